@@ -1,0 +1,51 @@
+//! The `xsplice` command: a thin line over the crates that do the work.
+//!
+//! The same executable is also the init process of a lab's dom0 (when it runs
+//! as process 1) and the classic `xen-livepatch` tool (when called by that name).
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+mod admin;
+mod build;
+mod check;
+mod lab;
+
+/// Live patching for the Xen hypervisor.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    /// Print results as JSON, for machines.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build a payload from a source patch.
+    Build(build::Args),
+    /// Check payloads against a hypervisor image on disk.
+    Check(check::Args),
+    /// Try payloads on a disposable Xen host in QEMU.
+    Lab(lab::Args),
+    #[command(flatten)]
+    Admin(admin::Command),
+}
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        return lab::init();
+    }
+    if admin::called_as_xen_livepatch() {
+        return admin::xen_livepatch();
+    }
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Build(args) => build::run(&args, cli.json),
+        Command::Check(args) => check::run(&args, cli.json),
+        Command::Lab(args) => lab::run(&args, cli.json),
+        Command::Admin(command) => admin::run(&command, cli.json),
+    }
+}

@@ -1,0 +1,2 @@
+#![forbid(unsafe_code)]
+//! Tests that need a real Xen; see `tests/`.

@@ -1,0 +1,3 @@
+//! Everything a person or CI does with this repository.
+#![forbid(unsafe_code)]
+fn main() {}
