@@ -1,1 +1,15 @@
-//! To be written.
+//! What is known about object code, as tables.
+//!
+//! Everything that reads, checks or writes relocated code goes through one
+//! description of each relocation, so that the generator, the checker and the
+//! hypervisor cannot disagree on what a relocation means.
+//!
+//! * **Trusts** nothing: relocation types, addresses and field bytes may come
+//!   from an untrusted file.
+//! * **Guarantees** that no input makes it panic, and that a value which does
+//!   not fit its field is an error that names the value and the bounds, never
+//!   a silently truncated field.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod reloc;
