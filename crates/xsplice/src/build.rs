@@ -1,11 +1,199 @@
-//! `xsplice build`.
+//! `xsplice build`: from a source patch to a payload.
 
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use xsplice_build::{Options, Progress, Report, generate};
 
-/// Arguments of `xsplice build`.
+const EXAMPLES: &str = "\
+Examples:
+  xsplice build -s xen-4.17 -p fix.patch --xen-syms xen-syms -o fix.livepatch
+  xsplice build -s xen-4.17 -p one.patch -p two.patch --xen-syms xen-syms -o out/ -j 8
+  xsplice build -s xen-4.17 -p fix.patch --xen-syms xen-syms -o fix.livepatch --json
+
+The tree must have been built once, with the configuration and compiler of the
+hypervisor: xsplice proves that, function by function, and says where it fails.";
+
+/// Arguments of `xsplice build`; the short ones are those of livepatch-build.
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The built Xen source tree.
+    #[arg(short, long, value_name = "DIR")]
+    srcdir: PathBuf,
+    /// Source patch, unified diff; repeat it for several, in order.
+    #[arg(short, long, required = true, value_name = "FILE")]
+    patch: Vec<PathBuf>,
+    /// The payload to write, or a directory for it.
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+    /// The hypervisor's configuration; the tree must have been built with it.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How many compilers run at once [default: one for each CPU].
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    jobs: usize,
+    /// The `xen-syms` of the hypervisor to be patched.
+    #[arg(long, value_name = "FILE")]
+    xen_syms: PathBuf,
+    /// Build-id of the payload or hypervisor that this one goes on top of.
+    #[arg(long, value_name = "ID", value_parser = build_id)]
+    depends: Option<BuildId>,
+    /// Build-id of the hypervisor, if not that of xen-syms.
+    #[arg(long, value_name = "ID", value_parser = build_id)]
+    xen_depends: Option<BuildId>,
+    /// Put addresses in place of all names of the hypervisor's symbols.
+    #[arg(long)]
+    prelink: bool,
+    /// Accepted for scripts made for livepatch-build: nothing is built that
+    /// could be skipped.
+    #[arg(long, value_name = "STAGE")]
+    skip: Option<String>,
+    /// Print what is done in each stage.
+    #[arg(long)]
+    debug: bool,
+}
 
-pub(crate) fn run(_args: &Args, _json: bool) -> ExitCode {
-    ExitCode::FAILURE
+#[derive(Clone)]
+struct BuildId(Vec<u8>);
+
+fn build_id(text: &str) -> Result<BuildId, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text).as_bytes();
+    let (pairs, rest) = digits.as_chunks::<2>();
+    let bytes: Option<Vec<u8>> = pairs
+        .iter()
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect();
+    match bytes {
+        Some(bytes) if !bytes.is_empty() && rest.is_empty() => Ok(BuildId(bytes)),
+        _ => Err("a build-id is an even number of hexadecimal digits".to_owned()),
+    }
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
+    let options = Options {
+        source: args.srcdir.clone(),
+        patches: args.patch.clone(),
+        xen_syms: args.xen_syms.clone(),
+        output: output_file(args),
+        config: args.config.clone(),
+        depends: args.depends.clone().map(|id| id.0),
+        xen_depends: args.xen_depends.clone().map(|id| id.0),
+        prelink: args.prelink,
+        jobs: args.jobs,
+    };
+    let bar = Bar {
+        bar: Mutex::new(ProgressBar::hidden()),
+        debug: args.debug,
+        quiet: json,
+    };
+    let result = generate(&options, &bar);
+    bar.finish();
+    match result {
+        Ok(report) if json => match serde_json::to_string_pretty(&report) {
+            Ok(text) => {
+                println!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Ok(report) => {
+            print(&report);
+            ExitCode::SUCCESS
+        }
+        Err(refused) => {
+            if json {
+                println!("{}", serde_json::json!({ "problems": refused.0 }));
+            }
+            for problem in &refused.0 {
+                eprintln!("error: {problem}");
+            }
+            eprintln!("No payload was written.");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `-o` names a file, or a directory as with livepatch-build.
+fn output_file(args: &Args) -> PathBuf {
+    if !args.output.is_dir() {
+        return args.output.clone();
+    }
+    let stem = args.patch[0].file_stem().unwrap_or_default();
+    args.output.join(stem).with_extension("livepatch")
+}
+
+fn print(report: &Report) {
+    for note in &report.notes {
+        println!("note: {note}");
+    }
+    println!("Replaced functions:");
+    for f in &report.functions {
+        println!(
+            "  {:<32} {:<28} {:>6} -> {:<6} {}",
+            f.name, f.file, f.old_size, f.new_size, f.why
+        );
+    }
+    if !report.carried.is_empty() {
+        println!("New in the payload:");
+        for c in &report.carried {
+            println!("  {:<32} {:<28} {:>6} bytes", c.name, c.file, c.size);
+        }
+    }
+    println!(
+        "{}: {} bytes, for the hypervisor with build-id {}; every replaced function proved equal to it",
+        report.output.display(),
+        report.size,
+        report.hypervisor
+    );
+}
+
+struct Bar {
+    bar: Mutex<ProgressBar>,
+    debug: bool,
+    quiet: bool,
+}
+
+impl Bar {
+    fn finish(&self) {
+        if let Ok(bar) = self.bar.lock() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Bar {
+    fn stage(&self, name: &str, steps: usize) {
+        self.finish();
+        if self.debug {
+            eprintln!("{name}: {steps} steps");
+        }
+        if self.quiet || !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::new(steps as u64).with_message(name.to_owned());
+        if let Ok(style) = ProgressStyle::with_template("{msg:>12} [{bar:30}] {pos}/{len}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        if let Ok(mut current) = self.bar.lock() {
+            *current = bar;
+        }
+    }
+
+    fn step(&self) {
+        if let Ok(bar) = self.bar.lock() {
+            bar.inc(1);
+        }
+    }
 }

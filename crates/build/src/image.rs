@@ -1,0 +1,136 @@
+//! The linked hypervisor: `xen-syms` as bytes and symbols.
+
+use crate::Refused;
+use object::elf;
+use object::read::elf::{ElfFile64, Sym};
+use object::{Endianness, Object as _, ObjectSection as _};
+use std::collections::HashMap;
+
+/// A symbol of the hypervisor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSymbol {
+    /// Virtual address.
+    pub address: u64,
+    /// Size in bytes; 0 where the source gives none.
+    pub size: u64,
+    /// For a local symbol, the source file of its FILE symbol.
+    pub file: Option<String>,
+}
+
+/// The linked hypervisor.
+#[derive(Debug)]
+pub struct Image {
+    symbols: HashMap<String, Vec<ImageSymbol>>,
+    sections: Vec<(u64, Vec<u8>)>,
+    /// Build-id of the hypervisor.
+    pub build_id: Vec<u8>,
+    /// The compiler's own words about itself, from `.comment`.
+    pub compiler: String,
+}
+
+impl Image {
+    /// Reads `xen-syms`; `path` is for messages.
+    ///
+    /// # Errors
+    /// If it is no linked x86-64 ELF file with symbols and a build-id.
+    pub fn read(path: &str, data: &[u8]) -> Result<Self, Refused> {
+        let bad = |reason: &dyn std::fmt::Display| {
+            Refused::one(path, format!("not a usable xen-syms: {reason}"))
+        };
+        let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
+        let endian = elf.endian();
+        let build_id = elf
+            .build_id()
+            .map_err(|e| bad(&e))?
+            .ok_or_else(|| bad(&"it has no build-id note; was it built with --build-id?"))?
+            .to_vec();
+        let mut symbols: HashMap<String, Vec<ImageSymbol>> = HashMap::new();
+        let table = elf.elf_symbol_table();
+        let mut file = None;
+        for symbol in table.iter() {
+            let name = table.symbol_name(endian, symbol).map_err(|e| bad(&e))?;
+            let name = String::from_utf8_lossy(name).into_owned();
+            let kind = symbol.st_type();
+            if kind == elf::STT_FILE {
+                file = Some(name);
+            } else if !name.is_empty() && symbol.st_shndx(endian) != elf::SHN_UNDEF {
+                let local = symbol.st_bind() == elf::STB_LOCAL;
+                symbols.entry(name).or_default().push(ImageSymbol {
+                    address: symbol.st_value(endian),
+                    size: symbol.st_size(endian),
+                    file: file.clone().filter(|_| local),
+                });
+            }
+        }
+        if symbols.is_empty() {
+            return Err(bad(&"it has no symbol table; use the unstripped file"));
+        }
+        let mut sections = Vec::new();
+        let mut compiler = String::new();
+        for section in elf.sections() {
+            let contents = section.data().map_err(|e| bad(&e))?;
+            if section.address() != 0 && !contents.is_empty() {
+                sections.push((section.address(), contents.to_vec()));
+            } else if section.name() == Ok(".comment") {
+                compiler = comment(contents);
+            }
+        }
+        Ok(Self {
+            symbols,
+            sections,
+            build_id,
+            compiler,
+        })
+    }
+
+    /// The address of the global symbol `name`.
+    pub fn global(&self, name: &str) -> Option<u64> {
+        let mut all = self.symbols.get(name)?.iter().filter(|s| s.file.is_none());
+        all.next().map(|s| s.address)
+    }
+
+    /// Every symbol `name` that the source `file` keeps to itself.
+    pub fn locals(&self, file: &str, name: &str) -> Vec<&ImageSymbol> {
+        let all = self.symbols.get(name).map_or(&[][..], Vec::as_slice);
+        all.iter()
+            .filter(|s| s.file.as_deref() == Some(file))
+            .collect()
+    }
+
+    /// Whether the hypervisor's own symbol table knows `name`, written as the
+    /// hypervisor writes it: `FILE#NAME` for a local symbol.
+    pub fn knows(&self, name: &str) -> bool {
+        match name.split_once('#') {
+            Some((file, name)) => !self.locals(file, name).is_empty(),
+            None => self.global(name).is_some(),
+        }
+    }
+
+    /// `size` bytes at `address`, if the file has them.
+    pub fn bytes(&self, address: u64, size: u64) -> Option<&[u8]> {
+        let tail = self.from(address)?;
+        tail.get(..usize::try_from(size).ok()?)
+    }
+
+    /// The text at `address`, with its terminating zero.
+    pub fn string(&self, address: u64) -> Option<&[u8]> {
+        let tail = self.from(address)?;
+        Some(&tail[..=tail.iter().position(|&b| b == 0)?])
+    }
+
+    fn from(&self, address: u64) -> Option<&[u8]> {
+        self.sections.iter().find_map(|(start, data)| {
+            data.get(usize::try_from(address.checked_sub(*start)?).ok()?..)
+        })
+    }
+}
+
+/// The first text of a `.comment` section.
+pub(crate) fn comment(data: &[u8]) -> String {
+    let texts = data.split(|&b| b == 0).filter(|t| !t.is_empty());
+    texts
+        .map(String::from_utf8_lossy)
+        .next()
+        .unwrap_or_default()
+        .into_owned()
+}

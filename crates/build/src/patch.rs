@@ -1,0 +1,351 @@
+//! Unified diffs: reading them, and applying them exactly.
+
+use crate::{Problem, Refused};
+
+/// A change to one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePatch {
+    /// Path before, without the first component; `None` for a new file.
+    pub old: Option<String>,
+    /// Path after, without the first component; `None` for a removed file.
+    pub new: Option<String>,
+    /// The changes, in order.
+    pub hunks: Vec<Hunk>,
+}
+
+impl FilePatch {
+    /// The path that names the file in messages.
+    pub fn path(&self) -> &str {
+        self.new.as_deref().or(self.old.as_deref()).unwrap_or("?")
+    }
+}
+
+/// One `@@` part of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hunk {
+    /// First line in the old file, counted from 1 (0 for an empty file).
+    pub old_start: usize,
+    /// The lines with what happens to each.
+    pub lines: Vec<Line>,
+}
+
+/// A line of a hunk, with its end of line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    /// In both files.
+    Context(String),
+    /// Only in the old file.
+    Removed(String),
+    /// Only in the new file.
+    Added(String),
+}
+
+impl Hunk {
+    fn old_lines(&self) -> Vec<&str> {
+        let old = |line| match line {
+            &Line::Context(ref text) | &Line::Removed(ref text) => Some(text.as_str()),
+            Line::Added(_) => None,
+        };
+        self.lines.iter().filter_map(old).collect()
+    }
+}
+
+/// Reads the unified diff `text` of the file `name`, `git format-patch` or
+/// `git diff` output included; text outside of the diffs is passed over.
+///
+/// # Errors
+/// If a hunk is damaged, or if there is none at all.
+pub fn parse(name: &str, text: &str) -> Result<Vec<FilePatch>, Refused> {
+    let mut files: Vec<FilePatch> = Vec::new();
+    let mut lines = text.split_inclusive('\n').enumerate().peekable();
+    let mut old_path = None;
+    while let Some((number, line)) = lines.next() {
+        if let Some(path) = line.strip_prefix("--- ") {
+            let next_is_new = lines
+                .peek()
+                .is_some_and(|(_, next)| next.starts_with("+++ "));
+            if next_is_new {
+                old_path = Some(file_name(path));
+            }
+        } else if let (Some(path), Some(old)) = (line.strip_prefix("+++ "), old_path.take()) {
+            files.push(FilePatch {
+                old,
+                new: file_name(path),
+                hunks: Vec::new(),
+            });
+        } else if line.starts_with("Binary files ") || line.starts_with("GIT binary patch") {
+            return Err(Refused::one(
+                format!("{name}:{}", number + 1),
+                "the patch changes a binary file, which no payload can carry",
+            ));
+        } else if let Some(header) = line.strip_prefix("@@ -") {
+            let damaged = |what: &str| {
+                Refused::one(
+                    format!("{name}:{}", number + 1),
+                    format!("damaged patch: {what}"),
+                )
+            };
+            let file = files
+                .last_mut()
+                .ok_or_else(|| damaged("a hunk without a file name"))?;
+            let (old_start, mut old_left, mut new_left) =
+                parse_header(header).ok_or_else(|| damaged("cannot read the @@ line"))?;
+            let mut hunk = Hunk {
+                old_start,
+                lines: Vec::new(),
+            };
+            while old_left > 0 || new_left > 0 {
+                let (_, line) = lines
+                    .next()
+                    .ok_or_else(|| damaged("the hunk is cut short"))?;
+                let rest = || line.get(1..).unwrap_or_default().to_owned();
+                let counts = match line.as_bytes().first() {
+                    Some(b'-') => (1, 0, Line::Removed(rest())),
+                    Some(b'+') => (0, 1, Line::Added(rest())),
+                    Some(b' ') => (1, 1, Line::Context(rest())),
+                    // An empty context line whose blank some mailer removed.
+                    Some(b'\n' | b'\r') => (1, 1, Line::Context(line.to_owned())),
+                    Some(b'\\') => {
+                        strip_newline(&mut hunk);
+                        continue;
+                    }
+                    _ => return Err(damaged("a hunk line starts with none of ' ', '+', '-'")),
+                };
+                let short = |_| damaged("the hunk has more lines than its @@ line says");
+                old_left = usize::checked_sub(old_left, counts.0)
+                    .ok_or(())
+                    .map_err(short)?;
+                new_left = usize::checked_sub(new_left, counts.1)
+                    .ok_or(())
+                    .map_err(short)?;
+                hunk.lines.push(counts.2);
+            }
+            if lines.peek().is_some_and(|(_, next)| next.starts_with('\\')) {
+                strip_newline(&mut hunk);
+            }
+            file.hunks.push(hunk);
+        }
+    }
+    if files.iter().all(|f| f.hunks.is_empty()) {
+        return Err(Refused::one(name, "there is no unified diff in this file"));
+    }
+    Ok(files)
+}
+
+/// `\ No newline at end of file` speaks of the line before it.
+fn strip_newline(hunk: &mut Hunk) {
+    if let Some(Line::Context(text) | Line::Removed(text) | Line::Added(text)) =
+        hunk.lines.last_mut()
+        && text.ends_with('\n')
+    {
+        text.pop();
+    }
+}
+
+fn file_name(header: &str) -> Option<String> {
+    let path = header
+        .split(['\t', '\n', '\r'])
+        .next()
+        .unwrap_or_default()
+        .trim_end();
+    if path == "/dev/null" {
+        return None;
+    }
+    Some(
+        path.split_once('/')
+            .map_or(path, |(_, rest)| rest)
+            .to_owned(),
+    )
+}
+
+fn parse_header(header: &str) -> Option<(usize, usize, usize)> {
+    let (old, rest) = header.split_once(" +")?;
+    let (new, _) = rest.split_once(" @@")?;
+    let range = |text: &str| -> Option<(usize, usize)> {
+        match text.split_once(',') {
+            Some((start, count)) => Some((start.parse().ok()?, count.parse().ok()?)),
+            None => Some((text.parse().ok()?, 1)),
+        }
+    };
+    let (old, new) = (range(old)?, range(new)?);
+    Some((old.0, old.1, new.1))
+}
+
+/// A line of a patched file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatchedLine {
+    /// The text with its end of line.
+    pub text: String,
+    /// Its number in the old file, if it was there.
+    pub original: Option<usize>,
+}
+
+/// Applies `patch` to `text`. Every hunk must match exactly, at the line it
+/// names or as near to it as possible.
+///
+/// # Errors
+/// Each hunk that does not match, with the first line that differs.
+pub fn apply(text: &str, patch: &FilePatch) -> Result<Vec<PatchedLine>, Refused> {
+    let old: Vec<&str> = text.split_inclusive('\n').collect();
+    let mut result = Vec::new();
+    let mut problems = Vec::new();
+    let mut done = 0;
+    let mut shift: isize = 0;
+    let keep = |result: &mut Vec<PatchedLine>, from: usize, to: usize| {
+        for (number, line) in old.iter().enumerate().take(to).skip(from) {
+            result.push(PatchedLine {
+                text: (*line).to_owned(),
+                original: Some(number + 1),
+            });
+        }
+    };
+    for (index, hunk) in patch.hunks.iter().enumerate() {
+        let wanted = hunk.old_lines();
+        let named = hunk
+            .old_start
+            .saturating_sub(usize::from(!wanted.is_empty()));
+        let near = named.saturating_add_signed(shift);
+        let Some(at) = find(&old, &wanted, near, done) else {
+            problems.push(mismatch(patch.path(), index, hunk, &old, &wanted, near));
+            continue;
+        };
+        shift = at.cast_signed() - named.cast_signed();
+        keep(&mut result, done, at);
+        let mut number = at;
+        for line in &hunk.lines {
+            match line {
+                Line::Context(_) => {
+                    keep(&mut result, number, number + 1);
+                    number += 1;
+                }
+                Line::Removed(_) => number += 1,
+                Line::Added(text) => {
+                    result.push(PatchedLine {
+                        text: text.clone(),
+                        original: None,
+                    });
+                }
+            }
+        }
+        done = number;
+    }
+    if !problems.is_empty() {
+        return Err(Refused(problems));
+    }
+    keep(&mut result, done, old.len());
+    Ok(result)
+}
+
+fn find(old: &[&str], wanted: &[&str], near: usize, from: usize) -> Option<usize> {
+    let last = old.len().checked_sub(wanted.len())?;
+    let matches = |at: usize| at >= from && at <= last && old[at..at + wanted.len()] == *wanted;
+    (0..=old.len()).find_map(|distance| {
+        let before = near.checked_sub(distance).filter(|&at| matches(at));
+        before.or_else(|| Some(near + distance).filter(|&at| matches(at)))
+    })
+}
+
+fn mismatch(
+    path: &str,
+    index: usize,
+    hunk: &Hunk,
+    old: &[&str],
+    wanted: &[&str],
+    near: usize,
+) -> Problem {
+    let differs = wanted
+        .iter()
+        .enumerate()
+        .find(|(line, text)| old.get(near + line) != Some(text));
+    let detail = differs.map_or(String::new(), |(line, text)| {
+        let found = old
+            .get(near + line)
+            .map_or("the end of the file", |l| l.trim_end());
+        format!(
+            "; line {}: the patch has `{}`, the tree `{found}`",
+            near + line + 1,
+            text.trim_end()
+        )
+    });
+    Problem::new(
+        path,
+        format!(
+            "hunk {} (line {}) does not apply{detail}; is the patch for another version of the source?",
+            index + 1,
+            hunk.old_start
+        ),
+    )
+}
+
+/// The patched text with `#line` directives, so that no line of the old file
+/// changes its number: code that only moved compiles to what it was.
+pub fn with_line_numbers(lines: &[PatchedLine]) -> String {
+    let mut text = String::new();
+    let mut place = Place::default();
+    let mut number = 1;
+    for line in lines {
+        if let Some(original) = line.original
+            && original != number
+            && place.allows_directive()
+        {
+            text.push_str(&format!("#line {original}\n"));
+            number = original;
+        }
+        text.push_str(&line.text);
+        place.pass(&line.text);
+        number += 1;
+    }
+    text
+}
+
+/// Where in C source the end of a line is.
+#[derive(Default)]
+struct Place {
+    comment: bool,
+    continued: bool,
+    depth: usize,
+}
+
+impl Place {
+    /// Not within a comment, a continued line, or the arguments of a macro.
+    fn allows_directive(&self) -> bool {
+        !self.comment && !self.continued && self.depth == 0
+    }
+
+    fn pass(&mut self, line: &str) {
+        let line = line.trim_end_matches(['\n', '\r']);
+        let directive = !self.continued && line.trim_start().starts_with('#');
+        let mut quote = None;
+        let mut chars = line.chars().peekable();
+        while let Some(c) = chars.next() {
+            match (c, quote) {
+                ('*', None) if self.comment => {
+                    if chars.next_if_eq(&'/').is_some() {
+                        self.comment = false;
+                    }
+                }
+                _ if self.comment => {}
+                ('\\', Some(_)) => {
+                    chars.next();
+                }
+                (c, Some(q)) if c == q => quote = None,
+                (_, Some(_)) => {}
+                ('/', None) if chars.peek() == Some(&'/') => break,
+                ('/', None) if chars.peek() == Some(&'*') => {
+                    chars.next();
+                    self.comment = true;
+                }
+                ('"' | '\'', None) => quote = Some(c),
+                ('(', None) if !directive => self.depth += 1,
+                (')', None) if !directive => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        self.continued = line.ends_with('\\');
+        // A brace at the margin closes a function: what looked open was
+        // a parenthesis in two branches of an #if.
+        if line.starts_with('}') {
+            self.depth = 0;
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Tables about code that lie outside the code: bug frames, alternatives and
+//! exception tables.
+//!
+//! Each entry of such a table belongs to the function that its first field
+//! leads to, and goes into a payload only together with that function.
+
+use crate::object::{Object, Target};
+
+/// A kind of table, by section name prefix and size of an entry in bytes.
+struct Table {
+    prefix: &'static str,
+    entry: u64,
+}
+
+/// The tables of Xen on x86: `struct alt_instr`, `struct bug_frame`,
+/// `struct exception_table_entry`.
+const TABLES: [Table; 3] = [
+    Table {
+        prefix: ".altinstructions",
+        entry: 14,
+    },
+    Table {
+        prefix: ".bug_frames.",
+        entry: 8,
+    },
+    Table {
+        prefix: ".ex_table",
+        entry: 8,
+    },
+];
+
+/// Size in bytes of an entry of the table that `section` holds.
+pub fn entry_size(section: &str) -> Option<u64> {
+    TABLES
+        .iter()
+        .find(|t| section.starts_with(t.prefix))
+        .map(|t| t.entry)
+}
+
+/// Whether `section` is one of the tables.
+pub fn is_table(section: &str) -> bool {
+    entry_size(section).is_some()
+}
+
+/// The part of an addend that is not an offset.
+///
+/// A bug frame keeps half of a line number in the top eight bits of both
+/// displacements, and its displacements count from the start of the frame.
+pub(crate) fn bias(section: &str, offset: u64, addend: i64) -> i64 {
+    if !section.starts_with(".bug_frames.") {
+        return 0;
+    }
+    let low = (addend << 40) >> 40;
+    (addend - low) + (offset % 8).cast_signed()
+}
+
+/// One entry of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The table's section.
+    pub section: usize,
+    /// Offset of the entry in the section.
+    pub offset: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// The symbol that the entry is about; `None` if it is about other code.
+    pub owner: Option<usize>,
+}
+
+/// All entries of all tables of `object`, in order.
+pub fn entries(object: &Object) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for (index, section) in object.sections.iter().enumerate() {
+        let Some(size) = entry_size(&section.name) else {
+            continue;
+        };
+        let mut offset = 0;
+        while offset < section.size {
+            let first = object.relocations(index, offset, 4).first();
+            match first.map(|r| &r.reference.target) {
+                Some(Target::Symbol(owner)) => {
+                    entries.push(Entry {
+                        section: index,
+                        offset,
+                        size,
+                        owner: Some(*owner),
+                    });
+                }
+                // The second half of a bug frame with a message.
+                None if section.name.starts_with(".bug_frames.") && !entries.is_empty() => {
+                    if let Some(last) = entries.last_mut() {
+                        last.size += size;
+                    }
+                }
+                _ => entries.push(Entry {
+                    section: index,
+                    offset,
+                    size,
+                    owner: None,
+                }),
+            }
+            offset += size;
+        }
+    }
+    entries
+}
+
+/// How far the anonymous piece that starts at `offset` of `section` reaches:
+/// to the next place that anything refers to, or to the end.
+pub fn piece_end(object: &Object, section: usize, offset: u64) -> u64 {
+    let end = object.sections[section].size;
+    let starts = object
+        .sections
+        .iter()
+        .flat_map(|s| &s.relocations)
+        .filter_map(|r| {
+            (r.reference.target == Target::Anonymous(section))
+                .then(|| u64::try_from(r.reference.offset).ok())
+                .flatten()
+        });
+    starts
+        .filter(|&start| start > offset)
+        .min()
+        .unwrap_or(end)
+        .min(end)
+}
+
+/// Length in bytes of the replacement that an entry of `.altinstructions` has:
+/// `repl_len` of `struct alt_instr`.
+pub fn replacement_len(entry: &[u8]) -> u64 {
+    entry.get(11).copied().unwrap_or(0).into()
+}
+
+/// The anonymous pieces that the fields of `entry` lead to, as section, offset
+/// and size: replacement code, fixup code.
+pub fn pieces(object: &Object, entry: &Entry) -> Vec<(usize, u64, u64)> {
+    let fields = object.relocations(entry.section, entry.offset, entry.size);
+    let bytes = crate::object::slice(
+        &object.sections[entry.section].data,
+        entry.offset,
+        entry.size,
+    );
+    let leads_to = fields
+        .iter()
+        .filter_map(|field| match field.reference.target {
+            Target::Anonymous(section) if object.sections[section].merge.is_none() => {
+                Some((section, u64::try_from(field.reference.offset).ok()?))
+            }
+            _ => None,
+        });
+    leads_to
+        .map(|(section, offset)| {
+            let size = if object.sections[section].name == ".altinstr_replacement" {
+                replacement_len(bytes)
+            } else {
+                piece_end(object, section, offset) - offset
+            };
+            (section, offset, size)
+        })
+        .collect()
+}
