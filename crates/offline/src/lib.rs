@@ -1,1 +1,20 @@
-//! To be written.
+//! The engine against a hypervisor image on disk.
+//!
+//! [`Image`] is a host made from `xen-syms`: the symbols under the names that
+//! the running hypervisor has for them, its build-id, its text. [`check`] loads
+//! payloads on it, in the order given, with the code that a hypervisor loads
+//! them with, and says for each whether it would load and apply.
+//!
+//! * **Trusts** that the image is the hypervisor in question; the build-id in
+//!   every payload is compared with that of the image.
+//! * **Guarantees** no side effect, and no panic on any payload or image.
+//!
+//! It cannot see what the hypervisor changed in its own code while booting
+//! (alternatives), what hooks do, nor how long anything takes.
+#![forbid(unsafe_code)]
+
+mod image;
+mod report;
+
+pub use image::{Error, Image};
+pub use report::{Function, Problem, Report, Severity, check};

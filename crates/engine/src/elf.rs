@@ -1,0 +1,384 @@
+//! A bounded reader of relocatable ELF files: nothing is read that was not
+//! checked to be there, and no offset or size of the file is trusted.
+
+use crate::format::{Bytes, MAX_SECTIONS, MAX_SIZE};
+use crate::problem::{Problem, Problems, SectionId, text};
+use alloc::vec::Vec;
+
+pub(crate) const SHF_WRITE: u64 = 1;
+pub(crate) const SHF_ALLOC: u64 = 2;
+pub(crate) const SHF_EXECINSTR: u64 = 4;
+pub(crate) const SHF_MERGE: u64 = 0x10;
+pub(crate) const SHT_RELA: u32 = 4;
+pub(crate) const SHT_REL: u32 = 9;
+pub(crate) const SHN_UNDEF: u16 = 0;
+pub(crate) const SHN_LORESERVE: u16 = 0xff00;
+pub(crate) const SHN_ABS: u16 = 0xfff1;
+pub(crate) const SHN_COMMON: u16 = 0xfff2;
+
+const SHT_SYMTAB: u32 = 2;
+const SHT_STRTAB: u32 = 3;
+const SHT_NOBITS: u32 = 8;
+const HEADER_SIZE: u64 = 64;
+const SECTION_HEADER_SIZE: u16 = 64;
+const SYMBOL_SIZE: u64 = 24;
+/// Longest name that is looked for. Beyond any name that can be loaded, it
+/// keeps a file of overlapping names from taking quadratic time.
+const NAME_LIMIT: usize = 1024;
+
+/// One section, its contents checked to be in the file.
+#[derive(Clone, Debug)]
+pub(crate) struct Section<'a> {
+    pub(crate) index: usize,
+    pub(crate) name: &'a [u8],
+    pub(crate) kind: u32,
+    pub(crate) flags: u64,
+    pub(crate) size: u64,
+    pub(crate) link: u32,
+    pub(crate) info: u32,
+    pub(crate) align: u64,
+    pub(crate) entry_size: u64,
+    /// Contents; empty when there are none in the file.
+    pub(crate) data: &'a [u8],
+}
+
+impl Section<'_> {
+    pub(crate) fn allocated(&self) -> bool {
+        self.flags & SHF_ALLOC != 0
+    }
+
+    pub(crate) fn id(&self) -> SectionId {
+        self.into()
+    }
+}
+
+/// One symbol, its name checked to be in the table.
+#[derive(Clone, Debug)]
+pub(crate) struct Symbol<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) section: u16,
+    pub(crate) value: u64,
+}
+
+/// The sections and symbols of a file; both have their null entry at index 0.
+#[derive(Clone, Debug)]
+pub(crate) struct Elf<'a> {
+    pub(crate) sections: Vec<Section<'a>>,
+    pub(crate) symbols: Vec<Symbol<'a>>,
+    pub(crate) symbol_table: usize,
+}
+
+impl<'a> Elf<'a> {
+    /// The first section called `name`, as Xen's loader takes it.
+    pub(crate) fn section(&self, name: &str) -> Option<&Section<'a>> {
+        self.sections
+            .iter()
+            .skip(1)
+            .find(|section| section.name == name.as_bytes())
+    }
+
+    pub(crate) fn parse(file: &'a [u8], problems: &mut Problems) -> Option<Self> {
+        let header = header(file, problems)?;
+        let mut sections = sections(file, &header, problems)?;
+        let symbol_table = symbol_table(&sections, problems);
+        let names = strings(&sections, usize::from(header.names), problems);
+        let (symbol_table, names) = (symbol_table?, names?);
+        for section in sections.iter_mut().skip(1) {
+            let offset = header
+                .section_header(file, section.index)
+                .and_then(|at| at.u32(0))?;
+            match usize::try_from(offset)
+                .ok()
+                .and_then(|at| Bytes(names).c_str(at, NAME_LIMIT))
+            {
+                Some(name) => section.name = name,
+                None => problems.push(Problem::SectionName {
+                    index: section.index,
+                    offset,
+                }),
+            }
+        }
+        let symbols = symbols(&sections, symbol_table, problems)?;
+        (!problems.refused()).then_some(Self {
+            sections,
+            symbols,
+            symbol_table,
+        })
+    }
+}
+
+struct Header {
+    table: u64,
+    entry_size: u16,
+    count: u16,
+    names: u16,
+}
+
+impl Header {
+    fn section_header<'a>(&self, file: &'a [u8], index: usize) -> Option<Bytes<'a>> {
+        let at = u64::from(self.entry_size).checked_mul(u64::try_from(index).ok()?)?;
+        let at = self.table.checked_add(at)?;
+        Bytes(file)
+            .range(at, u64::from(SECTION_HEADER_SIZE))
+            .map(Bytes)
+    }
+}
+
+fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
+    let size = file.len() as u64;
+    if size == 0 || size > MAX_SIZE {
+        problems.push(Problem::FileSize {
+            size,
+            limit: MAX_SIZE,
+        });
+        return None;
+    }
+    if !file.starts_with(b"\x7fELF") {
+        problems.push(Problem::NotElf);
+        return None;
+    }
+    let Some(bytes) = Bytes(file).range(0, HEADER_SIZE).map(Bytes) else {
+        problems.push(Problem::HeaderCutOff { size: file.len() });
+        return None;
+    };
+    let [class, data, version, os, abi_version] = bytes.0.get(4..)?.first_chunk().copied()?;
+    for (field, value, wanted) in [("class", class, 2), ("data encoding", data, 1)] {
+        if value != wanted {
+            problems.push(Problem::Machine {
+                field,
+                value: u64::from(value),
+            });
+        }
+    }
+    let machine = bytes.u16(18)?;
+    if machine != 62 {
+        problems.push(Problem::Machine {
+            field: "machine",
+            value: u64::from(machine),
+        });
+    }
+    if problems.refused() {
+        // The fields of another class are elsewhere.
+        return None;
+    }
+    for (field, value, good, expected) in [
+        ("e_ident version", u64::from(version), version == 1, "1"),
+        (
+            "e_version",
+            u64::from(bytes.u32(20)?),
+            bytes.u32(20)? == 1,
+            "1",
+        ),
+        ("OS ABI", u64::from(os), os == 0 || os == 9, "0 or 9"),
+        ("ABI version", u64::from(abi_version), abi_version == 0, "0"),
+        (
+            "e_type",
+            u64::from(bytes.u16(16)?),
+            bytes.u16(16)? == 1,
+            "1 (relocatable)",
+        ),
+        (
+            "e_phnum",
+            u64::from(bytes.u16(56)?),
+            bytes.u16(56)? == 0,
+            "0",
+        ),
+    ] {
+        if !good {
+            problems.push(Problem::Header {
+                field,
+                value,
+                expected,
+            });
+        }
+    }
+    let header = Header {
+        table: bytes.u64(40)?,
+        entry_size: bytes.u16(58)?,
+        count: bytes.u16(60)?,
+        names: bytes.u16(62)?,
+    };
+    let mut bad_table = |what, value| problems.push(Problem::SectionTable { what, value });
+    if header.names == SHN_UNDEF {
+        bad_table("the index of the section of names is undefined", 0);
+    } else if header.names >= header.count {
+        bad_table(
+            "the section of names does not exist",
+            u64::from(header.names),
+        );
+    }
+    if header.table >= size {
+        bad_table("it begins past the end of the file", header.table);
+    } else if header.entry_size < SECTION_HEADER_SIZE {
+        bad_table("its entries are too small", u64::from(header.entry_size));
+    } else if (size - header.table) / u64::from(header.entry_size) < u64::from(header.count) {
+        bad_table("it ends past the end of the file", header.table);
+    }
+    if header.count >= MAX_SECTIONS {
+        problems.push(Problem::TooManySections {
+            count: header.count,
+            limit: MAX_SECTIONS,
+        });
+    }
+    (!problems.refused()).then_some(header)
+}
+
+fn sections<'a>(
+    file: &'a [u8],
+    header: &Header,
+    problems: &mut Problems,
+) -> Option<Vec<Section<'a>>> {
+    let mut sections = Vec::with_capacity(usize::from(header.count));
+    sections.push(Section {
+        index: 0,
+        name: b"",
+        kind: 0,
+        flags: 0,
+        size: 0,
+        link: 0,
+        info: 0,
+        align: 0,
+        entry_size: 0,
+        data: b"",
+    });
+    for index in 1..usize::from(header.count) {
+        let bytes = header.section_header(file, index)?;
+        let (addr, offset) = (bytes.u64(16)?, bytes.u64(24)?);
+        let mut section = Section {
+            index,
+            name: b"",
+            kind: bytes.u32(4)?,
+            flags: bytes.u64(8)?,
+            size: bytes.u64(32)?,
+            link: bytes.u32(40)?,
+            info: bytes.u32(44)?,
+            align: bytes.u64(48)?,
+            entry_size: bytes.u64(56)?,
+            data: b"",
+        };
+        let (size, align) = (section.size, section.align);
+        let data = match section.kind {
+            SHT_NOBITS => Some(&b""[..]),
+            _ => Bytes(file).range(offset, size),
+        };
+        match data {
+            Some(data) if offset >= HEADER_SIZE => section.data = data,
+            _ => problems.push(Problem::SectionBounds {
+                section: section.id(),
+                offset,
+                size,
+                file: file.len(),
+            }),
+        }
+        if align != 0 && !align.is_power_of_two() {
+            problems.push(Problem::SectionAlignment {
+                section: section.id(),
+                align,
+            });
+        } else if align != 0 && addr % align != 0 {
+            problems.push(Problem::SectionAddress {
+                section: section.id(),
+                addr,
+                align,
+            });
+        }
+        if section.kind == SHT_NOBITS
+            && section.flags & (SHF_WRITE | SHF_ALLOC) != 0
+            && size > MAX_SIZE
+        {
+            let section = section.id();
+            problems.push(Problem::SectionTooLarge {
+                section,
+                size,
+                limit: MAX_SIZE,
+            });
+        }
+        sections.push(section);
+    }
+    (!problems.refused()).then_some(sections)
+}
+
+fn symbol_table(sections: &[Section<'_>], problems: &mut Problems) -> Option<usize> {
+    let mut tables = sections.iter().filter(|section| section.kind == SHT_SYMTAB);
+    let Some(table) = tables.next() else {
+        problems.push(Problem::NoSymbolTable);
+        return None;
+    };
+    for second in tables {
+        problems.push(Problem::SymbolTables {
+            second: second.id(),
+        });
+    }
+    let (entry, size) = (table.entry_size, table.size);
+    if size == 0 || entry < SYMBOL_SIZE || size % entry != 0 {
+        problems.push(Problem::SymbolTable {
+            section: table.id(),
+            entry,
+            size,
+        });
+        return None;
+    }
+    Some(table.index)
+}
+
+/// The contents of section `index`, which must be a table of strings.
+fn strings<'a>(
+    sections: &[Section<'a>],
+    index: usize,
+    problems: &mut Problems,
+) -> Option<&'a [u8]> {
+    let Some(section) = sections.get(index) else {
+        let value = u64::try_from(index).ok()?;
+        problems.push(Problem::SectionTable {
+            what: "a table of strings does not exist",
+            value,
+        });
+        return None;
+    };
+    let what = if section.kind != SHT_STRTAB {
+        "it has another type"
+    } else if section.data.first() != Some(&0) {
+        "it does not begin with the empty string"
+    } else if section.data.last() != Some(&0) {
+        "its last string does not end"
+    } else {
+        return Some(section.data);
+    };
+    problems.push(Problem::StringTable {
+        section: section.id(),
+        what,
+    });
+    None
+}
+
+fn symbols<'a>(
+    sections: &[Section<'a>],
+    table: usize,
+    problems: &mut Problems,
+) -> Option<Vec<Symbol<'a>>> {
+    let table = sections.get(table)?;
+    let names = strings(sections, usize::try_from(table.link).ok()?, problems)?;
+    let entry = usize::try_from(table.entry_size).ok()?;
+    let mut symbols = Vec::with_capacity(table.data.len().checked_div(entry)?);
+    for (index, record) in table.data.chunks_exact(entry).enumerate() {
+        let record = Bytes(record);
+        let offset = record.u32(0)?;
+        let name = usize::try_from(offset).ok();
+        let name = name.and_then(|offset| Bytes(names).c_str(offset, NAME_LIMIT));
+        if name.is_none() && index != 0 {
+            problems.push(Problem::SymbolName { index, offset });
+        }
+        symbols.push(Symbol {
+            name: name.unwrap_or(b""),
+            section: record.u16(6)?,
+            value: record.u64(8)?,
+        });
+    }
+    Some(symbols)
+}
+
+impl Symbol<'_> {
+    pub(crate) fn text(&self) -> alloc::string::String {
+        text(self.name)
+    }
+}

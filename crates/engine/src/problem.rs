@@ -1,0 +1,630 @@
+//! What can be wrong with a payload.
+
+use crate::{Errno, elf::Section};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use thiserror::Error;
+use xsplice_link::reloc::Overflow;
+
+/// A section of a payload, as errors name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SectionId {
+    /// Index in the section header table.
+    pub index: usize,
+    /// Name, made printable.
+    pub name: String,
+}
+
+impl fmt::Display for SectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "section [{}] {}", self.index, self.name)
+    }
+}
+
+impl From<&Section<'_>> for SectionId {
+    fn from(section: &Section<'_>) -> Self {
+        Self {
+            index: section.index,
+            name: text(section.name),
+        }
+    }
+}
+
+/// Bytes of an untrusted name, made printable.
+pub(crate) fn text(name: &[u8]) -> String {
+    name.escape_ascii().take(256).map(char::from).collect()
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .take(64)
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+fn hex(bytes: &[u8]) -> Hex<'_> {
+    Hex(bytes)
+}
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The payload works, but somebody should know.
+    Warning,
+    /// The payload loads, but applying it is refused.
+    NotApplied,
+    /// The payload is refused when it is uploaded.
+    NotLoaded,
+}
+
+/// One thing that is wrong with a payload: what, where, and what to do.
+///
+/// Variants marked *stricter* are refused here although Xen's own loader does
+/// not check them: it would crash or corrupt the hypervisor, now or later.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[expect(
+    missing_docs,
+    reason = "fields are named after what they hold; the message uses each"
+)]
+pub enum Problem {
+    // The file.
+    /// No bytes at all, or too many.
+    #[error("the payload has {size} bytes; 1 to {limit} are allowed")]
+    FileSize { size: u64, limit: u64 },
+    /// Not an ELF file.
+    #[error("this is not an ELF file; pass the .livepatch file that the build made")]
+    NotElf,
+    /// Shorter than its own header.
+    #[error("the ELF header is cut off: {size} of 64 bytes are there")]
+    HeaderCutOff { size: usize },
+    /// An ELF file, but not a payload.
+    #[error("ELF header: {field} is {value:#x}, expected {expected}")]
+    Header {
+        field: &'static str,
+        value: u64,
+        expected: &'static str,
+    },
+    /// For another machine.
+    #[error("the payload is for another machine ({field} {value:#x}); this engine takes x86-64")]
+    Machine { field: &'static str, value: u64 },
+    /// Too many sections.
+    #[error("the payload has {count} sections; fewer than {limit} are supported")]
+    TooManySections { count: u16, limit: u16 },
+    /// The section header table does not fit the file or makes no sense.
+    #[error("section header table: {what} ({value:#x})")]
+    SectionTable { what: &'static str, value: u64 },
+    /// A section lies outside the file, or over its header.
+    #[error("{section} is outside the file: offset {offset:#x}, size {size:#x}, file {file:#x}")]
+    SectionBounds {
+        section: SectionId,
+        offset: u64,
+        size: u64,
+        file: usize,
+    },
+    /// An alignment that is no power of two.
+    #[error("{section}: alignment {align:#x} is not a power of two")]
+    SectionAlignment { section: SectionId, align: u64 },
+    /// An address that does not have the section's alignment.
+    #[error("{section}: address {addr:#x} is not a multiple of its alignment {align:#x}")]
+    SectionAddress {
+        section: SectionId,
+        addr: u64,
+        align: u64,
+    },
+    /// A section without contents that is too large.
+    #[error("{section} has {size} bytes without contents in the file; {limit} are allowed")]
+    SectionTooLarge {
+        section: SectionId,
+        size: u64,
+        limit: u64,
+    },
+    /// A section's name is not in the table of names.
+    #[error("section [{index}]: its name, at {offset:#x}, is not in the table of section names")]
+    SectionName { index: usize, offset: u32 },
+    /// A table of strings that is none.
+    #[error("{section} should hold strings, but {what}")]
+    StringTable {
+        section: SectionId,
+        what: &'static str,
+    },
+    /// No symbol table.
+    #[error("the payload has no symbol table; it must not be stripped")]
+    NoSymbolTable,
+    /// More than one symbol table.
+    #[error("{second} is a second symbol table; only one is supported")]
+    SymbolTables { second: SectionId },
+    /// A symbol table with impossible sizes.
+    #[error("{section}: symbols of {entry} bytes do not fill {size} bytes")]
+    SymbolTable {
+        section: SectionId,
+        entry: u64,
+        size: u64,
+    },
+    /// A symbol's name is not in the table of strings, or has no end.
+    #[error("symbol [{index}]: its name, at {offset:#x}, is not in the table of strings")]
+    SymbolName { index: usize, offset: u32 },
+
+    // Dependencies.
+    /// A section that every payload must have is not there.
+    #[error("{name} is missing; every payload needs it")]
+    Missing { name: &'static str },
+    /// A section that must have contents has none.
+    #[error("{section} is empty")]
+    Empty { section: SectionId },
+    /// A section that must be there once is there again (*stricter*: Xen takes
+    /// the first).
+    #[error("{second} is there already as section [{first}]; it must be unique")]
+    Duplicate { first: usize, second: SectionId },
+    /// A note that holds no build-id.
+    #[error("{section} holds no build-id: {what}")]
+    Note {
+        section: SectionId,
+        what: &'static str,
+    },
+    /// Built for another hypervisor.
+    #[error(
+        "the payload is for the hypervisor with build-id {}, but this one has {}; \
+         build it again for this hypervisor", hex(.wants), hex(.has)
+    )]
+    OtherHypervisor { wants: Vec<u8>, has: Vec<u8> },
+    /// A payload with this build-id is loaded already.
+    #[error("a payload with build-id {} is loaded already, as {as_name}", hex(.id))]
+    BuildIdLoaded { id: Vec<u8>, as_name: String },
+    /// The payload is made for another state of the stack.
+    #[error(
+        "the payload applies on top of build-id {}, but the top is {} ({top_name}); \
+         apply what it depends on first{}", hex(.wants), hex(.top),
+        if *.replaces { ", or use replace" } else { "" }
+    )]
+    Depends {
+        wants: Vec<u8>,
+        top: Vec<u8>,
+        top_name: String,
+        replaces: bool,
+    },
+
+    // Layout.
+    /// A section that is writable and executable.
+    #[error("{section} is writable and executable, which is not supported")]
+    WritableText { section: SectionId },
+    /// A section to be loaded has alignment 0 (*stricter*: Xen places it over
+    /// the sections before it).
+    #[error("{section} has alignment 0, which Xen's loader takes wrongly; use 1")]
+    ZeroAlignment { section: SectionId },
+    /// An alignment that the loader cannot give.
+    #[error("{section}: alignment {align:#x} is more than a page; only a page is guaranteed")]
+    LargeAlignment { section: SectionId, align: u64 },
+    /// A section that is used is not marked as one to be loaded (*stricter*:
+    /// Xen reads from address 0).
+    #[error("{section} is needed at run time, but is not marked as loaded (SHF_ALLOC)")]
+    NotAllocated { section: SectionId },
+    /// No room.
+    #[error("the payload needs {size:#x} bytes of memory; {available:#x} are available")]
+    NoMemory { size: u64, available: u64 },
+
+    // Symbols.
+    /// A common symbol.
+    #[error("symbol [{index}] {symbol} is a common symbol; compile with -fno-common")]
+    CommonSymbol { index: usize, symbol: String },
+    /// Neither the hypervisor nor a loaded payload has it.
+    #[error(
+        "symbol [{index}] {symbol} is neither in the hypervisor nor in a loaded payload; \
+         a local function or variable is called file.c#name"
+    )]
+    UnknownSymbol { index: usize, symbol: String },
+    /// A symbol in a section that does not exist.
+    #[error("symbol [{index}] {symbol} is in section {section:#x}, which does not exist")]
+    SymbolSection {
+        index: usize,
+        symbol: String,
+        section: u16,
+    },
+    /// A symbol with a reserved section index that is not supported.
+    #[error("symbol [{index}] {symbol} has the special section index {section:#x}")]
+    SpecialSection {
+        index: usize,
+        symbol: String,
+        section: u16,
+    },
+    /// A new symbol has a name that exists.
+    #[error(
+        "symbol [{index}] {symbol} is new in this payload, but {owner} has one of that name; \
+         rename it"
+    )]
+    DuplicateSymbol {
+        index: usize,
+        symbol: String,
+        owner: String,
+    },
+    /// A new symbol has a name that the hypervisor cannot hold (*stricter*: Xen
+    /// cuts it off).
+    #[error("symbol [{index}] {symbol}: its name has {length} characters; {limit} are allowed")]
+    LongSymbol {
+        index: usize,
+        symbol: String,
+        length: usize,
+        limit: usize,
+    },
+
+    // Relocations.
+    /// A section with relocations that is none.
+    #[error("{section}: {what}")]
+    RelocationSection {
+        section: SectionId,
+        what: &'static str,
+    },
+    /// Relocations without addend.
+    #[error("{section} has relocations without addends (SHT_REL), which are not supported")]
+    RelNotSupported { section: SectionId },
+    /// A relocation that names no symbol.
+    #[error("{section}, relocation {index}: it names no symbol, which is not supported")]
+    NoSymbol { section: SectionId, index: usize },
+    /// A relocation whose symbol does not exist.
+    #[error("{section}, relocation {index}: symbol [{symbol}] does not exist; there are {count}")]
+    SymbolIndex {
+        section: SectionId,
+        index: usize,
+        symbol: usize,
+        count: usize,
+    },
+    /// A relocation whose symbol is in a section that is not loaded.
+    #[error("{section}, relocation {index}: {symbol} is in a section that is not loaded")]
+    IgnoredSymbol {
+        section: SectionId,
+        index: usize,
+        symbol: String,
+    },
+    /// A relocation outside its section.
+    #[error(
+        "{section}, relocation {index}: {name} at {offset:#x} is past the end of {target} \
+         ({size:#x} bytes)"
+    )]
+    RelocationOffset {
+        section: SectionId,
+        index: usize,
+        name: &'static str,
+        offset: u64,
+        target: SectionId,
+        size: u64,
+    },
+    /// A type that nobody performs.
+    #[error("{section}, relocation {index}: type {r_type} is unknown")]
+    UnknownRelocation {
+        section: SectionId,
+        index: usize,
+        r_type: u32,
+    },
+    /// A type that this engine performs, but Xen's own loader does not.
+    #[error(
+        "{section}, relocation {index}: Xen's loader does not perform {name} (for {symbol}); \
+         only R_X86_64_64, PC32 and PLT32"
+    )]
+    StockRelocation {
+        section: SectionId,
+        index: usize,
+        name: &'static str,
+        symbol: String,
+    },
+    /// A value that does not fit.
+    #[error("{section}, relocation {index} at {offset:#x}, for {symbol}: {overflow}")]
+    Overflow {
+        section: SectionId,
+        index: usize,
+        offset: u64,
+        symbol: String,
+        overflow: Overflow,
+    },
+    /// A reference to what is freed after boot (*stricter*).
+    #[error(
+        "{section}, relocation {index}: {symbol} ({addr:#x}) is in an init section, \
+         which is freed after boot"
+    )]
+    InitReference {
+        section: SectionId,
+        index: usize,
+        symbol: String,
+        addr: u64,
+    },
+
+    // What is to be patched.
+    /// Neither functions nor hooks.
+    #[error("there is nothing to apply: neither .livepatch.funcs nor a hook is there")]
+    NothingToDo,
+    /// A section that is not a whole number of entries.
+    #[error("{section} has {size} bytes, which is not {expected}")]
+    EntrySize {
+        section: SectionId,
+        size: u64,
+        expected: &'static str,
+    },
+    /// A version of the function record that is not known.
+    #[error("function {index} ({function}): version {version} of the record; {expected} is known")]
+    FuncVersion {
+        index: usize,
+        function: String,
+        version: u8,
+        expected: u8,
+    },
+    /// A function of no size.
+    #[error("function {index} ({function}): its old size is 0")]
+    NoOldSize { index: usize, function: String },
+    /// A function that is not there.
+    #[error(
+        "function {index} ({function}) is neither in the hypervisor nor in a loaded payload; \
+         a local function is called file.c#name"
+    )]
+    UnknownFunction { index: usize, function: String },
+    /// Neither an address nor a name that can be read (*stricter*).
+    #[error("function {index}: its name, at {addr:#x}, cannot be read, and it has no old address")]
+    FuncName { index: usize, addr: u64 },
+    /// The old function is not code of the hypervisor or of a payload (*stricter*).
+    #[error("function {index} ({function}): {addr:#x}, {size} bytes, is not in hypervisor text")]
+    OldAddress {
+        index: usize,
+        function: String,
+        addr: u64,
+        size: u32,
+    },
+    /// The old function is freed after boot (*stricter*).
+    #[error("function {index} ({function}): {addr:#x} is in init text, which is freed after boot")]
+    OldInit {
+        index: usize,
+        function: String,
+        addr: u64,
+    },
+    /// The new function is not code (*stricter*).
+    #[error(
+        "function {index} ({function}): its new address {addr:#x} is not in the payload's text"
+    )]
+    NewAddress {
+        index: usize,
+        function: String,
+        addr: u64,
+    },
+    /// No room for the trampoline.
+    #[error(
+        "function {index} ({function}): its {old_size} bytes are too few for a trampoline, \
+         which takes {needed}"
+    )]
+    TooSmall {
+        index: usize,
+        function: String,
+        old_size: u32,
+        needed: u32,
+    },
+    /// More bytes than can be made no-ops.
+    #[error("function {index} ({function}): {new_size} bytes to make no-ops; {limit} are allowed")]
+    NopTooLong {
+        index: usize,
+        function: String,
+        new_size: u32,
+        limit: u32,
+    },
+    /// More bytes to be made no-ops than the function has.
+    #[error(
+        "function {index} ({function}): {new_size} bytes to make no-ops, but it has {old_size}"
+    )]
+    NopPastEnd {
+        index: usize,
+        function: String,
+        new_size: u32,
+        old_size: u32,
+    },
+    /// Fewer bytes to be made no-ops than the landing pad takes (*stricter*: Xen
+    /// computes a negative length).
+    #[error(
+        "function {index} ({function}): {new_size} bytes to make no-ops, but it begins with an \
+         endbr64 of {endbr}, which must stay"
+    )]
+    NopInEndbr {
+        index: usize,
+        function: String,
+        new_size: u32,
+        endbr: u32,
+    },
+    /// The new function is out of reach.
+    #[error("function {index} ({function}): new code at {new:#x} is out of reach from {old:#x}")]
+    Distance {
+        index: usize,
+        function: String,
+        old: u64,
+        new: u64,
+    },
+    /// Two records patch the same bytes (*stricter*).
+    #[error("functions {first} ({first_name}) and {second} ({second_name}) overlap at {addr:#x}")]
+    FuncOverlap {
+        first: usize,
+        first_name: String,
+        second: usize,
+        second_name: String,
+        addr: u64,
+    },
+    /// The expectation of a function makes no sense.
+    #[error("function {index} ({function}): expectation with {what}")]
+    ExpectationInvalid {
+        index: usize,
+        function: String,
+        what: &'static str,
+        errno: Errno,
+    },
+    /// The old function is not what the payload was made for.
+    #[error(
+        "function {index} ({function}): {addr:#x} should hold {}, but holds {}; \
+         the payload is for another build or another state of the stack",
+        hex(.expected), hex(.actual)
+    )]
+    Expectation {
+        index: usize,
+        function: String,
+        addr: u64,
+        expected: Vec<u8>,
+        actual: Vec<u8>,
+    },
+
+    // Tables and hooks.
+    /// A hook that is not code (*stricter*).
+    #[error("{section}: hook {index} at {addr:#x} is not in the payload's text")]
+    HookAddress {
+        section: SectionId,
+        index: usize,
+        addr: u64,
+    },
+    /// Strings that do not end.
+    #[error("{section} must be strings that each end with a zero byte")]
+    Metadata { section: SectionId },
+    /// Alternatives, but nothing to alter or to replace it with.
+    #[error("{section} is there, but {missing} is not")]
+    AlternativesAlone {
+        section: SectionId,
+        missing: &'static str,
+    },
+    /// An alternative for code outside the payload.
+    #[error("{section}, entry {index}: {addr:#x}, {len} bytes, is outside the payload's text")]
+    AlternativeOrig {
+        section: SectionId,
+        index: usize,
+        addr: u64,
+        len: u32,
+    },
+    /// A replacement outside its section.
+    #[error("{section}, entry {index}: {addr:#x}, {len} bytes, is outside .altinstr_replacement")]
+    AlternativeRepl {
+        section: SectionId,
+        index: usize,
+        addr: u64,
+        len: u32,
+    },
+    /// A replacement that is longer than its place (*stricter*: Xen stops with
+    /// a bug).
+    #[error("{section}, entry {index}: {repl_len} bytes replace {total_len}; 255 at most fit")]
+    AlternativeLength {
+        section: SectionId,
+        index: usize,
+        repl_len: u8,
+        total_len: u32,
+    },
+    /// An exception table entry for code outside the payload (*stricter*).
+    #[error("{section}, entry {index}: {what} {addr:#x} is not in the payload's text")]
+    ExTable {
+        section: SectionId,
+        index: usize,
+        what: &'static str,
+        addr: u64,
+    },
+}
+
+impl Problem {
+    /// How bad it is.
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::LargeAlignment { .. } => Severity::Warning,
+            Self::Depends { .. } | Self::ExpectationInvalid { .. } | Self::Expectation { .. } => {
+                Severity::NotApplied
+            }
+            _ => Severity::NotLoaded,
+        }
+    }
+
+    /// The result code that Xen's interface gives for it.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Header { .. }
+            | Self::Machine { .. }
+            | Self::TooManySections { .. }
+            | Self::SectionAlignment { .. }
+            | Self::SymbolTables { .. }
+            | Self::WritableText { .. }
+            | Self::ZeroAlignment { .. }
+            | Self::LargeAlignment { .. }
+            | Self::SpecialSection { .. }
+            | Self::RelNotSupported { .. }
+            | Self::NoSymbol { .. }
+            | Self::UnknownRelocation { .. }
+            | Self::StockRelocation { .. }
+            | Self::FuncVersion { .. }
+            | Self::NopTooLong { .. } => Errno::NotSupported,
+            Self::UnknownSymbol { .. } | Self::UnknownFunction { .. } => Errno::NoEntry,
+            Self::BuildIdLoaded { .. } | Self::DuplicateSymbol { .. } => Errno::Exists,
+            Self::Overflow { .. } | Self::Distance { .. } => Errno::Overflow,
+            Self::NoMemory { .. } => Errno::NoMemory,
+            Self::ExpectationInvalid { errno, .. } => *errno,
+            _ => Errno::Invalid,
+        }
+    }
+}
+
+/// Problems as they are found; more than [`Problems::LIMIT`] are only counted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Problems {
+    pub(crate) list: Vec<Problem>,
+    pub(crate) more: usize,
+}
+
+impl Problems {
+    const LIMIT: usize = 200;
+
+    pub(crate) fn push(&mut self, problem: Problem) {
+        if self.list.len() < Self::LIMIT {
+            self.list.push(problem);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Whether the payload is refused already.
+    pub(crate) fn refused(&self) -> bool {
+        self.more != 0
+            || self
+                .list
+                .iter()
+                .any(|problem| problem.severity() == Severity::NotLoaded)
+    }
+}
+
+/// Why a payload was not loaded.
+#[derive(Clone, Debug, Error)]
+pub struct Refusal {
+    /// Name under which the payload was to be loaded.
+    pub payload: String,
+    /// Everything that was found, in the order of the checks.
+    pub problems: Vec<Problem>,
+    /// How many further problems were found and not recorded.
+    pub more: usize,
+}
+
+impl Refusal {
+    /// The result code: that of the first problem that keeps the payload out.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        self.problems
+            .iter()
+            .find(|problem| problem.severity() == Severity::NotLoaded)
+            .map_or(Errno::Invalid, Problem::errno)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} was not loaded ({})",
+            self.payload,
+            self.errno().name()
+        )?;
+        self.problems
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  {problem}"))?;
+        if self.more != 0 {
+            write!(f, "\n  and {} more", self.more)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! Is the payload for this hypervisor, and for what is loaded on it?
+
+use super::{Findings, Loader, Parsed};
+use crate::Host;
+use crate::elf::Elf;
+use crate::format::{self, BUG_FRAMES, HOOK_LISTS, HOOKS, UNIQUE};
+use crate::problem::{Problem, Problems, Refusal};
+use alloc::borrow::ToOwned;
+use alloc::vec::Vec;
+
+/// A payload that was made for this hypervisor.
+#[derive(Debug)]
+pub struct DependencyChecked<'a> {
+    pub(super) findings: Findings,
+    pub(super) elf: Elf<'a>,
+    pub(super) build_id: &'a [u8],
+}
+
+impl<'a> Parsed<'a> {
+    /// Compares the payload's notes with the hypervisor and with the stack.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the payload is for another hypervisor: whatever else
+    /// could be found would be noise.
+    pub fn check_dependencies(
+        self,
+        loader: &Loader<'_, impl Host>,
+    ) -> Result<DependencyChecked<'a>, Refusal> {
+        let Self { mut findings, elf } = self;
+        let problems = &mut findings.problems;
+        let xen = note(&elf, format::XEN_DEPENDS, problems);
+        let own_hypervisor = loader.host.build_id();
+        if let Some(wants) = xen
+            && wants != own_hypervisor
+        {
+            problems.push(Problem::OtherHypervisor {
+                wants: wants.to_owned(),
+                has: own_hypervisor.to_owned(),
+            });
+            return Err(findings.refuse());
+        }
+        let depends = note(&elf, format::DEPENDS, problems);
+        let build_id = note(&elf, format::BUILD_ID, problems).unwrap_or(b"");
+        duplicates(&elf, problems);
+
+        let same_id = |loaded: &&crate::Loaded| !build_id.is_empty() && loaded.build_id == build_id;
+        if let Some(loaded) = loader.stack.loaded().iter().find(same_id) {
+            problems.push(Problem::BuildIdLoaded {
+                id: build_id.to_owned(),
+                as_name: loaded.name.clone(),
+            });
+        }
+        if let Some(wants) = depends {
+            let (top, top_name) = match loader.stack.top() {
+                Some(top) => (top.build_id.as_slice(), top.name.as_str()),
+                None => (own_hypervisor, "the hypervisor"),
+            };
+            if wants != top {
+                problems.push(Problem::Depends {
+                    wants: wants.to_owned(),
+                    top: top.to_owned(),
+                    top_name: top_name.to_owned(),
+                    replaces: wants == own_hypervisor,
+                });
+            }
+        }
+        Ok(DependencyChecked {
+            findings,
+            elf,
+            build_id,
+        })
+    }
+}
+
+/// The build-id in the note section called `name`, which every payload has.
+fn note<'a>(elf: &Elf<'a>, name: &'static str, problems: &mut Problems) -> Option<&'a [u8]> {
+    let Some(section) = elf.section(name) else {
+        problems.push(Problem::Missing { name });
+        return None;
+    };
+    if section.size == 0 {
+        problems.push(Problem::Empty {
+            section: section.id(),
+        });
+        return None;
+    }
+    match format::note_build_id(section.data) {
+        Ok(id) => Some(id),
+        Err(what) => {
+            problems.push(Problem::Note {
+                section: section.id(),
+                what,
+            });
+            None
+        }
+    }
+}
+
+/// Sections that must be unique; where there are two, Xen silently takes the first.
+fn duplicates(elf: &Elf<'_>, problems: &mut Problems) {
+    let names = [&UNIQUE[..], &HOOK_LISTS, &HOOKS, &BUG_FRAMES];
+    for name in names.into_iter().flatten() {
+        let sections: Vec<_> = elf
+            .sections
+            .iter()
+            .filter(|section| section.name == name.as_bytes())
+            .collect();
+        if let [first, others @ ..] = sections.as_slice() {
+            for second in others {
+                problems.push(Problem::Duplicate {
+                    first: first.index,
+                    second: second.id(),
+                });
+            }
+        }
+    }
+}

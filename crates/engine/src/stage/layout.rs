@@ -1,0 +1,129 @@
+//! Where each section goes.
+
+use super::{DependencyChecked, Findings, Loader};
+use crate::Host;
+use crate::elf::{Elf, SHF_EXECINSTR, SHF_WRITE};
+use crate::format::MAX_IMAGE;
+use crate::image::{Image, PAGE};
+use crate::problem::{Problem, Refusal};
+use alloc::vec;
+use alloc::vec::Vec;
+
+const TEXT: usize = 0;
+const WRITABLE: usize = 1;
+const READ_ONLY: usize = 2;
+
+/// A payload whose sections have addresses and are copied to them.
+#[derive(Debug)]
+pub struct LaidOut<'a> {
+    pub(super) findings: Findings,
+    pub(super) elf: Elf<'a>,
+    pub(super) build_id: &'a [u8],
+    pub(super) image: Image,
+    /// The address of each section that is loaded.
+    pub(super) addresses: Vec<Option<u64>>,
+}
+
+impl<'a> DependencyChecked<'a> {
+    /// Gives each section that is loaded an address: text first, then writable
+    /// data, then read-only data, on pages of their own.
+    ///
+    /// # Errors
+    /// [`Refusal`] when there is no room for it.
+    pub fn lay_out(self, loader: &Loader<'_, impl Host>) -> Result<LaidOut<'a>, Refusal> {
+        let Self {
+            mut findings,
+            elf,
+            build_id,
+        } = self;
+        let problems = &mut findings.problems;
+        let mut sizes = [0_u64; 3];
+        let mut places = vec![None; elf.sections.len()];
+        for (section, place) in elf.sections.iter().zip(&mut places) {
+            if !section.allocated() {
+                continue;
+            }
+            let kind = match (
+                section.flags & SHF_EXECINSTR != 0,
+                section.flags & SHF_WRITE != 0,
+            ) {
+                (true, true) => {
+                    problems.push(Problem::WritableText {
+                        section: section.id(),
+                    });
+                    continue;
+                }
+                (true, false) => TEXT,
+                (false, true) => WRITABLE,
+                (false, false) => READ_ONLY,
+            };
+            let Some(size) = sizes.get_mut(kind) else {
+                continue;
+            };
+            if section.align == 0 && section.size != 0 {
+                problems.push(Problem::ZeroAlignment {
+                    section: section.id(),
+                });
+            }
+            if section.align > PAGE {
+                let align = section.align;
+                problems.push(Problem::LargeAlignment {
+                    section: section.id(),
+                    align,
+                });
+            }
+            // Sizes are at most MAX_SIZE each, but an alignment can be anything.
+            let offset = size.checked_next_multiple_of(section.align.max(1));
+            let offset = offset.filter(|offset| *offset <= MAX_IMAGE);
+            let end = offset.and_then(|offset| offset.checked_add(section.size));
+            *size = end.unwrap_or(u64::MAX).min(MAX_IMAGE + 1);
+            *place = offset.map(|offset| (kind, offset));
+        }
+
+        let pages = sizes.map(|size| size.next_multiple_of(PAGE));
+        let total: u64 = pages.iter().sum();
+        let base = loader.stack.next_base(loader.host);
+        let available = loader
+            .host
+            .payload_area()
+            .end
+            .saturating_sub(base)
+            .min(MAX_IMAGE);
+        if total > available {
+            problems.push(Problem::NoMemory {
+                size: total,
+                available,
+            });
+            return Err(findings.refuse());
+        }
+
+        let mut image = Image::default();
+        let mut next = base;
+        for ((span, size), pages) in image.spans.iter_mut().zip(sizes).zip(pages) {
+            span.base = next;
+            span.bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+            next += pages;
+        }
+        let mut addresses = vec![None; elf.sections.len()];
+        for ((section, place), address) in elf.sections.iter().zip(places).zip(&mut addresses) {
+            let Some((kind, offset)) = place else {
+                continue;
+            };
+            let Some(span) = image.spans.get_mut(kind) else {
+                continue;
+            };
+            let at = span.base + offset;
+            *address = Some(at);
+            if let Some(dest) = span.get_mut(at, section.data.len()) {
+                dest.copy_from_slice(section.data);
+            }
+        }
+        Ok(LaidOut {
+            findings,
+            elf,
+            build_id,
+            image,
+            addresses,
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! The stages of loading a payload.
+
+mod depend;
+mod layout;
+mod parse;
+mod relocate;
+mod resolve;
+mod tables;
+mod verify;
+
+pub use depend::DependencyChecked;
+pub use layout::LaidOut;
+pub use parse::Parsed;
+pub use relocate::Relocated;
+pub use resolve::Resolved;
+pub use verify::{Function, Verified};
+
+use crate::problem::{Problems, Refusal};
+use crate::{Host, Stack};
+use alloc::string::{String, ToString};
+
+/// What is accepted beyond what every host accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// What an unmodified Xen loads.
+    #[default]
+    Stock,
+    /// Also what only this engine loads: every relocation of the table.
+    Engine,
+}
+
+/// Loads payloads for a host on which others may be loaded already.
+#[derive(Debug)]
+pub struct Loader<'h, H> {
+    /// The hypervisor.
+    pub host: &'h H,
+    /// What is loaded already.
+    pub stack: &'h Stack,
+    /// What is accepted.
+    pub policy: Policy,
+}
+
+impl<H: Host> Loader<'_, H> {
+    /// Takes a payload through all stages.
+    ///
+    /// # Errors
+    /// [`Refusal`] with every problem that could be found.
+    pub fn load(&self, name: &str, file: &[u8]) -> Result<Verified, Refusal> {
+        Parsed::parse(name, file)?
+            .check_dependencies(self)?
+            .lay_out(self)?
+            .resolve(self)
+            .relocate(self)
+            .verify(self)
+    }
+}
+
+/// What goes through all stages: the payload's name and what was found so far.
+#[derive(Clone, Debug)]
+struct Findings {
+    payload: String,
+    problems: Problems,
+}
+
+impl Findings {
+    fn new(payload: &str) -> Self {
+        Self {
+            payload: payload.to_string(),
+            problems: Problems::default(),
+        }
+    }
+
+    fn refuse(self) -> Refusal {
+        let Problems { list, more } = self.problems;
+        Refusal {
+            payload: self.payload,
+            problems: list,
+            more,
+        }
+    }
+}

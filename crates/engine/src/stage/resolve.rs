@@ -1,0 +1,114 @@
+//! Which address each symbol has.
+
+use super::{Findings, LaidOut, Loader};
+use crate::elf::{Elf, SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF};
+use crate::image::Image;
+use crate::problem::Problem;
+use crate::{Host, Region};
+use alloc::vec::Vec;
+
+/// What a symbol stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// An address (or an absolute value).
+    Address(u64),
+    /// An address in the hypervisor that is freed after boot.
+    Init(u64),
+    /// In a section that is not loaded.
+    Ignored,
+    /// Not known; reported already.
+    Unknown,
+}
+
+/// A payload whose symbols have addresses.
+#[derive(Debug)]
+pub struct Resolved<'a> {
+    pub(super) findings: Findings,
+    pub(super) elf: Elf<'a>,
+    pub(super) build_id: &'a [u8],
+    pub(super) image: Image,
+    pub(super) addresses: Vec<Option<u64>>,
+    pub(super) targets: Vec<Target>,
+}
+
+impl<'a> LaidOut<'a> {
+    /// Looks each symbol up: in the payload, in the hypervisor, then in the
+    /// payloads that are loaded.
+    #[must_use]
+    pub fn resolve(self, loader: &Loader<'_, impl Host>) -> Resolved<'a> {
+        let Self {
+            mut findings,
+            elf,
+            build_id,
+            image,
+            addresses,
+        } = self;
+        let problems = &mut findings.problems;
+        let mut targets = Vec::with_capacity(elf.symbols.len());
+        for (index, symbol) in elf.symbols.iter().enumerate() {
+            let target = match symbol.section {
+                _ if index == 0 => Target::Unknown,
+                SHN_UNDEF => lookup(loader, symbol.name).unwrap_or_else(|| {
+                    problems.push(Problem::UnknownSymbol {
+                        index,
+                        symbol: symbol.text(),
+                    });
+                    Target::Unknown
+                }),
+                SHN_ABS => Target::Address(symbol.value),
+                SHN_COMMON => {
+                    problems.push(Problem::CommonSymbol {
+                        index,
+                        symbol: symbol.text(),
+                    });
+                    Target::Unknown
+                }
+                section if section >= SHN_LORESERVE => {
+                    let symbol = symbol.text();
+                    problems.push(Problem::SpecialSection {
+                        index,
+                        symbol,
+                        section,
+                    });
+                    Target::Unknown
+                }
+                section => match addresses.get(usize::from(section)) {
+                    None => {
+                        let symbol = symbol.text();
+                        problems.push(Problem::SymbolSection {
+                            index,
+                            symbol,
+                            section,
+                        });
+                        Target::Unknown
+                    }
+                    Some(None) => Target::Ignored,
+                    Some(Some(base)) => Target::Address(base.wrapping_add(symbol.value)),
+                },
+            };
+            targets.push(target);
+        }
+        Resolved {
+            findings,
+            elf,
+            build_id,
+            image,
+            addresses,
+            targets,
+        }
+    }
+}
+
+fn lookup(loader: &Loader<'_, impl Host>, name: &[u8]) -> Option<Target> {
+    if name.is_empty() {
+        return None;
+    }
+    match loader.host.lookup_symbol(name).filter(|addr| *addr != 0) {
+        Some(addr) if loader.host.region(addr) == Region::Init => Some(Target::Init(addr)),
+        Some(addr) => Some(Target::Address(addr)),
+        None => loader
+            .stack
+            .symbol(name)
+            .map(|(_, addr)| Target::Address(addr)),
+    }
+}

@@ -1,0 +1,214 @@
+//! The tables that the hypervisor uses while the payload is loaded: hooks, bug
+//! frames, alternatives, exceptions and the description.
+
+use super::Relocated;
+use crate::elf::Section;
+use crate::format::{self, BUG_FRAMES, Bytes, HOOK_LISTS, HOOKS};
+use crate::problem::{Problem, Problems};
+use crate::x86_64::{ALTERNATIVE_SIZE, Alternative};
+
+/// A section with the address and the bytes it has after relocation.
+pub(super) struct Table<'a, 'e> {
+    pub(super) section: &'a Section<'e>,
+    pub(super) addr: u64,
+    pub(super) bytes: &'a [u8],
+}
+
+impl<'a, 'e> Table<'a, 'e> {
+    /// The entries, each with its index and address, when they fill the table.
+    pub(super) fn entries(
+        &self,
+        size: u64,
+        expected: &'static str,
+        problems: &mut Problems,
+    ) -> impl Iterator<Item = (usize, u64, &'a [u8])> + use<'a, 'e> {
+        let entry = usize::try_from(size).unwrap_or(1).max(1);
+        let whole = self.bytes.len().is_multiple_of(entry);
+        if !whole {
+            let (section, size) = (self.section.id(), self.section.size);
+            problems.push(Problem::EntrySize {
+                section,
+                size,
+                expected,
+            });
+        }
+        let bytes = if whole { self.bytes } else { &[] };
+        let base = self.addr;
+        let addrs = (0..).map(move |index: u64| base.wrapping_add(index.wrapping_mul(size)));
+        bytes
+            .chunks_exact(entry)
+            .enumerate()
+            .zip(addrs)
+            .map(|((index, bytes), addr)| (index, addr, bytes))
+    }
+}
+
+impl<'e> Relocated<'e> {
+    /// The section called `name` as it will be in memory.
+    pub(super) fn table(&self, name: &str, problems: &mut Problems) -> Option<Table<'_, 'e>> {
+        let section = self.elf.section(name)?;
+        let Some(Some(addr)) = self.addresses.get(section.index) else {
+            problems.push(Problem::NotAllocated {
+                section: section.id(),
+            });
+            return None;
+        };
+        let bytes = match usize::try_from(section.size).ok()? {
+            0 => &[],
+            size => self.image.get(*addr, size)?,
+        };
+        Some(Table {
+            section,
+            addr: *addr,
+            bytes,
+        })
+    }
+
+    fn in_text(&self, addr: u64, len: u64) -> bool {
+        usize::try_from(len).is_ok_and(|len| self.image.text().contains(addr, len))
+    }
+
+    /// Hooks must be there where their sections are, and must be code.
+    pub(super) fn check_hooks(&self, problems: &mut Problems) -> bool {
+        let mut any = false;
+        for name in HOOK_LISTS.iter().chain(&HOOKS) {
+            let Some(table) = self.table(name, problems) else {
+                continue;
+            };
+            any = true;
+            let single = HOOKS.contains(name);
+            if table.bytes.is_empty() {
+                problems.push(Problem::Empty {
+                    section: table.section.id(),
+                });
+            } else if single && table.bytes.len() != 8 {
+                problems.push(Problem::EntrySize {
+                    section: table.section.id(),
+                    size: table.section.size,
+                    expected: "one pointer (8 bytes)",
+                });
+                continue;
+            }
+            for (index, _, bytes) in table.entries(8, "a multiple of 8 (pointers)", problems) {
+                let addr = Bytes(bytes).u64(0).unwrap_or(0);
+                // Xen takes a single hook that is zero for one that is not there.
+                if !(self.in_text(addr, 1) || single && addr == 0) {
+                    let section = table.section.id();
+                    problems.push(Problem::HookAddress {
+                        section,
+                        index,
+                        addr,
+                    });
+                }
+            }
+        }
+        any
+    }
+
+    pub(super) fn check_tables(&self, problems: &mut Problems) {
+        for name in BUG_FRAMES {
+            if let Some(table) = self.table(name, problems) {
+                let _: usize = table
+                    .entries(8, "a multiple of 8 (bug frames)", problems)
+                    .count();
+            }
+        }
+        self.check_alternatives(problems);
+        self.check_exceptions(problems);
+        if let Some(table) = self.table(format::MODINFO, problems)
+            && table.bytes.last() != Some(&0)
+        {
+            problems.push(Problem::Metadata {
+                section: table.section.id(),
+            });
+        }
+    }
+
+    fn check_alternatives(&self, problems: &mut Problems) {
+        let Some(table) = self.table(format::ALTERNATIVES, problems) else {
+            return;
+        };
+        let section = || table.section.id();
+        if table.bytes.is_empty() {
+            return;
+        }
+        if self.image.text().bytes.is_empty() {
+            let missing = "any text";
+            return problems.push(Problem::AlternativesAlone {
+                section: section(),
+                missing,
+            });
+        }
+        let Some(replacements) = self.table(format::REPLACEMENTS, problems) else {
+            if self.elf.section(format::REPLACEMENTS).is_none() {
+                let missing = format::REPLACEMENTS;
+                problems.push(Problem::AlternativesAlone {
+                    section: section(),
+                    missing,
+                });
+            }
+            return;
+        };
+        let expected = "a multiple of 14 (alternatives)";
+        for (index, addr, bytes) in table.entries(ALTERNATIVE_SIZE, expected, problems) {
+            let Some(entry) = Alternative::read(bytes, addr) else {
+                continue;
+            };
+            let total_len = u32::from(entry.orig_len) + u32::from(entry.pad_len);
+            if !self.in_text(entry.orig, u64::from(total_len)) {
+                problems.push(Problem::AlternativeOrig {
+                    section: section(),
+                    index,
+                    addr: entry.orig,
+                    len: total_len,
+                });
+            }
+            let repl_end = entry.repl.checked_sub(replacements.addr);
+            let repl_end = repl_end.and_then(|at| at.checked_add(u64::from(entry.repl_len)));
+            if repl_end.is_none_or(|end| end > replacements.section.size) {
+                problems.push(Problem::AlternativeRepl {
+                    section: section(),
+                    index,
+                    addr: entry.repl,
+                    len: u32::from(entry.repl_len),
+                });
+            }
+            if u32::from(entry.repl_len) > total_len || total_len > u32::from(u8::MAX) {
+                let repl_len = entry.repl_len;
+                let section = section();
+                problems.push(Problem::AlternativeLength {
+                    section,
+                    index,
+                    repl_len,
+                    total_len,
+                });
+            }
+        }
+    }
+
+    fn check_exceptions(&self, problems: &mut Problems) {
+        let Some(table) = self.table(format::EX_TABLE, problems) else {
+            return;
+        };
+        let expected = "a multiple of 8 (exception table entries)";
+        for (index, addr, bytes) in table.entries(8, expected, problems) {
+            for (what, at) in [("the faulting instruction", 0), ("its continuation", 4)] {
+                let Some(offset) = Bytes(bytes).i32(at) else {
+                    continue;
+                };
+                let target = addr
+                    .wrapping_add(at as u64)
+                    .wrapping_add_signed(i64::from(offset));
+                if !self.in_text(target, 1) {
+                    let section = table.section.id();
+                    problems.push(Problem::ExTable {
+                        section,
+                        index,
+                        what,
+                        addr: target,
+                    });
+                }
+            }
+        }
+    }
+}

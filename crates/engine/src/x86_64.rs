@@ -1,0 +1,93 @@
+//! What is particular to x86-64: trampolines and the table of alternatives.
+
+use crate::format::Bytes;
+use alloc::vec;
+use alloc::vec::Vec;
+use xsplice_link::reloc::x86_64::{R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32};
+
+/// Size of a trampoline: `jmp rel32`.
+pub(crate) const JUMP_SIZE: u32 = 5;
+/// Size of the instruction that marks a target of indirect branches.
+pub(crate) const ENDBR_SIZE: u32 = 4;
+/// Size of one entry of `.altinstructions`.
+pub(crate) const ALTERNATIVE_SIZE: u64 = 14;
+
+/// `endbr64`.
+const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+/// `nopw (%rcx)`, which the hypervisor writes over an `endbr64` it disables.
+const ENDBR_DISABLED: [u8; 4] = [0x66, 0x0f, 0x1f, 0x01];
+
+/// How far into a function the patch goes: behind a leading `endbr64`.
+pub(crate) fn patch_offset(first: &[u8; 4]) -> u32 {
+    if *first == ENDBR || *first == ENDBR_DISABLED {
+        ENDBR_SIZE
+    } else {
+        0
+    }
+}
+
+/// The displacement of a jump at `from` to `to`, when it fits.
+pub(crate) fn displacement(from: u64, to: u64) -> Option<i32> {
+    let next = from.wrapping_add(u64::from(JUMP_SIZE));
+    i32::try_from(to.wrapping_sub(next).cast_signed()).ok()
+}
+
+/// The bytes of a jump.
+pub(crate) fn jump(displacement: i32) -> Vec<u8> {
+    let mut bytes = vec![0xe9];
+    bytes.extend_from_slice(&displacement.to_le_bytes());
+    bytes
+}
+
+/// Whether an unmodified Xen performs this relocation.
+pub(crate) fn stock_relocation(r_type: u32) -> bool {
+    matches!(r_type, 0 | R_X86_64_64 | R_X86_64_PC32 | R_X86_64_PLT32)
+}
+
+/// An entry of `.altinstructions`: instructions that are replaced while loading
+/// where the processor has a feature.
+pub(crate) struct Alternative {
+    pub(crate) orig: u64,
+    pub(crate) repl: u64,
+    pub(crate) orig_len: u8,
+    pub(crate) repl_len: u8,
+    pub(crate) pad_len: u8,
+}
+
+impl Alternative {
+    /// Reads the entry that is at `addr`.
+    pub(crate) fn read(entry: &[u8], addr: u64) -> Option<Self> {
+        let bytes = Bytes(entry);
+        Some(Self {
+            orig: addr.wrapping_add_signed(i64::from(bytes.i32(0)?)),
+            repl: addr
+                .wrapping_add(4)
+                .wrapping_add_signed(i64::from(bytes.i32(4)?)),
+            orig_len: bytes.u8(10)?,
+            repl_len: bytes.u8(11)?,
+            pad_len: bytes.u8(12)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{displacement, patch_offset};
+
+    #[test]
+    fn patches_go_behind_endbr() {
+        assert_eq!(patch_offset(&[0xf3, 0x0f, 0x1e, 0xfa]), 4);
+        assert_eq!(patch_offset(&[0x66, 0x0f, 0x1f, 0x01]), 4);
+        assert_eq!(patch_offset(&[0x55, 0x48, 0x89, 0xe5]), 0);
+    }
+
+    #[test]
+    fn jumps_reach_two_gigabytes() {
+        let from = 0xffff_82d0_4020_0000_u64;
+        assert_eq!(displacement(from, from + 5), Some(0));
+        assert_eq!(displacement(from, from + 5 + 0x7fff_ffff), Some(i32::MAX));
+        assert_eq!(displacement(from, from + 5 + 0x8000_0000), None);
+        assert_eq!(displacement(from, from + 5 - 0x8000_0000), Some(i32::MIN));
+        assert_eq!(displacement(from, from + 4 - 0x8000_0000), None);
+    }
+}

@@ -1,0 +1,195 @@
+//! A hypervisor image as the engine's host.
+
+use object::read::elf::{ElfFile64, ElfSymbol64, FileHeader as _};
+use object::{
+    LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, SectionFlags, SectionKind,
+    SymbolKind, SymbolSection, elf,
+};
+use std::collections::HashMap;
+use std::ops::Range;
+use thiserror::Error;
+use xsplice_engine::{Host, Region};
+
+/// Why a file cannot serve as a hypervisor image.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Not an ELF file, or a broken one.
+    #[error("this is not a usable ELF image ({0}); pass the xen-syms file of the hypervisor")]
+    Elf(#[from] object::Error),
+    /// Another kind of ELF file.
+    #[error(
+        "this ELF file is not a linked x86-64 image; \
+         pass the xen-syms file of the hypervisor, not the file that is booted"
+    )]
+    NotAnImage,
+    /// The file was stripped.
+    #[error("the image has no symbols; pass the xen-syms file that was not stripped")]
+    NoSymbols,
+    /// No build-id note.
+    #[error("the image has no build-id, so it cannot be told which payloads are for it")]
+    NoBuildId,
+}
+
+/// Contiguous memory of the hypervisor.
+#[derive(Debug)]
+struct Section {
+    range: Range<u64>,
+    region: Region,
+    /// Contents, as far as the file has them.
+    data: Vec<u8>,
+}
+
+/// A hypervisor on disk.
+#[derive(Debug)]
+pub struct Image {
+    build_id: Vec<u8>,
+    symbols: HashMap<Vec<u8>, u64>,
+    sections: Vec<Section>,
+    init: Range<u64>,
+    payload_area: Range<u64>,
+}
+
+/// The hypervisor's code and data lie in one gigabyte, payloads behind them.
+const VIRTUAL_SIZE: u64 = 1 << 30;
+const PAGE: u64 = 4096;
+
+impl Image {
+    /// Reads a `xen-syms` file.
+    ///
+    /// # Errors
+    /// [`Error`] when the file is no hypervisor image with symbols and build-id.
+    pub fn parse(file: &[u8]) -> Result<Self, Error> {
+        let file = ElfFile64::<LittleEndian>::parse(file)?;
+        let (header, endian) = (file.elf_header(), file.endian());
+        if header.e_machine(endian) != elf::EM_X86_64 || header.e_type(endian) != elf::ET_EXEC {
+            return Err(Error::NotAnImage);
+        }
+        let build_id = file
+            .build_id()?
+            .filter(|id| !id.is_empty())
+            .ok_or(Error::NoBuildId)?;
+        let symbols = symbols(&file);
+        if symbols.is_empty() {
+            return Err(Error::NoSymbols);
+        }
+
+        let mut sections = Vec::new();
+        for section in file.sections() {
+            let SectionFlags::Elf { sh_flags, .. } = section.flags() else {
+                continue;
+            };
+            let Some(end) = section.address().checked_add(section.size()) else {
+                continue;
+            };
+            if sh_flags.0 & elf::SHF_ALLOC.0 == 0 || section.size() == 0 {
+                continue;
+            }
+            let region = if section.name_bytes()?.starts_with(b".init") {
+                Region::Init
+            } else if sh_flags.0 & elf::SHF_EXECINSTR.0 != 0 {
+                Region::Text
+            } else {
+                Region::Data
+            };
+            let data = match section.kind() {
+                SectionKind::UninitializedData => Vec::new(),
+                _ => section.data()?.to_vec(),
+            };
+            sections.push(Section {
+                range: section.address()..end,
+                region,
+                data,
+            });
+        }
+        let start = sections.iter().map(|section| section.range.start).min();
+        let end = sections.iter().map(|section| section.range.end).max();
+        let (Some(start), Some(end)) = (start, end) else {
+            return Err(Error::NotAnImage);
+        };
+        let at = |name: &str| symbols.get(name.as_bytes()).copied();
+        let limit = (start / VIRTUAL_SIZE * VIRTUAL_SIZE).saturating_add(VIRTUAL_SIZE);
+        let area = at("__2M_rwdata_end").unwrap_or(end).max(end);
+        let payload_area = area.checked_next_multiple_of(PAGE).unwrap_or(limit)..limit;
+        let init = match (at("__init_begin"), at("__init_end")) {
+            (Some(begin), Some(end)) => begin..end,
+            _ => 0..0,
+        };
+        Ok(Self {
+            build_id: build_id.to_vec(),
+            symbols,
+            sections,
+            init,
+            payload_area,
+        })
+    }
+
+    /// The hypervisor's build-id.
+    #[must_use]
+    pub fn build_id(&self) -> &[u8] {
+        &self.build_id
+    }
+}
+
+/// The symbols under the names that the hypervisor's own table has for them:
+/// global ones plainly, local ones behind the name of their file.
+fn symbols(file: &ElfFile64<'_, LittleEndian>) -> HashMap<Vec<u8>, u64> {
+    let mut symbols = HashMap::new();
+    let mut source: &[u8] = b"";
+    for symbol in file.symbols() {
+        let Ok(name) = symbol.name_bytes() else {
+            continue;
+        };
+        if symbol.kind() == SymbolKind::File {
+            source = name;
+        } else if counts(&symbol) {
+            let local = symbol.is_local() && !source.is_empty();
+            let name = if local {
+                [source, b"#", name].concat()
+            } else {
+                name.to_vec()
+            };
+            symbols.entry(name).or_insert(symbol.address());
+        }
+    }
+    symbols
+}
+
+fn counts(symbol: &ElfSymbol64<'_, '_, LittleEndian>) -> bool {
+    matches!(symbol.section(), SymbolSection::Section(_)) && symbol.kind() != SymbolKind::Section
+}
+
+impl Host for Image {
+    fn build_id(&self) -> &[u8] {
+        &self.build_id
+    }
+
+    fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
+        self.symbols.get(name).copied()
+    }
+
+    fn region(&self, addr: u64) -> Region {
+        if self.init.contains(&addr) {
+            return Region::Init;
+        }
+        let section = self
+            .sections
+            .iter()
+            .find(|section| section.range.contains(&addr));
+        section.map_or(Region::Outside, |section| section.region)
+    }
+
+    fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
+        let bytes = self.sections.iter().find_map(|section| {
+            let start = usize::try_from(addr.checked_sub(section.range.start)?).ok()?;
+            section.data.get(start..start.checked_add(buf.len())?)
+        });
+        if let Some(bytes) = bytes {
+            buf.copy_from_slice(bytes);
+        }
+        bytes.is_some()
+    }
+
+    fn payload_area(&self) -> Range<u64> {
+        self.payload_area.clone()
+    }
+}
