@@ -28,7 +28,6 @@
 extern crate alloc;
 
 mod elf;
-mod errno;
 mod format;
 mod host;
 mod image;
@@ -37,7 +36,6 @@ mod stack;
 mod stage;
 mod x86_64;
 
-pub use errno::Errno;
 pub use format::MAX_SIZE;
 pub use host::{Host, Region};
 pub use problem::{Problem, Refusal, SectionId, Severity};
@@ -45,3 +43,4 @@ pub use stack::{Loaded, Stack};
 pub use stage::{
     DependencyChecked, Function, LaidOut, Loader, Parsed, Policy, Relocated, Resolved, Verified,
 };
+pub use xsplice_abi::errno::Errno;

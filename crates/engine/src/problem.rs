@@ -1,10 +1,11 @@
 //! What can be wrong with a payload.
 
-use crate::{Errno, elf::Section};
+use crate::elf::Section;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use thiserror::Error;
+use xsplice_abi::errno::Errno;
 use xsplice_link::reloc::Overflow;
 
 /// A section of a payload, as errors name it.
@@ -162,11 +163,8 @@ pub enum Problem {
     #[error("{second} is there already as section [{first}]; it must be unique")]
     Duplicate { first: usize, second: SectionId },
     /// A note that holds no build-id.
-    #[error("{section} holds no build-id: {what}")]
-    Note {
-        section: SectionId,
-        what: &'static str,
-    },
+    #[error("{section} is no build-id note (owner GNU, type 3), or is cut off")]
+    Note { section: SectionId },
     /// Built for another hypervisor.
     #[error(
         "the payload is for the hypervisor with build-id {}, but this one has {}; \
@@ -550,13 +548,13 @@ impl Problem {
             | Self::UnknownRelocation { .. }
             | Self::StockRelocation { .. }
             | Self::FuncVersion { .. }
-            | Self::NopTooLong { .. } => Errno::NotSupported,
-            Self::UnknownSymbol { .. } | Self::UnknownFunction { .. } => Errno::NoEntry,
-            Self::BuildIdLoaded { .. } | Self::DuplicateSymbol { .. } => Errno::Exists,
-            Self::Overflow { .. } | Self::Distance { .. } => Errno::Overflow,
-            Self::NoMemory { .. } => Errno::NoMemory,
+            | Self::NopTooLong { .. } => Errno::EOPNOTSUPP,
+            Self::UnknownSymbol { .. } | Self::UnknownFunction { .. } => Errno::ENOENT,
+            Self::BuildIdLoaded { .. } | Self::DuplicateSymbol { .. } => Errno::EEXIST,
+            Self::Overflow { .. } | Self::Distance { .. } => Errno::EOVERFLOW,
+            Self::NoMemory { .. } => Errno::ENOMEM,
             Self::ExpectationInvalid { errno, .. } => *errno,
-            _ => Errno::Invalid,
+            _ => Errno::EINVAL,
         }
     }
 }
@@ -607,7 +605,7 @@ impl Refusal {
         self.problems
             .iter()
             .find(|problem| problem.severity() == Severity::NotLoaded)
-            .map_or(Errno::Invalid, Problem::errno)
+            .map_or(Errno::EINVAL, Problem::errno)
     }
 }
 
@@ -617,7 +615,7 @@ impl fmt::Display for Refusal {
             f,
             "{} was not loaded ({})",
             self.payload,
-            self.errno().name()
+            self.errno().name().unwrap_or("?")
         )?;
         self.problems
             .iter()

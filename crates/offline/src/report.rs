@@ -91,8 +91,8 @@ impl From<&xsplice_engine::Problem> for Problem {
         let errno: Errno = problem.errno();
         Self {
             severity,
-            errno: errno.name(),
-            code: errno.code(),
+            errno: errno.name().unwrap_or("?"),
+            code: errno.0,
             message: problem.to_string(),
         }
     }

@@ -3,10 +3,12 @@
 use super::{Findings, Loader, Parsed};
 use crate::Host;
 use crate::elf::Elf;
-use crate::format::{self, BUG_FRAMES, HOOK_LISTS, HOOKS, UNIQUE};
+use crate::format::{BUG_FRAMES, HOOK_LISTS, HOOKS, UNIQUE};
 use crate::problem::{Problem, Problems, Refusal};
 use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
+use xsplice_abi::note::parse_build_id;
+use xsplice_abi::payload::section;
 
 /// A payload that was made for this hypervisor.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ impl<'a> Parsed<'a> {
     ) -> Result<DependencyChecked<'a>, Refusal> {
         let Self { mut findings, elf } = self;
         let problems = &mut findings.problems;
-        let xen = note(&elf, format::XEN_DEPENDS, problems);
+        let xen = note(&elf, section::XEN_DEPENDS, problems);
         let own_hypervisor = loader.host.build_id();
         if let Some(wants) = xen
             && wants != own_hypervisor
@@ -39,8 +41,8 @@ impl<'a> Parsed<'a> {
             });
             return Err(findings.refuse());
         }
-        let depends = note(&elf, format::DEPENDS, problems);
-        let build_id = note(&elf, format::BUILD_ID, problems).unwrap_or(b"");
+        let depends = note(&elf, section::DEPENDS, problems);
+        let build_id = note(&elf, section::BUILD_ID, problems).unwrap_or(b"");
         duplicates(&elf, problems);
 
         let same_id = |loaded: &&crate::Loaded| !build_id.is_empty() && loaded.build_id == build_id;
@@ -84,16 +86,13 @@ fn note<'a>(elf: &Elf<'a>, name: &'static str, problems: &mut Problems) -> Optio
         });
         return None;
     }
-    match format::note_build_id(section.data) {
-        Ok(id) => Some(id),
-        Err(what) => {
-            problems.push(Problem::Note {
-                section: section.id(),
-                what,
-            });
-            None
-        }
+    let id = parse_build_id(section.data);
+    if id.is_none() {
+        problems.push(Problem::Note {
+            section: section.id(),
+        });
     }
+    id
 }
 
 /// Sections that must be unique; where there are two, Xen silently takes the first.

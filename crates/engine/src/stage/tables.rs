@@ -6,6 +6,7 @@ use crate::elf::Section;
 use crate::format::{self, BUG_FRAMES, Bytes, HOOK_LISTS, HOOKS};
 use crate::problem::{Problem, Problems};
 use crate::x86_64::{ALTERNATIVE_SIZE, Alternative};
+use xsplice_abi::payload::section;
 
 /// A section with the address and the bytes it has after relocation.
 pub(super) struct Table<'a, 'e> {
@@ -115,7 +116,7 @@ impl<'e> Relocated<'e> {
         }
         self.check_alternatives(problems);
         self.check_exceptions(problems);
-        if let Some(table) = self.table(format::MODINFO, problems)
+        if let Some(table) = self.table(section::MODINFO, problems)
             && table.bytes.last() != Some(&0)
         {
             problems.push(Problem::Metadata {

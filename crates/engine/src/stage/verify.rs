@@ -3,7 +3,7 @@
 use super::resolve::Target;
 use super::{Findings, Loader, Relocated};
 use crate::elf::{SHF_MERGE, SHF_WRITE};
-use crate::format::{self, Bytes, FUNC_SIZE, FuncRecord, MAX_NAME, OPAQUE_SIZE, PAYLOAD_VERSION};
+use crate::format::{Bytes, FUNC_SIZE, MAX_NAME, NOP_LIMIT};
 use crate::image::{Image, Span};
 use crate::problem::{Problem, Problems, Refusal, Severity, text};
 use crate::stack::Loaded;
@@ -13,6 +13,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION, section};
+use zerocopy::FromBytes as _;
 
 /// A function that the payload patches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,7 +139,7 @@ impl Relocated<'_> {
             section.allocated()
                 && section.flags & SHF_WRITE != 0
                 && section.size != 0
-                && section.name != format::FUNCS.as_bytes()
+                && section.name != section::FUNCS.as_bytes()
         });
         let findings = Findings {
             payload: self.findings.payload,
@@ -160,7 +162,7 @@ impl Relocated<'_> {
     fn metadata(&self) -> Vec<String> {
         let strings = self
             .elf
-            .section(format::MODINFO)
+            .section(section::MODINFO)
             .map_or(&b""[..], |section| section.data);
         strings
             .split(|byte| *byte == 0)
@@ -175,8 +177,8 @@ impl Relocated<'_> {
         loader: &Loader<'_, impl Host>,
         problems: &mut Problems,
     ) -> Option<Vec<(usize, Function)>> {
-        self.elf.section(format::FUNCS)?;
-        let Some(table) = self.table(format::FUNCS, problems) else {
+        self.elf.section(section::FUNCS)?;
+        let Some(table) = self.table(section::FUNCS, problems) else {
             return Some(Vec::new());
         };
         if table.bytes.is_empty() {
@@ -187,7 +189,7 @@ impl Relocated<'_> {
         let mut functions = Vec::new();
         let expected = "a multiple of 104 (function records)";
         for (index, _, record) in table.entries(FUNC_SIZE, expected, problems) {
-            let Some(record) = FuncRecord::read(record) else {
+            let Ok(record) = LivepatchFunc::read_from_bytes(record) else {
                 continue;
             };
             match self.function(loader, index, &record, problems) {
@@ -202,10 +204,10 @@ impl Relocated<'_> {
         &self,
         loader: &Loader<'_, impl Host>,
         index: usize,
-        record: &FuncRecord,
+        record: &LivepatchFunc,
         problems: &mut Problems,
     ) -> Result<Function, Problem> {
-        let name = self.string(loader, record.name);
+        let name = self.string(loader, record.name.get());
         let function = || name.as_deref().map(text).unwrap_or_default();
         if record.version != PAYLOAD_VERSION {
             let (version, expected) = (record.version, PAYLOAD_VERSION);
@@ -216,18 +218,18 @@ impl Relocated<'_> {
                 expected,
             });
         }
-        let (old_size, new_size) = (record.old_size, record.new_size);
+        let (old_size, new_size) = (record.old_size.get(), record.new_size.get());
         if old_size == 0 {
             return Err(Problem::NoOldSize {
                 index,
                 function: function(),
             });
         }
-        let old_addr = match (record.old_addr, &name) {
+        let old_addr = match (record.old_addr.get(), &name) {
             (0, None) => {
                 return Err(Problem::FuncName {
                     index,
-                    addr: record.name,
+                    addr: record.name.get(),
                 });
             }
             (0, Some(name)) => {
@@ -275,10 +277,10 @@ impl Relocated<'_> {
             });
         }
         let patch_offset = x86_64::patch_offset(&first);
-        let new_addr = record.new_addr;
+        let new_addr = record.new_addr.get();
         if new_addr == 0 {
-            if new_size > OPAQUE_SIZE {
-                let (function, limit) = (function(), OPAQUE_SIZE);
+            if new_size > NOP_LIMIT {
+                let (function, limit) = (function(), NOP_LIMIT);
                 return Err(Problem::NopTooLong {
                     index,
                     function,
@@ -440,9 +442,10 @@ fn expectation(
     index: usize,
     function: &str,
     addr: u64,
-    record: &FuncRecord,
+    record: &LivepatchFunc,
 ) -> Result<(), Problem> {
-    if !record.expects() {
+    let expect = &record.expect;
+    if !expect.enabled() {
         return Ok(());
     }
     let invalid = |what, errno| {
@@ -453,13 +456,13 @@ fn expectation(
             errno,
         })
     };
-    if record.expect_reserved() != 0 {
-        return invalid("reserved bits set", Errno::Invalid);
+    if expect.reserved() != 0 {
+        return invalid("reserved bits set", Errno::EINVAL);
     }
-    if u32::from(record.expect_len()) > record.old_size {
-        return invalid("more bytes than the function has", Errno::Range);
+    if expect.len() as u64 > u64::from(record.old_size.get()) {
+        return invalid("more bytes than the function has", Errno::ERANGE);
     }
-    let expected = record.expected();
+    let expected = expect.data.get(..expect.len()).unwrap_or(&expect.data);
     let mut actual = vec![0; expected.len()];
     if loader.stack.read(loader.host, addr, &mut actual) && actual == expected {
         return Ok(());
