@@ -1,2 +1,20 @@
-//! To be written.
+//! Xen's two live-patch interfaces as types: the payload format, version 2,
+//! and the sysctl hypercall, interface versions 0x12 to 0x16.
+//!
+//! *What it trusts*: nothing; it only describes.
+//!
+//! *What it guarantees*: every structure has the size and the offsets that
+//! Xen's public headers and live-patch design give it; each is asserted when
+//! this crate is compiled.
+//!
+//! Sources: Xen's `docs/misc/livepatch` ("design") and
+//! `xen/include/public/{sysctl,version,errno}.h` ("public headers").
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod errno;
+pub mod note;
+pub mod payload;
+pub mod sysctl;

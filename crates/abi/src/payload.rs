@@ -1,0 +1,142 @@
+//! The payload format, version 2 (design, "Design of payload format").
+
+use core::mem::{offset_of, size_of};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// `LIVEPATCH_PAYLOAD_VERSION`.
+pub const PAYLOAD_VERSION: u8 = 2;
+/// `LIVEPATCH_OPAQUE_SIZE`: the most bytes that one function's patch changes.
+pub const OPAQUE_SIZE: usize = 31;
+
+/// Names of the sections that make an ELF file a payload.
+pub mod section {
+    /// Array of [`LivepatchFunc`](super::LivepatchFunc).
+    pub const FUNCS: &str = ".livepatch.funcs";
+    /// Build-id of what the payload goes on top of.
+    pub const DEPENDS: &str = ".livepatch.depends";
+    /// Build-id of the hypervisor.
+    pub const XEN_DEPENDS: &str = ".livepatch.xen_depends";
+    /// Build-id of the payload itself.
+    pub const BUILD_ID: &str = ".note.gnu.build-id";
+    /// Names that [`FUNCS`] points to; the format gives this section no name
+    /// of its own, tools agree on this one.
+    pub const STRINGS: &str = ".livepatch.strings";
+    /// `key=value` texts, each with a terminating zero.
+    pub const MODINFO: &str = ".modinfo";
+    /// Functions run when the payload is applied, CPUs stopped.
+    pub const HOOKS_LOAD: &str = ".livepatch.hooks.load";
+    /// Functions run when the payload is reverted, CPUs stopped.
+    pub const HOOKS_UNLOAD: &str = ".livepatch.hooks.unload";
+    /// One function run before apply; can veto it.
+    pub const HOOKS_PREAPPLY: &str = ".livepatch.hooks.preapply";
+    /// One function run in place of apply.
+    pub const HOOKS_APPLY: &str = ".livepatch.hooks.apply";
+    /// One function run after apply.
+    pub const HOOKS_POSTAPPLY: &str = ".livepatch.hooks.postapply";
+    /// One function run before revert; can veto it.
+    pub const HOOKS_PREREVERT: &str = ".livepatch.hooks.prerevert";
+    /// One function run in place of revert.
+    pub const HOOKS_REVERT: &str = ".livepatch.hooks.revert";
+    /// One function run after revert.
+    pub const HOOKS_POSTREVERT: &str = ".livepatch.hooks.postrevert";
+}
+
+/// `struct livepatch_expectation`: what must be in memory where a function is
+/// to be patched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Expectation {
+    /// Bit 0: enabled; bits 1 to 5: how many bytes of `data`; others zero.
+    pub flags: u8,
+    /// The bytes.
+    pub data: [u8; OPAQUE_SIZE],
+}
+
+impl Expectation {
+    /// Expects `bytes`; `None` if there are none or more than
+    /// [`OPAQUE_SIZE`].
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let length = u8::try_from(bytes.len()).ok().filter(|&l| l > 0)?;
+        let mut data = [0; OPAQUE_SIZE];
+        data.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Self { flags: 1 | (length << 1), data })
+    }
+
+    /// Whether it is to be checked at all.
+    pub const fn enabled(&self) -> bool {
+        self.flags & 1 != 0
+    }
+
+    /// How many bytes of `data` count.
+    pub const fn len(&self) -> usize {
+        (self.flags as usize >> 1) & 0x1f
+    }
+
+    /// Whether no byte counts.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The reserved bits, which must be zero.
+    pub const fn reserved(&self) -> u8 {
+        self.flags >> 6
+    }
+}
+
+/// `struct livepatch_func`: one function to be patched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LivepatchFunc {
+    /// Address of the function's name.
+    pub name: U64,
+    /// Address of the new code; 0 to write NOPs.
+    pub new_addr: U64,
+    /// Address of the old code; 0 to have the name looked up.
+    pub old_addr: U64,
+    /// Size of the new code, or how many bytes of NOPs.
+    pub new_size: U32,
+    /// Size of the old code.
+    pub old_size: U32,
+    /// [`PAYLOAD_VERSION`].
+    pub version: u8,
+    /// Zero; the hypervisor's own.
+    pub opaque: [u8; OPAQUE_SIZE],
+    /// Zero; the hypervisor's own.
+    pub applied: u8,
+    /// Zero.
+    pub pad: [u8; 7],
+    /// What must be at `old_addr`.
+    pub expect: Expectation,
+}
+
+const _: () = {
+    assert!(size_of::<Expectation>() == 32);
+    assert!(size_of::<LivepatchFunc>() == 104);
+    assert!(offset_of!(LivepatchFunc, new_addr) == 8);
+    assert!(offset_of!(LivepatchFunc, old_addr) == 16);
+    assert!(offset_of!(LivepatchFunc, new_size) == 24);
+    assert!(offset_of!(LivepatchFunc, old_size) == 28);
+    assert!(offset_of!(LivepatchFunc, version) == 32);
+    assert!(offset_of!(LivepatchFunc, opaque) == 33);
+    assert!(offset_of!(LivepatchFunc, applied) == 64);
+    assert!(offset_of!(LivepatchFunc, pad) == 65);
+    assert!(offset_of!(LivepatchFunc, expect) == 72);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expectation_holds_at_most_31_bytes() {
+        assert_eq!(Expectation::new(&[]), None);
+        assert_eq!(Expectation::new(&[0; 32]), None);
+        let full = Expectation::new(&[0xcc; 31]).expect("31 bytes fit");
+        assert!(full.enabled() && full.len() == 31 && full.reserved() == 0);
+        let one = Expectation::new(&[0x90]).expect("one byte fits");
+        assert_eq!((one.flags, one.data[0], one.data[1]), (3, 0x90, 0));
+    }
+}
