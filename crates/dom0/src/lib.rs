@@ -1,1 +1,22 @@
-//! To be written.
+//! Xen's hypercalls from dom0, through the kernel's privcmd driver.
+//!
+//! *What it is*: the live-patch operations of the sysctl hypercall and the
+//! questions of the version hypercall, without any of Xen's own libraries.
+//! The sysctl interface version is negotiated with the running hypervisor, so
+//! that one binary serves Xen 4.13 to 4.22.
+//!
+//! *What it trusts*: the kernel's driver, to lock the pages of its buffers.
+//!
+//! *What it guarantees*: every buffer that the hypervisor writes to outlives
+//! the call and is as large as the call says; what comes back is read with
+//! bounds. `unsafe` is only in `privcmd`.
+#![deny(unsafe_code)]
+
+mod livepatch;
+mod privcmd;
+mod version;
+
+pub use livepatch::{Action, Livepatch, Payload, State, Status};
+pub use privcmd::{Hypervisor, OpenError, Privcmd};
+pub use version::{VersionInfo, version_info};
+pub use xsplice_abi::errno::Errno;

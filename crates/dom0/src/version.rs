@@ -1,0 +1,74 @@
+//! What a hypervisor says about itself.
+
+use crate::privcmd::Hypervisor;
+use xsplice_abi::errno::Errno;
+use xsplice_abi::sysctl::version;
+
+/// The answers of the `xen_version` hypercall.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct VersionInfo {
+    /// Major version.
+    pub major: u16,
+    /// Minor version.
+    pub minor: u16,
+    /// What follows the two numbers.
+    pub extra: String,
+    /// The compiler.
+    pub compiler: String,
+    /// Who compiled it.
+    pub compiled_by: String,
+    /// When it was compiled.
+    pub compile_date: String,
+    /// Revision of the source.
+    pub changeset: String,
+    /// Build-id in hexadecimal; `None` if it has none.
+    pub build_id: Option<String>,
+}
+
+/// Asks the hypervisor who it is.
+///
+/// # Errors
+/// The hypervisor's error.
+pub fn version_info<H: Hypervisor>(hypervisor: &H) -> Result<VersionInfo, Errno> {
+    let number = hypervisor.call(version::HYPERCALL, [version::VERSION, 0], &mut [])?;
+    let half = |shift: u32| u16::try_from((number >> shift) & 0xffff).unwrap_or(0);
+    let compile = ask(hypervisor, version::COMPILE_INFO, 144)?;
+    Ok(VersionInfo {
+        major: half(16),
+        minor: half(0),
+        extra: text(&ask(hypervisor, version::EXTRA_VERSION, 16)?),
+        compiler: text(&compile[..64]),
+        compiled_by: text(&compile[64..80]),
+        compile_date: text(&compile[112..]),
+        changeset: text(&ask(hypervisor, version::CHANGESET, 64)?),
+        build_id: build_id(hypervisor)?,
+    })
+}
+
+fn build_id<H: Hypervisor>(hypervisor: &H) -> Result<Option<String>, Errno> {
+    const ROOM: u32 = 1024;
+    let mut buffer = hypervisor.buffer(4 + ROOM as usize)?;
+    buffer.as_mut()[..4].copy_from_slice(&ROOM.to_le_bytes());
+    let address = hypervisor.address(&buffer);
+    match hypervisor.call(version::HYPERCALL, [version::BUILD_ID, address], &mut [&mut buffer]) {
+        Ok(length) => {
+            let length = usize::try_from(length).unwrap_or(0);
+            let id = buffer.as_ref()[4..].get(..length).unwrap_or_default();
+            Ok(Some(id.iter().map(|b| format!("{b:02x}")).collect()))
+        }
+        Err(Errno::ENODATA | Errno::ENOSYS) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn ask<H: Hypervisor>(hypervisor: &H, question: u64, size: usize) -> Result<Vec<u8>, Errno> {
+    let mut buffer = hypervisor.buffer(size)?;
+    let address = hypervisor.address(&buffer);
+    hypervisor.call(version::HYPERCALL, [question, address], &mut [&mut buffer])?;
+    Ok(buffer.as_ref().to_vec())
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
