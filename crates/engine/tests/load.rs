@@ -1,0 +1,453 @@
+//! What loads, and what each kind of mistake gives: which error, which result.
+
+mod common;
+
+use common::{
+    ENDBR_TARGET, Func, INIT, OWN_ID, Payload, TARGET, TEXT, XEN_ID, func, load, load_on,
+};
+use object::SectionKind;
+use xsplice_abi::payload::section;
+use xsplice_engine::{Errno, Problem, Severity, Stack};
+
+const R_64: u32 = 1;
+const R_PC32: u32 = 2;
+const R_PLT32: u32 = 4;
+const R_32S: u32 = 11;
+
+/// Asserts that the payload is refused, for a reason among others, with `errno`.
+#[track_caller]
+fn refused(payload: &Payload, errno: Errno, reason: impl Fn(&Problem) -> bool) {
+    let refusal = load(&payload.bytes()).expect_err("this payload should be refused");
+    assert!(
+        refusal.problems.iter().any(reason),
+        "another reason: {refusal}"
+    );
+    assert_eq!(refusal.errno(), errno, "{refusal}");
+}
+
+/// Asserts that the payload loads, but does not apply, with `errno`.
+#[track_caller]
+fn not_applied(payload: &Payload, errno: Errno) {
+    let verified = load(&payload.bytes()).unwrap_or_else(|refusal| panic!("{refusal}"));
+    assert!(!verified.applies());
+    let problem = &verified.problems()[0];
+    assert_eq!(
+        (problem.severity(), problem.errno()),
+        (Severity::NotApplied, errno)
+    );
+}
+
+macro_rules! is {
+    ($($pattern:tt)*) => { |problem: &Problem| matches!(problem, Problem::$($pattern)*) };
+}
+
+#[test]
+fn a_good_payload_loads_and_applies() {
+    let mut payload = Payload::new(&[func("target")]);
+    let (text, code) = (payload.text, payload.new_code);
+    let helper = payload.symbol("file.c#local", None);
+    payload.relocation(text, 4, R_PLT32, helper, -4);
+    payload.relocation(text, 8, R_64, code, 0);
+    let verified = load(&payload.bytes()).unwrap_or_else(|refusal| panic!("{refusal}"));
+    assert!(verified.applies() && verified.problems().is_empty() && verified.can_reapply());
+    assert_eq!(verified.build_id(), OWN_ID);
+    let [function] = verified.functions() else {
+        panic!("one function")
+    };
+    assert_eq!(
+        (function.name.as_str(), function.old_addr),
+        ("target", TARGET)
+    );
+    assert_eq!((function.old_size, function.new_size), (32, 16));
+    assert_eq!(function.patch_offset, 0);
+}
+
+#[test]
+fn a_trampoline_goes_behind_endbr() {
+    let payload = Payload::new(&[func("endbr_target")]);
+    let verified = load(&payload.bytes()).unwrap();
+    assert_eq!(verified.functions()[0].old_addr, ENDBR_TARGET);
+    assert_eq!(verified.functions()[0].patch_offset, 4);
+    refused(
+        &Payload::new(&[func("endbr_target").with(|f| f.old_size.set(8))]),
+        Errno::EINVAL,
+        is!(TooSmall {
+            needed: 9,
+            old_size: 8,
+            ..
+        }),
+    );
+    assert!(load(&Payload::new(&[func("target").with(|f| f.old_size.set(5))]).bytes()).is_ok());
+}
+
+#[test]
+fn function_records() {
+    let cases: [(Func, Errno, fn(&Problem) -> bool); 11] = [
+        (
+            func("target").with(|f| f.version = 1),
+            Errno::EOPNOTSUPP,
+            is!(FuncVersion { .. }),
+        ),
+        (
+            func("target").with(|f| f.old_size.set(0)),
+            Errno::EINVAL,
+            is!(NoOldSize { .. }),
+        ),
+        (
+            func("target").with(|f| f.old_size.set(4)),
+            Errno::EINVAL,
+            is!(TooSmall { .. }),
+        ),
+        (func("nowhere"), Errno::ENOENT, is!(UnknownFunction { .. })),
+        (func(""), Errno::EINVAL, is!(FuncName { .. })),
+        (
+            func("at_boot"),
+            Errno::EINVAL,
+            is!(OldInit { addr: INIT, .. }),
+        ),
+        (
+            func("x").with(|f| f.old_addr.set(0x1000)),
+            Errno::EINVAL,
+            is!(OldAddress { .. }),
+        ),
+        (
+            func("target")
+                .nop()
+                .with(|f| f.new_addr.set(TARGET.wrapping_add(1 << 40))),
+            Errno::EOVERFLOW,
+            is!(Distance { .. }),
+        ),
+        (
+            func("target").nop().with(|f| f.new_size.set(32)),
+            Errno::EOPNOTSUPP,
+            is!(NopTooLong { .. }),
+        ),
+        (
+            func("target").nop().with(|f| f.old_size.set(15)),
+            Errno::EINVAL,
+            is!(NopPastEnd { .. }),
+        ),
+        (
+            func("endbr_target").nop().with(|f| f.new_size.set(3)),
+            Errno::EINVAL,
+            is!(NopInEndbr { .. }),
+        ),
+    ];
+    for (function, errno, reason) in cases {
+        refused(&Payload::new(&[function]), errno, reason);
+    }
+    let longest = func("target").nop().with(|f| f.new_size.set(31));
+    assert!(load(&Payload::new(&[longest]).bytes()).unwrap().applies());
+}
+
+#[test]
+fn functions_must_not_overlap() {
+    let next = |at| func("next").with(|f| f.old_addr.set(TARGET + at));
+    refused(
+        &Payload::new(&[next(31), func("target")]),
+        Errno::EINVAL,
+        is!(FuncOverlap {
+            first: 1,
+            second: 0,
+            ..
+        }),
+    );
+    assert!(load(&Payload::new(&[next(32), func("target")]).bytes()).is_ok());
+}
+
+#[test]
+fn expectations() {
+    let good = Payload::new(&[func("target").expecting(&[0xcc; 31])]);
+    assert!(load(&good.bytes()).unwrap().applies());
+    not_applied(
+        &Payload::new(&[func("target").expecting(&[0xcc, 0xcd])]),
+        Errno::EINVAL,
+    );
+    let long = func("target")
+        .expecting(&[0xcc; 31])
+        .with(|f| f.old_size.set(30));
+    not_applied(&Payload::new(&[long]), Errno::ERANGE);
+    let reserved = func("target")
+        .expecting(&[0xcc])
+        .with(|f| f.expect.flags |= 0x80);
+    not_applied(&Payload::new(&[reserved]), Errno::EINVAL);
+}
+
+#[test]
+fn dependencies() {
+    let notes = [section::BUILD_ID, section::DEPENDS, section::XEN_DEPENDS];
+    for missing in notes {
+        let mut payload = Payload::bare();
+        for name in notes.into_iter().filter(|name| *name != missing) {
+            payload.note(name, &XEN_ID);
+        }
+        refused(
+            &payload,
+            Errno::EINVAL,
+            |problem| matches!(problem, Problem::Missing { name } if *name == missing),
+        );
+    }
+    let mut twice = Payload::new(&[func("target")]);
+    twice.note(section::DEPENDS, &XEN_ID);
+    refused(&twice, Errno::EINVAL, is!(Duplicate { .. }));
+
+    let mut other = Payload::bare();
+    other.note(section::XEN_DEPENDS, &[9; 20]);
+    refused(&other, Errno::EINVAL, is!(OtherHypervisor { .. }));
+
+    let mut bad = Payload::bare();
+    bad.section(section::BUILD_ID, SectionKind::ReadOnlyData, &[1; 16], 4);
+    refused(&bad, Errno::EINVAL, is!(Note { .. }));
+}
+
+#[test]
+fn a_stack_of_payloads() {
+    let mut stack = Stack::new();
+    let mut first = Payload::new(&[func("target")]);
+    let text = first.text;
+    first.symbol("helper", Some((text, 8)));
+    stack.push(load(&first.bytes()).unwrap());
+    assert!(stack.loaded()[0].applied());
+
+    let again = load_on(&stack, &first.bytes()).unwrap_err();
+    assert_eq!(again.errno(), Errno::EEXIST);
+    assert!(again.problems.iter().any(is!(BuildIdLoaded { .. })));
+    assert!(again.problems.iter().any(is!(DuplicateSymbol { .. })));
+
+    // The second one calls the first one's helper, and sees its trampoline.
+    let second = |depends: &[u8], expect: &[u8]| {
+        let mut payload = Payload::bare();
+        payload.note(section::BUILD_ID, &[0x33; 20]);
+        payload.note(section::DEPENDS, depends);
+        payload.note(section::XEN_DEPENDS, &XEN_ID);
+        let text = payload.text;
+        let helper = payload.symbol("helper", None);
+        payload.relocation(text, 4, R_PC32, helper, -4);
+        let funcs = Payload::record(&func("target").expecting(expect));
+        payload.section(section::MODINFO, SectionKind::ReadOnlyData, b"a=b\0", 1);
+        let section = payload.section(section::FUNCS, SectionKind::Data, &funcs, 8);
+        let code = payload.new_code;
+        payload.relocation(section, 8, R_64, code, 0);
+        payload
+    };
+    let good = load_on(&stack, &second(&OWN_ID, &[0xe9]).bytes()).unwrap();
+    assert!(good.applies(), "{:?}", good.problems());
+    assert_eq!(good.metadata(), ["a=b"]);
+    let untouched = load_on(&stack, &second(&OWN_ID, &[0xcc]).bytes()).unwrap();
+    assert!(untouched.problems().iter().any(is!(Expectation { .. })));
+    let base = load_on(&stack, &second(&XEN_ID, &[0xe9]).bytes()).unwrap();
+    assert!(
+        base.problems()
+            .iter()
+            .any(is!(Depends { replaces: true, .. }))
+    );
+    refused(
+        &second(&XEN_ID, &[0xcc]),
+        Errno::ENOENT,
+        is!(UnknownSymbol { .. }),
+    );
+}
+
+#[test]
+fn relocations() {
+    // Whether a relocation is refused, at offset 12 of 16 bytes of text.
+    let with = |r_type, symbol: &str, addend| {
+        let mut payload = Payload::new(&[func("target")]);
+        let (text, symbol) = (payload.text, payload.symbol(symbol, None));
+        payload.relocation(text, 12, r_type, symbol, addend);
+        payload
+    };
+    refused(
+        &with(R_64, "target", 0),
+        Errno::EINVAL,
+        is!(RelocationOffset { offset: 12, .. }),
+    );
+    refused(
+        &with(99, "target", 0),
+        Errno::EOPNOTSUPP,
+        is!(UnknownRelocation { r_type: 99, .. }),
+    );
+    refused(
+        &with(R_32S, "target", 0),
+        Errno::EOPNOTSUPP,
+        is!(StockRelocation { .. }),
+    );
+    refused(
+        &with(R_PC32, "target", 1 << 32),
+        Errno::EOVERFLOW,
+        is!(Overflow { .. }),
+    );
+    refused(
+        &with(R_PC32, "unknown", 0),
+        Errno::ENOENT,
+        is!(UnknownSymbol { .. }),
+    );
+    refused(
+        &with(R_PC32, "at_boot", 0),
+        Errno::EINVAL,
+        is!(InitReference { addr: INIT, .. }),
+    );
+    assert!(load(&with(R_PC32, "target", 0).bytes()).is_ok());
+}
+
+#[test]
+fn symbols() {
+    let mut payload = Payload::new(&[func("target")]);
+    let text = payload.text;
+    payload.symbol("target", Some((text, 4)));
+    refused(&payload, Errno::EEXIST, is!(DuplicateSymbol { .. }));
+    let mut payload = Payload::new(&[func("target")]);
+    payload.symbol(&"x".repeat(128), Some((payload.text, 4)));
+    refused(&payload, Errno::EINVAL, is!(LongSymbol { length: 128, .. }));
+    let mut payload = Payload::new(&[func("target")]);
+    payload.symbol(&"x".repeat(127), Some((payload.text, 4)));
+    assert!(load(&payload.bytes()).is_ok());
+}
+
+#[test]
+fn sections() {
+    refused(&Payload::new(&[]), Errno::EINVAL, is!(NothingToDo));
+    let mut payload = Payload::new(&[func("target")]);
+    let section = payload.section(".wx", SectionKind::Data, &[0; 8], 8);
+    payload.set_flags(section, 7);
+    refused(&payload, Errno::EOPNOTSUPP, is!(WritableText { .. }));
+
+    let table = |name, size: usize| {
+        let mut payload = Payload::new(&[func("target")]);
+        payload.section(name, SectionKind::ReadOnlyData, &vec![1; size], 1);
+        payload
+    };
+    refused(
+        &table(".bug_frames.0", 12),
+        Errno::EINVAL,
+        is!(EntrySize { size: 12, .. }),
+    );
+    refused(&table(".ex_table", 4), Errno::EINVAL, is!(EntrySize { .. }));
+    refused(&table(".ex_table", 8), Errno::EINVAL, is!(ExTable { .. }));
+    refused(&table(".modinfo", 3), Errno::EINVAL, is!(Metadata { .. }));
+    refused(
+        &table(".altinstructions", 14),
+        Errno::EINVAL,
+        is!(AlternativesAlone { .. }),
+    );
+    refused(
+        &table(section::HOOKS_LOAD, 12),
+        Errno::EINVAL,
+        is!(EntrySize { .. }),
+    );
+    refused(
+        &table(section::HOOKS_LOAD, 16),
+        Errno::EINVAL,
+        is!(HookAddress { index: 1, .. }),
+    );
+    refused(
+        &table(section::HOOKS_APPLY, 16),
+        Errno::EINVAL,
+        is!(EntrySize { .. }),
+    );
+    assert!(load(&table(".bug_frames.3", 16).bytes()).is_ok());
+    let mut alternatives = table(".altinstructions", 13);
+    alternatives.section(".altinstr_replacement", SectionKind::Text, &[0x90; 4], 1);
+    refused(
+        &alternatives,
+        Errno::EINVAL,
+        is!(EntrySize { size: 13, .. }),
+    );
+}
+
+#[test]
+fn alternatives() {
+    // An entry for `len` bytes at offset `orig` of the new code.
+    let with = |orig: i64, len: u8, repl_len: u8| {
+        let mut payload = Payload::new(&[func("target")]);
+        let entry = [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, len, repl_len, 0, 0];
+        let table = payload.section(".altinstructions", SectionKind::ReadOnlyData, &entry, 1);
+        let replacements =
+            payload.section(".altinstr_replacement", SectionKind::Text, &[0x90; 4], 1);
+        let replacement = payload.object.section_symbol(replacements);
+        let code = payload.new_code;
+        payload.relocation(table, 0, R_PC32, code, orig);
+        payload.relocation(table, 4, R_PC32, replacement, 0);
+        payload
+    };
+    assert!(load(&with(0, 4, 4).bytes()).unwrap().applies());
+    refused(&with(0, 3, 4), Errno::EINVAL, is!(AlternativeLength { .. }));
+    refused(
+        &with(0, 5, 5),
+        Errno::EINVAL,
+        is!(AlternativeRepl { len: 5, .. }),
+    );
+    refused(&with(-1, 4, 4), Errno::EINVAL, is!(AlternativeOrig { .. }));
+    refused(
+        &with(0x1000, 4, 4),
+        Errno::EINVAL,
+        is!(AlternativeOrig { .. }),
+    );
+}
+
+#[test]
+fn hooks_alone_are_enough() {
+    let mut payload = Payload::new(&[]);
+    let hooks = payload.section(section::HOOKS_LOAD, SectionKind::Data, &[0; 8], 8);
+    let code = payload.new_code;
+    payload.relocation(hooks, 0, R_64, code, 0);
+    let verified = load(&payload.bytes()).unwrap();
+    assert!(verified.applies() && verified.functions().is_empty());
+    assert!(
+        !verified.can_reapply(),
+        "the list of hooks is writable data"
+    );
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let mut payload = Payload::new(&[func("nowhere"), func("target").with(|f| f.version = 7)]);
+    let (text, unknown) = (payload.text, payload.symbol("unknown", None));
+    payload.relocation(text, 0, R_PC32, unknown, 0);
+    payload.section(".ex_table", SectionKind::ReadOnlyData, &[0; 3], 1);
+    let refusal = load(&payload.bytes()).unwrap_err();
+    assert_eq!(refusal.problems.len(), 4, "{refusal}");
+    assert_eq!(refusal.errno(), Errno::ENOENT);
+}
+
+#[test]
+fn files_that_are_no_payloads() {
+    let reason = |file: &[u8]| load(file).unwrap_err().problems.remove(0);
+    assert!(matches!(reason(b""), Problem::FileSize { size: 0, .. }));
+    assert!(matches!(
+        reason(&vec![0; (2 << 20) + 1]),
+        Problem::FileSize { .. }
+    ));
+    assert!(matches!(reason(b"#!/bin/sh"), Problem::NotElf));
+    assert!(matches!(
+        reason(b"\x7fELF"),
+        Problem::HeaderCutOff { size: 4 }
+    ));
+    let good = Payload::new(&[func("target")]).bytes();
+    let with = |at: usize, byte: u8| {
+        let mut file = good.clone();
+        file[at] = byte;
+        reason(&file)
+    };
+    assert!(matches!(
+        with(4, 1),
+        Problem::Machine { field: "class", .. }
+    ));
+    assert!(matches!(
+        with(18, 183),
+        Problem::Machine {
+            field: "machine",
+            value: 183
+        }
+    ));
+    assert!(matches!(
+        with(16, 2),
+        Problem::Header {
+            field: "e_type",
+            value: 2,
+            ..
+        }
+    ));
+    assert!(matches!(with(61, 4), Problem::SectionTable { .. }));
+    assert_eq!(TEXT % 0x1000, 0);
+}
