@@ -37,6 +37,8 @@ fn not_applied(payload: &Payload, errno: Errno) {
     );
 }
 
+type Reason = fn(&Problem) -> bool;
+
 macro_rules! is {
     ($($pattern:tt)*) => { |problem: &Problem| matches!(problem, Problem::$($pattern)*) };
 }
@@ -82,7 +84,7 @@ fn a_trampoline_goes_behind_endbr() {
 
 #[test]
 fn function_records() {
-    let cases: [(Func, Errno, fn(&Problem) -> bool); 11] = [
+    let cases: [(Func, Errno, Reason); 11] = [
         (
             func("target").with(|f| f.version = 1),
             Errno::EOPNOTSUPP,

@@ -76,9 +76,9 @@ impl Host for Hypervisor {
 }
 
 pub(crate) fn load_on(stack: &Stack, file: &[u8]) -> Result<Verified, Refusal> {
-    let host = Hypervisor::new();
+    static HOST: LazyLock<Hypervisor> = LazyLock::new(Hypervisor::new);
     Loader {
-        host: &host,
+        host: &*HOST,
         stack,
         policy: Policy::Stock,
     }
