@@ -1,21 +1,30 @@
 //! The admin commands: upload, apply, revert, replace, unload, load, list, info.
 
-use std::process::ExitCode;
+mod classic;
+mod commands;
+mod payload_file;
 
-#[derive(clap::Subcommand)]
-pub(crate) enum Command {
-    /// List the payloads that the hypervisor holds.
-    List,
+pub(crate) use classic::{called_as_xen_livepatch, xen_livepatch};
+pub(crate) use commands::{Command, run};
+
+use xsplice_dom0::Action;
+
+/// Upper bound for a rendezvous, in milliseconds, as the classic tool has it.
+const TIMEOUT_MS: u32 = 30;
+
+/// What messages call an action.
+fn verb(action: Action) -> &'static str {
+    match action {
+        Action::Apply => "apply",
+        Action::Revert => "revert",
+        Action::Replace => "replace",
+        Action::Unload => "unload",
+    }
 }
 
-pub(crate) fn called_as_xen_livepatch() -> bool {
-    false
-}
-
-pub(crate) fn xen_livepatch() -> ExitCode {
-    ExitCode::FAILURE
-}
-
-pub(crate) fn run(_command: &Command, _json: bool) -> ExitCode {
-    ExitCode::FAILURE
+/// The name of a payload that is loaded from `path`: the file's, without what
+/// follows its last dot.
+fn name_of(path: &std::path::Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    name.rsplit_once('.').map_or(name.clone(), |(stem, _)| stem.to_owned())
 }

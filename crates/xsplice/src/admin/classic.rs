@@ -1,0 +1,297 @@
+//! The tool under its classic name, `xen-livepatch`: the syntax, output text
+//! and exit codes that scripts rely on.
+//!
+//! One thing differs on purpose: where the classic tool exits with 0 although
+//! it cannot open the hypervisor's interface, this one exits with 1.
+
+use super::{TIMEOUT_MS, name_of};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use xsplice_abi::sysctl::NAME_SIZE;
+use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State};
+
+const USAGE: &str = "\
+xen-livepatch: live patching tool
+Usage: xen-livepatch <command> [args] [command-flags]
+ <name> An unique name of payload. Up to 128 characters.
+Commands:
+  help                   display this help
+  upload <name> <file>   upload file <file> with <name> name
+  list                   list payloads uploaded.
+  apply <name> [flags]   apply <name> patch.
+    Supported flags:
+      --nodeps           Disable inter-module buildid dependency check.
+                         Check only against hypervisor buildid.
+  revert <name>          revert name <name> patch.
+  replace <name>         apply <name> patch and revert all others.
+  unload <name>          unload name <name> patch.
+  load <file> [flags]    upload and apply <file> with name as the <file> name
+    Supported flags:
+      --nodeps           Disable inter-module buildid dependency check.
+                         Check only against hypervisor buildid.
+";
+
+/// In the order in which a shortened command is looked up.
+const COMMANDS: [&str; 8] =
+    ["help", "list", "upload", "load", "apply", "revert", "unload", "replace"];
+
+/// Why a command did not do what it was to do; the words are printed already.
+enum Failure {
+    Errno(Errno),
+    Other,
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Whether the executable was called by the classic name.
+pub(crate) fn called_as_xen_livepatch() -> bool {
+    let name = std::env::args_os().next().unwrap_or_default();
+    Path::new(&name).file_name().is_some_and(|name| name == "xen-livepatch")
+}
+
+/// The classic tool's `main`.
+pub(crate) fn xen_livepatch() -> ExitCode {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    let Some((word, rest)) = arguments.split_first() else {
+        eprint!("{USAGE}");
+        return ExitCode::SUCCESS;
+    };
+    let Some(command) = COMMANDS.iter().find(|c| c.starts_with(word.as_str())) else {
+        eprintln!("Unrecognised command '{word}' -- try 'xen-livepatch help'");
+        return ExitCode::FAILURE;
+    };
+    let Ok(hypervisor) = Privcmd::open() else {
+        eprintln!("failed to get the handler");
+        return ExitCode::FAILURE;
+    };
+    let tool = Tool { hypervisor: &hypervisor };
+    match tool.run(command, rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Errno(Errno::EAGAIN | Errno::EBUSY)) => ExitCode::from(2),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+struct Tool<'a> {
+    hypervisor: &'a Privcmd,
+}
+
+impl Tool<'_> {
+    fn run(&self, command: &str, arguments: &[String]) -> Outcome {
+        match command {
+            "help" => {
+                eprint!("{USAGE}");
+                Ok(())
+            }
+            "list" => self.list(arguments),
+            "upload" => self.upload(arguments),
+            "load" => self.load(arguments),
+            "apply" => self.action(Action::Apply, arguments),
+            "revert" => self.action(Action::Revert, arguments),
+            "unload" => self.action(Action::Unload, arguments),
+            _ => self.action(Action::Replace, arguments),
+        }
+    }
+
+    fn livepatch(&self) -> Result<Livepatch<'_, Privcmd>, Errno> {
+        Livepatch::negotiate(self.hypervisor)
+    }
+
+    fn list(&self, arguments: &[String]) -> Outcome {
+        if !arguments.is_empty() {
+            return usage();
+        }
+        let payloads = self
+            .livepatch()
+            .and_then(|l| l.list())
+            .map_err(|errno| failed("Failed to get list sizes.", errno))?;
+        if payloads.is_empty() {
+            say("Nothing to list\n");
+            return Ok(());
+        }
+        say(" ID                                     | status     | metadata\n\
+             ----------------------------------------+------------+---------------\n");
+        for payload in payloads {
+            let state = state_name(payload.status.state);
+            let result = match payload.status.rc {
+                0 => String::new(),
+                rc => format!(" ({}, {})", rc.wrapping_neg(), Errno(rc.wrapping_neg())),
+            };
+            let metadata = payload.metadata.join(";");
+            say(&format!("{:<40}| {state}{result}    | {metadata}\n", payload.name));
+        }
+        Ok(())
+    }
+
+    fn upload(&self, arguments: &[String]) -> Outcome {
+        let [name, path] = arguments else { return usage() };
+        check_name(name)?;
+        let mut file = File::open(path)
+            .map_err(|e| failed(&format!("Could not open {path}."), errno_of(&e)))?;
+        let mut data = Vec::new();
+        let read = file.read_to_end(&mut data);
+        if let Err(error) = read {
+            return Err(failed(&format!("Could not map {path}."), errno_of(&error)));
+        }
+        if data.is_empty() {
+            return Err(failed(&format!("Could not map {path}."), Errno::EINVAL));
+        }
+        say(&format!("Uploading {path}... "));
+        match self.livepatch().and_then(|l| l.upload(name, &data)) {
+            Ok(()) => {
+                say("completed\n");
+                Ok(())
+            }
+            Err(errno) => {
+                say("failed\n");
+                Err(error_line(errno))
+            }
+        }
+    }
+
+    fn load(&self, arguments: &[String]) -> Outcome {
+        let Some((path, flags)) = arguments.split_first() else { return usage() };
+        let name = name_of(Path::new(path));
+        self.upload(&[name.clone(), path.clone()])?;
+        let mut action = vec![name.clone()];
+        action.extend_from_slice(flags);
+        let outcome = self.action(Action::Apply, &action);
+        if outcome.is_err() {
+            // The words and the exit code are those of the failed apply.
+            let _ = self.action(Action::Unload, &[name]);
+        }
+        outcome
+    }
+
+    fn action(&self, action: Action, arguments: &[String]) -> Outcome {
+        let Some((name, flags)) = arguments.split_first() else { return usage() };
+        check_name(name)?;
+        let nodeps = parse_flags(action, flags)?;
+        let status = |name: &str| self.livepatch().and_then(|l| l.get(name));
+        let before = status(name)
+            .map_err(|errno| failed(&format!("Failed to get status of {name}."), errno))?;
+        if before.rc == -Errno::EAGAIN.0 {
+            eprintln!("Cannot execute {}.\nOperation already in progress.", super::verb(action));
+            return Err(Failure::Errno(Errno::EAGAIN));
+        }
+        let (allowed, expected) = match action {
+            Action::Apply | Action::Replace => (State::Checked, Some(State::Applied)),
+            Action::Revert => (State::Applied, Some(State::Checked)),
+            Action::Unload => (State::Checked, None),
+        };
+        if Some(before.state) == expected {
+            say("No action needed.\n");
+            return Ok(());
+        }
+        if before.state != allowed {
+            return wrong_state(name, before.state, allowed);
+        }
+        let verb = match action {
+            Action::Apply => "Applying",
+            Action::Revert => "Reverting",
+            Action::Unload => "Unloading",
+            Action::Replace => "Replacing all live patches with",
+        };
+        say(&format!("{verb} {name}... "));
+        let started =
+            self.livepatch().and_then(|l| l.action(name, action, TIMEOUT_MS * 1_000_000, nodeps));
+        if let Err(errno) = started {
+            say("failed\n");
+            return Err(error_line(errno));
+        }
+        std::thread::sleep(Duration::from_millis((2 * TIMEOUT_MS).into()));
+        let after = match status(name) {
+            Ok(status) if status.rc == 0 => Ok(status.state),
+            Ok(status) => Err(Errno(status.rc.wrapping_neg())),
+            Err(errno) => Err(errno),
+        };
+        match (after, expected) {
+            (Err(Errno::EAGAIN), _) => {
+                say("failed\n");
+                eprintln!("Operation didn't complete.");
+                Err(Failure::Errno(Errno::EAGAIN))
+            }
+            (Ok(state), Some(expected)) if state == expected => {
+                say("completed\n");
+                Ok(())
+            }
+            (Err(Errno::ENOENT), None) => {
+                say("completed\n");
+                Ok(())
+            }
+            (Err(errno), _) => {
+                say("failed\n");
+                Err(error_line(errno))
+            }
+            (Ok(state), expected) => {
+                say("failed\n");
+                wrong_state(name, state, expected.unwrap_or(State::Unknown(0)))
+            }
+        }
+    }
+}
+
+fn usage() -> Outcome {
+    eprint!("{USAGE}");
+    Err(Failure::Other)
+}
+
+/// Prints at once, so that it stands before what the hypervisor says.
+fn say(text: &str) {
+    let mut out = std::io::stdout();
+    // As with the classic tool, a closed standard output changes nothing.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn failed(what: &str, errno: Errno) -> Failure {
+    eprintln!("{what}");
+    error_line(errno)
+}
+
+fn error_line(errno: Errno) -> Failure {
+    eprintln!("Error {}: {errno}", errno.0);
+    Failure::Errno(errno)
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno)
+}
+
+fn check_name(name: &str) -> Outcome {
+    if name.len() > NAME_SIZE {
+        eprintln!("ID must be no more than {NAME_SIZE} characters.");
+        return Err(Failure::Errno(Errno::EINVAL));
+    }
+    Ok(())
+}
+
+fn parse_flags(action: Action, flags: &[String]) -> Result<bool, Failure> {
+    for flag in flags {
+        if action != Action::Apply || flag != "--nodeps" {
+            eprintln!("Unsupported flag: {flag}.");
+            return Err(Failure::Errno(Errno::EINVAL));
+        }
+    }
+    Ok(!flags.is_empty())
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Checked => "CHECKED",
+        State::Applied => "APPLIED",
+        State::Unknown(_) => "unknown",
+    }
+}
+
+fn wrong_state(name: &str, current: State, expected: State) -> Outcome {
+    eprintln!(
+        "{name} is in the wrong state.\nCurrent state: {}\nExpected state: {}",
+        state_name(current),
+        state_name(expected)
+    );
+    Err(Failure::Other)
+}

@@ -1,0 +1,397 @@
+//! The commands under their own syntax.
+
+use super::{TIMEOUT_MS, name_of, payload_file, verb};
+use anyhow::{Context, anyhow, bail};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use xsplice_abi::sysctl::NAME_SIZE;
+use xsplice_dom0::{Action, Errno, Livepatch, Payload, Privcmd, State, version_info};
+
+/// The admin commands.
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Give the hypervisor a payload, without applying it.
+    Upload {
+        /// What it is to be called.
+        name: String,
+        /// The payload.
+        file: PathBuf,
+    },
+    /// Put a payload's functions in use.
+    #[command(after_help = "Example:\n  xsplice apply xsa-480")]
+    Apply {
+        /// The payload.
+        name: String,
+        /// Do not check which payloads it depends on, only the hypervisor.
+        #[arg(long)]
+        nodeps: bool,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Put the functions that a payload replaced back in use.
+    Revert {
+        /// The payload.
+        name: String,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Revert all payloads and apply this one, in one step.
+    Replace {
+        /// The payload.
+        name: String,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// Take a payload out of the hypervisor.
+    Unload {
+        /// The payload.
+        name: String,
+    },
+    /// Upload a payload and apply it; what fails leaves nothing behind.
+    #[command(after_help = "Example:\n  xsplice load xsa-480.livepatch")]
+    Load {
+        /// The payload.
+        file: PathBuf,
+        /// What it is to be called [default: the name of the file].
+        #[arg(long)]
+        name: Option<String>,
+        /// Do not check which payloads it depends on, only the hypervisor.
+        #[arg(long)]
+        nodeps: bool,
+        #[command(flatten)]
+        limits: Limits,
+    },
+    /// List the payloads that the hypervisor holds.
+    List,
+    /// Tell what hypervisor this host runs.
+    Info,
+}
+
+/// How long and how often to try.
+#[derive(clap::Args, Clone, Copy)]
+pub(crate) struct Limits {
+    /// How long the CPUs may take to come together, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = TIMEOUT_MS,
+          value_parser = clap::value_parser!(u32).range(1..=4294))]
+    timeout: u32,
+    /// How often to try again when they did not.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    retries: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { timeout: TIMEOUT_MS, retries: 5 }
+    }
+}
+
+pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
+    match execute(command) {
+        Ok(report) => {
+            if json {
+                println!("{:#}", report.value);
+            } else {
+                println!("{}", report.text);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let again = error
+                .downcast_ref::<Errno>()
+                .is_some_and(|e| matches!(*e, Errno::EAGAIN | Errno::EBUSY));
+            if json {
+                println!("{:#}", json!({ "error": format!("{error:#}"), "try_again": again }));
+            }
+            eprintln!("error: {error:#}");
+            if again { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+struct Report {
+    text: String,
+    value: Value,
+}
+
+fn done(name: &str, what: &str, state: Option<State>) -> Report {
+    Report { text: format!("{name}: {what}"), value: json!({ "name": name, "done": what, "state": state }) }
+}
+
+fn execute(command: &Command) -> anyhow::Result<Report> {
+    // What can be refused without the hypervisor is refused before it is asked.
+    let file = match command {
+        Command::Upload { name, file } => Some((name.clone(), payload_file::read(file)?)),
+        Command::Load { file, name, .. } => {
+            let name = name.clone().unwrap_or_else(|| name_of(file));
+            Some((name, payload_file::read(file)?))
+        }
+        _ => None,
+    };
+    match (command, &file) {
+        (Command::Apply { name, .. } | Command::Revert { name, .. }, _)
+        | (Command::Replace { name, .. } | Command::Unload { name }, _)
+        | (_, Some((name, _))) => check_name(name)?,
+        _ => {}
+    }
+    let hypervisor = Privcmd::open()?;
+    if matches!(command, Command::Info) {
+        return info(&hypervisor);
+    }
+    let livepatch = Livepatch::negotiate(&hypervisor).map_err(explain_interface)?;
+    match command {
+        Command::List => Ok(list(livepatch.list().map_err(explain_interface)?)),
+        Command::Apply { name, nodeps, limits } => {
+            act(&livepatch, name, Action::Apply, *nodeps, *limits)
+        }
+        Command::Revert { name, limits } => act(&livepatch, name, Action::Revert, false, *limits),
+        Command::Replace { name, limits } => act(&livepatch, name, Action::Replace, false, *limits),
+        Command::Unload { name } => {
+            act(&livepatch, name, Action::Unload, false, Limits::default())
+        }
+        Command::Upload { .. } | Command::Load { .. } | Command::Info => {
+            let Some((name, (data, identity))) = file else { bail!("no payload was read") };
+            check_belongs(&hypervisor, &identity)?;
+            livepatch.upload(&name, &data).map_err(|e| explain_upload(e, &name))?;
+            let Command::Load { nodeps, limits, .. } = command else {
+                return Ok(done(&name, "uploaded", Some(State::Checked)));
+            };
+            match act(&livepatch, &name, Action::Apply, *nodeps, *limits) {
+                Ok(report) => Ok(report),
+                Err(error) => {
+                    let unloaded =
+                        act(&livepatch, &name, Action::Unload, false, Limits::default());
+                    Err(match unloaded {
+                        Ok(_) => error.context(format!("{name} was unloaded again")),
+                        Err(_) => error.context(format!("{name} stays uploaded")),
+                    })
+                }
+            }
+        }
+    }
+}
+
+fn check_name(name: &str) -> anyhow::Result<()> {
+    if name.is_empty() || name.len() >= NAME_SIZE {
+        bail!("a payload's name has 1 to {} bytes, this one {}", NAME_SIZE - 1, name.len());
+    }
+    if let Some(bad) = name.chars().find(|c| c.is_control() || c.is_whitespace() || *c == '/') {
+        bail!("the name {name:?} has the character {bad:?}: use letters, digits, '-', '_', '.'");
+    }
+    Ok(())
+}
+
+fn check_belongs(hypervisor: &Privcmd, identity: &payload_file::Identity) -> anyhow::Result<()> {
+    let running = version_info(hypervisor).map_err(explain_interface)?.build_id;
+    let running = running.context(
+        "this hypervisor has no build-id, so nothing tells which payloads are made for it",
+    )?;
+    if running != identity.hypervisor {
+        let below = if identity.depends == identity.hypervisor {
+            String::new()
+        } else {
+            format!(", on top of the payload with build-id {}", identity.depends)
+        };
+        bail!(
+            "the payload is for the hypervisor with build-id {}{below}; \
+             this host runs {running}: use the payload that was built from its xen-syms",
+            identity.hypervisor
+        );
+    }
+    Ok(())
+}
+
+/// Starts an action, waits for its end, and tries again when the CPUs did not
+/// come together in time.
+fn act(
+    livepatch: &Livepatch<Privcmd>,
+    name: &str,
+    action: Action,
+    nodeps: bool,
+    limits: Limits,
+) -> anyhow::Result<Report> {
+    let missing = |e: Errno| match e {
+        Errno::ENOENT => anyhow!("{name}: the hypervisor holds no payload of this name; see `xsplice list`"),
+        other => explain_interface(other),
+    };
+    let wanted = match action {
+        Action::Apply | Action::Replace => Some(State::Applied),
+        Action::Revert => Some(State::Checked),
+        Action::Unload => None,
+    };
+    let before = livepatch.get(name).map_err(missing)?;
+    if Some(before.state) == wanted && before.rc != -Errno::EAGAIN.0 {
+        return Ok(done(name, "no action needed", wanted));
+    }
+    if action == Action::Unload && before.state == State::Applied {
+        bail!("{name} is applied: revert it before it is unloaded");
+    }
+    let mut tries = 0;
+    loop {
+        let result = once(livepatch, name, action, nodeps, limits);
+        match result {
+            Ok(()) => {
+                let what = match action {
+                    Action::Apply => "applied",
+                    Action::Revert => "reverted",
+                    Action::Replace => "applied, all others reverted",
+                    Action::Unload => "unloaded",
+                };
+                return Ok(done(name, what, wanted));
+            }
+            Err(Errno::EBUSY | Errno::EAGAIN) if tries < limits.retries => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(20 << tries.min(5)));
+            }
+            Err(errno) => return Err(explain_action(errno, name, action, tries, limits)),
+        }
+    }
+}
+
+fn once(
+    livepatch: &Livepatch<Privcmd>,
+    name: &str,
+    action: Action,
+    nodeps: bool,
+    limits: Limits,
+) -> Result<(), Errno> {
+    livepatch.action(name, action, limits.timeout * 1_000_000, nodeps)?;
+    // The rendezvous starts when every CPU has noticed; allow for that.
+    let end = Instant::now() + Duration::from_millis(u64::from(limits.timeout) * 2 + 1_000);
+    loop {
+        match livepatch.get(name) {
+            Ok(status) if status.rc == -Errno::EAGAIN.0 => {}
+            Ok(status) if status.rc == 0 => return Ok(()),
+            Ok(status) => return Err(Errno(status.rc.wrapping_neg())),
+            Err(Errno::ENOENT) if action == Action::Unload => return Ok(()),
+            Err(errno) => return Err(errno),
+        }
+        if Instant::now() >= end {
+            return Err(Errno::EAGAIN);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn explain_interface(errno: Errno) -> anyhow::Error {
+    let message = match errno {
+        Errno::ENOSYS | Errno::EOPNOTSUPP => {
+            "this hypervisor was built without live patching (CONFIG_LIVEPATCH)"
+        }
+        Errno::EACCES => {
+            "this hypervisor speaks a version of the sysctl interface that xsplice does not know \
+             (known: 0x12 to 0x16, Xen 4.13 to 4.22)"
+        }
+        Errno::EPERM => "this domain may not patch the hypervisor: only the control domain may",
+        _ => "the hypervisor refused",
+    };
+    anyhow::Error::new(ErrnoError(errno)).context(errno).context(message)
+}
+
+fn explain_upload(errno: Errno, name: &str) -> anyhow::Error {
+    let message = match errno {
+        Errno::EEXIST => format!(
+            "{name}: a payload of this name, or with this build-id or one of its symbols, is \
+             already loaded"
+        ),
+        Errno::ENOENT => format!(
+            "{name}: it refers to a symbol that neither the hypervisor nor a loaded payload has"
+        ),
+        Errno::EINVAL | Errno::EOPNOTSUPP => {
+            format!("{name}: the hypervisor refused it; its console says why (`xl dmesg`)")
+        }
+        _ => format!("{name}: the upload failed"),
+    };
+    anyhow::Error::new(ErrnoError(errno)).context(errno).context(message)
+}
+
+fn explain_action(errno: Errno, name: &str, action: Action, tries: u32, limits: Limits) -> anyhow::Error {
+    let verb = verb(action);
+    let message = match errno {
+        Errno::EBUSY | Errno::EAGAIN => format!(
+            "{name}: {verb} did not happen: the CPUs did not come together within {} ms in {} \
+             tries; try again, or give more time with --timeout",
+            limits.timeout,
+            tries + 1
+        ),
+        Errno::EINVAL => format!(
+            "{name}: the hypervisor refused to {verb} it: it depends on another payload, is not \
+             the topmost, or was reverted and has data of its own (then unload and load it again)"
+        ),
+        _ => format!("{name}: {verb} failed"),
+    };
+    anyhow::Error::new(ErrnoError(errno)).context(errno).context(message)
+}
+
+/// An error number at the root of a chain of explanations.
+#[derive(Debug)]
+struct ErrnoError(Errno);
+
+impl std::fmt::Display for ErrnoError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "error {}", self.0.0)
+    }
+}
+
+impl std::error::Error for ErrnoError {}
+
+fn list(payloads: Vec<Payload>) -> Report {
+    let value = json!({ "payloads": payloads });
+    if payloads.is_empty() {
+        return Report { text: "no payloads are loaded".to_owned(), value };
+    }
+    let lines: Vec<String> = payloads
+        .iter()
+        .map(|payload| {
+            let state = match payload.status.state {
+                State::Checked => "checked".to_owned(),
+                State::Applied => "applied".to_owned(),
+                State::Unknown(number) => format!("state {number}"),
+            };
+            let rc = match payload.status.rc {
+                0 => String::new(),
+                rc => format!(" (last action: {})", Errno(rc.wrapping_neg())),
+            };
+            format!("{:<32} {state}{rc}  {}", payload.name, payload.metadata.join("; ")).trim_end().to_owned()
+        })
+        .collect();
+    Report { text: lines.join("\n"), value }
+}
+
+fn info(hypervisor: &Privcmd) -> anyhow::Result<Report> {
+    let version = version_info(hypervisor).map_err(explain_interface)?;
+    let livepatch = Livepatch::negotiate(hypervisor).and_then(|l| Ok((l.interface_version(), l.list()?)));
+    let (built_in, interface, payloads) = match livepatch {
+        Ok((interface, payloads)) => ("yes".to_owned(), Some(interface.0), Some(payloads.len())),
+        Err(Errno::ENOSYS | Errno::EOPNOTSUPP) => ("no".to_owned(), None, None),
+        Err(errno) => (format!("unknown ({})", explain_interface(errno)), None, None),
+    };
+    let text = format!(
+        "version            {}.{}{}\n\
+         build-id           {}\n\
+         compiler           {}\n\
+         compiled           {} by {}\n\
+         changeset          {}\n\
+         live patching      {built_in}\n\
+         sysctl interface   {}\n\
+         payloads           {}",
+        version.major,
+        version.minor,
+        version.extra,
+        version.build_id.as_deref().unwrap_or("none"),
+        version.compiler,
+        version.compile_date,
+        version.compiled_by,
+        version.changeset,
+        interface.map_or("unknown".to_owned(), |v| format!("{v:#x}")),
+        payloads.map_or("unknown".to_owned(), |n| n.to_string()),
+    );
+    let value = json!({
+        "hypervisor": version,
+        "live_patching": built_in,
+        "sysctl_interface": interface,
+        "payloads": payloads,
+    });
+    Ok(Report { text, value })
+}

@@ -1,0 +1,55 @@
+//! Looking at a payload file before it goes to the hypervisor.
+
+use anyhow::{Context, bail};
+use object::read::elf::{FileHeader, SectionHeader};
+use object::{Endianness, elf};
+use std::path::Path;
+use xsplice_abi::note::parse_build_id;
+use xsplice_abi::payload::section;
+
+/// What a payload says about where it belongs.
+pub(super) struct Identity {
+    /// Build-id of the hypervisor that it was made for.
+    pub(super) hypervisor: String,
+    /// Build-id of what it goes on top of.
+    pub(super) depends: String,
+}
+
+/// Reads the payload at `path`.
+pub(super) fn read(path: &Path) -> anyhow::Result<(Vec<u8>, Identity)> {
+    let data = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let identity = identify(&data).with_context(|| path.display().to_string())?;
+    Ok((data, identity))
+}
+
+fn identify(data: &[u8]) -> anyhow::Result<Identity> {
+    if data.len() < 4 || data[..4] != elf::ELFMAG {
+        bail!("this is no ELF file, so it is no payload");
+    }
+    let header = elf::FileHeader64::<Endianness>::parse(data)
+        .context("the ELF header is damaged or cut short, or is for a 32-bit machine")?;
+    let endian = header.endian().context("the ELF header is damaged")?;
+    let machine = header.e_machine(endian);
+    if machine != elf::EM_X86_64 {
+        bail!("it is for another machine (ELF machine number {}, this is {})", machine.0, elf::EM_X86_64.0);
+    }
+    if header.e_type(endian) != elf::ET_REL {
+        bail!("it is an ELF file, but not a relocatable one as payloads are");
+    }
+    let sections = header
+        .sections(endian, data)
+        .context("the section table is not all there: is the file cut short?")?;
+    for section in sections.iter() {
+        section.data(endian, data).context("a section is not all there: is the file cut short?")?;
+    }
+    let id = |name: &str| -> anyhow::Result<String> {
+        let (_, section) = sections
+            .section_by_name(endian, name.as_bytes())
+            .with_context(|| format!("it has no section {name}: it is no payload, or a broken one"))?;
+        let note = section.data(endian, data)?;
+        let id = parse_build_id(note)
+            .with_context(|| format!("the section {name} holds no build-id"))?;
+        Ok(id.iter().map(|b| format!("{b:02x}")).collect())
+    };
+    Ok(Identity { hypervisor: id(section::XEN_DEPENDS)?, depends: id(section::DEPENDS)? })
+}
