@@ -107,7 +107,8 @@ impl Stack {
             .filter(|loaded| loaded.applied)
             .flat_map(|p| &p.writes)
         {
-            for (at, byte) in (addr..).zip(buf.iter_mut()) {
+            for (offset, byte) in (0..).zip(buf.iter_mut()) {
+                let at = addr.wrapping_add(offset);
                 if let Some([written]) = write.get(at, 1) {
                     *byte = *written;
                 }

@@ -211,6 +211,15 @@ fn a_stack_of_payloads() {
     stack.push(load(&first.bytes()).unwrap());
     assert!(stack.loaded()[0].applied());
 
+    // An address at the very end, read through what is applied.
+    let edge = Payload::new(&[func("").with(|f| f.name.set(u64::MAX))]);
+    let edge = load_on(&stack, &edge.bytes()).unwrap_err();
+    assert!(
+        edge.problems
+            .iter()
+            .any(is!(FuncName { addr: u64::MAX, .. }))
+    );
+
     let again = load_on(&stack, &first.bytes()).unwrap_err();
     assert_eq!(again.errno(), Errno::EEXIST);
     assert!(again.problems.iter().any(is!(BuildIdLoaded { .. })));

@@ -14,7 +14,7 @@ use xsplice_engine::{Host, Region};
 #[derive(Debug, Error)]
 pub enum Error {
     /// Not an ELF file, or a broken one.
-    #[error("this is not a usable ELF image ({0}); pass the xen-syms file of the hypervisor")]
+    #[error("this is not a usable ELF image; pass the xen-syms file of the hypervisor")]
     Elf(#[from] object::Error),
     /// Another kind of ELF file.
     #[error(
@@ -101,7 +101,10 @@ impl Image {
                 data,
             });
         }
-        let start = sections.iter().map(|section| section.range.start).min();
+        let text = sections
+            .iter()
+            .filter(|section| section.region == Region::Text);
+        let start = text.map(|section| section.range.start).min();
         let end = sections.iter().map(|section| section.range.end).max();
         let (Some(start), Some(end)) = (start, end) else {
             return Err(Error::NotAnImage);

@@ -362,9 +362,12 @@ impl Relocated<'_> {
                 .map(<[u8]>::to_vec);
         }
         let mut string = Vec::new();
-        for at in (addr..).take(MAX_NAME + 1) {
+        for offset in 0..=MAX_NAME as u64 {
             let mut byte = [0];
-            if !loader.stack.read(loader.host, at, &mut byte) {
+            if !loader
+                .stack
+                .read(loader.host, addr.wrapping_add(offset), &mut byte)
+            {
                 return None;
             }
             match byte {
