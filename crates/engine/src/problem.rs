@@ -467,7 +467,7 @@ pub enum Problem {
 
     // Tables and hooks.
     /// A hook that is not code (*stricter*).
-    #[error("{section}: hook {index} at {addr:#x} is not in the payload's text")]
+    #[error("{section}: hook {index} at {addr:#x} is not code")]
     HookAddress {
         section: SectionId,
         index: usize,

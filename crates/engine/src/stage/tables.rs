@@ -1,11 +1,12 @@
 //! The tables that the hypervisor uses while the payload is loaded: hooks, bug
 //! frames, alternatives, exceptions and the description.
 
-use super::Relocated;
+use super::{Loader, Relocated};
 use crate::elf::Section;
 use crate::format::{self, BUG_FRAMES, Bytes, HOOK_LISTS, HOOKS};
 use crate::problem::{Problem, Problems};
 use crate::x86_64::{ALTERNATIVE_SIZE, Alternative};
+use crate::{Host, Region};
 use xsplice_abi::payload::section;
 
 /// A section with the address and the bytes it has after relocation.
@@ -70,7 +71,11 @@ impl<'e> Relocated<'e> {
     }
 
     /// Hooks must be there where their sections are, and must be code.
-    pub(super) fn check_hooks(&self, problems: &mut Problems) -> bool {
+    pub(super) fn check_hooks(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        problems: &mut Problems,
+    ) -> bool {
         let mut any = false;
         for name in HOOK_LISTS.iter().chain(&HOOKS) {
             let Some(table) = self.table(name, problems) else {
@@ -93,7 +98,9 @@ impl<'e> Relocated<'e> {
             for (index, _, bytes) in table.entries(8, "a multiple of 8 (pointers)", problems) {
                 let addr = Bytes(bytes).u64(0).unwrap_or(0);
                 // Xen takes a single hook that is zero for one that is not there.
-                if !(self.in_text(addr, 1) || single && addr == 0) {
+                let code =
+                    self.in_text(addr, 1) || loader.stack.region(loader.host, addr) == Region::Text;
+                if !(code || single && addr == 0) {
                     let section = table.section.id();
                     problems.push(Problem::HookAddress {
                         section,

@@ -121,7 +121,7 @@ impl Relocated<'_> {
     pub fn verify(mut self, loader: &Loader<'_, impl Host>) -> Result<Verified, Refusal> {
         let mut problems = core::mem::take(&mut self.findings.problems);
         let functions = self.functions(loader, &mut problems);
-        let hooks = self.check_hooks(&mut problems);
+        let hooks = self.check_hooks(loader, &mut problems);
         if functions.is_none() && !hooks {
             problems.push(Problem::NothingToDo);
         }
