@@ -57,7 +57,7 @@ impl Image {
     /// Reads a `xen-syms` file.
     ///
     /// # Errors
-    /// [`Error`] when the file is no hypervisor image with symbols and build-id.
+    /// [`enum@Error`] when the file is no hypervisor image with symbols and build-id.
     pub fn parse(file: &[u8]) -> Result<Self, Error> {
         let file = ElfFile64::<LittleEndian>::parse(file)?;
         let (header, endian) = (file.elf_header(), file.endian());
