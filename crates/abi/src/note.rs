@@ -24,7 +24,9 @@ pub fn build_id_note(id: &[u8]) -> Vec<u8> {
 /// The build-id in the note `data`; `None` if it is another note or damaged.
 pub fn parse_build_id(data: &[u8]) -> Option<&[u8]> {
     let word = |at: usize| -> Option<u32> {
-        Some(u32::from_le_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
+        Some(u32::from_le_bytes(
+            data.get(at..at.checked_add(4)?)?.try_into().ok()?,
+        ))
     };
     let (owner_size, size, kind) = (word(0)?, word(4)?, word(8)?);
     if owner_size != 4 || kind != TYPE || data.get(12..16)? != OWNER || size == 0 {

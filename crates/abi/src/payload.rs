@@ -44,8 +44,9 @@ pub mod section {
 
 /// `struct livepatch_expectation`: what must be in memory where a function is
 /// to be patched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Expectation {
     /// Bit 0: enabled; bits 1 to 5: how many bytes of `data`; others zero.
@@ -61,7 +62,10 @@ impl Expectation {
         let length = u8::try_from(bytes.len()).ok().filter(|&l| l > 0)?;
         let mut data = [0; OPAQUE_SIZE];
         data.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(Self { flags: 1 | (length << 1), data })
+        Some(Self {
+            flags: 1 | (length << 1),
+            data,
+        })
     }
 
     /// Whether it is to be checked at all.
@@ -86,8 +90,9 @@ impl Expectation {
 }
 
 /// `struct livepatch_func`: one function to be patched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct LivepatchFunc {
     /// Address of the function's name.

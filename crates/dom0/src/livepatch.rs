@@ -34,7 +34,10 @@ impl From<sysctl::Status> for Status {
             sysctl::STATE_APPLIED => State::Applied,
             other => State::Unknown(other),
         };
-        Self { state, rc: status.rc.get() }
+        Self {
+            state,
+            rc: status.rc.get(),
+        }
     }
 }
 
@@ -78,7 +81,10 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
     /// patching is not built in.
     pub fn negotiate(hypervisor: &'a H) -> Result<Self, Errno> {
         for version in InterfaceVersion::ALL {
-            let livepatch = Self { hypervisor, version };
+            let livepatch = Self {
+                hypervisor,
+                version,
+            };
             match livepatch.sizes() {
                 Ok(_) => return Ok(livepatch),
                 Err(Errno::EACCES) => {}
@@ -116,7 +122,10 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
     /// `ENOENT` if there is none of this name, and others of the hypervisor.
     pub fn get(&self, name: &str) -> Result<Status, Errno> {
         let (mut name, descriptor) = self.name(name)?;
-        let request = sysctl::Get { name: descriptor, ..Default::default() };
+        let request = sysctl::Get {
+            name: descriptor,
+            ..Default::default()
+        };
         let (_, reply) = self.call(sysctl::GET, &request, &mut [&mut name])?;
         Ok(reply.status.into())
     }
@@ -187,12 +196,20 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
             let (_, reply) = self.call(sysctl::LIST, &ListV12::default(), &mut [])?;
             let count = reply.nr.get();
             let names = count.saturating_mul(u32::try_from(sysctl::NAME_SIZE).unwrap_or(u32::MAX));
-            Ok(Sizes { version: reply.version.get(), count, names, metadata: 0 })
+            Ok(Sizes {
+                version: reply.version.get(),
+                count,
+                names,
+                metadata: 0,
+            })
         }
     }
 
     fn list_once(&self, sizes: &Sizes) -> Result<Option<Vec<Payload>>, Errno> {
-        let room = |size: u32| self.hypervisor.buffer(usize::try_from(size).map_err(|_| Errno::E2BIG)?);
+        let room = |size: u32| {
+            self.hypervisor
+                .buffer(usize::try_from(size).map_err(|_| Errno::E2BIG)?)
+        };
         let count = sizes.count;
         let words = count.checked_mul(4).ok_or(Errno::E2BIG)?;
         let mut status = room(count.checked_mul(8).ok_or(Errno::E2BIG)?)?;
@@ -214,8 +231,13 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
                 request.name_total_size = sizes.names.into();
                 request.metadata_total_size = sizes.metadata.into();
             }
-            let buffers =
-                &mut [&mut status, &mut names, &mut name_sizes, &mut metadata, &mut metadata_sizes];
+            let buffers = &mut [
+                &mut status,
+                &mut names,
+                &mut name_sizes,
+                &mut metadata,
+                &mut metadata_sizes,
+            ];
             let (done, reply) = self.call(sysctl::LIST, &request, buffers)?;
             (done, reply.version.get(), reply.nr.get())
         } else {
@@ -236,15 +258,24 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         }
         let stride = (!self.version.has_flags_and_metadata()).then_some(sysctl::NAME_SIZE);
         let names = split(names.as_ref(), name_sizes.as_ref(), stride).ok_or(Errno::EINVAL)?;
-        let metadata = split(metadata.as_ref(), metadata_sizes.as_ref(), None).ok_or(Errno::EINVAL)?;
+        let metadata =
+            split(metadata.as_ref(), metadata_sizes.as_ref(), None).ok_or(Errno::EINVAL)?;
         let (status, _) = status.as_ref().as_chunks::<8>();
-        let payloads = names.iter().zip(&metadata).zip(status).map(|((name, metadata), status)| {
-            Payload {
+        let payloads = names
+            .iter()
+            .zip(&metadata)
+            .zip(status)
+            .map(|((name, metadata), status)| Payload {
                 name: text(name),
-                status: sysctl::Status::read_from_bytes(status).unwrap_or_default().into(),
-                metadata: metadata.split(|&b| b == 0).filter(|t| !t.is_empty()).map(text).collect(),
-            }
-        });
+                status: sysctl::Status::read_from_bytes(status)
+                    .unwrap_or_default()
+                    .into(),
+                metadata: metadata
+                    .split(|&b| b == 0)
+                    .filter(|t| !t.is_empty())
+                    .map(text)
+                    .collect(),
+            });
         Ok(Some(payloads.collect()))
     }
 
@@ -277,7 +308,10 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
             cmd: sysctl::LIVEPATCH_OP.into(),
             interface_version: self.version.0.into(),
         };
-        let op = Op { cmd: cmd.into(), ..Default::default() };
+        let op = Op {
+            cmd: cmd.into(),
+            ..Default::default()
+        };
         let mut buffer = self.hypervisor.buffer(sysctl::SYSCTL_SIZE)?;
         let bytes = buffer.as_mut();
         bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
@@ -286,7 +320,9 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         let address = self.hypervisor.address(&buffer);
         let mut all: Vec<&mut H::Buffer> = buffers.iter_mut().map(|b| &mut **b).collect();
         all.push(&mut buffer);
-        let result = self.hypervisor.call(sysctl::HYPERCALL, [address, 0], &mut all)?;
+        let result = self
+            .hypervisor
+            .call(sysctl::HYPERCALL, [address, 0], &mut all)?;
         let reply = T::read_from_bytes(&buffer.as_ref()[START..START + size_of::<T>()]);
         Ok((result, reply.map_err(|_| Errno::EINVAL)?))
     }
@@ -316,5 +352,7 @@ fn split<'d>(data: &'d [u8], sizes: &[u8], stride: Option<usize>) -> Option<Vec<
 }
 
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
+    String::from_utf8_lossy(bytes)
+        .trim_end_matches('\0')
+        .to_owned()
 }

@@ -1,5 +1,8 @@
 //! Hypercalls through `/dev/xen/hypercall` and `/dev/xen/privcmd`.
-#![expect(unsafe_code, reason = "hypercalls and the memory they use are the operating system's ABI")]
+#![expect(
+    unsafe_code,
+    reason = "hypercalls and the memory they use are the operating system's ABI"
+)]
 
 use rustix::fs::{Mode, OFlags};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
@@ -76,11 +79,22 @@ impl Privcmd {
             return Err(OpenError::NoXen);
         }
         let open = |path: &'static str| {
-            rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|e| OpenError::NotAllowed { path, errno: Errno(e.raw_os_error()) })
+            rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
+                OpenError::NotAllowed {
+                    path,
+                    errno: Errno(e.raw_os_error()),
+                }
+            })
         };
-        let memory = if Path::new(MEMORY).exists() { Some(open(MEMORY)?) } else { None };
-        Ok(Self { calls: open(PRIVCMD)?, memory })
+        let memory = if Path::new(MEMORY).exists() {
+            Some(open(MEMORY)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            calls: open(PRIVCMD)?,
+            memory,
+        })
     }
 }
 
@@ -126,7 +140,8 @@ struct Hypercall {
 }
 
 /// `IOCTL_PRIVCMD_HYPERCALL`: `_IOC(_IOC_NONE, 'P', 0, sizeof(struct privcmd_hypercall))`.
-const IOCTL_HYPERCALL: Opcode = ((size_of::<Hypercall>() as Opcode) << 16) | ((b'P' as Opcode) << 8);
+const IOCTL_HYPERCALL: Opcode =
+    ((size_of::<Hypercall>() as Opcode) << 16) | ((b'P' as Opcode) << 8);
 
 // SAFETY: the opcode takes a pointer to `Hypercall`, which `as_ptr` gives, and
 // returns the hypercall's result as the ioctl's.
@@ -168,7 +183,11 @@ impl Hypervisor for Privcmd {
         };
         let start = start.map_err(|e| Errno(e.raw_os_error()))?;
         let start = NonNull::new(start.cast::<u8>()).ok_or(Errno::ENOMEM)?;
-        let mut pages = Pages { start, mapped, size };
+        let mut pages = Pages {
+            start,
+            mapped,
+            size,
+        };
         // Touch every page, so that none is missing during the hypercall.
         pages.as_mut().fill(0);
         Ok(pages)
@@ -184,10 +203,12 @@ impl Hypervisor for Privcmd {
         [first, second]: [u64; 2],
         _buffers: &mut [&mut Pages],
     ) -> Result<i64, Errno> {
-        let request = Hypercall { op, arguments: [first, second, 0, 0, 0] };
+        let request = Hypercall {
+            op,
+            arguments: [first, second, 0, 0, 0],
+        };
         // SAFETY: `request` is what this ioctl takes. The addresses in it lead
         // to `_buffers`, which are borrowed mutably until the call is over.
-        unsafe { rustix::ioctl::ioctl(&self.calls, request) }
-            .map_err(|e| Errno(e.raw_os_error()))
+        unsafe { rustix::ioctl::ioctl(&self.calls, request) }.map_err(|e| Errno(e.raw_os_error()))
     }
 }

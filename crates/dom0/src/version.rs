@@ -50,7 +50,11 @@ fn build_id<H: Hypervisor>(hypervisor: &H) -> Result<Option<String>, Errno> {
     let mut buffer = hypervisor.buffer(4 + ROOM as usize)?;
     buffer.as_mut()[..4].copy_from_slice(&ROOM.to_le_bytes());
     let address = hypervisor.address(&buffer);
-    match hypervisor.call(version::HYPERCALL, [version::BUILD_ID, address], &mut [&mut buffer]) {
+    match hypervisor.call(
+        version::HYPERCALL,
+        [version::BUILD_ID, address],
+        &mut [&mut buffer],
+    ) {
         Ok(length) => {
             let length = usize::try_from(length).unwrap_or(0);
             let id = buffer.as_ref()[4..].get(..length).unwrap_or_default();

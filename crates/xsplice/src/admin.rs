@@ -25,6 +25,11 @@ fn verb(action: Action) -> &'static str {
 /// The name of a payload that is loaded from `path`: the file's, without what
 /// follows its last dot.
 fn name_of(path: &std::path::Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    name.rsplit_once('.').map_or(name.clone(), |(stem, _)| stem.to_owned())
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    name.rsplit_once('.')
+        .map_or(name.clone(), |(stem, _)| stem.to_owned())
 }

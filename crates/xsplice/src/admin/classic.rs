@@ -35,8 +35,9 @@ Commands:
 ";
 
 /// In the order in which a shortened command is looked up.
-const COMMANDS: [&str; 8] =
-    ["help", "list", "upload", "load", "apply", "revert", "unload", "replace"];
+const COMMANDS: [&str; 8] = [
+    "help", "list", "upload", "load", "apply", "revert", "unload", "replace",
+];
 
 /// Why a command did not do what it was to do; the words are printed already.
 enum Failure {
@@ -49,13 +50,17 @@ type Outcome = Result<(), Failure>;
 /// Whether the executable was called by the classic name.
 pub(crate) fn called_as_xen_livepatch() -> bool {
     let name = std::env::args_os().next().unwrap_or_default();
-    Path::new(&name).file_name().is_some_and(|name| name == "xen-livepatch")
+    Path::new(&name)
+        .file_name()
+        .is_some_and(|name| name == "xen-livepatch")
 }
 
 /// The classic tool's `main`.
 pub(crate) fn xen_livepatch() -> ExitCode {
-    let arguments: Vec<String> =
-        std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
     let Some((word, rest)) = arguments.split_first() else {
         eprint!("{USAGE}");
         return ExitCode::SUCCESS;
@@ -68,7 +73,9 @@ pub(crate) fn xen_livepatch() -> ExitCode {
         eprintln!("failed to get the handler");
         return ExitCode::FAILURE;
     };
-    let tool = Tool { hypervisor: &hypervisor };
+    let tool = Tool {
+        hypervisor: &hypervisor,
+    };
     match tool.run(command, rest) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Errno(Errno::EAGAIN | Errno::EBUSY)) => ExitCode::from(2),
@@ -113,8 +120,10 @@ impl Tool<'_> {
             say("Nothing to list\n");
             return Ok(());
         }
-        say(" ID                                     | status     | metadata\n\
-             ----------------------------------------+------------+---------------\n");
+        say(
+            " ID                                     | status     | metadata\n\
+             ----------------------------------------+------------+---------------\n",
+        );
         for payload in payloads {
             let state = state_name(payload.status.state);
             let result = match payload.status.rc {
@@ -122,13 +131,18 @@ impl Tool<'_> {
                 rc => format!(" ({}, {})", rc.wrapping_neg(), Errno(rc.wrapping_neg())),
             };
             let metadata = payload.metadata.join(";");
-            say(&format!("{:<40}| {state}{result}    | {metadata}\n", payload.name));
+            say(&format!(
+                "{:<40}| {state}{result}    | {metadata}\n",
+                payload.name
+            ));
         }
         Ok(())
     }
 
     fn upload(&self, arguments: &[String]) -> Outcome {
-        let [name, path] = arguments else { return usage() };
+        let [name, path] = arguments else {
+            return usage();
+        };
         check_name(name)?;
         let mut file = File::open(path)
             .map_err(|e| failed(&format!("Could not open {path}."), errno_of(&e)))?;
@@ -154,7 +168,9 @@ impl Tool<'_> {
     }
 
     fn load(&self, arguments: &[String]) -> Outcome {
-        let Some((path, flags)) = arguments.split_first() else { return usage() };
+        let Some((path, flags)) = arguments.split_first() else {
+            return usage();
+        };
         let name = name_of(Path::new(path));
         self.upload(&[name.clone(), path.clone()])?;
         let mut action = vec![name.clone()];
@@ -168,14 +184,19 @@ impl Tool<'_> {
     }
 
     fn action(&self, action: Action, arguments: &[String]) -> Outcome {
-        let Some((name, flags)) = arguments.split_first() else { return usage() };
+        let Some((name, flags)) = arguments.split_first() else {
+            return usage();
+        };
         check_name(name)?;
         let nodeps = parse_flags(action, flags)?;
         let status = |name: &str| self.livepatch().and_then(|l| l.get(name));
         let before = status(name)
             .map_err(|errno| failed(&format!("Failed to get status of {name}."), errno))?;
         if before.rc == -Errno::EAGAIN.0 {
-            eprintln!("Cannot execute {}.\nOperation already in progress.", super::verb(action));
+            eprintln!(
+                "Cannot execute {}.\nOperation already in progress.",
+                super::verb(action)
+            );
             return Err(Failure::Errno(Errno::EAGAIN));
         }
         let (allowed, expected) = match action {
@@ -197,8 +218,9 @@ impl Tool<'_> {
             Action::Replace => "Replacing all live patches with",
         };
         say(&format!("{verb} {name}... "));
-        let started =
-            self.livepatch().and_then(|l| l.action(name, action, TIMEOUT_MS * 1_000_000, nodeps));
+        let started = self
+            .livepatch()
+            .and_then(|l| l.action(name, action, TIMEOUT_MS * 1_000_000, nodeps));
         if let Err(errno) = started {
             say("failed\n");
             return Err(error_line(errno));

@@ -83,7 +83,10 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { timeout: TIMEOUT_MS, retries: 5 }
+        Self {
+            timeout: TIMEOUT_MS,
+            retries: 5,
+        }
     }
 }
 
@@ -102,10 +105,17 @@ pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
                 .downcast_ref::<Errno>()
                 .is_some_and(|e| matches!(*e, Errno::EAGAIN | Errno::EBUSY));
             if json {
-                println!("{:#}", json!({ "error": format!("{error:#}"), "try_again": again }));
+                println!(
+                    "{:#}",
+                    json!({ "error": format!("{error:#}"), "try_again": again })
+                );
             }
             eprintln!("error: {error:#}");
-            if again { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if again {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -116,7 +126,10 @@ struct Report {
 }
 
 fn done(name: &str, what: &str, state: Option<State>) -> Report {
-    Report { text: format!("{name}: {what}"), value: json!({ "name": name, "done": what, "state": state }) }
+    Report {
+        text: format!("{name}: {what}"),
+        value: json!({ "name": name, "done": what, "state": state }),
+    }
 }
 
 fn execute(command: &Command) -> anyhow::Result<Report> {
@@ -142,26 +155,29 @@ fn execute(command: &Command) -> anyhow::Result<Report> {
     let livepatch = Livepatch::negotiate(&hypervisor).map_err(explain_interface)?;
     match command {
         Command::List => Ok(list(livepatch.list().map_err(explain_interface)?)),
-        Command::Apply { name, nodeps, limits } => {
-            act(&livepatch, name, Action::Apply, *nodeps, *limits)
-        }
+        Command::Apply {
+            name,
+            nodeps,
+            limits,
+        } => act(&livepatch, name, Action::Apply, *nodeps, *limits),
         Command::Revert { name, limits } => act(&livepatch, name, Action::Revert, false, *limits),
         Command::Replace { name, limits } => act(&livepatch, name, Action::Replace, false, *limits),
-        Command::Unload { name } => {
-            act(&livepatch, name, Action::Unload, false, Limits::default())
-        }
+        Command::Unload { name } => act(&livepatch, name, Action::Unload, false, Limits::default()),
         Command::Upload { .. } | Command::Load { .. } | Command::Info => {
-            let Some((name, (data, identity))) = file else { bail!("no payload was read") };
+            let Some((name, (data, identity))) = file else {
+                bail!("no payload was read")
+            };
             check_belongs(&hypervisor, &identity)?;
-            livepatch.upload(&name, &data).map_err(|e| explain_upload(e, &name))?;
+            livepatch
+                .upload(&name, &data)
+                .map_err(|e| explain_upload(e, &name))?;
             let Command::Load { nodeps, limits, .. } = command else {
                 return Ok(done(&name, "uploaded", Some(State::Checked)));
             };
             match act(&livepatch, &name, Action::Apply, *nodeps, *limits) {
                 Ok(report) => Ok(report),
                 Err(error) => {
-                    let unloaded =
-                        act(&livepatch, &name, Action::Unload, false, Limits::default());
+                    let unloaded = act(&livepatch, &name, Action::Unload, false, Limits::default());
                     Err(match unloaded {
                         Ok(_) => error.context(format!("{name} was unloaded again")),
                         Err(_) => error.context(format!("{name} stays uploaded")),
@@ -174,16 +190,25 @@ fn execute(command: &Command) -> anyhow::Result<Report> {
 
 fn check_name(name: &str) -> anyhow::Result<()> {
     if name.is_empty() || name.len() >= NAME_SIZE {
-        bail!("a payload's name has 1 to {} bytes, this one {}", NAME_SIZE - 1, name.len());
+        bail!(
+            "a payload's name has 1 to {} bytes, this one {}",
+            NAME_SIZE - 1,
+            name.len()
+        );
     }
-    if let Some(bad) = name.chars().find(|c| c.is_control() || c.is_whitespace() || *c == '/') {
+    if let Some(bad) = name
+        .chars()
+        .find(|c| c.is_control() || c.is_whitespace() || *c == '/')
+    {
         bail!("the name {name:?} has the character {bad:?}: use letters, digits, '-', '_', '.'");
     }
     Ok(())
 }
 
 fn check_belongs(hypervisor: &Privcmd, identity: &payload_file::Identity) -> anyhow::Result<()> {
-    let running = version_info(hypervisor).map_err(explain_interface)?.build_id;
+    let running = version_info(hypervisor)
+        .map_err(explain_interface)?
+        .build_id;
     let running = running.context(
         "this hypervisor has no build-id, so nothing tells which payloads are made for it",
     )?;
@@ -212,7 +237,9 @@ fn act(
     limits: Limits,
 ) -> anyhow::Result<Report> {
     let missing = |e: Errno| match e {
-        Errno::ENOENT => anyhow!("{name}: the hypervisor holds no payload of this name; see `xsplice list`"),
+        Errno::ENOENT => {
+            anyhow!("{name}: the hypervisor holds no payload of this name; see `xsplice list`")
+        }
         other => explain_interface(other),
     };
     let wanted = match action {
@@ -286,7 +313,9 @@ fn explain_interface(errno: Errno) -> anyhow::Error {
         Errno::EPERM => "this domain may not patch the hypervisor: only the control domain may",
         _ => "the hypervisor refused",
     };
-    anyhow::Error::new(ErrnoError(errno)).context(errno).context(message)
+    anyhow::Error::new(ErrnoError(errno))
+        .context(errno)
+        .context(message)
 }
 
 fn explain_upload(errno: Errno, name: &str) -> anyhow::Error {
@@ -303,10 +332,18 @@ fn explain_upload(errno: Errno, name: &str) -> anyhow::Error {
         }
         _ => format!("{name}: the upload failed"),
     };
-    anyhow::Error::new(ErrnoError(errno)).context(errno).context(message)
+    anyhow::Error::new(ErrnoError(errno))
+        .context(errno)
+        .context(message)
 }
 
-fn explain_action(errno: Errno, name: &str, action: Action, tries: u32, limits: Limits) -> anyhow::Error {
+fn explain_action(
+    errno: Errno,
+    name: &str,
+    action: Action,
+    tries: u32,
+    limits: Limits,
+) -> anyhow::Error {
     let verb = verb(action);
     let message = match errno {
         Errno::EBUSY | Errno::EAGAIN => format!(
@@ -321,7 +358,9 @@ fn explain_action(errno: Errno, name: &str, action: Action, tries: u32, limits: 
         ),
         _ => format!("{name}: {verb} failed"),
     };
-    anyhow::Error::new(ErrnoError(errno)).context(errno).context(message)
+    anyhow::Error::new(ErrnoError(errno))
+        .context(errno)
+        .context(message)
 }
 
 /// An error number at the root of a chain of explanations.
@@ -339,7 +378,10 @@ impl std::error::Error for ErrnoError {}
 fn list(payloads: Vec<Payload>) -> Report {
     let value = json!({ "payloads": payloads });
     if payloads.is_empty() {
-        return Report { text: "no payloads are loaded".to_owned(), value };
+        return Report {
+            text: "no payloads are loaded".to_owned(),
+            value,
+        };
     }
     let lines: Vec<String> = payloads
         .iter()
@@ -353,19 +395,33 @@ fn list(payloads: Vec<Payload>) -> Report {
                 0 => String::new(),
                 rc => format!(" (last action: {})", Errno(rc.wrapping_neg())),
             };
-            format!("{:<32} {state}{rc}  {}", payload.name, payload.metadata.join("; ")).trim_end().to_owned()
+            format!(
+                "{:<32} {state}{rc}  {}",
+                payload.name,
+                payload.metadata.join("; ")
+            )
+            .trim_end()
+            .to_owned()
         })
         .collect();
-    Report { text: lines.join("\n"), value }
+    Report {
+        text: lines.join("\n"),
+        value,
+    }
 }
 
 fn info(hypervisor: &Privcmd) -> anyhow::Result<Report> {
     let version = version_info(hypervisor).map_err(explain_interface)?;
-    let livepatch = Livepatch::negotiate(hypervisor).and_then(|l| Ok((l.interface_version(), l.list()?)));
+    let livepatch =
+        Livepatch::negotiate(hypervisor).and_then(|l| Ok((l.interface_version(), l.list()?)));
     let (built_in, interface, payloads) = match livepatch {
         Ok((interface, payloads)) => ("yes".to_owned(), Some(interface.0), Some(payloads.len())),
         Err(Errno::ENOSYS | Errno::EOPNOTSUPP) => ("no".to_owned(), None, None),
-        Err(errno) => (format!("unknown ({})", explain_interface(errno)), None, None),
+        Err(errno) => (
+            format!("unknown ({})", explain_interface(errno)),
+            None,
+            None,
+        ),
     };
     let text = format!(
         "version            {}.{}{}\n\

@@ -31,7 +31,11 @@ fn identify(data: &[u8]) -> anyhow::Result<Identity> {
     let endian = header.endian().context("the ELF header is damaged")?;
     let machine = header.e_machine(endian);
     if machine != elf::EM_X86_64 {
-        bail!("it is for another machine (ELF machine number {}, this is {})", machine.0, elf::EM_X86_64.0);
+        bail!(
+            "it is for another machine (ELF machine number {}, this is {})",
+            machine.0,
+            elf::EM_X86_64.0
+        );
     }
     if header.e_type(endian) != elf::ET_REL {
         bail!("it is an ELF file, but not a relocatable one as payloads are");
@@ -40,16 +44,23 @@ fn identify(data: &[u8]) -> anyhow::Result<Identity> {
         .sections(endian, data)
         .context("the section table is not all there: is the file cut short?")?;
     for section in sections.iter() {
-        section.data(endian, data).context("a section is not all there: is the file cut short?")?;
+        section
+            .data(endian, data)
+            .context("a section is not all there: is the file cut short?")?;
     }
     let id = |name: &str| -> anyhow::Result<String> {
         let (_, section) = sections
             .section_by_name(endian, name.as_bytes())
-            .with_context(|| format!("it has no section {name}: it is no payload, or a broken one"))?;
+            .with_context(|| {
+                format!("it has no section {name}: it is no payload, or a broken one")
+            })?;
         let note = section.data(endian, data)?;
         let id = parse_build_id(note)
             .with_context(|| format!("the section {name} holds no build-id"))?;
         Ok(id.iter().map(|b| format!("{b:02x}")).collect())
     };
-    Ok(Identity { hypervisor: id(section::XEN_DEPENDS)?, depends: id(section::DEPENDS)? })
+    Ok(Identity {
+        hypervisor: id(section::XEN_DEPENDS)?,
+        depends: id(section::DEPENDS)?,
+    })
 }

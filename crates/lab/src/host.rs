@@ -1,0 +1,466 @@
+//! Booting a Xen host and running commands in its dom0.
+
+use crate::init::PRIVCMD_MODULE;
+use crate::initramfs::Initramfs;
+use crate::protocol::{Output, Reply, Request};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// What to boot.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// The hypervisor: `xen.gz`, or the ELF file in it.
+    pub xen: PathBuf,
+    /// dom0's kernel.
+    pub kernel: PathBuf,
+    /// The privcmd driver for that kernel, if it is a module.
+    pub privcmd: Option<PathBuf>,
+    /// A static `xsplice` executable: dom0's first process and admin tool.
+    pub xsplice: PathBuf,
+    /// Further programs with their place in dom0; shared libraries are looked
+    /// for in `libraries`.
+    pub programs: Vec<(String, PathBuf)>,
+    /// Where to look for shared libraries.
+    pub libraries: Vec<PathBuf>,
+    /// Further files with their place in dom0.
+    pub files: Vec<(String, PathBuf)>,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// How long booting, and then each command, may take.
+    pub timeout: Duration,
+}
+
+impl HostConfig {
+    /// Four CPUs, 1 GiB, 90 seconds, nothing extra.
+    pub fn new(xen: PathBuf, kernel: PathBuf, privcmd: Option<PathBuf>, xsplice: PathBuf) -> Self {
+        Self {
+            xen,
+            kernel,
+            privcmd,
+            xsplice,
+            programs: Vec::new(),
+            libraries: Vec::new(),
+            files: Vec::new(),
+            cpus: 4,
+            memory: 1024,
+            timeout: Duration::from_secs(90),
+        }
+    }
+}
+
+/// Why the host is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error("{path}: {error}")]
+    File {
+        /// The file.
+        path: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// QEMU does not start.
+    #[error("cannot start qemu-system-x86_64 (Debian package qemu-system-x86): {0}")]
+    NoQemu(io::Error),
+    /// The hypervisor crashed.
+    #[error("the hypervisor crashed:\n{}", .0.join("\n"))]
+    Crashed(Vec<String>),
+    /// It took too long.
+    #[error("{what} took longer than {seconds} s; the console ended with:\n{console}")]
+    TimedOut {
+        /// What was waited for.
+        what: String,
+        /// The limit.
+        seconds: u64,
+        /// The last lines of the console.
+        console: String,
+    },
+    /// The console printed more than a sane host does.
+    #[error("the console printed more than {0} bytes")]
+    ConsoleFlood(usize),
+    /// QEMU ended.
+    #[error("the machine went off during {what}; the console ended with:\n{console}")]
+    Off {
+        /// What was going on.
+        what: String,
+        /// The last lines of the console.
+        console: String,
+    },
+    /// dom0 could not do what it was asked.
+    #[error("dom0: {0}")]
+    Dom0(String),
+}
+
+/// The most that the console may print.
+const CONSOLE_LIMIT: usize = 4 << 20;
+/// What a hypervisor prints when it is lost.
+const FATAL: [&str; 5] = [
+    "FATAL TRAP",
+    "Panic on CPU",
+    "FATAL PAGE FAULT",
+    "*** DOUBLE FAULT",
+    "Xen BUG at",
+];
+/// How many lines of a crash are kept.
+const CRASH_LINES: usize = 24;
+
+#[derive(Debug, Default)]
+struct Console {
+    text: String,
+    flooded: bool,
+    closed: bool,
+}
+
+impl Console {
+    fn crash(&self) -> Option<Vec<String>> {
+        let lines: Vec<&str> = self.text.lines().collect();
+        let first = lines
+            .iter()
+            .position(|l| FATAL.iter().any(|f| l.contains(f)))?;
+        // The lines before it say where it happened.
+        let start = first.saturating_sub(CRASH_LINES / 2);
+        Some(
+            lines
+                .iter()
+                .skip(start)
+                .take(CRASH_LINES)
+                .map(|&l| l.to_owned())
+                .collect(),
+        )
+    }
+
+    fn tail(&self) -> String {
+        let lines: Vec<&str> = self.text.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+/// A running Xen host. Dropping it turns it off.
+#[derive(Debug)]
+pub struct Host {
+    qemu: Child,
+    line: UnixStream,
+    received: Vec<u8>,
+    console: Arc<Mutex<Console>>,
+    timeout: Duration,
+    _directory: tempfile::TempDir,
+}
+
+impl Host {
+    /// Boots a host and waits until its dom0 takes commands.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn boot(config: &HostConfig) -> Result<Self, Error> {
+        let directory = tempfile::Builder::new()
+            .prefix("xsplice-lab-")
+            .tempdir()
+            .map_err(|error| file_error(&std::env::temp_dir(), error))?;
+        let (xen, initrd) = (
+            directory.path().join("xen"),
+            directory.path().join("initramfs"),
+        );
+        write(&xen, &gunzip(&config.xen, read(&config.xen)?)?)?;
+        write(&initrd, &initramfs(config)?)?;
+        read(&config.kernel)?;
+        let socket = directory.path().join("dom0");
+        let mut qemu = Command::new("qemu-system-x86_64")
+            .args([
+                "-accel",
+                "tcg,thread=multi",
+                "-display",
+                "none",
+                "-monitor",
+                "none",
+                "-no-reboot",
+            ])
+            .args([
+                "-m",
+                &config.memory.to_string(),
+                "-smp",
+                &config.cpus.to_string(),
+            ])
+            .args(["-nic", "none", "-serial", "stdio", "-serial"])
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .arg("-kernel")
+            .arg(&xen)
+            .args([
+                "-append",
+                "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot dom0_mem=512M",
+            ])
+            .arg("-initrd")
+            .arg(format!(
+                "{} console=hvc0 earlyprintk=xen rdinit=/init quiet,{}",
+                config.kernel.display(),
+                initrd.display()
+            ))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(Error::NoQemu)?;
+        let console = Arc::new(Mutex::new(Console::default()));
+        for stream in [
+            qemu.stdout
+                .take()
+                .map(|s| Box::new(s) as Box<dyn Read + Send>),
+            qemu.stderr
+                .take()
+                .map(|s| Box::new(s) as Box<dyn Read + Send>),
+        ] {
+            let (console, stream) = (Arc::clone(&console), stream);
+            std::thread::spawn(move || stream.map(|s| watch(s, &console)));
+        }
+        let line = match connect(&socket) {
+            Ok(line) => line,
+            Err(error) => {
+                let _ = qemu.kill().and_then(|()| qemu.wait());
+                let console = console.lock().map(|c| c.tail()).unwrap_or_default();
+                return Err(match error.kind() {
+                    io::ErrorKind::NotFound => Error::Off {
+                        what: "start".to_owned(),
+                        console,
+                    },
+                    _ => file_error(&socket, error),
+                });
+            }
+        };
+        let mut host = Self {
+            qemu,
+            line,
+            received: Vec::new(),
+            console,
+            timeout: config.timeout,
+            _directory: directory,
+        };
+        match host.receive("boot")? {
+            Reply::Ready => Ok(host),
+            other => Err(Error::Dom0(format!("unexpected {other:?}"))),
+        }
+    }
+
+    /// Runs a command in dom0.
+    ///
+    /// # Errors
+    /// If it cannot be started, or takes the host down.
+    pub fn run<S: AsRef<str>>(&mut self, argv: &[S]) -> Result<Output, Error> {
+        let argv: Vec<String> = argv.iter().map(|a| a.as_ref().to_owned()).collect();
+        let what = argv.join(" ");
+        match self.ask(&Request::Run { argv }, &what)? {
+            Reply::Ran(output) => Ok(output),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Writes a file in dom0.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn put(&mut self, path: &str, data: &[u8]) -> Result<(), Error> {
+        match self.ask(
+            &Request::Put {
+                path: path.to_owned(),
+                data: data.to_vec(),
+            },
+            path,
+        )? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// What the hypervisor and dom0 printed so far.
+    pub fn console(&self) -> String {
+        self.console
+            .lock()
+            .map(|c| c.text.clone())
+            .unwrap_or_default()
+    }
+
+    /// Turns the host off in an orderly way, within the time-out.
+    ///
+    /// # Errors
+    /// If it crashes on the way.
+    pub fn shut_down(mut self) -> Result<(), Error> {
+        self.send(&Request::PowerOff)?;
+        let end = Instant::now() + self.timeout;
+        while Instant::now() < end && matches!(self.qemu.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.check_console()
+    }
+
+    fn ask(&mut self, request: &Request, what: &str) -> Result<Reply, Error> {
+        self.check_console()?;
+        self.send(request)?;
+        self.receive(what)
+    }
+
+    fn send(&mut self, request: &Request) -> Result<(), Error> {
+        let mut text = serde_json::to_string(request).map_err(|e| Error::Dom0(e.to_string()))?;
+        text.push('\n');
+        self.line
+            .write_all(text.as_bytes())
+            .map_err(|e| Error::Dom0(e.to_string()))
+    }
+
+    fn receive(&mut self, what: &str) -> Result<Reply, Error> {
+        let end = Instant::now() + self.timeout;
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(at) = self.received.iter().position(|&b| b == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=at).collect();
+                return serde_json::from_slice(&line).map_err(|e| Error::Dom0(e.to_string()));
+            }
+            match self.line.read(&mut chunk) {
+                Ok(0) => {
+                    std::thread::sleep(Duration::from_millis(200));
+                    self.check_console()?;
+                    return Err(Error::Off {
+                        what: what.to_owned(),
+                        console: self.tail(),
+                    });
+                }
+                Ok(size) => self.received.extend_from_slice(&chunk[..size]),
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    self.check_console()?;
+                    if Instant::now() > end {
+                        return Err(Error::TimedOut {
+                            what: what.to_owned(),
+                            seconds: self.timeout.as_secs(),
+                            console: self.tail(),
+                        });
+                    }
+                }
+                Err(e) => return Err(Error::Dom0(e.to_string())),
+            }
+        }
+    }
+
+    fn check_console(&self) -> Result<(), Error> {
+        let Ok(console) = self.console.lock() else {
+            return Ok(());
+        };
+        if let Some(lines) = console.crash() {
+            return Err(Error::Crashed(lines));
+        }
+        if console.flooded {
+            Err(Error::ConsoleFlood(CONSOLE_LIMIT))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn tail(&self) -> String {
+        self.console.lock().map(|c| c.tail()).unwrap_or_default()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+fn unexpected(reply: Reply) -> Error {
+    match reply {
+        Reply::Failed(message) => Error::Dom0(message),
+        other => Error::Dom0(format!("unexpected {other:?}")),
+    }
+}
+
+fn watch(stream: impl Read, console: &Mutex<Console>) {
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    while matches!(stream.read_until(b'\n', &mut line), Ok(size) if size > 0) {
+        let Ok(mut console) = console.lock() else {
+            return;
+        };
+        if console.text.len() + line.len() > CONSOLE_LIMIT {
+            console.flooded = true;
+            return;
+        }
+        let text = String::from_utf8_lossy(&line).replace('\r', "");
+        console.text.push_str(&text);
+        line.clear();
+    }
+    if let Ok(mut console) = console.lock() {
+        console.closed = true;
+    }
+}
+
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(line) => {
+                line.set_read_timeout(Some(Duration::from_millis(200)))?;
+                return Ok(line);
+            }
+            Err(error) if Instant::now() > end => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn initramfs(config: &HostConfig) -> Result<Vec<u8>, Error> {
+    let mut initramfs = Initramfs::default();
+    for directory in ["proc", "sys", "dev", "tmp"] {
+        initramfs.directory(directory);
+    }
+    initramfs.file("init", 0o755, &read(&config.xsplice)?);
+    initramfs.symlink("bin/xsplice", "/init");
+    initramfs.symlink("bin/xen-livepatch", "/init");
+    if let Some(module) = &config.privcmd {
+        initramfs.file(PRIVCMD_MODULE, 0o644, &read(module)?);
+    }
+    for (place, program) in &config.programs {
+        let place = place.trim_start_matches('/');
+        initramfs
+            .program(place, program, &config.libraries)
+            .map_err(|error| file_error(program, error))?;
+    }
+    for (place, file) in &config.files {
+        initramfs.file(place.trim_start_matches('/'), 0o644, &read(file)?);
+    }
+    Ok(initramfs.finish())
+}
+
+fn gunzip(path: &Path, data: Vec<u8>) -> Result<Vec<u8>, Error> {
+    if !data.starts_with(&[0x1f, 0x8b]) {
+        return Ok(data);
+    }
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(data.as_slice())
+        .read_to_end(&mut plain)
+        .map_err(|error| file_error(path, error))?;
+    Ok(plain)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|error| file_error(path, error))
+}
+
+fn write(path: &Path, data: &[u8]) -> Result<(), Error> {
+    std::fs::write(path, data).map_err(|error| file_error(path, error))
+}
+
+fn file_error(path: &Path, error: io::Error) -> Error {
+    Error::File {
+        path: path.display().to_string(),
+        error,
+    }
+}

@@ -1,0 +1,98 @@
+//! The first process of a lab's dom0: brings up what the admin tools need and
+//! runs commands for the host.
+
+use crate::protocol::{Output, Reply, Request};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, mount};
+use rustix::system::{RebootCommand, finit_module, reboot};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+/// Where the initramfs has the privcmd driver.
+pub const PRIVCMD_MODULE: &str = "lab/xen-privcmd.ko";
+/// The serial line to the host: the hypervisor uses the first for itself.
+const LINE: &str = "/dev/ttyS1";
+
+/// Runs as process 1 until the host turns the machine off.
+pub fn run() -> ExitCode {
+    if let Err(error) = serve() {
+        println!("lab: dom0 cannot serve: {error}");
+    }
+    // Process 1 must not end; without power the host notices at once.
+    let error = reboot(RebootCommand::PowerOff);
+    println!("lab: cannot turn off: {error:?}");
+    ExitCode::FAILURE
+}
+
+fn serve() -> std::io::Result<()> {
+    for (kind, place) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
+        mount(kind, place, kind, MountFlags::empty(), None)?;
+    }
+    let module = Path::new("/").join(PRIVCMD_MODULE);
+    if module.exists() {
+        match finit_module(File::open(module)?, c"", 0) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => println!("lab: cannot load the privcmd driver: {error}"),
+        }
+    }
+    let line = rustix::fs::open(LINE, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
+    let mut settings = tcgetattr(&line)?;
+    settings.make_raw();
+    tcsetattr(&line, OptionalActions::Now, &settings)?;
+    let mut writer = File::from(line);
+    let mut reader = BufReader::new(writer.try_clone()?);
+    send(&mut writer, &Reply::Ready)?;
+    let mut request = String::new();
+    loop {
+        request.clear();
+        if reader.read_line(&mut request)? == 0 {
+            return Ok(());
+        }
+        let reply = match serde_json::from_str(&request) {
+            Ok(Request::Run { argv }) => run_command(&argv),
+            Ok(Request::Put { path, data }) => match put(Path::new(&path), &data) {
+                Ok(()) => Reply::Done,
+                Err(error) => Reply::Failed(format!("{path}: {error}")),
+            },
+            Ok(Request::PowerOff) => return Ok(()),
+            Err(error) => Reply::Failed(format!("not a request: {error}")),
+        };
+        send(&mut writer, &reply)?;
+    }
+}
+
+fn send(line: &mut File, reply: &Reply) -> std::io::Result<()> {
+    let mut text = serde_json::to_string(reply)?;
+    text.push('\n');
+    line.write_all(text.as_bytes())
+}
+
+fn put(path: &Path, data: &[u8]) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::write(path, data)
+}
+
+fn run_command(argv: &[String]) -> Reply {
+    let Some((program, arguments)) = argv.split_first() else {
+        return Reply::Failed("no command".to_owned());
+    };
+    let result = Command::new(program)
+        .args(arguments)
+        .env("PATH", "/bin")
+        .env("LD_LIBRARY_PATH", "/lib")
+        .stdin(Stdio::null())
+        .output();
+    match result {
+        Ok(output) => Reply::Ran(Output {
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code(),
+        }),
+        Err(error) => Reply::Failed(format!("{program}: {error}")),
+    }
+}

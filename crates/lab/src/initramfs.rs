@@ -1,0 +1,175 @@
+//! Writing an initramfs: a cpio archive in the `newc` format (the kernel's
+//! `Documentation/driver-api/early-userspace/buffer-format`).
+
+use object::read::elf::{Dyn, FileHeader, ProgramHeader};
+use object::{Endianness, elf};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An initramfs in the making.
+#[derive(Debug, Default)]
+pub struct Initramfs {
+    archive: Vec<u8>,
+    entries: u32,
+    directories: BTreeSet<String>,
+    files: BTreeSet<String>,
+}
+
+const DIRECTORY: u32 = 0o040_755;
+const FILE: u32 = 0o100_000;
+const SYMLINK: u32 = 0o120_777;
+
+impl Initramfs {
+    /// Adds a file with the permissions `mode`, and the directories above it.
+    pub fn file(&mut self, path: &str, mode: u32, data: &[u8]) {
+        if self.files.insert(path.to_owned()) {
+            self.parents(path);
+            self.entry(path, FILE | mode, data);
+        }
+    }
+
+    /// Adds an empty directory.
+    pub fn directory(&mut self, path: &str) {
+        self.parents(path);
+        if self.directories.insert(path.to_owned()) {
+            self.entry(path, DIRECTORY, &[]);
+        }
+    }
+
+    /// Adds a symbolic link.
+    pub fn symlink(&mut self, path: &str, target: &str) {
+        self.parents(path);
+        self.entry(path, SYMLINK, target.as_bytes());
+    }
+
+    /// Adds the program at `from` with every shared library that it needs,
+    /// looked for in `libraries`, and the program interpreter.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or a library is in none of the directories.
+    pub fn program(&mut self, path: &str, from: &Path, libraries: &[PathBuf]) -> io::Result<()> {
+        let data = std::fs::read(from)?;
+        let mut needed = dependencies(&data);
+        self.file(path, 0o755, &data);
+        while let Some(name) = needed.pop() {
+            let in_place = format!("lib/{name}");
+            if let Some(interpreter) = name.strip_prefix('/') {
+                self.file(interpreter, 0o755, &std::fs::read(&name)?);
+            } else if !self.files.contains(&in_place) {
+                let found = libraries.iter().map(|d| d.join(&name)).find(|p| p.exists());
+                let found = found.ok_or_else(|| {
+                    let message = format!("{}: cannot find its library {name}", from.display());
+                    io::Error::new(io::ErrorKind::NotFound, message)
+                })?;
+                let library = std::fs::read(found)?;
+                needed.extend(dependencies(&library));
+                self.file(&in_place, 0o755, &library);
+            }
+        }
+        Ok(())
+    }
+
+    /// The finished archive.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.entry("TRAILER!!!", 0, &[]);
+        self.archive
+    }
+
+    fn parents(&mut self, path: &str) {
+        for (end, _) in path.match_indices('/') {
+            let parent = &path[..end];
+            if self.directories.insert(parent.to_owned()) {
+                self.entry(parent, DIRECTORY, &[]);
+            }
+        }
+    }
+
+    fn entry(&mut self, name: &str, mode: u32, data: &[u8]) {
+        self.entries += 1;
+        let name_size = name.len() + 1;
+        let header = format!(
+            "070701{:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{name_size:08x}{:08x}",
+            self.entries,
+            0,
+            0,
+            1,
+            0,
+            data.len(),
+            0,
+            0,
+            0,
+            0,
+            0
+        );
+        self.archive.extend_from_slice(header.as_bytes());
+        self.archive.extend_from_slice(name.as_bytes());
+        self.archive.push(0);
+        self.archive
+            .resize(self.archive.len().next_multiple_of(4), 0);
+        self.archive.extend_from_slice(data);
+        self.archive
+            .resize(self.archive.len().next_multiple_of(4), 0);
+    }
+}
+
+/// Names of the libraries that an ELF file needs, and the path of its program
+/// interpreter; nothing for a static one.
+fn dependencies(data: &[u8]) -> Vec<String> {
+    let parse = || -> object::read::Result<Vec<String>> {
+        let header = elf::FileHeader64::<Endianness>::parse(data)?;
+        let endian = header.endian()?;
+        let sections = header.sections(endian, data)?;
+        let mut names = Vec::new();
+        for segment in header.program_headers(endian, data)? {
+            if let Some(path) = segment.interpreter(endian, data)? {
+                names.push(String::from_utf8_lossy(path).into_owned());
+            }
+        }
+        if let Some((dynamic, link)) = sections.dynamic(endian, data)? {
+            let strings = sections.strings(endian, data, link)?;
+            for entry in dynamic {
+                if entry.tag(endian) == elf::DT_NEEDED {
+                    names
+                        .push(String::from_utf8_lossy(entry.string(endian, strings)?).into_owned());
+                }
+            }
+        }
+        Ok(names)
+    };
+    parse().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn busybox_or_cpio_reads_the_archive_back() {
+        let mut initramfs = Initramfs::default();
+        initramfs.file("a/b/hello", 0o644, b"hello\n");
+        initramfs.file("init", 0o755, b"#!/bin/sh\n");
+        initramfs.symlink("bin", "a/b");
+        initramfs.directory("proc");
+        let archive = initramfs.finish();
+        let mut cpio = Command::new("cpio")
+            .args(["-it", "--quiet"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the test needs the program cpio");
+        cpio.stdin
+            .take()
+            .expect("piped")
+            .write_all(&archive)
+            .expect("cpio reads");
+        let output = cpio.wait_with_output().expect("cpio ends");
+        let names = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(
+            names.lines().collect::<Vec<_>>(),
+            ["a", "a/b", "a/b/hello", "init", "bin", "proc"]
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! Scenarios: text files of commands for a lab host, with expectations.
+//!
+//! ```text
+//! # Lines that start with '#' are comments.
+//! put fix.livepatch /lab/fix.livepatch
+//! $ xsplice load /lab/fix.livepatch
+//! > applied
+//! $ xsplice load /lab/fix.livepatch
+//! = 1
+//! ! already loaded
+//! console livepatch: fix finished APPLY with rc=0
+//! ```
+//!
+//! `put FILE PLACE` copies a file of the host, given from the scenario's
+//! directory, into dom0. `$ COMMAND` runs a command in dom0; words are
+//! separated by blanks. What follows it expects something of it: `= CODE` an
+//! exit code (0 without it), `> TEXT` and `! TEXT` a text in its standard
+//! output and standard error. `console TEXT` expects a text on the console.
+
+use crate::host::{Error, Host};
+use crate::protocol::Output;
+use std::path::Path;
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Copy a file.
+    Put {
+        /// From the scenario's directory.
+        from: String,
+        /// In dom0.
+        to: String,
+    },
+    /// Run a command.
+    Run {
+        /// The program and its arguments.
+        argv: Vec<String>,
+        /// The exit code that it must have.
+        code: i32,
+        /// Texts that its standard output must have.
+        stdout: Vec<String>,
+        /// Texts that its standard error must have.
+        stderr: Vec<String>,
+    },
+    /// Expect a text on the console.
+    Console(String),
+}
+
+/// A scenario that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct ParseError {
+    /// Counted from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// Reads a scenario; each step comes with its line.
+///
+/// # Errors
+/// The first line that is none of the above.
+pub fn parse(text: &str) -> Result<Vec<(usize, Step)>, ParseError> {
+    let mut steps: Vec<(usize, Step)> = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let error = |reason: &str| ParseError {
+            line: index + 1,
+            reason: reason.to_owned(),
+        };
+        let line = line.trim();
+        let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let rest = rest.trim();
+        let expectation = || error("there is no command before this expectation");
+        match word {
+            "" => {}
+            _ if word.starts_with('#') => {}
+            "put" => {
+                let (from, to) = rest
+                    .split_once(char::is_whitespace)
+                    .ok_or_else(|| error("put FILE PLACE"))?;
+                let step = Step::Put {
+                    from: from.to_owned(),
+                    to: to.trim().to_owned(),
+                };
+                steps.push((index + 1, step));
+            }
+            "$" => {
+                let argv: Vec<String> = rest.split_whitespace().map(str::to_owned).collect();
+                if argv.is_empty() {
+                    return Err(error("there is no command"));
+                }
+                let run = Step::Run {
+                    argv,
+                    code: 0,
+                    stdout: Vec::new(),
+                    stderr: Vec::new(),
+                };
+                steps.push((index + 1, run));
+            }
+            "console" => steps.push((index + 1, Step::Console(rest.to_owned()))),
+            "=" | ">" | "!" => {
+                let Some((
+                    _,
+                    Step::Run {
+                        code,
+                        stdout,
+                        stderr,
+                        ..
+                    },
+                )) = steps.last_mut()
+                else {
+                    return Err(expectation());
+                };
+                match word {
+                    "=" => {
+                        *code = rest
+                            .parse()
+                            .map_err(|_| error("an exit code is a number"))?
+                    }
+                    ">" => stdout.push(rest.to_owned()),
+                    _ => stderr.push(rest.to_owned()),
+                }
+            }
+            _ => return Err(error("expected put, $, =, >, ! or console")),
+        }
+    }
+    Ok(steps)
+}
+
+/// What a step did.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct StepResult {
+    /// Line of the scenario.
+    pub line: usize,
+    /// The step in words.
+    pub what: String,
+    /// How the command ended, for a command.
+    pub output: Option<Output>,
+    /// Every expectation that was not met.
+    pub failures: Vec<String>,
+}
+
+/// Runs `step` on `host`; `directory` is the scenario's.
+///
+/// # Errors
+/// If the host is of no use any more, or a file cannot be read.
+pub fn run_step(
+    host: &mut Host,
+    directory: &Path,
+    line: usize,
+    step: &Step,
+) -> Result<StepResult, Error> {
+    let mut result = StepResult {
+        line,
+        what: String::new(),
+        output: None,
+        failures: Vec::new(),
+    };
+    match step {
+        Step::Put { from, to } => {
+            result.what = format!("put {from} {to}");
+            let path = directory.join(from);
+            let data = std::fs::read(&path).map_err(|error| Error::File {
+                path: path.display().to_string(),
+                error,
+            })?;
+            host.put(to, &data)?;
+        }
+        Step::Run {
+            argv,
+            code,
+            stdout,
+            stderr,
+        } => {
+            result.what = argv.join(" ");
+            let output = host.run(argv)?;
+            if output.code != Some(*code) {
+                let got = output.code.map_or("a signal".to_owned(), |c| c.to_string());
+                result
+                    .failures
+                    .push(format!("expected exit code {code}, got {got}"));
+            }
+            let missing = |texts: &[String], stream: &str, name: &str| -> Vec<String> {
+                texts
+                    .iter()
+                    .filter(|t| !stream.contains(t.as_str()))
+                    .map(|t| format!("expected {t:?} in {name}, got {stream:?}"))
+                    .collect()
+            };
+            result
+                .failures
+                .extend(missing(stdout, &output.stdout, "standard output"));
+            result
+                .failures
+                .extend(missing(stderr, &output.stderr, "standard error"));
+            result.output = Some(output);
+        }
+        Step::Console(text) => {
+            result.what = format!("console {text}");
+            if !host.console().contains(text.as_str()) {
+                result
+                    .failures
+                    .push(format!("expected {text:?} on the console"));
+            }
+        }
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expectations_belong_to_the_command_before_them() {
+        let steps =
+            parse("# c\nput a /b\n$ xsplice list\n= 1\n> one\n! two\nconsole x y\n").unwrap();
+        assert_eq!(steps.len(), 3);
+        assert_eq!(
+            steps[1],
+            (
+                3,
+                Step::Run {
+                    argv: vec!["xsplice".into(), "list".into()],
+                    code: 1,
+                    stdout: vec!["one".into()],
+                    stderr: vec!["two".into()],
+                }
+            )
+        );
+        assert_eq!(steps[2], (7, Step::Console("x y".into())));
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        assert_eq!(parse("\n> text").unwrap_err().line, 2);
+        assert_eq!(parse("$ ls\nwhat").unwrap_err().line, 2);
+        assert_eq!(parse("$").unwrap_err().line, 1);
+    }
+}
