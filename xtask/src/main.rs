@@ -1,3 +1,56 @@
-//! Everything a person or CI does with this repository.
+//! Everything a person or CI does with this repository: `cargo xtask help`.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod base;
+mod cache;
+mod command;
+mod debian;
+mod demo;
+mod packages;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(about = "Everything a person or CI does with this repository")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Patch a running Debian Xen and revert it, everything from nothing.
+    Demo,
+    /// Run all tests, those on the real Xen included.
+    Test {
+        /// Leave out what needs Xen or QEMU.
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Get Debian's Xen and rebuild it; print where everything is.
+    Base,
+    /// Show or clear what is cached.
+    Cache {
+        /// Delete it all.
+        #[arg(long)]
+        clear: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo => demo::run(),
+        Command::Test { fast } => test::run(fast),
+        Command::Base => base::get().map(|base| println!("{}", base.summary())),
+        Command::Cache { clear } => cache::run(clear),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

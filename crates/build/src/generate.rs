@@ -189,15 +189,42 @@ fn write(
     })
 }
 
-/// Loads the payload as the hypervisor would.
+/// Loads the payload as the hypervisor would. One that goes on top of another
+/// payload can only be loaded here as far as the hypervisor alone allows.
 fn check(
     options: &Options,
     name: &str,
     payload: &[u8],
     on_hypervisor: bool,
 ) -> Result<(), Refused> {
-    let _ = (options, name, payload, on_hypervisor);
-    Ok(())
+    let syms = options.xen_syms.display().to_string();
+    let image = xsplice_offline::Image::parse(&read(&options.xen_syms)?)
+        .map_err(|e| Refused::one(&syms, e.to_string()))?;
+    let stem = Path::new(name)
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let problems: Vec<Problem> = xsplice_offline::check(&image, &[(stem, payload)])
+        .iter()
+        .flat_map(|report| &report.problems)
+        .filter(|problem| match problem.severity {
+            xsplice_offline::Severity::Warning => false,
+            xsplice_offline::Severity::NotApplied => on_hypervisor,
+            xsplice_offline::Severity::NotLoaded => true,
+        })
+        .map(|problem| {
+            Problem::new(
+                name,
+                format!("our own check refuses it: {}", problem.message),
+            )
+        })
+        .collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Refused(problems))
+    }
 }
 
 fn metadata(options: &Options) -> Result<Vec<(String, String)>, Refused> {

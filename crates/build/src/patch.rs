@@ -319,11 +319,7 @@ impl Place {
         let mut chars = line.chars().peekable();
         while let Some(c) = chars.next() {
             match (c, quote) {
-                ('*', None) if self.comment => {
-                    if chars.next_if_eq(&'/').is_some() {
-                        self.comment = false;
-                    }
-                }
+                ('*', None) if self.comment => self.comment = chars.next_if_eq(&'/').is_none(),
                 _ if self.comment => {}
                 ('\\', Some(_)) => {
                     chars.next();

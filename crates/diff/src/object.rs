@@ -241,15 +241,7 @@ impl<'a> Reader<'a> {
 
     fn sections(&self) -> Result<Vec<Section>, ReadError> {
         let endian = self.elf.endian();
-        let mut sections = vec![Section {
-            name: String::new(),
-            class: Class::Ignored,
-            merge: None,
-            data: Vec::new(),
-            size: 0,
-            align: 1,
-            relocations: Vec::new(),
-        }];
+        let mut sections = vec![no_section()];
         for section in self.elf.sections() {
             let header = section.elf_section_header();
             let flags = header.sh_flags(endian);
@@ -259,7 +251,7 @@ impl<'a> Reader<'a> {
                 .to_owned();
             let no_bits = header.sh_type(endian) == elf::SHT_NOBITS;
             let merge = (flags.contains(elf::SHF_MERGE)).then(|| header.sh_entsize(endian).max(1));
-            sections.resize_with(section.index().0, || sections_gap());
+            sections.resize_with(section.index().0, no_section);
             sections.push(Section {
                 class: classify(&name, flags, no_bits),
                 name,
@@ -414,7 +406,8 @@ fn is_code(section: &Section) -> bool {
         && (section.name.contains("text") || section.name == ".fixup")
 }
 
-fn sections_gap() -> Section {
+/// Fills the place of a section that is not read.
+fn no_section() -> Section {
     Section {
         name: String::new(),
         class: Class::Ignored,

@@ -140,8 +140,8 @@ struct Hypercall {
 }
 
 /// `IOCTL_PRIVCMD_HYPERCALL`: `_IOC(_IOC_NONE, 'P', 0, sizeof(struct privcmd_hypercall))`.
-const IOCTL_HYPERCALL: Opcode =
-    ((size_of::<Hypercall>() as Opcode) << 16) | ((b'P' as Opcode) << 8);
+const IOCTL_HYPERCALL: Opcode = (48 << 16) | ((b'P' as Opcode) << 8);
+const _: () = assert!(size_of::<Hypercall>() == 48);
 
 // SAFETY: the opcode takes a pointer to `Hypercall`, which `as_ptr` gives, and
 // returns the hypercall's result as the ioctl's.

@@ -34,6 +34,10 @@ pub struct HostConfig {
     pub memory: u32,
     /// How long booting, and then each command, may take.
     pub timeout: Duration,
+    /// The most bytes that the console may print.
+    pub console_limit: usize,
+    /// Further words for the hypervisor's command line.
+    pub xen_arguments: String,
 }
 
 impl HostConfig {
@@ -50,6 +54,8 @@ impl HostConfig {
             cpus: 4,
             memory: 1024,
             timeout: Duration::from_secs(90),
+            console_limit: 4 << 20,
+            xen_arguments: String::new(),
         }
     }
 }
@@ -97,15 +103,17 @@ pub enum Error {
     Dom0(String),
 }
 
-/// The most that the console may print.
-const CONSOLE_LIMIT: usize = 4 << 20;
+/// The hypervisor's command line.
+const XEN_ARGUMENTS: &str =
+    "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot dom0_mem=512M";
 /// What a hypervisor prints when it is lost.
-const FATAL: [&str; 5] = [
+const FATAL: [&str; 6] = [
     "FATAL TRAP",
     "Panic on CPU",
     "FATAL PAGE FAULT",
     "*** DOUBLE FAULT",
     "Xen BUG at",
+    "(XEN) Assertion '",
 ];
 /// How many lines of a crash are kept.
 const CRASH_LINES: usize = 24;
@@ -113,6 +121,7 @@ const CRASH_LINES: usize = 24;
 #[derive(Debug, Default)]
 struct Console {
     text: String,
+    limit: usize,
     flooded: bool,
     closed: bool,
 }
@@ -168,7 +177,13 @@ impl Host {
         );
         write(&xen, &gunzip(&config.xen, read(&config.xen)?)?)?;
         write(&initrd, &initramfs(config)?)?;
-        read(&config.kernel)?;
+        // A comma in the kernel's path would end it on QEMU's command line.
+        let kernel = directory.path().join("kernel");
+        let place = config
+            .kernel
+            .canonicalize()
+            .map_err(|e| file_error(&config.kernel, e))?;
+        std::os::unix::fs::symlink(place, &kernel).map_err(|e| file_error(&kernel, e))?;
         let socket = directory.path().join("dom0");
         let mut qemu = Command::new("qemu-system-x86_64")
             .args([
@@ -190,14 +205,12 @@ impl Host {
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .arg("-kernel")
             .arg(&xen)
-            .args([
-                "-append",
-                "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot dom0_mem=512M",
-            ])
+            .arg("-append")
+            .arg(format!("{XEN_ARGUMENTS} {}", config.xen_arguments))
             .arg("-initrd")
             .arg(format!(
                 "{} console=hvc0 earlyprintk=xen rdinit=/init quiet,{}",
-                config.kernel.display(),
+                kernel.display(),
                 initrd.display()
             ))
             .stdin(Stdio::null())
@@ -205,7 +218,10 @@ impl Host {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(Error::NoQemu)?;
-        let console = Arc::new(Mutex::new(Console::default()));
+        let console = Arc::new(Mutex::new(Console {
+            limit: config.console_limit,
+            ..Console::default()
+        }));
         for stream in [
             qemu.stdout
                 .take()
@@ -217,10 +233,12 @@ impl Host {
             let (console, stream) = (Arc::clone(&console), stream);
             std::thread::spawn(move || stream.map(|s| watch(s, &console)));
         }
-        let line = match connect(&socket) {
+        let line = match connect(&socket, &mut qemu) {
             Ok(line) => line,
             Err(error) => {
                 let _ = qemu.kill().and_then(|()| qemu.wait());
+                // What it said last may still be on its way.
+                std::thread::sleep(Duration::from_millis(100));
                 let console = console.lock().map(|c| c.tail()).unwrap_or_default();
                 return Err(match error.kind() {
                     io::ErrorKind::NotFound => Error::Off {
@@ -298,8 +316,18 @@ impl Host {
 
     fn ask(&mut self, request: &Request, what: &str) -> Result<Reply, Error> {
         self.check_console()?;
-        self.send(request)?;
-        self.receive(what)
+        let reply = self.send(request).and_then(|()| self.receive(what));
+        if reply.is_err() {
+            // What is still to come would be taken for the next reply.
+            self.stop();
+        }
+        reply
+    }
+
+    fn stop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
     }
 
     fn send(&mut self, request: &Request) -> Result<(), Error> {
@@ -349,14 +377,17 @@ impl Host {
     }
 
     fn check_console(&self) -> Result<(), Error> {
+        let crash = || self.console.lock().ok().and_then(|c| c.crash());
+        if crash().is_some() {
+            // The lines after the first are on their way.
+            std::thread::sleep(Duration::from_millis(300));
+            return Err(Error::Crashed(crash().unwrap_or_default()));
+        }
         let Ok(console) = self.console.lock() else {
             return Ok(());
         };
-        if let Some(lines) = console.crash() {
-            return Err(Error::Crashed(lines));
-        }
         if console.flooded {
-            Err(Error::ConsoleFlood(CONSOLE_LIMIT))
+            Err(Error::ConsoleFlood(console.limit))
         } else {
             Ok(())
         }
@@ -369,9 +400,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        self.stop();
     }
 }
 
@@ -389,7 +418,7 @@ fn watch(stream: impl Read, console: &Mutex<Console>) {
         let Ok(mut console) = console.lock() else {
             return;
         };
-        if console.text.len() + line.len() > CONSOLE_LIMIT {
+        if console.text.len() + line.len() > console.limit {
             console.flooded = true;
             return;
         }
@@ -402,7 +431,7 @@ fn watch(stream: impl Read, console: &Mutex<Console>) {
     }
 }
 
-fn connect(socket: &Path) -> io::Result<UnixStream> {
+fn connect(socket: &Path, qemu: &mut Child) -> io::Result<UnixStream> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         match UnixStream::connect(socket) {
@@ -411,6 +440,9 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
                 return Ok(line);
             }
             Err(error) if Instant::now() > end => return Err(error),
+            Err(_) if !matches!(qemu.try_wait(), Ok(None)) => {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
@@ -462,5 +494,58 @@ fn file_error(path: &Path, error: io::Error) -> Error {
     Error::File {
         path: path.display().to_string(),
         error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn console(text: &str, limit: usize) -> Console {
+        let console = Mutex::new(Console {
+            limit,
+            ..Console::default()
+        });
+        watch(text.as_bytes(), &console);
+        console.into_inner().expect("no thread holds it")
+    }
+
+    #[test]
+    fn a_crash_is_seen_with_the_lines_around_it() {
+        let text = "(XEN) one\r\n(XEN) Panic on CPU 2:\r\n(XEN) FATAL TRAP: vector = 6\r\n";
+        let lines = console(text, 1000).crash().expect("a crash");
+        assert_eq!(
+            lines,
+            [
+                "(XEN) one",
+                "(XEN) Panic on CPU 2:",
+                "(XEN) FATAL TRAP: vector = 6"
+            ]
+        );
+    }
+
+    #[test]
+    fn ordinary_output_is_no_crash() {
+        let text = "(XEN) livepatch: a finished APPLY with rc=0\n(XEN) Xen WARN at traps.c:1\n";
+        let console = console(text, 1000);
+        assert_eq!(console.crash(), None);
+        assert!(!console.flooded);
+    }
+
+    #[test]
+    fn output_beyond_the_limit_is_a_flood() {
+        let console = console(&"line\n".repeat(10), 12);
+        assert!(console.flooded);
+        assert!(console.text.len() <= 12);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let none = PathBuf::from("/nowhere/xen.gz");
+        let config = HostConfig::new(none.clone(), none.clone(), None, none);
+        let error = Host::boot(&config)
+            .expect_err("there is no such file")
+            .to_string();
+        assert!(error.starts_with("/nowhere/xen.gz: "), "{error}");
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! `put FILE PLACE` copies a file of the host, given from the scenario's
 //! directory, into dom0. `$ COMMAND` runs a command in dom0; words are
-//! separated by blanks. What follows it expects something of it: `= CODE` an
+//! separated by blanks, except within `'` or `"`. What follows it expects something of it: `= CODE` an
 //! exit code (0 without it), `> TEXT` and `! TEXT` a text in its standard
 //! output and standard error. `console TEXT` expects a text on the console.
 
@@ -85,7 +85,7 @@ pub fn parse(text: &str) -> Result<Vec<(usize, Step)>, ParseError> {
                 steps.push((index + 1, step));
             }
             "$" => {
-                let argv: Vec<String> = rest.split_whitespace().map(str::to_owned).collect();
+                let argv = words(rest).ok_or_else(|| error("a quote is not closed"))?;
                 if argv.is_empty() {
                     return Err(error("there is no command"));
                 }
@@ -125,6 +125,26 @@ pub fn parse(text: &str) -> Result<Vec<(usize, Step)>, ParseError> {
         }
     }
     Ok(steps)
+}
+
+/// The words of a command; `None` if a quote is not closed.
+fn words(line: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for c in line.chars() {
+        match quote {
+            Some(q) if q == c => quote = None,
+            None if c == '\'' || c == '"' => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            None if c.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    quote.is_none().then_some(words)
 }
 
 /// What a step did.
@@ -229,6 +249,12 @@ mod tests {
             )
         );
         assert_eq!(steps[2], (7, Step::Console("x y".into())));
+    }
+
+    #[test]
+    fn quotes_keep_a_word_together() {
+        assert_eq!(words("a 'b c' \"\" d'e'").unwrap(), ["a", "b c", "", "de"]);
+        assert_eq!(words("a 'b"), None);
     }
 
     #[test]

@@ -48,9 +48,16 @@ struct Machine {
     /// dom0's kernel.
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
-    /// The kernel's module xen-privcmd.ko, if it needs one.
+    /// The kernel's module xen-privcmd.ko; looked for in the modules
+    /// directory that belongs to the kernel unless given.
     #[arg(long, value_name = "FILE")]
     privcmd: Option<PathBuf>,
+    /// A further program for dom0, and its shared libraries.
+    #[arg(long = "program", value_name = "PLACE=FILE", value_parser = placed)]
+    programs: Vec<(String, PathBuf)>,
+    /// A directory to look for shared libraries in.
+    #[arg(long, value_name = "DIR")]
+    libraries: Vec<PathBuf>,
     /// Virtual CPUs.
     #[arg(long, value_name = "N", default_value_t = 4)]
     cpus: u32,
@@ -76,8 +83,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         Command::Run { scenario, machine } => run_scenario(scenario, machine, json),
     };
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             if json {
                 println!("{:#}", json!({ "error": format!("{error:#}") }));
@@ -88,14 +94,37 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     }
 }
 
-fn boot(machine: &Machine) -> anyhow::Result<Host> {
+fn placed(argument: &str) -> Result<(String, PathBuf), String> {
+    let (place, file) = argument.split_once('=').ok_or("expected PLACE=FILE")?;
+    Ok((place.to_owned(), file.into()))
+}
+
+/// The module that belongs to `kernel`, as packages lay them out:
+/// `boot/vmlinuz-RELEASE` and `lib/modules/RELEASE` in one place.
+fn find_privcmd(kernel: &Path) -> Option<PathBuf> {
+    let release = kernel.file_name()?.to_str()?.strip_prefix("vmlinuz-")?;
+    let root = kernel.parent()?.join("..");
+    let module = root
+        .join("lib/modules")
+        .join(release)
+        .join("kernel/drivers/xen/xen-privcmd.ko");
+    module.exists().then_some(module)
+}
+
+fn boot(machine: &Machine, files: Vec<(String, PathBuf)>) -> anyhow::Result<Host> {
     let xsplice = std::env::current_exe().context("cannot find this executable")?;
     let mut config = HostConfig::new(
         machine.xen.clone(),
         machine.kernel.clone(),
-        machine.privcmd.clone(),
+        machine
+            .privcmd
+            .clone()
+            .or_else(|| find_privcmd(&machine.kernel)),
         xsplice,
     );
+    config.files = files;
+    config.programs.clone_from(&machine.programs);
+    config.libraries.clone_from(&machine.libraries);
     config.cpus = machine.cpus;
     config.memory = machine.memory;
     config.timeout = Duration::from_secs(machine.timeout);
@@ -111,55 +140,103 @@ fn keep_console(host: &Host, machine: &Machine) -> anyhow::Result<()> {
     }
 }
 
-fn try_payloads(payloads: &[PathBuf], machine: &Machine, json: bool) -> anyhow::Result<bool> {
-    let files: Vec<(String, Vec<u8>)> = payloads
+fn try_payloads(payloads: &[PathBuf], machine: &Machine, json: bool) -> anyhow::Result<ExitCode> {
+    let mut names = Vec::new();
+    let mut files = Vec::new();
+    for path in payloads {
+        let name = path.file_stem().context("a payload has no name")?;
+        let name = name.to_string_lossy().into_owned();
+        files.push((place_of(&name), path.clone()));
+        names.push(name);
+    }
+    let mut host = boot(machine, files)?;
+    let mut steps = Vec::new();
+    let tried = names
         .iter()
-        .map(|path| {
-            let name = path
-                .file_stem()
-                .context("a payload has no name")?
-                .to_string_lossy();
-            let data = std::fs::read(path).with_context(|| path.display().to_string())?;
-            Ok((name.into_owned(), data))
-        })
-        .collect::<anyhow::Result<_>>()?;
-    let mut host = boot(machine)?;
-    let mut results = Vec::new();
-    let mut good = true;
-    for (name, data) in &files {
-        let place = format!("/lab/{name}.livepatch");
-        host.put(&place, data)?;
-        let commands: [&[&str]; 5] = [
-            &["upload", name, &place],
-            &["apply", name],
-            &["list"],
-            &["revert", name],
-            &["unload", name],
-        ];
-        for command in commands {
-            let argv: Vec<&str> = ["xsplice"].iter().chain(command).copied().collect();
-            let output = host.run(&argv)?;
-            let ok = output.code == Some(0);
-            good &= ok;
-            if !json {
-                print_step(&command.join(" "), &output);
-            }
-            results
-                .push(json!({ "payload": name, "command": command, "output": output, "ok": ok }));
-            if !ok && command[0] == "upload" {
-                break;
-            }
-        }
-    }
+        .try_for_each(|name| try_payload(&mut host, name, json, &mut steps));
     keep_console(&host, machine)?;
-    host.shut_down()?;
+    let error = tried.and_then(|()| Ok(host.shut_down()?)).err();
+    let failed = |step: &Step| !matches!(step.output.code, Some(0 | AGAIN));
+    let code = if error.is_some() || steps.iter().any(failed) {
+        1
+    } else if steps.iter().any(|s| s.output.code == Some(AGAIN)) {
+        2
+    } else {
+        0
+    };
     if json {
-        println!("{:#}", json!({ "ok": good, "steps": results }));
+        let error = error.as_ref().map(|e| format!("{e:#}"));
+        println!(
+            "{:#}",
+            json!({ "ok": code == 0, "steps": steps, "error": error })
+        );
     }
-    Ok(good)
+    if let Some(error) = error {
+        eprintln!("error: {error:#}");
+    }
+    Ok(ExitCode::from(code))
 }
 
-fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<bool> {
+/// The exit code that says: try again.
+const AGAIN: i32 = 2;
+/// How often a command that says so is tried.
+const TRIES: u32 = 5;
+
+/// A command on a payload, and how it ended at last.
+#[derive(serde::Serialize)]
+struct Step {
+    payload: String,
+    command: String,
+    tries: u32,
+    output: Output,
+}
+
+/// Where dom0 has the payload `name`.
+fn place_of(name: &str) -> String {
+    format!("/lab/{name}.livepatch")
+}
+
+fn try_payload(
+    host: &mut Host,
+    name: &str,
+    json: bool,
+    steps: &mut Vec<Step>,
+) -> anyhow::Result<()> {
+    let place = place_of(name);
+    let commands: [&[&str]; 5] = [
+        &["upload", name, &place],
+        &["apply", name],
+        &["list"],
+        &["revert", name],
+        &["unload", name],
+    ];
+    for command in commands {
+        let argv = [&["xsplice"], command].concat();
+        let text = command.join(" ");
+        let mut tries = 1;
+        let mut output = host.run(&argv).with_context(|| text.clone())?;
+        while output.code == Some(AGAIN) && tries < TRIES {
+            tries += 1;
+            output = host.run(&argv).with_context(|| text.clone())?;
+        }
+        if !json {
+            print_step(&text, &output);
+        }
+        let uploaded = command[0] != "upload" || output.code == Some(0);
+        steps.push(Step {
+            payload: name.to_owned(),
+            command: text,
+            tries,
+            output,
+        });
+        if !uploaded {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<ExitCode> {
     let name = || path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(name)?;
     let steps = scenario::parse(&text).with_context(name)?;
@@ -167,10 +244,16 @@ fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<bo
         bail!("{}: there is no step in it", name());
     }
     let directory = path.parent().unwrap_or(Path::new("."));
-    let mut host = boot(machine)?;
+    let mut host = boot(machine, Vec::new())?;
     let mut results = Vec::new();
     for (line, step) in &steps {
-        let result = scenario::run_step(&mut host, directory, *line, step)?;
+        let result = match scenario::run_step(&mut host, directory, *line, step) {
+            Ok(result) => result,
+            Err(error) => {
+                keep_console(&host, machine)?;
+                return Err(error).with_context(|| format!("{}:{line}", name()));
+            }
+        };
         if !json {
             match &result.output {
                 Some(output) => print_step(&result.what, output),
@@ -188,7 +271,11 @@ fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<bo
     if json {
         println!("{:#}", json!({ "ok": good, "steps": results }));
     }
-    Ok(good)
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn print_step(what: &str, output: &Output) {

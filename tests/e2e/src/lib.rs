@@ -1,2 +1,139 @@
+//! What the tests on a real Xen share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
-//! Tests that need a real Xen; see `tests/`.
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::process::{Command, Output as LocalOutput};
+use xsplice_lab::{Host, HostConfig, Output};
+
+/// Where everything is that the tests need: `cargo xtask base` writes it.
+#[derive(Debug, Deserialize)]
+pub struct Base {
+    /// The shipped hypervisor.
+    pub xen: PathBuf,
+    /// Its symbols.
+    pub xen_syms: PathBuf,
+    /// The rebuilt source tree.
+    pub tree: PathBuf,
+    /// Whether the rebuilt hypervisor equals the shipped one.
+    pub identical: bool,
+    /// dom0's kernel.
+    pub kernel: PathBuf,
+    /// Its privcmd driver.
+    pub privcmd: PathBuf,
+    /// The C tool.
+    pub c_tool: PathBuf,
+    /// Where its libraries are.
+    pub libraries: Vec<PathBuf>,
+    /// Xen's own test payloads.
+    pub test_payloads: PathBuf,
+}
+
+/// The base that `XSPLICE_BASE` names.
+///
+/// # Errors
+/// If there is none: the tests on a real Xen cannot run, and must not pass.
+pub fn base() -> anyhow::Result<Base> {
+    let path = std::env::var("XSPLICE_BASE")
+        .context("XSPLICE_BASE is not set: these tests need a real Xen; run `cargo xtask test`")?;
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    serde_json::from_str(&text).context(path)
+}
+
+/// The static `xsplice` executable that `XSPLICE_BIN` names.
+///
+/// # Errors
+/// If it is not set.
+pub fn xsplice() -> anyhow::Result<PathBuf> {
+    let path = std::env::var("XSPLICE_BIN")
+        .context("XSPLICE_BIN is not set: run these tests with `cargo xtask test`")?;
+    Ok(path.into())
+}
+
+/// The root of this repository.
+pub fn repository() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// What to boot: Debian's hypervisor, with the C tool as `/bin/c-livepatch`
+/// and Xen's test payloads in `/lab`.
+///
+/// # Errors
+/// If the base is not there.
+pub fn config(base: &Base) -> anyhow::Result<HostConfig> {
+    let mut config = HostConfig::new(
+        base.xen.clone(),
+        base.kernel.clone(),
+        Some(base.privcmd.clone()),
+        xsplice()?,
+    );
+    config
+        .programs
+        .push(("c/xen-livepatch".to_owned(), base.c_tool.clone()));
+    config.libraries.clone_from(&base.libraries);
+    for entry in std::fs::read_dir(&base.test_payloads)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "livepatch") {
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            config.files.push((format!("lab/{name}"), path));
+        }
+    }
+    Ok(config)
+}
+
+/// Runs the `xsplice` executable on this machine.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn local(arguments: &[&str]) -> anyhow::Result<LocalOutput> {
+    Ok(Command::new(xsplice()?).args(arguments).output()?)
+}
+
+/// Builds the payload `name` from the source patch at `patch`.
+///
+/// # Errors
+/// If `xsplice build` refuses, with its words.
+pub fn build(
+    base: &Base,
+    patch: &std::path::Path,
+    output: &std::path::Path,
+) -> anyhow::Result<String> {
+    let text = |path: &std::path::Path| path.display().to_string();
+    let result = local(&[
+        "build",
+        "-s",
+        &text(&base.tree),
+        "-p",
+        &text(patch),
+        "--xen-syms",
+        &text(&base.xen_syms),
+        "-o",
+        &text(output),
+    ])?;
+    if !result.status.success() {
+        bail!("{}", String::from_utf8_lossy(&result.stderr));
+    }
+    Ok(String::from_utf8_lossy(&result.stdout).into_owned())
+}
+
+/// Runs a command in dom0, again as long as it says "try again" (exit code 2):
+/// on an emulated machine the CPUs do not always come together in time.
+///
+/// # Errors
+/// If the host is lost.
+pub fn settled(host: &mut Host, argv: &[&str]) -> anyhow::Result<Output> {
+    const TRIES: usize = 10;
+    let mut output = host.run(argv)?;
+    for _ in 1..TRIES {
+        if output.code != Some(2) {
+            break;
+        }
+        output = host.run(argv)?;
+    }
+    Ok(output)
+}

@@ -1,0 +1,174 @@
+//! What cannot be done is refused with a reason, and nothing is written.
+
+use std::path::Path;
+use xsplice_e2e::{base, build, config, local, settled};
+use xsplice_lab::Host;
+
+/// A unified diff that replaces the line `old` of `path` in the tree.
+fn diff(tree: &Path, path: &str, old: &str, new: &str) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(tree.join(path))?;
+    let number = text.lines().position(|l| l == old).map_or(0, |n| n + 1);
+    assert!(
+        number > 0,
+        "{path} has no line {old:?}: the test needs another one"
+    );
+    Ok(format!(
+        "--- a/{path}\n+++ b/{path}\n@@ -{number},1 +{number},1 @@\n-{old}\n+{new}\n"
+    ))
+}
+
+#[test]
+fn patches_that_cannot_be_live_patched() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let version = "xen/common/version.c";
+    let change = |path: &str, old: &str, new: &str| diff(&base.tree, path, old, new);
+    let old = "    return XEN_EXTRAVERSION;";
+    let refused = [
+        (
+            "comment",
+            change(version, old, "    return XEN_EXTRAVERSION; /* why */")?,
+            "changes no code",
+        ),
+        (
+            "does-not-apply",
+            format!("--- a/{version}\n+++ b/{version}\n@@ -58 +58 @@\n-no such line\n+x\n"),
+            "hunk 1 (line 58) does not apply",
+        ),
+        (
+            "no-compile",
+            change(version, old, "    return nothing_at_all;")?,
+            "does not compile",
+        ),
+        (
+            "init",
+            change(
+                "xen/common/tasklet.c",
+                "    open_softirq(TASKLET_SOFTIRQ, tasklet_softirq_action);",
+                "    open_softirq(TASKLET_SOFTIRQ, NULL);",
+            )?,
+            "tasklet_subsys_init is only used while booting",
+        ),
+        (
+            "data",
+            change(
+                "xen/drivers/char/console.c",
+                "static unsigned char __read_mostly opt_conswitch[3] = \"a\";",
+                "static unsigned char __read_mostly opt_conswitch[3] = \"b\";",
+            )?,
+            "the initial value of the variable opt_conswitch changed",
+        ),
+        (
+            "resized",
+            change(
+                "xen/drivers/char/console.c",
+                "static unsigned char __read_mostly opt_conswitch[3] = \"a\";",
+                "static unsigned char __read_mostly opt_conswitch[4] = \"a\";",
+            )?,
+            "the variable opt_conswitch goes from 3 to 4 bytes",
+        ),
+        (
+            "makefile",
+            change(
+                "xen/common/Makefile",
+                "obj-y += domctl.o",
+                "obj-y += domctl2.o",
+            )?,
+            "how the hypervisor is built",
+        ),
+    ];
+    for (name, patch, words) in refused {
+        let (file, output) = (
+            directory.path().join(name),
+            directory.path().join("out.livepatch"),
+        );
+        std::fs::write(&file, patch)?;
+        let error = build(&base, &file, &output).expect_err(name).to_string();
+        assert!(error.contains(words), "{name}: {error}");
+        assert!(!output.exists(), "{name}: something was written");
+    }
+    Ok(())
+}
+
+#[test]
+fn files_that_are_no_payloads() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let hello = std::fs::read(base.test_payloads.join("xen_hello_world.livepatch"))?;
+    let mut foreign = hello.clone();
+    foreign[18] = 183;
+    let cases: [(&str, &[u8], &str); 4] = [
+        ("text", b"not a payload", "this is no ELF file"),
+        ("short", &hello[..hello.len() / 2], "cut short"),
+        (
+            "foreign",
+            &foreign,
+            "another machine (ELF machine number 183",
+        ),
+        ("empty", b"", "this is no ELF file"),
+    ];
+    for (name, data, words) in cases {
+        let path = directory.path().join(name);
+        std::fs::write(&path, data)?;
+        let output = local(&["upload", "x", &path.display().to_string()])?;
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{name}: {stderr}");
+        assert!(stderr.contains(words), "{name}: {stderr}");
+    }
+    let output = local(&["list"])?;
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("does not run on Xen"), "{stderr}");
+    let long = "n".repeat(128);
+    let output = local(&["apply", &long])?;
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 to 127 bytes"));
+    Ok(())
+}
+
+#[test]
+fn a_payload_for_another_hypervisor_names_both() -> anyhow::Result<()> {
+    let base = base()?;
+    let mut host = Host::boot(&config(&base)?)?;
+    let running = {
+        let output = host.run(&["xsplice", "info", "--json"])?;
+        let value: serde_json::Value = serde_json::from_str(&output.stdout)?;
+        value["hypervisor"]["build_id"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert_eq!(running.len(), 40);
+    // The last byte of the build-id that the payload depends on.
+    let id: Vec<u8> = (0..20)
+        .map(|i| u8::from_str_radix(&running[2 * i..2 * i + 2], 16))
+        .collect::<Result<_, _>>()?;
+    let mut data = std::fs::read(base.test_payloads.join("xen_hello_world.livepatch"))?;
+    let mut changed = 0;
+    for at in 0..data.len() - id.len() {
+        if data[at..at + id.len()] == id {
+            data[at + id.len() - 1] ^= 1;
+            changed += 1;
+        }
+    }
+    assert!(changed > 0, "the payload does not name the hypervisor");
+    host.put("/lab/foreign.livepatch", &data)?;
+    let output = settled(
+        &mut host,
+        &["xsplice", "upload", "foreign", "/lab/foreign.livepatch"],
+    )?;
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains(&running), "{output:?}");
+    assert!(
+        output
+            .stderr
+            .contains("the payload is for the hypervisor with build-id"),
+        "{output:?}"
+    );
+    let output = host.run(&["xsplice", "list"])?;
+    assert!(
+        output.stdout.contains("no payloads are loaded"),
+        "{output:?}"
+    );
+    host.shut_down()?;
+    Ok(())
+}

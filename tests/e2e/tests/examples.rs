@@ -1,0 +1,105 @@
+//! Each example patch is built, loaded, applied, observed and reverted on the
+//! hypervisor that Debian ships.
+
+use xsplice_e2e::{base, build, config, repository, settled};
+use xsplice_lab::Host;
+
+/// What a look at the hypervisor shows while an example is applied.
+struct Example {
+    name: &'static str,
+    /// Functions that the payload must replace, and no others.
+    functions: &'static [&'static str],
+    /// Whether the patch was seen to work.
+    works: fn(&mut Host) -> anyhow::Result<bool>,
+}
+
+const EXAMPLES: [Example; 3] = [
+    Example {
+        name: "extra-version",
+        functions: &["xen_extra_version"],
+        works: |host| Ok(asked(host, "extra")? == "-live-patched"),
+    },
+    Example {
+        name: "two-files",
+        functions: &["compat_xen_version", "do_xen_version", "xen_changeset"],
+        works: |host| {
+            // State of its own: the count rises with every question.
+            let (first, second) = (asked(host, "changeset")?, asked(host, "changeset")?);
+            let count = |text: &str| {
+                text.strip_prefix("withheld, query ")
+                    .and_then(|n| n.parse::<u32>().ok())
+            };
+            Ok(matches!((count(&first), count(&second)), (Some(a), Some(b)) if b == a + 1))
+        },
+    },
+    Example {
+        name: "bug-and-alternative",
+        functions: &["do_tasklet_work"],
+        works: |host| {
+            // Asking for anything schedules a tasklet sooner or later.
+            for _ in 0..20 {
+                if host.console().contains("tasklet: done by patched code") {
+                    return Ok(true);
+                }
+                host.run(&["xsplice", "info"])?;
+            }
+            Ok(false)
+        },
+    },
+];
+
+fn asked(host: &mut Host, field: &str) -> anyhow::Result<String> {
+    let output = host.run(&["xsplice", "info", "--json"])?;
+    let value: serde_json::Value = serde_json::from_str(&output.stdout)?;
+    Ok(value["hypervisor"][field]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+#[test]
+fn every_example_works_and_goes_away_again() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let mut host = Host::boot(&config(&base)?)?;
+    let before = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
+    for example in EXAMPLES {
+        let name = example.name;
+        let patch = repository().join(format!("examples/xen-4.17/{name}.patch"));
+        let payload = directory.path().join(format!("{name}.livepatch"));
+        let report = build(&base, &patch, &payload)?;
+        let listed: Vec<&str> = report
+            .lines()
+            .skip_while(|l| *l != "Replaced functions:")
+            .skip(1)
+            .take_while(|l| l.starts_with("  "))
+            .filter_map(|l| l.split_whitespace().next())
+            .collect();
+        assert_eq!(listed, example.functions, "{name}: {report}");
+        // The same input gives the same bytes.
+        let again = directory.path().join("again.livepatch");
+        build(&base, &patch, &again)?;
+        assert_eq!(std::fs::read(&payload)?, std::fs::read(&again)?, "{name}");
+
+        let place = format!("/lab/{name}.livepatch");
+        host.put(&place, &std::fs::read(&payload)?)?;
+        for command in [
+            &["load", place.as_str()][..],
+            &["load", place.as_str(), "--name", "other"],
+        ] {
+            let argv: Vec<&str> = ["xsplice"].iter().chain(command).copied().collect();
+            let output = settled(&mut host, &argv)?;
+            let expected = if command.len() == 2 { 0 } else { 1 };
+            assert_eq!(output.code, Some(expected), "{name}: {argv:?}: {output:?}");
+        }
+        assert!((example.works)(&mut host)?, "{name}: no effect seen");
+        for command in ["revert", "unload"] {
+            let output = settled(&mut host, &["xsplice", command, name])?;
+            assert_eq!(output.code, Some(0), "{name}: {command}: {output:?}");
+        }
+        let after = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
+        assert_eq!(after, before, "{name} left something behind");
+    }
+    host.shut_down()?;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Our tool under its classic name does what the C tool does, on the same
+//! running host, to the byte.
+
+use xsplice_e2e::{base, config, settled};
+use xsplice_lab::{Host, Output};
+
+/// The Xen project's own regression steps with payloads that any compiler's
+/// hypervisor can take: arguments of the tool, and the exit code.
+const STEPS: &[(&[&str], i32)] = &[
+    (&[], 0),
+    (&["help"], 0),
+    (&["list"], 0),
+    (&["nonsense"], 1),
+    (&["revert"], 1),
+    (&["list", "more"], 1),
+    (&["revert", "xen_hello_world"], 1),
+    (&["load", "/lab/missing.livepatch"], 1),
+    (&["load", "/lab/xen_hello_world.livepatch"], 0),
+    (&["load", "/lab/xen_hello_world.livepatch"], 1),
+    (&["list"], 0),
+    (&["apply", "xen_hello_world", "--wrong"], 1),
+    (&["apply", "xen_hello_world"], 0),
+    (&["unload", "xen_hello_world"], 1),
+    (&["revert", "xen_hello_world"], 0),
+    (&["unload", "xen_hello_world"], 0),
+    (&["unload", "xen_hello_world"], 1),
+    (&["load", "/lab/xen_no_xen_buildid.livepatch"], 1),
+    (&["load", "/lab/xen_hello_world.livepatch"], 0),
+    (&["load", "/lab/xen_bye_world.livepatch"], 0),
+    (
+        &[
+            "upload",
+            "xen_replace_world",
+            "/lab/xen_replace_world.livepatch",
+        ],
+        0,
+    ),
+    (&["list"], 0),
+    (&["replace", "xen_replace_world"], 0),
+    (&["list"], 0),
+    (&["apply", "xen_hello_world"], 1),
+    (&["apply", "xen_bye_world"], 1),
+    (&["apply", "xen_replace_world"], 0),
+    (&["revert", "xen_replace_world"], 0),
+    (&["unl", "xen_replace_world"], 0),
+    (&["unload", "xen_hello_world"], 0),
+    (&["unload", "xen_bye_world"], 0),
+    (&["list"], 0),
+];
+
+/// Runs every step with the tool at `tool`.
+fn run(host: &mut Host, tool: &str) -> anyhow::Result<Vec<Output>> {
+    let mut outputs = Vec::new();
+    for (arguments, code) in STEPS {
+        let argv: Vec<&str> = [tool].iter().chain(*arguments).copied().collect();
+        let mut output = settled(host, &argv)?;
+        assert_eq!(output.code, Some(*code), "{argv:?}: {output:?}");
+        output.stderr = without_library_words(&output.stderr);
+        outputs.push(output);
+    }
+    Ok(outputs)
+}
+
+/// libxenctrl logs failures in lines of its own before the tool's.
+fn without_library_words(text: &str) -> String {
+    text.lines()
+        .filter(|l| !l.starts_with("xc: "))
+        .map(|l| format!("{l}\n"))
+        .collect()
+}
+
+#[test]
+fn both_tools_say_and_do_the_same() -> anyhow::Result<()> {
+    let base = base()?;
+    let mut host = Host::boot(&config(&base)?)?;
+    let theirs = run(&mut host, "/c/xen-livepatch")?;
+    let ours = run(&mut host, "/bin/xen-livepatch")?;
+    for (((arguments, _), theirs), ours) in STEPS.iter().zip(theirs).zip(ours) {
+        assert_eq!(ours, theirs, "xen-livepatch {arguments:?}");
+    }
+    host.shut_down()?;
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! Downloading from Debian, without a change to the system's configuration.
+
+use crate::command;
+use anyhow::{Context, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A private apt configuration, made from the machine's own sources with
+/// source packages enabled.
+pub(crate) struct Apt {
+    options: Vec<String>,
+}
+
+impl Apt {
+    /// Makes the configuration in `directory` and fetches the package lists.
+    pub(crate) fn new(directory: &Path) -> anyhow::Result<Self> {
+        for part in ["state/lists/partial", "cache/archives/partial", "sources"] {
+            std::fs::create_dir_all(directory.join(part))?;
+        }
+        write_sources(&directory.join("sources"))?;
+        let at = |part: &str| directory.join(part).display().to_string();
+        let settings = [
+            ("Dir::Etc::sourcelist", "/dev/null".to_owned()),
+            ("Dir::Etc::sourceparts", at("sources")),
+            ("Dir::State", at("state")),
+            ("Dir::State::status", "/var/lib/dpkg/status".to_owned()),
+            ("Dir::Cache", at("cache")),
+            ("APT::Sandbox::User", "root".to_owned()),
+        ];
+        let options = settings
+            .iter()
+            .flat_map(|(k, v)| ["-o".to_owned(), format!("{k}={v}")])
+            .collect();
+        let apt = Self { options };
+        apt.get(directory, &["update"])?;
+        Ok(apt)
+    }
+
+    fn get(&self, directory: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+        command::output(
+            Command::new("apt-get")
+                .args(&self.options)
+                .args(arguments)
+                .current_dir(directory),
+        )
+    }
+
+    fn cache(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        command::output(
+            Command::new("apt-cache")
+                .args(&self.options)
+                .args(arguments),
+        )
+    }
+
+    /// The versions of the binary package `package`, newest first.
+    pub(crate) fn versions(&self, package: &str) -> anyhow::Result<Vec<String>> {
+        let table = self.cache(&["madison", package])?;
+        let versions = table
+            .lines()
+            .filter(|l| l.contains("Packages"))
+            .filter_map(|l| Some(l.split('|').nth(1)?.trim().to_owned()));
+        Ok(versions.collect())
+    }
+
+    /// The newest package whose name starts with `prefix` and ends with
+    /// `suffix`.
+    pub(crate) fn newest(&self, prefix: &str, suffix: &str) -> anyhow::Result<String> {
+        let names = self.cache(&["pkgnames", prefix])?;
+        let mut names: Vec<&str> = names.lines().filter(|n| n.ends_with(suffix)).collect();
+        names.sort_unstable();
+        names
+            .pop()
+            .map(str::to_owned)
+            .with_context(|| format!("Debian has no {prefix}*{suffix} here"))
+    }
+
+    /// The first package that `package` depends on.
+    pub(crate) fn dependency(&self, package: &str) -> anyhow::Result<String> {
+        let text = self.cache(&["depends", "--important", package])?;
+        text.lines()
+            .find_map(|l| l.trim().strip_prefix("Depends: "))
+            .map(str::to_owned)
+            .with_context(|| format!("{package} depends on nothing"))
+    }
+
+    /// Downloads binary packages and unpacks them into `directory`.
+    pub(crate) fn unpack(&self, directory: &Path, packages: &[String]) -> anyhow::Result<()> {
+        let downloads = directory.join("downloads");
+        std::fs::create_dir_all(&downloads)?;
+        let names: Vec<&str> = packages.iter().map(String::as_str).collect();
+        self.get(&downloads, &[&["download"], &names[..]].concat())?;
+        for entry in std::fs::read_dir(&downloads)? {
+            let package = entry?.path();
+            command::output(Command::new("dpkg").arg("-x").arg(&package).arg(directory))?;
+        }
+        std::fs::remove_dir_all(&downloads)?;
+        Ok(())
+    }
+
+    /// Downloads the source package `package` in `version` and unpacks it,
+    /// Debian's patches applied, into `directory`.
+    pub(crate) fn source(
+        &self,
+        package: &str,
+        version: &str,
+        directory: &Path,
+    ) -> anyhow::Result<()> {
+        let downloads = directory.with_extension("downloads");
+        std::fs::create_dir_all(&downloads)?;
+        self.get(
+            &downloads,
+            &["source", "--download-only", &format!("{package}={version}")],
+        )?;
+        let description = std::fs::read_dir(&downloads)?
+            .filter_map(|e| Some(e.ok()?.path()))
+            .find(|p| p.extension().is_some_and(|e| e == "dsc"))
+            .context("the source package has no .dsc file")?;
+        command::output(
+            Command::new("dpkg-source")
+                .args(["--no-check", "-x"])
+                .arg(description)
+                .arg(directory),
+        )?;
+        std::fs::remove_dir_all(&downloads)?;
+        Ok(())
+    }
+}
+
+/// Copies the machine's Debian sources with `deb-src` beside each `deb`.
+fn write_sources(directory: &Path) -> anyhow::Result<()> {
+    let mut found = false;
+    let mut files: Vec<PathBuf> = std::fs::read_dir("/etc/apt/sources.list.d")
+        .map(|d| d.filter_map(|e| Some(e.ok()?.path())).collect())
+        .unwrap_or_default();
+    files.push("/etc/apt/sources.list".into());
+    for path in files {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        let with_source = if name.ends_with(".sources") {
+            text.lines()
+                .map(|l| format!("{}\n", deb822_line(l)))
+                .collect()
+        } else if name.ends_with(".list") {
+            text.lines()
+                .filter(|l| l.starts_with("deb "))
+                .fold(String::new(), |all, l| {
+                    format!("{all}{l}\n{}\n", l.replacen("deb ", "deb-src ", 1))
+                })
+        } else {
+            continue;
+        };
+        found |= !with_source.is_empty();
+        std::fs::write(directory.join(name), with_source)?;
+    }
+    if !found {
+        bail!("there are no apt sources in /etc/apt: is this a Debian system?");
+    }
+    Ok(())
+}
+
+fn deb822_line(line: &str) -> &str {
+    if line.trim() == "Types: deb" {
+        "Types: deb deb-src"
+    } else {
+        line
+    }
+}

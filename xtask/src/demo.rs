@@ -1,0 +1,87 @@
+//! `cargo xtask demo`: a source patch into a running hypervisor and out again.
+
+use crate::{base, test};
+use anyhow::{Context, bail};
+use std::process::Command;
+use std::time::Instant;
+use xsplice_lab::{Host, HostConfig, Output};
+
+const PATCH: &str = "examples/xen-4.17/extra-version.patch";
+const WATCHED: &str = "/sys/hypervisor/version/extra";
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    let start = Instant::now();
+    let say = |text: &str| println!("[{:>4} s] {text}", start.elapsed().as_secs());
+    say("building xsplice");
+    let xsplice = test::build_xsplice()?;
+    say("getting Debian's Xen");
+    let base = base::get()?;
+    say(&format!(
+        "building a live patch for Xen {} from {PATCH}",
+        base.version
+    ));
+    let directory = tempfile::tempdir()?;
+    let payload = directory.path().join("extra-version.livepatch");
+    crate::command::run(
+        Command::new(&xsplice)
+            .arg("build")
+            .arg("-s")
+            .arg(&base.tree)
+            .args(["-p", PATCH, "--xen-syms"])
+            .arg(&base.xen_syms)
+            .arg("-o")
+            .arg(&payload),
+    )?;
+    say("booting the hypervisor as Debian ships it, with 4 CPUs");
+    let config = HostConfig::new(base.xen, base.kernel, Some(base.privcmd), xsplice);
+    let mut host = Host::boot(&config)?;
+    host.put("/lab/extra-version.livepatch", &std::fs::read(&payload)?)?;
+    let original = look(&mut host)?;
+    say(&format!("{WATCHED} says {original:?}"));
+    for command in [
+        &["upload", "extra-version", "/lab/extra-version.livepatch"][..],
+        &["apply", "extra-version"],
+    ] {
+        say(&admin(&mut host, command)?);
+    }
+    let patched = look(&mut host)?;
+    say(&format!("{WATCHED} says {patched:?}"));
+    say(&admin(&mut host, &["revert", "extra-version"])?);
+    let reverted = look(&mut host)?;
+    say(&format!("{WATCHED} says {reverted:?}"));
+    say(&admin(&mut host, &["unload", "extra-version"])?);
+    host.shut_down()?;
+    if patched != "-live-patched" || original == patched || reverted != original {
+        bail!("the hypervisor did not change its behaviour and change it back");
+    }
+    say("the running hypervisor changed its behaviour, and changed it back");
+    Ok(())
+}
+
+fn admin(host: &mut Host, arguments: &[&str]) -> anyhow::Result<String> {
+    let argv: Vec<&str> = ["xsplice"].iter().chain(arguments).copied().collect();
+    let Output {
+        stdout,
+        stderr,
+        code,
+    } = host.run(&argv)?;
+    if code != Some(0) {
+        bail!("xsplice {}: {stderr}", arguments.join(" "));
+    }
+    Ok(format!(
+        "xsplice {}: {}",
+        arguments.join(" "),
+        stdout.trim()
+    ))
+}
+
+/// What the hypervisor says when it is asked for its extra version.
+fn look(host: &mut Host) -> anyhow::Result<String> {
+    let info = host.run(&["xsplice", "info", "--json"])?;
+    let info: serde_json::Value =
+        serde_json::from_str(&info.stdout).context("xsplice info gave no JSON")?;
+    Ok(info["hypervisor"]["extra"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned())
+}

@@ -1,0 +1,50 @@
+//! The Debian packages that building and booting Xen needs.
+
+use crate::command;
+use anyhow::{Context, bail};
+use std::process::Command;
+
+const NEEDED: [&str; 11] = [
+    "bison",
+    "cpio",
+    "dpkg-dev",
+    "flex",
+    "gcc",
+    "libelf-dev",
+    "make",
+    "patch",
+    "python3",
+    "qemu-system-x86",
+    "xz-utils",
+];
+
+/// Installs what is missing if this user may; otherwise says how to.
+pub(crate) fn ensure() -> anyhow::Result<()> {
+    let missing: Vec<&str> = NEEDED.into_iter().filter(|p| !installed(p)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    let uid = command::output(Command::new("id").arg("-u"))?;
+    if uid.trim() != "0" {
+        bail!("packages are missing; run: sudo apt-get install --no-install-recommends {list}");
+    }
+    println!("installing {list}");
+    let apt = |arguments: &[&str]| {
+        command::output(
+            Command::new("apt-get")
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(arguments),
+        )
+    };
+    apt(&["update"])?;
+    let install = ["install", "-y", "--no-install-recommends"];
+    apt(&[&install[..], &missing[..]].concat())
+        .context("cannot install what building Xen needs")?;
+    Ok(())
+}
+
+fn installed(package: &str) -> bool {
+    let query = ["-W", "-f", "${db:Status-Status}", package];
+    command::output(Command::new("dpkg-query").args(query)).is_ok_and(|s| s.trim() == "installed")
+}

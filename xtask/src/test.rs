@@ -1,0 +1,63 @@
+//! `cargo xtask test`: everything that must hold before a change lands.
+
+use crate::{base, command};
+use anyhow::Context;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Runs the checks and tests; without `fast`, those on the real Xen too.
+pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ])?;
+    cargo(&["test", "--workspace", "--exclude", "xsplice-e2e", "--quiet"])?;
+    if command::output(Command::new("cargo").args(["deny", "--version"])).is_ok() {
+        cargo(&[
+            "deny",
+            "check",
+            "--hide-inclusion-graph",
+            "bans",
+            "licenses",
+            "sources",
+        ])?;
+    } else {
+        println!("cargo-deny is not installed: licences and sources of dependencies not checked");
+    }
+    if fast {
+        return Ok(());
+    }
+    let xsplice = build_xsplice()?;
+    base::get()?;
+    command::run(
+        Command::new("cargo")
+            .args(["test", "--package", "xsplice-e2e", "--", "--test-threads=1"])
+            .env("XSPLICE_BASE", base::description()?)
+            .env("XSPLICE_BIN", xsplice),
+    )
+}
+
+/// Builds the optimised `xsplice` executable; returns where it is.
+pub(crate) fn build_xsplice() -> anyhow::Result<PathBuf> {
+    cargo(&["build", "--release", "--package", "xsplice", "--quiet"])?;
+    let metadata = command::output(Command::new("cargo").args([
+        "metadata",
+        "--no-deps",
+        "--format-version=1",
+    ]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let target = metadata["target_directory"]
+        .as_str()
+        .context("cargo names no target directory")?;
+    Ok(PathBuf::from(target).join("x86_64-unknown-linux-gnu/release/xsplice"))
+}
+
+fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
+    command::run(Command::new("cargo").args(arguments))
+}
