@@ -41,7 +41,7 @@ pub struct HostConfig {
 }
 
 impl HostConfig {
-    /// Four CPUs, 1 GiB, 90 seconds, nothing extra.
+    /// Four CPUs, 1 GiB, 180 seconds (emulation on a busy machine is slow), nothing extra.
     pub fn new(xen: PathBuf, kernel: PathBuf, privcmd: Option<PathBuf>, xsplice: PathBuf) -> Self {
         Self {
             xen,
@@ -53,7 +53,7 @@ impl HostConfig {
             files: Vec::new(),
             cpus: 4,
             memory: 1024,
-            timeout: Duration::from_secs(90),
+            timeout: Duration::from_secs(180),
             console_limit: 4 << 20,
             xen_arguments: String::new(),
         }

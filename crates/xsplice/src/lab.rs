@@ -65,7 +65,7 @@ struct Machine {
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: u32,
     /// How long booting, and then each command, may take, in seconds.
-    #[arg(long, value_name = "S", default_value_t = 90)]
+    #[arg(long, value_name = "S", default_value_t = 180)]
     timeout: u64,
     /// Write what the console printed to this file.
     #[arg(long, value_name = "FILE")]
