@@ -45,7 +45,7 @@ fn patches_that_cannot_be_live_patched() -> anyhow::Result<()> {
             change(
                 "xen/common/tasklet.c",
                 "    open_softirq(TASKLET_SOFTIRQ, tasklet_softirq_action);",
-                "    open_softirq(TASKLET_SOFTIRQ, NULL);",
+                "    open_softirq(SCHEDULE_SOFTIRQ, tasklet_softirq_action);",
             )?,
             "tasklet_subsys_init is only used while booting",
         ),
