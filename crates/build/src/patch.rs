@@ -345,3 +345,99 @@ impl Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "one\ntwo\nthree\nfour\nfive\n";
+
+    fn only(text: &str) -> FilePatch {
+        parse("test.patch", text).expect("a patch").remove(0)
+    }
+
+    #[test]
+    fn a_hunk_applies_where_its_lines_are() {
+        // The @@ line is off by two: the lines decide.
+        let patch = only("--- a/x/f\n+++ b/x/f\n@@ -5,2 +5,2 @@\n three\n-four\n+4\n");
+        assert_eq!(patch.path(), "x/f");
+        let text: String = apply(OLD, &patch)
+            .expect("applies")
+            .into_iter()
+            .map(|l| l.text)
+            .collect();
+        assert_eq!(text, "one\ntwo\nthree\n4\nfive\n");
+    }
+
+    #[test]
+    fn every_hunk_that_does_not_apply_is_named() {
+        let patch = only(
+            "--- a/f\n+++ b/f\n@@ -1 +1 @@\n-eins\n+1\n@@ -2 +2 @@\n-two\n+2\n@@ -5 +5 @@\n-fuenf\n+5\n",
+        );
+        let Refused(problems) = apply(OLD, &patch).expect_err("two hunks do not apply");
+        assert_eq!(problems.len(), 2);
+        assert!(
+            problems[0].message.contains("hunk 1 (line 1)"),
+            "{}",
+            problems[0]
+        );
+        assert!(
+            problems[1]
+                .message
+                .contains("the patch has `fuenf`, the tree `five`"),
+            "{}",
+            problems[1]
+        );
+    }
+
+    #[test]
+    fn lines_keep_their_numbers() {
+        let patch = only("--- a/f\n+++ b/f\n@@ -1,2 +1,3 @@\n one\n+new\n two\n");
+        let lines = apply(OLD, &patch).expect("applies");
+        assert_eq!(
+            with_line_numbers(&lines),
+            "one\nnew\n#line 2\ntwo\nthree\nfour\nfive\n"
+        );
+    }
+
+    #[test]
+    fn no_directive_in_comments_continued_lines_and_arguments() {
+        let old = "f(a,\n  b);\n/* c\n   d */\n#define X \\\n  1\nend\n";
+        let patch = only("--- a/f\n+++ b/f\n@@ -1,2 +1,3 @@\n f(a,\n+  new,\n   b);\n");
+        let lines = apply(old, &patch).expect("applies");
+        assert_eq!(
+            with_line_numbers(&lines),
+            "f(a,\n  new,\n  b);\n#line 3\n/* c\n   d */\n#define X \\\n  1\nend\n"
+        );
+        let patch =
+            only("--- a/f\n+++ b/f\n@@ -3,3 +3,4 @@\n /* c\n+   new\n    d */\n #define X \\\n");
+        let text = with_line_numbers(&apply(old, &patch).expect("applies"));
+        assert!(text.contains("   d */\n#line 5\n#define X"), "{text}");
+    }
+
+    #[test]
+    fn damaged_patches_are_refused() {
+        let whole = "--- a/f\n+++ b/f\n@@ -1,2 +1,3 @@\n one\n+new\n two\n";
+        for length in 0..whole.len() - 1 {
+            // Never a panic; cut within the hunk's last line it may still read.
+            let _ = parse("cut", &whole[..length]);
+        }
+        assert!(parse("p", "").is_err());
+        assert!(parse("p", "--- a/f\n+++ b/f\n@@ nonsense @@\n").is_err());
+        assert!(parse("p", "--- a/f\n+++ b/f\n@@ -1,9 +1,9 @@\n one\n").is_err());
+        assert!(parse("p", "Binary files a/x and b/x differ\n").is_err());
+    }
+
+    #[test]
+    fn the_end_of_a_file_without_newline() {
+        let patch = only(
+            "--- a/f\n+++ b/f\n@@ -1 +1 @@\n-x\n\\ No newline at end of file\n+y\n\\ No newline at end of file\n",
+        );
+        let text: String = apply("x", &patch)
+            .expect("applies")
+            .into_iter()
+            .map(|l| l.text)
+            .collect();
+        assert_eq!(text, "y");
+    }
+}

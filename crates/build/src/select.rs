@@ -158,6 +158,12 @@ impl Selector<'_> {
                          this part out of the patch",
                         change.why
                     ),
+                    Kind::Unsized => format!(
+                        "hand-written assembly in the section {name} changed ({}): nothing tells \
+                         where its functions end, so this version cannot patch it; leave this \
+                         part out of the patch if the running hypervisor does not need it",
+                        change.why
+                    ),
                     Kind::Resized => format!(
                         "the variable {name} goes from {} to {} bytes: other code uses the old \
                          layout; keep the layout and put what is new into a new variable",

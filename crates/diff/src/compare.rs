@@ -21,6 +21,9 @@ pub enum Kind {
     Resized,
     /// Code or data that is only used while booting.
     Init,
+    /// Code of a section in which symbols have no size: hand-written assembly,
+    /// of which nothing tells where a function ends.
+    Unsized,
 }
 
 /// One difference.
@@ -176,6 +179,7 @@ impl Comparer<'_> {
                 });
             }
         }
+        self.compare_unsized(&mut changes);
         self.follow_cold_parts(&mut changes);
         let kept: BTreeSet<usize> = self.result.correlated.values().copied().collect();
         for (index, symbol) in self.original.symbols.iter().enumerate() {
@@ -195,6 +199,61 @@ impl Comparer<'_> {
             }
         }
         self.result.changes = changes;
+    }
+
+    /// Sections with symbols that have no size are compared as a whole.
+    fn compare_unsized(&self, changes: &mut Vec<Change>) {
+        let sections = |object: &Object| -> BTreeMap<String, (usize, String)> {
+            let unsized_symbols = object.symbols.iter().filter(|s| {
+                let section = &object.sections[s.section];
+                s.size == 0
+                    && section.size > 0
+                    && !matches!(section.class, Class::Ignored | Class::Special)
+            });
+            let mut found = BTreeMap::new();
+            for symbol in unsized_symbols {
+                let name = object.sections[symbol.section].name.clone();
+                found
+                    .entry(name)
+                    .or_insert((symbol.section, symbol.name.clone()));
+            }
+            found
+        };
+        if let Some(why) = self.entries_difference(None, None, &mut Seen::new()) {
+            changes.push(Change {
+                kind: Kind::Unsized,
+                name: "a table about unnamed code".to_owned(),
+                original: None,
+                patched: None,
+                why,
+            });
+        }
+        let (old, new) = (sections(self.original), sections(self.patched));
+        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for name in names {
+            let (first, why) = match (old.get(name), new.get(name)) {
+                (Some((old, first)), Some((new, _))) => {
+                    let size = self.patched.sections[*new].size;
+                    let why = if self.original.sections[*old].size == size {
+                        self.range_difference((*old, 0), (*new, 0), size, &mut Seen::new())
+                    } else {
+                        Some("its size changed".to_owned())
+                    };
+                    let Some(why) = why else { continue };
+                    (first, why)
+                }
+                (Some((_, first)), None) => (first, "it was removed".to_owned()),
+                (None, Some((_, first))) => (first, "it is new".to_owned()),
+                (None, None) => continue,
+            };
+            changes.push(Change {
+                kind: Kind::Unsized,
+                name: format!("{name} (with {first})"),
+                original: None,
+                patched: None,
+                why,
+            });
+        }
     }
 
     /// A function and the cold part that the compiler split off it jump into
@@ -230,7 +289,7 @@ impl Comparer<'_> {
         let mut seen = Seen::from([(Target::Symbol(original), Target::Symbol(patched), 0)]);
         let why = if old.size == new.size {
             self.body_difference(old, new, &mut seen)
-                .or_else(|| self.entries_difference(original, patched, &mut seen))
+                .or_else(|| self.entries_difference(Some(original), Some(patched), &mut seen))
         } else {
             Some(format!(
                 "its size goes from {} to {} bytes",
@@ -292,13 +351,13 @@ impl Comparer<'_> {
 
     fn entries_difference(
         &self,
-        original: usize,
-        patched: usize,
+        original: Option<usize>,
+        patched: Option<usize>,
         seen: &mut Seen,
     ) -> Option<String> {
         let none = Vec::new();
-        let old = self.original_entries.get(&Some(original)).unwrap_or(&none);
-        let new = self.patched_entries.get(&Some(patched)).unwrap_or(&none);
+        let old = self.original_entries.get(&original).unwrap_or(&none);
+        let new = self.patched_entries.get(&patched).unwrap_or(&none);
         if old.len() != new.len() {
             return Some("it has other bug frames, alternatives or exception entries".to_owned());
         }

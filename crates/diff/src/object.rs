@@ -156,7 +156,8 @@ impl Object {
     pub fn symbol_at(&self, section: usize, offset: u64) -> Option<usize> {
         self.symbols.iter().position(|s| {
             s.section == section
-                && (s.offset == offset || (s.offset..s.offset + s.size).contains(&offset))
+                && (s.offset == offset
+                    || (s.offset..s.offset.saturating_add(s.size)).contains(&offset))
         })
     }
 
@@ -384,7 +385,7 @@ fn settle(object: &Object, target: Target, offset: i64) -> (Target, i64) {
     match covering.or_else(only) {
         Some(index) => {
             let start = object.symbols[index].offset.cast_signed();
-            (Target::Symbol(index), offset - start)
+            (Target::Symbol(index), offset.wrapping_sub(start))
         }
         None => (Target::Anonymous(section), offset),
     }

@@ -51,7 +51,9 @@ pub(crate) fn bias(section: &str, offset: u64, addend: i64) -> i64 {
         return 0;
     }
     let low = (addend << 40) >> 40;
-    (addend - low) + (offset % 8).cast_signed()
+    addend
+        .wrapping_sub(low)
+        .wrapping_add((offset % 8).cast_signed())
 }
 
 /// One entry of a table.
@@ -75,7 +77,8 @@ pub fn entries(object: &Object) -> Vec<Entry> {
             continue;
         };
         let mut offset = 0;
-        while offset < section.size {
+        let end = section.data.len() as u64;
+        while offset < end {
             let first = object.relocations(index, offset, 4).first();
             match first.map(|r| &r.reference.target) {
                 Some(Target::Symbol(owner)) => {
@@ -153,7 +156,7 @@ pub fn pieces(object: &Object, entry: &Entry) -> Vec<(usize, u64, u64)> {
             let size = if object.sections[section].name == ".altinstr_replacement" {
                 replacement_len(bytes)
             } else {
-                piece_end(object, section, offset) - offset
+                piece_end(object, section, offset).saturating_sub(offset)
             };
             (section, offset, size)
         })

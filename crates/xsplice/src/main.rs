@@ -41,7 +41,19 @@ fn main() -> ExitCode {
     if admin::called_as_xen_livepatch() {
         return admin::xen_livepatch();
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Exit code 2 means "try again", which a wrong command line never is.
+            let failed = error.use_stderr();
+            let _ = error.print();
+            return if failed {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
     match cli.command {
         Command::Build(args) => build::run(&args, cli.json),
         Command::Check(args) => check::run(&args, cli.json),

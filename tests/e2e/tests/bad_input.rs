@@ -68,6 +68,15 @@ fn patches_that_cannot_be_live_patched() -> anyhow::Result<()> {
             "the variable opt_conswitch goes from 3 to 4 bytes",
         ),
         (
+            "assembly",
+            change(
+                "xen/arch/x86/x86_64/entry.S",
+                "        mov   %rsp, %rdi",
+                "        mov   %rsp, %rax",
+            )?,
+            "hand-written assembly in the section .text.entry",
+        ),
+        (
             "makefile",
             change(
                 "xen/common/Makefile",
