@@ -17,6 +17,6 @@ mod privcmd;
 mod version;
 
 pub use livepatch::{Action, Livepatch, Payload, State, Status};
-pub use privcmd::{Hypervisor, OpenError, Privcmd};
+pub use privcmd::{OpenError, Privcmd};
 pub use version::{VersionInfo, version_info};
 pub use xsplice_abi::errno::Errno;

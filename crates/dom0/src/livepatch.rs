@@ -170,17 +170,30 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         const TRIES: usize = 8;
         for _ in 0..TRIES {
             let sizes = self.sizes()?;
-            if sizes.count == 0 {
-                return Ok(Vec::new());
-            }
-            match self.list_once(&sizes) {
+            match self.list_all(&sizes) {
                 Ok(Some(payloads)) => return Ok(payloads),
-                // It changed between the two calls.
-                Ok(None) | Err(Errno::EINVAL | Errno::ENOMEM | Errno::E2BIG) => {}
+                // It changed while it was read: begin anew.
+                Ok(None) | Err(Errno::EINVAL | Errno::ENOMEM | Errno::ENOBUFS) => {}
                 Err(errno) => return Err(errno),
             }
         }
         Err(Errno::EAGAIN)
+    }
+
+    /// Reads the list, in as many calls as the hypervisor wants; `None` if it
+    /// changed on the way.
+    fn list_all(&self, sizes: &Sizes) -> Result<Option<Vec<Payload>>, Errno> {
+        let mut payloads = Vec::new();
+        loop {
+            let done = u32::try_from(payloads.len()).map_err(|_| Errno::E2BIG)?;
+            if done >= sizes.count {
+                return Ok(Some(payloads));
+            }
+            match self.list_part(sizes, done)? {
+                Some(part) if !part.is_empty() => payloads.extend(part),
+                _ => return Ok(None),
+            }
+        }
     }
 
     fn sizes(&self) -> Result<Sizes, Errno> {
@@ -205,20 +218,22 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         }
     }
 
-    fn list_once(&self, sizes: &Sizes) -> Result<Option<Vec<Payload>>, Errno> {
+    /// Reads the payloads from the one with index `idx` on.
+    fn list_part(&self, sizes: &Sizes, idx: u32) -> Result<Option<Vec<Payload>>, Errno> {
         let room = |size: u32| {
             self.hypervisor
                 .buffer(usize::try_from(size).map_err(|_| Errno::E2BIG)?)
         };
-        let count = sizes.count;
+        let count = (sizes.count - idx).min(MOST_PER_CALL);
         let words = count.checked_mul(4).ok_or(Errno::E2BIG)?;
         let mut status = room(count.checked_mul(8).ok_or(Errno::E2BIG)?)?;
         let (mut names, mut name_sizes) = (room(sizes.names)?, room(words)?);
         let (mut metadata, mut metadata_sizes) = (room(sizes.metadata)?, room(words)?);
         let at = |buffer: &H::Buffer| U64::new(self.hypervisor.address(buffer));
-        let (done, version, left) = if self.version.has_flags_and_metadata() {
+        let (done, version) = if self.version.has_flags_and_metadata() {
             let mut request = List {
                 version: sizes.version.into(),
+                idx: idx.into(),
                 nr: count.into(),
                 status: at(&status),
                 name: at(&names),
@@ -239,10 +254,11 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
                 &mut metadata_sizes,
             ];
             let (done, reply) = self.call(sysctl::LIST, &request, buffers)?;
-            (done, reply.version.get(), reply.nr.get())
+            (done, reply.version.get())
         } else {
             let request = ListV12 {
                 version: sizes.version.into(),
+                idx: idx.into(),
                 nr: count.into(),
                 status: at(&status),
                 name: at(&names),
@@ -251,15 +267,17 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
             };
             let buffers = &mut [&mut status, &mut names, &mut name_sizes];
             let (done, reply) = self.call(sysctl::LIST, &request, buffers)?;
-            (done, reply.version.get(), reply.nr.get())
+            (done, reply.version.get())
         };
-        if done != i64::from(count) || version != sizes.version || left > 0 {
+        let done = usize::try_from(done).unwrap_or(0);
+        if version != sizes.version || done > count as usize {
             return Ok(None);
         }
         let stride = (!self.version.has_flags_and_metadata()).then_some(sysctl::NAME_SIZE);
-        let names = split(names.as_ref(), name_sizes.as_ref(), stride).ok_or(Errno::EINVAL)?;
+        let names =
+            split(names.as_ref(), name_sizes.as_ref(), done, stride).ok_or(Errno::EINVAL)?;
         let metadata =
-            split(metadata.as_ref(), metadata_sizes.as_ref(), None).ok_or(Errno::EINVAL)?;
+            split(metadata.as_ref(), metadata_sizes.as_ref(), done, None).ok_or(Errno::EINVAL)?;
         let (status, _) = status.as_ref().as_chunks::<8>();
         let payloads = names
             .iter()
@@ -335,13 +353,22 @@ struct Sizes {
     metadata: u32,
 }
 
-/// Cuts `data` into pieces of the sizes in `sizes` (`uint32_t` each), one
-/// behind the other or `stride` bytes apart.
-fn split<'d>(data: &'d [u8], sizes: &[u8], stride: Option<usize>) -> Option<Vec<&'d [u8]>> {
+/// The most payloads that the hypervisor lists in one call.
+const MOST_PER_CALL: u32 = 1024;
+
+/// Cuts `data` into `count` pieces of the sizes in `sizes` (`uint32_t` each),
+/// one behind the other or `stride` bytes apart.
+fn split<'d>(
+    data: &'d [u8],
+    sizes: &[u8],
+    count: usize,
+    stride: Option<usize>,
+) -> Option<Vec<&'d [u8]>> {
     let mut at = 0_usize;
     let (sizes, _) = sizes.as_chunks::<4>();
     sizes
         .iter()
+        .take(count)
         .map(|&size| {
             let size = usize::try_from(u32::from_le_bytes(size)).ok()?;
             let piece = data.get(at..at.checked_add(size)?)?;
@@ -355,4 +382,202 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes)
         .trim_end_matches('\0')
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    /// A hypervisor that speaks one interface version and holds payloads.
+    struct Fake {
+        speaks: u32,
+        built_in: bool,
+        /// How many payloads it lists in one call.
+        per_call: usize,
+        payloads: RefCell<Vec<(String, u32)>>,
+    }
+
+    struct Memory(Vec<u8>);
+
+    impl AsRef<[u8]> for Memory {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl AsMut<[u8]> for Memory {
+        fn as_mut(&mut self) -> &mut [u8] {
+            &mut self.0
+        }
+    }
+
+    const START: usize = size_of::<Header>() + size_of::<Op>();
+    const METADATA: &[u8] = b"a=1\0b=2\0";
+
+    impl Fake {
+        fn new(speaks: u32) -> Self {
+            Self {
+                speaks,
+                built_in: true,
+                per_call: 2,
+                payloads: RefCell::default(),
+            }
+        }
+
+        fn list(&self, op: &mut [u8], buffers: &mut [&mut Memory]) -> i64 {
+            let payloads = self.payloads.borrow();
+            let word = |op: &[u8], at: usize| {
+                u32::from_le_bytes(op[at..at + 4].try_into().expect("four bytes"))
+            };
+            let (idx, nr) = (word(op, 4) as usize, word(op, 8) as usize);
+            let old = self.speaks == 0x12;
+            let mut put = |at: usize, value: usize| {
+                let value = u32::try_from(value).expect("small");
+                op[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            };
+            put(0, 7);
+            if !old {
+                put(16, payloads.iter().map(|(name, _)| name.len() + 1).sum());
+                put(20, payloads.len() * METADATA.len());
+            }
+            if nr == 0 {
+                put(8, payloads.len());
+                return 0;
+            }
+            let (mut name_at, mut done) = (0, 0);
+            for (name, state) in payloads.iter().skip(idx).take(nr.min(self.per_call)) {
+                let name_size = name.len() + 1;
+                let at = if old {
+                    done * sysctl::NAME_SIZE
+                } else {
+                    name_at
+                };
+                buffers[0].0[done * 8..done * 8 + 4].copy_from_slice(&state.to_le_bytes());
+                buffers[1].0[at..at + name.len()].copy_from_slice(name.as_bytes());
+                buffers[2].0[done * 4] = u8::try_from(name_size).expect("small");
+                if !old {
+                    let start = done * METADATA.len();
+                    buffers[3].0[start..start + METADATA.len()].copy_from_slice(METADATA);
+                    buffers[4].0[done * 4] = u8::try_from(METADATA.len()).expect("small");
+                }
+                name_at += name_size;
+                done += 1;
+            }
+            put(8, payloads.len() - idx - done);
+            i64::try_from(done).expect("small")
+        }
+    }
+
+    impl Hypervisor for Fake {
+        type Buffer = Memory;
+
+        fn buffer(&self, size: usize) -> Result<Memory, Errno> {
+            Ok(Memory(vec![0; size]))
+        }
+
+        fn address(&self, buffer: &Memory) -> u64 {
+            buffer.0.as_ptr().addr() as u64
+        }
+
+        fn call(&self, _: u64, _: [u64; 2], buffers: &mut [&mut Memory]) -> Result<i64, Errno> {
+            let (request, buffers) = buffers.split_last_mut().expect("the request itself");
+            if !self.built_in {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            if u32::from(request.0[4]) != self.speaks {
+                return Err(Errno::EACCES);
+            }
+            let cmd = u32::from(request.0[8]);
+            let mut payloads = self.payloads.borrow_mut();
+            match cmd {
+                sysctl::UPLOAD => {
+                    payloads.push((text(&buffers[0].0), sysctl::STATE_CHECKED));
+                    Ok(0)
+                }
+                sysctl::GET | sysctl::ACTION => {
+                    let name = text(&buffers[0].0);
+                    let found = payloads
+                        .iter_mut()
+                        .find(|(n, _)| *n == name)
+                        .ok_or(Errno::ENOENT)?;
+                    if cmd == sysctl::ACTION {
+                        found.1 = sysctl::STATE_APPLIED;
+                    }
+                    request.0[START + 16..START + 20].copy_from_slice(&found.1.to_le_bytes());
+                    Ok(0)
+                }
+                _ => {
+                    drop(payloads);
+                    Ok(self.list(&mut request.0[START..], buffers))
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_interface_version_is_found_and_used() {
+        for InterfaceVersion(speaks) in InterfaceVersion::ALL {
+            let fake = Fake::new(speaks);
+            let livepatch = Livepatch::negotiate(&fake).expect("a version in common");
+            assert_eq!(livepatch.interface_version().0, speaks);
+            assert_eq!(livepatch.list(), Ok(Vec::new()));
+            // More than the hypervisor lists in one call.
+            let names = ["one", "two-longer", "three", "four", "five"];
+            for name in names {
+                livepatch.upload(name, b"payload").expect("uploaded");
+            }
+            livepatch
+                .action("two-longer", Action::Apply, 0, false)
+                .expect("applied");
+            assert_eq!(
+                livepatch.get("two-longer").expect("there").state,
+                State::Applied
+            );
+            assert_eq!(livepatch.get("six"), Err(Errno::ENOENT));
+            let listed = livepatch.list().expect("listed");
+            let found: Vec<&str> = listed.iter().map(|p| p.name.as_str()).collect();
+            assert_eq!(found, names, "interface version {speaks:#x}");
+            assert_eq!(listed[1].status.state, State::Applied);
+            let metadata: &[&str] = if speaks == 0x12 { &[] } else { &["a=1", "b=2"] };
+            assert!(listed.iter().all(|p| p.metadata == metadata), "{listed:?}");
+        }
+    }
+
+    #[test]
+    fn no_common_version_and_no_live_patching_are_told_apart() {
+        assert_eq!(
+            Livepatch::negotiate(&Fake::new(0x99)).err(),
+            Some(Errno::EACCES)
+        );
+        let without = Fake {
+            built_in: false,
+            ..Fake::new(0x15)
+        };
+        assert_eq!(
+            Livepatch::negotiate(&without).err(),
+            Some(Errno::EOPNOTSUPP)
+        );
+    }
+
+    #[test]
+    fn flags_are_refused_where_the_interface_has_none() {
+        let fake = Fake::new(0x12);
+        let livepatch = Livepatch::negotiate(&fake).expect("a version in common");
+        livepatch.upload("one", b"payload").expect("uploaded");
+        assert_eq!(
+            livepatch.action("one", Action::Apply, 0, true),
+            Err(Errno::EOPNOTSUPP)
+        );
+    }
+
+    #[test]
+    fn impossible_names_never_reach_the_hypervisor() {
+        let fake = Fake::new(0x15);
+        let livepatch = Livepatch::negotiate(&fake).expect("a version in common");
+        for name in ["", "a\0b", &"n".repeat(128)] {
+            assert_eq!(livepatch.upload(name, b"payload"), Err(Errno::EINVAL));
+        }
+        assert!(livepatch.upload(&"n".repeat(127), b"payload").is_ok());
+    }
 }

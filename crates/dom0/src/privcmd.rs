@@ -14,6 +14,10 @@ use std::ptr::NonNull;
 use xsplice_abi::errno::Errno;
 
 /// Something that takes hypercalls: the running Xen, or a test's stand-in.
+///
+/// This trait cannot be named outside of this crate: what a hypercall writes
+/// to is given by addresses, and only this crate's own requests, whose
+/// addresses all lead to the buffers given with them, may be made.
 pub trait Hypervisor {
     /// Memory that the hypervisor can read and write.
     type Buffer: AsRef<[u8]> + AsMut<[u8]>;
