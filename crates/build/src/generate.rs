@@ -364,10 +364,17 @@ fn compare_step(
         return Ok(None);
     }
     if object.path.ends_with(".s") {
+        let changed = changed_offsets(old, new);
+        if changed.is_empty() {
+            return Ok(None);
+        }
         return Err(Problem::new(
             &object.source,
-            "offsets of structure members that assembly code uses change: the running \
-             hypervisor's assembly has the old ones; keep the layout of the structure",
+            format!(
+                "the layout of structures changes that assembly code uses ({}): the running \
+                 hypervisor's assembly and data have the old one; keep the layout of the structure",
+                changed.join(", ")
+            ),
         ));
     }
     let unreadable = |e: xsplice_diff::ReadError| {
@@ -393,6 +400,23 @@ fn compare_step(
         patched,
         comparison,
     }))
+}
+
+/// Names of the offsets that differ in two lists for assembly code: lines such
+/// as `.ascii "==>#define VCPU_processor 0 ...`.
+fn changed_offsets(old: &[u8], new: &[u8]) -> Vec<String> {
+    let definitions = |text: &[u8]| -> BTreeSet<String> {
+        let text = String::from_utf8_lossy(text).into_owned();
+        text.lines()
+            .filter_map(|l| Some(l.split_once("==>#define ")?.1.to_owned()))
+            .collect()
+    };
+    let (old, new) = (definitions(old), definitions(new));
+    let names: BTreeSet<String> = old
+        .symmetric_difference(&new)
+        .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
+        .collect();
+    names.into_iter().collect()
 }
 
 /// The FILE symbol of the object that the build of the tree linked.

@@ -64,6 +64,7 @@ impl Tree {
                  build it once with `make -C xen` and the hypervisor's own configuration",
             ));
         }
+        objects.extend(assembly_offsets(&xen, &objects));
         objects.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(Self { top, objects })
     }
@@ -91,7 +92,7 @@ fn collect(xen: &Path, directory: &Path, objects: &mut Vec<ObjectFile>) -> Resul
             if directory != xen || !NOT_LINKED.contains(&name.as_str()) {
                 collect(xen, &path, objects)?;
             }
-        } else if name.starts_with('.') && (name.ends_with(".o.cmd") || name.ends_with(".s.cmd")) {
+        } else if name.starts_with('.') && name.ends_with(".o.cmd") {
             let text = std::fs::read_to_string(&path).map_err(|e| Refused::io(&path, &e))?;
             objects.extend(parse_record(&text));
         }
@@ -128,6 +129,46 @@ fn parse_record(text: &str) -> Option<ObjectFile> {
     dependencies.insert(source.clone());
     Some(ObjectFile {
         path: path.to_owned(),
+        command,
+        output,
+        source,
+        dependencies,
+    })
+}
+
+/// The list of offsets of structure members that assembly code uses, which the
+/// build derives from a C file. Its compile command is not recorded: it is that
+/// of any C file of the tree but for the file names and `-S`.
+fn assembly_offsets(xen: &Path, objects: &[ObjectFile]) -> Option<ObjectFile> {
+    let record = std::fs::read_to_string(xen.join(".asm-offsets.s.d")).ok()?;
+    let list = record.split_once(':')?.1.split("\n\n").next()?;
+    let files: Vec<String> = list
+        .split_whitespace()
+        .filter(|w| *w != "\\")
+        .take_while(|w| !w.ends_with(':'))
+        .map(normal)
+        .collect();
+    let source = files.first()?.clone();
+    let model = objects.iter().find(|o| {
+        o.source.ends_with(".c") && o.path.starts_with("common/") && o.command.contains(" -c ")
+    })?;
+    let output = ".asm-offsets.xsplice".to_owned();
+    let mut words = model.command.split_whitespace();
+    let mut command = String::new();
+    while let Some(word) = words.next() {
+        match word {
+            "-c" | "-o" | "-MF" | "-MQ" => drop(words.next()),
+            "-MMD" | "-MP" => {}
+            _ => {
+                command.push_str(word);
+                command.push(' ');
+            }
+        }
+    }
+    command.push_str(&format!("-S -g0 -o {output} {source}"));
+    let dependencies = files.into_iter().collect();
+    Some(ObjectFile {
+        path: "asm-offsets.s".to_owned(),
         command,
         output,
         source,
