@@ -1,0 +1,31 @@
+//! `xsplice lab try`: a good payload passes, a hypervisor crash is reported.
+
+use xsplice_e2e::{base, local};
+
+#[test]
+fn a_good_payload_passes_and_a_crash_is_told() -> anyhow::Result<()> {
+    let base = base()?;
+    let machine = [
+        format!("--xen={}", base.xen.display()),
+        format!("--kernel={}", base.kernel.display()),
+        format!("--privcmd={}", base.privcmd.display()),
+    ];
+    let run = |name: &str| {
+        let payload = base.test_payloads.join(name).display().to_string();
+        let arguments: Vec<&str> = ["lab", "try", &payload, "--json"]
+            .into_iter()
+            .chain(machine.iter().map(String::as_str))
+            .collect();
+        local(&arguments)
+    };
+    let good = run("xen_hello_world.livepatch")?;
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    let _: serde_json::Value = serde_json::from_slice(&good.stdout)?;
+    // Xen's own payload cuts an instruction of a hypervisor that was built
+    // with return thunks in two.
+    let crash = run("xen_nop.livepatch")?;
+    let words = String::from_utf8_lossy(&crash.stderr).into_owned();
+    assert_eq!(crash.status.code(), Some(1), "{words}");
+    assert!(words.contains("the hypervisor crashed"), "{words}");
+    Ok(())
+}
