@@ -280,7 +280,6 @@ impl Selector<'_> {
         let section = &u.patched.sections[symbol.section];
         let kind = match section.class {
             Class::Text => PartKind::Text,
-            Class::ReadOnly if section.relocations.is_empty() => PartKind::RoData,
             // Relocated at load time, read-only afterwards.
             Class::ReadOnly => PartKind::RoData,
             Class::Data => PartKind::Data,

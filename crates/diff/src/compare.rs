@@ -538,12 +538,8 @@ fn masked(
 
 /// Size in bytes of the field that a relocation of type `r_type` fills.
 pub fn width(r_type: u32) -> usize {
-    match r_type {
-        1 | 24 => 8,
-        12 | 13 => 2,
-        14 | 15 => 1,
-        _ => 4,
-    }
+    // The types that the table does not have are the GOT's, of four bytes.
+    xsplice_link::reloc::x86_64::lookup(r_type).map_or(4, |relocation| relocation.size)
 }
 
 fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
