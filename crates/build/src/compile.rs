@@ -4,6 +4,7 @@ use crate::shadow::Shadow;
 use crate::tree::{ObjectFile, Tree};
 use crate::{Problem, Refused};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 /// Compiles `object` in `shadow`; returns the bytes of the result.
 pub(crate) fn compile(
@@ -11,24 +12,41 @@ pub(crate) fn compile(
     shadow: &Shadow,
     object: &ObjectFile,
 ) -> Result<Vec<u8>, Problem> {
+    run(tree, shadow, &object.command)
+        .map_err(|words| Problem::new(&object.source, format!("does not compile:\n{words}")))?;
+    let path = shadow.xen().join(&object.output);
+    std::fs::read(&path).map_err(|e| Problem::new(&object.path, Refused::io(&path, &e).to_string()))
+}
+
+/// Runs a recorded command in `shadow`; an error is what the command said.
+pub(crate) fn run(tree: &Tree, shadow: &Shadow, command: &str) -> Result<(), String> {
     let (from, to) = (tree.top.to_string_lossy(), shadow.top().to_string_lossy());
-    let command = object.command.replace(&*from, &to);
     let output = Command::new("/bin/sh")
-        .args(["-c", &command])
+        .args(["-c", &command.replace(&*from, &to)])
         .current_dir(shadow.xen())
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| Problem::new(&object.source, format!("cannot run the compiler: {e}")))?;
-    if !output.status.success() {
+        .map_err(|e| format!("cannot run the command: {e}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
         let words = String::from_utf8_lossy(&output.stderr);
-        return Err(Problem::new(
-            &object.source,
-            format!(
-                "does not compile:\n{}",
-                words.trim_end().replace(&*to, &from)
-            ),
-        ));
+        Err(words.trim_end().replace(&*to, &from))
     }
-    let path = shadow.xen().join(&object.output);
-    std::fs::read(&path).map_err(|e| Problem::new(&object.path, Refused::io(&path, &e).to_string()))
+}
+
+/// The object as the tree's own build left it, if it is younger than all that
+/// it was made from: make's own rule.
+pub(crate) fn built(tree: &Tree, object: &ObjectFile) -> Option<Vec<u8>> {
+    let xen = tree.top.join("xen");
+    let age =
+        |path: &str| -> Option<SystemTime> { xen.join(path).metadata().ok()?.modified().ok() };
+    let made = age(&object.path)?;
+    let fresh = object
+        .dependencies
+        .iter()
+        .all(|path| age(path).is_some_and(|changed| changed <= made));
+    fresh
+        .then(|| std::fs::read(xen.join(&object.path)).ok())
+        .flatten()
 }

@@ -1,18 +1,18 @@
 //! The way of a patch, from start to end.
 
-use crate::compile::compile;
+use crate::account::{Hunk, account};
 use crate::image::Image;
-use crate::patch::{self, FilePatch};
 use crate::payload::Identity;
-use crate::select::{Carried, Replaced, Unit, select};
-use crate::shadow::Shadow;
-use crate::tree::{ObjectFile, Tree};
-use crate::{Problem, Refused};
+use crate::rebuild::Rebuild;
+use crate::select::{Carried, Replaced, Rules, Selection, select};
+use crate::source::{PatchedSource, SourcePatch};
+use crate::tree::Tree;
+use crate::unit::Unit;
+use crate::{Problem, Refused, hex};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use xsplice_diff::object::Object;
 
 /// What a payload is to be built from.
 #[derive(Debug, Clone, Default)]
@@ -34,8 +34,12 @@ pub struct Options {
     pub xen_depends: Option<Vec<u8>>,
     /// Put addresses instead of names for all of the hypervisor's symbols.
     pub prelink: bool,
-    /// How many compilers run at once.
+    /// How many compilers run at once; 0 for one for each CPU.
     pub jobs: usize,
+    /// Further `key=value` pairs for the payload's metadata.
+    pub metadata: Vec<(String, String)>,
+    /// Where compiled objects are kept for the next run, if anywhere.
+    pub cache: Option<PathBuf>,
 }
 
 /// Receives what happens while a payload is built.
@@ -64,6 +68,8 @@ pub struct Report {
     pub functions: Vec<Replaced>,
     /// New functions and variables.
     pub carried: Vec<Carried>,
+    /// What became of each hunk of the patches.
+    pub hunks: Vec<Hunk>,
     /// What a reader should know.
     pub notes: Vec<String>,
 }
@@ -73,6 +79,14 @@ pub struct Report {
 /// # Errors
 /// Every problem that was found; then nothing is written.
 pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Refused> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.jobs)
+        .build()
+        .map_err(|e| Refused::one("compiler", e.to_string()))?;
+    pool.install(|| generate_in_pool(options, progress))
+}
+
+fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report, Refused> {
     let image = Image::read(
         &options.xen_syms.display().to_string(),
         &read(&options.xen_syms)?,
@@ -81,47 +95,29 @@ pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Re
     if let Some(config) = &options.config {
         check_config(&tree, config)?;
     }
-    let mut notes = Vec::new();
-    let (original, patched) = (Shadow::of(&tree.top)?, Shadow::of(&tree.top)?);
-    let touched = apply_patches(options, &tree, &patched, &mut notes)?;
-    let objects = tree.reached_by(&touched);
-    if objects.is_empty() {
+    let patches = SourcePatch::read_all(&options.patches)?;
+    let source = PatchedSource::apply(&tree, &patches, None)?;
+    let cache = options.cache.as_deref();
+    let rebuild = Rebuild::new(&tree, progress);
+    let patched = rebuild.lay_out(&source, cache)?;
+    if patched.objects().next().is_none() {
         return Err(Refused::one(
             "patch",
             "nothing that it changes goes into this hypervisor with this configuration: \
              there is nothing to patch",
         ));
     }
-    progress.stage("compiling", 2 * objects.len());
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.jobs)
-        .build()
-        .map_err(|e| Refused::one("compiler", e.to_string()))?;
-    let pairs = pool.install(|| {
-        objects
-            .par_iter()
-            .map(|object| {
-                let (old, new) = rayon::join(
-                    || compile_step(&tree, &original, object, progress),
-                    || compile_step(&tree, &patched, object, progress),
-                );
-                Ok((*object, old?, new?))
-            })
-            .collect::<Vec<Result<_, Problem>>>()
-    });
-    let pairs = all(pairs)?;
+    let pairs = rebuild.pairs(&patched)?;
     progress.stage("comparing", pairs.len());
-    let units = pool.install(|| {
-        pairs
-            .par_iter()
-            .map(|(object, old, new)| {
-                let unit = compare_step(&tree, object, old, new);
-                progress.step();
-                unit
-            })
-            .collect::<Vec<_>>()
-    });
-    let units: Vec<Unit> = all(units)?.into_iter().flatten().collect();
+    let units: Vec<Result<Option<Unit>, Problem>> = pairs
+        .par_iter()
+        .map(|pair| {
+            let unit = Unit::compare(&tree, pair);
+            progress.step();
+            unit
+        })
+        .collect();
+    let units: Vec<Unit> = crate::all(units)?.into_iter().flatten().collect();
     if units.is_empty() {
         return Err(Refused::one(
             "patch",
@@ -132,20 +128,39 @@ pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Re
             ),
         ));
     }
-    write(options, &image, &units, pairs.len(), notes)
+    let metadata = metadata(options, &patches, &image)?;
+    let tag = hex(&Sha256::digest(format!("{metadata:?}").as_bytes())[..4]);
+    let rules = Rules {
+        tag: &tag,
+        prelink: options.prelink,
+    };
+    let selection = select(&units, &image, &rules)
+        .map_err(|problems| Refused(explain_compiler(problems, &units, &image)))?;
+    let hunks = account(&tree, &rebuild, &patches, &pairs, cache)?;
+    let report = Report {
+        output: options.output.clone(),
+        size: 0,
+        hypervisor: String::new(),
+        objects: pairs.len(),
+        functions: Vec::new(),
+        carried: Vec::new(),
+        hunks,
+        notes: source
+            .foreign
+            .iter()
+            .map(|file| format!("{file} is no part of the hypervisor: passed over"))
+            .collect(),
+    };
+    write(options, &image, selection, &metadata, report)
 }
 
 fn write(
     options: &Options,
     image: &Image,
-    units: &[Unit],
-    objects: usize,
-    notes: Vec<String>,
+    mut selection: Selection,
+    metadata: &[(String, String)],
+    report: Report,
 ) -> Result<Report, Refused> {
-    let metadata = metadata(options)?;
-    let tag = hex(&Sha256::digest(format!("{metadata:?}").as_bytes())[..4]);
-    let mut selection = select(units, image, &tag, options.prelink)
-        .map_err(|problems| Refused(explain_compiler(problems, units, image)))?;
     if selection.replaced.is_empty() {
         return Err(Refused::one(
             "patch",
@@ -167,7 +182,7 @@ fn write(
         .write(&Identity {
             hypervisor,
             depends,
-            metadata: &metadata,
+            metadata,
         })
         .map_err(|e| Refused::one("payload", e.to_string()))?;
     let name = options.output.display().to_string();
@@ -177,15 +192,13 @@ fn write(
         &payload,
         depends == image.build_id.as_slice(),
     )?;
-    replace_file(&options.output, &payload)?;
+    crate::replace_file(&options.output, &payload).map_err(|e| Refused::io(&options.output, &e))?;
     Ok(Report {
-        output: options.output.clone(),
         size: payload.len(),
         hypervisor: hex(hypervisor),
-        objects,
         functions: selection.replaced,
         carried: selection.carried,
-        notes,
+        ..report
     })
 }
 
@@ -227,202 +240,38 @@ fn check(
     }
 }
 
-fn metadata(options: &Options) -> Result<Vec<(String, String)>, Refused> {
-    let mut metadata = vec![(
-        "generator".to_owned(),
-        concat!("xsplice ", env!("CARGO_PKG_VERSION")).to_owned(),
-    )];
-    for patch in &options.patches {
-        let name = patch
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        metadata.push((
-            "patch".to_owned(),
-            format!("{name} sha256:{}", hex(&Sha256::digest(read(patch)?))),
-        ));
-    }
-    Ok(metadata)
-}
-
-/// Applies every patch in the shadow; returns the files of the hypervisor that
-/// changed, from the `xen` directory.
-fn apply_patches(
+fn metadata(
     options: &Options,
-    tree: &Tree,
-    shadow: &Shadow,
-    notes: &mut Vec<String>,
-) -> Result<BTreeSet<String>, Refused> {
-    let mut state: BTreeMap<String, Vec<patch::PatchedLine>> = BTreeMap::new();
+    patches: &[SourcePatch],
+    image: &Image,
+) -> Result<Vec<(String, String)>, Refused> {
+    let mut metadata = vec![
+        (
+            "generator".to_owned(),
+            concat!("xsplice ", env!("CARGO_PKG_VERSION")).to_owned(),
+        ),
+        ("compiler".to_owned(), image.compiler.clone()),
+    ];
+    for patch in patches {
+        let hash = hex(&Sha256::digest(&patch.bytes));
+        metadata.push(("patch".to_owned(), format!("{} sha256:{hash}", patch.name)));
+    }
     let mut problems = Vec::new();
-    for path in &options.patches {
-        let text = String::from_utf8_lossy(&read(path)?).into_owned();
-        for file in patch::parse(&path.display().to_string(), &text)? {
-            if !file.path().starts_with("xen/") {
-                notes.push(format!(
-                    "{} is no part of the hypervisor: passed over",
-                    file.path()
-                ));
-                continue;
-            }
-            match apply_file(tree, &file, &state) {
-                Ok(lines) => {
-                    state.insert(file.path().to_owned(), lines);
-                }
-                Err(Refused(more)) => problems.extend(more),
-            }
+    for (key, value) in &options.metadata {
+        if metadata.iter().any(|(own, _)| own == key) {
+            let message = "this key is written by the generator itself; choose another";
+            problems.push(Problem::new(format!("--meta {key}"), message));
+        } else if key.is_empty() || key.contains(['\0', '=']) || value.contains('\0') {
+            let message = "a key must not be empty, and there are no zero bytes in either";
+            problems.push(Problem::new(format!("--meta {key}"), message));
         }
     }
-    if !problems.is_empty() {
-        return Err(Refused(problems));
+    metadata.extend(options.metadata.iter().cloned());
+    if problems.is_empty() {
+        Ok(metadata)
+    } else {
+        Err(Refused(problems))
     }
-    for (path, lines) in &state {
-        shadow.replace(path, &patch::with_line_numbers(lines))?;
-    }
-    Ok(state
-        .into_keys()
-        .filter_map(|p| Some(p.strip_prefix("xen/")?.to_owned()))
-        .collect())
-}
-
-fn apply_file(
-    tree: &Tree,
-    file: &FilePatch,
-    state: &BTreeMap<String, Vec<patch::PatchedLine>>,
-) -> Result<Vec<patch::PatchedLine>, Refused> {
-    let path = file.path();
-    let (Some(old), Some(_)) = (&file.old, &file.new) else {
-        let what = if file.old.is_none() {
-            "adds"
-        } else {
-            "removes"
-        };
-        return Err(Refused::one(
-            path,
-            format!("the patch {what} this file, which this version cannot handle yet"),
-        ));
-    };
-    let name = Path::new(path)
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
-    if name.starts_with("Makefile") || name.starts_with("Kconfig") || name.ends_with(".lds.S") {
-        return Err(Refused::one(
-            path,
-            "the patch changes how the hypervisor is built or linked, which a payload cannot carry",
-        ));
-    }
-    if let Some(lines) = state.get(path) {
-        return reapply(lines, file);
-    }
-    let text = String::from_utf8_lossy(&read(&tree.top.join(old)).map_err(|_| {
-        Refused::one(
-            path,
-            "the patch changes this file, but the tree does not have it",
-        )
-    })?)
-    .into_owned();
-    patch::apply(&text, file)
-}
-
-/// Applies a further patch to a file that one was applied to already.
-fn reapply(
-    lines: &[patch::PatchedLine],
-    file: &FilePatch,
-) -> Result<Vec<patch::PatchedLine>, Refused> {
-    let text: String = lines.iter().map(|l| l.text.as_str()).collect();
-    let mut result = patch::apply(&text, file)?;
-    for line in &mut result {
-        line.original = line
-            .original
-            .and_then(|n| lines.get(n - 1))
-            .and_then(|l| l.original);
-    }
-    Ok(result)
-}
-
-fn compile_step(
-    tree: &Tree,
-    shadow: &Shadow,
-    object: &ObjectFile,
-    progress: &dyn Progress,
-) -> Result<Vec<u8>, Problem> {
-    let result = compile(tree, shadow, object);
-    progress.step();
-    result
-}
-
-/// Compares the two builds of an object; `None` if they do the same.
-fn compare_step(
-    tree: &Tree,
-    object: &ObjectFile,
-    old: &[u8],
-    new: &[u8],
-) -> Result<Option<Unit>, Problem> {
-    if old == new {
-        return Ok(None);
-    }
-    if object.path.ends_with(".s") {
-        let changed = changed_offsets(old, new);
-        if changed.is_empty() {
-            return Ok(None);
-        }
-        return Err(Problem::new(
-            &object.source,
-            format!(
-                "the layout of structures changes that assembly code uses ({}): the running \
-                 hypervisor's assembly and data have the old one; keep the layout of the structure",
-                changed.join(", ")
-            ),
-        ));
-    }
-    let unreadable = |e: xsplice_diff::ReadError| {
-        Problem::new(
-            &object.source,
-            format!("changed boot code or an object that cannot be compared: {e}"),
-        )
-    };
-    let mut original = Object::read(&object.path, old).map_err(unreadable)?;
-    let mut patched = Object::read(&object.path, new).map_err(unreadable)?;
-    // The build gives the FILE symbol its path after compiling.
-    if let Some(file) = linked_file_name(tree, object) {
-        original.file.clone_from(&file);
-        patched.file = file;
-    }
-    let comparison = xsplice_diff::compare(&original, &patched);
-    if comparison.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(Unit {
-        file: object.clone(),
-        original,
-        patched,
-        comparison,
-    }))
-}
-
-/// Names of the offsets that differ in two lists for assembly code: lines such
-/// as `.ascii "==>#define VCPU_processor 0 ...`.
-fn changed_offsets(old: &[u8], new: &[u8]) -> Vec<String> {
-    let definitions = |text: &[u8]| -> BTreeSet<String> {
-        let text = String::from_utf8_lossy(text).into_owned();
-        text.lines()
-            .filter_map(|l| Some(l.split_once("==>#define ")?.1.to_owned()))
-            .collect()
-    };
-    let (old, new) = (definitions(old), definitions(new));
-    let names: BTreeSet<String> = old
-        .symmetric_difference(&new)
-        .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
-        .collect();
-    names.into_iter().collect()
-}
-
-/// The FILE symbol of the object that the build of the tree linked.
-fn linked_file_name(tree: &Tree, object: &ObjectFile) -> Option<String> {
-    let data = std::fs::read(tree.top.join("xen").join(&object.path)).ok()?;
-    Some(Object::read(&object.path, &data).ok()?.file)
 }
 
 /// Adds the compilers' names to failed proofs when they differ.
@@ -477,43 +326,6 @@ fn check_config(tree: &Tree, config: &Path) -> Result<(), Refused> {
     }
 }
 
-fn all<T>(results: Vec<Result<T, Problem>>) -> Result<Vec<T>, Refused> {
-    let mut problems = Vec::new();
-    let mut values = Vec::new();
-    for result in results {
-        match result {
-            Ok(value) => values.push(value),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    if problems.is_empty() {
-        Ok(values)
-    } else {
-        Err(Refused(problems))
-    }
-}
-
-/// Writes `data` beside `path` and renames it, so that no reader ever sees
-/// half a payload.
-fn replace_file(path: &Path, data: &[u8]) -> Result<(), Refused> {
-    let fail = |e: std::io::Error| Refused::io(path, &e);
-    let directory = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(directory)
-        .map_err(fail)?;
-    std::io::Write::write_all(&mut file, data).map_err(fail)?;
-    file.persist(path).map_err(|e| fail(e.error))?;
-    Ok(())
-}
-
 fn read(path: &Path) -> Result<Vec<u8>, Refused> {
     std::fs::read(path).map_err(|e| Refused::io(path, &e))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -16,15 +16,22 @@
 //! one in the hypervisor; what cannot be patched is refused by name.
 #![forbid(unsafe_code)]
 
+pub mod account;
+mod cache;
 mod compile;
 mod generate;
+mod generated;
 pub mod image;
+pub mod makefile;
 pub mod patch;
 pub mod payload;
 pub mod proof;
+mod rebuild;
 pub mod select;
 pub mod shadow;
+pub mod source;
 pub mod tree;
+pub mod unit;
 
 pub use generate::{Options, PatchedFunction, Progress, Report, generate};
 
@@ -76,4 +83,40 @@ impl std::fmt::Display for Refused {
         }
         Ok(())
     }
+}
+
+/// All values, or all problems.
+fn all<T>(results: Vec<Result<T, Problem>>) -> Result<Vec<T>, Refused> {
+    let mut problems = Vec::new();
+    let mut values = Vec::new();
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() {
+        Ok(values)
+    } else {
+        Err(Refused(problems))
+    }
+}
+
+/// Writes `data` beside `path` and renames it, so that no reader ever sees
+/// half a file.
+fn replace_file(path: &std::path::Path, data: &[u8]) -> std::io::Result<()> {
+    let directory = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(std::path::Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(directory)?;
+    std::io::Write::write_all(&mut file, data)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -18,6 +18,11 @@ impl FilePatch {
     pub fn path(&self) -> &str {
         self.new.as_deref().or(self.old.as_deref()).unwrap_or("?")
     }
+
+    /// Whether the file gets another name.
+    pub fn is_rename(&self) -> bool {
+        self.old.is_some() && self.new.is_some() && self.old != self.new
+    }
 }
 
 /// One `@@` part of a change.
@@ -59,6 +64,7 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<FilePatch>, Refused> {
     let mut files: Vec<FilePatch> = Vec::new();
     let mut lines = text.split_inclusive('\n').enumerate().peekable();
     let mut old_path = None;
+    let mut renamed = None;
     while let Some((number, line)) = lines.next() {
         if let Some(path) = line.strip_prefix("--- ") {
             let next_is_new = lines
@@ -68,11 +74,31 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<FilePatch>, Refused> {
                 old_path = Some(file_name(path));
             }
         } else if let (Some(path), Some(old)) = (line.strip_prefix("+++ "), old_path.take()) {
+            let new = file_name(path);
+            // A rename that changes lines too is announced twice.
+            let announced = files
+                .last()
+                .is_some_and(|f| f.hunks.is_empty() && f.old == old && f.new == new);
+            if !announced {
+                files.push(FilePatch {
+                    old,
+                    new,
+                    hunks: Vec::new(),
+                });
+            }
+        } else if let Some(path) = line.strip_prefix("rename from ") {
+            renamed = Some(path.trim_end().to_owned());
+        } else if let (Some(path), Some(old)) = (line.strip_prefix("rename to "), renamed.take()) {
             files.push(FilePatch {
-                old,
-                new: file_name(path),
+                old: Some(old),
+                new: Some(path.trim_end().to_owned()),
                 hunks: Vec::new(),
             });
+        } else if line.starts_with("copy from ") {
+            return Err(Refused::one(
+                format!("{name}:{}", number + 1),
+                "the patch copies a file; write the copy as a new file (`git diff --no-renames`)",
+            ));
         } else if line.starts_with("Binary files ") || line.starts_with("GIT binary patch") {
             return Err(Refused::one(
                 format!("{name}:{}", number + 1),
@@ -126,7 +152,7 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<FilePatch>, Refused> {
             file.hunks.push(hunk);
         }
     }
-    if files.iter().all(|f| f.hunks.is_empty()) {
+    if files.iter().all(|f| f.hunks.is_empty() && !f.is_rename()) {
         return Err(Refused::one(name, "there is no unified diff in this file"));
     }
     Ok(files)
@@ -413,6 +439,25 @@ mod tests {
             only("--- a/f\n+++ b/f\n@@ -3,3 +3,4 @@\n /* c\n+   new\n    d */\n #define X \\\n");
         let text = with_line_numbers(&apply(old, &patch).expect("applies"));
         assert!(text.contains("   d */\n#line 5\n#define X"), "{text}");
+    }
+
+    #[test]
+    fn renames_are_read_with_and_without_hunks() {
+        let files = parse(
+            "test.patch",
+            "diff --git a/x/a b/x/b\nsimilarity index 100%\nrename from x/a\nrename to x/b\n\
+             diff --git a/x/c b/x/d\nrename from x/c\nrename to x/d\n--- a/x/c\n+++ b/x/d\n\
+             @@ -1 +1 @@\n-one\n+1\n",
+        )
+        .expect("a patch");
+        let shape: Vec<_> = files
+            .iter()
+            .map(|f| (f.old.as_deref(), f.new.as_deref(), f.hunks.len()))
+            .collect();
+        assert_eq!(
+            shape,
+            [(Some("x/a"), Some("x/b"), 0), (Some("x/c"), Some("x/d"), 1)]
+        );
     }
 
     #[test]

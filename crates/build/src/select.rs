@@ -5,24 +5,11 @@ use crate::Problem;
 use crate::image::Image;
 use crate::payload::{Content, Draft, Field, Func, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use crate::proof::Proof;
-use crate::tree::ObjectFile;
+use crate::unit::Unit;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use xsplice_diff::compare::{Change, Comparison, Kind};
+use xsplice_diff::compare::{Change, Kind};
 use xsplice_diff::object::{Class, Object, Relocation, Target};
 use xsplice_diff::special::{self, Entry};
-
-/// An object before and after the patch, with the differences.
-#[derive(Debug)]
-pub struct Unit {
-    /// Where it came from.
-    pub file: ObjectFile,
-    /// Built from the original source.
-    pub original: Object,
-    /// Built from the patched source.
-    pub patched: Object,
-    /// What differs.
-    pub comparison: Comparison,
-}
 
 /// A function that the payload replaces.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -63,17 +50,20 @@ pub struct Selection {
     pub carried: Vec<Carried>,
 }
 
-/// Selects from `units` what goes into a payload for `image`. `tag` makes the
-/// names of new symbols unlike those of any other payload.
+/// What a caller decides about the selection.
+#[derive(Debug)]
+pub struct Rules<'a> {
+    /// Makes the names of new symbols unlike those of any other payload.
+    pub tag: &'a str,
+    /// Whether all of the hypervisor's symbols are given by address.
+    pub prelink: bool,
+}
+
+/// Selects from `units` what goes into a payload for `image`.
 ///
 /// # Errors
 /// Everything that cannot be patched, by name.
-pub fn select(
-    units: &[Unit],
-    image: &Image,
-    tag: &str,
-    prelink: bool,
-) -> Result<Selection, Vec<Problem>> {
+pub fn select(units: &[Unit], image: &Image, rules: &Rules) -> Result<Selection, Vec<Problem>> {
     let proofs: Vec<Proof> = units
         .iter()
         .map(|u| Proof::new(&u.original, image))
@@ -91,8 +81,7 @@ pub fn select(
         units,
         proofs,
         image,
-        tag,
-        prelink,
+        rules,
         globals,
         tables,
         placed: BTreeMap::new(),
@@ -117,8 +106,7 @@ struct Selector<'a> {
     units: &'a [Unit],
     proofs: Vec<Proof<'a>>,
     image: &'a Image,
-    tag: &'a str,
-    prelink: bool,
+    rules: &'a Rules<'a>,
     /// Where the patched objects define each global symbol.
     globals: HashMap<&'a str, (usize, usize)>,
     tables: Vec<Vec<Entry>>,
@@ -319,7 +307,7 @@ impl Selector<'_> {
         } else {
             format!(
                 "{}#{}{VERSION_SUFFIX}{}",
-                u.file.source, symbol.name, self.tag
+                u.file.source, symbol.name, self.rules.tag
             )
         };
         let at = self.place(unit, symbol.section, symbol.offset, symbol.size, kind);
@@ -523,7 +511,7 @@ impl Selector<'_> {
         }
         let original = original?;
         match self.proofs[unit].address(original) {
-            Ok(address) if u.original.symbols[original].global && !self.prelink => {
+            Ok(address) if u.original.symbols[original].global && !self.rules.prelink => {
                 debug_assert_eq!(self.image.global(&symbol.name), Some(address));
                 Some(Reaches::Name(symbol.name.clone(), offset))
             }
@@ -551,7 +539,7 @@ impl Selector<'_> {
             return self.reach_symbol(other, index, offset);
         }
         match self.image.global(name) {
-            Some(address) if self.prelink => {
+            Some(address) if self.rules.prelink => {
                 Some(Reaches::Address(name.to_owned(), address, offset))
             }
             Some(_) => Some(Reaches::Name(name.to_owned(), offset)),

@@ -69,19 +69,44 @@ impl Shadow {
 }
 
 fn link(from: &Path, to: &Path) -> Result<(), Refused> {
-    std::fs::create_dir_all(to).map_err(|e| Refused::io(to, &e))?;
-    for entry in std::fs::read_dir(from).map_err(|e| Refused::io(from, &e))? {
-        let entry = entry.map_err(|e| Refused::io(from, &e))?;
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type().map_err(|e| Refused::io(&path, &e))?;
+    let io = |path: &Path, e: std::io::Error| Refused::io(path, &e);
+    std::fs::create_dir_all(to).map_err(|e| io(to, e))?;
+    let mut made = PathBuf::new();
+    for_each_source(from, &mut |path| {
+        let target = to.join(path.strip_prefix(from).unwrap_or(path));
+        if let Some(parent) = target.parent().filter(|parent| *parent != made) {
+            std::fs::create_dir_all(parent).map_err(|e| io(parent, e))?;
+            made = parent.to_owned();
+        }
+        symlink(path, &target).map_err(|e| io(&target, e))
+    })
+}
+
+/// Calls `with` for every file under `directory` that the build did not make
+/// by compiling, in a fixed order.
+///
+/// # Errors
+/// If a directory cannot be read; whatever `with` gives.
+pub(crate) fn for_each_source(
+    directory: &Path,
+    with: &mut dyn FnMut(&Path) -> Result<(), Refused>,
+) -> Result<(), Refused> {
+    let io = |e: std::io::Error| Refused::io(directory, &e);
+    let mut entries: Vec<_> = std::fs::read_dir(directory)
+        .map_err(io)?
+        .collect::<Result<_, _>>()
+        .map_err(io)?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
         let built = path
             .extension()
             .and_then(|e| e.to_str())
             .is_some_and(|e| BUILT.contains(&e));
-        if kind.is_dir() {
-            link(&path, &target)?;
+        if entry.file_type().map_err(io)?.is_dir() {
+            for_each_source(&path, with)?;
         } else if !built {
-            symlink(&path, &target).map_err(|e| Refused::io(&target, &e))?;
+            with(&path)?;
         }
     }
     Ok(())

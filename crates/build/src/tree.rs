@@ -1,7 +1,7 @@
 //! A built Xen source tree: what was compiled from what, and how.
 
 use crate::Refused;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A compiled object of the tree.
@@ -26,6 +26,18 @@ impl ObjectFile {
     }
 }
 
+/// A file that the build makes from others and that is no object: a header, a
+/// preprocessed linker script.
+#[derive(Debug, Clone)]
+pub struct GeneratedFile {
+    /// Path of the file, from the `xen` directory.
+    pub path: String,
+    /// The recorded command, to be run in the `xen` directory.
+    pub command: String,
+    /// Every file of the tree that the command is known to read.
+    pub inputs: BTreeSet<String>,
+}
+
 /// A built Xen source tree.
 #[derive(Debug)]
 pub struct Tree {
@@ -33,6 +45,8 @@ pub struct Tree {
     pub top: PathBuf,
     /// Everything that was compiled into the hypervisor.
     pub objects: Vec<ObjectFile>,
+    /// Everything else that the build made from files of the tree.
+    pub generated: Vec<GeneratedFile>,
 }
 
 impl Tree {
@@ -54,9 +68,13 @@ impl Tree {
                 "this is no Xen source tree: there is no xen/Rules.mk",
             ));
         };
-        let mut objects = Vec::new();
+        let mut records = Records::default();
         let xen = top.join("xen");
-        collect(&xen, &xen, &mut objects)?;
+        collect(&xen, &xen, &mut records)?;
+        let Records {
+            mut objects,
+            mut generated,
+        } = records;
         if objects.is_empty() {
             return Err(Refused::one(
                 place(),
@@ -66,7 +84,49 @@ impl Tree {
         }
         objects.extend(assembly_offsets(&xen, &objects));
         objects.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(Self { top, objects })
+        generated.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(Self {
+            top,
+            objects,
+            generated,
+        })
+    }
+
+    /// Whether the tree is configured with `option`, such as `CONFIG_HVM`.
+    pub fn enabled(&self, option: &str) -> bool {
+        let config = std::fs::read_to_string(self.top.join("xen/.config")).unwrap_or_default();
+        config.lines().any(|line| {
+            line.strip_prefix(option)
+                .is_some_and(|value| value == "=y" || value == "=m")
+        })
+    }
+
+    /// How the build would compile the new object `path`, from the source of
+    /// the same name: as it compiles the other sources of that directory.
+    /// `None` if it compiles none there.
+    pub fn new_object(&self, path: &str, source: &str) -> Option<ObjectFile> {
+        let directory = |path: &str| path.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
+        let extension = |path: &str| path.rsplit_once('.').map_or("", |(_, e)| e).to_owned();
+        let like = |object: &&ObjectFile| {
+            directory(&object.path) == directory(path)
+                && extension(&object.source) == extension(source)
+                && object.command.contains(" -c ")
+        };
+        // The command that most share: some objects have flags of their own.
+        let mut commands: BTreeMap<String, usize> = BTreeMap::new();
+        let output = format!("{path}.xsplice");
+        for model in self.objects.iter().filter(like) {
+            let command = compile_like(model, &format!("-c -o {output} {source}"));
+            *commands.entry(command).or_default() += 1;
+        }
+        let (command, _) = commands.into_iter().max_by_key(|(_, count)| *count)?;
+        Some(ObjectFile {
+            path: path.to_owned(),
+            command,
+            output,
+            source: source.to_owned(),
+            dependencies: BTreeSet::from([source.to_owned()]),
+        })
     }
 
     /// The objects that any of `files` (from the `xen` directory) goes into.
@@ -81,7 +141,13 @@ impl Tree {
 /// Parts of the tree whose objects do not go into the hypervisor.
 const NOT_LINKED: [&str; 4] = ["tools", "test", "scripts", "Documentation"];
 
-fn collect(xen: &Path, directory: &Path, objects: &mut Vec<ObjectFile>) -> Result<(), Refused> {
+#[derive(Default)]
+struct Records {
+    objects: Vec<ObjectFile>,
+    generated: Vec<GeneratedFile>,
+}
+
+fn collect(xen: &Path, directory: &Path, records: &mut Records) -> Result<(), Refused> {
     let entries = std::fs::read_dir(directory).map_err(|e| Refused::io(directory, &e))?;
     for entry in entries {
         let entry = entry.map_err(|e| Refused::io(directory, &e))?;
@@ -90,50 +156,100 @@ fn collect(xen: &Path, directory: &Path, objects: &mut Vec<ObjectFile>) -> Resul
         let kind = entry.file_type().map_err(|e| Refused::io(&path, &e))?;
         if kind.is_dir() {
             if directory != xen || !NOT_LINKED.contains(&name.as_str()) {
-                collect(xen, &path, objects)?;
+                collect(xen, &path, records)?;
             }
-        } else if name.starts_with('.') && name.ends_with(".o.cmd") {
+        } else if name.starts_with('.') && name.ends_with(".cmd") {
             let text = std::fs::read_to_string(&path).map_err(|e| Refused::io(&path, &e))?;
-            objects.extend(parse_record(&text));
+            let Some(record) = Record::parse(&text) else {
+                continue;
+            };
+            if name.ends_with(".o.cmd") {
+                records.objects.extend(record.object());
+            } else if GENERATED.iter().any(|end| name.ends_with(end)) {
+                records.generated.push(record.generated(xen));
+            }
         }
     }
     Ok(())
 }
 
-/// Reads one `.NAME.o.cmd` file; `None` if it records no compilation.
-fn parse_record(text: &str) -> Option<ObjectFile> {
-    let (head, rest) = text.split_once(" := ")?;
-    let path = head
-        .strip_prefix("savedcmd_")
-        .or_else(|| head.strip_prefix("cmd_"))?;
-    let (command, rest) = rest.split_once('\n')?;
-    // The record is a makefile: `$$` and `\#` stand for one character.
-    let command = command.replace("$$", "$").replace("\\#", "#");
-    let source = rest
-        .lines()
-        .find_map(|line| line.strip_prefix("source_")?.split_once(" := "))?;
-    let mut words = command.split_whitespace();
-    let output = words
-        .find(|&w| w == "-o")
-        .and_then(|_| words.next())?
-        .to_owned();
-    let list = rest.split_once("deps_")?.1.split_once(":=")?.1;
-    let list = list.split("\n\n").next()?;
-    let mut dependencies: BTreeSet<String> = list
-        .lines()
-        .map(|line| line.trim().trim_end_matches('\\').trim())
-        .filter(|line| !line.is_empty() && !line.starts_with("$(wildcard"))
-        .map(normal)
-        .collect();
-    let source = normal(source.1);
-    dependencies.insert(source.clone());
-    Some(ObjectFile {
-        path: path.to_owned(),
-        command,
-        output,
-        source,
-        dependencies,
-    })
+/// Names of records of files that go into compiling or linking.
+const GENERATED: [&str; 6] = [
+    ".h.cmd", ".c.cmd", ".i.cmd", ".lst.cmd", ".S.cmd", ".lds.cmd",
+];
+
+/// What one `.NAME.cmd` file says.
+struct Record {
+    path: String,
+    command: String,
+    source: Option<String>,
+    dependencies: BTreeSet<String>,
+}
+
+impl Record {
+    fn parse(text: &str) -> Option<Self> {
+        let (head, rest) = text.split_once(" := ")?;
+        let path = head
+            .strip_prefix("savedcmd_")
+            .or_else(|| head.strip_prefix("cmd_"))?;
+        let (command, rest) = rest.split_once('\n').unwrap_or((rest, ""));
+        let source = rest
+            .lines()
+            .find_map(|line| line.strip_prefix("source_")?.split_once(" := "))
+            .map(|(_, source)| normal(source));
+        let list = rest
+            .split_once("deps_")
+            .and_then(|(_, rest)| rest.split_once(":="))
+            .map_or("", |(_, list)| list);
+        let list = list.split("\n\n").next().unwrap_or_default();
+        let dependencies = list
+            .lines()
+            .map(|line| line.trim().trim_end_matches('\\').trim())
+            .filter(|line| !line.is_empty() && !line.starts_with("$(wildcard"))
+            .map(normal)
+            .chain(source.clone())
+            .collect();
+        Some(Self {
+            path: path.to_owned(),
+            // The record is a makefile: `$$` and `\#` stand for one character.
+            command: command.replace("$$", "$").replace("\\#", "#"),
+            source,
+            dependencies,
+        })
+    }
+
+    /// `None` if it records no compilation.
+    fn object(self) -> Option<ObjectFile> {
+        let mut words = self.command.split_whitespace();
+        let output = words
+            .find(|&w| w == "-o")
+            .and_then(|_| words.next())?
+            .to_owned();
+        Some(ObjectFile {
+            path: self.path,
+            output,
+            source: self.source?,
+            dependencies: self.dependencies,
+            command: self.command,
+        })
+    }
+
+    /// Where the build recorded no dependencies, every file of the tree that
+    /// the command names is one.
+    fn generated(self, xen: &Path) -> GeneratedFile {
+        let named = self
+            .command
+            .split(|c: char| c.is_whitespace() || "<>;\"'()".contains(c))
+            .filter(|word| word.contains(['/', '.']) && !word.starts_with(['-', '/']))
+            .map(normal)
+            .filter(|path| *path != self.path && xen.join(path).is_file());
+        let inputs = named.chain(self.dependencies.iter().cloned()).collect();
+        GeneratedFile {
+            path: self.path,
+            command: self.command,
+            inputs,
+        }
+    }
 }
 
 /// The list of offsets of structure members that assembly code uses, which the
@@ -153,19 +269,7 @@ fn assembly_offsets(xen: &Path, objects: &[ObjectFile]) -> Option<ObjectFile> {
         o.source.ends_with(".c") && o.path.starts_with("common/") && o.command.contains(" -c ")
     })?;
     let output = ".asm-offsets.xsplice".to_owned();
-    let mut words = model.command.split_whitespace();
-    let mut command = String::new();
-    while let Some(word) = words.next() {
-        match word {
-            "-c" | "-o" | "-MF" | "-MQ" => drop(words.next()),
-            "-MMD" | "-MP" => {}
-            _ => {
-                command.push_str(word);
-                command.push(' ');
-            }
-        }
-    }
-    command.push_str(&format!("-S -g0 -o {output} {source}"));
+    let command = compile_like(model, &format!("-S -g0 -o {output} {source}"));
     let dependencies = files.into_iter().collect();
     Some(ObjectFile {
         path: "asm-offsets.s".to_owned(),
@@ -174,6 +278,26 @@ fn assembly_offsets(xen: &Path, objects: &[ObjectFile]) -> Option<ObjectFile> {
         source,
         dependencies,
     })
+}
+
+/// The compile command of `model` with other file names: `rest` says what is
+/// compiled and where to.
+fn compile_like(model: &ObjectFile, rest: &str) -> String {
+    let mut words = model.command.split_whitespace();
+    let mut command = String::new();
+    while let Some(word) = words.next() {
+        match word {
+            "-o" | "-MF" | "-MQ" => drop(words.next()),
+            "-c" | "-MMD" | "-MP" => {}
+            word if normal(word) == model.source => {}
+            word => {
+                command.push_str(word);
+                command.push(' ');
+            }
+        }
+    }
+    command.push_str(rest);
+    command
 }
 
 /// `path` without `.` and `..` where that needs no file system.

@@ -133,7 +133,7 @@ pub struct Symbol {
 }
 
 /// A relocatable object file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Object {
     /// The source file that its FILE symbol names.
     pub file: String,

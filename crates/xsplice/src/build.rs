@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use xsplice_build::account::{Effect, Hunk};
 use xsplice_build::{Options, Progress, Report, generate};
 
 const EXAMPLES: &str = "\
@@ -57,6 +58,13 @@ pub(crate) struct Args {
     /// could be skipped.
     #[arg(long, value_name = "STAGE")]
     skip: Option<String>,
+    /// `KEY=VALUE` for the payload's metadata, which the hypervisor lists;
+    /// repeat it for several.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    meta: Vec<(String, String)>,
+    /// Compile everything anew instead of using what earlier runs compiled.
+    #[arg(long)]
+    no_cache: bool,
     /// Print what is done in each stage.
     #[arg(long)]
     debug: bool,
@@ -78,6 +86,24 @@ fn build_id(text: &str) -> Result<BuildId, String> {
     }
 }
 
+fn key_value(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "metadata is written KEY=VALUE".to_owned())
+}
+
+/// `xsplice/objects` in the user's cache directory, if there is one.
+fn object_cache() -> Option<PathBuf> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    variable("XDG_CACHE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("xsplice/objects"))
+}
+
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     let options = Options {
         source: args.srcdir.clone(),
@@ -89,6 +115,8 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         xen_depends: args.xen_depends.clone().map(|id| id.0),
         prelink: args.prelink,
         jobs: args.jobs,
+        metadata: args.meta.clone(),
+        cache: (!args.no_cache).then(object_cache).flatten(),
     };
     let bar = Bar {
         bar: Mutex::new(ProgressBar::hidden()),
@@ -151,12 +179,38 @@ fn print(report: &Report) {
             println!("  {:<32} {:<28} {:>6} bytes", c.name, c.file, c.size);
         }
     }
+    print_hunks(&report.hunks);
     println!(
         "{}: {} bytes, for the hypervisor with build-id {}; every replaced function proved equal to it",
         report.output.display(),
         report.size,
         report.hypervisor
     );
+}
+
+/// Says in one line how many hunks are in the payload, and names the others.
+fn print_hunks(hunks: &[Hunk]) {
+    let in_payload = |hunk: &&Hunk| matches!(hunk.effect, Effect::InPayload { .. });
+    println!(
+        "Hunks: {} of {} in the payload",
+        hunks.iter().filter(in_payload).count(),
+        hunks.len()
+    );
+    for hunk in hunks {
+        let why = match hunk.effect {
+            Effect::InPayload { .. } => continue,
+            Effect::None { objects: 1 } => {
+                "no effect on code: the object that it reaches compiles to the same without it"
+                    .to_owned()
+            }
+            Effect::None { objects } => format!(
+                "no effect on code: the {objects} objects that it reaches compile to the same \
+                 without it"
+            ),
+            Effect::NotBuilt => "not compiled into this hypervisor".to_owned(),
+        };
+        println!("  {}:{}: {why}", hunk.file, hunk.line);
+    }
 }
 
 struct Bar {

@@ -1,0 +1,135 @@
+//! Compiled objects of patched source, kept for the next run.
+
+use crate::source::PatchedSource;
+use crate::tree::{ObjectFile, Tree};
+use crate::{Refused, shadow};
+use sha2::{Digest, Sha256};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Raised when objects are compiled in another way than before.
+const FORMAT: &str = "1";
+/// How many bytes the cache keeps: objects are small, a wide header change
+/// makes 15 MB of them.
+const LIMIT: u64 = 512 << 20;
+
+/// A directory of objects, named by all that they were made from.
+#[derive(Debug)]
+pub(crate) struct ObjectCache {
+    directory: PathBuf,
+    /// Hash of what all objects of one build are made from.
+    base: Sha256,
+}
+
+impl ObjectCache {
+    /// The cache at `directory` for the files of `tree` as `source` leaves
+    /// them: the tree's files by size and time, as make has it, and the
+    /// patched ones by content.
+    pub(crate) fn open(
+        directory: &Path,
+        tree: &Tree,
+        source: &PatchedSource,
+    ) -> Result<Self, Refused> {
+        let mut base = Sha256::new();
+        base.update(FORMAT);
+        base.update(tree.top.as_os_str().as_bytes());
+        for compiler in compilers(tree) {
+            add_identity(&mut base, &compiler);
+        }
+        shadow::for_each_source(&tree.top.join("xen"), &mut |path| {
+            add_identity(&mut base, path);
+            Ok(())
+        })?;
+        for (path, text) in source.texts() {
+            add_text(&mut base, path);
+            add_text(&mut base, text.as_deref().unwrap_or("\0removed"));
+        }
+        std::fs::create_dir_all(directory).map_err(|e| Refused::io(directory, &e))?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            base,
+        })
+    }
+
+    /// What `make` makes of `object`, made only if it is not there.
+    pub(crate) fn get<E>(
+        &self,
+        object: &ObjectFile,
+        make: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<Vec<u8>, E> {
+        let mut hash = self.base.clone();
+        add_text(&mut hash, &object.path);
+        add_text(&mut hash, &object.command);
+        let name = crate::hex(&hash.finalize()[..16]);
+        let path = self.directory.join(name);
+        if let Ok(bytes) = std::fs::read(&path) {
+            return Ok(bytes);
+        }
+        let bytes = make()?;
+        // A cache that cannot be written to only costs time.
+        let _ = crate::replace_file(&path, &bytes);
+        Ok(bytes)
+    }
+
+    /// Deletes the oldest objects until the rest is within the limit.
+    pub(crate) fn trim(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.directory) else {
+            return;
+        };
+        let mut files: Vec<_> = entries
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let metadata = entry.metadata().ok()?;
+                Some((metadata.modified().ok()?, metadata.len(), entry.path()))
+            })
+            .collect();
+        files.sort();
+        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
+        for (_, size, path) in files {
+            if total <= LIMIT {
+                break;
+            }
+            if std::fs::remove_file(path).is_ok() {
+                total -= size;
+            }
+        }
+    }
+}
+
+/// The programs that the recorded commands start with, as found in `PATH`.
+fn compilers(tree: &Tree) -> Vec<PathBuf> {
+    let mut names: Vec<&str> = tree
+        .objects
+        .iter()
+        .filter_map(|object| object.command.split_whitespace().next())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    names
+        .iter()
+        .filter_map(|name| {
+            let mut places = std::env::split_paths(&path).map(|dir| dir.join(name));
+            places.find(|place| place.is_file())?.canonicalize().ok()
+        })
+        .collect()
+}
+
+fn add_identity(hash: &mut Sha256, path: &Path) {
+    hash.update(path.as_os_str().as_bytes());
+    if let Ok(metadata) = path.metadata() {
+        for number in [
+            metadata.len().cast_signed(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+        ] {
+            hash.update(number.to_le_bytes());
+        }
+    }
+}
+
+fn add_text(hash: &mut Sha256, text: &str) {
+    hash.update(text.len().to_le_bytes());
+    hash.update(text);
+}

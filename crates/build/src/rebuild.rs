@@ -1,0 +1,167 @@
+//! The objects that patched source reaches, compiled before and after.
+
+use crate::cache::ObjectCache;
+use crate::generated::regenerate;
+use crate::shadow::Shadow;
+use crate::source::PatchedSource;
+use crate::tree::{ObjectFile, Tree};
+use crate::{Problem, Progress, Refused, compile};
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// The two builds of an object.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    /// What is compiled.
+    pub(crate) object: ObjectFile,
+    /// From the original source; `None` for an object that is new.
+    pub(crate) original: Option<Vec<u8>>,
+    /// From the patched source; `None` for an object that is not built any
+    /// more.
+    pub(crate) patched: Option<Vec<u8>>,
+}
+
+/// Compiles objects of `tree` from the original and from patched source.
+pub(crate) struct Rebuild<'a> {
+    tree: &'a Tree,
+    progress: &'a dyn Progress,
+    /// Made only if the tree's own objects are older than its source.
+    original: OnceLock<Result<Shadow, Refused>>,
+}
+
+/// Patched source, laid out to be compiled.
+pub(crate) struct Patched {
+    shadow: Shadow,
+    cache: Option<ObjectCache>,
+    /// Every file that differs from the tree, generated ones included, from
+    /// the `xen` directory.
+    pub(crate) touched: BTreeSet<String>,
+    /// What has to be compiled, with whether the original and whether the
+    /// patched tree has it.
+    objects: Vec<(ObjectFile, bool, bool)>,
+}
+
+impl Patched {
+    /// The objects that the patched source reaches.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &ObjectFile> {
+        self.objects.iter().map(|(object, _, _)| object)
+    }
+}
+
+impl<'a> Rebuild<'a> {
+    pub(crate) fn new(tree: &'a Tree, progress: &'a dyn Progress) -> Self {
+        Self {
+            tree,
+            progress,
+            original: OnceLock::new(),
+        }
+    }
+
+    /// Lays out `source`, and finds what it reaches. Objects are looked for and
+    /// kept in the directory `cache`.
+    pub(crate) fn lay_out(
+        &self,
+        source: &PatchedSource,
+        cache: Option<&Path>,
+    ) -> Result<Patched, Refused> {
+        let shadow = Shadow::of(&self.tree.top)?;
+        source.write(&shadow)?;
+        let mut touched = source.touched();
+        regenerate(self.tree, &shadow, &mut touched)?;
+        let mut objects: Vec<(ObjectFile, bool, bool)> = self
+            .tree
+            .reached_by(&touched)
+            .into_iter()
+            .filter(|object| !source.lists.removed.contains(&object.path))
+            .map(|object| (object.clone(), true, true))
+            .collect();
+        let gone = |object: &&ObjectFile| source.lists.removed.contains(&object.path);
+        let removed = self.tree.objects.iter().filter(gone);
+        objects.extend(removed.map(|object| (object.clone(), true, false)));
+        for path in &source.lists.added {
+            objects.push((self.new_object(path, &shadow)?, false, true));
+        }
+        for (object, _, built) in &objects {
+            if *built && source.removes(&object.source) {
+                return Err(Refused::one(
+                    &object.source,
+                    "the patch removes this file, but the makefile still lists its object",
+                ));
+            }
+        }
+        let cache = cache.map(|directory| ObjectCache::open(directory, self.tree, source));
+        Ok(Patched {
+            shadow,
+            cache: cache.transpose()?,
+            touched,
+            objects,
+        })
+    }
+
+    fn new_object(&self, path: &str, shadow: &Shadow) -> Result<ObjectFile, Refused> {
+        let stem = path.strip_suffix(".o").unwrap_or(path);
+        let sources = [format!("{stem}.c"), format!("{stem}.S")];
+        let source = sources
+            .iter()
+            .find(|source| shadow.xen().join(source).exists());
+        source
+            .and_then(|source| self.tree.new_object(path, source))
+            .ok_or_else(|| {
+                Refused::one(
+                    path,
+                    "the patch adds this object, but its source is not there, or the tree compiles \
+                     nothing else in its directory, so that nothing tells how",
+                )
+            })
+    }
+
+    /// Compiles all that `patched` reaches, both builds.
+    pub(crate) fn pairs(&self, patched: &Patched) -> Result<Vec<Pair>, Refused> {
+        self.progress.stage("compiling", 2 * patched.objects.len());
+        let pairs: Vec<Result<Pair, Problem>> = patched
+            .objects
+            .par_iter()
+            .map(|(object, had, has)| {
+                let original = had.then(|| self.original(object)).transpose();
+                self.progress.step();
+                let new = has.then(|| self.patched(patched, object)).transpose();
+                self.progress.step();
+                Ok(Pair {
+                    object: object.clone(),
+                    original: original?,
+                    patched: new?,
+                })
+            })
+            .collect();
+        if let Some(cache) = &patched.cache {
+            cache.trim();
+        }
+        crate::all(pairs)
+    }
+
+    /// Compiles `object` from the patched source.
+    pub(crate) fn patched(
+        &self,
+        patched: &Patched,
+        object: &ObjectFile,
+    ) -> Result<Vec<u8>, Problem> {
+        let make = || compile::compile(self.tree, &patched.shadow, object);
+        match &patched.cache {
+            Some(cache) => cache.get(object, make),
+            None => make(),
+        }
+    }
+
+    fn original(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
+        if let Some(built) = compile::built(self.tree, object) {
+            return Ok(built);
+        }
+        let shadow = self.original.get_or_init(|| Shadow::of(&self.tree.top));
+        let shadow = shadow
+            .as_ref()
+            .map_err(|refused| Problem::new(&object.path, refused.to_string()))?;
+        compile::compile(self.tree, shadow, object)
+    }
+}
