@@ -4,7 +4,7 @@ use crate::account::{Hunk, account};
 use crate::image::Image;
 use crate::payload::Identity;
 use crate::rebuild::Rebuild;
-use crate::select::{Carried, Replaced, Rules, Selection, select};
+use crate::select::{Carried, Hook, Replaced, Rules, Selection, select};
 use crate::source::{PatchedSource, SourcePatch};
 use crate::tree::Tree;
 use crate::unit::Unit;
@@ -36,6 +36,14 @@ pub struct Options {
     pub prelink: bool,
     /// How many compilers run at once; 0 for one for each CPU.
     pub jobs: usize,
+    /// C source of hooks, compiled into the payload.
+    pub hooks: Vec<PathBuf>,
+    /// Changed variables and boot-only code that the payload does without.
+    pub leave_out: BTreeSet<String>,
+    /// Do without all changes of boot-only code.
+    pub leave_out_init: bool,
+    /// Functions to be patched although the deny-list has them.
+    pub allow: BTreeSet<String>,
     /// Further `key=value` pairs for the payload's metadata.
     pub metadata: Vec<(String, String)>,
     /// Where compiled objects are kept for the next run, if anywhere.
@@ -68,6 +76,10 @@ pub struct Report {
     pub functions: Vec<Replaced>,
     /// New functions and variables.
     pub carried: Vec<Carried>,
+    /// Functions that the hypervisor calls at stages of the payload's life.
+    pub hooks: Vec<Hook>,
+    /// Changes that the payload does without, as was asked for.
+    pub left_out: Vec<String>,
     /// What became of each hunk of the patches.
     pub hunks: Vec<Hunk>,
     /// What a reader should know.
@@ -108,9 +120,11 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         ));
     }
     let pairs = rebuild.pairs(&patched)?;
-    progress.stage("comparing", pairs.len());
+    let hooks = rebuild.hooks(&patched, &options.hooks)?;
+    progress.stage("comparing", pairs.len() + hooks.len());
     let units: Vec<Result<Option<Unit>, Problem>> = pairs
         .par_iter()
+        .chain(&hooks)
         .map(|pair| {
             let unit = Unit::compare(&tree, pair);
             progress.step();
@@ -133,6 +147,9 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let rules = Rules {
         tag: &tag,
         prelink: options.prelink,
+        leave_out: &options.leave_out,
+        leave_out_init: options.leave_out_init,
+        allow: &options.allow,
     };
     let selection = select(&units, &image, &rules)
         .map_err(|problems| Refused(explain_compiler(problems, &units, &image)))?;
@@ -144,6 +161,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         objects: pairs.len(),
         functions: Vec::new(),
         carried: Vec::new(),
+        hooks: Vec::new(),
+        left_out: Vec::new(),
         hunks,
         notes: source
             .foreign
@@ -161,7 +180,7 @@ fn write(
     metadata: &[(String, String)],
     report: Report,
 ) -> Result<Report, Refused> {
-    if selection.replaced.is_empty() {
+    if selection.replaced.is_empty() && selection.hooks.is_empty() {
         return Err(Refused::one(
             "patch",
             "it changes no function of the running hypervisor: what it adds would never be called",
@@ -198,6 +217,8 @@ fn write(
         hypervisor: hex(hypervisor),
         functions: selection.replaced,
         carried: selection.carried,
+        hooks: selection.hooks,
+        left_out: selection.left_out,
         ..report
     })
 }

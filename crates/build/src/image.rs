@@ -5,12 +5,15 @@ use object::elf;
 use object::read::elf::{ElfFile64, Sym};
 use object::{Endianness, Object as _, ObjectSection as _};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// A symbol of the hypervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSymbol {
     /// Virtual address.
     pub address: u64,
+    /// Whether it is a function.
+    pub function: bool,
     /// Size in bytes; 0 where the source gives none.
     pub size: u64,
     /// For a local symbol, the source file of its FILE symbol.
@@ -21,6 +24,10 @@ pub struct ImageSymbol {
 #[derive(Debug)]
 pub struct Image {
     symbols: HashMap<String, Vec<ImageSymbol>>,
+    /// Every address that has a name, in order.
+    named: Vec<u64>,
+    /// Code and data that are freed after boot.
+    init: Range<u64>,
     sections: Vec<(u64, Vec<u8>)>,
     /// Build-id of the hypervisor.
     pub build_id: Vec<u8>,
@@ -57,6 +64,7 @@ impl Image {
                 let local = symbol.st_bind() == elf::STB_LOCAL;
                 symbols.entry(name).or_default().push(ImageSymbol {
                     address: symbol.st_value(endian),
+                    function: kind == elf::STT_FUNC,
                     size: symbol.st_size(endian),
                     file: file.clone().filter(|_| local),
                 });
@@ -75,8 +83,18 @@ impl Image {
                 compiler = comment(contents);
             }
         }
+        let mut named: Vec<u64> = symbols.values().flatten().map(|s| s.address).collect();
+        named.sort_unstable();
+        named.dedup();
+        let edge = |name: &str| symbols.get(name).and_then(|all| all.first());
+        let init = match (edge("__init_begin"), edge("__init_end")) {
+            (Some(begin), Some(end)) => begin.address..end.address,
+            _ => return Err(bad(&"it lacks __init_begin or __init_end")),
+        };
         Ok(Self {
             symbols,
+            named,
+            init,
             sections,
             build_id,
             compiler,
@@ -87,6 +105,13 @@ impl Image {
     pub fn global(&self, name: &str) -> Option<u64> {
         let mut all = self.symbols.get(name)?.iter().filter(|s| s.file.is_none());
         all.next().map(|s| s.address)
+    }
+
+    /// Whether the global symbol `name` is a function.
+    pub fn is_function(&self, name: &str) -> bool {
+        self.symbols
+            .get(name)
+            .is_some_and(|all| all.iter().any(|s| s.file.is_none() && s.function))
     }
 
     /// Every symbol `name` that the source `file` keeps to itself.
@@ -104,6 +129,27 @@ impl Image {
             Some((file, name)) => !self.locals(file, name).is_empty(),
             None => self.global(name).is_some(),
         }
+    }
+
+    /// Whether what is at `address` is freed after boot.
+    pub fn is_init(&self, address: u64) -> bool {
+        self.init.contains(&address)
+    }
+
+    /// How many bytes from `address` on are nothing but padding up to the next
+    /// place that has a name: whole instructions without effect, or traps.
+    pub fn padding(&self, address: u64) -> u64 {
+        let next = self.named.partition_point(|&named| named < address);
+        let size = self.named.get(next).map_or(0, |named| named - address);
+        let code = self.bytes(address, size).unwrap_or_default();
+        let mut decoder = iced_x86::Decoder::new(64, code, iced_x86::DecoderOptions::NONE);
+        let only_padding = decoder.iter().all(|instruction| {
+            matches!(
+                instruction.mnemonic(),
+                iced_x86::Mnemonic::Nop | iced_x86::Mnemonic::Int3
+            )
+        });
+        if only_padding { code.len() as u64 } else { 0 }
     }
 
     /// `size` bytes at `address`, if the file has them.

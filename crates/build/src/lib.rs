@@ -19,6 +19,7 @@
 pub mod account;
 mod cache;
 mod compile;
+pub mod deny;
 mod generate;
 mod generated;
 pub mod image;

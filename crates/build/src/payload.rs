@@ -29,6 +29,9 @@ pub enum Kind {
     Bss,
     /// A table about code.
     Table(String),
+    /// Pointers to functions that the hypervisor calls at a stage of the
+    /// payload's life.
+    Hooks(String),
 }
 
 impl Kind {
@@ -55,7 +58,7 @@ impl Kind {
             Self::Strings => (".rodata.str", SectionKind::ReadOnlyData, alloc),
             Self::Data => (".data", SectionKind::Data, alloc | write),
             Self::Bss => (".bss", SectionKind::UninitializedData, alloc | write),
-            Self::Table(name) => (name, SectionKind::ReadOnlyData, alloc),
+            Self::Table(name) | Self::Hooks(name) => (name, SectionKind::ReadOnlyData, alloc),
         }
     }
 }
@@ -186,6 +189,18 @@ impl Draft {
         (content.kind.clone(), at)
     }
 
+    /// Puts in code that traps, once for each name; returns its offset in
+    /// [`Kind::Text`].
+    pub fn trap(&mut self, name: &str) -> u64 {
+        let known = self.names.iter().find(|(_, _, other, _, _)| other == name);
+        if let Some((_, at, ..)) = known {
+            return *at;
+        }
+        let at = self.append(&Kind::Text, &UD2, 16);
+        self.name(&(Kind::Text, at), name.to_owned(), UD2.len() as u64, true);
+        at
+    }
+
     /// Names a place.
     pub fn name(&mut self, at: &(Kind, u64), name: String, size: u64, function: bool) {
         self.names.push((at.0.clone(), at.1, name, size, function));
@@ -225,6 +240,9 @@ impl Draft {
         writer.object.write()
     }
 }
+
+/// The instruction that traps.
+const UD2: [u8; 2] = [0x0f, 0x0b];
 
 /// Length of the payload's build-id in bytes: that of the hypervisor's own.
 const BUILD_ID_SIZE: usize = 20;

@@ -8,7 +8,7 @@ use crate::tree::{ObjectFile, Tree};
 use crate::{Problem, Progress, Refused, compile};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The two builds of an object.
@@ -139,6 +139,30 @@ impl<'a> Rebuild<'a> {
             cache.trim();
         }
         crate::all(pairs)
+    }
+
+    /// Compiles the user's sources of hooks, which may be anywhere, as the tree
+    /// compiles its common code, with the patched headers.
+    pub(crate) fn hooks(&self, patched: &Patched, files: &[PathBuf]) -> Result<Vec<Pair>, Refused> {
+        let pairs = files.iter().map(|file| {
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| Problem::new(file.display().to_string(), e.to_string()))?;
+            let name = file.file_stem().unwrap_or_default().to_string_lossy();
+            let source = format!("common/{name}.hooks.c");
+            let object = self
+                .tree
+                .new_object(&format!("common/{name}.hooks.o"), &source)
+                .ok_or_else(|| Problem::new("tree", "it compiles nothing in common/"))?;
+            let write = patched.shadow.replace(&format!("xen/{source}"), &text);
+            write.map_err(|refused| Problem::new(&source, refused.to_string()))?;
+            let bytes = compile::compile(self.tree, &patched.shadow, &object)?;
+            Ok(Pair {
+                object,
+                original: None,
+                patched: Some(bytes),
+            })
+        });
+        crate::all(pairs.collect())
     }
 
     /// Compiles `object` from the patched source.

@@ -2,13 +2,14 @@
 //! that they lead to.
 
 use crate::Problem;
+use crate::deny;
 use crate::image::Image;
 use crate::payload::{Content, Draft, Field, Func, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use crate::proof::Proof;
 use crate::unit::Unit;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use xsplice_diff::compare::{Change, Kind};
-use xsplice_diff::object::{Class, Object, Relocation, Target};
+use xsplice_diff::compare::{Change, Kind, is_once_flag};
+use xsplice_diff::object::{Class, Object, Relocation, Symbol, Target};
 use xsplice_diff::special::{self, Entry};
 
 /// A function that the payload replaces.
@@ -48,6 +49,22 @@ pub struct Selection {
     pub replaced: Vec<Replaced>,
     /// New functions and variables.
     pub carried: Vec<Carried>,
+    /// Hooks: the section and the functions that it points to.
+    pub hooks: Vec<Hook>,
+    /// Changes that the payload does without, in words.
+    pub left_out: Vec<String>,
+}
+
+/// A function that the hypervisor calls at a stage of the payload's life.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Hook {
+    /// The stage: `load`, `unload`, `preapply`, `apply`, `postapply`,
+    /// `prerevert`, `revert`, `postrevert`.
+    pub stage: String,
+    /// Source file.
+    pub file: String,
+    /// How many functions are called.
+    pub functions: u64,
 }
 
 /// What a caller decides about the selection.
@@ -57,6 +74,13 @@ pub struct Rules<'a> {
     pub tag: &'a str,
     /// Whether all of the hypervisor's symbols are given by address.
     pub prelink: bool,
+    /// Changed variables and boot-only code that the payload does without, by
+    /// name: a hook does what is needed, or nothing is.
+    pub leave_out: &'a BTreeSet<String>,
+    /// Whether the payload does without all changes of boot-only code.
+    pub leave_out_init: bool,
+    /// Functions to be patched although [`deny`] names them.
+    pub allow: &'a BTreeSet<String>,
 }
 
 /// Selects from `units` what goes into a payload for `image`.
@@ -83,6 +107,7 @@ pub fn select(units: &[Unit], image: &Image, rules: &Rules) -> Result<Selection,
         image,
         rules,
         globals,
+        moved: moved(units),
         tables,
         placed: BTreeMap::new(),
         queue: VecDeque::new(),
@@ -91,7 +116,9 @@ pub fn select(units: &[Unit], image: &Image, rules: &Rules) -> Result<Selection,
     };
     selector.refuse_unpatchable();
     selector.take_changed_functions();
+    selector.take_hooks();
     selector.follow();
+    selector.refuse_unreached_table_entries();
     if selector.problems.is_empty() {
         Ok(selector.selection)
     } else {
@@ -109,6 +136,9 @@ struct Selector<'a> {
     rules: &'a Rules<'a>,
     /// Where the patched objects define each global symbol.
     globals: HashMap<&'a str, (usize, usize)>,
+    /// Global symbols that one object loses and another gains: where they
+    /// were, by where they are.
+    moved: HashMap<(usize, usize), (usize, usize)>,
     tables: Vec<Vec<Entry>>,
     /// Pieces that are in the draft: part and offset in it.
     placed: BTreeMap<Place, (PartKind, u64)>,
@@ -129,43 +159,18 @@ impl Selector<'_> {
     fn refuse_unpatchable(&mut self) {
         for (unit, u) in self.units.iter().enumerate() {
             for change in &u.comparison.changes {
-                let name = &change.name;
-                let size = |object: &Object, index: Option<usize>| {
-                    index.map_or(0, |i| object.symbols[i].size)
+                let Some(message) = unpatchable(u, change) else {
+                    continue;
                 };
-                let message = match change.kind {
-                    Kind::Init => format!(
-                        "{name} is only used while booting and freed afterwards, and it changed \
-                         ({}): a payload comes too late for it; leave this part out of the patch \
-                         if the running hypervisor does not need it",
-                        change.why
-                    ),
-                    Kind::Data => format!(
-                        "the initial value of the variable {name} changed ({}): the running \
-                         hypervisor already uses the old one; change it in a load hook, or leave \
-                         this part out of the patch",
-                        change.why
-                    ),
-                    Kind::Unsized => format!(
-                        "hand-written assembly in the section {name} changed ({}): nothing tells \
-                         where its functions end, so this version cannot patch it; leave this \
-                         part out of the patch if the running hypervisor does not need it",
-                        change.why
-                    ),
-                    Kind::Resized => format!(
-                        "the variable {name} goes from {} to {} bytes: other code uses the old \
-                         layout; keep the layout and put what is new into a new variable",
-                        size(&u.original, change.original),
-                        size(&u.patched, change.patched)
-                    ),
-                    Kind::Constant if is_global(u, change) => format!(
-                        "the constant {name} changed ({}), and code in other files uses it: it \
-                         cannot be replaced in place",
-                        change.why
-                    ),
-                    _ => continue,
-                };
-                self.refuse(unit, message);
+                let may_leave_out = matches!(change.kind, Kind::Init | Kind::Data | Kind::Unsized);
+                let left_out = self.rules.leave_out.contains(&change.name)
+                    || (self.rules.leave_out_init && change.kind == Kind::Init);
+                if may_leave_out && left_out {
+                    let text = format!("{}: {} ({})", u.file.source, change.name, change.why);
+                    self.selection.left_out.push(text);
+                } else {
+                    self.refuse(unit, message);
+                }
             }
         }
     }
@@ -173,40 +178,60 @@ impl Selector<'_> {
     fn take_changed_functions(&mut self) {
         let units = self.units;
         for (unit, u) in units.iter().enumerate() {
-            for change in u
-                .comparison
-                .changes
-                .iter()
-                .filter(|c| c.kind == Kind::Function)
-            {
-                let (Some(original), Some(patched)) = (change.original, change.patched) else {
+            for change in &u.comparison.changes {
+                let Some(patched) = change.patched else {
                     continue;
                 };
-                if u.file.is_assembly() {
-                    self.refuse(
-                        unit,
-                        format!(
-                            "the assembly function {} changed, which this version cannot patch",
-                            change.name
-                        ),
-                    );
-                    continue;
+                match (change.kind, change.original) {
+                    // Reached through its parent, by jumps, not by a trampoline.
+                    (Kind::Function, Some(_)) if change.name.ends_with(".cold") => {
+                        self.take_symbol(unit, patched);
+                    }
+                    (Kind::Function, Some(original)) => {
+                        self.take_function(unit, change, (unit, original), patched);
+                    }
+                    (Kind::Added, None) if u.patched.symbols[patched].function => {
+                        if let Some(&origin) = self.moved.get(&(unit, patched)) {
+                            self.take_function(unit, change, origin, patched);
+                        }
+                    }
+                    _ => {}
                 }
-                // Reached through its parent, by jumps, not by a trampoline.
-                if change.name.ends_with(".cold") {
-                    self.take_symbol(unit, patched);
-                    continue;
-                }
-                self.take_function(unit, change, original, patched);
             }
         }
     }
 
-    fn take_function(&mut self, unit: usize, change: &Change, original: usize, patched: usize) {
+    fn take_function(
+        &mut self,
+        unit: usize,
+        change: &Change,
+        (origin, original): (usize, usize),
+        patched: usize,
+    ) {
         let u = &self.units[unit];
-        let old = &u.original.symbols[original];
+        let old_object = &self.units[origin].original;
+        let old = &old_object.symbols[original];
         let new = &u.patched.symbols[patched];
-        let address = match self.proofs[unit].address(original) {
+        if let Some(why) = deny::reason(&old.name)
+            && !self.rules.allow.contains(&old.name)
+        {
+            let message = format!(
+                "{} must not be patched: {why}; `--allow {}` does it nevertheless",
+                old.name, old.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        if let Some(place) = leaves_without_relocation(&u.patched, patched) {
+            let message = format!(
+                "the assembly function {} jumps out of itself at +{place:#x} to code that has no \
+                 relocation, so that it cannot be moved",
+                new.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        let address = match self.proofs[origin].address(original) {
             Ok(address) => address,
             Err(problem) => {
                 self.problems.push(problem);
@@ -216,25 +241,29 @@ impl Selector<'_> {
         let code = self.image.bytes(address, old.size).unwrap_or_default();
         let landing_pad = code.starts_with(&ENDBR64);
         let needed = TRAMPOLINE + if landing_pad { ENDBR64.len() as u64 } else { 0 };
-        if old.size < needed {
-            let size = old.size;
-            self.refuse(
-                unit,
-                format!(
-                    "{} has {size} bytes, too few for the {needed} bytes of a trampoline",
+        let mut old_size = old.size;
+        if old_size < needed {
+            let padding = self.image.padding(address + old_size);
+            if old_size + padding < needed {
+                let message = format!(
+                    "{} has {old_size} bytes and {padding} bytes of padding behind it, too few for \
+                     the {needed} bytes of a trampoline; patch the functions that call it",
                     old.name
-                ),
-            );
-            return;
+                );
+                self.refuse(unit, message);
+                return;
+            }
+            old_size = needed;
         }
-        let (old_size, new_size) = (old.size, new.size);
+        let code = self.image.bytes(address, old_size).unwrap_or_default();
+        let new_size = new.size;
         let expected = if landing_pad {
             &[]
         } else {
-            stable_start(&u.original, original, code)
+            stable_start(old_object, original, code)
         };
         let expected = expected.to_vec();
-        let runtime_name = runtime_name(&u.original, original);
+        let runtime_name = runtime_name(old_object, original);
         let (name, file) = (new.name.clone(), u.file.source.clone());
         let Some((part, offset)) = self.take_symbol(unit, patched) else {
             return;
@@ -299,10 +328,17 @@ impl Selector<'_> {
             );
             return None;
         }
+        let moved = self
+            .moved
+            .get(&(unit, index))
+            .copied()
+            .filter(|_| symbol.function);
         let replaces = u.comparison.changes.iter().any(|c| {
             c.kind == Kind::Function && c.patched == Some(index) && !c.name.ends_with(".cold")
         });
-        let name = if replaces {
+        let name = if let Some((origin, original)) = moved {
+            runtime_name(&self.units[origin].original, original)
+        } else if replaces {
             runtime_name(&u.patched, index)
         } else {
             format!(
@@ -314,7 +350,7 @@ impl Selector<'_> {
         self.selection
             .draft
             .name(&at, name, symbol.size, symbol.function);
-        if !replaces && !symbol.name.ends_with(".cold") {
+        if !replaces && moved.is_none() && !symbol.name.ends_with(".cold") {
             self.selection.carried.push(Carried {
                 name: symbol.name.clone(),
                 file: u.file.source.clone(),
@@ -335,6 +371,73 @@ impl Selector<'_> {
             self.take_symbol(unit, cold);
         }
         Some(at)
+    }
+
+    /// The sections of hooks in patched objects: every function that they
+    /// point to goes into the payload.
+    fn take_hooks(&mut self) {
+        let units = self.units;
+        for (unit, u) in units.iter().enumerate() {
+            for (index, section) in u.patched.sections.iter().enumerate() {
+                let Some(stage) = section.name.strip_prefix(HOOKS) else {
+                    continue;
+                };
+                if section.size == 0 || u.original.sections.iter().any(|s| s.name == section.name) {
+                    continue;
+                }
+                let several = matches!(stage, "load" | "unload");
+                let functions = section.size / POINTER;
+                let taken = self.selection.hooks.iter().filter(|h| h.stage == stage);
+                let all: u64 = functions + taken.map(|h| h.functions).sum::<u64>();
+                if all > 1 && !several {
+                    let message = format!(
+                        "there is more than one {stage} hook, and the hypervisor calls one only; \
+                         call the others from it"
+                    );
+                    self.refuse(unit, message);
+                    continue;
+                }
+                let kind = PartKind::Hooks(section.name.clone());
+                self.place(unit, index, 0, section.size, kind);
+                self.selection.hooks.push(Hook {
+                    stage: stage.to_owned(),
+                    file: u.file.source.clone(),
+                    functions,
+                });
+            }
+        }
+    }
+
+    /// What the hypervisor finds by walking a section, such as its schedulers,
+    /// cannot be added to.
+    fn refuse_unreached_table_entries(&mut self) {
+        for (unit, u) in self.units.iter().enumerate() {
+            for change in u
+                .comparison
+                .changes
+                .iter()
+                .filter(|c| c.kind == Kind::Added)
+            {
+                let Some(symbol) = change.patched.map(|index| &u.patched.symbols[index]) else {
+                    continue;
+                };
+                let section = &u.patched.sections[symbol.section];
+                let reached = self
+                    .placed
+                    .contains_key(&(unit, symbol.section, symbol.offset));
+                let walked = matches!(section.class, Class::Data | Class::ReadOnly)
+                    && !is_usual_section(&section.name, &symbol.name)
+                    && !section.name.starts_with(HOOKS);
+                if walked && !reached {
+                    let message = format!(
+                        "{} is a new entry of the section {}, which the hypervisor walked while \
+                         booting: a payload cannot add to it",
+                        symbol.name, section.name
+                    );
+                    self.refuse(unit, message);
+                }
+            }
+        }
     }
 
     fn take_entry(&mut self, unit: usize, entry: &Entry) {
@@ -487,6 +590,11 @@ impl Selector<'_> {
         let placed = self
             .placed
             .contains_key(&(unit, symbol.section, symbol.offset));
+        if let Some(&(origin, original)) = self.moved.get(&(unit, index))
+            && !symbol.function
+        {
+            return self.reach_moved_variable((origin, original), symbol, offset);
+        }
         let original = u.comparison.correlated.get(&index).copied();
         let changed = u
             .comparison
@@ -497,6 +605,7 @@ impl Selector<'_> {
             if original.is_none()
                 && u.comparison.ambiguous.contains(&index)
                 && is_writable(&u.patched, index)
+                && !is_once_flag(&u.patched, symbol)
             {
                 let message = format!(
                     "the variable {} may be the same as one of several in the original, and \
@@ -511,6 +620,9 @@ impl Selector<'_> {
         }
         let original = original?;
         match self.proofs[unit].address(original) {
+            Ok(address) if self.image.is_init(address) => {
+                self.reach_init(unit, &symbol.name, address, symbol.function, offset)
+            }
             Ok(address) if u.original.symbols[original].global && !self.rules.prelink => {
                 debug_assert_eq!(self.image.global(&symbol.name), Some(address));
                 Some(Reaches::Name(symbol.name.clone(), offset))
@@ -534,11 +646,74 @@ impl Selector<'_> {
         }
     }
 
+    /// A variable that another object defines now is where it was.
+    fn reach_moved_variable(
+        &mut self,
+        (origin, original): (usize, usize),
+        symbol: &Symbol,
+        offset: i64,
+    ) -> Option<Reaches> {
+        let old = &self.units[origin].original.symbols[original];
+        if old.size != symbol.size {
+            let message = format!(
+                "the variable {} goes from {} to {} bytes: other code uses the old layout",
+                symbol.name, old.size, symbol.size
+            );
+            self.refuse(origin, message);
+            return None;
+        }
+        match self.proofs[origin].address(original) {
+            Ok(_) => Some(Reaches::Name(symbol.name.clone(), offset)),
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        }
+    }
+
+    /// Boot-only code that a function calls under a condition that is never
+    /// true after boot, as the original does: in the payload the call leads to
+    /// a trap instead of to memory that is used for something else by now.
+    fn reach_init(
+        &mut self,
+        unit: usize,
+        name: &str,
+        address: u64,
+        function: bool,
+        offset: i64,
+    ) -> Option<Reaches> {
+        let original = &self.units[unit].original;
+        let refers = |target: &Target| match target {
+            Target::Symbol(index) => original.symbols[*index].name == name,
+            Target::External(external) => external == name,
+            Target::Anonymous(_) => false,
+        };
+        let used_before = original
+            .sections
+            .iter()
+            .filter(|section| section.class == Class::Text)
+            .flat_map(|section| &section.relocations)
+            .any(|relocation| refers(&relocation.reference.target));
+        if !used_before || !function || offset != 0 {
+            let message = format!(
+                "{name} at {address:#x} is freed after boot, and a changed function refers to it"
+            );
+            self.refuse(unit, message);
+            return None;
+        }
+        let trap = format!("{}#{name}{VERSION_SUFFIX}{}", INIT_TRAP, self.rules.tag);
+        let at = self.selection.draft.trap(&trap);
+        Some(Reaches::Part(PartKind::Text, at.cast_signed()))
+    }
+
     fn reach_global(&mut self, unit: usize, name: &str, offset: i64) -> Option<Reaches> {
         if let Some(&(other, index)) = self.globals.get(name) {
             return self.reach_symbol(other, index, offset);
         }
         match self.image.global(name) {
+            Some(address) if self.image.is_init(address) => {
+                self.reach_init(unit, name, address, self.image.is_function(name), offset)
+            }
             Some(address) if self.rules.prelink => {
                 Some(Reaches::Address(name.to_owned(), address, offset))
             }
@@ -556,6 +731,114 @@ impl Selector<'_> {
     }
 }
 
+/// Why a change cannot be in a payload, and the ways out; `None` if it can.
+fn unpatchable(u: &Unit, change: &Change) -> Option<String> {
+    let name = &change.name;
+    let size = |object: &Object, index: Option<usize>| index.map_or(0, |i| object.symbols[i].size);
+    Some(match change.kind {
+        Kind::Init => format!(
+            "{name} is only used while booting and freed afterwards, and it changed ({}): a \
+             payload comes too late for it; `--leave-out {name}` builds the payload without \
+             this part if the running hypervisor does not need it, a hook can do what it does",
+            change.why
+        ),
+        Kind::Data => format!(
+            "the initial value of the variable {name} changed ({}): the running hypervisor \
+             already uses the old one; change it in a hook (--hooks) and say `--leave-out {name}`",
+            change.why
+        ),
+        Kind::Unsized => format!(
+            "hand-written assembly in the section {name} changed ({}): nothing tells where its \
+             functions end, so it cannot be patched; leave this part out of the patch if the \
+             running hypervisor does not need it",
+            change.why
+        ),
+        Kind::Resized => format!(
+            "the variable {name} goes from {} to {} bytes: other code uses the old layout; keep \
+             the layout and put what is new into a new variable",
+            size(&u.original, change.original),
+            size(&u.patched, change.patched)
+        ),
+        Kind::Constant if is_global(u, change) => format!(
+            "the constant {name} changed ({}), and code in other files uses it: it cannot be \
+             replaced in place",
+            change.why
+        ),
+        _ => return None,
+    })
+}
+
+/// Global symbols that one object loses and another gains.
+fn moved(units: &[Unit]) -> HashMap<(usize, usize), (usize, usize)> {
+    let mut lost: HashMap<&str, (usize, usize)> = HashMap::new();
+    for (unit, u) in units.iter().enumerate() {
+        for change in u.comparison.changes.iter().filter(|c| c.patched.is_none()) {
+            if let Some(index) = change.original.filter(|&i| u.original.symbols[i].global) {
+                lost.insert(&change.name, (unit, index));
+            }
+        }
+    }
+    let mut moved = HashMap::new();
+    for (unit, u) in units.iter().enumerate() {
+        for change in u.comparison.changes.iter().filter(|c| c.original.is_none()) {
+            if let Some(index) = change.patched.filter(|&i| u.patched.symbols[i].global)
+                && let Some(&origin) = lost.get(change.name.as_str())
+            {
+                moved.insert((unit, index), origin);
+            }
+        }
+    }
+    moved
+}
+
+/// Whether variables are in `section` because of what they are, not in order
+/// to be found there: the compiler's sections, and Xen's for variables that
+/// are rarely or never written after boot.
+fn is_usual_section(section: &str, symbol: &str) -> bool {
+    const USUAL: [&str; 8] = [
+        ".data",
+        ".rodata",
+        ".data.rel.ro",
+        ".data.rel.ro.local",
+        ".data.rel",
+        ".data.rel.local",
+        ".data.read_mostly",
+        ".data.ro_after_init",
+    ];
+    USUAL.contains(&section)
+        || section.starts_with(".rodata.")
+        || section.ends_with(&format!(".{symbol}"))
+}
+
+/// Where an assembly function jumps out of itself without a relocation.
+fn leaves_without_relocation(object: &Object, index: usize) -> Option<u64> {
+    let symbol = &object.symbols[index];
+    let code = object.bytes(symbol);
+    let fields = object.relocations(symbol.section, symbol.offset, symbol.size);
+    let mut decoder = iced_x86::Decoder::with_ip(64, code, 0, iced_x86::DecoderOptions::NONE);
+    decoder
+        .iter()
+        .filter(|instruction| {
+            let place = symbol.offset + instruction.ip();
+            let relocated = fields
+                .iter()
+                .any(|f| (place..place + instruction.len() as u64).contains(&f.offset));
+            let target = instruction.near_branch_target();
+            let branches = instruction.is_jcc_short_or_near()
+                || instruction.is_jmp_short_or_near()
+                || instruction.is_call_near();
+            branches && !relocated && target >= symbol.size
+        })
+        .map(|instruction| instruction.ip())
+        .next()
+}
+
+/// What the names of sections of hooks start with; the stage follows.
+const HOOKS: &str = ".livepatch.hooks.";
+/// Size of a pointer in bytes.
+const POINTER: u64 = 8;
+/// What stands for the file in the name of a trap in place of boot-only code.
+const INIT_TRAP: &str = "freed-after-boot";
 /// Size of the jump that leads from an old function to the new one.
 const TRAMPOLINE: u64 = 5;
 /// The landing pad that an indirect call needs at the start of a function.

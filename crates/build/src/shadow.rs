@@ -13,7 +13,7 @@ pub struct Shadow {
 
 /// What the build made; a link to one of these would let a compiler write
 /// into the original tree.
-const BUILT: [&str; 9] = ["o", "a", "d", "cmd", "tmp", "s", "efi", "gz", "livepatch"];
+const BUILT: [&str; 8] = ["o", "a", "d", "cmd", "tmp", "s", "efi", "livepatch"];
 
 impl Shadow {
     /// Makes a shadow of the source tree at `top`.

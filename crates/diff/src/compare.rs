@@ -89,6 +89,20 @@ pub fn base_name(name: &str) -> &str {
     }
 }
 
+/// Whether `symbol` is a private flag that only says whether a message was
+/// printed already: a copy of one is as good, at the price of one message.
+pub fn is_once_flag(object: &Object, symbol: &Symbol) -> bool {
+    let class = object.sections[symbol.section].class;
+    let name = base_name(&symbol.name).trim_end_matches('_');
+    !symbol.global
+        && !symbol.function
+        && matches!(class, Class::Data | Class::Bss)
+        && symbol.size <= 4
+        && ["once", "warned", "already_done"]
+            .iter()
+            .any(|end| name.ends_with(end))
+}
+
 type Entries = BTreeMap<Option<usize>, Vec<Entry>>;
 
 fn by_owner(entries: Vec<Entry>) -> Entries {
@@ -149,6 +163,11 @@ impl Comparer<'_> {
             match (patched.as_slice(), original.as_slice()) {
                 ([patched], [original]) => {
                     self.result.correlated.insert(*patched, *original);
+                }
+                // Which of several such flags is which makes no difference.
+                ([first, ..], _) if is_once_flag(self.patched, &self.patched.symbols[*first]) => {
+                    let pairs = patched.iter().copied().zip(original.iter().copied());
+                    self.result.correlated.extend(pairs);
                 }
                 (patched, _) => self.result.ambiguous.extend(patched),
             }
@@ -421,11 +440,13 @@ impl Comparer<'_> {
         let correlated = self.result.correlated.get(&new) == Some(&old);
         let constant = |object: &Object, symbol: &Symbol| {
             object.sections[symbol.section].class == Class::ReadOnly && !symbol.global
+                || is_once_flag(object, symbol)
         };
         if !constant(self.original, a) || !constant(self.patched, b) {
             return correlated;
         }
         // Private constants are what they contain, whatever they are called.
+        // So is a flag that only says whether a message was printed already.
         base_name(&a.name) == base_name(&b.name)
             && a.size == b.size
             && (!seen.insert((Target::Symbol(old), Target::Symbol(new), 0))
@@ -454,6 +475,10 @@ impl Comparer<'_> {
                 let (Ok(old_at), Ok(new_at)) = (u64::try_from(old.1), u64::try_from(new.1)) else {
                     return false;
                 };
+                if old_at >= a.size && new_at >= b.size {
+                    // An address computed from one in another address space.
+                    return a.name == b.name && old_at == new_at;
+                }
                 if a.name == ".altinstr_replacement" && b.name == a.name {
                     // Compared by length, with the entry that has it.
                     return true;

@@ -370,19 +370,21 @@ fn settle(object: &Object, target: Target, offset: i64) -> (Target, i64) {
     let covering = u64::try_from(offset)
         .ok()
         .and_then(|at| object.symbol_at(section, at));
-    let only = || {
-        // A biased pointer into the only symbol of a data section.
-        let mut all = object
-            .symbols
-            .iter()
-            .enumerate()
-            .filter(|(_, s)| s.section == section);
-        match (all.next(), all.next()) {
-            (Some((index, _)), None) => Some(index),
-            _ => None,
-        }
+    // Code that walks an array may hold a pointer before or behind it.
+    let nearest = || {
+        let all = object.symbols.iter().enumerate();
+        let mut here = all.filter(|(_, s)| s.section == section);
+        let end = object.sections[section].size.cast_signed();
+        let found = if offset < 0 {
+            here.min_by_key(|(_, s)| s.offset)
+        } else if offset >= end {
+            here.max_by_key(|(_, s)| s.offset)
+        } else {
+            here.next().filter(|_| here.next().is_none())
+        };
+        found.map(|(index, _)| index)
     };
-    match covering.or_else(only) {
+    match covering.or_else(nearest) {
         Some(index) => {
             let start = object.symbols[index].offset.cast_signed();
             (Target::Symbol(index), offset.wrapping_sub(start))

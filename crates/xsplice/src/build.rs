@@ -58,6 +58,23 @@ pub(crate) struct Args {
     /// could be skipped.
     #[arg(long, value_name = "STAGE")]
     skip: Option<String>,
+    /// C source of hooks (LIVEPATCH_LOAD_HOOK and so on), compiled into the
+    /// payload; repeat it for several.
+    #[arg(long, value_name = "FILE")]
+    hooks: Vec<PathBuf>,
+    /// Do without the change of this variable, boot-only function or assembly
+    /// section: a hook does what is needed, or the running hypervisor does not
+    /// need it. Repeat it for several.
+    #[arg(long, value_name = "NAME")]
+    leave_out: Vec<String>,
+    /// Do without all changes of code and data that are only used while
+    /// booting; each is named.
+    #[arg(long)]
+    leave_out_init: bool,
+    /// Patch this function although it must normally not be patched; repeat it
+    /// for several.
+    #[arg(long, value_name = "NAME")]
+    allow: Vec<String>,
     /// `KEY=VALUE` for the payload's metadata, which the hypervisor lists;
     /// repeat it for several.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -115,6 +132,10 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         xen_depends: args.xen_depends.clone().map(|id| id.0),
         prelink: args.prelink,
         jobs: args.jobs,
+        hooks: args.hooks.clone(),
+        leave_out: args.leave_out.iter().cloned().collect(),
+        leave_out_init: args.leave_out_init,
+        allow: args.allow.iter().cloned().collect(),
         metadata: args.meta.clone(),
         cache: (!args.no_cache).then(object_cache).flatten(),
     };
@@ -177,6 +198,21 @@ fn print(report: &Report) {
         println!("New in the payload:");
         for c in &report.carried {
             println!("  {:<32} {:<28} {:>6} bytes", c.name, c.file, c.size);
+        }
+    }
+    if !report.hooks.is_empty() {
+        println!("Hooks:");
+        for hook in &report.hooks {
+            println!(
+                "  {:<32} {:<28} {:>6} called",
+                hook.stage, hook.file, hook.functions
+            );
+        }
+    }
+    if !report.left_out.is_empty() {
+        println!("Left out, as asked for:");
+        for change in &report.left_out {
+            println!("  {change}");
         }
     }
     print_hunks(&report.hunks);
