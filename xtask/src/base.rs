@@ -40,31 +40,81 @@ impl Base {
     }
 }
 
-/// The base, from the cache if it is there; then no network is touched.
+/// How the base is made: this file.
+const RECIPE: &str = include_str!("base.rs");
+const KIND: &str = "debian-xen";
+
+/// The base, from the cache if one is there; then no network is touched.
 pub(crate) fn get() -> anyhow::Result<Base> {
-    packages::ensure()?;
-    let directory = cache::entry("debian-xen", &[include_str!("base.rs")], make)?;
-    let text = std::fs::read_to_string(directory.join("base.json"))?;
+    let text = std::fs::read_to_string(description()?)?;
     serde_json::from_str(&text)
         .context("the cached base.json is damaged; run cargo xtask cache --clear")
 }
 
-/// Where the description of the cached base is.
+/// Where the description of the base is.
 pub(crate) fn description() -> anyhow::Result<PathBuf> {
-    Ok(cache::entry("debian-xen", &[include_str!("base.rs")], make)?.join("base.json"))
+    packages::ensure()?;
+    let directory = match cache::newest(KIND, RECIPE)? {
+        Some(directory) => directory,
+        None => newest()?,
+    };
+    Ok(directory.join("base.json"))
 }
 
-fn make(directory: &Path) -> anyhow::Result<()> {
+/// Makes the base of the newest Xen that Debian has, if it is not there yet.
+pub(crate) fn update() -> anyhow::Result<Base> {
+    packages::ensure()?;
+    newest()?;
+    get()
+}
+
+fn newest() -> anyhow::Result<PathBuf> {
     println!("fetching Debian's package lists");
-    let apt = Apt::new(&directory.join("apt"))?;
+    let lists = cache::root()?.join(cache::APT);
+    let apt = Apt::new(&lists)?;
     let hypervisor = apt.newest("xen-hypervisor-4", "-amd64")?;
+    let mut failures = Vec::new();
+    for version in apt.versions(&hypervisor)? {
+        let name = version.replace(['/', ':'], "_");
+        let made = cache::entry(KIND, &name, RECIPE, |directory| {
+            make(&apt, directory, &hypervisor, &version)
+        });
+        match made {
+            Ok(directory) => return Ok(directory),
+            Err(error) if error.is::<Incomplete>() => {
+                println!(
+                    "Xen {version} is not complete in Debian's archive; trying the one before"
+                );
+                failures.push(format!("{version}: {error:#}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    bail!(
+        "no version of Xen is complete in Debian's archive:\n{}",
+        failures.join("\n")
+    )
+}
+
+/// Debian does not have binaries, symbols and source of one version.
+#[derive(Debug)]
+struct Incomplete;
+
+impl std::fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("binaries, symbols or source are missing")
+    }
+}
+
+fn make(apt: &Apt, directory: &Path, hypervisor: &str, version: &str) -> anyhow::Result<()> {
     let release = hypervisor
         .strip_prefix("xen-hypervisor-")
         .and_then(|n| n.strip_suffix("-amd64"))
         .context("unexpected package name")?
         .to_owned();
     let tree = directory.join("source");
-    let version = download_xen(&apt, directory, &tree, &hypervisor, &release)?;
+    println!("downloading Xen {version}");
+    download_xen(apt, directory, &tree, hypervisor, &release, version).context(Incomplete)?;
     println!("downloading dom0's kernel");
     let kernel_package = apt.dependency("linux-image-amd64")?;
     apt.unpack(directory, std::slice::from_ref(&kernel_package))?;
@@ -84,7 +134,7 @@ fn make(directory: &Path) -> anyhow::Result<()> {
         }
     );
     let base = Base {
-        version,
+        version: version.to_owned(),
         xen: directory.join(format!("boot/xen-{release}-amd64.gz")),
         xen_syms,
         identical,
@@ -116,55 +166,36 @@ fn make(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Downloads the newest version of which binaries, symbols and source are all
-/// there; returns it.
+/// Downloads binaries, symbols and source of `version`.
 fn download_xen(
     apt: &Apt,
     directory: &Path,
     tree: &Path,
     hypervisor: &str,
     release: &str,
-) -> anyhow::Result<String> {
-    let mut failures = Vec::new();
-    for version in apt.versions(hypervisor)? {
-        println!("downloading Xen {version}");
-        let pinned = [
-            hypervisor.to_owned(),
-            format!("{hypervisor}-dbg"),
-            format!("xen-utils-{release}"),
-            format!("libxenmisc{release}"),
-        ];
-        let mut names: Vec<String> = pinned.iter().map(|n| format!("{n}={version}")).collect();
-        let libraries = [
-            "call1",
-            "devicemodel1",
-            "evtchn1",
-            "foreignmemory1",
-            "gnttab1",
-            "hypfs1",
-            "toolcore1",
-            "toollog1",
-        ];
-        names.extend(libraries.iter().map(|l| format!("libxen{l}")));
-        names.extend(["libxenstore4".to_owned()]);
-        match apt
-            .source("xen", &version, tree)
-            .and_then(|()| apt.unpack(directory, &names))
-        {
-            Ok(()) => return Ok(version),
-            Err(error) => {
-                println!(
-                    "Xen {version} is not complete in Debian's archive; trying the one before"
-                );
-                failures.push(format!("{version}: {error:#}"));
-                let _ = std::fs::remove_dir_all(tree);
-            }
-        }
-    }
-    bail!(
-        "no version of Xen is complete in Debian's archive:\n{}",
-        failures.join("\n")
-    )
+    version: &str,
+) -> anyhow::Result<()> {
+    let pinned = [
+        hypervisor.to_owned(),
+        format!("{hypervisor}-dbg"),
+        format!("xen-utils-{release}"),
+        format!("libxenmisc{release}"),
+    ];
+    let mut names: Vec<String> = pinned.iter().map(|n| format!("{n}={version}")).collect();
+    let libraries = [
+        "call1",
+        "devicemodel1",
+        "evtchn1",
+        "foreignmemory1",
+        "gnttab1",
+        "hypfs1",
+        "toolcore1",
+        "toollog1",
+    ];
+    names.extend(libraries.iter().map(|l| format!("libxen{l}")));
+    names.extend(["libxenstore4".to_owned()]);
+    apt.source("xen", version, tree)?;
+    apt.unpack(directory, &names)
 }
 
 /// Builds the hypervisor and its test payloads as Debian's `debian/rules`

@@ -11,8 +11,14 @@ use std::path::{Path, PathBuf};
 /// File that makes an entry valid.
 const STAMP: &str = ".complete";
 
+/// What is no entry but a directory that is always valid: the objects that
+/// `xsplice build` compiled, Debian's package lists.
+const WITHOUT_STAMP: [&str; 2] = ["objects", APT];
+/// The directory of Debian's package lists.
+pub(crate) const APT: &str = "apt";
+
 /// Raised when what entries hold or how they are made changes.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// `$XDG_CACHE_HOME/xsplice`, or `~/.cache/xsplice`.
 pub(crate) fn root() -> anyhow::Result<PathBuf> {
@@ -27,23 +33,33 @@ pub(crate) fn root() -> anyhow::Result<PathBuf> {
         .context("neither XDG_CACHE_HOME nor HOME says where to cache")
 }
 
-/// The entry `kind` made from `inputs`; `make` fills its directory if it is
-/// not there yet.
+/// The newest valid entry of `kind` that was made as `recipe` says, whatever
+/// version of its origin it holds.
+pub(crate) fn newest(kind: &str, recipe: &str) -> anyhow::Result<Option<PathBuf>> {
+    let root = root()?;
+    let Ok(entries) = std::fs::read_dir(&root) else {
+        return Ok(None);
+    };
+    let end = format!("-{}", key(recipe));
+    let made = entries.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let name = path.file_name()?.to_str()?;
+        let fits = name.starts_with(&format!("{kind}-")) && name.ends_with(&end);
+        let stamp = path.join(STAMP).metadata().ok().filter(|_| fits)?;
+        Some((stamp.modified().ok()?, path))
+    });
+    Ok(made.max().map(|(_, path)| path))
+}
+
+/// The entry that holds `version` of `kind`, made as `recipe` says; `make`
+/// fills its directory if it is not there yet.
 pub(crate) fn entry(
     kind: &str,
-    inputs: &[&str],
+    version: &str,
+    recipe: &str,
     make: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<PathBuf> {
-    let mut hash = Sha256::new();
-    for part in [FORMAT].iter().chain(inputs) {
-        hash.update(part.len().to_le_bytes());
-        hash.update(part);
-    }
-    let key: String = hash.finalize()[..8]
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    let directory = root()?.join(format!("{kind}-{key}"));
+    let directory = root()?.join(format!("{kind}-{version}-{}", key(recipe)));
     let context = || directory.display().to_string();
     if directory.join(STAMP).exists() {
         return Ok(directory);
@@ -52,9 +68,23 @@ pub(crate) fn entry(
         std::fs::remove_dir_all(&directory).with_context(context)?;
     }
     std::fs::create_dir_all(&directory).with_context(context)?;
-    make(&directory)?;
-    std::fs::write(directory.join(STAMP), inputs.join("\n")).with_context(context)?;
+    if let Err(error) = make(&directory) {
+        // What stays behind only takes room: without a stamp it is no entry.
+        let _ = std::fs::remove_dir_all(&directory);
+        return Err(error);
+    }
+    std::fs::write(directory.join(STAMP), version).with_context(context)?;
     Ok(directory)
+}
+
+fn key(recipe: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(FORMAT);
+    hash.update(recipe);
+    hash.finalize()[..8]
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 /// Shows the entries with their sizes, or deletes them.
@@ -72,17 +102,14 @@ pub(crate) fn run(clear: bool) -> anyhow::Result<()> {
     println!("{}", root.display());
     for entry in std::fs::read_dir(&root)? {
         let path = entry?.path();
-        let state = if path.join(STAMP).exists() {
-            ""
-        } else {
-            "  (incomplete)"
-        };
         let name = path
             .file_name()
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        println!("  {name:<32} {:>8} MiB{state}", size(&path)? >> 20);
+        let valid = WITHOUT_STAMP.contains(&name.as_str()) || path.join(STAMP).exists();
+        let state = if valid { "" } else { "  (incomplete)" };
+        println!("  {name:<48} {:>8} MiB{state}", size(&path)? >> 20);
     }
     Ok(())
 }
@@ -95,4 +122,30 @@ fn size(path: &Path) -> anyhow::Result<u64> {
     std::fs::read_dir(path)?
         .map(|entry| size(&entry?.path()))
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::bail;
+
+    #[test]
+    fn what_an_interruption_left_is_made_anew() -> anyhow::Result<()> {
+        let kind = format!("test-{}", std::process::id());
+        let directory = root()?.join(format!("{kind}-1-{}", key("recipe")));
+        std::fs::create_dir_all(&directory)?;
+        std::fs::write(directory.join("half"), "x")?;
+        assert_eq!(newest(&kind, "recipe")?, None);
+        assert!(entry(&kind, "2", "recipe", |_| bail!("no network")).is_err());
+        let made = entry(&kind, "1", "recipe", |directory| {
+            assert!(!directory.join("half").exists());
+            Ok(std::fs::write(directory.join("whole"), "x")?)
+        })?;
+        assert_eq!(newest(&kind, "recipe")?, Some(made.clone()));
+        assert_eq!(newest(&kind, "another recipe")?, None);
+        let again = entry(&kind, "1", "recipe", |_| bail!("it is there"))?;
+        assert!(again.join("whole").exists());
+        std::fs::remove_dir_all(made)?;
+        Ok(())
+    }
 }

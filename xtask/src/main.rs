@@ -30,7 +30,11 @@ enum Command {
         fast: bool,
     },
     /// Get Debian's Xen and rebuild it; print where everything is.
-    Base,
+    Base {
+        /// See whether Debian has a newer one, also if one is cached.
+        #[arg(long)]
+        update: bool,
+    },
     /// Show or clear what is cached.
     Cache {
         /// Delete it all.
@@ -43,7 +47,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo => demo::run(),
         Command::Test { fast } => test::run(fast),
-        Command::Base => base::get().map(|base| println!("{}", base.summary())),
+        Command::Base { update } => {
+            let base = if update { base::update() } else { base::get() };
+            base.map(|base| println!("{}", base.summary()))
+        }
         Command::Cache { clear } => cache::run(clear),
     };
     match result {

@@ -72,6 +72,8 @@ pub struct Report {
     pub hypervisor: String,
     /// How many objects the patch reaches.
     pub objects: usize,
+    /// Everything that differs between the two builds, used or not.
+    pub changes: Vec<String>,
     /// Functions that are replaced.
     pub functions: Vec<Replaced>,
     /// New functions and variables.
@@ -154,7 +156,12 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let selection = select(&units, &image, &rules)
         .map_err(|problems| Refused(explain_compiler(problems, &units, &image)))?;
     let hunks = account(&tree, &rebuild, &patches, &pairs, cache)?;
+    let changes = units
+        .iter()
+        .flat_map(|unit| &unit.comparison.changes)
+        .map(|change| format!("{}: {}", change.name, change.why));
     let report = Report {
+        changes: changes.collect(),
         output: options.output.clone(),
         size: 0,
         hypervisor: String::new(),
@@ -183,7 +190,11 @@ fn write(
     if selection.replaced.is_empty() && selection.hooks.is_empty() {
         return Err(Refused::one(
             "patch",
-            "it changes no function of the running hypervisor: what it adds would never be called",
+            format!(
+                "it changes no function of the running hypervisor: nothing would use what it \
+                 changes ({})",
+                report.changes.join(", ")
+            ),
         ));
     }
     let hypervisor = options.xen_depends.as_deref().unwrap_or(&image.build_id);

@@ -110,6 +110,7 @@ pub fn select(units: &[Unit], image: &Image, rules: &Rules) -> Result<Selection,
         moved: moved(units),
         tables,
         placed: BTreeMap::new(),
+        empty: BTreeSet::new(),
         queue: VecDeque::new(),
         problems: Vec::new(),
         selection: Selection::default(),
@@ -142,6 +143,8 @@ struct Selector<'a> {
     tables: Vec<Vec<Entry>>,
     /// Pieces that are in the draft: part and offset in it.
     placed: BTreeMap<Place, (PartKind, u64)>,
+    /// Pieces of no bytes, which another piece may begin with too.
+    empty: BTreeSet<Place>,
     /// Pieces whose references are not followed yet.
     queue: VecDeque<(Place, u64)>,
     problems: Vec<Problem>,
@@ -453,7 +456,12 @@ impl Selector<'_> {
             return;
         }
         for (section, offset, size) in special::pieces(object, entry) {
-            if !self.placed.contains_key(&(unit, section, offset)) || size == 0 {
+            // An empty replacement begins where the next one does.
+            let placed = self.placed.contains_key(&(unit, section, offset));
+            if !placed || self.empty.remove(&(unit, section, offset)) {
+                if size == 0 {
+                    self.empty.insert((unit, section, offset));
+                }
                 let kind = PartKind::named_code(&object.sections[section].name);
                 self.place(unit, section, offset, size, kind);
             }

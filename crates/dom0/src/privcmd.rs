@@ -60,6 +60,14 @@ pub enum OpenError {
         /// What the kernel says.
         errno: Errno,
     },
+    /// The device cannot be opened for another reason.
+    #[error("{path}: {errno}; is the xen-privcmd driver working in this domain?")]
+    Unusable {
+        /// The device.
+        path: &'static str,
+        /// What the kernel says.
+        errno: Errno,
+    },
 }
 
 /// The kernel's privcmd driver.
@@ -84,9 +92,10 @@ impl Privcmd {
         }
         let open = |path: &'static str| {
             rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
-                OpenError::NotAllowed {
-                    path,
-                    errno: Errno(e.raw_os_error()),
+                let errno = Errno(e.raw_os_error());
+                match errno {
+                    Errno::EACCES | Errno::EPERM => OpenError::NotAllowed { path, errno },
+                    _ => OpenError::Unusable { path, errno },
                 }
             })
         };

@@ -7,9 +7,11 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, finit_module, reboot};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Where the initramfs has the privcmd driver.
 pub const PRIVCMD_MODULE: &str = "lab/xen-privcmd.ko";
@@ -52,7 +54,7 @@ fn serve() -> std::io::Result<()> {
             return Ok(());
         }
         let reply = match serde_json::from_str(&request) {
-            Ok(Request::Run { argv }) => run_command(&argv),
+            Ok(Request::Run { argv, limit }) => run_command(&argv, Duration::from_millis(limit)),
             Ok(Request::Put { path, data }) => match put(Path::new(&path), &data) {
                 Ok(()) => Reply::Done,
                 Err(error) => Reply::Failed(format!("{path}: {error}")),
@@ -77,22 +79,60 @@ fn put(path: &Path, data: &[u8]) -> std::io::Result<()> {
     std::fs::write(path, data)
 }
 
-fn run_command(argv: &[String]) -> Reply {
+/// Runs a command; one that takes longer than `limit` is killed, and the host
+/// goes on.
+fn run_command(argv: &[String], limit: Duration) -> Reply {
     let Some((program, arguments)) = argv.split_first() else {
         return Reply::Failed("no command".to_owned());
     };
-    let result = Command::new(program)
+    let child = Command::new(program)
         .args(arguments)
         .env("PATH", "/bin")
         .env("LD_LIBRARY_PATH", "/lib")
         .stdin(Stdio::null())
-        .output();
-    match result {
-        Ok(output) => Reply::Ran(Output {
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            code: output.status.code(),
-        }),
-        Err(error) => Reply::Failed(format!("{program}: {error}")),
-    }
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => return Reply::Failed(format!("{program}: {error}")),
+    };
+    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
+    let end = Instant::now() + limit;
+    let code = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status.code(),
+            Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+            Ok(None) => {
+                let seconds = limit.as_secs();
+                // What it started itself may hold its output open: not waited for.
+                let _ = child.kill().and_then(|()| child.wait());
+                return Reply::Failed(format!(
+                    "{}: killed, because it took longer than {seconds} s",
+                    argv.join(" ")
+                ));
+            }
+            Err(error) => return Reply::Failed(format!("{program}: {error}")),
+        }
+    };
+    let text = |pipe: JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&pipe.join().unwrap_or_default()).into_owned()
+    };
+    Reply::Ran(Output {
+        stdout: text(stdout),
+        stderr: text(stderr),
+        code,
+    })
+}
+
+/// Reads a pipe to its end, beside what else goes on.
+fn collect<R: Read + Send + 'static>(pipe: Option<R>) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What was read before an error is all there is to report.
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        bytes
+    })
 }

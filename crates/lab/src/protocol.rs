@@ -10,6 +10,8 @@ pub(crate) enum Request {
     Run {
         /// The program and its arguments.
         argv: Vec<String>,
+        /// After how many milliseconds it is killed.
+        limit: u64,
     },
     /// Write a file.
     Put {

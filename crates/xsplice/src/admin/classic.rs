@@ -149,7 +149,12 @@ impl Tool<'_> {
         let mut data = Vec::new();
         let read = file.read_to_end(&mut data);
         if let Err(error) = read {
-            return Err(failed(&format!("Could not map {path}."), errno_of(&error)));
+            // The classic tool maps the file, which a directory answers so.
+            let errno = match errno_of(&error) {
+                Errno::EISDIR => Errno::ENODEV,
+                errno => errno,
+            };
+            return Err(failed(&format!("Could not map {path}."), errno));
         }
         if data.is_empty() {
             return Err(failed(&format!("Could not map {path}."), Errno::EINVAL));

@@ -13,6 +13,7 @@ use xsplice_dom0::{Action, Errno, Livepatch, Payload, Privcmd, State, version_in
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Give the hypervisor a payload, without applying it.
+    #[command(after_help = "Example:\n  xsplice upload xsa-480 xsa-480.livepatch")]
     Upload {
         /// What it is to be called.
         name: String,
@@ -31,6 +32,9 @@ pub(crate) enum Command {
         limits: Limits,
     },
     /// Put the functions that a payload replaced back in use.
+    #[command(
+        after_help = "Examples:\n  xsplice revert xsa-480\n  xsplice revert xsa-480 --timeout 100 --retries 20"
+    )]
     Revert {
         /// The payload.
         name: String,
@@ -38,6 +42,9 @@ pub(crate) enum Command {
         limits: Limits,
     },
     /// Revert all payloads and apply this one, in one step.
+    #[command(
+        after_help = "Examples:\n  xsplice upload all-fixes all-fixes.livepatch\n  xsplice replace all-fixes"
+    )]
     Replace {
         /// The payload.
         name: String,
@@ -45,6 +52,7 @@ pub(crate) enum Command {
         limits: Limits,
     },
     /// Take a payload out of the hypervisor.
+    #[command(after_help = "Example:\n  xsplice unload xsa-480")]
     Unload {
         /// The payload.
         name: String,
@@ -64,8 +72,12 @@ pub(crate) enum Command {
         limits: Limits,
     },
     /// List the payloads that the hypervisor holds.
+    #[command(after_help = "Examples:\n  xsplice list\n  xsplice list --json")]
     List,
     /// Tell what hypervisor this host runs.
+    #[command(
+        after_help = "Examples:\n  xsplice info\n  xsplice info --json | jq -r .hypervisor.build_id"
+    )]
     Info,
 }
 
@@ -143,9 +155,10 @@ fn execute(command: &Command) -> anyhow::Result<Report> {
         _ => None,
     };
     match (command, &file) {
+        // Another tool may have given a loaded payload any name.
         (Command::Apply { name, .. } | Command::Revert { name, .. }, _)
-        | (Command::Replace { name, .. } | Command::Unload { name }, _)
-        | (_, Some((name, _))) => check_name(name)?,
+        | (Command::Replace { name, .. } | Command::Unload { name }, _) => check_length(name)?,
+        (_, Some((name, _))) => check_new_name(name)?,
         _ => {}
     }
     let hypervisor = Privcmd::open()?;
@@ -188,14 +201,22 @@ fn execute(command: &Command) -> anyhow::Result<Report> {
     }
 }
 
-fn check_name(name: &str) -> anyhow::Result<()> {
-    if name.is_empty() || name.len() >= NAME_SIZE {
+fn check_length(name: &str) -> anyhow::Result<()> {
+    if name.len() >= NAME_SIZE {
         bail!(
-            "a payload's name has 1 to {} bytes, this one {}",
+            "a payload's name has at most {} bytes, this one {}",
             NAME_SIZE - 1,
             name.len()
         );
     }
+    Ok(())
+}
+
+fn check_new_name(name: &str) -> anyhow::Result<()> {
+    if name.is_empty() {
+        bail!("a payload's name must not be empty");
+    }
+    check_length(name)?;
     if let Some(bad) = name
         .chars()
         .find(|c| c.is_control() || c.is_whitespace() || *c == '/')
@@ -249,7 +270,14 @@ fn act(
     };
     let before = livepatch.get(name).map_err(missing)?;
     if Some(before.state) == wanted && before.rc != -Errno::EAGAIN.0 {
-        return Ok(done(name, "no action needed", wanted));
+        let what = match action {
+            Action::Replace => {
+                "no action needed: it is applied already, and replace is for a payload that is \
+                 not; to make it the only one, revert the others"
+            }
+            _ => "no action needed",
+        };
+        return Ok(done(name, what, wanted));
     }
     if action == Action::Unload && before.state == State::Applied {
         bail!("{name} is applied: revert it before it is unloaded");
@@ -307,8 +335,9 @@ fn explain_interface(errno: Errno) -> anyhow::Error {
             "this hypervisor was built without live patching (CONFIG_LIVEPATCH)"
         }
         Errno::EACCES => {
-            "this hypervisor speaks a version of the sysctl interface that xsplice does not know \
-             (known: 0x12 to 0x16, Xen 4.13 to 4.22)"
+            "the hypervisor refused every version of the sysctl interface that xsplice knows (0x12 \
+             to 0x16, Xen 4.13 to 4.22): it is another version of Xen, or its security policy \
+             (XSM) does not let this domain patch it; `xl dmesg` shows `avc: denied` then"
         }
         Errno::EPERM => "this domain may not patch the hypervisor: only the control domain may",
         _ => "the hypervisor refused",

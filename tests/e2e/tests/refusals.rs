@@ -1,0 +1,36 @@
+//! What the admin tool and the lab say when they cannot do what is asked.
+
+use std::time::Duration;
+use xsplice_e2e::{base, config};
+use xsplice_lab::Host;
+
+#[test]
+fn only_root_may_and_a_command_that_hangs_is_killed() -> anyhow::Result<()> {
+    let base = base()?;
+    let mut config = config(&base)?;
+    for program in ["setpriv", "sleep"] {
+        let place = format!("bin/{program}");
+        config
+            .programs
+            .push((place, format!("/usr/bin/{program}").into()));
+    }
+    let mut host = Host::boot(&config)?;
+    let nobody = ["/bin/setpriv", "--reuid=65534", "--clear-groups"];
+    for command in [&["list"][..], &["info"], &["unload", "x"]] {
+        let argv = [&nobody[..], &["/bin/xsplice"], command].concat();
+        let output = host.run(&argv)?;
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert_eq!(output.stdout, "", "{output:?}");
+        let words = "only root in dom0 may patch the hypervisor";
+        assert!(output.stderr.contains(words), "{output:?}");
+    }
+    let killed = host.run_within(&["/bin/sleep", "600"], Duration::from_secs(2));
+    let words = killed.expect_err("it hangs").to_string();
+    assert_eq!(
+        words,
+        "dom0: /bin/sleep 600: killed, because it took longer than 2 s"
+    );
+    assert_eq!(host.run(&["/bin/xsplice", "list"])?.code, Some(0));
+    host.shut_down()?;
+    Ok(())
+}
