@@ -42,7 +42,8 @@ pub struct Options {
     pub leave_out: BTreeSet<String>,
     /// Do without all changes of boot-only code.
     pub leave_out_init: bool,
-    /// Functions to be patched although the deny-list has them.
+    /// Functions to be patched although the deny-list has them, and structures
+    /// whose layout may change.
     pub allow: BTreeSet<String>,
     /// Further `key=value` pairs for the payload's metadata.
     pub metadata: Vec<(String, String)>,
@@ -133,8 +134,10 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             unit
         })
         .collect();
-    let units: Vec<Unit> = crate::all(units)?.into_iter().flatten().collect();
-    if units.is_empty() {
+    let (units, problems): (Vec<_>, Vec<_>) = units.into_iter().partition(Result::is_ok);
+    let units: Vec<Unit> = units.into_iter().flatten().flatten().collect();
+    let mut problems: Vec<Problem> = problems.into_iter().filter_map(Result::err).collect();
+    if units.is_empty() && problems.is_empty() {
         return Err(Refused::one(
             "patch",
             format!(
@@ -153,8 +156,19 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         leave_out_init: options.leave_out_init,
         allow: &options.allow,
     };
-    let selection = select(&units, &image, &rules)
-        .map_err(|problems| Refused(explain_compiler(problems, &units, &image)))?;
+    let (selection, layouts) = rayon::join(
+        || select(&units, &image, &rules),
+        || crate::layout::check(&rebuild, &patched, &pairs, &options.allow),
+    );
+    problems.extend(layouts);
+    let selection = match selection {
+        Ok(selection) if problems.is_empty() => selection,
+        selection => {
+            let more = selection.err().unwrap_or_default();
+            problems.extend(explain_compiler(more, &units, &image));
+            return Err(Refused(problems));
+        }
+    };
     let hunks = account(&tree, &rebuild, &patches, &pairs, cache)?;
     let changes = units
         .iter()

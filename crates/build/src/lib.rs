@@ -23,6 +23,7 @@ pub mod deny;
 mod generate;
 mod generated;
 pub mod image;
+mod layout;
 pub mod makefile;
 pub mod patch;
 pub mod payload;

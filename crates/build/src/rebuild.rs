@@ -178,10 +178,26 @@ impl<'a> Rebuild<'a> {
         }
     }
 
+    /// Compiles `object`, which may be other than the tree has it, from the
+    /// patched source, without the cache.
+    pub(crate) fn recompile_patched(
+        &self,
+        patched: &Patched,
+        object: &ObjectFile,
+    ) -> Result<Vec<u8>, Problem> {
+        compile::compile(self.tree, &patched.shadow, object)
+    }
+
     fn original(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
-        if let Some(built) = compile::built(self.tree, object) {
-            return Ok(built);
+        match compile::built(self.tree, object) {
+            Some(built) => Ok(built),
+            None => self.recompile_original(object),
         }
+    }
+
+    /// Compiles `object`, which may be other than the tree has it, from the
+    /// original source.
+    pub(crate) fn recompile_original(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
         let shadow = self.original.get_or_init(|| Shadow::of(&self.tree.top));
         let shadow = shadow
             .as_ref()

@@ -24,6 +24,15 @@ impl ObjectFile {
     pub fn is_assembly(&self) -> bool {
         self.source.ends_with(".S")
     }
+
+    /// The same object with debugging information of all types, used or not.
+    pub(crate) fn with_all_types(&self) -> Self {
+        let flags = "-g -fno-eliminate-unused-debug-types -fno-var-tracking";
+        Self {
+            command: format!("{} {flags}", self.command),
+            ..self.clone()
+        }
+    }
 }
 
 /// A file that the build makes from others and that is no object: a header, a
