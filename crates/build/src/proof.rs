@@ -112,11 +112,11 @@ impl<'a> Proof<'a> {
         }
         let theirs = self
             .image
-            .bytes(address, symbol.size)
+            .bytes(address, symbol.extent())
             .ok_or_else(|| format!("{address:#x} is outside of its sections"))?;
         let fields = self
             .object
-            .relocations(symbol.section, symbol.offset, symbol.size);
+            .relocations(symbol.section, symbol.offset, symbol.extent());
         let mut relocated = vec![false; ours.len()];
         for field in fields {
             let start = usize::try_from(field.offset - symbol.offset).unwrap_or(usize::MAX);

@@ -227,8 +227,9 @@ impl Selector<'_> {
         }
         if let Some(place) = leaves_without_relocation(&u.patched, patched) {
             let message = format!(
-                "the assembly function {} jumps out of itself at +{place:#x} to code that has no \
-                 relocation, so that it cannot be moved",
+                "{} jumps out of itself at +{place:#x} to other code of its section, which the \
+                 compiler or assembler took to stay where it is; nothing tells how much of it \
+                 belongs to the function",
                 new.name
             );
             self.refuse(unit, message);
@@ -259,7 +260,7 @@ impl Selector<'_> {
             old_size = needed;
         }
         let code = self.image.bytes(address, old_size).unwrap_or_default();
-        let new_size = new.size;
+        let new_size = new.extent();
         let expected = if landing_pad {
             &[]
         } else {
@@ -349,15 +350,15 @@ impl Selector<'_> {
                 u.file.source, symbol.name, self.rules.tag
             )
         };
-        let at = self.place(unit, symbol.section, symbol.offset, symbol.size, kind);
+        let at = self.place(unit, symbol.section, symbol.offset, symbol.extent(), kind);
         self.selection
             .draft
-            .name(&at, name, symbol.size, symbol.function);
+            .name(&at, name, symbol.extent(), symbol.function);
         if !replaces && moved.is_none() && !symbol.name.ends_with(".cold") {
             self.selection.carried.push(Carried {
                 name: symbol.name.clone(),
                 file: u.file.source.clone(),
-                size: symbol.size,
+                size: symbol.extent(),
             });
         }
         let entries: Vec<Entry> = self.tables[unit]
@@ -822,7 +823,7 @@ fn is_usual_section(section: &str, symbol: &str) -> bool {
 fn leaves_without_relocation(object: &Object, index: usize) -> Option<u64> {
     let symbol = &object.symbols[index];
     let code = object.bytes(symbol);
-    let fields = object.relocations(symbol.section, symbol.offset, symbol.size);
+    let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());
     let mut decoder = iced_x86::Decoder::with_ip(64, code, 0, iced_x86::DecoderOptions::NONE);
     decoder
         .iter()
@@ -835,7 +836,7 @@ fn leaves_without_relocation(object: &Object, index: usize) -> Option<u64> {
             let branches = instruction.is_jcc_short_or_near()
                 || instruction.is_jmp_short_or_near()
                 || instruction.is_call_near();
-            branches && !relocated && target >= symbol.size
+            branches && !relocated && target >= symbol.extent()
         })
         .map(|instruction| instruction.ip())
         .next()

@@ -227,6 +227,7 @@ impl Comparer<'_> {
                 let section = &object.sections[s.section];
                 s.size == 0
                     && section.size > 0
+                    && !in_tail(object, s)
                     && !matches!(section.class, Class::Ignored | Class::Special)
             });
             let mut found = BTreeMap::new();
@@ -306,13 +307,14 @@ impl Comparer<'_> {
             &self.patched.symbols[patched],
         );
         let mut seen = Seen::from([(Target::Symbol(original), Target::Symbol(patched), 0)]);
-        let why = if old.size == new.size {
+        let why = if (old.size, old.tail) == (new.size, new.tail) {
             self.body_difference(old, new, &mut seen)
                 .or_else(|| self.entries_difference(Some(original), Some(patched), &mut seen))
         } else {
             Some(format!(
                 "its size goes from {} to {} bytes",
-                old.size, new.size
+                old.extent(),
+                new.extent()
             ))
         }?;
         let kind = match class {
@@ -330,7 +332,7 @@ impl Comparer<'_> {
         self.range_difference(
             (old.section, old.offset),
             (new.section, new.offset),
-            new.size,
+            new.extent(),
             seen,
         )
     }
@@ -448,7 +450,7 @@ impl Comparer<'_> {
         // Private constants are what they contain, whatever they are called.
         // So is a flag that only says whether a message was printed already.
         base_name(&a.name) == base_name(&b.name)
-            && a.size == b.size
+            && a.extent() == b.extent()
             && (!seen.insert((Target::Symbol(old), Target::Symbol(new), 0))
                 || self.body_difference(a, b, seen).is_none())
     }
@@ -521,8 +523,14 @@ type Mark = (u64, Vec<u8>, BTreeSet<String>);
 
 fn mark(object: &Object, index: usize) -> Mark {
     let symbol = &object.symbols[index];
-    let fields = object.relocations(symbol.section, symbol.offset, symbol.size);
-    let bytes = masked(object, symbol.section, symbol.offset, symbol.size, fields);
+    let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());
+    let bytes = masked(
+        object,
+        symbol.section,
+        symbol.offset,
+        symbol.extent(),
+        fields,
+    );
     let referrers = object
         .symbols
         .iter()
@@ -530,17 +538,27 @@ fn mark(object: &Object, index: usize) -> Mark {
         .filter(|(other, referrer)| {
             *other != index
                 && object
-                    .relocations(referrer.section, referrer.offset, referrer.size)
+                    .relocations(referrer.section, referrer.offset, referrer.extent())
                     .iter()
                     .any(|r| r.reference.target == Target::Symbol(index))
         });
     (
-        symbol.size,
+        symbol.extent(),
         bytes,
         referrers
             .map(|(_, s)| base_name(&s.name).to_owned())
             .collect(),
     )
+}
+
+/// Whether the label `symbol` is within the tail of a function.
+fn in_tail(object: &Object, symbol: &Symbol) -> bool {
+    object.symbols.iter().any(|function| {
+        let start = function.offset.saturating_add(function.size);
+        function.section == symbol.section
+            && function.tail > 0
+            && (start..start.saturating_add(function.tail)).contains(&symbol.offset)
+    })
 }
 
 /// The bytes of a range with every relocated field zeroed.

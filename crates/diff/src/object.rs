@@ -124,12 +124,23 @@ pub struct Symbol {
     pub section: usize,
     /// Offset in that section.
     pub offset: u64,
-    /// Size in bytes.
+    /// Size in bytes, as the file says.
     pub size: u64,
+    /// Bytes behind it that belong to it: code that inline assembly moves out
+    /// of the way is put at the end of the function's section, where the size
+    /// of the function does not count it.
+    pub tail: u64,
     /// Whether other objects can refer to it.
     pub global: bool,
     /// Whether it is a function.
     pub function: bool,
+}
+
+impl Symbol {
+    /// All bytes that belong to it.
+    pub fn extent(&self) -> u64 {
+        self.size.saturating_add(self.tail)
+    }
 }
 
 /// A relocatable object file.
@@ -154,11 +165,15 @@ impl Object {
 
     /// The symbol that covers `offset` in `section`.
     pub fn symbol_at(&self, section: usize, offset: u64) -> Option<usize> {
-        self.symbols.iter().position(|s| {
+        let covering = self.symbols.iter().enumerate().filter(|(_, s)| {
             s.section == section
                 && (s.offset == offset
-                    || (s.offset..s.offset.saturating_add(s.size)).contains(&offset))
-        })
+                    || (s.offset..s.offset.saturating_add(s.extent())).contains(&offset))
+        });
+        // A label within a function is no place of its own.
+        covering
+            .min_by_key(|(_, s)| std::cmp::Reverse(s.extent()))
+            .map(|(index, _)| index)
     }
 
     /// The bytes of a symbol; empty if its section has none in the file.
@@ -166,7 +181,7 @@ impl Object {
         slice(
             &self.sections[symbol.section].data,
             symbol.offset,
-            symbol.size,
+            symbol.extent(),
         )
     }
 
@@ -231,6 +246,7 @@ impl<'a> Reader<'a> {
             symbols: Vec::new(),
         };
         let named = self.symbols(&mut object)?;
+        add_tails(&mut object);
         let references: Vec<Vec<Relocation>> = (0..object.sections.len())
             .map(|index| self.relocations(&object, &named, index))
             .collect::<Result<_, _>>()?;
@@ -295,6 +311,7 @@ impl<'a> Reader<'a> {
                     section: shndx,
                     offset: value,
                     size: symbol.st_size(endian),
+                    tail: 0,
                 });
                 (Target::Symbol(object.symbols.len() - 1), 0)
             } else if defined {
@@ -359,6 +376,26 @@ impl<'a> Reader<'a> {
         }
         relocations.sort_by_key(|r| r.offset);
         Ok(relocations)
+    }
+}
+
+/// Gives the end of every section that holds a single function to it.
+fn add_tails(object: &mut Object) {
+    let mut functions: BTreeMap<usize, Option<(u64, u64)>> = BTreeMap::new();
+    for symbol in object.symbols.iter().filter(|s| s.function && s.size > 0) {
+        let place = (symbol.offset, symbol.size);
+        functions
+            .entry(symbol.section)
+            .and_modify(|only| *only = only.filter(|&other| other == place))
+            .or_insert(Some(place));
+    }
+    for symbol in &mut object.symbols {
+        if let Some(Some(place)) = functions.get(&symbol.section)
+            && *place == (symbol.offset, symbol.size)
+        {
+            let end = symbol.offset.saturating_add(symbol.size);
+            symbol.tail = object.sections[symbol.section].size.saturating_sub(end);
+        }
     }
 }
 

@@ -213,3 +213,26 @@ fn damaged_objects_are_errors() {
         }
     }
 }
+
+#[test]
+fn code_that_inline_assembly_moves_away_belongs_to_its_function() {
+    const SOURCE: &str = r#"
+        #ifdef PATCHED
+        #define VALUE "2"
+        #else
+        #define VALUE "1"
+        #endif
+        int other(int);
+        int function(int x) {
+            asm volatile ( "test %0, %0; jnz 1f; 2:\n"
+                           ".subsection 1; out_of_the_way: 1: mov $" VALUE ", %0; jmp 2b\n"
+                           ".subsection 0" : "+r" (x) );
+            return other(x);
+        }
+        int same(int x) { return other(x + 1); }
+    "#;
+    for optimise in ["-O1", "-O2", "-O3"] {
+        let comparison = differences("subsection", SOURCE, optimise);
+        assert_eq!(changed(&comparison), [(Kind::Function, "function")]);
+    }
+}
