@@ -4,11 +4,12 @@
 //! without it; it has no effect on code if they come out the same. Both are
 //! found by leaving it out and compiling again, so neither is a guess.
 
-use crate::rebuild::{Pair, Rebuild};
+use crate::Refused;
+use crate::rebuild::{Pair, Patched, Rebuild};
+use crate::select::Selection;
 use crate::source::{HunkId, PatchedSource, SourcePatch};
 use crate::tree::{ObjectFile, Tree};
 use crate::unit::Unit;
-use crate::{Problem, Refused};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,11 +18,22 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case", tag = "effect")]
 pub enum Effect {
-    /// It changes code that is in the payload.
+    /// It changes what is in the payload.
     InPayload {
-        /// The functions that differ without it, of the first object that
-        /// does; empty if the rest of the patch does not compile without it.
-        functions: Vec<String>,
+        /// What the payload has that differs without it, of the first object
+        /// that does; empty if the rest of the patch does not compile without
+        /// it.
+        names: BTreeSet<String>,
+    },
+    /// It changes only what the payload does without, as was asked for.
+    LeftOut {
+        /// What that is.
+        names: BTreeSet<String>,
+    },
+    /// It changes only what the running hypervisor does not use.
+    Unused {
+        /// What that is.
+        names: BTreeSet<String>,
     },
     /// Every object that it reaches compiles to the same without it.
     None {
@@ -47,7 +59,7 @@ pub struct Hunk {
 }
 
 /// Finds what each hunk of `patches` does; `pairs` are the objects that the
-/// whole patch reaches.
+/// whole patch reaches, `selection` what is in the payload.
 ///
 /// # Errors
 /// If the accounting itself fails, for example for want of disk space.
@@ -57,25 +69,28 @@ pub(crate) fn account(
     patches: &[SourcePatch],
     pairs: &[Pair],
     cache: Option<&Path>,
+    selection: &Selection,
 ) -> Result<Vec<Hunk>, Refused> {
-    let ids: Vec<HunkId> = hunks(patches);
-    let effects: Vec<Result<Effect, Problem>> = ids
+    let accounting = Accounting {
+        tree,
+        rebuild,
+        patches,
+        pairs,
+        cache,
+        selection,
+    };
+    hunks(patches)
         .par_iter()
         .map(|&id| {
-            effect(tree, rebuild, patches, pairs, cache, id).map_err(|refused| {
-                Problem::new(
-                    describe(patches, id, Effect::NotBuilt).file,
-                    refused.to_string(),
-                )
+            let file = &patches[id.patch].files[id.file];
+            Ok(Hunk {
+                patch: patches[id.patch].name.clone(),
+                file: file.path().to_owned(),
+                line: file.hunks[id.hunk].old_start,
+                effect: accounting.effect(id)?,
             })
         })
-        .collect();
-    let effects = crate::all(effects)?;
-    Ok(ids
-        .into_iter()
-        .zip(effects)
-        .map(|(id, effect)| describe(patches, id, effect))
-        .collect())
+        .collect()
 }
 
 fn hunks(patches: &[SourcePatch]) -> Vec<HunkId> {
@@ -90,75 +105,97 @@ fn hunks(patches: &[SourcePatch]) -> Vec<HunkId> {
     ids
 }
 
-fn describe(patches: &[SourcePatch], id: HunkId, effect: Effect) -> Hunk {
-    let file = &patches[id.patch].files[id.file];
-    Hunk {
-        patch: patches[id.patch].name.clone(),
-        file: file.path().to_owned(),
-        line: file.hunks[id.hunk].old_start,
-        effect,
-    }
+struct Accounting<'a> {
+    tree: &'a Tree,
+    rebuild: &'a Rebuild<'a>,
+    patches: &'a [SourcePatch],
+    pairs: &'a [Pair],
+    cache: Option<&'a Path>,
+    selection: &'a Selection,
 }
 
-fn effect(
-    tree: &Tree,
-    rebuild: &Rebuild,
-    patches: &[SourcePatch],
-    pairs: &[Pair],
-    cache: Option<&Path>,
-    id: HunkId,
-) -> Result<Effect, Refused> {
-    let needed = Effect::InPayload { functions: vec![] };
-    // Later hunks may need this one's lines.
-    let Ok(source) = PatchedSource::apply(tree, patches, Some(id)) else {
-        return Ok(needed);
-    };
-    let file = patches[id.patch].files[id.file].path().to_owned();
-    let Ok(without) = rebuild.lay_out(&source, cache) else {
-        return Ok(needed);
-    };
-    let mut alone = BTreeSet::from([file.strip_prefix("xen/").unwrap_or(&file).to_owned()]);
-    if without.touched.len() > source.touched().len() {
-        // Generated files may come from this one.
-        alone.extend(without.touched.iter().cloned());
-    }
-    let reads_it = |object: &ObjectFile| {
-        // What a new object reads was not recorded.
-        object.dependencies.len() == 1 || !object.dependencies.is_disjoint(&alone)
-    };
-    let mut reached: Vec<&Pair> = pairs.iter().filter(|pair| reads_it(&pair.object)).collect();
-    if reached.is_empty() {
-        return Ok(Effect::NotBuilt);
-    }
-    let objects = reached.len();
-    // An object that the whole patch leaves as it is: the hunk does nothing
-    // there that another does not undo. The smallest are compiled first.
-    reached.retain(|pair| pair.original != pair.patched);
-    reached.sort_by_key(|pair| pair.patched.as_ref().map_or(0, Vec::len));
-    for pair in reached {
-        let still_built = without.objects().find(|o| o.path == pair.object.path);
-        let bytes = match still_built {
-            Some(object) => match rebuild.patched(&without, object) {
-                Ok(bytes) => Some(bytes),
-                Err(_) => return Ok(needed),
-            },
-            None => pair.original.clone(),
+impl Accounting<'_> {
+    fn effect(&self, id: HunkId) -> Result<Effect, Refused> {
+        let needed = Effect::InPayload {
+            names: BTreeSet::new(),
         };
-        let difference = Pair {
-            object: pair.object.clone(),
-            original: bytes,
-            patched: pair.patched.clone(),
+        // Later hunks may need this one's lines.
+        let Ok(source) = PatchedSource::apply(self.tree, self.patches, Some(id)) else {
+            return Ok(needed);
         };
-        match Unit::compare(tree, &difference) {
-            Ok(None) => {}
-            Ok(Some(unit)) => {
-                let names = unit.comparison.changes.iter().map(|c| c.name.clone());
-                return Ok(Effect::InPayload {
-                    functions: names.collect(),
-                });
-            }
-            Err(_) => return Ok(needed),
+        let Ok(without) = self.rebuild.lay_out(&source, self.cache) else {
+            return Ok(needed);
+        };
+        let mut reached = self.reached(id, &source, &without);
+        if reached.is_empty() {
+            return Ok(Effect::NotBuilt);
         }
+        let objects = reached.len();
+        // In an object that the whole patch leaves as it is the hunk does
+        // nothing that another does not undo. The smallest are compiled first.
+        reached.retain(|pair| pair.original != pair.patched);
+        reached.sort_by_key(|pair| pair.patched.as_ref().map_or(0, Vec::len));
+        let mut others = BTreeSet::new();
+        for pair in reached {
+            let still_built = without.objects().find(|o| o.path == pair.object.path);
+            let bytes = match still_built {
+                Some(object) => match self.rebuild.patched(&without, object) {
+                    Ok(bytes) => Some(bytes),
+                    Err(_) => return Ok(needed),
+                },
+                None => pair.original.clone(),
+            };
+            let difference = Pair {
+                object: pair.object.clone(),
+                original: bytes,
+                patched: pair.patched.clone(),
+            };
+            let Ok(unit) = Unit::compare(self.tree, &difference) else {
+                return Ok(needed);
+            };
+            let changes = unit.iter().flat_map(|unit| &unit.comparison.changes);
+            let (ours, not_ours): (BTreeSet<_>, BTreeSet<_>) = changes
+                .map(|change| change.name.clone())
+                .partition(|name| self.in_payload(name, &pair.object));
+            if !ours.is_empty() {
+                return Ok(Effect::InPayload { names: ours });
+            }
+            others.extend(not_ours);
+        }
+        let left_out = |name: &String| self.selection.left_out.iter().any(|l| l.name == *name);
+        Ok(if others.is_empty() {
+            Effect::None { objects }
+        } else if others.iter().any(left_out) {
+            Effect::LeftOut { names: others }
+        } else {
+            Effect::Unused { names: others }
+        })
     }
-    Ok(Effect::None { objects })
+
+    /// The objects that the file of the hunk goes into.
+    fn reached(&self, id: HunkId, source: &PatchedSource, without: &Patched) -> Vec<&Pair> {
+        let path = self.patches[id.patch].files[id.file].path();
+        let mut files = BTreeSet::from([path.strip_prefix("xen/").unwrap_or(path).to_owned()]);
+        if without.touched.len() > source.touched().len() {
+            // Generated files may come from this one.
+            files.extend(without.touched.iter().cloned());
+        }
+        let reads_it = |pair: &&Pair| {
+            let known = &pair.object.dependencies;
+            // What a new object reads was not recorded.
+            known.len() == 1 || !known.is_disjoint(&files)
+        };
+        self.pairs.iter().filter(reads_it).collect()
+    }
+
+    fn in_payload(&self, name: &str, object: &ObjectFile) -> bool {
+        let is = |other: &str, file: &str| other == name && file == object.source;
+        let base = name.trim_end_matches(".cold");
+        let replaced = self.selection.replaced.iter();
+        let carried = self.selection.carried.iter();
+        replaced
+            .map(|r| (&r.name, &r.file))
+            .any(|(n, f)| is(n, f) || n == base && *f == object.source)
+            || carried.map(|c| (&c.name, &c.file)).any(|(n, f)| is(n, f))
+    }
 }

@@ -4,7 +4,7 @@ use crate::account::{Hunk, account};
 use crate::image::Image;
 use crate::payload::Identity;
 use crate::rebuild::Rebuild;
-use crate::select::{Carried, Hook, Replaced, Rules, Selection, select};
+use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
 use crate::source::{PatchedSource, SourcePatch};
 use crate::tree::Tree;
 use crate::unit::Unit;
@@ -82,7 +82,7 @@ pub struct Report {
     /// Functions that the hypervisor calls at stages of the payload's life.
     pub hooks: Vec<Hook>,
     /// Changes that the payload does without, as was asked for.
-    pub left_out: Vec<String>,
+    pub left_out: Vec<LeftOut>,
     /// What became of each hunk of the patches.
     pub hunks: Vec<Hunk>,
     /// What a reader should know.
@@ -169,7 +169,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             return Err(Refused(problems));
         }
     };
-    let hunks = account(&tree, &rebuild, &patches, &pairs, cache)?;
+    let hunks = account(&tree, &rebuild, &patches, &pairs, cache, &selection)?;
     let changes = units
         .iter()
         .flat_map(|unit| &unit.comparison.changes)

@@ -51,8 +51,19 @@ pub struct Selection {
     pub carried: Vec<Carried>,
     /// Hooks: the section and the functions that it points to.
     pub hooks: Vec<Hook>,
-    /// Changes that the payload does without, in words.
-    pub left_out: Vec<String>,
+    /// Changes that the payload does without.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A change that the payload does without, as the caller asked for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LeftOut {
+    /// Name of the function, variable or section.
+    pub name: String,
+    /// Source file.
+    pub file: String,
+    /// What differs.
+    pub why: String,
 }
 
 /// A function that the hypervisor calls at a stage of the payload's life.
@@ -169,8 +180,11 @@ impl Selector<'_> {
                 let left_out = self.rules.leave_out.contains(&change.name)
                     || (self.rules.leave_out_init && change.kind == Kind::Init);
                 if may_leave_out && left_out {
-                    let text = format!("{}: {} ({})", u.file.source, change.name, change.why);
-                    self.selection.left_out.push(text);
+                    self.selection.left_out.push(LeftOut {
+                        name: change.name.clone(),
+                        file: u.file.source.clone(),
+                        why: change.why.clone(),
+                    });
                 } else {
                     self.refuse(unit, message);
                 }
@@ -261,6 +275,11 @@ impl Selector<'_> {
         }
         let code = self.image.bytes(address, old_size).unwrap_or_default();
         let new_size = new.extent();
+        let why = if origin == unit {
+            change.why.clone()
+        } else {
+            format!("it was in {}", self.units[origin].file.source)
+        };
         let expected = if landing_pad {
             &[]
         } else {
@@ -286,7 +305,7 @@ impl Selector<'_> {
             old_address: address,
             old_size,
             new_size,
-            why: change.why.clone(),
+            why,
         });
     }
 

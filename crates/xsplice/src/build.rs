@@ -1,6 +1,7 @@
 //! `xsplice build`: from a source patch to a payload.
 
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -212,7 +213,7 @@ fn print(report: &Report) {
     if !report.left_out.is_empty() {
         println!("Left out, as asked for:");
         for change in &report.left_out {
-            println!("  {change}");
+            println!("  {}: {} ({})", change.file, change.name, change.why);
         }
     }
     print_hunks(&report.hunks);
@@ -224,6 +225,10 @@ fn print(report: &Report) {
     );
 }
 
+fn list(names: &BTreeSet<String>) -> String {
+    names.iter().cloned().collect::<Vec<_>>().join(", ")
+}
+
 /// Says in one line how many hunks are in the payload, and names the others.
 fn print_hunks(hunks: &[Hunk]) {
     let in_payload = |hunk: &&Hunk| matches!(hunk.effect, Effect::InPayload { .. });
@@ -233,8 +238,15 @@ fn print_hunks(hunks: &[Hunk]) {
         hunks.len()
     );
     for hunk in hunks {
-        let why = match hunk.effect {
+        let why = match &hunk.effect {
             Effect::InPayload { .. } => continue,
+            Effect::LeftOut { names } => format!("left out: {}", list(names)),
+            Effect::Unused { names } => {
+                format!(
+                    "changes only what the running hypervisor does not use: {}",
+                    list(names)
+                )
+            }
             Effect::None { objects: 1 } => {
                 "no effect on code: the object that it reaches compiles to the same without it"
                     .to_owned()

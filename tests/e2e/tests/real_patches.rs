@@ -1,0 +1,179 @@
+//! Patches of every shape against the real source: each one is built and goes
+//! through its whole life on the real hypervisor, or is refused in the right
+//! words.
+//!
+//! The patches are in `patches/`; the lines at the start of each say what is
+//! expected:
+//!
+//! - `# options:` further options of `xsplice build`;
+//! - `# builds:` names of the functions that the payload replaces, all of
+//!   them, or `*` if the compiler decides;
+//! - `# refused:` words of the refusal;
+//! - `# info:` text of `xsplice info` while the payload is applied, and at no
+//!   other time;
+//! - `# console:` text that the hypervisor prints when it is applied.
+//!
+//! A payload is applied a second time after it was reverted: the hypervisor
+//! then compares the first bytes of every function with those that the payload
+//! expects, which are the ones that patching changes.
+
+use anyhow::{Context, ensure};
+use std::path::{Path, PathBuf};
+use xsplice_e2e::{Base, base, config, local, settled};
+use xsplice_lab::Host;
+
+struct Case {
+    name: String,
+    file: PathBuf,
+    options: Vec<String>,
+    builds: Option<String>,
+    refused: Option<String>,
+    info: Option<String>,
+    console: Option<String>,
+}
+
+impl Case {
+    fn read(file: PathBuf) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(&file)?;
+        let line = |key: &str| {
+            let start = format!("# {key}: ");
+            text.lines()
+                .find_map(|l| l.strip_prefix(&start))
+                .map(|value| value.trim().to_owned())
+        };
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let options = line("options").unwrap_or_default();
+        let options = options.split_whitespace().map(|word| {
+            let hooks = word.strip_prefix("hooks/");
+            hooks.map_or(word.to_owned(), |name| {
+                here.join("hooks").join(name).display().to_string()
+            })
+        });
+        let case = Self {
+            name: file
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            options: options.collect(),
+            builds: line("builds"),
+            refused: line("refused"),
+            info: line("info"),
+            console: line("console"),
+            file,
+        };
+        ensure!(
+            case.builds.is_some() != case.refused.is_some(),
+            "{}: say what is expected, `# builds:` or `# refused:`",
+            case.name
+        );
+        Ok(case)
+    }
+
+    /// Builds the payload; `None` if it is refused as expected.
+    fn build(&self, base: &Base, directory: &Path) -> anyhow::Result<Option<PathBuf>> {
+        let output = directory.join(format!("{}.livepatch", self.name));
+        let text = |path: &Path| path.display().to_string();
+        let (tree, patch) = (text(&base.tree), text(&self.file));
+        let (xen_syms, to) = (text(&base.xen_syms), text(&output));
+        let mut arguments = vec!["build", "--json", "-s", &tree, "-p", &patch];
+        arguments.extend(["--xen-syms", &xen_syms, "-o", &to]);
+        arguments.extend(self.options.iter().map(String::as_str));
+        let result = local(&arguments)?;
+        let stderr = String::from_utf8_lossy(&result.stderr).into_owned();
+        if let Some(words) = &self.refused {
+            ensure!(
+                result.status.code() == Some(1) && stderr.contains(words),
+                "{}: expected to be refused with `{words}`: {stderr}",
+                self.name
+            );
+            ensure!(!output.exists(), "{}: something was written", self.name);
+            return Ok(None);
+        }
+        ensure!(result.status.success(), "{}: {stderr}", self.name);
+        let report: serde_json::Value = serde_json::from_slice(&result.stdout)?;
+        let mut names: Vec<&str> = report["functions"]
+            .as_array()
+            .context("a report names functions")?
+            .iter()
+            .filter_map(|f| f["name"].as_str())
+            .collect();
+        names.sort_unstable();
+        let expected = self.builds.as_deref().unwrap_or_default();
+        ensure!(
+            !names.is_empty() && (expected == "*" || names.join(" ") == expected),
+            "{}: expected {expected}, the payload replaces {names:?}",
+            self.name
+        );
+        Ok(Some(output))
+    }
+
+    /// Takes the payload through its life, twice.
+    fn live(&self, host: &mut Host, payload: &Path) -> anyhow::Result<()> {
+        let place = format!("/lab/{}.livepatch", self.name);
+        host.put(&place, &std::fs::read(payload)?)?;
+        for _ in 0..2 {
+            self.expect_info(host, false)?;
+            let printed = host.console().len();
+            tool(host, &["load", &place])?;
+            self.expect_info(host, true)?;
+            if let Some(words) = &self.console {
+                let console = host.console();
+                ensure!(
+                    console[printed.min(console.len())..].contains(words),
+                    "{}: the hypervisor did not print `{words}`",
+                    self.name
+                );
+            }
+            tool(host, &["revert", &self.name])?;
+            tool(host, &["unload", &self.name])?;
+        }
+        self.expect_info(host, false)
+    }
+
+    fn expect_info(&self, host: &mut Host, there: bool) -> anyhow::Result<()> {
+        if let Some(words) = &self.info {
+            let text = tool(host, &["info"])?;
+            ensure!(text.contains(words) == there, "{}: {text}", self.name);
+        }
+        Ok(())
+    }
+}
+
+fn tool(host: &mut Host, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = settled(host, &[&["xsplice"], arguments].concat())?;
+    ensure!(output.code == Some(0), "xsplice {arguments:?}: {output:?}");
+    Ok(output.stdout)
+}
+
+#[test]
+fn every_patch_does_what_it_says() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let patches = Path::new(env!("CARGO_MANIFEST_DIR")).join("patches");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(patches)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>()?;
+    files.sort();
+    let mut payloads = Vec::new();
+    let mut failures = Vec::new();
+    for file in files {
+        let case = Case::read(file)?;
+        match case.build(&base, directory.path()) {
+            Ok(Some(payload)) => payloads.push((case, payload)),
+            Ok(None) => {}
+            Err(error) => failures.push(format!("{error:#}")),
+        }
+    }
+    let mut host = Host::boot(&config(&base)?)?;
+    for (case, payload) in &payloads {
+        let result = case.live(&mut host, payload);
+        // What one leaves behind must not fail the others.
+        let _ = tool(&mut host, &["revert", &case.name]);
+        let _ = tool(&mut host, &["unload", &case.name]);
+        failures.extend(result.err().map(|error| format!("{error:#}")));
+    }
+    host.shut_down()?;
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
