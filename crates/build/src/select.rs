@@ -9,6 +9,7 @@ use crate::proof::Proof;
 use crate::unit::Unit;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use xsplice_diff::compare::{Change, Kind, is_once_flag};
+use xsplice_diff::explain;
 use xsplice_diff::object::{Class, Object, Relocation, Symbol, Target};
 use xsplice_diff::special::{self, Entry};
 
@@ -27,6 +28,32 @@ pub struct Replaced {
     pub new_size: u64,
     /// Why it is in the payload.
     pub why: String,
+    /// The first instruction that changed, if one did.
+    pub first_change: Option<FirstChange>,
+}
+
+/// Where the old and the new function part.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct FirstChange {
+    /// Offset in the old function.
+    pub old_offset: u64,
+    /// The old instruction; empty at the function's end.
+    pub old: String,
+    /// Offset in the new function.
+    pub new_offset: u64,
+    /// The new instruction; empty at the function's end.
+    pub new: String,
+}
+
+impl From<explain::FirstChange> for FirstChange {
+    fn from(change: explain::FirstChange) -> Self {
+        Self {
+            old_offset: change.old_offset,
+            old: change.old,
+            new_offset: change.new_offset,
+            new: change.new,
+        }
+    }
 }
 
 /// Something new that the payload carries.
@@ -38,6 +65,8 @@ pub struct Carried {
     pub file: String,
     /// Size in bytes.
     pub size: u64,
+    /// What in the payload refers to it.
+    pub used_by: String,
 }
 
 /// What was selected.
@@ -124,6 +153,7 @@ pub fn select(units: &[Unit], image: &Image, rules: &Rules) -> Result<Selection,
         empty: BTreeSet::new(),
         queue: VecDeque::new(),
         problems: Vec::new(),
+        follower: String::new(),
         selection: Selection::default(),
     };
     selector.refuse_unpatchable();
@@ -159,6 +189,8 @@ struct Selector<'a> {
     /// Pieces whose references are not followed yet.
     queue: VecDeque<(Place, u64)>,
     problems: Vec<Problem>,
+    /// Name of the piece whose references are being followed.
+    follower: String,
     selection: Selection,
 }
 
@@ -275,6 +307,7 @@ impl Selector<'_> {
         }
         let code = self.image.bytes(address, old_size).unwrap_or_default();
         let new_size = new.extent();
+        let first_change = explain::first_change(old_object, original, &u.patched, patched);
         let why = if origin == unit {
             change.why.clone()
         } else {
@@ -306,6 +339,7 @@ impl Selector<'_> {
             old_size,
             new_size,
             why,
+            first_change: first_change.map(FirstChange::from),
         });
     }
 
@@ -378,6 +412,7 @@ impl Selector<'_> {
                 name: symbol.name.clone(),
                 file: u.file.source.clone(),
                 size: symbol.extent(),
+                used_by: self.follower.clone(),
             });
         }
         let entries: Vec<Entry> = self.tables[unit]
@@ -530,6 +565,11 @@ impl Selector<'_> {
         while let Some((place, size)) = self.queue.pop_front() {
             let (unit, section, offset) = place;
             let (kind, at) = self.placed[&place].clone();
+            let object = &units[unit].patched;
+            self.follower = object
+                .symbol_at(section, offset)
+                .map_or(&object.sections[section].name, |i| &object.symbols[i].name)
+                .clone();
             for relocation in units[unit].patched.relocations(section, offset, size) {
                 if let Some(reaches) = self.reach(unit, relocation) {
                     self.selection.draft.fields.push(Field {

@@ -594,7 +594,7 @@ fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
     })
 }
 
-fn describe(object: &Object, reference: &Reference) -> String {
+pub(crate) fn describe(object: &Object, reference: &Reference) -> String {
     if let Target::Anonymous(section) = reference.target
         && object.sections[section].merge == Some(1)
         && let Some(text) = object.string(section, reference.offset)

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod explain;
 pub mod object;
 pub mod special;
 

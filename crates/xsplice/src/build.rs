@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use xsplice_build::account::{Effect, Hunk};
-use xsplice_build::{Options, Progress, Report, generate};
+use xsplice_build::{Options, PatchedFunction, Progress, Report, generate};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -83,6 +83,11 @@ pub(crate) struct Args {
     /// Compile everything anew instead of using what earlier runs compiled.
     #[arg(long)]
     no_cache: bool,
+    /// Print for each function which instruction changed first and which hunks
+    /// of the patches change it, for everything new what uses it, and for each
+    /// hunk what it changes.
+    #[arg(long)]
+    explain: bool,
     /// Print what is done in each stage.
     #[arg(long)]
     debug: bool,
@@ -159,7 +164,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
             }
         },
         Ok(report) => {
-            print(&report);
+            print(&report, args.explain);
             ExitCode::SUCCESS
         }
         Err(refused) => {
@@ -184,7 +189,7 @@ fn output_file(args: &Args) -> PathBuf {
     args.output.join(stem).with_extension("livepatch")
 }
 
-fn print(report: &Report) {
+fn print(report: &Report, explain: bool) {
     for note in &report.notes {
         println!("note: {note}");
     }
@@ -194,11 +199,17 @@ fn print(report: &Report) {
             "  {:<32} {:<28} {:>6} -> {:<6} {}",
             f.name, f.file, f.old_size, f.new_size, f.why
         );
+        if explain {
+            explain_function(f, &report.hunks);
+        }
     }
     if !report.carried.is_empty() {
         println!("New in the payload:");
         for c in &report.carried {
             println!("  {:<32} {:<28} {:>6} bytes", c.name, c.file, c.size);
+            if explain && !c.used_by.is_empty() {
+                println!("      used by {}", c.used_by);
+            }
         }
     }
     if !report.hooks.is_empty() {
@@ -223,6 +234,20 @@ fn print(report: &Report) {
         report.size,
         report.hypervisor
     );
+}
+
+fn explain_function(function: &PatchedFunction, hunks: &[Hunk]) {
+    if let Some(change) = &function.first_change {
+        println!("      - +{:#06x} {}", change.old_offset, change.old);
+        println!("      + +{:#06x} {}", change.new_offset, change.new);
+    }
+    for hunk in hunks {
+        if let Effect::InPayload { names } = &hunk.effect
+            && names.contains(&function.name)
+        {
+            println!("      {}:{} of {}", hunk.file, hunk.line, hunk.patch);
+        }
+    }
 }
 
 fn list(names: &BTreeSet<String>) -> String {

@@ -1,0 +1,174 @@
+//! The first instruction that differs between two builds of a function.
+
+use crate::compare::{base_name, describe, width};
+use crate::object::{Object, Relocation};
+use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
+
+/// Where two builds of a function part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstChange {
+    /// Offset of the instruction in the original function.
+    pub old_offset: u64,
+    /// The original instruction; empty at the function's end.
+    pub old: String,
+    /// Offset of the instruction in the patched function.
+    pub new_offset: u64,
+    /// The patched instruction; empty at the function's end.
+    pub new: String,
+}
+
+/// Finds the first instruction that differs between symbol `old` of `original`
+/// and symbol `new` of `patched`. How far a branch jumps is no difference: that
+/// changes with everything in between. `None` if there is no other difference,
+/// as when only a table about the function changed.
+pub fn first_change(
+    original: &Object,
+    old: usize,
+    patched: &Object,
+    new: usize,
+) -> Option<FirstChange> {
+    let (mut old, mut new) = (Walk::new(original, old), Walk::new(patched, new));
+    loop {
+        match (old.next(), new.next()) {
+            (None, None) => return None,
+            (Some(a), Some(b)) if a.same_as(&b) => {}
+            (a, b) => {
+                return Some(FirstChange {
+                    old_offset: a.as_ref().map_or(old.size, |step| step.offset),
+                    old: a.map(|step| step.text).unwrap_or_default(),
+                    new_offset: b.as_ref().map_or(new.size, |step| step.offset),
+                    new: b.map(|step| step.text).unwrap_or_default(),
+                });
+            }
+        }
+    }
+}
+
+struct Walk<'a> {
+    object: &'a Object,
+    fields: &'a [Relocation],
+    start: u64,
+    size: u64,
+    code: &'a [u8],
+    decoder: Decoder<'a>,
+}
+
+struct Step {
+    offset: u64,
+    /// The bytes, relocated fields and branch distances zeroed.
+    bytes: Vec<u8>,
+    /// What the relocated fields lead to, by name and offset.
+    leads_to: Vec<String>,
+    text: String,
+}
+
+impl Step {
+    fn same_as(&self, other: &Self) -> bool {
+        self.bytes == other.bytes && self.leads_to == other.leads_to
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn new(object: &'a Object, index: usize) -> Self {
+        let symbol = &object.symbols[index];
+        let code = object.bytes(symbol);
+        Self {
+            object,
+            fields: object.relocations(symbol.section, symbol.offset, symbol.extent()),
+            start: symbol.offset,
+            size: code.len() as u64,
+            code,
+            decoder: Decoder::with_ip(64, code, 0, DecoderOptions::NONE),
+        }
+    }
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        if !self.decoder.can_decode() {
+            return None;
+        }
+        let instruction = self.decoder.decode();
+        let (offset, end) = (instruction.ip(), instruction.next_ip());
+        let mut bytes = crate::object::slice(self.code, offset, end - offset).to_vec();
+        let fields = self
+            .fields
+            .iter()
+            .filter(|field| (offset..end).contains(&field.offset.wrapping_sub(self.start)));
+        let mut leads_to = Vec::new();
+        for field in fields {
+            let at = usize::try_from(field.offset - self.start - offset).unwrap_or(usize::MAX);
+            let field_bytes = bytes.iter_mut().skip(at).take(width(field.r_type));
+            field_bytes.for_each(|byte| *byte = 0);
+            leads_to.push(describe(self.object, &field.reference));
+        }
+        if leads_to.is_empty() && is_branch(&instruction) {
+            let opcode = if bytes.len() > 4 { bytes.len() - 4 } else { 1 };
+            bytes.truncate(opcode);
+        }
+        let mut text = String::new();
+        let mut formatter = GasFormatter::new();
+        formatter.options_mut().set_rip_relative_addresses(true);
+        formatter.format(&instruction, &mut text);
+        if !leads_to.is_empty() {
+            text = format!("{text} <{}>", leads_to.join(", "));
+        }
+        let leads_to = leads_to
+            .iter()
+            .map(|name| base_name(name).to_owned())
+            .collect();
+        Some(Step {
+            offset,
+            bytes,
+            leads_to,
+            text,
+        })
+    }
+}
+
+fn is_branch(instruction: &Instruction) -> bool {
+    instruction.is_jcc_short_or_near()
+        || instruction.is_jmp_short_or_near()
+        || instruction.is_call_near()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn object(patched: bool) -> Object {
+        const SOURCE: &str = "int other(const char *);\n\
+            #ifdef PATCHED\nint f(int x) { if ( x > 3 ) other(\"b\"); return x * 9; }\n\
+            #else\nint f(int x) { if ( x > 3 ) other(\"a\"); return x * 9; }\n#endif\n";
+        let directory = tempfile::tempdir().expect("a directory");
+        let (c, o) = (directory.path().join("x.c"), directory.path().join("x.o"));
+        std::fs::write(&c, SOURCE).expect("written");
+        let mut gcc = Command::new("gcc");
+        gcc.args([
+            "-O2",
+            "-ffunction-sections",
+            "-fno-pie",
+            "-fcf-protection=none",
+            "-c",
+            "-o",
+        ]);
+        gcc.args([&o, &c]).args(patched.then_some("-DPATCHED"));
+        assert!(gcc.status().expect("the test needs gcc").success());
+        Object::read("x.o", &std::fs::read(o).expect("compiled")).expect("an object")
+    }
+
+    #[test]
+    fn the_first_changed_instruction_is_told_with_what_it_refers_to() {
+        let (original, patched) = (object(false), object(true));
+        let find = |object: &Object| object.symbols.iter().position(|s| s.name == "f");
+        let (old, new) = (find(&original).expect("f"), find(&patched).expect("f"));
+        assert_eq!(first_change(&original, old, &original, old), None);
+        let change = first_change(&original, old, &patched, new).expect("a difference");
+        assert_eq!(change.old_offset, change.new_offset);
+        assert!(change.old.ends_with("<\"a\">"), "{change:?}");
+        assert!(change.new.ends_with("<\"b\">"), "{change:?}");
+    }
+}
