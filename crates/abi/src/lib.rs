@@ -17,4 +17,5 @@ extern crate alloc;
 pub mod errno;
 pub mod note;
 pub mod payload;
+pub mod preimage;
 pub mod sysctl;

@@ -215,11 +215,10 @@ fn write(
     let depends = options.depends.as_deref().unwrap_or(hypervisor);
     if depends != hypervisor {
         // What lies below may have put a trampoline where the old code was.
-        selection
-            .draft
-            .funcs
-            .iter_mut()
-            .for_each(|func| func.expected.clear());
+        for func in &mut selection.draft.funcs {
+            func.expected.clear();
+            func.preimage = None;
+        }
     }
     let payload = selection
         .draft

@@ -1,13 +1,16 @@
 //! Writing a payload as an ELF file in Xen's live-patch format.
 
+use object::read::elf::FileHeader as _;
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
 use object::{
     Architecture, BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind,
     SymbolFlags, SymbolKind, SymbolScope, elf,
 };
+use object::{Object as _, ObjectSection as _};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use xsplice_abi::payload as abi;
+use xsplice_abi::preimage::{self, Preimage};
 
 /// Between the name of a new symbol and the tag of its payload.
 pub(crate) const VERSION_SUFFIX: &str = "@";
@@ -115,6 +118,8 @@ pub struct Func {
     pub new_size: u64,
     /// What the hypervisor must have in memory at its start; may be empty.
     pub expected: Vec<u8>,
+    /// What the whole function must be in memory, if it is known.
+    pub preimage: Option<Preimage>,
 }
 
 #[derive(Debug, Default)]
@@ -237,7 +242,10 @@ impl Draft {
         writer.add_note(abi::section::XEN_DEPENDS, identity.hypervisor);
         writer.add_note(abi::section::BUILD_ID, id);
         writer.add_metadata(identity.metadata);
-        writer.object.write()
+        writer.add_preimages(&self.funcs);
+        let mut elf = writer.object.write()?;
+        set_entry_sizes(&mut elf);
+        Ok(elf)
     }
 }
 
@@ -417,6 +425,19 @@ impl Writer<'_> {
             .append_section_data(section, &xsplice_abi::note::build_id_note(id), 4);
     }
 
+    /// Not loaded: an unmodified hypervisor passes it over.
+    fn add_preimages(&mut self, funcs: &[Func]) {
+        let mut notes = Vec::new();
+        for preimage in funcs.iter().filter_map(|func| func.preimage.as_ref()) {
+            preimage.append_to(&mut notes);
+        }
+        if !notes.is_empty() {
+            let flags = elf::SectionFlags(0);
+            let section = self.section(preimage::SECTION, SectionKind::Note, flags);
+            self.object.append_section_data(section, &notes, 4);
+        }
+    }
+
     fn add_metadata(&mut self, metadata: &[(String, String)]) {
         if metadata.is_empty() {
             return;
@@ -428,5 +449,33 @@ impl Writer<'_> {
             elf::SHF_ALLOC,
         );
         self.object.append_section_data(section, text.as_bytes(), 1);
+    }
+}
+
+/// Writes into every section header of a table how large its entries are.
+fn set_entry_sizes(elf: &mut [u8]) {
+    const HEADER_SIZE: usize = size_of::<elf::SectionHeader64<Endianness>>();
+    const ENTRY_SIZE: usize = 56;
+    let Ok(file) = object::read::elf::ElfFile64::<Endianness>::parse(&*elf) else {
+        return;
+    };
+    let Ok(table) = usize::try_from(file.elf_header().e_shoff(file.endian())) else {
+        return;
+    };
+    let mut sizes = Vec::new();
+    for section in file.sections() {
+        let name = section.name().unwrap_or_default();
+        let size = match name {
+            abi::section::FUNCS => Some(size_of::<abi::LivepatchFunc>() as u64),
+            _ if name.starts_with(".livepatch.hooks.") => Some(8),
+            _ => xsplice_diff::special::entry_size(name),
+        };
+        sizes.extend(size.map(|size| (section.index().0, size)));
+    }
+    for (index, size) in sizes {
+        let at = table + index * HEADER_SIZE + ENTRY_SIZE;
+        if let Some(field) = elf.get_mut(at..at + 8) {
+            field.copy_from_slice(&size.to_le_bytes());
+        }
     }
 }

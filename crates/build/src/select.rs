@@ -7,7 +7,9 @@ use crate::image::Image;
 use crate::payload::{Content, Draft, Field, Func, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use crate::proof::Proof;
 use crate::unit::Unit;
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use xsplice_abi::preimage::Preimage;
 use xsplice_diff::compare::{Change, Kind, is_once_flag};
 use xsplice_diff::explain;
 use xsplice_diff::object::{Class, Object, Relocation, Symbol, Target};
@@ -313,12 +315,10 @@ impl Selector<'_> {
         } else {
             format!("it was in {}", self.units[origin].file.source)
         };
-        let expected = if landing_pad {
-            &[]
-        } else {
-            stable_start(old_object, original, code)
-        };
-        let expected = expected.to_vec();
+        let sites = boot_patches(old_object, original, code);
+        let expected = stable_start(&sites, code).to_vec();
+        let whole = self.image.bytes(address, old.extent()).unwrap_or_default();
+        let preimage = preimage(address, whole, sites);
         let runtime_name = runtime_name(old_object, original);
         let (name, file) = (new.name.clone(), u.file.source.clone());
         let Some((part, offset)) = self.take_symbol(unit, patched) else {
@@ -331,6 +331,7 @@ impl Selector<'_> {
             new: (part, offset),
             new_size,
             expected,
+            preimage,
         });
         self.selection.replaced.push(Replaced {
             name,
@@ -933,19 +934,55 @@ fn runtime_name(object: &Object, index: usize) -> String {
     }
 }
 
-/// The first bytes of a function that no boot-time patching changes: up to the
-/// first alternative, at most as many as an expectation holds.
-fn stable_start<'a>(object: &Object, function: usize, code: &'a [u8]) -> &'a [u8] {
-    let sites: BTreeSet<u64> = special::entries(object)
-        .iter()
-        .filter(|e| {
-            e.owner == Some(function) && object.sections[e.section].name == ".altinstructions"
-        })
-        .filter_map(|e| object.relocations(e.section, e.offset, 4).first())
-        .filter_map(|r| u64::try_from(r.reference.offset).ok())
-        .collect();
-    let limit = sites
-        .first()
-        .map_or(usize::MAX, |&s| usize::try_from(s).unwrap_or(0));
+/// Where the hypervisor itself patches a function while booting, as offsets
+/// and lengths in order: alternatives, and the landing pad of a function that
+/// is never called through a pointer.
+fn boot_patches(object: &Object, function: usize, code: &[u8]) -> Vec<(u32, u32)> {
+    /// Offsets in `struct alt_instr` of the length of the code and of its padding.
+    const LENGTHS: [usize; 2] = [10, 12];
+    let mut sites = Vec::new();
+    if code.starts_with(&ENDBR64) {
+        sites.push((0, 4));
+    }
+    for entry in special::entries(object) {
+        let section = &object.sections[entry.section];
+        if entry.owner != Some(function) || section.name != ".altinstructions" {
+            continue;
+        }
+        let fields = object.relocations(entry.section, entry.offset, 4);
+        let place = fields
+            .first()
+            .and_then(|r| u32::try_from(r.reference.offset).ok());
+        let start = usize::try_from(entry.offset).unwrap_or(usize::MAX);
+        let bytes = section.data.get(start..).unwrap_or_default();
+        let length = LENGTHS
+            .iter()
+            .filter_map(|&at| bytes.get(at))
+            .map(|&b| u32::from(b));
+        sites.extend(place.map(|place| (place, length.sum())));
+    }
+    sites.sort_unstable();
+    sites
+}
+
+/// The first bytes of a function that no boot-time patching changes, at most
+/// as many as an expectation holds.
+fn stable_start<'a>(sites: &[(u32, u32)], code: &'a [u8]) -> &'a [u8] {
+    let first = sites.first();
+    let limit = first.map_or(usize::MAX, |&(at, _)| usize::try_from(at).unwrap_or(0));
     &code[..code.len().min(limit).min(xsplice_abi::payload::OPAQUE_SIZE)]
+}
+
+/// What the whole function must be when the payload is applied.
+fn preimage(address: u64, code: &[u8], sites: Vec<(u32, u32)>) -> Option<Preimage> {
+    let mut preimage = Preimage {
+        address,
+        size: u32::try_from(code.len()).ok()?,
+        hash: [0; 32],
+        masked: sites,
+    };
+    let mut code = code.to_vec();
+    preimage.mask(&mut code);
+    preimage.hash = Sha256::digest(&code).into();
+    Some(preimage)
 }

@@ -443,6 +443,15 @@ pub enum Problem {
         second_name: String,
         addr: u64,
     },
+    /// The preimage notes cannot be read.
+    #[error("{section}: the preimage notes are damaged")]
+    PreimageDamaged { section: SectionId },
+    /// An old function is not what it was when the payload was made.
+    #[error(
+        "the {size} bytes at {addr:#x} are not the function that the payload was made for: another \
+         payload or something else changed it"
+    )]
+    Preimage { addr: u64, size: u32 },
     /// The expectation of a function makes no sense.
     #[error("function {index} ({function}): expectation with {what}")]
     ExpectationInvalid {
@@ -523,9 +532,10 @@ impl Problem {
     pub fn severity(&self) -> Severity {
         match self {
             Self::LargeAlignment { .. } => Severity::Warning,
-            Self::Depends { .. } | Self::ExpectationInvalid { .. } | Self::Expectation { .. } => {
-                Severity::NotApplied
-            }
+            Self::Depends { .. }
+            | Self::ExpectationInvalid { .. }
+            | Self::Expectation { .. }
+            | Self::Preimage { .. } => Severity::NotApplied,
             _ => Severity::NotLoaded,
         }
     }

@@ -13,7 +13,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use sha2::{Digest as _, Sha256};
 use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION, section};
+use xsplice_abi::preimage::{self, Preimage};
 use zerocopy::FromBytes as _;
 
 /// A function that the payload patches.
@@ -127,6 +129,7 @@ impl Relocated<'_> {
         }
         let functions = functions.unwrap_or_default();
         overlaps(&functions, &mut problems);
+        self.check_preimages(loader, &mut problems);
         self.check_tables(&mut problems);
         let symbols = self.new_symbols(loader, &functions, &mut problems);
         let functions = functions
@@ -157,6 +160,31 @@ impl Relocated<'_> {
             metadata,
             writable_data,
         })
+    }
+
+    /// What the preimage notes say of the old functions must be so.
+    fn check_preimages(&self, loader: &Loader<'_, impl Host>, problems: &mut Problems) {
+        let Some(section) = self.elf.section(preimage::SECTION) else {
+            return;
+        };
+        let Some(notes) = Preimage::read_all(section.data) else {
+            problems.push(Problem::PreimageDamaged {
+                section: section.id(),
+            });
+            return;
+        };
+        for note in notes {
+            let size = usize::try_from(note.size).unwrap_or(0);
+            let mut code = vec![0; size];
+            let there = loader.stack.read(loader.host, note.address, &mut code);
+            note.mask(&mut code);
+            if !there || Sha256::digest(&code)[..] != note.hash {
+                problems.push(Problem::Preimage {
+                    addr: note.address,
+                    size: note.size,
+                });
+            }
+        }
     }
 
     fn metadata(&self) -> Vec<String> {

@@ -1,0 +1,150 @@
+//! The preimage note: what the whole of each old function must be in memory.
+//!
+//! An expectation of the payload format covers 31 bytes at most, and a
+//! build-id says what was loaded, not what is in memory. The section
+//! [`SECTION`] holds one ELF note for each replaced function, with owner
+//! `xsplice` and type [`TYPE`]. It is not loaded, so that an unmodified Xen
+//! passes it over. The description of a note, little-endian:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | address of the function in the hypervisor |
+//! | 4 | its size in bytes |
+//! | 4 | number of masked ranges |
+//! | 32 | SHA-256 of its bytes, those of masked ranges taken as zero |
+//! | 8 each | masked ranges: offset in the function, length |
+//!
+//! Masked are the places that the hypervisor itself patches while booting.
+
+use alloc::vec::Vec;
+
+/// Name of the section.
+pub const SECTION: &str = ".note.xsplice.preimage";
+/// Owner of the notes, with its terminating zero.
+pub const OWNER: [u8; 8] = *b"xsplice\0";
+/// Type of the notes.
+pub const TYPE: u32 = 1;
+/// The longest function that a note may speak of, in bytes: far more than any.
+pub const MAX_SIZE: u32 = 1 << 20;
+
+/// What one old function must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preimage {
+    /// Address in the hypervisor.
+    pub address: u64,
+    /// Size in bytes.
+    pub size: u32,
+    /// SHA-256 of the masked bytes.
+    pub hash: [u8; 32],
+    /// Offset and length of each range that is taken as zero.
+    pub masked: Vec<(u32, u32)>,
+}
+
+impl Preimage {
+    /// Appends the note to `section`.
+    pub fn append_to(&self, section: &mut Vec<u8>) {
+        let count = u32::try_from(self.masked.len()).unwrap_or(u32::MAX);
+        let mut description = Vec::new();
+        description.extend_from_slice(&self.address.to_le_bytes());
+        description.extend_from_slice(&self.size.to_le_bytes());
+        description.extend_from_slice(&count.to_le_bytes());
+        description.extend_from_slice(&self.hash);
+        for (offset, length) in &self.masked {
+            description.extend_from_slice(&offset.to_le_bytes());
+            description.extend_from_slice(&length.to_le_bytes());
+        }
+        let length = u32::try_from(description.len()).unwrap_or(u32::MAX);
+        for word in [8, length, TYPE] {
+            section.extend_from_slice(&word.to_le_bytes());
+        }
+        section.extend_from_slice(&OWNER);
+        section.extend_from_slice(&description);
+    }
+
+    /// Reads all notes of `section`; `None` if it is damaged or holds others.
+    pub fn read_all(mut section: &[u8]) -> Option<Vec<Self>> {
+        let mut all = Vec::new();
+        while !section.is_empty() {
+            let (owner, length, kind) = (word(section, 0)?, word(section, 4)?, word(section, 8)?);
+            if owner != 8 || kind != TYPE || section.get(12..20)? != OWNER {
+                return None;
+            }
+            let end = 20_usize.checked_add(usize::try_from(length).ok()?)?;
+            let description = section.get(20..end)?;
+            all.push(Self::read(description)?);
+            section = section.get(end..)?;
+        }
+        Some(all)
+    }
+
+    fn read(description: &[u8]) -> Option<Self> {
+        let address = u64::from_le_bytes(description.get(..8)?.try_into().ok()?);
+        let (size, count) = (word(description, 8)?, word(description, 12)?);
+        let hash = description.get(16..48)?.try_into().ok()?;
+        let ranges = description.get(48..)?;
+        let count = usize::try_from(count).ok()?;
+        if size > MAX_SIZE || ranges.len() != count.checked_mul(8)? {
+            return None;
+        }
+        let masked = ranges.chunks_exact(8);
+        let masked = masked.map(|range| Some((word(range, 0)?, word(range, 4)?)));
+        Some(Self {
+            address,
+            size,
+            hash,
+            masked: masked.collect::<Option<_>>()?,
+        })
+    }
+
+    /// Zeroes the masked ranges in the bytes of the function.
+    pub fn mask(&self, code: &mut [u8]) {
+        for &(offset, length) in &self.masked {
+            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            for byte in code.iter_mut().skip(offset).take(length) {
+                *byte = 0;
+            }
+        }
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let word = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(word.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn example(ranges: usize) -> Preimage {
+        Preimage {
+            address: 0xffff_82d0_4020_0000,
+            size: 64,
+            hash: [7; 32],
+            masked: vec![(4, 8); ranges],
+        }
+    }
+
+    #[test]
+    fn notes_are_read_as_they_were_written() {
+        let all = [example(0), example(1), example(3)];
+        let mut section = Vec::new();
+        all.iter().for_each(|one| one.append_to(&mut section));
+        assert_eq!(Preimage::read_all(&section).as_deref(), Some(&all[..]));
+        for length in 1..section.len() {
+            // Cut between two notes it is a shorter list, elsewhere nothing.
+            if let Some(some) = Preimage::read_all(&section[..length]) {
+                assert_eq!(some, all[..some.len()]);
+            }
+        }
+    }
+
+    #[test]
+    fn masked_bytes_do_not_matter() {
+        let mut code = [1; 16];
+        example(1).mask(&mut code);
+        assert_eq!(code, [1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]);
+    }
+}
