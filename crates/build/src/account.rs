@@ -59,7 +59,8 @@ pub struct Hunk {
 }
 
 /// Finds what each hunk of `patches` does; `pairs` are the objects that the
-/// whole patch reaches, `selection` what is in the payload.
+/// whole patch reaches, `units` those of them that it changes, `selection` what
+/// is in the payload.
 ///
 /// # Errors
 /// If the accounting itself fails, for example for want of disk space.
@@ -68,6 +69,7 @@ pub(crate) fn account(
     rebuild: &Rebuild,
     patches: &[SourcePatch],
     pairs: &[Pair],
+    units: &[Unit],
     cache: Option<&Path>,
     selection: &Selection,
 ) -> Result<Vec<Hunk>, Refused> {
@@ -76,6 +78,7 @@ pub(crate) fn account(
         rebuild,
         patches,
         pairs,
+        units,
         cache,
         selection,
     };
@@ -110,6 +113,7 @@ struct Accounting<'a> {
     rebuild: &'a Rebuild<'a>,
     patches: &'a [SourcePatch],
     pairs: &'a [Pair],
+    units: &'a [Unit],
     cache: Option<&'a Path>,
     selection: &'a Selection,
 }
@@ -133,7 +137,7 @@ impl Accounting<'_> {
         let objects = reached.len();
         // In an object that the whole patch leaves as it is the hunk does
         // nothing that another does not undo. The smallest are compiled first.
-        reached.retain(|pair| pair.original != pair.patched);
+        reached.retain(|pair| self.units.iter().any(|u| u.file.path == pair.object.path));
         reached.sort_by_key(|pair| pair.patched.as_ref().map_or(0, Vec::len));
         let mut others = BTreeSet::new();
         for pair in reached {

@@ -169,7 +169,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             return Err(Refused(problems));
         }
     };
-    let hunks = account(&tree, &rebuild, &patches, &pairs, cache, &selection)?;
+    let hunks = account(&tree, &rebuild, &patches, &pairs, &units, cache, &selection)?;
     let changes = units
         .iter()
         .flat_map(|unit| &unit.comparison.changes)

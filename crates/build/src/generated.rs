@@ -17,33 +17,41 @@ pub(crate) fn regenerate(
     shadow: &Shadow,
     touched: &mut BTreeSet<String>,
 ) -> Result<(), Refused> {
-    let mut fresh = touched.clone();
-    while !fresh.is_empty() {
-        let reached: Vec<&GeneratedFile> = tree
-            .generated
+    let reached_by = |fresh: &BTreeSet<String>| {
+        let indices = 0..tree.generated.len();
+        indices
+            .filter(|&index| reads_any(&tree.generated[index], fresh))
+            .collect::<BTreeSet<usize>>()
+    };
+    let mut waiting = reached_by(touched);
+    while !waiting.is_empty() {
+        // What another one that waits is made from is made first.
+        let outputs: BTreeSet<String> = waiting
             .iter()
-            .filter(|file| reads_any(file, &fresh))
+            .map(|&index| tree.generated[index].path.clone())
             .collect();
-        let results: Vec<Result<Option<String>, Problem>> = reached
+        let mut ready: BTreeSet<usize> = waiting
+            .iter()
+            .copied()
+            .filter(|&index| tree.generated[index].inputs.is_disjoint(&outputs))
+            .collect();
+        if ready.is_empty() {
+            ready.clone_from(&waiting);
+        }
+        let results: Vec<Result<Option<String>, Problem>> = ready
             .par_iter()
-            .map(|file| regenerate_file(tree, shadow, file))
+            .map(|&index| regenerate_file(tree, shadow, &tree.generated[index]))
             .collect();
-        let mut problems = Vec::new();
-        fresh.clear();
-        for result in results {
-            match result {
-                Ok(Some(path)) if path.ends_with(".lds") => problems.push(Problem::new(
-                    path,
-                    "the patch changes how the hypervisor is linked, which a payload cannot carry",
-                )),
-                Ok(changed) => fresh.extend(changed),
-                Err(problem) => problems.push(problem),
-            }
+        let fresh: BTreeSet<String> = crate::all(results)?.into_iter().flatten().collect();
+        if let Some(path) = fresh.iter().find(|path| path.ends_with(".lds")) {
+            return Err(Refused::one(
+                path,
+                "the patch changes how the hypervisor is linked, which a payload cannot carry",
+            ));
         }
-        if !problems.is_empty() {
-            return Err(Refused(problems));
-        }
-        touched.extend(fresh.iter().cloned());
+        waiting = waiting.difference(&ready).copied().collect();
+        waiting.extend(reached_by(&fresh));
+        touched.extend(fresh);
     }
     Ok(())
 }
