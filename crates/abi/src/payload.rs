@@ -78,6 +78,11 @@ impl Expectation {
         (self.flags as usize >> 1) & 0x1f
     }
 
+    /// The bytes that count.
+    pub fn bytes(&self) -> &[u8] {
+        self.data.get(..self.len()).unwrap_or(&self.data)
+    }
+
     /// Whether no byte counts.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0

@@ -12,7 +12,7 @@
 //! | 4 | its size in bytes |
 //! | 4 | number of masked ranges |
 //! | 32 | SHA-256 of its bytes, those of masked ranges taken as zero |
-//! | 8 each | masked ranges: offset in the function, length |
+//! | 8 each | masked ranges: offset in the function, length; by offset |
 //!
 //! Masked are the places that the hypervisor itself patches while booting.
 
@@ -36,7 +36,7 @@ pub struct Preimage {
     pub size: u32,
     /// SHA-256 of the masked bytes.
     pub hash: [u8; 32],
-    /// Offset and length of each range that is taken as zero.
+    /// Offset and length of each range that is taken as zero, by offset.
     pub masked: Vec<(u32, u32)>,
 }
 
@@ -88,21 +88,28 @@ impl Preimage {
         }
         let masked = ranges.chunks_exact(8);
         let masked = masked.map(|range| Some((word(range, 0)?, word(range, 4)?)));
-        Some(Self {
-            address,
-            size,
-            hash,
-            masked: masked.collect::<Option<_>>()?,
-        })
+        let masked: Vec<_> = masked.collect::<Option<_>>()?;
+        masked
+            .is_sorted_by_key(|(offset, _)| offset)
+            .then_some(Self {
+                address,
+                size,
+                hash,
+                masked,
+            })
     }
 
     /// Zeroes the masked ranges in the bytes of the function.
     pub fn mask(&self, code: &mut [u8]) {
+        // Each byte once, however often ranges cover it.
+        let mut done = 0;
         for &(offset, length) in &self.masked {
-            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-            let length = usize::try_from(length).unwrap_or(usize::MAX);
-            for byte in code.iter_mut().skip(offset).take(length) {
-                *byte = 0;
+            let end = u64::from(offset) + u64::from(length);
+            let start = usize::try_from(offset).unwrap_or(usize::MAX).max(done);
+            let end = usize::try_from(end).unwrap_or(usize::MAX).min(code.len());
+            if let Some(range) = code.get_mut(start..end) {
+                range.fill(0);
+                done = end;
             }
         }
     }
@@ -146,5 +153,24 @@ mod tests {
         let mut code = [1; 16];
         example(1).mask(&mut code);
         assert_eq!(code, [1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]);
+        let overlapping = Preimage {
+            masked: vec![(0, 2), (1, 5), (2, 1), (15, u32::MAX), (17, 4)],
+            ..example(0)
+        };
+        let mut code = [1; 16];
+        overlapping.mask(&mut code);
+        assert_eq!(code, [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn ranges_out_of_order_are_refused() {
+        let mut section = Vec::new();
+        let masked = vec![(8, 1), (4, 1)];
+        Preimage {
+            masked,
+            ..example(0)
+        }
+        .append_to(&mut section);
+        assert_eq!(Preimage::read_all(&section), None);
     }
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! A bounded reader of relocatable ELF files: nothing is read that was not
 //! checked to be there, and no offset or size of the file is trusted.
 
@@ -58,6 +60,7 @@ pub(crate) struct Symbol<'a> {
     pub(crate) name: &'a [u8],
     pub(crate) section: u16,
     pub(crate) value: u64,
+    pub(crate) size: u64,
 }
 
 /// The sections and symbols of a file; both have their null entry at index 0.
@@ -372,6 +375,7 @@ fn symbols<'a>(
             name: name.unwrap_or(b""),
             section: record.u16(6)?,
             value: record.u64(8)?,
+            size: record.u64(16)?,
         });
     }
     Some(symbols)

@@ -1,5 +1,8 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The payload format: names, sizes and records, read without trusting them.
 
+use crate::host::Hook;
 use xsplice_abi::payload::{LivepatchFunc, OPAQUE_SIZE, section};
 
 /// Largest payload, and largest section without file contents, in bytes.
@@ -19,16 +22,17 @@ const _: () = assert!(NOP_LIMIT as usize == OPAQUE_SIZE);
 pub(crate) const ALTERNATIVES: &str = ".altinstructions";
 pub(crate) const REPLACEMENTS: &str = ".altinstr_replacement";
 pub(crate) const EX_TABLE: &str = ".ex_table";
-/// Lists of hooks, run when the payload is applied and reverted.
-pub(crate) const HOOK_LISTS: [&str; 2] = [section::HOOKS_LOAD, section::HOOKS_UNLOAD];
-/// Hooks of which there is one of each kind.
-pub(crate) const HOOKS: [&str; 6] = [
-    section::HOOKS_PREAPPLY,
-    section::HOOKS_APPLY,
-    section::HOOKS_POSTAPPLY,
-    section::HOOKS_PREREVERT,
-    section::HOOKS_REVERT,
-    section::HOOKS_POSTREVERT,
+/// Sections of hooks. There is any number of the first two kinds, and one of
+/// each other.
+pub(crate) const HOOKS: [(&str, Hook); 8] = [
+    (section::HOOKS_LOAD, Hook::Load),
+    (section::HOOKS_UNLOAD, Hook::Unload),
+    (section::HOOKS_PREAPPLY, Hook::PreApply),
+    (section::HOOKS_APPLY, Hook::Apply),
+    (section::HOOKS_POSTAPPLY, Hook::PostApply),
+    (section::HOOKS_PREREVERT, Hook::PreRevert),
+    (section::HOOKS_REVERT, Hook::Revert),
+    (section::HOOKS_POSTREVERT, Hook::PostRevert),
 ];
 /// Tables of places that raise a bug frame.
 pub(crate) const BUG_FRAMES: [&str; 4] = [

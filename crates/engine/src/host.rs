@@ -1,6 +1,15 @@
-//! What the engine needs to know about the hypervisor it patches.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
+//! What the engine needs of the hypervisor that it patches.
+
+use crate::Function;
+use crate::patch::Patch;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
 use core::ops::Range;
+use xsplice_abi::errno::Errno;
 
 /// What an address of the hypervisor belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +24,11 @@ pub enum Region {
     Outside,
 }
 
-/// The hypervisor: running, or its image.
+/// The hypervisor: a running one, an image on disk, or a test.
+///
+/// The engine calls a host from one place at a time and holds no lock of its
+/// own. Where a method says *in the window*, all other CPUs stand still: it must
+/// not wait, allocate or print.
 pub trait Host {
     /// The build-id; empty when there is none.
     fn build_id(&self) -> &[u8];
@@ -24,12 +37,221 @@ pub trait Host {
     /// (`function` for a global one, `file.c#function` for a local one).
     fn lookup_symbol(&self, name: &[u8]) -> Option<u64>;
 
-    /// What `addr` belongs to.
+    /// What `addr` belongs to; payloads are [`Region::Outside`].
     fn region(&self, addr: u64) -> Region;
 
-    /// Fills `buf` with the bytes at `addr`; false when they are not all there.
+    /// Fills `buf` with the bytes that are at `addr` now, in the hypervisor or
+    /// in a payload's memory; false when they are not all there.
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool;
 
-    /// The addresses at which payloads are placed; the start is page-aligned.
-    fn payload_area(&self) -> Range<u64>;
+    /// Memory for a payload: `size` bytes (a multiple of the page size, 4096)
+    /// at a page-aligned address near enough to the hypervisor's text for a
+    /// jump, writable and not executable. `None` when there is none.
+    fn allocate(&self, size: u64) -> Option<Box<dyn Resident>>;
+
+    /// Stops all CPUs, runs `window` once on this one, and lets them go. Every
+    /// CPU synchronises its instruction stream before it goes on.
+    ///
+    /// # Errors
+    /// [`Absent`] when the CPUs did not come together within `timeout` ns;
+    /// `window` has not run then.
+    fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent>;
+
+    /// Makes the text of hypervisor and payloads writable, *in the window*.
+    ///
+    /// # Errors
+    /// Why it must not be patched now; nothing has changed then.
+    fn open_text(&self) -> Result<(), Errno>;
+
+    /// Writes `bytes` at `addr`, *in the window*, between
+    /// [`open_text`](Self::open_text) and [`close_text`](Self::close_text). The
+    /// engine writes only where it has checked that there is text.
+    fn write_text(&self, addr: u64, bytes: &[u8]);
+
+    /// Undoes [`open_text`](Self::open_text), *in the window*.
+    fn close_text(&self);
+
+    /// Nanoseconds since some moment in the past, also *in the window*.
+    fn now(&self) -> u64;
+
+    /// A line for the hypervisor's log. Never called in the window.
+    fn log(&self, line: fmt::Arguments<'_>);
+
+    /// The machine is in no defined state: a hook failed half-way, so that
+    /// neither going on nor going back is safe. Called *in the window*.
+    fn fatal(&self, what: fmt::Arguments<'_>) -> !;
+
+    /// Why code in this range must not be patched; `None` when it may be.
+    fn denied(&self, _function: Range<u64>) -> Option<&'static str> {
+        None
+    }
+}
+
+/// The CPUs did not come together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// Which of the rendezvous' two steps was not reached: all CPUs in it, or
+    /// all with their interrupts off.
+    pub step: &'static str,
+    /// The CPUs that did not come; empty when the rendezvous could not begin.
+    pub cpus: Vec<u32>,
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.step)?;
+        let mut separator = "; missing: CPU ";
+        for cpu in &self.cpus {
+            write!(f, "{separator}{cpu}")?;
+            separator = ", CPU ";
+        }
+        Ok(())
+    }
+}
+
+/// How a payload's pages are protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// Readable and executable.
+    Text,
+    /// Readable and writable.
+    Data,
+    /// Readable.
+    ReadOnly,
+}
+
+/// A payload's memory in the hypervisor, with everything that the hypervisor
+/// knows about it. Dropping it takes back all of it.
+pub trait Resident: fmt::Debug {
+    /// The address of the first byte.
+    fn base(&self) -> u64;
+
+    /// Writes `bytes` at `addr`, which is inside, before it is protected.
+    fn write(&mut self, addr: u64, bytes: &[u8]);
+
+    /// Takes over the payload's tables: applies its alternatives, sorts and
+    /// registers its exception table, registers its bug frames and its text.
+    /// Everything is written, nothing protected yet.
+    ///
+    /// # Errors
+    /// The result that the upload gives.
+    fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno>;
+
+    /// Protects the pages `range`.
+    ///
+    /// # Errors
+    /// The result that the upload gives.
+    fn protect(&mut self, range: Range<u64>, protection: Protection) -> Result<(), Errno>;
+
+    /// Calls the hook that is at `addr`. [`Hook::Load`], [`Hook::Unload`],
+    /// [`Hook::Apply`] and [`Hook::Revert`] are called *in the window*. What the
+    /// hook changes in its payload's record is put into `status`.
+    ///
+    /// # Errors
+    /// What the hook returned. Hooks that return nothing never fail.
+    fn call(&mut self, hook: Hook, addr: u64, status: &mut Status<'_>) -> Result<(), Errno>;
+}
+
+/// What a host is told about a payload.
+#[derive(Clone, Debug)]
+pub struct Description<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Addresses of code; whole sections, not rounded to pages.
+    pub text: Range<u64>,
+    /// Addresses of writable data.
+    pub data: Range<u64>,
+    /// Addresses of read-only data.
+    pub read_only: Range<u64>,
+    /// `.livepatch.funcs`: records whose old addresses are filled in.
+    pub funcs: Range<u64>,
+    /// What it patches, in the order of [`funcs`](Self::funcs).
+    pub functions: &'a [Function],
+    /// `.altinstructions`, to be applied by [`Resident::register`].
+    pub alternatives: Range<u64>,
+    /// `.ex_table`, to be sorted and registered.
+    pub exceptions: Range<u64>,
+    /// `.bug_frames.0` to `.bug_frames.3`.
+    pub bug_frames: [Range<u64>; 4],
+    /// Build-id of the payload.
+    pub build_id: &'a [u8],
+    /// Build-id that it goes on top of.
+    pub depends: &'a [u8],
+    /// `.modinfo`: strings that each end with a zero byte.
+    pub metadata: Range<u64>,
+    /// Symbols in its sections that a person may want to see in a backtrace.
+    pub symbols: &'a [Symbol],
+}
+
+/// A symbol of a payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// Its name, made printable.
+    pub name: String,
+    /// Its address.
+    pub addr: u64,
+    /// Its size in bytes; 0 when it has none.
+    pub size: u64,
+    /// Whether neither the hypervisor nor a payload has one of that name.
+    pub new: bool,
+}
+
+/// Code of a payload that is run at certain moments of its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Before the functions are patched; any number, without result.
+    Load,
+    /// After the functions are put back; any number, without result.
+    Unload,
+    /// Before an apply; can veto it.
+    PreApply,
+    /// In place of an apply.
+    Apply,
+    /// After an apply, successful or not.
+    PostApply,
+    /// Before a revert; can veto it.
+    PreRevert,
+    /// In place of a revert.
+    Revert,
+    /// After a revert, successful or not.
+    PostRevert,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Load => "load",
+            Self::Unload => "unload",
+            Self::PreApply => "pre-apply",
+            Self::Apply => "apply",
+            Self::PostApply => "post-apply",
+            Self::PreRevert => "pre-revert",
+            Self::Revert => "revert",
+            Self::PostRevert => "post-revert",
+        })
+    }
+}
+
+/// Whether a payload is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Loaded (`LIVEPATCH_STATE_CHECKED`).
+    Checked,
+    /// Loaded and applied (`LIVEPATCH_STATE_APPLIED`).
+    Applied,
+}
+
+/// The part of a payload's record that its hooks see and may change.
+#[derive(Debug)]
+pub struct Status<'a> {
+    /// Whether it is applied.
+    pub state: &'a mut State,
+    /// Result of the last action: 0, or a negative error number.
+    pub result: i32,
+    /// For each function whether it is patched. An apply or revert hook sets
+    /// these: all of them, or it fails and changes none.
+    pub applied: &'a mut [bool],
+    /// What is to be written for each function, for a hook that lets the
+    /// hypervisor do it.
+    pub patches: &'a [Patch],
 }

@@ -1,12 +1,18 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! A payload laid out at the addresses it will have.
 
+use crate::host::{Protection, Resident};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::Range;
+use xsplice_abi::errno::Errno;
 
 /// Size of a page: sections of different protection never share one.
 pub(crate) const PAGE: u64 = 4096;
 
 /// Consecutive bytes of one protection.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Span {
     pub(crate) base: u64,
     pub(crate) bytes: Vec<u8>,
@@ -17,6 +23,10 @@ impl Span {
     fn offset(&self, addr: u64, len: usize) -> Option<usize> {
         let start = usize::try_from(addr.checked_sub(self.base)?).ok()?;
         (start.checked_add(len)? <= self.bytes.len()).then_some(start)
+    }
+
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.base..self.base.saturating_add(self.bytes.len() as u64)
     }
 
     pub(crate) fn contains(&self, addr: u64, len: usize) -> bool {
@@ -33,10 +43,12 @@ impl Span {
     }
 }
 
-/// Text, writable data and read-only data of a payload, in this order in memory.
-#[derive(Clone, Debug, Default)]
+/// Text, writable data and read-only data of a payload, in this order in
+/// memory, and the memory that they are for.
+#[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) spans: [Span; 3],
+    pub(crate) memory: Box<dyn Resident>,
 }
 
 impl Image {
@@ -55,11 +67,24 @@ impl Image {
             .find_map(|span| span.get_mut(addr, len))
     }
 
-    /// The address after the last page.
-    pub(crate) fn end(&self) -> u64 {
-        let [.., last] = &self.spans;
-        last.base
-            .saturating_add(last.bytes.len() as u64)
-            .next_multiple_of(PAGE)
+    /// Copies everything to where it will be.
+    pub(crate) fn copy(&mut self) {
+        for span in &self.spans {
+            self.memory.write(span.base, &span.bytes);
+        }
+    }
+
+    /// Gives each span its protection.
+    pub(crate) fn protect(&mut self) -> Result<(), Errno> {
+        const PROTECTIONS: [Protection; 3] =
+            [Protection::Text, Protection::Data, Protection::ReadOnly];
+        for (span, protection) in self.spans.iter().zip(PROTECTIONS) {
+            let Range { start, end } = span.range();
+            if start != end {
+                let end = end.next_multiple_of(PAGE);
+                self.memory.protect(start..end, protection)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The hypervisor's half of live patching, for any hypervisor.
 //!
 //! The engine takes a payload (version 2 of Xen's live-patch design) from bytes
@@ -11,8 +13,62 @@
 //! What it needs from its surroundings is the [`Host`] trait: a hypervisor, an
 //! image on disk, a test. One engine, many hosts: what one accepts, all accept.
 //!
+//! # Actions
+//!
+//! [`Engine`] holds the payloads of one hypervisor. [`Engine::upload`] loads
+//! one; [`Engine::act`] applies, reverts, replaces or unloads it. An action is
+//! a transaction: it completes, or payloads and memory are as before. In a
+//! hypervisor, where one context asks and another acts, it has two halves:
+//!
+//! 1. [`Engine::start`] does everything that can be done while the hypervisor
+//!    runs: the state, the place in the stack, what the payload expects to find
+//!    (for a replace: in the text as it will be after the reverts), the bytes
+//!    to be written and those to be put back, the hook that can veto. The
+//!    payload's result is `-EAGAIN` from then on, and no other action starts.
+//! 2. [`Engine::run`] asks the host for a [rendezvous](Host::rendezvous). In
+//!    its window there are only writes of those bytes, between
+//!    [`Host::open_text`] and [`Host::close_text`], and the hooks that must run
+//!    there. Nothing allocates, prints or waits. If a part fails, the parts
+//!    before it are undone in the same window: a replace applies again what it
+//!    had reverted, load hooks included. Then the post hook runs.
+//!
+//! | action | from | checks, in this order | result when they fail |
+//! | --- | --- | --- | --- |
+//! | unload | checked | no applied payload refers to it | `EBUSY` |
+//! | unload | applied | | `EINVAL` |
+//! | revert | applied | it is the one applied last | `EBUSY` |
+//! | apply | checked | never reverted, or no writable data | `EINVAL` |
+//! | | | what it refers to is still loaded | `EINVAL` |
+//! | | | it depends on the payload on top, or on the hypervisor when there is none (not with [`Options::nodeps`]) | `EINVAL` |
+//! | | | expectations | `EINVAL`, `ERANGE` |
+//! | | | its pre-apply hook | the hook's |
+//! | replace | checked | as apply, but it depends on the hypervisor | the same |
+//! | | | neither it nor what is applied has pre or post hooks | `EOPNOTSUPP` |
+//!
+//! A revert of what is not applied, and an apply or replace of what is, has
+//! nothing to do and succeeds, as in Xen. CPUs that do not come together in
+//! time give `EBUSY` and their numbers. [`Failure`] says all of it in words.
+//!
+//! A payload's hooks run in this order: pre-apply; \[stop\] load hooks, writes;
+//! \[go\] post-apply; pre-revert; \[stop\] writes, unload hooks; \[go\] post-revert.
+//! An apply or revert hook runs in place of what stands between stop and go.
+//! Post hooks run after failures too, with the payload's result in its record,
+//! but not when the CPUs did not come together.
+//!
+//! # What a host is asked to do
+//!
+//! [`Host`] is the hypervisor, [`Resident`] one payload's memory in it; dropping
+//! a [`Resident`] takes everything back, so that no failure leaks. The calls for
+//! one upload are: [`Host::allocate`]; [`Resident::write`] for text, data and
+//! read-only data; [`Resident::register`] with the payload's [`Description`]
+//! (alternatives are applied here, tables registered); [`Resident::protect`]
+//! for each of the three. The engine is single-threaded and takes no locks: the
+//! host puts it behind the one that serialises live-patch calls.
+//!
+//! # Trust
+//!
 //! * **Trusts** the host: its symbols, its bytes and what it says about
-//!   addresses. Trusts nothing in a payload.
+//!   addresses; and the code of hooks. Trusts nothing else in a payload.
 //! * **Guarantees** that no payload makes it panic, read or write out of
 //!   bounds, or use more than a fixed multiple of [`MAX_SIZE`] of memory; that
 //!   a payload is [`Verified`] only when every check passed; and that a refusal
@@ -21,25 +77,35 @@
 //!
 //! Checks and their results follow Xen's loader. Where Xen would accept a
 //! payload that crashes or corrupts the hypervisor later, the engine refuses;
-//! the documentation of the [`Problem`] says so.
+//! the documentation of the [`Problem`] or [`Cause`] says so. One state is beyond
+//! repair, as in Xen: an apply or revert hook that patched some of its functions
+//! and not others; [`Host::fatal`] ends it.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+mod action;
+mod area;
 mod elf;
 mod format;
 mod host;
 mod image;
+mod patch;
 mod problem;
 mod stack;
 mod stage;
 mod x86_64;
 
+pub use action::{Action, Cause, Engine, Failure, Options, Progress};
+pub use area::Area;
 pub use format::MAX_SIZE;
-pub use host::{Host, Region};
+pub use host::{
+    Absent, Description, Hook, Host, Protection, Region, Resident, State, Status, Symbol,
+};
+pub use patch::Patch;
 pub use problem::{Problem, Refusal, SectionId, Severity};
-pub use stack::{Loaded, Stack};
+pub use stack::{Loaded, Stack, Times};
 pub use stage::{
     DependencyChecked, Function, LaidOut, Loader, Parsed, Policy, Relocated, Resolved, Verified,
 };

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What can be wrong with a payload.
 
 use crate::elf::Section;
@@ -74,6 +76,14 @@ pub enum Severity {
     reason = "fields are named after what they hold; the message uses each"
 )]
 pub enum Problem {
+    // The name.
+    /// A name that the interface cannot carry.
+    #[error("a payload's name has 1 to {limit} bytes; this one has {length}")]
+    Name { length: usize, limit: usize },
+    /// A payload of that name is there.
+    #[error("a payload of this name is loaded already; unload it first or take another name")]
+    NameTaken,
+
     // The file.
     /// No bytes at all, or too many.
     #[error("the payload has {size} bytes; 1 to {limit} are allowed")]
@@ -202,9 +212,15 @@ pub enum Problem {
     /// Xen reads from address 0).
     #[error("{section} is needed at run time, but is not marked as loaded (SHF_ALLOC)")]
     NotAllocated { section: SectionId },
+    /// More memory than any payload gets.
+    #[error("the payload needs {size:#x} bytes of memory; {limit:#x} are allowed")]
+    TooLarge { size: u64, limit: u64 },
     /// No room.
-    #[error("the payload needs {size:#x} bytes of memory; {available:#x} are available")]
-    NoMemory { size: u64, available: u64 },
+    #[error("the hypervisor has no {size:#x} bytes of memory for the payload")]
+    NoMemory { size: u64 },
+    /// The hypervisor did not take the payload.
+    #[error("the hypervisor failed to {what} ({})", .errno.name().unwrap_or("?"))]
+    Hypervisor { what: &'static str, errno: Errno },
 
     // Symbols.
     /// A common symbol.
@@ -446,6 +462,13 @@ pub enum Problem {
     /// The preimage notes cannot be read.
     #[error("{section}: the preimage notes are damaged")]
     PreimageDamaged { section: SectionId },
+    /// The preimage notes speak of more than there can be.
+    #[error("{section}: the preimage notes cover {size:#x} bytes; {limit:#x} are allowed")]
+    PreimageSize {
+        section: SectionId,
+        size: u64,
+        limit: u64,
+    },
     /// An old function is not what it was when the payload was made.
     #[error(
         "the {size} bytes at {addr:#x} are not the function that the payload was made for: another \
@@ -560,10 +583,12 @@ impl Problem {
             | Self::FuncVersion { .. }
             | Self::NopTooLong { .. } => Errno::EOPNOTSUPP,
             Self::UnknownSymbol { .. } | Self::UnknownFunction { .. } => Errno::ENOENT,
-            Self::BuildIdLoaded { .. } | Self::DuplicateSymbol { .. } => Errno::EEXIST,
+            Self::NameTaken | Self::BuildIdLoaded { .. } | Self::DuplicateSymbol { .. } => {
+                Errno::EEXIST
+            }
             Self::Overflow { .. } | Self::Distance { .. } => Errno::EOVERFLOW,
-            Self::NoMemory { .. } => Errno::ENOMEM,
-            Self::ExpectationInvalid { errno, .. } => *errno,
+            Self::NoMemory { .. } | Self::TooLarge { .. } => Errno::ENOMEM,
+            Self::ExpectationInvalid { errno, .. } | Self::Hypervisor { errno, .. } => *errno,
             _ => Errno::EINVAL,
         }
     }

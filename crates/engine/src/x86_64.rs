@@ -1,8 +1,8 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What is particular to x86-64: trampolines and the table of alternatives.
 
 use crate::format::Bytes;
-use alloc::vec;
-use alloc::vec::Vec;
 use xsplice_link::reloc::x86_64::{R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32};
 
 /// Size of a trampoline: `jmp rel32`.
@@ -33,10 +33,29 @@ pub(crate) fn displacement(from: u64, to: u64) -> Option<i32> {
 }
 
 /// The bytes of a jump.
-pub(crate) fn jump(displacement: i32) -> Vec<u8> {
-    let mut bytes = vec![0xe9];
-    bytes.extend_from_slice(&displacement.to_le_bytes());
-    bytes
+pub(crate) fn jump(displacement: i32) -> [u8; JUMP_SIZE as usize] {
+    let [a, b, c, d] = displacement.to_le_bytes();
+    [0xe9, a, b, c, d]
+}
+
+/// The no-ops of 1 to 8 bytes that Intel's and AMD's manuals recommend.
+const NOPS: [&[u8]; 8] = [
+    &[0x90],
+    &[0x66, 0x90],
+    &[0x0f, 0x1f, 0x00],
+    &[0x0f, 0x1f, 0x40, 0x00],
+    &[0x0f, 0x1f, 0x44, 0x00, 0x00],
+    &[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00],
+    &[0x0f, 0x1f, 0x80, 0x00, 0x00, 0x00, 0x00],
+    &[0x0f, 0x1f, 0x84, 0x00, 0x00, 0x00, 0x00, 0x00],
+];
+
+/// Fills `bytes` with as few no-ops as possible.
+pub(crate) fn nops(bytes: &mut [u8]) {
+    for chunk in bytes.chunks_mut(NOPS.len()) {
+        let nop = chunk.len().checked_sub(1).and_then(|at| NOPS.get(at));
+        chunk.copy_from_slice(nop.unwrap_or(&&[][..]));
+    }
 }
 
 /// Whether an unmodified Xen performs this relocation.

@@ -1,13 +1,13 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What loads, and what each kind of mistake gives: which error, which result.
 
 mod common;
 
-use common::{
-    ENDBR_TARGET, Func, INIT, OWN_ID, Payload, TARGET, TEXT, XEN_ID, func, load, load_on,
-};
+use common::{ENDBR_TARGET, Func, INIT, OWN_ID, Payload, TARGET, TEXT, XEN_ID, engine, func, load};
 use object::SectionKind;
 use xsplice_abi::payload::section;
-use xsplice_engine::{Errno, Problem, Severity, Stack};
+use xsplice_engine::{Action, Cause, Errno, Failure, Options, Problem, Severity};
 
 const R_64: u32 = 1;
 const R_PC32: u32 = 2;
@@ -25,16 +25,24 @@ fn refused(payload: &Payload, errno: Errno, reason: impl Fn(&Problem) -> bool) {
     assert_eq!(refusal.errno(), errno, "{refusal}");
 }
 
+/// Loads and applies the payload on an engine of its own.
+fn apply(payload: &Payload) -> Result<(), Failure> {
+    let mut engine = engine();
+    if let Err(refusal) = engine.upload("test", &payload.bytes()) {
+        panic!("{refusal}");
+    }
+    engine.act("test", Action::Apply, Options::default())
+}
+
 /// Asserts that the payload loads, but does not apply, with `errno`.
 #[track_caller]
 fn not_applied(payload: &Payload, errno: Errno) {
-    let verified = load(&payload.bytes()).unwrap_or_else(|refusal| panic!("{refusal}"));
-    assert!(!verified.applies());
-    let problem = &verified.problems()[0];
-    assert_eq!(
-        (problem.severity(), problem.errno()),
-        (Severity::NotApplied, errno)
-    );
+    let failure = apply(payload).expect_err("this payload should not apply");
+    assert_eq!(failure.errno(), errno);
+    let Cause::Unmet { problems } = failure.cause else {
+        panic!("another reason: {failure}");
+    };
+    assert_eq!(problems[0].severity(), Severity::NotApplied);
 }
 
 type Reason = fn(&Problem) -> bool;
@@ -51,7 +59,7 @@ fn a_good_payload_loads_and_applies() {
     payload.relocation(text, 4, R_PLT32, helper, -4);
     payload.relocation(text, 8, R_64, code, 0);
     let verified = load(&payload.bytes()).unwrap_or_else(|refusal| panic!("{refusal}"));
-    assert!(verified.applies() && verified.problems().is_empty() && verified.can_reapply());
+    assert!(verified.problems().is_empty() && verified.can_reapply());
     assert_eq!(verified.build_id(), OWN_ID);
     let [function] = verified.functions() else {
         panic!("one function")
@@ -139,7 +147,7 @@ fn function_records() {
         refused(&Payload::new(&[function]), errno, reason);
     }
     let longest = func("target").nop().with(|f| f.new_size.set(31));
-    assert!(load(&Payload::new(&[longest]).bytes()).unwrap().applies());
+    apply(&Payload::new(&[longest])).unwrap();
 }
 
 #[test]
@@ -160,7 +168,7 @@ fn functions_must_not_overlap() {
 #[test]
 fn expectations() {
     let good = Payload::new(&[func("target").expecting(&[0xcc; 31])]);
-    assert!(load(&good.bytes()).unwrap().applies());
+    apply(&good).unwrap();
     not_applied(
         &Payload::new(&[func("target").expecting(&[0xcc, 0xcd])]),
         Errno::EINVAL,
@@ -204,31 +212,35 @@ fn dependencies() {
 
 #[test]
 fn a_stack_of_payloads() {
-    let mut stack = Stack::new();
+    let mut engine = engine();
     let mut first = Payload::new(&[func("target")]);
     let text = first.text;
     first.symbol("helper", Some((text, 8)));
-    stack.push(load(&first.bytes()).unwrap());
-    assert!(stack.loaded()[0].applied());
+    engine.upload("first", &first.bytes()).unwrap();
+    engine
+        .act("first", Action::Apply, Options::default())
+        .unwrap();
 
     // An address at the very end, read through what is applied.
     let edge = Payload::new(&[func("").with(|f| f.name.set(u64::MAX))]);
-    let edge = load_on(&stack, &edge.bytes()).unwrap_err();
+    let edge = engine.upload("edge", &edge.bytes()).unwrap_err();
     assert!(
         edge.problems
             .iter()
             .any(is!(FuncName { addr: u64::MAX, .. }))
     );
 
-    let again = load_on(&stack, &first.bytes()).unwrap_err();
+    let mut again = Payload::on(&OWN_ID, &OWN_ID, &[func("target")]);
+    again.symbol("helper", Some((again.text, 8)));
+    let again = engine.upload("again", &again.bytes()).unwrap_err();
     assert_eq!(again.errno(), Errno::EEXIST);
     assert!(again.problems.iter().any(is!(BuildIdLoaded { .. })));
     assert!(again.problems.iter().any(is!(DuplicateSymbol { .. })));
 
     // The second one calls the first one's helper, and sees its trampoline.
-    let second = |depends: &[u8], expect: &[u8]| {
+    let second = |own: u8, depends: &[u8], expect: &[u8]| {
         let mut payload = Payload::bare();
-        payload.note(section::BUILD_ID, &[0x33; 20]);
+        payload.note(section::BUILD_ID, &[own; 20]);
         payload.note(section::DEPENDS, depends);
         payload.note(section::XEN_DEPENDS, &XEN_ID);
         let text = payload.text;
@@ -241,22 +253,48 @@ fn a_stack_of_payloads() {
         payload.relocation(section, 8, R_64, code, 0);
         payload
     };
-    let good = load_on(&stack, &second(&OWN_ID, &[0xe9]).bytes()).unwrap();
-    assert!(good.applies(), "{:?}", good.problems());
+    let mut unmet = |name: &str, payload: Payload| {
+        engine.upload(name, &payload.bytes()).unwrap();
+        let failure = engine.act(name, Action::Apply, Options::default());
+        match failure.unwrap_err().cause {
+            Cause::Unmet { problems } => problems,
+            cause => panic!("another reason: {cause}"),
+        }
+    };
+    let untouched = unmet("untouched", second(0x34, &OWN_ID, &[0xcc]));
+    assert!(untouched.iter().any(is!(Expectation { .. })));
+    let base = unmet("base", second(0x35, &XEN_ID, &[0xe9]));
+    assert!(base.iter().any(is!(Depends { replaces: true, .. })));
+    let good = second(0x33, &OWN_ID, &[0xe9]);
+    let good = engine.upload("good", &good.bytes()).unwrap();
     assert_eq!(good.metadata(), ["a=b"]);
-    let untouched = load_on(&stack, &second(&OWN_ID, &[0xcc]).bytes()).unwrap();
-    assert!(untouched.problems().iter().any(is!(Expectation { .. })));
-    let base = load_on(&stack, &second(&XEN_ID, &[0xe9]).bytes()).unwrap();
-    assert!(
-        base.problems()
-            .iter()
-            .any(is!(Depends { replaces: true, .. }))
-    );
+    engine
+        .act("good", Action::Apply, Options::default())
+        .unwrap();
     refused(
-        &second(&XEN_ID, &[0xcc]),
+        &second(0x36, &XEN_ID, &[0xcc]),
         Errno::ENOENT,
         is!(UnknownSymbol { .. }),
     );
+}
+
+#[test]
+fn names() {
+    let file = Payload::new(&[func("target")]).bytes();
+    let mut engine = engine();
+    for (name, good) in [
+        ("", false),
+        (&"x".repeat(128), false),
+        (&"x".repeat(127), true),
+    ] {
+        let errno = engine
+            .upload(name, &file)
+            .map_err(|refusal| refusal.errno());
+        assert_eq!(errno.err(), (!good).then_some(Errno::EINVAL));
+    }
+    let again = engine.upload(&"x".repeat(127), &file).unwrap_err();
+    assert_eq!(again.errno(), Errno::EEXIST);
+    assert!(matches!(again.problems[..], [Problem::NameTaken]));
 }
 
 #[test]
@@ -381,7 +419,7 @@ fn alternatives() {
         payload.relocation(table, 4, R_PC32, replacement, 0);
         payload
     };
-    assert!(load(&with(0, 4, 4).bytes()).unwrap().applies());
+    assert!(load(&with(0, 4, 4).bytes()).is_ok());
     refused(&with(0, 3, 4), Errno::EINVAL, is!(AlternativeLength { .. }));
     refused(
         &with(0, 5, 5),
@@ -403,7 +441,7 @@ fn hooks_alone_are_enough() {
     let code = payload.new_code;
     payload.relocation(hooks, 0, R_64, code, 0);
     let verified = load(&payload.bytes()).unwrap();
-    assert!(verified.applies() && verified.functions().is_empty());
+    assert!(verified.functions().is_empty());
     assert!(
         !verified.can_reapply(),
         "the list of hooks is writable data"

@@ -1,4 +1,6 @@
-//! A hypervisor image as the engine's host.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A hypervisor image on disk.
 
 use object::read::elf::{ElfFile64, ElfSymbol64, FileHeader as _};
 use object::{
@@ -8,7 +10,7 @@ use object::{
 use std::collections::HashMap;
 use std::ops::Range;
 use thiserror::Error;
-use xsplice_engine::{Host, Region};
+use xsplice_engine::Region;
 
 /// Why a file cannot serve as a hypervisor image.
 #[derive(Debug, Error)]
@@ -131,6 +133,42 @@ impl Image {
     pub fn build_id(&self) -> &[u8] {
         &self.build_id
     }
+
+    /// The address of the symbol that the running hypervisor knows as `name`.
+    #[must_use]
+    pub fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
+        self.symbols.get(name).copied()
+    }
+
+    /// What `addr` belongs to.
+    #[must_use]
+    pub fn region(&self, addr: u64) -> Region {
+        if self.init.contains(&addr) {
+            return Region::Init;
+        }
+        let section = self
+            .sections
+            .iter()
+            .find(|section| section.range.contains(&addr));
+        section.map_or(Region::Outside, |section| section.region)
+    }
+
+    /// Fills `buf` with the bytes at `addr`; false when they are not all there.
+    pub fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
+        let bytes = self.sections.iter().find_map(|section| {
+            let start = usize::try_from(addr.checked_sub(section.range.start)?).ok()?;
+            section.data.get(start..start.checked_add(buf.len())?)
+        });
+        if let Some(bytes) = bytes {
+            buf.copy_from_slice(bytes);
+        }
+        bytes.is_some()
+    }
+
+    /// The addresses at which payloads are placed; the start is page-aligned.
+    pub(crate) fn payload_area(&self) -> Range<u64> {
+        self.payload_area.clone()
+    }
 }
 
 /// The symbols under the names that the hypervisor's own table has for them:
@@ -159,40 +197,4 @@ fn symbols(file: &ElfFile64<'_, LittleEndian>) -> HashMap<Vec<u8>, u64> {
 
 fn counts(symbol: &ElfSymbol64<'_, '_, LittleEndian>) -> bool {
     matches!(symbol.section(), SymbolSection::Section(_)) && symbol.kind() != SymbolKind::Section
-}
-
-impl Host for Image {
-    fn build_id(&self) -> &[u8] {
-        &self.build_id
-    }
-
-    fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
-        self.symbols.get(name).copied()
-    }
-
-    fn region(&self, addr: u64) -> Region {
-        if self.init.contains(&addr) {
-            return Region::Init;
-        }
-        let section = self
-            .sections
-            .iter()
-            .find(|section| section.range.contains(&addr));
-        section.map_or(Region::Outside, |section| section.region)
-    }
-
-    fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
-        let bytes = self.sections.iter().find_map(|section| {
-            let start = usize::try_from(addr.checked_sub(section.range.start)?).ok()?;
-            section.data.get(start..start.checked_add(buf.len())?)
-        });
-        if let Some(bytes) = bytes {
-            buf.copy_from_slice(bytes);
-        }
-        bytes.is_some()
-    }
-
-    fn payload_area(&self) -> Range<u64> {
-        self.payload_area.clone()
-    }
 }

@@ -1,9 +1,11 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The engine against a hypervisor image on disk.
 //!
-//! [`Image`] is a host made from `xen-syms`: the symbols under the names that
-//! the running hypervisor has for them, its build-id, its text. [`check`] loads
-//! payloads on it, in the order given, with the code that a hypervisor loads
-//! them with, and says for each whether it would load and apply.
+//! [`Image`] is what `xen-syms` tells: the symbols under the names that the
+//! running hypervisor has for them, its build-id, its text. [`check`] loads and
+//! applies payloads on it, in the order given, with the code that a hypervisor
+//! does it with, and says for each whether that would succeed.
 //!
 //! * **Trusts** that the image is the hypervisor in question; the build-id in
 //!   every payload is compared with that of the image.
@@ -14,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod image;
+mod machine;
 mod report;
 
 pub use image::{Error, Image};

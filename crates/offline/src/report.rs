@@ -1,9 +1,12 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Verdicts on payloads.
 
 use crate::Image;
+use crate::machine::Machine;
 use serde::{Serialize, Serializer};
 use std::fmt::Write as _;
-use xsplice_engine::{Errno, Loader, Policy, Stack};
+use xsplice_engine::{Action, Cause, Engine, Failure, Loaded, Options, Policy};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -88,7 +91,7 @@ impl From<&xsplice_engine::Problem> for Problem {
             xsplice_engine::Severity::NotApplied => Severity::NotApplied,
             xsplice_engine::Severity::NotLoaded => Severity::NotLoaded,
         };
-        let errno: Errno = problem.errno();
+        let errno = problem.errno();
         Self {
             severity,
             errno: errno.name().unwrap_or("?"),
@@ -98,50 +101,80 @@ impl From<&xsplice_engine::Problem> for Problem {
     }
 }
 
-/// Loads and applies payloads, each with its name, in the order given.
-///
-/// A payload that would not load leaves no trace; the next one is checked as if
-/// it had not been there.
-#[must_use]
-pub fn check<N: AsRef<str>, B: AsRef<[u8]>>(image: &Image, payloads: &[(N, B)]) -> Vec<Report> {
-    let mut stack = Stack::new();
-    let mut reports = Vec::with_capacity(payloads.len());
-    for (name, file) in payloads {
-        let loader = Loader {
-            host: image,
-            stack: &stack,
-            policy: Policy::Stock,
-        };
-        let loaded = loader.load(name.as_ref(), file.as_ref());
-        let mut report = Report {
-            name: name.as_ref().to_owned(),
-            loads: loaded.is_ok(),
+impl Problem {
+    /// The reasons why an action is not possible.
+    fn of(failure: &Failure) -> Vec<Self> {
+        match &failure.cause {
+            Cause::Unmet { problems } => problems.iter().map(Self::from).collect(),
+            cause => {
+                let errno = failure.errno();
+                vec![Self {
+                    severity: Severity::NotApplied,
+                    errno: errno.name().unwrap_or("?"),
+                    code: errno.0,
+                    message: cause.to_string(),
+                }]
+            }
+        }
+    }
+}
+
+impl Report {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            loads: false,
             applies: false,
             build_id: None,
             problems: Vec::new(),
             more_problems: 0,
             functions: Vec::new(),
             metadata: Vec::new(),
+        }
+    }
+
+    fn loaded(payload: &Loaded) -> Self {
+        let function = |function: &xsplice_engine::Function| Function {
+            name: function.name.clone(),
+            old_addr: function.old_addr,
+            old_size: function.old_size,
+            new_size: function.new_size,
         };
-        match loaded {
-            Ok(payload) => {
-                report.applies = payload.applies();
-                report.build_id = Some(hex(payload.build_id()));
-                report.problems = payload.problems().iter().map(Problem::from).collect();
-                report.metadata = payload.metadata().to_vec();
-                let function = |function: &xsplice_engine::Function| Function {
-                    name: function.name.clone(),
-                    old_addr: function.old_addr,
-                    old_size: function.old_size,
-                    new_size: function.new_size,
-                };
-                report.functions = payload.functions().iter().map(function).collect();
-                stack.push(payload);
-            }
+        Self {
+            loads: true,
+            build_id: Some(hex(payload.build_id())),
+            problems: payload.problems().iter().map(Problem::from).collect(),
+            functions: payload.functions().iter().map(function).collect(),
+            metadata: payload.metadata().to_vec(),
+            ..Self::new(payload.name())
+        }
+    }
+}
+
+/// Loads and applies payloads, each with its name, in the order given.
+///
+/// A payload that would not load or apply leaves no trace on the others, but for
+/// its name and its symbols when it is loaded.
+#[must_use]
+pub fn check<N: AsRef<str>, B: AsRef<[u8]>>(image: &Image, payloads: &[(N, B)]) -> Vec<Report> {
+    let mut engine = Engine::new(Machine::new(image), Policy::Stock);
+    let mut reports = Vec::with_capacity(payloads.len());
+    for (name, file) in payloads {
+        let name = name.as_ref();
+        let mut report = match engine.upload(name, file.as_ref()) {
+            Ok(payload) => Report::loaded(payload),
             Err(refusal) => {
-                report.problems = refusal.problems.iter().map(Problem::from).collect();
-                report.more_problems = refusal.more;
+                reports.push(Report {
+                    problems: refusal.problems.iter().map(Problem::from).collect(),
+                    more_problems: refusal.more,
+                    ..Report::new(name)
+                });
+                continue;
             }
+        };
+        match engine.act(name, Action::Apply, Options::default()) {
+            Ok(()) => report.applies = true,
+            Err(failure) => report.problems.extend(Problem::of(&failure)),
         }
         reports.push(report);
     }

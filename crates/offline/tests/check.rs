@@ -1,8 +1,10 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The checker on an image and payloads that are compiled for the test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xsplice_engine::{Host as _, Region};
+use xsplice_engine::Region;
 use xsplice_offline::{Error, Image, Severity, check};
 
 fn fixture(name: &str) -> PathBuf {

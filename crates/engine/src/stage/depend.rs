@@ -1,9 +1,11 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Is the payload for this hypervisor, and for what is loaded on it?
 
 use super::{Findings, Loader, Parsed};
 use crate::Host;
 use crate::elf::Elf;
-use crate::format::{BUG_FRAMES, HOOK_LISTS, HOOKS, UNIQUE};
+use crate::format::{BUG_FRAMES, HOOKS, UNIQUE};
 use crate::problem::{Problem, Problems, Refusal};
 use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
@@ -16,10 +18,12 @@ pub struct DependencyChecked<'a> {
     pub(super) findings: Findings,
     pub(super) elf: Elf<'a>,
     pub(super) build_id: &'a [u8],
+    pub(super) depends: &'a [u8],
 }
 
 impl<'a> Parsed<'a> {
-    /// Compares the payload's notes with the hypervisor and with the stack.
+    /// Compares the payload's notes with the hypervisor and with what is loaded.
+    /// What it goes on top of counts only when it is applied.
     ///
     /// # Errors
     /// [`Refusal`] when the payload is for another hypervisor: whatever else
@@ -46,30 +50,17 @@ impl<'a> Parsed<'a> {
         duplicates(&elf, problems);
 
         let same_id = |loaded: &&crate::Loaded| !build_id.is_empty() && loaded.build_id == build_id;
-        if let Some(loaded) = loader.stack.loaded().iter().find(same_id) {
+        if let Some(loaded) = loader.stack.loaded().find(same_id) {
             problems.push(Problem::BuildIdLoaded {
                 id: build_id.to_owned(),
                 as_name: loaded.name.clone(),
             });
         }
-        if let Some(wants) = depends {
-            let (top, top_name) = match loader.stack.top() {
-                Some(top) => (top.build_id.as_slice(), top.name.as_str()),
-                None => (own_hypervisor, "the hypervisor"),
-            };
-            if wants != top {
-                problems.push(Problem::Depends {
-                    wants: wants.to_owned(),
-                    top: top.to_owned(),
-                    top_name: top_name.to_owned(),
-                    replaces: wants == own_hypervisor,
-                });
-            }
-        }
         Ok(DependencyChecked {
             findings,
             elf,
             build_id,
+            depends: depends.unwrap_or(b""),
         })
     }
 }
@@ -97,8 +88,8 @@ fn note<'a>(elf: &Elf<'a>, name: &'static str, problems: &mut Problems) -> Optio
 
 /// Sections that must be unique; where there are two, Xen silently takes the first.
 fn duplicates(elf: &Elf<'_>, problems: &mut Problems) {
-    let names = [&UNIQUE[..], &HOOK_LISTS, &HOOKS, &BUG_FRAMES];
-    for name in names.into_iter().flatten() {
+    let hooks = HOOKS.iter().map(|(name, _)| name);
+    for name in UNIQUE.iter().chain(&BUG_FRAMES).chain(hooks) {
         let sections: Vec<_> = elf
             .sections
             .iter()

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Where each section goes.
 
 use super::{DependencyChecked, Findings, Loader};
@@ -19,6 +21,7 @@ pub struct LaidOut<'a> {
     pub(super) findings: Findings,
     pub(super) elf: Elf<'a>,
     pub(super) build_id: &'a [u8],
+    pub(super) depends: &'a [u8],
     pub(super) image: Image,
     /// The address of each section that is loaded.
     pub(super) addresses: Vec<Option<u64>>,
@@ -35,6 +38,7 @@ impl<'a> DependencyChecked<'a> {
             mut findings,
             elf,
             build_id,
+            depends,
         } = self;
         let problems = &mut findings.problems;
         let mut sizes = [0_u64; 3];
@@ -82,27 +86,27 @@ impl<'a> DependencyChecked<'a> {
 
         let pages = sizes.map(|size| size.next_multiple_of(PAGE));
         let total: u64 = pages.iter().sum();
-        let base = loader.stack.next_base(loader.host);
-        let available = loader
-            .host
-            .payload_area()
-            .end
-            .saturating_sub(base)
-            .min(MAX_IMAGE);
-        if total > available {
-            problems.push(Problem::NoMemory {
+        if total > MAX_IMAGE {
+            problems.push(Problem::TooLarge {
                 size: total,
-                available,
+                limit: MAX_IMAGE,
             });
             return Err(findings.refuse());
         }
+        let Some(memory) = loader.host.allocate(total.max(PAGE)) else {
+            problems.push(Problem::NoMemory { size: total });
+            return Err(findings.refuse());
+        };
 
-        let mut image = Image::default();
-        let mut next = base;
+        let mut next = memory.base();
+        let mut image = Image {
+            spans: Default::default(),
+            memory,
+        };
         for ((span, size), pages) in image.spans.iter_mut().zip(sizes).zip(pages) {
             span.base = next;
             span.bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-            next += pages;
+            next = next.saturating_add(pages);
         }
         let mut addresses = vec![None; elf.sections.len()];
         for ((section, place), address) in elf.sections.iter().zip(places).zip(&mut addresses) {
@@ -122,6 +126,7 @@ impl<'a> DependencyChecked<'a> {
             findings,
             elf,
             build_id,
+            depends,
             image,
             addresses,
         })

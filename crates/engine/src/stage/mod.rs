@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The stages of loading a payload.
 
 mod depend;
@@ -16,7 +18,9 @@ pub use resolve::Resolved;
 pub use verify::{Function, Verified};
 
 use crate::problem::{Problems, Refusal};
+use crate::stack::Id;
 use crate::{Host, Stack};
+use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 
 /// What is accepted beyond what every host accepts.
@@ -56,10 +60,12 @@ impl<H: Host> Loader<'_, H> {
 }
 
 /// What goes through all stages: the payload's name and what was found so far.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Findings {
     payload: String,
     problems: Problems,
+    /// Payloads that this one cannot be without.
+    uses: BTreeSet<Id>,
 }
 
 impl Findings {
@@ -67,6 +73,7 @@ impl Findings {
         Self {
             payload: payload.to_string(),
             problems: Problems::default(),
+            uses: BTreeSet::new(),
         }
     }
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! From bytes to a well-formed ELF file.
 
 use super::Findings;

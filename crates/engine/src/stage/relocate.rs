@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Fills in what depends on addresses.
 
 use super::resolve::Target;
@@ -19,6 +21,7 @@ pub struct Relocated<'a> {
     pub(super) findings: Findings,
     pub(super) elf: Elf<'a>,
     pub(super) build_id: &'a [u8],
+    pub(super) depends: &'a [u8],
     pub(super) image: Image,
     pub(super) addresses: Vec<Option<u64>>,
     pub(super) targets: Vec<Target>,
@@ -35,6 +38,7 @@ impl<'a> Resolved<'a> {
             findings,
             elf,
             build_id,
+            depends,
             image,
             addresses,
             targets,
@@ -43,6 +47,7 @@ impl<'a> Resolved<'a> {
             findings,
             elf,
             build_id,
+            depends,
             image,
             addresses,
             targets,

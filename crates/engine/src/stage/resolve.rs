@@ -1,10 +1,14 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Which address each symbol has.
 
 use super::{Findings, LaidOut, Loader};
 use crate::elf::{Elf, SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF};
 use crate::image::Image;
 use crate::problem::Problem;
+use crate::stack::Id;
 use crate::{Host, Region};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 /// What a symbol stands for.
@@ -26,6 +30,7 @@ pub struct Resolved<'a> {
     pub(super) findings: Findings,
     pub(super) elf: Elf<'a>,
     pub(super) build_id: &'a [u8],
+    pub(super) depends: &'a [u8],
     pub(super) image: Image,
     pub(super) addresses: Vec<Option<u64>>,
     pub(super) targets: Vec<Target>,
@@ -40,15 +45,16 @@ impl<'a> LaidOut<'a> {
             mut findings,
             elf,
             build_id,
+            depends,
             image,
             addresses,
         } = self;
-        let problems = &mut findings.problems;
+        let Findings { problems, uses, .. } = &mut findings;
         let mut targets = Vec::with_capacity(elf.symbols.len());
         for (index, symbol) in elf.symbols.iter().enumerate() {
             let target = match symbol.section {
                 _ if index == 0 => Target::Unknown,
-                SHN_UNDEF => lookup(loader, symbol.name).unwrap_or_else(|| {
+                SHN_UNDEF => lookup(loader, symbol.name, uses).unwrap_or_else(|| {
                     problems.push(Problem::UnknownSymbol {
                         index,
                         symbol: symbol.text(),
@@ -92,6 +98,7 @@ impl<'a> LaidOut<'a> {
             findings,
             elf,
             build_id,
+            depends,
             image,
             addresses,
             targets,
@@ -99,16 +106,16 @@ impl<'a> LaidOut<'a> {
     }
 }
 
-fn lookup(loader: &Loader<'_, impl Host>, name: &[u8]) -> Option<Target> {
+fn lookup(loader: &Loader<'_, impl Host>, name: &[u8], uses: &mut BTreeSet<Id>) -> Option<Target> {
     if name.is_empty() {
         return None;
     }
     match loader.host.lookup_symbol(name).filter(|addr| *addr != 0) {
         Some(addr) if loader.host.region(addr) == Region::Init => Some(Target::Init(addr)),
         Some(addr) => Some(Target::Address(addr)),
-        None => loader
-            .stack
-            .symbol(name)
-            .map(|(_, addr)| Target::Address(addr)),
+        None => loader.stack.symbol(name).map(|(owner, addr)| {
+            uses.insert(owner);
+            Target::Address(addr)
+        }),
     }
 }

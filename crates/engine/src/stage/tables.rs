@@ -1,12 +1,18 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The tables that the hypervisor uses while the payload is loaded: hooks, bug
 //! frames, alternatives, exceptions and the description.
 
 use super::{Loader, Relocated};
 use crate::elf::Section;
-use crate::format::{self, BUG_FRAMES, Bytes, HOOK_LISTS, HOOKS};
+use crate::format::{self, BUG_FRAMES, Bytes, HOOKS};
+use crate::host::Hook;
 use crate::problem::{Problem, Problems};
+use crate::stack::{Hooks, Id};
 use crate::x86_64::{ALTERNATIVE_SIZE, Alternative};
 use crate::{Host, Region};
+use alloc::collections::BTreeSet;
+use core::ops::Range;
 use xsplice_abi::payload::section;
 
 /// A section with the address and the bytes it has after relocation.
@@ -45,6 +51,17 @@ impl<'a, 'e> Table<'a, 'e> {
     }
 }
 
+/// Addresses of the tables that the hypervisor takes over; empty where there
+/// is none.
+#[derive(Clone, Debug)]
+pub(super) struct Tables {
+    pub(super) funcs: Range<u64>,
+    pub(super) alternatives: Range<u64>,
+    pub(super) exceptions: Range<u64>,
+    pub(super) bug_frames: [Range<u64>; 4],
+    pub(super) metadata: Range<u64>,
+}
+
 impl<'e> Relocated<'e> {
     /// The section called `name` as it will be in memory.
     pub(super) fn table(&self, name: &str, problems: &mut Problems) -> Option<Table<'_, 'e>> {
@@ -70,19 +87,21 @@ impl<'e> Relocated<'e> {
         usize::try_from(len).is_ok_and(|len| self.image.text().contains(addr, len))
     }
 
-    /// Hooks must be there where their sections are, and must be code.
-    pub(super) fn check_hooks(
+    /// The hooks, which must be code; `None` when the payload has no section
+    /// of hooks.
+    pub(super) fn hooks(
         &self,
         loader: &Loader<'_, impl Host>,
+        uses: &mut BTreeSet<Id>,
         problems: &mut Problems,
-    ) -> bool {
-        let mut any = false;
-        for name in HOOK_LISTS.iter().chain(&HOOKS) {
+    ) -> Option<Hooks> {
+        let mut hooks = None;
+        for (name, hook) in HOOKS {
             let Some(table) = self.table(name, problems) else {
                 continue;
             };
-            any = true;
-            let single = HOOKS.contains(name);
+            let hooks = hooks.get_or_insert_with(Hooks::default);
+            let single = !matches!(hook, Hook::Load | Hook::Unload);
             if table.bytes.is_empty() {
                 problems.push(Problem::Empty {
                     section: table.section.id(),
@@ -97,10 +116,13 @@ impl<'e> Relocated<'e> {
             }
             for (index, _, bytes) in table.entries(8, "a multiple of 8 (pointers)", problems) {
                 let addr = Bytes(bytes).u64(0).unwrap_or(0);
-                // Xen takes a single hook that is zero for one that is not there.
+                if single && addr == 0 {
+                    // Xen takes it for one that is not there.
+                    continue;
+                }
                 let code =
                     self.in_text(addr, 1) || loader.stack.region(loader.host, addr) == Region::Text;
-                if !(code || single && addr == 0) {
+                if !code {
                     let section = table.section.id();
                     problems.push(Problem::HookAddress {
                         section,
@@ -108,9 +130,36 @@ impl<'e> Relocated<'e> {
                         addr,
                     });
                 }
+                uses.extend(loader.stack.owner(addr));
+                match hook {
+                    Hook::Load => hooks.load.push(addr),
+                    Hook::Unload => hooks.unload.push(addr),
+                    single => {
+                        hooks.single.insert(single, addr);
+                    }
+                }
             }
         }
-        any
+        hooks
+    }
+
+    /// Where the tables are that the hypervisor takes over.
+    pub(super) fn tables(&self) -> Tables {
+        let range = |name: &str| {
+            let section = self.elf.section(name);
+            let found = section.and_then(|section| {
+                let start = (*self.addresses.get(section.index)?)?;
+                Some(start..start.checked_add(section.size)?)
+            });
+            found.unwrap_or_default()
+        };
+        Tables {
+            funcs: range(section::FUNCS),
+            alternatives: range(format::ALTERNATIVES),
+            exceptions: range(format::EX_TABLE),
+            bug_frames: BUG_FRAMES.map(range),
+            metadata: range(section::MODINFO),
+        }
     }
 
     pub(super) fn check_tables(&self, problems: &mut Problems) {

@@ -1,20 +1,24 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! What the payload patches, and whether it can.
 
 use super::resolve::Target;
+use super::tables::Tables;
 use super::{Findings, Loader, Relocated};
 use crate::elf::{SHF_MERGE, SHF_WRITE};
-use crate::format::{Bytes, FUNC_SIZE, MAX_NAME, NOP_LIMIT};
+use crate::format::{Bytes, FUNC_SIZE, MAX_IMAGE, MAX_NAME, NOP_LIMIT};
+use crate::host::{Description, State, Symbol};
 use crate::image::{Image, Span};
-use crate::problem::{Problem, Problems, Refusal, Severity, text};
-use crate::stack::Loaded;
-use crate::{Errno, Host, Region, x86_64};
+use crate::problem::{Problem, Problems, Refusal, text};
+use crate::stack::{Hooks, Id, Loaded, Times};
+use crate::{Host, Region, Stack, x86_64};
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use sha2::{Digest as _, Sha256};
-use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION, section};
+use core::mem::offset_of;
+use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
 use xsplice_abi::preimage::{self, Preimage};
 use zerocopy::FromBytes as _;
 
@@ -35,14 +39,22 @@ pub struct Function {
     pub patch_offset: u32,
 }
 
-/// A payload that passed every check and can be put on the stack.
+/// A payload that passed every check and can be put on the stack. Dropping it
+/// gives its memory back.
 #[derive(Debug)]
 pub struct Verified {
     findings: Findings,
     build_id: Vec<u8>,
+    depends: Vec<u8>,
     image: Image,
     functions: Vec<Function>,
-    symbols: BTreeMap<Vec<u8>, u64>,
+    expectations: Vec<Expectation>,
+    preimages: Vec<Preimage>,
+    hooks: Hooks,
+    tables: Tables,
+    symbols: Vec<Symbol>,
+    /// The new ones by their names as they are.
+    new_symbols: BTreeMap<Vec<u8>, u64>,
     metadata: Vec<String>,
     writable_data: bool,
 }
@@ -52,14 +64,6 @@ impl Verified {
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.findings.problems.list
-    }
-
-    /// Whether applying it now would succeed, its hooks aside.
-    #[must_use]
-    pub fn applies(&self) -> bool {
-        self.problems()
-            .iter()
-            .all(|problem| problem.severity() < Severity::NotApplied)
     }
 
     /// The functions it patches.
@@ -87,32 +91,78 @@ impl Verified {
         !self.writable_data
     }
 
-    pub(crate) fn into_loaded(self) -> Loaded {
-        Loaded {
-            applied: self.applies(),
-            writes: self.functions.iter().map(Function::patch).collect(),
+    /// Copies it into the hypervisor's memory, hands its tables over, protects
+    /// its pages and puts it on the stack.
+    pub(crate) fn install(mut self, stack: &mut Stack) -> Result<(), Refusal> {
+        let [text, data, read_only] = self.image.spans.each_ref().map(Span::range);
+        let tables = self.tables;
+        let description = Description {
+            name: &self.findings.payload,
+            text: text.clone(),
+            data,
+            read_only,
+            funcs: tables.funcs,
+            functions: &self.functions,
+            alternatives: tables.alternatives,
+            exceptions: tables.exceptions,
+            bug_frames: tables.bug_frames,
+            build_id: &self.build_id,
+            depends: &self.depends,
+            metadata: tables.metadata,
+            symbols: &self.symbols,
+        };
+        self.image.copy();
+        let registered = self.image.memory.register(&description);
+        for (what, result) in [
+            ("take over its tables", registered),
+            (
+                "protect its pages",
+                registered.and_then(|()| self.image.protect()),
+            ),
+        ] {
+            if let Err(errno) = result {
+                self.findings
+                    .problems
+                    .push(Problem::Hypervisor { what, errno });
+                return Err(self.findings.refuse());
+            }
+        }
+        let loaded = Loaded {
+            id: stack.next_id(),
             name: self.findings.payload,
             build_id: self.build_id,
-            image: self.image,
-            symbols: self.symbols,
-        }
+            depends: self.depends,
+            memory: self.image.memory,
+            text,
+            patched: vec![false; self.functions.len()],
+            patches: Vec::new(),
+            functions: self.functions,
+            expectations: self.expectations,
+            preimages: self.preimages,
+            hooks: self.hooks,
+            metadata: self.metadata,
+            problems: self.findings.problems.list,
+            symbols: self.new_symbols.keys().cloned().collect(),
+            uses: self.findings.uses,
+            writable_data: self.writable_data,
+            reverted: false,
+            state: State::Checked,
+            result: 0,
+            times: Times::default(),
+        };
+        stack.push(loaded, self.new_symbols);
+        Ok(())
     }
 }
 
-impl Function {
-    /// The bytes that applying the patch writes.
-    fn patch(&self) -> Span {
-        let base = self.old_addr.wrapping_add(u64::from(self.patch_offset));
-        let bytes = if self.new_addr == 0 {
-            let len = usize::try_from(self.new_size.saturating_sub(self.patch_offset));
-            vec![0x90; len.unwrap_or(0)]
-        } else {
-            x86_64::displacement(base, self.new_addr)
-                .map(x86_64::jump)
-                .unwrap_or_default()
-        };
-        Span { base, bytes }
-    }
+/// One entry of `.livepatch.funcs`.
+struct Record {
+    /// Its number, of those in the section.
+    index: usize,
+    /// Its own address.
+    addr: u64,
+    function: Function,
+    expectation: Expectation,
 }
 
 impl Relocated<'_> {
@@ -122,20 +172,23 @@ impl Relocated<'_> {
     /// [`Refusal`] with every problem of this and of all stages before it.
     pub fn verify(mut self, loader: &Loader<'_, impl Host>) -> Result<Verified, Refusal> {
         let mut problems = core::mem::take(&mut self.findings.problems);
-        let functions = self.functions(loader, &mut problems);
-        let hooks = self.check_hooks(loader, &mut problems);
-        if functions.is_none() && !hooks {
+        let mut uses = core::mem::take(&mut self.findings.uses);
+        let records = self.functions(loader, &mut uses, &mut problems);
+        let hooks = self.hooks(loader, &mut uses, &mut problems);
+        if records.is_none() && hooks.is_none() {
             problems.push(Problem::NothingToDo);
         }
-        let functions = functions.unwrap_or_default();
-        overlaps(&functions, &mut problems);
-        self.check_preimages(loader, &mut problems);
+        let records = records.unwrap_or_default();
+        overlaps(&records, &mut problems);
+        let preimages = self.preimages(&mut problems);
         self.check_tables(&mut problems);
-        let symbols = self.new_symbols(loader, &functions, &mut problems);
-        let functions = functions
+        let (symbols, new_symbols) = self.symbols(loader, &records, &mut problems);
+        self.fill_in_addresses(&records);
+        let tables = self.tables();
+        let (functions, expectations) = records
             .into_iter()
-            .map(|(_, function)| function)
-            .collect();
+            .map(|record| (record.function, record.expectation))
+            .unzip();
         let refused = problems.refused();
         let metadata = self.metadata();
         let writable_data = self.elf.sections.iter().any(|section| {
@@ -147,6 +200,7 @@ impl Relocated<'_> {
         let findings = Findings {
             payload: self.findings.payload,
             problems,
+            uses,
         };
         if refused {
             return Err(findings.refuse());
@@ -154,35 +208,50 @@ impl Relocated<'_> {
         Ok(Verified {
             findings,
             build_id: self.build_id.to_owned(),
+            depends: self.depends.to_owned(),
             image: self.image,
             functions,
+            expectations,
+            preimages,
+            hooks: hooks.unwrap_or_default(),
+            tables,
             symbols,
+            new_symbols,
             metadata,
             writable_data,
         })
     }
 
-    /// What the preimage notes say of the old functions must be so.
-    fn check_preimages(&self, loader: &Loader<'_, impl Host>, problems: &mut Problems) {
+    /// What the old functions must be, as the preimage notes say.
+    fn preimages(&self, problems: &mut Problems) -> Vec<Preimage> {
         let Some(section) = self.elf.section(preimage::SECTION) else {
-            return;
+            return Vec::new();
         };
+        let section_id = || section.id();
         let Some(notes) = Preimage::read_all(section.data) else {
-            problems.push(Problem::PreimageDamaged {
-                section: section.id(),
-            });
-            return;
+            let section = section_id();
+            problems.push(Problem::PreimageDamaged { section });
+            return Vec::new();
         };
-        for note in notes {
-            let size = usize::try_from(note.size).unwrap_or(0);
-            let mut code = vec![0; size];
-            let there = loader.stack.read(loader.host, note.address, &mut code);
-            note.mask(&mut code);
-            if !there || Sha256::digest(&code)[..] != note.hash {
-                problems.push(Problem::Preimage {
-                    addr: note.address,
-                    size: note.size,
-                });
+        let size = notes.iter().map(|note| u64::from(note.size)).sum();
+        if size > MAX_IMAGE {
+            let (section, limit) = (section_id(), MAX_IMAGE);
+            problems.push(Problem::PreimageSize {
+                section,
+                size,
+                limit,
+            });
+        }
+        notes
+    }
+
+    /// Writes into each record the address that its name was found at.
+    fn fill_in_addresses(&mut self, records: &[Record]) {
+        const OLD_ADDR: u64 = offset_of!(LivepatchFunc, old_addr) as u64;
+        for record in records {
+            let place = record.addr.wrapping_add(OLD_ADDR);
+            if let Some(field) = self.image.get_mut(place, 8) {
+                field.copy_from_slice(&record.function.old_addr.to_le_bytes());
             }
         }
     }
@@ -199,12 +268,13 @@ impl Relocated<'_> {
             .collect()
     }
 
-    /// The functions, each with its index in the section; `None` without one.
+    /// The functions; `None` without their section.
     fn functions(
         &self,
         loader: &Loader<'_, impl Host>,
+        uses: &mut BTreeSet<Id>,
         problems: &mut Problems,
-    ) -> Option<Vec<(usize, Function)>> {
+    ) -> Option<Vec<Record>> {
         self.elf.section(section::FUNCS)?;
         let Some(table) = self.table(section::FUNCS, problems) else {
             return Some(Vec::new());
@@ -216,12 +286,21 @@ impl Relocated<'_> {
         }
         let mut functions = Vec::new();
         let expected = "a multiple of 104 (function records)";
-        for (index, _, record) in table.entries(FUNC_SIZE, expected, problems) {
+        for (index, addr, record) in table.entries(FUNC_SIZE, expected, problems) {
             let Ok(record) = LivepatchFunc::read_from_bytes(record) else {
                 continue;
             };
-            match self.function(loader, index, &record, problems) {
-                Ok(function) => functions.push((index, function)),
+            match self.function(loader, index, &record) {
+                Ok(function) => {
+                    uses.extend(loader.stack.owner(function.old_addr));
+                    uses.extend(loader.stack.owner(function.new_addr));
+                    functions.push(Record {
+                        index,
+                        addr,
+                        function,
+                        expectation: record.expect,
+                    });
+                }
                 Err(problem) => problems.push(problem),
             }
         }
@@ -233,7 +312,6 @@ impl Relocated<'_> {
         loader: &Loader<'_, impl Host>,
         index: usize,
         record: &LivepatchFunc,
-        problems: &mut Problems,
     ) -> Result<Function, Problem> {
         let name = self.string(loader, record.name.get());
         let function = || name.as_deref().map(text).unwrap_or_default();
@@ -295,7 +373,7 @@ impl Relocated<'_> {
             }
         }
         let mut first = [0; 4];
-        if !loader.stack.read(loader.host, old_addr, &mut first) {
+        if !loader.host.read(old_addr, &mut first) {
             let (function, addr) = (function(), old_addr);
             return Err(Problem::OldAddress {
                 index,
@@ -364,12 +442,8 @@ impl Relocated<'_> {
                 });
             }
         }
-        if let Err(problem) = expectation(loader, index, &function(), old_addr, record) {
-            problems.push(problem);
-        }
-        let name = function();
         Ok(Function {
-            name,
+            name: function(),
             old_addr,
             old_size,
             new_addr,
@@ -392,10 +466,7 @@ impl Relocated<'_> {
         let mut string = Vec::new();
         for offset in 0..=MAX_NAME as u64 {
             let mut byte = [0];
-            if !loader
-                .stack
-                .read(loader.host, addr.wrapping_add(offset), &mut byte)
-            {
+            if !loader.host.read(addr.wrapping_add(offset), &mut byte) {
                 return None;
             }
             match byte {
@@ -406,18 +477,22 @@ impl Relocated<'_> {
         None
     }
 
-    /// Symbols that later payloads can refer to. Their names must be new.
-    fn new_symbols(
+    /// The symbols in sections that are loaded, and those of them that later
+    /// payloads can refer to. Their names must be new.
+    fn symbols(
         &self,
         loader: &Loader<'_, impl Host>,
-        functions: &[(usize, Function)],
+        records: &[Record],
         problems: &mut Problems,
-    ) -> BTreeMap<Vec<u8>, u64> {
-        let replaced: BTreeSet<u64> = functions
+    ) -> (Vec<Symbol>, BTreeMap<Vec<u8>, u64>) {
+        let replaced: BTreeSet<u64> = records
             .iter()
-            .map(|(_, function)| function.new_addr)
+            .map(|record| record.function.new_addr)
             .collect();
-        let mut symbols = BTreeMap::new();
+        // On top of nothing, while there is something: only replace applies it,
+        // and then what has the same name is gone.
+        let only_replaces = self.depends == loader.host.build_id() && loader.stack.top().is_some();
+        let (mut symbols, mut new_symbols) = (Vec::new(), BTreeMap::new());
         for (index, (symbol, target)) in self.elf.symbols.iter().zip(&self.targets).enumerate() {
             let (Some(section), &Target::Address(addr)) =
                 (self.elf.sections.get(usize::from(symbol.section)), target)
@@ -439,15 +514,23 @@ impl Relocated<'_> {
                     limit,
                 });
             }
-            if replaced.contains(&addr) {
+            let new = !replaced.contains(&addr);
+            symbols.push(Symbol {
+                name: symbol.text(),
+                addr,
+                size: symbol.size,
+                new,
+            });
+            if !new {
                 continue;
             }
             let owner = match loader.host.lookup_symbol(symbol.name) {
                 Some(found) if found != 0 => Some("the hypervisor".to_owned()),
+                _ if only_replaces => None,
                 _ => loader
                     .stack
                     .symbol(symbol.name)
-                    .map(|(owner, _)| owner.name.clone()),
+                    .and_then(|(owner, _)| Some(loader.stack.get(owner)?.name.clone())),
             };
             match owner {
                 Some(owner) => {
@@ -459,69 +542,30 @@ impl Relocated<'_> {
                     });
                 }
                 None => {
-                    symbols.entry(symbol.name.to_vec()).or_insert(addr);
+                    new_symbols.entry(symbol.name.to_vec()).or_insert(addr);
                 }
             }
         }
-        symbols
+        (symbols, new_symbols)
     }
-}
-
-/// Whether the old function has the bytes that the payload was made for.
-fn expectation(
-    loader: &Loader<'_, impl Host>,
-    index: usize,
-    function: &str,
-    addr: u64,
-    record: &LivepatchFunc,
-) -> Result<(), Problem> {
-    let expect = &record.expect;
-    if !expect.enabled() {
-        return Ok(());
-    }
-    let invalid = |what, errno| {
-        Err(Problem::ExpectationInvalid {
-            index,
-            function: function.to_owned(),
-            what,
-            errno,
-        })
-    };
-    if expect.reserved() != 0 {
-        return invalid("reserved bits set", Errno::EINVAL);
-    }
-    if expect.len() as u64 > u64::from(record.old_size.get()) {
-        return invalid("more bytes than the function has", Errno::ERANGE);
-    }
-    let expected = expect.data.get(..expect.len()).unwrap_or(&expect.data);
-    let mut actual = vec![0; expected.len()];
-    if loader.stack.read(loader.host, addr, &mut actual) && actual == expected {
-        return Ok(());
-    }
-    Err(Problem::Expectation {
-        index,
-        function: function.to_owned(),
-        addr,
-        expected: expected.to_vec(),
-        actual,
-    })
 }
 
 /// Two records for the same bytes: the second trampoline would go over the first.
-fn overlaps(functions: &[(usize, Function)], problems: &mut Problems) {
-    let mut sorted: Vec<_> = functions.iter().collect();
-    sorted.sort_unstable_by_key(|(index, function)| (function.old_addr, *index));
+fn overlaps(records: &[Record], problems: &mut Problems) {
+    let mut sorted: Vec<_> = records.iter().collect();
+    sorted.sort_unstable_by_key(|record| (record.function.old_addr, record.index));
     for pair in sorted.windows(2) {
-        let [(first, a), (second, b)] = pair else {
+        let [a, b] = pair else {
             continue;
         };
-        if b.old_addr - a.old_addr < u64::from(a.old_size) {
+        let addr = b.function.old_addr;
+        if addr - a.function.old_addr < u64::from(a.function.old_size) {
             problems.push(Problem::FuncOverlap {
-                first: *first,
-                first_name: a.name.clone(),
-                second: *second,
-                second_name: b.name.clone(),
-                addr: b.old_addr,
+                first: a.index,
+                first_name: a.function.name.clone(),
+                second: b.index,
+                second_name: b.function.name.clone(),
+                addr,
             });
         }
     }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! A made-up hypervisor, and payloads for it written section by section.
 #![allow(dead_code, reason = "each test program uses a part of this module")]
 
@@ -6,12 +8,16 @@ use object::{
     Architecture, BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind,
     SymbolFlags, SymbolKind, SymbolScope, elf,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::ops::Range;
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xsplice_abi::note::build_id_note;
 use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
-use xsplice_engine::{Host, Loader, Policy, Refusal, Region, Stack, Verified};
+use xsplice_engine::{
+    Absent, Area, Description, Engine, Errno, Hook, Host, Loader, Policy, Protection, Refusal,
+    Region, Resident, Stack, Status, Verified,
+};
 use zerocopy::IntoBytes as _;
 
 pub(crate) const TEXT: u64 = 0xffff_82d0_4020_0000;
@@ -23,9 +29,49 @@ pub(crate) const XEN_ID: [u8; 20] = [0x11; 20];
 pub(crate) const OWN_ID: [u8; 20] = [0x22; 20];
 
 /// One page of text, one of init text, a little room for payloads.
+#[derive(Clone)]
 pub(crate) struct Hypervisor {
-    text: Vec<u8>,
     symbols: HashMap<&'static [u8], u64>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+/// What can be compared before and after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(crate) text: Vec<u8>,
+    pub(crate) payloads: BTreeMap<u64, Vec<u8>>,
+    pub(crate) open: bool,
+}
+
+pub(crate) struct Memory {
+    pub(crate) machine: Machine,
+    area: Area,
+    /// Calls until the one that fails.
+    pub(crate) fail_in: Option<u32>,
+    pub(crate) calls: u32,
+    /// Hooks that were called, with what their payload's build-id begins with.
+    pub(crate) hooks: Vec<(Hook, u8)>,
+    /// What a hook of this kind returns, and which functions it says it patched.
+    pub(crate) hook_fails: Option<Hook>,
+    in_window: bool,
+}
+
+impl Memory {
+    /// Whether this call is the one that fails.
+    fn fails(&mut self) -> bool {
+        self.calls += 1;
+        self.fail_in == Some(self.calls)
+    }
+
+    fn bytes(&mut self, addr: u64, len: usize) -> Option<&mut [u8]> {
+        let Machine { text, payloads, .. } = &mut self.machine;
+        let (base, bytes) = match payloads.range_mut(..=addr).next_back() {
+            Some((base, bytes)) if addr - base < bytes.len() as u64 => (*base, bytes),
+            _ => (TEXT, text),
+        };
+        let start = usize::try_from(addr.checked_sub(base)?).ok()?;
+        bytes.get_mut(start..start.checked_add(len)?)
+    }
 }
 
 impl Hypervisor {
@@ -38,7 +84,32 @@ impl Hypervisor {
             (b"endbr_target", ENDBR_TARGET),
             (b"at_boot", INIT),
         ]);
-        Self { text, symbols }
+        let memory = Memory {
+            machine: Machine {
+                text,
+                payloads: BTreeMap::new(),
+                open: false,
+            },
+            area: Area::new(PAYLOADS..PAYLOADS + (8 << 20)),
+            fail_in: None,
+            calls: 0,
+            hooks: Vec::new(),
+            hook_fails: None,
+            in_window: false,
+        };
+        Self {
+            symbols,
+            memory: Arc::new(Mutex::new(memory)),
+        }
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything that an action could change.
+    pub(crate) fn machine(&self) -> Machine {
+        self.memory().machine.clone()
     }
 }
 
@@ -60,33 +131,166 @@ impl Host for Hypervisor {
     }
 
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
-        let start = addr
-            .checked_sub(TEXT)
-            .and_then(|at| usize::try_from(at).ok());
-        let bytes = start.and_then(|at| self.text.get(at..at.checked_add(buf.len())?));
-        if let Some(bytes) = bytes {
+        let mut memory = self.memory();
+        let bytes = memory.bytes(addr, buf.len());
+        if let Some(bytes) = &bytes {
             buf.copy_from_slice(bytes);
         }
         bytes.is_some()
     }
 
-    fn payload_area(&self) -> Range<u64> {
-        PAYLOADS..PAYLOADS + (8 << 20)
+    fn allocate(&self, size: u64) -> Option<Box<dyn Resident>> {
+        let mut memory = self.memory();
+        if memory.fails() {
+            return None;
+        }
+        let base = memory.area.allocate(size)?;
+        let bytes = vec![0; usize::try_from(size).unwrap()];
+        memory.machine.payloads.insert(base, bytes);
+        Some(Box::new(Place {
+            base,
+            build_id: 0,
+            memory: Arc::clone(&self.memory),
+        }))
+    }
+
+    fn rendezvous(&self, _timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
+        if self.memory().fails() {
+            return Err(Absent {
+                step: "not all are waiting",
+                cpus: vec![3],
+            });
+        }
+        self.memory().in_window = true;
+        window();
+        self.memory().in_window = false;
+        Ok(())
+    }
+
+    fn open_text(&self) -> Result<(), Errno> {
+        let mut memory = self.memory();
+        assert!(memory.in_window && !memory.machine.open);
+        if memory.fails() {
+            return Err(Errno::EBUSY);
+        }
+        memory.machine.open = true;
+        Ok(())
+    }
+
+    fn write_text(&self, addr: u64, bytes: &[u8]) {
+        let mut memory = self.memory();
+        assert!(memory.in_window && memory.machine.open);
+        let place = memory.bytes(addr, bytes.len()).expect("text is written");
+        place.copy_from_slice(bytes);
+    }
+
+    fn close_text(&self) {
+        let mut memory = self.memory();
+        assert!(memory.in_window && memory.machine.open);
+        memory.machine.open = false;
+    }
+
+    fn now(&self) -> u64 {
+        u64::from(self.memory().calls)
+    }
+
+    fn log(&self, line: fmt::Arguments<'_>) {
+        assert!(!self.memory().in_window, "{line}");
+    }
+
+    fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
+        panic!("fatal: {what}")
     }
 }
 
-pub(crate) fn load_on(stack: &Stack, file: &[u8]) -> Result<Verified, Refusal> {
-    static HOST: LazyLock<Hypervisor> = LazyLock::new(Hypervisor::new);
+/// A payload's memory.
+struct Place {
+    base: u64,
+    build_id: u8,
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.base)
+    }
+}
+
+impl Place {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Resident for Place {
+    fn base(&self) -> u64 {
+        self.base
+    }
+
+    fn write(&mut self, addr: u64, bytes: &[u8]) {
+        let mut memory = self.memory();
+        let place = memory.bytes(addr, bytes.len()).expect("it is inside");
+        place.copy_from_slice(bytes);
+    }
+
+    fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno> {
+        self.build_id = payload.build_id[0];
+        match self.memory().fails() {
+            true => Err(Errno::ENOSPC),
+            false => Ok(()),
+        }
+    }
+
+    fn protect(&mut self, range: Range<u64>, _protection: Protection) -> Result<(), Errno> {
+        assert!(range.start.is_multiple_of(0x1000) && range.end.is_multiple_of(0x1000));
+        match self.memory().fails() {
+            true => Err(Errno::EFAULT),
+            false => Ok(()),
+        }
+    }
+
+    fn call(&mut self, hook: Hook, _addr: u64, status: &mut Status<'_>) -> Result<(), Errno> {
+        let mut memory = self.memory();
+        let in_window = matches!(hook, Hook::Load | Hook::Unload | Hook::Apply | Hook::Revert);
+        assert_eq!(memory.in_window, in_window, "{hook}");
+        memory.hooks.push((hook, self.build_id));
+        let returns = !matches!(
+            hook,
+            Hook::Load | Hook::Unload | Hook::PostApply | Hook::PostRevert
+        );
+        if returns && (memory.fails() || memory.hook_fails == Some(hook)) {
+            return Err(Errno::EPERM);
+        }
+        match hook {
+            Hook::Apply => status.applied.fill(true),
+            Hook::Revert => status.applied.fill(false),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let base = self.base;
+        let mut memory = self.memory();
+        memory.area.free(base);
+        memory.machine.payloads.remove(&base);
+    }
+}
+
+pub(crate) fn load(file: &[u8]) -> Result<Verified, Refusal> {
     Loader {
-        host: &*HOST,
-        stack,
+        host: &Hypervisor::new(),
+        stack: &Stack::new(),
         policy: Policy::Stock,
     }
     .load("test", file)
 }
 
-pub(crate) fn load(file: &[u8]) -> Result<Verified, Refusal> {
-    load_on(&Stack::new(), file)
+/// An engine on a fresh hypervisor.
+pub(crate) fn engine() -> Engine<Hypervisor> {
+    Engine::new(Hypervisor::new(), Policy::Stock)
 }
 
 /// One function record; `old_addr` 0 and a name is how it is looked up.
@@ -150,12 +354,28 @@ impl Payload {
 
     /// With the three notes that every payload has.
     pub(crate) fn new(functions: &[Func]) -> Self {
+        Self::on(&XEN_ID, &OWN_ID, functions)
+    }
+
+    /// A payload with build-id `own` that goes on top of `depends`.
+    pub(crate) fn on(depends: &[u8], own: &[u8], functions: &[Func]) -> Self {
         let mut payload = Self::bare();
-        payload.note(section::BUILD_ID, &OWN_ID);
-        payload.note(section::DEPENDS, &XEN_ID);
+        payload.note(section::BUILD_ID, own);
+        payload.note(section::DEPENDS, depends);
         payload.note(section::XEN_DEPENDS, &XEN_ID);
         payload.functions(functions);
         payload
+    }
+
+    /// Adds hooks of one kind, all of them the new code.
+    pub(crate) fn hooks(mut self, name: &str, count: u64) -> Self {
+        let bytes = vec![0; usize::try_from(count * 8).unwrap()];
+        let section = self.section(name, SectionKind::ReadOnlyData, &bytes, 8);
+        let code = self.new_code;
+        for index in 0..count {
+            self.relocation(section, index * 8, 1, code, 0);
+        }
+        self
     }
 
     pub(crate) fn note(&mut self, name: &str, id: &[u8]) {

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Actions on payloads, each of them a transaction.
+
+mod failure;
+mod prepare;
+mod window;
+
+pub use failure::{Cause, Failure};
+
+use crate::format::MAX_NAME;
+use crate::host::{Hook, State};
+use crate::problem::{Problem, Refusal};
+use crate::stack::{Id, Loaded, Times};
+use crate::{Errno, Host, Loader, Policy, Stack};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+/// What can be done with a loaded payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Take it out of memory.
+    Unload,
+    /// Put the functions back that it patches.
+    Revert,
+    /// Patch the functions.
+    Apply,
+    /// Revert everything that is applied, and apply it.
+    Replace,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unload => "unload",
+            Self::Revert => "revert",
+            Self::Apply => "apply",
+            Self::Replace => "replace",
+        })
+    }
+}
+
+/// How an action is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Apply, whatever is on top of the stack (`LIVEPATCH_ACTION_APPLY_NODEPS`).
+    /// That the payload is for this hypervisor was checked when it was loaded.
+    pub nodeps: bool,
+    /// How long the CPUs may take to come together, in nanoseconds; 0 for
+    /// [`Engine::DEFAULT_TIMEOUT`].
+    pub timeout: u32,
+}
+
+/// How far [`Engine::start`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// It is done, or there was nothing to do: the payload is in the state that
+    /// the action leads to.
+    Done,
+    /// All is prepared; [`Engine::run`] does it.
+    Pending,
+}
+
+/// Live patching of one hypervisor.
+#[derive(Debug)]
+pub struct Engine<H> {
+    host: H,
+    policy: Policy,
+    stack: Stack,
+    pending: Option<Pending>,
+}
+
+/// An action for which everything is prepared.
+#[derive(Debug)]
+struct Pending {
+    action: Action,
+    payload: Id,
+    name: String,
+    /// Payloads to be reverted first, the one on top first.
+    reverts: Vec<Id>,
+    /// Whether it must be looked at again, after the reverts, what is in memory:
+    /// hooks revert, and nobody can tell beforehand what they do.
+    look_again: bool,
+    timeout: u32,
+}
+
+impl<H: Host> Engine<H> {
+    /// Time for the CPUs to come together when none is asked for: 30 ms.
+    pub const DEFAULT_TIMEOUT: u32 = 30_000_000;
+
+    /// Live patching of `host`, on which no payload is loaded.
+    pub const fn new(host: H, policy: Policy) -> Self {
+        Self {
+            host,
+            policy,
+            stack: Stack::new(),
+            pending: None,
+        }
+    }
+
+    /// The hypervisor.
+    pub const fn host(&self) -> &H {
+        &self.host
+    }
+
+    /// The payloads.
+    pub const fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// The payload for which an action is prepared and has not run yet.
+    pub fn pending(&self) -> Option<&str> {
+        self.pending.as_ref().map(|pending| pending.name.as_str())
+    }
+
+    /// Loads the payload `file` under `name`.
+    ///
+    /// # Errors
+    /// [`Refusal`] with every problem that could be found; nothing of the
+    /// payload stays in memory.
+    pub fn upload(&mut self, name: &str, file: &[u8]) -> Result<&Loaded, Refusal> {
+        let refuse = |problem| Refusal {
+            payload: name.to_string(),
+            problems: [problem].into(),
+            more: 0,
+        };
+        let (length, limit) = (name.len(), MAX_NAME);
+        let result = if length == 0 || length > limit {
+            Err(refuse(Problem::Name { length, limit }))
+        } else if self.stack.find(name).is_some() {
+            Err(refuse(Problem::NameTaken))
+        } else {
+            let loader = Loader {
+                host: &self.host,
+                stack: &self.stack,
+                policy: self.policy,
+            };
+            loader
+                .load(name, file)
+                .and_then(|payload| payload.install(&mut self.stack))
+        };
+        match &result {
+            Ok(()) => self.host.log(format_args!("{name}: loaded")),
+            Err(refusal) => self.host.log(format_args!("{refusal}")),
+        }
+        result?;
+        let gone = || refuse(Problem::NothingToDo);
+        self.stack.find(name).ok_or_else(gone)
+    }
+
+    /// Does everything about `action` that can be done while the hypervisor
+    /// runs: checks, the bytes to be written, and the hook that can veto it.
+    /// What needs the window is left to [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`Failure`] when the action is not possible; nothing has changed then,
+    /// what the pre-apply or pre-revert hook did aside.
+    pub fn start(
+        &mut self,
+        name: &str,
+        action: Action,
+        options: Options,
+    ) -> Result<Progress, Failure> {
+        self.prepare(name, action, options).map_err(|cause| {
+            let failure = Failure {
+                payload: name.to_string(),
+                action,
+                cause,
+            };
+            self.host.log(format_args!("{failure}"));
+            failure
+        })
+    }
+
+    fn prepare(&mut self, name: &str, action: Action, options: Options) -> Result<Progress, Cause> {
+        let payload = self.stack.find(name).ok_or(Cause::NoSuchPayload)?;
+        let id = payload.id;
+        if let Some(pending) = &self.pending {
+            let other = pending.name.clone();
+            return Err(Cause::Busy { other });
+        }
+        let veto = match (action, payload.state) {
+            (Action::Unload, State::Checked) => {
+                prepare::unload(&self.stack, id)?;
+                self.stack.remove(id);
+                self.host.log(format_args!("{name}: unloaded"));
+                return Ok(Progress::Done);
+            }
+            (Action::Unload, State::Applied) => return Err(Cause::Applied),
+            (Action::Revert, State::Checked)
+            | (Action::Apply | Action::Replace, State::Applied) => return Ok(Progress::Done),
+            (Action::Revert, State::Applied) => {
+                prepare::revert(&self.stack, id)?;
+                Hook::PreRevert
+            }
+            (Action::Apply | Action::Replace, State::Checked) => {
+                if let Err(cause) = self.prepare_apply(id, action, options) {
+                    if cause == Cause::NeedsReload {
+                        self.set_result(id, Some(Errno::EINVAL));
+                    }
+                    return Err(cause);
+                }
+                Hook::PreApply
+            }
+        };
+        let reverts: Vec<Id> = if action == Action::Replace {
+            self.stack.applied().rev().map(|other| other.id).collect()
+        } else {
+            Vec::new()
+        };
+        if let Some(payload) = self.stack.get_mut(id)
+            && let Some(Err(errno)) = payload.call(veto)
+        {
+            self.set_result(id, Some(errno));
+            return Err(Cause::Hook {
+                owner: name.to_string(),
+                hook: veto,
+                errno,
+            });
+        }
+        let hooked = |other: &Loaded| other.hooks.single.contains_key(&Hook::Revert);
+        self.pending = Some(Pending {
+            action,
+            payload: id,
+            name: name.to_string(),
+            look_again: action == Action::Replace && self.stack.applied().any(hooked),
+            reverts,
+            timeout: match options.timeout {
+                0 => Self::DEFAULT_TIMEOUT,
+                timeout => timeout,
+            },
+        });
+        self.set_result(id, Some(Errno::EAGAIN));
+        Ok(Progress::Pending)
+    }
+
+    fn prepare_apply(&mut self, id: Id, action: Action, options: Options) -> Result<(), Cause> {
+        let patches = prepare::apply(&self.host, &self.stack, id, action, options)?;
+        self.stack.reserve();
+        if let Some(payload) = self.stack.get_mut(id) {
+            payload.patches = patches;
+        }
+        Ok(())
+    }
+
+    /// Runs the action that is prepared, if there is one: stops the CPUs, does
+    /// it, and calls the hook that is to be called afterwards.
+    ///
+    /// # Errors
+    /// [`Failure`]; the payloads and the memory are as they were before then.
+    pub fn run(&mut self) -> Result<(), Failure> {
+        let Some(pending) = self.pending.take() else {
+            return Ok(());
+        };
+        let (host, stack) = (&self.host, &mut self.stack);
+        let mut times = Times::default();
+        let mut outcome = None;
+        let asked = host.now();
+        let met = host.rendezvous(u64::from(pending.timeout), &mut || {
+            let begun = host.now();
+            outcome = Some(window::run(host, stack, &pending));
+            times = Times {
+                waiting: begun.saturating_sub(asked),
+                window: host.now().saturating_sub(begun),
+            };
+        });
+        let Pending {
+            action,
+            payload: id,
+            name,
+            ..
+        } = pending;
+        let result = match (outcome, met) {
+            (Some(outcome), _) => outcome.map_err(|stopped| self.cause(stopped)),
+            (None, Err(absent)) => Err(Cause::Absent(absent)),
+            (None, Ok(())) => Err(Cause::Absent(crate::Absent {
+                step: "the window did not open",
+                cpus: Vec::new(),
+            })),
+        };
+        let result = result.map_err(|cause| Failure {
+            payload: name.clone(),
+            action,
+            cause,
+        });
+        self.set_result(id, result.as_ref().err().map(Failure::errno));
+        if let Some(payload) = self.stack.get_mut(id) {
+            payload.times = times;
+            let hook = match action {
+                Action::Revert => Hook::PostRevert,
+                _ => Hook::PostApply,
+            };
+            // As in Xen: without a window, nothing has happened that it could be after.
+            if outcome.is_some() {
+                let _: Option<Result<(), Errno>> = payload.call(hook);
+                self.stack.adopt(id);
+            }
+        }
+        match &result {
+            Ok(()) => self.host.log(format_args!(
+                "{name}: {action} done; waited {} ns, stopped for {} ns",
+                times.waiting, times.window
+            )),
+            Err(failure) => self.host.log(format_args!("{failure}")),
+        }
+        result
+    }
+
+    /// [`start`](Self::start) and [`run`](Self::run).
+    ///
+    /// # Errors
+    /// As these.
+    pub fn act(&mut self, name: &str, action: Action, options: Options) -> Result<(), Failure> {
+        match self.start(name, action, options)? {
+            Progress::Done => Ok(()),
+            Progress::Pending => self.run(),
+        }
+    }
+
+    fn set_result(&mut self, id: Id, failed: Option<Errno>) {
+        if let Some(payload) = self.stack.get_mut(id) {
+            payload.result = failed.map_or(0, |errno| -errno.0);
+        }
+    }
+
+    fn cause(&self, stopped: window::Stopped) -> Cause {
+        match stopped {
+            window::Stopped::Closed(errno) => Cause::Closed { errno },
+            window::Stopped::Unexpected(index) => Cause::Unexpected { index },
+            window::Stopped::Hook(id, hook, errno) => {
+                let owner = self.stack.get(id).map(|owner| owner.name.clone());
+                Cause::Hook {
+                    owner: owner.unwrap_or_default(),
+                    hook,
+                    errno,
+                }
+            }
+        }
+    }
+}

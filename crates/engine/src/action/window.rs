@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What is done while the CPUs stand still: bytes are written, and the hooks
+//! run that must run then. Nothing here allocates, prints or waits.
+
+use super::{Action, Pending};
+use crate::host::Hook;
+use crate::stack::{Id, Loaded};
+use crate::{Errno, Host, Stack};
+use xsplice_abi::payload::OPAQUE_SIZE;
+
+/// Why an action was not done, or undone.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stopped {
+    /// The text could not be opened.
+    Closed(Errno),
+    /// A hook of this payload failed.
+    Hook(Id, Hook, Errno),
+    /// This function of the payload does not hold what it expects.
+    Unexpected(usize),
+}
+
+/// Does the action, or leaves everything as it was.
+pub(super) fn run<H: Host>(host: &H, stack: &mut Stack, pending: &Pending) -> Result<(), Stopped> {
+    let mut text = Text { host, open: false };
+    let id = pending.payload;
+    if pending.action == Action::Revert {
+        return revert(&mut text, stack, id);
+    }
+    for (done, other) in pending.reverts.iter().enumerate() {
+        if let Err(stopped) = revert(&mut text, stack, *other) {
+            put_back(&mut text, stack, pending.reverts.get(..done));
+            return Err(stopped);
+        }
+    }
+    let looked = if pending.look_again {
+        look_again(host, stack, id)
+    } else {
+        Ok(())
+    };
+    looked
+        .and_then(|()| apply(&mut text, stack, id))
+        .inspect_err(|_| put_back(&mut text, stack, Some(&pending.reverts)))
+}
+
+/// The hypervisor's text, opened when it is first written to.
+struct Text<'h, H: Host> {
+    host: &'h H,
+    open: bool,
+}
+
+impl<H: Host> Text<'_, H> {
+    fn open(&mut self) -> Result<(), Stopped> {
+        if !self.open {
+            self.host.open_text().map_err(Stopped::Closed)?;
+            self.open = true;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if self.open {
+            self.host.close_text();
+            self.open = false;
+        }
+    }
+}
+
+impl<H: Host> Drop for Text<'_, H> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn apply<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
+    if let Some(payload) = stack.get_mut(id) {
+        if !run_in_place(text, payload, Hook::Apply, true)? {
+            text.open()?;
+            run_all(payload, Hook::Load);
+            for (patch, patched) in payload.patches.iter().zip(&mut payload.patched) {
+                if !*patched {
+                    text.host.write_text(patch.addr, patch.new_bytes());
+                    *patched = true;
+                }
+            }
+        }
+        stack.set_applied(id);
+    }
+    Ok(())
+}
+
+fn revert<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
+    if let Some(payload) = stack.get_mut(id) {
+        if !run_in_place(text, payload, Hook::Revert, false)? {
+            text.open()?;
+            for (patch, patched) in payload.patches.iter().zip(&mut payload.patched) {
+                if *patched {
+                    text.host.write_text(patch.addr, patch.old());
+                    *patched = false;
+                }
+            }
+            run_all(payload, Hook::Unload);
+        }
+        stack.set_reverted(id);
+    }
+    Ok(())
+}
+
+/// Runs the hook that stands in for an action, if there is one. It must leave
+/// all functions patched (or not) when it succeeds, and none changed when it fails.
+fn run_in_place<H: Host>(
+    text: &mut Text<'_, H>,
+    payload: &mut Loaded,
+    hook: Hook,
+    patched: bool,
+) -> Result<bool, Stopped> {
+    if !payload.hooks.single.contains_key(&hook) {
+        return Ok(false);
+    }
+    // The hook opens and closes the text itself if it needs to.
+    text.close();
+    let result = payload.call(hook).unwrap_or(Ok(()));
+    let expected = patched == result.is_ok();
+    if payload.patched.iter().any(|patched| *patched != expected) {
+        text.host.fatal(format_args!(
+            "{}: its {hook} hook patched some functions and not others",
+            payload.name
+        ));
+    }
+    match result {
+        Ok(()) => Ok(true),
+        Err(errno) => Err(Stopped::Hook(payload.id, hook, errno)),
+    }
+}
+
+/// Runs the hooks of a kind of which there is any number.
+fn run_all(payload: &mut Loaded, hook: Hook) {
+    let mut index = 0;
+    loop {
+        let hooks = match hook {
+            Hook::Load => &payload.hooks.load,
+            _ => &payload.hooks.unload,
+        };
+        let Some(addr) = hooks.get(index).copied() else {
+            return;
+        };
+        // These hooks return nothing.
+        let _: Result<(), Errno> = payload.call_at(hook, addr);
+        index += 1;
+    }
+}
+
+/// Applies again what was reverted, `reverted` being in the order of the reverts.
+fn put_back<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, reverted: Option<&[Id]>) {
+    for id in reverted.unwrap_or_default().iter().rev() {
+        if let Err(stopped) = apply(text, stack, *id) {
+            let name = stack.get(*id).map_or("", Loaded::name);
+            text.host.fatal(format_args!(
+                "{name}: it was reverted and cannot be applied again ({stopped:?})"
+            ));
+        }
+    }
+}
+
+/// Compares the payload's expectations with what is in memory now, and takes
+/// from there what a revert has to put back.
+fn look_again<H: Host>(host: &H, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
+    let Some(payload) = stack.get_mut(id) else {
+        return Ok(());
+    };
+    let functions = payload.functions.iter().zip(&payload.expectations);
+    for (index, ((function, expect), patch)) in functions.zip(&mut payload.patches).enumerate() {
+        let mut buffer = [0; OPAQUE_SIZE];
+        let expected = expect.bytes();
+        let actual = buffer.get_mut(..expected.len()).unwrap_or_default();
+        let known = host.read(function.old_addr, actual) && actual == expected;
+        if expect.enabled() && !known || !patch.read_old(host) {
+            return Err(Stopped::Unexpected(index));
+        }
+    }
+    Ok(())
+}

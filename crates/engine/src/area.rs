@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A range of addresses that is handed out in pieces.
+
+use alloc::collections::BTreeMap;
+use core::ops::Range;
+
+/// Addresses for payloads, for hosts that have no allocator of their own: the
+/// first gap that is large enough, with a free page behind each piece.
+#[derive(Clone, Debug)]
+pub struct Area {
+    range: Range<u64>,
+    /// Ends of the pieces in use, guard page included, by where they begin.
+    used: BTreeMap<u64, u64>,
+}
+
+impl Area {
+    const GUARD: u64 = 4096;
+
+    /// Hands out `range`, whose start is page-aligned.
+    #[must_use]
+    pub const fn new(range: Range<u64>) -> Self {
+        Self {
+            range,
+            used: BTreeMap::new(),
+        }
+    }
+
+    /// The start of `size` free bytes, which are now in use.
+    pub fn allocate(&mut self, size: u64) -> Option<u64> {
+        let size = size.checked_next_multiple_of(Self::GUARD)?;
+        let size = size.checked_add(Self::GUARD)?;
+        let mut start = self.range.start;
+        for (used, end) in &self.used {
+            if used - start >= size {
+                break;
+            }
+            start = *end;
+        }
+        let end = start.checked_add(size)?;
+        if end > self.range.end {
+            return None;
+        }
+        self.used.insert(start, end);
+        Some(start)
+    }
+
+    /// Takes back what [`allocate`](Self::allocate) gave.
+    pub fn free(&mut self, start: u64) {
+        self.used.remove(&start);
+    }
+
+    /// Whether nothing is in use.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.used.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Area;
+
+    #[test]
+    fn gaps_are_used_again() {
+        let mut area = Area::new(0x10000..0x16000);
+        let pieces = [
+            area.allocate(1),
+            area.allocate(0x1000),
+            area.allocate(0x1000),
+        ];
+        assert_eq!(pieces, [Some(0x10000), Some(0x12000), Some(0x14000)]);
+        assert_eq!(area.allocate(1), None);
+        area.free(0x12000);
+        assert_eq!(
+            (area.allocate(0x1001), area.allocate(0x1000)),
+            (None, Some(0x12000))
+        );
+        for piece in pieces.into_iter().flatten() {
+            area.free(piece);
+        }
+        assert!(area.is_unused());
+        assert_eq!(area.allocate(0x5000), Some(0x10000));
+        assert_eq!(area.allocate(u64::MAX), None);
+    }
+}

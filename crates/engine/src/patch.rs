@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What is written over a function.
+
+use crate::{Function, Host, x86_64};
+use xsplice_abi::payload::OPAQUE_SIZE;
+
+/// Bytes over the beginning of a function, and those that were there before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Patch {
+    /// Address of the first byte.
+    pub addr: u64,
+    len: u8,
+    old: [u8; OPAQUE_SIZE],
+    new: [u8; OPAQUE_SIZE],
+}
+
+impl Patch {
+    /// A jump to the new function, or no-ops; `read` gives the bytes that are
+    /// there before it is applied. `None` when they cannot be read.
+    pub(crate) fn new(
+        function: &Function,
+        read: impl FnOnce(u64, &mut [u8]) -> bool,
+    ) -> Option<Self> {
+        let addr = function.old_addr.wrapping_add(function.patch_offset.into());
+        let mut patch = Self {
+            addr,
+            ..Self::default()
+        };
+        if function.new_addr == 0 {
+            let len = function.new_size.saturating_sub(function.patch_offset);
+            patch.len = u8::try_from(len).ok()?;
+            x86_64::nops(patch.new.get_mut(..usize::from(patch.len))?);
+        } else {
+            let jump = x86_64::jump(x86_64::displacement(addr, function.new_addr)?);
+            patch.len = u8::try_from(jump.len()).ok()?;
+            patch.new.get_mut(..jump.len())?.copy_from_slice(&jump);
+        }
+        let old = patch.old.get_mut(..usize::from(patch.len))?;
+        read(addr, old).then_some(patch)
+    }
+
+    /// The bytes that were there.
+    #[must_use]
+    pub fn old(&self) -> &[u8] {
+        self.old.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// The bytes that go there.
+    #[must_use]
+    pub fn new_bytes(&self) -> &[u8] {
+        self.new.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// Takes the bytes that are there now for the old ones.
+    pub(crate) fn read_old(&mut self, host: &impl Host) -> bool {
+        let old = self.old.get_mut(..usize::from(self.len));
+        old.is_some_and(|old| host.read(self.addr, old))
+    }
+}

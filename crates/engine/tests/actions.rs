@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Actions on payloads: what they do to memory, in which order hooks run, and
+//! that a failure at any point leaves everything as it was.
+
+mod common;
+
+use common::{
+    ENDBR_TARGET, Hypervisor, OWN_ID, PAYLOADS, Payload, TARGET, TEXT, XEN_ID, engine, func,
+};
+use object::SectionKind;
+use xsplice_abi::payload::section;
+use xsplice_engine::{Action, Cause, Engine, Errno, Hook, Host as _, Options, Progress, State};
+
+/// Build-id of the payload that goes on top of [`OWN_ID`].
+const SECOND_ID: [u8; 20] = [0x33; 20];
+/// Build-id of the payload that replaces the others.
+const THIRD_ID: [u8; 20] = [0x44; 20];
+
+trait Short {
+    fn load(&mut self, name: &str, payload: &Payload);
+    fn act_on(&mut self, name: &str, action: Action) -> Result<(), Cause>;
+    fn at(&self, addr: u64) -> u8;
+    fn state(&self, name: &str) -> State;
+    fn result(&self, name: &str) -> i32;
+    fn applied(&self) -> Vec<String>;
+}
+
+impl Short for Engine<Hypervisor> {
+    #[track_caller]
+    fn load(&mut self, name: &str, payload: &Payload) {
+        if let Err(refusal) = self.upload(name, &payload.bytes()) {
+            panic!("{refusal}");
+        }
+    }
+
+    fn act_on(&mut self, name: &str, action: Action) -> Result<(), Cause> {
+        let result = self.act(name, action, Options::default());
+        result.map_err(|failure| failure.cause)
+    }
+
+    fn at(&self, addr: u64) -> u8 {
+        let mut byte = [0];
+        assert!(self.host().read(addr, &mut byte));
+        byte[0]
+    }
+
+    fn state(&self, name: &str) -> State {
+        self.stack().find(name).unwrap().state()
+    }
+
+    fn result(&self, name: &str) -> i32 {
+        self.stack().find(name).unwrap().result()
+    }
+
+    fn applied(&self) -> Vec<String> {
+        self.stack()
+            .applied()
+            .map(|p| p.name().to_owned())
+            .collect()
+    }
+}
+
+#[test]
+fn the_life_of_a_payload() {
+    let mut engine = engine();
+    let before = engine.host().machine();
+    let payload = Payload::new(&[func("target"), func("endbr_target")]);
+    engine.load("first", &payload);
+    assert_eq!(engine.state("first"), State::Checked);
+    let loaded = engine.host().machine();
+
+    let started = engine.start("first", Action::Apply, Options::default());
+    assert_eq!(started, Ok(Progress::Pending));
+    assert_eq!(
+        (engine.result("first"), engine.pending()),
+        (-11, Some("first"))
+    );
+    assert_eq!(
+        engine.host().machine(),
+        loaded,
+        "nothing is written before the window"
+    );
+    let busy = engine.act_on("first", Action::Unload).unwrap_err();
+    assert_eq!(
+        busy,
+        Cause::Busy {
+            other: "first".into()
+        }
+    );
+    engine.run().unwrap();
+
+    assert_eq!(
+        (engine.state("first"), engine.result("first")),
+        (State::Applied, 0)
+    );
+    let mut jump = [0; 5];
+    assert!(engine.host().read(TARGET, &mut jump));
+    let distance = i32::try_from(PAYLOADS - TARGET - 5).unwrap().to_le_bytes();
+    assert_eq!((jump[0], &jump[1..]), (0xe9, &distance[..]));
+    assert_eq!(
+        (engine.at(ENDBR_TARGET), engine.at(ENDBR_TARGET + 4)),
+        (0xf3, 0xe9)
+    );
+    assert_eq!(engine.act_on("first", Action::Unload), Err(Cause::Applied));
+    assert_eq!(
+        engine.act_on("first", Action::Apply),
+        Ok(()),
+        "there is nothing to do"
+    );
+
+    engine.act_on("first", Action::Revert).unwrap();
+    assert_eq!(engine.host().machine(), loaded);
+    assert_eq!(
+        engine.act_on("first", Action::Revert),
+        Ok(()),
+        "there is nothing to do"
+    );
+    engine.act_on("first", Action::Apply).unwrap();
+    engine.act_on("first", Action::Revert).unwrap();
+    engine.act_on("first", Action::Unload).unwrap();
+    assert_eq!(engine.host().machine(), before);
+    assert_eq!(
+        engine.act_on("first", Action::Apply),
+        Err(Cause::NoSuchPayload)
+    );
+}
+
+#[test]
+fn no_ops() {
+    let mut engine = engine();
+    let nop = |size| func("target").nop().with(|f| f.new_size.set(size));
+    engine.load("nop", &Payload::new(&[nop(11)]));
+    engine.act_on("nop", Action::Apply).unwrap();
+    let mut bytes = [0; 12];
+    assert!(engine.host().read(TARGET, &mut bytes));
+    assert_eq!(
+        bytes,
+        [0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, 0x0f, 0x1f, 0x00, 0xcc]
+    );
+}
+
+#[test]
+fn only_the_top_is_reverted() {
+    let mut engine = engine();
+    engine.load("first", &Payload::new(&[func("target")]));
+    engine.load(
+        "second",
+        &Payload::on(&OWN_ID, &SECOND_ID, &[func("target")]),
+    );
+    let failure = engine.act_on("second", Action::Apply).unwrap_err();
+    assert!(matches!(failure, Cause::Unmet { .. }), "{failure}");
+    assert_eq!(
+        engine.result("second"),
+        0,
+        "the call says it, not the payload"
+    );
+    engine.act_on("first", Action::Apply).unwrap();
+    engine.act_on("second", Action::Apply).unwrap();
+    assert_eq!(
+        engine.act_on("first", Action::Revert),
+        Err(Cause::NotOnTop {
+            top: "second".into()
+        })
+    );
+    engine.act_on("second", Action::Revert).unwrap();
+    engine.act_on("first", Action::Revert).unwrap();
+    assert_eq!(engine.at(TARGET), 0xcc);
+    let options = Options {
+        nodeps: true,
+        timeout: 1,
+    };
+    engine.act("second", Action::Apply, options).unwrap();
+    assert_eq!(engine.applied(), ["second"]);
+}
+
+#[test]
+fn what_refers_to_a_payload_keeps_it() {
+    let mut engine = engine();
+    let mut first = Payload::new(&[func("target")]);
+    first.symbol("helper", Some((first.text, 8)));
+    engine.load("first", &first);
+    let mut second = Payload::on(&XEN_ID, &SECOND_ID, &[func("target")]);
+    let helper = second.symbol("helper", None);
+    second.relocation(second.text, 4, 2, helper, -4);
+    engine.load("second", &second);
+    engine.act_on("second", Action::Apply).unwrap();
+    assert_eq!(
+        engine.act_on("first", Action::Unload),
+        Err(Cause::InUse {
+            by: "second".into()
+        })
+    );
+    engine.act_on("second", Action::Revert).unwrap();
+    engine.act_on("first", Action::Unload).unwrap();
+    assert_eq!(engine.act_on("second", Action::Apply), Err(Cause::Dangling));
+}
+
+#[test]
+fn data_is_not_used_twice() {
+    let mut engine = engine();
+    let mut payload = Payload::new(&[func("target")]);
+    payload.section(".data", SectionKind::Data, &[1; 8], 8);
+    engine.load("first", &payload);
+    engine.act_on("first", Action::Apply).unwrap();
+    engine.act_on("first", Action::Revert).unwrap();
+    assert_eq!(
+        engine.act_on("first", Action::Apply),
+        Err(Cause::NeedsReload)
+    );
+    assert_eq!(engine.result("first"), -22);
+    assert_eq!(
+        engine.act_on("first", Action::Replace),
+        Err(Cause::NeedsReload)
+    );
+    engine.act_on("first", Action::Unload).unwrap();
+    engine.load("first", &payload);
+    engine.act_on("first", Action::Apply).unwrap();
+}
+
+/// Two payloads on each other, and a third that replaces them.
+fn stacked(third: &Payload) -> Engine<Hypervisor> {
+    let mut engine = engine();
+    let hooks = |payload: Payload| {
+        payload
+            .hooks(section::HOOKS_LOAD, 1)
+            .hooks(section::HOOKS_UNLOAD, 1)
+    };
+    engine.load("first", &hooks(Payload::new(&[func("target")])));
+    let other = func("file.c#local");
+    let second = Payload::on(&OWN_ID, &SECOND_ID, &[func("target"), other]);
+    engine.load("second", &hooks(second));
+    engine.act_on("first", Action::Apply).unwrap();
+    engine.act_on("second", Action::Apply).unwrap();
+    engine.load("third", third);
+    engine.host().memory().hooks.clear();
+    engine
+}
+
+#[test]
+fn replace() {
+    // It expects the text without the other two.
+    let third = Payload::on(&XEN_ID, &THIRD_ID, &[func("target").expecting(&[0xcc; 31])]);
+    let mut engine = stacked(&third);
+    engine.act_on("third", Action::Replace).unwrap();
+    assert_eq!(engine.applied(), ["third"]);
+    assert_eq!((engine.at(TARGET), engine.at(TEXT + 0x180)), (0xe9, 0xcc));
+    let hooks = engine.host().memory().hooks.clone();
+    assert_eq!(hooks, [(Hook::Unload, 0x33), (Hook::Unload, 0x22)]);
+    engine.act_on("third", Action::Revert).unwrap();
+    assert_eq!(engine.at(TARGET), 0xcc);
+}
+
+#[test]
+fn replace_that_cannot_succeed_reverts_nothing() {
+    let third = Payload::on(&XEN_ID, &THIRD_ID, &[func("target").expecting(&[0xe9])]);
+    let mut engine = stacked(&third);
+    let before = engine.host().machine();
+    let failure = engine.act_on("third", Action::Replace).unwrap_err();
+    assert!(matches!(failure, Cause::Unmet { .. }), "{failure}");
+    assert_eq!(engine.host().machine(), before);
+    assert!(engine.host().memory().hooks.is_empty());
+    assert_eq!(engine.applied(), ["first", "second"]);
+}
+
+#[test]
+fn replace_puts_the_others_back() {
+    let third = Payload::on(&XEN_ID, &THIRD_ID, &[func("target")]).hooks(section::HOOKS_APPLY, 1);
+    let mut engine = stacked(&third);
+    let before = engine.host().machine();
+    engine.host().memory().hook_fails = Some(Hook::Apply);
+    let failure = engine.act_on("third", Action::Replace).unwrap_err();
+    let (owner, hook, errno) = ("third".into(), Hook::Apply, Errno::EPERM);
+    assert_eq!(failure, Cause::Hook { owner, hook, errno });
+    assert_eq!(engine.host().machine(), before);
+    assert_eq!(engine.applied(), ["first", "second"]);
+    let hooks = engine.host().memory().hooks.clone();
+    let (unload, load) = (Hook::Unload, Hook::Load);
+    let expected = [
+        (unload, 0x33),
+        (unload, 0x22),
+        (Hook::Apply, 0x44),
+        (load, 0x22),
+        (load, 0x33),
+    ];
+    assert_eq!(hooks, expected);
+    engine.host().memory().hook_fails = None;
+    engine.act_on("second", Action::Revert).unwrap();
+    engine.act_on("first", Action::Revert).unwrap();
+    assert_eq!((engine.at(TARGET), engine.at(TEXT + 0x180)), (0xcc, 0xcc));
+}
+
+#[test]
+fn replace_takes_no_vetoing_hooks() {
+    let third =
+        Payload::on(&XEN_ID, &THIRD_ID, &[func("target")]).hooks(section::HOOKS_POSTREVERT, 1);
+    let mut engine = stacked(&third);
+    let failure = engine.act_on("third", Action::Replace).unwrap_err();
+    assert!(
+        matches!(
+            failure,
+            Cause::Vetoing {
+                hook: Hook::PostRevert,
+                ..
+            }
+        ),
+        "{failure}"
+    );
+}
+
+/// A payload with every kind of hook.
+fn hooked() -> Payload {
+    let kinds = [
+        (section::HOOKS_LOAD, 2),
+        (section::HOOKS_UNLOAD, 2),
+        (section::HOOKS_PREAPPLY, 1),
+        (section::HOOKS_POSTAPPLY, 1),
+        (section::HOOKS_PREREVERT, 1),
+        (section::HOOKS_POSTREVERT, 1),
+    ];
+    let payload = Payload::new(&[func("target"), func("endbr_target")]);
+    kinds
+        .into_iter()
+        .fold(payload, |payload, (name, count)| payload.hooks(name, count))
+}
+
+#[test]
+fn the_order_of_hooks() {
+    let mut engine = engine();
+    engine.load("first", &hooked());
+    engine.act_on("first", Action::Apply).unwrap();
+    engine.act_on("first", Action::Revert).unwrap();
+    let hooks: Vec<Hook> = engine
+        .host()
+        .memory()
+        .hooks
+        .iter()
+        .map(|(hook, _)| *hook)
+        .collect();
+    let expected = [
+        Hook::PreApply,
+        Hook::Load,
+        Hook::Load,
+        Hook::PostApply,
+        Hook::PreRevert,
+        Hook::Unload,
+        Hook::Unload,
+        Hook::PostRevert,
+    ];
+    assert_eq!(hooks, expected);
+}
+
+#[test]
+fn hooks_in_place_of_actions() {
+    let payload = hooked()
+        .hooks(section::HOOKS_APPLY, 1)
+        .hooks(section::HOOKS_REVERT, 1);
+    let mut engine = engine();
+    engine.load("first", &payload);
+    let before = engine.host().machine();
+    engine.act_on("first", Action::Apply).unwrap();
+    assert_eq!(
+        engine.stack().find("first").unwrap().patched(),
+        [true, true]
+    );
+    assert_eq!(engine.host().machine(), before, "the hook did nothing");
+    engine.host().memory().hook_fails = Some(Hook::Revert);
+    engine.host().memory().hooks.clear();
+    let failure = engine.act_on("first", Action::Revert).unwrap_err();
+    assert!(
+        matches!(
+            failure,
+            Cause::Hook {
+                hook: Hook::Revert,
+                ..
+            }
+        ),
+        "{failure}"
+    );
+    assert_eq!(
+        (engine.state("first"), engine.result("first")),
+        (State::Applied, -1)
+    );
+    let hooks: Vec<Hook> = engine
+        .host()
+        .memory()
+        .hooks
+        .iter()
+        .map(|(hook, _)| *hook)
+        .collect();
+    assert_eq!(hooks, [Hook::PreRevert, Hook::Revert, Hook::PostRevert]);
+}
+
+/// Every call into the host that can fail does so once, in every action; after
+/// each failure the machine is as it was, and the action then succeeds.
+#[test]
+fn a_failure_at_every_point() {
+    let in_place = |payload: Payload| {
+        payload
+            .hooks(section::HOOKS_APPLY, 1)
+            .hooks(section::HOOKS_REVERT, 1)
+    };
+    let plain = Payload::on(&XEN_ID, &THIRD_ID, &[func("target"), func("endbr_target")]);
+    let mut failures = 0;
+    let mut exhaust = |engine: &mut Engine<Hypervisor>,
+                       act: &mut dyn FnMut(&mut Engine<Hypervisor>) -> bool| {
+        for fail_in in 1.. {
+            let (machine, applied) = (engine.host().machine(), engine.applied());
+            let loaded = engine.stack().loaded().count();
+            engine.host().memory().calls = 0;
+            engine.host().memory().fail_in = Some(fail_in);
+            let done = act(engine);
+            let failed = engine.host().memory().calls >= fail_in;
+            engine.host().memory().fail_in = None;
+            assert_eq!(done, !failed, "call {fail_in}");
+            if done {
+                return;
+            }
+            failures += 1;
+            assert_eq!(engine.host().machine(), machine, "call {fail_in}");
+            assert_eq!(engine.applied(), applied, "call {fail_in}");
+            assert_eq!(engine.stack().loaded().count(), loaded, "call {fail_in}");
+        }
+    };
+    for first in [
+        Payload::new(&[func("target")]),
+        hooked(),
+        in_place(hooked()),
+    ] {
+        let mut engine = engine();
+        exhaust(&mut engine, &mut |e| {
+            e.upload("first", &first.bytes()).is_ok()
+        });
+        for action in [Action::Apply, Action::Revert, Action::Unload] {
+            exhaust(&mut engine, &mut |e| e.act_on("first", action).is_ok());
+        }
+    }
+    for third in [
+        plain,
+        in_place(Payload::on(&XEN_ID, &THIRD_ID, &[func("target")])),
+    ] {
+        let mut engine = stacked(&third);
+        exhaust(&mut engine, &mut |e| {
+            e.act_on("third", Action::Replace).is_ok()
+        });
+        engine.act_on("third", Action::Revert).unwrap();
+        for name in ["first", "second", "third"] {
+            engine.act_on(name, Action::Unload).unwrap();
+        }
+        assert_eq!(engine.host().machine(), Hypervisor::new().machine());
+    }
+    assert!(failures >= 25, "only {failures} points were tried");
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A hypervisor image as the engine's host: what it writes goes into a layer
+//! over the image.
+
+use crate::Image;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::rc::Rc;
+use xsplice_engine::{
+    Absent, Area, Description, Errno, Hook, Host, Protection, Region, Resident, Status,
+};
+
+/// The hypervisor of an image, as if it ran on one CPU. Hooks are not run.
+pub(crate) struct Machine<'i> {
+    image: &'i Image,
+    memory: Rc<RefCell<Memory>>,
+}
+
+#[derive(Debug)]
+struct Memory {
+    area: Area,
+    /// What payloads have in memory, by where it begins.
+    payloads: BTreeMap<u64, Vec<u8>>,
+    /// Bytes of the hypervisor that are not as in the image.
+    written: BTreeMap<u64, u8>,
+}
+
+impl Memory {
+    /// `len` bytes of a payload at `addr`, if they are all of one payload.
+    fn payload(&mut self, addr: u64, len: usize) -> Option<&mut [u8]> {
+        let (base, bytes) = self.payloads.range_mut(..=addr).next_back()?;
+        let start = usize::try_from(addr - base).ok()?;
+        bytes.get_mut(start..start.checked_add(len)?)
+    }
+
+    fn write(&mut self, addr: u64, bytes: &[u8]) {
+        match self.payload(addr, bytes.len()) {
+            Some(place) => place.copy_from_slice(bytes),
+            None => self.written.extend((addr..).zip(bytes.iter().copied())),
+        }
+    }
+}
+
+impl<'i> Machine<'i> {
+    pub(crate) fn new(image: &'i Image) -> Self {
+        let memory = Memory {
+            area: Area::new(image.payload_area()),
+            payloads: BTreeMap::new(),
+            written: BTreeMap::new(),
+        };
+        Self {
+            image,
+            memory: Rc::new(RefCell::new(memory)),
+        }
+    }
+}
+
+impl Host for Machine<'_> {
+    fn build_id(&self) -> &[u8] {
+        self.image.build_id()
+    }
+
+    fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
+        self.image.lookup_symbol(name)
+    }
+
+    fn region(&self, addr: u64) -> Region {
+        self.image.region(addr)
+    }
+
+    fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
+        let mut memory = self.memory.borrow_mut();
+        if let Some(bytes) = memory.payload(addr, buf.len()) {
+            buf.copy_from_slice(bytes);
+            return true;
+        }
+        let found = self.image.read(addr, buf);
+        for (at, byte) in memory.written.range(addr..) {
+            let offset = usize::try_from(at - addr).ok();
+            match offset.and_then(|offset| buf.get_mut(offset)) {
+                Some(place) => *place = *byte,
+                None => break,
+            }
+        }
+        found
+    }
+
+    fn allocate(&self, size: u64) -> Option<Box<dyn Resident>> {
+        let mut memory = self.memory.borrow_mut();
+        let base = memory.area.allocate(size)?;
+        let bytes = vec![0; usize::try_from(size).ok()?];
+        memory.payloads.insert(base, bytes);
+        Some(Box::new(Payload {
+            base,
+            memory: Rc::clone(&self.memory),
+        }))
+    }
+
+    fn rendezvous(&self, _timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
+        window();
+        Ok(())
+    }
+
+    fn open_text(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn write_text(&self, addr: u64, bytes: &[u8]) {
+        self.memory.borrow_mut().write(addr, bytes);
+    }
+
+    fn close_text(&self) {}
+
+    fn now(&self) -> u64 {
+        0
+    }
+
+    fn log(&self, _line: fmt::Arguments<'_>) {}
+
+    fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
+        unreachable!("no hook runs here that could have failed: {what}")
+    }
+}
+
+#[derive(Debug)]
+struct Payload {
+    base: u64,
+    memory: Rc<RefCell<Memory>>,
+}
+
+impl Resident for Payload {
+    fn base(&self) -> u64 {
+        self.base
+    }
+
+    fn write(&mut self, addr: u64, bytes: &[u8]) {
+        self.memory.borrow_mut().write(addr, bytes);
+    }
+
+    fn register(&mut self, _payload: &Description<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn protect(&mut self, _range: Range<u64>, _protection: Protection) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn call(&mut self, hook: Hook, _addr: u64, status: &mut Status<'_>) -> Result<(), Errno> {
+        // As if it had done what it stands for.
+        match hook {
+            Hook::Apply => status.applied.fill(true),
+            Hook::Revert => status.applied.fill(false),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        let mut memory = self.memory.borrow_mut();
+        memory.area.free(self.base);
+        memory.payloads.remove(&self.base);
+    }
+}
