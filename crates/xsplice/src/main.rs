@@ -9,6 +9,7 @@ use std::process::ExitCode;
 mod admin;
 mod build;
 mod check;
+mod inspect;
 mod lab;
 
 /// Live patching for the Xen hypervisor.
@@ -28,6 +29,8 @@ enum Command {
     Build(build::Args),
     /// Check payloads against a hypervisor image on disk.
     Check(check::Args),
+    /// Show what is in a payload.
+    Inspect(inspect::Args),
     /// Try payloads on a disposable Xen host in QEMU.
     Lab(lab::Args),
     #[command(flatten)]
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Build(args) => build::run(&args, cli.json),
         Command::Check(args) => check::run(&args, cli.json),
+        Command::Inspect(args) => inspect::run(&args, cli.json),
         Command::Lab(args) => lab::run(&args, cli.json),
         Command::Admin(command) => admin::run(&command, cli.json),
     }

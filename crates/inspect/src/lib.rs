@@ -1,0 +1,30 @@
+//! What is in a live-patch payload, for people and machines.
+//!
+//! *What it is*: [`Payload::read`] turns a payload in Xen's format, whoever
+//! made it, into plain data; [`compare`] puts the code of its functions
+//! next to the code that they replace in a `xen-syms`.
+//!
+//! *What it trusts*: nothing. A damaged file is an error, and what a table
+//! says is only followed within the file.
+//!
+//! *What it guarantees*: it shows what the file says, and judges nothing: that
+//! is `xsplice-offline`'s part.
+#![forbid(unsafe_code)]
+
+pub mod compare;
+mod elf;
+pub mod payload;
+
+pub use compare::{Line, Listing, compare};
+pub use payload::Payload;
+
+/// Why a file cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is no ELF file, or a damaged one.
+    #[error("not a readable ELF file: {0}")]
+    Malformed(#[from] object::read::Error),
+    /// It is an ELF file of another kind.
+    #[error("{0}")]
+    WrongKind(String),
+}
