@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod base;
+mod bench;
 mod cache;
 mod command;
 mod debian;
@@ -35,11 +36,26 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Measure.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Show or clear what is cached.
     Cache {
         /// Delete it all.
         #[arg(long)]
         clear: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// The generator: from patch to payload, and comparing objects.
+    Generator {
+        /// A built livepatch-build-tools to compare with.
+        #[arg(long, value_name = "DIR")]
+        peer: Option<std::path::PathBuf>,
     },
 }
 
@@ -51,6 +67,9 @@ fn main() -> ExitCode {
             let base = if update { base::update() } else { base::get() };
             base.map(|base| println!("{}", base.summary()))
         }
+        Command::Bench {
+            what: Bench::Generator { peer },
+        } => bench::generator(peer.as_deref()),
         Command::Cache { clear } => cache::run(clear),
     };
     match result {

@@ -7,7 +7,7 @@
 use crate::Refused;
 use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::select::Selection;
-use crate::source::{HunkId, PatchedSource, SourcePatch};
+use crate::source::{HunkId, PatchedSource, SourcePatch, is_hypervisor};
 use crate::tree::{ObjectFile, Tree};
 use crate::unit::Unit;
 use rayon::prelude::*;
@@ -82,7 +82,7 @@ pub(crate) fn account(
         cache,
         selection,
     };
-    hunks(patches)
+    hunks(tree, patches)
         .par_iter()
         .map(|&id| {
             let file = &patches[id.patch].files[id.file];
@@ -96,11 +96,11 @@ pub(crate) fn account(
         .collect()
 }
 
-fn hunks(patches: &[SourcePatch]) -> Vec<HunkId> {
+fn hunks(tree: &Tree, patches: &[SourcePatch]) -> Vec<HunkId> {
     let mut ids = Vec::new();
     for (patch, source) in patches.iter().enumerate() {
         for (file, changes) in source.files.iter().enumerate() {
-            if changes.path().starts_with("xen/") {
+            if is_hypervisor(tree, changes.path()) {
                 ids.extend((0..changes.hunks.len()).map(|hunk| HunkId { patch, file, hunk }));
             }
         }

@@ -38,7 +38,8 @@ pub struct Options {
     pub jobs: usize,
     /// C source of hooks, compiled into the payload.
     pub hooks: Vec<PathBuf>,
-    /// Changed variables and boot-only code that the payload does without.
+    /// Changed variables, boot-only code and files that the payload does
+    /// without.
     pub leave_out: BTreeSet<String>,
     /// Do without all changes of boot-only code.
     pub leave_out_init: bool,
@@ -110,7 +111,17 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     if let Some(config) = &options.config {
         check_config(&tree, config)?;
     }
-    let patches = SourcePatch::read_all(&options.patches)?;
+    let mut patches = SourcePatch::read_all(&options.patches)?;
+    let mut notes = Vec::new();
+    for patch in &mut patches {
+        patch.files.retain(|file| {
+            let left_out = options.leave_out.contains(file.path());
+            if left_out {
+                notes.push(format!("{}: left out, as asked for", file.path()));
+            }
+            !left_out
+        });
+    }
     let source = PatchedSource::apply(&tree, &patches, None)?;
     let cache = options.cache.as_deref();
     let rebuild = Rebuild::new(&tree, progress);
@@ -174,6 +185,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         .iter()
         .flat_map(|unit| &unit.comparison.changes)
         .map(|change| format!("{}: {}", change.name, change.why));
+    let foreign = source.foreign.iter();
+    notes.extend(foreign.map(|file| format!("{file} is no part of this hypervisor: passed over")));
     let report = Report {
         changes: changes.collect(),
         output: options.output.clone(),
@@ -185,11 +198,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         hooks: Vec::new(),
         left_out: Vec::new(),
         hunks,
-        notes: source
-            .foreign
-            .iter()
-            .map(|file| format!("{file} is no part of the hypervisor: passed over"))
-            .collect(),
+        notes,
     };
     write(options, &image, selection, &metadata, report)
 }

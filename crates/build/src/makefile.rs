@@ -44,7 +44,8 @@ pub fn object_lists(
                 path,
                 format!(
                     "`{}` changes how the hypervisor is built, which a payload cannot carry; only \
-                     lines that list objects are understood, such as `obj-y += name.o`",
+                     lines that list objects are understood, such as `obj-y += name.o`; \
+                     `--leave-out {path}` does without, if the code does not need it",
                     text.trim()
                 ),
             )),
@@ -69,7 +70,10 @@ fn objects<'a>(line: &'a str, enabled: &dyn Fn(&str) -> bool) -> Option<Vec<&'a 
         return Some(Vec::new());
     }
     let (list, names) = line.split_once("+=")?;
-    let switch = list.trim().strip_prefix("obj-")?;
+    let list = list.trim();
+    let switch = list
+        .strip_prefix("obj-")
+        .or_else(|| list.strip_prefix("lib-"))?;
     let active = match switch.strip_prefix("$(").and_then(|s| s.strip_suffix(')')) {
         Some(option) => enabled(option),
         None if switch == "y" => true,

@@ -147,7 +147,7 @@ impl PatchedSource {
 
     fn apply_file(&mut self, tree: &Tree, file: &FilePatch) -> Result<(), Refused> {
         let path = file.path();
-        if !path.starts_with("xen/") {
+        if !is_hypervisor(tree, path) {
             self.foreign.insert(path.to_owned());
             return Ok(());
         }
@@ -230,12 +230,28 @@ impl PatchedSource {
         if builds {
             return Err(Refused::one(
                 path,
-                "the patch changes how the hypervisor is configured or built, which a payload \
-                 cannot carry; leave this file out of the patch if the code does not need it",
+                format!(
+                    "the patch changes how the hypervisor is configured or built, which a payload \
+                     cannot carry; `--leave-out {path}` does without, if the code does not need it"
+                ),
             ));
         }
         Ok(())
     }
+}
+
+/// Whether the file `path` can be part of the hypervisor that the tree was
+/// built for: not what tests it, and not another architecture's.
+pub(crate) fn is_hypervisor(tree: &Tree, path: &str) -> bool {
+    let Some(path) = path.strip_prefix("xen/") else {
+        return false;
+    };
+    let built = |directory: &str| tree.objects.iter().any(|o| o.path.starts_with(directory));
+    let architecture = path
+        .strip_prefix("arch/")
+        .and_then(|rest| rest.split_once('/'));
+    !path.starts_with("test/")
+        && architecture.is_none_or(|(name, _)| built(&format!("arch/{name}/")))
 }
 
 /// The text of a patched file. In what the preprocessor reads, the lines that

@@ -63,8 +63,8 @@ pub(crate) struct Args {
     /// payload; repeat it for several.
     #[arg(long, value_name = "FILE")]
     hooks: Vec<PathBuf>,
-    /// Do without the change of this variable, boot-only function or assembly
-    /// section: a hook does what is needed, or the running hypervisor does not
+    /// Do without the change of this variable, boot-only function, assembly
+    /// section or file of the patch: a hook does what is needed, or the running hypervisor does not
     /// need it. Repeat it for several.
     #[arg(long, value_name = "NAME")]
     leave_out: Vec<String>,

@@ -1,0 +1,181 @@
+//! `cargo xtask bench`: how fast things are, next to the peer in the same run.
+
+use crate::base::Base;
+use crate::{base, test};
+use anyhow::{Context, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use xsplice_diff::Object;
+
+/// A patch that reaches nearly every object and changes the code of none.
+const WIDE: &str = "--- a/xen/include/xen/lib.h\n+++ b/xen/include/xen/lib.h\n@@ -1,2 +1,3 @@\n \
+                    #ifndef __LIB_H__\n+extern int xsplice_bench_unused;\n #define __LIB_H__\n";
+/// How many of the tree's largest objects are compared.
+const OBJECTS: usize = 40;
+
+/// Measures the generator; `peer` is a built livepatch-build-tools.
+pub(crate) fn generator(peer: Option<&Path>) -> anyhow::Result<()> {
+    let xsplice = test::build_xsplice()?;
+    let base = base::get()?;
+    println!("## From patch to payload, {} CPUs\n", cpus());
+    println!("| patch | cold | warm | peak memory |");
+    println!("|---|---:|---:|---:|");
+    let directory = tempfile::tempdir()?;
+    let wide = directory.path().join("wide-header.patch");
+    std::fs::write(&wide, WIDE)?;
+    let mut patches: Vec<PathBuf> = ["extra-version", "two-files", "bug-and-alternative"]
+        .iter()
+        .map(|name| format!("examples/xen-4.17/{name}.patch").into())
+        .collect();
+    patches.push(wide);
+    for patch in &patches {
+        let cache = tempfile::tempdir()?;
+        let run = || build(&xsplice, &base, patch, directory.path(), cache.path());
+        let cold = run()?;
+        let warm = (0..3).map(|_| run()).collect::<anyhow::Result<Vec<_>>>()?;
+        let warm = warm.iter().map(|run| run.time).min().unwrap_or_default();
+        println!(
+            "| {} | {:.2} s | {:.2} s | {} MiB |",
+            patch.file_stem().unwrap_or_default().to_string_lossy(),
+            cold.time.as_secs_f64(),
+            warm.as_secs_f64(),
+            cold.peak >> 10
+        );
+    }
+    println!("\n## Comparing the {OBJECTS} largest objects of the tree, each with itself\n");
+    let objects = largest_objects(&base)?;
+    let ours = compare_ours(&objects)?;
+    let total: u64 = objects.iter().map(|(_, size)| size).sum();
+    println!("{} KiB of objects\n", total >> 10);
+    println!("| | whole | each |");
+    println!("|---|---:|---:|");
+    row("xsplice", ours, objects.len());
+    if let Some(peer) = peer {
+        let theirs = compare_theirs(peer, &base, &objects, directory.path())?;
+        row("peer", theirs, objects.len());
+        let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
+        println!("| ratio | {ratio:.1} | |");
+    }
+    Ok(())
+}
+
+fn row(who: &str, time: Duration, count: usize) {
+    let milliseconds = time.as_secs_f64() * 1e3;
+    let each = milliseconds / f64::from(u32::try_from(count).unwrap_or(1));
+    println!("| {who} | {milliseconds:.1} ms | {each:.2} ms |");
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+struct Run {
+    time: Duration,
+    /// Peak resident memory of `xsplice` itself in KiB.
+    peak: u64,
+}
+
+fn build(
+    xsplice: &Path,
+    base: &Base,
+    patch: &Path,
+    directory: &Path,
+    cache: &Path,
+) -> anyhow::Result<Run> {
+    let start = Instant::now();
+    let mut child = Command::new(xsplice)
+        .args(["build", "-s"])
+        .arg(&base.tree)
+        .arg("-p")
+        .arg(patch)
+        .arg("--xen-syms")
+        .arg(&base.xen_syms)
+        .arg("-o")
+        .arg(directory)
+        .env("XDG_CACHE_HOME", cache)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run xsplice")?;
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    while child.try_wait()?.is_none() {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok());
+        peak = peak.max(kibibytes.unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let time = start.elapsed();
+    let output = child.wait_with_output()?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    // The wide patch is refused for changing nothing: after all the work.
+    if !output.status.success() && !words.contains("it changes no code") {
+        bail!("{}: {words}", patch.display());
+    }
+    Ok(Run { time, peak })
+}
+
+fn largest_objects(base: &Base) -> anyhow::Result<Vec<(PathBuf, u64)>> {
+    let mut all = Vec::new();
+    for part in ["arch/x86", "common", "drivers", "xsm"] {
+        collect(&base.tree.join("xen").join(part), &mut all)?;
+    }
+    all.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    all.truncate(OBJECTS);
+    ensure!(all.len() == OBJECTS, "the tree has too few objects");
+    Ok(all)
+}
+
+fn collect(directory: &Path, all: &mut Vec<(PathBuf, u64)>) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if path.is_dir() {
+            collect(&path, all)?;
+        } else if name.ends_with(".o") && !name.starts_with("built_in") {
+            all.push((path, entry.metadata()?.len()));
+        }
+    }
+    Ok(())
+}
+
+fn compare_ours(objects: &[(PathBuf, u64)]) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    for (path, _) in objects {
+        let name = path.display().to_string();
+        let read = || anyhow::Ok(Object::read(&name, &std::fs::read(path)?)?);
+        let (original, patched) = (read()?, read()?);
+        ensure!(
+            xsplice_diff::compare(&original, &patched).is_empty(),
+            "{name} differs from itself"
+        );
+    }
+    Ok(start.elapsed())
+}
+
+fn compare_theirs(
+    peer: &Path,
+    base: &Base,
+    objects: &[(PathBuf, u64)],
+    directory: &Path,
+) -> anyhow::Result<Duration> {
+    /// What the peer exits with when nothing differs.
+    const NO_CHANGE: i32 = 3;
+    let program = peer.join("create-diff-object");
+    let start = Instant::now();
+    let mut failed = 0;
+    for (path, _) in objects {
+        let output = Command::new(&program)
+            .args([path, path, &base.xen_syms, &directory.join("peer.o")])
+            .output()
+            .with_context(|| program.display().to_string())?;
+        failed += usize::from(output.status.code() != Some(NO_CHANGE));
+    }
+    if failed > 0 {
+        println!("the peer fails on {failed} of these objects, which makes it look faster\n");
+    }
+    Ok(start.elapsed())
+}
