@@ -2,13 +2,12 @@
 
 use crate::Error;
 use crate::elf::Elf;
+use crate::image::Image;
 use crate::payload::{Function, functions};
-use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, OpKind};
-use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
+use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, OpKind};
 use serde::Serialize;
 use similar::{Algorithm, DiffOp};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// One function, before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -22,104 +21,68 @@ pub struct Listing {
 /// One line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Line {
-    /// Offset and text of the old instruction.
-    pub old: Option<(u64, String)>,
-    /// Offset and text of the new instruction.
-    pub new: Option<(u64, String)>,
+    /// The old instruction.
+    pub old: Option<Code>,
+    /// The new instruction.
+    pub new: Option<Code>,
+    /// Whether both do the same: a branch within the function is the same if
+    /// it leads to the same line.
+    pub same: bool,
 }
 
-impl Line {
-    /// Whether both sides have the same instruction.
-    pub fn same(&self) -> bool {
-        matches!((&self.old, &self.new), (Some((_, old)), Some((_, new))) if old == new)
-    }
+/// One instruction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Code {
+    /// Offset in the function in bytes.
+    pub offset: u64,
+    /// The instruction, with names in place of addresses.
+    pub text: String,
+    /// Where in the function a branch leads.
+    #[serde(skip)]
+    inner: Option<u64>,
+    /// The text without that.
+    #[serde(skip)]
+    shape: String,
 }
 
-/// Puts the code of each function of `payload` next to the one that it
-/// replaces in `xen_syms`; both are the bytes of a file.
+/// Puts the code of each function of the payload `data` next to the one that
+/// it replaces in `image`.
 ///
 /// # Errors
-/// If one of the files cannot be read.
-pub fn compare(payload: &[u8], xen_syms: &[u8]) -> Result<Vec<Listing>, Error> {
-    let image = Image::read(xen_syms)?;
-    let elf = Elf::read(payload, &|name| image.addresses.get(name).copied())?;
-    let listings = functions(&elf).into_iter().map(|(function, new)| {
-        let old_size = usize::try_from(function.old_size).unwrap_or(0);
-        let new_size = usize::try_from(function.new_size).unwrap_or(0);
-        let old_address = match function.old_address {
-            0 => image.addresses.get(&function.name).copied().unwrap_or(0),
-            address => address,
-        };
-        let names = Names {
-            image: &image,
-            elf: &elf,
-        };
-        let code = |bytes: Option<&[u8]>, size: usize| {
-            bytes.map_or(Vec::new(), |b| b[..size.min(b.len())].to_vec())
-        };
-        let old = code(image.bytes(old_address), old_size);
-        let new = code(new.and_then(|address| elf.bytes(address)), new_size);
-        let old = disassemble(&old, old_address, &names);
-        let new = disassemble(&new, new_address(&function, &elf), &names);
-        Listing {
-            lines: align(&old, &new),
-            function,
-        }
-    });
+/// If the payload cannot be read.
+pub fn compare(data: &[u8], image: &Image) -> Result<Vec<Listing>, Error> {
+    let elf = Elf::read(data, &|name| image.address(name))?;
+    let names = Names { image, elf: &elf };
+    let listings = functions(&elf, Some(image))?
+        .into_iter()
+        .map(|(function, new)| {
+            let old = function.old_address.and_then(|address| {
+                let code = code(image.bytes(address)?, function.old_size)?;
+                Some(disassemble(code, address, &names))
+            });
+            let old = old.unwrap_or_default();
+            let new = match new {
+                Some(address) => elf.bytes(address).and_then(|bytes| {
+                    let code = code(bytes, function.new_size)?;
+                    Some(disassemble(code, address, &names))
+                }),
+                // What is behind the no-ops stays.
+                None => {
+                    let stays = |code: &&Code| code.offset >= function.new_size.into();
+                    Some(old.iter().filter(stays).cloned().collect())
+                }
+            };
+            Listing {
+                lines: align(&old, &new.unwrap_or_default()),
+                function,
+            }
+        });
     Ok(listings.collect())
 }
 
-fn new_address(function: &Function, elf: &Elf) -> u64 {
-    let place = function.new.as_ref();
-    place
-        .and_then(|(section, offset)| Some(elf.section(section)?.address + offset))
-        .unwrap_or(0)
-}
-
-/// The hypervisor's file.
-struct Image {
-    addresses: HashMap<String, u64>,
-    names: BTreeMap<u64, String>,
-    sections: Vec<(u64, Vec<u8>)>,
-}
-
-impl Image {
-    fn read(data: &[u8]) -> Result<Self, Error> {
-        let file = ElfFile64::<Endianness>::parse(data)?;
-        let mut addresses = HashMap::new();
-        let mut names = BTreeMap::new();
-        for symbol in file.symbols().filter(|symbol| symbol.is_definition()) {
-            let name = symbol.name()?.to_owned();
-            names
-                .entry(symbol.address())
-                .or_insert_with(|| name.clone());
-            if symbol.is_global() {
-                addresses.insert(name, symbol.address());
-            }
-        }
-        let mut sections = Vec::new();
-        for section in file.sections().filter(|section| section.address() != 0) {
-            sections.push((section.address(), section.data()?.to_vec()));
-        }
-        Ok(Self {
-            addresses,
-            names,
-            sections,
-        })
-    }
-
-    fn bytes(&self, address: u64) -> Option<&[u8]> {
-        self.sections.iter().find_map(|(start, data)| {
-            let bytes = data.get(usize::try_from(address.checked_sub(*start)?).ok()?..)?;
-            (!bytes.is_empty()).then_some(bytes)
-        })
-    }
-
-    fn name(&self, address: u64) -> Option<(&str, u64)> {
-        self.bytes(address)?;
-        let (start, name) = self.names.range(..=address).next_back()?;
-        Some((name, address - start))
-    }
+fn code(bytes: &[u8], size: u32) -> Option<&[u8]> {
+    let size = usize::try_from(size).ok()?;
+    bytes.get(..size.min(bytes.len()))
 }
 
 /// What an address is called: a symbol and an offset, or a text.
@@ -129,19 +92,20 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    fn name(&self, address: u64) -> Option<String> {
+    fn name(&self, address: u64) -> String {
         if let Some((name, offset)) = self.elf.name(address) {
-            return Some(with_offset(name, offset));
+            return with_offset(name, offset);
         }
-        let bytes = self
-            .elf
-            .bytes(address)
-            .or_else(|| self.image.bytes(address));
+        let bytes = self.elf.bytes(address);
+        let bytes = bytes.or_else(|| self.image.bytes(address));
         if let Some(text) = bytes.and_then(text) {
-            return Some(text);
+            return text;
         }
-        let (name, offset) = self.image.name(address)?;
-        Some(with_offset(name, offset))
+        let place = self.elf.place(address);
+        match place.or_else(|| self.image.name(address)) {
+            Some((name, offset)) => with_offset(name, offset),
+            None => format!("{address:#x}"),
+        }
     }
 }
 
@@ -161,7 +125,7 @@ fn text(bytes: &[u8]) -> Option<String> {
     let end = bytes.iter().position(|&b| b == 0)?;
     let text = std::str::from_utf8(&bytes[..end]).ok()?;
     let printable = |c: char| !c.is_control() || c == '\n' || c == '\t';
-    if text.chars().count() < 4 || !text.chars().all(printable) {
+    if text.chars().count() < 3 || !text.chars().all(printable) {
         return None;
     }
     let short: String = text.chars().take(LONGEST).collect();
@@ -169,81 +133,168 @@ fn text(bytes: &[u8]) -> Option<String> {
     Some(format!("{short:?}{dots}"))
 }
 
-fn disassemble(code: &[u8], address: u64, names: &Names) -> Vec<(u64, String)> {
+fn disassemble(code: &[u8], address: u64, names: &Names) -> Vec<Code> {
     let own = address..address.saturating_add(code.len() as u64);
     let mut formatter = GasFormatter::new();
     let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
     let instructions = decoder.iter();
     instructions
         .map(|instruction| {
-            let leads_to = |target: u64| {
-                // Distances within a function change with everything between.
-                let forward = target >= instruction.ip();
-                let within = if forward { "forward" } else { "back" };
-                match own.contains(&target) {
-                    true => within.to_owned(),
-                    false => names.name(target).unwrap_or_else(|| format!("{target:#x}")),
+            let (mut text, mut inner) = (String::new(), None);
+            formatter.format_mnemonic(&instruction, &mut text);
+            for number in 0..formatter.operand_count(&instruction) {
+                text.push_str(if number == 0 { " " } else { "," });
+                let operand = formatter.get_instruction_operand(&instruction, number);
+                let kind = operand
+                    .ok()
+                    .flatten()
+                    .map(|index| instruction.op_kind(index));
+                match kind {
+                    Some(OpKind::NearBranch64) => {
+                        let target = instruction.near_branch_target();
+                        if own.contains(&target) {
+                            inner = Some(target - address);
+                        } else {
+                            text.push_str(&names.name(target));
+                        }
+                    }
+                    Some(OpKind::Memory) if instruction.is_ip_rel_memory_operand() => {
+                        text.push_str(&names.name(instruction.ip_rel_memory_address()));
+                        text.push_str("(%rip)");
+                    }
+                    // The number of an operand that the instruction has is
+                    // never refused.
+                    _ => drop(formatter.format_operand(&instruction, &mut text, number)),
                 }
-            };
-            let text = format(&mut formatter, &instruction, &leads_to);
-            (instruction.ip().wrapping_sub(address), text)
+            }
+            let shape = text.clone();
+            if let Some(target) = inner {
+                text.push_str(&format!("+{target:#x}"));
+            }
+            Code {
+                offset: instruction.ip().wrapping_sub(address),
+                text,
+                inner,
+                shape,
+            }
         })
         .collect()
 }
 
-/// An instruction with names in place of addresses.
-fn format(
-    formatter: &mut GasFormatter,
-    instruction: &Instruction,
-    leads_to: &dyn Fn(u64) -> String,
-) -> String {
-    let mut text = String::new();
-    formatter.format_mnemonic(instruction, &mut text);
-    for number in 0..formatter.operand_count(instruction) {
-        text.push_str(if number == 0 { " " } else { "," });
-        let operand = formatter.get_instruction_operand(instruction, number);
-        let kind = operand
-            .ok()
-            .flatten()
-            .map(|index| instruction.op_kind(index));
-        match kind {
-            Some(OpKind::NearBranch64) => {
-                text.push_str(&leads_to(instruction.near_branch_target()))
-            }
-            Some(OpKind::Memory) if instruction.is_ip_rel_memory_operand() => {
-                text.push_str(&leads_to(instruction.ip_rel_memory_address()));
-                text.push_str("(%rip)");
-            }
-            // The number of an operand that the instruction has is never refused.
-            _ => drop(formatter.format_operand(instruction, &mut text, number)),
+/// More instructions than any function of Xen has: beyond, nothing is aligned,
+/// which takes time with the square of the differences.
+const MOST: usize = 40_000;
+
+fn align(old: &[Code], new: &[Code]) -> Vec<Line> {
+    // Numbers compare faster than texts.
+    let mut numbers = HashMap::new();
+    let mut number = |side: &[Code]| -> Vec<usize> {
+        side.iter()
+            .map(|code| {
+                let next = numbers.len();
+                *numbers.entry(code.shape.clone()).or_insert(next)
+            })
+            .collect()
+    };
+    let (old_numbers, new_numbers) = (number(old), number(new));
+    let steps = if old.len() + new.len() > MOST {
+        vec![DiffOp::Replace {
+            old_index: 0,
+            old_len: old.len(),
+            new_index: 0,
+            new_len: new.len(),
+        }]
+    } else {
+        similar::capture_diff_slices(Algorithm::Myers, &old_numbers, &new_numbers)
+    };
+    let mut lines = Vec::new();
+    for step in steps {
+        let (old, new) = (&old[step.old_range()], &new[step.new_range()]);
+        for at in 0..old.len().max(new.len()) {
+            lines.push(Line {
+                old: old.get(at).cloned(),
+                new: new.get(at).cloned(),
+                same: matches!(step, DiffOp::Equal { .. }),
+            });
         }
     }
-    text
+    compare_branches(&mut lines);
+    lines
 }
 
-fn align(old: &[(u64, String)], new: &[(u64, String)]) -> Vec<Line> {
-    let text = |side: &[(u64, String)]| -> Vec<String> {
-        side.iter().map(|(_, text)| text.clone()).collect()
-    };
-    let (old_text, new_text) = (text(old), text(new));
-    let mut lines = Vec::new();
-    let mut push = |old: Option<&(u64, String)>, new: Option<&(u64, String)>| {
-        lines.push(Line {
-            old: old.cloned(),
-            new: new.cloned(),
-        });
-    };
-    for op in similar::capture_diff_slices(Algorithm::Myers, &old_text, &new_text) {
-        let (old, new) = (&old[op.old_range()], &new[op.new_range()]);
-        match op {
-            DiffOp::Equal { .. } | DiffOp::Replace { .. } => {
-                for at in 0..old.len().max(new.len()) {
-                    push(old.get(at), new.get(at));
-                }
-            }
-            DiffOp::Delete { .. } => old.iter().for_each(|line| push(Some(line), None)),
-            DiffOp::Insert { .. } => new.iter().for_each(|line| push(None, Some(line))),
+/// Branches of the same kind are only the same if they lead to the same line.
+fn compare_branches(lines: &mut [Line]) {
+    let offset = |code: &Option<Code>| code.as_ref().map(|code| code.offset);
+    let partners: HashMap<u64, Option<u64>> = lines
+        .iter()
+        .filter_map(|line| Some((offset(&line.old)?, offset(&line.new))))
+        .collect();
+    for line in lines {
+        if let (Some(old), Some(new)) = (&line.old, &line.new)
+            && let (Some(old), Some(new)) = (old.inner, new.inner)
+        {
+            line.same &= partners.get(&old) == Some(&Some(new));
         }
     }
-    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(lines: &[(u64, &str, Option<u64>)]) -> Vec<Code> {
+        let code = lines.iter().map(|&(offset, shape, inner)| Code {
+            offset,
+            text: shape.to_owned(),
+            inner,
+            shape: shape.to_owned(),
+        });
+        code.collect()
+    }
+
+    fn same(old: &[Code], new: &[Code]) -> Vec<bool> {
+        align(old, new).iter().map(|line| line.same).collect()
+    }
+
+    #[test]
+    fn a_branch_to_the_same_line_is_the_same() {
+        let old = code(&[(0, "je ", Some(4)), (2, "push", None), (4, "ret", None)]);
+        let new = code(&[
+            (0, "je ", Some(5)),
+            (2, "push", None),
+            (3, "pop", None),
+            (5, "ret", None),
+        ]);
+        assert_eq!(same(&old, &new), [true, true, false, true]);
+    }
+
+    #[test]
+    fn a_branch_to_another_line_is_a_difference() {
+        let old = code(&[(0, "je ", Some(2)), (2, "push", None), (4, "ret", None)]);
+        let new = code(&[(0, "je ", Some(4)), (2, "push", None), (4, "ret", None)]);
+        assert_eq!(same(&old, &new), [false, true, true]);
+        assert_eq!(same(&old, &old), [true, true, true]);
+    }
+
+    #[test]
+    fn everything_is_listed_however_long() {
+        let old = code(&vec![(0, "nop", None); MOST]);
+        let new = code(&[(0, "ret", None)]);
+        let lines = align(&old, &new);
+        assert_eq!(lines.len(), MOST);
+        assert!(lines.iter().all(|line| line.old.is_some() && !line.same));
+    }
+
+    #[test]
+    fn only_texts_are_shown_as_texts() {
+        assert_eq!(text(b"a \"b\"\n\0").as_deref(), Some(r#""a \"b\"\n""#));
+        assert_eq!(text(b"ab\0"), None);
+        assert_eq!(text(b"\x7fELF\0"), None);
+        assert_eq!(text(b"no end"), None);
+        let long = format!("{}\0", "x".repeat(41));
+        assert_eq!(
+            text(long.as_bytes()),
+            Some(format!("{:?}...", "x".repeat(40)))
+        );
+    }
 }

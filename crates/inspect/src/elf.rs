@@ -12,6 +12,10 @@ use xsplice_link::reloc::x86_64;
 const START: u64 = 0xffff_82d0_7000_0000;
 /// Symbols that only the hypervisor knows stand here, one each eight bytes.
 const UNKNOWN: u64 = 0xffff_82d0_7800_0000;
+/// How far they reach: not into any hypervisor.
+const UNKNOWN_SIZE: u64 = 1 << 27;
+/// What a section takes up in the layout at most, in bytes.
+const LARGEST: u64 = 1 << 24;
 
 /// One section, laid out and relocated.
 #[derive(Debug)]
@@ -21,7 +25,18 @@ pub(crate) struct Section {
     pub(crate) size: u64,
     pub(crate) data: Vec<u8>,
     pub(crate) flags: elf::SectionFlags,
-    pub(crate) relocations: usize,
+    pub(crate) fields: Vec<Field>,
+}
+
+/// One relocated field of a section.
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub(crate) offset: u64,
+    /// Type of the relocation, as the ABI document names it.
+    pub(crate) kind: String,
+    /// The symbol, or for one without a name its section.
+    pub(crate) symbol: String,
+    pub(crate) addend: i64,
 }
 
 /// One symbol at the address it has in this layout.
@@ -30,8 +45,22 @@ pub(crate) struct Symbol {
     pub(crate) name: String,
     pub(crate) address: u64,
     pub(crate) size: u64,
-    pub(crate) defined: bool,
-    pub(crate) absolute: bool,
+    pub(crate) function: bool,
+    pub(crate) global: bool,
+    pub(crate) place: Place,
+}
+
+/// Where a symbol is defined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the payload.
+    Here,
+    /// Its value is its address.
+    Absolute,
+    /// In the hypervisor, or in a payload below.
+    Elsewhere,
+    /// It is no place: the name of a source file or a section.
+    Nowhere,
 }
 
 /// The whole file.
@@ -66,7 +95,6 @@ impl Elf {
                 continue;
             };
             for (offset, relocation) in from.relocations() {
-                section.relocations += 1;
                 relocate(section, offset, &relocation, &symbols);
             }
         }
@@ -78,6 +106,44 @@ impl Elf {
 
     pub(crate) fn section(&self, name: &str) -> Option<&Section> {
         self.sections.iter().find(|section| section.name == name)
+    }
+
+    /// The section that holds `address`, and the offset there.
+    pub(crate) fn place(&self, address: u64) -> Option<(&str, u64)> {
+        self.sections.iter().find_map(|section| {
+            let offset = address.checked_sub(section.address)?;
+            (offset < section.size).then_some((section.name.as_str(), offset))
+        })
+    }
+
+    /// The symbol at `address` that is to be looked up when the payload is
+    /// loaded, if no address is known for it.
+    pub(crate) fn needed(&self, address: u64) -> Option<&str> {
+        let mut all = self.symbols.iter();
+        let symbol = all.find(|s| s.place == Place::Elsewhere && s.address == address);
+        symbol.map(|symbol| symbol.name.as_str())
+    }
+
+    /// Whether `address` stands for a symbol whose address is not known.
+    pub(crate) fn is_unknown(address: u64) -> bool {
+        (UNKNOWN..UNKNOWN + UNKNOWN_SIZE).contains(&address)
+    }
+
+    /// Whether `address` is in code of the payload.
+    pub(crate) fn is_code(&self, address: u64) -> bool {
+        self.sections.iter().any(|section| {
+            let end = section.address.saturating_add(section.size);
+            section.flags.contains(elf::SHF_EXECINSTR) && (section.address..end).contains(&address)
+        })
+    }
+
+    /// What is at `address`, as a symbol or a section and an offset.
+    pub(crate) fn label(&self, address: u64) -> Option<String> {
+        let (name, offset) = self.name(address).or_else(|| self.place(address))?;
+        Some(match offset {
+            0 => name.to_owned(),
+            offset => format!("{name}+{offset:#x}"),
+        })
     }
 
     /// The bytes from `address` to the end of its section.
@@ -101,7 +167,7 @@ impl Elf {
         let covering = self.symbols.iter().filter(|symbol| {
             let end = symbol.address.saturating_add(symbol.size.max(1));
             let named = !symbol.name.is_empty() && !symbol.name.starts_with(".L");
-            named && (symbol.address..end).contains(&address)
+            named && symbol.place != Place::Nowhere && (symbol.address..end).contains(&address)
         });
         covering
             .map(|symbol| (symbol.name.as_str(), address - symbol.address))
@@ -120,7 +186,7 @@ fn lay_out(file: &ElfFile64<Endianness>) -> Result<BTreeMap<usize, Section>, Err
         let align = section.align().clamp(1, 4096);
         next = next.next_multiple_of(align.next_power_of_two());
         // Sizes are the file's own words: a wild one must not lay out wildly.
-        let size = section.size().min(1 << 24);
+        let size = section.size().min(LARGEST);
         sections.insert(
             section.index().0,
             Section {
@@ -129,7 +195,7 @@ fn lay_out(file: &ElfFile64<Endianness>) -> Result<BTreeMap<usize, Section>, Err
                 size: section.size(),
                 data: section.data()?.to_vec(),
                 flags,
-                relocations: 0,
+                fields: Vec::new(),
             },
         );
         next = next.saturating_add(size);
@@ -144,13 +210,22 @@ fn symbols(
 ) -> BTreeMap<usize, Symbol> {
     let mut symbols = BTreeMap::new();
     for symbol in file.symbols() {
-        let name = symbol.name().unwrap_or_default().to_owned();
-        let place = symbol.section_index().and_then(|i| sections.get(&i.0));
-        let absolute = symbol.elf_symbol().st_shndx(file.endian()) == elf::SHN_ABS;
-        let address = match place {
+        let section = symbol.section_index().and_then(|i| sections.get(&i.0));
+        let place = match symbol.elf_symbol().st_type() {
+            elf::STT_FILE | elf::STT_SECTION => Place::Nowhere,
+            _ if section.is_some() => Place::Here,
+            _ if symbol.elf_symbol().st_shndx(file.endian()) == elf::SHN_ABS => Place::Absolute,
+            _ => Place::Elsewhere,
+        };
+        let name = match (symbol.name(), section) {
+            (Ok(""), Some(section)) => section.name.clone(),
+            (name, _) => name.unwrap_or_default().to_owned(),
+        };
+        let unknown = UNKNOWN.wrapping_add((symbol.index().0 as u64).wrapping_mul(8));
+        let address = match section {
             Some(section) => section.address.wrapping_add(symbol.address()),
-            None if absolute => symbol.address(),
-            None => known(&name).unwrap_or(UNKNOWN + 8 * symbol.index().0 as u64),
+            None if place == Place::Absolute => symbol.address(),
+            None => known(&name).unwrap_or(unknown),
         };
         symbols.insert(
             symbol.index().0,
@@ -158,8 +233,9 @@ fn symbols(
                 name,
                 address,
                 size: symbol.size(),
-                defined: place.is_some(),
-                absolute,
+                function: symbol.elf_symbol().st_type() == elf::STT_FUNC,
+                global: symbol.is_global(),
+                place,
             },
         );
     }
@@ -172,12 +248,21 @@ fn relocate(
     relocation: &object::Relocation,
     symbols: &BTreeMap<usize, Symbol>,
 ) {
-    let (object::RelocationFlags::Elf { r_type }, object::RelocationTarget::Symbol(symbol)) =
-        (relocation.flags(), relocation.target())
-    else {
+    let object::RelocationFlags::Elf { r_type } = relocation.flags() else {
         return;
     };
-    let (Some(kind), Some(symbol)) = (x86_64::lookup(r_type.0), symbols.get(&symbol.0)) else {
+    let symbol = match relocation.target() {
+        object::RelocationTarget::Symbol(index) => symbols.get(&index.0),
+        _ => None,
+    };
+    let kind = x86_64::lookup(r_type.0);
+    section.fields.push(Field {
+        offset,
+        kind: kind.map_or_else(|| format!("type {}", r_type.0), |kind| kind.name.to_owned()),
+        symbol: symbol.map(|s| s.name.clone()).unwrap_or_default(),
+        addend: relocation.addend(),
+    });
+    let (Some(kind), Some(symbol)) = (kind, symbol) else {
         return;
     };
     let place = section.address.wrapping_add(offset);

@@ -2,29 +2,36 @@
 //!
 //! *What it is*: [`Payload::read`] turns a payload in Xen's format, whoever
 //! made it, into plain data; [`compare`] puts the code of its functions
-//! next to the code that they replace in a `xen-syms`.
+//! next to the code that they replace in an [`Image`], the `xen-syms` file.
 //!
 //! *What it trusts*: nothing. A damaged file is an error, and what a table
 //! says is only followed within the file.
 //!
 //! *What it guarantees*: it shows what the file says, and judges nothing: that
-//! is `xsplice-offline`'s part.
+//! is `xsplice-offline`'s part. It does not panic on any input.
 #![forbid(unsafe_code)]
 
 pub mod compare;
 mod elf;
+mod image;
 pub mod payload;
+pub mod table;
 
 pub use compare::{Line, Listing, compare};
+pub use image::Image;
 pub use payload::Payload;
 
 /// Why a file cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It is no ELF file, or a damaged one.
-    #[error("not a readable ELF file: {0}")]
+    #[error("not a readable ELF file (cut short, or of another kind?): {0}")]
     Malformed(#[from] object::read::Error),
     /// It is an ELF file of another kind.
     #[error("{0}")]
     WrongKind(String),
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,9 +1,11 @@
 //! A payload as plain data.
 
-use crate::Error;
-use crate::elf::Elf;
+use crate::elf::{Elf, Place};
+use crate::image::Image;
+use crate::table::{Table, tables};
+use crate::{Error, hex};
 use object::elf;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use xsplice_abi::note::parse_build_id;
 use xsplice_abi::payload::{LivepatchFunc, section};
 use xsplice_abi::preimage::{self, Preimage};
@@ -24,35 +26,48 @@ pub struct Payload {
     pub functions: Vec<Function>,
     /// What the hypervisor calls at the stages of its life.
     pub hooks: Vec<Hook>,
-    /// New functions and variables.
-    pub new_symbols: Vec<String>,
-    /// Symbols that the hypervisor or a payload below must have.
-    pub needed_symbols: Vec<String>,
-    /// Symbols given by address.
-    pub absolute_symbols: Vec<Absolute>,
-    /// Tables about its code, with how many entries each has.
+    /// Tables about its code.
     pub tables: Vec<Table>,
+    /// Functions and variables that it brings with it.
+    pub carried: Vec<Carried>,
+    /// Symbols that the hypervisor or a payload below must have.
+    pub needed: Vec<String>,
+    /// Symbols of the hypervisor that are given by address.
+    pub absolute: Vec<Absolute>,
     /// All sections.
     pub sections: Vec<Section>,
-    /// Whether the whole of each old function is hashed: how many are.
-    pub preimages: usize,
 }
 
 /// One function that is patched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Function {
-    /// Its name in the hypervisor.
+    /// Its name in the payload, or if it has none, in the hypervisor.
     pub name: String,
-    /// Its address in the hypervisor; 0 if the name is to be looked up.
-    pub old_address: u64,
+    /// Its address in the hypervisor; `None` if it is looked up by
+    /// [`old_symbol`](Self::old_symbol) and no hypervisor is given.
+    #[serde(serialize_with = "optional_address")]
+    pub old_address: Option<u64>,
+    /// The symbol that gives its address when the payload is loaded.
+    pub old_symbol: Option<String>,
     /// Size in the hypervisor in bytes.
     pub old_size: u32,
-    /// Size of the new code, or of what is made no-ops.
+    /// Where the new code is; `None` if the old code is made no-ops.
+    pub new: Option<Code>,
+    /// Size of the new code in bytes, or of what is made no-ops.
     pub new_size: u32,
-    /// Where the new code is: section and offset; `None` for no-ops.
-    pub new: Option<(String, u64)>,
     /// Bytes that must be at the old address, in hexadecimal.
     pub expected: Option<String>,
+    /// SHA-256 that the whole old function must have, in hexadecimal.
+    pub preimage: Option<String>,
+}
+
+/// A place in a section of the payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Code {
+    /// The section.
+    pub section: String,
+    /// Offset there in bytes.
+    pub offset: u64,
 }
 
 /// The hooks of one stage.
@@ -64,22 +79,29 @@ pub struct Hook {
     pub functions: Vec<String>,
 }
 
+/// A function or variable of the payload's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Carried {
+    /// Its name.
+    pub name: String,
+    /// Whether it is a function.
+    pub function: bool,
+    /// Whether payloads on top can refer to it by name.
+    pub global: bool,
+    /// Its section.
+    pub section: String,
+    /// Size in bytes.
+    pub size: u64,
+}
+
 /// A symbol given by address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Absolute {
     /// Its name.
     pub name: String,
     /// Its address.
+    #[serde(serialize_with = "address")]
     pub address: u64,
-}
-
-/// A table about code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Table {
-    /// Its section.
-    pub name: String,
-    /// How many entries it has.
-    pub entries: u64,
 }
 
 /// One section.
@@ -91,48 +113,80 @@ pub struct Section {
     pub size: u64,
     /// `A` allocated, `W` writable, `X` executable.
     pub flags: String,
-    /// How many relocations it has.
-    pub relocations: usize,
+    /// Its relocated fields.
+    pub relocations: Vec<Relocation>,
 }
 
-/// Size of the entries of each kind of table, by the start of the section name.
-const TABLES: [(&str, u64); 3] = [
-    (".altinstructions", 14),
-    (".bug_frames", 8),
-    (".ex_table", 8),
-];
+/// One relocated field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Relocation {
+    /// Offset of the field in the section.
+    pub offset: u64,
+    /// Type, as the ABI document names it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The symbol, or its section if it has no name.
+    pub symbol: String,
+    /// What is added to the symbol's address.
+    pub addend: i64,
+}
+
 const HOOKS: &str = ".livepatch.hooks.";
 
+// JSON numbers do not hold 64-bit addresses everywhere.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn address<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{value:#x}"))
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference")]
+fn optional_address<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => address(value, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 impl Payload {
-    /// Reads the payload `data`.
+    /// Reads the payload `data`; `image` is the hypervisor that it is for, and
+    /// gives the addresses of symbols.
     ///
     /// # Errors
-    /// If it is no relocatable x86-64 ELF file, or is damaged.
-    pub fn read(data: &[u8]) -> Result<Self, Error> {
-        let elf = Elf::read(data, &|_| None)?;
-        let id = |name: &str| {
-            let id = parse_build_id(&elf.section(name)?.data)?;
-            Some(hex(id))
-        };
+    /// If it is no payload for x86-64, or is damaged.
+    pub fn read(data: &[u8], image: Option<&Image>) -> Result<Self, Error> {
+        let elf = Elf::read(data, &|name| image?.address(name))?;
+        let hooks = hooks(&elf);
+        if elf.section(section::FUNCS).is_none() && hooks.is_empty() {
+            return Err(Error::WrongKind(format!(
+                "an object file, but no live-patch payload: it has neither the section {} nor hooks",
+                section::FUNCS
+            )));
+        }
+        let id = |name: &str| Some(hex(parse_build_id(&elf.section(name)?.data)?));
         let texts = elf.section(section::MODINFO).map_or(&[][..], |s| &s.data);
         let texts = texts.split(|&b| b == 0).filter(|text| !text.is_empty());
-        let names = |wanted: &dyn Fn(&crate::elf::Symbol) -> bool| -> Vec<String> {
-            let all = elf
-                .symbols
-                .iter()
-                .filter(|s| !s.name.is_empty() && wanted(s));
-            all.map(|s| s.name.clone()).collect()
+        let functions = functions(&elf, image)?;
+        let replacements: Vec<_> = functions.iter().filter_map(|(_, new)| *new).collect();
+        let named = |place: Place| {
+            let all = elf.symbols.iter();
+            all.filter(move |s| s.place == place && !s.name.is_empty())
         };
-        let functions = functions(&elf);
-        let replaced = |symbol: &crate::elf::Symbol| {
-            let place = functions.iter().filter_map(|(_, new)| *new);
-            place.into_iter().any(|new| new == symbol.address)
-        };
-        let absolute = elf
-            .symbols
-            .iter()
-            .filter(|s| s.absolute && !s.name.is_empty());
-        let preimages = elf.section(preimage::SECTION).map(|s| &s.data);
+        let carried = named(Place::Here)
+            .filter(|symbol| symbol.size > 0 && !replacements.contains(&symbol.address))
+            .filter_map(|symbol| {
+                let (section, _) = elf.place(symbol.address)?;
+                // What the format itself needs is shown as what it is.
+                (!section.starts_with(".livepatch.")).then(|| Carried {
+                    name: symbol.name.clone(),
+                    function: symbol.function,
+                    global: symbol.global,
+                    section: section.to_owned(),
+                    size: symbol.size,
+                })
+            });
         Ok(Self {
             build_id: id(section::BUILD_ID),
             depends: id(section::DEPENDS),
@@ -140,105 +194,121 @@ impl Payload {
             metadata: texts
                 .map(|t| String::from_utf8_lossy(t).into_owned())
                 .collect(),
-            hooks: hooks(&elf),
-            new_symbols: names(&|s| s.defined && s.size > 0 && !replaced(s)),
-            needed_symbols: names(&|s| !s.defined && !s.absolute),
-            absolute_symbols: absolute
+            hooks,
+            tables: tables(&elf),
+            carried: carried.collect(),
+            needed: named(Place::Elsewhere).map(|s| s.name.clone()).collect(),
+            absolute: named(Place::Absolute)
                 .map(|s| Absolute {
                     name: s.name.clone(),
                     address: s.address,
                 })
                 .collect(),
-            tables: tables(&elf),
             sections: elf.sections.iter().map(describe).collect(),
-            preimages: preimages
-                .and_then(|data| Preimage::read_all(data))
-                .map_or(0, |all| all.len()),
-            functions: functions
-                .into_iter()
-                .map(|(function, _)| function)
-                .collect(),
+            functions: functions.into_iter().map(|(f, _)| f).collect(),
         })
     }
 }
 
 /// The functions, each with the address of its new code in the layout.
-pub(crate) fn functions(elf: &Elf) -> Vec<(Function, Option<u64>)> {
+pub(crate) fn functions(
+    elf: &Elf,
+    image: Option<&Image>,
+) -> Result<Vec<(Function, Option<u64>)>, Error> {
     let data = elf.section(section::FUNCS).map_or(&[][..], |s| &s.data);
-    let records = data.chunks_exact(size_of::<LivepatchFunc>());
-    records
-        .filter_map(|record| LivepatchFunc::read_from_bytes(record).ok())
+    let (records, rest) = data.as_chunks::<{ size_of::<LivepatchFunc>() }>();
+    if !rest.is_empty() {
+        return Err(Error::WrongKind(format!(
+            "{} has {} bytes, which is no whole number of {}-byte records: \
+             the file is damaged or in another version of the format",
+            section::FUNCS,
+            data.len(),
+            size_of::<LivepatchFunc>()
+        )));
+    }
+    let preimages = elf.section(preimage::SECTION);
+    let preimages = preimages.and_then(|section| Preimage::read_all(&section.data));
+    let preimages = preimages.unwrap_or_default();
+    let records = records
+        .iter()
+        .filter_map(|record| LivepatchFunc::read_from_bytes(record).ok());
+    Ok(records
         .map(|record| {
             let new = Some(record.new_addr.get()).filter(|&address| address != 0);
-            let place = new.and_then(|address| {
-                elf.sections.iter().find_map(|s| {
-                    let offset = address.checked_sub(s.address)?;
-                    (offset < s.size).then(|| (s.name.clone(), offset))
-                })
-            });
-            let expected = record.expect.data.get(..record.expect.len());
+            let old = record.old_addr.get();
+            let mut name = elf.string(record.name.get()).unwrap_or_default();
+            let old_symbol = match old {
+                0 => Some(name.clone()),
+                old => elf.needed(old).map(str::to_owned),
+            };
+            let old_address = match old {
+                0 => image.and_then(|image| image.address(&name)),
+                old => Some(old).filter(|old| !Elf::is_unknown(*old)),
+            };
+            if name.is_empty() {
+                let known = image.zip(old_address);
+                let known = known.and_then(|(image, address)| image.name(address));
+                name = known.map_or("(no name)", |(name, _)| name).to_owned();
+            }
+            let preimage = preimages.iter().find(|preimage| preimage.address == old);
             let function = Function {
-                name: elf.string(record.name.get()).unwrap_or_default(),
-                old_address: record.old_addr.get(),
+                name,
+                old_address,
+                old_symbol,
                 old_size: record.old_size.get(),
+                new: new.map(|address| {
+                    let (section, offset) = elf.place(address).unwrap_or(("?", address));
+                    Code {
+                        section: section.to_owned(),
+                        offset,
+                    }
+                }),
                 new_size: record.new_size.get(),
-                new: place,
-                expected: expected.filter(|_| record.expect.enabled()).map(hex),
+                expected: record.expect.enabled().then(|| hex(record.expect.bytes())),
+                preimage: preimage.map(|preimage| hex(&preimage.hash)),
             };
             (function, new)
         })
-        .collect()
+        .collect())
 }
 
 fn hooks(elf: &Elf) -> Vec<Hook> {
     let sections = elf.sections.iter().filter_map(|section| {
         let stage = section.name.strip_prefix(HOOKS)?;
-        let pointers = section.data.chunks_exact(8).filter_map(|pointer| {
-            let address = u64::from_le_bytes(pointer.try_into().ok()?);
-            Some(match elf.name(address) {
-                Some((name, _)) => name.to_owned(),
-                None => format!("{address:#x}"),
-            })
+        let pointers = section.data.as_chunks::<8>().0;
+        let functions = pointers.iter().map(|pointer| {
+            let address = u64::from_le_bytes(*pointer);
+            elf.label(address)
+                .unwrap_or_else(|| format!("{address:#x}"))
         });
         Some(Hook {
             stage: stage.to_owned(),
-            functions: pointers.collect(),
-        })
-    });
-    sections.collect()
-}
-
-fn tables(elf: &Elf) -> Vec<Table> {
-    let sections = elf.sections.iter().filter_map(|section| {
-        let known = TABLES
-            .iter()
-            .find(|(start, _)| section.name.starts_with(start));
-        known.map(|(_, size)| Table {
-            name: section.name.clone(),
-            entries: section.size / size,
+            functions: functions.collect(),
         })
     });
     sections.collect()
 }
 
 fn describe(section: &crate::elf::Section) -> Section {
-    let flag =
-        |flag: elf::SectionFlags, letter: char| section.flags.contains(flag).then_some(letter);
+    let letters = [
+        (elf::SHF_ALLOC, 'A'),
+        (elf::SHF_WRITE, 'W'),
+        (elf::SHF_EXECINSTR, 'X'),
+    ];
+    let relocations = section.fields.iter().map(|field| Relocation {
+        offset: field.offset,
+        kind: field.kind.clone(),
+        symbol: field.symbol.clone(),
+        addend: field.addend,
+    });
     Section {
         name: section.name.clone(),
         size: section.size,
-        flags: [
-            flag(elf::SHF_ALLOC, 'A'),
-            flag(elf::SHF_WRITE, 'W'),
-            flag(elf::SHF_EXECINSTR, 'X'),
-        ]
-        .into_iter()
-        .flatten()
-        .collect(),
-        relocations: section.relocations,
+        flags: letters
+            .iter()
+            .filter(|(flag, _)| section.flags.contains(*flag))
+            .map(|(_, letter)| letter)
+            .collect(),
+        relocations: relocations.collect(),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

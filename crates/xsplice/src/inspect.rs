@@ -2,26 +2,35 @@
 
 use anyhow::Context as _;
 use serde_json::json;
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use xsplice_inspect::{Line, Listing, Payload};
+use xsplice_inspect::payload::Function;
+use xsplice_inspect::{Image, Line, Listing, Payload};
 
 const EXAMPLES: &str = "\
 Examples:
   xsplice inspect fix.livepatch
-  xsplice inspect fix.livepatch --xen-syms xen-syms
-  xsplice inspect fix.livepatch --json | jq .functions";
+  xsplice inspect fix.livepatch --xen-syms xen-syms | less
+  xsplice inspect fix.livepatch --relocations
+  xsplice inspect fix.livepatch --json | jq .functions
+
+Side by side, | stands between instructions that differ, < and > before those
+that are only in the old or the new code.";
 
 /// Arguments of `xsplice inspect`.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The payload.
+    /// The payload, made by xsplice or another tool.
     payload: PathBuf,
     /// The hypervisor's image with symbols: shows old and new code side by side.
     #[arg(long, value_name = "FILE")]
     xen_syms: Option<PathBuf>,
+    /// List every relocation (always in JSON), not only how many there are.
+    #[arg(long)]
+    relocations: bool,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
@@ -41,125 +50,164 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     }
 }
 
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+pub(crate) fn read_image(path: &Path) -> anyhow::Result<Image> {
+    Image::read(&read(path)?).with_context(|| path.display().to_string())
+}
+
 fn show(args: &Args, json: bool) -> anyhow::Result<String> {
     let name = || args.payload.display().to_string();
-    let data = std::fs::read(&args.payload).with_context(name)?;
-    let payload = Payload::read(&data).with_context(name)?;
-    let listings = match &args.xen_syms {
-        Some(path) => {
-            let image = std::fs::read(path).with_context(|| path.display().to_string())?;
-            xsplice_inspect::compare(&data, &image).with_context(|| path.display().to_string())?
-        }
-        None => Vec::new(),
-    };
+    let data = read(&args.payload)?;
+    let image = args.xen_syms.as_deref().map(read_image).transpose()?;
+    let payload = Payload::read(&data, image.as_ref()).with_context(name)?;
+    let listings = image.map(|image| xsplice_inspect::compare(&data, &image));
+    let listings = listings.transpose().with_context(name)?;
     if json {
         let mut value = serde_json::to_value(&payload)?;
-        if args.xen_syms.is_some() {
+        if let Some(listings) = listings {
             value["listings"] = serde_json::to_value(&listings)?;
         }
         return Ok(format!("{value:#}\n"));
     }
-    let mut text = describe(&payload);
+    let mut text = String::new();
+    describe(&mut text, &payload, args.relocations)?;
     let colour = std::io::stdout().is_terminal();
-    for listing in &listings {
-        text.push_str(&side_by_side(listing, colour));
+    for listing in listings.iter().flatten() {
+        side_by_side(&mut text, listing, colour)?;
     }
     Ok(text)
 }
 
-fn describe(payload: &Payload) -> String {
-    let mut text = String::new();
-    let mut say = |line: String| {
-        text.push_str(line.trim_end());
-        text.push('\n');
-    };
-    let id = |id: &Option<String>| id.clone().unwrap_or_else(|| "none".to_owned());
-    say(format!("build-id     {}", id(&payload.build_id)));
-    say(format!("depends      {}", id(&payload.depends)));
-    say(format!("hypervisor   {}", id(&payload.xen_depends)));
+fn describe(text: &mut String, payload: &Payload, relocations: bool) -> std::fmt::Result {
+    for (what, id) in [
+        ("build-id", &payload.build_id),
+        ("goes on top of", &payload.depends),
+        ("for hypervisor", &payload.xen_depends),
+    ] {
+        writeln!(text, "{what:<16}{}", id.as_deref().unwrap_or("none"))?;
+    }
     for line in &payload.metadata {
-        say(format!("metadata     {line}"));
+        writeln!(text, "{:<16}{line}", "metadata")?;
     }
-    say(format!("functions    {}", payload.functions.len()));
-    for f in &payload.functions {
-        let new = f.new.as_ref();
-        let new = new.map_or("no-ops".to_owned(), |(section, offset)| {
-            format!("{section}+{offset:#x}")
-        });
-        let expected = f.expected.as_ref().map_or(String::new(), |bytes| {
-            format!("  expects {} bytes", bytes.len() / 2)
-        });
-        say(format!(
-            "  {:<40} {:#018x} {:>6} -> {:<6} {new}{expected}",
-            f.name, f.old_address, f.old_size, f.new_size
-        ));
+    writeln!(text, "\nFunctions: {}", payload.functions.len())?;
+    for function in &payload.functions {
+        describe_function(text, function)?;
     }
-    if payload.preimages > 0 {
-        say(format!("preimages    {}", payload.preimages));
+    if !payload.hooks.is_empty() {
+        writeln!(text, "\nHooks:")?;
     }
     for hook in &payload.hooks {
-        let functions = hook.functions.join(", ");
-        say(format!("hook         {}: {functions}", hook.stage));
+        writeln!(text, "  {:<12} {}", hook.stage, hook.functions.join(", "))?;
     }
     for table in &payload.tables {
-        say(format!(
-            "table        {}: {} entries",
-            table.name, table.entries
-        ));
-    }
-    for (what, names) in [
-        ("new", &payload.new_symbols),
-        ("needs", &payload.needed_symbols),
-    ] {
-        for name in names {
-            say(format!("{what:<12} {name}"));
+        writeln!(text, "\n{}:", table.name)?;
+        for entry in &table.entries {
+            writeln!(text, "  {}: {}", entry.place, entry.meaning)?;
         }
     }
-    for symbol in &payload.absolute_symbols {
-        say(format!(
-            "at address   {:#018x} {}",
-            symbol.address, symbol.name
-        ));
+    if !payload.carried.is_empty() {
+        writeln!(text, "\nBrings with it:")?;
     }
+    for symbol in &payload.carried {
+        writeln!(
+            text,
+            "  {:<48} {:>6} bytes  {:<8}  {}",
+            symbol.name,
+            symbol.size,
+            if symbol.function { "function" } else { "data" },
+            symbol.section
+        )?;
+    }
+    if !payload.needed.is_empty() || !payload.absolute.is_empty() {
+        writeln!(text, "\nRefers to:")?;
+    }
+    for name in &payload.needed {
+        writeln!(text, "  {:<48} by name", name)?;
+    }
+    for symbol in &payload.absolute {
+        writeln!(text, "  {:<48} at {:#x}", symbol.name, symbol.address)?;
+    }
+    writeln!(text, "\nSections:")?;
     for section in &payload.sections {
-        say(format!(
-            "section      {:<28} {:>8} bytes  {:<3}  {} relocations",
-            section.name, section.size, section.flags, section.relocations
-        ));
+        let relocated = match section.relocations.len() {
+            0 => String::new(),
+            1 => "1 relocation".to_owned(),
+            many => format!("{many} relocations"),
+        };
+        let line = format!(
+            "  {:<34} {:>7} bytes  {:<3}  {relocated}",
+            section.name, section.size, section.flags
+        );
+        writeln!(text, "{}", line.trim_end())?;
+        for field in section.relocations.iter().filter(|_| relocations) {
+            writeln!(
+                text,
+                "    +{:#06x}  {:<15} {}{:+#x}",
+                field.offset, field.kind, field.symbol, field.addend
+            )?;
+        }
     }
-    text
+    Ok(())
+}
+
+fn describe_function(text: &mut String, function: &Function) -> std::fmt::Result {
+    let place = match (&function.old_address, &function.old_symbol) {
+        (Some(address), _) => format!("{address:#x}"),
+        (None, Some(symbol)) => format!("the symbol {symbol}"),
+        (None, None) => "an unknown address".to_owned(),
+    };
+    let new = match &function.new {
+        Some(new) => format!(
+            "{} bytes at {}+{:#x}",
+            function.new_size, new.section, new.offset
+        ),
+        None => format!("{} bytes of no-ops", function.new_size),
+    };
+    writeln!(
+        text,
+        "  {}\n    {} bytes at {place} become {new}",
+        function.name, function.old_size
+    )?;
+    if let Some(expected) = &function.expected {
+        writeln!(text, "    expects  {expected}")?;
+    }
+    if let Some(hash) = &function.preimage {
+        writeln!(text, "    preimage sha256:{hash}")?;
+    }
+    Ok(())
 }
 
 /// How wide the old side is.
 const WIDTH: usize = 60;
 
-fn side_by_side(listing: &Listing, colour: bool) -> String {
-    let mut text = format!("\n{}\n", listing.function.name);
-    let side = |side: &Option<(u64, String)>| match side {
-        Some((offset, text)) => format!("{offset:>5x}  {text}"),
-        None => String::new(),
-    };
+fn side_by_side(text: &mut String, listing: &Listing, colour: bool) -> std::fmt::Result {
+    writeln!(text, "\n{}:", listing.function.name)?;
     for line in &listing.lines {
+        let side = |code: &Option<xsplice_inspect::compare::Code>| {
+            let code = code.as_ref();
+            code.map_or(String::new(), |c| format!("{:>5x}  {}", c.offset, c.text))
+        };
         let (mark, code) = mark(line);
         let (mut old, new) = (side(&line.old), side(&line.new));
         if old.chars().count() > WIDTH {
             old = old.chars().take(WIDTH - 3).chain("...".chars()).collect();
         }
         let row = format!("{old:<WIDTH$} {mark} {new}");
-        let row = row.trim_end();
-        if colour && !code.is_empty() {
-            text.push_str(&format!("\x1b[{code}m{row}\x1b[0m\n"));
-        } else {
-            text.push_str(&format!("{row}\n"));
+        match row.trim_end() {
+            row if colour && !code.is_empty() => writeln!(text, "\x1b[{code}m{row}\x1b[0m")?,
+            row => writeln!(text, "{row}")?,
         }
     }
-    text
+    Ok(())
 }
 
 /// The character between the two sides, and the colour of the line.
 fn mark(line: &Line) -> (char, &'static str) {
     match (&line.old, &line.new) {
-        _ if line.same() => (' ', ""),
+        _ if line.same => (' ', ""),
         (Some(_), Some(_)) => ('|', "33"),
         (Some(_), None) => ('<', "31"),
         _ => ('>', "32"),

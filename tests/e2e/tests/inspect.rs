@@ -26,7 +26,7 @@ fn payloads_are_shown_and_damaged_ones_are_errors() -> anyhow::Result<()> {
     for words in [
         "xen_changeset",
         "lea \"withheld\"(%rip),%rax",
-        "metadata     patch=two-files",
+        "metadata        patch=two-files",
     ] {
         ensure!(text.contains(words), "no {words} in {text}");
     }
@@ -35,10 +35,19 @@ fn payloads_are_shown_and_damaged_ones_are_errors() -> anyhow::Result<()> {
         value["functions"].as_array().is_some_and(|f| f.len() == 3),
         "{value:#}"
     );
+    let sections = value["sections"].as_array().map_or(&[][..], Vec::as_slice);
+    let all = sections.iter().filter_map(|s| s["relocations"].as_array());
+    ensure!(all.flatten().count() > 3, "no relocations: {value:#}");
     for (name, words) in [
-        ("xen_action_hooks", "hook         apply: apply_hook"),
-        ("xen_hello_world", "needs        xen_extra_version"),
-        ("xen_nop", "no-ops"),
+        ("xen_action_hooks", "  apply        apply_hook"),
+        ("xen_hello_world", "12 bytes at 0x"),
+        (
+            "xen_hello_world",
+            "BUG at test/livepatch/xen_hello_world_func.c:30",
+        ),
+        ("xen_hello_world", "a fault here continues at .fixup"),
+        ("xen_nop", "xen_minor_version"),
+        ("xen_nop", "bytes of no-ops"),
     ] {
         let path = base.test_payloads.join(format!("{name}.livepatch"));
         let text = shown(&[&path.display().to_string(), "--xen-syms", &syms])?;
@@ -53,6 +62,54 @@ fn payloads_are_shown_and_damaged_ones_are_errors() -> anyhow::Result<()> {
             output.status.code() == Some(1),
             "{length} bytes: {output:?}"
         );
+    }
+    Ok(())
+}
+
+/// What a payload can be turned into by a bad disk or a bad person: every
+/// shorter file, and every byte changed in two ways.
+fn damaged(whole: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let shorter = (0..whole.len()).map(|length| whole[..length].to_vec());
+    let flipped = (0..whole.len()).flat_map(|at| {
+        [0xff, 1 << (at % 8)].map(|flip| {
+            let mut data = whole.to_vec();
+            data[at] ^= flip;
+            data
+        })
+    });
+    shorter.chain(flipped)
+}
+
+/// A panic in either would end this test.
+#[test]
+fn no_damage_makes_inspect_or_check_panic() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let ours = directory.path().join("ours.livepatch");
+    let patch = repository().join("examples/xen-4.17/bug-and-alternative.patch");
+    build(&base, &patch, &ours)?;
+    let syms = std::fs::read(&base.xen_syms)?;
+    let shown_on = xsplice_inspect::Image::read(&syms)?;
+    let checked_on = xsplice_offline::Image::parse(&syms)?;
+    for path in [ours, base.test_payloads.join("xen_hello_world.livepatch")] {
+        let whole = std::fs::read(&path)?;
+        ensure!(xsplice_inspect::compare(&whole, &shown_on)?.len() == 1);
+        let (mut tried, mut shown, mut loaded) = (0, 0, 0);
+        for data in damaged(&whole) {
+            tried += 1;
+            if xsplice_inspect::Payload::read(&data, Some(&shown_on)).is_ok() {
+                shown += 1;
+                xsplice_inspect::compare(&data, &shown_on)?;
+            }
+            let verdicts = xsplice_offline::check(&checked_on, &[("damaged", &data)]);
+            loaded += usize::from(verdicts.iter().any(|verdict| verdict.loads));
+        }
+        println!(
+            "{}: {tried} damaged files, {shown} shown, {loaded} would load",
+            path.display()
+        );
+        // Damage to a name or to code is no damage to the form.
+        ensure!(tried == 3 * whole.len() && 0 < loaded && loaded < tried && shown < tried);
     }
     Ok(())
 }
