@@ -22,6 +22,7 @@ pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
     if fast {
         return Ok(());
     }
+    check_model()?;
     let xsplice = build_xsplice()?;
     base::get()?;
     command::run(
@@ -30,6 +31,21 @@ pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
             .env("XSPLICE_BASE", base::description()?)
             .env("XSPLICE_BIN", xsplice),
     )
+}
+
+/// The rendezvous under the model checker; a minute of work.
+fn check_model() -> anyhow::Result<()> {
+    let mut command = Command::new("cargo");
+    command.args([
+        "test",
+        "--quiet",
+        "--release",
+        "--package",
+        "xsplice-rendezvous",
+    ]);
+    // Its own directory: the flag would have everything else compiled anew.
+    command.args(["--test", "loom", "--target-dir", "target/loom"]);
+    command::run(command.env("RUSTFLAGS", "--cfg loom"))
 }
 
 /// Licences and sources of what the project depends on. The checker is no part

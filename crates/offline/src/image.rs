@@ -37,8 +37,22 @@ pub enum Error {
 struct Section {
     range: Range<u64>,
     region: Region,
+    writable: bool,
     /// Contents, as far as the file has them.
     data: Vec<u8>,
+}
+
+/// Contiguous memory of a hypervisor.
+#[derive(Clone, Debug)]
+pub struct Part<'i> {
+    /// Its addresses.
+    pub range: Range<u64>,
+    /// What it is.
+    pub region: Region,
+    /// Whether the hypervisor writes to it.
+    pub writable: bool,
+    /// Contents, as far as the image has them; zero after that.
+    pub data: &'i [u8],
 }
 
 /// A hypervisor on disk.
@@ -100,6 +114,7 @@ impl Image {
             sections.push(Section {
                 range: section.address()..end,
                 region,
+                writable: sh_flags.0 & elf::SHF_WRITE.0 != 0,
                 data,
             });
         }
@@ -132,6 +147,16 @@ impl Image {
     #[must_use]
     pub fn build_id(&self) -> &[u8] {
         &self.build_id
+    }
+
+    /// Everything that is in memory when the hypervisor runs.
+    pub fn sections(&self) -> impl Iterator<Item = Part<'_>> {
+        self.sections.iter().map(|section| Part {
+            range: section.range.clone(),
+            region: section.region,
+            writable: section.writable,
+            data: &section.data,
+        })
     }
 
     /// The address of the symbol that the running hypervisor knows as `name`.

@@ -19,5 +19,5 @@ mod image;
 mod machine;
 mod report;
 
-pub use image::{Error, Image};
+pub use image::{Error, Image, Part};
 pub use report::{Function, Problem, Report, Severity, check};

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 mod admin;
 mod build;
 mod check;
+mod demo;
 mod inspect;
 mod lab;
 
@@ -31,6 +32,8 @@ enum Command {
     Check(check::Args),
     /// Show what is in a payload.
     Inspect(inspect::Args),
+    /// Show the life of live patches on a hypervisor in this process.
+    Demo(demo::Args),
     /// Try payloads on a disposable Xen host in QEMU.
     Lab(lab::Args),
     #[command(flatten)]
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args, cli.json),
         Command::Check(args) => check::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
+        Command::Demo(args) => demo::run(&args, cli.json),
         Command::Lab(args) => lab::run(&args, cli.json),
         Command::Admin(command) => admin::run(&command, cli.json),
     }

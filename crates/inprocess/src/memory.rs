@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Memory that is code: the only place with `unsafe`.
+#![expect(
+    unsafe_code,
+    reason = "pages are mapped, protected, written, and run as code"
+)]
+
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use std::ffi::c_void;
+use std::ops::Range;
+use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
+
+/// Pages that belong to nothing else in this process.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    range: Range<usize>,
+}
+
+impl Mapping {
+    /// Maps zeroed pages, readable and writable, at `range`.
+    ///
+    /// # Errors
+    /// `EEXIST` when something is there already.
+    pub(crate) fn new(range: Range<usize>) -> Result<Self, Errno> {
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let at: *mut c_void = with_exposed_provenance_mut(range.start);
+        // SAFETY: FIXED_NOREPLACE maps only where nothing is mapped.
+        unsafe { mmap_anonymous(at, range.len(), protection, flags) }?;
+        Ok(Self { range })
+    }
+
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    fn contains(&self, addr: usize, len: usize) -> bool {
+        let end = addr.checked_add(len);
+        self.range.start <= addr && end.is_some_and(|end| end <= self.range.end)
+    }
+
+    /// Copies the bytes at `addr`; false when they are not all in here.
+    pub(crate) fn read(&self, addr: usize, buf: &mut [u8]) -> bool {
+        if !self.contains(addr, buf.len()) {
+            return false;
+        }
+        for (at, byte) in (addr..).zip(buf) {
+            // SAFETY: it is in this mapping, which is readable. Others may write
+            // it at the same time (data of running code): volatile, bytewise.
+            *byte = unsafe { with_exposed_provenance::<u8>(at).read_volatile() };
+        }
+        true
+    }
+
+    /// Writes `bytes` at `addr`; false when they are not all in here. The pages
+    /// must be writable.
+    pub(crate) fn write(&self, addr: usize, bytes: &[u8]) -> bool {
+        if !self.contains(addr, bytes.len()) {
+            return false;
+        }
+        for (at, byte) in (addr..).zip(bytes) {
+            // SAFETY: it is in this mapping. No Rust reference leads to it; code
+            // that runs it stands still, or does not know of it yet.
+            unsafe { with_exposed_provenance_mut::<u8>(at).write_volatile(*byte) };
+        }
+        true
+    }
+
+    /// Protects pages that are in here; false when they are not.
+    pub(crate) fn protect(&self, pages: Range<usize>, flags: MprotectFlags) -> Result<(), Errno> {
+        if !self.contains(pages.start, pages.len()) {
+            return Err(Errno::INVAL);
+        }
+        let at: *mut c_void = with_exposed_provenance_mut(pages.start);
+        // SAFETY: these pages are in this mapping, to which no reference leads.
+        unsafe { mprotect(at, pages.len(), flags) }
+    }
+
+    /// Runs the hypervisor's code at `addr` as its entry point.
+    pub(crate) fn enter(&self, addr: usize, number: u64, a: u64, b: u64) -> i64 {
+        assert!(self.contains(addr, 1), "{addr:#x} is not in the image");
+        let code: *const () = with_exposed_provenance(addr);
+        // SAFETY: `addr` is the image's symbol `hypercall`, a C function of this
+        // type, mapped executable.
+        let entry: extern "C" fn(u64, u64, u64) -> i64 = unsafe { std::mem::transmute(code) };
+        entry(number, a, b)
+    }
+
+    /// Runs a hook at `addr`, with the record that it gets.
+    pub(crate) fn call_hook(&self, addr: usize, record: &mut Record) -> i32 {
+        let code: *const () = with_exposed_provenance(addr);
+        // SAFETY: the engine has checked that `addr` is code that stays; that it
+        // is a hook is for its author to know, as in a hypervisor. Hooks that
+        // take nothing or return nothing can be called like this too in the C
+        // calling convention of x86-64; their result is not used.
+        let hook: extern "C" fn(*mut Record) -> i32 = unsafe { std::mem::transmute(code) };
+        hook(record)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let at: *mut c_void = with_exposed_provenance_mut(self.range.start);
+        // SAFETY: it was mapped by `new`; whoever runs its code holds on to it.
+        // The range is valid, so that this cannot fail.
+        let _: Result<(), Errno> = unsafe { munmap(at, self.range.len()) };
+    }
+}
+
+/// A payload's record as its hooks see it; `struct payload` of `payload.h`.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Record {
+    pub(crate) state: u32,
+    pub(crate) result: i32,
+}

@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Stops all CPUs of a hypervisor, runs a closure, and lets them go.
+//!
+//! One CPU [leads](Rendezvous::lead). The others come to
+//! [`check`](Rendezvous::check) on their way back to a guest, where nothing of
+//! the hypervisor is on their stack, and stay there until the closure has run.
+//! What the closure does is its own business: patching, or loading microcode.
+//!
+//! # Algorithm
+//!
+//! One shared *word* says which meeting there is and how far it is; it is
+//! written by the leader only. One *place* for each CPU says how far that CPU
+//! came in which meeting; it is written by this CPU only.
+//!
+//! | leader | word | a follower's place |
+//! | --- | --- | --- |
+//! | takes the lead (compare-exchange) and interrupts the others | `n, gather` | |
+//! | waits until all places say `n, waiting` | | `n, waiting` |
+//! | asks for interrupts to be off | `n, mask` | |
+//! | waits until all places say `n, masked` | | interrupts off; `n, masked` |
+//! | runs the closure | | |
+//! | lets them go | `n, idle` | synchronises; interrupts on |
+//!
+//! When the time is over in one of the two waits, the leader writes `n, idle` at
+//! once: whoever is waiting sees another word than the one it waits for, and
+//! goes. Numbers make a late CPU harmless: one that arrives for meeting *n* when
+//! it is over writes a place that no later meeting counts.
+//!
+//! A CPU that is offline is not waited for. It may [come
+//! back](Rendezvous::online) at any moment; it then waits for the end of a
+//! meeting before it runs anything else.
+//!
+//! # Memory ordering
+//!
+//! * *Closure after everything before.* A follower writes its place with
+//!   release, after everything it did; the leader reads it with acquire before
+//!   it runs the closure. So the closure sees all of it, and nothing that a
+//!   follower did can come to pass after it.
+//! * *Everything after sees the closure.* The leader writes `idle` with release
+//!   after the closure; a follower reads the word with acquire before it goes.
+//! * *Nobody runs during the closure.* A follower leaves its loop only when the
+//!   word changes, which only the leader does, and does not between its reading
+//!   the place and the end of the closure.
+//! * *Coming online.* The CPU writes its place and then reads the word; the
+//!   leader writes the word and then reads the place. At least one must see the
+//!   other, which release and acquire do not give: both have a sequentially
+//!   consistent fence in between.
+//! * *Next leader.* Taking the lead reads with acquire what the leader before
+//!   wrote with release, so that closures happen one after the other.
+//!
+//! `tests/loom.rs` checks this in all interleavings, and in all results that
+//! the memory model allows, for three CPUs.
+//!
+//! * **Trusts** that each CPU calls with its own number, from one context at a
+//!   time (interrupt handlers that call [`hold`](Rendezvous::hold) aside).
+//! * **Guarantees** that while the closure runs, every other CPU is offline or
+//!   inside of this crate, with its interrupts off.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::fmt;
+#[cfg(not(loom))]
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// What the rendezvous needs of the hypervisor.
+pub trait Platform {
+    /// Nanoseconds since some moment in the past.
+    fn now(&self) -> u64;
+    /// Tells the processor that this CPU waits in a loop.
+    fn relax(&self);
+    /// Makes `cpu` come to [`Rendezvous::check`] soon.
+    fn kick(&self, cpu: u32);
+    /// Turns this CPU's interrupts off.
+    fn mask(&self);
+    /// Turns them on again.
+    fn unmask(&self);
+    /// Makes this CPU forget the instructions that it has fetched already.
+    fn synchronise(&self);
+}
+
+/// How far a meeting is, or a CPU in it; the lower bits of a word or place.
+const STEP_BITS: u32 = 2;
+const IDLE: u64 = 0;
+const GATHER: u64 = 1;
+const MASK: u64 = 2;
+/// Steps of a place are those of the word that it answers.
+const WAITING: u64 = GATHER;
+const MASKED: u64 = MASK;
+/// The place of a CPU that is offline; no meeting has this number.
+const OFFLINE: u64 = u64::MAX;
+
+const fn compose(meeting: u64, step: u64) -> u64 {
+    (meeting << STEP_BITS) | step
+}
+
+const fn step(value: u64) -> u64 {
+    value & ((1 << STEP_BITS) - 1)
+}
+
+const fn meeting(value: u64) -> u64 {
+    value >> STEP_BITS
+}
+
+/// What belongs to one CPU. Alone in its cache line: others wait on theirs.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Cpu {
+    place: AtomicU64,
+    /// The last meeting that it missed; written by the leader.
+    missed: AtomicU64,
+    /// Events that came in while it had to keep still.
+    held: AtomicU32,
+}
+
+/// A place where all CPUs of a hypervisor meet.
+#[derive(Debug)]
+pub struct Rendezvous {
+    word: AtomicU64,
+    cpus: Vec<Cpu>,
+}
+
+/// Why a closure did not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Another CPU leads a meeting.
+    Busy,
+    /// These CPUs did not come to wait in time.
+    NotWaiting(Vec<u32>),
+    /// These CPUs did not turn their interrupts off in time.
+    NotMasked(Vec<u32>),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (cpus, what) = match self {
+            Self::Busy => return f.write_str("the CPUs are meeting already"),
+            Self::NotWaiting(cpus) => (cpus, "did not come"),
+            Self::NotMasked(cpus) => (cpus, "did not turn interrupts off"),
+        };
+        f.write_str("CPU")?;
+        for (index, cpu) in cpus.iter().enumerate() {
+            write!(f, "{} {cpu}", if index == 0 { "" } else { "," })?;
+        }
+        write!(f, " {what} in time")
+    }
+}
+
+impl core::error::Error for Failure {}
+
+/// Events that [`Rendezvous::hold`] kept back, to be handled now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Held(pub u32);
+
+impl Held {
+    /// A non-maskable interrupt.
+    pub const NMI: u32 = 1;
+    /// A machine check.
+    pub const MACHINE_CHECK: u32 = 2;
+}
+
+impl Rendezvous {
+    /// For CPUs 0 to `cpus`; all are offline.
+    #[must_use]
+    pub fn new(cpus: u32) -> Self {
+        let cpu = |_| Cpu {
+            place: AtomicU64::new(OFFLINE),
+            missed: AtomicU64::new(0),
+            held: AtomicU32::new(0),
+        };
+        Self {
+            word: AtomicU64::new(compose(0, IDLE)),
+            cpus: (0..cpus).map(cpu).collect(),
+        }
+    }
+
+    fn cpu(&self, cpu: u32) -> Option<&Cpu> {
+        self.cpus.get(usize::try_from(cpu).ok()?)
+    }
+
+    fn others(&self, cpu: u32) -> impl Iterator<Item = (u32, &Cpu)> {
+        (0..)
+            .zip(&self.cpus)
+            .filter(move |(other, _)| *other != cpu)
+    }
+
+    /// This CPU is there from now on. Returns when no meeting goes on of which
+    /// it is not part; before that, it must not run what a closure may change.
+    pub fn online(&self, cpu: u32, platform: &impl Platform) -> Held {
+        if let Some(own) = self.cpu(cpu) {
+            // Of a meeting that is over: it is there, but has not come.
+            own.place.store(compose(0, IDLE), Ordering::Release);
+            fence(Ordering::SeqCst);
+        }
+        self.check(cpu, platform)
+    }
+
+    /// This CPU is gone from now on: it runs nothing until it is
+    /// [`online`](Self::online) again.
+    pub fn offline(&self, cpu: u32) {
+        if let Some(own) = self.cpu(cpu) {
+            own.place.store(OFFLINE, Ordering::Release);
+        }
+    }
+
+    /// To be called on the way back to a guest, with interrupts on: takes part
+    /// in a meeting if there is one. Otherwise this is one load.
+    pub fn check(&self, cpu: u32, platform: &impl Platform) -> Held {
+        let word = self.word.load(Ordering::Acquire);
+        if step(word) == IDLE {
+            return Held::default();
+        }
+        match self.cpu(cpu) {
+            Some(own) => self.follow(own, meeting(word), platform),
+            None => Held::default(),
+        }
+    }
+
+    fn follow(&self, own: &Cpu, meeting: u64, platform: &impl Platform) -> Held {
+        let wait_while = |step| {
+            let waits_for = compose(meeting, step);
+            let mut word = self.word.load(Ordering::Acquire);
+            while word == waits_for {
+                platform.relax();
+                word = self.word.load(Ordering::Acquire);
+            }
+            word
+        };
+        own.place
+            .store(compose(meeting, WAITING), Ordering::Release);
+        if wait_while(GATHER) != compose(meeting, MASK) {
+            return Held::default();
+        }
+        platform.mask();
+        own.place.store(compose(meeting, MASKED), Ordering::Release);
+        wait_while(MASK);
+        platform.synchronise();
+        platform.unmask();
+        // Whatever comes from here on is handled as it comes.
+        Held(own.held.swap(0, Ordering::Relaxed))
+    }
+
+    /// To be called first by handlers of what cannot be masked. When this CPU
+    /// must keep still now, notes `event` and returns true: the handler returns
+    /// at once, and [`check`](Self::check) or [`lead`](Self::lead) gives the
+    /// event back.
+    pub fn hold(&self, cpu: u32, event: u32) -> bool {
+        let Some(own) = self.cpu(cpu) else {
+            return false;
+        };
+        let word = self.word.load(Ordering::Acquire);
+        let masked = step(word) == MASK && own.place.load(Ordering::Relaxed) == word;
+        if masked {
+            own.held.fetch_or(event, Ordering::Relaxed);
+        }
+        masked
+    }
+
+    /// Stops all other CPUs that are online, runs `closure`, lets them go.
+    /// Called with interrupts on, on a CPU that is online.
+    ///
+    /// # Errors
+    /// [`Failure`] when another CPU leads (let this one come to
+    /// [`check`](Self::check) then), or when not all came within `timeout`
+    /// nanoseconds. `closure` has not run then.
+    pub fn lead(
+        &self,
+        cpu: u32,
+        timeout: u64,
+        platform: &impl Platform,
+        closure: impl FnOnce(),
+    ) -> Result<Held, Failure> {
+        let before = self.word.load(Ordering::Relaxed);
+        let meeting = meeting(before).wrapping_add(1);
+        let gather = compose(meeting, GATHER);
+        if step(before) != IDLE
+            || self
+                .word
+                .compare_exchange(before, gather, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+        {
+            return Err(Failure::Busy);
+        }
+        // A CPU that comes online sees the word, or is seen.
+        fence(Ordering::SeqCst);
+        let deadline = platform.now().saturating_add(timeout);
+        for (other, state) in self.others(cpu) {
+            if state.place.load(Ordering::Relaxed) != OFFLINE {
+                platform.kick(other);
+            }
+        }
+        let result = if !self.all_reach(cpu, meeting, WAITING, deadline, platform) {
+            Err(Failure::NotWaiting as fn(Vec<u32>) -> Failure)
+        } else {
+            self.word.store(compose(meeting, MASK), Ordering::Release);
+            if self.all_reach(cpu, meeting, MASKED, deadline, platform) {
+                Ok(())
+            } else {
+                Err(Failure::NotMasked as fn(Vec<u32>) -> Failure)
+            }
+        };
+        let ran = result.map(|()| {
+            platform.mask();
+            if let Some(own) = self.cpu(cpu) {
+                own.place.store(compose(meeting, MASKED), Ordering::Release);
+            }
+            closure();
+        });
+        self.word.store(compose(meeting, IDLE), Ordering::Release);
+        match ran {
+            Ok(()) => {
+                platform.synchronise();
+                platform.unmask();
+                let held = self.cpu(cpu).map(|own| own.held.swap(0, Ordering::Relaxed));
+                Ok(Held(held.unwrap_or_default()))
+            }
+            Err(failure) => {
+                let missed =
+                    |(_, other): &(u32, &Cpu)| other.missed.load(Ordering::Relaxed) == meeting;
+                let missing = self.others(cpu).filter(missed);
+                Err(failure(missing.map(|(other, _)| other).collect()))
+            }
+        }
+    }
+
+    /// Waits until all other CPUs are at `step`; when they are not in time, notes
+    /// which.
+    fn all_reach(
+        &self,
+        cpu: u32,
+        meeting: u64,
+        step: u64,
+        deadline: u64,
+        platform: &impl Platform,
+    ) -> bool {
+        let there = |other: &Cpu| {
+            let place = other.place.load(Ordering::Acquire);
+            place == compose(meeting, step) || place == OFFLINE
+        };
+        loop {
+            if self.others(cpu).all(|(_, other)| there(other)) {
+                return true;
+            }
+            if platform.now() >= deadline {
+                break;
+            }
+            platform.relax();
+        }
+        let mut all = true;
+        for (_, other) in self.others(cpu).filter(|(_, other)| !there(other)) {
+            other.missed.store(meeting, Ordering::Relaxed);
+            all = false;
+        }
+        all
+    }
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The rendezvous with three CPUs, under a model checker.
+//!
+//! `cargo xtask test` runs this with `--cfg loom`. What the CPUs share is an
+//! `UnsafeCell` that `loom` watches: a closure that writes it while a CPU reads
+//! it, or without an ordering between the two, fails the test.
+//!
+//! Explored are all interleavings with up to three preemptions (a CPU that is
+//! stopped where it could go on; `LOOM_MAX_PREEMPTIONS` sets another number),
+//! and all values that each load may give.
+#![cfg(loom)]
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread;
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use xsplice_rendezvous::{Failure, Held, Platform, Rendezvous};
+
+/// A CPU for which time goes on by one each time it looks at the clock.
+#[derive(Default)]
+struct Clock {
+    now: Cell<u64>,
+    spins: Cell<u32>,
+}
+
+/// How often a CPU goes round a waiting loop before an execution is run to its
+/// end without branching further. A round reads one word and changes nothing,
+/// so that further rounds lead to no state that these have not led to.
+const SPINS: u32 = 2;
+
+impl Platform for Clock {
+    fn now(&self) -> u64 {
+        self.now.set(self.now.get() + 1);
+        self.now.get()
+    }
+    fn relax(&self) {
+        self.spins.set(self.spins.get() + 1);
+        if self.spins.get() > SPINS {
+            loom::skip_branch();
+        }
+        thread::yield_now();
+    }
+    fn kick(&self, _cpu: u32) {}
+    fn mask(&self) {}
+    fn unmask(&self) {}
+    fn synchronise(&self) {}
+}
+
+struct Machine {
+    rendezvous: Rendezvous,
+    /// What closures write and CPUs use: the hypervisor's text.
+    text: UnsafeCell<u32>,
+    /// How often closures ran.
+    ran: AtomicUsize,
+}
+
+impl Machine {
+    /// With CPUs 0 to `online` online.
+    fn new(online: u32) -> Arc<Self> {
+        let machine = Self {
+            rendezvous: Rendezvous::new(3),
+            text: UnsafeCell::new(0),
+            ran: AtomicUsize::new(0),
+        };
+        for cpu in 0..online {
+            assert_eq!(machine.rendezvous.online(cpu, &Clock::default()), Held(0));
+        }
+        Arc::new(machine)
+    }
+
+    fn lead(&self, cpu: u32, timeout: u64) -> Result<Held, Failure> {
+        self.rendezvous.lead(cpu, timeout, &Clock::default(), || {
+            self.text.with_mut(|text| unsafe { *text += 1 });
+            self.ran.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    fn check(&self, cpu: u32) {
+        let _ = self.rendezvous.check(cpu, &Clock::default());
+    }
+
+    /// Runs code of the hypervisor.
+    fn run(&self) -> u32 {
+        self.text.with(|text| unsafe { *text })
+    }
+}
+
+/// Explores; asserts that each of the outcomes has been seen, and no other.
+fn explore(expected: &[&'static str], scenario: fn() -> &'static str) {
+    static SEEN: LazyLock<Mutex<HashSet<(usize, &'static str)>>> = LazyLock::new(Mutex::default);
+    let key = scenario as usize;
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = model.preemption_bound.or(Some(3));
+    model.check(move || {
+        let outcome = scenario();
+        SEEN.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((key, outcome));
+    });
+    let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen: HashSet<&str> = seen
+        .iter()
+        .filter(|(at, _)| *at == key)
+        .map(|(_, s)| *s)
+        .collect();
+    assert_eq!(seen, expected.iter().copied().collect());
+}
+
+fn name(result: &Result<Held, Failure>) -> &'static str {
+    match result {
+        Ok(_) => "met",
+        Err(Failure::Busy) => "busy",
+        Err(Failure::NotWaiting(cpus)) => match cpus.as_slice() {
+            [1] => "without 1",
+            [2] => "without 2",
+            [1, 2] => "without 1 and 2",
+            other => panic!("missing: {other:?}"),
+        },
+        Err(Failure::NotMasked(cpus)) => match cpus.as_slice() {
+            [1] => "1 not masked",
+            [2] => "2 not masked",
+            [1, 2] => "1 and 2 not masked",
+            other => panic!("missing: {other:?}"),
+        },
+    }
+}
+
+/// Two CPUs run the hypervisor and come to the check; the leader waits until
+/// `timeout` looks at the clock are over.
+fn meet(timeout: u64) -> &'static str {
+    let machine = Machine::new(3);
+    let followers = [1, 2].map(|cpu| {
+        let machine = Arc::clone(&machine);
+        thread::spawn(move || {
+            machine.run();
+            machine.check(cpu);
+            machine.run();
+            machine.rendezvous.offline(cpu);
+        })
+    });
+    let result = machine.lead(0, timeout);
+    let seen = machine.run();
+    for follower in followers {
+        follower.join().unwrap();
+    }
+    assert_eq!(seen, u32::from(result.is_ok()));
+    assert_eq!(
+        machine.ran.load(Ordering::Relaxed),
+        usize::from(result.is_ok())
+    );
+    name(&result)
+}
+
+#[test]
+fn all_come_or_the_missing_are_named() {
+    let outcomes = [
+        "met",
+        "without 1",
+        "without 2",
+        "without 1 and 2",
+        "1 not masked",
+        "2 not masked",
+        "1 and 2 not masked",
+    ];
+    explore(&outcomes, || meet(1));
+}
+
+/// CPU 2 is offline in the beginning and comes at any moment.
+#[test]
+fn a_cpu_comes_online() {
+    let outcomes = [
+        "met",
+        "without 1",
+        "without 2",
+        "without 1 and 2",
+        "1 not masked",
+        "2 not masked",
+        "1 and 2 not masked",
+    ];
+    explore(&outcomes, || {
+        let machine = Machine::new(2);
+        let late = Arc::clone(&machine);
+        let late = thread::spawn(move || {
+            let _ = late.rendezvous.online(2, &Clock::default());
+            late.run();
+            late.rendezvous.offline(2);
+        });
+        let early = Arc::clone(&machine);
+        let early = thread::spawn(move || {
+            early.check(1);
+            early.rendezvous.offline(1);
+        });
+        let result = machine.lead(0, 1);
+        for cpu in [late, early] {
+            cpu.join().unwrap();
+        }
+        name(&result)
+    });
+}
+
+/// CPUs 0 and 1 both want to lead; the one that is refused follows.
+#[test]
+fn a_second_leader() {
+    let outcomes = ["one", "none"];
+    explore(&outcomes, || {
+        let machine = Machine::new(3);
+        let lead = |machine: &Machine, cpu| {
+            let met = machine.lead(cpu, 1).is_ok();
+            machine.check(cpu);
+            machine.run();
+            machine.rendezvous.offline(cpu);
+            met
+        };
+        let other = Arc::clone(&machine);
+        let other = thread::spawn(move || lead(&other, 1));
+        machine.rendezvous.offline(2);
+        let met = usize::from(lead(&machine, 0)) + usize::from(other.join().unwrap());
+        assert_eq!(machine.ran.load(Ordering::Relaxed), met);
+        ["none", "one"][met]
+    });
+}
+
+/// A meeting that is given up, and the next one: who is late for the first is
+/// not taken for present in the second.
+#[test]
+fn one_meeting_after_another() {
+    let outcomes = ["00", "01", "10", "11"];
+    explore(&outcomes, || {
+        let machine = Machine::new(2);
+        let follower = Arc::clone(&machine);
+        let follower = thread::spawn(move || {
+            follower.check(1);
+            follower.run();
+            follower.check(1);
+            follower.run();
+            follower.rendezvous.offline(1);
+        });
+        let met = [machine.lead(0, 1), machine.lead(0, 1)].map(|result| result.is_ok());
+        follower.join().unwrap();
+        match met {
+            [false, false] => "00",
+            [false, true] => "01",
+            [true, false] => "10",
+            [true, true] => "11",
+        }
+    });
+}
