@@ -60,14 +60,14 @@ pub struct Hunk {
 
 /// Finds what each hunk of `patches` does; `pairs` are the objects that the
 /// whole patch reaches, `units` those of them that it changes, `selection` what
-/// is in the payload.
+/// is in the payload. The first `below` patches are those of payloads below.
 ///
 /// # Errors
 /// If the accounting itself fails, for example for want of disk space.
 pub(crate) fn account(
     tree: &Tree,
     rebuild: &Rebuild,
-    patches: &[SourcePatch],
+    (patches, below): (&[SourcePatch], usize),
     pairs: &[Pair],
     units: &[Unit],
     cache: Option<&Path>,
@@ -84,6 +84,7 @@ pub(crate) fn account(
     };
     hunks(tree, patches)
         .par_iter()
+        .filter(|id| id.patch >= below)
         .map(|&id| {
             let file = &patches[id.patch].files[id.file];
             Ok(Hunk {
@@ -153,6 +154,7 @@ impl Accounting<'_> {
                 object: pair.object.clone(),
                 original: bytes,
                 patched: pair.patched.clone(),
+                shipped: None,
             };
             let Ok(unit) = Unit::compare(self.tree, &difference) else {
                 return Ok(needed);

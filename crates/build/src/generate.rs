@@ -1,6 +1,7 @@
 //! The way of a patch, from start to end.
 
 use crate::account::{Hunk, account};
+use crate::below::Below;
 use crate::image::Image;
 use crate::payload::Identity;
 use crate::rebuild::Rebuild;
@@ -27,8 +28,12 @@ pub struct Options {
     pub output: PathBuf,
     /// The configuration that the tree must have been built with.
     pub config: Option<PathBuf>,
-    /// Build-id of what the payload is applied on top of; the hypervisor's
-    /// own if none is given.
+    /// Payloads that this one goes on top of, the lowest first.
+    pub below: Vec<PathBuf>,
+    /// The source patches of those payloads, in the order in which they apply.
+    pub below_patches: Vec<PathBuf>,
+    /// Build-id of what the payload is applied on top of, if not that of the
+    /// last of `below` or the hypervisor's own.
     pub depends: Option<Vec<u8>>,
     /// Build-id of the hypervisor, if not the one of `xen_syms`.
     pub xen_depends: Option<Vec<u8>>,
@@ -122,9 +127,20 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             !left_out
         });
     }
-    let source = PatchedSource::apply(&tree, &patches, None)?;
+    let below = Below::read(&options.below)?;
+    let below_patches = SourcePatch::read_all(&options.below_patches)?;
+    check_below(&below, &below_patches)?;
     let cache = options.cache.as_deref();
     let rebuild = Rebuild::new(&tree, progress);
+    let below_source = PatchedSource::apply(&tree, &below_patches, None)?;
+    let below_tree = match below_patches.is_empty() {
+        true => None,
+        false => Some(rebuild.lay_out(&below_source, cache)?),
+    };
+    let metadata = metadata(options, &patches, &image)?;
+    let own = below_patches.len();
+    let patches: Vec<SourcePatch> = below_patches.into_iter().chain(patches).collect();
+    let source = PatchedSource::apply(&tree, &patches, None)?;
     let patched = rebuild.lay_out(&source, cache)?;
     if patched.objects().next().is_none() {
         return Err(Refused::one(
@@ -133,7 +149,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
              there is nothing to patch",
         ));
     }
-    let pairs = rebuild.pairs(&patched)?;
+    let pairs = rebuild.pairs(&patched, below_tree.as_ref())?;
     let hooks = rebuild.hooks(&patched, &options.hooks)?;
     progress.stage("comparing", pairs.len() + hooks.len());
     let units: Vec<Result<Option<Unit>, Problem>> = pairs
@@ -158,7 +174,6 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             ),
         ));
     }
-    let metadata = metadata(options, &patches, &image)?;
     let tag = hex(&Sha256::digest(format!("{metadata:?}").as_bytes())[..4]);
     let rules = Rules {
         tag: &tag,
@@ -168,7 +183,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         allow: &options.allow,
     };
     let (selection, layouts) = rayon::join(
-        || select(&units, &image, &rules),
+        || select(&units, &image, &below, &rules),
         || crate::layout::check(&rebuild, &patched, &pairs, &options.allow),
     );
     problems.extend(layouts);
@@ -180,7 +195,15 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             return Err(Refused(problems));
         }
     };
-    let hunks = account(&tree, &rebuild, &patches, &pairs, &units, cache, &selection)?;
+    let hunks = account(
+        &tree,
+        &rebuild,
+        (&patches, own),
+        &pairs,
+        &units,
+        cache,
+        &selection,
+    )?;
     let changes = units
         .iter()
         .flat_map(|unit| &unit.comparison.changes)
@@ -200,12 +223,25 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         hunks,
         notes,
     };
-    write(options, &image, selection, &metadata, report)
+    write(options, &image, &below, selection, &metadata, report)
+}
+
+/// Payloads and source patches of what lies below say the same thing twice.
+fn check_below(below: &Below, patches: &[SourcePatch]) -> Result<(), Refused> {
+    if below.payloads.is_empty() == patches.is_empty() {
+        return Ok(());
+    }
+    Err(Refused::one(
+        "--depends",
+        "a payload on top of others needs both: the payloads (--depends) and the source patches that \
+         they were built from (--depends-patch), so that their functions are the base",
+    ))
 }
 
 fn write(
     options: &Options,
     image: &Image,
+    below: &Below,
     mut selection: Selection,
     metadata: &[(String, String)],
     report: Report,
@@ -221,8 +257,9 @@ fn write(
         ));
     }
     let hypervisor = options.xen_depends.as_deref().unwrap_or(&image.build_id);
-    let depends = options.depends.as_deref().unwrap_or(hypervisor);
-    if depends != hypervisor {
+    let top = Some(below.build_id.as_slice()).filter(|id| !id.is_empty());
+    let depends = options.depends.as_deref().or(top).unwrap_or(hypervisor);
+    if depends != hypervisor && top.is_none() {
         // What lies below may have put a trampoline where the old code was.
         for func in &mut selection.draft.funcs {
             func.expected.clear();
@@ -242,7 +279,8 @@ fn write(
         options,
         &name,
         &payload,
-        depends == image.build_id.as_slice(),
+        below,
+        depends == image.build_id.as_slice() || options.depends.is_none(),
     )?;
     crate::replace_file(&options.output, &payload).map_err(|e| Refused::io(&options.output, &e))?;
     Ok(Report {
@@ -256,13 +294,15 @@ fn write(
     })
 }
 
-/// Loads the payload as the hypervisor would. One that goes on top of another
-/// payload can only be loaded here as far as the hypervisor alone allows.
+/// Loads the payload as the hypervisor would, on top of those below. One of
+/// which only the build-id of what lies below is known can be loaded here as
+/// far as the hypervisor alone allows.
 fn check(
     options: &Options,
     name: &str,
     payload: &[u8],
-    on_hypervisor: bool,
+    below: &Below,
+    known: bool,
 ) -> Result<(), Refused> {
     let syms = options.xen_syms.display().to_string();
     let image = xsplice_offline::Image::parse(&read(&options.xen_syms)?)
@@ -272,12 +312,19 @@ fn check(
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let problems: Vec<Problem> = xsplice_offline::check(&image, &[(stem, payload)])
+    let mut stack: Vec<(String, &[u8])> = below
+        .payloads
         .iter()
+        .map(|(name, data)| (name.clone(), data.as_slice()))
+        .collect();
+    stack.push((stem, payload));
+    let problems: Vec<Problem> = xsplice_offline::check(&image, &stack)
+        .last()
+        .into_iter()
         .flat_map(|report| &report.problems)
         .filter(|problem| match problem.severity {
             xsplice_offline::Severity::Warning => false,
-            xsplice_offline::Severity::NotApplied => on_hypervisor,
+            xsplice_offline::Severity::NotApplied => known,
             xsplice_offline::Severity::NotLoaded => true,
         })
         .map(|problem| {

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+pub mod below;
 mod cache;
 mod compile;
 pub mod deny;

@@ -21,6 +21,9 @@ pub(crate) struct Pair {
     /// From the patched source; `None` for an object that is not built any
     /// more.
     pub(crate) patched: Option<Vec<u8>>,
+    /// As the hypervisor has it, where the original source is that of payloads
+    /// below; empty for an object that is new there.
+    pub(crate) shipped: Option<Vec<u8>>,
 }
 
 /// Compiles objects of `tree` from the original and from patched source.
@@ -117,8 +120,13 @@ impl<'a> Rebuild<'a> {
             })
     }
 
-    /// Compiles all that `patched` reaches, both builds.
-    pub(crate) fn pairs(&self, patched: &Patched) -> Result<Vec<Pair>, Refused> {
+    /// Compiles all that `patched` reaches, both builds. The original source is
+    /// the tree's, or `below` where payloads below changed it.
+    pub(crate) fn pairs(
+        &self,
+        patched: &Patched,
+        below: Option<&Patched>,
+    ) -> Result<Vec<Pair>, Refused> {
         self.progress.stage("compiling", 2 * patched.objects.len());
         let pairs: Vec<Result<Pair, Problem>> = patched
             .objects
@@ -128,11 +136,18 @@ impl<'a> Rebuild<'a> {
                 self.progress.step();
                 let new = has.then(|| self.patched(patched, object)).transpose();
                 self.progress.step();
-                Ok(Pair {
+                let mut pair = Pair {
                     object: object.clone(),
                     original: original?,
                     patched: new?,
-                })
+                    shipped: None,
+                };
+                if let Some(below) = below.filter(|b| b.objects().any(|o| o.path == object.path)) {
+                    let changed = Some(self.patched(below, object)?);
+                    let shipped = std::mem::replace(&mut pair.original, changed);
+                    pair.shipped = Some(shipped.unwrap_or_default());
+                }
+                Ok(pair)
             })
             .collect();
         if let Some(cache) = &patched.cache {
@@ -160,6 +175,7 @@ impl<'a> Rebuild<'a> {
                 object,
                 original: None,
                 patched: Some(bytes),
+                shipped: None,
             })
         });
         crate::all(pairs.collect())

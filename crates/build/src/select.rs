@@ -2,6 +2,7 @@
 //! that they lead to.
 
 use crate::Problem;
+use crate::below::Below;
 use crate::deny;
 use crate::image::Image;
 use crate::payload::{Content, Draft, Field, Func, Kind as PartKind, Reaches, VERSION_SUFFIX};
@@ -125,14 +126,20 @@ pub struct Rules<'a> {
     pub allow: &'a BTreeSet<String>,
 }
 
-/// Selects from `units` what goes into a payload for `image`.
+/// Selects from `units` what goes into a payload for `image`, on top of the
+/// payloads `below`.
 ///
 /// # Errors
 /// Everything that cannot be patched, by name.
-pub fn select(units: &[Unit], image: &Image, rules: &Rules) -> Result<Selection, Vec<Problem>> {
+pub fn select(
+    units: &[Unit],
+    image: &Image,
+    below: &Below,
+    rules: &Rules,
+) -> Result<Selection, Vec<Problem>> {
     let proofs: Vec<Proof> = units
         .iter()
-        .map(|u| Proof::new(&u.original, image))
+        .map(|u| Proof::new(u.shipped.as_ref().map_or(&u.original, |s| &s.object), image))
         .collect();
     let mut globals = HashMap::new();
     for (unit, u) in units.iter().enumerate() {
@@ -147,6 +154,7 @@ pub fn select(units: &[Unit], image: &Image, rules: &Rules) -> Result<Selection,
         units,
         proofs,
         image,
+        below,
         rules,
         globals,
         moved: moved(units),
@@ -177,6 +185,7 @@ struct Selector<'a> {
     units: &'a [Unit],
     proofs: Vec<Proof<'a>>,
     image: &'a Image,
+    below: &'a Below,
     rules: &'a Rules<'a>,
     /// Where the patched objects define each global symbol.
     globals: HashMap<&'a str, (usize, usize)>,
@@ -196,7 +205,69 @@ struct Selector<'a> {
     selection: Selection,
 }
 
+/// What the payload says about a function that it replaces.
+struct OldFunction {
+    name: String,
+    /// 0 to have the name looked up.
+    address: u64,
+    size: u64,
+    expected: Vec<u8>,
+    preimage: Option<Preimage>,
+}
+
+/// Where something of the original is.
+enum Origin {
+    /// In the hypervisor, at a proved address.
+    Hypervisor(u64),
+    /// In a payload below, by name.
+    Below(String),
+}
+
 impl Selector<'_> {
+    fn origin(&self, unit: usize, original: usize) -> Result<Origin, Problem> {
+        let u = &self.units[unit];
+        let proof = &self.proofs[unit];
+        let Some(shipped) = &u.shipped else {
+            return proof.address(original).map(Origin::Hypervisor);
+        };
+        if let Some(&index) = shipped.comparison.correlated.get(&original) {
+            return proof.address(index).map(Origin::Hypervisor);
+        }
+        let name = &u.original.symbols[original].name;
+        match self.below.symbol(&u.file.source, name) {
+            Some(symbol) => Ok(Origin::Below(symbol.to_owned())),
+            None => Err(Problem::new(
+                &u.file.source,
+                format!(
+                    "{name} is new in the source of the payloads below, but none of them has it; \
+                     do --depends and --depends-patch belong together?"
+                ),
+            )),
+        }
+    }
+
+    /// The symbol as the hypervisor has it.
+    fn shipped_symbol(&self, unit: usize, original: usize) -> (&Object, usize) {
+        let u = &self.units[unit];
+        u.shipped
+            .as_ref()
+            .and_then(|shipped| {
+                let index = shipped.comparison.correlated.get(&original)?;
+                Some((&shipped.object, *index))
+            })
+            .unwrap_or((&u.original, original))
+    }
+
+    /// Whether the payloads below were to replace a function of the original.
+    fn changed_below(&self, unit: usize, original: usize) -> bool {
+        self.units[unit].shipped.as_ref().is_some_and(|shipped| {
+            let changes = shipped.comparison.changes.iter();
+            changes
+                .filter(|change| change.kind == Kind::Function)
+                .any(|change| change.patched == Some(original))
+        })
+    }
+
     fn refuse(&mut self, unit: usize, message: String) {
         let problem = Problem::new(&self.units[unit].file.source, message);
         if !self.problems.contains(&problem) {
@@ -283,31 +354,28 @@ impl Selector<'_> {
             self.refuse(unit, message);
             return;
         }
-        let address = match self.proofs[origin].address(original) {
-            Ok(address) => address,
+        let place = match self.origin(origin, original) {
+            Ok(place) => place,
             Err(problem) => {
                 self.problems.push(problem);
                 return;
             }
         };
-        let code = self.image.bytes(address, old.size).unwrap_or_default();
-        let landing_pad = code.starts_with(&ENDBR64);
-        let needed = TRAMPOLINE + if landing_pad { ENDBR64.len() as u64 } else { 0 };
-        let mut old_size = old.size;
-        if old_size < needed {
-            let padding = self.image.padding(address + old_size);
-            if old_size + padding < needed {
-                let message = format!(
-                    "{} has {old_size} bytes and {padding} bytes of padding behind it, too few for \
-                     the {needed} bytes of a trampoline; patch the functions that call it",
-                    old.name
-                );
-                self.refuse(unit, message);
-                return;
+        let old_function = match place {
+            Origin::Hypervisor(address) => {
+                match self.old_function(unit, (origin, original), address) {
+                    Some(old_function) => old_function,
+                    None => return,
+                }
             }
-            old_size = needed;
-        }
-        let code = self.image.bytes(address, old_size).unwrap_or_default();
+            Origin::Below(name) => OldFunction {
+                name,
+                address: 0,
+                size: old.extent(),
+                expected: Vec::new(),
+                preimage: None,
+            },
+        };
         let new_size = new.extent();
         let first_change = explain::first_change(old_object, original, &u.patched, patched);
         let why = if origin == unit {
@@ -315,33 +383,79 @@ impl Selector<'_> {
         } else {
             format!("it was in {}", self.units[origin].file.source)
         };
-        let sites = boot_patches(old_object, original, code);
-        let expected = stable_start(&sites, code).to_vec();
-        let whole = self.image.bytes(address, old.extent()).unwrap_or_default();
-        let preimage = preimage(address, whole, sites);
-        let runtime_name = runtime_name(old_object, original);
         let (name, file) = (new.name.clone(), u.file.source.clone());
         let Some((part, offset)) = self.take_symbol(unit, patched) else {
             return;
         };
-        self.selection.draft.funcs.push(Func {
-            name: runtime_name,
-            old_address: address,
-            old_size,
-            new: (part, offset),
-            new_size,
-            expected,
-            preimage,
-        });
         self.selection.replaced.push(Replaced {
             name,
             file,
-            old_address: address,
-            old_size,
+            old_address: old_function.address,
+            old_size: old_function.size,
             new_size,
             why,
             first_change: first_change.map(FirstChange::from),
         });
+        self.selection.draft.funcs.push(Func {
+            name: old_function.name,
+            old_address: old_function.address,
+            old_size: old_function.size,
+            new: (part, offset),
+            new_size,
+            expected: old_function.expected,
+            preimage: old_function.preimage,
+        });
+    }
+
+    /// What the payload says about a function of the hypervisor that it
+    /// replaces; `None` if it cannot be.
+    fn old_function(
+        &mut self,
+        unit: usize,
+        (origin, original): (usize, usize),
+        address: u64,
+    ) -> Option<OldFunction> {
+        let (object, index) = self.shipped_symbol(origin, original);
+        let old = &object.symbols[index];
+        let code = self.image.bytes(address, old.size).unwrap_or_default();
+        let landing_pad = code.starts_with(&ENDBR64);
+        let needed = TRAMPOLINE + if landing_pad { ENDBR64.len() as u64 } else { 0 };
+        let mut size = old.size;
+        if size < needed {
+            let padding = self.image.padding(address + size);
+            if size + padding < needed {
+                let message = format!(
+                    "{} has {size} bytes and {padding} bytes of padding behind it, too few for \
+                     the {needed} bytes of a trampoline; patch the functions that call it",
+                    old.name
+                );
+                self.refuse(unit, message);
+                return None;
+            }
+            size = needed;
+        }
+        let replaced = self.below.replaces(address);
+        if self.changed_below(origin, original) && !replaced {
+            let message = format!(
+                "{} changes in the source of the payloads below, but none of them replaces it; do \
+                 --depends and --depends-patch belong together?",
+                old.name
+            );
+            self.refuse(unit, message);
+            return None;
+        }
+        let whole = self.image.bytes(address, old.extent()).unwrap_or_default();
+        let sites = boot_patches(object, index, whole);
+        // A payload below has put its own trampoline where the old code was.
+        let known = |bytes: &[u8]| if replaced { Vec::new() } else { bytes.to_vec() };
+        let code = self.image.bytes(address, size).unwrap_or_default();
+        Some(OldFunction {
+            name: runtime_name(object, index),
+            address,
+            size,
+            expected: known(stable_start(&sites, code)),
+            preimage: preimage(address, whole, sites).filter(|_| !replaced),
+        })
     }
 
     /// Puts a symbol of a patched object into the draft, with the entries of
@@ -688,15 +802,18 @@ impl Selector<'_> {
             return Some(Reaches::Part(kind, at.cast_signed() + offset));
         }
         let original = original?;
-        match self.proofs[unit].address(original) {
-            Ok(address) if self.image.is_init(address) => {
+        match self.origin(unit, original) {
+            Ok(Origin::Below(name)) => Some(Reaches::Name(name, offset)),
+            Ok(Origin::Hypervisor(address)) if self.image.is_init(address) => {
                 self.reach_init(unit, &symbol.name, address, symbol.function, offset)
             }
-            Ok(address) if u.original.symbols[original].global && !self.rules.prelink => {
+            Ok(Origin::Hypervisor(address))
+                if u.original.symbols[original].global && !self.rules.prelink =>
+            {
                 debug_assert_eq!(self.image.global(&symbol.name), Some(address));
                 Some(Reaches::Name(symbol.name.clone(), offset))
             }
-            Ok(address) => Some(Reaches::Address(
+            Ok(Origin::Hypervisor(address)) => Some(Reaches::Address(
                 runtime_name(&u.original, original),
                 address,
                 offset,
@@ -731,7 +848,7 @@ impl Selector<'_> {
             self.refuse(origin, message);
             return None;
         }
-        match self.proofs[origin].address(original) {
+        match self.origin(origin, original) {
             Ok(_) => Some(Reaches::Name(symbol.name.clone(), offset)),
             Err(problem) => {
                 self.problems.push(problem);

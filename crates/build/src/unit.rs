@@ -18,6 +18,18 @@ pub struct Unit {
     pub patched: Object,
     /// What differs.
     pub comparison: Comparison,
+    /// The object as the hypervisor has it, where payloads below changed the
+    /// original.
+    pub shipped: Option<Shipped>,
+}
+
+/// An object as the hypervisor has it, and what payloads below made of it.
+#[derive(Debug)]
+pub struct Shipped {
+    /// The object.
+    pub object: Object,
+    /// From it to the original of the unit.
+    pub comparison: Comparison,
 }
 
 impl Unit {
@@ -50,11 +62,23 @@ impl Unit {
         };
         let (original, patched) = (read(&pair.original)?, read(&pair.patched)?);
         let comparison = xsplice_diff::compare(&original, &patched);
+        let shipped = match &pair.shipped {
+            None => None,
+            Some(bytes) => {
+                let bytes = Some(bytes.clone()).filter(|bytes| !bytes.is_empty());
+                let object = read(&bytes)?;
+                Some(Shipped {
+                    comparison: xsplice_diff::compare(&object, &original),
+                    object,
+                })
+            }
+        };
         Ok((!comparison.is_empty()).then(|| Self {
             file: object.clone(),
             original,
             patched,
             comparison,
+            shipped,
         }))
     }
 }

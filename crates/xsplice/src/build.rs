@@ -46,9 +46,15 @@ pub(crate) struct Args {
     /// The `xen-syms` of the hypervisor to be patched.
     #[arg(long, value_name = "FILE")]
     xen_syms: PathBuf,
-    /// Build-id of the payload or hypervisor that this one goes on top of.
-    #[arg(long, value_name = "ID", value_parser = build_id)]
-    depends: Option<BuildId>,
+    /// What this payload goes on top of: a payload file, whose functions and
+    /// symbols are then the base, or only a build-id. Repeat it with the files
+    /// of a stack, the lowest first.
+    #[arg(long, value_name = "FILE|ID", value_parser = depends)]
+    depends: Vec<Depends>,
+    /// Source patch of a payload given with --depends; repeat it for several,
+    /// in order.
+    #[arg(long, value_name = "FILE")]
+    depends_patch: Vec<PathBuf>,
     /// Build-id of the hypervisor, if not that of xen-syms.
     #[arg(long, value_name = "ID", value_parser = build_id)]
     xen_depends: Option<BuildId>,
@@ -96,6 +102,22 @@ pub(crate) struct Args {
 #[derive(Clone)]
 struct BuildId(Vec<u8>);
 
+#[derive(Clone)]
+enum Depends {
+    Payload(PathBuf),
+    BuildId(BuildId),
+}
+
+fn depends(text: &str) -> Result<Depends, String> {
+    let path = PathBuf::from(text);
+    if path.is_file() {
+        return Ok(Depends::Payload(path));
+    }
+    build_id(text)
+        .map(Depends::BuildId)
+        .map_err(|error| format!("there is no such file, and {error}"))
+}
+
 fn build_id(text: &str) -> Result<BuildId, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text).as_bytes();
     let (pairs, rest) = digits.as_chunks::<2>();
@@ -128,13 +150,22 @@ fn object_cache() -> Option<PathBuf> {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
+    let below = args.depends.iter().filter_map(|depends| match depends {
+        Depends::Payload(path) => Some(path.clone()),
+        Depends::BuildId(_) => None,
+    });
     let options = Options {
         source: args.srcdir.clone(),
         patches: args.patch.clone(),
         xen_syms: args.xen_syms.clone(),
         output: output_file(args),
         config: args.config.clone(),
-        depends: args.depends.clone().map(|id| id.0),
+        below: below.collect(),
+        below_patches: args.depends_patch.clone(),
+        depends: args.depends.iter().rev().find_map(|depends| match depends {
+            Depends::BuildId(id) => Some(id.0.clone()),
+            Depends::Payload(_) => None,
+        }),
         xen_depends: args.xen_depends.clone().map(|id| id.0),
         prelink: args.prelink,
         jobs: args.jobs,
