@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Collects what a payload needs: the changed functions and everything new
+//! that they lead to.
+
+mod function;
+mod piece;
+mod reach;
+mod refuse;
+mod selection;
+
+pub use selection::{Carried, FirstChange, Hook, LeftOut, Replaced, Selection};
+
+use crate::Problem;
+use crate::below::Below;
+use crate::image::Image;
+use crate::payload::Kind as PartKind;
+use crate::proof::Proof;
+use crate::unit::Unit;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use xsplice_diff::object::Object;
+use xsplice_diff::special::{self, Entry};
+
+/// What a caller decides about the selection.
+#[derive(Debug)]
+pub struct Rules<'a> {
+    /// Makes the names of new symbols unlike those of any other payload.
+    pub tag: &'a str,
+    /// Whether all of the hypervisor's symbols are given by address.
+    pub prelink: bool,
+    /// Changed variables and boot-only code that the payload does without, by
+    /// name: a hook does what is needed, or nothing is.
+    pub leave_out: &'a BTreeSet<String>,
+    /// Whether the payload does without all changes of boot-only code.
+    pub leave_out_init: bool,
+    /// Functions to be patched although [`deny`] names them.
+    pub allow: &'a BTreeSet<String>,
+}
+
+/// Selects from `units` what goes into a payload for `image`, on top of the
+/// payloads `below`.
+///
+/// # Errors
+/// Everything that cannot be patched, by name.
+pub fn select(
+    units: &[Unit],
+    image: &Image,
+    below: &Below,
+    rules: &Rules,
+) -> Result<Selection, Vec<Problem>> {
+    let proofs: Vec<Proof> = units
+        .iter()
+        .map(|u| Proof::new(u.shipped.as_ref().map_or(&u.original, |s| &s.object), image))
+        .collect();
+    let mut globals = HashMap::new();
+    for (unit, u) in units.iter().enumerate() {
+        for (index, symbol) in u.patched.symbols.iter().enumerate() {
+            if symbol.global {
+                globals.insert(symbol.name.as_str(), (unit, index));
+            }
+        }
+    }
+    let tables = units.iter().map(|u| special::entries(&u.patched)).collect();
+    let mut selector = Selector {
+        units,
+        proofs,
+        image,
+        below,
+        rules,
+        globals,
+        moved: moved(units),
+        tables,
+        placed: BTreeMap::new(),
+        empty: BTreeSet::new(),
+        queue: VecDeque::new(),
+        problems: Vec::new(),
+        follower: String::new(),
+        selection: Selection::default(),
+    };
+    selector.refuse_unpatchable();
+    selector.take_changed_functions();
+    selector.take_hooks();
+    selector.follow();
+    selector.refuse_unreached_table_entries();
+    if selector.problems.is_empty() {
+        Ok(selector.selection)
+    } else {
+        Err(selector.problems)
+    }
+}
+
+/// A piece of a patched object: unit, section, offset.
+type Place = (usize, usize, u64);
+
+struct Selector<'a> {
+    units: &'a [Unit],
+    proofs: Vec<Proof<'a>>,
+    image: &'a Image,
+    below: &'a Below,
+    rules: &'a Rules<'a>,
+    /// Where the patched objects define each global symbol.
+    globals: HashMap<&'a str, (usize, usize)>,
+    /// Global symbols that one object loses and another gains: where they
+    /// were, by where they are.
+    moved: HashMap<(usize, usize), (usize, usize)>,
+    tables: Vec<Vec<Entry>>,
+    /// Pieces that are in the draft: part and offset in it.
+    placed: BTreeMap<Place, (PartKind, u64)>,
+    /// Pieces of no bytes, which another piece may begin with too.
+    empty: BTreeSet<Place>,
+    /// Pieces whose references are not followed yet.
+    queue: VecDeque<(Place, u64)>,
+    problems: Vec<Problem>,
+    /// Name of the piece whose references are being followed.
+    follower: String,
+    selection: Selection,
+}
+
+/// Where something of the original is.
+enum Origin {
+    /// In the hypervisor, at a proved address.
+    Hypervisor(u64),
+    /// In a payload below, by name.
+    Below(String),
+}
+
+impl Selector<'_> {
+    fn origin(&self, unit: usize, original: usize) -> Result<Origin, Problem> {
+        let u = &self.units[unit];
+        let proof = &self.proofs[unit];
+        let Some(shipped) = &u.shipped else {
+            return proof.address(original).map(Origin::Hypervisor);
+        };
+        if let Some(&index) = shipped.comparison.correlated.get(&original) {
+            return proof.address(index).map(Origin::Hypervisor);
+        }
+        let name = &u.original.symbols[original].name;
+        match self.below.symbol(&u.file.source, name) {
+            Some(symbol) => Ok(Origin::Below(symbol.to_owned())),
+            None => Err(Problem::new(
+                &u.file.source,
+                format!(
+                    "{name} is new in the source of the payloads below, but none of them has it; \
+                     do --depends and --depends-patch belong together?"
+                ),
+            )),
+        }
+    }
+
+    /// The symbol as the hypervisor has it.
+    fn shipped_symbol(&self, unit: usize, original: usize) -> (&Object, usize) {
+        let u = &self.units[unit];
+        u.shipped
+            .as_ref()
+            .and_then(|shipped| {
+                let index = shipped.comparison.correlated.get(&original)?;
+                Some((&shipped.object, *index))
+            })
+            .unwrap_or((&u.original, original))
+    }
+
+    fn refuse(&mut self, unit: usize, message: String) {
+        let problem = Problem::new(&self.units[unit].file.source, message);
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// Global symbols that one object loses and another gains.
+fn moved(units: &[Unit]) -> HashMap<(usize, usize), (usize, usize)> {
+    let mut lost: HashMap<&str, (usize, usize)> = HashMap::new();
+    for (unit, u) in units.iter().enumerate() {
+        for change in u.comparison.changes.iter().filter(|c| c.patched.is_none()) {
+            if let Some(index) = change.original.filter(|&i| u.original.symbols[i].global) {
+                lost.insert(&change.name, (unit, index));
+            }
+        }
+    }
+    let mut moved = HashMap::new();
+    for (unit, u) in units.iter().enumerate() {
+        for change in u.comparison.changes.iter().filter(|c| c.original.is_none()) {
+            if let Some(index) = change.patched.filter(|&i| u.patched.symbols[i].global)
+                && let Some(&origin) = lost.get(change.name.as_str())
+            {
+                moved.insert((unit, index), origin);
+            }
+        }
+    }
+    moved
+}
+
+/// The name by which the hypervisor's own symbol table knows a symbol.
+fn runtime_name(object: &Object, index: usize) -> String {
+    let symbol = &object.symbols[index];
+    if symbol.global {
+        symbol.name.clone()
+    } else {
+        format!("{}#{}", object.file, symbol.name)
+    }
+}

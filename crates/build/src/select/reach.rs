@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What every reference out of the payload's pieces is to lead to.
+
+use super::{Origin, Selector, runtime_name};
+use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
+use xsplice_diff::compare::is_once_flag;
+use xsplice_diff::object::{Class, Object, Relocation, Symbol, Target};
+use xsplice_diff::special;
+
+/// What stands for the file in the name of a trap in place of boot-only code.
+const INIT_TRAP: &str = "freed-after-boot";
+
+impl Selector<'_> {
+    /// Follows every reference out of the pieces taken so far, and out of
+    /// those that this brings in.
+    pub(super) fn follow(&mut self) {
+        let units = self.units;
+        while let Some((place, size)) = self.queue.pop_front() {
+            let (unit, section, offset) = place;
+            let (kind, at) = self.placed[&place].clone();
+            let object = &units[unit].patched;
+            self.follower = object
+                .symbol_at(section, offset)
+                .map_or(&object.sections[section].name, |i| &object.symbols[i].name)
+                .clone();
+            for relocation in units[unit].patched.relocations(section, offset, size) {
+                if let Some(reaches) = self.reach(unit, relocation) {
+                    self.selection.draft.fields.push(Field {
+                        part: kind.clone(),
+                        offset: at + (relocation.offset - offset),
+                        r_type: relocation.r_type,
+                        addend: relocation.reference.bias,
+                        reaches,
+                    });
+                }
+            }
+        }
+    }
+
+    /// What a relocated field of the payload is to lead to.
+    fn reach(&mut self, unit: usize, relocation: &Relocation) -> Option<Reaches> {
+        let object = &self.units[unit].patched;
+        let reference = &relocation.reference;
+        match &reference.target {
+            Target::External(name) => self.reach_global(unit, name, reference.offset),
+            Target::Symbol(index) => self.reach_symbol(unit, *index, reference.offset),
+            Target::Anonymous(section) => {
+                let from = &object.sections[*section];
+                let Ok(offset) = u64::try_from(reference.offset) else {
+                    let message = format!("a reference leads out of {}", from.name);
+                    self.refuse(unit, message);
+                    return None;
+                };
+                let content = match from.merge {
+                    Some(1) => object
+                        .string(*section, reference.offset)
+                        .map(|text| Content {
+                            kind: PartKind::Strings,
+                            bytes: text.to_vec(),
+                            align: 1,
+                        }),
+                    Some(entry) => object
+                        .sections
+                        .get(*section)
+                        .and_then(|s| {
+                            let start = usize::try_from(offset).ok()?;
+                            s.data
+                                .get(start..start.checked_add(usize::try_from(entry).ok()?)?)
+                        })
+                        .map(|bytes| Content {
+                            kind: PartKind::RoData,
+                            bytes: bytes.to_vec(),
+                            align: entry,
+                        }),
+                    None => return self.reach_piece(unit, *section, offset),
+                };
+                let Some(content) = content else {
+                    let message = format!("a reference leads out of {}", from.name);
+                    self.refuse(unit, message);
+                    return None;
+                };
+                let (kind, at) = self.selection.draft.constant(&content);
+                Some(Reaches::Part(kind, at.cast_signed()))
+            }
+        }
+    }
+
+    fn reach_piece(&mut self, unit: usize, section: usize, offset: u64) -> Option<Reaches> {
+        if let Some((kind, at)) = self.placed.get(&(unit, section, offset)) {
+            return Some(Reaches::Part(kind.clone(), at.cast_signed()));
+        }
+        let object = &self.units[unit].patched;
+        let from = &object.sections[section];
+        let kind = match from.class {
+            Class::Text | Class::Special => PartKind::named_code(&from.name),
+            Class::ReadOnly => PartKind::RoData,
+            _ => {
+                let message = format!("a changed function refers to unnamed data in {}", from.name);
+                self.refuse(unit, message);
+                return None;
+            }
+        };
+        let end = special::piece_end(object, section, offset);
+        let (kind, at) = self.place(unit, section, offset, end - offset, kind);
+        Some(Reaches::Part(kind, at.cast_signed()))
+    }
+
+    fn reach_symbol(&mut self, unit: usize, index: usize, offset: i64) -> Option<Reaches> {
+        let u = &self.units[unit];
+        let symbol = &u.patched.symbols[index];
+        let placed = self
+            .placed
+            .contains_key(&(unit, symbol.section, symbol.offset));
+        if let Some(&(origin, original)) = self.moved.get(&(unit, index))
+            && !symbol.function
+        {
+            return self.reach_moved_variable((origin, original), symbol, offset);
+        }
+        let original = u.comparison.correlated.get(&index).copied();
+        let changed = u
+            .comparison
+            .changes
+            .iter()
+            .any(|c| c.patched == Some(index));
+        if placed || changed || original.is_none() {
+            if original.is_none()
+                && u.comparison.ambiguous.contains(&index)
+                && is_writable(&u.patched, index)
+                && !is_once_flag(&u.patched, symbol)
+            {
+                let message = format!(
+                    "the variable {} may be the same as one of several in the original, and \
+                     nothing tells which; give it a name of its own",
+                    symbol.name
+                );
+                self.refuse(unit, message);
+                return None;
+            }
+            let (kind, at) = self.take_symbol(unit, index)?;
+            return Some(Reaches::Part(kind, at.cast_signed() + offset));
+        }
+        let original = original?;
+        match self.origin(unit, original) {
+            Ok(Origin::Below(name)) => Some(Reaches::Name(name, offset)),
+            Ok(Origin::Hypervisor(address)) if self.image.is_init(address) => {
+                self.reach_init(unit, &symbol.name, address, symbol.function, offset)
+            }
+            Ok(Origin::Hypervisor(address))
+                if u.original.symbols[original].global && !self.rules.prelink =>
+            {
+                debug_assert_eq!(self.image.global(&symbol.name), Some(address));
+                Some(Reaches::Name(symbol.name.clone(), offset))
+            }
+            Ok(Origin::Hypervisor(address)) => Some(Reaches::Address(
+                runtime_name(&u.original, original),
+                address,
+                offset,
+            )),
+            // Private constants are what they contain: a copy is as good.
+            Err(_) if u.patched.sections[symbol.section].class == Class::ReadOnly => {
+                let (kind, at) = self.take_symbol(unit, index)?;
+                Some(Reaches::Part(kind, at.cast_signed() + offset))
+            }
+            Err(problem) => {
+                if !self.problems.contains(&problem) {
+                    self.problems.push(problem);
+                }
+                None
+            }
+        }
+    }
+
+    /// A variable that another object defines now is where it was.
+    fn reach_moved_variable(
+        &mut self,
+        (origin, original): (usize, usize),
+        symbol: &Symbol,
+        offset: i64,
+    ) -> Option<Reaches> {
+        let old = &self.units[origin].original.symbols[original];
+        if old.size != symbol.size {
+            let message = format!(
+                "the variable {} goes from {} to {} bytes: other code uses the old layout",
+                symbol.name, old.size, symbol.size
+            );
+            self.refuse(origin, message);
+            return None;
+        }
+        match self.origin(origin, original) {
+            Ok(_) => Some(Reaches::Name(symbol.name.clone(), offset)),
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        }
+    }
+
+    /// Boot-only code that a function calls under a condition that is never
+    /// true after boot, as the original does: in the payload the call leads to
+    /// a trap instead of to memory that is used for something else by now.
+    fn reach_init(
+        &mut self,
+        unit: usize,
+        name: &str,
+        address: u64,
+        function: bool,
+        offset: i64,
+    ) -> Option<Reaches> {
+        let original = &self.units[unit].original;
+        let refers = |target: &Target| match target {
+            Target::Symbol(index) => original.symbols[*index].name == name,
+            Target::External(external) => external == name,
+            Target::Anonymous(_) => false,
+        };
+        let used_before = original
+            .sections
+            .iter()
+            .filter(|section| section.class == Class::Text)
+            .flat_map(|section| &section.relocations)
+            .any(|relocation| refers(&relocation.reference.target));
+        if !used_before || !function || offset != 0 {
+            let message = format!(
+                "{name} at {address:#x} is freed after boot, and a changed function refers to it"
+            );
+            self.refuse(unit, message);
+            return None;
+        }
+        let trap = format!("{}#{name}{VERSION_SUFFIX}{}", INIT_TRAP, self.rules.tag);
+        let at = self.selection.draft.trap(&trap);
+        Some(Reaches::Part(PartKind::Text, at.cast_signed()))
+    }
+
+    fn reach_global(&mut self, unit: usize, name: &str, offset: i64) -> Option<Reaches> {
+        if let Some(&(other, index)) = self.globals.get(name) {
+            return self.reach_symbol(other, index, offset);
+        }
+        match self.image.global(name) {
+            Some(address) if self.image.is_init(address) => {
+                self.reach_init(unit, name, address, self.image.is_function(name), offset)
+            }
+            Some(address) if self.rules.prelink => {
+                Some(Reaches::Address(name.to_owned(), address, offset))
+            }
+            Some(_) => Some(Reaches::Name(name.to_owned(), offset)),
+            None => {
+                self.refuse(
+                    unit,
+                    format!(
+                        "{name} is neither in the hypervisor nor in anything the patch reaches"
+                    ),
+                );
+                None
+            }
+        }
+    }
+}
+
+fn is_writable(object: &Object, index: usize) -> bool {
+    let class = object.sections[object.symbols[index].section].class;
+    matches!(class, Class::Data | Class::Bss | Class::PerCpu)
+}
