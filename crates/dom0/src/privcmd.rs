@@ -9,7 +9,6 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::ptr::NonNull;
 use xsplice_abi::errno::Errno;
 
@@ -87,27 +86,23 @@ impl Privcmd {
     /// # Errors
     /// See [`OpenError`].
     pub fn open() -> Result<Self, OpenError> {
-        if !Path::new(PRIVCMD).exists() {
-            return Err(OpenError::NoXen);
-        }
         let open = |path: &'static str| {
             rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
                 let errno = Errno(e.raw_os_error());
                 match errno {
+                    Errno::ENOENT => OpenError::NoXen,
                     Errno::EACCES | Errno::EPERM => OpenError::NotAllowed { path, errno },
                     _ => OpenError::Unusable { path, errno },
                 }
             })
         };
-        let memory = if Path::new(MEMORY).exists() {
-            Some(open(MEMORY)?)
-        } else {
-            None
+        let calls = open(PRIVCMD)?;
+        let memory = match open(MEMORY) {
+            Ok(memory) => Some(memory),
+            Err(OpenError::NoXen) => None,
+            Err(error) => return Err(error),
         };
-        Ok(Self {
-            calls: open(PRIVCMD)?,
-            memory,
-        })
+        Ok(Self { calls, memory })
     }
 }
 

@@ -4,10 +4,12 @@
 use crate::protocol::{Output, Reply, Request};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount};
+use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::system::{RebootCommand, finit_module, reboot};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread::JoinHandle;
@@ -79,8 +81,8 @@ fn put(path: &Path, data: &[u8]) -> std::io::Result<()> {
     std::fs::write(path, data)
 }
 
-/// Runs a command; one that takes longer than `limit` is killed, and the host
-/// goes on.
+/// Runs a command; one that takes longer than `limit` is killed, with all that
+/// it started, and the host goes on.
 fn run_command(argv: &[String], limit: Duration) -> Reply {
     let Some((program, arguments)) = argv.split_first() else {
         return Reply::Failed("no command".to_owned());
@@ -92,6 +94,7 @@ fn run_command(argv: &[String], limit: Duration) -> Reply {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn();
     let mut child = match child {
         Ok(child) => child,
@@ -105,8 +108,9 @@ fn run_command(argv: &[String], limit: Duration) -> Reply {
             Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
             Ok(None) => {
                 let seconds = limit.as_secs();
-                // What it started itself may hold its output open: not waited for.
-                let _ = child.kill().and_then(|()| child.wait());
+                // What left its group may hold its output open: not waited for.
+                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+                let _ = child.wait();
                 return Reply::Failed(format!(
                     "{}: killed, because it took longer than {seconds} s",
                     argv.join(" ")

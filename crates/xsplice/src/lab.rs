@@ -23,6 +23,9 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Upload, apply, list, revert and unload each payload.
+    #[command(
+        after_help = "Example:\n  xsplice lab try fix.livepatch --xen xen.gz --kernel vmlinuz-6.1.0-amd64"
+    )]
     Try {
         /// The payloads.
         #[arg(required = true)]
@@ -31,6 +34,10 @@ enum Command {
         machine: Machine,
     },
     /// Run a file of commands and expectations.
+    #[command(
+        after_help = "Example of a scenario:\n  put fix.livepatch /fix.livepatch\n  $ xsplice load \
+                      /fix.livepatch\n  = 0\n  $ xsplice list\n  > applied"
+    )]
     Run {
         /// The scenario: `put FILE PLACE`, `$ COMMAND`, `= CODE`, `> TEXT`,
         /// `! TEXT`, `console TEXT`, a line each.

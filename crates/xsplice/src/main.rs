@@ -13,9 +13,15 @@ mod demo;
 mod inspect;
 mod lab;
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; standard error says why
+  2  the hypervisor was busy, nothing changed: try again";
+
 /// Live patching for the Xen hypervisor.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version, about, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     /// Print results as JSON, for machines.
     #[arg(long, global = true)]
@@ -52,6 +58,10 @@ fn main() -> ExitCode {
         Err(error) => {
             // Exit code 2 means "try again", which a wrong command line never is.
             let failed = error.use_stderr();
+            if failed && std::env::args_os().any(|argument| argument == "--json") {
+                let message = error.render().to_string();
+                println!("{:#}", serde_json::json!({ "error": message.trim_end() }));
+            }
             let _ = error.print();
             return if failed {
                 ExitCode::FAILURE
