@@ -81,6 +81,13 @@ pub trait Host {
     /// neither going on nor going back is safe. Called *in the window*.
     fn fatal(&self, what: fmt::Arguments<'_>) -> !;
 
+    /// Where the function begins that has the instruction at `addr`; `None` when
+    /// that is not known. Addresses to be patched are then taken for the
+    /// beginning of an instruction.
+    fn function_at(&self, _addr: u64) -> Option<u64> {
+        None
+    }
+
     /// Why code in this range must not be patched; `None` when it may be.
     fn denied(&self, _function: Range<u64>) -> Option<&'static str> {
         None

@@ -39,8 +39,10 @@
 //! | revert | applied | it is the one applied last | `EBUSY` |
 //! | apply | checked | never reverted, or no writable data | `EINVAL` |
 //! | | | what it refers to is still loaded | `EINVAL` |
-//! | | | it depends on the payload on top, or on the hypervisor when there is none (not with [`Options::nodeps`]) | `EINVAL` |
+//! | | | it depends on the payload on top, or on the hypervisor when there is none (not with [`Options::nodeps`], nor with [`Guard::OldCode`]) | `EINVAL` |
 //! | | | expectations | `EINVAL`, `ERANGE` |
+//! | | | preimage notes (not with [`Guard::Stack`]) | `EINVAL` |
+//! | | | no function shares bytes with another one that is patched | `EINVAL` |
 //! | | | its pre-apply hook | the hook's |
 //! | replace | checked | as apply, but it depends on the hypervisor | the same |
 //! | | | neither it nor what is applied has pre or post hooks | `EOPNOTSUPP` |
@@ -97,7 +99,7 @@ mod stack;
 mod stage;
 mod x86_64;
 
-pub use action::{Action, Cause, Engine, Failure, Options, Progress};
+pub use action::{Action, Cause, Engine, Failure, Guard, Options, Progress};
 pub use area::Area;
 pub use format::MAX_SIZE;
 pub use host::{

@@ -450,6 +450,41 @@ pub enum Problem {
         old: u64,
         new: u64,
     },
+    /// What is patched is code that runs while the hypervisor is patched, or
+    /// what the host keeps for another reason (*stricter*).
+    #[error("function {index} ({function}) at {addr:#x} must not be patched: {reason}")]
+    Denied {
+        index: usize,
+        function: String,
+        addr: u64,
+        reason: &'static str,
+    },
+    /// What is patched begins or ends inside of an instruction (*stricter*: Xen
+    /// patches it, and the processor runs what is left of the instruction).
+    #[error(
+        "function {index} ({function}): the {size} bytes to be patched at {addr:#x} {what} inside \
+         of the instruction at {begin:#x}, which has {length}; \
+         the payload is for a hypervisor that was compiled otherwise"
+    )]
+    Boundary {
+        index: usize,
+        function: String,
+        addr: u64,
+        size: u32,
+        what: &'static str,
+        begin: u64,
+        length: u64,
+    },
+    /// What is patched cannot be told to be whole instructions (*stricter*).
+    #[error(
+        "function {index} ({function}): the code at {addr:#x} cannot be decoded, so that nothing \
+         tells whether whole instructions are patched"
+    )]
+    Undecodable {
+        index: usize,
+        function: String,
+        addr: u64,
+    },
     /// Two records patch the same bytes (*stricter*).
     #[error("functions {first} ({first_name}) and {second} ({second_name}) overlap at {addr:#x}")]
     FuncOverlap {
@@ -475,6 +510,24 @@ pub enum Problem {
          payload or something else changed it"
     )]
     Preimage { addr: u64, size: u32 },
+    /// A function without a preimage note, where the guard is the old code.
+    #[error(
+        "function {index} ({function}): no preimage note has its hash, and old code is what this \
+         hypervisor wants to see"
+    )]
+    NoPreimage { index: usize, function: String },
+    /// A function shares bytes with one that an applied payload patches
+    /// (*stricter*).
+    #[error(
+        "function {index} ({function}) overlaps at {addr:#x} with {theirs}, which {other} patches"
+    )]
+    AppliedOverlap {
+        index: usize,
+        function: String,
+        other: String,
+        theirs: String,
+        addr: u64,
+    },
     /// The expectation of a function makes no sense.
     #[error("function {index} ({function}): expectation with {what}")]
     ExpectationInvalid {
@@ -558,7 +611,9 @@ impl Problem {
             Self::Depends { .. }
             | Self::ExpectationInvalid { .. }
             | Self::Expectation { .. }
-            | Self::Preimage { .. } => Severity::NotApplied,
+            | Self::Preimage { .. }
+            | Self::NoPreimage { .. }
+            | Self::AppliedOverlap { .. } => Severity::NotApplied,
             _ => Severity::NotLoaded,
         }
     }
@@ -582,6 +637,7 @@ impl Problem {
             | Self::StockRelocation { .. }
             | Self::FuncVersion { .. }
             | Self::NopTooLong { .. } => Errno::EOPNOTSUPP,
+            Self::Denied { .. } => Errno::EPERM,
             Self::UnknownSymbol { .. } | Self::UnknownFunction { .. } => Errno::ENOENT,
             Self::NameTaken | Self::BuildIdLoaded { .. } | Self::DuplicateSymbol { .. } => {
                 Errno::EEXIST

@@ -9,8 +9,12 @@ use common::{
     ENDBR_TARGET, Hypervisor, OWN_ID, PAYLOADS, Payload, TARGET, TEXT, XEN_ID, engine, func,
 };
 use object::SectionKind;
+use sha2::{Digest as _, Sha256};
 use xsplice_abi::payload::section;
-use xsplice_engine::{Action, Cause, Engine, Errno, Hook, Host as _, Options, Progress, State};
+use xsplice_abi::preimage::{self, Preimage};
+use xsplice_engine::{
+    Action, Cause, Engine, Errno, Guard, Hook, Host as _, Options, Progress, State,
+};
 
 /// Build-id of the payload that goes on top of [`OWN_ID`].
 const SECOND_ID: [u8; 20] = [0x33; 20];
@@ -450,4 +454,80 @@ fn a_failure_at_every_point() {
         assert_eq!(engine.host().machine(), Hypervisor::new().machine());
     }
     assert!(failures >= 25, "only {failures} points were tried");
+}
+
+/// A payload that says of the whole function at `addr` that it is `code`.
+fn with_preimage(own: u8, depends: &[u8], name: &'static str, addr: u64, code: &[u8]) -> Payload {
+    let mut payload = Payload::on(depends, &[own; 20], &[func(name)]);
+    let mut note = Vec::new();
+    Preimage {
+        address: addr,
+        size: u32::try_from(code.len()).unwrap(),
+        hash: Sha256::digest(code).into(),
+        masked: vec![],
+    }
+    .append_to(&mut note);
+    payload.section(preimage::SECTION, SectionKind::Note, &note, 4);
+    payload
+}
+
+#[test]
+fn guards() {
+    let whole = |byte| [byte; 32];
+    let good = |own, depends: &[u8]| with_preimage(own, depends, "target", TARGET, &whole(0xcc));
+    let bad = |own, depends: &[u8]| with_preimage(own, depends, "target", TARGET, &whole(0xcd));
+    let plain = |own: u8, depends: &[u8]| Payload::on(depends, &[own; 20], &[func("target")]);
+    let foreign = [9; 20];
+    for (guard, payload, applies) in [
+        (Guard::Both, good(1, &XEN_ID), true),
+        (Guard::Both, good(1, &foreign), false),
+        (Guard::Both, bad(1, &XEN_ID), false),
+        (Guard::Both, plain(1, &XEN_ID), true),
+        (Guard::Stack, bad(1, &XEN_ID), true),
+        (Guard::Stack, good(1, &foreign), false),
+        (Guard::OldCode, good(1, &foreign), true),
+        (Guard::OldCode, bad(1, &XEN_ID), false),
+        (Guard::OldCode, plain(1, &XEN_ID), false),
+    ] {
+        let mut engine = engine().with_guard(guard);
+        engine.load("payload", &payload);
+        let result = engine.act_on("payload", Action::Apply);
+        assert_eq!(result.is_ok(), applies, "{guard:?}: {result:?}");
+    }
+}
+
+#[test]
+fn a_replace_looks_at_what_will_be_there() {
+    let third = with_preimage(0x44, &XEN_ID, "target", TARGET, &[0xcc; 32]);
+    let mut engine = stacked(&third);
+    engine.act_on("third", Action::Replace).unwrap();
+}
+
+#[test]
+fn functions_of_applied_payloads_do_not_overlap() {
+    let at = |own: u8, addr: u64| {
+        let function = func("x").with(|f| f.old_addr.set(addr));
+        Payload::on(&XEN_ID, &[own; 20], &[function])
+    };
+    let nodeps = Options {
+        nodeps: true,
+        timeout: 0,
+    };
+    let mut engine = engine();
+    for (index, (addr, applies)) in [
+        (TARGET, true),
+        (TARGET + 31, false),
+        (TARGET - 31, false),
+        (TARGET - 32, true),
+        (TARGET + 32, true),
+        (TARGET, true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let own = u8::try_from(index).unwrap() + 1;
+        engine.load(&format!("p{index}"), &at(own, addr));
+        let result = engine.act(&format!("p{index}"), Action::Apply, nodeps);
+        assert_eq!(result.is_ok(), applies, "{index}: {result:?}");
+    }
 }

@@ -4,7 +4,10 @@
 
 mod common;
 
-use common::{ENDBR_TARGET, Func, INIT, OWN_ID, Payload, TARGET, TEXT, XEN_ID, engine, func, load};
+use common::{
+    DENIED, ENDBR_TARGET, Func, INIT, OWN_ID, Payload, SMALL, TARGET, TEXT, XEN_ID, engine, func,
+    load,
+};
 use object::SectionKind;
 use xsplice_abi::payload::section;
 use xsplice_engine::{Action, Cause, Errno, Failure, Options, Problem, Severity};
@@ -148,6 +151,114 @@ fn function_records() {
     }
     let longest = func("target").nop().with(|f| f.new_size.set(31));
     apply(&Payload::new(&[longest])).unwrap();
+}
+
+/// `len` bytes at `offset` of a function of two instructions of 5 bytes each.
+fn no_ops(offset: u64, len: u32) -> Payload {
+    let function = func("x").nop().with(|f| {
+        f.old_addr.set(SMALL + offset);
+        f.new_size.set(len);
+        f.old_size.set(10);
+    });
+    Payload::new(&[function])
+}
+
+#[test]
+fn no_ops_are_whole_instructions() {
+    for (offset, len) in [(0, 5), (0, 10), (5, 5), (0, 0), (5, 0)] {
+        apply(&no_ops(offset, len)).unwrap();
+    }
+    for (offset, len, what, begin) in [
+        (0, 9, "end", SMALL + 5),
+        (0, 1, "end", SMALL),
+        (5, 1, "end", SMALL + 5),
+        (1, 4, "begin", SMALL),
+        (6, 4, "begin", SMALL + 5),
+    ] {
+        refused(
+            &no_ops(offset, len),
+            Errno::EINVAL,
+            |problem| matches!(problem, Problem::Boundary { what: w, begin: b, length: 5, .. } if (*w, *b) == (what, begin)),
+        );
+    }
+    let unclear = func("small").nop().with(|f| f.new_size.set(12));
+    refused(
+        &Payload::new(&[unclear]),
+        Errno::EINVAL,
+        |problem| matches!(problem, Problem::Undecodable { addr, .. } if *addr == SMALL + 10),
+    );
+}
+
+#[test]
+fn jumps_begin_at_instructions() {
+    let at = |name| Payload::new(&[func(name).with(|f| f.old_size.set(16))]);
+    apply(&at("small+5")).unwrap();
+    refused(
+        &at("small+0x4"),
+        Errno::EINVAL,
+        is!(Boundary {
+            what: "begin",
+            begin: SMALL,
+            size: 5,
+            ..
+        }),
+    );
+}
+
+#[test]
+fn names_with_offsets() {
+    let found = |name| {
+        let verified = load(&Payload::new(&[func(name)]).bytes());
+        verified
+            .ok()
+            .map(|verified| verified.functions()[0].old_addr)
+    };
+    assert_eq!(found("target+0x10"), Some(TARGET + 16));
+    assert_eq!(found("file.c#local+10"), Some(TEXT + 0x18a));
+    for name in [
+        "target+",
+        "+1",
+        "target+x",
+        "target+-1",
+        "nothing+1",
+        "target+1+1",
+    ] {
+        assert_eq!(found(name), None, "{name}");
+    }
+    let mut payload = Payload::new(&[func("target")]);
+    let (text, symbol) = (payload.text, payload.symbol("at_boot+1", None));
+    payload.relocation(text, 4, R_PC32, symbol, -4);
+    refused(&payload, Errno::EINVAL, is!(InitReference { .. }));
+}
+
+#[test]
+fn addresses_of_init_code_are_refused_too() {
+    let mut payload = Payload::new(&[func("target")]);
+    let symbol = payload.object.add_symbol(object::write::Symbol {
+        name: b"boot".to_vec(),
+        value: INIT + 4,
+        size: 0,
+        kind: object::SymbolKind::Text,
+        scope: object::SymbolScope::Compilation,
+        weak: false,
+        section: object::write::SymbolSection::Absolute,
+        flags: object::SymbolFlags::None,
+    });
+    payload.relocation(payload.text, 4, R_PC32, symbol, -4);
+    refused(&payload, Errno::EINVAL, is!(InitReference { .. }));
+}
+
+#[test]
+fn the_host_denies_functions() {
+    let function = func("x").with(|f| f.old_addr.set(DENIED - 8));
+    refused(
+        &Payload::new(&[function]),
+        Errno::EPERM,
+        is!(Denied {
+            reason: "it handles NMIs",
+            ..
+        }),
+    );
 }
 
 #[test]

@@ -256,6 +256,10 @@ impl Host for Machine {
         self.shared.image.region(addr)
     }
 
+    fn function_at(&self, addr: u64) -> Option<u64> {
+        self.shared.image.function_at(addr)
+    }
+
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         let at = here(addr);
         self.shared

@@ -7,7 +7,7 @@ use object::{
     LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, SectionFlags, SectionKind,
     SymbolKind, SymbolSection, elf,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use thiserror::Error;
 use xsplice_engine::Region;
@@ -60,6 +60,8 @@ pub struct Part<'i> {
 pub struct Image {
     build_id: Vec<u8>,
     symbols: HashMap<Vec<u8>, u64>,
+    /// Ends of functions, by where they begin.
+    functions: BTreeMap<u64, u64>,
     sections: Vec<Section>,
     init: Range<u64>,
     payload_area: Range<u64>,
@@ -137,6 +139,7 @@ impl Image {
         Ok(Self {
             build_id: build_id.to_vec(),
             symbols,
+            functions: functions(&file),
             sections,
             init,
             payload_area,
@@ -163,6 +166,13 @@ impl Image {
     #[must_use]
     pub fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
         self.symbols.get(name).copied()
+    }
+
+    /// Where the function begins that `addr` is in.
+    #[must_use]
+    pub fn function_at(&self, addr: u64) -> Option<u64> {
+        let (start, end) = self.functions.range(..=addr).next_back()?;
+        (addr < *end).then_some(*start)
     }
 
     /// What `addr` belongs to.
@@ -218,6 +228,19 @@ fn symbols(file: &ElfFile64<'_, LittleEndian>) -> HashMap<Vec<u8>, u64> {
         }
     }
     symbols
+}
+
+/// The functions that have a size.
+fn functions(file: &ElfFile64<'_, LittleEndian>) -> BTreeMap<u64, u64> {
+    let functions = file
+        .symbols()
+        .filter(|symbol| counts(symbol) && symbol.kind() == SymbolKind::Text && symbol.size() != 0);
+    functions
+        .map(|symbol| {
+            let start = symbol.address();
+            (start, start.saturating_add(symbol.size()))
+        })
+        .collect()
 }
 
 fn counts(symbol: &ElfSymbol64<'_, '_, LittleEndian>) -> bool {

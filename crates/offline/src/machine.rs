@@ -71,6 +71,10 @@ impl Host for Machine<'_> {
         self.image.region(addr)
     }
 
+    fn function_at(&self, addr: u64) -> Option<u64> {
+        self.image.function_at(addr)
+    }
+
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         let mut memory = self.memory.borrow_mut();
         if let Some(bytes) = memory.payload(addr, buf.len()) {

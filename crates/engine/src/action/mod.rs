@@ -52,6 +52,20 @@ pub struct Options {
     pub timeout: u32,
 }
 
+/// What must hold of the text below a payload before it is applied. What its
+/// expectations say always must.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Guard {
+    /// The build-id of what it goes on top of.
+    Stack,
+    /// The hash of each old function, which its preimage notes have: payloads go
+    /// on top of each other in any order in which their functions do not differ.
+    OldCode,
+    /// The build-id, and the hashes that the payload has.
+    #[default]
+    Both,
+}
+
 /// How far [`Engine::start`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -68,6 +82,7 @@ pub enum Progress {
 pub struct Engine<H> {
     host: H,
     policy: Policy,
+    guard: Guard,
     stack: Stack,
     pending: Option<Pending>,
 }
@@ -95,9 +110,17 @@ impl<H: Host> Engine<H> {
         Self {
             host,
             policy,
+            guard: Guard::Both,
             stack: Stack::new(),
             pending: None,
         }
+    }
+
+    /// Asks for another guard than [`Guard::Both`].
+    #[must_use]
+    pub const fn with_guard(mut self, guard: Guard) -> Self {
+        self.guard = guard;
+        self
     }
 
     /// The hypervisor.
@@ -237,7 +260,7 @@ impl<H: Host> Engine<H> {
     }
 
     fn prepare_apply(&mut self, id: Id, action: Action, options: Options) -> Result<(), Cause> {
-        let patches = prepare::apply(&self.host, &self.stack, id, action, options)?;
+        let patches = prepare::apply(&self.host, &self.stack, id, action, options, self.guard)?;
         self.stack.reserve();
         if let Some(payload) = self.stack.get_mut(id) {
             payload.patches = patches;

@@ -2,12 +2,12 @@
 
 //! What is done about an action while the hypervisor runs.
 
-use super::{Action, Cause, Options};
+use super::{Action, Cause, Guard, Options};
 use crate::patch::Patch;
 use crate::problem::Problem;
 use crate::stack::{Id, Loaded};
 use crate::{Errno, Host, Stack};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 use sha2::{Digest as _, Sha256};
@@ -40,6 +40,7 @@ pub(super) fn apply(
     id: Id,
     action: Action,
     options: Options,
+    guard: Guard,
 ) -> Result<Vec<Patch>, Cause> {
     let payload = stack.get(id).ok_or(Cause::NoSuchPayload)?;
     if !payload.pristine() {
@@ -50,7 +51,7 @@ pub(super) fn apply(
     }
     let replace = action == Action::Replace;
     let mut problems = Vec::new();
-    if replace || !options.nodeps {
+    if guard != Guard::OldCode && (replace || !options.nodeps) {
         let below = stack.top().filter(|_| !replace);
         problems.extend(depends(host, payload, below));
     }
@@ -60,7 +61,15 @@ pub(super) fn apply(
         AsIfReverted::new(host, [])
     };
     problems.extend(unexpected(&after, payload));
-    problems.extend(changed(&after, payload));
+    if guard != Guard::Stack {
+        problems.extend(changed(&after, payload));
+    }
+    if guard == Guard::OldCode {
+        problems.extend(unproved(payload));
+    }
+    if !replace {
+        problems.extend(overlaps(stack, payload));
+    }
     if !problems.is_empty() {
         return Err(Cause::Unmet { problems });
     }
@@ -148,6 +157,47 @@ fn changed<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Vec<Problem
             size: note.size,
         })
         .collect()
+}
+
+/// The functions of which no preimage note says anything.
+fn unproved(payload: &Loaded) -> Vec<Problem> {
+    let proved: BTreeSet<u64> = payload.preimages.iter().map(|note| note.address).collect();
+    let functions = payload.functions.iter().enumerate();
+    functions
+        .filter(|(_, function)| !proved.contains(&function.old_addr))
+        .map(|(index, function)| Problem::NoPreimage {
+            index,
+            function: function.name.clone(),
+        })
+        .collect()
+}
+
+/// The functions that share bytes with one that is patched already. A function
+/// may be patched again, but only as the same function.
+fn overlaps(stack: &Stack, payload: &Loaded) -> Vec<Problem> {
+    let mut patched = BTreeMap::new();
+    for other in stack.applied() {
+        for function in &other.functions {
+            patched.insert(function.old_addr, (other, function));
+        }
+    }
+    let mut problems = Vec::new();
+    for (index, function) in payload.functions.iter().enumerate() {
+        let (start, end) = (function.old_addr, function.end());
+        let below = patched.range(..start).next_back();
+        let inside = patched.range(start..end).find(|(addr, _)| **addr != start);
+        let below = below.filter(|(_, (_, below))| below.end() > start);
+        if let Some((_, (other, theirs))) = below.or(inside) {
+            problems.push(Problem::AppliedOverlap {
+                index,
+                function: function.name.clone(),
+                other: other.name.clone(),
+                theirs: theirs.name.clone(),
+                addr: theirs.old_addr.max(start),
+            });
+        }
+    }
+    problems
 }
 
 /// The hypervisor's text as it will be when payloads are reverted.

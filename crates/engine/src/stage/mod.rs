@@ -59,6 +59,36 @@ impl<H: Host> Loader<'_, H> {
     }
 }
 
+impl<H: Host> Loader<'_, H> {
+    /// The address that `name` stands for, and the payload that has it: a symbol
+    /// of the hypervisor or of a payload, or one with an offset, as in
+    /// `function+0x10`.
+    fn lookup(&self, name: &[u8]) -> Option<(Option<Id>, u64)> {
+        self.lookup_plain(name).or_else(|| {
+            let plus = name.iter().rposition(|byte| *byte == b'+')?;
+            let (symbol, offset) = (name.get(..plus)?, name.get(plus + 1..)?);
+            let offset = str::from_utf8(offset).ok()?;
+            let offset = match offset.strip_prefix("0x") {
+                Some(digits) => u64::from_str_radix(digits, 16),
+                None => offset.parse(),
+            };
+            let (owner, addr) = self.lookup_plain(symbol)?;
+            Some((owner, addr.checked_add(offset.ok()?)?))
+        })
+    }
+
+    fn lookup_plain(&self, name: &[u8]) -> Option<(Option<Id>, u64)> {
+        if name.is_empty() {
+            return None;
+        }
+        let found = self.host.lookup_symbol(name).filter(|addr| *addr != 0);
+        found.map(|addr| (None, addr)).or_else(|| {
+            let (owner, addr) = self.stack.symbol(name)?;
+            Some((Some(owner), addr))
+        })
+    }
+}
+
 /// What goes through all stages: the payload's name and what was found so far.
 #[derive(Debug)]
 struct Findings {

@@ -61,7 +61,7 @@ impl<'a> LaidOut<'a> {
                     });
                     Target::Unknown
                 }),
-                SHN_ABS => Target::Address(symbol.value),
+                SHN_ABS => target(loader, symbol.value),
                 SHN_COMMON => {
                     problems.push(Problem::CommonSymbol {
                         index,
@@ -107,15 +107,15 @@ impl<'a> LaidOut<'a> {
 }
 
 fn lookup(loader: &Loader<'_, impl Host>, name: &[u8], uses: &mut BTreeSet<Id>) -> Option<Target> {
-    if name.is_empty() {
-        return None;
-    }
-    match loader.host.lookup_symbol(name).filter(|addr| *addr != 0) {
-        Some(addr) if loader.host.region(addr) == Region::Init => Some(Target::Init(addr)),
-        Some(addr) => Some(Target::Address(addr)),
-        None => loader.stack.symbol(name).map(|(owner, addr)| {
-            uses.insert(owner);
-            Target::Address(addr)
-        }),
+    let (owner, addr) = loader.lookup(name)?;
+    uses.extend(owner);
+    Some(target(loader, addr))
+}
+
+/// An address, of which it is said when it is gone after boot.
+fn target(loader: &Loader<'_, impl Host>, addr: u64) -> Target {
+    match loader.host.region(addr) {
+        Region::Init => Target::Init(addr),
+        _ => Target::Address(addr),
     }
 }

@@ -39,6 +39,13 @@ pub struct Function {
     pub patch_offset: u32,
 }
 
+impl Function {
+    /// The address after the old function.
+    pub(crate) fn end(&self) -> u64 {
+        self.old_addr.saturating_add(self.old_size.into())
+    }
+}
+
 /// A payload that passed every check and can be put on the stack. Dropping it
 /// gives its memory back.
 #[derive(Debug)]
@@ -339,13 +346,11 @@ impl Relocated<'_> {
                 });
             }
             (0, Some(name)) => {
-                let found = loader.host.lookup_symbol(name).filter(|addr| *addr != 0);
-                found
-                    .or_else(|| loader.stack.symbol(name).map(|(_, addr)| addr))
-                    .ok_or_else(|| Problem::UnknownFunction {
-                        index,
-                        function: function(),
-                    })?
+                let found = loader.lookup(name).map(|(_, addr)| addr);
+                found.ok_or_else(|| Problem::UnknownFunction {
+                    index,
+                    function: function(),
+                })?
             }
             (addr, _) => addr,
         };
@@ -442,14 +447,25 @@ impl Relocated<'_> {
                 });
             }
         }
-        Ok(Function {
+        let end = old_addr.saturating_add(u64::from(old_size));
+        if let Some(reason) = loader.host.denied(old_addr..end) {
+            return Err(Problem::Denied {
+                index,
+                function: function(),
+                addr: old_addr,
+                reason,
+            });
+        }
+        let found = Function {
             name: function(),
             old_addr,
             old_size,
             new_addr,
             new_size,
             patch_offset,
-        })
+        };
+        boundaries(loader, index, &found)?;
+        Ok(found)
     }
 
     /// The string at `addr`, in the payload or in the hypervisor.
@@ -547,6 +563,60 @@ impl Relocated<'_> {
             }
         }
         (symbols, new_symbols)
+    }
+}
+
+/// Whether what is patched is whole instructions. A jump may end inside of one,
+/// because nothing behind it is run; no-ops must not.
+fn boundaries(
+    loader: &Loader<'_, impl Host>,
+    index: usize,
+    function: &Function,
+) -> Result<(), Problem> {
+    let addr = function.old_addr;
+    let (patched, end) = match function.new_addr {
+        0 => (
+            function.new_size,
+            addr.saturating_add(function.new_size.into()),
+        ),
+        _ => (x86_64::JUMP_SIZE + function.patch_offset, addr),
+    };
+    let whole = loader.host.function_at(addr).unwrap_or(addr).min(addr);
+    if whole == end {
+        return Ok(());
+    }
+    let size = usize::try_from(function.end().max(end) - whole).unwrap_or(usize::MAX);
+    let mut code = vec![0; size.min(FUNCTION_LIMIT)];
+    if !loader.host.read(whole, &mut code) {
+        return Err(undecodable(index, function, whole));
+    }
+    for (what, at) in [("begin", addr), ("end", end)] {
+        let at = usize::try_from(at - whole).unwrap_or(usize::MAX);
+        let across = x86_64::across(&code, at);
+        let across = across.map_err(|read| undecodable(index, function, whole + read as u64))?;
+        if let Some((begin, end)) = across {
+            return Err(Problem::Boundary {
+                index,
+                function: function.name.clone(),
+                addr,
+                size: patched,
+                what,
+                begin: whole + begin as u64,
+                length: (end - begin) as u64,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Most bytes of a function that are decoded.
+const FUNCTION_LIMIT: usize = 1 << 20;
+
+fn undecodable(index: usize, function: &Function, addr: u64) -> Problem {
+    Problem::Undecodable {
+        index,
+        function: function.name.clone(),
+        addr,
     }
 }
 

@@ -23,6 +23,9 @@ use zerocopy::IntoBytes as _;
 pub(crate) const TEXT: u64 = 0xffff_82d0_4020_0000;
 pub(crate) const TARGET: u64 = TEXT + 0x100;
 pub(crate) const ENDBR_TARGET: u64 = TEXT + 0x200;
+pub(crate) const SMALL: u64 = TEXT + 0x300;
+/// Code that the host does not let anybody patch.
+pub(crate) const DENIED: u64 = TEXT + 0x400;
 pub(crate) const INIT: u64 = TEXT + 0x10000;
 pub(crate) const PAYLOADS: u64 = TEXT + 0x20000;
 pub(crate) const XEN_ID: [u8; 20] = [0x11; 20];
@@ -78,11 +81,15 @@ impl Hypervisor {
     pub(crate) fn new() -> Self {
         let mut text = vec![0xcc; 0x1000];
         text[0x200..0x204].copy_from_slice(&[0xf3, 0x0f, 0x1e, 0xfa]);
+        // mov $17, %eax; jmp, and then bytes that are no instruction.
+        text[0x300..0x30a].copy_from_slice(&[0xb8, 17, 0, 0, 0, 0xe9, 1, 2, 3, 4]);
+        text[0x30a] = 0x06;
         let symbols = HashMap::from([
             (&b"target"[..], TARGET),
             (b"file.c#local", TEXT + 0x180),
             (b"endbr_target", ENDBR_TARGET),
             (b"at_boot", INIT),
+            (b"small", SMALL),
         ]);
         let memory = Memory {
             machine: Machine {
@@ -128,6 +135,14 @@ impl Host for Hypervisor {
             INIT..0xffff_82d0_4021_1000 => Region::Init,
             _ => Region::Outside,
         }
+    }
+
+    fn function_at(&self, addr: u64) -> Option<u64> {
+        (SMALL..SMALL + 32).contains(&addr).then_some(SMALL)
+    }
+
+    fn denied(&self, function: Range<u64>) -> Option<&'static str> {
+        function.contains(&DENIED).then_some("it handles NMIs")
     }
 
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {

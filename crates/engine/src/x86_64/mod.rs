@@ -2,6 +2,10 @@
 
 //! What is particular to x86-64: trampolines and the table of alternatives.
 
+mod length;
+
+pub(crate) use length::across;
+
 use crate::format::Bytes;
 use xsplice_link::reloc::x86_64::{R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32};
 

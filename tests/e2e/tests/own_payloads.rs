@@ -1,0 +1,70 @@
+//! Xen's own test payloads against Debian's Xen, with the engine on its image.
+
+use std::path::Path;
+use xsplice_e2e::{Base, base};
+use xsplice_offline::{Image, Report, check};
+
+fn report(base: &Base, image: &Image, below: Option<&str>, name: &str) -> anyhow::Result<Report> {
+    let read = |name: &str| {
+        let path = base.test_payloads.join(Path::new(name));
+        anyhow::Ok((
+            name.to_owned(),
+            std::fs::read(path.with_extension("livepatch"))?,
+        ))
+    };
+    let payloads = below
+        .into_iter()
+        .chain([name])
+        .map(read)
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let report = check(image, &payloads).pop();
+    report.ok_or_else(|| anyhow::anyhow!("no report on {name}"))
+}
+
+#[test]
+fn xen_s_own_payloads() -> anyhow::Result<()> {
+    let base = base()?;
+    let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
+    for name in [
+        "xen_action_hooks",
+        "xen_action_hooks_marker",
+        "xen_action_hooks_noapply",
+        "xen_action_hooks_nofunc",
+        "xen_action_hooks_norevert",
+        "xen_expectations",
+        "xen_hello_world",
+        "xen_prepost_hooks",
+        "xen_prepost_hooks_fail",
+        "xen_replace_world",
+    ] {
+        let report = report(&base, &image, None, name)?;
+        assert!(report.loads && report.applies, "{report:#?}");
+    }
+    let report = report(&base, &image, Some("xen_hello_world"), "xen_bye_world")?;
+    assert!(report.loads && report.applies, "{report:#?}");
+    Ok(())
+}
+
+/// It makes all but the last byte of a function no-ops, and takes that byte for
+/// a return: on a hypervisor with return thunks it is the rest of a jump.
+#[test]
+fn half_an_instruction_is_not_left_behind() -> anyhow::Result<()> {
+    let base = base()?;
+    let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
+    for (name, loads, words) in [
+        ("xen_nop", false, "end inside of the instruction at"),
+        (
+            "xen_no_xen_buildid",
+            false,
+            ".livepatch.xen_depends is missing",
+        ),
+        ("xen_bye_world", true, "the payload applies on top of"),
+        ("xen_expectations_fail", true, "should hold deadc0debabe"),
+    ] {
+        let report = report(&base, &image, None, name)?;
+        assert_eq!((report.loads, report.applies), (loads, false), "{name}");
+        let first = &report.problems[0].message;
+        assert!(first.contains(words), "{name}: {first}");
+    }
+    Ok(())
+}
