@@ -107,7 +107,10 @@ fn all<T>(results: Vec<Result<T, Problem>>) -> Result<Vec<T>, Refused> {
 
 /// Writes `data` beside `path` and renames it, so that no reader ever sees
 /// half a file.
-fn replace_file(path: &std::path::Path, data: &[u8]) -> std::io::Result<()> {
+///
+/// # Errors
+/// If the directory cannot be written to; then nothing has changed.
+pub fn replace_file(path: &std::path::Path, data: &[u8]) -> std::io::Result<()> {
     let directory = path
         .parent()
         .filter(|p| !p.as_os_str().is_empty())

@@ -4,7 +4,7 @@ use crate::Error;
 use crate::elf::Elf;
 use crate::image::Image;
 use crate::payload::{Function, functions};
-use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, OpKind};
+use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Mnemonic, OpKind};
 use serde::Serialize;
 use similar::{Algorithm, DiffOp};
 use std::collections::HashMap;
@@ -40,7 +40,8 @@ pub struct Code {
     /// Where in the function a branch leads.
     #[serde(skip)]
     inner: Option<u64>,
-    /// The text without that.
+    /// What must be equal for two instructions to be the same: the text without
+    /// that, and with everything it leads to in full.
     #[serde(skip)]
     shape: String,
 }
@@ -91,46 +92,63 @@ struct Names<'a> {
     elf: &'a Elf,
 }
 
+/// A name for people, and in full.
+struct Name {
+    short: String,
+    full: String,
+}
+
 impl Names<'_> {
-    fn name(&self, address: u64) -> String {
-        if let Some((name, offset)) = self.elf.name(address) {
-            return with_offset(name, offset);
+    fn name(&self, address: u64) -> Name {
+        let symbol = self.elf.name(address);
+        if let Some((name, offset)) = symbol.or_else(|| self.image.name(address)) {
+            // Behind the name of a new symbol is the tag of its payload.
+            let name = name.split('@').next().unwrap_or(name);
+            return Name {
+                short: with_offset(name.rsplit('#').next().unwrap_or(name), offset),
+                full: with_offset(name, offset),
+            };
         }
         let bytes = self.elf.bytes(address);
-        let bytes = bytes.or_else(|| self.image.bytes(address));
-        if let Some(text) = bytes.and_then(text) {
-            return text;
+        if let Some(text) = bytes.or_else(|| self.image.bytes(address)).and_then(text) {
+            return Name {
+                short: shortened(text),
+                full: format!("{text:?}"),
+            };
         }
         let place = self.elf.place(address);
-        match place.or_else(|| self.image.name(address)) {
-            Some((name, offset)) => with_offset(name, offset),
+        let place = match place.or_else(|| self.image.place(address)) {
+            Some((section, offset)) => with_offset(section, offset),
             None => format!("{address:#x}"),
+        };
+        Name {
+            short: place.clone(),
+            full: place,
         }
     }
 }
 
 fn with_offset(name: &str, offset: u64) -> String {
-    // A local symbol of the payload has its file in its name, and a tag.
-    let name = name.rsplit('#').next().unwrap_or(name);
-    let name = name.split('@').next().unwrap_or(name);
     match offset {
         0 => name.to_owned(),
         offset => format!("{name}+{offset:#x}"),
     }
 }
 
-/// `bytes` as a quoted text, if they start with a printable one.
-fn text(bytes: &[u8]) -> Option<String> {
-    const LONGEST: usize = 40;
+/// The text that `bytes` start with, if it is printable and long enough not to
+/// be something else.
+fn text(bytes: &[u8]) -> Option<&str> {
     let end = bytes.iter().position(|&b| b == 0)?;
     let text = std::str::from_utf8(&bytes[..end]).ok()?;
     let printable = |c: char| !c.is_control() || c == '\n' || c == '\t';
-    if text.chars().count() < 3 || !text.chars().all(printable) {
-        return None;
-    }
+    (text.chars().count() >= 3 && text.chars().all(printable)).then_some(text)
+}
+
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 40;
     let short: String = text.chars().take(LONGEST).collect();
     let dots = if short.len() < text.len() { "..." } else { "" };
-    Some(format!("{short:?}{dots}"))
+    format!("{short:?}{dots}")
 }
 
 fn disassemble(code: &[u8], address: u64, names: &Names) -> Vec<Code> {
@@ -142,6 +160,12 @@ fn disassemble(code: &[u8], address: u64, names: &Names) -> Vec<Code> {
         .map(|instruction| {
             let (mut text, mut inner) = (String::new(), None);
             formatter.format_mnemonic(&instruction, &mut text);
+            let mut leads_to = Vec::new();
+            let mut name = |address: u64| {
+                let name = names.name(address);
+                leads_to.push(name.full);
+                name.short
+            };
             for number in 0..formatter.operand_count(&instruction) {
                 text.push_str(if number == 0 { " " } else { "," });
                 let operand = formatter.get_instruction_operand(&instruction, number);
@@ -155,11 +179,11 @@ fn disassemble(code: &[u8], address: u64, names: &Names) -> Vec<Code> {
                         if own.contains(&target) {
                             inner = Some(target - address);
                         } else {
-                            text.push_str(&names.name(target));
+                            text.push_str(&name(target));
                         }
                     }
                     Some(OpKind::Memory) if instruction.is_ip_rel_memory_operand() => {
-                        text.push_str(&names.name(instruction.ip_rel_memory_address()));
+                        text.push_str(&name(instruction.ip_rel_memory_address()));
                         text.push_str("(%rip)");
                     }
                     // The number of an operand that the instruction has is
@@ -167,7 +191,11 @@ fn disassemble(code: &[u8], address: u64, names: &Names) -> Vec<Code> {
                     _ => drop(formatter.format_operand(&instruction, &mut text, number)),
                 }
             }
-            let shape = text.clone();
+            // No-ops of any length are padding.
+            let shape = match instruction.mnemonic() {
+                Mnemonic::Nop => "nop".to_owned(),
+                _ => format!("{text} {}", leads_to.join(" ")),
+            };
             if let Some(target) = inner {
                 text.push_str(&format!("+{target:#x}"));
             }
@@ -287,14 +315,12 @@ mod tests {
 
     #[test]
     fn only_texts_are_shown_as_texts() {
-        assert_eq!(text(b"a \"b\"\n\0").as_deref(), Some(r#""a \"b\"\n""#));
+        assert_eq!(text(b"a \"b\"\n\0"), Some("a \"b\"\n"));
         assert_eq!(text(b"ab\0"), None);
         assert_eq!(text(b"\x7fELF\0"), None);
         assert_eq!(text(b"no end"), None);
-        let long = format!("{}\0", "x".repeat(41));
-        assert_eq!(
-            text(long.as_bytes()),
-            Some(format!("{:?}...", "x".repeat(40)))
-        );
+        assert_eq!(shortened("\n"), r#""\n""#);
+        let long = "x".repeat(40);
+        assert_eq!(shortened(&format!("{long}y")), format!("{long:?}..."));
     }
 }

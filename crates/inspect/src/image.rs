@@ -11,13 +11,23 @@ use std::ops::Range;
 /// A linked hypervisor: names and bytes by address.
 pub struct Image {
     addresses: HashMap<String, u64>,
-    names: BTreeMap<u64, String>,
+    names: BTreeMap<u64, Named>,
     sections: Vec<Section>,
     /// What is freed after boot.
     init: Range<u64>,
 }
 
+/// What is called by a symbol.
+struct Named {
+    /// The symbol's name; for a local one behind that of its source file, as
+    /// the hypervisor's own symbol table has it.
+    name: String,
+    /// Size in bytes; 0 if the symbol does not tell.
+    size: u64,
+}
+
 struct Section {
+    name: String,
     address: u64,
     data: Vec<u8>,
     executable: bool,
@@ -28,6 +38,9 @@ struct Section {
 pub struct Use {
     /// The function or table that holds the place.
     pub user: String,
+    /// Its address.
+    #[serde(skip)]
+    pub(crate) address: u64,
     /// Offset there in bytes.
     pub offset: u64,
     /// How it leads there.
@@ -62,17 +75,29 @@ impl Image {
             ));
         }
         let (mut addresses, mut names) = (HashMap::new(), BTreeMap::new());
-        for symbol in file.symbols().filter(|symbol| symbol.is_definition()) {
+        let mut source = "";
+        for symbol in file.symbols() {
             let name = symbol.name()?;
-            // Of several names for one place, that of the function is told.
-            let function = symbol.elf_symbol().st_type() == elf::STT_FUNC;
-            let rank = (!function, !symbol.is_global(), name.to_owned());
-            if symbol.is_global() {
-                addresses.insert(name.to_owned(), symbol.address());
+            let kind = symbol.elf_symbol().st_type();
+            if kind == elf::STT_FILE {
+                source = name;
             }
+            let in_section = symbol.section_index().is_some();
+            if matches!(kind, elf::STT_FILE | elf::STT_SECTION) || !in_section {
+                continue;
+            }
+            let full = if symbol.is_global() {
+                addresses.insert(name.to_owned(), symbol.address());
+                name.to_owned()
+            } else {
+                format!("{source}#{name}")
+            };
+            // Of several names for one place, that of the function is told.
+            let function = kind == elf::STT_FUNC;
+            let rank = (!function, !symbol.is_global(), full, symbol.size());
             names
                 .entry(symbol.address())
-                .and_modify(|told: &mut (bool, bool, String)| {
+                .and_modify(|told: &mut (bool, bool, String, u64)| {
                     if rank < *told {
                         told.clone_from(&rank);
                     }
@@ -91,6 +116,7 @@ impl Image {
                 _ => elf::SectionFlags(0),
             };
             sections.push(Section {
+                name: section.name()?.to_owned(),
                 address: section.address(),
                 data: section.data()?.to_vec(),
                 executable: flags.contains(elf::SHF_EXECINSTR),
@@ -101,7 +127,7 @@ impl Image {
             init: edge("__init_begin")..edge("__init_end"),
             names: names
                 .into_iter()
-                .map(|(address, (_, _, name))| (address, name))
+                .map(|(address, (_, _, name, size))| (address, Named { name, size }))
                 .collect(),
             addresses,
             sections,
@@ -121,14 +147,27 @@ impl Image {
         })
     }
 
-    /// The symbol before `address`, and the distance from it.
-    pub(crate) fn name(&self, address: u64) -> Option<(&str, u64)> {
-        let (start, name) = self.names.range(..=address).next_back()?;
-        let section = self.sections.iter().find(|section| {
+    fn section(&self, address: u64) -> Option<&Section> {
+        self.sections.iter().find(|section| {
             let end = section.address.saturating_add(section.data.len() as u64);
             (section.address..end).contains(&address)
-        })?;
-        (*start >= section.address).then_some((name, address - start))
+        })
+    }
+
+    /// The section that holds `address`, and the offset there.
+    pub(crate) fn place(&self, address: u64) -> Option<(&str, u64)> {
+        let section = self.section(address)?;
+        Some((&section.name, address - section.address))
+    }
+
+    /// The symbol that covers `address`, and the distance from it. Code without
+    /// a size, as in assembly, reaches to the next symbol.
+    pub(crate) fn name(&self, address: u64) -> Option<(&str, u64)> {
+        let section = self.section(address)?;
+        let (start, named) = self.names.range(section.address..=address).next_back()?;
+        let offset = address - start;
+        let covers = section.executable || offset < named.size.max(1);
+        covers.then_some((named.name.as_str(), offset))
     }
 
     /// The places outside of it that lead to each of `functions`, given by
@@ -148,12 +187,17 @@ impl Image {
             };
             let (start, size) = functions[index];
             let within = place >= start && place - start < size;
-            if let Some((user, offset)) = self.name(place)
+            if let Some((user, offset)) = self.name(place).or_else(|| self.place(place))
                 && !within
                 && !self.init.contains(&place)
             {
                 let user = user.to_owned();
-                uses[index].push(Use { user, offset, how });
+                uses[index].push(Use {
+                    user,
+                    address: place - offset,
+                    offset,
+                    how,
+                });
             }
         };
         for section in &self.sections {

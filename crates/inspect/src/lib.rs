@@ -2,24 +2,28 @@
 //!
 //! *What it is*: [`Payload::read`] turns a payload in Xen's format, whoever
 //! made it, into plain data; [`compare`] puts the code of its functions
-//! next to the code that they replace in an [`Image`], the `xen-syms` file.
+//! next to the code that they replace in an [`Image`], the `xen-syms` file;
+//! a [`Review`] is all of this as one HTML page for a reviewer.
 //!
 //! *What it trusts*: nothing. A damaged file is an error, and what a table
 //! says is only followed within the file.
 //!
 //! *What it guarantees*: it shows what the file says, and judges nothing: that
-//! is `xsplice-offline`'s part. It does not panic on any input.
+//! is `xsplice-offline`'s part, whose verdict the page repeats. It does not
+//! panic on any input.
 #![forbid(unsafe_code)]
 
 pub mod compare;
 mod elf;
 mod image;
 pub mod payload;
+pub mod report;
 pub mod table;
 
 pub use compare::{Line, Listing, compare};
 pub use image::Image;
 pub use payload::Payload;
+pub use report::{Review, SourcePatch};
 
 /// Why a file cannot be shown.
 #[derive(Debug, thiserror::Error)]

@@ -12,6 +12,7 @@ mod check;
 mod demo;
 mod inspect;
 mod lab;
+mod report;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -40,6 +41,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Show the life of live patches on a hypervisor in this process.
     Demo(demo::Args),
+    /// Write an HTML page about a payload, for its reviewer.
+    Report(report::Args),
     /// Try payloads on a disposable Xen host in QEMU.
     Lab(lab::Args),
     #[command(flatten)]
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
         Command::Demo(args) => demo::run(&args, cli.json),
+        Command::Report(args) => report::run(&args, cli.json),
         Command::Lab(args) => lab::run(&args, cli.json),
         Command::Admin(command) => admin::run(&command, cli.json),
     }

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `xsplice report`: the page for a reviewer.
+
+use anyhow::ensure;
+use std::path::Path;
+use xsplice_e2e::{base, build, local, repository};
+
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn report(payload: &Path, page: &Path, more: &[&str]) -> anyhow::Result<Outcome> {
+    let syms = base()?.xen_syms.display().to_string();
+    let (payload, page) = (payload.display().to_string(), page.display().to_string());
+    let arguments = ["report", &payload, "--xen-syms", &syms, "-o", &page];
+    let output = local(&[&arguments[..], more].concat())?;
+    Ok(Outcome {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// What would make a page need something else than itself, or run something.
+const FOREIGN: [&str; 6] = ["http:", "https:", "<script", "<link", "<img", "url("];
+
+fn whole(page: &str) -> anyhow::Result<()> {
+    ensure!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"));
+    for words in FOREIGN {
+        ensure!(!page.contains(words), "{words} in the page");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_page_says_what_a_reviewer_asks() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let payload = directory.path().join("two-files.livepatch");
+    let page = directory.path().join("page.html");
+    let patch = repository().join("examples/xen-4.17/two-files.patch");
+    build(&base, &patch, &payload)?;
+    let given = patch.display().to_string();
+    let outcome = report(&payload, &page, &["-p", &given])?;
+    ensure!(outcome.code == Some(0), "{}", outcome.stderr);
+    ensure!(outcome.stdout.contains("would load and apply"));
+    let text = std::fs::read_to_string(&page)?;
+    whole(&text)?;
+    for words in [
+        "records this file's SHA-256",
+        "+++ b/xen/common/version.c",
+        "lea &quot;withheld&quot;(%rip),%rax",
+        // do_xen_version is called for a PV guest, whose way in is lstar_enter.
+        "pv_hypercall+0x",
+        "lstar_enter",
+        "It would apply",
+        ".livepatch.funcs",
+    ] {
+        ensure!(text.contains(words), "no {words} in the page");
+    }
+    ensure!(report(&payload, &page, &["-p", &given])?.code == Some(0));
+    ensure!(
+        std::fs::read_to_string(&page)? == text,
+        "two runs give two pages"
+    );
+    let outcome = report(&payload, &page, &[])?;
+    ensure!(outcome.code == Some(0), "{}", outcome.stderr);
+    ensure!(std::fs::read_to_string(&page)?.contains("not shown"));
+    Ok(())
+}
+
+#[test]
+fn a_patch_of_another_payload_is_refused() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let payload = directory.path().join("ours.livepatch");
+    let page = directory.path().join("page.html");
+    let examples = repository().join("examples/xen-4.17");
+    build(&base, &examples.join("extra-version.patch"), &payload)?;
+    let other = examples.join("two-files.patch").display().to_string();
+    let outcome = report(&payload, &page, &["-p", &other])?;
+    ensure!(outcome.code == Some(1));
+    for words in ["was not built from", "built from extra-version.patch"] {
+        ensure!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    }
+    ensure!(!page.exists(), "a page was written");
+    Ok(())
+}
+
+#[test]
+fn every_payload_of_xen_gets_a_page() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let mut pages = 0;
+    for entry in std::fs::read_dir(&base.test_payloads)? {
+        let payload = entry?.path();
+        if payload.extension().is_none_or(|e| e != "livepatch") {
+            continue;
+        }
+        let page = directory.path().join("page.html");
+        // Some go on top of others; that they do not load alone is said.
+        let outcome = report(&payload, &page, &[])?;
+        let name = payload.display();
+        ensure!(outcome.code == Some(0), "{name}: {}", outcome.stderr);
+        whole(&std::fs::read_to_string(&page)?)?;
+        pages += 1;
+    }
+    ensure!(pages > 10, "only {pages} payloads");
+
+    let on = base.test_payloads.join("xen_hello_world.livepatch");
+    let on = on.display().to_string();
+    let page = directory.path().join("bye.html");
+    let bye = base.test_payloads.join("xen_bye_world.livepatch");
+    let alone = report(&bye, &page, &[])?.stdout;
+    ensure!(alone.contains("NOT"), "{alone}");
+    ensure!(std::fs::read_to_string(&page)?.contains("class=\"badge bad\""));
+    let stacked = report(&bye, &page, &["--on", &on])?;
+    ensure!(!stacked.stdout.contains("NOT"), "{}", stacked.stdout);
+    Ok(())
+}
+
+#[test]
+fn what_files_say_is_never_markup() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let page = directory.path().join("page.html");
+    let mut data = std::fs::read(base.test_payloads.join("xen_hello_world.livepatch"))?;
+    for (old, new) in [
+        (&b"LIVEPATCH_RULEZ"[..], &b"<script>x</scri"[..]),
+        (b"xen_hello_world.c", b"<img src=\"x\">&'<b>"),
+    ] {
+        let at = data.windows(old.len()).position(|bytes| bytes == old);
+        let at = at.expect("the payload has the text");
+        data[at..at + old.len()].copy_from_slice(&new[..old.len()]);
+    }
+    let payload = directory.path().join("<b>.livepatch");
+    std::fs::write(&payload, data)?;
+    let patch = directory.path().join("<i>.patch");
+    std::fs::write(&patch, "+<script>alert(1)</script>\n")?;
+    let patch = patch.display().to_string();
+    let outcome = report(&payload, &page, &["-p", &patch])?;
+    ensure!(outcome.code == Some(0), "{}", outcome.stderr);
+    let text = std::fs::read_to_string(&page)?;
+    whole(&text)?;
+    for words in [
+        "&lt;script&gt;alert(1)",
+        "&lt;script&gt;x",
+        "&lt;b&gt;.livepatch",
+        "&lt;i&gt;.patch",
+        "not verified",
+    ] {
+        ensure!(text.contains(words), "no {words} in the page");
+    }
+    ensure!(!text.contains("<b>") && !text.contains("<i>"));
+    Ok(())
+}
