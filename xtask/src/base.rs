@@ -53,7 +53,7 @@ pub(crate) fn get() -> anyhow::Result<Base> {
 
 /// Where the description of the base is.
 pub(crate) fn description() -> anyhow::Result<PathBuf> {
-    packages::ensure()?;
+    packages::ensure(packages::XEN)?;
     let directory = match cache::newest(KIND, RECIPE)? {
         Some(directory) => directory,
         None => newest()?,
@@ -63,7 +63,7 @@ pub(crate) fn description() -> anyhow::Result<PathBuf> {
 
 /// Makes the base of the newest Xen that Debian has, if it is not there yet.
 pub(crate) fn update() -> anyhow::Result<Base> {
-    packages::ensure()?;
+    packages::ensure(packages::XEN)?;
     newest()?;
     get()
 }

@@ -1,10 +1,14 @@
-//! The Debian packages that building and booting Xen needs.
+//! The Debian packages that are needed.
 
 use crate::command;
 use anyhow::{Context, bail};
 use std::process::Command;
 
-const NEEDED: [&str; 11] = [
+/// For the tests that need no Xen: linkers and a compiler.
+pub(crate) const TESTS: &[&str] = &["binutils", "binutils-aarch64-linux-gnu", "gcc"];
+
+/// For building and booting Xen.
+pub(crate) const XEN: &[&str] = &[
     "bison",
     "cpio",
     "dpkg-dev",
@@ -19,8 +23,8 @@ const NEEDED: [&str; 11] = [
 ];
 
 /// Installs what is missing if this user may; otherwise says how to.
-pub(crate) fn ensure() -> anyhow::Result<()> {
-    let missing: Vec<&str> = NEEDED.into_iter().filter(|p| !installed(p)).collect();
+pub(crate) fn ensure(needed: &[&'static str]) -> anyhow::Result<()> {
+    let missing: Vec<&str> = needed.iter().copied().filter(|p| !installed(p)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -40,7 +44,7 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     apt(&["update"])?;
     let install = ["install", "-y", "--no-install-recommends"];
     apt(&[&install[..], &missing[..]].concat())
-        .context("cannot install what building Xen needs")?;
+        .context("cannot install the packages that are needed")?;
     Ok(())
 }
 

@@ -1,12 +1,13 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{base, command};
+use crate::{base, command, packages};
 use anyhow::Context;
 use std::path::PathBuf;
 use std::process::Command;
 
 /// Runs the checks and tests; without `fast`, those on the real Xen too.
 pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
+    packages::ensure(packages::TESTS)?;
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&[
         "clippy",

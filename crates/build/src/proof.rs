@@ -174,7 +174,7 @@ impl<'a> Proof<'a> {
 fn field_target(r_type: u32, bytes: &[u8], at: usize, place: u64) -> Option<u64> {
     let relocation = xsplice_link::reloc::x86_64::lookup(r_type)?;
     let value = relocation.read(bytes.get(at..)?)?;
-    Some(if relocation.pc_relative {
+    Some(if relocation.pc_relative() {
         place.wrapping_add_signed(value)
     } else {
         value.cast_unsigned()

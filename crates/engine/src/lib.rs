@@ -89,6 +89,7 @@ extern crate alloc;
 
 mod action;
 mod area;
+mod count;
 mod elf;
 mod format;
 mod host;
@@ -101,6 +102,7 @@ mod x86_64;
 
 pub use action::{Action, Cause, Engine, Failure, Guard, Options, Progress};
 pub use area::Area;
+pub use count::Counters;
 pub use format::MAX_SIZE;
 pub use host::{
     Absent, Description, Hook, Host, Protection, Region, Resident, State, Status, Symbol,

@@ -131,6 +131,41 @@ fn the_life_of_a_payload() {
 }
 
 #[test]
+fn what_happened_is_counted() {
+    let mut engine = engine();
+    assert!(engine.upload("bad", b"not a payload").is_err());
+    engine.load("first", &Payload::new(&[func("target")]));
+    engine.host().memory().calls = 0;
+    engine.host().memory().fail_in = Some(1);
+    assert!(matches!(
+        engine.act_on("first", Action::Apply),
+        Err(Cause::Absent(_))
+    ));
+    engine.act_on("first", Action::Apply).unwrap();
+    engine.act_on("first", Action::Apply).unwrap();
+    engine.act_on("first", Action::Revert).unwrap();
+    engine.act_on("first", Action::Replace).unwrap();
+    assert_eq!(engine.act_on("first", Action::Unload), Err(Cause::Applied));
+    engine.act_on("first", Action::Revert).unwrap();
+    engine.act_on("first", Action::Unload).unwrap();
+    let counters = engine.counters();
+    assert_eq!((counters.loaded, counters.refused), (1, 1));
+    assert_eq!(
+        (counters.applied, counters.replaced),
+        (1, 1),
+        "{counters:?}"
+    );
+    assert_eq!((counters.reverted, counters.unloaded), (2, 1));
+    assert_eq!((counters.failed, counters.absent), (2, 1));
+    assert_eq!(counters.windows, 4);
+    // The clock of this hypervisor goes on with each call that can fail.
+    assert!(
+        counters.longest_window > 0 && counters.longest_waiting > 0,
+        "{counters:?}"
+    );
+}
+
+#[test]
 fn no_ops() {
     let mut engine = engine();
     let nop = |size| func("target").nop().with(|f| f.new_size.set(size));

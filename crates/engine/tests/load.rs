@@ -5,12 +5,14 @@
 mod common;
 
 use common::{
-    DENIED, ENDBR_TARGET, Func, INIT, OWN_ID, Payload, SMALL, TARGET, TEXT, XEN_ID, engine, func,
-    load,
+    DENIED, ENDBR_TARGET, Func, Hypervisor, INIT, OWN_ID, Payload, SMALL, TARGET, TEXT, XEN_ID,
+    engine, func, load,
 };
 use object::SectionKind;
-use xsplice_abi::payload::section;
-use xsplice_engine::{Action, Cause, Errno, Failure, Options, Problem, Severity};
+use xsplice_abi::payload::{LivepatchFunc, section};
+use xsplice_engine::{
+    Action, Cause, Engine, Errno, Failure, Host as _, Options, Policy, Problem, Severity,
+};
 
 const R_64: u32 = 1;
 const R_PC32: u32 = 2;
@@ -234,16 +236,7 @@ fn names_with_offsets() {
 #[test]
 fn addresses_of_init_code_are_refused_too() {
     let mut payload = Payload::new(&[func("target")]);
-    let symbol = payload.object.add_symbol(object::write::Symbol {
-        name: b"boot".to_vec(),
-        value: INIT + 4,
-        size: 0,
-        kind: object::SymbolKind::Text,
-        scope: object::SymbolScope::Compilation,
-        weak: false,
-        section: object::write::SymbolSection::Absolute,
-        flags: object::SymbolFlags::None,
-    });
+    let symbol = payload.absolute("boot", INIT + 4);
     payload.relocation(payload.text, 4, R_PC32, symbol, -4);
     refused(&payload, Errno::EINVAL, is!(InitReference { .. }));
 }
@@ -319,6 +312,35 @@ fn dependencies() {
     let mut bad = Payload::bare();
     bad.section(section::BUILD_ID, SectionKind::ReadOnlyData, &[1; 16], 4);
     refused(&bad, Errno::EINVAL, is!(Note { .. }));
+}
+
+#[test]
+fn sections_that_must_be_unique() {
+    let unique = [
+        section::BUILD_ID,
+        section::DEPENDS,
+        section::XEN_DEPENDS,
+        section::FUNCS,
+        section::MODINFO,
+        section::HOOKS_LOAD,
+        section::HOOKS_REVERT,
+        ".altinstructions",
+        ".altinstr_replacement",
+        ".ex_table",
+        ".bug_frames.0",
+        ".bug_frames.3",
+    ];
+    for name in unique {
+        let mut payload = Payload::new(&[func("target")]);
+        for _ in 0..2 {
+            payload.section(name, SectionKind::ReadOnlyData, b"", 1);
+        }
+        refused(
+            &payload,
+            Errno::EINVAL,
+            |problem| matches!(problem, Problem::Duplicate { second, .. } if second.name == name),
+        );
+    }
 }
 
 #[test]
@@ -448,6 +470,70 @@ fn relocations() {
         is!(InitReference { addr: INIT, .. }),
     );
     assert!(load(&with(R_PC32, "target", 0).bytes()).is_ok());
+}
+
+#[test]
+fn relocations_that_xen_leaves_open() {
+    const TYPES: [(u32, usize); 10] = [
+        (R_64, 8),
+        (R_PC32, 4),
+        (R_PLT32, 4),
+        (10, 4),
+        (R_32S, 4),
+        (12, 2),
+        (13, 2),
+        (14, 1),
+        (15, 1),
+        (24, 8),
+    ];
+    let mut payload = Payload::new(&[func("target")]);
+    let data = payload.section(".data", SectionKind::Data, &[0xaa; 16 * TYPES.len()], 8);
+    let absolute = payload.absolute("small_number", 0x40);
+    let here = payload.object.section_symbol(data);
+    for ((r_type, _), at) in TYPES.iter().zip((0..).step_by(16)) {
+        let relative = matches!(r_type, 2 | 4 | 13 | 15 | 24);
+        let symbol = if relative { here } else { absolute };
+        payload.relocation(data, at, *r_type, symbol, 2);
+    }
+    refused(&payload, Errno::EOPNOTSUPP, is!(StockRelocation { .. }));
+    let mut engine = Engine::new(Hypervisor::new(), Policy::Engine);
+    let loaded = engine.upload("test", &payload.bytes()).unwrap();
+    // On the page behind the text, the function's record comes first.
+    let at = loaded.memory().base() + 0x1000 + size_of::<LivepatchFunc>() as u64;
+    let mut bytes = vec![0; 16 * TYPES.len()];
+    assert!(engine.host().read(at, &mut bytes));
+    for ((r_type, size), (place, offset)) in TYPES
+        .iter()
+        .zip(bytes.chunks(16).zip((0_i64..).step_by(16)))
+    {
+        let relative = matches!(r_type, 2 | 4 | 13 | 15 | 24);
+        let value = if relative { 2 - offset } else { 0x42 };
+        let mut expected = [0xaa; 16];
+        expected[..*size].copy_from_slice(&value.to_le_bytes()[..*size]);
+        assert_eq!(place, expected, "type {r_type}");
+    }
+}
+
+#[test]
+fn new_symbols_are_unique_except_where_only_a_replace_applies() {
+    let with = |own: u8, depends: &[u8]| {
+        let mut payload = Payload::on(depends, &[own; 20], &[func("target")]);
+        payload.symbol("helper", Some((payload.text, 8)));
+        payload.bytes()
+    };
+    let mut engine = engine();
+    engine.upload("first", &with(1, &XEN_ID)).unwrap();
+    let refusal = engine.upload("second", &with(2, &XEN_ID)).unwrap_err();
+    assert!(
+        matches!(&refusal.problems[..], [Problem::DuplicateSymbol { owner, .. }] if owner == "first"),
+        "the first can still be applied, or the second: {refusal}"
+    );
+    let act = |engine: &mut Engine<_>, name, action| engine.act(name, action, Options::default());
+    act(&mut engine, "first", Action::Apply).unwrap();
+    let refusal = engine.upload("on-top", &with(3, &[1; 20])).unwrap_err();
+    assert_eq!(refusal.errno(), Errno::EEXIST);
+    engine.upload("instead", &with(4, &XEN_ID)).unwrap();
+    act(&mut engine, "instead", Action::Replace).unwrap();
 }
 
 #[test]

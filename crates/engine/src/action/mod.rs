@@ -8,6 +8,7 @@ mod window;
 
 pub use failure::{Cause, Failure};
 
+use crate::count::Counters;
 use crate::format::MAX_NAME;
 use crate::host::{Hook, State};
 use crate::problem::{Problem, Refusal};
@@ -85,6 +86,7 @@ pub struct Engine<H> {
     guard: Guard,
     stack: Stack,
     pending: Option<Pending>,
+    counters: Counters,
 }
 
 /// An action for which everything is prepared.
@@ -113,6 +115,7 @@ impl<H: Host> Engine<H> {
             guard: Guard::Both,
             stack: Stack::new(),
             pending: None,
+            counters: Counters::new(),
         }
     }
 
@@ -131,6 +134,11 @@ impl<H: Host> Engine<H> {
     /// The payloads.
     pub const fn stack(&self) -> &Stack {
         &self.stack
+    }
+
+    /// What was done so far.
+    pub const fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// The payload for which an action is prepared and has not run yet.
@@ -164,6 +172,7 @@ impl<H: Host> Engine<H> {
                 .load(name, file)
                 .and_then(|payload| payload.install(&mut self.stack))
         };
+        self.counters.upload(result.is_ok());
         match &result {
             Ok(()) => self.host.log(format_args!("{name}: loaded")),
             Err(refusal) => self.host.log(format_args!("{refusal}")),
@@ -192,6 +201,7 @@ impl<H: Host> Engine<H> {
                 action,
                 cause,
             };
+            self.counters.failed(&failure.cause);
             self.host.log(format_args!("{failure}"));
             failure
         })
@@ -208,6 +218,7 @@ impl<H: Host> Engine<H> {
             (Action::Unload, State::Checked) => {
                 prepare::unload(&self.stack, id)?;
                 self.stack.remove(id);
+                self.counters.done(action);
                 self.host.log(format_args!("{name}: unloaded"));
                 return Ok(Progress::Done);
             }
@@ -308,6 +319,13 @@ impl<H: Host> Engine<H> {
             action,
             cause,
         });
+        if outcome.is_some() {
+            self.counters.window(times);
+        }
+        match &result {
+            Ok(()) => self.counters.done(action),
+            Err(failure) => self.counters.failed(&failure.cause),
+        }
         self.set_result(id, result.as_ref().err().map(Failure::errno));
         if let Some(payload) = self.stack.get_mut(id) {
             payload.times = times;

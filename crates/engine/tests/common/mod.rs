@@ -415,6 +415,13 @@ impl Payload {
         symbol(&mut self.object, name, place)
     }
 
+    pub(crate) fn absolute(&mut self, name: &str, value: u64) -> SymbolId {
+        let symbol = symbol(&mut self.object, name, None);
+        let written = self.object.symbol_mut(symbol);
+        (written.section, written.value) = (object::write::SymbolSection::Absolute, value);
+        symbol
+    }
+
     pub(crate) fn relocation(
         &mut self,
         section: SectionId,

@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Relocations: which field they fill, how the value is computed, and which
+//! values fit.
+
+pub mod aarch64;
+pub mod x86_64;
+
+use core::fmt;
+use thiserror::Error;
+
+/// Which values a relocated field can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// The field is sign-extended when it is used.
+    Signed,
+    /// The field is zero-extended when it is used.
+    Unsigned,
+    /// The field is as wide as its use, so both readings of it are valid.
+    Either,
+    /// The field holds a part of the value, and the rest does not matter.
+    Any,
+}
+
+/// What is subtracted from the address that a relocation refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing.
+    Zero,
+    /// The address of the field.
+    Place,
+    /// The page of 4096 bytes that the field is in, from the page that the
+    /// address is in.
+    Page,
+}
+
+/// Where the value goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// All bytes of the place, little-endian.
+    Whole,
+    /// `width` bits of an instruction from bit `at` on; they take the value's
+    /// bits from bit `shift` on.
+    Bits {
+        /// Lowest bit of the field.
+        at: u32,
+        /// Bits in the field.
+        width: u32,
+        /// Lowest bit of the value that is stored.
+        shift: u32,
+    },
+    /// The 21 bits of AArch64's `adr` and `adrp`: the lowest two from bit 29 on,
+    /// the others from bit 5 on.
+    Address {
+        /// Lowest bit of the value that is stored.
+        shift: u32,
+    },
+    /// The 16 bits of AArch64's `movz`, which becomes `movn` when the value is
+    /// negative.
+    Move {
+        /// Lowest bit of the value that is stored.
+        shift: u32,
+    },
+}
+
+/// One kind of relocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relocation {
+    /// The type as it stands in the low half of `r_info`.
+    pub r_type: u32,
+    /// The name that the architecture's ABI document gives it.
+    pub name: &'static str,
+    /// Bytes of the place: 0 (nothing to do), 1, 2, 4 or 8.
+    pub size: usize,
+    /// What the value is relative to.
+    pub origin: Origin,
+    /// Which values fit.
+    pub range: Range,
+    /// To how many bits [`range`](Self::range) applies.
+    pub bits: u32,
+    /// What the value must be a multiple of; a power of two.
+    pub align: u64,
+    /// Which bits of the place are written.
+    pub field: Field,
+}
+
+/// A value that does not fit the field of its relocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{name} cannot hold {}: the field takes {}{min} to {max}",
+    signed(*.value), Multiples(*.align)
+)]
+pub struct Overflow {
+    /// Name of the relocation.
+    pub name: &'static str,
+    /// The value that was to be stored.
+    pub value: u64,
+    /// Smallest value that fits.
+    pub min: i64,
+    /// Largest value that fits.
+    pub max: i64,
+    /// What a value that fits is a multiple of.
+    pub align: u64,
+}
+
+struct Multiples(u64);
+
+impl fmt::Display for Multiples {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => Ok(()),
+            align => write!(f, "multiples of {align} from "),
+        }
+    }
+}
+
+/// Why a relocated field could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum WriteError {
+    /// The value does not fit.
+    #[error(transparent)]
+    Overflow(#[from] Overflow),
+    /// The place has fewer bytes than the field.
+    #[error("{name} fills {size} bytes, but only {available} are left in the section")]
+    OutOfBounds {
+        /// Name of the relocation.
+        name: &'static str,
+        /// Width of the field.
+        size: usize,
+        /// Bytes between the place and the end of the section.
+        available: usize,
+    },
+}
+
+const fn signed(value: u64) -> i64 {
+    value.cast_signed()
+}
+
+/// The description of relocation type `r_type` in a table sorted by type.
+fn lookup(table: &'static [Relocation], r_type: u32) -> Option<&'static Relocation> {
+    let index = table.binary_search_by_key(&r_type, |relocation| relocation.r_type);
+    table.get(index.ok()?)
+}
+
+impl Relocation {
+    /// A value that fills the whole place.
+    const fn data(
+        r_type: u32,
+        name: &'static str,
+        size: usize,
+        origin: Origin,
+        range: Range,
+    ) -> Self {
+        let bits = match size {
+            1 => 8,
+            2 => 16,
+            4 => 32,
+            _ => 64,
+        };
+        Self {
+            r_type,
+            name,
+            size,
+            origin,
+            range,
+            bits,
+            align: 1,
+            field: Field::Whole,
+        }
+    }
+
+    /// Whether the value depends on where the field is.
+    #[must_use]
+    pub const fn pc_relative(&self) -> bool {
+        !matches!(self.origin, Origin::Zero)
+    }
+
+    /// The value of the field: `S + A`, less what it is relative to.
+    ///
+    /// Arithmetic is modulo 2^64, as addresses are; [`verify`](Self::verify)
+    /// says whether the result fits.
+    #[must_use]
+    pub const fn value(&self, symbol: u64, addend: i64, place: u64) -> u64 {
+        const PAGE: u64 = !0xfff;
+        let value = symbol.wrapping_add_signed(addend);
+        match self.origin {
+            Origin::Zero => value,
+            Origin::Place => value.wrapping_sub(place),
+            Origin::Page => (value & PAGE).wrapping_sub(place & PAGE),
+        }
+    }
+
+    /// The smallest and the largest value that fit, read as signed numbers.
+    #[must_use]
+    pub const fn bounds(&self) -> (i64, i64) {
+        // A field as wide as an address takes everything.
+        if self.bits >= 64 || matches!(self.range, Range::Any) {
+            return (i64::MIN, i64::MAX);
+        }
+        let signed_max = (1 << (self.bits - 1)) - 1;
+        let unsigned_max = (1_u64 << self.bits) - 1;
+        let unsigned_max = unsigned_max.cast_signed();
+        match self.range {
+            Range::Signed => (-signed_max - 1, signed_max),
+            Range::Unsigned => (0, unsigned_max),
+            Range::Either | Range::Any => (-signed_max - 1, unsigned_max),
+        }
+    }
+
+    /// Whether `value` fits the field.
+    ///
+    /// # Errors
+    /// [`Overflow`] with the value and the bounds when it does not.
+    pub const fn verify(&self, value: u64) -> Result<(), Overflow> {
+        let (min, max) = self.bounds();
+        if signed(value) < min || signed(value) > max || value & (self.align - 1) != 0 {
+            return Err(Overflow {
+                name: self.name,
+                value,
+                min,
+                max,
+                align: self.align,
+            });
+        }
+        Ok(())
+    }
+
+    /// Stores `value` at the start of `dest`, which begins at the field.
+    ///
+    /// Nothing is written unless the value fits and all of the field is there.
+    ///
+    /// # Errors
+    /// [`WriteError`] says which of the two failed.
+    pub fn write(&self, dest: &mut [u8], value: u64) -> Result<(), WriteError> {
+        self.verify(value)?;
+        let available = dest.len();
+        let place = dest.get_mut(..self.size).ok_or(WriteError::OutOfBounds {
+            name: self.name,
+            size: self.size,
+            available,
+        })?;
+        let bytes = self.field.insert(load(place), value).to_le_bytes();
+        for (byte, new) in place.iter_mut().zip(bytes) {
+            *byte = new;
+        }
+        Ok(())
+    }
+
+    /// The value that the field at the start of `bytes` holds, sign-extended
+    /// unless the field is known to be unsigned; `None` when `bytes` is shorter
+    /// than the place.
+    #[must_use]
+    pub fn read(&self, bytes: &[u8]) -> Option<i64> {
+        let place = load(bytes.get(..self.size)?);
+        let unused = match self.field {
+            Field::Whole => 64_u32.checked_sub(self.bits)?,
+            Field::Bits { width, shift, .. } => 64 - width - shift,
+            Field::Address { shift } => 64 - 21 - shift,
+            Field::Move { shift } => 64 - 17 - shift,
+        };
+        let value = self.field.extract(place);
+        Some(match (self.field, self.range) {
+            (Field::Bits { .. }, Range::Unsigned | Range::Any) => signed(value),
+            _ => signed(value) << unused >> unused,
+        })
+    }
+}
+
+/// Up to 8 bytes as a little-endian number.
+fn load(bytes: &[u8]) -> u64 {
+    let bytes = bytes.iter().rev();
+    bytes.fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+const fn mask(width: u32) -> u64 {
+    (1 << width) - 1
+}
+
+/// Bits 30 and 29 of a move of 16 bits: which one it is.
+const MOVE_KIND: u64 = 3 << 29;
+/// `movz`; `movn` has neither bit.
+const MOVZ: u64 = 2 << 29;
+
+impl Field {
+    /// The contents of a place with `value` in its field.
+    const fn insert(self, place: u64, value: u64) -> u64 {
+        match self {
+            Self::Whole => value,
+            Self::Bits { at, width, shift } => {
+                place & !(mask(width) << at) | (value >> shift & mask(width)) << at
+            }
+            Self::Address { shift } => {
+                let value = value >> shift;
+                let (low, high) = (value & mask(2), value >> 2 & mask(19));
+                place & !(mask(2) << 29 | mask(19) << 5) | low << 29 | high << 5
+            }
+            Self::Move { shift } => {
+                let negative = signed(value) < 0;
+                let (kind, value) = if negative { (0, !value) } else { (MOVZ, value) };
+                let field = (value >> shift & mask(16)) << 5;
+                place & !(MOVE_KIND | mask(16) << 5) | kind | field
+            }
+        }
+    }
+
+    /// What [`insert`](Self::insert) has put there, with zeros below.
+    const fn extract(self, place: u64) -> u64 {
+        match self {
+            Self::Whole => place,
+            Self::Bits { at, width, shift } => (place >> at & mask(width)) << shift,
+            Self::Address { shift } => {
+                (place >> 29 & mask(2) | (place >> 5 & mask(19)) << 2) << shift
+            }
+            Self::Move { shift } => {
+                let value = place >> 5 & mask(16);
+                let negative = place & MOVE_KIND == 0;
+                (if negative { !value } else { value }) << shift
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Field, Overflow, WriteError, x86_64::*};
+
+    fn fits(r_type: u32, value: i64) -> bool {
+        lookup(r_type)
+            .unwrap()
+            .verify(value.cast_unsigned())
+            .is_ok()
+    }
+
+    #[test]
+    fn bounds_are_inclusive_and_one_further_overflows() {
+        // (type, smallest, largest)
+        for (r_type, min, max) in [
+            (R_X86_64_32, 0, 0xffff_ffff),
+            (R_X86_64_32S, -0x8000_0000, 0x7fff_ffff),
+            (R_X86_64_PC32, -0x8000_0000, 0x7fff_ffff),
+            (R_X86_64_PLT32, -0x8000_0000, 0x7fff_ffff),
+            (R_X86_64_16, -0x8000, 0xffff),
+            (R_X86_64_PC16, -0x8000, 0x7fff),
+            (R_X86_64_8, -0x80, 0xff),
+            (R_X86_64_PC8, -0x80, 0x7f),
+        ] {
+            assert!(fits(r_type, min) && fits(r_type, max), "type {r_type}");
+            assert!(
+                !fits(r_type, min - 1) && !fits(r_type, max + 1),
+                "type {r_type}"
+            );
+            assert!(
+                !fits(r_type, i64::MIN) && !fits(r_type, i64::MAX),
+                "type {r_type}"
+            );
+        }
+        for r_type in [R_X86_64_64, R_X86_64_PC64, R_X86_64_NONE] {
+            assert!(fits(r_type, i64::MIN) && fits(r_type, -1) && fits(r_type, i64::MAX));
+        }
+    }
+
+    #[test]
+    fn values_follow_the_formulas_modulo_the_address_space() {
+        let text = 0xffff_82d0_4020_0000;
+        let pc32 = lookup(R_X86_64_PC32).unwrap();
+        assert_eq!(pc32.value(text + 0x100, -4, text), 0xfc);
+        assert_eq!(pc32.value(text, -4, text + 0x100).cast_signed(), -0x104);
+        assert_eq!(lookup(R_X86_64_64).unwrap().value(text, 8, 1), text + 8);
+        assert_eq!(lookup(R_X86_64_64).unwrap().value(u64::MAX, 1, 0), 0);
+    }
+
+    #[test]
+    fn written_fields_read_back_and_touch_nothing_else() {
+        for relocation in TABLE {
+            let (min, max) = relocation.bounds();
+            for value in [min, -1, 0, 1, max] {
+                let mut bytes = [0xa5; 12];
+                let wrote = relocation.write(&mut bytes, value.cast_unsigned());
+                assert_eq!(
+                    wrote.is_ok(),
+                    value >= min && value <= max,
+                    "{}",
+                    relocation.name
+                );
+                let untouched = if wrote.is_ok() { relocation.size } else { 0 };
+                assert!(bytes[untouched..].iter().all(|byte| *byte == 0xa5));
+                if wrote.is_ok() && relocation.size != 0 {
+                    let bits = 64 - 8 * u32::try_from(relocation.size).unwrap();
+                    assert_eq!(relocation.read(&bytes), Some(value << bits >> bits));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_cut_off_is_an_error() {
+        for relocation in TABLE.iter().filter(|relocation| relocation.size != 0) {
+            let mut bytes = [0; 8];
+            let short = &mut bytes[..relocation.size - 1];
+            assert_eq!(relocation.read(short), None);
+            assert_eq!(
+                relocation.write(short, 0),
+                Err(WriteError::OutOfBounds {
+                    name: relocation.name,
+                    size: relocation.size,
+                    available: relocation.size - 1
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn overflow_names_value_and_bounds() {
+        extern crate alloc;
+        use alloc::string::ToString;
+        let error = lookup(R_X86_64_PC8).unwrap().verify(200).unwrap_err();
+        assert_eq!(
+            error,
+            Overflow {
+                name: "R_X86_64_PC8",
+                value: 200,
+                min: -128,
+                max: 127,
+                align: 1,
+            }
+        );
+        assert_eq!(
+            error.to_string(),
+            "R_X86_64_PC8 cannot hold 200: the field takes -128 to 127"
+        );
+        let call = super::aarch64::lookup(283).unwrap();
+        assert_eq!(
+            call.verify(6).unwrap_err().to_string(),
+            "R_AARCH64_CALL26 cannot hold 6: the field takes multiples of 4 from -134217728 to \
+             134217727"
+        );
+    }
+
+    #[test]
+    fn fields_of_instructions_hold_their_part_of_the_value() {
+        for relocation in super::aarch64::TABLE {
+            let (name, align) = (relocation.name, relocation.align.cast_signed());
+            let (min, max) = relocation.bounds();
+            let stored = match relocation.field {
+                Field::Whole => continue,
+                Field::Bits { width, shift, .. } => (width, shift),
+                Field::Address { shift } => (21, shift),
+                Field::Move { shift } => (17, shift),
+            };
+            for value in [min, -16 * align, 0, 16 * align, max].map(|v| v & -align) {
+                for before in [0_u32, 0x5555_5555, u32::MAX] {
+                    let mut bytes = before.to_le_bytes();
+                    if relocation.write(&mut bytes, value.cast_unsigned()).is_err() {
+                        continue;
+                    }
+                    let (width, shift) = stored;
+                    let kept = value.cast_unsigned() >> shift & ((1 << width) - 1);
+                    let read = relocation.read(&bytes).unwrap().cast_unsigned();
+                    assert_eq!(read >> shift & ((1 << width) - 1), kept, "{name} {value}");
+                    let changed = (before ^ u32::from_le_bytes(bytes)).count_ones();
+                    assert!(changed <= width + 1, "{name} {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn types_are_unique_and_unknown_ones_are_not_found() {
+        for relocation in TABLE {
+            assert_eq!(lookup(relocation.r_type), Some(relocation));
+        }
+        for relocation in super::aarch64::TABLE {
+            let found = super::aarch64::lookup(relocation.r_type);
+            assert_eq!(found, Some(relocation));
+        }
+        assert_eq!(lookup(9), None); // R_X86_64_GOTPCREL
+        assert_eq!(lookup(u32::MAX), None);
+    }
+}
