@@ -200,7 +200,7 @@ fn download_xen(
 
 /// Builds the hypervisor and its test payloads as Debian's `debian/rules`
 /// does, so that the result is the same.
-fn rebuild(tree: &Path) -> anyhow::Result<()> {
+pub(crate) fn rebuild(tree: &Path) -> anyhow::Result<()> {
     let changelog = |field: &str| {
         command::output(
             Command::new("dpkg-parsechangelog")

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: how fast things are, next to the peer in the same run.
 
 use crate::base::Base;
-use crate::{base, test};
+use crate::{base, command, test};
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +11,8 @@ use xsplice_diff::Object;
 /// A patch that reaches nearly every object and changes the code of none.
 const WIDE: &str = "--- a/xen/include/xen/lib.h\n+++ b/xen/include/xen/lib.h\n@@ -1,2 +1,3 @@\n \
                     #ifndef __LIB_H__\n+extern int xsplice_bench_unused;\n #define __LIB_H__\n";
+/// The build-id that the peer is told; it does not look at it.
+const DEPENDS: &str = "0000000000000000000000000000000000000000";
 /// How many of the tree's largest objects are compared.
 const OBJECTS: usize = 40;
 
@@ -43,6 +45,9 @@ pub(crate) fn generator(peer: Option<&Path>) -> anyhow::Result<()> {
             cold.peak >> 10
         );
     }
+    if let Some(peer) = peer {
+        flow(peer, &xsplice, &base, &patches[0])?;
+    }
     println!("\n## Comparing the {OBJECTS} largest objects of the tree, each with itself\n");
     let objects = largest_objects(&base)?;
     let ours = compare_ours(&objects)?;
@@ -56,6 +61,66 @@ pub(crate) fn generator(peer: Option<&Path>) -> anyhow::Result<()> {
         row("peer", theirs, objects.len());
         let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
         println!("| ratio | {ratio:.1} | |");
+    }
+    Ok(())
+}
+
+/// From a tree that is configured but not built to the end of the first patch.
+fn flow(peer: &Path, xsplice: &Path, base: &Base, patch: &Path) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (tree, output) = (directory.path().join("tree"), directory.path().join("out"));
+    command::run(Command::new("cp").arg("-a").args([&base.tree, &tree]))?;
+    let log = std::fs::File::create(directory.path().join("peer.log"))?;
+    let start = Instant::now();
+    let status = Command::new(peer.join("livepatch-build"))
+        .arg("-s")
+        .arg(&tree)
+        .arg("-p")
+        .arg(std::path::absolute(patch)?)
+        .arg("-o")
+        .arg(&output)
+        .args([
+            "-j",
+            &cpus().to_string(),
+            "--depends",
+            DEPENDS,
+            "--xen-syms",
+        ])
+        .arg(&base.xen_syms)
+        .env_remove("MAKEFLAGS")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .status()
+        .with_context(|| peer.display().to_string())?;
+    let theirs = start.elapsed().as_secs_f64();
+    command::run(
+        Command::new("make")
+            .current_dir(tree.join("xen"))
+            .arg("clean"),
+    )?;
+    let start = Instant::now();
+    base::rebuild(&tree)?;
+    let rebuilt = start.elapsed().as_secs_f64();
+    let cache = tempfile::tempdir()?;
+    let run = || build(xsplice, base, patch, directory.path(), cache.path());
+    let (cold, warm) = (run()?.time.as_secs_f64(), run()?.time.as_secs_f64());
+    let name = patch.file_stem().unwrap_or_default().to_string_lossy();
+    println!("\n## The whole way of {name}, against the peer\n");
+    if !status.success() {
+        let log = std::fs::read_to_string(directory.path().join("peer.log"))?;
+        let last = log.lines().last().unwrap_or_default();
+        println!("The peer makes no payload of it; its time is up to `{last}`\n");
+    }
+    println!("| | time | peer's time is |");
+    println!("|---|---:|---:|");
+    println!("| peer, which builds the tree three times | {theirs:.1} s | |");
+    for (what, time) in [
+        ("xsplice, and building the tree", rebuilt + cold),
+        ("xsplice, in a built tree", cold),
+        ("xsplice, once more", warm),
+    ] {
+        println!("| {what} | {time:.1} s | {:.1} times |", theirs / time);
     }
     Ok(())
 }
