@@ -10,6 +10,7 @@ use common::{
 };
 use object::SectionKind;
 use sha2::{Digest as _, Sha256};
+use std::io::Write as _;
 use xsplice_abi::payload::section;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
@@ -402,7 +403,8 @@ fn hooks_in_place_of_actions() {
         engine.stack().find("first").unwrap().patched(),
         [true, true]
     );
-    assert_eq!(engine.host().machine(), before, "the hook did nothing");
+    let applied = engine.host().machine();
+    assert_ne!(applied, before, "the hook has patched");
     engine.host().memory().hook_fails = Some(Hook::Revert);
     engine.host().memory().hooks.clear();
     let failure = engine.act_on("first", Action::Revert).unwrap_err();
@@ -416,6 +418,7 @@ fn hooks_in_place_of_actions() {
         ),
         "{failure}"
     );
+    assert_eq!(engine.host().machine(), applied);
     assert_eq!(
         (engine.state("first"), engine.result("first")),
         (State::Applied, -1)
@@ -430,6 +433,55 @@ fn hooks_in_place_of_actions() {
     assert_eq!(hooks, [Hook::PreRevert, Hook::Revert, Hook::PostRevert]);
 }
 
+/// Everything that an action could change.
+type Everything = (
+    common::Machine,
+    Vec<String>,
+    Vec<(String, State, Vec<bool>)>,
+);
+
+fn everything(engine: &Engine<Hypervisor>) -> Everything {
+    let payloads = engine.stack().loaded();
+    let payloads = payloads.map(|p| (p.name().to_owned(), p.state(), p.patched().to_vec()));
+    (
+        engine.host().machine(),
+        engine.applied(),
+        payloads.collect(),
+    )
+}
+
+/// Does something again and again, with a later call into the host failing each
+/// time, until none fails. After each failure all must be as before. Returns how
+/// many failures there were.
+fn exhaust(
+    engine: &mut Engine<Hypervisor>,
+    mut act: impl FnMut(&mut Engine<Hypervisor>) -> bool,
+) -> usize {
+    for fail_in in 1.. {
+        let before = everything(engine);
+        {
+            let mut memory = engine.host().memory();
+            (memory.calls, memory.fail_in) = (0, Some(fail_in));
+        }
+        let done = act(engine);
+        let failed = engine.host().memory().calls >= fail_in;
+        engine.host().memory().fail_in = None;
+        // What cannot be read may not have been needed.
+        let needed = !engine.host().memory().reads_fail;
+        assert!(done || failed, "it fails by itself");
+        assert!(
+            !(done && failed && needed),
+            "call {fail_in} failed unnoticed"
+        );
+        if !done {
+            assert_eq!(everything(engine), before, "call {fail_in}");
+            continue;
+        }
+        return usize::try_from(fail_in).unwrap() - 1;
+    }
+    unreachable!("actions make fewer calls")
+}
+
 /// Every call into the host that can fail does so once, in every action; after
 /// each failure the machine is as it was, and the action then succeeds.
 #[test]
@@ -439,56 +491,51 @@ fn a_failure_at_every_point() {
             .hooks(section::HOOKS_APPLY, 1)
             .hooks(section::HOOKS_REVERT, 1)
     };
-    let plain = Payload::on(&XEN_ID, &THIRD_ID, &[func("target"), func("endbr_target")]);
-    let mut failures = 0;
-    let mut exhaust = |engine: &mut Engine<Hypervisor>,
-                       act: &mut dyn FnMut(&mut Engine<Hypervisor>) -> bool| {
-        for fail_in in 1.. {
-            let (machine, applied) = (engine.host().machine(), engine.applied());
-            let loaded = engine.stack().loaded().count();
-            engine.host().memory().calls = 0;
-            engine.host().memory().fail_in = Some(fail_in);
-            let done = act(engine);
-            let failed = engine.host().memory().calls >= fail_in;
-            engine.host().memory().fail_in = None;
-            assert_eq!(done, !failed, "call {fail_in}");
-            if done {
-                return;
-            }
-            failures += 1;
-            assert_eq!(engine.host().machine(), machine, "call {fail_in}");
-            assert_eq!(engine.applied(), applied, "call {fail_in}");
-            assert_eq!(engine.stack().loaded().count(), loaded, "call {fail_in}");
-        }
+    let plain = || Payload::new(&[func("target")]);
+    let with_data = || {
+        let small = func("small").nop().with(|f| f.new_size.set(10));
+        let mut payload = Payload::new(&[func("target"), small]);
+        payload.section(".data", SectionKind::Data, &[1; 5000], 8);
+        payload
     };
-    for first in [
-        Payload::new(&[func("target")]),
-        hooked(),
-        in_place(hooked()),
-    ] {
-        let mut engine = engine();
-        exhaust(&mut engine, &mut |e| {
-            e.upload("first", &first.bytes()).is_ok()
-        });
-        for action in [Action::Apply, Action::Revert, Action::Unload] {
-            exhaust(&mut engine, &mut |e| e.act_on("first", action).is_ok());
+    let mut failures = 0;
+    for reads_fail in [false, true] {
+        for first in [plain(), with_data(), hooked(), in_place(hooked())] {
+            let mut engine = engine();
+            engine.host().memory().reads_fail = reads_fail;
+            failures += exhaust(&mut engine, |e| e.upload("first", &first.bytes()).is_ok());
+            for action in [Action::Apply, Action::Revert, Action::Unload] {
+                failures += exhaust(&mut engine, |e| e.act_on("first", action).is_ok());
+            }
+            assert_eq!(engine.host().machine(), Hypervisor::new().machine());
+        }
+        let third = || Payload::on(&XEN_ID, &THIRD_ID, &[func("target"), func("endbr_target")]);
+        let second = || Payload::on(&OWN_ID, &SECOND_ID, &[func("target"), func("file.c#local")]);
+        for lower in [plain(), in_place(plain())] {
+            for upper in [second(), in_place(second())] {
+                for third in [third(), in_place(third())] {
+                    let mut engine = engine();
+                    engine.load("first", &lower);
+                    engine.load("second", &upper);
+                    engine.act_on("first", Action::Apply).unwrap();
+                    engine.act_on("second", Action::Apply).unwrap();
+                    engine.load("third", &third);
+                    engine.host().memory().reads_fail = reads_fail;
+                    failures +=
+                        exhaust(&mut engine, |e| e.act_on("third", Action::Replace).is_ok());
+                    engine.host().memory().reads_fail = false;
+                    engine.act_on("third", Action::Revert).unwrap();
+                    for name in ["first", "second", "third"] {
+                        engine.act_on(name, Action::Unload).unwrap();
+                    }
+                    assert_eq!(engine.host().machine(), Hypervisor::new().machine());
+                }
+            }
         }
     }
-    for third in [
-        plain,
-        in_place(Payload::on(&XEN_ID, &THIRD_ID, &[func("target")])),
-    ] {
-        let mut engine = stacked(&third);
-        exhaust(&mut engine, &mut |e| {
-            e.act_on("third", Action::Replace).is_ok()
-        });
-        engine.act_on("third", Action::Revert).unwrap();
-        for name in ["first", "second", "third"] {
-            engine.act_on(name, Action::Unload).unwrap();
-        }
-        assert_eq!(engine.host().machine(), Hypervisor::new().machine());
-    }
-    assert!(failures >= 25, "only {failures} points were tried");
+    let line = format!("{failures} failures, each undone\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    assert!(failures >= 150, "only {failures} points were tried");
 }
 
 /// A payload that says of the whole function at `addr` that it is `code`.

@@ -49,6 +49,10 @@ pub(crate) struct Machine {
 pub(crate) struct Memory {
     pub(crate) machine: Machine,
     area: Area,
+    /// Whether the CPUs do not come together.
+    pub(crate) late: bool,
+    /// Whether reading counts among the calls that can fail.
+    pub(crate) reads_fail: bool,
     /// Calls until the one that fails.
     pub(crate) fail_in: Option<u32>,
     pub(crate) calls: u32,
@@ -98,6 +102,8 @@ impl Hypervisor {
                 open: false,
             },
             area: Area::new(PAYLOADS..PAYLOADS + (8 << 20)),
+            late: false,
+            reads_fail: false,
             fail_in: None,
             calls: 0,
             hooks: Vec::new(),
@@ -147,6 +153,9 @@ impl Host for Hypervisor {
 
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         let mut memory = self.memory();
+        if memory.reads_fail && memory.fails() {
+            return false;
+        }
         let bytes = memory.bytes(addr, buf.len());
         if let Some(bytes) = &bytes {
             buf.copy_from_slice(bytes);
@@ -170,7 +179,8 @@ impl Host for Hypervisor {
     }
 
     fn rendezvous(&self, _timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
-        if self.memory().fails() {
+        let late = self.memory().late;
+        if self.memory().fails() || late {
             return Err(Absent {
                 step: "not all are waiting",
                 cpus: vec![3],
@@ -276,10 +286,23 @@ impl Resident for Place {
         if returns && (memory.fails() || memory.hook_fails == Some(hook)) {
             return Err(Errno::EPERM);
         }
-        match hook {
-            Hook::Apply => status.applied.fill(true),
-            Hook::Revert => status.applied.fill(false),
-            _ => {}
+        // In place of an action it does what the engine would do.
+        let patched = match hook {
+            Hook::Apply => true,
+            Hook::Revert => false,
+            _ => return Ok(()),
+        };
+        for (patch, applied) in status.patches.iter().zip(&mut *status.applied) {
+            let bytes = if patched {
+                patch.new_bytes()
+            } else {
+                patch.old()
+            };
+            if *applied != patched {
+                let place = memory.bytes(patch.addr, bytes.len());
+                place.expect("text is written").copy_from_slice(bytes);
+            }
+            *applied = patched;
         }
         Ok(())
     }
