@@ -173,7 +173,7 @@ fn every_patch_does_what_it_says() -> anyhow::Result<()> {
         let _ = tool(&mut host, &["unload", &case.name]);
         failures.extend(result.err().map(|error| format!("{error:#}")));
     }
-    host.shut_down()?;
+    let ended = host.shut_down();
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    Ok(())
+    Ok(ended?)
 }

@@ -5,7 +5,7 @@ use xsplice_e2e::{base, config};
 use xsplice_lab::Host;
 
 #[test]
-fn only_root_may_and_a_command_that_hangs_is_killed() -> anyhow::Result<()> {
+fn only_root_may_what_would_crash_is_refused_and_what_hangs_is_killed() -> anyhow::Result<()> {
     let base = base()?;
     let mut config = config(&base)?;
     for program in ["setpriv", "sleep"] {
@@ -14,6 +14,8 @@ fn only_root_may_and_a_command_that_hangs_is_killed() -> anyhow::Result<()> {
             .programs
             .push((place, format!("/usr/bin/{program}").into()));
     }
+    let xen_syms = "usr/lib/debug/boot/xen-syms".to_owned();
+    config.files.push((xen_syms, base.xen_syms.clone()));
     let mut host = Host::boot(&config)?;
     let nobody = ["/bin/setpriv", "--reuid=65534", "--clear-groups"];
     for command in [&["list"][..], &["info"], &["unload", "x"]] {
@@ -24,6 +26,14 @@ fn only_root_may_and_a_command_that_hangs_is_killed() -> anyhow::Result<()> {
         let words = "only root in dom0 may patch the hypervisor";
         assert!(output.stderr.contains(words), "{output:?}");
     }
+    // The hypervisor would take this one, and crash when it is applied.
+    let nop = ["/bin/xsplice", "upload", "nop", "/lab/xen_nop.livepatch"];
+    let output = host.run(&nop)?;
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains("instruction"), "{output:?}");
+    let anyway = [&nop[..], &["--no-check"]].concat();
+    assert_eq!(host.run(&anyway)?.code, Some(0));
+    assert_eq!(host.run(&["/bin/xsplice", "unload", "nop"])?.code, Some(0));
     let killed = host.run_within(&["/bin/sleep", "600"], Duration::from_secs(2));
     let words = killed.expect_err("it hangs").to_string();
     assert_eq!(

@@ -3,7 +3,7 @@
 
 use super::{Origin, Selector, runtime_name};
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
-use xsplice_diff::compare::is_once_flag;
+use xsplice_diff::compare::{Kind, is_once_flag};
 use xsplice_diff::object::{Class, Object, Relocation, Symbol, Target};
 use xsplice_diff::special;
 
@@ -117,12 +117,13 @@ impl Selector<'_> {
             return self.reach_moved_variable((origin, original), symbol, offset);
         }
         let original = u.comparison.correlated.get(&index).copied();
-        let changed = u
-            .comparison
-            .changes
-            .iter()
-            .any(|c| c.patched == Some(index));
-        if placed || changed || original.is_none() {
+        // The hypervisor's variables stay where they are, also those of which
+        // a change is left out.
+        let replaced = u.comparison.changes.iter().any(|c| {
+            let stays = matches!(c.kind, Kind::Data | Kind::Resized | Kind::Init);
+            c.patched == Some(index) && !stays
+        });
+        if placed || replaced || original.is_none() {
             if original.is_none()
                 && u.comparison.ambiguous.contains(&index)
                 && is_writable(&u.patched, index)

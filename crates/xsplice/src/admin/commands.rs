@@ -1,5 +1,6 @@
 //! The commands under their own syntax.
 
+use super::preflight::Preflight;
 use super::{TIMEOUT_MS, name_of, payload_file, verb};
 use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ pub(crate) enum Command {
         name: String,
         /// The payload.
         file: PathBuf,
+        #[command(flatten)]
+        preflight: Preflight,
     },
     /// Put a payload's functions in use.
     #[command(after_help = "Example:\n  xsplice apply xsa-480")]
@@ -68,6 +71,8 @@ pub(crate) enum Command {
         /// Do not check which payloads it depends on, only the hypervisor.
         #[arg(long)]
         nodeps: bool,
+        #[command(flatten)]
+        preflight: Preflight,
         #[command(flatten)]
         limits: Limits,
     },
@@ -147,7 +152,7 @@ fn done(name: &str, what: &str, state: Option<State>) -> Report {
 fn execute(command: &Command) -> anyhow::Result<Report> {
     // What can be refused without the hypervisor is refused before it is asked.
     let file = match command {
-        Command::Upload { name, file } => Some((name.clone(), payload_file::read(file)?)),
+        Command::Upload { name, file, .. } => Some((name.clone(), payload_file::read(file)?)),
         Command::Load { file, name, .. } => {
             let name = name.clone().unwrap_or_else(|| name_of(file));
             Some((name, payload_file::read(file)?))
@@ -176,11 +181,13 @@ fn execute(command: &Command) -> anyhow::Result<Report> {
         Command::Revert { name, limits } => act(&livepatch, name, Action::Revert, false, *limits),
         Command::Replace { name, limits } => act(&livepatch, name, Action::Replace, false, *limits),
         Command::Unload { name } => act(&livepatch, name, Action::Unload, false, Limits::default()),
-        Command::Upload { .. } | Command::Load { .. } | Command::Info => {
+        Command::Info => info(&hypervisor),
+        Command::Upload { preflight, .. } | Command::Load { preflight, .. } => {
             let Some((name, (data, identity))) = file else {
                 bail!("no payload was read")
             };
             check_belongs(&hypervisor, &identity)?;
+            preflight.run(&name, &data, &identity)?;
             livepatch
                 .upload(&name, &data)
                 .map_err(|e| explain_upload(e, &name))?;

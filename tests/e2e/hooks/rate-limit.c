@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#include <xen/lib.h>
+#include <xen/livepatch_payload.h>
+
+extern int sched_ratelimit_us;
+
+/* Whoever chose another value on the command line keeps it. */
+static void change(int from, int to)
+{
+    if ( sched_ratelimit_us != from )
+        return;
+    sched_ratelimit_us = to;
+    printk("hooks: the rate limit goes from %d to %d us\n", from, to);
+}
+
+static void applied(livepatch_payload_t *payload)
+{
+    change(1000, 2000);
+}
+LIVEPATCH_POSTAPPLY_HOOK(applied);
+
+static void reverted(livepatch_payload_t *payload)
+{
+    change(2000, 1000);
+}
+LIVEPATCH_POSTREVERT_HOOK(reverted);
