@@ -4,8 +4,8 @@ use crate::command;
 use anyhow::{Context, bail};
 use std::process::Command;
 
-/// For the tests that need no Xen: linkers and a compiler.
-pub(crate) const TESTS: &[&str] = &["binutils", "binutils-aarch64-linux-gnu", "gcc"];
+/// For the tests that need no Xen: linkers and compilers.
+pub(crate) const TESTS: &[&str] = &["binutils", "binutils-aarch64-linux-gnu", "clang", "gcc"];
 
 /// For building and booting Xen.
 pub(crate) const XEN: &[&str] = &[

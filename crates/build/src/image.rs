@@ -158,12 +158,6 @@ impl Image {
         tail.get(..usize::try_from(size).ok()?)
     }
 
-    /// The text at `address`, with its terminating zero.
-    pub fn string(&self, address: u64) -> Option<&[u8]> {
-        let tail = self.from(address)?;
-        Some(&tail[..=tail.iter().position(|&b| b == 0)?])
-    }
-
     fn from(&self, address: u64) -> Option<&[u8]> {
         self.sections.iter().find_map(|(start, data)| {
             data.get(usize::try_from(address.checked_sub(*start)?).ok()?..)

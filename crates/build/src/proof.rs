@@ -157,11 +157,14 @@ impl<'a> Proof<'a> {
                     leads_to.push((*index, base));
                 }
                 Target::Anonymous(section) => {
-                    if self.object.sections[*section].merge == Some(1)
-                        && self.object.string(*section, reference.offset)
-                            != self.image.string(target)
+                    let merged = self.object.merged(*section, reference.offset);
+                    if let Some((content, within)) = merged
+                        && self
+                            .image
+                            .bytes(target.wrapping_sub(within), content.len() as u64)
+                            != Some(content)
                     {
-                        return wrong("the same text");
+                        return wrong("the same text or constant");
                     }
                 }
             }

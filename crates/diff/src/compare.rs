@@ -1,8 +1,14 @@
-//! Correlates the symbols of two builds of an object and tells which differ.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Tells which symbols of two builds of an object differ.
 
-use crate::object::{Class, Object, Reference, Relocation, Symbol, Target, slice};
+use crate::correlate::{Correlation, is_anonymous};
+use crate::names::{base_name, parent_of_cold};
+use crate::object::{Class, Merge, Object, Reference, Symbol, Target, slice};
 use crate::special::{self, Entry};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use crate::correlate::is_once_flag;
 
 /// What happened to a symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,11 +52,8 @@ pub struct Change {
 pub struct Comparison {
     /// Every difference, in the order of the patched object's symbols.
     pub changes: Vec<Change>,
-    /// For a symbol of the patched object, the same symbol of the original.
-    pub correlated: HashMap<usize, usize>,
-    /// Symbols of the patched object that may be the same as one of several
-    /// in the original, or as none: nothing tells which.
-    pub ambiguous: BTreeSet<usize>,
+    /// Which symbol of the patched object is which of the original.
+    pub correlation: Correlation,
 }
 
 impl Comparison {
@@ -62,45 +65,19 @@ impl Comparison {
 
 /// Compares `patched` with `original`.
 pub fn compare(original: &Object, patched: &Object) -> Comparison {
-    let mut comparer = Comparer {
+    let correlation = Correlation::new(original, patched);
+    let comparer = Comparer {
         original,
         patched,
         original_entries: by_owner(special::entries(original)),
         patched_entries: by_owner(special::entries(patched)),
-        result: Comparison::default(),
+        kept: correlation.iter().map(|(_, pair)| pair.original).collect(),
+        correlation,
     };
-    comparer.correlate();
-    comparer.find_changes();
-    comparer.result
-}
-
-/// `name` without the number that the compiler put behind a static local
-/// variable or a clone: `rover.0` is `rover`.
-pub fn base_name(name: &str) -> &str {
-    match name.rsplit_once('.') {
-        Some((base, number))
-            if !base.is_empty()
-                && !number.is_empty()
-                && number.bytes().all(|b| b.is_ascii_digit()) =>
-        {
-            base
-        }
-        _ => name,
+    Comparison {
+        changes: comparer.changes(),
+        correlation: comparer.correlation,
     }
-}
-
-/// Whether `symbol` is a private flag that only says whether a message was
-/// printed already: a copy of one is as good, at the price of one message.
-pub fn is_once_flag(object: &Object, symbol: &Symbol) -> bool {
-    let class = object.sections[symbol.section].class;
-    let name = base_name(&symbol.name).trim_end_matches('_');
-    !symbol.global
-        && !symbol.function
-        && matches!(class, Class::Data | Class::Bss)
-        && symbol.size <= 4
-        && ["once", "warned", "already_done"]
-            .iter()
-            .any(|end| name.ends_with(end))
 }
 
 type Entries = BTreeMap<Option<usize>, Vec<Entry>>;
@@ -118,98 +95,42 @@ struct Comparer<'a> {
     patched: &'a Object,
     original_entries: Entries,
     patched_entries: Entries,
-    result: Comparison,
+    correlation: Correlation,
+    /// Symbols of the original that are matched.
+    kept: BTreeSet<usize>,
 }
 
 /// Pairs of places that are being compared further up, taken to be equal.
-type Seen = BTreeSet<(Target, Target, i64)>;
+type Seen = BTreeSet<((Target, i64), (Target, i64))>;
 
 impl Comparer<'_> {
-    fn correlate(&mut self) {
-        let originals = groups(self.original);
-        for (key, candidates) in groups(self.patched) {
-            match (
-                candidates.as_slice(),
-                originals.get(&key).map(Vec::as_slice),
-            ) {
-                (_, None) => {}
-                ([patched], Some([original])) => {
-                    self.result.correlated.insert(*patched, *original);
-                }
-                (patched, Some(original)) => self.correlate_group(patched, original),
-            }
-        }
-    }
-
-    /// Several symbols share a base name: only a pair that is alike in size,
-    /// contents and in who refers to it, and alone in that, is the same.
-    fn correlate_group(&mut self, patched: &[usize], original: &[usize]) {
-        let mut marks: BTreeMap<Mark, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
-        for &index in patched {
-            marks
-                .entry(mark(self.patched, index))
-                .or_default()
-                .0
-                .push(index);
-        }
-        for &index in original {
-            marks
-                .entry(mark(self.original, index))
-                .or_default()
-                .1
-                .push(index);
-        }
-        for (patched, original) in marks.into_values() {
-            match (patched.as_slice(), original.as_slice()) {
-                ([patched], [original]) => {
-                    self.result.correlated.insert(*patched, *original);
-                }
-                // Which of several such flags is which makes no difference.
-                ([first, ..], _) if is_once_flag(self.patched, &self.patched.symbols[*first]) => {
-                    let pairs = patched.iter().copied().zip(original.iter().copied());
-                    self.result.correlated.extend(pairs);
-                }
-                (patched, _) => self.result.ambiguous.extend(patched),
-            }
-        }
-    }
-
-    fn find_changes(&mut self) {
+    fn changes(&self) -> Vec<Change> {
         let mut changes = Vec::new();
         for (index, symbol) in self.patched.symbols.iter().enumerate() {
+            let original = self.correlation.original(index);
             let class = self.patched.sections[symbol.section].class;
-            if class == Class::Ignored || class == Class::Special {
-                continue;
-            }
-            let original = self.result.correlated.get(&index).copied();
             let difference = match original {
                 Some(original) => self.difference(class, original, index),
-                None if class == Class::Init => Some((Kind::Init, "it is new".to_owned())),
-                None => Some((Kind::Added, "it is new".to_owned())),
+                None => absent_from_the_other(self.patched, symbol, Kind::Added)
+                    .map(|kind| (kind, "it is new".to_owned())),
             };
             if let Some((kind, why)) = difference {
-                let name = symbol.name.clone();
                 changes.push(Change {
                     kind,
-                    name,
+                    name: symbol.name.clone(),
                     original,
                     patched: Some(index),
                     why,
                 });
             }
         }
-        self.compare_unsized(&mut changes);
+        self.compare_nameless(&mut changes);
         self.follow_cold_parts(&mut changes);
-        let kept: BTreeSet<usize> = self.result.correlated.values().copied().collect();
         for (index, symbol) in self.original.symbols.iter().enumerate() {
-            let class = self.original.sections[symbol.section].class;
-            if !kept.contains(&index) && class != Class::Ignored && class != Class::Special {
+            let kind = absent_from_the_other(self.original, symbol, Kind::Removed);
+            if let Some(kind) = kind.filter(|_| !self.kept.contains(&index)) {
                 changes.push(Change {
-                    kind: if class == Class::Init {
-                        Kind::Init
-                    } else {
-                        Kind::Removed
-                    },
+                    kind,
                     name: symbol.name.clone(),
                     original: Some(index),
                     patched: None,
@@ -217,62 +138,48 @@ impl Comparer<'_> {
                 });
             }
         }
-        self.result.changes = changes;
+        changes
     }
 
-    /// Sections with symbols that have no size are compared as a whole.
-    fn compare_unsized(&self, changes: &mut Vec<Change>) {
-        let sections = |object: &Object| -> BTreeMap<String, (usize, String)> {
-            let unsized_symbols = object.symbols.iter().filter(|s| {
-                let section = &object.sections[s.section];
-                s.size == 0
-                    && section.size > 0
-                    && !in_tail(object, s)
-                    && !matches!(section.class, Class::Ignored | Class::Special)
+    /// Compares what no symbol names and nothing refers to.
+    fn compare_nameless(&self, changes: &mut Vec<Change>) {
+        let mut differs = |name: String, why: String| {
+            changes.push(Change {
+                kind: Kind::Unsized,
+                name,
+                original: None,
+                patched: None,
+                why,
             });
-            let mut found = BTreeMap::new();
-            for symbol in unsized_symbols {
-                let name = object.sections[symbol.section].name.clone();
-                found
-                    .entry(name)
-                    .or_insert((symbol.section, symbol.name.clone()));
-            }
-            found
         };
         if let Some(why) = self.entries_difference(None, None, &mut Seen::new()) {
-            changes.push(Change {
-                kind: Kind::Unsized,
-                name: "a table about unnamed code".to_owned(),
-                original: None,
-                patched: None,
-                why,
-            });
+            differs("a table about unnamed code".to_owned(), why);
         }
-        let (old, new) = (sections(self.original), sections(self.patched));
-        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let (old, new) = (nameless(self.original), nameless(self.patched));
+        let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
         for name in names {
-            let (first, why) = match (old.get(name), new.get(name)) {
-                (Some((old, first)), Some((new, _))) => {
-                    let size = self.patched.sections[*new].size;
-                    let why = if self.original.sections[*old].size == size {
-                        self.range_difference((*old, 0), (*new, 0), size, &mut Seen::new())
-                    } else {
-                        Some("its size changed".to_owned())
-                    };
-                    let Some(why) = why else { continue };
-                    (first, why)
-                }
-                (Some((_, first)), None) => (first, "it was removed".to_owned()),
-                (None, Some((_, first))) => (first, "it is new".to_owned()),
-                (None, None) => continue,
+            let none = Vec::new();
+            let (old, new) = (
+                old.get(name).unwrap_or(&none),
+                new.get(name).unwrap_or(&none),
+            );
+            let why = if old.len() == new.len() {
+                old.iter().zip(new).find_map(|(old, new)| {
+                    if old.1 != new.1 {
+                        return Some(format!("its size goes from {} to {} bytes", old.1, new.1));
+                    }
+                    self.range_difference((old.0, 0), (new.0, 0), new.1, &mut Seen::new())
+                })
+            } else {
+                Some(format!(
+                    "there are {} of it, there were {}",
+                    new.len(),
+                    old.len()
+                ))
             };
-            changes.push(Change {
-                kind: Kind::Unsized,
-                name: format!("{name} (with {first})"),
-                original: None,
-                patched: None,
-                why,
-            });
+            if let Some(why) = why {
+                differs(name.to_owned(), why);
+            }
         }
     }
 
@@ -285,7 +192,7 @@ impl Comparer<'_> {
             .map(|c| c.name.clone())
             .collect();
         for (index, symbol) in self.patched.symbols.iter().enumerate() {
-            let (other, why) = match symbol.name.strip_suffix(".cold") {
+            let (other, why) = match parent_of_cold(&symbol.name) {
                 Some(parent) => (parent.to_owned(), "the function it belongs to changed"),
                 None => (format!("{}.cold", symbol.name), "its cold part changed"),
             };
@@ -293,7 +200,7 @@ impl Comparer<'_> {
                 changes.push(Change {
                     kind: Kind::Function,
                     name: symbol.name.clone(),
-                    original: self.result.correlated.get(&index).copied(),
+                    original: self.correlation.original(index),
                     patched: Some(index),
                     why: why.to_owned(),
                 });
@@ -306,18 +213,27 @@ impl Comparer<'_> {
             &self.original.symbols[original],
             &self.patched.symbols[patched],
         );
-        let mut seen = Seen::from([(Target::Symbol(original), Target::Symbol(patched), 0)]);
-        let why = if (old.size, old.tail) == (new.size, new.tail) {
-            self.body_difference(old, new, &mut seen)
-                .or_else(|| self.entries_difference(Some(original), Some(patched), &mut seen))
+        let mut seen = Seen::from([((Target::Symbol(original), 0), (Target::Symbol(patched), 0))]);
+        let sizes = (
+            significant(self.original, old),
+            significant(self.patched, new),
+        );
+        let why = if sizes.0 == sizes.1 && old.size == new.size {
+            self.range_difference(
+                (old.section, old.offset),
+                (new.section, new.offset),
+                sizes.1,
+                &mut seen,
+            )
+            .or_else(|| self.entries_difference(Some(original), Some(patched), &mut seen))
         } else {
             Some(format!(
                 "its size goes from {} to {} bytes",
-                old.extent(),
-                new.extent()
+                sizes.0, sizes.1
             ))
         }?;
         let kind = match class {
+            _ if old.is_label() || new.is_label() => Kind::Unsized,
             Class::Init => Kind::Init,
             Class::Text => Kind::Function,
             Class::ReadOnly => Kind::Constant,
@@ -327,16 +243,7 @@ impl Comparer<'_> {
         Some((kind, why))
     }
 
-    /// Compares the bytes and references of two symbols of equal size.
-    fn body_difference(&self, old: &Symbol, new: &Symbol, seen: &mut Seen) -> Option<String> {
-        self.range_difference(
-            (old.section, old.offset),
-            (new.section, new.offset),
-            new.extent(),
-            seen,
-        )
-    }
-
+    /// Compares the bytes and references of two places.
     fn range_difference(
         &self,
         (old_section, old_offset): (usize, u64),
@@ -346,28 +253,46 @@ impl Comparer<'_> {
     ) -> Option<String> {
         let old_fields = self.original.relocations(old_section, old_offset, size);
         let new_fields = self.patched.relocations(new_section, new_offset, size);
-        let old_bytes = masked(self.original, old_section, old_offset, size, old_fields);
-        let new_bytes = masked(self.patched, new_section, new_offset, size, new_fields);
-        if let Some(at) = first_difference(&old_bytes, &new_bytes) {
-            return Some(format!("first difference at +{at:#x}"));
+        let old_bytes = slice(&self.original.sections[old_section].data, old_offset, size);
+        let new_bytes = slice(&self.patched.sections[new_section].data, new_offset, size);
+        let table = &self.patched.sections[new_section].name;
+        let mut at = 0;
+        let bytes_differ = |from: u64, to: u64| {
+            let part = |bytes| slice(bytes, from, to.saturating_sub(from));
+            let found = first_difference(part(old_bytes), part(new_bytes))?;
+            Some(format!("first difference at +{:#x}", from + found as u64))
+        };
+        if old_bytes.len() != new_bytes.len() {
+            return Some("it has contents in one build only".to_owned());
         }
-        if old_fields.len() != new_fields.len() {
-            return Some("it refers to other symbols".to_owned());
-        }
-        for (old, new) in old_fields.iter().zip(new_fields) {
-            let at = new.offset - new_offset;
-            if old.offset - old_offset != at || width(old.r_type) != width(new.r_type) {
-                return Some(format!("first difference at +{at:#x}"));
+        for pair in 0..old_fields.len().max(new_fields.len()) {
+            let (old, new) = (old_fields.get(pair), new_fields.get(pair));
+            let place = |field: Option<&crate::object::Relocation>, start| {
+                field.map_or(size, |field| field.offset.wrapping_sub(start))
+            };
+            let (old_at, new_at) = (place(old, old_offset), place(new, new_offset));
+            let here = old_at.min(new_at);
+            if let Some(why) = bytes_differ(at, here) {
+                return Some(why);
             }
-            if !self.same_reference(&old.reference, &new.reference, seen) {
+            let (Some(old), Some(new)) = (old, new) else {
+                return Some(format!("at +{here:#x} it refers to another symbol"));
+            };
+            if old_at != new_at || width(old.r_type) != width(new.r_type) {
+                return Some(format!("first difference at +{here:#x}"));
+            }
+            if !special::same_bias(table, old.reference.bias, new.reference.bias)
+                || !self.same_reference(&old.reference, &new.reference, seen)
+            {
                 return Some(format!(
-                    "at +{at:#x} it refers to {} instead of {}",
+                    "at +{here:#x} it refers to {} instead of {}",
                     describe(self.patched, &new.reference),
                     describe(self.original, &old.reference)
                 ));
             }
+            at = here + width(new.r_type) as u64;
         }
-        None
+        bytes_differ(at, size)
     }
 
     fn entries_difference(
@@ -411,9 +336,6 @@ impl Comparer<'_> {
     }
 
     fn same_reference(&self, old: &Reference, new: &Reference, seen: &mut Seen) -> bool {
-        if old.bias != new.bias {
-            return false;
-        }
         match (&old.target, &new.target) {
             (Target::Anonymous(old_section), Target::Anonymous(new_section)) => {
                 self.same_anonymous((*old_section, old.offset), (*new_section, new.offset), seen)
@@ -439,20 +361,30 @@ impl Comparer<'_> {
 
     fn same_symbol(&self, old: usize, new: usize, seen: &mut Seen) -> bool {
         let (a, b) = (&self.original.symbols[old], &self.patched.symbols[new]);
-        let correlated = self.result.correlated.get(&new) == Some(&old);
+        let same = match self.correlation.original(new) {
+            Some(original) => original == old,
+            // What is not matched may be one of several of the same name.
+            None => base_name(&a.name) == base_name(&b.name) && !self.kept.contains(&old),
+        };
         let constant = |object: &Object, symbol: &Symbol| {
             object.sections[symbol.section].class == Class::ReadOnly && !symbol.global
                 || is_once_flag(object, symbol)
         };
-        if !constant(self.original, a) || !constant(self.patched, b) {
-            return correlated;
+        if !same || !constant(self.original, a) || !constant(self.patched, b) {
+            return same && self.correlation.original(new).is_some();
         }
-        // Private constants are what they contain, whatever they are called.
-        // So is a flag that only says whether a message was printed already.
-        base_name(&a.name) == base_name(&b.name)
-            && a.extent() == b.extent()
-            && (!seen.insert((Target::Symbol(old), Target::Symbol(new), 0))
-                || self.body_difference(a, b, seen).is_none())
+        // Private constants are what they contain. So is a flag that only says
+        // whether a message was printed already.
+        a.extent() == b.extent()
+            && (!seen.insert(((Target::Symbol(old), 0), (Target::Symbol(new), 0)))
+                || self
+                    .range_difference(
+                        (a.section, a.offset),
+                        (b.section, b.offset),
+                        b.extent(),
+                        seen,
+                    )
+                    .is_none())
     }
 
     fn same_anonymous(&self, old: (usize, i64), new: (usize, i64), seen: &mut Seen) -> bool {
@@ -461,17 +393,11 @@ impl Comparer<'_> {
             &self.patched.sections[new.0],
         );
         match (a.merge, b.merge) {
-            (Some(1), Some(1)) => {
-                let text = self.original.string(old.0, old.1);
-                text.is_some() && text == self.patched.string(new.0, new.1)
-            }
-            (Some(entry), Some(other)) if entry == other => {
-                let bytes = |data: &[u8], at: i64| {
-                    u64::try_from(at)
-                        .ok()
-                        .map(|at| slice(data, at, entry).to_vec())
-                };
-                bytes(&a.data, old.1) == bytes(&b.data, new.1)
+            (Some(_), Some(_)) => {
+                let content = self.original.merged(old.0, old.1);
+                a.merge == b.merge
+                    && content.is_some()
+                    && content == self.patched.merged(new.0, new.1)
             }
             (None, None) => {
                 let (Ok(old_at), Ok(new_at)) = (u64::try_from(old.1), u64::try_from(new.1)) else {
@@ -485,7 +411,10 @@ impl Comparer<'_> {
                     // Compared by length, with the entry that has it.
                     return true;
                 }
-                let pair = (Target::Anonymous(old.0), Target::Anonymous(new.0), new.1);
+                let pair = (
+                    (Target::Anonymous(old.0), old.1),
+                    (Target::Anonymous(new.0), new.1),
+                );
                 if !seen.insert(pair) {
                     return true;
                 }
@@ -502,81 +431,52 @@ impl Comparer<'_> {
     }
 }
 
-/// Symbols by base name, kind and whether they are seen outside.
-fn groups(object: &Object) -> BTreeMap<(&str, bool, bool), Vec<usize>> {
-    let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-    for (index, symbol) in object.symbols.iter().enumerate() {
-        let writable = !matches!(
-            object.sections[symbol.section].class,
-            Class::Text | Class::Init | Class::ReadOnly
-        );
-        groups
-            .entry((base_name(&symbol.name), symbol.function, writable))
-            .or_default()
-            .push(index);
+/// How a symbol that only `object` has counts; not at all if it is nothing but
+/// what it contains.
+fn absent_from_the_other(object: &Object, symbol: &Symbol, kind: Kind) -> Option<Kind> {
+    match object.sections[symbol.section].class {
+        Class::Ignored | Class::Special => None,
+        _ if is_anonymous(object, symbol) => None,
+        Class::Init => Some(Kind::Init),
+        _ if symbol.is_label() => Some(Kind::Unsized),
+        _ => Some(kind),
     }
-    groups
 }
 
-/// What tells symbols of one base name apart: size, bytes and referrers.
-type Mark = (u64, Vec<u8>, BTreeSet<String>);
-
-fn mark(object: &Object, index: usize) -> Mark {
-    let symbol = &object.symbols[index];
-    let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());
-    let bytes = masked(
-        object,
-        symbol.section,
-        symbol.offset,
-        symbol.extent(),
-        fields,
-    );
-    let referrers = object
-        .symbols
-        .iter()
-        .enumerate()
-        .filter(|(other, referrer)| {
-            *other != index
-                && object
-                    .relocations(referrer.section, referrer.offset, referrer.extent())
-                    .iter()
-                    .any(|r| r.reference.target == Target::Symbol(index))
-        });
-    (
-        symbol.extent(),
-        bytes,
-        referrers
-            .map(|(_, s)| base_name(&s.name).to_owned())
-            .collect(),
-    )
-}
-
-/// Whether the label `symbol` is within the tail of a function.
-fn in_tail(object: &Object, symbol: &Symbol) -> bool {
-    object.symbols.iter().any(|function| {
-        let start = function.offset.saturating_add(function.size);
-        function.section == symbol.section
-            && function.tail > 0
-            && (start..start.saturating_add(function.tail)).contains(&symbol.offset)
-    })
-}
-
-/// The bytes of a range with every relocated field zeroed.
-fn masked(
-    object: &Object,
-    section: usize,
-    offset: u64,
-    size: u64,
-    fields: &[Relocation],
-) -> Vec<u8> {
-    let mut bytes = slice(&object.sections[section].data, offset, size).to_vec();
-    for field in fields {
-        let start = usize::try_from(field.offset - offset).unwrap_or(usize::MAX);
-        for byte in bytes.iter_mut().skip(start).take(width(field.r_type)) {
-            *byte = 0;
+/// For each section name the sections that begin with something without a name
+/// that nothing refers to, with its size.
+fn nameless(object: &Object) -> BTreeMap<&str, Vec<(usize, u64)>> {
+    let mut found: BTreeMap<&str, Vec<(usize, u64)>> = BTreeMap::new();
+    for (index, section) in object.sections.iter().enumerate() {
+        let first = object.symbols_in(index).next();
+        let size = first.map_or(section.size, |first| object.symbols[first].offset);
+        let compared = matches!(section.class, Class::Ignored | Class::Special)
+            || section.merge.is_some()
+            || !object.pieces_in(index).is_empty();
+        if size > 0 && !compared {
+            found.entry(&section.name).or_default().push((index, size));
         }
     }
-    bytes
+    found
+}
+
+/// How many bytes of a symbol matter: behind a label, not the padding in front
+/// of the next one.
+fn significant(object: &Object, symbol: &Symbol) -> u64 {
+    let class = object.sections[symbol.section].class;
+    if !symbol.is_label() || !matches!(class, Class::Text | Class::Init) {
+        return symbol.extent();
+    }
+    let code = object.bytes(symbol);
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    let (mut instruction, mut end) = (Instruction::default(), 0);
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        if !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {
+            end = instruction.next_ip();
+        }
+    }
+    end
 }
 
 /// Size in bytes of the field that a relocation of type `r_type` fills.
@@ -596,8 +496,8 @@ fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
 
 pub(crate) fn describe(object: &Object, reference: &Reference) -> String {
     if let Target::Anonymous(section) = reference.target
-        && object.sections[section].merge == Some(1)
-        && let Some(text) = object.string(section, reference.offset)
+        && let Some(Merge::Strings(1)) = object.sections[section].merge
+        && let Some((text, _)) = object.merged(section, reference.offset)
     {
         return format!(
             "\"{}\"",

@@ -1,6 +1,9 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The first instruction that differs between two builds of a function.
 
-use crate::compare::{base_name, describe, width};
+use crate::compare::{describe, width};
+use crate::line::{SourceLine, source_line};
+use crate::names::base_name;
 use crate::object::{Object, Relocation};
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
 
@@ -15,6 +18,10 @@ pub struct FirstChange {
     pub new_offset: u64,
     /// The patched instruction; empty at the function's end.
     pub new: String,
+    /// Where the original instruction comes from, if the object tells.
+    pub old_line: Option<SourceLine>,
+    /// Where the patched instruction comes from, if the object tells.
+    pub new_line: Option<SourceLine>,
 }
 
 /// Finds the first instruction that differs between symbol `old` of `original`
@@ -33,7 +40,13 @@ pub fn first_change(
             (None, None) => return None,
             (Some(a), Some(b)) if a.same_as(&b) => {}
             (a, b) => {
+                let line = |walk: &Walk, step: &Option<Step>| {
+                    let place = walk.start.checked_add(step.as_ref()?.offset)?;
+                    source_line(walk.object, walk.section, place)
+                };
                 return Some(FirstChange {
+                    old_line: line(&old, &a),
+                    new_line: line(&new, &b),
                     old_offset: a.as_ref().map_or(old.size, |step| step.offset),
                     old: a.map(|step| step.text).unwrap_or_default(),
                     new_offset: b.as_ref().map_or(new.size, |step| step.offset),
@@ -47,6 +60,7 @@ pub fn first_change(
 struct Walk<'a> {
     object: &'a Object,
     fields: &'a [Relocation],
+    section: usize,
     start: u64,
     size: u64,
     code: &'a [u8],
@@ -75,6 +89,7 @@ impl<'a> Walk<'a> {
         Self {
             object,
             fields: object.relocations(symbol.section, symbol.offset, symbol.extent()),
+            section: symbol.section,
             start: symbol.offset,
             size: code.len() as u64,
             code,
@@ -139,36 +154,50 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    fn object(patched: bool) -> Object {
+    fn object(patched: bool, compiler: &str) -> Object {
         const SOURCE: &str = "int other(const char *);\n\
             #ifdef PATCHED\nint f(int x) { if ( x > 3 ) other(\"b\"); return x * 9; }\n\
             #else\nint f(int x) { if ( x > 3 ) other(\"a\"); return x * 9; }\n#endif\n";
         let directory = tempfile::tempdir().expect("a directory");
         let (c, o) = (directory.path().join("x.c"), directory.path().join("x.o"));
         std::fs::write(&c, SOURCE).expect("written");
-        let mut gcc = Command::new("gcc");
-        gcc.args([
+        let mut build = Command::new(compiler);
+        build.args([
             "-O2",
             "-ffunction-sections",
             "-fno-pie",
             "-fcf-protection=none",
+            "-g",
             "-c",
             "-o",
         ]);
-        gcc.args([&o, &c]).args(patched.then_some("-DPATCHED"));
-        assert!(gcc.status().expect("the test needs gcc").success());
+        build.args([&o, &c]).args(patched.then_some("-DPATCHED"));
+        assert!(
+            build
+                .status()
+                .expect("the test needs gcc and clang")
+                .success()
+        );
         Object::read("x.o", &std::fs::read(o).expect("compiled")).expect("an object")
     }
 
     #[test]
     fn the_first_changed_instruction_is_told_with_what_it_refers_to() {
-        let (original, patched) = (object(false), object(true));
-        let find = |object: &Object| object.symbols.iter().position(|s| s.name == "f");
-        let (old, new) = (find(&original).expect("f"), find(&patched).expect("f"));
-        assert_eq!(first_change(&original, old, &original, old), None);
-        let change = first_change(&original, old, &patched, new).expect("a difference");
-        assert_eq!(change.old_offset, change.new_offset);
-        assert!(change.old.ends_with("<\"a\">"), "{change:?}");
-        assert!(change.new.ends_with("<\"b\">"), "{change:?}");
+        for compiler in ["gcc", "clang"] {
+            let (original, patched) = (object(false, compiler), object(true, compiler));
+            let find = |object: &Object| object.symbols.iter().position(|s| s.name == "f");
+            let (old, new) = (find(&original).expect("f"), find(&patched).expect("f"));
+            assert_eq!(first_change(&original, old, &original, old), None);
+            let change = first_change(&original, old, &patched, new).expect("a difference");
+            assert_eq!(change.old_offset, change.new_offset);
+            assert!(change.old.ends_with("<\"a\">"), "{change:?}");
+            assert!(change.new.ends_with("<\"b\">"), "{change:?}");
+            let line = |line: &Option<SourceLine>| {
+                let line = line.clone().expect("a line");
+                assert!(line.file.ends_with("x.c"), "{line}");
+                line.line
+            };
+            assert_eq!((line(&change.old_line), line(&change.new_line)), (5, 3));
+        }
     }
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Compares two builds of one object file, symbol by symbol.
 //!
 //! *What it is*: [`object::Object`] reads a relocatable x86-64 ELF file into
@@ -15,8 +16,12 @@
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod correlate;
 pub mod explain;
+pub mod line;
+pub mod names;
 pub mod object;
+mod read;
 pub mod special;
 
 pub use compare::{Change, Comparison, Kind, compare};

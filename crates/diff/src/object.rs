@@ -1,10 +1,7 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A relocatable object file as sections, symbols and references.
 
-use ::object::elf;
-use ::object::read::elf::{ElfFile64, FileHeader, SectionHeader, Sym};
-use ::object::{Endianness, Object as _, ObjectSection as _};
-use iced_x86::{Decoder, DecoderOptions};
-use std::collections::BTreeMap;
+use crate::read::Reader;
 
 /// Why a file cannot be read as an x86-64 relocatable object.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +59,15 @@ pub enum Class {
     Ignored,
 }
 
+/// How the linker may merge a section's contents with equal ones of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merge {
+    /// Strings of characters of this size in bytes, each ended by a zero one.
+    Strings(u64),
+    /// Constants of this size in bytes.
+    Constants(u64),
+}
+
 /// One section.
 #[derive(Debug, Clone)]
 pub struct Section {
@@ -69,9 +75,10 @@ pub struct Section {
     pub name: String,
     /// What it holds.
     pub class: Class,
-    /// Whether it is mergeable, and then the size of an entry (1 for strings).
-    pub merge: Option<u64>,
-    /// Contents; empty for sections without any in the file.
+    /// Whether it is mergeable, and then what it consists of.
+    pub merge: Option<Merge>,
+    /// Contents; empty for sections without any in the file, and for debugging
+    /// information that does not tell about source lines.
     pub data: Vec<u8>,
     /// Size in bytes.
     pub size: u64,
@@ -79,6 +86,15 @@ pub struct Section {
     pub align: u64,
     /// Relocations in ascending order of offset.
     pub relocations: Vec<Relocation>,
+}
+
+impl Section {
+    /// Whether it consists of instructions.
+    pub(crate) fn is_code(&self) -> bool {
+        let text = self.name.contains("text") || self.name == ".fixup";
+        text && matches!(self.class, Class::Text | Class::Init)
+            || self.name == ".altinstr_replacement"
+    }
 }
 
 /// One relocation, as the file has it, with the reference it stands for.
@@ -128,18 +144,32 @@ pub struct Symbol {
     pub size: u64,
     /// Bytes behind it that belong to it: code that inline assembly moves out
     /// of the way is put at the end of the function's section, where the size
-    /// of the function does not count it.
+    /// of the function does not count it. Behind a label of hand-written
+    /// assembly, which has no size, everything up to the next symbol.
     pub tail: u64,
     /// Whether other objects can refer to it.
     pub global: bool,
     /// Whether it is a function.
     pub function: bool,
+    /// Whether it is a variable or constant; neither is said of labels.
+    pub variable: bool,
 }
 
 impl Symbol {
+    /// Whether it is a label in front of bytes of which nothing tells where
+    /// they end, but the next symbol.
+    pub fn is_label(&self) -> bool {
+        self.size == 0 && self.tail > 0
+    }
+
     /// All bytes that belong to it.
     pub fn extent(&self) -> u64 {
         self.size.saturating_add(self.tail)
+    }
+
+    /// Where the bytes that belong to it end in its section.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset.saturating_add(self.extent())
     }
 }
 
@@ -152,6 +182,55 @@ pub struct Object {
     pub sections: Vec<Section>,
     /// All named symbols that are defined here.
     pub symbols: Vec<Symbol>,
+    pub(crate) index: Index,
+}
+
+/// What is asked for often.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Index {
+    /// For each section its symbols by offset, each with the end of the one
+    /// that reaches furthest so far.
+    symbols: Vec<Vec<(usize, u64)>>,
+    /// For each section the places without a name that something refers to.
+    pieces: Vec<Vec<u64>>,
+}
+
+impl Index {
+    /// Notes where each section's symbols are.
+    pub(crate) fn add_symbols(&mut self, sections: usize, symbols: &[Symbol]) {
+        self.symbols = vec![Vec::new(); sections];
+        for (index, symbol) in symbols.iter().enumerate() {
+            self.symbols[symbol.section].push((index, 0));
+        }
+        for section in &mut self.symbols {
+            section.sort_by_key(|&(index, _)| symbols[index].offset);
+            let mut furthest = 0;
+            for (index, reach) in section {
+                furthest = symbols[*index].end().max(furthest);
+                *reach = furthest;
+            }
+        }
+    }
+
+    /// Notes which places in each section are referred to.
+    pub(crate) fn add_pieces(&mut self, sections: &[Section]) {
+        self.pieces = vec![Vec::new(); sections.len()];
+        for reference in sections
+            .iter()
+            .flat_map(|s| &s.relocations)
+            .map(|r| &r.reference)
+        {
+            if let Target::Anonymous(section) = reference.target
+                && let Ok(start) = u64::try_from(reference.offset)
+            {
+                self.pieces[section].push(start);
+            }
+        }
+        for starts in &mut self.pieces {
+            starts.sort_unstable();
+            starts.dedup();
+        }
+    }
 }
 
 impl Object {
@@ -165,15 +244,34 @@ impl Object {
 
     /// The symbol that covers `offset` in `section`.
     pub fn symbol_at(&self, section: usize, offset: u64) -> Option<usize> {
-        let covering = self.symbols.iter().enumerate().filter(|(_, s)| {
-            s.section == section
-                && (s.offset == offset
-                    || (s.offset..s.offset.saturating_add(s.extent())).contains(&offset))
-        });
-        // A label within a function is no place of its own.
-        covering
-            .min_by_key(|(_, s)| std::cmp::Reverse(s.extent()))
-            .map(|(index, _)| index)
+        let here = self.index.symbols.get(section)?;
+        let behind = here.partition_point(|&(index, _)| self.symbols[index].offset <= offset);
+        let near = here[..behind].iter().rev();
+        // What does not reach as far as here, nothing before it does either.
+        near.take_while(|&&(index, reach)| reach > offset || self.symbols[index].offset == offset)
+            .map(|&(index, _)| index)
+            .filter(|&index| {
+                let symbol = &self.symbols[index];
+                symbol.offset == offset || symbol.end() > offset
+            })
+            // A label within a function is no place of its own.
+            .max_by_key(|&index| (self.symbols[index].extent(), std::cmp::Reverse(index)))
+    }
+
+    /// The symbols of a section by offset.
+    pub(crate) fn symbols_in(&self, section: usize) -> impl Iterator<Item = usize> {
+        let here = self.index.symbols.get(section).map(Vec::as_slice);
+        here.unwrap_or_default().iter().map(|&(index, _)| index)
+    }
+
+    /// The places of a section that have no name and that something refers to,
+    /// in order.
+    pub(crate) fn pieces_in(&self, section: usize) -> &[u64] {
+        self.index
+            .pieces
+            .get(section)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
     }
 
     /// The bytes of a symbol; empty if its section has none in the file.
@@ -193,12 +291,26 @@ impl Object {
         &all[start..end]
     }
 
-    /// The text of the string that starts at `offset` of a string section.
-    pub fn string(&self, section: usize, offset: i64) -> Option<&[u8]> {
-        let data = self.sections[section]
-            .data
-            .get(usize::try_from(offset).ok()?..)?;
-        Some(&data[..=data.iter().position(|&b| b == 0)?])
+    /// What a mergeable section has at `offset`, and how far in it `offset` is:
+    /// the rest of a string with the zero that ends it, or a whole constant.
+    pub fn merged(&self, section: usize, offset: i64) -> Option<(&[u8], u64)> {
+        let data = self.sections[section].data.as_slice();
+        let offset = usize::try_from(offset).ok()?;
+        match self.sections[section].merge? {
+            Merge::Strings(unit) => {
+                let text = data.get(offset..)?;
+                let unit = usize::try_from(unit).ok()?;
+                let mut characters = text.chunks_exact(unit);
+                let length = characters.position(|c| c.iter().all(|&b| b == 0))?;
+                Some((text.get(..(length + 1) * unit)?, 0))
+            }
+            Merge::Constants(size) => {
+                let size = usize::try_from(size).ok()?;
+                let start = offset - offset % size;
+                let constant = data.get(start..start.checked_add(size)?)?;
+                Some((constant, (offset % size) as u64))
+            }
+        }
     }
 
     /// A label for messages: `name`, or section and offset of what has none.
@@ -217,276 +329,4 @@ pub(crate) fn slice(data: &[u8], offset: u64, size: u64) -> &[u8] {
     range
         .and_then(|(start, len)| data.get(start..start.checked_add(len)?))
         .unwrap_or_default()
-}
-
-struct Reader<'a> {
-    path: &'a str,
-    elf: ElfFile64<'a, Endianness>,
-}
-
-impl<'a> Reader<'a> {
-    fn new(path: &'a str, data: &'a [u8]) -> Result<Self, ReadError> {
-        let elf = ElfFile64::parse(data).map_err(|e| malformed(path, &e))?;
-        let header = elf.elf_header();
-        let (e_type, e_machine) = (header.e_type(elf.endian()), header.e_machine(elf.endian()));
-        if e_type != elf::ET_REL || e_machine != elf::EM_X86_64 {
-            return Err(ReadError::WrongKind {
-                file: path.to_owned(),
-                e_type: e_type.0,
-                e_machine: e_machine.0,
-            });
-        }
-        Ok(Self { path, elf })
-    }
-
-    fn read(&self) -> Result<Object, ReadError> {
-        let mut object = Object {
-            file: String::new(),
-            sections: self.sections()?,
-            symbols: Vec::new(),
-        };
-        let named = self.symbols(&mut object)?;
-        add_tails(&mut object);
-        let references: Vec<Vec<Relocation>> = (0..object.sections.len())
-            .map(|index| self.relocations(&object, &named, index))
-            .collect::<Result<_, _>>()?;
-        for (section, relocations) in object.sections.iter_mut().zip(references) {
-            section.relocations = relocations;
-        }
-        Ok(object)
-    }
-
-    fn sections(&self) -> Result<Vec<Section>, ReadError> {
-        let endian = self.elf.endian();
-        let mut sections = vec![no_section()];
-        for section in self.elf.sections() {
-            let header = section.elf_section_header();
-            let flags = header.sh_flags(endian);
-            let name = section
-                .name()
-                .map_err(|e| malformed(self.path, &e))?
-                .to_owned();
-            let no_bits = header.sh_type(endian) == elf::SHT_NOBITS;
-            let merge = (flags.contains(elf::SHF_MERGE)).then(|| header.sh_entsize(endian).max(1));
-            sections.resize_with(section.index().0, no_section);
-            sections.push(Section {
-                class: classify(&name, flags, no_bits),
-                name,
-                merge,
-                data: section
-                    .data()
-                    .map_err(|e| malformed(self.path, &e))?
-                    .to_vec(),
-                size: section.size(),
-                align: section.align().max(1),
-                relocations: Vec::new(),
-            });
-        }
-        Ok(sections)
-    }
-
-    /// Fills in the symbols; returns for each ELF symbol what it stands for.
-    fn symbols(&self, object: &mut Object) -> Result<Vec<(Target, i64)>, ReadError> {
-        let endian = self.elf.endian();
-        let table = self.elf.elf_symbol_table();
-        let mut meaning = Vec::new();
-        for symbol in table.iter() {
-            let name = table
-                .symbol_name(endian, symbol)
-                .map_err(|e| malformed(self.path, &e))?;
-            let name = String::from_utf8_lossy(name).into_owned();
-            let shndx = usize::from(symbol.st_shndx(endian).0);
-            let value = symbol.st_value(endian);
-            let kind = symbol.st_type();
-            if kind == elf::STT_FILE {
-                object.file.clone_from(&name);
-            }
-            let defined = shndx != 0 && shndx < object.sections.len();
-            let named = kind != elf::STT_SECTION && !name.is_empty() && !name.starts_with(".L");
-            meaning.push(if defined && named {
-                object.symbols.push(Symbol {
-                    global: symbol.st_bind() != elf::STB_LOCAL,
-                    function: kind == elf::STT_FUNC,
-                    name,
-                    section: shndx,
-                    offset: value,
-                    size: symbol.st_size(endian),
-                    tail: 0,
-                });
-                (Target::Symbol(object.symbols.len() - 1), 0)
-            } else if defined {
-                (Target::Anonymous(shndx), value.cast_signed())
-            } else {
-                (Target::External(name), 0)
-            });
-        }
-        Ok(meaning)
-    }
-
-    fn relocations(
-        &self,
-        object: &Object,
-        meaning: &[(Target, i64)],
-        index: usize,
-    ) -> Result<Vec<Relocation>, ReadError> {
-        let section = &object.sections[index];
-        let Ok(elf_section) = self.elf.section_by_index(::object::SectionIndex(index)) else {
-            return Ok(Vec::new());
-        };
-        let ends = match section.class {
-            Class::Special | Class::Ignored => BTreeMap::new(),
-            _ if is_code(section) => instruction_ends(&section.data),
-            _ => BTreeMap::new(),
-        };
-        let mut relocations = Vec::new();
-        for (offset, relocation) in elf_section.relocations() {
-            let bad = || ReadError::BadRelocation {
-                file: self.path.to_owned(),
-                section: section.name.clone(),
-                offset,
-            };
-            let ::object::RelocationFlags::Elf { r_type } = relocation.flags() else {
-                return Err(bad());
-            };
-            let ::object::RelocationTarget::Symbol(symbol) = relocation.target() else {
-                return Err(bad());
-            };
-            let (target, base) = meaning.get(symbol.0).cloned().ok_or_else(bad)?;
-            let bias = match r_type {
-                elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 | elf::R_X86_64_PC8 => {
-                    match ends.range(..=offset).next_back() {
-                        Some((_, &end)) if end > offset => -(end - offset).cast_signed(),
-                        _ => 0,
-                    }
-                }
-                _ => 0,
-            };
-            let bias = bias + crate::special::bias(&section.name, offset, relocation.addend());
-            let offset_in_base = base.wrapping_add(relocation.addend()).wrapping_sub(bias);
-            let (target, target_offset) = settle(object, target, offset_in_base);
-            relocations.push(Relocation {
-                offset,
-                r_type: r_type.0,
-                reference: Reference {
-                    target,
-                    offset: target_offset,
-                    bias,
-                },
-            });
-        }
-        relocations.sort_by_key(|r| r.offset);
-        Ok(relocations)
-    }
-}
-
-/// Gives the end of every section that holds a single function to it.
-fn add_tails(object: &mut Object) {
-    let mut functions: BTreeMap<usize, Option<(u64, u64)>> = BTreeMap::new();
-    for symbol in object.symbols.iter().filter(|s| s.function && s.size > 0) {
-        let place = (symbol.offset, symbol.size);
-        functions
-            .entry(symbol.section)
-            .and_modify(|only| *only = only.filter(|&other| other == place))
-            .or_insert(Some(place));
-    }
-    for symbol in &mut object.symbols {
-        if let Some(Some(place)) = functions.get(&symbol.section)
-            && *place == (symbol.offset, symbol.size)
-        {
-            let end = symbol.offset.saturating_add(symbol.size);
-            symbol.tail = object.sections[symbol.section].size.saturating_sub(end);
-        }
-    }
-}
-
-/// Names the symbol that a place in a section belongs to.
-fn settle(object: &Object, target: Target, offset: i64) -> (Target, i64) {
-    let Target::Anonymous(section) = target else {
-        return (target, offset);
-    };
-    let covering = u64::try_from(offset)
-        .ok()
-        .and_then(|at| object.symbol_at(section, at));
-    // Code that walks an array may hold a pointer before or behind it.
-    let nearest = || {
-        let all = object.symbols.iter().enumerate();
-        let mut here = all.filter(|(_, s)| s.section == section);
-        let end = object.sections[section].size.cast_signed();
-        let found = if offset < 0 {
-            here.min_by_key(|(_, s)| s.offset)
-        } else if offset >= end {
-            here.max_by_key(|(_, s)| s.offset)
-        } else {
-            here.next().filter(|_| here.next().is_none())
-        };
-        found.map(|(index, _)| index)
-    };
-    match covering.or_else(nearest) {
-        Some(index) => {
-            let start = object.symbols[index].offset.cast_signed();
-            (Target::Symbol(index), offset.wrapping_sub(start))
-        }
-        None => (Target::Anonymous(section), offset),
-    }
-}
-
-/// Where each instruction of `code` ends, by where it starts.
-fn instruction_ends(code: &[u8]) -> BTreeMap<u64, u64> {
-    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
-    let mut ends = BTreeMap::new();
-    while decoder.can_decode() {
-        let instruction = decoder.decode();
-        ends.insert(instruction.ip(), instruction.next_ip());
-    }
-    ends
-}
-
-fn is_code(section: &Section) -> bool {
-    matches!(section.class, Class::Text | Class::Init)
-        && (section.name.contains("text") || section.name == ".fixup")
-}
-
-/// Fills the place of a section that is not read.
-fn no_section() -> Section {
-    Section {
-        name: String::new(),
-        class: Class::Ignored,
-        merge: None,
-        data: Vec::new(),
-        size: 0,
-        align: 1,
-        relocations: Vec::new(),
-    }
-}
-
-fn classify(name: &str, flags: elf::SectionFlags, no_bits: bool) -> Class {
-    if !flags.contains(elf::SHF_ALLOC) || name.starts_with(".discard") || name.starts_with(".note")
-    {
-        Class::Ignored
-    } else if crate::special::is_table(name) || name == ".altinstr_replacement" {
-        Class::Special
-    } else if name.starts_with(".init")
-        || name.starts_with(".exit")
-        || name.starts_with(".trampoline")
-        || name == ".reloc"
-    {
-        Class::Init
-    } else if name.contains(".percpu") {
-        Class::PerCpu
-    } else if flags.contains(elf::SHF_EXECINSTR) {
-        Class::Text
-    } else if no_bits {
-        Class::Bss
-    } else if !flags.contains(elf::SHF_WRITE) || name.starts_with(".data.rel.ro") {
-        Class::ReadOnly
-    } else {
-        Class::Data
-    }
-}
-
-fn malformed(path: &str, error: &dyn std::fmt::Display) -> ReadError {
-    ReadError::Malformed {
-        file: path.to_owned(),
-        reason: error.to_string(),
-    }
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tables about code that lie outside the code: bug frames, alternatives and
 //! exception tables.
 //!
@@ -12,12 +13,21 @@ struct Table {
     entry: u64,
 }
 
-/// The tables of Xen on x86: `struct alt_instr`, `struct bug_frame`,
+/// The tables of Xen on x86: `struct alt_instr`, `struct alt_call`,
+/// `struct bug_frame`, with a message in those of assertions, and
 /// `struct exception_table_entry`.
-const TABLES: [Table; 3] = [
+const TABLES: [Table; 5] = [
     Table {
         prefix: ".altinstructions",
         entry: 14,
+    },
+    Table {
+        prefix: ".alt_call_sites",
+        entry: 4,
+    },
+    Table {
+        prefix: ".bug_frames.3",
+        entry: 16,
     },
     Table {
         prefix: ".bug_frames.",
@@ -47,13 +57,20 @@ pub fn is_table(section: &str) -> bool {
 /// A bug frame keeps half of a line number in the top eight bits of both
 /// displacements, and its displacements count from the start of the frame.
 pub(crate) fn bias(section: &str, offset: u64, addend: i64) -> i64 {
-    if !section.starts_with(".bug_frames.") {
+    let Some(frame) = entry_size(section).filter(|_| section.starts_with(".bug_frames.")) else {
         return 0;
-    }
+    };
     let low = (addend << 40) >> 40;
     addend
         .wrapping_sub(low)
-        .wrapping_add((offset % 8).cast_signed())
+        .wrapping_add((offset % frame).cast_signed())
+}
+
+/// Whether two fields of `section` have the same bias, but for the number of
+/// the line: a function that only moved within its source is what it was.
+pub(crate) fn same_bias(section: &str, old: i64, new: i64) -> bool {
+    let difference = old.wrapping_sub(new);
+    difference == 0 || section.starts_with(".bug_frames.") && difference.trailing_zeros() >= 24
 }
 
 /// One entry of a table.
@@ -80,28 +97,16 @@ pub fn entries(object: &Object) -> Vec<Entry> {
         let end = section.data.len() as u64;
         while offset < end {
             let first = object.relocations(index, offset, 4).first();
-            match first.map(|r| &r.reference.target) {
-                Some(Target::Symbol(owner)) => {
-                    entries.push(Entry {
-                        section: index,
-                        offset,
-                        size,
-                        owner: Some(*owner),
-                    });
-                }
-                // The second half of a bug frame with a message.
-                None if section.name.starts_with(".bug_frames.") && !entries.is_empty() => {
-                    if let Some(last) = entries.last_mut() {
-                        last.size += size;
-                    }
-                }
-                _ => entries.push(Entry {
-                    section: index,
-                    offset,
-                    size,
-                    owner: None,
-                }),
-            }
+            let owner = match first.map(|r| &r.reference.target) {
+                Some(Target::Symbol(owner)) => Some(*owner),
+                _ => None,
+            };
+            entries.push(Entry {
+                section: index,
+                offset,
+                size,
+                owner,
+            });
             offset += size;
         }
     }
@@ -112,20 +117,9 @@ pub fn entries(object: &Object) -> Vec<Entry> {
 /// to the next place that anything refers to, or to the end.
 pub fn piece_end(object: &Object, section: usize, offset: u64) -> u64 {
     let end = object.sections[section].size;
-    let starts = object
-        .sections
-        .iter()
-        .flat_map(|s| &s.relocations)
-        .filter_map(|r| {
-            (r.reference.target == Target::Anonymous(section))
-                .then(|| u64::try_from(r.reference.offset).ok())
-                .flatten()
-        });
-    starts
-        .filter(|&start| start > offset)
-        .min()
-        .unwrap_or(end)
-        .min(end)
+    let starts = object.pieces_in(section);
+    let next = starts.get(starts.partition_point(|&start| start <= offset));
+    next.map_or(end, |&next| next.min(end))
 }
 
 /// Length in bytes of the replacement that an entry of `.altinstructions` has:

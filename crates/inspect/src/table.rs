@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `None` if it is cut short or belongs to the entry before.
+    /// `None` if it is cut short.
     fn entry(&self) -> Option<Entry> {
         match self.section.name.strip_prefix(".bug_frames.") {
             Some(kind) => self.bug_frame(kind),
@@ -94,10 +94,6 @@ impl<'a> Reader<'a> {
     fn bug_frame(&self, kind: &str) -> Option<Entry> {
         let ((place, high), (about, low)) = (self.split(0)?, self.split(4)?);
         let line = (high << 7) | low;
-        let number = self.address.wrapping_sub(self.section.address) / 8;
-        if kind == "3" && number % 2 == 1 {
-            return None;
-        }
         let about = self.name(about);
         let meaning = match kind {
             "0" => format!("calls {about}"),

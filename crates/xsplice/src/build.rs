@@ -271,6 +271,9 @@ fn explain_function(function: &PatchedFunction, hunks: &[Hunk]) {
     if let Some(change) = &function.first_change {
         println!("      - +{:#06x} {}", change.old_offset, change.old);
         println!("      + +{:#06x} {}", change.new_offset, change.new);
+        if let Some(line) = &change.line {
+            println!("        at {line}");
+        }
     }
     for hunk in hunks {
         if let Effect::InPayload { names } = &hunk.effect

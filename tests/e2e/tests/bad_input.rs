@@ -74,7 +74,7 @@ fn patches_that_cannot_be_live_patched() -> anyhow::Result<()> {
                 "        mov   %rsp, %rdi",
                 "        mov   %rsp, %rax",
             )?,
-            "hand-written assembly in the section .text.entry",
+            "hand-written assembly at ",
         ),
         (
             "makefile",

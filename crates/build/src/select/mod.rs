@@ -130,7 +130,7 @@ impl Selector<'_> {
         let Some(shipped) = &u.shipped else {
             return proof.address(original).map(Origin::Hypervisor);
         };
-        if let Some(&index) = shipped.comparison.correlated.get(&original) {
+        if let Some(index) = shipped.comparison.correlation.original(original) {
             return proof.address(index).map(Origin::Hypervisor);
         }
         let name = &u.original.symbols[original].name;
@@ -152,8 +152,8 @@ impl Selector<'_> {
         u.shipped
             .as_ref()
             .and_then(|shipped| {
-                let index = shipped.comparison.correlated.get(&original)?;
-                Some((&shipped.object, *index))
+                let index = shipped.comparison.correlation.original(original)?;
+                Some((&shipped.object, index))
             })
             .unwrap_or((&u.original, original))
     }

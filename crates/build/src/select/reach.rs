@@ -4,7 +4,7 @@
 use super::{Origin, Selector, runtime_name};
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use xsplice_diff::compare::{Kind, is_once_flag};
-use xsplice_diff::object::{Class, Object, Relocation, Symbol, Target};
+use xsplice_diff::object::{Class, Merge, Object, Relocation, Symbol, Target};
 use xsplice_diff::special;
 
 /// What stands for the file in the name of a trap in place of boot-only code.
@@ -51,36 +51,25 @@ impl Selector<'_> {
                     self.refuse(unit, message);
                     return None;
                 };
-                let content = match from.merge {
-                    Some(1) => object
-                        .string(*section, reference.offset)
-                        .map(|text| Content {
-                            kind: PartKind::Strings,
-                            bytes: text.to_vec(),
-                            align: 1,
-                        }),
-                    Some(entry) => object
-                        .sections
-                        .get(*section)
-                        .and_then(|s| {
-                            let start = usize::try_from(offset).ok()?;
-                            s.data
-                                .get(start..start.checked_add(usize::try_from(entry).ok()?)?)
-                        })
-                        .map(|bytes| Content {
-                            kind: PartKind::RoData,
-                            bytes: bytes.to_vec(),
-                            align: entry,
-                        }),
-                    None => return self.reach_piece(unit, *section, offset),
+                let Some(merge) = from.merge else {
+                    return self.reach_piece(unit, *section, offset);
                 };
-                let Some(content) = content else {
+                let (kind, align) = match merge {
+                    Merge::Strings(1) => (PartKind::Strings, 1),
+                    Merge::Strings(size) | Merge::Constants(size) => (PartKind::RoData, size),
+                };
+                let content = object.merged(*section, reference.offset);
+                let content = content.map(|(bytes, within)| {
+                    let bytes = bytes.to_vec();
+                    (Content { kind, bytes, align }, within)
+                });
+                let Some((content, within)) = content else {
                     let message = format!("a reference leads out of {}", from.name);
                     self.refuse(unit, message);
                     return None;
                 };
                 let (kind, at) = self.selection.draft.constant(&content);
-                Some(Reaches::Part(kind, at.cast_signed()))
+                Some(Reaches::Part(kind, (at + within).cast_signed()))
             }
         }
     }
@@ -116,7 +105,7 @@ impl Selector<'_> {
         {
             return self.reach_moved_variable((origin, original), symbol, offset);
         }
-        let original = u.comparison.correlated.get(&index).copied();
+        let original = u.comparison.correlation.original(index);
         // The hypervisor's variables stay where they are, also those of which
         // a change is left out.
         let replaced = u.comparison.changes.iter().any(|c| {
@@ -125,13 +114,14 @@ impl Selector<'_> {
         });
         if placed || replaced || original.is_none() {
             if original.is_none()
-                && u.comparison.ambiguous.contains(&index)
+                && u.comparison.correlation.ambiguous.contains(&index)
                 && is_writable(&u.patched, index)
                 && !is_once_flag(&u.patched, symbol)
             {
                 let message = format!(
-                    "the variable {} may be the same as one of several in the original, and \
-                     nothing tells which; give it a name of its own",
+                    "the variable {} may be the same as one of those of that name in the original, \
+                     and nothing tells which; give it a name of its own, or declare it outside of \
+                     its function if it is to keep its value",
                     symbol.name
                 );
                 self.refuse(unit, message);
@@ -149,8 +139,10 @@ impl Selector<'_> {
             Ok(Origin::Hypervisor(address))
                 if u.original.symbols[original].global && !self.rules.prelink =>
             {
-                debug_assert_eq!(self.image.global(&symbol.name), Some(address));
-                Some(Reaches::Name(symbol.name.clone(), offset))
+                // The patched source may have renamed it.
+                let name = &u.original.symbols[original].name;
+                debug_assert_eq!(self.image.global(name), Some(address));
+                Some(Reaches::Name(name.clone(), offset))
             }
             Ok(Origin::Hypervisor(address)) => Some(Reaches::Address(
                 runtime_name(&u.original, original),

@@ -80,7 +80,7 @@ fn unpatchable(u: &Unit, change: &Change) -> Option<String> {
             change.why
         ),
         Kind::Unsized => format!(
-            "hand-written assembly in the section {name} changed ({}): nothing tells where its \
+            "hand-written assembly at {name} changed ({}): nothing tells where its \
              functions end, so it cannot be patched; leave this part out of the patch if the \
              running hypervisor does not need it",
             change.why

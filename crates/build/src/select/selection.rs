@@ -34,6 +34,9 @@ pub struct FirstChange {
     pub new_offset: u64,
     /// The new instruction; empty at the function's end.
     pub new: String,
+    /// The line of the patched source, if the objects have debugging
+    /// information.
+    pub line: Option<String>,
 }
 
 impl From<explain::FirstChange> for FirstChange {
@@ -43,6 +46,7 @@ impl From<explain::FirstChange> for FirstChange {
             old: change.old,
             new_offset: change.new_offset,
             new: change.new,
+            line: change.new_line.map(|line| line.to_string()),
         }
     }
 }

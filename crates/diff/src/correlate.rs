@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which symbol of the patched object is which of the original.
+//!
+//! Symbols are matched in steps, each looking only at what the steps before
+//! left. A step describes every symbol by what it knows and matches those
+//! descriptions that occur once in each object; what occurs more often is left
+//! to the next step, and in the end to nobody. Neither the place of a symbol
+//! nor the number that a compiler put behind its name is ever a reason.
+//!
+//! Constants that compilers make and flags that macros make are not matched at
+//! all: they are what they contain.
+
+use crate::compare::width;
+use crate::names::{base_name, is_compilers_own, role, source_name};
+use crate::object::{Class, Object, Symbol, Target};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+
+/// What showed that two symbols are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum By {
+    /// The name, which neither object has twice.
+    Name,
+    /// The name in the source: a compiler specialised a function, or numbered a
+    /// variable that is local to a function.
+    SourceName,
+    /// The name in the source, and the functions that refer to it.
+    Users,
+    /// Places that refer to it in functions that are otherwise equal.
+    Use,
+    /// Equal contents and references; if the names differ, it was renamed.
+    Content,
+    /// The name in the source, all others of that name being matched.
+    Elimination,
+}
+
+impl std::fmt::Display for By {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Name => "name",
+            Self::SourceName => "source name",
+            Self::Users => "users",
+            Self::Use => "use",
+            Self::Content => "content",
+            Self::Elimination => "elimination",
+        })
+    }
+}
+
+/// The symbol of the original that a symbol of the patched object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Match {
+    /// Index in the original object.
+    pub original: usize,
+    /// What showed it.
+    pub by: By,
+}
+
+/// Which symbol is which.
+#[derive(Debug, Default)]
+pub struct Correlation {
+    matches: HashMap<usize, Match>,
+    /// Symbols of the patched object that may be the same as one of several
+    /// in the original, or as none: nothing tells which.
+    pub ambiguous: BTreeSet<usize>,
+}
+
+impl Correlation {
+    /// Matches the symbols of two builds of an object.
+    pub fn new(original: &Object, patched: &Object) -> Self {
+        let mut correlator = Correlator {
+            original: Side::new(original),
+            patched: Side::new(patched),
+            matches: HashMap::new(),
+        };
+        correlator.run();
+        let ambiguous = correlator.ambiguous();
+        Self {
+            matches: correlator.matches,
+            ambiguous,
+        }
+    }
+
+    /// What the symbol at `patched` was in the original object.
+    pub fn get(&self, patched: usize) -> Option<Match> {
+        self.matches.get(&patched).copied()
+    }
+
+    /// The index in the original object of the symbol at `patched`.
+    pub fn original(&self, patched: usize) -> Option<usize> {
+        Some(self.get(patched)?.original)
+    }
+
+    /// All matches, as index in the patched object and match.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, Match)> {
+        self.matches.iter().map(|(&patched, &pair)| (patched, pair))
+    }
+}
+
+/// Whether `symbol` is a private flag that only says whether a message was
+/// printed already: a copy of one is as good, at the price of one message.
+pub fn is_once_flag(object: &Object, symbol: &Symbol) -> bool {
+    let class = object.sections[symbol.section].class;
+    let name = base_name(&symbol.name).trim_end_matches('_');
+    !symbol.global
+        && !symbol.function
+        && matches!(class, Class::Data | Class::Bss)
+        && symbol.size <= 4
+        && ["once", "warned", "already_done"]
+            .iter()
+            .any(|end| name.ends_with(end))
+}
+
+/// Whether `symbol` is never matched, because it is what it contains.
+pub(crate) fn is_anonymous(object: &Object, symbol: &Symbol) -> bool {
+    let name = base_name(&symbol.name);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let from_macro = last.starts_with("__") || last.ends_with('_');
+    from_macro && is_once_flag(object, symbol)
+        || !symbol.global
+            && object.sections[symbol.section].class == Class::ReadOnly
+            && is_compilers_own(name)
+}
+
+/// What a symbol is, besides its name: only what is alike in this is matched.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Sort {
+    Function,
+    Variable,
+    PerCpu,
+    Constant,
+}
+
+struct Side<'a> {
+    object: &'a Object,
+    /// Symbols that are not matched yet.
+    open: BTreeSet<usize>,
+    /// The functions and variables, by name in the source, that refer to each
+    /// symbol whose name did not tell which it is.
+    users: HashMap<usize, BTreeSet<&'a str>>,
+}
+
+/// Bytes of a symbol without its relocated fields, and where those are.
+type Shape<'a> = (u64, Vec<&'a [u8]>, Vec<(u64, usize)>);
+
+impl<'a> Side<'a> {
+    fn new(object: &'a Object) -> Self {
+        let matchable = |symbol: &Symbol| {
+            let class = object.sections[symbol.section].class;
+            !matches!(class, Class::Ignored | Class::Special) && !is_anonymous(object, symbol)
+        };
+        let all = object.symbols.iter().enumerate();
+        let open = all
+            .filter(|(_, symbol)| matchable(symbol))
+            .map(|(index, _)| index);
+        Self {
+            object,
+            open: open.collect(),
+            users: HashMap::new(),
+        }
+    }
+
+    fn symbol(&self, index: usize) -> &'a Symbol {
+        &self.object.symbols[index]
+    }
+
+    fn sort(&self, index: usize) -> Sort {
+        let symbol = self.symbol(index);
+        match self.object.sections[symbol.section].class {
+            _ if symbol.function => Sort::Function,
+            Class::PerCpu => Sort::PerCpu,
+            Class::ReadOnly | Class::Text | Class::Init => Sort::Constant,
+            _ => Sort::Variable,
+        }
+    }
+
+    fn role(&self, index: usize) -> (Sort, String) {
+        (self.sort(index), role(&self.symbol(index).name))
+    }
+
+    fn find_users(&mut self) {
+        for (index, symbol) in self.object.symbols.iter().enumerate() {
+            let fields = self
+                .object
+                .relocations(symbol.section, symbol.offset, symbol.extent());
+            for field in fields {
+                if let Target::Symbol(target) = field.reference.target
+                    && target != index
+                    && self.open.contains(&target)
+                {
+                    let users = self.users.entry(target).or_default();
+                    users.insert(source_name(&symbol.name));
+                }
+            }
+        }
+    }
+
+    /// Whether any symbol has this name in the source.
+    fn has(&self, name: &str) -> bool {
+        let mut symbols = self.object.symbols.iter();
+        symbols.any(|symbol| source_name(&symbol.name) == name)
+    }
+
+    fn shape(&self, index: usize) -> Shape<'a> {
+        let symbol = self.symbol(index);
+        let bytes = self.object.bytes(symbol);
+        let fields = self
+            .object
+            .relocations(symbol.section, symbol.offset, symbol.extent());
+        let (mut between, mut places, mut at) = (Vec::new(), Vec::new(), 0);
+        for field in fields {
+            let start = field.offset - symbol.offset;
+            let width = width(field.r_type);
+            between.push(crate::object::slice(bytes, at, start.saturating_sub(at)));
+            places.push((start, width));
+            at = start.saturating_add(width as u64);
+        }
+        between.push(crate::object::slice(
+            bytes,
+            at,
+            symbol.extent().saturating_sub(at),
+        ));
+        (symbol.extent(), between, places)
+    }
+
+    /// What the fields of a symbol lead to, in words that do not depend on
+    /// symbols whose identity is open.
+    fn leads_to(&self, index: usize) -> Vec<(String, i64)> {
+        let symbol = self.symbol(index);
+        let fields = self
+            .object
+            .relocations(symbol.section, symbol.offset, symbol.extent());
+        let name = |target: &Target, offset: i64| match target {
+            Target::Symbol(other) if *other == index => "itself".to_owned(),
+            Target::Symbol(other) if is_anonymous(self.object, self.symbol(*other)) => {
+                format!("{:?}", self.object.bytes(self.symbol(*other)))
+            }
+            Target::Symbol(other) if self.open.contains(other) => {
+                format!("{} bytes", self.symbol(*other).extent())
+            }
+            Target::Symbol(other) => source_name(&self.symbol(*other).name).to_owned(),
+            Target::External(name) => name.clone(),
+            Target::Anonymous(section) => match self.object.merged(*section, offset) {
+                Some((content, _)) => format!("{content:?}"),
+                None => String::new(),
+            },
+        };
+        fields
+            .iter()
+            .map(|field| {
+                let reference = &field.reference;
+                let within = matches!(reference.target, Target::Symbol(_) | Target::External(_));
+                let offset = if within { reference.offset } else { 0 };
+                (name(&reference.target, reference.offset), offset)
+            })
+            .collect()
+    }
+}
+
+struct Correlator<'a> {
+    original: Side<'a>,
+    patched: Side<'a>,
+    matches: HashMap<usize, Match>,
+}
+
+impl<'a> Correlator<'a> {
+    fn run(&mut self) {
+        // A name with a number is no name: the compiler counts from zero again.
+        self.step(By::Name, |side: &Side<'a>, index| {
+            let symbol = side.symbol(index);
+            (base_name(&symbol.name) == symbol.name)
+                .then(|| (side.sort(index), symbol.name.clone()))
+        });
+        if self.done() {
+            return;
+        }
+        self.original.find_users();
+        self.patched.find_users();
+        self.step(By::SourceName, |side: &Side<'a>, index| {
+            Some(side.role(index))
+        });
+        self.step(By::Users, |side: &Side<'a>, index| {
+            Some((side.role(index), side.users.get(&index)?.clone()))
+        });
+        self.match_by_use();
+        self.step(By::Content, |side: &Side<'a>, index| {
+            Some((side.role(index), side.shape(index), side.leads_to(index)))
+        });
+        self.match_by_use();
+        self.match_renamed();
+        self.step(By::Elimination, |side: &Side<'a>, index| {
+            let symbol = side.symbol(index);
+            let writable = matches!(side.sort(index), Sort::Variable | Sort::PerCpu);
+            writable.then(|| (side.role(index), symbol.size, side.object.bytes(symbol)))
+        });
+    }
+
+    fn done(&self) -> bool {
+        self.original.open.is_empty() || self.patched.open.is_empty()
+    }
+
+    /// Matches the open symbols that `describe` describes alike, if no other of
+    /// their object is described so.
+    fn step<K: Eq + Hash>(&mut self, by: By, describe: impl Fn(&Side<'a>, usize) -> Option<K>) {
+        if self.done() {
+            return;
+        }
+        let mut alike: HashMap<K, [Vec<usize>; 2]> = HashMap::new();
+        for (at, side) in [&self.original, &self.patched].into_iter().enumerate() {
+            for &index in &side.open {
+                if let Some(key) = describe(side, index) {
+                    alike.entry(key).or_default()[at].push(index);
+                }
+            }
+        }
+        for [original, patched] in alike.into_values() {
+            if let ([original], [patched]) = (original.as_slice(), patched.as_slice())
+                && !self.changes_hands(*original, *patched)
+            {
+                self.pair(*original, *patched, by);
+            }
+        }
+    }
+
+    /// Whether a variable that is local to one function would become that of
+    /// another, while both functions are there before and after: it may be the
+    /// same, or one of two that have a name in common. Where a function was
+    /// inlined, one of them is not there.
+    fn changes_hands(&self, original: usize, patched: usize) -> bool {
+        let is_local = |side: &Side, index| {
+            let name = &side.symbol(index).name;
+            matches!(side.sort(index), Sort::Variable | Sort::PerCpu) && base_name(name) != name
+        };
+        let (Some(old), Some(new)) = (
+            self.original.users.get(&original),
+            self.patched.users.get(&patched),
+        ) else {
+            return false;
+        };
+        is_local(&self.original, original)
+            && is_local(&self.patched, patched)
+            && old.is_disjoint(new)
+            && old.iter().any(|name| self.patched.has(name))
+            && new.iter().any(|name| self.original.has(name))
+    }
+
+    fn pair(&mut self, original: usize, patched: usize, by: By) {
+        self.original.open.remove(&original);
+        self.patched.open.remove(&patched);
+        self.matches.insert(patched, Match { original, by });
+    }
+
+    /// What equal code refers to at the same place is the same, if nothing
+    /// else says otherwise; that may make more code equal.
+    fn match_by_use(&mut self) {
+        let mut looked_at = BTreeSet::new();
+        loop {
+            let fresh: Vec<(usize, usize)> = self
+                .matches
+                .iter()
+                .map(|(&patched, pair)| (pair.original, patched))
+                .filter(|pair| looked_at.insert(*pair))
+                .collect();
+            if self.done() || fresh.is_empty() {
+                return;
+            }
+            let (mut said, mut gainsaid) = (BTreeMap::new(), BTreeSet::new());
+            let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
+            for (original, patched) in fresh {
+                for (old, new) in self.used_alike(original, patched) {
+                    let agreed = *said.entry(new).or_insert(old) == old
+                        && *taken.entry(old).or_insert(new) == new;
+                    if !agreed {
+                        gainsaid.extend([(old, new), (said[&new], new), (old, taken[&old])]);
+                    }
+                }
+            }
+            for (new, old) in said {
+                if !gainsaid.contains(&(old, new)) {
+                    self.pair(old, new, By::Use);
+                }
+            }
+        }
+    }
+
+    /// Open symbols that may be the same, because two matched symbols of equal
+    /// shape refer to them at the same places.
+    fn used_alike(&self, original: usize, patched: usize) -> Vec<(usize, usize)> {
+        let (a, b) = (self.original.symbol(original), self.patched.symbol(patched));
+        let fields = |object: &Object, symbol: &Symbol| {
+            object
+                .relocations(symbol.section, symbol.offset, symbol.extent())
+                .to_vec()
+        };
+        let old = fields(self.original.object, a);
+        let new = fields(self.patched.object, b);
+        let open: Vec<(usize, usize)> = old
+            .iter()
+            .zip(&new)
+            .filter_map(
+                |(old, new)| match (&old.reference.target, &new.reference.target) {
+                    (&Target::Symbol(a), &Target::Symbol(b))
+                        if self.original.open.contains(&a)
+                            && self.patched.open.contains(&b)
+                            && old.reference.offset == new.reference.offset =>
+                    {
+                        Some((a, b))
+                    }
+                    _ => None,
+                },
+            )
+            .filter(|&(a, b)| self.may_be(a, b))
+            .collect();
+        if open.is_empty() || self.original.shape(original) != self.patched.shape(patched) {
+            return Vec::new();
+        }
+        open
+    }
+
+    /// Whether two open symbols can be the same: the name in the source is, or
+    /// neither object has the other's name and they are alike.
+    fn may_be(&self, original: usize, patched: usize) -> bool {
+        if self.original.sort(original) != self.patched.sort(patched) {
+            return false;
+        }
+        if self.original.role(original) == self.patched.role(patched) {
+            return true;
+        }
+        let (a, b) = (self.original.symbol(original), self.patched.symbol(patched));
+        self.renamed(original, patched)
+            && a.size == b.size
+            && self.original.object.bytes(a) == self.patched.object.bytes(b)
+    }
+
+    /// Whether the name of the one is gone, and that of the other is new.
+    fn renamed(&self, original: usize, patched: usize) -> bool {
+        let (a, b) = (self.original.symbol(original), self.patched.symbol(patched));
+        !self.patched.has(source_name(&a.name)) && !self.original.has(source_name(&b.name))
+    }
+
+    /// Functions that have another name, and nothing else.
+    fn match_renamed(&mut self) {
+        if self.done() {
+            return;
+        }
+        let names = [&self.original, &self.patched].map(|side| {
+            let symbols = side.object.symbols.iter();
+            symbols
+                .map(|s| source_name(&s.name).to_owned())
+                .collect::<BTreeSet<_>>()
+        });
+        let original: *const Object = self.original.object;
+        self.step(By::Content, |side: &Side<'a>, index| {
+            let others = &names[usize::from(std::ptr::eq(side.object, original))];
+            let symbol = side.symbol(index);
+            let gone = !others.contains(source_name(&symbol.name));
+            (gone && side.sort(index) == Sort::Function && symbol.extent() > 0)
+                .then(|| (side.shape(index), side.leads_to(index)))
+        });
+        self.match_by_use();
+    }
+
+    /// Open symbols of the patched object that share what they are with open
+    /// ones of the original.
+    fn ambiguous(&self) -> BTreeSet<usize> {
+        let open = self.original.open.iter();
+        let roles: BTreeSet<_> = open.map(|&index| self.original.role(index)).collect();
+        let same = |index: &usize| roles.contains(&self.patched.role(*index));
+        self.patched.open.iter().copied().filter(same).collect()
+    }
+}

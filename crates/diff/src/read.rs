@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From an ELF file to an [`Object`].
+
+use crate::line::{LINES, NAMES};
+use crate::object::{
+    Class, Index, Merge, Object, ReadError, Reference, Relocation, Section, Symbol, Target,
+};
+use ::object::elf;
+use ::object::read::elf::{ElfFile64, FileHeader, SectionHeader, Sym};
+use ::object::{Endianness, Object as _, ObjectSection as _};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+use std::collections::BTreeMap;
+
+/// Reads one ELF file.
+pub(crate) struct Reader<'a> {
+    path: &'a str,
+    elf: ElfFile64<'a, Endianness>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(path: &'a str, data: &'a [u8]) -> Result<Self, ReadError> {
+        let elf = ElfFile64::parse(data).map_err(|e| malformed(path, &e))?;
+        let header = elf.elf_header();
+        let (e_type, e_machine) = (header.e_type(elf.endian()), header.e_machine(elf.endian()));
+        if e_type != elf::ET_REL || e_machine != elf::EM_X86_64 {
+            return Err(ReadError::WrongKind {
+                file: path.to_owned(),
+                e_type: e_type.0,
+                e_machine: e_machine.0,
+            });
+        }
+        Ok(Self { path, elf })
+    }
+
+    pub(crate) fn read(&self) -> Result<Object, ReadError> {
+        let mut object = Object {
+            file: String::new(),
+            sections: self.sections()?,
+            symbols: Vec::new(),
+            index: Index::default(),
+        };
+        let meaning = self.symbols(&mut object)?;
+        add_tails(&mut object);
+        add_labels(&mut object);
+        object
+            .index
+            .add_symbols(object.sections.len(), &object.symbols);
+        let references: Vec<Vec<Relocation>> = (0..object.sections.len())
+            .map(|index| self.relocations(&object, &meaning, index))
+            .collect::<Result<_, _>>()?;
+        for (section, relocations) in object.sections.iter_mut().zip(references) {
+            section.relocations = relocations;
+        }
+        object.index.add_pieces(&object.sections);
+        Ok(object)
+    }
+
+    fn sections(&self) -> Result<Vec<Section>, ReadError> {
+        let endian = self.elf.endian();
+        let mut sections = vec![no_section()];
+        for section in self.elf.sections() {
+            let header = section.elf_section_header();
+            let flags = header.sh_flags(endian);
+            let name = section
+                .name()
+                .map_err(|e| malformed(self.path, &e))?
+                .to_owned();
+            let no_bits = header.sh_type(endian) == elf::SHT_NOBITS;
+            let unit = header.sh_entsize(endian).max(1);
+            let merge = flags.contains(elf::SHF_MERGE).then(|| {
+                if flags.contains(elf::SHF_STRINGS) {
+                    Merge::Strings(unit)
+                } else {
+                    Merge::Constants(unit)
+                }
+            });
+            sections.resize_with(section.index().0, no_section);
+            let class = classify(&name, flags, no_bits);
+            let lines = name == LINES || NAMES.contains(&name.as_str());
+            let wanted = lines || !name.starts_with(".debug");
+            let data = section.data().map_err(|e| malformed(self.path, &e))?;
+            sections.push(Section {
+                class,
+                name,
+                merge,
+                data: if wanted { data.to_vec() } else { Vec::new() },
+                size: section.size(),
+                align: section.align().max(1),
+                relocations: Vec::new(),
+            });
+        }
+        Ok(sections)
+    }
+
+    /// Fills in the symbols; returns for each ELF symbol what it stands for.
+    fn symbols(&self, object: &mut Object) -> Result<Vec<Meaning>, ReadError> {
+        let endian = self.elf.endian();
+        let table = self.elf.elf_symbol_table();
+        let mut meaning = Vec::new();
+        for symbol in table.iter() {
+            let name = table
+                .symbol_name(endian, symbol)
+                .map_err(|e| malformed(self.path, &e))?;
+            let name = String::from_utf8_lossy(name).into_owned();
+            let shndx = usize::from(symbol.st_shndx(endian).0);
+            let value = symbol.st_value(endian);
+            let kind = symbol.st_type();
+            if kind == elf::STT_FILE {
+                object.file.clone_from(&name);
+            }
+            let defined = shndx != 0 && shndx < object.sections.len();
+            let named = kind != elf::STT_SECTION && !name.is_empty() && !name.starts_with(".L");
+            meaning.push(if defined && named {
+                object.symbols.push(Symbol {
+                    global: symbol.st_bind() != elf::STB_LOCAL,
+                    function: kind == elf::STT_FUNC,
+                    variable: kind == elf::STT_OBJECT,
+                    name,
+                    section: shndx,
+                    offset: value,
+                    size: symbol.st_size(endian),
+                    tail: 0,
+                });
+                Meaning::Target(Target::Symbol(object.symbols.len() - 1))
+            } else if defined {
+                Meaning::Place {
+                    section: shndx,
+                    offset: value.cast_signed(),
+                    exact: kind != elf::STT_SECTION,
+                }
+            } else {
+                Meaning::Target(Target::External(name))
+            });
+        }
+        Ok(meaning)
+    }
+
+    fn relocations(
+        &self,
+        object: &Object,
+        meaning: &[Meaning],
+        index: usize,
+    ) -> Result<Vec<Relocation>, ReadError> {
+        let section = &object.sections[index];
+        if section.class == Class::Ignored && section.name != LINES {
+            return Ok(Vec::new());
+        }
+        let Ok(elf_section) = self.elf.section_by_index(::object::SectionIndex(index)) else {
+            return Ok(Vec::new());
+        };
+        let code = if section.is_code() {
+            instructions(&section.data)
+        } else {
+            Vec::new()
+        };
+        let mut relocations = Vec::new();
+        for (offset, relocation) in elf_section.relocations() {
+            let bad = || ReadError::BadRelocation {
+                file: self.path.to_owned(),
+                section: section.name.clone(),
+                offset,
+            };
+            let ::object::RelocationFlags::Elf { r_type } = relocation.flags() else {
+                return Err(bad());
+            };
+            let ::object::RelocationTarget::Symbol(symbol) = relocation.target() else {
+                return Err(bad());
+            };
+            let bias = match r_type {
+                elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 | elf::R_X86_64_PC8 => {
+                    let next = code.partition_point(|i| i.start <= offset);
+                    match next.checked_sub(1).map(|at| code[at].end) {
+                        Some(end) if end > offset => -(end - offset).cast_signed(),
+                        _ => 0,
+                    }
+                }
+                _ => 0,
+            };
+            let addend = relocation.addend();
+            let bias = bias + crate::special::bias(&section.name, offset, addend);
+            let reference = match meaning.get(symbol.0).ok_or_else(bad)? {
+                Meaning::Target(target) => Reference {
+                    target: target.clone(),
+                    offset: addend.wrapping_sub(bias),
+                    bias,
+                },
+                // A field may lead before or behind a string, but means it.
+                &Meaning::Place {
+                    section,
+                    offset,
+                    exact: true,
+                } if object.sections[section].merge.is_some() => Reference {
+                    target: Target::Anonymous(section),
+                    offset,
+                    bias: addend,
+                },
+                &Meaning::Place {
+                    section, offset, ..
+                } => settle(
+                    object,
+                    section,
+                    offset.wrapping_add(addend).wrapping_sub(bias),
+                    bias,
+                ),
+            };
+            relocations.push(Relocation {
+                offset,
+                r_type: r_type.0,
+                reference,
+            });
+        }
+        relocations.sort_by_key(|r| r.offset);
+        add_branches(object, index, &code, &mut relocations);
+        Ok(relocations)
+    }
+}
+
+/// What an ELF symbol stands for.
+enum Meaning {
+    /// A symbol of this or another object.
+    Target(Target),
+    /// A place without a name of its own.
+    Place {
+        section: usize,
+        offset: i64,
+        /// Whether it is a label, not the section as a whole.
+        exact: bool,
+    },
+}
+
+/// Gives a label without a size everything up to the next symbol.
+fn add_labels(object: &mut Object) {
+    let mut starts: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+    let mut covered: BTreeMap<usize, Vec<(u64, u64)>> = BTreeMap::new();
+    for symbol in &object.symbols {
+        starts
+            .entry(symbol.section)
+            .or_default()
+            .push(symbol.offset);
+        if symbol.extent() > 0 {
+            let sized = covered.entry(symbol.section).or_default();
+            sized.push((symbol.offset, symbol.end()));
+        }
+    }
+    starts.values_mut().for_each(|s| s.sort_unstable());
+    for symbol in &mut object.symbols {
+        let within = |&(start, end): &(u64, u64)| (start..end).contains(&symbol.offset);
+        let sized = covered.get(&symbol.section).map(Vec::as_slice);
+        if symbol.size > 0 || symbol.variable || sized.unwrap_or_default().iter().any(within) {
+            continue;
+        }
+        let starts = &starts[&symbol.section];
+        let next = starts.get(starts.partition_point(|&s| s <= symbol.offset));
+        let end = object.sections[symbol.section].size;
+        symbol.tail = next
+            .map_or(end, |&next| next.min(end))
+            .saturating_sub(symbol.offset);
+    }
+}
+
+/// Adds the branches from one symbol to another of the same section: the
+/// assembler knows how far they are and leaves no relocation.
+fn add_branches(
+    object: &Object,
+    section: usize,
+    code: &[Decoded],
+    relocations: &mut Vec<Relocation>,
+) {
+    if object.symbols_in(section).nth(1).is_none() {
+        return;
+    }
+    let mut branches = Vec::new();
+    for instruction in code {
+        let Some(target) = instruction.branch else {
+            continue;
+        };
+        let next = relocations.partition_point(|r| r.offset < instruction.start);
+        let relocated = relocations
+            .get(next)
+            .is_some_and(|r| r.offset < instruction.end);
+        let from = object.symbol_at(section, instruction.start);
+        let to = object.symbol_at(section, target);
+        if relocated || to.is_none() || from == to {
+            continue;
+        }
+        let (width, r_type) = if instruction.near {
+            (4, elf::R_X86_64_PC32)
+        } else {
+            (1, elf::R_X86_64_PC8)
+        };
+        branches.push(Relocation {
+            offset: instruction.end - width,
+            r_type: r_type.0,
+            reference: settle(object, section, target.cast_signed(), -width.cast_signed()),
+        });
+    }
+    relocations.extend(branches);
+    relocations.sort_by_key(|r| r.offset);
+}
+
+/// Gives the end of every section that holds a single function to it.
+fn add_tails(object: &mut Object) {
+    let mut functions: BTreeMap<usize, Option<(u64, u64)>> = BTreeMap::new();
+    for symbol in object.symbols.iter().filter(|s| s.function && s.size > 0) {
+        let place = (symbol.offset, symbol.size);
+        functions
+            .entry(symbol.section)
+            .and_modify(|only| *only = only.filter(|&other| other == place))
+            .or_insert(Some(place));
+    }
+    for symbol in &mut object.symbols {
+        if let Some(Some(place)) = functions.get(&symbol.section)
+            && *place == (symbol.offset, symbol.size)
+        {
+            let end = symbol.offset.saturating_add(symbol.size);
+            symbol.tail = object.sections[symbol.section].size.saturating_sub(end);
+        }
+    }
+}
+
+/// Names the symbol that a place in a section belongs to.
+fn settle(object: &Object, section: usize, offset: i64, bias: i64) -> Reference {
+    let covering = u64::try_from(offset)
+        .ok()
+        .and_then(|at| object.symbol_at(section, at));
+    // Code that walks an array may hold a pointer before or behind it.
+    let nearest = || {
+        let mut here = object.symbols_in(section);
+        let end = object.sections[section].size.cast_signed();
+        if offset < 0 {
+            here.next()
+        } else if offset >= end {
+            here.max_by_key(|&index| object.symbols[index].offset)
+        } else {
+            here.next().filter(|_| here.next().is_none())
+        }
+    };
+    let (target, offset) = match covering.or_else(nearest) {
+        Some(index) => {
+            let start = object.symbols[index].offset.cast_signed();
+            (Target::Symbol(index), offset.wrapping_sub(start))
+        }
+        None => (Target::Anonymous(section), offset),
+    };
+    Reference {
+        target,
+        offset,
+        bias,
+    }
+}
+
+/// Where an instruction is, and where it branches to if it tells.
+struct Decoded {
+    start: u64,
+    end: u64,
+    branch: Option<u64>,
+    /// Whether the distance of the branch has four bytes, not one.
+    near: bool,
+}
+
+fn instructions(code: &[u8]) -> Vec<Decoded> {
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    let mut decoded = Vec::with_capacity(code.len() / 4);
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        let short = instruction.is_jcc_short() || instruction.is_jmp_short();
+        let near =
+            instruction.is_jcc_near() || instruction.is_jmp_near() || instruction.is_call_near();
+        decoded.push(Decoded {
+            start: instruction.ip(),
+            end: instruction.next_ip(),
+            branch: (short || near).then(|| instruction.near_branch_target()),
+            near,
+        });
+    }
+    decoded
+}
+
+/// Fills the place of a section that is not read.
+fn no_section() -> Section {
+    Section {
+        name: String::new(),
+        class: Class::Ignored,
+        merge: None,
+        data: Vec::new(),
+        size: 0,
+        align: 1,
+        relocations: Vec::new(),
+    }
+}
+
+fn classify(name: &str, flags: elf::SectionFlags, no_bits: bool) -> Class {
+    if !flags.contains(elf::SHF_ALLOC) || name.starts_with(".discard") || name.starts_with(".note")
+    {
+        Class::Ignored
+    } else if crate::special::is_table(name) || name == ".altinstr_replacement" {
+        Class::Special
+    } else if name.starts_with(".init")
+        || name.starts_with(".exit")
+        || name.starts_with(".trampoline")
+        || name == ".reloc"
+    {
+        Class::Init
+    } else if name.contains(".percpu") {
+        Class::PerCpu
+    } else if flags.contains(elf::SHF_EXECINSTR) {
+        Class::Text
+    } else if no_bits {
+        Class::Bss
+    } else if !flags.contains(elf::SHF_WRITE) || name.starts_with(".data.rel.ro") {
+        Class::ReadOnly
+    } else {
+        Class::Data
+    }
+}
+
+fn malformed(path: &str, error: &dyn std::fmt::Display) -> ReadError {
+    ReadError::Malformed {
+        file: path.to_owned(),
+        reason: error.to_string(),
+    }
+}
