@@ -209,6 +209,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         .flat_map(|unit| &unit.comparison.changes)
         .map(|change| format!("{}: {}", change.name, change.why));
     let foreign = source.foreign.iter();
+    notes.extend(source.loose.iter().cloned());
     notes.extend(foreign.map(|file| format!("{file} is no part of this hypervisor: passed over")));
     let report = Report {
         changes: changes.collect(),

@@ -1,4 +1,4 @@
-//! Unified diffs: reading them, and applying them exactly.
+//! Unified diffs: reading them, and applying them.
 
 use crate::{Problem, Refused};
 
@@ -206,14 +206,30 @@ pub struct PatchedLine {
     pub original: Option<usize>,
 }
 
-/// Applies `patch` to `text`. Every hunk must match exactly, at the line it
-/// names or as near to it as possible.
+/// A patched file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Patched {
+    /// Its lines.
+    pub lines: Vec<PatchedLine>,
+    /// Hunks of which the outer lines of context are not those of the file, in
+    /// words.
+    pub loose: Vec<String>,
+}
+
+/// How many lines of context at each end of a hunk may differ from the file.
+const FUZZ: usize = 2;
+
+/// Applies `patch` to `text`. Every hunk must match, at the line it names or as
+/// near to it as possible. Where the outermost lines of its context differ, as
+/// few of them as possible are passed over, if there is one place only where
+/// the rest matches.
 ///
 /// # Errors
 /// Each hunk that does not match, with the first line that differs.
-pub fn apply(text: &str, patch: &FilePatch) -> Result<Vec<PatchedLine>, Refused> {
+pub fn apply(text: &str, patch: &FilePatch) -> Result<Patched, Refused> {
     let old: Vec<&str> = text.split_inclusive('\n').collect();
     let mut result = Vec::new();
+    let mut loose = Vec::new();
     let mut problems = Vec::new();
     let mut done = 0;
     let mut shift: isize = 0;
@@ -231,7 +247,19 @@ pub fn apply(text: &str, patch: &FilePatch) -> Result<Vec<PatchedLine>, Refused>
             .old_start
             .saturating_sub(usize::from(!wanted.is_empty()));
         let near = named.saturating_add_signed(shift);
-        let Some(at) = find(&old, &wanted, near, done) else {
+        let at = find(&old, &wanted, near, done).or_else(|| {
+            let (at, fuzz) = (1..=FUZZ)
+                .find_map(|fuzz| Some((find_loosely(&old, hunk, &wanted, fuzz, done)?, fuzz)))?;
+            loose.push(format!(
+                "hunk {} (line {}) applies at line {} only without the outermost {fuzz} lines of \
+                 its context, which differ in the tree: see that this is right",
+                index + 1,
+                hunk.old_start,
+                at + 1
+            ));
+            Some(at)
+        });
+        let Some(at) = at else {
             problems.push(mismatch(patch.path(), index, hunk, &old, &wanted, near));
             continue;
         };
@@ -259,7 +287,37 @@ pub fn apply(text: &str, patch: &FilePatch) -> Result<Vec<PatchedLine>, Refused>
         return Err(Refused(problems));
     }
     keep(&mut result, done, old.len());
-    Ok(result)
+    Ok(Patched {
+        lines: result,
+        loose,
+    })
+}
+
+/// The only place where the old lines of `hunk`, which are `wanted`, match
+/// without `fuzz` lines of context at each end.
+fn find_loosely(
+    old: &[&str],
+    hunk: &Hunk,
+    wanted: &[&str],
+    fuzz: usize,
+    from: usize,
+) -> Option<usize> {
+    let context = |line: &&Line| matches!(line, Line::Context(_));
+    let before = hunk.lines.iter().take_while(context).count().min(fuzz);
+    let after = hunk
+        .lines
+        .iter()
+        .rev()
+        .take_while(context)
+        .count()
+        .min(fuzz);
+    let inner = wanted.get(before..wanted.len().checked_sub(after)?)?;
+    if inner.is_empty() {
+        return None;
+    }
+    let last = old.len().checked_sub(wanted.len())?;
+    let mut places = (from..=last).filter(|at| old[at + before..].starts_with(inner));
+    places.next().filter(|_| places.next().is_none())
 }
 
 fn find(old: &[&str], wanted: &[&str], near: usize, from: usize) -> Option<usize> {
@@ -389,10 +447,34 @@ mod tests {
         assert_eq!(patch.path(), "x/f");
         let text: String = apply(OLD, &patch)
             .expect("applies")
+            .lines
             .into_iter()
             .map(|l| l.text)
             .collect();
         assert_eq!(text, "one\ntwo\nthree\n4\nfive\n");
+    }
+
+    #[test]
+    fn outer_context_may_differ_where_only_one_place_matches() {
+        let hunk = " zero\n two\n-three\n+3\n four\n";
+        let patch = only(&format!("--- a/f\n+++ b/f\n@@ -1,4 +1,4 @@\n{hunk}"));
+        let patched = apply(OLD, &patch).expect("applies");
+        let text: String = patched.lines.iter().map(|l| l.text.as_str()).collect();
+        assert_eq!(text, "one\ntwo\n3\nfour\nfive\n");
+        assert!(
+            patched.loose[0]
+                .contains("hunk 1 (line 1) applies at line 1 only without the outermost 1")
+        );
+        let twice = [OLD, OLD].concat();
+        let Refused(problems) = apply(&twice, &patch).expect_err("two places match");
+        assert!(
+            problems[0].message.contains("the patch has `zero`"),
+            "{}",
+            problems[0]
+        );
+        // What is removed is never passed over.
+        let patch = only("--- a/f\n+++ b/f\n@@ -1,3 +1,2 @@\n-zero\n two\n three\n");
+        apply(OLD, &patch).expect_err("there is no such line to remove");
     }
 
     #[test]
@@ -419,7 +501,7 @@ mod tests {
     #[test]
     fn lines_keep_their_numbers() {
         let patch = only("--- a/f\n+++ b/f\n@@ -1,2 +1,3 @@\n one\n+new\n two\n");
-        let lines = apply(OLD, &patch).expect("applies");
+        let lines = apply(OLD, &patch).expect("applies").lines;
         assert_eq!(
             with_line_numbers(&lines),
             "one\nnew\n#line 2\ntwo\nthree\nfour\nfive\n"
@@ -430,14 +512,14 @@ mod tests {
     fn no_directive_in_comments_continued_lines_and_arguments() {
         let old = "f(a,\n  b);\n/* c\n   d */\n#define X \\\n  1\nend\n";
         let patch = only("--- a/f\n+++ b/f\n@@ -1,2 +1,3 @@\n f(a,\n+  new,\n   b);\n");
-        let lines = apply(old, &patch).expect("applies");
+        let lines = apply(old, &patch).expect("applies").lines;
         assert_eq!(
             with_line_numbers(&lines),
             "f(a,\n  new,\n  b);\n#line 3\n/* c\n   d */\n#define X \\\n  1\nend\n"
         );
         let patch =
             only("--- a/f\n+++ b/f\n@@ -3,3 +3,4 @@\n /* c\n+   new\n    d */\n #define X \\\n");
-        let text = with_line_numbers(&apply(old, &patch).expect("applies"));
+        let text = with_line_numbers(&apply(old, &patch).expect("applies").lines);
         assert!(text.contains("   d */\n#line 5\n#define X"), "{text}");
     }
 
@@ -480,6 +562,7 @@ mod tests {
         );
         let text: String = apply("x", &patch)
             .expect("applies")
+            .lines
             .into_iter()
             .map(|l| l.text)
             .collect();

@@ -73,6 +73,8 @@ pub struct PatchedSource {
     files: BTreeMap<String, Option<Vec<PatchedLine>>>,
     /// Objects that come and go.
     pub lists: ObjectLists,
+    /// Hunks that do not apply exactly, in words.
+    pub loose: Vec<String>,
     /// Files of the patches that are no part of the hypervisor.
     pub foreign: BTreeSet<String>,
 }
@@ -164,7 +166,9 @@ impl PatchedSource {
             None => Vec::new(),
         };
         let text: String = old.iter().map(|l| l.text.as_str()).collect();
-        let mut lines = patch::apply(&text, file)?;
+        let patch::Patched { mut lines, loose } = patch::apply(&text, file)?;
+        self.loose
+            .extend(loose.into_iter().map(|note| format!("{path}: {note}")));
         for line in &mut lines {
             let before = line.original.and_then(|number| old.get(number - 1));
             line.original = before.and_then(|line| line.original);
