@@ -20,7 +20,6 @@ pub mod account;
 pub mod below;
 mod cache;
 mod compile;
-pub mod deny;
 mod generate;
 mod generated;
 pub mod image;

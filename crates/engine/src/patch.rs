@@ -3,6 +3,7 @@
 //! What is written over a function.
 
 use crate::{Function, Host, x86_64};
+use core::ops::Range;
 use xsplice_abi::payload::OPAQUE_SIZE;
 
 /// Bytes over the beginning of a function, and those that were there before.
@@ -22,19 +23,18 @@ impl Patch {
         function: &Function,
         read: impl FnOnce(u64, &mut [u8]) -> bool,
     ) -> Option<Self> {
-        let addr = function.old_addr.wrapping_add(function.patch_offset.into());
+        let Range { start: addr, end } = function.patched();
         let mut patch = Self {
             addr,
+            len: u8::try_from(end - addr).ok()?,
             ..Self::default()
         };
+        let new = patch.new.get_mut(..usize::from(patch.len))?;
         if function.new_addr == 0 {
-            let len = function.new_size.saturating_sub(function.patch_offset);
-            patch.len = u8::try_from(len).ok()?;
-            x86_64::nops(patch.new.get_mut(..usize::from(patch.len))?);
+            x86_64::nops(new);
         } else {
-            let jump = x86_64::jump(x86_64::displacement(addr, function.new_addr)?);
-            patch.len = u8::try_from(jump.len()).ok()?;
-            patch.new.get_mut(..jump.len())?.copy_from_slice(&jump);
+            let displacement = x86_64::displacement(addr, function.new_addr)?;
+            new.copy_from_slice(&x86_64::jump(displacement));
         }
         let old = patch.old.get_mut(..usize::from(patch.len))?;
         read(addr, old).then_some(patch)

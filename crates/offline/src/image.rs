@@ -2,6 +2,7 @@
 
 //! A hypervisor image on disk.
 
+use crate::surroundings::Surroundings;
 use object::read::elf::{ElfFile64, ElfSymbol64, FileHeader as _};
 use object::{
     LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, SectionFlags, SectionKind,
@@ -9,6 +10,7 @@ use object::{
 };
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::OnceLock;
 use thiserror::Error;
 use xsplice_engine::Region;
 
@@ -60,11 +62,12 @@ pub struct Part<'i> {
 pub struct Image {
     build_id: Vec<u8>,
     symbols: HashMap<Vec<u8>, u64>,
-    /// Ends of functions, by where they begin.
-    functions: BTreeMap<u64, u64>,
+    /// Ends and names of functions, by where they begin.
+    functions: BTreeMap<u64, (u64, Vec<u8>)>,
     sections: Vec<Section>,
     init: Range<u64>,
     payload_area: Range<u64>,
+    surroundings: OnceLock<Surroundings>,
 }
 
 /// The hypervisor's code and data lie in one gigabyte, payloads behind them.
@@ -143,6 +146,7 @@ impl Image {
             sections,
             init,
             payload_area,
+            surroundings: OnceLock::new(),
         })
     }
 
@@ -171,8 +175,14 @@ impl Image {
     /// Where the function begins that `addr` is in.
     #[must_use]
     pub fn function_at(&self, addr: u64) -> Option<u64> {
-        let (start, end) = self.functions.range(..=addr).next_back()?;
+        let (start, (end, _)) = self.functions.range(..=addr).next_back()?;
         (addr < *end).then_some(*start)
+    }
+
+    /// The name of the function that begins at `addr`, as it is in its source.
+    pub(crate) fn function_name(&self, addr: u64) -> Option<&str> {
+        let (_, name) = self.functions.get(&addr)?;
+        str::from_utf8(name).ok()
     }
 
     /// What `addr` belongs to.
@@ -198,6 +208,12 @@ impl Image {
             buf.copy_from_slice(bytes);
         }
         bytes.is_some()
+    }
+
+    /// What the hypervisor itself does with its functions. The whole image is
+    /// looked through for it, once.
+    pub(crate) fn surroundings(&self) -> &Surroundings {
+        self.surroundings.get_or_init(|| Surroundings::of(self))
     }
 
     /// The addresses at which payloads are placed; the start is page-aligned.
@@ -231,14 +247,15 @@ fn symbols(file: &ElfFile64<'_, LittleEndian>) -> HashMap<Vec<u8>, u64> {
 }
 
 /// The functions that have a size.
-fn functions(file: &ElfFile64<'_, LittleEndian>) -> BTreeMap<u64, u64> {
+fn functions(file: &ElfFile64<'_, LittleEndian>) -> BTreeMap<u64, (u64, Vec<u8>)> {
     let functions = file
         .symbols()
         .filter(|symbol| counts(symbol) && symbol.kind() == SymbolKind::Text && symbol.size() != 0);
     functions
         .map(|symbol| {
-            let start = symbol.address();
-            (start, start.saturating_add(symbol.size()))
+            let (start, name) = (symbol.address(), symbol.name_bytes().unwrap_or_default());
+            let end = start.saturating_add(symbol.size());
+            (start, (end, name.to_vec()))
         })
         .collect()
 }

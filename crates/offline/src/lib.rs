@@ -15,9 +15,12 @@
 //! (alternatives), what hooks do, nor how long anything takes.
 #![forbid(unsafe_code)]
 
+pub mod deny;
 mod image;
 mod machine;
 mod report;
+mod surroundings;
 
 pub use image::{Error, Image, Part};
-pub use report::{Function, Problem, Report, Severity, check};
+pub use report::{Checker, Function, Problem, Report, Severity, check};
+pub use xsplice_engine::Guard;

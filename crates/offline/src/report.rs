@@ -2,11 +2,12 @@
 
 //! Verdicts on payloads.
 
-use crate::Image;
 use crate::machine::Machine;
+use crate::{Image, deny};
 use serde::{Serialize, Serializer};
 use std::fmt::Write as _;
-use xsplice_engine::{Action, Cause, Engine, Failure, Loaded, Options, Policy};
+use std::ops::Range;
+use xsplice_engine::{Action, Cause, Engine, Failure, Guard, Loaded, Options, Policy};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -45,6 +46,20 @@ pub struct Function {
     pub old_size: u32,
     /// Size of the replacement.
     pub new_size: u32,
+    /// How many bytes are written over it.
+    pub written: u64,
+    #[serde(skip)]
+    patched: Range<u64>,
+    /// Code under these bytes that the hypervisor patches itself while it boots:
+    /// what is there is not what the image has.
+    #[serde(serialize_with = "hexadecimals")]
+    pub boot_time_sites: Vec<u64>,
+    /// Data and code that has its address: calls through a pointer reach the new
+    /// function by way of the old one.
+    #[serde(serialize_with = "hexadecimals")]
+    pub address_taken: Vec<u64>,
+    /// Why it should not be patched: a CPU may run it while it is written over.
+    pub denied: Option<&'static str>,
 }
 
 /// The verdict on one payload.
@@ -56,12 +71,22 @@ pub struct Report {
     pub loads: bool,
     /// Whether it would apply on what is applied before it, its hooks aside.
     pub applies: bool,
+    /// Whether it would replace what is applied before it, hooks aside.
+    pub replaces: bool,
+    /// What is applied when it comes, from the bottom up.
+    pub below: Vec<String>,
     /// Its build-id, when it has one that can be read.
     pub build_id: Option<String>,
-    /// Everything that was found.
+    /// Everything that was found while loading and applying it.
     pub problems: Vec<Problem>,
+    /// Why it would not replace what is applied.
+    pub replace_problems: Vec<Problem>,
     /// How many further problems were found and not recorded.
     pub more_problems: usize,
+    /// Bytes that an apply writes while the CPUs stand still.
+    pub apply_writes: u64,
+    /// The same of a replace.
+    pub replace_writes: u64,
     /// What it patches; empty when it would not load.
     pub functions: Vec<Function>,
     /// The strings that describe it.
@@ -75,6 +100,10 @@ pub struct Report {
 )]
 fn hexadecimal<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{value:#x}"))
+}
+
+fn hexadecimals<S: Serializer>(values: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(|value| format!("{value:#x}")))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -120,25 +149,35 @@ impl Problem {
 }
 
 impl Report {
-    fn new(name: &str) -> Self {
+    fn new(name: &str, below: Vec<String>) -> Self {
         Self {
             name: name.to_owned(),
             loads: false,
             applies: false,
+            replaces: false,
+            below,
             build_id: None,
             problems: Vec::new(),
+            replace_problems: Vec::new(),
             more_problems: 0,
+            apply_writes: 0,
+            replace_writes: 0,
             functions: Vec::new(),
             metadata: Vec::new(),
         }
     }
 
-    fn loaded(payload: &Loaded) -> Self {
+    fn loaded(payload: &Loaded, below: Vec<String>) -> Self {
         let function = |function: &xsplice_engine::Function| Function {
             name: function.name.clone(),
             old_addr: function.old_addr,
             old_size: function.old_size,
             new_size: function.new_size,
+            written: written(function),
+            patched: function.patched(),
+            boot_time_sites: Vec::new(),
+            address_taken: Vec::new(),
+            denied: None,
         };
         Self {
             loads: true,
@@ -146,37 +185,151 @@ impl Report {
             problems: payload.problems().iter().map(Problem::from).collect(),
             functions: payload.functions().iter().map(function).collect(),
             metadata: payload.metadata().to_vec(),
-            ..Self::new(payload.name())
+            ..Self::new(payload.name(), below)
         }
     }
 }
 
-/// Loads and applies payloads, each with its name, in the order given.
-///
-/// A payload that would not load or apply leaves no trace on the others, but for
-/// its name and its symbols when it is loaded.
-#[must_use]
-pub fn check<N: AsRef<str>, B: AsRef<[u8]>>(image: &Image, payloads: &[(N, B)]) -> Vec<Report> {
-    let mut engine = Engine::new(Machine::new(image), Policy::Stock);
-    let mut reports = Vec::with_capacity(payloads.len());
-    for (name, file) in payloads {
-        let name = name.as_ref();
-        let mut report = match engine.upload(name, file.as_ref()) {
-            Ok(payload) => Report::loaded(payload),
+/// How many bytes are written over a function.
+fn written(function: &xsplice_engine::Function) -> u64 {
+    let range = function.patched();
+    range.end - range.start
+}
+
+/// What payloads are checked against.
+#[derive(Clone, Copy, Debug)]
+pub struct Checker<'i> {
+    image: &'i Image,
+    guard: Guard,
+}
+
+/// A payload that was checked, and how it came into the hypervisor.
+struct Past<'p> {
+    name: &'p str,
+    file: &'p [u8],
+    action: Option<Action>,
+}
+
+impl<'i> Checker<'i> {
+    /// Checks against a hypervisor that asks for [`Guard::Both`].
+    #[must_use]
+    pub const fn new(image: &'i Image) -> Self {
+        let guard = Guard::Both;
+        Self { image, guard }
+    }
+
+    /// Asks for another guard.
+    #[must_use]
+    pub const fn with_guard(self, guard: Guard) -> Self {
+        Self { guard, ..self }
+    }
+
+    /// Loads payloads, each with its name, in the order given, and applies each;
+    /// where it does not apply but replaces what is applied, it does that.
+    ///
+    /// A payload that would not load, apply or replace leaves no trace on the
+    /// others, but for its name and its symbols when it is loaded.
+    #[must_use]
+    pub fn check<N: AsRef<str>, B: AsRef<[u8]>>(&self, payloads: &[(N, B)]) -> Vec<Report> {
+        let mut engine = self.engine(&[]);
+        let mut past = Vec::with_capacity(payloads.len());
+        let mut reports = Vec::with_capacity(payloads.len());
+        for (name, file) in payloads {
+            let (name, file) = (name.as_ref(), file.as_ref());
+            let (report, action) = self.check_one(&mut engine, &past, name, file);
+            if report.loads {
+                past.push(Past { name, file, action });
+            }
+            reports.push(report);
+        }
+        self.look_around(&mut reports);
+        reports
+    }
+
+    /// The state after what has happened.
+    fn engine(&self, past: &[Past<'_>]) -> Engine<Machine<'i>> {
+        let machine = Machine::new(self.image);
+        let mut engine = Engine::new(machine, Policy::Stock).with_guard(self.guard);
+        for Past { name, file, action } in past {
+            // It went well before, and goes so again.
+            let loaded = engine.upload(name, file).is_ok();
+            if let Some(action) = action.filter(|_| loaded) {
+                let _: Result<(), Failure> = engine.act(name, action, Options::default());
+            }
+        }
+        engine
+    }
+
+    fn check_one(
+        &self,
+        engine: &mut Engine<Machine<'i>>,
+        past: &[Past<'_>],
+        name: &str,
+        file: &[u8],
+    ) -> (Report, Option<Action>) {
+        let applied = engine.stack().applied();
+        let below = applied.map(|payload| payload.name().to_owned()).collect();
+        let reverts: u64 = engine
+            .stack()
+            .applied()
+            .flat_map(Loaded::functions)
+            .map(written)
+            .sum();
+        let mut report = match engine.upload(name, file) {
+            Ok(payload) => Report::loaded(payload, below),
             Err(refusal) => {
-                reports.push(Report {
+                let report = Report {
                     problems: refusal.problems.iter().map(Problem::from).collect(),
                     more_problems: refusal.more,
-                    ..Report::new(name)
-                });
-                continue;
+                    ..Report::new(name, below)
+                };
+                return (report, None);
             }
         };
-        match engine.act(name, Action::Apply, Options::default()) {
-            Ok(()) => report.applies = true,
-            Err(failure) => report.problems.extend(Problem::of(&failure)),
+        report.apply_writes = report.functions.iter().map(|f| f.written).sum();
+        report.replace_writes = report.apply_writes + reverts;
+
+        let mut replaced = self.engine(past);
+        let replace = match replaced.upload(name, file) {
+            Ok(_) => replaced.act(name, Action::Replace, Options::default()),
+            // It was loaded just now, on the same state.
+            Err(_) => return (report, None),
+        };
+        match replace {
+            Ok(()) => report.replaces = true,
+            Err(failure) => report.replace_problems = Problem::of(&failure),
         }
-        reports.push(report);
+        let action = match engine.act(name, Action::Apply, Options::default()) {
+            Ok(()) => {
+                report.applies = true;
+                Some(Action::Apply)
+            }
+            Err(failure) => {
+                report.problems.extend(Problem::of(&failure));
+                report.replaces.then(|| {
+                    *engine = replaced;
+                    Action::Replace
+                })
+            }
+        };
+        (report, action)
     }
-    reports
+
+    /// Adds what the image says about the functions.
+    fn look_around(&self, reports: &mut [Report]) {
+        let surroundings = self.image.surroundings();
+        for function in reports.iter_mut().flat_map(|report| &mut report.functions) {
+            let start = function.old_addr;
+            function.boot_time_sites = surroundings.boot_time_sites(&function.patched);
+            function.address_taken = surroundings.address_taken(start).to_vec();
+            let name = self.image.function_name(start);
+            function.denied = name.and_then(deny::reason);
+        }
+    }
+}
+
+/// Loads and applies payloads on an image: [`Checker::check`] without options.
+#[must_use]
+pub fn check<N: AsRef<str>, B: AsRef<[u8]>>(image: &Image, payloads: &[(N, B)]) -> Vec<Report> {
+    Checker::new(image).check(payloads)
 }

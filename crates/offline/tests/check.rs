@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_engine::Region;
-use xsplice_offline::{Error, Image, Severity, check};
+use xsplice_offline::{Checker, Error, Guard, Image, Report, Severity, check};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -37,6 +37,7 @@ fn image(name: &str) -> Vec<u8> {
         "-no-pie",
         "-Wl,--build-id=sha1,-e,target,-Ttext=0xffff82d040200000",
         "-Wl,--section-start=.init.text=0xffff82d040300000",
+        "-Wl,--section-start=.init.data=0xffff82d040310000",
         "-Wl,-Tbss=0xffff82d040400000",
     ];
     gcc(name, &arguments, "hypervisor.c")
@@ -110,6 +111,77 @@ fn payloads_are_checked_in_order() {
         report.problems[0].message.contains(&"01".repeat(20)),
         "{report:#?}"
     );
+}
+
+#[test]
+fn replacing_is_checked_too() {
+    let image = Image::parse(&image("replace")).unwrap();
+    let xen = image.build_id();
+    let stacked = [
+        ("first", payload("one.o", 1, "target", xen, xen)),
+        ("second", payload("two.o", 2, "target", &[1; 20], xen)),
+        ("all", payload("all.o", 3, "target", xen, xen)),
+        ("fourth", payload("four.o", 4, "target", &[3; 20], xen)),
+    ];
+    let reports = check(&image, &stacked);
+    let verdicts: Vec<_> = reports
+        .iter()
+        .map(|report| (report.applies, report.replaces, report.below.join(" ")))
+        .collect();
+    let expected = [
+        (true, true, ""),
+        (true, false, "first"),
+        (false, true, "first second"),
+        (true, false, "all"),
+    ]
+    .map(|(applies, replaces, below)| (applies, replaces, below.to_owned()));
+    assert_eq!(verdicts, expected, "{reports:#?}");
+    let writes = |report: &Report| (report.apply_writes, report.replace_writes);
+    assert_eq!(
+        reports.iter().map(writes).collect::<Vec<_>>(),
+        [(5, 5), (5, 10), (5, 15), (5, 10)]
+    );
+    assert!(
+        reports[1].replace_problems[0]
+            .message
+            .contains(&"01".repeat(20))
+    );
+}
+
+#[test]
+fn guards() {
+    let image = Image::parse(&image("guards")).unwrap();
+    let xen = image.build_id();
+    let foreign = payload("foreign.o", 1, "target", &[9; 20], xen);
+    for (guard, words) in [
+        (Guard::Stack, "applies on top of build-id"),
+        (Guard::Both, "applies on top of build-id"),
+        (Guard::OldCode, "no preimage note"),
+    ] {
+        let reports = Checker::new(&image)
+            .with_guard(guard)
+            .check(&[("p", &foreign)]);
+        let [report] = reports.try_into().unwrap();
+        assert!(report.loads && !report.applies && !report.replaces);
+        assert!(report.problems[0].message.contains(words), "{report:#?}");
+    }
+}
+
+#[test]
+fn what_the_hypervisor_does_with_a_function_is_said() {
+    let image = Image::parse(&image("surroundings")).unwrap();
+    let xen = image.build_id();
+    let file = payload("about.o", 1, "target", xen, xen);
+    let [report] = check(&image, &[("payload", &file)]).try_into().unwrap();
+    let at = |name: &str| image.lookup_symbol(name.as_bytes()).unwrap();
+    let [function] = report.functions.try_into().unwrap();
+    assert_eq!(function.boot_time_sites, [at("target") + 2]);
+    let mut taken = function.address_taken.clone();
+    taken.sort_unstable();
+    let mut expected = [at("find"), at("calls") + 8];
+    expected.sort_unstable();
+    assert_eq!(taken, expected);
+    assert_eq!(function.denied, None);
 }
 
 #[test]

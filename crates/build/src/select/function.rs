@@ -4,7 +4,6 @@
 
 use super::{FirstChange, Replaced};
 use super::{Origin, Selector, runtime_name};
-use crate::deny;
 use crate::payload::Func;
 use sha2::{Digest, Sha256};
 use xsplice_abi::preimage::Preimage;
@@ -66,7 +65,7 @@ impl Selector<'_> {
         let old_object = &self.units[origin].original;
         let old = &old_object.symbols[original];
         let new = &u.patched.symbols[patched];
-        if let Some(why) = deny::reason(&old.name)
+        if let Some(why) = xsplice_offline::deny::reason(&old.name)
             && !self.rules.allow.contains(&old.name)
         {
             let message = format!(

@@ -18,6 +18,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::mem::offset_of;
+use core::ops::Range;
 use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
 use xsplice_abi::preimage::{self, Preimage};
 use zerocopy::FromBytes as _;
@@ -40,6 +41,17 @@ pub struct Function {
 }
 
 impl Function {
+    /// What is written over: the addresses of a jump, or of no-ops.
+    #[must_use]
+    pub fn patched(&self) -> Range<u64> {
+        let start = self.old_addr.saturating_add(self.patch_offset.into());
+        let length = match self.new_addr {
+            0 => self.new_size.saturating_sub(self.patch_offset),
+            _ => x86_64::JUMP_SIZE,
+        };
+        start..start.saturating_add(length.into())
+    }
+
     /// The address after the old function.
     pub(crate) fn end(&self) -> u64 {
         self.old_addr.saturating_add(self.old_size.into())

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What no loader can see, because it is not in the payload: what the hypervisor
+//! itself does with the functions that are patched.
+
+use crate::Image;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use xsplice_engine::Region;
+
+/// Places that refer to functions, and places that change while booting.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// Code that alternatives go over, ends by where it begins.
+    alternatives: BTreeMap<u64, u64>,
+    /// Where the addresses of functions are taken.
+    taken: BTreeMap<u64, Vec<u64>>,
+}
+
+/// Size of an entry of `.altinstructions`: two displacements, a feature, the
+/// lengths of the code, of its replacement and of its padding, and a byte that
+/// the hypervisor uses.
+const ALTERNATIVE_SIZE: usize = 14;
+
+impl Surroundings {
+    /// What there is in `image` about all of its functions.
+    pub(crate) fn of(image: &Image) -> Self {
+        Self {
+            alternatives: alternatives(image).unwrap_or_default(),
+            taken: taken(image),
+        }
+    }
+
+    /// The code within `range` that the hypervisor patches while it boots.
+    pub(crate) fn boot_time_sites(&self, range: &Range<u64>) -> Vec<u64> {
+        // None is longer than a byte can say, twice.
+        let near = range.start.saturating_sub(2 * u64::from(u8::MAX))..range.end;
+        let over = self.alternatives.range(near);
+        over.filter(|(_, end)| **end > range.start)
+            .map(|(start, _)| *start)
+            .collect()
+    }
+
+    /// Where the address of the function at `addr` is taken.
+    pub(crate) fn address_taken(&self, addr: u64) -> &[u64] {
+        self.taken.get(&addr).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The table of alternatives; `None` when the image has none that can be read.
+fn alternatives(image: &Image) -> Option<BTreeMap<u64, u64>> {
+    let start = image.lookup_symbol(b"__alt_instructions")?;
+    let end = image.lookup_symbol(b"__alt_instructions_end")?;
+    let mut table = vec![0; usize::try_from(end.checked_sub(start)?).ok()?];
+    if !image.read(start, &mut table) {
+        return None;
+    }
+    let mut sites = BTreeMap::new();
+    let places = (start..).step_by(ALTERNATIVE_SIZE);
+    for (entry, at) in table.chunks_exact(ALTERNATIVE_SIZE).zip(places) {
+        let offset = i32::from_le_bytes(*entry.first_chunk()?);
+        let length = u64::from(*entry.get(10)?) + u64::from(*entry.get(12)?);
+        let site = at.wrapping_add_signed(offset.into());
+        let end = sites.entry(site).or_insert(site);
+        *end = site.saturating_add(length).max(*end);
+    }
+    Some(sites)
+}
+
+/// Pointers in data, and instructions that compute addresses: `lea` relative to
+/// the instruction, and `movabs`.
+fn taken(image: &Image) -> BTreeMap<u64, Vec<u64>> {
+    let mut taken = BTreeMap::<u64, Vec<u64>>::new();
+    let mut note = |target: u64, at: u64| {
+        if image.function_at(target) == Some(target) {
+            taken.entry(target).or_default().push(at);
+        }
+    };
+    for part in image.sections() {
+        let start = part.range.start;
+        match part.region {
+            Region::Data => {
+                for (pointer, at) in part.data.chunks_exact(8).zip((start..).step_by(8)) {
+                    if let Ok(pointer) = pointer.try_into() {
+                        note(u64::from_le_bytes(pointer), at);
+                    }
+                }
+            }
+            Region::Text => {
+                for (window, at) in part.data.windows(10).zip(start..) {
+                    match *window {
+                        [0x48 | 0x4c, 0x8d, modrm, a, b, c, d, ..] if modrm & 0xc7 == 0x05 => {
+                            let distance = i32::from_le_bytes([a, b, c, d]);
+                            note(at.wrapping_add(7).wrapping_add_signed(distance.into()), at);
+                        }
+                        [0x48 | 0x49, 0xb8..=0xbf, ref value @ ..] => {
+                            if let Ok(value) = value.try_into() {
+                                note(u64::from_le_bytes(value), at);
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Region::Init | Region::Outside => {}
+        }
+    }
+    taken
+}
