@@ -125,6 +125,19 @@ fn flow(peer: &Path, xsplice: &Path, base: &Base, patch: &Path) -> anyhow::Resul
     Ok(())
 }
 
+/// Measures the engine.
+pub(crate) fn engine() -> anyhow::Result<()> {
+    println!("## Engine, {} CPUs", cpus());
+    command::run(Command::new("cargo").args([
+        "bench",
+        "--quiet",
+        "--package",
+        "xsplice-inprocess",
+        "--bench",
+        "engine",
+    ]))
+}
+
 fn row(who: &str, time: Duration, count: usize) {
     let milliseconds = time.as_secs_f64() * 1e3;
     let each = milliseconds / f64::from(u32::try_from(count).unwrap_or(1));

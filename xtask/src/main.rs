@@ -57,6 +57,8 @@ enum Bench {
         #[arg(long, value_name = "DIR")]
         peer: Option<std::path::PathBuf>,
     },
+    /// The engine: loads and actions, by how much there is of everything.
+    Engine,
 }
 
 fn main() -> ExitCode {
@@ -70,6 +72,9 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Generator { peer },
         } => bench::generator(peer.as_deref()),
+        Command::Bench {
+            what: Bench::Engine,
+        } => bench::engine(),
         Command::Cache { clear } => cache::run(clear),
     };
     match result {

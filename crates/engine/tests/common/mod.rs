@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use xsplice_abi::note::build_id_note;
 use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
 use xsplice_engine::{
@@ -31,10 +32,14 @@ pub(crate) const PAYLOADS: u64 = TEXT + 0x20000;
 pub(crate) const XEN_ID: [u8; 20] = [0x11; 20];
 pub(crate) const OWN_ID: [u8; 20] = [0x22; 20];
 
-/// One page of text, one of init text, a little room for payloads.
+/// A little text, a page of init text, room for payloads.
 #[derive(Clone)]
 pub(crate) struct Hypervisor {
-    symbols: HashMap<&'static [u8], u64>,
+    symbols: HashMap<Vec<u8>, u64>,
+    text: Range<u64>,
+    denied: Option<u64>,
+    /// Where there is none, time goes on with each call that can fail.
+    clock: Option<Instant>,
     memory: Arc<Mutex<Memory>>,
 }
 
@@ -88,20 +93,38 @@ impl Hypervisor {
         // mov $17, %eax; jmp, and then bytes that are no instruction.
         text[0x300..0x30a].copy_from_slice(&[0xb8, 17, 0, 0, 0, 0xe9, 1, 2, 3, 4]);
         text[0x30a] = 0x06;
-        let symbols = HashMap::from([
-            (&b"target"[..], TARGET),
-            (b"file.c#local", TEXT + 0x180),
-            (b"endbr_target", ENDBR_TARGET),
-            (b"at_boot", INIT),
-            (b"small", SMALL),
-        ]);
+        let symbols = [
+            ("target", TARGET),
+            ("file.c#local", TEXT + 0x180),
+            ("endbr_target", ENDBR_TARGET),
+            ("at_boot", INIT),
+            ("small", SMALL),
+        ];
+        let symbols = symbols.map(|(name, addr)| (name.as_bytes().to_vec(), addr));
+        Self {
+            denied: Some(DENIED),
+            clock: None,
+            ..Self::with(text, HashMap::from(symbols), PAYLOADS..PAYLOADS + (8 << 20))
+        }
+    }
+
+    /// Real time, and functions `f0`, `f1` and so on of 32 bytes each.
+    pub(crate) fn large(functions: u64) -> Self {
+        let text = vec![0xcc; usize::try_from(functions * 32).unwrap().max(0x1000)];
+        let symbols = (0..functions).map(|i| (format!("f{i}").into_bytes(), TEXT + 32 * i));
+        let area = TEXT + (16 << 20)..TEXT + (512 << 20);
+        Self::with(text, symbols.collect(), area)
+    }
+
+    fn with(text: Vec<u8>, symbols: HashMap<Vec<u8>, u64>, payloads: Range<u64>) -> Self {
+        let end = TEXT + text.len() as u64;
         let memory = Memory {
             machine: Machine {
                 text,
                 payloads: BTreeMap::new(),
                 open: false,
             },
-            area: Area::new(PAYLOADS..PAYLOADS + (8 << 20)),
+            area: Area::new(payloads),
             late: false,
             reads_fail: false,
             fail_in: None,
@@ -112,6 +135,9 @@ impl Hypervisor {
         };
         Self {
             symbols,
+            text: TEXT..end,
+            denied: None,
+            clock: Some(Instant::now()),
             memory: Arc::new(Mutex::new(memory)),
         }
     }
@@ -137,7 +163,7 @@ impl Host for Hypervisor {
 
     fn region(&self, addr: u64) -> Region {
         match addr {
-            TEXT..0xffff_82d0_4020_1000 => Region::Text,
+            _ if self.text.contains(&addr) => Region::Text,
             INIT..0xffff_82d0_4021_1000 => Region::Init,
             _ => Region::Outside,
         }
@@ -148,7 +174,8 @@ impl Host for Hypervisor {
     }
 
     fn denied(&self, function: Range<u64>) -> Option<&'static str> {
-        function.contains(&DENIED).then_some("it handles NMIs")
+        let denied = self.denied.is_some_and(|addr| function.contains(&addr));
+        denied.then_some("it handles NMIs")
     }
 
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
@@ -216,7 +243,10 @@ impl Host for Hypervisor {
     }
 
     fn now(&self) -> u64 {
-        u64::from(self.memory().calls)
+        match self.clock {
+            Some(start) => u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            None => self.memory().calls.into(),
+        }
     }
 
     fn log(&self, line: fmt::Arguments<'_>) {
