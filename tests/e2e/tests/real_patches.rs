@@ -108,10 +108,14 @@ impl Case {
         Ok(Some(output))
     }
 
+    /// Where dom0 has the payload.
+    fn place(&self) -> String {
+        format!("lab/{}.livepatch", self.name)
+    }
+
     /// Takes the payload through its life, twice.
-    fn live(&self, host: &mut Host, payload: &Path) -> anyhow::Result<()> {
-        let place = format!("/lab/{}.livepatch", self.name);
-        host.put(&place, &std::fs::read(payload)?)?;
+    fn live(&self, host: &mut Host) -> anyhow::Result<()> {
+        let place = format!("/{}", self.place());
         for _ in 0..2 {
             self.expect_info(host, false)?;
             let printed = host.console().len();
@@ -165,9 +169,13 @@ fn every_patch_does_what_it_says() -> anyhow::Result<()> {
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
-    let mut host = Host::boot(&config(&base)?)?;
+    let mut config = config(&base)?;
     for (case, payload) in &payloads {
-        let result = case.live(&mut host, payload);
+        config.files.push((case.place(), payload.clone()));
+    }
+    let mut host = Host::boot(&config)?;
+    for (case, _) in &payloads {
+        let result = case.live(&mut host);
         // What one leaves behind must not fail the others.
         let _ = tool(&mut host, &["revert", &case.name]);
         let _ = tool(&mut host, &["unload", &case.name]);
