@@ -362,7 +362,11 @@ impl Comparer<'_> {
     fn same_symbol(&self, old: usize, new: usize, seen: &mut Seen) -> bool {
         let (a, b) = (&self.original.symbols[old], &self.patched.symbols[new]);
         let same = match self.correlation.original(new) {
-            Some(original) => original == old,
+            Some(original) => {
+                let other = &self.original.symbols[original];
+                // A place may have several names.
+                original == old || a.function && other.is_at(a)
+            }
             // What is not matched may be one of several of the same name.
             None => base_name(&a.name) == base_name(&b.name) && !self.kept.contains(&old),
         };

@@ -28,10 +28,9 @@ pub enum By {
     Users,
     /// Places that refer to it in functions that are otherwise equal.
     Use,
-    /// Equal contents and references; if the names differ, it was renamed.
+    /// Equal contents and references, and the name in the source unless that
+    /// was changed: all others like it are matched.
     Content,
-    /// The name in the source, all others of that name being matched.
-    Elimination,
 }
 
 impl std::fmt::Display for By {
@@ -42,7 +41,6 @@ impl std::fmt::Display for By {
             Self::Users => "users",
             Self::Use => "use",
             Self::Content => "content",
-            Self::Elimination => "elimination",
         })
     }
 }
@@ -74,6 +72,7 @@ impl Correlation {
             matches: HashMap::new(),
         };
         correlator.run();
+        correlator.part_merged();
         let ambiguous = correlator.ambiguous();
         Self {
             matches: correlator.matches,
@@ -195,6 +194,21 @@ impl<'a> Side<'a> {
         }
     }
 
+    /// Whether what is called `user` in the source refers to `used`.
+    fn refers(&self, user: &str, used: &str) -> bool {
+        let symbols = self.object.symbols.iter();
+        let mut users = symbols.filter(|symbol| source_name(&symbol.name) == user);
+        users.any(|user| {
+            let fields = self
+                .object
+                .relocations(user.section, user.offset, user.extent());
+            fields.iter().any(|field| match field.reference.target {
+                Target::Symbol(target) => source_name(&self.symbol(target).name) == used,
+                _ => false,
+            })
+        })
+    }
+
     /// Whether any symbol has this name in the source.
     fn has(&self, name: &str) -> bool {
         let mut symbols = self.object.symbols.iter();
@@ -286,13 +300,7 @@ impl<'a> Correlator<'a> {
         self.step(By::Content, |side: &Side<'a>, index| {
             Some((side.role(index), side.shape(index), side.leads_to(index)))
         });
-        self.match_by_use();
         self.match_renamed();
-        self.step(By::Elimination, |side: &Side<'a>, index| {
-            let symbol = side.symbol(index);
-            let writable = matches!(side.sort(index), Sort::Variable | Sort::PerCpu);
-            writable.then(|| (side.role(index), symbol.size, side.object.bytes(symbol)))
-        });
     }
 
     fn done(&self) -> bool {
@@ -323,9 +331,9 @@ impl<'a> Correlator<'a> {
     }
 
     /// Whether a variable that is local to one function would become that of
-    /// another, while both functions are there before and after: it may be the
-    /// same, or one of two that have a name in common. Where a function was
-    /// inlined, one of them is not there.
+    /// another: it may be the same, or one of two that have a name in common.
+    /// It is the same where one of the functions was a part of the other, by
+    /// which it is called: inlined in one object only.
     fn changes_hands(&self, original: usize, patched: usize) -> bool {
         let is_local = |side: &Side, index| {
             let name = &side.symbol(index).name;
@@ -340,8 +348,12 @@ impl<'a> Correlator<'a> {
         is_local(&self.original, original)
             && is_local(&self.patched, patched)
             && old.is_disjoint(new)
-            && old.iter().any(|name| self.patched.has(name))
-            && new.iter().any(|name| self.original.has(name))
+            && !old.iter().any(|old| {
+                new.iter().any(|new| {
+                    !self.original.has(new) && self.patched.refers(old, new)
+                        || !self.patched.has(old) && self.original.refers(new, old)
+                })
+            })
     }
 
     fn pair(&mut self, original: usize, patched: usize, by: By) {
@@ -458,6 +470,35 @@ impl<'a> Correlator<'a> {
                 .then(|| (side.shape(index), side.leads_to(index)))
         });
         self.match_by_use();
+    }
+
+    /// Functions that the compiler found to be equal are one piece of code in
+    /// the original. Where they are not in the patched object, that piece is
+    /// what other objects call; a private function that shares it is a new one.
+    fn part_merged(&mut self) {
+        let mut merged: BTreeMap<(usize, u64), Vec<(usize, usize)>> = BTreeMap::new();
+        for (&patched, pair) in &self.matches {
+            let symbol = self.original.symbol(pair.original);
+            if symbol.function && symbol.size > 0 {
+                let place = (symbol.section, symbol.offset);
+                merged
+                    .entry(place)
+                    .or_default()
+                    .push((pair.original, patched));
+            }
+        }
+        for mut pairs in merged.into_values() {
+            // Of private ones, the code is the first one's: what refers to the
+            // place refers to that.
+            pairs.sort_by_key(|&(original, _)| (!self.original.symbol(original).global, original));
+            let first = self.patched.symbol(pairs[0].1);
+            for (original, patched) in pairs {
+                let together = self.patched.symbol(patched).is_at(first);
+                if !together && !self.original.symbol(original).global {
+                    self.matches.remove(&patched);
+                }
+            }
+        }
     }
 
     /// Open symbols of the patched object that share what they are with open

@@ -167,6 +167,11 @@ impl Symbol {
         self.size.saturating_add(self.tail)
     }
 
+    /// Whether it is another name of what `other` of the same object is.
+    pub fn is_at(&self, other: &Self) -> bool {
+        (self.section, self.offset, self.size) == (other.section, other.offset, other.size)
+    }
+
     /// Where the bytes that belong to it end in its section.
     pub(crate) fn end(&self) -> u64 {
         self.offset.saturating_add(self.extent())

@@ -17,10 +17,9 @@
 //!
 //! The other kinds of change are `removed`, `data`, `constant`, `resized`,
 //! `init` and `unsized`; what is expected under none of them must not differ.
-//! Names are those of the source: `f.isra.0`, `f.cold` and the parts of
-//! `f` that have other numbers are all `f`. `name*2` stands for two symbols of
-//! that name. `EXPECT(gcc)`, `EXPECT(clang -O1)` and so on hold for those
-//! builds only.
+//! Names are those of the source: `f.isra.0` is `f`, and `f.part.1.cold` is
+//! `f.part.cold`. `name*2` stands for two symbols of that name. `EXPECT(gcc)`,
+//! `EXPECT(clang -O1)` and so on hold for those builds only.
 
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -192,13 +191,7 @@ impl Fixture {
             *names.entry(in_source(name)).or_default() += 1;
         };
         for change in &comparison.changes {
-            // A part goes with the function that it was split off.
-            let whole = source_name(&change.name);
-            let is_part = role(&change.name) != whole;
-            let mut others = comparison.changes.iter();
-            if !is_part || !others.any(|c| c.kind == Kind::Function && role(&c.name) == whole) {
-                add(word(change.kind), &change.name);
-            }
+            add(word(change.kind), &change.name);
         }
         for (index, symbol) in patched.symbols.iter().enumerate() {
             let changed = comparison.changes.iter().any(|c| c.patched == Some(index));
@@ -254,16 +247,15 @@ fn list(names: &str) -> impl Iterator<Item = &str> {
     names.split(',').map(str::trim).filter(|n| !n.is_empty())
 }
 
-/// The name that the source has: clang puts the function's name before that of
-/// a static local variable.
+/// The name that the source has, and the part of it: clang puts the function's
+/// name before that of a static local variable.
 fn in_source(name: &str) -> String {
-    let name = source_name(name);
-    let section = name.starts_with('.');
-    name.rsplit('.')
-        .next()
-        .filter(|_| !section)
-        .unwrap_or(name)
-        .to_owned()
+    let role = role(name);
+    let whole = source_name(name);
+    if role != whole || name.starts_with('.') {
+        return role;
+    }
+    whole.rsplit('.').next().unwrap_or(whole).to_owned()
 }
 
 fn word(kind: Kind) -> &'static str {

@@ -85,6 +85,16 @@ impl Selector<'_> {
             self.refuse(unit, message);
             return;
         }
+        if let Some(other) = self.merged_with(origin, original, (unit, patched)) {
+            let message = format!(
+                "{} and {other} are one piece of code in the hypervisor, because they were equal, \
+                 and the patch makes them differ: a jump from there can lead to one of them only; \
+                 patch the functions that call it",
+                old.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
         let place = match self.origin(origin, original) {
             Ok(place) => place,
             Err(problem) => {
@@ -118,6 +128,12 @@ impl Selector<'_> {
         let Some((part, offset)) = self.take_symbol(unit, patched) else {
             return;
         };
+        let mut funcs = self.selection.draft.funcs.iter();
+        let address = old_function.address;
+        if address != 0 && funcs.any(|func| func.old_address == address) {
+            // Another name of a function that is taken.
+            return;
+        }
         self.selection.replaced.push(Replaced {
             name,
             file,
@@ -136,6 +152,26 @@ impl Selector<'_> {
             expected: old_function.expected,
             preimage: old_function.preimage,
         });
+    }
+
+    /// The name of another function that is the same piece of code as `original`
+    /// of the unit `origin`, and is not the same as `patched`.
+    fn merged_with(
+        &self,
+        origin: usize,
+        original: usize,
+        (unit, patched): (usize, usize),
+    ) -> Option<&str> {
+        let u = &self.units[origin];
+        let (old, new) = (&u.original.symbols, &u.patched.symbols);
+        let differs = |other: usize| origin != unit || !new[other].is_at(&new[patched]);
+        let matched = u.comparison.correlation.iter();
+        let others = matched.filter(|&(other, pair)| {
+            let same_code = old[pair.original].is_at(&old[original]) && old[original].size > 0;
+            pair.original != original && same_code && differs(other)
+        });
+        let names = others.map(|(_, pair)| old[pair.original].name.as_str());
+        names.min()
     }
 
     /// Whether the payloads below were to replace a function of the original.
