@@ -210,6 +210,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         .map(|change| format!("{}: {}", change.name, change.why));
     let foreign = source.foreign.iter();
     notes.extend(source.loose.iter().cloned());
+    notes.extend(crate::forgotten::notes(&units, &source));
     notes.extend(foreign.map(|file| format!("{file} is no part of this hypervisor: passed over")));
     let report = Report {
         changes: changes.collect(),

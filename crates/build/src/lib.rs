@@ -20,6 +20,7 @@ pub mod account;
 pub mod below;
 mod cache;
 mod compile;
+mod forgotten;
 mod generate;
 mod generated;
 pub mod image;

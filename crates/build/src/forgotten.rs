@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Variables whose values a patch makes the hypervisor forget.
+//!
+//! Where nothing writes a private variable, compilers take its initial value
+//! for it and leave it out. A patch that removes the last write does that to
+//! the reads that remain, and the running hypervisor may have another value.
+
+use crate::source::PatchedSource;
+use crate::unit::Unit;
+use xsplice_diff::compare::Kind;
+use xsplice_diff::names::base_name;
+use xsplice_diff::object::Class;
+
+/// What a reader should know about variables that the patched objects lack,
+/// although the patched source has them.
+pub(crate) fn notes(units: &[Unit], source: &PatchedSource) -> Vec<String> {
+    let texts = source.texts().filter_map(|(path, text)| {
+        let path = path.strip_prefix("xen/")?;
+        let unit = units.iter().find(|unit| unit.file.source == path)?;
+        Some((unit, text?))
+    });
+    let all = texts.flat_map(|(unit, text)| {
+        let names = forgotten(unit, &text).into_iter();
+        names.map(|name| {
+            format!(
+                "{}: {name} is not in the patched object, although the source names it: where \
+                 nothing writes it any more, the patched code takes its initial value for it, \
+                 not the one that the running hypervisor has",
+                unit.file.source
+            )
+        })
+    });
+    all.collect()
+}
+
+/// Private variables that only the original object has, and `text` names.
+fn forgotten<'a>(unit: &'a Unit, text: &str) -> Vec<&'a str> {
+    let removed = unit.comparison.changes.iter().filter_map(|change| {
+        let symbol = &unit.original.symbols[change.original?];
+        let class = unit.original.sections[symbol.section].class;
+        let private = !symbol.global && matches!(class, Class::Data | Class::Bss | Class::PerCpu);
+        (change.kind == Kind::Removed && private).then(|| base_name(&symbol.name))
+    });
+    let named = |name: &str| {
+        let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+        words.any(|word| word == name)
+    };
+    removed.filter(|name| named(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::ObjectFile;
+    use std::collections::BTreeSet;
+    use std::process::Command;
+    use xsplice_diff::Object;
+
+    fn object(text: &str) -> Object {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (c, o) = (directory.path().join("x.c"), directory.path().join("x.o"));
+        std::fs::write(&c, text).expect("written");
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-O2", "-fdata-sections", "-ffunction-sections", "-c", "-o"]);
+        let status = gcc.args([&o, &c]).status().expect("this test needs gcc");
+        assert!(status.success(), "{text}");
+        Object::read("x.o", &std::fs::read(o).expect("compiled")).expect("an object")
+    }
+
+    #[test]
+    fn a_variable_that_nothing_writes_any_more_is_told() {
+        const READER: &str = "static int limit = 3, gone; int f(void) { return limit; }";
+        let writer = "void g(int x) { limit = x; }";
+        let both = "int h(void) { static int count; return gone++ + count++; }";
+        let (old, new) = (
+            format!("{READER}{writer}{both}"),
+            READER.replace(", gone", ""),
+        );
+        let (original, patched) = (object(&old), object(&new));
+        let unit = Unit {
+            file: ObjectFile {
+                path: "x.o".to_owned(),
+                command: String::new(),
+                output: "x.o".to_owned(),
+                source: "x.c".to_owned(),
+                dependencies: BTreeSet::new(),
+            },
+            comparison: xsplice_diff::compare(&original, &patched),
+            original,
+            patched,
+            shipped: None,
+        };
+        assert_eq!(forgotten(&unit, &new), ["limit"]);
+        assert_eq!(forgotten(&unit, "int other; /* count */"), ["count"]);
+    }
+}

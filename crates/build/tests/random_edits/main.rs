@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Random changes of random programs: the payload makes the running program
+//! behave as the changed one, with what it remembers, and when it is taken out
+//! as the original.
+//!
+//! A program is C and an interpreter of the same (`program.rs`); `edit.rs`
+//! changes it as patches do. Both versions are compiled, by gcc or clang with
+//! random optimisation. The original is linked and runs in this process
+//! (`xsplice-inprocess`); the two objects are compared, and a payload is
+//! selected, written and applied while it runs. What the calls return is
+//! compared with the interpreter before, while and after the payload is applied.
+//!
+//! If nothing differs in the objects, both versions must behave the same.
+//! Refusals are counted: there may be few. So are patches after which nothing
+//! writes a variable: the compiler then takes its initial value for it, which
+//! the running program may have changed. The other way round, an original that
+//! takes the initial value for a variable does so again after the payload is
+//! reverted, whatever the payload made of it.
+//!
+//! The cases are the same in every run. `XSPLICE_CASES=1000` takes as many
+//! others, other ones in every run.
+
+mod choices;
+mod edit;
+mod program;
+
+use choices::Choices;
+use program::{ENTRIES, Memory, Program};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use xsplice_build::below::Below;
+use xsplice_build::image::Image;
+use xsplice_build::payload::Identity;
+use xsplice_build::select::{Rules, select};
+use xsplice_build::tree::ObjectFile;
+use xsplice_build::unit::Unit;
+use xsplice_diff::object::Class;
+use xsplice_diff::{Kind, Object};
+use xsplice_engine::{Action, Engine, Options, Policy};
+use xsplice_inprocess::Machine;
+
+const CASES: u32 = 80;
+
+/// How often each entry is called between two actions.
+const CALLS: u64 = 8;
+
+const FLAGS: [&str; 8] = [
+    "-ffreestanding",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-fno-stack-protector",
+    "-fno-asynchronous-unwind-tables",
+    "-mno-sse",
+];
+
+const LINK: [&str; 7] = [
+    "-nostdlib",
+    "-static",
+    "-no-pie",
+    "-Wl,-e,hypercall,-Ttext-segment=0x100000000000,-z,separate-code",
+    "-Wl,--build-id=0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    // Nothing is freed after boot.
+    "-Wl,--defsym=__init_begin=0",
+    "-Wl,--defsym=__init_end=0",
+];
+
+/// A program, the same after a patch, and how both are compiled.
+struct Case {
+    original: Program,
+    patched: Program,
+    compiler: &'static str,
+    flags: [&'static str; 2],
+}
+
+/// What a failure is reported with.
+impl std::fmt::Debug for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Self {
+            original,
+            patched,
+            compiler,
+            flags,
+        } = self;
+        write!(
+            f,
+            "{compiler} {flags:?}\n{original}\n/* patched */\n{patched}"
+        )
+    }
+}
+
+impl Case {
+    fn random(numbers: Vec<u32>) -> Self {
+        let mut choices = Choices::new(numbers);
+        let compiler = ["gcc", "clang"][choices.index(2)];
+        let level = ["-O2", "-O1", "-O3", "-Os"][choices.index(4)];
+        let tables = ["-fno-jump-tables", "-fjump-tables"][choices.index(2)];
+        // Drawn first, so that every case has one.
+        let edits: Vec<Vec<u32>> = (0..choices.between(1, 4))
+            .map(|_| (0..16).map(|_| choices.below(u32::MAX)).collect())
+            .collect();
+        let original = Program::random(&mut choices);
+        let mut patched = original.clone();
+        for numbers in edits {
+            edit::edit(&mut Choices::new(numbers), &mut patched);
+        }
+        Self {
+            original,
+            patched,
+            compiler,
+            flags: [level, tables],
+        }
+    }
+
+    fn compile(&self, source: &Path, output: &Path) {
+        let mut compiler = Command::new(self.compiler);
+        compiler
+            .args(FLAGS)
+            .args(self.flags)
+            .args(["-w", "-c", "-o"]);
+        run(compiler.args([output, source]));
+    }
+
+    /// The two objects, and the hypervisor that has the first.
+    fn build(&self) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("driver.c"), include_str!("hypervisor.c")).expect("written");
+        self.compile(&at("driver.c"), &at("driver.o"));
+        // The same name for both: it is in the symbol table.
+        let source = at("program.c");
+        let [old, new] =
+            [("old.o", &self.original), ("new.o", &self.patched)].map(|(o, program)| {
+                std::fs::write(&source, program.to_string()).expect("written");
+                self.compile(&source, &at(o));
+                at(o)
+            });
+        let mut link = Command::new("gcc");
+        link.args(LINK)
+            .arg("-o")
+            .args([at("image"), at("driver.o"), old.clone()]);
+        run(&mut link);
+        let read = |path: &Path| std::fs::read(path).expect("made");
+        (read(&old), read(&new), read(&at("image")))
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("this test needs gcc and clang");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+}
+
+/// What came of a patch.
+enum Outcome {
+    /// A payload, and whether it brings variables.
+    Payload(Vec<u8>, bool),
+    Nothing,
+    Refused(String),
+    /// The patched object lacks a variable of the original.
+    Forgets,
+}
+
+fn generate(old: &[u8], new: &[u8], image: &[u8]) -> Outcome {
+    let read = |bytes| Object::read("program.o", bytes).expect("an object");
+    let (original, patched) = (read(old), read(new));
+    let unit = Unit {
+        file: ObjectFile {
+            path: "program.o".to_owned(),
+            command: String::new(),
+            output: "program.o".to_owned(),
+            source: "program.c".to_owned(),
+            dependencies: BTreeSet::new(),
+        },
+        comparison: xsplice_diff::compare(&original, &patched),
+        original,
+        patched,
+        shipped: None,
+    };
+    if unit.comparison.is_empty() {
+        return Outcome::Nothing;
+    }
+    let changes = || unit.comparison.changes.iter();
+    let is_variable = |object: &Object, index: Option<usize>| {
+        let section = index.map(|index| object.symbols[index].section);
+        section.is_some_and(|at| matches!(object.sections[at].class, Class::Data | Class::Bss))
+    };
+    if changes().any(|c| c.kind == Kind::Removed && is_variable(&unit.original, c.original)) {
+        return Outcome::Forgets;
+    }
+    let brings_variables =
+        changes().any(|c| c.kind == Kind::Added && is_variable(&unit.patched, c.patched));
+    let image = Image::read("image", image).expect("an image");
+    let none = BTreeSet::new();
+    let rules = Rules {
+        tag: "random",
+        prelink: false,
+        leave_out: &none,
+        leave_out_init: false,
+        allow: &none,
+    };
+    let selection = match select(&[unit], &image, &Below::default(), &rules) {
+        Ok(selection) if selection.replaced.is_empty() => return Outcome::Nothing,
+        Ok(selection) => selection,
+        Err(problems) => return Outcome::Refused(format!("{problems:?}")),
+    };
+    let identity = Identity {
+        hypervisor: &image.build_id,
+        depends: &image.build_id,
+        metadata: &[],
+    };
+    let payload = selection.draft.write(&identity).expect("a payload");
+    Outcome::Payload(payload, brings_variables)
+}
+
+/// A hypervisor and what it is to do.
+struct Run {
+    engine: Engine<Machine>,
+    memory: Memory,
+    calls: u64,
+}
+
+impl Run {
+    /// Calls every entry, and expects of each what `program` says.
+    fn expect(&mut self, program: &Program, when: &str) {
+        self.memory.load(program);
+        for _ in 0..CALLS {
+            self.calls += 1;
+            let x = self.calls.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (self.calls % 61);
+            for entry in 0..ENTRIES {
+                let expected = self.memory.enter(program, entry, x);
+                let found = self.engine.host().hypercall(entry.into(), x, 0);
+                assert_eq!(
+                    found.cast_unsigned(),
+                    expected,
+                    "entry{entry}({x}) {when}, call {}",
+                    self.calls
+                );
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let patient = Options {
+            timeout: 4_000_000_000,
+            ..Options::default()
+        };
+        if let Err(failure) = self.engine.act("edit", action, patient) {
+            panic!("{action}: {failure}");
+        }
+    }
+}
+
+fn check(case: &Case, counted: &RefCell<BTreeMap<String, u32>>) {
+    let (old, new, image) = case.build();
+    let machine = Machine::new(&image, 1).unwrap_or_else(|error| panic!("{error}"));
+    let text = machine.text();
+    let mut run = Run {
+        engine: Engine::new(machine, Policy::Stock),
+        memory: Memory::default(),
+        calls: 0,
+    };
+    let count = |what: &str| *counted.borrow_mut().entry(what.to_owned()).or_default() += 1;
+    run.expect(&case.original, "before");
+    match generate(&old, &new, &image) {
+        Outcome::Refused(why) => count(&why),
+        Outcome::Forgets => count("a variable is gone"),
+        Outcome::Nothing => {
+            run.expect(&case.patched, "with nothing to patch");
+            count("nothing to patch");
+        }
+        Outcome::Payload(payload, brings_variables) => {
+            if let Err(refusal) = run.engine.upload("edit", &payload) {
+                panic!("{refusal}");
+            }
+            run.expect(&case.original, "with the payload loaded");
+            run.act(Action::Apply);
+            run.expect(&case.patched, "with the payload applied");
+            run.act(Action::Revert);
+            if !brings_variables {
+                run.expect(&case.original, "with the payload reverted");
+            }
+            assert_eq!(run.engine.host().text(), text, "bit for bit");
+            run.act(Action::Unload);
+            assert!(run.engine.host().is_free_of_payloads());
+            count("applied");
+        }
+    }
+}
+
+#[test]
+fn a_payload_makes_the_old_program_behave_as_the_new_one() {
+    let counted = RefCell::default();
+    let numbers = prop::collection::vec(any::<u32>(), 80..400);
+    let more = std::env::var("XSPLICE_CASES").ok();
+    let more = more.and_then(|cases| cases.parse().ok());
+    let cases = more.unwrap_or(CASES);
+    let config = Config {
+        cases,
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let mut runner = match more {
+        Some(_) => TestRunner::new(config),
+        None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+    };
+    let result = runner.run(&numbers.prop_map(Case::random), |case| {
+        check(&case, &counted);
+        Ok(())
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+    let counted = counted.into_inner();
+    println!("{counted:#?}");
+    let applied = counted.get("applied").copied().unwrap_or_default();
+    assert!(applied > cases / 2, "few payloads were applied");
+}
