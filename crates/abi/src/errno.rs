@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's error numbers (public headers, `errno.h`).
 
 use core::fmt;

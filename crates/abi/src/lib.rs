@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's two live-patch interfaces as types: the payload format, version 2,
 //! and the sysctl hypercall, interface versions 0x12 to 0x16.
 //!

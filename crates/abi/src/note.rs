@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! ELF notes that hold a build-id: `.note.gnu.build-id`, `.livepatch.depends`
 //! and `.livepatch.xen_depends`.
 

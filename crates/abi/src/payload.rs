@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The payload format, version 2 (design, "Design of payload format").
 
 use core::mem::{offset_of, size_of};

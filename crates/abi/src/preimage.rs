@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The preimage note: what the whole of each old function must be in memory.
 //!
 //! An expectation of the payload format covers 31 bytes at most, and a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The sysctl hypercall's live-patch operations (public headers, `sysctl.h`,
 //! `XEN_SYSCTL_livepatch_op`).
 //!

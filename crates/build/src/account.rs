@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What became of each hunk of the patches.
 //!
 //! A hunk is in the payload if the changed objects come out differently

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The payloads that a new one goes on top of.
 
 use crate::{Problem, Refused};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Compiled objects of patched source, kept for the next run.
 
 use crate::source::PatchedSource;

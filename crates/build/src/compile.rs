@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Running the recorded compile commands in a shadow tree.
 
 use crate::shadow::Shadow;

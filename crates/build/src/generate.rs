@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The way of a patch, from start to end.
 
 use crate::account::{Hunk, account};
@@ -14,6 +15,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use xsplice_diff::Kind;
 
 /// What a payload is to be built from.
 #[derive(Debug, Clone, Default)]
@@ -210,6 +212,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         .map(|change| format!("{}: {}", change.name, change.why));
     let foreign = source.foreign.iter();
     notes.extend(source.loose.iter().cloned());
+    notes.extend(units.iter().flat_map(stored_addresses));
     notes.extend(crate::forgotten::notes(&units, &source));
     notes.extend(foreign.map(|file| format!("{file} is no part of this hypervisor: passed over")));
     let report = Report {
@@ -226,6 +229,28 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         notes,
     };
     write(options, &image, &below, selection, &metadata, report)
+}
+
+/// Tables of functions that changed: what the hypervisor did with their
+/// addresses before, such as registering a handler, a payload cannot undo.
+fn stored_addresses(unit: &Unit) -> impl Iterator<Item = String> {
+    let changed = unit.comparison.changes.iter().filter(|change| {
+        let table = |index: usize| {
+            let symbol = &unit.patched.symbols[index];
+            let fields = unit
+                .patched
+                .relocations(symbol.section, symbol.offset, symbol.size);
+            change.original.is_some() && !fields.is_empty()
+        };
+        change.kind == Kind::Constant && change.patched.is_some_and(table)
+    });
+    changed.map(|change| {
+        format!(
+            "{}: {} changed ({}); where its address was stored before, the old one stays in use: \
+             change the functions in it instead, if that matters",
+            unit.file.source, change.name, change.why
+        )
+    })
 }
 
 /// Payloads and source patches of what lies below say the same thing twice.

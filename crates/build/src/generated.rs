@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Files that the build makes from source files, made anew from patched ones.
 
 use crate::shadow::Shadow;

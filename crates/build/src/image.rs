@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The linked hypervisor: `xen-syms` as bytes and symbols.
 
 use crate::Refused;

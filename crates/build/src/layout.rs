@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Layouts of structures, before and after the patch.
 //!
 //! What the running hypervisor has in memory keeps the old layout, and so does

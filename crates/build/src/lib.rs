@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The generator: from a source patch to a live-patch payload.
 //!
 //! *What it is*: [`generate`] takes a built Xen source tree, source patches

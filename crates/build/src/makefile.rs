@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Changes of makefiles that say no more than which objects there are.
 
 use crate::patch::{FilePatch, Line};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Unified diffs: reading them, and applying them.
 
 use crate::{Problem, Refused};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writing a payload as an ELF file in Xen's live-patch format.
 
 use object::read::elf::FileHeader as _;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The proof that an object is the one that was linked into the hypervisor.
 //!
 //! With `-ffunction-sections` a function's bytes in `xen-syms` are those of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The objects that patched source reaches, compiled before and after.
 
 use crate::cache::ObjectCache;

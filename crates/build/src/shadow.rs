@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A tree of links to another tree, in which files can differ.
 
 use crate::Refused;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The patched source: what the patches make of the tree's files.
 
 use crate::Refused;

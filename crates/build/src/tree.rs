@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A built Xen source tree: what was compiled from what, and how.
 
 use crate::Refused;

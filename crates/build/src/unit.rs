@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! An object before and after the patch.
 
 use crate::Problem;

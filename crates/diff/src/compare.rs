@@ -284,11 +284,12 @@ impl Comparer<'_> {
             if !special::same_bias(table, old.reference.bias, new.reference.bias)
                 || !self.same_reference(&old.reference, &new.reference, seen)
             {
-                return Some(format!(
-                    "at +{here:#x} it refers to {} instead of {}",
-                    describe(self.patched, &new.reference),
-                    describe(self.original, &old.reference)
-                ));
+                let was = describe(self.original, &old.reference);
+                let is = describe(self.patched, &new.reference);
+                return Some(match was == is {
+                    true => format!("at +{here:#x} it refers to {is}, which changed"),
+                    false => format!("at +{here:#x} it refers to {is} instead of {was}"),
+                });
             }
             at = here + width(new.r_type) as u64;
         }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's hypercalls from dom0, through the kernel's privcmd driver.
 //!
 //! *What it is*: the live-patch operations of the sysctl hypercall and the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Hypercalls through `/dev/xen/hypercall` and `/dev/xen/privcmd`.
 #![expect(
     unsafe_code,

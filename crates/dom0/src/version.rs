@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a hypervisor says about itself.
 
 use crate::privcmd::Hypervisor;

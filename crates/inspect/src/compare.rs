@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Old and new code of each function, side by side.
 
 use crate::Error;

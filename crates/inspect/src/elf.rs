@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A payload's sections at made-up addresses, so that every field can be
 //! followed as the hypervisor would.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is in a live-patch payload, for people and machines.
 //!
 //! *What it is*: [`Payload::read`] turns a payload in Xen's format, whoever

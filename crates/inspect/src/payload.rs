@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A payload as plain data.
 
 use crate::elf::{Elf, Place};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tables about code: bug frames, alternatives, exception tables.
 
 use crate::elf::{Elf, Section};

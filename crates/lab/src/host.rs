@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Booting a Xen host and running commands in its dom0.
 
 use crate::init::PRIVCMD_MODULE;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The first process of a lab's dom0: brings up what the admin tools need and
 //! runs commands for the host.
 

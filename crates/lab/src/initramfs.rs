@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writing an initramfs: a cpio archive in the `newc` format (the kernel's
 //! `Documentation/driver-api/early-userspace/buffer-format`).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A disposable Xen host in QEMU, for trying payloads.
 //!
 //! *What it is*: [`Host`] boots a Xen hypervisor and a dom0 kernel with an

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the host and dom0's first process say to each other: a JSON value a
 //! line, requests one way and replies the other.
 

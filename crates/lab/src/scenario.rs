@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Scenarios: text files of commands for a lab host, with expectations.
 //!
 //! ```text

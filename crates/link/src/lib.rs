@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is known about object code, as tables.
 //!
 //! Everything that reads, checks or writes relocated code goes through one

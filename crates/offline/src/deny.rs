@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Functions that must not be patched, because a CPU may run them while the
 //! bytes change.
 //!

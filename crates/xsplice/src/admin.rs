@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The admin commands: upload, apply, revert, replace, unload, load, list, info.
 
 mod classic;

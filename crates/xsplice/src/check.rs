@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice check`.
 
 use anyhow::{Context as _, bail, ensure};

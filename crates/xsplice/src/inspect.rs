@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice inspect`.
 
 use anyhow::Context as _;

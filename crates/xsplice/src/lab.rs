@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice lab`: trying payloads on a disposable Xen host.
 
 use anyhow::{Context, bail};

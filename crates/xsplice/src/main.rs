@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The `xsplice` command: a thin line over the crates that do the work.
 //!
 //! The same executable is also the init process of a lab's dom0 (when it runs

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What cannot be done is refused with a reason, and nothing is written.
 
 use std::path::Path;

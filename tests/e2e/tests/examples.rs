@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Each example patch is built, loaded, applied, observed and reverted on the
 //! hypervisor that Debian ships.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice inspect` on payloads of both makers, and on what is none.
 
 use anyhow::ensure;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice lab try`: a good payload passes, a hypervisor crash is reported.
 
 use xsplice_e2e::{base, local};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's own test payloads against Debian's Xen, with the engine on its image.
 
 use std::io::Write as _;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The objects of the real tree: none differs from itself, nor from a copy in
 //! which everything moved.
 

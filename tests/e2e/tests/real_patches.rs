@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Patches of every shape against the real source: each one is built and goes
 //! through its whole life on the real hypervisor, or is refused in the right
 //! words.
@@ -9,6 +10,7 @@
 //! - `# builds:` names of the functions that the payload replaces, all of
 //!   them, or `*` if the compiler decides;
 //! - `# refused:` words of the refusal;
+//! - `# note:` words of a note in the report;
 //! - `# info:` text of `xsplice info` while the payload is applied, and at no
 //!   other time;
 //! - `# console:` text that the hypervisor prints when it is applied.
@@ -28,6 +30,7 @@ struct Case {
     options: Vec<String>,
     builds: Option<String>,
     refused: Option<String>,
+    note: Option<String>,
     info: Option<String>,
     console: Option<String>,
 }
@@ -58,6 +61,7 @@ impl Case {
             options: options.collect(),
             builds: line("builds"),
             refused: line("refused"),
+            note: line("note"),
             info: line("info"),
             console: line("console"),
             file,
@@ -105,6 +109,10 @@ impl Case {
             "{}: expected {expected}, the payload replaces {names:?}",
             self.name
         );
+        if let Some(words) = &self.note {
+            let notes = report["notes"].to_string();
+            ensure!(notes.contains(words), "{}: {notes}", self.name);
+        }
         Ok(Some(output))
     }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the admin tool and the lab say when they cannot do what is asked.
 
 use std::time::Duration;

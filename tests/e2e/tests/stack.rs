@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A payload on top of another one replaces its function again, and goes on
 //! with its variables.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Our tool under its classic name does what the C tool does, on the same
 //! running host, to the byte.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tool under its classic name, `xen-livepatch`: the syntax, output text
 //! and exit codes that scripts rely on.
 //!

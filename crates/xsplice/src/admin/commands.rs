@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The commands under their own syntax.
 
 use super::preflight::Preflight;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Looking at a payload file before it goes to the hypervisor.
 
 use anyhow::{Context, bail};
