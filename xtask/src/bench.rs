@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: how fast things are, next to the peer in the same run.
 
+mod depth;
+
 use crate::base::Base;
 use crate::{base, command, test};
 use anyhow::{Context, bail, ensure};
@@ -135,7 +137,8 @@ pub(crate) fn engine() -> anyhow::Result<()> {
         "xsplice-inprocess",
         "--bench",
         "engine",
-    ]))
+    ]))?;
+    depth::run()
 }
 
 fn row(who: &str, time: Duration, count: usize) {

@@ -2,7 +2,7 @@
 
 use crate::{base, command, packages};
 use anyhow::Context;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Runs the checks and tests; without `fast`, those on the real Xen too.
@@ -18,6 +18,7 @@ pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
         "-D",
         "warnings",
     ])?;
+    check_freestanding()?;
     cargo(&["test", "--workspace", "--exclude", "xsplice-e2e", "--quiet"])?;
     check_dependencies(fast)?;
     if fast {
@@ -32,6 +33,24 @@ pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
             .env("XSPLICE_BASE", base::description()?)
             .env("XSPLICE_BIN", xsplice),
     )
+}
+
+/// What goes into a hypervisor compiles where there is no operating system.
+fn check_freestanding() -> anyhow::Result<()> {
+    const TARGET: &str = "x86_64-unknown-none";
+    let print = ["--print", "target-libdir", "--target", TARGET];
+    let library = command::output(Command::new("rustc").args(print))?;
+    if !Path::new(library.trim()).exists() {
+        println!("installing the Rust target {TARGET}");
+        command::output(Command::new("rustup").args(["target", "add", TARGET])).with_context(
+            || format!("the Rust target {TARGET} is missing; run: rustup target add {TARGET}"),
+        )?;
+    }
+    let packages = ["abi", "link", "engine", "rendezvous"];
+    let packages = packages.map(|name| format!("--package=xsplice-{name}"));
+    let mut command = Command::new("cargo");
+    command.args(["check", "--quiet", "--target", TARGET]);
+    command::run(command.args(packages))
 }
 
 /// The rendezvous under the model checker; a minute of work.

@@ -35,8 +35,14 @@ impl From<&Section<'_>> for SectionId {
 }
 
 /// Bytes of an untrusted name, made printable.
+#[inline(never)]
 pub(crate) fn text(name: &[u8]) -> String {
-    name.escape_ascii().take(256).map(char::from).collect()
+    const LIMIT: usize = 256;
+    let mut text = String::with_capacity(LIMIT.min(name.len()));
+    for byte in name.escape_ascii().take(LIMIT) {
+        text.push(char::from(byte));
+    }
+    text
 }
 
 /// Bytes as hexadecimal digits.
@@ -660,12 +666,48 @@ pub(crate) struct Problems {
 impl Problems {
     const LIMIT: usize = 200;
 
+    #[inline(never)]
     pub(crate) fn push(&mut self, problem: Problem) {
         if self.list.len() < Self::LIMIT {
             self.list.push(problem);
         } else {
             self.more += 1;
         }
+    }
+
+    // Problems are large, and these are found where the stack is deep.
+
+    #[inline(never)]
+    pub(crate) fn push_nothing_to_do(&mut self) {
+        self.push(Problem::NothingToDo);
+    }
+
+    /// A hook is no code.
+    #[inline(never)]
+    pub(crate) fn push_no_code(&mut self, section: &Section<'_>, index: usize, addr: u64) {
+        self.push(Problem::HookAddress {
+            section: section.into(),
+            index,
+            addr,
+        });
+    }
+
+    /// A section that must have contents has none.
+    #[inline(never)]
+    pub(crate) fn push_empty(&mut self, section: &Section<'_>) {
+        self.push(Problem::Empty {
+            section: section.into(),
+        });
+    }
+
+    /// A section is not what its entries make up.
+    #[inline(never)]
+    pub(crate) fn push_entry_size(&mut self, section: &Section<'_>, expected: &'static str) {
+        self.push(Problem::EntrySize {
+            section: section.into(),
+            size: section.size,
+            expected,
+        });
     }
 
     /// Whether the payload is refused already.

@@ -68,6 +68,17 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
+    #[inline(never)]
+    pub(crate) fn add(&mut self, hook: Hook, addr: u64) {
+        match hook {
+            Hook::Load => self.load.push(addr),
+            Hook::Unload => self.unload.push(addr),
+            single => {
+                self.single.insert(single, addr);
+            }
+        }
+    }
+
     /// Whether one of them is run outside of the window. What such hooks do
     /// cannot be put together for several payloads.
     pub(crate) fn vetoing(&self) -> Option<Hook> {
@@ -182,7 +193,8 @@ impl Loaded {
 /// The payloads that are loaded, in the order in which they were.
 #[derive(Debug, Default)]
 pub struct Stack {
-    loaded: BTreeMap<Id, Loaded>,
+    /// Boxed: nodes of the tree are moved over the stack, which is small.
+    loaded: BTreeMap<Id, Box<Loaded>>,
     names: BTreeMap<String, Id>,
     /// Those that are applied, the first applied first.
     applied: Vec<Id>,
@@ -209,12 +221,12 @@ impl Stack {
 
     /// The payloads, oldest first.
     pub fn loaded(&self) -> impl ExactSizeIterator<Item = &Loaded> {
-        self.loaded.values()
+        self.loaded.values().map(|payload| &**payload)
     }
 
     /// The payloads that are applied, the first applied first.
     pub fn applied(&self) -> impl DoubleEndedIterator<Item = &Loaded> {
-        self.applied.iter().filter_map(|id| self.loaded.get(id))
+        self.applied.iter().filter_map(|id| self.get(*id))
     }
 
     /// The payload called `name`.
@@ -228,11 +240,11 @@ impl Stack {
     }
 
     pub(crate) fn get(&self, id: Id) -> Option<&Loaded> {
-        self.loaded.get(&id)
+        self.loaded.get(&id).map(|payload| &**payload)
     }
 
     pub(crate) fn get_mut(&mut self, id: Id) -> Option<&mut Loaded> {
-        self.loaded.get_mut(&id)
+        self.loaded.get_mut(&id).map(|payload| &mut **payload)
     }
 
     /// The payload that was applied last.
@@ -265,7 +277,7 @@ impl Stack {
     }
 
     /// Adds a payload with its new symbols.
-    pub(crate) fn push(&mut self, payload: Loaded, symbols: BTreeMap<Vec<u8>, u64>) {
+    pub(crate) fn push(&mut self, payload: Box<Loaded>, symbols: BTreeMap<Vec<u8>, u64>) {
         let id = payload.id;
         self.next = self.next.max(id.0.saturating_add(1));
         for (name, addr) in symbols {

@@ -207,6 +207,7 @@ impl<H: Host> Engine<H> {
         })
     }
 
+    #[inline(never)]
     fn prepare(&mut self, name: &str, action: Action, options: Options) -> Result<Progress, Cause> {
         let payload = self.stack.find(name).ok_or(Cause::NoSuchPayload)?;
         let id = payload.id;
@@ -270,6 +271,7 @@ impl<H: Host> Engine<H> {
         Ok(Progress::Pending)
     }
 
+    #[inline(never)]
     fn prepare_apply(&mut self, id: Id, action: Action, options: Options) -> Result<(), Cause> {
         let patches = prepare::apply(&self.host, &self.stack, id, action, options, self.guard)?;
         self.stack.reserve();
@@ -284,6 +286,7 @@ impl<H: Host> Engine<H> {
     ///
     /// # Errors
     /// [`Failure`]; the payloads and the memory are as they were before then.
+    #[inline(never)]
     pub fn run(&mut self) -> Result<(), Failure> {
         let Some(pending) = self.pending.take() else {
             return Ok(());

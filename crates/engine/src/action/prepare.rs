@@ -104,6 +104,7 @@ fn depends(host: &impl Host, payload: &Loaded, below: Option<&Loaded>) -> Option
 }
 
 /// The functions that do not hold what the payload was made for.
+#[inline(never)]
 fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Vec<Problem> {
     let mut problems = Vec::new();
     let expectations = payload.functions.iter().zip(&payload.expectations);
@@ -143,6 +144,7 @@ fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Vec<Prob
 }
 
 /// The functions of which the preimage notes say something else.
+#[inline(never)]
 fn changed<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Vec<Problem> {
     let differs = |note: &&Preimage| {
         let mut code = vec![0; usize::try_from(note.size).unwrap_or(0)];
@@ -160,8 +162,10 @@ fn changed<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Vec<Problem
 }
 
 /// The functions of which no preimage note says anything.
+#[inline(never)]
 fn unproved(payload: &Loaded) -> Vec<Problem> {
-    let proved: BTreeSet<u64> = payload.preimages.iter().map(|note| note.address).collect();
+    let mut proved = BTreeSet::new();
+    proved.extend(payload.preimages.iter().map(|note| note.address));
     let functions = payload.functions.iter().enumerate();
     functions
         .filter(|(_, function)| !proved.contains(&function.old_addr))
@@ -174,6 +178,7 @@ fn unproved(payload: &Loaded) -> Vec<Problem> {
 
 /// The functions that share bytes with one that is patched already. A function
 /// may be patched again, but only as the same function.
+#[inline(never)]
 fn overlaps(stack: &Stack, payload: &Loaded) -> Vec<Problem> {
     let mut patched = BTreeMap::new();
     for other in stack.applied() {

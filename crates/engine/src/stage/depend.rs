@@ -2,24 +2,20 @@
 
 //! Is the payload for this hypervisor, and for what is loaded on it?
 
-use super::{Findings, Loader, Parsed};
+use super::{File, Loader, Parsed};
 use crate::Host;
 use crate::elf::Elf;
 use crate::format::{BUG_FRAMES, HOOKS, UNIQUE};
 use crate::problem::{Problem, Problems, Refusal};
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use xsplice_abi::note::parse_build_id;
 use xsplice_abi::payload::section;
 
 /// A payload that was made for this hypervisor.
 #[derive(Debug)]
-pub struct DependencyChecked<'a> {
-    pub(super) findings: Findings,
-    pub(super) elf: Elf<'a>,
-    pub(super) build_id: &'a [u8],
-    pub(super) depends: &'a [u8],
-}
+pub struct DependencyChecked<'a>(pub(super) Box<File<'a>>);
 
 impl<'a> Parsed<'a> {
     /// Compares the payload's notes with the hypervisor and with what is loaded.
@@ -28,13 +24,15 @@ impl<'a> Parsed<'a> {
     /// # Errors
     /// [`Refusal`] when the payload is for another hypervisor: whatever else
     /// could be found would be noise.
+    #[inline(never)]
     pub fn check_dependencies(
         self,
         loader: &Loader<'_, impl Host>,
     ) -> Result<DependencyChecked<'a>, Refusal> {
-        let Self { mut findings, elf } = self;
+        let mut file = self.0;
+        let File { findings, elf, .. } = &mut *file;
         let problems = &mut findings.problems;
-        let xen = note(&elf, section::XEN_DEPENDS, problems);
+        let xen = note(elf, section::XEN_DEPENDS, problems);
         let own_hypervisor = loader.host.build_id();
         if let Some(wants) = xen
             && wants != own_hypervisor
@@ -43,11 +41,11 @@ impl<'a> Parsed<'a> {
                 wants: wants.to_owned(),
                 has: own_hypervisor.to_owned(),
             });
-            return Err(findings.refuse());
+            return Err(file.findings.refuse());
         }
-        let depends = note(&elf, section::DEPENDS, problems);
-        let build_id = note(&elf, section::BUILD_ID, problems).unwrap_or(b"");
-        duplicates(&elf, problems);
+        let depends = note(elf, section::DEPENDS, problems);
+        let build_id = note(elf, section::BUILD_ID, problems).unwrap_or(b"");
+        duplicates(elf, problems);
 
         let same_id = |loaded: &&crate::Loaded| !build_id.is_empty() && loaded.build_id == build_id;
         if let Some(loaded) = loader.stack.loaded().find(same_id) {
@@ -56,12 +54,8 @@ impl<'a> Parsed<'a> {
                 as_name: loaded.name.clone(),
             });
         }
-        Ok(DependencyChecked {
-            findings,
-            elf,
-            build_id,
-            depends: depends.unwrap_or(b""),
-        })
+        (file.build_id, file.depends) = (build_id, depends.unwrap_or(b""));
+        Ok(DependencyChecked(file))
     }
 }
 
@@ -72,9 +66,7 @@ fn note<'a>(elf: &Elf<'a>, name: &'static str, problems: &mut Problems) -> Optio
         return None;
     };
     if section.size == 0 {
-        problems.push(Problem::Empty {
-            section: section.id(),
-        });
+        problems.push_empty(section);
         return None;
     }
     let id = parse_build_id(section.data);

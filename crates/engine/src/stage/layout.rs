@@ -2,12 +2,13 @@
 
 //! Where each section goes.
 
-use super::{DependencyChecked, Findings, Loader};
+use super::{DependencyChecked, File, Loader, Placed};
 use crate::Host;
-use crate::elf::{Elf, SHF_EXECINSTR, SHF_WRITE};
+use crate::elf::{SHF_EXECINSTR, SHF_WRITE};
 use crate::format::MAX_IMAGE;
 use crate::image::{Image, PAGE};
 use crate::problem::{Problem, Refusal};
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -17,15 +18,7 @@ const READ_ONLY: usize = 2;
 
 /// A payload whose sections have addresses and are copied to them.
 #[derive(Debug)]
-pub struct LaidOut<'a> {
-    pub(super) findings: Findings,
-    pub(super) elf: Elf<'a>,
-    pub(super) build_id: &'a [u8],
-    pub(super) depends: &'a [u8],
-    pub(super) image: Image,
-    /// The address of each section that is loaded.
-    pub(super) addresses: Vec<Option<u64>>,
-}
+pub struct LaidOut<'a>(pub(super) Box<Placed<'a>>);
 
 impl<'a> DependencyChecked<'a> {
     /// Gives each section that is loaded an address: text first, then writable
@@ -33,13 +26,14 @@ impl<'a> DependencyChecked<'a> {
     ///
     /// # Errors
     /// [`Refusal`] when there is no room for it.
+    #[inline(never)]
     pub fn lay_out(self, loader: &Loader<'_, impl Host>) -> Result<LaidOut<'a>, Refusal> {
-        let Self {
+        let File {
             mut findings,
             elf,
             build_id,
             depends,
-        } = self;
+        } = *self.0;
         let problems = &mut findings.problems;
         let mut sizes = [0_u64; 3];
         let mut places = vec![None; elf.sections.len()];
@@ -122,13 +116,14 @@ impl<'a> DependencyChecked<'a> {
                 dest.copy_from_slice(section.data);
             }
         }
-        Ok(LaidOut {
+        Ok(LaidOut(Box::new(Placed {
             findings,
             elf,
             build_id,
             depends,
             image,
             addresses,
-        })
+            targets: Vec::new(),
+        })))
     }
 }

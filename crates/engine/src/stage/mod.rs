@@ -3,25 +3,32 @@
 //! The stages of loading a payload.
 
 mod depend;
+mod function;
 mod layout;
 mod parse;
 mod relocate;
 mod resolve;
 mod tables;
+mod verified;
 mod verify;
 
 pub use depend::DependencyChecked;
+pub use function::Function;
 pub use layout::LaidOut;
 pub use parse::Parsed;
 pub use relocate::Relocated;
 pub use resolve::Resolved;
-pub use verify::{Function, Verified};
+pub use verified::Verified;
 
+use crate::elf::Elf;
+use crate::image::Image;
 use crate::problem::{Problems, Refusal};
 use crate::stack::Id;
 use crate::{Host, Stack};
 use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use resolve::Target;
 
 /// What is accepted beyond what every host accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +56,7 @@ impl<H: Host> Loader<'_, H> {
     ///
     /// # Errors
     /// [`Refusal`] with every problem that could be found.
+    #[inline(never)]
     pub fn load(&self, name: &str, file: &[u8]) -> Result<Verified, Refusal> {
         Parsed::parse(name, file)?
             .check_dependencies(self)?
@@ -77,6 +85,12 @@ impl<H: Host> Loader<'_, H> {
         })
     }
 
+    /// Notes that a payload is needed when `addr` is in its code.
+    #[inline(never)]
+    fn note_owner(&self, addr: u64, uses: &mut BTreeSet<Id>) {
+        uses.extend(self.stack.owner(addr));
+    }
+
     fn lookup_plain(&self, name: &[u8]) -> Option<(Option<Id>, u64)> {
         if name.is_empty() {
             return None;
@@ -98,6 +112,31 @@ struct Findings {
     uses: BTreeSet<Id>,
 }
 
+/// A payload that has no addresses yet. Boxed, as [`Placed`].
+#[derive(Debug)]
+struct File<'a> {
+    findings: Findings,
+    elf: Elf<'a>,
+    /// The build-ids in its notes, when they are read.
+    build_id: &'a [u8],
+    depends: &'a [u8],
+}
+
+/// A payload that has addresses. What a later stage finds out is empty before.
+/// It is boxed: hypervisors have little stack.
+#[derive(Debug)]
+struct Placed<'a> {
+    findings: Findings,
+    elf: Elf<'a>,
+    build_id: &'a [u8],
+    depends: &'a [u8],
+    image: Image,
+    /// The address of each section that is loaded.
+    addresses: Vec<Option<u64>>,
+    /// What each symbol stands for, when they are resolved.
+    targets: Vec<Target>,
+}
+
 impl Findings {
     fn new(payload: &str) -> Self {
         Self {
@@ -107,6 +146,7 @@ impl Findings {
         }
     }
 
+    #[inline(never)]
     fn refuse(self) -> Refusal {
         let Problems { list, more } = self.problems;
         Refusal {

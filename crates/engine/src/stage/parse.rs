@@ -2,26 +2,30 @@
 
 //! From bytes to a well-formed ELF file.
 
-use super::Findings;
+use super::{File, Findings};
 use crate::elf::Elf;
 use crate::problem::Refusal;
+use alloc::boxed::Box;
 
 /// A relocatable ELF file for this machine, within the loader's limits.
 #[derive(Debug)]
-pub struct Parsed<'a> {
-    pub(super) findings: Findings,
-    pub(super) elf: Elf<'a>,
-}
+pub struct Parsed<'a>(pub(super) Box<File<'a>>);
 
 impl<'a> Parsed<'a> {
     /// Parses `file`, which is to be loaded under `name`.
     ///
     /// # Errors
     /// [`Refusal`] when it is not a payload file at all.
+    #[inline(never)]
     pub fn parse(name: &str, file: &'a [u8]) -> Result<Self, Refusal> {
         let mut findings = Findings::new(name);
         match Elf::parse(file, &mut findings.problems) {
-            Some(elf) => Ok(Self { findings, elf }),
+            Some(elf) => Ok(Self(Box::new(File {
+                findings,
+                elf,
+                build_id: b"",
+                depends: b"",
+            }))),
             None => Err(findings.refuse()),
         }
     }

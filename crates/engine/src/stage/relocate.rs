@@ -3,63 +3,42 @@
 //! Fills in what depends on addresses.
 
 use super::resolve::Target;
-use super::{Findings, Loader, Policy, Resolved};
+use super::{Loader, Placed, Policy, Resolved};
 use crate::Host;
 use crate::elf::{Elf, SHT_REL, SHT_RELA, Section};
 use crate::format::Bytes;
 use crate::image::Image;
 use crate::problem::Problem;
 use crate::x86_64::stock_relocation;
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 use xsplice_link::reloc::{WriteError, x86_64};
 
 const RELA_SIZE: u64 = 24;
 
 /// A payload with every relocation performed.
 #[derive(Debug)]
-pub struct Relocated<'a> {
-    pub(super) findings: Findings,
-    pub(super) elf: Elf<'a>,
-    pub(super) build_id: &'a [u8],
-    pub(super) depends: &'a [u8],
-    pub(super) image: Image,
-    pub(super) addresses: Vec<Option<u64>>,
-    pub(super) targets: Vec<Target>,
-}
+pub struct Relocated<'a>(pub(super) Box<Placed<'a>>);
 
 impl<'a> Resolved<'a> {
     /// Performs the relocations of every section that is loaded.
     #[must_use]
+    #[inline(never)]
     pub fn relocate(mut self, loader: &Loader<'_, impl Host>) -> Relocated<'a> {
-        for index in 1..self.elf.sections.len() {
-            self.relocate_section(index, loader.policy);
+        for index in 1..self.0.elf.sections.len() {
+            self.0.relocate_section(index, loader.policy);
         }
-        let Self {
-            findings,
-            elf,
-            build_id,
-            depends,
-            image,
-            addresses,
-            targets,
-        } = self;
-        Relocated {
-            findings,
-            elf,
-            build_id,
-            depends,
-            image,
-            addresses,
-            targets,
-        }
+        Relocated(self.0)
     }
+}
 
+impl Placed<'_> {
     fn relocate_section(&mut self, index: usize, policy: Policy) {
         let Self {
             findings,
             elf,
             image,
             addresses,
+            targets,
             ..
         } = self;
         let problems = &mut findings.problems;
@@ -116,7 +95,7 @@ impl<'a> Resolved<'a> {
             };
             if let Err(problem) = perform(
                 elf,
-                &self.targets,
+                targets,
                 image,
                 &section,
                 (&target, base),
@@ -141,6 +120,7 @@ struct Entry {
     addend: i64,
 }
 
+#[inline(never)]
 fn perform(
     elf: &Elf<'_>,
     targets: &[Target],

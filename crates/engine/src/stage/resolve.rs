@@ -2,14 +2,13 @@
 
 //! Which address each symbol has.
 
-use super::{Findings, LaidOut, Loader};
-use crate::elf::{Elf, SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF};
-use crate::image::Image;
+use super::{Findings, LaidOut, Loader, Placed};
+use crate::elf::{SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF};
 use crate::problem::Problem;
 use crate::stack::Id;
 use crate::{Host, Region};
+use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
-use alloc::vec::Vec;
 
 /// What a symbol stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,31 +25,23 @@ pub(super) enum Target {
 
 /// A payload whose symbols have addresses.
 #[derive(Debug)]
-pub struct Resolved<'a> {
-    pub(super) findings: Findings,
-    pub(super) elf: Elf<'a>,
-    pub(super) build_id: &'a [u8],
-    pub(super) depends: &'a [u8],
-    pub(super) image: Image,
-    pub(super) addresses: Vec<Option<u64>>,
-    pub(super) targets: Vec<Target>,
-}
+pub struct Resolved<'a>(pub(super) Box<Placed<'a>>);
 
 impl<'a> LaidOut<'a> {
     /// Looks each symbol up: in the payload, in the hypervisor, then in the
     /// payloads that are loaded.
     #[must_use]
-    pub fn resolve(self, loader: &Loader<'_, impl Host>) -> Resolved<'a> {
-        let Self {
-            mut findings,
+    #[inline(never)]
+    pub fn resolve(mut self, loader: &Loader<'_, impl Host>) -> Resolved<'a> {
+        let Placed {
+            findings,
             elf,
-            build_id,
-            depends,
-            image,
             addresses,
-        } = self;
-        let Findings { problems, uses, .. } = &mut findings;
-        let mut targets = Vec::with_capacity(elf.symbols.len());
+            targets,
+            ..
+        } = &mut *self.0;
+        let Findings { problems, uses, .. } = findings;
+        targets.reserve(elf.symbols.len());
         for (index, symbol) in elf.symbols.iter().enumerate() {
             let target = match symbol.section {
                 _ if index == 0 => Target::Unknown,
@@ -94,15 +85,7 @@ impl<'a> LaidOut<'a> {
             };
             targets.push(target);
         }
-        Resolved {
-            findings,
-            elf,
-            build_id,
-            depends,
-            image,
-            addresses,
-            targets,
-        }
+        Resolved(self.0)
     }
 }
 

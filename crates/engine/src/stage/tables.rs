@@ -3,7 +3,7 @@
 //! The tables that the hypervisor uses while the payload is loaded: hooks, bug
 //! frames, alternatives, exceptions and the description.
 
-use super::{Loader, Relocated};
+use super::{Loader, Placed};
 use crate::elf::Section;
 use crate::format::{self, BUG_FRAMES, Bytes, HOOKS};
 use crate::host::Hook;
@@ -33,12 +33,7 @@ impl<'a, 'e> Table<'a, 'e> {
         let entry = usize::try_from(size).unwrap_or(1).max(1);
         let whole = self.bytes.len().is_multiple_of(entry);
         if !whole {
-            let (section, size) = (self.section.id(), self.section.size);
-            problems.push(Problem::EntrySize {
-                section,
-                size,
-                expected,
-            });
+            problems.push_entry_size(self.section, expected);
         }
         let bytes = if whole { self.bytes } else { &[] };
         let base = self.addr;
@@ -62,8 +57,9 @@ pub(super) struct Tables {
     pub(super) metadata: Range<u64>,
 }
 
-impl<'e> Relocated<'e> {
+impl<'e> Placed<'e> {
     /// The section called `name` as it will be in memory.
+    #[inline(never)]
     pub(super) fn table(&self, name: &str, problems: &mut Problems) -> Option<Table<'_, 'e>> {
         let section = self.elf.section(name)?;
         let Some(Some(addr)) = self.addresses.get(section.index) else {
@@ -87,60 +83,55 @@ impl<'e> Relocated<'e> {
         usize::try_from(len).is_ok_and(|len| self.image.text().contains(addr, len))
     }
 
-    /// The hooks, which must be code; `None` when the payload has no section
-    /// of hooks.
+    /// Adds the hooks, which must be code. Whether the payload has a section of
+    /// hooks.
+    #[inline(never)]
     pub(super) fn hooks(
         &self,
         loader: &Loader<'_, impl Host>,
+        hooks: &mut Hooks,
         uses: &mut BTreeSet<Id>,
         problems: &mut Problems,
-    ) -> Option<Hooks> {
-        let mut hooks = None;
-        for (name, hook) in HOOKS {
-            let Some(table) = self.table(name, problems) else {
-                continue;
-            };
-            let hooks = hooks.get_or_insert_with(Hooks::default);
-            let single = !matches!(hook, Hook::Load | Hook::Unload);
-            if table.bytes.is_empty() {
-                problems.push(Problem::Empty {
-                    section: table.section.id(),
-                });
-            } else if single && table.bytes.len() != 8 {
-                problems.push(Problem::EntrySize {
-                    section: table.section.id(),
-                    size: table.section.size,
-                    expected: "one pointer (8 bytes)",
-                });
-                continue;
-            }
-            for (index, _, bytes) in table.entries(8, "a multiple of 8 (pointers)", problems) {
-                let addr = Bytes(bytes).u64(0).unwrap_or(0);
-                if single && addr == 0 {
-                    // Xen takes it for one that is not there.
-                    continue;
-                }
-                let code =
-                    self.in_text(addr, 1) || loader.stack.region(loader.host, addr) == Region::Text;
-                if !code {
-                    let section = table.section.id();
-                    problems.push(Problem::HookAddress {
-                        section,
-                        index,
-                        addr,
-                    });
-                }
-                uses.extend(loader.stack.owner(addr));
-                match hook {
-                    Hook::Load => hooks.load.push(addr),
-                    Hook::Unload => hooks.unload.push(addr),
-                    single => {
-                        hooks.single.insert(single, addr);
-                    }
-                }
+    ) -> bool {
+        let mut any = false;
+        for &(name, hook) in &HOOKS {
+            if let Some(table) = self.table(name, problems) {
+                any = true;
+                self.hooks_of(loader, &table, (hook, &mut *hooks), uses, problems);
             }
         }
-        hooks
+        any
+    }
+
+    #[inline(never)]
+    fn hooks_of(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        table: &Table<'_, '_>,
+        (hook, hooks): (Hook, &mut Hooks),
+        uses: &mut BTreeSet<Id>,
+        problems: &mut Problems,
+    ) {
+        let single = !matches!(hook, Hook::Load | Hook::Unload);
+        if table.bytes.is_empty() {
+            problems.push_empty(table.section);
+        } else if single && table.bytes.len() != 8 {
+            return problems.push_entry_size(table.section, "one pointer (8 bytes)");
+        }
+        for (index, _, bytes) in table.entries(8, "a multiple of 8 (pointers)", problems) {
+            let addr = Bytes(bytes).u64(0).unwrap_or(0);
+            if single && addr == 0 {
+                // Xen takes it for one that is not there.
+                continue;
+            }
+            let code =
+                self.in_text(addr, 1) || loader.stack.region(loader.host, addr) == Region::Text;
+            if !code {
+                problems.push_no_code(table.section, index, addr);
+            }
+            loader.note_owner(addr, uses);
+            hooks.add(hook, addr);
+        }
     }
 
     /// Where the tables are that the hypervisor takes over.
@@ -162,8 +153,9 @@ impl<'e> Relocated<'e> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn check_tables(&self, problems: &mut Problems) {
-        for name in BUG_FRAMES {
+        for name in &BUG_FRAMES {
             if let Some(table) = self.table(name, problems) {
                 let _: usize = table
                     .entries(8, "a multiple of 8 (bug frames)", problems)
@@ -181,6 +173,7 @@ impl<'e> Relocated<'e> {
         }
     }
 
+    #[inline(never)]
     fn check_alternatives(&self, problems: &mut Problems) {
         let Some(table) = self.table(format::ALTERNATIVES, problems) else {
             return;
@@ -243,6 +236,7 @@ impl<'e> Relocated<'e> {
         }
     }
 
+    #[inline(never)]
     fn check_exceptions(&self, problems: &mut Problems) {
         let Some(table) = self.table(format::EX_TABLE, problems) else {
             return;

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! How deep the engine's stack gets, and how much code it is, read from the
+//! machine code of the engine's benchmark.
+//!
+//! Counted is everything that an entry reaches by direct calls. Not counted is
+//! what a hypervisor brings itself: the host's functions, the allocator, what
+//! copies memory, and panics, which do not come back.
+
+use crate::command;
+use anyhow::{Context, ensure};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind, Register};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The most that the engine may take of a hypervisor's stack, in bytes.
+const LIMIT: u64 = 2048;
+/// The engine's entries on the benchmark's host.
+const ENTRIES: [(&str, &str); 3] = [
+    ("load", "::upload"),
+    ("prepare an action", "::start"),
+    ("do it", "::run"),
+];
+const ENGINE: &str = "<xsplice_engine::action::Engine<engine::common::Hypervisor>>";
+
+/// Prints the depth of each entry and the size of the code.
+pub(super) fn run() -> anyhow::Result<()> {
+    let program = std::fs::read(build()?)?;
+    let code = read(&program)?;
+    println!("\n### Stack and code\n");
+    println!("| | stack, bytes | code, bytes |");
+    println!("|---|---:|---:|");
+    let mut deepest = (0, Vec::new());
+    let mut reached = BTreeSet::new();
+    for (what, entry) in ENTRIES {
+        let wanted = format!("{ENGINE}{entry}");
+        let mut entries = code.iter().filter(|(_, function)| function.name == wanted);
+        let (start, _) = entries.next().with_context(|| format!("no {wanted}"))?;
+        let mut walk = Walk::new(&code);
+        let (depth, path) = walk.depth(*start);
+        println!("| {what} | {depth} | {} |", walk.size());
+        reached.extend(walk.done.keys().copied());
+        if depth > deepest.0 {
+            deepest = (depth, path);
+        }
+    }
+    let size: u64 = reached
+        .iter()
+        .filter_map(|at| code.get(at))
+        .map(|f| f.size)
+        .sum();
+    println!("| all | | {size} |");
+    let verdict = if deepest.0 <= LIMIT {
+        "reached"
+    } else {
+        "MISSED"
+    };
+    println!("\nTarget, at most {LIMIT} bytes of stack: {verdict}. The deepest path:\n");
+    for at in deepest.1 {
+        if let Some(function) = code.get(&at) {
+            println!("- {} bytes: `{}`", function.frame, function.name);
+        }
+    }
+    Ok(())
+}
+
+/// The benchmark's executable, with names that say of what a function is generic.
+fn build() -> anyhow::Result<PathBuf> {
+    let output = command::output(
+        Command::new("cargo")
+            .args(["bench", "--quiet", "--no-run", "--message-format=json"])
+            .args(["--package", "xsplice-inprocess", "--bench", "engine"])
+            .args(["--target-dir", "target/depth"])
+            .env(
+                "RUSTFLAGS",
+                "-C symbol-mangling-version=v0 -C panic=abort -C relocation-model=static",
+            ),
+    )?;
+    let mut executables = output.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(PathBuf::from(message["executable"].as_str()?))
+    });
+    executables.next_back().context("cargo names no executable")
+}
+
+struct Function {
+    name: String,
+    size: u64,
+    /// Bytes it takes of the stack, with the address to return to.
+    frame: u64,
+    calls: BTreeSet<u64>,
+    /// Functions that it ends with a jump to, when it has given its frame back.
+    jumps: BTreeSet<u64>,
+}
+
+/// All functions, by where they begin.
+fn read(program: &[u8]) -> anyhow::Result<BTreeMap<u64, Function>> {
+    let file = object::File::parse(program)?;
+    let text = file.section_by_name(".text").context("no .text")?;
+    let (base, bytes) = (text.address(), text.data()?);
+    let mut functions = BTreeMap::new();
+    for symbol in file.symbols() {
+        if symbol.kind() != SymbolKind::Text || symbol.size() == 0 {
+            continue;
+        }
+        let name = format!("{:#}", rustc_demangle::demangle(symbol.name()?));
+        let place = symbol.address().checked_sub(base);
+        let body = place.and_then(|at| {
+            let at = usize::try_from(at).ok()?;
+            bytes.get(at..at.checked_add(usize::try_from(symbol.size()).ok()?)?)
+        });
+        if let Some(body) = body {
+            functions.insert(symbol.address(), disassemble(name, symbol.address(), body));
+        }
+    }
+    ensure!(!functions.is_empty(), "the benchmark has no symbols");
+    Ok(functions)
+}
+
+fn disassemble(name: String, start: u64, body: &[u8]) -> Function {
+    let size = body.len() as u64;
+    let mut function = Function {
+        name,
+        size,
+        frame: 8,
+        calls: BTreeSet::new(),
+        jumps: BTreeSet::new(),
+    };
+    let outside = |target| target < start || target >= start + size;
+    for instruction in &mut Decoder::with_ip(64, body, start, DecoderOptions::NONE) {
+        match instruction.mnemonic() {
+            Mnemonic::Push => function.frame += 8,
+            Mnemonic::Sub
+                if instruction.op0_register() == Register::RSP
+                    && instruction.op1_kind() != OpKind::Register =>
+            {
+                function.frame += instruction.immediate(1);
+            }
+            _ => {}
+        }
+        let target = instruction.near_branch_target();
+        match instruction.flow_control() {
+            FlowControl::Call if instruction.code() == Code::Call_rel32_64 => {
+                function.calls.insert(target);
+            }
+            FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch
+                if outside(target) =>
+            {
+                function.jumps.insert(target);
+            }
+            _ => {}
+        }
+    }
+    function
+}
+
+/// Whether a hypervisor brings this itself, or it does not come back.
+fn is_foreign(name: &str) -> bool {
+    let traits = [
+        "as xsplice_engine::host::Host>",
+        "as xsplice_engine::host::Resident>",
+    ];
+    traits.iter().any(|of| name.contains(of))
+        || [
+            "__rust_",
+            "__rdl_",
+            "core::panicking::",
+            "handle_error",
+            "handle_alloc_error",
+        ]
+        .iter()
+        .any(|part| name.contains(part))
+        || ["memcpy", "memmove", "memset", "memcmp", "bcmp"].contains(&name)
+}
+
+/// Goes through the calls below a function.
+struct Walk<'c> {
+    code: &'c BTreeMap<u64, Function>,
+    /// Depth below each function, itself included, and the call that it is by.
+    done: BTreeMap<u64, (u64, Option<u64>)>,
+    /// Functions whose calls are being looked at: what calls one of them is
+    /// recursive, and counts once.
+    open: BTreeSet<u64>,
+}
+
+impl<'c> Walk<'c> {
+    fn new(code: &'c BTreeMap<u64, Function>) -> Self {
+        Self {
+            code,
+            done: BTreeMap::new(),
+            open: BTreeSet::new(),
+        }
+    }
+
+    /// How deep the stack gets, and by which functions.
+    fn depth(&mut self, start: u64) -> (u64, Vec<u64>) {
+        let depth = self.visit(start);
+        let mut path = vec![start];
+        let mut at = start;
+        while let Some((_, Some(next))) = self.done.get(&at) {
+            at = *next;
+            path.push(at);
+        }
+        (depth, path)
+    }
+
+    fn visit(&mut self, at: u64) -> u64 {
+        if let Some((depth, _)) = self.done.get(&at) {
+            return *depth;
+        }
+        let code = self.code;
+        let function = match code.get(&at) {
+            Some(function) if !is_foreign(&function.name) => function,
+            _ => return 0,
+        };
+        if !self.open.insert(at) {
+            return 0;
+        }
+        let mut deepest = (function.frame, None);
+        let calls = function.calls.iter().map(|call| (function.frame, call));
+        let jumps = function.jumps.iter().map(|jump| (0, jump));
+        for (above, target) in calls.chain(jumps) {
+            let depth = above + self.visit(*target);
+            if depth > deepest.0 {
+                deepest = (depth, Some(*target));
+            }
+        }
+        self.open.remove(&at);
+        self.done.insert(at, deepest);
+        deepest.0
+    }
+
+    /// Bytes of code of everything that was reached.
+    fn size(&self) -> u64 {
+        let reached = self.done.keys().filter_map(|at| self.code.get(at));
+        reached.map(|function| function.size).sum()
+    }
+}
