@@ -194,21 +194,6 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// Whether what is called `user` in the source refers to `used`.
-    fn refers(&self, user: &str, used: &str) -> bool {
-        let symbols = self.object.symbols.iter();
-        let mut users = symbols.filter(|symbol| source_name(&symbol.name) == user);
-        users.any(|user| {
-            let fields = self
-                .object
-                .relocations(user.section, user.offset, user.extent());
-            fields.iter().any(|field| match field.reference.target {
-                Target::Symbol(target) => source_name(&self.symbol(target).name) == used,
-                _ => false,
-            })
-        })
-    }
-
     /// Whether any symbol has this name in the source.
     fn has(&self, name: &str) -> bool {
         let mut symbols = self.object.symbols.iter();
@@ -331,9 +316,8 @@ impl<'a> Correlator<'a> {
     }
 
     /// Whether a variable that is local to one function would become that of
-    /// another: it may be the same, or one of two that have a name in common.
-    /// It is the same where one of the functions was a part of the other, by
-    /// which it is called: inlined in one object only.
+    /// another: it may be the same, where the compiler inlined a function in one
+    /// object only, or one of two that have a name in common.
     fn changes_hands(&self, original: usize, patched: usize) -> bool {
         let is_local = |side: &Side, index| {
             let name = &side.symbol(index).name;
@@ -348,12 +332,6 @@ impl<'a> Correlator<'a> {
         is_local(&self.original, original)
             && is_local(&self.patched, patched)
             && old.is_disjoint(new)
-            && !old.iter().any(|old| {
-                new.iter().any(|new| {
-                    !self.original.has(new) && self.patched.refers(old, new)
-                        || !self.patched.has(old) && self.original.refers(new, old)
-                })
-            })
     }
 
     fn pair(&mut self, original: usize, patched: usize, by: By) {
