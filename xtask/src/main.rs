@@ -7,6 +7,7 @@ mod cache;
 mod command;
 mod debian;
 mod demo;
+mod fuzz;
 mod packages;
 mod test;
 
@@ -40,6 +41,12 @@ enum Command {
     Bench {
         #[command(subcommand)]
         what: Bench,
+    },
+    /// Feed the engine with what a fuzzer makes up.
+    Fuzz {
+        /// For how long, all together.
+        #[arg(long, value_name = "N", default_value_t = 4)]
+        minutes: u32,
     },
     /// Show or clear what is cached.
     Cache {
@@ -75,6 +82,7 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Engine,
         } => bench::engine(),
+        Command::Fuzz { minutes } => fuzz::run(minutes),
         Command::Cache { clear } => cache::run(clear),
     };
     match result {

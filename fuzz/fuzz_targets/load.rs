@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The whole life of what may be a payload: whatever it is, it leaves nothing.
+#![no_main]
+
+#[path = "../../crates/engine/tests/common/mod.rs"]
+mod common;
+
+use common::engine;
+use libfuzzer_sys::fuzz_target;
+use xsplice_engine::{Action, Options};
+
+fuzz_target!(|file: &[u8]| {
+    let mut engine = engine();
+    let before = engine.host().machine();
+    if engine.upload("payload", file).is_ok() {
+        for action in [Action::Apply, Action::Revert, Action::Unload] {
+            let done = engine.act("payload", action, Options::default());
+            assert!(done.is_ok() || action == Action::Apply, "{done:?}");
+        }
+    }
+    assert_eq!(engine.host().machine(), before);
+});
