@@ -207,6 +207,32 @@ fn jumps_begin_at_instructions() {
     );
 }
 
+/// However many records there are for one function, it is decoded once.
+#[test]
+fn decoding_takes_linear_time() {
+    const FUNCTION: u64 = TEXT + 0x500;
+    const SIZE: u64 = 0xb00;
+    let mut hypervisor = Hypervisor::new();
+    hypervisor.function = FUNCTION..FUNCTION + SIZE;
+    // From the end to the beginning, all of them within the function.
+    let records: Vec<_> = (0..SIZE / 8)
+        .rev()
+        .map(|index| {
+            func("").with(|f| {
+                f.old_addr.set(FUNCTION + 8 * index);
+                f.old_size.set(8);
+            })
+        })
+        .collect();
+    let mut engine = Engine::new(hypervisor, Policy::Stock);
+    engine
+        .upload("many", &Payload::new(&records).bytes())
+        .unwrap();
+    let (read, records) = (engine.host().memory().read, records.len());
+    let limit = usize::try_from(SIZE).unwrap() + 32 * records;
+    assert!(read <= limit, "{read} bytes read for {records} records");
+}
+
 #[test]
 fn names_with_offsets() {
     let found = |name| {

@@ -158,7 +158,6 @@ impl Placed<'_> {
             0 => check_no_ops(index, &function)?,
             _ => self.check_jump(loader, index, &function)?,
         }
-        boundaries(loader, index, &function)?;
         Ok(function)
     }
 
@@ -325,63 +324,105 @@ fn check_no_ops(index: usize, function: &Function) -> Checked<()> {
     Ok(())
 }
 
-/// Whether what is patched is whole instructions. A jump may end inside of one,
-/// because nothing behind it is run; no-ops must not.
+/// Checks what concerns all functions together, in the order of their addresses.
 #[inline(never)]
-fn boundaries(loader: &Loader<'_, impl Host>, index: usize, function: &Function) -> Checked<()> {
-    let addr = function.old_addr;
-    let (patched, end) = match function.new_addr {
-        0 => (
-            function.new_size,
-            addr.saturating_add(function.new_size.into()),
-        ),
-        _ => (x86_64::JUMP_SIZE + function.patch_offset, addr),
-    };
-    let whole = loader.host.function_at(addr).unwrap_or(addr).min(addr);
-    if whole == end {
-        return Ok(());
+pub(super) fn check_all(
+    loader: &Loader<'_, impl Host>,
+    records: &[Record],
+    problems: &mut Problems,
+) {
+    let mut sorted: Vec<_> = records.iter().collect();
+    sorted.sort_unstable_by_key(|record| (record.function.old_addr, record.index));
+    overlaps(&sorted, problems);
+    let mut cursor = Cursor::default();
+    for record in sorted {
+        if let Err(problem) = cursor.boundaries(loader, record.index, &record.function) {
+            problems.push(*problem);
+            // The rest of a hostile file is not worth the time.
+            if problems.more != 0 {
+                return;
+            }
+        }
     }
-    let size = usize::try_from(function.end().max(end) - whole).unwrap_or(usize::MAX);
-    let mut code = vec![0; size.min(FUNCTION_LIMIT)];
-    if !loader.host.read(whole, &mut code) {
-        return Err(undecodable(index, function, whole));
-    }
-    for (what, at) in [("begin", addr), ("end", end)] {
-        let at = usize::try_from(at - whole).unwrap_or(usize::MAX);
-        let across = x86_64::across(&code, at);
-        let across = across.map_err(|read| undecodable(index, function, whole + read as u64))?;
-        if let Some((begin, end)) = across {
-            return Err(Problem::Boundary {
+}
+
+/// How far a function of the hypervisor was decoded. Records come in the order
+/// of their addresses, so that no instruction is decoded again and again.
+#[derive(Default)]
+struct Cursor {
+    /// Where the function begins.
+    function: u64,
+    /// Where an instruction of it begins.
+    at: u64,
+}
+
+impl Cursor {
+    /// Whether what is patched is whole instructions. A jump may end inside of
+    /// one, because nothing behind it is run; no-ops must not.
+    #[inline(never)]
+    fn boundaries(
+        &mut self,
+        loader: &Loader<'_, impl Host>,
+        index: usize,
+        function: &Function,
+    ) -> Checked<()> {
+        let (addr, patched) = (function.old_addr, function.patched().end);
+        let end = match function.new_addr {
+            0 => patched,
+            _ => addr,
+        };
+        let whole = loader.host.function_at(addr).unwrap_or(addr).min(addr);
+        if whole == end {
+            return Ok(());
+        }
+        if self.function != whole || self.at > addr {
+            (self.function, self.at) = (whole, whole);
+        }
+        let undecodable = |addr| {
+            Box::new(Problem::Undecodable {
                 index,
                 function: function.name.clone(),
                 addr,
-                size: patched,
-                what,
-                begin: whole + begin as u64,
-                length: (end - begin) as u64,
-            }
-            .into());
+            })
+        };
+        let last = end.saturating_add(x86_64::LONGEST as u64);
+        let last = last.min(function.end()).max(end);
+        let size = usize::try_from(last - self.at).unwrap_or(usize::MAX);
+        let mut code = vec![0; size.min(FUNCTION_LIMIT)];
+        if !loader.host.read(self.at, &mut code) {
+            return Err(undecodable(self.at));
         }
+        let mut code = code.as_slice();
+        for (what, at) in [("begin", addr), ("end", end)] {
+            let offset = usize::try_from(at - self.at).unwrap_or(usize::MAX);
+            let across = x86_64::across(code, offset);
+            let across = across.map_err(|read| undecodable(self.at + read as u64))?;
+            if let Some((begin, end)) = across {
+                return Err(Box::new(Problem::Boundary {
+                    index,
+                    function: function.name.clone(),
+                    addr,
+                    size: u32::try_from(patched - addr).unwrap_or(u32::MAX),
+                    what,
+                    begin: self.at + begin as u64,
+                    length: (end - begin) as u64,
+                }));
+            }
+            if what == "begin" {
+                code = code.get(offset..).unwrap_or_default();
+                self.at = addr;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
-/// Most bytes of a function that are decoded.
+/// Most bytes of a function that are decoded at once.
 const FUNCTION_LIMIT: usize = 1 << 20;
-
-fn undecodable(index: usize, function: &Function, addr: u64) -> Box<Problem> {
-    Box::new(Problem::Undecodable {
-        index,
-        function: function.name.clone(),
-        addr,
-    })
-}
 
 /// Two records for the same bytes: the second trampoline would go over the first.
 #[inline(never)]
-pub(super) fn overlaps(records: &[Record], problems: &mut Problems) {
-    let mut sorted: Vec<_> = records.iter().collect();
-    sorted.sort_unstable_by_key(|record| (record.function.old_addr, record.index));
+fn overlaps(sorted: &[&Record], problems: &mut Problems) {
     for pair in sorted.windows(2) {
         let [a, b] = pair else {
             continue;

@@ -2,7 +2,7 @@
 
 //! What the payload patches, and whether it can.
 
-use super::function::{Record, overlaps};
+use super::function::{Record, check_all};
 use super::resolve::Target;
 use super::verified::{Contents, Verified};
 use super::{Loader, Placed, Relocated};
@@ -38,7 +38,7 @@ impl Relocated<'_> {
             problems.push_nothing_to_do();
         }
         let records = records.unwrap_or_default();
-        overlaps(&records, &mut problems);
+        check_all(loader, &records, &mut problems);
         let preimages = placed.preimages(&mut problems);
         placed.check_tables(&mut problems);
         let (symbols, new_symbols) = placed.symbols(loader, &records, &mut problems);

@@ -39,7 +39,7 @@ impl Prefixes {
 }
 
 /// Longest instruction that a processor executes.
-const LONGEST: usize = 15;
+pub(crate) const LONGEST: usize = 15;
 
 /// The length of the instruction that `code` begins with; `None` when it is cut
 /// off or none.

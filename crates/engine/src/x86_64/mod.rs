@@ -4,7 +4,7 @@
 
 mod length;
 
-pub(crate) use length::across;
+pub(crate) use length::{LONGEST, across};
 
 use crate::format::Bytes;
 use xsplice_link::reloc::x86_64::{R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32};

@@ -38,6 +38,8 @@ pub(crate) struct Hypervisor {
     symbols: HashMap<Vec<u8>, u64>,
     text: Range<u64>,
     denied: Option<u64>,
+    /// The one function of which it is known where it begins and ends.
+    pub(crate) function: Range<u64>,
     /// Where there is none, time goes on with each call that can fail.
     clock: Option<Instant>,
     memory: Arc<Mutex<Memory>>,
@@ -61,6 +63,8 @@ pub(crate) struct Memory {
     /// Calls until the one that fails.
     pub(crate) fail_in: Option<u32>,
     pub(crate) calls: u32,
+    /// Bytes that were read.
+    pub(crate) read: usize,
     /// Hooks that were called, with what their payload's build-id begins with.
     pub(crate) hooks: Vec<(Hook, u8)>,
     /// What a hook of this kind returns, and which functions it says it patched.
@@ -103,6 +107,7 @@ impl Hypervisor {
         let symbols = symbols.map(|(name, addr)| (name.as_bytes().to_vec(), addr));
         Self {
             denied: Some(DENIED),
+            function: SMALL..SMALL + 32,
             clock: None,
             ..Self::with(text, HashMap::from(symbols), PAYLOADS..PAYLOADS + (8 << 20))
         }
@@ -129,6 +134,7 @@ impl Hypervisor {
             reads_fail: false,
             fail_in: None,
             calls: 0,
+            read: 0,
             hooks: Vec::new(),
             hook_fails: None,
             in_window: false,
@@ -137,6 +143,7 @@ impl Hypervisor {
             symbols,
             text: TEXT..end,
             denied: None,
+            function: 0..0,
             clock: Some(Instant::now()),
             memory: Arc::new(Mutex::new(memory)),
         }
@@ -170,7 +177,7 @@ impl Host for Hypervisor {
     }
 
     fn function_at(&self, addr: u64) -> Option<u64> {
-        (SMALL..SMALL + 32).contains(&addr).then_some(SMALL)
+        self.function.contains(&addr).then_some(self.function.start)
     }
 
     fn denied(&self, function: Range<u64>) -> Option<&'static str> {
@@ -183,6 +190,7 @@ impl Host for Hypervisor {
         if memory.reads_fail && memory.fails() {
             return false;
         }
+        memory.read += buf.len();
         let bytes = memory.bytes(addr, buf.len());
         if let Some(bytes) = &bytes {
             buf.copy_from_slice(bytes);
