@@ -2,11 +2,10 @@
 //! rebuilt.
 
 use crate::debian::Apt;
-use crate::{cache, command, packages};
+use crate::{cache, debian_build, packages};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 /// Where everything is that a lab needs.
@@ -40,8 +39,8 @@ impl Base {
     }
 }
 
-/// How the base is made: this file.
-const RECIPE: &str = include_str!("base.rs");
+/// How the base is made: this file, and how Debian builds.
+const RECIPE: &str = concat!(include_str!("base.rs"), include_str!("debian_build.rs"));
 const KIND: &str = "debian-xen";
 
 /// The base, from the cache if one is there; then no network is touched.
@@ -121,7 +120,7 @@ fn make(apt: &Apt, directory: &Path, hypervisor: &str, version: &str) -> anyhow:
     let flavour = kernel_package.trim_start_matches("linux-image-");
     println!("rebuilding Xen {version}");
     let start = Instant::now();
-    rebuild(&tree)?;
+    debian_build::rebuild(&tree)?;
     println!("rebuilt in {} s", start.elapsed().as_secs());
     let xen_syms = directory.join(format!("usr/lib/debug/boot/xen-syms-{release}-amd64"));
     let identical = std::fs::read(&xen_syms)? == std::fs::read(tree.join("xen/xen-syms"))?;
@@ -196,67 +195,4 @@ fn download_xen(
     names.extend(["libxenstore4".to_owned()]);
     apt.source("xen", version, tree)?;
     apt.unpack(directory, &names)
-}
-
-/// Builds the hypervisor and its test payloads as Debian's `debian/rules`
-/// does, so that the result is the same.
-pub(crate) fn rebuild(tree: &Path) -> anyhow::Result<()> {
-    let changelog = |field: &str| {
-        command::output(
-            Command::new("dpkg-parsechangelog")
-                .args(["-S", field])
-                .current_dir(tree),
-        )
-        .map(|s| s.trim().to_owned())
-    };
-    let epoch = changelog("Timestamp")?;
-    let date = |format: &[&str]| {
-        let mut command = Command::new("date");
-        command
-            .env("LC_ALL", "C")
-            .args(["-u", "-d", &format!("@{epoch}")])
-            .args(format);
-        command::output(&mut command).map(|s| s.trim().to_owned())
-    };
-    let control = std::fs::read_to_string(tree.join("debian/control"))?;
-    let maintainer = control
-        .lines()
-        .find_map(|l| l.strip_prefix("Maintainer: "))
-        .unwrap_or_default();
-    std::fs::copy(tree.join("debian/xen-kconfig"), tree.join("xen/.config"))?;
-    let (version, build_date, build_time) = (changelog("Version")?, date(&[])?, date(&["+%T"])?);
-    let prefix = format!(
-        "-ffile-prefix-map={0}=. -fdebug-prefix-map={0}=.",
-        tree.display()
-    );
-    let make = |arguments: &[&str]| {
-        command::output(
-            Command::new("make")
-                .current_dir(tree)
-                .args([
-                    "-C",
-                    "xen",
-                    "CC=x86_64-linux-gnu-gcc",
-                    "LD=x86_64-linux-gnu-ld",
-                ])
-                .args(["XEN_COMPILE_ARCH=x86_64", "XEN_TARGET_ARCH=x86_64"])
-                .args(["PYTHON=/usr/bin/python3", "V=1"])
-                .arg(format!("EXTRA_CFLAGS_XEN_CORE={prefix}"))
-                .args(arguments)
-                .env("SOURCE_DATE_EPOCH", &epoch)
-                .env("XEN_BUILD_DATE", &build_date)
-                .env("XEN_BUILD_TIME", &build_time)
-                .env("DEB_VERSION", &version)
-                .env("DEB_MAINTAINER", maintainer)
-                // The build must not reach for the network.
-                .env("WGET", "/bin/false")
-                .env("GIT", "/bin/false")
-                .env_remove("MAKEFLAGS"),
-        )
-    };
-    let jobs = std::thread::available_parallelism().map_or(2, |n| n.get() + 1);
-    make(&["olddefconfig"])?;
-    make(&[&format!("-j{jobs}"), "build"])?;
-    make(&["tests"])?;
-    Ok(())
 }

@@ -3,7 +3,7 @@
 mod depth;
 
 use crate::base::Base;
-use crate::{base, command, test};
+use crate::{base, command, debian_build, test};
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -102,7 +102,7 @@ fn flow(peer: &Path, xsplice: &Path, base: &Base, patch: &Path) -> anyhow::Resul
             .arg("clean"),
     )?;
     let start = Instant::now();
-    base::rebuild(&tree)?;
+    debian_build::rebuild(&tree)?;
     let rebuilt = start.elapsed().as_secs_f64();
     let cache = tempfile::tempdir()?;
     let run = || build(xsplice, base, patch, directory.path(), cache.path());

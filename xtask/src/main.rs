@@ -6,10 +6,13 @@ mod bench;
 mod cache;
 mod command;
 mod debian;
+mod debian_build;
 mod demo;
 mod fuzz;
 mod packages;
+mod rust_core;
 mod test;
+mod xen;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -37,6 +40,11 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Debian's Xen with the engine in it.
+    Xen {
+        #[command(subcommand)]
+        what: Xen,
+    },
     /// Measure.
     Bench {
         #[command(subcommand)]
@@ -53,6 +61,19 @@ enum Command {
         /// Delete it all.
         #[arg(long)]
         clear: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum Xen {
+    /// Build it; print the file that says where everything is.
+    Build {
+        /// The live-patch core.
+        #[arg(long, value_enum, default_value = "rust")]
+        engine: xen::Engine,
+        /// With Xen's own checks (`CONFIG_DEBUG`).
+        #[arg(long)]
+        debug: bool,
     },
 }
 
@@ -76,6 +97,9 @@ fn main() -> ExitCode {
             let base = if update { base::update() } else { base::get() };
             base.map(|base| println!("{}", base.summary()))
         }
+        Command::Xen {
+            what: Xen::Build { engine, debug },
+        } => xen::build(engine, debug).map(|description| println!("{}", description.display())),
         Command::Bench {
             what: Bench::Generator { peer },
         } => bench::generator(peer.as_deref()),

@@ -22,6 +22,10 @@ pub(crate) const XEN: &[&str] = &[
     "xz-utils",
 ];
 
+/// For Rust in the hypervisor: a compiler with the source of its own `core` and
+/// `alloc`.
+pub(crate) const RUST: &[&str] = &["binutils", "cargo-web", "rust-web-src", "rustc-web"];
+
 /// Installs what is missing if this user may; otherwise says how to.
 pub(crate) fn ensure(needed: &[&'static str]) -> anyhow::Result<()> {
     let missing: Vec<&str> = needed.iter().copied().filter(|p| !installed(p)).collect();

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{base, command, packages};
+use crate::{base, command, packages, xen};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,6 +31,7 @@ pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
         Command::new("cargo")
             .args(["test", "--package", "xsplice-e2e", "--", "--test-threads=1"])
             .env("XSPLICE_BASE", base::description()?)
+            .env("XSPLICE_RUST_BASE", xen::build(xen::Engine::Rust, false)?)
             .env("XSPLICE_BIN", xsplice),
     )
 }

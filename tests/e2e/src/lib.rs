@@ -36,8 +36,22 @@ pub struct Base {
 /// # Errors
 /// If there is none: the tests on a real Xen cannot run, and must not pass.
 pub fn base() -> anyhow::Result<Base> {
-    let path = std::env::var("XSPLICE_BASE")
-        .context("XSPLICE_BASE is not set: these tests need a real Xen; run `cargo xtask test`")?;
+    described_by("XSPLICE_BASE")
+}
+
+/// As [`base`], but the hypervisor has our live-patch core in it:
+/// `XSPLICE_RUST_BASE` names it.
+///
+/// # Errors
+/// If there is none.
+pub fn rust_base() -> anyhow::Result<Base> {
+    described_by("XSPLICE_RUST_BASE")
+}
+
+fn described_by(variable: &str) -> anyhow::Result<Base> {
+    let path = std::env::var(variable).with_context(|| {
+        format!("{variable} is not set: these tests need a real Xen; run `cargo xtask test`")
+    })?;
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     serde_json::from_str(&text).context(path)
 }

@@ -1,0 +1,899 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Live patching with xsplice's engine.
+ *
+ * Here is what needs Xen's macros, inline functions and structures: the
+ * hypercall with its copies from and to the guest, payload records as hooks
+ * see them, virtual regions, tasklets, CPU maps, NMIs. Whatever is decided
+ * about a payload is decided in the engine.
+ *
+ * This file is compiled for 16-byte aligned stacks, and only it calls Rust.
+ */
+
+#include <xen/cpu.h>
+#include <xen/err.h>
+#include <xen/guest_access.h>
+#include <xen/init.h>
+#include <xen/keyhandler.h>
+#include <xen/lib.h>
+#include <xen/livepatch.h>
+#include <xen/livepatch_payload.h>
+#include <xen/mm.h>
+#include <xen/rcupdate.h>
+#include <xen/sched.h>
+#include <xen/smp.h>
+#include <xen/softirq.h>
+#include <xen/spinlock.h>
+#include <xen/string.h>
+#include <xen/symbols.h>
+#include <xen/tasklet.h>
+#include <xen/time.h>
+#include <xen/version.h>
+#include <xen/virtual_region.h>
+#include <xen/vm_event.h>
+#include <xen/vmap.h>
+#include <xen/wait.h>
+
+#include <asm/alternative.h>
+#include <asm/apic.h>
+#include <asm/event.h>
+#include <asm/fixmap.h>
+#include <asm/flushtlb.h>
+#include <asm/nmi.h>
+#include <asm/processor.h>
+#include <asm/setup.h>
+#include <asm/uaccess.h>
+
+#include <public/sysctl.h>
+
+#include "livepatch-rust.h"
+
+struct xsplice_memory {
+    /* What hooks are given. */
+    struct payload payload;
+    uint64_t base, size;
+    struct list_head list;
+};
+
+/*
+ * One call of the engine at a time. Whoever has it may wait for all CPUs to
+ * come to check_for_livepatch_work(), so that nobody may wait for it.
+ */
+static DEFINE_SPINLOCK(engine_lock);
+
+/* All payloads, for those who look at addresses. */
+static LIST_HEAD(memories);
+static DEFINE_RCU_READ_LOCK(memories_rcu);
+
+/* An action is to be done; read by all CPUs on their way to a guest. */
+static unsigned int __read_mostly attention;
+
+/* Changes with every change of what the list shows. */
+static uint32_t list_version;
+
+/* One for each CPU; does nothing, so that its CPU comes by. */
+static struct tasklet *__read_mostly tasklets;
+
+static DEFINE_PER_CPU(unsigned long, irq_flags);
+static nmi_callback_t *saved_nmi_callback;
+
+static void *pointer(uint64_t addr)
+{
+    return (void *)addr;
+}
+
+static bool contains(struct xsplice_range range, uint64_t addr, size_t len)
+{
+    return addr >= range.start && addr <= range.end && len <= range.end - addr;
+}
+
+/* Memory. */
+
+void *xsplice_alloc(size_t size, size_t align)
+{
+    return size > PAGE_SIZE ? vmalloc(size) : _xmalloc(size, align);
+}
+
+void xsplice_free(void *data, size_t size)
+{
+    if ( size > PAGE_SIZE )
+        vfree(data);
+    else
+        xfree(data);
+}
+
+/* Console and time. */
+
+void xsplice_print(struct xsplice_text line)
+{
+    /* Debian's default threshold shows it; a refusal must be explained. */
+    printk(XENLOG_WARNING LIVEPATCH "%.*s\n", (int)line.len, line.data);
+}
+
+void noreturn xsplice_panic(struct xsplice_text what)
+{
+    panic(LIVEPATCH "%.*s\n", (int)what.len, what.data);
+}
+
+uint64_t xsplice_now(void)
+{
+    return get_s_time();
+}
+
+/* The hypervisor's own addresses. */
+
+static struct xsplice_range between(const void *start, const void *end)
+{
+    return (struct xsplice_range){ (uint64_t)start, (uint64_t)end };
+}
+
+struct xsplice_image xsplice_image(void)
+{
+    return (struct xsplice_image){
+        .text = between(_stext, _etext),
+        .init = between(__2M_init_start, __2M_init_end),
+        .read_only = between(__2M_rodata_start, __2M_rodata_end),
+        .data = between(__2M_rwdata_start, __2M_rwdata_end),
+    };
+}
+
+struct xsplice_text xsplice_build_id(void)
+{
+    const void *id;
+    unsigned int len;
+
+    if ( xen_build_id(&id, &len) )
+        return (struct xsplice_text){ "", 0 };
+
+    return (struct xsplice_text){ id, len };
+}
+
+uint64_t xsplice_lookup(const char *name)
+{
+    return symbols_lookup_by_name(name);
+}
+
+uint64_t xsplice_function_at(uint64_t addr)
+{
+    unsigned long size, offset;
+    char name[KSYM_NAME_LEN + 1];
+
+    return symbols_lookup(addr, &size, &offset, name) ? addr - offset : 0;
+}
+
+static struct xsplice_memory *find_memory(uint64_t addr, size_t len)
+{
+    struct xsplice_memory *memory, *found = NULL;
+
+    rcu_read_lock(&memories_rcu);
+    list_for_each_entry_rcu ( memory, &memories, list )
+    {
+        struct xsplice_range all = { memory->base, memory->base + memory->size };
+
+        if ( contains(all, addr, len) )
+        {
+            found = memory;
+            break;
+        }
+    }
+    rcu_read_unlock(&memories_rcu);
+
+    return found;
+}
+
+bool xsplice_read(uint64_t addr, void *buf, size_t len)
+{
+    struct xsplice_image image = xsplice_image();
+
+    if ( !contains(image.text, addr, len) &&
+         !contains(image.read_only, addr, len) &&
+         !contains(image.data, addr, len) && !find_memory(addr, len) )
+        return false;
+
+    memcpy(buf, pointer(addr), len);
+
+    return true;
+}
+
+bool is_patch(const void *addr)
+{
+    return find_memory((uint64_t)addr, 1);
+}
+
+/* Payloads. */
+
+struct xsplice_memory *xsplice_memory_new(uint64_t size)
+{
+    struct xsplice_memory *memory = xzalloc(struct xsplice_memory);
+    void *pages;
+
+    if ( !memory )
+        return NULL;
+
+    pages = vmalloc_xen(size);
+    if ( !pages )
+    {
+        xfree(memory);
+        return NULL;
+    }
+
+    memory->base = (uint64_t)pages;
+    memory->size = size;
+    INIT_LIST_HEAD(&memory->list);
+
+    return memory;
+}
+
+void xsplice_memory_drop(struct xsplice_memory *memory)
+{
+    struct payload *payload = &memory->payload;
+
+    if ( !list_empty(&memory->list) )
+    {
+        list_del_rcu(&memory->list);
+        /* Waits until nobody looks at the one or the other list any more. */
+        unregister_virtual_region(&payload->region);
+        list_version++;
+    }
+
+    vfree(pointer(memory->base));
+    xfree(payload->fstate);
+    xfree((void *)payload->symtab);
+    xfree((void *)payload->strtab);
+    xfree((void *)payload->id.p);
+    xfree((void *)payload->dep.p);
+    xfree(memory);
+}
+
+uint64_t xsplice_memory_base(const struct xsplice_memory *memory)
+{
+    return memory->base;
+}
+
+static const char *cf_check lookup_symbol(
+    unsigned long addr, unsigned long *size, unsigned long *offset, char *name)
+{
+    const struct xsplice_memory *memory = find_memory(addr, 1);
+    const struct livepatch_symbol *best = NULL;
+    unsigned int i;
+
+    if ( !memory )
+        return NULL;
+
+    for ( i = 0; i < memory->payload.nsyms; i++ )
+    {
+        const struct livepatch_symbol *symbol = &memory->payload.symtab[i];
+
+        if ( symbol->value <= addr && (!best || symbol->value > best->value) )
+            best = symbol;
+    }
+
+    if ( !best )
+        return NULL;
+
+    *size = best->size;
+    *offset = addr - best->value;
+    strlcpy(name, best->name, KSYM_NAME_LEN + 1);
+
+    return name;
+}
+
+static int copy_id(struct livepatch_build_id *id, struct xsplice_text bytes)
+{
+    void *copy = xmalloc_bytes(bytes.len ?: 1);
+
+    if ( !copy )
+        return -ENOMEM;
+
+    memcpy(copy, bytes.data, bytes.len);
+    id->p = copy;
+    id->len = bytes.len;
+
+    return 0;
+}
+
+static int copy_symbols(struct payload *payload,
+                        const struct xsplice_symbol *symbols, size_t nr)
+{
+    struct livepatch_symbol *table = xzalloc_array(struct livepatch_symbol,
+                                                   nr ?: 1);
+    size_t i, size = 1;
+    char *names;
+
+    for ( i = 0; i < nr; i++ )
+        size += symbols[i].name.len + 1;
+    names = xzalloc_array(char, size);
+
+    payload->symtab = table;
+    payload->strtab = names;
+    if ( !table || !names )
+        return -ENOMEM;
+
+    for ( i = 0; i < nr; i++ )
+    {
+        memcpy(names, symbols[i].name.data, symbols[i].name.len);
+        table[i].name = names;
+        table[i].value = symbols[i].addr;
+        table[i].size = symbols[i].size;
+        table[i].new_symbol = symbols[i].new;
+        names += symbols[i].name.len + 1;
+    }
+    payload->nsyms = nr;
+
+    return 0;
+}
+
+int xsplice_memory_register(struct xsplice_memory *memory,
+                            const struct xsplice_payload *from)
+{
+    struct payload *payload = &memory->payload;
+    struct virtual_region *region = &payload->region;
+    unsigned int i;
+
+    if ( from->name.len >= sizeof(payload->name) )
+        return -EINVAL;
+    memcpy(payload->name, from->name.data, from->name.len);
+
+    payload->state = LIVEPATCH_STATE_CHECKED;
+    payload->text_addr = pointer(from->text.start);
+    payload->text_size = from->text.end - from->text.start;
+    payload->rw_addr = pointer(from->data.start);
+    payload->rw_size = from->data.end - from->data.start;
+    payload->ro_addr = pointer(from->read_only.start);
+    payload->ro_size = from->read_only.end - from->read_only.start;
+    payload->pages = PFN_UP(memory->size);
+    payload->funcs = pointer(from->funcs.start);
+    payload->nfuncs = (from->funcs.end - from->funcs.start) /
+                      sizeof(*payload->funcs);
+    payload->metadata.data = pointer(from->metadata.start);
+    payload->metadata.len = from->metadata.end - from->metadata.start;
+    INIT_LIST_HEAD(&payload->list);
+    INIT_LIST_HEAD(&payload->applied_list);
+
+    payload->fstate = xzalloc_array(struct livepatch_fstate,
+                                    payload->nfuncs ?: 1);
+    if ( !payload->fstate || copy_id(&payload->id, from->build_id) ||
+         copy_id(&payload->dep, from->depends) ||
+         copy_symbols(payload, from->symbols, from->nsymbols) )
+        return -ENOMEM;
+
+    if ( from->alternatives.start != from->alternatives.end )
+        apply_alternatives(pointer(from->alternatives.start),
+                           pointer(from->alternatives.end));
+    sort_exception_table(pointer(from->exceptions.start),
+                         pointer(from->exceptions.end));
+
+    region->text_start = payload->text_addr;
+    region->text_end = payload->text_addr + payload->text_size;
+    /* What a payload reads only is not patched, and stays as it is. */
+    region->symbols_lookup = lookup_symbol;
+    region->ex = pointer(from->exceptions.start);
+    region->ex_end = pointer(from->exceptions.end);
+    BUILD_BUG_ON(ARRAY_SIZE(from->bug_frames) != BUGFRAME_NR);
+    for ( i = 0; i < BUGFRAME_NR; i++ )
+    {
+        struct xsplice_range frames = from->bug_frames[i];
+
+        region->frame[i].bugs = pointer(frames.start);
+        region->frame[i].n_bugs = (frames.end - frames.start) /
+                                  sizeof(struct bug_frame);
+    }
+
+    list_add_tail_rcu(&memory->list, &memories);
+    register_virtual_region(region);
+    list_version++;
+
+    return 0;
+}
+
+int xsplice_memory_protect(struct xsplice_memory *memory,
+                           struct xsplice_range pages,
+                           enum xsplice_protection protection)
+{
+    unsigned int flags = PAGE_HYPERVISOR_RO;
+
+    if ( protection == XSPLICE_TEXT )
+        flags = PAGE_HYPERVISOR_RX;
+    else if ( protection == XSPLICE_DATA )
+        flags = PAGE_HYPERVISOR_RW;
+
+    return modify_xen_mappings(pages.start, pages.end, flags);
+}
+
+void xsplice_memory_saved(struct xsplice_memory *memory, size_t index,
+                          uint64_t addr, struct xsplice_text bytes)
+{
+    struct payload *payload = &memory->payload;
+    struct livepatch_fstate *fstate = &payload->fstate[index];
+
+    fstate->patch_offset = addr - (uint64_t)payload->funcs[index].old_addr;
+    memcpy(fstate->insn_buffer, bytes.data,
+           min(bytes.len, sizeof(fstate->insn_buffer)));
+}
+
+int xsplice_memory_call(struct xsplice_memory *memory, enum xsplice_hook hook,
+                        uint64_t addr, struct xsplice_status *status)
+{
+    struct payload *payload = &memory->payload;
+    void *code = pointer(addr);
+    int rc = 0;
+    size_t i;
+
+    payload->state = status->state;
+    payload->rc = status->result;
+    for ( i = 0; i < status->nfuncs; i++ )
+        payload->fstate[i].applied = status->applied[i]
+                                     ? LIVEPATCH_FUNC_APPLIED
+                                     : LIVEPATCH_FUNC_NOT_APPLIED;
+
+    switch ( hook )
+    {
+    case XSPLICE_LOAD:
+    case XSPLICE_UNLOAD:
+        ((livepatch_loadcall_t *)code)();
+        break;
+
+    case XSPLICE_PRE_APPLY:
+    case XSPLICE_PRE_REVERT:
+        rc = ((livepatch_precall_t *)code)(payload);
+        break;
+
+    case XSPLICE_APPLY:
+    case XSPLICE_REVERT:
+        rc = ((livepatch_actioncall_t *)code)(payload);
+        break;
+
+    case XSPLICE_POST_APPLY:
+    case XSPLICE_POST_REVERT:
+        ((livepatch_postcall_t *)code)(payload);
+        break;
+    }
+
+    status->state = payload->state;
+    for ( i = 0; i < status->nfuncs; i++ )
+        status->applied[i] = payload->fstate[i].applied ==
+                             LIVEPATCH_FUNC_APPLIED;
+
+    return rc;
+}
+
+/* For hooks that revert their payload themselves. */
+
+int revert_payload(struct payload *payload)
+{
+    unsigned int i;
+    int rc = xsplice_text_open();
+
+    if ( rc )
+        return rc;
+
+    for ( i = 0; i < payload->nfuncs; i++ )
+    {
+        const struct livepatch_func *func = &payload->funcs[i];
+        struct livepatch_fstate *fstate = &payload->fstate[i];
+
+        if ( fstate->applied == LIVEPATCH_FUNC_APPLIED )
+            memcpy(func->old_addr + fstate->patch_offset, fstate->insn_buffer,
+                   livepatch_insn_len(func, fstate));
+        fstate->applied = LIVEPATCH_FUNC_NOT_APPLIED;
+    }
+    xsplice_text_close();
+
+    return 0;
+}
+
+void revert_payload_tail(struct payload *payload)
+{
+    payload->state = LIVEPATCH_STATE_CHECKED;
+}
+
+/* CPUs. */
+
+bool xsplice_cpus_get(void)
+{
+    return get_cpu_maps();
+}
+
+void xsplice_cpus_put(void)
+{
+    put_cpu_maps();
+}
+
+unsigned int xsplice_cpu(void)
+{
+    return smp_processor_id();
+}
+
+void xsplice_relax(void)
+{
+    cpu_relax();
+}
+
+void xsplice_kick(unsigned int cpu)
+{
+    tasklet_schedule_on_cpu(&tasklets[cpu], cpu);
+}
+
+void xsplice_mask(void)
+{
+    local_irq_save(this_cpu(irq_flags));
+}
+
+void xsplice_unmask(void)
+{
+    local_irq_restore(this_cpu(irq_flags));
+}
+
+void xsplice_synchronise(void)
+{
+    /* An instruction that waits for all before it and drops what is fetched. */
+    cpuid_eax(0);
+}
+
+static int cf_check hold_nmi(const struct cpu_user_regs *regs, int cpu)
+{
+    return xsplice_hold_nmi(cpu);
+}
+
+void xsplice_window_begin(void)
+{
+    saved_nmi_callback = set_nmi_callback(hold_nmi);
+    /* Hooks may take locks with interrupts off that are taken with them on. */
+    spin_debug_disable();
+}
+
+void xsplice_window_end(void)
+{
+    spin_debug_enable();
+    set_nmi_callback(saved_nmi_callback);
+}
+
+void xsplice_replay_nmi(void)
+{
+    self_nmi();
+}
+
+/* A vCPU that sleeps in a wait queue has a stack of its own in the hypervisor. */
+static bool sleeps(const struct vm_event_domain *ved)
+{
+    /* It may be zeroed memory that is not initialised yet. */
+    return ved && ved->wq.list.next && !list_empty(&ved->wq.list);
+}
+
+int xsplice_text_open(void)
+{
+    struct domain *d;
+
+    for_each_domain ( d )
+    {
+#ifdef CONFIG_MEM_SHARING
+        if ( sleeps(d->vm_event_share) )
+            return -EBUSY;
+#endif
+#ifdef CONFIG_MEM_PAGING
+        if ( sleeps(d->vm_event_paging) )
+            return -EBUSY;
+#endif
+        if ( sleeps(d->vm_event_monitor) )
+            return -EBUSY;
+    }
+
+    relax_virtual_region_perms();
+    flush_local(FLUSH_TLB_GLOBAL);
+
+    return 0;
+}
+
+void xsplice_text_write(uint64_t addr, const void *bytes, size_t len)
+{
+    memcpy(pointer(addr), bytes, len);
+}
+
+void xsplice_text_close(void)
+{
+    tighten_virtual_region_perms();
+    flush_local(FLUSH_TLB_GLOBAL);
+}
+
+static void cf_check come_by(void *unused)
+{
+}
+
+void check_for_livepatch_work(void)
+{
+    unsigned int cpu;
+
+    if ( likely(!read_atomic(&attention)) )
+        return;
+
+    /*
+     * The tasklets bring every CPU here from its idle loop. On its way to a
+     * guest it may be in the middle of a scheduling decision for several CPUs.
+     */
+    if ( system_state != SYS_STATE_active ||
+         !is_idle_domain(current->sched_unit->domain) )
+        return;
+
+    cpu = smp_processor_id();
+    xsplice_check(cpu);
+
+    if ( spin_trylock(&engine_lock) )
+    {
+        if ( attention )
+        {
+            xsplice_run();
+            list_version++;
+            write_atomic(&attention, 0);
+        }
+        spin_unlock(&engine_lock);
+    }
+    else
+        /* It is done elsewhere, or a hypercall is: look again soon. */
+        xsplice_kick(cpu);
+}
+
+static int cf_check cpu_changes(
+    struct notifier_block *block, unsigned long action, void *hcpu)
+{
+    unsigned int cpu = (unsigned long)hcpu;
+
+    switch ( action )
+    {
+    case CPU_STARTING:
+        xsplice_cpu_online(cpu);
+        break;
+
+    case CPU_DYING:
+        xsplice_cpu_offline(cpu);
+        break;
+    }
+
+    return NOTIFY_DONE;
+}
+
+static struct notifier_block cpu_notifier = {
+    .notifier_call = cpu_changes,
+};
+
+/* The hypercall. */
+
+static int get_name(const struct xen_livepatch_name *from, char *buf,
+                    struct xsplice_text *name)
+{
+    if ( !from->size || from->size > XEN_LIVEPATCH_NAME_SIZE ||
+         from->pad[0] || from->pad[1] || from->pad[2] ||
+         !guest_handle_okay(from->name, from->size) )
+        return -EINVAL;
+
+    if ( __copy_from_guest(buf, from->name, from->size) )
+        return -EFAULT;
+
+    if ( buf[from->size - 1] )
+        return -EINVAL;
+
+    name->data = buf;
+    name->len = strlen(buf);
+
+    return 0;
+}
+
+static int upload(const struct xen_sysctl_livepatch_upload *op)
+{
+    char buf[XEN_LIVEPATCH_NAME_SIZE];
+    struct xsplice_text name, file;
+    void *data;
+    int rc = get_name(&op->name, buf, &name);
+
+    if ( rc )
+        return rc;
+
+    if ( !op->size || op->size > LIVEPATCH_MAX_SIZE )
+        return -EINVAL;
+
+    if ( !guest_handle_okay(op->payload, op->size) )
+        return -EFAULT;
+
+    data = vmalloc(op->size);
+    if ( !data )
+        return -ENOMEM;
+
+    if ( __copy_from_guest(data, op->payload, op->size) )
+        rc = -EFAULT;
+    else
+    {
+        file = (struct xsplice_text){ data, op->size };
+        rc = xsplice_upload(name, file);
+    }
+    vfree(data);
+
+    return rc;
+}
+
+static int get(struct xen_sysctl_livepatch_get *op)
+{
+    char buf[XEN_LIVEPATCH_NAME_SIZE];
+    struct xsplice_text name;
+    struct xsplice_entry entry;
+    int rc = get_name(&op->name, buf, &name);
+
+    if ( !rc )
+        rc = xsplice_get(name, &entry);
+    if ( rc )
+        return rc;
+
+    op->status.state = entry.state;
+    op->status.rc = entry.result;
+
+    return 0;
+}
+
+/* Payloads that are listed at a time. */
+#define LIST_CHUNK 8
+/* Payloads that one call may ask for. */
+#define LIST_MAX 1024
+
+static int list(struct xen_sysctl_livepatch_list *op)
+{
+    struct xsplice_entry entries[LIST_CHUNK];
+    unsigned int i, n, done = 0, total = xsplice_count();
+    bool copy = op->nr;
+
+    if ( op->nr > LIST_MAX )
+        return -E2BIG;
+
+    if ( op->pad ||
+         (copy && (!guest_handle_okay(op->status, op->nr) ||
+                   !guest_handle_okay(op->name, op->nr) ||
+                   !guest_handle_okay(op->len, op->nr) ||
+                   !guest_handle_okay(op->metadata, op->nr) ||
+                   !guest_handle_okay(op->metadata_len, op->nr))) ||
+         (total && op->idx >= total) )
+        return -EINVAL;
+
+    op->name_total_size = 0;
+    op->metadata_total_size = 0;
+    do {
+        n = xsplice_list(op->idx + done, entries, LIST_CHUNK);
+        for ( i = 0; i < n && (!copy || done < op->nr); i++, done++ )
+        {
+            const struct xsplice_memory *memory =
+                find_memory(entries[i].base, 1);
+            struct xen_livepatch_status status = {
+                .state = entries[i].state,
+                .rc = entries[i].result,
+            };
+            uint32_t name_len, metadata_len;
+
+            ASSERT(memory);
+            name_len = strlen(memory->payload.name) + 1;
+            metadata_len = memory->payload.metadata.len;
+
+            if ( copy &&
+                 (copy_to_guest_offset(op->status, done, &status, 1) ||
+                  copy_to_guest_offset(op->name, op->name_total_size,
+                                       memory->payload.name, name_len) ||
+                  copy_to_guest_offset(op->len, done, &name_len, 1) ||
+                  copy_to_guest_offset(op->metadata, op->metadata_total_size,
+                                       memory->payload.metadata.data,
+                                       metadata_len) ||
+                  copy_to_guest_offset(op->metadata_len, done, &metadata_len,
+                                       1)) )
+                return -EFAULT;
+
+            op->name_total_size += name_len;
+            op->metadata_total_size += metadata_len;
+        }
+    } while ( n == LIST_CHUNK && (!copy || done < op->nr) &&
+              !(copy && hypercall_preempt_check()) );
+
+    op->nr = copy ? total - op->idx - done : total;
+    op->version = list_version;
+
+    return copy ? done : 0;
+}
+
+static int action(const struct xen_sysctl_livepatch_action *op)
+{
+    char buf[XEN_LIVEPATCH_NAME_SIZE];
+    struct xsplice_text name;
+    bool pending = false;
+    int rc = get_name(&op->name, buf, &name);
+
+    if ( rc )
+        return rc;
+
+    if ( op->pad || (op->flags & ~LIVEPATCH_ACTION_APPLY_NODEPS) )
+        return -EINVAL;
+
+    rc = xsplice_action(name, op->cmd,
+                        op->flags & LIVEPATCH_ACTION_APPLY_NODEPS, op->timeout,
+                        &pending);
+    list_version++;
+    if ( pending )
+    {
+        write_atomic(&attention, 1);
+        xsplice_kick(smp_processor_id());
+    }
+
+    return rc;
+}
+
+int livepatch_op(struct xen_sysctl_livepatch_op *op)
+{
+    int rc;
+
+    if ( op->pad )
+        return -EINVAL;
+
+    /* Until the leader is done, this CPU has to get out of the hypervisor. */
+    if ( !spin_trylock(&engine_lock) )
+        return -ERESTART;
+
+    switch ( op->cmd )
+    {
+    case XEN_SYSCTL_LIVEPATCH_UPLOAD:
+        rc = upload(&op->u.upload);
+        break;
+
+    case XEN_SYSCTL_LIVEPATCH_GET:
+        rc = get(&op->u.get);
+        break;
+
+    case XEN_SYSCTL_LIVEPATCH_LIST:
+        rc = list(&op->u.list);
+        break;
+
+    case XEN_SYSCTL_LIVEPATCH_ACTION:
+        rc = action(&op->u.action);
+        break;
+
+    default:
+        rc = -EOPNOTSUPP;
+        break;
+    }
+    spin_unlock(&engine_lock);
+
+    return rc;
+}
+
+/* The key, and the beginning. */
+
+static void cf_check show(unsigned char key)
+{
+    printk("'%u' pressed - Dumping all livepatch patches\n", key);
+
+    if ( !spin_trylock(&engine_lock) )
+    {
+        printk("Lock held. Try again.\n");
+        return;
+    }
+    xsplice_show();
+    spin_unlock(&engine_lock);
+}
+
+/*
+ * Before the other CPUs start, so that none of them is missed. What payloads
+ * are put into is near enough to the hypervisor for a jump: from its end to
+ * the stubs of the CPUs, which are before the fixed mappings.
+ */
+static int __init cf_check livepatch_init(void)
+{
+    unsigned int cpu;
+
+    tasklets = xzalloc_array(struct tasklet, nr_cpu_ids);
+    if ( !tasklets )
+        panic(LIVEPATCH "no memory\n");
+    for ( cpu = 0; cpu < nr_cpu_ids; cpu++ )
+        tasklet_init(&tasklets[cpu], come_by, NULL);
+
+    vm_init_type(VMAP_XEN, (void *)__2M_rwdata_end,
+                 (void *)(FIXADDR_X_START - NR_CPUS * PAGE_SIZE));
+
+    xsplice_init(nr_cpu_ids);
+    xsplice_cpu_online(smp_processor_id());
+    register_cpu_notifier(&cpu_notifier);
+    register_keyhandler('x', show, "print livepatch info", 1);
+
+    return 0;
+}
+presmp_initcall(livepatch_init);

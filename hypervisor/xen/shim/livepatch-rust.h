@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What xsplice's engine and Xen ask of each other.
+ *
+ * The Rust side of this file is src/ffi.rs: names, types and order of members
+ * are the same there. Texts have a length and no terminating zero. Addresses
+ * are uint64_t, and ranges do not include their end.
+ */
+#ifndef LIVEPATCH_RUST_H
+#define LIVEPATCH_RUST_H
+
+#include <xen/types.h>
+
+struct xsplice_text {
+    const char *data;
+    size_t len;
+};
+
+struct xsplice_range {
+    uint64_t start, end;
+};
+
+/* Where the hypervisor is. */
+struct xsplice_image {
+    struct xsplice_range text;
+    /* Freed after boot. */
+    struct xsplice_range init;
+    struct xsplice_range read_only;
+    struct xsplice_range data;
+};
+
+struct xsplice_symbol {
+    struct xsplice_text name;
+    uint64_t addr;
+    uint64_t size;
+    bool new;
+};
+
+/* A payload, everything being where it will stay. */
+struct xsplice_payload {
+    struct xsplice_text name;
+    struct xsplice_text build_id;
+    struct xsplice_text depends;
+    struct xsplice_range text;
+    struct xsplice_range data;
+    struct xsplice_range read_only;
+    struct xsplice_range funcs;
+    struct xsplice_range alternatives;
+    struct xsplice_range exceptions;
+    struct xsplice_range bug_frames[4];
+    struct xsplice_range metadata;
+    const struct xsplice_symbol *symbols;
+    size_t nsymbols;
+};
+
+enum xsplice_protection {
+    XSPLICE_TEXT,
+    XSPLICE_DATA,
+    XSPLICE_READ_ONLY,
+};
+
+enum xsplice_hook {
+    XSPLICE_LOAD,
+    XSPLICE_UNLOAD,
+    XSPLICE_PRE_APPLY,
+    XSPLICE_APPLY,
+    XSPLICE_POST_APPLY,
+    XSPLICE_PRE_REVERT,
+    XSPLICE_REVERT,
+    XSPLICE_POST_REVERT,
+};
+
+/* What a hook sees of its payload, and may change. */
+struct xsplice_status {
+    uint32_t state;
+    int32_t result;
+    /* One for each function. */
+    bool *applied;
+    size_t nfuncs;
+};
+
+/* What the list shows of a payload; it is found by the place of its memory. */
+struct xsplice_entry {
+    uint64_t base;
+    uint32_t state;
+    int32_t result;
+};
+
+/* A payload's memory and what Xen knows about it. */
+struct xsplice_memory;
+
+/* Xen, for the engine. */
+void *xsplice_alloc(size_t size, size_t align);
+void xsplice_free(void *data, size_t size);
+void xsplice_print(struct xsplice_text line);
+void noreturn xsplice_panic(struct xsplice_text what);
+uint64_t xsplice_now(void);
+struct xsplice_image xsplice_image(void);
+struct xsplice_text xsplice_build_id(void);
+/* 0 if there is none; `name` ends with a zero byte. */
+uint64_t xsplice_lookup(const char *name);
+/* Where the function with `addr` begins; 0 if that is not known. */
+uint64_t xsplice_function_at(uint64_t addr);
+bool xsplice_read(uint64_t addr, void *buf, size_t len);
+
+struct xsplice_memory *xsplice_memory_new(uint64_t size);
+void xsplice_memory_drop(struct xsplice_memory *memory);
+uint64_t xsplice_memory_base(const struct xsplice_memory *memory);
+int xsplice_memory_register(struct xsplice_memory *memory,
+                            const struct xsplice_payload *payload);
+int xsplice_memory_protect(struct xsplice_memory *memory,
+                           struct xsplice_range pages,
+                           enum xsplice_protection protection);
+/* The bytes that a revert of function `index` puts back at `addr`. */
+void xsplice_memory_saved(struct xsplice_memory *memory, size_t index,
+                          uint64_t addr, struct xsplice_text bytes);
+int xsplice_memory_call(struct xsplice_memory *memory, enum xsplice_hook hook,
+                        uint64_t addr, struct xsplice_status *status);
+
+bool xsplice_cpus_get(void);
+void xsplice_cpus_put(void);
+unsigned int xsplice_cpu(void);
+void xsplice_relax(void);
+void xsplice_kick(unsigned int cpu);
+void xsplice_mask(void);
+void xsplice_unmask(void);
+void xsplice_synchronise(void);
+/* In the window, first and last. */
+void xsplice_window_begin(void);
+void xsplice_window_end(void);
+void xsplice_replay_nmi(void);
+int xsplice_text_open(void);
+void xsplice_text_write(uint64_t addr, const void *bytes, size_t len);
+void xsplice_text_close(void);
+
+/*
+ * The engine, for Xen. Those of the second group are called with the lock held
+ * that makes the calls follow each other.
+ */
+void xsplice_cpu_online(unsigned int cpu);
+void xsplice_cpu_offline(unsigned int cpu);
+/* Takes part in a rendezvous, if there is one. */
+void xsplice_check(unsigned int cpu);
+/* Whether an NMI on this CPU has to wait; it is then replayed. */
+bool xsplice_hold_nmi(unsigned int cpu);
+
+void xsplice_init(unsigned int cpus);
+int xsplice_upload(struct xsplice_text name, struct xsplice_text file);
+int xsplice_get(struct xsplice_text name, struct xsplice_entry *entry);
+unsigned int xsplice_count(void);
+/* The payloads from `index` on, oldest first; how many there were. */
+unsigned int xsplice_list(unsigned int index, struct xsplice_entry *entries,
+                          unsigned int nr);
+/* Starts an action; *pending says whether xsplice_run() has to finish it. */
+int xsplice_action(struct xsplice_text name, unsigned int action, bool nodeps,
+                   unsigned int timeout, bool *pending);
+/* Stops all CPUs and does what an action has prepared. */
+void xsplice_run(void);
+/* Says on the console what is loaded. */
+void xsplice_show(void);
+
+#endif /* LIVEPATCH_RUST_H */

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the shim calls.
+#![expect(unsafe_code, reason = "everything here is called from C")]
+
+use crate::ffi::{Entry, Text};
+use crate::host::{Cpus, Xen, replay};
+use crate::memory::state_number;
+use core::cell::{OnceCell, UnsafeCell};
+use xsplice_abi::errno::Errno;
+use xsplice_engine::{Action, Engine, Host, Loaded, Options, Policy, Progress};
+use xsplice_rendezvous::{Held, Rendezvous};
+
+/// Set once, before the other CPUs start.
+struct Once(OnceCell<Rendezvous>);
+
+// SAFETY: `xsplice_init` writes it while there is one CPU, and nothing later.
+unsafe impl Sync for Once {}
+
+static RENDEZVOUS: Once = Once(OnceCell::new());
+
+/// Used by one CPU at a time.
+struct Locked(UnsafeCell<Option<Engine<Xen>>>);
+
+// SAFETY: only `with_engine` reaches into it; its caller has the shim's lock.
+unsafe impl Sync for Locked {}
+
+static ENGINE: Locked = Locked(UnsafeCell::new(None));
+
+/// Runs `then` on the engine; `ENODEV` when there is none.
+///
+/// # Safety
+/// The caller has the shim's lock, and `then` does not come here again.
+unsafe fn with_engine<T>(then: impl FnOnce(&mut Engine<Xen>) -> T) -> Result<T, Errno> {
+    // SAFETY: nobody else has the lock, so that this is the only reference.
+    let engine = unsafe { &mut *ENGINE.0.get() };
+    engine.as_mut().map(then).ok_or(Errno::ENODEV)
+}
+
+fn code<T>(result: Result<T, Errno>) -> i32 {
+    result.map_or_else(|errno| -errno.0, |_| 0)
+}
+
+/// A name that the hypercall gave; the engine knows texts only.
+fn name(text: Text<'_>) -> Result<&str, Errno> {
+    str::from_utf8(text.into()).map_err(|_| Errno::EINVAL)
+}
+
+fn entry(payload: &Loaded) -> Entry {
+    Entry {
+        base: payload.memory().base(),
+        state: state_number(payload.state()),
+        result: payload.result(),
+    }
+}
+
+/// Makes the engine, while there is one CPU.
+#[unsafe(no_mangle)]
+extern "C" fn xsplice_init(cpus: u32) {
+    let rendezvous = RENDEZVOUS.0.get_or_init(|| Rendezvous::new(cpus));
+    let engine = Engine::new(Xen { rendezvous }, Policy::Engine);
+    // SAFETY: there is one CPU, and nothing has been called before.
+    unsafe { ENGINE.0.get().write(Some(engine)) };
+}
+
+/// `cpu` starts.
+#[unsafe(no_mangle)]
+extern "C" fn xsplice_cpu_online(cpu: u32) {
+    if let Some(rendezvous) = RENDEZVOUS.0.get() {
+        replay(rendezvous.online(cpu, &Cpus));
+    }
+}
+
+/// `cpu` stops.
+#[unsafe(no_mangle)]
+extern "C" fn xsplice_cpu_offline(cpu: u32) {
+    if let Some(rendezvous) = RENDEZVOUS.0.get() {
+        rendezvous.offline(cpu);
+    }
+}
+
+/// `cpu` is on its way to a guest.
+#[unsafe(no_mangle)]
+extern "C" fn xsplice_check(cpu: u32) {
+    if let Some(rendezvous) = RENDEZVOUS.0.get() {
+        replay(rendezvous.check(cpu, &Cpus));
+    }
+}
+
+/// An NMI came in on `cpu`.
+#[unsafe(no_mangle)]
+extern "C" fn xsplice_hold_nmi(cpu: u32) -> bool {
+    let rendezvous = RENDEZVOUS.0.get();
+    rendezvous.is_some_and(|rendezvous| rendezvous.hold(cpu, Held::NMI))
+}
+
+/// Loads a payload.
+///
+/// # Safety
+/// The caller has the lock.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn xsplice_upload(name_text: Text<'_>, file: Text<'_>) -> i32 {
+    let upload = |engine: &mut Engine<Xen>| {
+        let loaded = engine.upload(name(name_text)?, file.into());
+        loaded.map(|_| ()).map_err(|refusal| refusal.errno())
+    };
+    // SAFETY: the caller has the lock.
+    code(unsafe { with_engine(upload) }.flatten())
+}
+
+/// Says how a payload is.
+///
+/// # Safety
+/// The caller has the lock.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn xsplice_get(name_text: Text<'_>, to: &mut Entry) -> i32 {
+    let get = |engine: &mut Engine<Xen>| {
+        let payload = engine.stack().find(name(name_text)?);
+        *to = entry(payload.ok_or(Errno::ENOENT)?);
+        Ok(())
+    };
+    // SAFETY: the caller has the lock.
+    code(unsafe { with_engine(get) }.flatten())
+}
+
+/// How many payloads are loaded.
+///
+/// # Safety
+/// The caller has the lock.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn xsplice_count() -> u32 {
+    let count = |engine: &mut Engine<Xen>| engine.stack().loaded().len();
+    // SAFETY: the caller has the lock.
+    let count = unsafe { with_engine(count) }.unwrap_or(0);
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Fills `entries` with the payloads from `index` on; says how many.
+///
+/// # Safety
+/// The caller has the lock, and room for `nr` entries.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn xsplice_list(index: u32, entries: *mut Entry, nr: u32) -> u32 {
+    let list = |engine: &mut Engine<Xen>| {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let payloads = engine.stack().loaded().skip(index);
+        let mut filled = 0;
+        for (at, payload) in (0..nr).zip(payloads) {
+            // SAFETY: the caller has room for it.
+            unsafe { entries.wrapping_add(at as usize).write(entry(payload)) };
+            filled = at + 1;
+        }
+        filled
+    };
+    // SAFETY: the caller has the lock.
+    unsafe { with_engine(list) }.unwrap_or(0)
+}
+
+/// Starts an action; `pending` says whether `xsplice_run` has to finish it.
+///
+/// # Safety
+/// The caller has the lock.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn xsplice_action(
+    name_text: Text<'_>,
+    action: u32,
+    nodeps: bool,
+    timeout: u32,
+    pending: &mut bool,
+) -> i32 {
+    let start = |engine: &mut Engine<Xen>| {
+        let name = name(name_text)?;
+        let action = match action {
+            1 => Action::Unload,
+            2 => Action::Revert,
+            3 => Action::Apply,
+            4 => Action::Replace,
+            _ => {
+                let payload = engine.stack().find(name);
+                payload.ok_or(Errno::ENOENT)?;
+                return Err(Errno::EOPNOTSUPP);
+            }
+        };
+        match engine.start(name, action, Options { nodeps, timeout }) {
+            Ok(progress) => {
+                *pending = progress == Progress::Pending;
+                Ok(())
+            }
+            Err(failure) if failure.only_in_result() => Ok(()),
+            Err(failure) => Err(failure.errno()),
+        }
+    };
+    // SAFETY: the caller has the lock.
+    code(unsafe { with_engine(start) }.flatten())
+}
+
+/// Does what an action has prepared.
+///
+/// # Safety
+/// The caller has the lock.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn xsplice_run() {
+    // How it went is in the payload's result and in the log.
+    let run = |engine: &mut Engine<Xen>| drop(engine.run());
+    // SAFETY: the caller has the lock.
+    let _: Result<(), Errno> = unsafe { with_engine(run) };
+}
+
+/// Says on the console what is loaded.
+///
+/// # Safety
+/// The caller has the lock.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn xsplice_show() {
+    let show = |engine: &mut Engine<Xen>| {
+        let host = engine.host();
+        for payload in engine.stack().loaded() {
+            let times = payload.times();
+            host.log(format_args!(
+                "{}: {:?}, result {}, waited {} ns, stopped for {} ns",
+                payload.name(),
+                payload.state(),
+                payload.result(),
+                times.waiting,
+                times.window
+            ));
+            for function in payload.functions() {
+                host.log(format_args!(
+                    "  {} at {:#x}, {} -> {} bytes",
+                    function.name, function.old_addr, function.old_size, function.new_size
+                ));
+            }
+        }
+    };
+    // SAFETY: the caller has the lock.
+    let _: Result<(), Errno> = unsafe { with_engine(show) };
+}

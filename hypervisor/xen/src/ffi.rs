@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The other half of `shim/livepatch-rust.h`: the same names, types and order
+//! of members, and functions without `unsafe` for what is sound.
+#![expect(unsafe_code, reason = "everything here is an interface to C")]
+
+use core::ffi::CStr;
+use core::marker::PhantomData;
+use core::ops::Range;
+use core::ptr::NonNull;
+
+/// Bytes with their length.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Text<'a> {
+    data: *const u8,
+    len: usize,
+    from: PhantomData<&'a [u8]>,
+}
+
+impl<'a> From<&'a [u8]> for Text<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self {
+            data: bytes.as_ptr(),
+            len: bytes.len(),
+            from: PhantomData,
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl<'a> From<Text<'a>> for &'a [u8] {
+    fn from(text: Text<'a>) -> Self {
+        // SAFETY: C gives the two as they belong together, as From does above.
+        unsafe { core::slice::from_raw_parts(text.data, text.len) }
+    }
+}
+
+/// Addresses.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Addresses {
+    start: u64,
+    end: u64,
+}
+
+impl Addresses {
+    pub(crate) fn contains(&self, addr: u64) -> bool {
+        (self.start..self.end).contains(&addr)
+    }
+}
+
+impl From<&Range<u64>> for Addresses {
+    fn from(range: &Range<u64>) -> Self {
+        Self {
+            start: range.start,
+            end: range.end,
+        }
+    }
+}
+
+/// Where the hypervisor is.
+#[repr(C)]
+pub(crate) struct Image {
+    pub(crate) text: Addresses,
+    pub(crate) init: Addresses,
+    pub(crate) read_only: Addresses,
+    pub(crate) data: Addresses,
+}
+
+#[repr(C)]
+pub(crate) struct Symbol<'a> {
+    pub(crate) name: Text<'a>,
+    pub(crate) addr: u64,
+    pub(crate) size: u64,
+    pub(crate) new: bool,
+}
+
+#[repr(C)]
+pub(crate) struct Payload<'a> {
+    pub(crate) name: Text<'a>,
+    pub(crate) build_id: Text<'a>,
+    pub(crate) depends: Text<'a>,
+    pub(crate) text: Addresses,
+    pub(crate) data: Addresses,
+    pub(crate) read_only: Addresses,
+    pub(crate) funcs: Addresses,
+    pub(crate) alternatives: Addresses,
+    pub(crate) exceptions: Addresses,
+    pub(crate) bug_frames: [Addresses; 4],
+    pub(crate) metadata: Addresses,
+    pub(crate) symbols: *const Symbol<'a>,
+    pub(crate) nsymbols: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) enum Protection {
+    Text,
+    Data,
+    ReadOnly,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) enum Hook {
+    Load,
+    Unload,
+    PreApply,
+    Apply,
+    PostApply,
+    PreRevert,
+    Revert,
+    PostRevert,
+}
+
+#[repr(C)]
+pub(crate) struct Status {
+    pub(crate) state: u32,
+    pub(crate) result: i32,
+    pub(crate) applied: *mut bool,
+    pub(crate) nfuncs: usize,
+}
+
+/// What the list shows of a payload.
+#[repr(C)]
+pub(crate) struct Entry {
+    pub(crate) base: u64,
+    pub(crate) state: u32,
+    pub(crate) result: i32,
+}
+
+#[repr(C)]
+struct RawMemory {
+    opaque: [u8; 0],
+}
+
+unsafe extern "C" {
+    #[cfg(target_os = "none")]
+    pub(crate) fn xsplice_alloc(size: usize, align: usize) -> *mut u8;
+    #[cfg(target_os = "none")]
+    pub(crate) fn xsplice_free(data: *mut u8, size: usize);
+    fn xsplice_print(line: Text<'_>);
+    fn xsplice_panic(what: Text<'_>) -> !;
+    #[link_name = "xsplice_now"]
+    pub(crate) safe fn now() -> u64;
+    #[link_name = "xsplice_image"]
+    pub(crate) safe fn image() -> Image;
+    #[link_name = "xsplice_build_id"]
+    pub(crate) safe fn build_id() -> Text<'static>;
+    fn xsplice_lookup(name: *const core::ffi::c_char) -> u64;
+    safe fn xsplice_function_at(addr: u64) -> u64;
+    fn xsplice_read(addr: u64, buf: *mut u8, len: usize) -> bool;
+
+    safe fn xsplice_memory_new(size: u64) -> Option<NonNull<RawMemory>>;
+    fn xsplice_memory_drop(memory: NonNull<RawMemory>);
+    fn xsplice_memory_base(memory: NonNull<RawMemory>) -> u64;
+    fn xsplice_memory_register(memory: NonNull<RawMemory>, payload: &Payload<'_>) -> i32;
+    fn xsplice_memory_protect(
+        memory: NonNull<RawMemory>,
+        pages: Addresses,
+        protection: Protection,
+    ) -> i32;
+    fn xsplice_memory_saved(memory: NonNull<RawMemory>, index: usize, addr: u64, bytes: Text<'_>);
+    fn xsplice_memory_call(
+        memory: NonNull<RawMemory>,
+        hook: Hook,
+        addr: u64,
+        status: &mut Status,
+    ) -> i32;
+
+    #[link_name = "xsplice_cpus_get"]
+    pub(crate) safe fn cpus_get() -> bool;
+    #[link_name = "xsplice_cpus_put"]
+    pub(crate) safe fn cpus_put();
+    #[link_name = "xsplice_cpu"]
+    pub(crate) safe fn cpu() -> u32;
+    #[link_name = "xsplice_relax"]
+    pub(crate) safe fn relax();
+    fn xsplice_kick(cpu: u32);
+    #[link_name = "xsplice_mask"]
+    pub(crate) safe fn mask();
+    #[link_name = "xsplice_unmask"]
+    pub(crate) safe fn unmask();
+    #[link_name = "xsplice_synchronise"]
+    pub(crate) safe fn synchronise();
+    fn xsplice_window_begin();
+    fn xsplice_window_end();
+    #[link_name = "xsplice_replay_nmi"]
+    pub(crate) safe fn replay_nmi();
+    fn xsplice_text_open() -> i32;
+    fn xsplice_text_write(addr: u64, bytes: *const u8, len: usize);
+    fn xsplice_text_close();
+}
+
+/// A line on the console.
+pub(crate) fn print(line: &str) {
+    // SAFETY: C reads the text only.
+    unsafe { xsplice_print(line.into()) }
+}
+
+/// Ends the hypervisor.
+pub(crate) fn panic(what: &str) -> ! {
+    // SAFETY: C reads the text only.
+    unsafe { xsplice_panic(what.into()) }
+}
+
+/// The address of a symbol of the hypervisor.
+pub(crate) fn lookup(name: &CStr) -> Option<u64> {
+    // SAFETY: C reads the name up to its end.
+    let addr = unsafe { xsplice_lookup(name.as_ptr()) };
+    (addr != 0).then_some(addr)
+}
+
+/// Where the function with `addr` begins.
+pub(crate) fn function_at(addr: u64) -> Option<u64> {
+    Some(xsplice_function_at(addr)).filter(|start| *start != 0)
+}
+
+/// Copies the bytes that are at `addr`; false when it is not known that they
+/// can be read.
+pub(crate) fn read(addr: u64, buf: &mut [u8]) -> bool {
+    // SAFETY: C writes as many bytes as there are.
+    unsafe { xsplice_read(addr, buf.as_mut_ptr(), buf.len()) }
+}
+
+/// Makes `cpu` come by.
+pub(crate) fn kick(cpu: u32) {
+    // SAFETY: the rendezvous has as many CPUs as the shim has tasklets.
+    unsafe { xsplice_kick(cpu) }
+}
+
+/// Runs `window`; all other CPUs stand still.
+pub(crate) fn in_window(window: impl FnOnce()) {
+    // SAFETY: begin and end belong together, as here.
+    unsafe { xsplice_window_begin() };
+    window();
+    // SAFETY: see above.
+    unsafe { xsplice_window_end() };
+}
+
+/// Makes text writable, in the window.
+pub(crate) fn text_open() -> i32 {
+    // SAFETY: the engine calls it in the window, where no other CPU looks.
+    unsafe { xsplice_text_open() }
+}
+
+/// Writes code, in the window.
+pub(crate) fn text_write(addr: u64, bytes: &[u8]) {
+    // SAFETY: the engine has checked that there is text, and has opened it; no
+    // CPU runs it.
+    unsafe { xsplice_text_write(addr, bytes.as_ptr(), bytes.len()) }
+}
+
+/// Undoes [`text_open`].
+pub(crate) fn text_close() {
+    // SAFETY: as text_open.
+    unsafe { xsplice_text_close() }
+}
+
+/// A payload's memory, with its record.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    raw: NonNull<RawMemory>,
+    base: u64,
+    size: u64,
+}
+
+impl core::fmt::Debug for RawMemory {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("struct xsplice_memory")
+    }
+}
+
+impl Memory {
+    pub(crate) fn new(size: u64) -> Option<Self> {
+        let raw = xsplice_memory_new(size)?;
+        // SAFETY: it is there until it is dropped.
+        let base = unsafe { xsplice_memory_base(raw) };
+        Some(Self { raw, base, size })
+    }
+
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Copies `bytes` to `addr`, before the pages are protected; false when they
+    /// are not all in here.
+    pub(crate) fn write(&mut self, addr: u64, bytes: &[u8]) -> bool {
+        let offset = addr.checked_sub(self.base);
+        let end = offset.and_then(|offset| offset.checked_add(bytes.len() as u64));
+        if end.is_none_or(|end| end > self.size) {
+            return false;
+        }
+        // SAFETY: all of it is in these pages, which are writable; nobody else
+        // knows of them yet.
+        unsafe { xsplice_text_write(addr, bytes.as_ptr(), bytes.len()) };
+        true
+    }
+
+    pub(crate) fn register(&mut self, payload: &Payload<'_>) -> i32 {
+        // SAFETY: the engine has checked that all addresses are in these pages,
+        // and the tables that lie there; C copies what it keeps of the rest.
+        unsafe { xsplice_memory_register(self.raw, payload) }
+    }
+
+    pub(crate) fn protect(&mut self, pages: &Range<u64>, protection: Protection) -> i32 {
+        // SAFETY: the engine gives pages of this memory only.
+        unsafe { xsplice_memory_protect(self.raw, pages.into(), protection) }
+    }
+
+    pub(crate) fn saved(&mut self, index: usize, addr: u64, bytes: &[u8]) {
+        // SAFETY: the engine has as many patches as the payload has functions.
+        unsafe { xsplice_memory_saved(self.raw, index, addr, bytes.into()) }
+    }
+
+    pub(crate) fn call(&mut self, hook: Hook, addr: u64, status: &mut Status) -> i32 {
+        // SAFETY: the engine has checked that there is code of the payload that
+        // stays; that it is a hook is for the payload's author to know. `status`
+        // has one place for each function.
+        unsafe { xsplice_memory_call(self.raw, hook, addr, status) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: nothing leads to it any more.
+        unsafe { xsplice_memory_drop(self.raw) }
+    }
+}

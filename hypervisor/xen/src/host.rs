@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Xen, as the engine and the rendezvous see it.
+
+use crate::ffi;
+use crate::memory::Memory;
+use alloc::boxed::Box;
+use alloc::ffi::CString;
+use alloc::string::ToString as _;
+use core::fmt;
+use xsplice_engine::{Absent, Errno, Host, Region, Resident};
+use xsplice_rendezvous::{Failure, Held, Platform, Rendezvous};
+
+/// The CPUs.
+pub(crate) struct Cpus;
+
+impl Platform for Cpus {
+    fn now(&self) -> u64 {
+        ffi::now()
+    }
+
+    fn relax(&self) {
+        ffi::relax();
+    }
+
+    fn kick(&self, cpu: u32) {
+        ffi::kick(cpu);
+    }
+
+    fn mask(&self) {
+        ffi::mask();
+    }
+
+    fn unmask(&self) {
+        ffi::unmask();
+    }
+
+    fn synchronise(&self) {
+        ffi::synchronise();
+    }
+}
+
+/// Handles what came in while this CPU had to keep still.
+pub(crate) fn replay(held: Held) {
+    if held.0 & Held::NMI != 0 {
+        ffi::replay_nmi();
+    }
+}
+
+/// The running hypervisor.
+#[derive(Debug)]
+pub(crate) struct Xen {
+    pub(crate) rendezvous: &'static Rendezvous,
+}
+
+/// The most that the console takes at a time.
+const LINE: usize = 900;
+
+impl Host for Xen {
+    fn build_id(&self) -> &[u8] {
+        ffi::build_id().into()
+    }
+
+    fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
+        ffi::lookup(&CString::new(name).ok()?)
+    }
+
+    fn region(&self, addr: u64) -> Region {
+        let image = ffi::image();
+        if image.text.contains(addr) {
+            Region::Text
+        } else if image.init.contains(addr) {
+            Region::Init
+        } else if image.read_only.contains(addr) || image.data.contains(addr) {
+            Region::Data
+        } else {
+            Region::Outside
+        }
+    }
+
+    fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
+        ffi::read(addr, buf)
+    }
+
+    fn allocate(&self, size: u64) -> Option<Box<dyn Resident>> {
+        Some(Box::new(Memory(ffi::Memory::new(size)?)))
+    }
+
+    fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
+        if !ffi::cpus_get() {
+            return Err(Absent {
+                step: "CPUs are being taken in or out",
+                cpus: [].into(),
+            });
+        }
+        let met = self
+            .rendezvous
+            .lead(ffi::cpu(), timeout, &Cpus, || ffi::in_window(window));
+        ffi::cpus_put();
+        let (step, cpus) = match met {
+            Ok(held) => {
+                replay(held);
+                return Ok(());
+            }
+            Err(Failure::Busy) => ("another rendezvous goes on", [].into()),
+            Err(Failure::NotWaiting(cpus)) => ("not all CPUs are waiting", cpus),
+            Err(Failure::NotMasked(cpus)) => ("not all CPUs have interrupts off", cpus),
+        };
+        Err(Absent { step, cpus })
+    }
+
+    fn open_text(&self) -> Result<(), Errno> {
+        match ffi::text_open() {
+            0 => Ok(()),
+            code => Err(Errno(code.saturating_abs())),
+        }
+    }
+
+    fn write_text(&self, addr: u64, bytes: &[u8]) {
+        ffi::text_write(addr, bytes);
+    }
+
+    fn close_text(&self) {
+        ffi::text_close();
+    }
+
+    fn now(&self) -> u64 {
+        ffi::now()
+    }
+
+    fn log(&self, line: fmt::Arguments<'_>) {
+        for line in line.to_string().lines() {
+            let end = line.floor_char_boundary(LINE);
+            ffi::print(line.get(..end).unwrap_or_default());
+        }
+    }
+
+    fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
+        panic!("{what}")
+    }
+
+    fn function_at(&self, addr: u64) -> Option<u64> {
+        ffi::function_at(addr)
+    }
+}

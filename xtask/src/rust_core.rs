@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The Rust part of the hypervisor as one object that Xen's build can link.
+//!
+//! Debian's compiler is used, because Debian has the source of its `core` and
+//! `alloc` too: they are compiled with Xen's hardening like everything else.
+
+use crate::{cache, command, packages};
+use anyhow::bail;
+use iced_x86::{
+    CpuidFeature, Decoder, DecoderOptions, FlowControl, Formatter as _, GasFormatter, Mnemonic,
+    OpKind, Register,
+};
+use object::read::elf::{ElfFile64, SectionHeader as _};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, elf};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const RUSTC: &str = "/usr/bin/rustc";
+const CARGO: &str = "/usr/bin/cargo";
+/// The target's description; its name is the file's.
+const TARGET: &str = "hypervisor/xen/x86_64-xen.json";
+const NAME: &str = "x86_64-xen";
+
+/// How code is made for Xen: its thunks for returns and indirect branches, its
+/// landing pads, no tables of addresses to jump to, no unwinding, and names
+/// that are short enough for Xen's symbol table.
+const CODE: [&str; 7] = [
+    "-Zunstable-options",
+    "-Zretpoline-external-thunk",
+    "-Zfunction-return=thunk-extern",
+    "-Zcf-protection=branch",
+    "-Cjump-tables=no",
+    "-Cforce-unwind-tables=no",
+    "-Csymbol-mangling-version=hashed",
+];
+
+/// What is kept of the library: what the shim calls.
+const ENTRIES: [&str; 12] = [
+    "xsplice_action",
+    "xsplice_check",
+    "xsplice_count",
+    "xsplice_cpu_offline",
+    "xsplice_cpu_online",
+    "xsplice_get",
+    "xsplice_hold_nmi",
+    "xsplice_init",
+    "xsplice_list",
+    "xsplice_run",
+    "xsplice_show",
+    "xsplice_upload",
+];
+
+/// Instructions that leave alone the registers which Xen does not save.
+const PLAIN: [CpuidFeature; 10] = [
+    CpuidFeature::INTEL8086,
+    CpuidFeature::INTEL186,
+    CpuidFeature::INTEL286,
+    CpuidFeature::INTEL386,
+    CpuidFeature::INTEL486,
+    CpuidFeature::X64,
+    CpuidFeature::CMOV,
+    CpuidFeature::MULTIBYTENOP,
+    CpuidFeature::CET_IBT,
+    CpuidFeature::PAUSE,
+];
+
+/// Xen's symbol table stores the length of a name, compressed, in one byte.
+const LONGEST_NAME: usize = 110;
+
+/// The most bytes of stack that one function may use: Xen's stack has 8192, a
+/// hypercall is deep in it already, and functions call each other.
+const LARGEST_FRAME: u32 = 1536;
+
+/// How `core` and `alloc` are made.
+const RECIPE: &str = concat!(
+    include_str!("rust_core.rs"),
+    include_str!("../../hypervisor/xen/x86_64-xen.json")
+);
+
+/// Builds the object; returns where it is.
+pub(crate) fn object() -> anyhow::Result<PathBuf> {
+    packages::ensure(packages::RUST)?;
+    let sysroot = sysroot()?;
+    println!("building the engine for Xen");
+    let target = Path::new("target/xen").to_owned();
+    std::fs::create_dir_all(&target)?;
+    let target = target.canonicalize()?;
+    let mut flags = vec![format!("--sysroot={}", sysroot.display())];
+    flags.extend(CODE.map(str::to_owned));
+    // Xen does not save the registers that the other implementations use.
+    flags.extend(
+        [
+            "--cfg=sha2_backend=\"soft\"",
+            "--cfg=sha2_backend_soft=\"compact\"",
+        ]
+        .map(str::to_owned),
+    );
+    command::output(
+        Command::new(CARGO)
+            .args(["rustc", "--locked", "--package", "xsplice-xen", "--lib"])
+            .args(["--profile", "xen", "--crate-type", "staticlib"])
+            .args(["-Zjson-target-spec", "--target", TARGET, "--target-dir"])
+            .arg(&target)
+            .env("RUSTC", RUSTC)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            .env_remove("RUSTUP_TOOLCHAIN"),
+    )?;
+    let object = target.join("livepatch-core.o");
+    prelink(&target.join(NAME).join("xen/libxsplice_xen.a"), &object)?;
+    check(&object)?;
+    Ok(object)
+}
+
+/// `core` and `alloc` for Xen.
+fn sysroot() -> anyhow::Result<PathBuf> {
+    let version = command::output(Command::new(RUSTC).arg("--version"))?;
+    let version = version.split(' ').nth(1).unwrap_or_default().to_owned();
+    cache::entry("rust-core", &version, RECIPE, |directory| {
+        println!("compiling Rust {version}'s core and alloc for Xen");
+        let library = PathBuf::from(format!("/usr/src/rustc-{version}/library"));
+        let output = directory.join(format!("lib/rustlib/{NAME}/lib"));
+        std::fs::create_dir_all(&output)?;
+        // What it has of its own, Xen has too, and nothing else is used.
+        let builtins = directory.join("compiler_builtins.rs");
+        let text = "#![feature(compiler_builtins)]\n#![compiler_builtins]\n#![no_std]\n";
+        std::fs::write(&builtins, text)?;
+        for (name, source) in [
+            ("core", library.join("core/src/lib.rs")),
+            ("compiler_builtins", builtins),
+            ("alloc", library.join("alloc/src/lib.rs")),
+        ] {
+            command::output(
+                Command::new(RUSTC)
+                    .args(CODE)
+                    .args(["--target", TARGET, "--edition=2024", "--crate-type=rlib"])
+                    .args(["-Copt-level=s", "-Ccodegen-units=1", "-Cpanic=abort"])
+                    .args(["--cap-lints=allow", "-Cembed-bitcode=yes"])
+                    .args(["--crate-name", name, "-Cextra-filename=-xen"])
+                    .arg(format!("--sysroot={}", directory.display()))
+                    .arg("--out-dir")
+                    .arg(&output)
+                    .arg(source)
+                    .env("RUSTC_BOOTSTRAP", "1"),
+            )?;
+        }
+        Ok(())
+    })
+}
+
+/// Links the library into one object that shows the entries only.
+fn prelink(library: &Path, object: &Path) -> anyhow::Result<()> {
+    let whole = object.with_extension("whole.o");
+    let mut link = Command::new("ld");
+    link.args(["-m", "elf_x86_64", "-r", "-x", "--gc-sections", "-o"]);
+    link.arg(&whole);
+    for entry in ENTRIES {
+        link.args(["-u", entry]);
+    }
+    command::output(link.arg(library))?;
+    let keep = ENTRIES.map(|entry| format!("--keep-global-symbol={entry}"));
+    let mut objcopy = Command::new("objcopy");
+    command::output(objcopy.args(keep).arg(&whole))?;
+    command::output(
+        Command::new("objcopy")
+            .args(["--strip-unneeded", "-R", ".comment", "-R", ".eh_frame"])
+            .args(["-R", ".note.gnu.property"])
+            .args([&whole, object]),
+    )?;
+    Ok(())
+}
+
+/// Refuses what must not get into the hypervisor, and says all of it.
+fn check(path: &Path) -> anyhow::Result<()> {
+    let data = std::fs::read(path)?;
+    let file = ElfFile64::<object::Endianness>::parse(data.as_slice())?;
+    let mut problems = BTreeSet::new();
+    for section in file.sections() {
+        let name = section.name()?;
+        let flags = section.elf_section_header().sh_flags(file.endian());
+        let both = elf::SHF_WRITE | elf::SHF_EXECINSTR;
+        if flags.contains(both) {
+            problems.insert(format!("section {name} is writable and executable"));
+        }
+        for (_, relocation) in section.relocations() {
+            let object::RelocationFlags::Elf { r_type } = relocation.flags() else {
+                continue;
+            };
+            let known = [
+                elf::R_X86_64_64,
+                elf::R_X86_64_PC32,
+                elf::R_X86_64_PLT32,
+                elf::R_X86_64_PC64,
+            ];
+            if !known.contains(&r_type) {
+                problems.insert(format!(
+                    "section {name} has a relocation of type {r_type:?}"
+                ));
+            }
+        }
+        if flags.contains(elf::SHF_EXECINSTR) {
+            problems.extend(foreign_instruction(name, section.data()?));
+        }
+    }
+    for symbol in file.symbols() {
+        let name = symbol.name()?;
+        if name.len() > LONGEST_NAME {
+            problems.insert(format!("symbol {name} is too long for Xen's table"));
+        }
+    }
+    if !problems.is_empty() {
+        let problems: Vec<String> = problems.into_iter().collect();
+        bail!(
+            "the Rust object is not fit for Xen:\n{}",
+            problems.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// The first instruction that uses registers which Xen does not save, branches
+/// past its thunks, or takes too much of the stack.
+fn foreign_instruction(section: &str, code: &[u8]) -> Option<String> {
+    let mut instructions = Decoder::new(64, code, DecoderOptions::NONE);
+    let foreign = instructions.iter().find(|instruction| {
+        let frame = instruction.mnemonic() == Mnemonic::Sub
+            && instruction.op0_register() == Register::RSP
+            && instruction.op1_kind() != OpKind::Register
+            && instruction.immediate(1) > LARGEST_FRAME.into();
+        let unhardened = matches!(
+            instruction.flow_control(),
+            FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall
+        );
+        let mut features = instruction.cpuid_features().iter();
+        frame || unhardened || !features.all(|feature| PLAIN.contains(feature))
+    })?;
+    let mut text = String::new();
+    GasFormatter::new().format(&foreign, &mut text);
+    Some(format!(
+        "section {section}+{:#x}: {text} must not be used in Xen",
+        foreign.ip()
+    ))
+}

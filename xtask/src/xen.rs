@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask xen build`: Debian's Xen with the engine of our choice.
+//!
+//! The tree is a copy of the base's, with the patches of `hypervisor/xen`, and
+//! stays in the cache; the shim and the Rust object are put into it whenever
+//! they change, and make does the rest.
+
+use crate::base::{self, Base};
+use crate::debian_build::DebianBuild;
+use crate::{cache, command, rust_core};
+use anyhow::Context as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Which live-patch core the hypervisor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Engine {
+    /// Xen's own.
+    C,
+    /// Ours.
+    Rust,
+}
+
+/// How a tree is made: this file, how Debian builds, and the patches.
+const RECIPE: &str = concat!(
+    include_str!("xen.rs"),
+    include_str!("debian_build.rs"),
+    include_str!("../../hypervisor/xen/patches/0001-sysctl-continuation.patch"),
+    include_str!("../../hypervisor/xen/patches/0002-choice-of-engine.patch"),
+);
+
+/// Our part of the tree.
+const SOURCES: &str = "hypervisor/xen";
+/// Where the shim and the Rust object go.
+const PLACE: &str = "xen/arch/x86";
+/// The Rust object, which the makefile copies to its place.
+const OBJECT: &str = "livepatch-core.o_shipped";
+
+/// Builds the hypervisor; returns the file that says where everything is, in
+/// the form of the base's.
+pub(crate) fn build(engine: Engine, debug: bool) -> anyhow::Result<PathBuf> {
+    let base = base::get()?;
+    let kind = match (engine, debug) {
+        (Engine::C, false) => "xen-c",
+        (Engine::C, true) => "xen-c-debug",
+        (Engine::Rust, false) => "xen-rust",
+        (Engine::Rust, true) => "xen-rust-debug",
+    };
+    let version = base.version.replace(['/', ':'], "_");
+    let directory = cache::entry(kind, &version, RECIPE, |directory| {
+        println!("copying Xen {}", base.version);
+        prepare(&base, &directory.join("source"), engine, debug)
+    })?;
+    let tree = directory.join("source");
+    if engine == Engine::Rust {
+        let object = rust_core::object()?;
+        refresh(&object, &tree.join(PLACE).join(OBJECT))?;
+        for name in ["livepatch-rust.c", "livepatch-rust.h"] {
+            let shim = Path::new(SOURCES).join("shim").join(name);
+            refresh(&shim, &tree.join(PLACE).join(name))?;
+        }
+    }
+    println!("building it");
+    DebianBuild::new(&tree)?.build()?;
+    let built = Base {
+        xen: tree.join("xen/xen.gz"),
+        xen_syms: tree.join("xen/xen-syms"),
+        identical: true,
+        test_payloads: tree.join("xen/test/livepatch"),
+        tree,
+        ..base
+    };
+    let description = directory.join("base.json");
+    std::fs::write(&description, built.summary())?;
+    Ok(description)
+}
+
+/// Copies the base's tree to `tree` and patches it; nothing is compiled yet.
+fn prepare(base: &Base, tree: &Path, engine: Engine, debug: bool) -> anyhow::Result<()> {
+    command::run(Command::new("cp").arg("-a").arg(&base.tree).arg(tree))?;
+    let mut patches: Vec<PathBuf> = std::fs::read_dir(Path::new(SOURCES).join("patches"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>()?;
+    patches.sort();
+    for patch in patches {
+        let apply = [
+            "--strip=1",
+            "--fuzz=0",
+            "--no-backup-if-mismatch",
+            "--input",
+        ];
+        let patch = patch.canonicalize()?;
+        command::output(
+            Command::new("patch")
+                .current_dir(tree)
+                .args(apply)
+                .arg(patch),
+        )?;
+    }
+    let config = tree.join("xen/.config");
+    let mut text = std::fs::read_to_string(&config)?;
+    if engine == Engine::Rust {
+        text.push_str("CONFIG_LIVEPATCH_RUST=y\n");
+    }
+    if debug {
+        text = text.replace("# CONFIG_DEBUG is not set\n", "CONFIG_DEBUG=y\n");
+    }
+    std::fs::write(config, text)?;
+    Ok(())
+}
+
+/// Copies `from` to `to` if they differ, so that make sees changes only.
+fn refresh(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let data = std::fs::read(from).with_context(|| from.display().to_string())?;
+    if std::fs::read(to).is_ok_and(|there| there == data) {
+        return Ok(());
+    }
+    std::fs::write(to, data).with_context(|| to.display().to_string())
+}
