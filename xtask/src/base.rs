@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Debian's Xen: the shipped binaries, and the tree that they came from,
 //! rebuilt.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask bench`: how fast things are, next to the peer in the same run.
 
 mod depth;

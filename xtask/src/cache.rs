@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The one directory for everything that can be made again.
 //!
 //! An entry is a directory named by what it was made from. It is made under

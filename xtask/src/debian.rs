@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Downloading from Debian, without a change to the system's configuration.
 
 use crate::command;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask demo`: a source patch into a running hypervisor and out again.
 
 use crate::{base, test};

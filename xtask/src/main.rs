@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Everything a person or CI does with this repository: `cargo xtask help`.
 #![forbid(unsafe_code)]
 
