@@ -29,11 +29,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=hypervisor");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("no OUT_DIR")?);
     let image = out.join("hypervisor");
+    // Where neither the process has anything nor AddressSanitizer its shadow.
     let link = [
         "-nostdlib",
         "-static",
         "-no-pie",
-        "-Wl,-e,hypercall,-Ttext-segment=0x100000000000,-z,separate-code",
+        "-Wl,-e,hypercall,-Ttext-segment=0x200000000000,-z,separate-code",
         &format!("-Wl,--build-id=0x{}", "aa".repeat(20)),
     ];
     cc("hypervisor.c", &image, &link)?;

@@ -15,6 +15,21 @@ const TARGETS: [(&str, Option<&str>); 4] = [
     ("actions", None),
 ];
 
+/// The tests of the engine, and those on real code and pages, with
+/// AddressSanitizer; the targets have it as well.
+fn sanitize() -> anyhow::Result<()> {
+    let mut tests = Command::new("cargo");
+    tests.args(["+nightly", "test", "--quiet", "--target-dir", "target/asan"]);
+    tests.args([
+        "--package",
+        "xsplice-engine",
+        "--package",
+        "xsplice-inprocess",
+    ]);
+    tests.args(["--test", "actions", "--test", "load", "--test", "life"]);
+    command::run(tests.env("RUSTFLAGS", "-Zsanitizer=address"))
+}
+
 /// Fuzzes everything, each target for its share of the time. What the fuzzer
 /// learns is kept for the next time, next to its build.
 pub(crate) fn run(minutes: u32) -> anyhow::Result<()> {
@@ -25,6 +40,7 @@ pub(crate) fn run(minutes: u32) -> anyhow::Result<()> {
         version.is_ok_and(|output| output.status.success()),
         "the fuzzer is missing; run: rustup toolchain install nightly && cargo install cargo-fuzz"
     );
+    sanitize()?;
     let targets = u32::try_from(TARGETS.len())?;
     let seconds = minutes.checked_mul(60).context("too many minutes")? / targets;
     for (target, seeds) in TARGETS {

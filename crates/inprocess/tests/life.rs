@@ -199,7 +199,7 @@ fn text_is_protected() {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let ours: Vec<&str> = maps
         .lines()
-        .filter(|line| line.starts_with("1000"))
+        .filter(|line| line.starts_with("2000"))
         .collect();
     let of = |protection: &str| ours.iter().filter(|line| line.contains(protection)).count();
     assert_eq!(of("wxp"), 0, "{maps}");
