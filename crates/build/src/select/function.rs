@@ -174,13 +174,12 @@ impl Selector<'_> {
         names.min()
     }
 
-    /// Whether the payloads below were to replace a function of the original.
-    fn changed_below(&self, unit: usize, original: usize) -> bool {
+    /// Whether the payloads below were to replace a symbol of the original
+    /// because of a change of this kind.
+    pub(super) fn changed_below(&self, unit: usize, original: usize, kind: Kind) -> bool {
         self.units[unit].shipped.as_ref().is_some_and(|shipped| {
-            let changes = shipped.comparison.changes.iter();
-            changes
-                .filter(|change| change.kind == Kind::Function)
-                .any(|change| change.patched == Some(original))
+            let mut changes = shipped.comparison.changes.iter();
+            changes.any(|change| change.kind == kind && change.patched == Some(original))
         })
     }
 
@@ -212,7 +211,7 @@ impl Selector<'_> {
             size = needed;
         }
         let replaced = self.below.replaces(address);
-        if self.changed_below(origin, original) && !replaced {
+        if self.changed_below(origin, original, Kind::Function) && !replaced {
             let message = format!(
                 "{} changes in the source of the payloads below, but none of them replaces it; do \
                  --depends and --depends-patch belong together?",

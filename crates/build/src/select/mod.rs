@@ -74,6 +74,7 @@ pub fn select(
         queue: VecDeque::new(),
         problems: Vec::new(),
         follower: String::new(),
+        in_table: false,
         selection: Selection::default(),
     };
     selector.refuse_unpatchable();
@@ -112,6 +113,8 @@ struct Selector<'a> {
     problems: Vec<Problem>,
     /// Name of the piece whose references are being followed.
     follower: String,
+    /// Whether that is an entry of a table about code.
+    in_table: bool,
     selection: Selection,
 }
 

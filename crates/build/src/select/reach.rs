@@ -2,8 +2,10 @@
 //! What every reference out of the payload's pieces is to lead to.
 
 use super::{Origin, Selector, runtime_name};
+use crate::Problem;
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use xsplice_diff::compare::{Kind, is_once_flag};
+use xsplice_diff::names::parent_of_cold;
 use xsplice_diff::object::{Class, Merge, Object, Relocation, Symbol, Target};
 use xsplice_diff::special;
 
@@ -23,6 +25,7 @@ impl Selector<'_> {
                 .symbol_at(section, offset)
                 .map_or(&object.sections[section].name, |i| &object.symbols[i].name)
                 .clone();
+            self.in_table = matches!(kind, PartKind::Table(_));
             for relocation in units[unit].patched.relocations(section, offset, size) {
                 if let Some(reaches) = self.reach(unit, relocation) {
                     self.selection.draft.fields.push(Field {
@@ -100,10 +103,15 @@ impl Selector<'_> {
         let placed = self
             .placed
             .contains_key(&(unit, symbol.section, symbol.offset));
+        // Who refers to a function that is replaced goes by its old place, as
+        // the hypervisor does: so it has one address, and a payload on top that
+        // replaces it again is heeded here too.
+        let whole_function = symbol.function && parent_of_cold(&symbol.name).is_none();
+        let by_old_place = whole_function && offset == 0 && !self.in_table;
         if let Some(&(origin, original)) = self.moved.get(&(unit, index))
-            && !symbol.function
+            && (by_old_place || !symbol.function)
         {
-            return self.reach_moved_variable((origin, original), symbol, offset);
+            return self.reach_moved((origin, original), symbol, offset);
         }
         let original = u.comparison.correlation.original(index);
         // The hypervisor's variables stay where they are, also those of which
@@ -112,7 +120,7 @@ impl Selector<'_> {
             let stays = matches!(c.kind, Kind::Data | Kind::Resized | Kind::Init);
             c.patched == Some(index) && !stays
         });
-        if placed || replaced || original.is_none() {
+        if (placed || replaced) && !by_old_place || original.is_none() {
             if original.is_none()
                 && u.comparison.correlation.ambiguous.contains(&index)
                 && is_writable(&u.patched, index)
@@ -131,25 +139,18 @@ impl Selector<'_> {
             return Some(Reaches::Part(kind, at.cast_signed() + offset));
         }
         let original = original?;
-        match self.origin(unit, original) {
-            Ok(Origin::Below(name)) => Some(Reaches::Name(name, offset)),
-            Ok(Origin::Hypervisor(address)) if self.image.is_init(address) => {
+        if self.changed_below(unit, original, Kind::Constant) {
+            // Not what the hypervisor has. Private constants are what they
+            // contain: a copy is as good as that of the payload below.
+            let (kind, at) = self.take_symbol(unit, index)?;
+            return Some(Reaches::Part(kind, at.cast_signed() + offset));
+        }
+        match self.place_of(unit, original, offset) {
+            Ok(Reaches::Address(_, address, _)) if self.image.is_init(address) => {
                 self.reach_init(unit, &symbol.name, address, symbol.function, offset)
             }
-            Ok(Origin::Hypervisor(address))
-                if u.original.symbols[original].global && !self.rules.prelink =>
-            {
-                // The patched source may have renamed it.
-                let name = &u.original.symbols[original].name;
-                debug_assert_eq!(self.image.global(name), Some(address));
-                Some(Reaches::Name(name.clone(), offset))
-            }
-            Ok(Origin::Hypervisor(address)) => Some(Reaches::Address(
-                runtime_name(&u.original, original),
-                address,
-                offset,
-            )),
-            // Private constants are what they contain: a copy is as good.
+            Ok(place) => Some(place),
+            // A copy of a constant is as good here, too.
             Err(_) if u.patched.sections[symbol.section].class == Class::ReadOnly => {
                 let (kind, at) = self.take_symbol(unit, index)?;
                 Some(Reaches::Part(kind, at.cast_signed() + offset))
@@ -163,15 +164,32 @@ impl Selector<'_> {
         }
     }
 
-    /// A variable that another object defines now is where it was.
-    fn reach_moved_variable(
+    /// Where a symbol of the original is.
+    fn place_of(&self, unit: usize, original: usize, offset: i64) -> Result<Reaches, Problem> {
+        let address = match self.origin(unit, original)? {
+            Origin::Below(name) => return Ok(Reaches::Name(name, offset)),
+            Origin::Hypervisor(address) => address,
+        };
+        // The patched source may have renamed it.
+        let (shipped, index) = self.shipped_symbol(unit, original);
+        let name = runtime_name(shipped, index);
+        let by_name = shipped.symbols[index].global && !self.rules.prelink;
+        if by_name && !self.image.is_init(address) {
+            debug_assert_eq!(self.image.global(&name), Some(address));
+            return Ok(Reaches::Name(name, offset));
+        }
+        Ok(Reaches::Address(name, address, offset))
+    }
+
+    /// What another object defines now is where it was.
+    fn reach_moved(
         &mut self,
         (origin, original): (usize, usize),
         symbol: &Symbol,
         offset: i64,
     ) -> Option<Reaches> {
         let old = &self.units[origin].original.symbols[original];
-        if old.size != symbol.size {
+        if old.size != symbol.size && !symbol.function {
             let message = format!(
                 "the variable {} goes from {} to {} bytes: other code uses the old layout",
                 symbol.name, old.size, symbol.size
@@ -179,8 +197,8 @@ impl Selector<'_> {
             self.refuse(origin, message);
             return None;
         }
-        match self.origin(origin, original) {
-            Ok(_) => Some(Reaches::Name(symbol.name.clone(), offset)),
+        match self.place_of(origin, original, offset) {
+            Ok(place) => Some(place),
             Err(problem) => {
                 self.problems.push(problem);
                 None

@@ -7,7 +7,7 @@ use crate::program::{Function, Program, Statement, Value};
 /// Changes `program` once.
 pub(crate) fn edit(choices: &mut Choices, program: &mut Program) {
     let at = choices.index(program.functions.len());
-    match choices.below(11) {
+    match choices.below(12) {
         0 | 1 => replace(choices, program, at),
         2 => insert(choices, program, at),
         3 => remove(choices, program, at),
@@ -31,7 +31,11 @@ pub(crate) fn edit(choices: &mut Choices, program: &mut Program) {
             let table = choices.index(program.tables.len());
             program.tables[table].values[choices.index(4)] = choices.below(1000).into();
         }
-        9 => {
+        9 if program.is_const => {
+            let at = choices.index(program.handlers.len());
+            program.handlers[at] = choices.below(2);
+        }
+        10 => {
             let other = choices.index(program.functions.len());
             program.functions.swap(at, other);
         }

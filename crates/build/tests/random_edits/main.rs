@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Random changes of random programs: the payload makes the running program
 //! behave as the changed one, with what it remembers, and when it is taken out
-//! as the original.
+//! as the original. So does a second payload on top of the first.
 //!
 //! A program is C and an interpreter of the same (`program.rs`); `edit.rs`
-//! changes it as patches do. Both versions are compiled, by gcc or clang with
+//! changes it as patches do. All versions are compiled, by gcc or clang with
 //! random optimisation. The original is linked and runs in this process
-//! (`xsplice-inprocess`); the two objects are compared, and a payload is
-//! selected, written and applied while it runs. What the calls return is
+//! (`xsplice-inprocess`); the objects are compared, and payloads are selected,
+//! written and applied while it runs. What the calls return is
 //! compared with the interpreter before, while and after the payload is applied.
 //!
 //! If nothing differs in the objects, both versions must behave the same.
@@ -30,16 +30,16 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_build::below::Below;
 use xsplice_build::image::Image;
 use xsplice_build::payload::Identity;
 use xsplice_build::select::{Rules, select};
 use xsplice_build::tree::ObjectFile;
-use xsplice_build::unit::Unit;
+use xsplice_build::unit::{Shipped, Unit};
 use xsplice_diff::object::Class;
-use xsplice_diff::{Kind, Object};
+use xsplice_diff::{Kind, Object, compare};
 use xsplice_engine::{Action, Engine, Options, Policy};
 use xsplice_inprocess::Machine;
 
@@ -70,10 +70,10 @@ const LINK: [&str; 7] = [
     "-Wl,--defsym=__init_end=0",
 ];
 
-/// A program, the same after a patch, and how both are compiled.
+/// A program, the same after a patch and after another one, and how all are
+/// compiled.
 struct Case {
-    original: Program,
-    patched: Program,
+    versions: [Program; 3],
     compiler: &'static str,
     flags: [&'static str; 2],
 }
@@ -81,16 +81,10 @@ struct Case {
 /// What a failure is reported with.
 impl std::fmt::Debug for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let Self {
-            original,
-            patched,
-            compiler,
-            flags,
-        } = self;
-        write!(
-            f,
-            "{compiler} {flags:?}\n{original}\n/* patched */\n{patched}"
-        )
+        write!(f, "{} {:?}", self.compiler, self.flags)?;
+        let mut versions = self.versions.iter().enumerate();
+        versions
+            .try_for_each(|(patches, version)| write!(f, "\n/* {patches} patches */\n{version}"))
     }
 }
 
@@ -100,18 +94,24 @@ impl Case {
         let compiler = ["gcc", "clang"][choices.index(2)];
         let level = ["-O2", "-O1", "-O3", "-Os"][choices.index(4)];
         let tables = ["-fno-jump-tables", "-fjump-tables"][choices.index(2)];
-        // Drawn first, so that every case has one.
-        let edits: Vec<Vec<u32>> = (0..choices.between(1, 4))
-            .map(|_| (0..16).map(|_| choices.below(u32::MAX)).collect())
-            .collect();
+        // Drawn first, so that every case has some.
+        let [first, second] = [(); 2].map(|()| -> Vec<Vec<u32>> {
+            let edits = choices.between(1, 4);
+            let numbers = |_| (0..16).map(|_| choices.below(u32::MAX)).collect();
+            (0..edits).map(numbers).collect()
+        });
         let original = Program::random(&mut choices);
-        let mut patched = original.clone();
-        for numbers in edits {
-            edit::edit(&mut Choices::new(numbers), &mut patched);
-        }
+        let patch = |program: &Program, edits: Vec<Vec<u32>>| {
+            let mut patched = program.clone();
+            for numbers in edits {
+                edit::edit(&mut Choices::new(numbers), &mut patched);
+            }
+            patched
+        };
+        let patched = patch(&original, first);
+        let again = patch(&patched, second);
         Self {
-            original,
-            patched,
+            versions: [original, patched, again],
             compiler,
             flags: [level, tables],
         }
@@ -126,27 +126,25 @@ impl Case {
         run(compiler.args([output, source]));
     }
 
-    /// The two objects, and the hypervisor that has the first.
-    fn build(&self) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
-        let directory = tempfile::tempdir().expect("a directory");
-        let at = |name: &str| directory.path().join(name);
+    /// The objects of all versions, and the hypervisor that has the first.
+    fn build(&self, directory: &Path) -> (Vec<Object>, Vec<u8>) {
+        let at = |name: &str| directory.join(name);
+        let read = |name: &str| std::fs::read(at(name)).expect("made");
         std::fs::write(at("driver.c"), include_str!("hypervisor.c")).expect("written");
         self.compile(&at("driver.c"), &at("driver.o"));
-        // The same name for both: it is in the symbol table.
-        let source = at("program.c");
-        let [old, new] =
-            [("old.o", &self.original), ("new.o", &self.patched)].map(|(o, program)| {
-                std::fs::write(&source, program.to_string()).expect("written");
-                self.compile(&source, &at(o));
-                at(o)
-            });
-        let mut link = Command::new("gcc");
-        link.args(LINK)
-            .arg("-o")
-            .args([at("image"), at("driver.o"), old.clone()]);
-        run(&mut link);
-        let read = |path: &Path| std::fs::read(path).expect("made");
-        (read(&old), read(&new), read(&at("image")))
+        let mut objects = Vec::new();
+        for version in &self.versions {
+            // The same names for all: they are in the symbol table.
+            std::fs::write(at("program.c"), version.to_string()).expect("written");
+            self.compile(&at("program.c"), &at("program.o"));
+            if objects.is_empty() {
+                let mut link = Command::new("gcc");
+                link.args(LINK).arg("-o");
+                run(link.args([at("image"), at("driver.o"), at("program.o")]));
+            }
+            objects.push(Object::read("program.o", &read("program.o")).expect("an object"));
+        }
+        (objects, read("image"))
     }
 }
 
@@ -166,9 +164,12 @@ enum Outcome {
     Forgets,
 }
 
-fn generate(old: &[u8], new: &[u8], image: &[u8]) -> Outcome {
-    let read = |bytes| Object::read("program.o", bytes).expect("an object");
-    let (original, patched) = (read(old), read(new));
+/// Makes a payload of the step from the last but one of `objects` to the last,
+/// on top of the payloads `below`.
+fn generate(objects: &[Object], image: &[u8], name: &str, below: &[PathBuf]) -> Outcome {
+    let [.., original, patched] = objects else {
+        panic!("a step has two ends")
+    };
     let unit = Unit {
         file: ObjectFile {
             path: "program.o".to_owned(),
@@ -177,10 +178,13 @@ fn generate(old: &[u8], new: &[u8], image: &[u8]) -> Outcome {
             source: "program.c".to_owned(),
             dependencies: BTreeSet::new(),
         },
-        comparison: xsplice_diff::compare(&original, &patched),
-        original,
-        patched,
-        shipped: None,
+        comparison: compare(original, patched),
+        shipped: (!below.is_empty()).then(|| Shipped {
+            comparison: compare(&objects[0], original),
+            object: objects[0].clone(),
+        }),
+        original: original.clone(),
+        patched: patched.clone(),
     };
     if unit.comparison.is_empty() {
         return Outcome::Nothing;
@@ -198,20 +202,24 @@ fn generate(old: &[u8], new: &[u8], image: &[u8]) -> Outcome {
     let image = Image::read("image", image).expect("an image");
     let none = BTreeSet::new();
     let rules = Rules {
-        tag: "random",
+        tag: name,
         prelink: false,
         leave_out: &none,
         leave_out_init: false,
         allow: &none,
     };
-    let selection = match select(&[unit], &image, &Below::default(), &rules) {
+    let below = Below::read(below).expect("payloads");
+    let selection = match select(&[unit], &image, &below, &rules) {
         Ok(selection) if selection.replaced.is_empty() => return Outcome::Nothing,
         Ok(selection) => selection,
         Err(problems) => return Outcome::Refused(format!("{problems:?}")),
     };
     let identity = Identity {
         hypervisor: &image.build_id,
-        depends: &image.build_id,
+        depends: match below.build_id.as_slice() {
+            [] => &image.build_id,
+            top => top,
+        },
         metadata: &[],
     };
     let payload = selection.draft.write(&identity).expect("a payload");
@@ -245,19 +253,20 @@ impl Run {
         }
     }
 
-    fn act(&mut self, action: Action) {
+    fn act(&mut self, name: &str, action: Action) {
         let patient = Options {
             timeout: 4_000_000_000,
             ..Options::default()
         };
-        if let Err(failure) = self.engine.act("edit", action, patient) {
-            panic!("{action}: {failure}");
+        if let Err(failure) = self.engine.act(name, action, patient) {
+            panic!("{action} {name}: {failure}");
         }
     }
 }
 
 fn check(case: &Case, counted: &RefCell<BTreeMap<String, u32>>) {
-    let (old, new, image) = case.build();
+    let directory = tempfile::tempdir().expect("a directory");
+    let (objects, image) = case.build(directory.path());
     let machine = Machine::new(&image, 1).unwrap_or_else(|error| panic!("{error}"));
     let text = machine.text();
     let mut run = Run {
@@ -266,37 +275,55 @@ fn check(case: &Case, counted: &RefCell<BTreeMap<String, u32>>) {
         calls: 0,
     };
     let count = |what: &str| *counted.borrow_mut().entry(what.to_owned()).or_default() += 1;
-    run.expect(&case.original, "before");
-    match generate(&old, &new, &image) {
-        Outcome::Refused(why) => count(&why),
-        Outcome::Forgets => count("a variable is gone"),
-        Outcome::Nothing => {
-            run.expect(&case.patched, "with nothing to patch");
-            count("nothing to patch");
+    let [original, ..] = &case.versions;
+    run.expect(original, "before");
+    let mut applied = Vec::new();
+    let mut files = Vec::new();
+    for (step, name) in ["first", "second"].into_iter().enumerate() {
+        let (old, new) = (&case.versions[step], &case.versions[step + 1]);
+        match generate(&objects[..step + 2], &image, name, &files) {
+            Outcome::Refused(why) => count(&why),
+            Outcome::Forgets => count("a variable is gone"),
+            Outcome::Nothing => {
+                run.expect(new, "with nothing to patch");
+                count("nothing to patch");
+            }
+            Outcome::Payload(payload, brings_variables) => {
+                if let Err(refusal) = run.engine.upload(name, &payload) {
+                    panic!("{refusal}");
+                }
+                run.expect(old, "with a payload loaded");
+                run.act(name, Action::Apply);
+                run.expect(new, "with a payload applied");
+                count(name);
+                let file = directory.path().join(format!("{name}.livepatch"));
+                std::fs::write(&file, &payload).expect("written");
+                files.push(file);
+                applied.push((name, old, brings_variables));
+                continue;
+            }
         }
-        Outcome::Payload(payload, brings_variables) => {
-            if let Err(refusal) = run.engine.upload("edit", &payload) {
-                panic!("{refusal}");
-            }
-            run.expect(&case.original, "with the payload loaded");
-            run.act(Action::Apply);
-            run.expect(&case.patched, "with the payload applied");
-            run.act(Action::Revert);
-            if !brings_variables {
-                run.expect(&case.original, "with the payload reverted");
-            }
-            assert_eq!(run.engine.host().text(), text, "bit for bit");
-            run.act(Action::Unload);
-            assert!(run.engine.host().is_free_of_payloads());
-            count("applied");
+        break;
+    }
+    let mut brought_variables = false;
+    for (name, old, brings_variables) in applied.iter().rev() {
+        run.act(name, Action::Revert);
+        brought_variables |= brings_variables;
+        if !brought_variables {
+            run.expect(old, "with a payload reverted");
         }
     }
+    assert_eq!(run.engine.host().text(), text, "bit for bit");
+    for (name, ..) in applied.iter().rev() {
+        run.act(name, Action::Unload);
+    }
+    assert!(run.engine.host().is_free_of_payloads());
 }
 
 #[test]
 fn a_payload_makes_the_old_program_behave_as_the_new_one() {
     let counted = RefCell::default();
-    let numbers = prop::collection::vec(any::<u32>(), 80..400);
+    let numbers = prop::collection::vec(any::<u32>(), 150..500);
     let more = std::env::var("XSPLICE_CASES").ok();
     let more = more.and_then(|cases| cases.parse().ok());
     let cases = more.unwrap_or(CASES);
@@ -319,6 +346,7 @@ fn a_payload_makes_the_old_program_behave_as_the_new_one() {
     }
     let counted = counted.into_inner();
     println!("{counted:#?}");
-    let applied = counted.get("applied").copied().unwrap_or_default();
-    assert!(applied > cases / 2, "few payloads were applied");
+    let applied = |name: &str| counted.get(name).copied().unwrap_or_default();
+    let few = applied("first") < cases / 2 || applied("second") < cases / 4;
+    assert!(!few, "few payloads were applied");
 }

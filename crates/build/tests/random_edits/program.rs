@@ -17,6 +17,9 @@ const PRELUDE: &str = "\
 /// How many functions of a program the hypervisor calls.
 pub(crate) const ENTRIES: u32 = 3;
 
+/// The highest rank of a handler.
+const HANDLERS: u32 = 20;
+
 /// How many elements a table has.
 const TABLE: usize = 4;
 
@@ -26,6 +29,10 @@ pub(crate) struct Program {
     pub(crate) functions: Vec<Function>,
     pub(crate) variables: Vec<Variable>,
     pub(crate) tables: Vec<Table>,
+    /// Functions of the lowest ranks, in a table of pointers.
+    pub(crate) handlers: Vec<u32>,
+    /// Whether that table is constant.
+    pub(crate) is_const: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +88,8 @@ pub(crate) enum Statement {
     Count(Value),
     /// Adds an element of a table.
     Look(u32, Value),
+    /// Adds what a handler returns.
+    Handle(Value, Value),
     If(Value, Vec<Statement>, Vec<Statement>),
     Switch(Value, Vec<Vec<Statement>>),
 }
@@ -92,6 +101,8 @@ impl Program {
             program.add_variable(choices, format!("state{id}"));
         }
         program.add_table(choices);
+        program.handlers = vec![choices.below(2), choices.below(2), choices.below(2)];
+        program.is_const = choices.one_in(2);
         for id in 0..choices.between(ENTRIES + 1, ENTRIES + 4) {
             let function = Function {
                 id,
@@ -153,7 +164,7 @@ impl Program {
         let function = &self.functions[at];
         let mut callees = self.functions.iter().filter(|f| f.rank < function.rank);
         let value = |choices: &mut Choices| self.value(choices, function, 2);
-        match choices.below(if depth > 0 { 9 } else { 7 }) {
+        match choices.below(if depth > 0 { 10 } else { 8 }) {
             1 | 2 if function.rank > 10 => {
                 let count = callees.clone().count();
                 let callee = callees.nth(choices.index(count)).expect("a callee");
@@ -166,12 +177,13 @@ impl Program {
                 let table = self.tables[choices.index(self.tables.len())].id;
                 Statement::Look(table, value(choices))
             }
-            7 => Statement::If(
+            7 if function.rank > HANDLERS => Statement::Handle(value(choices), value(choices)),
+            8 => Statement::If(
                 value(choices),
                 self.statements(choices, at, depth - 1),
                 self.statements(choices, at, depth - 1),
             ),
-            8 => {
+            9 => {
                 let cases = choices.between(3, 7);
                 let body = |_| self.statements(choices, at, depth - 1);
                 let cases = (0..cases).map(body).collect();
@@ -235,6 +247,16 @@ impl Display for Program {
         for function in &self.functions {
             writeln!(f, "{};", head(function))?;
         }
+        let names = self
+            .handlers
+            .iter()
+            .map(|&id| self.function(id).name.as_str());
+        let names = names.collect::<Vec<_>>().join(", ");
+        let constant = if self.is_const { "const " } else { "" };
+        writeln!(
+            f,
+            "static u64 (*{constant}handlers[])(u64) = {{ {names} }};"
+        )?;
         for function in &self.functions {
             let mut text = String::new();
             write_all(&mut text, self, &function.body, 1)?;
@@ -279,6 +301,14 @@ fn write_all(
             Statement::Count(v) => writeln!(out, "{indent}count += {}; r += count;", value(v)),
             Statement::Look(table, v) => {
                 writeln!(out, "{indent}r += table{table}[{} % {TABLE}];", value(v))
+            }
+            Statement::Handle(which, v) => {
+                let (which, count) = (value(which), program.handlers.len());
+                writeln!(
+                    out,
+                    "{indent}r += handlers[{which} % {count}]({});",
+                    value(v)
+                )
             }
             Statement::If(condition, yes, no) => {
                 writeln!(out, "{indent}if ( {} & 1 )\n{indent}{{", value(condition))?;
@@ -398,6 +428,12 @@ impl Memory {
                     let table = tables.find(|t| t.id == *table).expect("a table");
                     let at = self.value(function, v, x, *r) % TABLE as u64;
                     table.values[usize::try_from(at).expect("small")]
+                }
+                Statement::Handle(which, v) => {
+                    let which = self.value(function, which, x, *r) % program.handlers.len() as u64;
+                    let handler = program.handlers[usize::try_from(which).expect("small")];
+                    let argument = self.value(function, v, x, *r);
+                    self.call(program, program.function(handler), argument)
                 }
                 Statement::If(condition, yes, no) => {
                     let odd = self.value(function, condition, x, *r) & 1 == 1;
