@@ -43,6 +43,7 @@
 //! | | | expectations | `EINVAL`, `ERANGE` |
 //! | | | preimage notes (not with [`Guard::Stack`]) | `EINVAL` |
 //! | | | no function shares bytes with another one that is patched | `EINVAL` |
+//! | | | no new symbol is one of an applied payload | `EEXIST` |
 //! | | | its pre-apply hook | the hook's |
 //! | replace | checked | as apply, but it depends on the hypervisor | the same |
 //! | | | neither it nor what is applied has pre or post hooks | `EOPNOTSUPP` |

@@ -534,6 +534,9 @@ pub enum Problem {
         theirs: String,
         addr: u64,
     },
+    /// A new symbol is one of an applied payload as well (*stricter*).
+    #[error("{other} is applied and has the symbol {symbol} too; only a replace can follow")]
+    AppliedSymbol { symbol: String, other: String },
     /// The expectation of a function makes no sense.
     #[error("function {index} ({function}): expectation with {what}")]
     ExpectationInvalid {
@@ -619,7 +622,8 @@ impl Problem {
             | Self::Expectation { .. }
             | Self::Preimage { .. }
             | Self::NoPreimage { .. }
-            | Self::AppliedOverlap { .. } => Severity::NotApplied,
+            | Self::AppliedOverlap { .. }
+            | Self::AppliedSymbol { .. } => Severity::NotApplied,
             _ => Severity::NotLoaded,
         }
     }
@@ -645,9 +649,10 @@ impl Problem {
             | Self::NopTooLong { .. } => Errno::EOPNOTSUPP,
             Self::Denied { .. } => Errno::EPERM,
             Self::UnknownSymbol { .. } | Self::UnknownFunction { .. } => Errno::ENOENT,
-            Self::NameTaken | Self::BuildIdLoaded { .. } | Self::DuplicateSymbol { .. } => {
-                Errno::EEXIST
-            }
+            Self::NameTaken
+            | Self::BuildIdLoaded { .. }
+            | Self::DuplicateSymbol { .. }
+            | Self::AppliedSymbol { .. } => Errno::EEXIST,
             Self::Overflow { .. } | Self::Distance { .. } => Errno::EOVERFLOW,
             Self::NoMemory { .. } | Self::TooLarge { .. } => Errno::ENOMEM,
             Self::ExpectationInvalid { errno, .. } | Self::Hypervisor { errno, .. } => *errno,

@@ -257,6 +257,16 @@ impl Stack {
         self.symbols.get(name)?.first().copied()
     }
 
+    /// An applied payload, other than `id`, that has a new symbol of that name.
+    pub(crate) fn applied_symbol(&self, name: &[u8], id: Id) -> Option<&Loaded> {
+        let places = self.symbols.get(name)?.iter();
+        let mut others = places.filter(|(owner, _)| *owner != id);
+        others.find_map(|(owner, _)| {
+            let other = self.get(*owner)?;
+            (other.state == State::Applied).then_some(other)
+        })
+    }
+
     /// The payload whose code is at `addr`.
     pub(crate) fn owner(&self, addr: u64) -> Option<Id> {
         let (_, (end, id)) = self.text.range(..=addr).next_back()?;

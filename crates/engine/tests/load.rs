@@ -559,6 +559,12 @@ fn new_symbols_are_unique_except_where_only_a_replace_applies() {
     let refusal = engine.upload("on-top", &with(3, &[1; 20])).unwrap_err();
     assert_eq!(refusal.errno(), Errno::EEXIST);
     engine.upload("instead", &with(4, &XEN_ID)).unwrap();
+    let nodeps = Options {
+        nodeps: true,
+        timeout: 0,
+    };
+    let failure = engine.act("instead", Action::Apply, nodeps).unwrap_err();
+    assert_eq!(failure.errno(), Errno::EEXIST, "{failure}");
     act(&mut engine, "instead", Action::Replace).unwrap();
 }
 

@@ -4,7 +4,7 @@
 
 use super::{Action, Cause, Guard, Options};
 use crate::patch::Patch;
-use crate::problem::Problem;
+use crate::problem::{Problem, text};
 use crate::stack::{Id, Loaded};
 use crate::{Errno, Host, Stack};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -69,6 +69,7 @@ pub(super) fn apply(
     }
     if !replace {
         problems.extend(overlaps(stack, payload));
+        problems.extend(taken_symbols(stack, payload));
     }
     if !problems.is_empty() {
         return Err(Cause::Unmet { problems });
@@ -199,6 +200,22 @@ fn overlaps(stack: &Stack, payload: &Loaded) -> Vec<Problem> {
                 other: other.name.clone(),
                 theirs: theirs.name.clone(),
                 addr: theirs.old_addr.max(start),
+            });
+        }
+    }
+    problems
+}
+
+/// The new symbols that an applied payload has as well: loading lets them pass
+/// where only a replace can follow, but there are ways around that.
+#[inline(never)]
+fn taken_symbols(stack: &Stack, payload: &Loaded) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for symbol in &payload.symbols {
+        if let Some(other) = stack.applied_symbol(symbol, payload.id) {
+            problems.push(Problem::AppliedSymbol {
+                symbol: text(symbol),
+                other: other.name.clone(),
             });
         }
     }
