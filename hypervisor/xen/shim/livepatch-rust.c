@@ -75,7 +75,7 @@ static uint32_t list_version;
 static struct tasklet *__read_mostly tasklets;
 
 static DEFINE_PER_CPU(unsigned long, irq_flags);
-static nmi_callback_t *saved_nmi_callback;
+static nmi_callback_t *nmi_before;
 
 static void *pointer(uint64_t addr)
 {
@@ -106,7 +106,7 @@ void xsplice_free(void *data, size_t size)
 
 void xsplice_print(struct xsplice_text line)
 {
-    /* Debian's default threshold shows it; a refusal must be explained. */
+    /* Xen's default threshold shows warnings; a refusal must be explained. */
     printk(XENLOG_WARNING LIVEPATCH "%.*s\n", (int)line.len, line.data);
 }
 
@@ -537,7 +537,7 @@ static int cf_check hold_nmi(const struct cpu_user_regs *regs, int cpu)
 
 void xsplice_window_begin(void)
 {
-    saved_nmi_callback = set_nmi_callback(hold_nmi);
+    nmi_before = set_nmi_callback(hold_nmi);
     /* Hooks may take locks with interrupts off that are taken with them on. */
     spin_debug_disable();
 }
@@ -545,7 +545,7 @@ void xsplice_window_begin(void)
 void xsplice_window_end(void)
 {
     spin_debug_enable();
-    set_nmi_callback(saved_nmi_callback);
+    set_nmi_callback(nmi_before);
 }
 
 void xsplice_replay_nmi(void)
@@ -599,6 +599,16 @@ static void cf_check come_by(void *unused)
 {
 }
 
+/*
+ * The tasklets bring every CPU here from its idle loop. On its way to a guest
+ * it may be in the middle of a scheduling decision for several CPUs.
+ */
+static bool idling(void)
+{
+    return system_state == SYS_STATE_active &&
+           is_idle_domain(current->sched_unit->domain);
+}
+
 void check_for_livepatch_work(void)
 {
     unsigned int cpu;
@@ -606,12 +616,7 @@ void check_for_livepatch_work(void)
     if ( likely(!read_atomic(&attention)) )
         return;
 
-    /*
-     * The tasklets bring every CPU here from its idle loop. On its way to a
-     * guest it may be in the middle of a scheduling decision for several CPUs.
-     */
-    if ( system_state != SYS_STATE_active ||
-         !is_idle_domain(current->sched_unit->domain) )
+    if ( !idling() )
         return;
 
     cpu = smp_processor_id();
@@ -860,15 +865,14 @@ int livepatch_op(struct xen_sysctl_livepatch_op *op)
 
 static void cf_check show(unsigned char key)
 {
-    printk("'%u' pressed - Dumping all livepatch patches\n", key);
-
-    if ( !spin_trylock(&engine_lock) )
+    if ( spin_trylock(&engine_lock) )
     {
-        printk("Lock held. Try again.\n");
-        return;
+        printk(LIVEPATCH "%u payloads\n", xsplice_count());
+        xsplice_show();
+        spin_unlock(&engine_lock);
     }
-    xsplice_show();
-    spin_unlock(&engine_lock);
+    else
+        printk(LIVEPATCH "an action is under way; ask again\n");
 }
 
 /*
@@ -892,7 +896,7 @@ static int __init cf_check livepatch_init(void)
     xsplice_init(nr_cpu_ids);
     xsplice_cpu_online(smp_processor_id());
     register_cpu_notifier(&cpu_notifier);
-    register_keyhandler('x', show, "print livepatch info", 1);
+    register_keyhandler('x', show, "list live patches", 1);
 
     return 0;
 }
