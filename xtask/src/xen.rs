@@ -61,6 +61,7 @@ pub(crate) fn build(engine: Engine, debug: bool) -> anyhow::Result<PathBuf> {
             refresh(&shim, &tree.join(PLACE).join(name))?;
         }
     }
+    forget_payloads(&tree.join("xen/test/livepatch"))?;
     println!("building it");
     DebianBuild::new(&tree)?.build()?;
     let built = Base {
@@ -107,6 +108,22 @@ fn prepare(base: &Base, tree: &Path, engine: Engine, debug: bool) -> anyhow::Res
         text = text.replace("# CONFIG_DEBUG is not set\n", "CONFIG_DEBUG=y\n");
     }
     std::fs::write(config, text)?;
+    Ok(())
+}
+
+/// Removes the test payloads and what they are made from: they have addresses
+/// of the hypervisor in them, and their makefile does not see that it changed.
+fn forget_payloads(directory: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let extension = path.extension().unwrap_or_default();
+        if ["h", "o", "livepatch"]
+            .iter()
+            .any(|made| extension == *made)
+        {
+            std::fs::remove_file(path)?;
+        }
+    }
     Ok(())
 }
 
