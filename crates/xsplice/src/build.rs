@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice build`: from a source patch to a payload.
 
+use crate::output::{complain, say};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -187,11 +188,11 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     match result {
         Ok(report) if json => match serde_json::to_string_pretty(&report) {
             Ok(text) => {
-                println!("{text}");
+                say!("{text}");
                 ExitCode::SUCCESS
             }
             Err(error) => {
-                eprintln!("error: {error}");
+                complain!("error: {error}");
                 ExitCode::FAILURE
             }
         },
@@ -201,12 +202,12 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         }
         Err(refused) => {
             if json {
-                println!("{}", serde_json::json!({ "problems": refused.0 }));
+                say!("{}", serde_json::json!({ "problems": refused.0 }));
             }
             for problem in &refused.0 {
-                eprintln!("error: {problem}");
+                complain!("error: {problem}");
             }
-            eprintln!("No payload was written.");
+            complain!("No payload was written.");
             ExitCode::FAILURE
         }
     }
@@ -223,44 +224,50 @@ fn output_file(args: &Args) -> PathBuf {
 
 fn print(report: &Report, explain: bool) {
     for note in &report.notes {
-        println!("note: {note}");
+        say!("note: {note}");
     }
-    println!("Replaced functions:");
+    say!("Replaced functions:");
     for f in &report.functions {
-        println!(
+        say!(
             "  {:<32} {:<28} {:>6} -> {:<6} {}",
-            f.name, f.file, f.old_size, f.new_size, f.why
+            f.name,
+            f.file,
+            f.old_size,
+            f.new_size,
+            f.why
         );
         if explain {
             explain_function(f, &report.hunks);
         }
     }
     if !report.carried.is_empty() {
-        println!("New in the payload:");
+        say!("New in the payload:");
         for c in &report.carried {
-            println!("  {:<32} {:<28} {:>6} bytes", c.name, c.file, c.size);
+            say!("  {:<32} {:<28} {:>6} bytes", c.name, c.file, c.size);
             if explain && !c.used_by.is_empty() {
-                println!("      used by {}", c.used_by);
+                say!("      used by {}", c.used_by);
             }
         }
     }
     if !report.hooks.is_empty() {
-        println!("Hooks:");
+        say!("Hooks:");
         for hook in &report.hooks {
-            println!(
+            say!(
                 "  {:<32} {:<28} {:>6} called",
-                hook.stage, hook.file, hook.functions
+                hook.stage,
+                hook.file,
+                hook.functions
             );
         }
     }
     if !report.left_out.is_empty() {
-        println!("Left out, as asked for:");
+        say!("Left out, as asked for:");
         for change in &report.left_out {
-            println!("  {}: {} ({})", change.file, change.name, change.why);
+            say!("  {}: {} ({})", change.file, change.name, change.why);
         }
     }
     print_hunks(&report.hunks);
-    println!(
+    say!(
         "{}: {} bytes, for the hypervisor with build-id {}; every replaced function proved equal to it",
         report.output.display(),
         report.size,
@@ -270,17 +277,17 @@ fn print(report: &Report, explain: bool) {
 
 fn explain_function(function: &PatchedFunction, hunks: &[Hunk]) {
     if let Some(change) = &function.first_change {
-        println!("      - +{:#06x} {}", change.old_offset, change.old);
-        println!("      + +{:#06x} {}", change.new_offset, change.new);
+        say!("      - +{:#06x} {}", change.old_offset, change.old);
+        say!("      + +{:#06x} {}", change.new_offset, change.new);
         if let Some(line) = &change.line {
-            println!("        at {line}");
+            say!("        at {line}");
         }
     }
     for hunk in hunks {
         if let Effect::InPayload { names } = &hunk.effect
             && names.contains(&function.name)
         {
-            println!("      {}:{} of {}", hunk.file, hunk.line, hunk.patch);
+            say!("      {}:{} of {}", hunk.file, hunk.line, hunk.patch);
         }
     }
 }
@@ -292,7 +299,7 @@ fn list(names: &BTreeSet<String>) -> String {
 /// Says in one line how many hunks are in the payload, and names the others.
 fn print_hunks(hunks: &[Hunk]) {
     let in_payload = |hunk: &&Hunk| matches!(hunk.effect, Effect::InPayload { .. });
-    println!(
+    say!(
         "Hunks: {} of {} in the payload",
         hunks.iter().filter(in_payload).count(),
         hunks.len()
@@ -317,7 +324,7 @@ fn print_hunks(hunks: &[Hunk]) {
             ),
             Effect::NotBuilt => "not compiled into this hypervisor".to_owned(),
         };
-        println!("  {}:{}: {why}", hunk.file, hunk.line);
+        say!("  {}:{}: {why}", hunk.file, hunk.line);
     }
 }
 
@@ -339,7 +346,7 @@ impl Progress for Bar {
     fn stage(&self, name: &str, steps: usize) {
         self.finish();
         if self.debug {
-            eprintln!("{name}: {steps} steps");
+            complain!("{name}: {steps} steps");
         }
         if self.quiet || !std::io::stderr().is_terminal() {
             return;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice check`.
 
+use crate::output::{complain, say};
 use anyhow::{Context as _, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     match check(args).and_then(|reports| {
         let good = reports.iter().all(is_good);
         if json {
-            println!("{}", serde_json::to_string_pretty(&reports)?);
+            say!("{}", serde_json::to_string_pretty(&reports)?);
         } else {
             reports.iter().for_each(print);
         }
@@ -55,7 +56,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("xsplice check: {error:#}");
+            complain!("xsplice check: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -164,9 +165,9 @@ fn print(report: &Report) {
     }
     for line in lines {
         if is_good(report) {
-            println!("{line}");
+            say!("{line}");
         } else {
-            eprintln!("{line}");
+            complain!("{line}");
         }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice inspect`.
 
+use crate::output::{complain, say};
 use anyhow::Context as _;
 use serde_json::json;
 use std::fmt::Write as _;
@@ -43,9 +44,9 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         }
         Err(error) => {
             if json {
-                println!("{:#}", json!({ "error": format!("{error:#}") }));
+                say!("{:#}", json!({ "error": format!("{error:#}") }));
             }
-            eprintln!("error: {error:#}");
+            complain!("error: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice lab`: trying payloads on a disposable Xen host.
 
+use crate::output::{complain, say};
 use anyhow::{Context, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -94,9 +95,9 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             if json {
-                println!("{:#}", json!({ "error": format!("{error:#}") }));
+                say!("{:#}", json!({ "error": format!("{error:#}") }));
             }
-            eprintln!("error: {error:#}");
+            complain!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -174,13 +175,13 @@ fn try_payloads(payloads: &[PathBuf], machine: &Machine, json: bool) -> anyhow::
     };
     if json {
         let error = error.as_ref().map(|e| format!("{e:#}"));
-        println!(
+        say!(
             "{:#}",
             json!({ "ok": code == 0, "steps": steps, "error": error })
         );
     }
     if let Some(error) = error {
-        eprintln!("error: {error:#}");
+        complain!("error: {error:#}");
     }
     Ok(ExitCode::from(code))
 }
@@ -265,10 +266,10 @@ fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<Ex
         if !json {
             match &result.output {
                 Some(output) => print_step(&result.what, output),
-                None => println!("{}", result.what),
+                None => say!("{}", result.what),
             }
             for failure in &result.failures {
-                eprintln!("{}:{line}: {failure}", name());
+                complain!("{}:{line}: {failure}", name());
             }
         }
         results.push(result);
@@ -277,7 +278,7 @@ fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<Ex
     host.shut_down()?;
     let good = results.iter().all(|r| r.failures.is_empty());
     if json {
-        println!("{:#}", json!({ "ok": good, "steps": results }));
+        say!("{:#}", json!({ "ok": good, "steps": results }));
     }
     Ok(if good {
         ExitCode::SUCCESS
@@ -290,8 +291,8 @@ fn print_step(what: &str, output: &Output) {
     let code = output
         .code
         .map_or("killed".to_owned(), |c| format!("exit {c}"));
-    println!("$ {what}   [{code}]");
+    say!("$ {what}   [{code}]");
     for line in output.stdout.lines().chain(output.stderr.lines()) {
-        println!("  {line}");
+        say!("  {line}");
     }
 }

@@ -5,6 +5,7 @@
 //! as process 1) and the classic `xen-livepatch` tool (when called by that name).
 
 use clap::{Parser, Subcommand};
+use output::say;
 use std::process::ExitCode;
 
 mod admin;
@@ -13,6 +14,7 @@ mod check;
 mod demo;
 mod inspect;
 mod lab;
+mod output;
 mod report;
 
 const EXIT_CODES: &str = "\
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
             let failed = error.use_stderr();
             if failed && std::env::args_os().any(|argument| argument == "--json") {
                 let message = error.render().to_string();
-                println!("{:#}", serde_json::json!({ "error": message.trim_end() }));
+                say!("{:#}", serde_json::json!({ "error": message.trim_end() }));
             }
             let _ = error.print();
             return if failed {

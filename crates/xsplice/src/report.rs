@@ -3,6 +3,7 @@
 //! `xsplice report`.
 
 use crate::inspect::{read, read_image};
+use crate::output::{complain, say};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -43,22 +44,22 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         Ok(verdict) => {
             let good = verdict.loads && verdict.applies;
             if json {
-                println!("{:#}", json!({ "output": args.output, "check": verdict }));
+                say!("{:#}", json!({ "output": args.output, "check": verdict }));
             } else {
                 let verdict = if good {
                     "the payload would load and apply"
                 } else {
                     "the payload would NOT load and apply; the page says why"
                 };
-                println!("{}: {verdict}", args.output.display());
+                say!("{}: {verdict}", args.output.display());
             }
             ExitCode::SUCCESS
         }
         Err(error) => {
             if json {
-                println!("{:#}", json!({ "error": format!("{error:#}") }));
+                say!("{:#}", json!({ "error": format!("{error:#}") }));
             }
-            eprintln!("error: {error:#}");
+            complain!("error: {error:#}");
             ExitCode::FAILURE
         }
     }

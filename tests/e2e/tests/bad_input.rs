@@ -136,6 +136,24 @@ fn files_that_are_no_payloads() -> anyhow::Result<()> {
 }
 
 #[test]
+fn nobody_has_to_read_to_the_end() -> anyhow::Result<()> {
+    let base = base()?;
+    let mut child = std::process::Command::new(xsplice_e2e::xsplice()?)
+        .arg("check")
+        .arg(base.test_payloads.join("xen_hello_world.livepatch"))
+        .arg("--xen-syms")
+        .arg(&base.xen_syms)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    drop(child.stdout.take());
+    let output = child.wait_with_output()?;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    Ok(())
+}
+
+#[test]
 fn a_payload_for_another_hypervisor_names_both() -> anyhow::Result<()> {
     let base = base()?;
     let mut host = Host::boot(&config(&base)?)?;

@@ -6,6 +6,7 @@
 //! it cannot open the hypervisor's interface, this one exits with 1.
 
 use super::{TIMEOUT_MS, name_of};
+use crate::output::complain;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -63,15 +64,15 @@ pub(crate) fn xen_livepatch() -> ExitCode {
         .map(|a| a.to_string_lossy().into_owned())
         .collect();
     let Some((word, rest)) = arguments.split_first() else {
-        eprint!("{USAGE}");
+        complain!("{}", USAGE.trim_end());
         return ExitCode::SUCCESS;
     };
     let Some(command) = COMMANDS.iter().find(|c| c.starts_with(word.as_str())) else {
-        eprintln!("Unrecognised command '{word}' -- try 'xen-livepatch help'");
+        complain!("Unrecognised command '{word}' -- try 'xen-livepatch help'");
         return ExitCode::FAILURE;
     };
     let Ok(hypervisor) = Privcmd::open() else {
-        eprintln!("failed to get the handler");
+        complain!("failed to get the handler");
         return ExitCode::FAILURE;
     };
     let tool = Tool {
@@ -92,7 +93,7 @@ impl Tool<'_> {
     fn run(&self, command: &str, arguments: &[String]) -> Outcome {
         match command {
             "help" => {
-                eprint!("{USAGE}");
+                complain!("{}", USAGE.trim_end());
                 Ok(())
             }
             "list" => self.list(arguments),
@@ -199,7 +200,7 @@ impl Tool<'_> {
         let before = status(name)
             .map_err(|errno| failed(&format!("Failed to get status of {name}."), errno))?;
         if before.rc == -Errno::EAGAIN.0 {
-            eprintln!(
+            complain!(
                 "Cannot execute {}.\nOperation already in progress.",
                 super::verb(action)
             );
@@ -240,7 +241,7 @@ impl Tool<'_> {
         match (after, expected) {
             (Err(Errno::EAGAIN), _) => {
                 say("failed\n");
-                eprintln!("Operation didn't complete.");
+                complain!("Operation didn't complete.");
                 Err(Failure::Errno(Errno::EAGAIN))
             }
             (Ok(state), Some(expected)) if state == expected => {
@@ -264,7 +265,7 @@ impl Tool<'_> {
 }
 
 fn usage() -> Outcome {
-    eprint!("{USAGE}");
+    complain!("{}", USAGE.trim_end());
     Err(Failure::Other)
 }
 
@@ -276,12 +277,12 @@ fn say(text: &str) {
 }
 
 fn failed(what: &str, errno: Errno) -> Failure {
-    eprintln!("{what}");
+    complain!("{what}");
     error_line(errno)
 }
 
 fn error_line(errno: Errno) -> Failure {
-    eprintln!("Error {}: {errno}", errno.0);
+    complain!("Error {}: {errno}", errno.0);
     Failure::Errno(errno)
 }
 
@@ -291,7 +292,7 @@ fn errno_of(error: &std::io::Error) -> Errno {
 
 fn check_name(name: &str) -> Outcome {
     if name.len() > NAME_SIZE {
-        eprintln!("ID must be no more than {NAME_SIZE} characters.");
+        complain!("ID must be no more than {NAME_SIZE} characters.");
         return Err(Failure::Errno(Errno::EINVAL));
     }
     Ok(())
@@ -300,7 +301,7 @@ fn check_name(name: &str) -> Outcome {
 fn parse_flags(action: Action, flags: &[String]) -> Result<bool, Failure> {
     for flag in flags {
         if action != Action::Apply || flag != "--nodeps" {
-            eprintln!("Unsupported flag: {flag}.");
+            complain!("Unsupported flag: {flag}.");
             return Err(Failure::Errno(Errno::EINVAL));
         }
     }
@@ -316,7 +317,7 @@ fn state_name(state: State) -> &'static str {
 }
 
 fn wrong_state(name: &str, current: State, expected: State) -> Outcome {
-    eprintln!(
+    complain!(
         "{name} is in the wrong state.\nCurrent state: {}\nExpected state: {}",
         state_name(current),
         state_name(expected)

@@ -3,6 +3,7 @@
 
 use super::preflight::Preflight;
 use super::{TIMEOUT_MS, name_of, payload_file, verb};
+use crate::output::{complain, say};
 use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -112,9 +113,9 @@ pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
     match execute(command) {
         Ok(report) => {
             if json {
-                println!("{:#}", report.value);
+                say!("{:#}", report.value);
             } else {
-                println!("{}", report.text);
+                say!("{}", report.text);
             }
             ExitCode::SUCCESS
         }
@@ -123,12 +124,12 @@ pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
                 .downcast_ref::<Errno>()
                 .is_some_and(|e| matches!(*e, Errno::EAGAIN | Errno::EBUSY));
             if json {
-                println!(
+                say!(
                     "{:#}",
                     json!({ "error": format!("{error:#}"), "try_again": again })
                 );
             }
-            eprintln!("error: {error:#}");
+            complain!("error: {error:#}");
             if again {
                 ExitCode::from(2)
             } else {

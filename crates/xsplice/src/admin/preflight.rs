@@ -6,6 +6,7 @@
 //! first, in full.
 
 use super::payload_file::Identity;
+use crate::output::complain;
 use anyhow::bail;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ impl Preflight {
         let (refused, told): (Vec<_>, Vec<_>) =
             problems.partition(|problem| problem.severity == Severity::NotLoaded);
         for problem in told {
-            eprintln!("warning: {name}: {}", problem.message);
+            complain!("warning: {name}: {}", problem.message);
         }
         if refused.is_empty() {
             return Ok(());
