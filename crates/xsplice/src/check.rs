@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice check`.
 
-use crate::output::{complain, say};
+use crate::output::{complain, failure, say};
 use anyhow::{Context as _, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -55,10 +55,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     }) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            complain!("xsplice check: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure(&error, json),
     }
 }
 

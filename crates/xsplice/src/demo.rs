@@ -2,7 +2,7 @@
 
 //! `xsplice demo`: the life of live patches on a hypervisor in this process.
 
-use crate::output::complain;
+use crate::output::failure;
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
 use std::io::Write;
@@ -48,10 +48,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain!("xsplice demo: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure(&error, json),
     }
 }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice inspect`.
 
-use crate::output::{complain, say};
+use crate::output::failure;
 use anyhow::Context as _;
-use serde_json::json;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
@@ -42,13 +41,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            if json {
-                say!("{:#}", json!({ "error": format!("{error:#}") }));
-            }
-            complain!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure(&error, json),
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice lab`: trying payloads on a disposable Xen host.
 
-use crate::output::{complain, say};
+use crate::output::{complain, failure, say};
 use anyhow::{Context, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -93,13 +93,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        Err(error) => {
-            if json {
-                say!("{:#}", json!({ "error": format!("{error:#}") }));
-            }
-            complain!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure(&error, json),
     }
 }
 

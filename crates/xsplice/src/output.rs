@@ -19,3 +19,12 @@ macro_rules! complain {
 }
 
 pub(crate) use {complain, say};
+
+/// Says why a command failed, to programs too if they asked for `json`.
+pub(crate) fn failure(error: &anyhow::Error, json: bool) -> std::process::ExitCode {
+    if json {
+        say!("{:#}", serde_json::json!({ "error": format!("{error:#}") }));
+    }
+    complain!("error: {error:#}");
+    std::process::ExitCode::FAILURE
+}

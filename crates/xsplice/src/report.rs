@@ -3,7 +3,7 @@
 //! `xsplice report`.
 
 use crate::inspect::{read, read_image};
-use crate::output::{complain, say};
+use crate::output::{failure, say};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -55,13 +55,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            if json {
-                say!("{:#}", json!({ "error": format!("{error:#}") }));
-            }
-            complain!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure(&error, json),
     }
 }
 
