@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use xsplice_diff::Object;
 
 /// A patch that reaches nearly every object and changes the code of none.
-const WIDE: &str = "--- a/xen/include/xen/lib.h\n+++ b/xen/include/xen/lib.h\n@@ -1,2 +1,3 @@\n \
-                    #ifndef __LIB_H__\n+extern int xsplice_bench_unused;\n #define __LIB_H__\n";
+const WIDE: &str = "--- a/xen/include/xen/cpumask.h\n+++ b/xen/include/xen/cpumask.h\n\
+                    @@ -1,2 +1,3 @@\n #ifndef __XEN_CPUMASK_H\n #define __XEN_CPUMASK_H\n\
+                    +extern int xsplice_bench_unused;\n";
 /// The build-id that the peer is told; it does not look at it.
 const DEPENDS: &str = "0000000000000000000000000000000000000000";
 /// How many of the tree's largest objects are compared.

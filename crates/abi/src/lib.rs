@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's two live-patch interfaces as types: the payload format, version 2,
-//! and the sysctl hypercall, interface versions 0x12 to 0x16.
+//! and the sysctl hypercall, interface versions 0x12 to 0x16; and the functions
+//! of Xen that must not be patched ([`deny`]).
 //!
 //! *What it trusts*: nothing; it only describes.
 //!
@@ -15,6 +16,7 @@
 
 extern crate alloc;
 
+pub mod deny;
 pub mod errno;
 pub mod note;
 pub mod payload;

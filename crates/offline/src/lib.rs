@@ -15,7 +15,6 @@
 //! (alternatives), what hooks do, nor how long anything takes.
 #![forbid(unsafe_code)]
 
-pub mod deny;
 mod image;
 mod machine;
 mod report;

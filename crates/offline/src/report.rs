@@ -2,11 +2,12 @@
 
 //! Verdicts on payloads.
 
+use crate::Image;
 use crate::machine::Machine;
-use crate::{Image, deny};
 use serde::{Serialize, Serializer};
 use std::fmt::Write as _;
 use std::ops::Range;
+use xsplice_abi::deny;
 use xsplice_engine::{Action, Cause, Engine, Failure, Guard, Loaded, Options, Policy};
 
 /// How bad a problem is.

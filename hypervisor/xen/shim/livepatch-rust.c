@@ -161,6 +161,20 @@ uint64_t xsplice_function_at(uint64_t addr)
     return symbols_lookup(addr, &size, &offset, name) ? addr - offset : 0;
 }
 
+bool xsplice_name_at(uint64_t addr, char *name)
+{
+    unsigned long size, offset;
+    char buf[KSYM_NAME_LEN + 1];
+    const char *found = symbols_lookup(addr, &size, &offset, buf);
+
+    BUILD_BUG_ON(XSPLICE_NAME_SIZE <= KSYM_NAME_LEN);
+    if ( !found )
+        return false;
+
+    strlcpy(name, found, XSPLICE_NAME_SIZE);
+    return true;
+}
+
 static struct xsplice_memory *find_memory(uint64_t addr, size_t len)
 {
     struct xsplice_memory *memory, *found = NULL;

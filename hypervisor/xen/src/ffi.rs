@@ -155,6 +155,7 @@ unsafe extern "C" {
     pub(crate) safe fn build_id() -> Text<'static>;
     fn xsplice_lookup(name: *const core::ffi::c_char) -> u64;
     safe fn xsplice_function_at(addr: u64) -> u64;
+    fn xsplice_name_at(addr: u64, name: *mut core::ffi::c_char) -> bool;
     fn xsplice_read(addr: u64, buf: *mut u8, len: usize) -> bool;
 
     safe fn xsplice_memory_new(size: u64) -> Option<NonNull<RawMemory>>;
@@ -220,6 +221,17 @@ pub(crate) fn lookup(name: &CStr) -> Option<u64> {
 /// Where the function with `addr` begins.
 pub(crate) fn function_at(addr: u64) -> Option<u64> {
     Some(xsplice_function_at(addr)).filter(|start| *start != 0)
+}
+
+/// The most bytes that C writes for a name, its end included.
+pub(crate) const NAME_SIZE: usize = 128;
+
+/// The name of the function with `addr`, with its file in front if it is local.
+pub(crate) fn name_at(addr: u64, buf: &mut [u8; NAME_SIZE]) -> Option<&str> {
+    // SAFETY: C writes no more than `NAME_SIZE` bytes.
+    let known = unsafe { xsplice_name_at(addr, buf.as_mut_ptr().cast()) };
+    let name = CStr::from_bytes_until_nul(buf).ok()?;
+    name.to_str().ok().filter(|_| known)
 }
 
 /// Copies the bytes that are at `addr`; false when it is not known that they

@@ -8,6 +8,8 @@ use alloc::boxed::Box;
 use alloc::ffi::CString;
 use alloc::string::ToString as _;
 use core::fmt;
+use core::ops::Range;
+use xsplice_abi::deny;
 use xsplice_engine::{Absent, Errno, Host, Region, Resident};
 use xsplice_rendezvous::{Failure, Held, Platform, Rendezvous};
 
@@ -141,5 +143,10 @@ impl Host for Xen {
 
     fn function_at(&self, addr: u64) -> Option<u64> {
         ffi::function_at(addr)
+    }
+
+    fn denied(&self, function: Range<u64>) -> Option<&'static str> {
+        let mut buf = [0; ffi::NAME_SIZE];
+        deny::reason(ffi::name_at(function.start, &mut buf)?)
     }
 }

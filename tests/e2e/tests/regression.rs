@@ -6,7 +6,7 @@
 
 use anyhow::{Context as _, ensure};
 use std::path::Path;
-use xsplice_e2e::{Base, base, config, rust_base};
+use xsplice_e2e::{Base, base, config, local, rust_base};
 use xsplice_lab::{Host, Output};
 
 /// What the hypervisor says that it is, after a step.
@@ -249,6 +249,7 @@ fn run(base: &Base, core: Core) -> anyhow::Result<Vec<Output>> {
     make(&mut host, "xsplice", HOOKED, Tries::One)?;
     if core == Core::Rust {
         half_an_instruction_is_refused(&mut host)?;
+        what_runs_meanwhile_is_refused(&mut host, base)?;
     }
     host.shut_down()?;
     Ok(theirs)
@@ -261,6 +262,36 @@ fn both_cores_say_and_do_the_same_with_both_tools() -> anyhow::Result<()> {
     for (((arguments, ..), c), rust) in STEPS.iter().zip(c).zip(rust) {
         ensure!(c == rust, "{arguments:?}: {rust:?}, not {c:?}");
     }
+    Ok(())
+}
+
+/// A payload that patches the handler of NMIs, for which the generator has to be
+/// asked with `--allow`.
+fn what_runs_meanwhile_is_refused(host: &mut Host, base: &Base) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let payload = directory.path().join("denied.livepatch");
+    let patch = Path::new(env!("CARGO_MANIFEST_DIR")).join("patches/denied.patch");
+    let text = |path: &Path| path.display().to_string();
+    let output = local(&[
+        "build",
+        "-s",
+        &text(&base.tree),
+        "-p",
+        &text(&patch),
+        "--xen-syms",
+        &text(&base.xen_syms),
+        "-o",
+        &text(&payload),
+        "--allow",
+        "do_nmi",
+    ])?;
+    ensure!(output.status.success(), "{output:?}");
+    host.put("/lab/denied.livepatch", &std::fs::read(payload)?)?;
+    let output = host.run(&["xsplice", "upload", "denied", "/lab/denied.livepatch"])?;
+    ensure!(output.code == Some(1), "{output:?}");
+    let console = host.console();
+    let reason = "must not be patched: it handles NMIs";
+    ensure!(console.contains(reason), "{console}");
     Ok(())
 }
 

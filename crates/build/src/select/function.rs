@@ -65,7 +65,7 @@ impl Selector<'_> {
         let old_object = &self.units[origin].original;
         let old = &old_object.symbols[original];
         let new = &u.patched.symbols[patched];
-        if let Some(why) = xsplice_offline::deny::reason(&old.name)
+        if let Some(why) = xsplice_abi::deny::reason(&old.name)
             && !self.rules.allow.contains(&old.name)
         {
             let message = format!(

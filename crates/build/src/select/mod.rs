@@ -32,7 +32,7 @@ pub struct Rules<'a> {
     pub leave_out: &'a BTreeSet<String>,
     /// Whether the payload does without all changes of boot-only code.
     pub leave_out_init: bool,
-    /// Functions to be patched although [`xsplice_offline::deny`] names them.
+    /// Functions to be patched although [`xsplice_abi::deny`] names them.
     pub allow: &'a BTreeSet<String>,
 }
 

@@ -51,8 +51,14 @@ const GROUPS: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// Why the hypervisor's function `name` must not be patched, if so.
+/// Why the hypervisor's function `name` must not be patched, if so. `name` may
+/// have its file in front, as Xen's symbol table writes it.
 pub fn reason(name: &str) -> Option<&'static str> {
+    // Our own core does the same by other names.
+    if name.contains("xsplice") {
+        return Some("it is part of the live-patch core");
+    }
+    let name = name.rsplit('#').next().unwrap_or(name);
     // The compiler adds `.constprop.0` and the like.
     let name = name.split('.').next().unwrap_or(name);
     GROUPS
@@ -68,6 +74,8 @@ mod tests {
     fn what_runs_while_code_is_patched_is_denied_by_any_name_of_the_compiler() {
         assert!(reason("do_nmi").is_some_and(|why| why.contains("NMI")));
         assert!(reason("livepatch_spin.constprop.0").is_some());
+        assert!(reason("livepatch.c#livepatch_spin").is_some());
+        assert!(reason("livepatch-rust.c#xsplice_text_write").is_some());
         assert!(reason("do_nmi_op").is_none());
     }
 }
