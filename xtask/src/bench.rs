@@ -98,7 +98,7 @@ fn flow(peer: &Path, xsplice: &Path, base: &Base, patch: &Path) -> anyhow::Resul
         .status()
         .with_context(|| peer.display().to_string())?;
     let theirs = start.elapsed().as_secs_f64();
-    command::run(
+    command::output(
         Command::new("make")
             .current_dir(tree.join("xen"))
             .arg("clean"),
