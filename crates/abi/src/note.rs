@@ -2,7 +2,9 @@
 //! ELF notes that hold a build-id: `.note.gnu.build-id`, `.livepatch.depends`
 //! and `.livepatch.xen_depends`.
 
+use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt::Write as _;
 
 /// Owner of the note, with its terminating zero.
 pub const OWNER: [u8; 4] = *b"GNU\0";
@@ -20,6 +22,15 @@ pub fn build_id_note(id: &[u8]) -> Vec<u8> {
     note.extend_from_slice(id);
     note.resize(note.len().next_multiple_of(4), 0);
     note
+}
+
+/// Build-ids and hashes as texts have them: two lower-case digits a byte.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a text cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The build-id in the note `data`; `None` if it is another note or damaged.

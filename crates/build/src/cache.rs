@@ -62,7 +62,7 @@ impl ObjectCache {
         let mut hash = self.base.clone();
         add_text(&mut hash, &object.path);
         add_text(&mut hash, &object.command);
-        let name = crate::hex(&hash.finalize()[..16]);
+        let name = xsplice_abi::note::hex(&hash.finalize()[..16]);
         let path = self.directory.join(name);
         if let Ok(bytes) = std::fs::read(&path) {
             return Ok(bytes);

@@ -10,11 +10,12 @@ use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
 use crate::source::{PatchedSource, SourcePatch};
 use crate::tree::Tree;
 use crate::unit::Unit;
-use crate::{Problem, Refused, hex};
+use crate::{Problem, Refused};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use xsplice_abi::note::hex;
 use xsplice_diff::Kind;
 
 /// What a payload is to be built from.

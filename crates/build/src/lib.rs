@@ -123,7 +123,3 @@ pub fn replace_file(path: &std::path::Path, data: &[u8]) -> std::io::Result<()> 
     file.persist(path)?;
     Ok(())
 }
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}

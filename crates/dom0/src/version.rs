@@ -59,7 +59,7 @@ fn build_id<H: Hypervisor>(hypervisor: &H) -> Result<Option<String>, Errno> {
         Ok(length) => {
             let length = usize::try_from(length).unwrap_or(0);
             let id = buffer.as_ref()[4..].get(..length).unwrap_or_default();
-            Ok(Some(id.iter().map(|b| format!("{b:02x}")).collect()))
+            Ok(Some(xsplice_abi::note::hex(id)))
         }
         Err(Errno::ENODATA | Errno::ENOSYS) => Ok(None),
         Err(errno) => Err(errno),

@@ -36,7 +36,3 @@ pub enum Error {
     #[error("{0}")]
     WrongKind(String),
 }
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}

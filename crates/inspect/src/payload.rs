@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A payload as plain data.
 
+use crate::Error;
 use crate::elf::{Elf, Place};
 use crate::image::Image;
 use crate::table::{Table, tables};
-use crate::{Error, hex};
 use object::elf;
 use serde::{Serialize, Serializer};
-use xsplice_abi::note::parse_build_id;
+use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::{LivepatchFunc, section};
 use xsplice_abi::preimage::{self, Preimage};
 use zerocopy::FromBytes as _;

@@ -5,9 +5,9 @@
 use crate::Image;
 use crate::machine::Machine;
 use serde::{Serialize, Serializer};
-use std::fmt::Write as _;
 use std::ops::Range;
 use xsplice_abi::deny;
+use xsplice_abi::note::hex;
 use xsplice_engine::{Action, Cause, Engine, Failure, Guard, Loaded, Options, Policy};
 
 /// How bad a problem is.
@@ -105,13 +105,6 @@ fn hexadecimal<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Er
 
 fn hexadecimals<S: Serializer>(values: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(values.iter().map(|value| format!("{value:#x}")))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 impl From<&xsplice_engine::Problem> for Problem {

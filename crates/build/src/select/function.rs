@@ -2,8 +2,7 @@
 //! Changed functions: which they are in the hypervisor, and what the payload
 //! says about them.
 
-use super::{FirstChange, Replaced};
-use super::{Origin, Selector, runtime_name};
+use super::{FirstChange, Origin, Replaced, Selector, runtime_name};
 use crate::payload::Func;
 use sha2::{Digest, Sha256};
 use xsplice_abi::preimage::Preimage;

@@ -9,9 +9,10 @@ mod page;
 
 use crate::image::{Image, Use};
 use crate::payload::Payload;
-use crate::{Error, Listing, compare, hex};
+use crate::{Error, Listing, compare};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
+use xsplice_abi::note::hex;
 
 /// Everything that the page shows.
 pub struct Review<'a> {

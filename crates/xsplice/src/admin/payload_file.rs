@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endianness, elf};
 use std::path::Path;
-use xsplice_abi::note::parse_build_id;
+use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::section;
 
 /// What a payload says about where it belongs.
@@ -58,7 +58,7 @@ fn identify(data: &[u8]) -> anyhow::Result<Identity> {
         let note = section.data(endian, data)?;
         let id = parse_build_id(note)
             .with_context(|| format!("the section {name} holds no build-id"))?;
-        Ok(id.iter().map(|b| format!("{b:02x}")).collect())
+        Ok(hex(id))
     };
     Ok(Identity {
         hypervisor: id(section::XEN_DEPENDS)?,

@@ -10,6 +10,7 @@ use crate::output::complain;
 use anyhow::bail;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use xsplice_abi::note::hex;
 use xsplice_offline::{Image, Severity, check};
 
 /// Where distributions put a hypervisor's image with symbols.
@@ -92,8 +93,4 @@ impl Preflight {
 
 fn read(path: &Path) -> Option<Image> {
     Image::parse(&std::fs::read(path).ok()?).ok()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
