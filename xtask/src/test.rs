@@ -103,6 +103,17 @@ fn check_dependencies(fast: bool) -> anyhow::Result<()> {
 /// Builds the optimised `xsplice` executable; returns where it is.
 pub(crate) fn build_xsplice() -> anyhow::Result<PathBuf> {
     cargo(&["build", "--release", "--package", "xsplice", "--quiet"])?;
+    Ok(release_directory()?.join("xsplice"))
+}
+
+/// Builds the optimised example `name` of `package`; returns where it is.
+pub(crate) fn build_example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
+    let what = ["--package", package, "--example", name];
+    cargo(&[&["build", "--release", "--quiet"], what.as_slice()].concat())?;
+    Ok(release_directory()?.join("examples").join(name))
+}
+
+fn release_directory() -> anyhow::Result<PathBuf> {
     let metadata = command::output(Command::new("cargo").args([
         "metadata",
         "--no-deps",
@@ -112,7 +123,7 @@ pub(crate) fn build_xsplice() -> anyhow::Result<PathBuf> {
     let target = metadata["target_directory"]
         .as_str()
         .context("cargo names no target directory")?;
-    Ok(PathBuf::from(target).join("x86_64-unknown-linux-gnu/release/xsplice"))
+    Ok(PathBuf::from(target).join("x86_64-unknown-linux-gnu/release"))
 }
 
 fn cargo(arguments: &[&str]) -> anyhow::Result<()> {

@@ -350,11 +350,11 @@ impl Comparer<'_> {
             // The definition moved to or from another object.
             (Target::Symbol(symbol), Target::External(name)) => {
                 let symbol = &self.original.symbols[*symbol];
-                old.offset == new.offset && symbol.global && symbol.name == *name
+                old.offset == new.offset && symbol.global && symbol.name == **name
             }
             (Target::External(name), Target::Symbol(symbol)) => {
                 let symbol = &self.patched.symbols[*symbol];
-                old.offset == new.offset && symbol.global && symbol.name == *name
+                old.offset == new.offset && symbol.global && symbol.name == **name
             }
             _ => false,
         }

@@ -238,7 +238,7 @@ impl<'a> Side<'a> {
                 format!("{} bytes", self.symbol(*other).extent())
             }
             Target::Symbol(other) => source_name(&self.symbol(*other).name).to_owned(),
-            Target::External(name) => name.clone(),
+            Target::External(name) => name.as_ref().to_owned(),
             Target::Anonymous(section) => match self.object.merged(*section, offset) {
                 Some((content, _)) => format!("{content:?}"),
                 None => String::new(),

@@ -2,6 +2,7 @@
 //! A relocatable object file as sections, symbols and references.
 
 use crate::read::Reader;
+use std::sync::Arc;
 
 /// Why a file cannot be read as an x86-64 relocatable object.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +127,7 @@ pub enum Target {
     /// A named symbol of this object, by index.
     Symbol(usize),
     /// A symbol that another object defines.
-    External(String),
+    External(Arc<str>),
     /// A place in a section that no named symbol covers.
     Anonymous(usize),
 }
@@ -322,7 +323,7 @@ impl Object {
     pub fn label(&self, target: &Target) -> String {
         match target {
             Target::Symbol(index) => self.symbols[*index].name.clone(),
-            Target::External(name) => name.clone(),
+            Target::External(name) => name.as_ref().to_owned(),
             Target::Anonymous(section) => self.sections[*section].name.clone(),
         }
     }

@@ -101,12 +101,12 @@ impl<'a> Reader<'a> {
             let name = table
                 .symbol_name(endian, symbol)
                 .map_err(|e| malformed(self.path, &e))?;
-            let name = String::from_utf8_lossy(name).into_owned();
+            let name = String::from_utf8_lossy(name);
             let shndx = usize::from(symbol.st_shndx(endian).0);
             let value = symbol.st_value(endian);
             let kind = symbol.st_type();
             if kind == elf::STT_FILE {
-                object.file.clone_from(&name);
+                object.file = name.clone().into_owned();
             }
             let defined = shndx != 0 && shndx < object.sections.len();
             let named = kind != elf::STT_SECTION && !name.is_empty() && !name.starts_with(".L");
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
                     global: symbol.st_bind() != elf::STB_LOCAL,
                     function: kind == elf::STT_FUNC,
                     variable: kind == elf::STT_OBJECT,
-                    name,
+                    name: name.into_owned(),
                     section: shndx,
                     offset: value,
                     size: symbol.st_size(endian),
@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
                     exact: kind != elf::STT_SECTION,
                 }
             } else {
-                Meaning::Target(Target::External(name))
+                Meaning::Target(Target::External(name.into()))
             });
         }
         Ok(meaning)
@@ -148,13 +148,16 @@ impl<'a> Reader<'a> {
         let Ok(elf_section) = self.elf.section_by_index(::object::SectionIndex(index)) else {
             return Ok(Vec::new());
         };
+        let mut fields: Vec<_> = elf_section.relocations().collect();
+        fields.sort_by_key(|&(offset, _)| offset);
         let code = if section.is_code() {
-            instructions(&section.data)
+            Code::decode(object, index, fields.iter().map(|&(offset, _)| offset))
         } else {
-            Vec::new()
+            Code::default()
         };
-        let mut relocations = Vec::new();
-        for (offset, relocation) in elf_section.relocations() {
+        let bias_of = crate::special::bias(&section.name);
+        let mut relocations = Vec::with_capacity(fields.len());
+        for (at, (offset, relocation)) in fields.into_iter().enumerate() {
             let bad = || ReadError::BadRelocation {
                 file: self.path.to_owned(),
                 section: section.name.clone(),
@@ -168,16 +171,13 @@ impl<'a> Reader<'a> {
             };
             let bias = match r_type {
                 elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 | elf::R_X86_64_PC8 => {
-                    let next = code.partition_point(|i| i.start <= offset);
-                    match next.checked_sub(1).map(|at| code[at].end) {
-                        Some(end) if end > offset => -(end - offset).cast_signed(),
-                        _ => 0,
-                    }
+                    let end = code.ends.get(at).copied().flatten();
+                    end.map_or(0, |end| -(end - offset).cast_signed())
                 }
                 _ => 0,
             };
             let addend = relocation.addend();
-            let bias = bias + crate::special::bias(&section.name, offset, addend);
+            let bias = bias + bias_of.as_ref().map_or(0, |bias| bias(offset, addend));
             let reference = match meaning.get(symbol.0).ok_or_else(bad)? {
                 Meaning::Target(target) => Reference {
                     target: target.clone(),
@@ -209,8 +209,10 @@ impl<'a> Reader<'a> {
                 reference,
             });
         }
-        relocations.sort_by_key(|r| r.offset);
-        add_branches(object, index, &code, &mut relocations);
+        if !code.branches.is_empty() {
+            relocations.extend(code.branches);
+            relocations.sort_by_key(|r| r.offset);
+        }
         Ok(relocations)
     }
 }
@@ -256,46 +258,6 @@ fn add_labels(object: &mut Object) {
             .map_or(end, |&next| next.min(end))
             .saturating_sub(symbol.offset);
     }
-}
-
-/// Adds the branches from one symbol to another of the same section: the
-/// assembler knows how far they are and leaves no relocation.
-fn add_branches(
-    object: &Object,
-    section: usize,
-    code: &[Decoded],
-    relocations: &mut Vec<Relocation>,
-) {
-    if object.symbols_in(section).nth(1).is_none() {
-        return;
-    }
-    let mut branches = Vec::new();
-    for instruction in code {
-        let Some(target) = instruction.branch else {
-            continue;
-        };
-        let next = relocations.partition_point(|r| r.offset < instruction.start);
-        let relocated = relocations
-            .get(next)
-            .is_some_and(|r| r.offset < instruction.end);
-        let from = object.symbol_at(section, instruction.start);
-        let to = object.symbol_at(section, target);
-        if relocated || to.is_none() || from == to {
-            continue;
-        }
-        let (width, r_type) = if instruction.near {
-            (4, elf::R_X86_64_PC32)
-        } else {
-            (1, elf::R_X86_64_PC8)
-        };
-        branches.push(Relocation {
-            offset: instruction.end - width,
-            r_type: r_type.0,
-            reference: settle(object, section, target.cast_signed(), -width.cast_signed()),
-        });
-    }
-    relocations.extend(branches);
-    relocations.sort_by_key(|r| r.offset);
 }
 
 /// Gives the end of every section that holds a single function to it.
@@ -349,32 +311,61 @@ fn settle(object: &Object, section: usize, offset: i64, bias: i64) -> Reference 
     }
 }
 
-/// Where an instruction is, and where it branches to if it tells.
-struct Decoded {
-    start: u64,
-    end: u64,
-    branch: Option<u64>,
-    /// Whether the distance of the branch has four bytes, not one.
-    near: bool,
+/// What the instructions of a section tell.
+#[derive(Default)]
+struct Code {
+    /// For each relocated field where the instruction ends that has it.
+    ends: Vec<Option<u64>>,
+    /// The branches from one symbol to another of the same section: the
+    /// assembler knows how far they are and leaves no relocation.
+    branches: Vec<Relocation>,
 }
 
-fn instructions(code: &[u8]) -> Vec<Decoded> {
-    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
-    let mut decoded = Vec::with_capacity(code.len() / 4);
-    let mut instruction = Instruction::default();
-    while decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        let short = instruction.is_jcc_short() || instruction.is_jmp_short();
-        let near =
-            instruction.is_jcc_near() || instruction.is_jmp_near() || instruction.is_call_near();
-        decoded.push(Decoded {
-            start: instruction.ip(),
-            end: instruction.next_ip(),
-            branch: (short || near).then(|| instruction.near_branch_target()),
-            near,
-        });
+impl Code {
+    /// Decodes the section at `index`, whose relocated fields are at `fields`,
+    /// in order.
+    fn decode(object: &Object, index: usize, fields: impl ExactSizeIterator<Item = u64>) -> Self {
+        let several = object.symbols_in(index).nth(1).is_some();
+        let mut code = Self {
+            ends: Vec::with_capacity(fields.len()),
+            branches: Vec::new(),
+        };
+        let mut fields = fields.peekable();
+        let data = &object.sections[index].data;
+        let mut decoder = Decoder::with_ip(64, data, 0, DecoderOptions::NONE);
+        let mut instruction = Instruction::default();
+        while decoder.can_decode() && (several || fields.peek().is_some()) {
+            decoder.decode_out(&mut instruction);
+            let end = instruction.next_ip();
+            let before = code.ends.len();
+            while fields.next_if(|&field| field < end).is_some() {
+                code.ends.push(Some(end));
+            }
+            if several && code.ends.len() == before {
+                code.branches.extend(branch(object, index, &instruction));
+            }
+        }
+        code
     }
-    decoded
+}
+
+/// The branch that `instruction` is, if it leads to another symbol.
+fn branch(object: &Object, section: usize, instruction: &Instruction) -> Option<Relocation> {
+    let (width, r_type) = if instruction.is_jcc_short() || instruction.is_jmp_short() {
+        (1, elf::R_X86_64_PC8)
+    } else if instruction.is_jcc_near() || instruction.is_jmp_near() || instruction.is_call_near() {
+        (4, elf::R_X86_64_PC32)
+    } else {
+        return None;
+    };
+    let target = instruction.near_branch_target();
+    let from = object.symbol_at(section, instruction.ip());
+    let to = object.symbol_at(section, target)?;
+    (from != Some(to)).then(|| Relocation {
+        offset: instruction.next_ip() - width,
+        r_type: r_type.0,
+        reference: settle(object, section, target.cast_signed(), -width.cast_signed()),
+    })
 }
 
 /// Fills the place of a section that is not read.

@@ -52,18 +52,19 @@ pub fn is_table(section: &str) -> bool {
     entry_size(section).is_some()
 }
 
-/// The part of an addend that is not an offset.
+/// The part of an addend that is not an offset, from the offset of its field in
+/// `section` and the addend; `None` where there is no such part.
 ///
 /// A bug frame keeps half of a line number in the top eight bits of both
 /// displacements, and its displacements count from the start of the frame.
-pub(crate) fn bias(section: &str, offset: u64, addend: i64) -> i64 {
-    let Some(frame) = entry_size(section).filter(|_| section.starts_with(".bug_frames.")) else {
-        return 0;
-    };
-    let low = (addend << 40) >> 40;
-    addend
-        .wrapping_sub(low)
-        .wrapping_add((offset % frame).cast_signed())
+pub(crate) fn bias(section: &str) -> Option<impl Fn(u64, i64) -> i64> {
+    let frame = entry_size(section).filter(|_| section.starts_with(".bug_frames."))?;
+    Some(move |offset: u64, addend: i64| {
+        let low = (addend << 40) >> 40;
+        addend
+            .wrapping_sub(low)
+            .wrapping_add((offset % frame).cast_signed())
+    })
 }
 
 /// Whether two fields of `section` have the same bias, but for the number of

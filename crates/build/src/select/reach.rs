@@ -220,7 +220,7 @@ impl Selector<'_> {
         let original = &self.units[unit].original;
         let refers = |target: &Target| match target {
             Target::Symbol(index) => original.symbols[*index].name == name,
-            Target::External(external) => external == name,
+            Target::External(external) => **external == *name,
             Target::Anonymous(_) => false,
         };
         let used_before = original
