@@ -340,10 +340,11 @@ pub enum Problem {
         symbol: String,
         overflow: Overflow,
     },
-    /// A reference to what is freed after boot (*stricter*).
+    /// A reference to what is freed after boot, and no code that the payload
+    /// replaces leads there (*stricter*).
     #[error(
-        "{section}, relocation {index}: {symbol} ({addr:#x}) is in an init section, \
-         which is freed after boot"
+        "{section}, relocation {index}: {symbol} ({addr:#x}) is in an init section, which is \
+         freed after boot, and no function that the payload replaces refers to it"
     )]
     InitReference {
         section: SectionId,

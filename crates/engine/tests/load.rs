@@ -5,8 +5,8 @@
 mod common;
 
 use common::{
-    DENIED, ENDBR_TARGET, Func, Hypervisor, INIT, OWN_ID, Payload, SMALL, TARGET, TEXT, XEN_ID,
-    engine, func, load,
+    BOOT_DATA, DENIED, ENDBR_TARGET, Func, Hypervisor, INIT, OWN_ID, Payload, SMALL, TARGET, TEXT,
+    USES_BOOT_DATA, XEN_ID, engine, func, load,
 };
 use object::SectionKind;
 use xsplice_abi::payload::{LivepatchFunc, section};
@@ -265,6 +265,30 @@ fn addresses_of_init_code_are_refused_too() {
     let symbol = payload.absolute("boot", INIT + 4);
     payload.relocation(payload.text, 4, R_PC32, symbol, -4);
     refused(&payload, Errno::EINVAL, is!(InitReference { .. }));
+}
+
+#[test]
+fn what_the_old_code_refers_to_stays_what_it_is() {
+    let payload = |old_addr: u64, referred: u64, addend: i64| {
+        let function = func("uses").with(|f| f.old_addr.set(old_addr));
+        let mut payload = Payload::new(&[function]);
+        let symbol = payload.absolute("boot_data", referred);
+        payload.relocation(payload.text, 4, R_PC32, symbol, addend);
+        payload
+    };
+    // Also with an operand between the displacement and the end.
+    for addend in [-4, -5, -8] {
+        let loaded = load(&payload(USES_BOOT_DATA, BOOT_DATA, addend).bytes());
+        assert!(loaded.is_ok(), "{addend}: {loaded:?}");
+    }
+    for (function, referred) in [
+        (TARGET, BOOT_DATA),
+        (USES_BOOT_DATA, BOOT_DATA + 16),
+        (USES_BOOT_DATA, BOOT_DATA - 16),
+    ] {
+        let payload = payload(function, referred, -4);
+        refused(&payload, Errno::EINVAL, is!(InitReference { .. }));
+    }
 }
 
 #[test]

@@ -206,9 +206,11 @@ impl Selector<'_> {
         }
     }
 
-    /// Boot-only code that a function calls under a condition that is never
-    /// true after boot, as the original does: in the payload the call leads to
-    /// a trap instead of to memory that is used for something else by now.
+    /// What is freed after boot, and is used under a condition that is never true
+    /// after boot, as the original does. A call leads to a trap instead of to
+    /// memory that is used for something else by now. Of data only the address
+    /// may matter (it tells where a copy in low memory is): that stays what it is
+    /// in the code that is replaced.
     fn reach_init(
         &mut self,
         unit: usize,
@@ -217,28 +219,37 @@ impl Selector<'_> {
         function: bool,
         offset: i64,
     ) -> Option<Reaches> {
-        let original = &self.units[unit].original;
-        let refers = |target: &Target| match target {
+        let u = &self.units[unit];
+        let original = &u.original;
+        let refers = |relocation: &Relocation| match &relocation.reference.target {
             Target::Symbol(index) => original.symbols[*index].name == name,
             Target::External(external) => **external == *name,
             Target::Anonymous(_) => false,
         };
-        let used_before = original
-            .sections
-            .iter()
-            .filter(|section| section.class == Class::Text)
-            .flat_map(|section| &section.relocations)
-            .any(|relocation| refers(&relocation.reference.target));
-        if !used_before || !function || offset != 0 {
-            let message = format!(
-                "{name} at {address:#x} is freed after boot, and a changed function refers to it"
-            );
-            self.refuse(unit, message);
-            return None;
+        if function && offset == 0 {
+            let mut code = original.sections.iter().filter(|s| s.class == Class::Text);
+            if code.any(|section| section.relocations.iter().any(refers)) {
+                let trap = format!("{}#{name}{VERSION_SUFFIX}{}", INIT_TRAP, self.rules.tag);
+                let at = self.selection.draft.trap(&trap);
+                return Some(Reaches::Part(PartKind::Text, at.cast_signed()));
+            }
+        } else {
+            let changes = u.comparison.changes.iter();
+            let mut replaced = changes
+                .filter(|change| change.kind == Kind::Function)
+                .filter_map(|change| Some(&original.symbols[change.original?]));
+            if replaced.any(|s| {
+                let fields = original.relocations(s.section, s.offset, s.extent());
+                fields.iter().any(refers)
+            }) {
+                return Some(Reaches::Address(name.to_owned(), address, offset));
+            }
         }
-        let trap = format!("{}#{name}{VERSION_SUFFIX}{}", INIT_TRAP, self.rules.tag);
-        let at = self.selection.draft.trap(&trap);
-        Some(Reaches::Part(PartKind::Text, at.cast_signed()))
+        let message = format!(
+            "{name} at {address:#x} is freed after boot, and a changed function refers to it"
+        );
+        self.refuse(unit, message);
+        None
     }
 
     fn reach_global(&mut self, unit: usize, name: &str, offset: i64) -> Option<Reaches> {

@@ -124,6 +124,7 @@ impl<'a> DependencyChecked<'a> {
             image,
             addresses,
             targets: Vec::new(),
+            boot_references: Vec::new(),
         })))
     }
 }

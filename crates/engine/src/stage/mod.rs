@@ -2,6 +2,7 @@
 
 //! The stages of loading a payload.
 
+mod boot;
 mod depend;
 mod function;
 mod layout;
@@ -28,6 +29,7 @@ use crate::{Host, Stack};
 use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use boot::BootReference;
 use resolve::Target;
 
 /// What is accepted beyond what every host accepts.
@@ -135,6 +137,8 @@ struct Placed<'a> {
     addresses: Vec<Option<u64>>,
     /// What each symbol stands for, when they are resolved.
     targets: Vec<Target>,
+    /// What leads to what is freed after boot, when relocations are performed.
+    boot_references: Vec<BootReference>,
 }
 
 impl Findings {

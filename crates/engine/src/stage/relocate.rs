@@ -2,6 +2,7 @@
 
 //! Fills in what depends on addresses.
 
+use super::boot::BootReference;
 use super::resolve::Target;
 use super::{Loader, Placed, Policy, Resolved};
 use crate::Host;
@@ -11,6 +12,7 @@ use crate::image::Image;
 use crate::problem::Problem;
 use crate::x86_64::stock_relocation;
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use xsplice_link::reloc::{WriteError, x86_64};
 
 const RELA_SIZE: u64 = 24;
@@ -39,6 +41,7 @@ impl Placed<'_> {
             image,
             addresses,
             targets,
+            boot_references,
             ..
         } = self;
         let problems = &mut findings.problems;
@@ -96,7 +99,7 @@ impl Placed<'_> {
             if let Err(problem) = perform(
                 elf,
                 targets,
-                image,
+                (image, boot_references),
                 &section,
                 (&target, base),
                 &relocation,
@@ -124,7 +127,7 @@ struct Entry {
 fn perform(
     elf: &Elf<'_>,
     targets: &[Target],
-    image: &mut Image,
+    (image, boot_references): (&mut Image, &mut Vec<BootReference>),
     section: &Section<'_>,
     (target, base): (&Section<'_>, u64),
     entry: &Entry,
@@ -193,13 +196,14 @@ fn perform(
             });
         }
         Target::Init(addr) => {
-            let symbol = symbol();
-            return Err(Problem::InitReference {
-                section: section.id(),
+            boot_references.push(BootReference {
+                section: section.index,
                 index,
-                symbol,
+                symbol: number,
                 addr,
+                leads: addr.wrapping_add_signed(entry.addend),
             });
+            addr
         }
     };
     if relocation.size == 0 {

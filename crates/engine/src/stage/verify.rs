@@ -39,6 +39,7 @@ impl Relocated<'_> {
         }
         let records = records.unwrap_or_default();
         check_all(loader, &records, &mut problems);
+        placed.check_boot_references(loader, &records, &mut problems);
         let preimages = placed.preimages(&mut problems);
         placed.check_tables(&mut problems);
         let (symbols, new_symbols) = placed.symbols(loader, &records, &mut problems);

@@ -28,6 +28,9 @@ pub(crate) const SMALL: u64 = TEXT + 0x300;
 /// Code that the host does not let anybody patch.
 pub(crate) const DENIED: u64 = TEXT + 0x400;
 pub(crate) const INIT: u64 = TEXT + 0x10000;
+/// Freed after boot; the function at `USES_BOOT_DATA` has its address.
+pub(crate) const BOOT_DATA: u64 = INIT + 0x40;
+pub(crate) const USES_BOOT_DATA: u64 = TEXT + 0x380;
 pub(crate) const PAYLOADS: u64 = TEXT + 0x20000;
 pub(crate) const XEN_ID: [u8; 20] = [0x11; 20];
 pub(crate) const OWN_ID: [u8; 20] = [0x22; 20];
@@ -97,6 +100,10 @@ impl Hypervisor {
         // mov $17, %eax; jmp, and then bytes that are no instruction.
         text[0x300..0x30a].copy_from_slice(&[0xb8, 17, 0, 0, 0, 0xe9, 1, 2, 3, 4]);
         text[0x30a] = 0x06;
+        // lea BOOT_DATA(%rip), %rax.
+        text[0x380..0x383].copy_from_slice(&[0x48, 0x8d, 0x05]);
+        let displacement = u32::try_from(BOOT_DATA - (USES_BOOT_DATA + 7)).unwrap();
+        text[0x383..0x387].copy_from_slice(&displacement.to_le_bytes());
         let symbols = [
             ("target", TARGET),
             ("file.c#local", TEXT + 0x180),

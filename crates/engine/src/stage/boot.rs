@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! References to what is freed after boot.
+//!
+//! New code that leads there would find whatever the memory is used for now.
+//! But code of a hypervisor may do so as well, under a condition that only holds
+//! at boot, or because it needs the address and not what is there. A payload that
+//! replaces such code does what was done before.
+
+use super::function::{Function, Record};
+use super::{Loader, Placed};
+use crate::Host;
+use crate::problem::{Problem, Problems};
+use alloc::vec;
+
+/// A relocated field that leads to what is freed after boot.
+#[derive(Debug)]
+pub(super) struct BootReference {
+    /// The section of relocations, and the number of the one.
+    pub(super) section: usize,
+    pub(super) index: usize,
+    /// Its symbol, and the address of that.
+    pub(super) symbol: usize,
+    pub(super) addr: u64,
+    /// Symbol and addend. A displacement counts from the end of its instruction,
+    /// so that this is some bytes before the place that is meant.
+    pub(super) leads: u64,
+}
+
+/// From the displacement to the end of its instruction, at most: an operand of
+/// four bytes may be between them. What differs by no more may mean the same.
+const BEHIND: u64 = 4;
+
+impl Placed<'_> {
+    /// Refuses every reference to what is freed after boot, unless code that the
+    /// payload replaces leads there too.
+    #[inline(never)]
+    pub(super) fn check_boot_references(
+        &mut self,
+        loader: &Loader<'_, impl Host>,
+        records: &[Record],
+        problems: &mut Problems,
+    ) {
+        let references = &mut self.boot_references;
+        if references.is_empty() {
+            return;
+        }
+        references.sort_unstable_by_key(|reference| reference.leads);
+        let mut known = vec![false; references.len()];
+        for record in records {
+            each_value(loader, &record.function, |value| {
+                let first = value.saturating_sub(BEHIND);
+                let start = references.partition_point(|r| r.leads < first);
+                let near = references.iter().zip(&mut known).skip(start);
+                for (_, known) in near.take_while(|(r, _)| r.leads <= value.saturating_add(BEHIND))
+                {
+                    *known = true;
+                }
+            });
+        }
+        for (reference, known) in self.boot_references.iter().zip(known) {
+            let (Some(section), Some(symbol)) = (
+                self.elf.sections.get(reference.section),
+                self.elf.symbols.get(reference.symbol),
+            ) else {
+                continue;
+            };
+            if !known {
+                problems.push(Problem::InitReference {
+                    section: section.id(),
+                    index: reference.index,
+                    symbol: symbol.text(),
+                    addr: reference.addr,
+                });
+            }
+        }
+    }
+}
+
+/// Calls `found` with whatever four bytes of the old function may stand for: an
+/// address, or a displacement from where they are.
+#[inline(never)]
+fn each_value(loader: &Loader<'_, impl Host>, function: &Function, mut found: impl FnMut(u64)) {
+    const FIELD: usize = 4;
+    let mut buf = [0; 128];
+    let mut at = function.old_addr;
+    while let Ok(left) = usize::try_from(function.end().saturating_sub(at))
+        && left >= FIELD
+        && let Some(code) = buf.get_mut(..left.min(128))
+        && loader.host.read(at, code)
+    {
+        for (place, field) in (at..).zip(code.array_windows::<FIELD>()) {
+            let value = i64::from(i32::from_le_bytes(*field)).cast_unsigned();
+            found(value);
+            found(place.wrapping_add(value));
+        }
+        at += (code.len() - FIELD + 1) as u64;
+    }
+}
