@@ -44,7 +44,7 @@ const ENTRIES: [&str; 12] = [
     "xsplice_cpu_offline",
     "xsplice_cpu_online",
     "xsplice_get",
-    "xsplice_hold",
+    "xsplice_hold_nmi",
     "xsplice_init",
     "xsplice_list",
     "xsplice_run",
@@ -138,6 +138,8 @@ fn sysroot() -> anyhow::Result<PathBuf> {
                     .args(["--target", TARGET, "--edition=2024", "--crate-type=rlib"])
                     .args(["-Copt-level=s", "-Ccodegen-units=1", "-Cpanic=abort"])
                     .args(["--cap-lints=allow", "-Cembed-bitcode=yes"])
+                    // What ends the hypervisor when there is no memory is left out.
+                    .args(["--cfg", "no_global_oom_handling"])
                     .args(["--crate-name", name, "-Cextra-filename=-xen"])
                     .arg(format!("--sysroot={}", directory.display()))
                     .arg("--out-dir")

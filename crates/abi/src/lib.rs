@@ -9,11 +9,14 @@
 //! Xen's public headers and live-patch design give it; each is asserted when
 //! this crate is compiled.
 //!
+//! What writes payloads needs the feature `alloc`; what a hypervisor uses does not.
+//!
 //! Sources: Xen's `docs/misc/livepatch` ("design") and
 //! `xen/include/public/{sysctl,version,errno}.h` ("public headers").
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "alloc")]
 extern crate alloc;
 
 pub mod deny;

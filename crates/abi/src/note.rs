@@ -2,9 +2,8 @@
 //! ELF notes that hold a build-id: `.note.gnu.build-id`, `.livepatch.depends`
 //! and `.livepatch.xen_depends`.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-use core::fmt::Write as _;
+#[cfg(feature = "alloc")]
+use alloc::{string::String, vec::Vec};
 
 /// Owner of the note, with its terminating zero.
 pub const OWNER: [u8; 4] = *b"GNU\0";
@@ -12,6 +11,7 @@ pub const OWNER: [u8; 4] = *b"GNU\0";
 pub const TYPE: u32 = 3;
 
 /// The note that holds the build-id `id`.
+#[cfg(feature = "alloc")]
 pub fn build_id_note(id: &[u8]) -> Vec<u8> {
     let length = u32::try_from(id.len()).unwrap_or(u32::MAX);
     let mut note = Vec::with_capacity(16 + id.len());
@@ -25,7 +25,9 @@ pub fn build_id_note(id: &[u8]) -> Vec<u8> {
 }
 
 /// Build-ids and hashes as texts have them: two lower-case digits a byte.
+#[cfg(feature = "alloc")]
 pub fn hex(bytes: &[u8]) -> String {
+    use core::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a text cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -47,7 +49,7 @@ pub fn parse_build_id(data: &[u8]) -> Option<&[u8]> {
     data.get(16..16_usize.checked_add(usize::try_from(size).ok()?)?)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "alloc"))]
 mod tests {
     use super::*;
 

@@ -17,6 +17,7 @@
 //!
 //! Masked are the places that the hypervisor itself patches while booting.
 
+#[cfg(feature = "alloc")]
 use alloc::vec::Vec;
 
 /// Name of the section.
@@ -28,7 +29,8 @@ pub const TYPE: u32 = 1;
 /// The longest function that a note may speak of, in bytes: far more than any.
 pub const MAX_SIZE: u32 = 1 << 20;
 
-/// What one old function must be.
+/// What one old function must be, to be written.
+#[cfg(feature = "alloc")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preimage {
     /// Address in the hypervisor.
@@ -41,6 +43,7 @@ pub struct Preimage {
     pub masked: Vec<(u32, u32)>,
 }
 
+#[cfg(feature = "alloc")]
 impl Preimage {
     /// Appends the note to `section`.
     pub fn append_to(&self, section: &mut Vec<u8>) {
@@ -62,23 +65,51 @@ impl Preimage {
         section.extend_from_slice(&description);
     }
 
-    /// Reads all notes of `section`; `None` if it is damaged or holds others.
-    pub fn read_all(mut section: &[u8]) -> Option<Vec<Self>> {
-        let mut all = Vec::new();
-        while !section.is_empty() {
-            let (owner, length, kind) = (word(section, 0)?, word(section, 4)?, word(section, 8)?);
-            if owner != 8 || kind != TYPE || section.get(12..20)? != OWNER {
-                return None;
-            }
-            let end = 20_usize.checked_add(usize::try_from(length).ok()?)?;
-            let description = section.get(20..end)?;
-            all.push(Self::read(description)?);
-            section = section.get(end..)?;
+    /// Zeroes the masked ranges in the bytes of the function.
+    pub fn mask(&self, code: &mut [u8]) {
+        mask(self.masked.iter().copied(), code);
+    }
+}
+
+/// What one old function must be, as it stands in its section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Note<'a> {
+    /// Address in the hypervisor.
+    pub address: u64,
+    /// Size in bytes.
+    pub size: u32,
+    /// SHA-256 of the masked bytes.
+    pub hash: [u8; 32],
+    ranges: &'a [u8],
+}
+
+/// Reads the notes of `section`; the last is `None` if it is damaged or another.
+pub fn notes(mut section: &[u8]) -> impl Iterator<Item = Option<Note<'_>>> {
+    core::iter::from_fn(move || {
+        if section.is_empty() {
+            return None;
         }
-        Some(all)
+        let note = Note::take(&mut section);
+        if note.is_none() {
+            section = &[];
+        }
+        Some(note)
+    })
+}
+
+impl<'a> Note<'a> {
+    fn take(section: &mut &'a [u8]) -> Option<Self> {
+        let (owner, length, kind) = (word(section, 0)?, word(section, 4)?, word(section, 8)?);
+        if owner != 8 || kind != TYPE || section.get(12..20)? != OWNER {
+            return None;
+        }
+        let end = 20_usize.checked_add(usize::try_from(length).ok()?)?;
+        let note = Self::read(section.get(20..end)?)?;
+        *section = section.get(end..)?;
+        Some(note)
     }
 
-    fn read(description: &[u8]) -> Option<Self> {
+    fn read(description: &'a [u8]) -> Option<Self> {
         let address = u64::from_le_bytes(description.get(..8)?.try_into().ok()?);
         let (size, count) = (word(description, 8)?, word(description, 12)?);
         let hash = description.get(16..48)?.try_into().ok()?;
@@ -87,31 +118,39 @@ impl Preimage {
         if size > MAX_SIZE || ranges.len() != count.checked_mul(8)? {
             return None;
         }
-        let masked = ranges.chunks_exact(8);
-        let masked = masked.map(|range| Some((word(range, 0)?, word(range, 4)?)));
-        let masked: Vec<_> = masked.collect::<Option<_>>()?;
-        masked
+        let note = Self {
+            address,
+            size,
+            hash,
+            ranges,
+        };
+        note.masked()
             .is_sorted_by_key(|(offset, _)| offset)
-            .then_some(Self {
-                address,
-                size,
-                hash,
-                masked,
-            })
+            .then_some(note)
+    }
+
+    /// Offset and length of each range that is taken as zero, by offset.
+    pub fn masked(&self) -> impl Iterator<Item = (u32, u32)> {
+        let ranges = self.ranges.chunks_exact(8);
+        ranges.filter_map(|range| Some((word(range, 0)?, word(range, 4)?)))
     }
 
     /// Zeroes the masked ranges in the bytes of the function.
     pub fn mask(&self, code: &mut [u8]) {
-        // Each byte once, however often ranges cover it.
-        let mut done = 0;
-        for &(offset, length) in &self.masked {
-            let end = u64::from(offset) + u64::from(length);
-            let start = usize::try_from(offset).unwrap_or(usize::MAX).max(done);
-            let end = usize::try_from(end).unwrap_or(usize::MAX).min(code.len());
-            if let Some(range) = code.get_mut(start..end) {
-                range.fill(0);
-                done = end;
-            }
+        mask(self.masked(), code);
+    }
+}
+
+fn mask(ranges: impl Iterator<Item = (u32, u32)>, code: &mut [u8]) {
+    // Each byte once, however often ranges cover it.
+    let mut done = 0;
+    for (offset, length) in ranges {
+        let end = u64::from(offset) + u64::from(length);
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).max(done);
+        let end = usize::try_from(end).unwrap_or(usize::MAX).min(code.len());
+        if let Some(range) = code.get_mut(start..end) {
+            range.fill(0);
+            done = end;
         }
     }
 }
@@ -121,7 +160,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(word.try_into().ok()?))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "alloc"))]
 mod tests {
     use super::*;
     use alloc::vec;
@@ -135,15 +174,29 @@ mod tests {
         }
     }
 
+    /// All notes, if none is damaged.
+    fn read_all(section: &[u8]) -> Option<Vec<Preimage>> {
+        let read = |note: Option<Note<'_>>| {
+            let note = note?;
+            Some(Preimage {
+                address: note.address,
+                size: note.size,
+                hash: note.hash,
+                masked: note.masked().collect(),
+            })
+        };
+        notes(section).map(read).collect()
+    }
+
     #[test]
     fn notes_are_read_as_they_were_written() {
         let all = [example(0), example(1), example(3)];
         let mut section = Vec::new();
         all.iter().for_each(|one| one.append_to(&mut section));
-        assert_eq!(Preimage::read_all(&section).as_deref(), Some(&all[..]));
+        assert_eq!(read_all(&section).as_deref(), Some(&all[..]));
         for length in 1..section.len() {
             // Cut between two notes it is a shorter list, elsewhere nothing.
-            if let Some(some) = Preimage::read_all(&section[..length]) {
+            if let Some(some) = read_all(&section[..length]) {
                 assert_eq!(some, all[..some.len()]);
             }
         }
@@ -172,6 +225,6 @@ mod tests {
             ..example(0)
         }
         .append_to(&mut section);
-        assert_eq!(Preimage::read_all(&section), None);
+        assert_eq!(read_all(&section), None);
     }
 }

@@ -2,16 +2,17 @@
 
 //! A range of addresses that is handed out in pieces.
 
-use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::ops::Range;
+use xsplice_memory as memory;
 
 /// Addresses for payloads, for hosts that have no allocator of their own: the
 /// first gap that is large enough, with a free page behind each piece.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Area {
     range: Range<u64>,
-    /// Ends of the pieces in use, guard page included, by where they begin.
-    used: BTreeMap<u64, u64>,
+    /// Beginnings and ends of the pieces in use, guard page included, in order.
+    used: Vec<(u64, u64)>,
 }
 
 impl Area {
@@ -22,32 +23,36 @@ impl Area {
     pub const fn new(range: Range<u64>) -> Self {
         Self {
             range,
-            used: BTreeMap::new(),
+            used: Vec::new(),
         }
     }
 
-    /// The start of `size` free bytes, which are now in use.
+    /// The start of `size` free bytes, which are now in use; `None` when there
+    /// is no such gap, or no memory to note it.
     pub fn allocate(&mut self, size: u64) -> Option<u64> {
         let size = size.checked_next_multiple_of(Self::GUARD)?;
         let size = size.checked_add(Self::GUARD)?;
         let mut start = self.range.start;
+        let mut before = 0;
         for (used, end) in &self.used {
             if used - start >= size {
                 break;
             }
             start = *end;
+            before += 1;
         }
         let end = start.checked_add(size)?;
         if end > self.range.end {
             return None;
         }
-        self.used.insert(start, end);
+        memory::push(&mut self.used, (start, end)).ok()?;
+        self.used.get_mut(before..)?.rotate_right(1);
         Some(start)
     }
 
     /// Takes back what [`allocate`](Self::allocate) gave.
     pub fn free(&mut self, start: u64) {
-        self.used.remove(&start);
+        self.used.retain(|(used, _)| *used != start);
     }
 
     /// Whether nothing is in use.

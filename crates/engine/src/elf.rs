@@ -6,6 +6,7 @@
 use crate::format::{Bytes, MAX_SECTIONS, MAX_SIZE};
 use crate::problem::{Problem, Problems, SectionId, text};
 use alloc::vec::Vec;
+use xsplice_memory as memory;
 
 pub(crate) const SHF_WRITE: u64 = 1;
 pub(crate) const SHF_ALLOC: u64 = 2;
@@ -64,7 +65,7 @@ pub(crate) struct Symbol<'a> {
 }
 
 /// The sections and symbols of a file; both have their null entry at index 0.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Elf<'a> {
     pub(crate) sections: Vec<Section<'a>>,
     pub(crate) symbols: Vec<Symbol<'a>>,
@@ -231,8 +232,8 @@ fn sections<'a>(
     header: &Header,
     problems: &mut Problems,
 ) -> Option<Vec<Section<'a>>> {
-    let mut sections = Vec::with_capacity(usize::from(header.count));
-    sections.push(Section {
+    let mut sections = problems.noted(memory::with_room(usize::from(header.count)))?;
+    let null = Section {
         index: 0,
         name: b"",
         kind: 0,
@@ -243,7 +244,8 @@ fn sections<'a>(
         align: 0,
         entry_size: 0,
         data: b"",
-    });
+    };
+    problems.noted(memory::push(&mut sections, null))?;
     for index in 1..usize::from(header.count) {
         let bytes = header.section_header(file, index)?;
         let (addr, offset) = (bytes.u64(16)?, bytes.u64(24)?);
@@ -296,7 +298,7 @@ fn sections<'a>(
                 limit: MAX_SIZE,
             });
         }
-        sections.push(section);
+        problems.noted(memory::push(&mut sections, section))?;
     }
     (!problems.refused()).then_some(sections)
 }
@@ -362,7 +364,8 @@ fn symbols<'a>(
     let table = sections.get(table)?;
     let names = strings(sections, usize::try_from(table.link).ok()?, problems)?;
     let entry = usize::try_from(table.entry_size).ok()?;
-    let mut symbols = Vec::with_capacity(table.data.len().checked_div(entry)?);
+    let count = table.data.len().checked_div(entry)?;
+    let mut symbols = problems.noted(memory::with_room(count))?;
     for (index, record) in table.data.chunks_exact(entry).enumerate() {
         let record = Bytes(record);
         let offset = record.u32(0)?;
@@ -371,12 +374,13 @@ fn symbols<'a>(
         if name.is_none() && index != 0 {
             problems.push(Problem::SymbolName { index, offset });
         }
-        symbols.push(Symbol {
+        let symbol = Symbol {
             name: name.unwrap_or(b""),
             section: record.u16(6)?,
             value: record.u64(8)?,
             size: record.u64(16)?,
-        });
+        };
+        problems.noted(memory::push(&mut symbols, symbol))?;
     }
     Some(symbols)
 }

@@ -95,7 +95,7 @@ pub trait Host {
 }
 
 /// The CPUs did not come together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Absent {
     /// Which of the rendezvous' two steps was not reached: all CPUs in it, or
     /// all with their interrupts off.
@@ -191,7 +191,7 @@ pub struct Description<'a> {
 }
 
 /// A symbol of a payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Symbol {
     /// Its name, made printable.
     pub name: String,

@@ -68,15 +68,25 @@
 //! for each of the three. The engine is single-threaded and takes no locks: the
 //! host puts it behind the one that serialises live-patch calls.
 //!
+//! # Memory
+//!
+//! Every list of the engine asks for its memory and takes no for an answer: the
+//! upload or action is refused with `ENOMEM` ([`Refusal::no_memory`],
+//! [`Cause::NoMemory`]), and all is as before. An action has all its memory when
+//! [`Engine::start`] returns; [`Engine::run`], unloading and the lists of what is
+//! loaded need none. Messages are formatted straight into [`Host::log`]; names in
+//! the values that describe a failure are left out when there is no memory for
+//! them.
+//!
 //! # Trust
 //!
 //! * **Trusts** the host: its symbols, its bytes and what it says about
 //!   addresses; and the code of hooks. Trusts nothing else in a payload.
-//! * **Guarantees** that no payload makes it panic, read or write out of
-//!   bounds, or use more than a fixed multiple of [`MAX_SIZE`] of memory; that
-//!   a payload is [`Verified`] only when every check passed; and that a refusal
-//!   names everything that could be found wrong, with the result code that
-//!   Xen's interface gives for it.
+//! * **Guarantees** that no payload makes it read or write out of bounds, or use
+//!   more than a fixed multiple of [`MAX_SIZE`] of memory; that neither a payload
+//!   nor a lack of memory makes it panic; that a payload is [`Verified`] only when
+//!   every check passed; and that a refusal names everything that could be found
+//!   wrong, with the result code that Xen's interface gives for it.
 //!
 //! It takes at most 2 KiB of stack, the host's calls aside (`cargo xtask bench
 //! engine` measures it). That is why stages are boxed and some functions are kept
@@ -101,6 +111,7 @@ mod host;
 mod image;
 mod patch;
 mod problem;
+mod sort;
 mod stack;
 mod stage;
 mod x86_64;

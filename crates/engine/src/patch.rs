@@ -16,6 +16,20 @@ pub struct Patch {
     new: [u8; OPAQUE_SIZE],
 }
 
+/// Bytes that are written in the window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Write {
+    pub(crate) addr: u64,
+    len: u8,
+    bytes: [u8; OPAQUE_SIZE],
+}
+
+impl Write {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
 impl Patch {
     /// A jump to the new function, or no-ops; `read` gives the bytes that are
     /// there before it is applied. `None` when they cannot be read.
@@ -50,6 +64,15 @@ impl Patch {
     #[must_use]
     pub fn new_bytes(&self) -> &[u8] {
         self.new.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// What takes it back.
+    pub(crate) fn undo(&self) -> Write {
+        Write {
+            addr: self.addr,
+            len: self.len,
+            bytes: self.old,
+        }
     }
 
     /// Takes the bytes that are there now for the old ones.

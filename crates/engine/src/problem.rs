@@ -9,9 +9,10 @@ use core::fmt;
 use thiserror::Error;
 use xsplice_abi::errno::Errno;
 use xsplice_link::reloc::Overflow;
+use xsplice_memory::{self as memory, NoMemory};
 
 /// A section of a payload, as errors name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct SectionId {
     /// Index in the section header table.
     pub index: usize,
@@ -36,13 +37,40 @@ impl From<&Section<'_>> for SectionId {
 
 /// Bytes of an untrusted name, made printable.
 #[inline(never)]
-pub(crate) fn text(name: &[u8]) -> String {
+pub(crate) fn printable(name: &[u8]) -> Result<String, NoMemory> {
     const LIMIT: usize = 256;
-    let mut text = String::with_capacity(LIMIT.min(name.len()));
+    let mut text = memory::with_room(LIMIT.min(name.len()))?;
     for byte in name.escape_ascii().take(LIMIT) {
-        text.push(char::from(byte));
+        memory::push(&mut text, byte)?;
     }
-    text
+    // What is escaped is ASCII.
+    Ok(String::from_utf8(text).unwrap_or_default())
+}
+
+/// A copy of a name.
+#[inline(never)]
+pub(crate) fn copied(name: &str) -> Result<String, NoMemory> {
+    // It is a text already.
+    memory::copy(name.as_bytes()).map(|bytes| String::from_utf8(bytes).unwrap_or_default())
+}
+
+// A message is worth having without the names in it: what follows is for
+// messages only, and gives nothing when there is no memory.
+
+/// Bytes of an untrusted name, made printable.
+pub(crate) fn text(name: &[u8]) -> String {
+    printable(name).unwrap_or_default()
+}
+
+/// A copy of a name.
+pub(crate) fn same(name: &str) -> String {
+    copied(name).unwrap_or_default()
+}
+
+/// A copy of bytes.
+#[inline(never)]
+pub(crate) fn bytes(bytes: &[u8]) -> Vec<u8> {
+    memory::copy(bytes).unwrap_or_default()
 }
 
 /// Bytes as hexadecimal digits.
@@ -76,7 +104,9 @@ pub enum Severity {
 ///
 /// Variants marked *stricter* are refused here although Xen's own loader does
 /// not check them: it would crash or corrupt the hypervisor, now or later.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+///
+/// Names in it are empty when there was no memory for them.
+#[derive(Debug, PartialEq, Eq, Error)]
 #[expect(
     missing_docs,
     reason = "fields are named after what they hold; the message uses each"
@@ -662,11 +692,13 @@ impl Problem {
     }
 }
 
-/// Problems as they are found; more than [`Problems::LIMIT`] are only counted.
-#[derive(Clone, Debug, Default)]
+/// Problems as they are found; more than [`Problems::LIMIT`], and those that
+/// there is no memory for, are only counted.
+#[derive(Debug, Default)]
 pub(crate) struct Problems {
     pub(crate) list: Vec<Problem>,
     pub(crate) more: usize,
+    pub(crate) no_memory: bool,
 }
 
 impl Problems {
@@ -674,11 +706,18 @@ impl Problems {
 
     #[inline(never)]
     pub(crate) fn push(&mut self, problem: Problem) {
-        if self.list.len() < Self::LIMIT {
-            self.list.push(problem);
-        } else {
+        if self.list.len() >= Self::LIMIT {
             self.more += 1;
+        } else if memory::push(&mut self.list, problem).is_err() {
+            self.more += 1;
+            self.no_memory = true;
         }
+    }
+
+    /// What there was memory for; otherwise the payload is refused.
+    pub(crate) fn noted<T>(&mut self, result: Result<T, NoMemory>) -> Option<T> {
+        self.no_memory |= result.is_err();
+        result.ok()
     }
 
     // Problems are large, and these are found where the stack is deep.
@@ -719,6 +758,7 @@ impl Problems {
     /// Whether the payload is refused already.
     pub(crate) fn refused(&self) -> bool {
         self.more != 0
+            || self.no_memory
             || self
                 .list
                 .iter()
@@ -727,20 +767,49 @@ impl Problems {
 }
 
 /// Why a payload was not loaded.
-#[derive(Clone, Debug, Error)]
+#[derive(Debug, Error)]
 pub struct Refusal {
-    /// Name under which the payload was to be loaded.
+    /// Name under which the payload was to be loaded; empty when there was no
+    /// memory for it.
     pub payload: String,
     /// Everything that was found, in the order of the checks.
     pub problems: Vec<Problem>,
     /// How many further problems were found and not recorded.
     pub more: usize,
+    /// Whether the engine found no memory for its own lists.
+    pub no_memory: bool,
+}
+
+impl From<NoMemory> for Refusal {
+    fn from(_: NoMemory) -> Self {
+        Self {
+            payload: String::new(),
+            problems: Vec::new(),
+            more: 0,
+            no_memory: true,
+        }
+    }
 }
 
 impl Refusal {
+    #[inline(never)]
+    pub(crate) fn new(payload: &str, problem: Problem) -> Self {
+        let mut problems = Problems::default();
+        problems.push(problem);
+        Self {
+            payload: same(payload),
+            problems: problems.list,
+            more: problems.more,
+            no_memory: problems.no_memory,
+        }
+    }
+
     /// The result code: that of the first problem that keeps the payload out.
     #[must_use]
     pub fn errno(&self) -> Errno {
+        if self.no_memory {
+            return Errno::ENOMEM;
+        }
         self.problems
             .iter()
             .find(|problem| problem.severity() == Severity::NotLoaded)
@@ -761,6 +830,9 @@ impl fmt::Display for Refusal {
             .try_for_each(|problem| write!(f, "\n  {problem}"))?;
         if self.more != 0 {
             write!(f, "\n  and {} more", self.more)?;
+        }
+        if self.no_memory {
+            write!(f, "\n  {NoMemory}")?;
         }
         Ok(())
     }

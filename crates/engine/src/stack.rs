@@ -5,15 +5,16 @@
 use crate::host::{Hook, Resident, State, Status};
 use crate::patch::Patch;
 use crate::problem::Problem;
+use crate::sort::sort;
 use crate::stage::Function;
 use crate::{Errno, Host, Region};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 use core::ops::Range;
 use xsplice_abi::payload::Expectation;
-use xsplice_abi::preimage::Preimage;
+use xsplice_memory::{self as memory, NoMemory, Room};
 
 /// Names a loaded payload for as long as the engine runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,14 +40,14 @@ pub struct Loaded {
     pub(crate) text: Range<u64>,
     pub(crate) functions: Vec<Function>,
     pub(crate) expectations: Vec<Expectation>,
-    pub(crate) preimages: Vec<Preimage>,
+    /// Preimage notes, as they stand in their section.
+    pub(crate) preimages: Vec<u8>,
     pub(crate) hooks: Hooks,
     pub(crate) metadata: Vec<String>,
     pub(crate) problems: Vec<Problem>,
-    /// Names of its new symbols.
-    pub(crate) symbols: Vec<Vec<u8>>,
-    /// Payloads whose symbols it refers to, or whose code it patches.
-    pub(crate) uses: BTreeSet<Id>,
+    pub(crate) symbols: NewSymbols,
+    /// Payloads whose symbols it refers to, or whose code it patches, in order.
+    pub(crate) uses: Vec<Id>,
     pub(crate) writable_data: bool,
     pub(crate) reverted: bool,
     pub(crate) state: State,
@@ -59,24 +60,34 @@ pub struct Loaded {
 }
 
 /// Addresses of a payload's hooks.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Hooks {
     pub(crate) load: Vec<u64>,
     pub(crate) unload: Vec<u64>,
-    /// The other kinds, of which there is at most one each.
-    pub(crate) single: BTreeMap<Hook, u64>,
+    /// The other kinds, of which there is at most one each, by their numbers; 0
+    /// where there is none, as in the payload.
+    single: [u64; 8],
 }
 
 impl Hooks {
     #[inline(never)]
-    pub(crate) fn add(&mut self, hook: Hook, addr: u64) {
+    pub(crate) fn add(&mut self, hook: Hook, addr: u64) -> Result<(), NoMemory> {
         match hook {
-            Hook::Load => self.load.push(addr),
-            Hook::Unload => self.unload.push(addr),
+            Hook::Load => memory::push(&mut self.load, addr),
+            Hook::Unload => memory::push(&mut self.unload, addr),
             single => {
-                self.single.insert(single, addr);
+                if let Some(place) = self.single.get_mut(single as usize) {
+                    *place = addr;
+                }
+                Ok(())
             }
         }
+    }
+
+    /// The hook of a kind of which there is at most one.
+    pub(crate) fn single(&self, hook: Hook) -> Option<u64> {
+        let addr = self.single.get(hook as usize).copied();
+        addr.filter(|addr| *addr != 0)
     }
 
     /// Whether one of them is run outside of the window. What such hooks do
@@ -89,7 +100,43 @@ impl Hooks {
             Hook::PostRevert,
         ]
         .into_iter()
-        .find(|hook| self.single.contains_key(hook))
+        .find(|hook| self.single(*hook).is_some())
+    }
+
+    /// Whether one of them is run in the window.
+    pub(crate) fn in_window(&self) -> bool {
+        let in_place = [Hook::Apply, Hook::Revert];
+        !self.load.is_empty()
+            || !self.unload.is_empty()
+            || in_place.iter().any(|hook| self.single(*hook).is_some())
+    }
+}
+
+/// Symbols of a payload that others can refer to. Where two have the same name,
+/// the first counts.
+#[derive(Debug, Default)]
+pub(crate) struct NewSymbols {
+    /// Their names, one behind the other.
+    names: Vec<u8>,
+    /// Where each name ends, and the address.
+    list: Vec<(usize, u64)>,
+}
+
+impl NewSymbols {
+    pub(crate) fn add(&mut self, name: &[u8], addr: u64) -> Result<(), NoMemory> {
+        memory::append(&mut self.names, name)?;
+        memory::push(&mut self.list, (self.names.len(), addr))
+    }
+
+    fn name(&self, index: usize) -> &[u8] {
+        let end_of = |index| self.list.get(index).map(|(end, _)| *end);
+        let start = index.checked_sub(1).and_then(end_of).unwrap_or(0);
+        let end = end_of(index).unwrap_or(start);
+        self.names.get(start..end).unwrap_or_default()
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.list.len()).map(|index| self.name(index))
     }
 }
 
@@ -173,9 +220,15 @@ impl Loaded {
         !self.reverted || !self.writable_data
     }
 
+    fn set_reverted(&mut self) {
+        self.state = State::Checked;
+        self.reverted = true;
+        self.patched.fill(false);
+    }
+
     /// Runs one hook. `None` when there is none of this kind.
     pub(crate) fn call(&mut self, hook: Hook) -> Option<Result<(), Errno>> {
-        let addr = *self.hooks.single.get(&hook)?;
+        let addr = self.hooks.single(hook)?;
         Some(self.call_at(hook, addr))
     }
 
@@ -190,19 +243,126 @@ impl Loaded {
     }
 }
 
+/// What a payload can be found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    Name,
+    BuildId,
+    /// The new symbol of this index.
+    Symbol(usize),
+}
+
+/// That a payload has a name, a build-id or a symbol.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u64,
+    owner: Id,
+    key: Key,
+}
+
+impl Loaded {
+    fn key(&self, key: Key) -> &[u8] {
+        match key {
+            Key::Name => self.name.as_bytes(),
+            Key::BuildId => &self.build_id,
+            Key::Symbol(index) => self.symbols.name(index),
+        }
+    }
+
+    /// Everything that it can be found by.
+    fn entries(&self) -> Result<Vec<Entry>, NoMemory> {
+        let build_id = Some(Key::BuildId).filter(|_| !self.build_id.is_empty());
+        let symbols = (0..self.symbols.list.len()).map(Key::Symbol);
+        let mut entries = memory::with_room(2 + symbols.len())?;
+        for key in [Key::Name].into_iter().chain(build_id).chain(symbols) {
+            let entry = Entry {
+                hash: hash(self.key(key)),
+                owner: self.id,
+                key,
+            };
+            memory::push(&mut entries, entry)?;
+        }
+        // The order of symbols of the same name must not change.
+        let index = |entry: &Entry| match entry.key {
+            Key::Symbol(index) => index,
+            _ => 0,
+        };
+        let order = |a: &Entry, b: &Entry| {
+            let hashes = a.hash.cmp(&b.hash);
+            let keys = || self.key(a.key).cmp(self.key(b.key));
+            hashes.then_with(keys).then(index(a).cmp(&index(b)))
+        };
+        sort(&mut entries, |a, b| order(a, b) == Ordering::Less);
+        Ok(entries)
+    }
+}
+
+/// A number that is another one for most other bytes (FNV-1a).
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Code of a payload.
+#[derive(Clone, Copy, Debug)]
+struct Text {
+    start: u64,
+    end: u64,
+    owner: Id,
+}
+
+/// A function that is patched now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patched {
+    start: u64,
+    end: u64,
+    owner: Id,
+    /// Its number among the functions of its owner.
+    index: usize,
+}
+
 /// The payloads that are loaded, in the order in which they were.
 #[derive(Debug, Default)]
 pub struct Stack {
-    /// Boxed: nodes of the tree are moved over the stack, which is small.
-    loaded: BTreeMap<Id, Box<Loaded>>,
-    names: BTreeMap<String, Id>,
+    /// The oldest first, and so in the order of their numbers.
+    loaded: Vec<(Id, Box<Loaded>)>,
     /// Those that are applied, the first applied first.
     applied: Vec<Id>,
-    /// Where each new symbol is; the oldest payload first.
-    symbols: BTreeMap<Vec<u8>, Vec<(Id, u64)>>,
-    /// Code of payloads: where it ends and whose it is, by where it begins.
-    text: BTreeMap<u64, (u64, Id)>,
+    /// By hash, then by what is hashed, then the oldest payload first.
+    entries: Vec<Entry>,
+    /// By address.
+    text: Vec<Text>,
+    /// By address; where a function is patched again, the last one last.
+    patched: Vec<Patched>,
     next: u64,
+}
+
+/// What has to be noted when a payload is applied, and memory for it.
+#[derive(Debug)]
+pub(crate) struct Applying {
+    patched: Vec<Patched>,
+    room: (Room<Id>, Room<Patched>),
+}
+
+/// Puts what is in order into a list that is in order, behind what is equal.
+fn merge<T: Copy>(list: &mut Vec<T>, room: Room<T>, new: &[T], is_after: impl Fn(&T, &T) -> bool) {
+    let mut end = list.len();
+    room.append(list, new.iter().copied());
+    for (before, item) in new.iter().enumerate().rev() {
+        let unmoved = list.get(..end).unwrap_or_default();
+        let place = unmoved.partition_point(|other| !is_after(other, item));
+        list.copy_within(place..end, place + before + 1);
+        if let Some(place) = list.get_mut(place + before) {
+            *place = *item;
+        }
+        end = place;
+    }
+}
+
+fn find(loaded: &[(Id, Box<Loaded>)], id: Id) -> Option<&Loaded> {
+    let index = loaded.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+    loaded.get(index).map(|(_, payload)| &**payload)
 }
 
 impl Stack {
@@ -210,18 +370,18 @@ impl Stack {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            loaded: BTreeMap::new(),
-            names: BTreeMap::new(),
+            loaded: Vec::new(),
             applied: Vec::new(),
-            symbols: BTreeMap::new(),
-            text: BTreeMap::new(),
+            entries: Vec::new(),
+            text: Vec::new(),
+            patched: Vec::new(),
             next: 0,
         }
     }
 
     /// The payloads, oldest first.
     pub fn loaded(&self) -> impl ExactSizeIterator<Item = &Loaded> {
-        self.loaded.values().map(|payload| &**payload)
+        self.loaded.iter().map(|(_, payload)| &**payload)
     }
 
     /// The payloads that are applied, the first applied first.
@@ -232,19 +392,26 @@ impl Stack {
     /// The payload called `name`.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Loaded> {
-        self.get(self.id(name)?)
+        let mut found = self.entries(name.as_bytes());
+        let named = found.find(|entry| entry.key == Key::Name)?;
+        self.get(named.owner)
     }
 
-    pub(crate) fn id(&self, name: &str) -> Option<Id> {
-        self.names.get(name).copied()
+    /// The payload with this build-id.
+    pub(crate) fn with_build_id(&self, build_id: &[u8]) -> Option<&Loaded> {
+        let mut found = self.entries(build_id);
+        let same = found.find(|entry| entry.key == Key::BuildId)?;
+        self.get(same.owner)
     }
 
     pub(crate) fn get(&self, id: Id) -> Option<&Loaded> {
-        self.loaded.get(&id).map(|payload| &**payload)
+        find(&self.loaded, id)
     }
 
     pub(crate) fn get_mut(&mut self, id: Id) -> Option<&mut Loaded> {
-        self.loaded.get_mut(&id).map(|payload| &mut **payload)
+        let index = self.loaded.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        let (_, payload) = self.loaded.get_mut(index)?;
+        Some(&mut **payload)
     }
 
     /// The payload that was applied last.
@@ -252,25 +419,50 @@ impl Stack {
         self.applied().next_back()
     }
 
+    /// What can be found by `bytes`; the oldest payload comes first.
+    fn entries(&self, bytes: &[u8]) -> impl Iterator<Item = &Entry> {
+        let hash = hash(bytes);
+        let order = move |entry: &Entry| {
+            let owner = || find(&self.loaded, entry.owner);
+            let key = || owner().map_or(&[][..], |owner| owner.key(entry.key));
+            entry.hash.cmp(&hash).then_with(|| key().cmp(bytes))
+        };
+        let start = self
+            .entries
+            .partition_point(|entry| order(entry) == Ordering::Less);
+        let found = self.entries.get(start..).unwrap_or_default().iter();
+        found.take_while(move |entry| order(entry) == Ordering::Equal)
+    }
+
+    /// The symbols called `name`, with their owners.
+    fn symbols(&self, name: &[u8]) -> impl Iterator<Item = (&Loaded, u64)> {
+        self.entries(name).filter_map(|entry| {
+            let Key::Symbol(index) = entry.key else {
+                return None;
+            };
+            let owner = self.get(entry.owner)?;
+            let (_, addr) = owner.symbols.list.get(index)?;
+            Some((owner, *addr))
+        })
+    }
+
     /// A new symbol of a loaded payload; the oldest payload comes first.
     pub(crate) fn symbol(&self, name: &[u8]) -> Option<(Id, u64)> {
-        self.symbols.get(name)?.first().copied()
+        let (owner, addr) = self.symbols(name).next()?;
+        Some((owner.id, addr))
     }
 
     /// An applied payload, other than `id`, that has a new symbol of that name.
     pub(crate) fn applied_symbol(&self, name: &[u8], id: Id) -> Option<&Loaded> {
-        let places = self.symbols.get(name)?.iter();
-        let mut others = places.filter(|(owner, _)| *owner != id);
-        others.find_map(|(owner, _)| {
-            let other = self.get(*owner)?;
-            (other.state == State::Applied).then_some(other)
-        })
+        let mut owners = self.symbols(name).map(|(owner, _)| owner);
+        owners.find(|owner| owner.id != id && owner.state == State::Applied)
     }
 
     /// The payload whose code is at `addr`.
     pub(crate) fn owner(&self, addr: u64) -> Option<Id> {
-        let (_, (end, id)) = self.text.range(..=addr).next_back()?;
-        (addr < *end).then_some(*id)
+        let behind = self.text.partition_point(|text| text.start <= addr);
+        let text = self.text.get(behind.checked_sub(1)?)?;
+        (addr < text.end).then_some(text.owner)
     }
 
     /// What an address belongs to, payloads included.
@@ -286,58 +478,112 @@ impl Stack {
         Id(self.next)
     }
 
-    /// Adds a payload with its new symbols.
-    pub(crate) fn push(&mut self, payload: Box<Loaded>, symbols: BTreeMap<Vec<u8>, u64>) {
+    /// Adds a payload.
+    #[inline(never)]
+    pub(crate) fn push(&mut self, payload: Box<Loaded>) -> Result<(), NoMemory> {
         let id = payload.id;
+        let entries = payload.entries()?;
+        let text = Text {
+            start: payload.text.start,
+            end: payload.text.end,
+            owner: id,
+        };
+        let room = Room::new(&self.entries, entries.len())?;
+        let room_for_text = Room::new(&self.text, 1)?;
+        Room::new(&self.loaded, 1)?.append(&mut self.loaded, [(id, payload)]);
+        // From here on nothing fails.
         self.next = self.next.max(id.0.saturating_add(1));
-        for (name, addr) in symbols {
-            self.symbols.entry(name).or_default().push((id, addr));
-        }
-        self.text.insert(payload.text.start, (payload.text.end, id));
-        self.names.insert(payload.name.clone(), id);
-        self.loaded.insert(id, payload);
+        let loaded = &self.loaded;
+        let key = |entry: &Entry| find(loaded, entry.owner).map(|owner| owner.key(entry.key));
+        merge(&mut self.entries, room, &entries, |a, b| {
+            let hashes = a.hash.cmp(&b.hash);
+            hashes.then_with(|| key(a).cmp(&key(b))) == Ordering::Greater
+        });
+        merge(&mut self.text, room_for_text, &[text], |a, b| {
+            a.start > b.start
+        });
+        Ok(())
     }
 
     /// Removes a payload that is not applied, and frees its memory.
+    #[inline(never)]
     pub(crate) fn remove(&mut self, id: Id) {
-        let Some(payload) = self.loaded.remove(&id) else {
-            return;
-        };
-        for name in &payload.symbols {
-            if let Some(places) = self.symbols.get_mut(name) {
-                places.retain(|(owner, _)| *owner != id);
-                if places.is_empty() {
-                    self.symbols.remove(name);
-                }
-            }
-        }
-        self.text.remove(&payload.text.start);
-        self.names.remove(&payload.name);
+        self.entries.retain(|entry| entry.owner != id);
+        self.text.retain(|text| text.owner != id);
+        self.loaded.retain(|(loaded, _)| *loaded != id);
     }
 
-    /// Room for one more payload to be applied, so that [`set_applied`] does
-    /// not allocate.
-    ///
-    /// [`set_applied`]: Self::set_applied
-    pub(crate) fn reserve(&mut self) {
-        self.applied.reserve(1);
+    /// A function that is patched and shares bytes with `function`, but is not
+    /// the same function; and who patches it.
+    pub(crate) fn overlapping(&self, function: &Function) -> Option<(&Loaded, &Function)> {
+        let (start, end) = (function.old_addr, function.end());
+        let first = self
+            .patched
+            .partition_point(|patched| patched.start < start);
+        let after = self
+            .patched
+            .partition_point(|patched| patched.start <= start);
+        let below = first
+            .checked_sub(1)
+            .and_then(|below| self.patched.get(below));
+        let below = below.filter(|below| below.end > start);
+        let inside = self.patched.get(after).filter(|inside| inside.start < end);
+        let found = below.or(inside)?;
+        let owner = self.get(found.owner)?;
+        Some((owner, owner.functions.get(found.index)?))
+    }
+
+    /// What is needed to note that a payload is applied.
+    #[inline(never)]
+    pub(crate) fn applying(&self, payload: &Loaded) -> Result<Applying, NoMemory> {
+        let functions = payload.functions.iter().enumerate();
+        let mut patched = memory::collect(functions.map(|(index, function)| Patched {
+            start: function.old_addr,
+            end: function.end(),
+            owner: payload.id,
+            index,
+        }))?;
+        sort(&mut patched, |a, b| a.start < b.start);
+        let room = (
+            Room::new(&self.applied, 1)?,
+            Room::new(&self.patched, patched.len())?,
+        );
+        Ok(Applying { patched, room })
     }
 
     /// Notes that a payload is applied, on top of all others.
-    pub(crate) fn set_applied(&mut self, id: Id) {
-        if let Some(payload) = self.loaded.get_mut(&id) {
+    pub(crate) fn set_applied(&mut self, id: Id, applying: Applying) {
+        if let Some(payload) = self.get_mut(id) {
             payload.state = State::Applied;
-            self.applied.push(id);
+            payload.patched.fill(true);
         }
+        let Applying { patched, room } = applying;
+        let (one, functions) = room;
+        one.append(&mut self.applied, [id]);
+        merge(&mut self.patched, functions, &patched, |a, b| {
+            a.start > b.start
+        });
     }
 
     /// Notes that the payload on top is reverted.
     pub(crate) fn set_reverted(&mut self, id: Id) {
-        if let Some(payload) = self.loaded.get_mut(&id) {
-            payload.state = State::Checked;
-            payload.reverted = true;
-            self.applied.pop_if(|applied| *applied == id);
+        if let Some(payload) = self.get_mut(id) {
+            payload.set_reverted();
         }
+        self.applied.pop_if(|applied| *applied == id);
+        self.patched.retain(|patched| patched.owner != id);
+    }
+
+    /// Notes that all payloads are reverted.
+    pub(crate) fn set_all_reverted(&mut self) {
+        let mut applied = core::mem::take(&mut self.applied);
+        for id in applied.drain(..) {
+            if let Some(payload) = self.get_mut(id) {
+                payload.set_reverted();
+            }
+        }
+        self.applied = applied;
+        self.patched.clear();
     }
 
     /// Notes what a hook that ran after an action has reverted.

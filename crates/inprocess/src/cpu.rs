@@ -35,10 +35,11 @@ impl Cpus {
             let (machine, stop) = (Arc::clone(shared), Arc::clone(&stop));
             let mut guest = guest(cpu);
             let run = move || {
-                machine.rendezvous.online(cpu, &*machine);
+                // What is held back is interrupts, of which there are none here.
+                let _ = machine.rendezvous.online(cpu, &*machine);
                 while !stop.load(Ordering::Relaxed) {
                     guest(&|number, a, b| machine.hypercall(number, a, b));
-                    machine.rendezvous.check(cpu, &*machine);
+                    let _ = machine.rendezvous.check(cpu, &*machine);
                     // In the guest, until it exits or an interrupt comes.
                     thread::park_timeout(GUEST);
                 }

@@ -14,8 +14,9 @@ use thiserror::Error;
 use xsplice_engine::{
     Absent, Area, Description, Errno, Hook, Host, Protection, Region, Resident, State, Status,
 };
+use xsplice_memory::NoMemory;
 use xsplice_offline::Image;
-use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
+use xsplice_rendezvous::{Failure, Platform, Rendezvous};
 
 /// Distance of payloads from the image, and room for them.
 const PAYLOADS: Range<u64> = 16 << 20..512 << 20;
@@ -32,6 +33,9 @@ pub enum Error {
     /// The image has no such function.
     #[error("the image has no function {0}")]
     NoEntry(&'static str),
+    /// There is no memory for so many CPUs.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
     /// The image cannot be mapped where it belongs.
     #[error("cannot map the image at {at:#x} ({errno}); is another machine running?")]
     Map {
@@ -129,7 +133,7 @@ impl Machine {
             }
         }
         let area = all.start + PAYLOADS.start..all.start + PAYLOADS.end;
-        let rendezvous = Rendezvous::new(cpus);
+        let rendezvous = Rendezvous::new(cpus)?;
         let shared = Shared {
             image,
             mapping,
@@ -147,7 +151,8 @@ impl Machine {
         let machine = Self {
             shared: Arc::new(shared),
         };
-        machine.shared.rendezvous.online(LEADER, &*machine.shared);
+        let held = machine.shared.rendezvous.online(LEADER, &*machine.shared);
+        debug_assert_eq!(held.0, 0);
         Ok(machine)
     }
 
@@ -240,10 +245,6 @@ impl Platform for Shared {
         // CPUID waits for all instructions before it, and drops those fetched.
         std::hint::black_box(std::arch::x86_64::__cpuid(0));
     }
-
-    fn replay(&self, events: Events) {
-        unreachable!("there are no interrupts here that could be held: {events:?}");
-    }
 }
 
 impl Host for Machine {
@@ -292,7 +293,7 @@ impl Host for Machine {
     fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
         let shared = &*self.shared;
         let (step, cpus) = match shared.rendezvous.lead(LEADER, timeout, shared, window) {
-            Ok(()) => return Ok(()),
+            Ok(_) => return Ok(()),
             Err(Failure::Busy) => ("another one goes on", Vec::new()),
             Err(Failure::NotWaiting(cpus)) => ("not all CPUs are waiting", cpus),
             Err(Failure::NotMasked(cpus)) => ("not all CPUs have interrupts off", cpus),

@@ -9,7 +9,7 @@ use object::elf;
 use serde::{Serialize, Serializer};
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::{LivepatchFunc, section};
-use xsplice_abi::preimage::{self, Preimage};
+use xsplice_abi::preimage::{self, Note};
 use zerocopy::FromBytes as _;
 
 /// Everything that a payload says.
@@ -228,8 +228,8 @@ pub(crate) fn functions(
         )));
     }
     let preimages = elf.section(preimage::SECTION);
-    let preimages = preimages.and_then(|section| Preimage::read_all(&section.data));
-    let preimages = preimages.unwrap_or_default();
+    let notes = preimage::notes(preimages.map_or(&[][..], |section| &section.data));
+    let preimages = notes.collect::<Option<Vec<Note<'_>>>>().unwrap_or_default();
     let records = records
         .iter()
         .filter_map(|record| LivepatchFunc::read_from_bytes(record).ok());

@@ -3,13 +3,13 @@
 //! What the shim calls.
 #![expect(unsafe_code, reason = "everything here is called from C")]
 
-use crate::ffi::{Entry, Event, Text};
-use crate::host::{Cpus, Xen};
+use crate::ffi::{self, Entry, Text};
+use crate::host::{Cpus, Xen, replay};
 use crate::memory::state_number;
 use core::cell::{OnceCell, UnsafeCell};
 use xsplice_abi::errno::Errno;
 use xsplice_engine::{Action, Engine, Host, Loaded, Options, Policy, Progress};
-use xsplice_rendezvous::Rendezvous;
+use xsplice_rendezvous::{Held, Rendezvous};
 
 /// Set once, before the other CPUs start.
 struct Once(OnceCell<Rendezvous>);
@@ -57,7 +57,10 @@ fn entry(payload: &Loaded) -> Entry {
 /// Makes the engine, while there is one CPU.
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_init(cpus: u32) {
-    let rendezvous = RENDEZVOUS.0.get_or_init(|| Rendezvous::new(cpus));
+    let Ok(rendezvous) = Rendezvous::new(cpus) else {
+        return ffi::print(b"there is no memory for live patching");
+    };
+    let rendezvous = RENDEZVOUS.0.get_or_init(|| rendezvous);
     let engine = Engine::new(Xen { rendezvous }, Policy::Engine);
     // SAFETY: there is one CPU, and nothing has been called before.
     unsafe { ENGINE.0.get().write(Some(engine)) };
@@ -67,7 +70,7 @@ extern "C" fn xsplice_init(cpus: u32) {
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_cpu_online(cpu: u32) {
     if let Some(rendezvous) = RENDEZVOUS.0.get() {
-        rendezvous.online(cpu, &Cpus);
+        replay(rendezvous.online(cpu, &Cpus));
     }
 }
 
@@ -83,15 +86,15 @@ extern "C" fn xsplice_cpu_offline(cpu: u32) {
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_check(cpu: u32) {
     if let Some(rendezvous) = RENDEZVOUS.0.get() {
-        rendezvous.check(cpu, &Cpus);
+        replay(rendezvous.check(cpu, &Cpus));
     }
 }
 
-/// Something that cannot be masked came in on `cpu`.
+/// An NMI came in on `cpu`.
 #[unsafe(no_mangle)]
-extern "C" fn xsplice_hold(cpu: u32, event: Event) -> bool {
+extern "C" fn xsplice_hold_nmi(cpu: u32) -> bool {
     let rendezvous = RENDEZVOUS.0.get();
-    rendezvous.is_some_and(|rendezvous| rendezvous.hold(cpu, event.into()))
+    rendezvous.is_some_and(|rendezvous| rendezvous.hold(cpu, Held::NMI))
 }
 
 /// Loads a payload.

@@ -2,16 +2,17 @@
 
 //! Xen, as the engine and the rendezvous see it.
 
-use crate::ffi::{self, Event};
+use crate::ffi;
 use crate::memory::Memory;
 use alloc::boxed::Box;
-use alloc::ffi::CString;
-use alloc::string::ToString as _;
-use core::fmt;
+use alloc::vec::Vec;
+use core::ffi::CStr;
+use core::fmt::{self, Write as _};
 use core::ops::Range;
 use xsplice_abi::deny;
 use xsplice_engine::{Absent, Errno, Host, Region, Resident};
-use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
+use xsplice_memory as memory;
+use xsplice_rendezvous::{Failure, Held, Platform, Rendezvous};
 
 /// The CPUs.
 pub(crate) struct Cpus;
@@ -40,13 +41,12 @@ impl Platform for Cpus {
     fn synchronise(&self) {
         ffi::synchronise();
     }
+}
 
-    fn replay(&self, events: Events) {
-        for event in [Event::Nmi, Event::MachineCheck] {
-            if events.contains(event.into()) {
-                ffi::replay(event);
-            }
-        }
+/// Handles what came in while this CPU had to keep still.
+pub(crate) fn replay(held: Held) {
+    if held.0 & Held::NMI != 0 {
+        ffi::replay_nmi();
     }
 }
 
@@ -56,8 +56,37 @@ pub(crate) struct Xen {
     pub(crate) rendezvous: &'static Rendezvous,
 }
 
-/// The most that the console takes at a time.
-const LINE: usize = 900;
+/// Lines of the log on their way to the console. Longer ones are broken: there
+/// is not much stack.
+struct Lines {
+    bytes: [u8; Self::LONGEST],
+    len: usize,
+}
+
+impl Lines {
+    const LONGEST: usize = 400;
+
+    fn end(&mut self) {
+        let line = self.bytes.get(..self.len).unwrap_or_default();
+        ffi::print(line);
+        self.len = 0;
+    }
+}
+
+impl fmt::Write for Lines {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' || self.len == Self::LONGEST {
+                self.end();
+            }
+            if let Some(place) = self.bytes.get_mut(self.len).filter(|_| byte != b'\n') {
+                *place = byte;
+                self.len += 1;
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Host for Xen {
     fn build_id(&self) -> &[u8] {
@@ -65,7 +94,9 @@ impl Host for Xen {
     }
 
     fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
-        ffi::lookup(&CString::new(name).ok()?)
+        let mut buf = [0; ffi::NAME_SIZE];
+        buf.get_mut(..name.len())?.copy_from_slice(name);
+        ffi::lookup(CStr::from_bytes_with_nul(buf.get(..=name.len())?).ok()?)
     }
 
     fn region(&self, addr: u64) -> Region {
@@ -86,23 +117,28 @@ impl Host for Xen {
     }
 
     fn allocate(&self, size: u64) -> Option<Box<dyn Resident>> {
-        Some(Box::new(Memory(ffi::Memory::new(size)?)))
+        let place = memory::place().ok()?;
+        let memory = Box::write(place, Memory(ffi::Memory::new(size)?));
+        Some(memory)
     }
 
     fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
-        if !ffi::meeting_begin() {
+        if !ffi::cpus_get() {
             return Err(Absent {
                 step: "CPUs are being taken in or out",
-                cpus: [].into(),
+                cpus: Vec::new(),
             });
         }
         let met = self
             .rendezvous
             .lead(ffi::cpu(), timeout, &Cpus, || ffi::in_window(window));
-        ffi::meeting_end();
+        ffi::cpus_put();
         let (step, cpus) = match met {
-            Ok(()) => return Ok(()),
-            Err(Failure::Busy) => ("another rendezvous goes on", [].into()),
+            Ok(held) => {
+                replay(held);
+                return Ok(());
+            }
+            Err(Failure::Busy) => ("another rendezvous goes on", Vec::new()),
             Err(Failure::NotWaiting(cpus)) => ("not all CPUs are waiting", cpus),
             Err(Failure::NotMasked(cpus)) => ("not all CPUs have interrupts off", cpus),
         };
@@ -129,10 +165,13 @@ impl Host for Xen {
     }
 
     fn log(&self, line: fmt::Arguments<'_>) {
-        for line in line.to_string().lines() {
-            let end = line.floor_char_boundary(LINE);
-            ffi::print(line.get(..end).unwrap_or_default());
-        }
+        let mut lines = Lines {
+            bytes: [0; Lines::LONGEST],
+            len: 0,
+        };
+        // It never fails.
+        let _ = lines.write_fmt(line);
+        lines.end();
     }
 
     fn fatal(&self, what: fmt::Arguments<'_>) -> ! {

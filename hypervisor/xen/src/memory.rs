@@ -3,9 +3,9 @@
 //! A payload in Xen's memory.
 
 use crate::ffi;
-use alloc::vec::Vec;
 use core::ops::Range;
 use xsplice_engine::{Description, Errno, Hook, Protection, Resident, State, Status};
+use xsplice_memory::collect;
 
 #[derive(Debug)]
 pub(crate) struct Memory(pub(crate) ffi::Memory);
@@ -38,16 +38,13 @@ impl Resident for Memory {
     }
 
     fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno> {
-        let mut symbols = Vec::new();
-        symbols
-            .try_reserve_exact(payload.symbols.len())
-            .map_err(|_| Errno::ENOMEM)?;
-        symbols.extend(payload.symbols.iter().map(|symbol| ffi::Symbol {
+        let symbols = payload.symbols.iter().map(|symbol| ffi::Symbol {
             name: symbol.name.as_str().into(),
             addr: symbol.addr,
             size: symbol.size,
             new: symbol.new,
-        }));
+        });
+        let symbols = collect(symbols).map_err(|_| Errno::ENOMEM)?;
         result(self.0.register(&ffi::Payload {
             name: payload.name.into(),
             build_id: payload.build_id.into(),

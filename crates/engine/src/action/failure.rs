@@ -10,11 +10,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use thiserror::Error;
 use xsplice_abi::errno::Errno;
+use xsplice_memory::NoMemory;
 
 /// An action that did not happen. Everything is as it was before it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The payload that it was asked for.
+    /// The payload that it was asked for; empty when there was no memory for it.
     pub payload: String,
     /// The action.
     pub action: Action,
@@ -22,8 +23,9 @@ pub struct Failure {
     pub cause: Cause,
 }
 
-/// Why an action did not happen.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+/// Why an action did not happen. Names in it are empty when there was no memory
+/// for them.
+#[derive(Debug, PartialEq, Eq, Error)]
 #[expect(
     missing_docs,
     reason = "fields are named after what they hold; the message uses each"
@@ -84,6 +86,9 @@ pub enum Cause {
          they were put back"
     )]
     Unexpected { index: usize },
+    /// There is no memory for what the engine has to note.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
 }
 
 struct Listed<'a>(&'a [Problem]);
@@ -125,6 +130,7 @@ impl Failure {
                 Errno::EINVAL
             }
             Cause::Unmet { problems } => problems.first().map_or(Errno::EINVAL, Problem::errno),
+            Cause::NoMemory(_) => Errno::ENOMEM,
             Cause::Vetoing { .. } => Errno::EOPNOTSUPP,
             Cause::Hook { errno, .. } | Cause::Closed { errno } => *errno,
         }

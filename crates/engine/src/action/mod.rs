@@ -11,12 +11,14 @@ pub use failure::{Cause, Failure};
 use crate::count::Counters;
 use crate::format::MAX_NAME;
 use crate::host::{Hook, State};
-use crate::problem::{Problem, Refusal};
-use crate::stack::{Id, Loaded, Times};
+use crate::patch::Write;
+use crate::problem::{Problem, Refusal, same};
+use crate::stack::{Applying, Id, Loaded, Times};
 use crate::{Errno, Host, Loader, Policy, Stack};
-use alloc::string::{String, ToString};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use xsplice_memory as memory;
 
 /// What can be done with a loaded payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,7 +87,8 @@ pub struct Engine<H> {
     policy: Policy,
     guard: Guard,
     stack: Stack,
-    pending: Option<Pending>,
+    /// Boxed, as what is in it is made while the stack is deep.
+    pending: Option<Box<Pending>>,
     counters: Counters,
 }
 
@@ -94,13 +97,34 @@ pub struct Engine<H> {
 struct Pending {
     action: Action,
     payload: Id,
-    name: String,
-    /// Payloads to be reverted first, the one on top first.
-    reverts: Vec<Id>,
+    reverts: Reverts,
+    /// What is to be noted then; none for a revert.
+    applying: Option<Applying>,
+    timeout: u32,
+}
+
+/// What a replace takes out.
+#[derive(Debug, Default)]
+struct Reverts {
+    /// The payload on top first.
+    payloads: Vec<Revert>,
+    /// What is written for them, all of it in one place: the window goes through
+    /// it once.
+    writes: Vec<Write>,
     /// Whether it must be looked at again, after the reverts, what is in memory:
     /// hooks revert, and nobody can tell beforehand what they do.
     look_again: bool,
-    timeout: u32,
+}
+
+/// A payload that a replace takes out.
+#[derive(Debug)]
+struct Revert {
+    payload: Id,
+    /// Where its part of [`Reverts::writes`] ends.
+    written: usize,
+    /// Whether it has hooks that run in the window: then it is reverted by
+    /// itself, and its part is what is expected of it.
+    hooked: bool,
 }
 
 impl<H: Host> Engine<H> {
@@ -143,7 +167,8 @@ impl<H: Host> Engine<H> {
 
     /// The payload for which an action is prepared and has not run yet.
     pub fn pending(&self) -> Option<&str> {
-        self.pending.as_ref().map(|pending| pending.name.as_str())
+        let pending = self.pending.as_ref();
+        pending.map(|pending| self.name(pending.payload))
     }
 
     /// Loads the payload `file` under `name`.
@@ -152,16 +177,11 @@ impl<H: Host> Engine<H> {
     /// [`Refusal`] with every problem that could be found; nothing of the
     /// payload stays in memory.
     pub fn upload(&mut self, name: &str, file: &[u8]) -> Result<&Loaded, Refusal> {
-        let refuse = |problem| Refusal {
-            payload: name.to_string(),
-            problems: [problem].into(),
-            more: 0,
-        };
         let (length, limit) = (name.len(), MAX_NAME);
         let result = if length == 0 || length > limit {
-            Err(refuse(Problem::Name { length, limit }))
+            Err(Refusal::new(name, Problem::Name { length, limit }))
         } else if self.stack.find(name).is_some() {
-            Err(refuse(Problem::NameTaken))
+            Err(Refusal::new(name, Problem::NameTaken))
         } else {
             let loader = Loader {
                 host: &self.host,
@@ -173,12 +193,18 @@ impl<H: Host> Engine<H> {
                 .and_then(|payload| payload.install(&mut self.stack))
         };
         self.counters.upload(result.is_ok());
-        match &result {
+        match result {
             Ok(()) => self.host.log(format_args!("{name}: loaded")),
-            Err(refusal) => self.host.log(format_args!("{refusal}")),
+            Err(mut refusal) => {
+                if refusal.payload.is_empty() {
+                    // What the payload had is free again.
+                    refusal.payload = same(name);
+                }
+                self.host.log(format_args!("{refusal}"));
+                return Err(refusal);
+            }
         }
-        result?;
-        let gone = || refuse(Problem::NothingToDo);
+        let gone = || Refusal::new(name, Problem::NothingToDo);
         self.stack.find(name).ok_or_else(gone)
     }
 
@@ -189,6 +215,7 @@ impl<H: Host> Engine<H> {
     /// # Errors
     /// [`Failure`] when the action is not possible; nothing has changed then,
     /// what the pre-apply or pre-revert hook did aside.
+    #[inline(never)]
     pub fn start(
         &mut self,
         name: &str,
@@ -197,7 +224,7 @@ impl<H: Host> Engine<H> {
     ) -> Result<Progress, Failure> {
         self.prepare(name, action, options).map_err(|cause| {
             let failure = Failure {
-                payload: name.to_string(),
+                payload: same(name),
                 action,
                 cause,
             };
@@ -212,7 +239,7 @@ impl<H: Host> Engine<H> {
         let payload = self.stack.find(name).ok_or(Cause::NoSuchPayload)?;
         let id = payload.id;
         if let Some(pending) = &self.pending {
-            let other = pending.name.clone();
+            let other = same(self.name(pending.payload));
             return Err(Cause::Busy { other });
         }
         let veto = match (action, payload.state) {
@@ -230,51 +257,50 @@ impl<H: Host> Engine<H> {
                 prepare::revert(&self.stack, id)?;
                 Hook::PreRevert
             }
-            (Action::Apply | Action::Replace, State::Checked) => {
-                if let Err(cause) = self.prepare_apply(id, action, options) {
-                    if cause == Cause::NeedsReload {
-                        self.set_result(id, Some(Errno::EINVAL));
-                    }
-                    return Err(cause);
-                }
-                Hook::PreApply
+            (Action::Apply | Action::Replace, State::Checked) => Hook::PreApply,
+        };
+        let new = Pending {
+            action,
+            payload: id,
+            reverts: Reverts::default(),
+            applying: None,
+            timeout: match options.timeout {
+                0 => Self::DEFAULT_TIMEOUT,
+                timeout => timeout,
+            },
+        };
+        let mut pending = Box::write(memory::place()?, new);
+        if action != Action::Revert
+            && let Err(cause) = self.prepare_apply(&mut pending, options)
+        {
+            if cause == Cause::NeedsReload {
+                self.set_result(id, Some(Errno::EINVAL));
             }
-        };
-        let reverts: Vec<Id> = if action == Action::Replace {
-            self.stack.applied().rev().map(|other| other.id).collect()
-        } else {
-            Vec::new()
-        };
+            return Err(cause);
+        }
         if let Some(payload) = self.stack.get_mut(id)
             && let Some(Err(errno)) = payload.call(veto)
         {
             self.set_result(id, Some(errno));
             return Err(Cause::Hook {
-                owner: name.to_string(),
+                owner: same(name),
                 hook: veto,
                 errno,
             });
         }
-        let hooked = |other: &Loaded| other.hooks.single.contains_key(&Hook::Revert);
-        self.pending = Some(Pending {
-            action,
-            payload: id,
-            name: name.to_string(),
-            look_again: action == Action::Replace && self.stack.applied().any(hooked),
-            reverts,
-            timeout: match options.timeout {
-                0 => Self::DEFAULT_TIMEOUT,
-                timeout => timeout,
-            },
-        });
+        self.pending = Some(pending);
         self.set_result(id, Some(Errno::EAGAIN));
         Ok(Progress::Pending)
     }
 
     #[inline(never)]
-    fn prepare_apply(&mut self, id: Id, action: Action, options: Options) -> Result<(), Cause> {
-        let patches = prepare::apply(&self.host, &self.stack, id, action, options, self.guard)?;
-        self.stack.reserve();
+    fn prepare_apply(&mut self, pending: &mut Pending, options: Options) -> Result<(), Cause> {
+        let id = pending.payload;
+        let (stack, guard) = (&self.stack, self.guard);
+        let patches = prepare::apply(&self.host, stack, pending, options, guard)?;
+        if let Some(payload) = self.stack.get(id) {
+            pending.applying = Some(self.stack.applying(payload)?);
+        }
         if let Some(payload) = self.stack.get_mut(id) {
             payload.patches = patches;
         }
@@ -288,7 +314,7 @@ impl<H: Host> Engine<H> {
     /// [`Failure`]; the payloads and the memory are as they were before then.
     #[inline(never)]
     pub fn run(&mut self) -> Result<(), Failure> {
-        let Some(pending) = self.pending.take() else {
+        let Some(mut pending) = self.pending.take() else {
             return Ok(());
         };
         let (host, stack) = (&self.host, &mut self.stack);
@@ -303,12 +329,17 @@ impl<H: Host> Engine<H> {
                 window: host.now().saturating_sub(begun),
             };
         });
-        let Pending {
-            action,
-            payload: id,
-            name,
-            ..
-        } = pending;
+        let (action, id) = (pending.action, pending.payload);
+        if let Some(Ok(())) = outcome {
+            match action {
+                Action::Replace => self.stack.set_all_reverted(),
+                Action::Revert => self.stack.set_reverted(id),
+                Action::Apply | Action::Unload => {}
+            }
+            if let Some(applying) = pending.applying.take() {
+                self.stack.set_applied(id, applying);
+            }
+        }
         let result = match (outcome, met) {
             (Some(outcome), _) => outcome.map_err(|stopped| self.cause(stopped)),
             (None, Err(absent)) => Err(Cause::Absent(absent)),
@@ -318,7 +349,7 @@ impl<H: Host> Engine<H> {
             })),
         };
         let result = result.map_err(|cause| Failure {
-            payload: name.clone(),
+            payload: same(self.name(id)),
             action,
             cause,
         });
@@ -344,8 +375,10 @@ impl<H: Host> Engine<H> {
         }
         match &result {
             Ok(()) => self.host.log(format_args!(
-                "{name}: {action} done; waited {} ns, stopped for {} ns",
-                times.waiting, times.window
+                "{}: {action} done; waited {} ns, stopped for {} ns",
+                self.name(id),
+                times.waiting,
+                times.window
             )),
             Err(failure) => self.host.log(format_args!("{failure}")),
         }
@@ -363,6 +396,10 @@ impl<H: Host> Engine<H> {
         }
     }
 
+    fn name(&self, id: Id) -> &str {
+        self.stack.get(id).map_or("", Loaded::name)
+    }
+
     fn set_result(&mut self, id: Id, failed: Option<Errno>) {
         if let Some(payload) = self.stack.get_mut(id) {
             payload.result = failed.map_or(0, |errno| -errno.0);
@@ -374,12 +411,8 @@ impl<H: Host> Engine<H> {
             window::Stopped::Closed(errno) => Cause::Closed { errno },
             window::Stopped::Unexpected(index) => Cause::Unexpected { index },
             window::Stopped::Hook(id, hook, errno) => {
-                let owner = self.stack.get(id).map(|owner| owner.name.clone());
-                Cause::Hook {
-                    owner: owner.unwrap_or_default(),
-                    hook,
-                    errno,
-                }
+                let owner = same(self.name(id));
+                Cause::Hook { owner, hook, errno }
             }
         }
     }

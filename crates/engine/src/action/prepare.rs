@@ -2,22 +2,27 @@
 
 //! What is done about an action while the hypervisor runs.
 
-use super::{Action, Cause, Guard, Options};
-use crate::patch::Patch;
-use crate::problem::{Problem, text};
+use super::{Action, Cause, Guard, Options, Pending, Revert, Reverts};
+use crate::host::Hook;
+use crate::patch::{Patch, Write};
+use crate::problem::{Problem, Problems, bytes, same, text};
+use crate::sort::sort;
 use crate::stack::{Id, Loaded};
 use crate::{Errno, Host, Stack};
-use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::vec;
 use alloc::vec::Vec;
 use sha2::{Digest as _, Sha256};
-use xsplice_abi::preimage::Preimage;
+use xsplice_abi::payload::OPAQUE_SIZE;
+use xsplice_abi::preimage;
+use xsplice_memory::{self as memory, NoMemory};
 
 /// Whether nothing that is applied needs the payload.
 pub(super) fn unload(stack: &Stack, id: Id) -> Result<(), Cause> {
-    match stack.applied().find(|other| other.uses.contains(&id)) {
+    match stack
+        .applied()
+        .find(|other| other.uses.binary_search(&id).is_ok())
+    {
         Some(other) => Err(Cause::InUse {
-            by: other.name.clone(),
+            by: same(&other.name),
         }),
         None => Ok(()),
     }
@@ -27,87 +32,129 @@ pub(super) fn unload(stack: &Stack, id: Id) -> Result<(), Cause> {
 pub(super) fn revert(stack: &Stack, id: Id) -> Result<(), Cause> {
     match stack.top() {
         Some(top) if top.id != id => Err(Cause::NotOnTop {
-            top: top.name.clone(),
+            top: same(&top.name),
         }),
         _ => Ok(()),
     }
 }
 
-/// Whether the payload can be applied, and what that writes.
+/// Whether the payload can be applied, and what that writes. What is reverted
+/// before is added to `pending`.
 pub(super) fn apply(
     host: &impl Host,
     stack: &Stack,
-    id: Id,
-    action: Action,
+    pending: &mut Pending,
     options: Options,
     guard: Guard,
 ) -> Result<Vec<Patch>, Cause> {
-    let payload = stack.get(id).ok_or(Cause::NoSuchPayload)?;
+    let payload = stack.get(pending.payload).ok_or(Cause::NoSuchPayload)?;
     if !payload.pristine() {
         return Err(Cause::NeedsReload);
     }
     if payload.uses.iter().any(|used| stack.get(*used).is_none()) {
         return Err(Cause::Dangling);
     }
-    let replace = action == Action::Replace;
-    let mut problems = Vec::new();
+    let replace = pending.action == Action::Replace;
+    let mut problems = Problems::default();
     if guard != Guard::OldCode && (replace || !options.nodeps) {
         let below = stack.top().filter(|_| !replace);
-        problems.extend(depends(host, payload, below));
+        depends(host, payload, below, &mut problems);
     }
-    let after = if replace {
-        AsIfReverted::new(host, stack.applied().rev())
-    } else {
-        AsIfReverted::new(host, [])
+    let reverts = &mut pending.reverts;
+    let vetoing = match replace {
+        true => take_out(stack, reverts)?,
+        false => None,
     };
-    problems.extend(unexpected(&after, payload));
+    let after = AsIfReverted::new(host, &reverts.writes)?;
+    unexpected(&after, payload, &mut problems);
     if guard != Guard::Stack {
-        problems.extend(changed(&after, payload));
+        changed(&after, payload, &mut problems)?;
     }
     if guard == Guard::OldCode {
-        problems.extend(unproved(payload));
+        unproved(payload, &mut problems)?;
     }
     if !replace {
-        problems.extend(overlaps(stack, payload));
-        problems.extend(taken_symbols(stack, payload));
+        overlaps(stack, payload, &mut problems);
+        taken_symbols(stack, payload, &mut problems);
     }
-    if !problems.is_empty() {
-        return Err(Cause::Unmet { problems });
+    if problems.no_memory {
+        return Err(NoMemory.into());
+    }
+    if !problems.list.is_empty() {
+        return Err(Cause::Unmet {
+            problems: problems.list,
+        });
     }
     if replace {
-        for other in stack.applied().chain([payload]) {
-            if let Some(hook) = other.hooks.vetoing() {
-                let owner = other.name.clone();
-                return Err(Cause::Vetoing { owner, hook });
-            }
+        let own = payload.hooks.vetoing().map(|hook| (payload, hook));
+        if let Some((owner, hook)) = vetoing.or(own) {
+            let owner = same(&owner.name);
+            return Err(Cause::Vetoing { owner, hook });
         }
     }
-    let patches = payload.functions.iter().map(|function| {
-        Patch::new(function, |addr, buf| after.read(addr, buf)).ok_or(Cause::Closed {
-            errno: Errno::EFAULT,
-        })
-    });
-    patches.collect()
+    patches(&after, payload)
+}
+
+/// What is written over each function, and what is there before.
+#[inline(never)]
+fn patches<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Result<Vec<Patch>, Cause> {
+    let mut patches = memory::with_room(payload.functions.len())?;
+    for function in &payload.functions {
+        let patch = Patch::new(function, |addr, buf| text.read(addr, buf));
+        let errno = Errno::EFAULT;
+        memory::push(&mut patches, patch.ok_or(Cause::Closed { errno })?)?;
+    }
+    Ok(patches)
+}
+
+/// Adds all that is applied to `reverts`. The payload that was applied first of
+/// those with a hook that is run outside of the window, and the hook.
+#[inline(never)]
+fn take_out<'s>(
+    stack: &'s Stack,
+    reverts: &mut Reverts,
+) -> Result<Option<(&'s Loaded, Hook)>, NoMemory> {
+    let mut vetoing = None;
+    for payload in stack.applied().rev() {
+        for patch in &payload.patches {
+            memory::push(&mut reverts.writes, patch.undo())?;
+        }
+        let revert = Revert {
+            payload: payload.id,
+            written: reverts.writes.len(),
+            hooked: payload.hooks.in_window(),
+        };
+        memory::push(&mut reverts.payloads, revert)?;
+        reverts.look_again |= payload.hooks.single(Hook::Revert).is_some();
+        vetoing = payload
+            .hooks
+            .vetoing()
+            .map(|hook| (payload, hook))
+            .or(vetoing);
+    }
+    Ok(vetoing)
 }
 
 /// Whether the payload goes on top of `below`, or of the hypervisor itself.
-fn depends(host: &impl Host, payload: &Loaded, below: Option<&Loaded>) -> Option<Problem> {
+#[inline(never)]
+fn depends(host: &impl Host, payload: &Loaded, below: Option<&Loaded>, problems: &mut Problems) {
     let (top, top_name) = match below {
         Some(below) => (below.build_id.as_slice(), below.name.as_str()),
         None => (host.build_id(), "the hypervisor"),
     };
-    (payload.depends != top).then(|| Problem::Depends {
-        wants: payload.depends.clone(),
-        top: top.into(),
-        top_name: top_name.into(),
-        replaces: below.is_some() && payload.depends == host.build_id(),
-    })
+    if payload.depends != top {
+        problems.push(Problem::Depends {
+            wants: bytes(&payload.depends),
+            top: bytes(top),
+            top_name: same(top_name),
+            replaces: below.is_some() && payload.depends == host.build_id(),
+        });
+    }
 }
 
 /// The functions that do not hold what the payload was made for.
 #[inline(never)]
-fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Vec<Problem> {
-    let mut problems = Vec::new();
+fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded, problems: &mut Problems) {
     let expectations = payload.functions.iter().zip(&payload.expectations);
     for (index, (function, expect)) in expectations.enumerate() {
         if !expect.enabled() {
@@ -116,7 +163,7 @@ fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Vec<Prob
         let mut invalid = |what, errno| {
             problems.push(Problem::ExpectationInvalid {
                 index,
-                function: function.name.clone(),
+                function: same(&function.name),
                 what,
                 errno,
             });
@@ -130,122 +177,123 @@ fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Vec<Prob
             continue;
         }
         let expected = expect.bytes();
-        let mut actual = vec![0; expected.len()];
-        if !(text.read(function.old_addr, &mut actual) && actual == expected) {
+        let mut buffer = [0; OPAQUE_SIZE];
+        let actual = buffer.get_mut(..expected.len()).unwrap_or_default();
+        if !(text.read(function.old_addr, actual) && actual == expected) {
             problems.push(Problem::Expectation {
                 index,
-                function: function.name.clone(),
+                function: same(&function.name),
                 addr: function.old_addr,
-                expected: expected.to_vec(),
-                actual,
+                expected: bytes(expected),
+                actual: bytes(actual),
             });
         }
     }
-    problems
 }
 
 /// The functions of which the preimage notes say something else.
 #[inline(never)]
-fn changed<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Vec<Problem> {
-    let differs = |note: &&Preimage| {
-        let mut code = vec![0; usize::try_from(note.size).unwrap_or(0)];
+fn changed<H: Host>(
+    text: &AsIfReverted<'_, H>,
+    payload: &Loaded,
+    problems: &mut Problems,
+) -> Result<(), NoMemory> {
+    for note in preimage::notes(&payload.preimages).flatten() {
+        let mut code = memory::filled(0, usize::try_from(note.size).unwrap_or(0))?;
         let found = text.read(note.address, &mut code);
         note.mask(&mut code);
-        !found || Sha256::digest(&code)[..] != note.hash
-    };
-    let changed = payload.preimages.iter().filter(differs);
-    changed
-        .map(|note| Problem::Preimage {
-            addr: note.address,
-            size: note.size,
-        })
-        .collect()
+        if !found || Sha256::digest(&code)[..] != note.hash {
+            problems.push(Problem::Preimage {
+                addr: note.address,
+                size: note.size,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The functions of which no preimage note says anything.
 #[inline(never)]
-fn unproved(payload: &Loaded) -> Vec<Problem> {
-    let mut proved = BTreeSet::new();
-    proved.extend(payload.preimages.iter().map(|note| note.address));
-    let functions = payload.functions.iter().enumerate();
-    functions
-        .filter(|(_, function)| !proved.contains(&function.old_addr))
-        .map(|(index, function)| Problem::NoPreimage {
-            index,
-            function: function.name.clone(),
-        })
-        .collect()
+fn unproved(payload: &Loaded, problems: &mut Problems) -> Result<(), NoMemory> {
+    let notes = preimage::notes(&payload.preimages).flatten();
+    let mut proved = memory::collect(notes.map(|note| note.address))?;
+    sort(&mut proved, |a, b| a < b);
+    for (index, function) in payload.functions.iter().enumerate() {
+        if proved.binary_search(&function.old_addr).is_err() {
+            problems.push(Problem::NoPreimage {
+                index,
+                function: same(&function.name),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The functions that share bytes with one that is patched already. A function
 /// may be patched again, but only as the same function.
 #[inline(never)]
-fn overlaps(stack: &Stack, payload: &Loaded) -> Vec<Problem> {
-    let mut patched = BTreeMap::new();
-    for other in stack.applied() {
-        for function in &other.functions {
-            patched.insert(function.old_addr, (other, function));
-        }
-    }
-    let mut problems = Vec::new();
+fn overlaps(stack: &Stack, payload: &Loaded, problems: &mut Problems) {
     for (index, function) in payload.functions.iter().enumerate() {
-        let (start, end) = (function.old_addr, function.end());
-        let below = patched.range(..start).next_back();
-        let inside = patched.range(start..end).find(|(addr, _)| **addr != start);
-        let below = below.filter(|(_, (_, below))| below.end() > start);
-        if let Some((_, (other, theirs))) = below.or(inside) {
+        if let Some((other, theirs)) = stack.overlapping(function) {
             problems.push(Problem::AppliedOverlap {
                 index,
-                function: function.name.clone(),
-                other: other.name.clone(),
-                theirs: theirs.name.clone(),
-                addr: theirs.old_addr.max(start),
+                function: same(&function.name),
+                other: same(&other.name),
+                theirs: same(&theirs.name),
+                addr: theirs.old_addr.max(function.old_addr),
             });
         }
     }
-    problems
 }
 
 /// The new symbols that an applied payload has as well: loading lets them pass
 /// where only a replace can follow, but there are ways around that.
 #[inline(never)]
-fn taken_symbols(stack: &Stack, payload: &Loaded) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for symbol in &payload.symbols {
+fn taken_symbols(stack: &Stack, payload: &Loaded, problems: &mut Problems) {
+    for symbol in payload.symbols.names() {
         if let Some(other) = stack.applied_symbol(symbol, payload.id) {
             problems.push(Problem::AppliedSymbol {
                 symbol: text(symbol),
-                other: other.name.clone(),
+                other: same(&other.name),
             });
         }
     }
-    problems
 }
 
 /// The hypervisor's text as it will be when payloads are reverted.
 struct AsIfReverted<'h, H> {
     host: &'h H,
-    /// Bytes that are put back.
-    old: BTreeMap<u64, u8>,
+    /// Bytes that are put back, by address, each with the number of its write.
+    old: Vec<(u64, usize, u8)>,
 }
 
 impl<'h, H: Host> AsIfReverted<'h, H> {
-    /// Without `reverted`, of which the one on top comes first.
-    fn new<'p>(host: &'h H, reverted: impl IntoIterator<Item = &'p Loaded>) -> Self {
-        let mut old = BTreeMap::new();
-        for patch in reverted.into_iter().flat_map(|payload| &payload.patches) {
-            old.extend((patch.addr..).zip(patch.old().iter().copied()));
+    /// After `writes`, in their order.
+    #[inline(never)]
+    fn new(host: &'h H, writes: &[Write]) -> Result<Self, NoMemory> {
+        let mut sorted = memory::collect(writes.iter().enumerate())?;
+        sort(&mut sorted, |(a, x), (b, y)| (x.addr, b) < (y.addr, a));
+        let count = writes.iter().map(|write| write.bytes().len()).sum();
+        let mut old = memory::with_room(count)?;
+        for (order, write) in sorted {
+            for (addr, byte) in (write.addr..).zip(write.bytes()) {
+                memory::push(&mut old, (addr, order, *byte))?;
+            }
         }
-        Self { host, old }
+        // It is in order already where they do not overlap. The last one counts.
+        sort(&mut old, |(x, a, _), (y, b, _)| (x, b) < (y, a));
+        old.dedup_by_key(|(addr, ..)| *addr);
+        Ok(Self { host, old })
     }
 
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         let found = self.host.read(addr, buf);
-        let end = addr.saturating_add(buf.len() as u64);
-        for (at, byte) in self.old.range(addr..end) {
+        let first = self.old.partition_point(|(at, ..)| *at < addr);
+        for (at, _, byte) in self.old.iter().skip(first) {
             let offset = usize::try_from(at - addr).ok();
-            if let Some(place) = offset.and_then(|offset| buf.get_mut(offset)) {
-                *place = *byte;
+            match offset.and_then(|offset| buf.get_mut(offset)) {
+                Some(place) => *place = *byte,
+                None => break,
             }
         }
         found

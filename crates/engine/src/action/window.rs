@@ -3,8 +3,9 @@
 //! What is done while the CPUs stand still: bytes are written, and the hooks
 //! run that must run then. Nothing here allocates, prints or waits.
 
-use super::{Action, Pending};
-use crate::host::Hook;
+use super::{Action, Pending, Revert};
+use crate::host::{Hook, State};
+use crate::patch::Write;
 use crate::stack::{Id, Loaded};
 use crate::{Errno, Host, Stack};
 use xsplice_abi::payload::OPAQUE_SIZE;
@@ -20,27 +21,36 @@ pub(super) enum Stopped {
     Unexpected(usize),
 }
 
-/// Does the action, or leaves everything as it was.
+/// Does the action, or leaves everything as it was. That payloads without hooks
+/// are reverted is noted later.
 pub(super) fn run<H: Host>(host: &H, stack: &mut Stack, pending: &Pending) -> Result<(), Stopped> {
     let mut text = Text { host, open: false };
     let id = pending.payload;
     if pending.action == Action::Revert {
         return revert(&mut text, stack, id);
     }
-    for (done, other) in pending.reverts.iter().enumerate() {
-        if let Err(stopped) = revert(&mut text, stack, *other) {
-            put_back(&mut text, stack, pending.reverts.get(..done));
+    let mut written = 0;
+    let reverts = &pending.reverts;
+    for (done, other) in reverts.payloads.iter().enumerate() {
+        let writes = reverts.writes.get(written..other.written);
+        written = other.written;
+        let reverted = match other.hooked {
+            true => revert(&mut text, stack, other.payload),
+            false => text.write(writes.unwrap_or_default()),
+        };
+        if let Err(stopped) = reverted {
+            put_back(&mut text, stack, reverts.payloads.get(..done));
             return Err(stopped);
         }
     }
-    let looked = if pending.look_again {
+    let looked = if reverts.look_again {
         look_again(host, stack, id)
     } else {
         Ok(())
     };
     looked
         .and_then(|()| apply(&mut text, stack, id))
-        .inspect_err(|_| put_back(&mut text, stack, Some(&pending.reverts)))
+        .inspect_err(|_| put_back(&mut text, stack, Some(&reverts.payloads)))
 }
 
 /// The hypervisor's text, opened when it is first written to.
@@ -54,6 +64,14 @@ impl<H: Host> Text<'_, H> {
         if !self.open {
             self.host.open_text().map_err(Stopped::Closed)?;
             self.open = true;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, writes: &[Write]) -> Result<(), Stopped> {
+        self.open()?;
+        for write in writes {
+            self.host.write_text(write.addr, write.bytes());
         }
         Ok(())
     }
@@ -84,7 +102,7 @@ fn apply<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, id: Id) -> Result<(
                 }
             }
         }
-        stack.set_applied(id);
+        payload.state = State::Applied;
     }
     Ok(())
 }
@@ -101,7 +119,7 @@ fn revert<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, id: Id) -> Result<
             }
             run_all(payload, Hook::Unload);
         }
-        stack.set_reverted(id);
+        payload.state = State::Checked;
     }
     Ok(())
 }
@@ -114,7 +132,7 @@ fn run_in_place<H: Host>(
     hook: Hook,
     patched: bool,
 ) -> Result<bool, Stopped> {
-    if !payload.hooks.single.contains_key(&hook) {
+    if payload.hooks.single(hook).is_none() {
         return Ok(false);
     }
     // The hook opens and closes the text itself if it needs to.
@@ -151,10 +169,15 @@ fn run_all(payload: &mut Loaded, hook: Hook) {
 }
 
 /// Applies again what was reverted, `reverted` being in the order of the reverts.
-fn put_back<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, reverted: Option<&[Id]>) {
-    for id in reverted.unwrap_or_default().iter().rev() {
-        if let Err(stopped) = apply(text, stack, *id) {
-            let name = stack.get(*id).map_or("", Loaded::name);
+fn put_back<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, reverted: Option<&[Revert]>) {
+    for revert in reverted.unwrap_or_default().iter().rev() {
+        if let Some(payload) = stack.get_mut(revert.payload)
+            && !revert.hooked
+        {
+            payload.patched.fill(false);
+        }
+        if let Err(stopped) = apply(text, stack, revert.payload) {
+            let name = stack.get(revert.payload).map_or("", Loaded::name);
             text.host.fatal(format_args!(
                 "{name}: it was reverted and cannot be applied again ({stopped:?})"
             ));

@@ -11,7 +11,8 @@ use super::function::{Function, Record};
 use super::{Loader, Placed};
 use crate::Host;
 use crate::problem::{Problem, Problems};
-use alloc::vec;
+use crate::sort::sort;
+use xsplice_memory::{self as memory, NoMemory};
 
 /// A relocated field that leads to what is freed after boot.
 #[derive(Debug)]
@@ -40,13 +41,13 @@ impl Placed<'_> {
         loader: &Loader<'_, impl Host>,
         records: &[Record],
         problems: &mut Problems,
-    ) {
+    ) -> Result<(), NoMemory> {
         let references = &mut self.boot_references;
         if references.is_empty() {
-            return;
+            return Ok(());
         }
-        references.sort_unstable_by_key(|reference| reference.leads);
-        let mut known = vec![false; references.len()];
+        sort(references, |a, b| a.leads < b.leads);
+        let mut known = memory::filled(false, references.len())?;
         for record in records {
             each_value(loader, &record.function, |value| {
                 let first = value.saturating_sub(BEHIND);
@@ -74,6 +75,7 @@ impl Placed<'_> {
                 });
             }
         }
+        Ok(())
     }
 }
 

@@ -4,12 +4,10 @@
 
 use super::{File, Loader, Parsed};
 use crate::Host;
-use crate::elf::Elf;
+use crate::elf::{Elf, Section};
 use crate::format::{BUG_FRAMES, HOOKS, UNIQUE};
-use crate::problem::{Problem, Problems, Refusal};
-use alloc::borrow::ToOwned;
+use crate::problem::{Problem, Problems, Refusal, bytes, same};
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use xsplice_abi::note::parse_build_id;
 use xsplice_abi::payload::section;
 
@@ -38,8 +36,8 @@ impl<'a> Parsed<'a> {
             && wants != own_hypervisor
         {
             problems.push(Problem::OtherHypervisor {
-                wants: wants.to_owned(),
-                has: own_hypervisor.to_owned(),
+                wants: bytes(wants),
+                has: bytes(own_hypervisor),
             });
             return Err(file.findings.refuse());
         }
@@ -47,11 +45,10 @@ impl<'a> Parsed<'a> {
         let build_id = note(elf, section::BUILD_ID, problems).unwrap_or(b"");
         duplicates(elf, problems);
 
-        let same_id = |loaded: &&crate::Loaded| !build_id.is_empty() && loaded.build_id == build_id;
-        if let Some(loaded) = loader.stack.loaded().find(same_id) {
+        if let Some(loaded) = loader.stack.with_build_id(build_id) {
             problems.push(Problem::BuildIdLoaded {
-                id: build_id.to_owned(),
-                as_name: loaded.name.clone(),
+                id: bytes(build_id),
+                as_name: same(&loaded.name),
             });
         }
         (file.build_id, file.depends) = (build_id, depends.unwrap_or(b""));
@@ -82,18 +79,16 @@ fn note<'a>(elf: &Elf<'a>, name: &'static str, problems: &mut Problems) -> Optio
 fn duplicates(elf: &Elf<'_>, problems: &mut Problems) {
     let hooks = HOOKS.iter().map(|(name, _)| name);
     for name in UNIQUE.iter().chain(&BUG_FRAMES).chain(hooks) {
-        let sections: Vec<_> = elf
-            .sections
-            .iter()
-            .filter(|section| section.name == name.as_bytes())
-            .collect();
-        if let [first, others @ ..] = sections.as_slice() {
-            for second in others {
-                problems.push(Problem::Duplicate {
-                    first: first.index,
-                    second: second.id(),
-                });
-            }
+        let named = |section: &&Section<'_>| section.name == name.as_bytes();
+        let mut sections = elf.sections.iter().filter(named);
+        let Some(first) = sections.next() else {
+            continue;
+        };
+        for second in sections {
+            problems.push(Problem::Duplicate {
+                first: first.index,
+                second: second.id(),
+            });
         }
     }
 }

@@ -2,25 +2,20 @@
 
 //! The functions that a payload patches.
 
-use super::{Loader, Placed};
+use super::verified::Contents;
+use super::{Findings, Loader, Placed};
 use crate::format::{Bytes, FUNC_SIZE, MAX_NAME, NOP_LIMIT};
-use crate::problem::{Problem, Problems, text};
-use crate::stack::Id;
+use crate::problem::{Problem, Problems, printable, same, text};
+use crate::sort::sort;
 use crate::{Host, Region, x86_64};
-use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
 use alloc::string::String;
-use alloc::vec;
-use alloc::vec::Vec;
 use core::ops::Range;
 use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
+use xsplice_memory::{self as memory, NoMemory};
 use zerocopy::FromBytes as _;
 
-/// What a check gives. Its problem is boxed: hypervisors have little stack.
-type Checked<T> = Result<T, Box<Problem>>;
-
 /// A function that the payload patches.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Function {
     /// Its name in the payload; empty when it has none.
     pub name: String,
@@ -53,17 +48,29 @@ impl Function {
         self.old_addr.saturating_add(self.old_size.into())
     }
 
-    fn not_text(&self, index: usize) -> Box<Problem> {
-        Box::new(Problem::OldAddress {
+    #[inline(never)]
+    fn push_not_text(&self, index: usize, problems: &mut Problems) {
+        problems.push(Problem::OldAddress {
             index,
-            function: self.name.clone(),
+            function: same(&self.name),
             addr: self.old_addr,
             size: self.old_size,
-        })
+        });
+    }
+}
+
+/// Room for a name.
+#[derive(Debug)]
+pub(super) struct Name([u8; MAX_NAME]);
+
+impl Default for Name {
+    fn default() -> Self {
+        Self([0; MAX_NAME])
     }
 }
 
 /// One entry of `.livepatch.funcs`.
+#[derive(Debug)]
 pub(super) struct Record {
     /// Its number, of those in the section.
     pub(super) index: usize,
@@ -74,55 +81,50 @@ pub(super) struct Record {
 }
 
 impl Placed<'_> {
-    /// The functions; `None` without their section.
+    /// Adds the functions. Whether the payload has their section.
     #[inline(never)]
     pub(super) fn functions(
         &self,
         loader: &Loader<'_, impl Host>,
-        uses: &mut BTreeSet<Id>,
-        problems: &mut Problems,
-    ) -> Option<Vec<Record>> {
-        self.elf.section(section::FUNCS)?;
+        contents: &mut Contents,
+    ) -> Result<bool, NoMemory> {
+        if self.elf.section(section::FUNCS).is_none() {
+            return Ok(false);
+        }
+        let problems = &mut contents.findings.problems;
         let Some(table) = self.table(section::FUNCS, problems) else {
-            return Some(Vec::new());
+            return Ok(true);
         };
         if table.bytes.is_empty() {
             problems.push_empty(table.section);
         }
-        let mut functions = Vec::new();
         let expected = "a multiple of 104 (function records)";
         for (index, addr, record) in table.entries(FUNC_SIZE, expected, problems) {
-            let Ok(record) = LivepatchFunc::ref_from_bytes(record) else {
-                continue;
-            };
-            match self.function(loader, index, record) {
-                Ok(function) => {
-                    loader.note_owner(function.old_addr, uses);
-                    loader.note_owner(function.new_addr, uses);
-                    functions.push(Record {
-                        index,
-                        addr,
-                        function,
-                        expectation: record.expect,
-                    });
-                }
-                Err(problem) => problems.push(*problem),
+            if let Ok(record) = LivepatchFunc::ref_from_bytes(record) {
+                self.function(loader, (index, addr), record, contents)?;
             }
         }
-        Some(functions)
+        Ok(true)
     }
 
-    /// What a record says, when it is good.
+    /// Adds what a record says, when it is good.
     #[inline(never)]
     fn function(
         &self,
         loader: &Loader<'_, impl Host>,
-        index: usize,
+        (index, addr): (usize, u64),
         record: &LivepatchFunc,
-    ) -> Checked<Function> {
-        let name = self.string(loader, record.name.get());
+        contents: &mut Contents,
+    ) -> Result<(), NoMemory> {
+        let Contents {
+            findings: Findings { problems, uses, .. },
+            records,
+            name,
+            ..
+        } = contents;
+        let name = self.string(loader, record.name.get(), name);
         let mut function = Function {
-            name: name.as_deref().map(text).unwrap_or_default(),
+            name: printable(name.unwrap_or_default())?,
             old_addr: record.old_addr.get(),
             old_size: record.old_size.get(),
             new_addr: record.new_addr.get(),
@@ -130,35 +132,43 @@ impl Placed<'_> {
             patch_offset: 0,
         };
         if record.version != PAYLOAD_VERSION {
-            let (version, expected) = (record.version, PAYLOAD_VERSION);
-            return Err(Problem::FuncVersion {
-                index,
-                function: function.name,
-                version,
-                expected,
-            }
-            .into());
+            push_version(index, &function, record.version, problems);
+            return Ok(());
         }
         if function.old_addr == 0 {
-            function.old_addr = match &name {
-                Some(name) => old_address(loader, index, name)?,
+            match name.and_then(|name| loader.lookup(name)) {
+                Some((_, addr)) => function.old_addr = addr,
                 None => {
-                    let addr = record.name.get();
-                    return Err(Problem::FuncName { index, addr }.into());
+                    push_not_found(index, name, record, problems);
+                    return Ok(());
                 }
-            };
+            }
         }
-        check_old(loader, index, &function)?;
+        if !check_old(loader, index, &function, problems) {
+            return Ok(());
+        }
         let mut first = [0; 4];
         if !loader.host.read(function.old_addr, &mut first) {
-            return Err(function.not_text(index));
+            function.push_not_text(index, problems);
+            return Ok(());
         }
         function.patch_offset = x86_64::patch_offset(&first);
-        match function.new_addr {
-            0 => check_no_ops(index, &function)?,
-            _ => self.check_jump(loader, index, &function)?,
+        let good = match function.new_addr {
+            0 => check_no_ops(index, &function, problems),
+            _ => self.check_jump(loader, index, &function, problems),
+        };
+        if good {
+            loader.note_owner(function.old_addr, uses)?;
+            loader.note_owner(function.new_addr, uses)?;
+            let record = Record {
+                index,
+                addr,
+                function,
+                expectation: record.expect,
+            };
+            memory::push(records, record)?;
         }
-        Ok(function)
+        Ok(())
     }
 
     /// Whether there is room for the trampoline, and whether it reaches code.
@@ -168,7 +178,8 @@ impl Placed<'_> {
         loader: &Loader<'_, impl Host>,
         index: usize,
         function: &Function,
-    ) -> Checked<()> {
+        problems: &mut Problems,
+    ) -> bool {
         let &Function {
             old_addr,
             old_size,
@@ -176,61 +187,67 @@ impl Placed<'_> {
             patch_offset,
             ..
         } = function;
-        let name = || function.name.clone();
+        let name = || same(&function.name);
         let needed = x86_64::JUMP_SIZE + patch_offset;
         if old_size < needed {
-            return Err(Problem::TooSmall {
+            problems.push(Problem::TooSmall {
                 index,
                 function: name(),
                 old_size,
                 needed,
-            }
-            .into());
+            });
+            return false;
         }
         let from = old_addr.wrapping_add(u64::from(patch_offset));
         if x86_64::displacement(from, new_addr).is_none() {
-            return Err(Problem::Distance {
+            problems.push(Problem::Distance {
                 index,
                 function: name(),
                 old: old_addr,
                 new: new_addr,
-            }
-            .into());
+            });
+            return false;
         }
         let in_text = self.image.text().contains(new_addr, 1)
             || loader.stack.region(loader.host, new_addr) == Region::Text;
         if !in_text {
-            return Err(Problem::NewAddress {
+            problems.push(Problem::NewAddress {
                 index,
                 function: name(),
                 addr: new_addr,
-            }
-            .into());
+            });
+            return false;
         }
-        Ok(())
+        true
     }
 
-    /// The string at `addr`, in the payload or in the hypervisor.
+    /// The string at `addr`, in the payload or in the hypervisor, from where it
+    /// is copied to `buffer`.
     #[inline(never)]
-    fn string(&self, loader: &Loader<'_, impl Host>, addr: u64) -> Option<Vec<u8>> {
+    fn string<'b>(
+        &'b self,
+        loader: &Loader<'_, impl Host>,
+        addr: u64,
+        Name(buffer): &'b mut Name,
+    ) -> Option<&'b [u8]> {
         if addr == 0 {
             return None;
         }
         if let Some(span) = self.image.spans.iter().find(|span| span.contains(addr, 1)) {
             let offset = usize::try_from(addr - span.base).ok()?;
-            return Bytes(&span.bytes)
-                .c_str(offset, MAX_NAME)
-                .map(<[u8]>::to_vec);
+            return Bytes(&span.bytes).c_str(offset, MAX_NAME);
         }
-        let mut string = Vec::new();
-        for offset in 0..=MAX_NAME as u64 {
+        for offset in 0..=MAX_NAME {
             let mut byte = [0];
-            if !loader.host.read(addr.wrapping_add(offset), &mut byte) {
+            if !loader
+                .host
+                .read(addr.wrapping_add(offset as u64), &mut byte)
+            {
                 return None;
             }
             match byte {
-                [0] => return Some(string),
-                [byte] => string.push(byte),
+                [0] => return buffer.get(..offset),
+                [byte] => *buffer.get_mut(offset)? = byte,
             }
         }
         None
@@ -238,24 +255,45 @@ impl Placed<'_> {
 }
 
 #[inline(never)]
-fn old_address(loader: &Loader<'_, impl Host>, index: usize, name: &[u8]) -> Checked<u64> {
-    let found = loader.lookup(name).map(|(_, addr)| addr);
-    found.ok_or_else(|| {
-        let function = text(name);
-        Box::new(Problem::UnknownFunction { index, function })
-    })
+fn push_version(index: usize, function: &Function, version: u8, problems: &mut Problems) {
+    problems.push(Problem::FuncVersion {
+        index,
+        function: same(&function.name),
+        version,
+        expected: PAYLOAD_VERSION,
+    });
+}
+
+/// There is nothing of this name, or no name.
+#[inline(never)]
+fn push_not_found(
+    index: usize,
+    name: Option<&[u8]>,
+    record: &LivepatchFunc,
+    problems: &mut Problems,
+) {
+    let addr = record.name.get();
+    problems.push(match name.map(text) {
+        Some(function) => Problem::UnknownFunction { index, function },
+        None => Problem::FuncName { index, addr },
+    });
 }
 
 /// Whether the old function is code that may be patched.
 #[inline(never)]
-fn check_old(loader: &Loader<'_, impl Host>, index: usize, function: &Function) -> Checked<()> {
-    let (addr, name) = (function.old_addr, || function.name.clone());
+fn check_old(
+    loader: &Loader<'_, impl Host>,
+    index: usize,
+    function: &Function,
+    problems: &mut Problems,
+) -> bool {
+    let (addr, name) = (function.old_addr, || same(&function.name));
     let Some(last) = function.old_size.checked_sub(1) else {
-        return Err(Problem::NoOldSize {
+        problems.push(Problem::NoOldSize {
             index,
             function: name(),
-        }
-        .into());
+        });
+        return false;
     };
     let last = addr.wrapping_add(last.into());
     match (
@@ -264,64 +302,68 @@ fn check_old(loader: &Loader<'_, impl Host>, index: usize, function: &Function) 
     ) {
         (Region::Text, Region::Text) => {}
         (Region::Init, _) => {
-            return Err(Problem::OldInit {
+            problems.push(Problem::OldInit {
                 index,
                 function: name(),
                 addr,
-            }
-            .into());
+            });
+            return false;
         }
-        _ => return Err(function.not_text(index)),
+        _ => {
+            function.push_not_text(index, problems);
+            return false;
+        }
     }
-    match loader.host.denied(addr..function.end()) {
-        None => Ok(()),
-        Some(reason) => Err(Box::new(Problem::Denied {
+    let denied = loader.host.denied(addr..function.end());
+    if let Some(reason) = denied {
+        problems.push(Problem::Denied {
             index,
             function: name(),
             addr,
             reason,
-        })),
+        });
     }
+    denied.is_none()
 }
 
 /// Whether so many bytes can be made no-ops.
 #[inline(never)]
-fn check_no_ops(index: usize, function: &Function) -> Checked<()> {
+fn check_no_ops(index: usize, function: &Function, problems: &mut Problems) -> bool {
     let &Function {
         old_size,
         new_size,
         patch_offset,
         ..
     } = function;
-    let function = || function.name.clone();
+    let function = || same(&function.name);
     if new_size > NOP_LIMIT {
-        return Err(Problem::NopTooLong {
+        problems.push(Problem::NopTooLong {
             index,
             function: function(),
             new_size,
             limit: NOP_LIMIT,
-        }
-        .into());
+        });
+        return false;
     }
     if new_size > old_size {
-        return Err(Problem::NopPastEnd {
+        problems.push(Problem::NopPastEnd {
             index,
             function: function(),
             new_size,
             old_size,
-        }
-        .into());
+        });
+        return false;
     }
     if new_size < patch_offset {
-        return Err(Problem::NopInEndbr {
+        problems.push(Problem::NopInEndbr {
             index,
             function: function(),
             new_size,
             endbr: patch_offset,
-        }
-        .into());
+        });
+        return false;
     }
-    Ok(())
+    true
 }
 
 /// Checks what concerns all functions together, in the order of their addresses.
@@ -330,20 +372,20 @@ pub(super) fn check_all(
     loader: &Loader<'_, impl Host>,
     records: &[Record],
     problems: &mut Problems,
-) {
-    let mut sorted: Vec<_> = records.iter().collect();
-    sorted.sort_unstable_by_key(|record| (record.function.old_addr, record.index));
+) -> Result<(), NoMemory> {
+    let mut sorted = memory::collect(records)?;
+    let order = |record: &Record| (record.function.old_addr, record.index);
+    sort(&mut sorted, |a, b| order(a) < order(b));
     overlaps(&sorted, problems);
     let mut cursor = Cursor::default();
     for record in sorted {
-        if let Err(problem) = cursor.boundaries(loader, record.index, &record.function) {
-            problems.push(*problem);
-            // The rest of a hostile file is not worth the time.
-            if problems.more != 0 {
-                return;
-            }
+        cursor.boundaries(loader, record.index, &record.function, problems)?;
+        // The rest of a hostile file is not worth the time.
+        if problems.more != 0 {
+            break;
         }
     }
+    Ok(())
 }
 
 /// How far a function of the hypervisor was decoded. Records come in the order
@@ -365,7 +407,8 @@ impl Cursor {
         loader: &Loader<'_, impl Host>,
         index: usize,
         function: &Function,
-    ) -> Checked<()> {
+        problems: &mut Problems,
+    ) -> Result<(), NoMemory> {
         let (addr, patched) = (function.old_addr, function.patched().end);
         let end = match function.new_addr {
             0 => patched,
@@ -378,35 +421,39 @@ impl Cursor {
         if self.function != whole || self.at > addr {
             (self.function, self.at) = (whole, whole);
         }
-        let undecodable = |addr| {
-            Box::new(Problem::Undecodable {
+        let mut undecodable = |addr| {
+            problems.push(Problem::Undecodable {
                 index,
-                function: function.name.clone(),
+                function: same(&function.name),
                 addr,
-            })
+            });
+            Ok(())
         };
         let last = end.saturating_add(x86_64::LONGEST as u64);
         let last = last.min(function.end()).max(end);
         let size = usize::try_from(last - self.at).unwrap_or(usize::MAX);
-        let mut code = vec![0; size.min(FUNCTION_LIMIT)];
+        let mut code = memory::filled(0, size.min(FUNCTION_LIMIT))?;
         if !loader.host.read(self.at, &mut code) {
-            return Err(undecodable(self.at));
+            return undecodable(self.at);
         }
         let mut code = code.as_slice();
         for (what, at) in [("begin", addr), ("end", end)] {
             let offset = usize::try_from(at - self.at).unwrap_or(usize::MAX);
-            let across = x86_64::across(code, offset);
-            let across = across.map_err(|read| undecodable(self.at + read as u64))?;
-            if let Some((begin, end)) = across {
-                return Err(Box::new(Problem::Boundary {
-                    index,
-                    function: function.name.clone(),
-                    addr,
-                    size: u32::try_from(patched - addr).unwrap_or(u32::MAX),
-                    what,
-                    begin: self.at + begin as u64,
-                    length: (end - begin) as u64,
-                }));
+            match x86_64::across(code, offset) {
+                Err(read) => return undecodable(self.at + read as u64),
+                Ok(Some((begin, end))) => {
+                    problems.push(Problem::Boundary {
+                        index,
+                        function: same(&function.name),
+                        addr,
+                        size: u32::try_from(patched - addr).unwrap_or(u32::MAX),
+                        what,
+                        begin: self.at + begin as u64,
+                        length: (end - begin) as u64,
+                    });
+                    return Ok(());
+                }
+                Ok(None) => {}
             }
             if what == "begin" {
                 code = code.get(offset..).unwrap_or_default();
@@ -431,9 +478,9 @@ fn overlaps(sorted: &[&Record], problems: &mut Problems) {
         if addr - a.function.old_addr < u64::from(a.function.old_size) {
             problems.push(Problem::FuncOverlap {
                 first: a.index,
-                first_name: a.function.name.clone(),
+                first_name: same(&a.function.name),
                 second: b.index,
-                second_name: b.function.name.clone(),
+                second_name: same(&b.function.name),
                 addr,
             });
         }

@@ -9,8 +9,8 @@ use crate::format::MAX_IMAGE;
 use crate::image::{Image, PAGE};
 use crate::problem::{Problem, Refusal};
 use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
+use xsplice_memory as memory;
 
 const TEXT: usize = 0;
 const WRITABLE: usize = 1;
@@ -36,7 +36,7 @@ impl<'a> DependencyChecked<'a> {
         } = *self.0;
         let problems = &mut findings.problems;
         let mut sizes = [0_u64; 3];
-        let mut places = vec![None; elf.sections.len()];
+        let mut places = memory::filled(None, elf.sections.len())?;
         for (section, place) in elf.sections.iter().zip(&mut places) {
             if !section.allocated() {
                 continue;
@@ -87,22 +87,25 @@ impl<'a> DependencyChecked<'a> {
             });
             return Err(findings.refuse());
         }
-        let Some(memory) = loader.host.allocate(total.max(PAGE)) else {
+        let Some(resident) = loader.host.allocate(total.max(PAGE)) else {
             problems.push(Problem::NoMemory { size: total });
             return Err(findings.refuse());
         };
 
-        let mut next = memory.base();
-        let mut image = Image {
-            spans: Default::default(),
-            memory,
-        };
+        let mut next = resident.base();
+        let mut image = Box::write(
+            memory::place()?,
+            Image {
+                spans: Default::default(),
+                memory: resident,
+            },
+        );
         for ((span, size), pages) in image.spans.iter_mut().zip(sizes).zip(pages) {
             span.base = next;
-            span.bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+            span.bytes = memory::filled(0, usize::try_from(size).unwrap_or(0))?;
             next = next.saturating_add(pages);
         }
-        let mut addresses = vec![None; elf.sections.len()];
+        let mut addresses = memory::filled(None, elf.sections.len())?;
         for ((section, place), address) in elf.sections.iter().zip(places).zip(&mut addresses) {
             let Some((kind, offset)) = place else {
                 continue;
@@ -116,15 +119,19 @@ impl<'a> DependencyChecked<'a> {
                 dest.copy_from_slice(section.data);
             }
         }
-        Ok(LaidOut(Box::new(Placed {
-            findings,
-            elf,
-            build_id,
-            depends,
-            image,
-            addresses,
-            targets: Vec::new(),
-            boot_references: Vec::new(),
-        })))
+        let place = memory::place()?;
+        Ok(LaidOut(Box::write(
+            place,
+            Placed {
+                findings,
+                elf,
+                build_id,
+                depends,
+                image,
+                addresses,
+                targets: Vec::new(),
+                boot_references: Vec::new(),
+            },
+        )))
     }
 }

@@ -23,14 +23,16 @@ pub use verified::Verified;
 
 use crate::elf::Elf;
 use crate::image::Image;
-use crate::problem::{Problems, Refusal};
+use crate::problem::{Problems, Refusal, copied};
+use crate::sort::sort;
 use crate::stack::Id;
 use crate::{Host, Stack};
-use alloc::collections::BTreeSet;
-use alloc::string::{String, ToString};
+use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 use boot::BootReference;
 use resolve::Target;
+use xsplice_memory::{self as memory, NoMemory};
 
 /// What is accepted beyond what every host accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +65,7 @@ impl<H: Host> Loader<'_, H> {
         Parsed::parse(name, file)?
             .check_dependencies(self)?
             .lay_out(self)?
-            .resolve(self)
+            .resolve(self)?
             .relocate(self)
             .verify(self)
     }
@@ -89,8 +91,8 @@ impl<H: Host> Loader<'_, H> {
 
     /// Notes that a payload is needed when `addr` is in its code.
     #[inline(never)]
-    fn note_owner(&self, addr: u64, uses: &mut BTreeSet<Id>) {
-        uses.extend(self.stack.owner(addr));
+    fn note_owner(&self, addr: u64, uses: &mut Uses) -> Result<(), NoMemory> {
+        uses.note(self.stack.owner(addr))
     }
 
     fn lookup_plain(&self, name: &[u8]) -> Option<(Option<Id>, u64)> {
@@ -106,12 +108,32 @@ impl<H: Host> Loader<'_, H> {
 }
 
 /// What goes through all stages: the payload's name and what was found so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Findings {
     payload: String,
     problems: Problems,
-    /// Payloads that this one cannot be without.
-    uses: BTreeSet<Id>,
+    uses: Uses,
+}
+
+/// Payloads that this one cannot be without; again and again, until they are
+/// [`sorted`](Self::sorted).
+#[derive(Debug, Default)]
+struct Uses(Vec<Id>);
+
+impl Uses {
+    fn note(&mut self, id: Option<Id>) -> Result<(), NoMemory> {
+        match id {
+            Some(id) if self.0.last() != Some(&id) => memory::push(&mut self.0, id),
+            _ => Ok(()),
+        }
+    }
+
+    /// Each once, in order.
+    fn sorted(mut self) -> Vec<Id> {
+        sort(&mut self.0, |a, b| a < b);
+        self.0.dedup();
+        self.0
+    }
 }
 
 /// A payload that has no addresses yet. Boxed, as [`Placed`].
@@ -132,7 +154,7 @@ struct Placed<'a> {
     elf: Elf<'a>,
     build_id: &'a [u8],
     depends: &'a [u8],
-    image: Image,
+    image: Box<Image>,
     /// The address of each section that is loaded.
     addresses: Vec<Option<u64>>,
     /// What each symbol stands for, when they are resolved.
@@ -142,21 +164,26 @@ struct Placed<'a> {
 }
 
 impl Findings {
-    fn new(payload: &str) -> Self {
-        Self {
-            payload: payload.to_string(),
+    fn new(payload: &str) -> Result<Self, NoMemory> {
+        Ok(Self {
+            payload: copied(payload)?,
             problems: Problems::default(),
-            uses: BTreeSet::new(),
-        }
+            uses: Uses::default(),
+        })
     }
 
     #[inline(never)]
     fn refuse(self) -> Refusal {
-        let Problems { list, more } = self.problems;
+        let Problems {
+            list,
+            more,
+            no_memory,
+        } = self.problems;
         Refusal {
             payload: self.payload,
             problems: list,
             more,
+            no_memory,
         }
     }
 }

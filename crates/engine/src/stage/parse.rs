@@ -6,6 +6,7 @@ use super::{File, Findings};
 use crate::elf::Elf;
 use crate::problem::Refusal;
 use alloc::boxed::Box;
+use xsplice_memory as memory;
 
 /// A relocatable ELF file for this machine, within the loader's limits.
 #[derive(Debug)]
@@ -18,14 +19,18 @@ impl<'a> Parsed<'a> {
     /// [`Refusal`] when it is not a payload file at all.
     #[inline(never)]
     pub fn parse(name: &str, file: &'a [u8]) -> Result<Self, Refusal> {
-        let mut findings = Findings::new(name);
+        let mut findings = Findings::new(name)?;
+        let place = memory::place()?;
         match Elf::parse(file, &mut findings.problems) {
-            Some(elf) => Ok(Self(Box::new(File {
-                findings,
-                elf,
-                build_id: b"",
-                depends: b"",
-            }))),
+            Some(elf) => Ok(Self(Box::write(
+                place,
+                File {
+                    findings,
+                    elf,
+                    build_id: b"",
+                    depends: b"",
+                },
+            ))),
             None => Err(findings.refuse()),
         }
     }

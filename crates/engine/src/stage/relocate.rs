@@ -12,8 +12,8 @@ use crate::image::Image;
 use crate::problem::Problem;
 use crate::x86_64::stock_relocation;
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use xsplice_link::reloc::{WriteError, x86_64};
+use xsplice_memory as memory;
 
 const RELA_SIZE: u64 = 24;
 
@@ -96,20 +96,26 @@ impl Placed<'_> {
                 symbol,
                 addend: addend.cast_signed(),
             };
-            if let Err(problem) = perform(
+            let performed = perform(
                 elf,
                 targets,
-                (image, boot_references),
+                image,
                 &section,
                 (&target, base),
                 &relocation,
                 policy,
-            ) {
-                findings.problems.push(problem);
-                // The rest of a hostile file is not worth the time.
-                if findings.problems.more != 0 {
-                    return;
+            );
+            match performed {
+                Ok(None) => {}
+                Ok(Some(reference)) => {
+                    let noted = memory::push(boot_references, reference);
+                    findings.problems.noted(noted);
                 }
+                Err(problem) => findings.problems.push(problem),
+            }
+            // The rest of a hostile file is not worth the time.
+            if findings.problems.more != 0 {
+                return;
             }
         }
     }
@@ -123,16 +129,17 @@ struct Entry {
     addend: i64,
 }
 
+/// Writes one field. What it leads to, if that is freed after boot.
 #[inline(never)]
 fn perform(
     elf: &Elf<'_>,
     targets: &[Target],
-    (image, boot_references): (&mut Image, &mut Vec<BootReference>),
+    image: &mut Image,
     section: &Section<'_>,
     (target, base): (&Section<'_>, u64),
     entry: &Entry,
     policy: Policy,
-) -> Result<(), Problem> {
+) -> Result<Option<BootReference>, Problem> {
     let (index, offset, r_type) = (entry.index, entry.offset, entry.r_type);
     if entry.symbol == 0 {
         return Err(Problem::NoSymbol {
@@ -183,10 +190,11 @@ fn perform(
     if relocation.size != 0 && end.is_none_or(|end| end > target.size) {
         return Err(past_end());
     }
+    let mut boot_reference = None;
     let value = match *value {
         Target::Address(value) => value,
         // Whoever could not find it has said so.
-        Target::Unknown => return Ok(()),
+        Target::Unknown => return Ok(None),
         Target::Ignored => {
             let symbol = symbol();
             return Err(Problem::IgnoredSymbol {
@@ -196,7 +204,7 @@ fn perform(
             });
         }
         Target::Init(addr) => {
-            boot_references.push(BootReference {
+            boot_reference = Some(BootReference {
                 section: section.index,
                 index,
                 symbol: number,
@@ -207,12 +215,13 @@ fn perform(
         }
     };
     if relocation.size == 0 {
-        return Ok(());
+        return Ok(boot_reference);
     }
     let place = base.wrapping_add(offset);
     let field = image.get_mut(place, relocation.size).ok_or_else(past_end)?;
     relocation
         .write(field, relocation.value(value, entry.addend, place))
+        .map(|()| boot_reference)
         .map_err(|error| match error {
             WriteError::Overflow(overflow) => {
                 let symbol = symbol();

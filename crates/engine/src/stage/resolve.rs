@@ -2,13 +2,12 @@
 
 //! Which address each symbol has.
 
-use super::{Findings, LaidOut, Loader, Placed};
+use super::{Findings, LaidOut, Loader, Placed, Uses};
 use crate::elf::{SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF};
-use crate::problem::Problem;
-use crate::stack::Id;
+use crate::problem::{Problem, Refusal};
 use crate::{Host, Region};
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
+use xsplice_memory::{self as memory, NoMemory};
 
 /// What a symbol stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +29,11 @@ pub struct Resolved<'a>(pub(super) Box<Placed<'a>>);
 impl<'a> LaidOut<'a> {
     /// Looks each symbol up: in the payload, in the hypervisor, then in the
     /// payloads that are loaded.
-    #[must_use]
+    ///
+    /// # Errors
+    /// [`Refusal`] when there is no memory to note what was found.
     #[inline(never)]
-    pub fn resolve(mut self, loader: &Loader<'_, impl Host>) -> Resolved<'a> {
+    pub fn resolve(mut self, loader: &Loader<'_, impl Host>) -> Result<Resolved<'a>, Refusal> {
         let Placed {
             findings,
             elf,
@@ -41,11 +42,11 @@ impl<'a> LaidOut<'a> {
             ..
         } = &mut *self.0;
         let Findings { problems, uses, .. } = findings;
-        targets.reserve(elf.symbols.len());
+        *targets = memory::with_room(elf.symbols.len())?;
         for (index, symbol) in elf.symbols.iter().enumerate() {
             let target = match symbol.section {
                 _ if index == 0 => Target::Unknown,
-                SHN_UNDEF => lookup(loader, symbol.name, uses).unwrap_or_else(|| {
+                SHN_UNDEF => lookup(loader, symbol.name, uses)?.unwrap_or_else(|| {
                     problems.push(Problem::UnknownSymbol {
                         index,
                         symbol: symbol.text(),
@@ -83,16 +84,22 @@ impl<'a> LaidOut<'a> {
                     Some(Some(base)) => Target::Address(base.wrapping_add(symbol.value)),
                 },
             };
-            targets.push(target);
+            memory::push(targets, target)?;
         }
-        Resolved(self.0)
+        Ok(Resolved(self.0))
     }
 }
 
-fn lookup(loader: &Loader<'_, impl Host>, name: &[u8], uses: &mut BTreeSet<Id>) -> Option<Target> {
-    let (owner, addr) = loader.lookup(name)?;
-    uses.extend(owner);
-    Some(target(loader, addr))
+fn lookup(
+    loader: &Loader<'_, impl Host>,
+    name: &[u8],
+    uses: &mut Uses,
+) -> Result<Option<Target>, NoMemory> {
+    let Some((owner, addr)) = loader.lookup(name) else {
+        return Ok(None);
+    };
+    uses.note(owner)?;
+    Ok(Some(target(loader, addr)))
 }
 
 /// An address, of which it is said when it is gone after boot.

@@ -3,17 +3,17 @@
 //! The tables that the hypervisor uses while the payload is loaded: hooks, bug
 //! frames, alternatives, exceptions and the description.
 
-use super::{Loader, Placed};
+use super::verified::Contents;
+use super::{Findings, Loader, Placed};
 use crate::elf::Section;
 use crate::format::{self, BUG_FRAMES, Bytes, HOOKS};
 use crate::host::Hook;
 use crate::problem::{Problem, Problems};
-use crate::stack::{Hooks, Id};
 use crate::x86_64::{ALTERNATIVE_SIZE, Alternative};
 use crate::{Host, Region};
-use alloc::collections::BTreeSet;
 use core::ops::Range;
 use xsplice_abi::payload::section;
+use xsplice_memory::NoMemory;
 
 /// A section with the address and the bytes it has after relocation.
 pub(super) struct Table<'a, 'e> {
@@ -48,7 +48,7 @@ impl<'a, 'e> Table<'a, 'e> {
 
 /// Addresses of the tables that the hypervisor takes over; empty where there
 /// is none.
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Tables {
     pub(super) funcs: Range<u64>,
     pub(super) alternatives: Range<u64>,
@@ -89,18 +89,16 @@ impl<'e> Placed<'e> {
     pub(super) fn hooks(
         &self,
         loader: &Loader<'_, impl Host>,
-        hooks: &mut Hooks,
-        uses: &mut BTreeSet<Id>,
-        problems: &mut Problems,
-    ) -> bool {
+        contents: &mut Contents,
+    ) -> Result<bool, NoMemory> {
         let mut any = false;
         for &(name, hook) in &HOOKS {
-            if let Some(table) = self.table(name, problems) {
+            if let Some(table) = self.table(name, &mut contents.findings.problems) {
                 any = true;
-                self.hooks_of(loader, &table, (hook, &mut *hooks), uses, problems);
+                self.hooks_of(loader, &table, hook, contents)?;
             }
         }
-        any
+        Ok(any)
     }
 
     #[inline(never)]
@@ -108,15 +106,20 @@ impl<'e> Placed<'e> {
         &self,
         loader: &Loader<'_, impl Host>,
         table: &Table<'_, '_>,
-        (hook, hooks): (Hook, &mut Hooks),
-        uses: &mut BTreeSet<Id>,
-        problems: &mut Problems,
-    ) {
+        hook: Hook,
+        contents: &mut Contents,
+    ) -> Result<(), NoMemory> {
+        let Contents {
+            findings: Findings { problems, uses, .. },
+            hooks,
+            ..
+        } = contents;
         let single = !matches!(hook, Hook::Load | Hook::Unload);
         if table.bytes.is_empty() {
             problems.push_empty(table.section);
         } else if single && table.bytes.len() != 8 {
-            return problems.push_entry_size(table.section, "one pointer (8 bytes)");
+            problems.push_entry_size(table.section, "one pointer (8 bytes)");
+            return Ok(());
         }
         for (index, _, bytes) in table.entries(8, "a multiple of 8 (pointers)", problems) {
             let addr = Bytes(bytes).u64(0).unwrap_or(0);
@@ -129,9 +132,10 @@ impl<'e> Placed<'e> {
             if !code {
                 problems.push_no_code(table.section, index, addr);
             }
-            loader.note_owner(addr, uses);
-            hooks.add(hook, addr);
+            loader.note_owner(addr, uses)?;
+            hooks.add(hook, addr)?;
         }
+        Ok(())
     }
 
     /// Where the tables are that the hypervisor takes over.

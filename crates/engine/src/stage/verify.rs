@@ -5,21 +5,19 @@
 use super::function::{Record, check_all};
 use super::resolve::Target;
 use super::verified::{Contents, Verified};
-use super::{Loader, Placed, Relocated};
+use super::{Findings, Loader, Placed, Relocated};
 use crate::Host;
 use crate::elf::{SHF_MERGE, SHF_WRITE};
 use crate::format::{MAX_IMAGE, MAX_NAME};
 use crate::host::Symbol;
-use crate::problem::{Problem, Problems, Refusal, text};
-use crate::stack::Hooks;
-use alloc::borrow::ToOwned;
-use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
+use crate::problem::{Problem, Problems, Refusal, printable, same};
+use crate::sort::sort;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use xsplice_abi::payload::{LivepatchFunc, section};
-use xsplice_abi::preimage::{self, Preimage};
+use xsplice_abi::preimage;
+use xsplice_memory::{self as memory, NoMemory};
 
 impl Relocated<'_> {
     /// Checks what the payload patches, its hooks, its tables and its symbols.
@@ -29,58 +27,43 @@ impl Relocated<'_> {
     #[inline(never)]
     pub fn verify(self, loader: &Loader<'_, impl Host>) -> Result<Verified, Refusal> {
         let mut placed = self.0;
-        let mut problems = core::mem::take(&mut placed.findings.problems);
-        let mut uses = core::mem::take(&mut placed.findings.uses);
-        let records = placed.functions(loader, &mut uses, &mut problems);
-        let mut hooks = Hooks::default();
-        let hooked = placed.hooks(loader, &mut hooks, &mut uses, &mut problems);
-        if records.is_none() && !hooked {
+        let mut contents = Contents::boxed()?;
+        contents.findings = core::mem::take(&mut placed.findings);
+        let patches = placed.functions(loader, &mut contents)?;
+        let hooked = placed.hooks(loader, &mut contents)?;
+        let problems = &mut contents.findings.problems;
+        if !patches && !hooked {
             problems.push_nothing_to_do();
         }
-        let records = records.unwrap_or_default();
-        check_all(loader, &records, &mut problems);
-        placed.check_boot_references(loader, &records, &mut problems);
-        let preimages = placed.preimages(&mut problems);
-        placed.check_tables(&mut problems);
-        let (symbols, new_symbols) = placed.symbols(loader, &records, &mut problems);
-        placed.fill_in_addresses(&records);
-        let refused = problems.refused();
-        (placed.findings.problems, placed.findings.uses) = (problems, uses);
-        if refused {
-            return Err(placed.findings.refuse());
+        check_all(loader, &contents.records, problems)?;
+        placed.check_boot_references(loader, &contents.records, problems)?;
+        contents.preimages = placed.preimages(problems)?;
+        placed.check_tables(problems);
+        placed.symbols(loader, &mut contents)?;
+        placed.fill_in_addresses(&contents.records);
+        if contents.findings.problems.refused() {
+            return Err(contents.findings.refuse());
         }
-        Ok(placed.finish(records, (preimages, hooks), (symbols, new_symbols)))
+        placed.finish(&mut contents)?;
+        let image = placed.image;
+        Ok(Verified { image, contents })
     }
 }
 
 impl Placed<'_> {
-    /// What is to be kept of a payload that is good.
+    /// Adds what is to be kept of a payload that is good.
     #[inline(never)]
-    fn finish(
-        self: Box<Self>,
-        records: Vec<Record>,
-        (preimages, hooks): (Vec<Preimage>, Hooks),
-        (symbols, new_symbols): (Vec<Symbol>, BTreeMap<Vec<u8>, u64>),
-    ) -> Verified {
-        let (functions, expectations) = records
-            .into_iter()
-            .map(|record| (record.function, record.expectation))
-            .unzip();
-        Verified(Box::new(Contents {
-            tables: self.tables(),
-            metadata: self.metadata(),
-            writable_data: self.writable_data(),
-            build_id: self.build_id.to_owned(),
-            depends: self.depends.to_owned(),
-            findings: self.findings,
-            image: self.image,
-            functions,
-            expectations,
-            preimages,
-            hooks,
-            symbols,
-            new_symbols,
-        }))
+    fn finish(&self, contents: &mut Contents) -> Result<(), NoMemory> {
+        let records = core::mem::take(&mut contents.records);
+        let expectations = records.iter().map(|record| record.expectation);
+        contents.expectations = memory::collect(expectations)?;
+        contents.functions = memory::collect(records.into_iter().map(|record| record.function))?;
+        contents.tables = self.tables();
+        contents.metadata = self.metadata()?;
+        contents.writable_data = self.writable_data();
+        contents.build_id = memory::copy(self.build_id)?;
+        contents.depends = memory::copy(self.depends)?;
+        Ok(())
     }
 
     /// Whether it has data that it could change; its records do not count.
@@ -93,28 +76,27 @@ impl Placed<'_> {
         })
     }
 
-    /// What the old functions must be, as the preimage notes say.
+    /// The notes that say what the old functions must be.
     #[inline(never)]
-    fn preimages(&self, problems: &mut Problems) -> Vec<Preimage> {
+    fn preimages(&self, problems: &mut Problems) -> Result<Vec<u8>, NoMemory> {
         let Some(section) = self.elf.section(preimage::SECTION) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
-        let section_id = || section.id();
-        let Some(notes) = Preimage::read_all(section.data) else {
-            let section = section_id();
+        let sizes = preimage::notes(section.data).map(|note| Some(u64::from(note?.size)));
+        let Some(size) = sizes.sum::<Option<u64>>() else {
+            let section = section.id();
             problems.push(Problem::PreimageDamaged { section });
-            return Vec::new();
+            return Ok(Vec::new());
         };
-        let size = notes.iter().map(|note| u64::from(note.size)).sum();
         if size > MAX_IMAGE {
-            let (section, limit) = (section_id(), MAX_IMAGE);
+            let (section, limit) = (section.id(), MAX_IMAGE);
             problems.push(Problem::PreimageSize {
                 section,
                 size,
                 limit,
             });
         }
-        notes
+        memory::copy(section.data)
     }
 
     /// Writes into each record the address that its name was found at.
@@ -130,16 +112,18 @@ impl Placed<'_> {
     }
 
     #[inline(never)]
-    fn metadata(&self) -> Vec<String> {
+    fn metadata(&self) -> Result<Vec<String>, NoMemory> {
         let strings = self
             .elf
             .section(section::MODINFO)
             .map_or(&b""[..], |section| section.data);
-        strings
-            .split(|byte| *byte == 0)
-            .filter(|string| !string.is_empty())
-            .map(text)
-            .collect()
+        let mut metadata = Vec::new();
+        for string in strings.split(|byte| *byte == 0) {
+            if !string.is_empty() {
+                memory::push(&mut metadata, printable(string)?)?;
+            }
+        }
+        Ok(metadata)
     }
 
     /// The symbols in sections that are loaded, and those of them that later
@@ -148,15 +132,20 @@ impl Placed<'_> {
     fn symbols(
         &self,
         loader: &Loader<'_, impl Host>,
-        records: &[Record],
-        problems: &mut Problems,
-    ) -> (Vec<Symbol>, BTreeMap<Vec<u8>, u64>) {
-        let mut replaced = BTreeSet::new();
-        replaced.extend(records.iter().map(|record| record.function.new_addr));
+        contents: &mut Contents,
+    ) -> Result<(), NoMemory> {
+        let Contents {
+            findings: Findings { problems, .. },
+            records,
+            symbols,
+            new_symbols,
+            ..
+        } = contents;
+        let mut replaced = memory::collect(records.iter().map(|r| r.function.new_addr))?;
+        sort(&mut replaced, |a, b| a < b);
         // On top of nothing, while there is something: only replace applies it,
         // and then what has the same name is gone.
         let only_replaces = self.depends == loader.host.build_id() && loader.stack.top().is_some();
-        let (mut symbols, mut new_symbols) = (Vec::new(), BTreeMap::new());
         for (index, (symbol, target)) in self.elf.symbols.iter().zip(&self.targets).enumerate() {
             let (Some(section), &Target::Address(addr)) =
                 (self.elf.sections.get(usize::from(symbol.section)), target)
@@ -178,38 +167,37 @@ impl Placed<'_> {
                     limit,
                 });
             }
-            let new = !replaced.contains(&addr);
-            symbols.push(Symbol {
-                name: symbol.text(),
+            let new = replaced.binary_search(&addr).is_err();
+            let shown = Symbol {
+                name: printable(symbol.name)?,
                 addr,
                 size: symbol.size,
                 new,
-            });
+            };
+            memory::push(symbols, shown)?;
             if !new {
                 continue;
             }
             let owner = match loader.host.lookup_symbol(symbol.name) {
-                Some(found) if found != 0 => Some("the hypervisor".to_owned()),
+                Some(found) if found != 0 => Some("the hypervisor"),
                 _ if only_replaces => None,
                 _ => loader
                     .stack
                     .symbol(symbol.name)
-                    .and_then(|(owner, _)| Some(loader.stack.get(owner)?.name.clone())),
+                    .and_then(|(owner, _)| Some(loader.stack.get(owner)?.name.as_str())),
             };
             match owner {
                 Some(owner) => {
-                    let symbol = symbol.text();
+                    let (symbol, owner) = (symbol.text(), same(owner));
                     problems.push(Problem::DuplicateSymbol {
                         index,
                         symbol,
                         owner,
                     });
                 }
-                None => {
-                    new_symbols.entry(symbol.name.to_vec()).or_insert(addr);
-                }
+                None => new_symbols.add(symbol.name, addr)?,
             }
         }
-        (symbols, new_symbols)
+        Ok(())
     }
 }

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Sorting in place. What `core` has is faster, but takes up to 1600 bytes of
+//! stack, and several kilobytes of code for each type.
+
+/// Sorts `items` in O(n log n), in O(n) when they are in order already. The
+/// order of equal ones may change.
+pub(crate) fn sort<T>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
+    if items.is_sorted_by(|a, b| !is_less(b, a)) {
+        return;
+    }
+    for root in (0..items.len() / 2).rev() {
+        sift(items, root, &is_less);
+    }
+    let mut heap = items;
+    while let Some(last) = heap.len().checked_sub(1) {
+        heap.swap(0, last);
+        heap = heap.get_mut(..last).unwrap_or_default();
+        sift(heap, 0, &is_less);
+    }
+}
+
+/// Puts what is at `parent` to its place in a heap, below what is larger.
+fn sift<T>(heap: &mut [T], mut parent: usize, is_less: impl Fn(&T, &T) -> bool) {
+    loop {
+        let left = 2 * parent + 1;
+        let (child, larger) = match (heap.get(left), heap.get(left + 1)) {
+            (Some(a), Some(b)) if is_less(a, b) => (left + 1, b),
+            (Some(a), _) => (left, a),
+            (None, _) => return,
+        };
+        if !heap.get(parent).is_some_and(|item| is_less(item, larger)) {
+            return;
+        }
+        heap.swap(parent, child);
+        parent = child;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sort;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_sorts(mut items: Vec<u8>) {
+            let mut sorted = items.clone();
+            sorted.sort_unstable();
+            sort(&mut items, |a, b| a < b);
+            prop_assert_eq!(items, sorted);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Memory that may not be there.
+//!
+//! A hypervisor must not stop because a list could not grow. The usual
+//! operations of `alloc` have no other answer; these say [`NoMemory`]. For Xen,
+//! `alloc` is compiled without the others (`no_global_oom_handling`), so that no
+//! use of them gets into a hypervisor.
+//!
+//! * **Trusts** the global allocator.
+//! * **Guarantees** that what fails has changed nothing.
+#![no_std]
+
+extern crate alloc;
+
+use alloc::alloc::{Layout, alloc};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+use core::mem::MaybeUninit;
+
+/// There is no memory left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMemory;
+
+impl fmt::Display for NoMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("there is no memory left")
+    }
+}
+
+impl core::error::Error for NoMemory {}
+
+/// Adds `item` to `list`.
+///
+/// # Errors
+/// [`NoMemory`]; `item` is dropped then.
+#[inline]
+pub fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), NoMemory> {
+    list.try_reserve(1).map_err(|_| NoMemory)?;
+    put(list, item);
+    Ok(())
+}
+
+/// Adds `item` to `list`, which has room for it; without, drops it.
+#[inline]
+fn put<T>(list: &mut Vec<T>, item: T) {
+    if let Some(place) = list.spare_capacity_mut().first_mut() {
+        place.write(item);
+        let length = list.len() + 1;
+        // SAFETY: there is room for one more, and it was just written.
+        unsafe { list.set_len(length) };
+    }
+}
+
+/// A list of `items`.
+///
+/// # Errors
+/// [`NoMemory`]; those that were taken already are dropped then.
+pub fn collect<T>(items: impl IntoIterator<Item = T>) -> Result<Vec<T>, NoMemory> {
+    let items = items.into_iter();
+    let mut list = with_room(items.size_hint().0)?;
+    for item in items {
+        push(&mut list, item)?;
+    }
+    Ok(list)
+}
+
+/// An empty list with room for `count` items.
+///
+/// # Errors
+/// [`NoMemory`].
+pub fn with_room<T>(count: usize) -> Result<Vec<T>, NoMemory> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(count).map_err(|_| NoMemory)?;
+    Ok(list)
+}
+
+/// A list of `count` times `value`.
+///
+/// # Errors
+/// [`NoMemory`].
+pub fn filled<T: Copy>(value: T, count: usize) -> Result<Vec<T>, NoMemory> {
+    let mut list = with_room(count)?;
+    for place in list.spare_capacity_mut().iter_mut().take(count) {
+        place.write(value);
+    }
+    // SAFETY: there is room for so many, and all of them were just written.
+    unsafe { list.set_len(count) };
+    Ok(list)
+}
+
+/// A copy of `items`.
+///
+/// # Errors
+/// [`NoMemory`].
+pub fn copy<T: Copy>(items: &[T]) -> Result<Vec<T>, NoMemory> {
+    let mut list = with_room(items.len())?;
+    append(&mut list, items)?;
+    Ok(list)
+}
+
+/// Adds copies of `items` to `list`.
+///
+/// # Errors
+/// [`NoMemory`].
+pub fn append<T: Copy>(list: &mut Vec<T>, items: &[T]) -> Result<(), NoMemory> {
+    list.try_reserve(items.len()).map_err(|_| NoMemory)?;
+    for (place, item) in list.spare_capacity_mut().iter_mut().zip(items) {
+        place.write(*item);
+    }
+    let length = list.len() + items.len();
+    // SAFETY: there is room for so many, and all of them were just written.
+    unsafe { list.set_len(length) };
+    Ok(())
+}
+
+/// Memory for a value that has a size; [`Box::write`] puts it there.
+///
+/// # Errors
+/// [`NoMemory`].
+#[inline]
+pub fn place<T>() -> Result<Box<MaybeUninit<T>>, NoMemory> {
+    const { assert!(size_of::<T>() != 0) };
+    // SAFETY: the size is not 0.
+    let place = unsafe { alloc(Layout::new::<T>()) }.cast::<MaybeUninit<T>>();
+    if place.is_null() {
+        return Err(NoMemory);
+    }
+    // SAFETY: it is new memory of the global allocator with the layout of `T`,
+    // and need not be initialised.
+    Ok(unsafe { Box::from_raw(place) })
+}
+
+/// Memory for more items in a list, had before the list is to change: what is
+/// done with it cannot fail. Dropping it leaves the list as it is.
+#[derive(Debug)]
+pub struct Room<T> {
+    /// Takes the place of a list that is full.
+    larger: Option<Vec<T>>,
+}
+
+impl<T> Room<T> {
+    /// Room for `count` more items in `list`.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn new(list: &Vec<T>, count: usize) -> Result<Self, NoMemory> {
+        let (needed, capacity) = (list.len().saturating_add(count), list.capacity());
+        let larger = match capacity < needed {
+            // At least twice as much: a list that grows is moved a few times only.
+            true => Some(with_room(needed.max(capacity.saturating_mul(2)))?),
+            false => None,
+        };
+        Ok(Self { larger })
+    }
+
+    /// Adds `items` to the list that this was made for, as many as it was made
+    /// for at most.
+    pub fn append(self, list: &mut Vec<T>, items: impl IntoIterator<Item = T>) {
+        if let Some(mut larger) = self.larger {
+            for item in list.drain(..) {
+                put(&mut larger, item);
+            }
+            *list = larger;
+        }
+        for item in items {
+            put(list, item);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn lists_are_what_was_put_into_them() {
+        let mut list = collect((0..5).filter(|n| n % 2 == 0)).unwrap();
+        push(&mut list, 6).unwrap();
+        assert_eq!(list, [0, 2, 4, 6]);
+        assert_eq!(copy(&list), Ok(list));
+        assert_eq!(filled(7, 3), Ok(vec![7; 3]));
+        assert_eq!(filled(7_u8, usize::MAX), Err(NoMemory));
+        assert_eq!(Box::write(place().unwrap(), 1), Box::new(1));
+    }
+
+    #[test]
+    fn room_is_for_as_many_as_it_was_made_for() {
+        let mut list = vec![Box::new(1)];
+        let room = Room::new(&list, 2).unwrap();
+        room.append(&mut list, [2, 3].map(Box::new));
+        assert_eq!(list, [1, 2, 3].map(Box::new));
+        let capacity = list.capacity();
+        let none = capacity - list.len();
+        let room = Room::new(&list, none).unwrap();
+        room.append(&mut list, (0..none).map(|_| Box::new(4)));
+        assert_eq!((list.len(), list.capacity()), (capacity, capacity));
+    }
+}
