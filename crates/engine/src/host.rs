@@ -262,3 +262,15 @@ pub struct Status<'a> {
     /// hypervisor do it.
     pub patches: &'a [Patch],
 }
+
+impl Status<'_> {
+    /// Marks all functions as patched or not, as a hook does that is called in
+    /// place of an apply or revert and succeeds.
+    pub fn settle(&mut self, hook: Hook) {
+        match hook {
+            Hook::Apply => self.applied.fill(true),
+            Hook::Revert => self.applied.fill(false),
+            _ => {}
+        }
+    }
+}

@@ -401,11 +401,7 @@ impl Resident for Payload {
         if result != 0 && !returns_nothing {
             return Err(Errno(result.saturating_abs()));
         }
-        match hook {
-            Hook::Apply => status.applied.fill(true),
-            Hook::Revert => status.applied.fill(false),
-            _ => {}
-        }
+        status.settle(hook);
         Ok(())
     }
 }

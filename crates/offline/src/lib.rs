@@ -21,5 +21,6 @@ mod report;
 mod surroundings;
 
 pub use image::{Error, Image, Part};
+pub use machine::Machine;
 pub use report::{Checker, Function, Problem, Report, Severity, check};
 pub use xsplice_engine::Guard;

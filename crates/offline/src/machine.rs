@@ -14,7 +14,8 @@ use xsplice_engine::{
 };
 
 /// The hypervisor of an image, as if it ran on one CPU. Hooks are not run.
-pub(crate) struct Machine<'i> {
+#[derive(Debug)]
+pub struct Machine<'i> {
     image: &'i Image,
     memory: Rc<RefCell<Memory>>,
 }
@@ -45,7 +46,9 @@ impl Memory {
 }
 
 impl<'i> Machine<'i> {
-    pub(crate) fn new(image: &'i Image) -> Self {
+    /// The hypervisor as its image is, with room for payloads.
+    #[must_use]
+    pub fn new(image: &'i Image) -> Self {
         let memory = Memory {
             area: Area::new(image.payload_area()),
             payloads: BTreeMap::new(),
@@ -55,6 +58,12 @@ impl<'i> Machine<'i> {
             image,
             memory: Rc::new(RefCell::new(memory)),
         }
+    }
+
+    /// The hypervisor as it was before anything was written.
+    #[must_use]
+    pub const fn image(&self) -> &'i Image {
+        self.image
     }
 }
 
@@ -154,11 +163,15 @@ impl Resident for Payload {
 
     fn call(&mut self, hook: Hook, _addr: u64, status: &mut Status<'_>) -> Result<(), Errno> {
         // As if it had done what it stands for.
-        match hook {
-            Hook::Apply => status.applied.fill(true),
-            Hook::Revert => status.applied.fill(false),
-            _ => {}
+        let mut memory = self.memory.borrow_mut();
+        for (patch, applied) in status.patches.iter().zip(&*status.applied) {
+            match (hook, applied) {
+                (Hook::Apply, false) => memory.write(patch.addr, patch.new_bytes()),
+                (Hook::Revert, true) => memory.write(patch.addr, patch.old()),
+                _ => {}
+            }
         }
+        status.settle(hook);
         Ok(())
     }
 }

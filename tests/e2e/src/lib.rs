@@ -2,7 +2,7 @@
 //! What the tests on a real Xen share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::process::{Command, Output as LocalOutput};
@@ -87,18 +87,32 @@ pub fn config(base: &Base) -> anyhow::Result<HostConfig> {
         .programs
         .push(("c/xen-livepatch".to_owned(), base.c_tool.clone()));
     config.libraries.clone_from(&base.libraries);
+    for path in own_payloads(base)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        config.files.push((format!("lab/{name}"), path.clone()));
+    }
+    Ok(config)
+}
+
+/// Xen's own test payloads.
+///
+/// # Errors
+/// If they are not all there.
+pub fn own_payloads(base: &Base) -> anyhow::Result<Vec<PathBuf>> {
+    const PAYLOADS: usize = 14;
+    let mut paths = Vec::new();
     for entry in std::fs::read_dir(&base.test_payloads)? {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "livepatch") {
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            config.files.push((format!("lab/{name}"), path));
+            paths.push(path);
         }
     }
-    Ok(config)
+    paths.sort();
+    ensure!(
+        paths.len() >= PAYLOADS,
+        "test payloads are missing: {paths:?}"
+    );
+    Ok(paths)
 }
 
 /// Runs the `xsplice` executable on this machine.

@@ -337,7 +337,7 @@ impl Resident for Place {
             Hook::Revert => false,
             _ => return Ok(()),
         };
-        for (patch, applied) in status.patches.iter().zip(&mut *status.applied) {
+        for (patch, applied) in status.patches.iter().zip(&*status.applied) {
             let bytes = if patched {
                 patch.new_bytes()
             } else {
@@ -347,8 +347,8 @@ impl Resident for Place {
                 let place = memory.bytes(patch.addr, bytes.len());
                 place.expect("text is written").copy_from_slice(bytes);
             }
-            *applied = patched;
         }
+        status.settle(hook);
         Ok(())
     }
 }

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Xen's own test payloads, damaged in every way: never a panic, and whatever
+//! is accepted can be applied, reverted and unloaded.
+
+use object::elf::FileHeader64;
+use object::read::elf::{FileHeader as _, SectionHeader as _};
+use std::io::Write as _;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use xsplice_e2e::{base, own_payloads};
+use xsplice_engine::{Action, Engine, Guard, Options, Policy};
+use xsplice_offline::{Image, Machine, check};
+
+/// Has all values tried in every table of sections. It takes minutes, so that
+/// without it only the tables of [`TABLES`] are: the others have the same form.
+const ALL: &str = "XSPLICE_ALL_HEADERS";
+const TABLES: [&str; 2] = ["xen_bye_world", "xen_nop"];
+
+/// The whole life of what may be a payload; whether it was loaded.
+fn live(image: &Image, file: &[u8]) -> bool {
+    let mut engine = Engine::new(Machine::new(image), Policy::Stock).with_guard(Guard::Both);
+    if engine.upload("damaged", file).is_err() {
+        return false;
+    }
+    let mut act = |action| engine.act("damaged", action, Options::default());
+    if act(Action::Apply).is_ok() {
+        act(Action::Revert).expect("what was applied can be reverted");
+    }
+    act(Action::Unload).expect("what is not applied can be unloaded");
+    true
+}
+
+/// Places of the file's header, and of what describes the payload: the table of
+/// its functions, and the notes. Then the places of the table of sections.
+fn headers(file: &[u8]) -> object::Result<(Vec<Range<usize>>, Range<usize>)> {
+    let header = FileHeader64::<object::LittleEndian>::parse(file)?;
+    let endian = header.endian()?;
+    let place = |(offset, size): (u64, u64)| {
+        let start = usize::try_from(offset).unwrap();
+        start..start + usize::try_from(size).unwrap()
+    };
+    let sections = header.sections(endian, file)?;
+    let mut places = Vec::new();
+    places.push(0..size_of_val(header));
+    for section in sections.iter() {
+        let name = sections.section_name(endian, section)?;
+        let describes = [".livepatch.", ".note."]
+            .iter()
+            .any(|s| name.starts_with(s.as_bytes()));
+        places.extend(section.file_range(endian).filter(|_| describes).map(place));
+    }
+    let count = u64::from(header.e_shnum(endian)) * u64::from(header.e_shentsize(endian));
+    Ok((places, place((header.e_shoff(endian), count))))
+}
+
+/// Counts what a test tries.
+#[derive(Default)]
+struct Count {
+    tried: AtomicUsize,
+    loaded: AtomicUsize,
+}
+
+impl Count {
+    fn add(&self, loaded: bool) {
+        self.tried.fetch_add(1, Ordering::Relaxed);
+        self.loaded
+            .fetch_add(usize::from(loaded), Ordering::Relaxed);
+    }
+
+    /// Says it past the test harness, which hides what tests print that pass.
+    fn report(self, what: &str, least: usize) -> anyhow::Result<()> {
+        let (tried, loaded) = (self.tried.into_inner(), self.loaded.into_inner());
+        let line = format!("Xen's own payloads, {what}: {tried} files tried, {loaded} loaded\n");
+        std::io::stderr().write_all(line.as_bytes())?;
+        anyhow::ensure!(tried > least && loaded > 0, "{line}");
+        Ok(())
+    }
+}
+
+/// Has `damage` try what it likes on every payload, on all processors.
+fn with_all(
+    what: &str,
+    least: usize,
+    damage: impl Fn(&str, Vec<u8>, &dyn Fn(&[u8])) + Sync,
+) -> anyhow::Result<()> {
+    let base = base()?;
+    let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
+    let paths: Mutex<Vec<PathBuf>> = Mutex::new(own_payloads(&base)?);
+    let count = Count::default();
+    let work = || {
+        while let Some(path) = { paths.lock().unwrap().pop() } {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            damage(&name, std::fs::read(&path).unwrap(), &|file| {
+                count.add(live(&image, file))
+            });
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .for_each(|worker| worker.join().unwrap());
+    });
+    count.report(what, least)
+}
+
+/// The tool that checks payloads sees them too.
+#[test]
+fn cut_off_at_every_length() -> anyhow::Result<()> {
+    let base = base()?;
+    let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
+    let mut tried = 0;
+    for path in own_payloads(&base)? {
+        let file = std::fs::read(&path)?;
+        for length in 0..file.len() {
+            let reports = check(&image, &[("damaged", &file[..length])]);
+            assert!(
+                reports.iter().all(|report| !report.loads),
+                "{path:?}, {length} bytes"
+            );
+        }
+        tried += file.len();
+    }
+    std::io::stderr().write_all(
+        format!("Xen's own payloads, cut off: {tried} files tried, none loaded\n").as_bytes(),
+    )?;
+    anyhow::ensure!(tried > 50_000);
+    Ok(())
+}
+
+#[test]
+fn every_bit_flipped() -> anyhow::Result<()> {
+    with_all("flipped", 500_000, |_, mut file, run| {
+        for at in 0..file.len() {
+            let byte = file[at];
+            for bit in 0..8 {
+                file[at] = byte ^ (1 << bit);
+                run(&file);
+            }
+            file[at] = byte;
+        }
+    })
+}
+
+#[test]
+fn every_value_of_every_header_byte() -> anyhow::Result<()> {
+    let all = std::env::var_os(ALL).is_some();
+    with_all("headers", 1_000_000, |name, mut file, run| {
+        let (mut places, table) = headers(&file).unwrap();
+        if all || TABLES.contains(&name) {
+            places.push(table);
+        }
+        for at in places.into_iter().flatten() {
+            let byte = file[at];
+            // Those with one bit changed are tried elsewhere.
+            for value in (0..=u8::MAX).filter(|value| (value ^ byte).count_ones() > 1) {
+                file[at] = value;
+                run(&file);
+            }
+            file[at] = byte;
+        }
+    })
+}
