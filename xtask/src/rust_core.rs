@@ -44,7 +44,7 @@ const ENTRIES: [&str; 12] = [
     "xsplice_cpu_offline",
     "xsplice_cpu_online",
     "xsplice_get",
-    "xsplice_hold_nmi",
+    "xsplice_hold",
     "xsplice_init",
     "xsplice_list",
     "xsplice_run",

@@ -28,6 +28,7 @@ const RECIPE: &str = concat!(
     include_str!("debian_build.rs"),
     include_str!("../../hypervisor/xen/patches/0001-sysctl-continuation.patch"),
     include_str!("../../hypervisor/xen/patches/0002-choice-of-engine.patch"),
+    include_str!("../../hypervisor/xen/patches/0003-machine-checks-wait.patch"),
 );
 
 /// Our part of the tree.

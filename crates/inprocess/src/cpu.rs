@@ -35,11 +35,10 @@ impl Cpus {
             let (machine, stop) = (Arc::clone(shared), Arc::clone(&stop));
             let mut guest = guest(cpu);
             let run = move || {
-                // What is held back is interrupts, of which there are none here.
-                let _ = machine.rendezvous.online(cpu, &*machine);
+                machine.rendezvous.online(cpu, &*machine);
                 while !stop.load(Ordering::Relaxed) {
                     guest(&|number, a, b| machine.hypercall(number, a, b));
-                    let _ = machine.rendezvous.check(cpu, &*machine);
+                    machine.rendezvous.check(cpu, &*machine);
                     // In the guest, until it exits or an interrupt comes.
                     thread::park_timeout(GUEST);
                 }

@@ -3,6 +3,7 @@
 
 use crate::init::PRIVCMD_MODULE;
 use crate::initramfs::Initramfs;
+use crate::monitor::Monitor;
 use crate::protocol::{Output, Reply, Request};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -31,6 +32,8 @@ pub struct HostConfig {
     pub files: Vec<(String, PathBuf)>,
     /// Virtual CPUs.
     pub cpus: u32,
+    /// What they are, in QEMU's words; its own choice when there are none.
+    pub processor: Option<String>,
     /// Memory in MiB.
     pub memory: u32,
     /// How long booting, and then each command, may take.
@@ -53,6 +56,7 @@ impl HostConfig {
             libraries: Vec::new(),
             files: Vec::new(),
             cpus: 4,
+            processor: None,
             memory: 1024,
             timeout: Duration::from_secs(180),
             console_limit: 4 << 20,
@@ -116,12 +120,14 @@ const FATAL: [&str; 6] = [
     "Xen BUG at",
     "(XEN) Assertion '",
 ];
+/// QEMU's monitor, in the host's directory.
+const MONITOR: &str = "monitor";
 /// How many lines of a crash are kept.
 const CRASH_LINES: usize = 24;
 
 #[derive(Debug, Default)]
-struct Console {
-    text: String,
+pub(crate) struct Console {
+    pub(crate) text: String,
     limit: usize,
     flooded: bool,
     closed: bool,
@@ -159,7 +165,7 @@ pub struct Host {
     received: Vec<u8>,
     console: Arc<Mutex<Console>>,
     timeout: Duration,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Host {
@@ -192,8 +198,6 @@ impl Host {
                 "tcg,thread=multi",
                 "-display",
                 "none",
-                "-monitor",
-                "none",
                 "-no-reboot",
             ])
             .args([
@@ -204,6 +208,12 @@ impl Host {
             ])
             .args(["-nic", "none", "-serial", "stdio", "-serial"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .arg("-monitor")
+            .arg(format!(
+                "unix:{},server=on,wait=off",
+                directory.path().join(MONITOR).display()
+            ))
+            .args(config.processor.iter().flat_map(|name| ["-cpu", name]))
             .arg("-kernel")
             .arg(&xen)
             .arg("-append")
@@ -256,7 +266,7 @@ impl Host {
             received: Vec::new(),
             console,
             timeout: config.timeout,
-            _directory: directory,
+            directory,
         };
         match host.receive("boot")? {
             Reply::Ready => Ok(host),
@@ -307,6 +317,17 @@ impl Host {
             Reply::Done => Ok(()),
             other => Err(unexpected(other)),
         }
+    }
+
+    /// The machine from outside.
+    ///
+    /// # Errors
+    /// If QEMU does not answer.
+    pub fn monitor(&self) -> Result<Monitor, Error> {
+        let socket = self.directory.path().join(MONITOR);
+        UnixStream::connect(&socket)
+            .and_then(|line| Monitor::new(line, Arc::clone(&self.console), self.timeout))
+            .map_err(|error| file_error(&socket, error))
     }
 
     /// What the hypervisor and dom0 printed so far.

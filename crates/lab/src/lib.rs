@@ -16,8 +16,10 @@
 pub mod host;
 pub mod init;
 pub mod initramfs;
+mod monitor;
 mod protocol;
 pub mod scenario;
 
 pub use host::{Error, Host, HostConfig};
+pub use monitor::Monitor;
 pub use protocol::Output;

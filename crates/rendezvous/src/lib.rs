@@ -5,7 +5,8 @@
 //! One CPU [leads](Rendezvous::lead). The others come to
 //! [`check`](Rendezvous::check) on their way back to a guest, where nothing of
 //! the hypervisor is on their stack, and stay there until the closure has run.
-//! What the closure does is its own business: patching, or loading microcode.
+//! What the closure does is its own business: patching, or loading microcode
+//! (`tests/microcode.rs` shows that, with work for each CPU).
 //!
 //! # Algorithm
 //!
@@ -17,10 +18,11 @@
 //! | --- | --- | --- |
 //! | takes the lead (compare-exchange) and interrupts the others | `n, gather` | |
 //! | waits until all places say `n, waiting` | | `n, waiting` |
-//! | asks for interrupts to be off | `n, mask` | |
+//! | turns interrupts off and asks the others to | `n, mask` | |
 //! | waits until all places say `n, masked` | | interrupts off; `n, masked` |
 //! | runs the closure | | |
-//! | lets them go | `n, idle` | synchronises; interrupts on |
+//! | lets them go | `n, idle` | synchronises; `n, idle`; interrupts on |
+//! | synchronises; interrupts on | | |
 //!
 //! When the time is over in one of the two waits, the leader writes `n, idle` at
 //! once: whoever is waiting sees another word than the one it waits for, and
@@ -30,6 +32,22 @@
 //! A CPU that is offline is not waited for. It may [come
 //! back](Rendezvous::online) at any moment; it then waits for the end of a
 //! meeting before it runs anything else.
+//!
+//! # Events that cannot be masked
+//!
+//! Non-maskable interrupts and machine checks reach a CPU in a meeting too. Their
+//! handlers ask [`hold`](Rendezvous::hold) first: from the moment at which a CPU
+//! says `masked` to the one at which it has synchronised, the event is noted and
+//! the handler returns; when the CPU goes on, also after a meeting that was given
+//! up, [`Platform::replay`] raises it again there. As with the processor's own
+//! latch for NMIs, an event of a kind that comes twice is replayed once.
+//!
+//! A CPU asks about its own place only, and a handler runs on that CPU: an
+//! event is either handled before its CPU can be counted as masked, or held.
+//! The leader holds events from the moment at which others may. Were it to
+//! handle a machine check that reaches all CPUs, whose handlers wait for each
+//! other, it would wait for those who wait for it; so it waits until its time
+//! is over, at most.
 //!
 //! # Memory ordering
 //!
@@ -63,6 +81,7 @@ extern crate alloc;
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::BitOr;
 #[cfg(not(loom))]
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
@@ -83,6 +102,8 @@ pub trait Platform {
     fn unmask(&self);
     /// Makes this CPU forget the instructions that it has fetched already.
     fn synchronise(&self);
+    /// Raises `events`, which were held on this CPU, on it again.
+    fn replay(&self, events: Events);
 }
 
 /// How far a meeting is, or a CPU in it; the lower bits of a word or place.
@@ -113,9 +134,7 @@ const fn meeting(value: u64) -> u64 {
 #[repr(align(64))]
 struct Cpu {
     place: AtomicU64,
-    /// The last meeting that it missed; written by the leader.
-    missed: AtomicU64,
-    /// Events that came in while it had to keep still.
+    /// Events that came in while it had to keep still; used by this CPU only.
     held: AtomicU32,
 }
 
@@ -126,7 +145,8 @@ pub struct Rendezvous {
     cpus: Vec<Cpu>,
 }
 
-/// Why a closure did not run. The lists are empty when there is no memory for them.
+/// Why a closure did not run. Of the CPUs that did not come, those are named for
+/// which there was memory.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
     /// Another CPU leads a meeting.
@@ -154,16 +174,29 @@ impl fmt::Display for Failure {
 
 impl core::error::Error for Failure {}
 
-/// Events that [`Rendezvous::hold`] kept back, to be handled now.
+/// Kinds of what cannot be masked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[must_use]
-pub struct Held(pub u32);
+pub struct Events(u32);
 
-impl Held {
+impl Events {
     /// A non-maskable interrupt.
-    pub const NMI: u32 = 1;
+    pub const NMI: Self = Self(1);
     /// A machine check.
-    pub const MACHINE_CHECK: u32 = 2;
+    pub const MACHINE_CHECK: Self = Self(2);
+
+    /// Whether all of `kinds` are among these.
+    #[must_use]
+    pub const fn contains(self, kinds: Self) -> bool {
+        self.0 & kinds.0 == kinds.0
+    }
+}
+
+impl BitOr for Events {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 }
 
 impl Rendezvous {
@@ -174,7 +207,6 @@ impl Rendezvous {
     pub fn new(cpus: u32) -> Result<Self, NoMemory> {
         let cpu = |_| Cpu {
             place: AtomicU64::new(OFFLINE),
-            missed: AtomicU64::new(0),
             held: AtomicU32::new(0),
         };
         Ok(Self {
@@ -195,13 +227,13 @@ impl Rendezvous {
 
     /// This CPU is there from now on. Returns when no meeting goes on of which
     /// it is not part; before that, it must not run what a closure may change.
-    pub fn online(&self, cpu: u32, platform: &impl Platform) -> Held {
+    pub fn online(&self, cpu: u32, platform: &impl Platform) {
         if let Some(own) = self.cpu(cpu) {
             // Of a meeting that is over: it is there, but has not come.
             own.place.store(compose(0, IDLE), Ordering::Release);
             fence(Ordering::SeqCst);
         }
-        self.check(cpu, platform)
+        self.check(cpu, platform);
     }
 
     /// This CPU is gone from now on: it runs nothing until it is
@@ -214,18 +246,17 @@ impl Rendezvous {
 
     /// To be called on the way back to a guest, with interrupts on: takes part
     /// in a meeting if there is one. Otherwise this is one load.
-    pub fn check(&self, cpu: u32, platform: &impl Platform) -> Held {
+    pub fn check(&self, cpu: u32, platform: &impl Platform) {
         let word = self.word.load(Ordering::Acquire);
         if step(word) == IDLE {
-            return Held::default();
+            return;
         }
-        match self.cpu(cpu) {
-            Some(own) => self.follow(own, meeting(word), platform),
-            None => Held::default(),
+        if let Some(own) = self.cpu(cpu) {
+            self.follow(own, meeting(word), platform);
         }
     }
 
-    fn follow(&self, own: &Cpu, meeting: u64, platform: &impl Platform) -> Held {
+    fn follow(&self, own: &Cpu, meeting: u64, platform: &impl Platform) {
         let wait_while = |step| {
             let waits_for = compose(meeting, step);
             let mut word = self.word.load(Ordering::Acquire);
@@ -238,31 +269,27 @@ impl Rendezvous {
         own.place
             .store(compose(meeting, WAITING), Ordering::Release);
         if wait_while(GATHER) != compose(meeting, MASK) {
-            return Held::default();
+            return;
         }
         platform.mask();
         own.place.store(compose(meeting, MASKED), Ordering::Release);
         wait_while(MASK);
-        platform.synchronise();
-        platform.unmask();
-        // Whatever comes from here on is handled as it comes.
-        Held(own.held.swap(0, Ordering::Relaxed))
+        own.go_on(meeting, platform);
     }
 
     /// To be called first by handlers of what cannot be masked. When this CPU
     /// must keep still now, notes `event` and returns true: the handler returns
-    /// at once, and [`check`](Self::check) or [`lead`](Self::lead) gives the
-    /// event back.
-    pub fn hold(&self, cpu: u32, event: u32) -> bool {
+    /// at once, and [`Platform::replay`] gives the event back.
+    #[must_use]
+    pub fn hold(&self, cpu: u32, event: Events) -> bool {
         let Some(own) = self.cpu(cpu) else {
             return false;
         };
-        let word = self.word.load(Ordering::Acquire);
-        let masked = step(word) == MASK && own.place.load(Ordering::Relaxed) == word;
-        if masked {
-            own.held.fetch_or(event, Ordering::Relaxed);
+        let still = step(own.place.load(Ordering::Relaxed)) == MASKED;
+        if still {
+            own.held.fetch_or(event.0, Ordering::Relaxed);
         }
-        masked
+        still
     }
 
     /// Stops all other CPUs that are online, runs `closure`, lets them go.
@@ -278,18 +305,18 @@ impl Rendezvous {
         timeout: u64,
         platform: &impl Platform,
         closure: impl FnOnce(),
-    ) -> Result<Held, Failure> {
+    ) -> Result<(), Failure> {
+        // Nothing is allocated while CPUs wait. Without memory there are no names.
+        let mut missing = memory::with_room(self.cpus.len()).unwrap_or_default();
         let before = self.word.load(Ordering::Relaxed);
         let meeting = meeting(before).wrapping_add(1);
         let gather = compose(meeting, GATHER);
-        if step(before) != IDLE
-            || self
-                .word
-                .compare_exchange(before, gather, Ordering::AcqRel, Ordering::Relaxed)
-                .is_err()
-        {
+        let (Some(own), true) = (self.cpu(cpu), step(before) == IDLE) else {
             return Err(Failure::Busy);
-        }
+        };
+        self.word
+            .compare_exchange(before, gather, Ordering::AcqRel, Ordering::Relaxed)
+            .map_err(|_| Failure::Busy)?;
         // A CPU that comes online sees the word, or is seen.
         fence(Ordering::SeqCst);
         let deadline = platform.now().saturating_add(timeout);
@@ -298,55 +325,42 @@ impl Rendezvous {
                 platform.kick(other);
             }
         }
-        let result = if !self.all_reach(cpu, meeting, WAITING, deadline, platform) {
-            Err(Failure::NotWaiting as fn(Vec<u32>) -> Failure)
-        } else {
-            self.word.store(compose(meeting, MASK), Ordering::Release);
-            if self.all_reach(cpu, meeting, MASKED, deadline, platform) {
-                Ok(())
-            } else {
-                Err(Failure::NotMasked as fn(Vec<u32>) -> Failure)
-            }
+        let mut all_reach = |step| {
+            self.all_reach(
+                cpu,
+                compose(meeting, step),
+                deadline,
+                platform,
+                &mut missing,
+            )
         };
-        let ran = result.map(|()| {
-            platform.mask();
-            if let Some(own) = self.cpu(cpu) {
-                own.place.store(compose(meeting, MASKED), Ordering::Release);
-            }
-            closure();
-        });
-        self.word.store(compose(meeting, IDLE), Ordering::Release);
-        match ran {
-            Ok(()) => {
-                platform.synchronise();
-                platform.unmask();
-                let held = self.cpu(cpu).map(|own| own.held.swap(0, Ordering::Relaxed));
-                Ok(Held(held.unwrap_or_default()))
-            }
-            Err(failure) => {
-                let missed =
-                    |(_, other): &(u32, &Cpu)| other.missed.load(Ordering::Relaxed) == meeting;
-                let missing = self.others(cpu).filter(missed);
-                let missing = memory::collect(missing.map(|(other, _)| other));
-                Err(failure(missing.unwrap_or_default()))
-            }
+        if !all_reach(WAITING) {
+            self.word.store(compose(meeting, IDLE), Ordering::Release);
+            return Err(Failure::NotWaiting(missing));
         }
+        platform.mask();
+        own.place.store(compose(meeting, MASKED), Ordering::Release);
+        self.word.store(compose(meeting, MASK), Ordering::Release);
+        let met = all_reach(MASKED);
+        if met {
+            closure();
+        }
+        self.word.store(compose(meeting, IDLE), Ordering::Release);
+        own.go_on(meeting, platform);
+        met.then_some(()).ok_or(Failure::NotMasked(missing))
     }
 
-    /// Waits until all other CPUs are at `step`; when they are not in time, notes
-    /// which.
+    /// Waits until the places of all other CPUs are `place`; when they are not in
+    /// time, puts those into `missing` that it has room for.
     fn all_reach(
         &self,
         cpu: u32,
-        meeting: u64,
-        step: u64,
+        place: u64,
         deadline: u64,
         platform: &impl Platform,
+        missing: &mut Vec<u32>,
     ) -> bool {
-        let there = |other: &Cpu| {
-            let place = other.place.load(Ordering::Acquire);
-            place == compose(meeting, step) || place == OFFLINE
-        };
+        let there = |other: &Cpu| [place, OFFLINE].contains(&other.place.load(Ordering::Acquire));
         loop {
             if self.others(cpu).all(|(_, other)| there(other)) {
                 return true;
@@ -357,10 +371,28 @@ impl Rendezvous {
             platform.relax();
         }
         let mut all = true;
-        for (_, other) in self.others(cpu).filter(|(_, other)| !there(other)) {
-            other.missed.store(meeting, Ordering::Relaxed);
+        for (other, _) in self.others(cpu).filter(|(_, other)| !there(other)) {
             all = false;
+            if missing.len() < missing.capacity() {
+                // There is room.
+                let _: Result<(), NoMemory> = memory::push(missing, other);
+            }
         }
         all
+    }
+}
+
+impl Cpu {
+    /// This CPU has kept still in `meeting`, which is over.
+    fn go_on(&self, meeting: u64, platform: &impl Platform) {
+        platform.synchronise();
+        // From here on, whatever comes is handled as it comes.
+        self.place.store(compose(meeting, IDLE), Ordering::Relaxed);
+        // Not before the place is written.
+        let held = self.held.swap(0, Ordering::AcqRel);
+        platform.unmask();
+        if held != 0 {
+            platform.replay(Events(held));
+        }
     }
 }

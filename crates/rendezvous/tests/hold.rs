@@ -3,16 +3,35 @@
 //! Events that cannot be masked are kept for later in a meeting, and only then.
 #![cfg(not(loom))]
 
-use std::cell::Cell;
-use xsplice_rendezvous::{Failure, Held, Platform, Rendezvous};
+use std::cell::{Cell, RefCell};
+use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
 
-/// One CPU, on which an interrupt comes each time interrupts are turned off or on.
-#[derive(Default)]
-struct Alone {
+/// One CPU, to which an event comes whenever the rendezvous does something.
+struct Alone<'r> {
+    rendezvous: &'r Rendezvous,
     kicked: Cell<u32>,
+    /// What was done, and whether the event that came then was held.
+    done: RefCell<Vec<(&'static str, bool)>>,
+    replayed: Cell<Events>,
 }
 
-impl Platform for Alone {
+impl<'r> Alone<'r> {
+    fn new(rendezvous: &'r Rendezvous) -> Self {
+        Self {
+            rendezvous,
+            kicked: Cell::new(0),
+            done: RefCell::default(),
+            replayed: Cell::default(),
+        }
+    }
+
+    fn event(&self, during: &'static str) {
+        let held = self.rendezvous.hold(0, Events::NMI);
+        self.done.borrow_mut().push((during, held));
+    }
+}
+
+impl Platform for Alone<'_> {
     fn now(&self) -> u64 {
         0
     }
@@ -20,34 +39,78 @@ impl Platform for Alone {
     fn kick(&self, _cpu: u32) {
         self.kicked.set(self.kicked.get() + 1);
     }
-    fn mask(&self) {}
-    fn unmask(&self) {}
-    fn synchronise(&self) {}
+    fn mask(&self) {
+        self.event("mask");
+    }
+    fn unmask(&self) {
+        self.event("unmask");
+    }
+    fn synchronise(&self) {
+        self.event("synchronise");
+    }
+    fn replay(&self, events: Events) {
+        self.event("replay");
+        assert_eq!(self.replayed.replace(events), Events::default(), "once");
+    }
 }
 
 #[test]
-fn events_are_given_back() {
+fn events_are_held_while_the_cpu_must_keep_still() {
     let rendezvous = Rendezvous::new(2).unwrap();
-    let alone = Alone::default();
-    assert_eq!(rendezvous.online(0, &alone), Held(0));
-    assert!(!rendezvous.hold(0, Held::NMI), "nothing goes on");
-    let held = rendezvous.lead(0, 0, &alone, || {
-        assert!(rendezvous.hold(0, Held::NMI));
-        assert!(rendezvous.hold(0, Held::MACHINE_CHECK));
-        assert!(!rendezvous.hold(1, Held::NMI), "it is offline");
+    let alone = Alone::new(&rendezvous);
+    rendezvous.online(0, &alone);
+    assert!(!rendezvous.hold(0, Events::NMI), "nothing goes on");
+    let met = rendezvous.lead(0, 0, &alone, || {
+        alone.event("closure");
+        assert!(rendezvous.hold(0, Events::MACHINE_CHECK));
+        assert!(!rendezvous.hold(1, Events::NMI), "it is offline");
+        assert!(!rendezvous.hold(2, Events::NMI), "it does not exist");
         assert_eq!(rendezvous.lead(1, 0, &alone, || ()), Err(Failure::Busy));
     });
-    assert_eq!(held, Ok(Held(Held::NMI | Held::MACHINE_CHECK)));
-    assert!(!rendezvous.hold(0, Held::NMI), "it is over");
-    assert_eq!(rendezvous.lead(0, 0, &alone, || ()), Ok(Held(0)));
+    assert_eq!(met, Ok(()));
+    let expected = [
+        ("mask", false),
+        ("closure", true),
+        // Until then it might run instructions that it fetched before.
+        ("synchronise", true),
+        ("unmask", false),
+        ("replay", false),
+    ];
+    assert_eq!(alone.done.take(), expected);
+    let both = Events::NMI | Events::MACHINE_CHECK;
+    assert_eq!(alone.replayed.take(), both);
+    assert!(both.contains(Events::NMI) && !Events::NMI.contains(both));
+    assert!(!rendezvous.hold(0, Events::NMI), "it is over");
+}
+
+#[test]
+fn without_an_event_nothing_is_replayed() {
+    struct Quiet;
+    impl Platform for Quiet {
+        fn now(&self) -> u64 {
+            0
+        }
+        fn relax(&self) {}
+        fn kick(&self, _cpu: u32) {}
+        fn mask(&self) {}
+        fn unmask(&self) {}
+        fn synchronise(&self) {}
+        fn replay(&self, events: Events) {
+            panic!("{events:?}");
+        }
+    }
+    let rendezvous = Rendezvous::new(1).unwrap();
+    rendezvous.online(0, &Quiet);
+    assert_eq!(rendezvous.lead(0, 0, &Quiet, || ()), Ok(()));
+    assert_eq!(rendezvous.lead(0, 0, &Quiet, || ()), Ok(()));
 }
 
 #[test]
 fn who_is_missing() {
     let rendezvous = Rendezvous::new(4).unwrap();
-    let alone = Alone::default();
+    let alone = Alone::new(&rendezvous);
     for cpu in [0, 1, 3] {
-        let _ = rendezvous.online(cpu, &alone);
+        rendezvous.online(cpu, &alone);
     }
     let missing = rendezvous.lead(0, 0, &alone, || unreachable!());
     assert_eq!(missing, Err(Failure::NotWaiting(vec![1, 3])));
@@ -57,4 +120,5 @@ fn who_is_missing() {
         .lead(0, 0, &alone, || unreachable!())
         .unwrap_err();
     assert_eq!(missing.to_string(), "CPU 1 did not come in time");
+    assert!(alone.done.take().is_empty(), "nobody was stopped");
 }

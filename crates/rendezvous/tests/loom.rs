@@ -13,12 +13,12 @@
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
-use xsplice_rendezvous::{Failure, Held, Platform, Rendezvous};
+use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
 
 /// A CPU for which time goes on by one each time it looks at the clock.
 #[derive(Default)]
@@ -48,6 +48,9 @@ impl Platform for Clock {
     fn mask(&self) {}
     fn unmask(&self) {}
     fn synchronise(&self) {}
+    fn replay(&self, events: Events) {
+        unreachable!("{events:?}");
+    }
 }
 
 struct Machine {
@@ -67,20 +70,24 @@ impl Machine {
             ran: AtomicUsize::new(0),
         };
         for cpu in 0..online {
-            assert_eq!(machine.rendezvous.online(cpu, &Clock::default()), Held(0));
+            machine.rendezvous.online(cpu, &Clock::default());
         }
         Arc::new(machine)
     }
 
-    fn lead(&self, cpu: u32, timeout: u64) -> Result<Held, Failure> {
-        self.rendezvous.lead(cpu, timeout, &Clock::default(), || {
+    fn lead(&self, cpu: u32, timeout: u64) -> Result<(), Failure> {
+        self.lead_on(cpu, timeout, &Clock::default())
+    }
+
+    fn lead_on(&self, cpu: u32, timeout: u64, platform: &impl Platform) -> Result<(), Failure> {
+        self.rendezvous.lead(cpu, timeout, platform, || {
             self.text.with_mut(|text| unsafe { *text += 1 });
             self.ran.fetch_add(1, Ordering::Relaxed);
         })
     }
 
     fn check(&self, cpu: u32) {
-        let _ = self.rendezvous.check(cpu, &Clock::default());
+        self.rendezvous.check(cpu, &Clock::default());
     }
 
     /// Runs code of the hypervisor.
@@ -110,7 +117,7 @@ fn explore(expected: &[&'static str], scenario: fn() -> &'static str) {
     assert_eq!(seen, expected.iter().copied().collect());
 }
 
-fn name(result: &Result<Held, Failure>) -> &'static str {
+fn name(result: &Result<(), Failure>) -> &'static str {
     match result {
         Ok(_) => "met",
         Err(Failure::Busy) => "busy",
@@ -185,7 +192,7 @@ fn a_cpu_comes_online() {
         let machine = Machine::new(2);
         let late = Arc::clone(&machine);
         let late = thread::spawn(move || {
-            let _ = late.rendezvous.online(2, &Clock::default());
+            late.rendezvous.online(2, &Clock::default());
             late.run();
             late.rendezvous.offline(2);
         });
@@ -248,4 +255,174 @@ fn one_meeting_after_another() {
             [true, true] => "11",
         }
     });
+}
+
+/// When a machine check comes to a CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// It waits with interrupts on.
+    Waiting,
+    /// It turns them off.
+    Masking,
+    /// It waits with interrupts off.
+    Still,
+    Synchronising,
+    /// It turns interrupts on.
+    Going,
+    /// It has left the rendezvous.
+    After,
+}
+
+/// How far the machine check is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Pending,
+    Held,
+    Handled,
+}
+
+/// A CPU to which a machine check comes at a moment, afterwards when there is no
+/// such moment, or as soon as another CPU has one that is for all.
+struct Checked {
+    clock: Clock,
+    machine: Arc<Machine>,
+    cpu: u32,
+    at: Moment,
+    still: Cell<bool>,
+    stage: Cell<Stage>,
+    /// Whether a CPU has it, and how many have come into the handler.
+    raised: Arc<AtomicBool>,
+    here: Arc<AtomicUsize>,
+    /// How many have to.
+    together: usize,
+}
+
+impl Checked {
+    /// The processor's part: it calls the handler, once.
+    fn comes_to(&self, moment: Moment) {
+        if self.stage.get() != Stage::Pending {
+            return;
+        }
+        let due = moment == self.at || moment == Moment::After;
+        if !due && (self.together == 1 || !self.raised.load(Ordering::Relaxed)) {
+            return;
+        }
+        self.raised.store(true, Ordering::Relaxed);
+        self.stage.set(Stage::Held);
+        if !self
+            .machine
+            .rendezvous
+            .hold(self.cpu, Events::MACHINE_CHECK)
+        {
+            self.handle();
+        }
+    }
+
+    /// Runs code that may be patched, and waits for the handlers of the others.
+    fn handle(&self) {
+        self.machine.run();
+        self.here.fetch_add(1, Ordering::AcqRel);
+        while self.here.load(Ordering::Acquire) < self.together {
+            thread::yield_now();
+        }
+        self.machine.run();
+        self.stage.set(Stage::Handled);
+    }
+}
+
+impl Platform for Checked {
+    fn now(&self) -> u64 {
+        self.clock.now()
+    }
+    fn relax(&self) {
+        self.comes_to(match self.still.get() {
+            true => Moment::Still,
+            false => Moment::Waiting,
+        });
+        self.clock.relax();
+    }
+    fn kick(&self, _cpu: u32) {}
+    fn mask(&self) {
+        self.still.set(true);
+        self.comes_to(Moment::Masking);
+    }
+    fn unmask(&self) {
+        self.still.set(false);
+        self.comes_to(Moment::Going);
+    }
+    fn synchronise(&self) {
+        self.comes_to(Moment::Synchronising);
+    }
+    fn replay(&self, events: Events) {
+        assert_eq!(
+            (events, self.stage.get()),
+            (Events::MACHINE_CHECK, Stage::Held)
+        );
+        self.handle();
+    }
+}
+
+/// A machine check comes to CPU 0, which leads, and to CPU 1, at any moment of
+/// each; `together` of them wait for each other in the handler. It is handled
+/// once, and not while the closure runs.
+fn machine_checks(together: usize) {
+    /// Enough looks at the clock to wait in both steps.
+    const TIMEOUT: u64 = 2;
+    let moments = [
+        Moment::Waiting,
+        Moment::Masking,
+        Moment::Still,
+        Moment::Synchronising,
+        Moment::Going,
+        Moment::After,
+    ];
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = model.preemption_bound.or(Some(3));
+    let met = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    for at in moments.iter().flat_map(|a| moments.map(|b| [*a, b])) {
+        let met = std::sync::Arc::clone(&met);
+        model.check(move || {
+            let machine = Machine::new(2);
+            let raised = Arc::new(AtomicBool::new(false));
+            let here = Arc::new(AtomicUsize::new(0));
+            let cpu = |cpu: u32| Checked {
+                clock: Clock::default(),
+                machine: Arc::clone(&machine),
+                cpu,
+                at: at[usize::try_from(cpu).unwrap()],
+                still: Cell::new(false),
+                stage: Cell::new(Stage::Pending),
+                raised: Arc::clone(&raised),
+                here: Arc::clone(&here),
+                together,
+            };
+            let (leader, follower) = (cpu(0), cpu(1));
+            let end = move |cpu: &Checked| {
+                cpu.comes_to(Moment::After);
+                assert_eq!(cpu.stage.get(), Stage::Handled, "{at:?}");
+                cpu.machine.rendezvous.offline(cpu.cpu);
+            };
+            let follower = thread::spawn(move || {
+                follower.machine.rendezvous.check(1, &follower);
+                end(&follower);
+            });
+            if machine.lead_on(0, TIMEOUT, &leader).is_ok() {
+                met.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            end(&leader);
+            follower.join().unwrap();
+        });
+    }
+    assert!(met.load(std::sync::atomic::Ordering::Relaxed) > 0);
+}
+
+#[test]
+fn a_machine_check_of_one_cpu() {
+    machine_checks(1);
+}
+
+/// Whoever holds it back does not keep the others in the handler for ever.
+#[test]
+fn a_machine_check_of_all_cpus() {
+    machine_checks(2);
 }

@@ -4,8 +4,8 @@
  *
  * Here is what needs Xen's macros, inline functions and structures: the
  * hypercall with its copies from and to the guest, payload records as hooks
- * see them, virtual regions, tasklets, CPU maps, NMIs. Whatever is decided
- * about a payload is decided in the engine.
+ * see them, virtual regions, tasklets, CPU maps, NMIs and machine checks.
+ * Whatever is decided about a payload is decided in the engine.
  *
  * This file is compiled for 16-byte aligned stacks, and only it calls Rust.
  */
@@ -46,6 +46,7 @@
 
 #include <public/sysctl.h>
 
+#include "cpu/mcheck/mce.h"
 #include "livepatch-rust.h"
 
 struct xsplice_memory {
@@ -503,16 +504,6 @@ void revert_payload_tail(struct payload *payload)
 
 /* CPUs. */
 
-bool xsplice_cpus_get(void)
-{
-    return get_cpu_maps();
-}
-
-void xsplice_cpus_put(void)
-{
-    put_cpu_maps();
-}
-
 unsigned int xsplice_cpu(void)
 {
     return smp_processor_id();
@@ -544,14 +535,75 @@ void xsplice_synchronise(void)
     cpuid_eax(0);
 }
 
-static int cf_check hold_nmi(const struct cpu_user_regs *regs, int cpu)
+static int cf_check xsplice_hold_nmi(const struct cpu_user_regs *regs, int cpu)
 {
-    return xsplice_hold_nmi(cpu);
+    return xsplice_hold(cpu, XSPLICE_NMI) ||
+           (nmi_before && nmi_before(regs, cpu));
+}
+
+/*
+ * Called for every machine check. While this CPU keeps still, it is handled
+ * later: its banks and MCG_STATUS keep all that is known of it, MCIP included,
+ * so that a second one resets the machine, as it does during the handler.
+ * Where the CPU cannot go on from, it does not: no code is waited for then, as
+ * other CPUs might wait for this one.
+ */
+bool xsplice_hold_machine_check(void)
+{
+    uint64_t status;
+    unsigned int i;
+
+    if ( !xsplice_hold(smp_processor_id(), XSPLICE_MACHINE_CHECK) )
+        return false;
+
+    rdmsrl(MSR_IA32_MCG_STATUS, status);
+    if ( !(status & MCG_STATUS_RIPV) )
+        mc_panic("no way back to where CPUs were stopped for live patching");
+
+    for ( i = 0; i < this_cpu(nr_mce_banks); i++ )
+    {
+        rdmsrl(MSR_IA32_MCx_STATUS(i), status);
+        if ( (status & MCi_STATUS_VAL) &&
+             (status & (MCi_STATUS_PCC | MCi_STATUS_AR)) )
+            mc_panic("fatal while CPUs were stopped for live patching");
+    }
+
+    return true;
+}
+
+void xsplice_replay(enum xsplice_event event)
+{
+    switch ( event )
+    {
+    case XSPLICE_NMI:
+        self_nmi();
+        break;
+
+    case XSPLICE_MACHINE_CHECK:
+        asm volatile ( "int %0" :: "i" (TRAP_machine_check) : "memory" );
+        break;
+    }
+}
+
+bool xsplice_meeting_begin(void)
+{
+    if ( !get_cpu_maps() )
+        return false;
+
+    /* Before any CPU keeps still: none is in the handler then. */
+    nmi_before = set_nmi_callback(xsplice_hold_nmi);
+
+    return true;
+}
+
+void xsplice_meeting_end(void)
+{
+    set_nmi_callback(nmi_before);
+    put_cpu_maps();
 }
 
 void xsplice_window_begin(void)
 {
-    nmi_before = set_nmi_callback(hold_nmi);
     /* Hooks may take locks with interrupts off that are taken with them on. */
     spin_debug_disable();
 }
@@ -559,12 +611,6 @@ void xsplice_window_begin(void)
 void xsplice_window_end(void)
 {
     spin_debug_enable();
-    set_nmi_callback(nmi_before);
-}
-
-void xsplice_replay_nmi(void)
-{
-    self_nmi();
 }
 
 /* A vCPU that sleeps in a wait queue has a stack of its own in the hypervisor. */

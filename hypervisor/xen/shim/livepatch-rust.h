@@ -70,6 +70,12 @@ enum xsplice_hook {
     XSPLICE_POST_REVERT,
 };
 
+/* What cannot be masked. */
+enum xsplice_event {
+    XSPLICE_NMI,
+    XSPLICE_MACHINE_CHECK,
+};
+
 /* What a hook sees of its payload, and may change. */
 struct xsplice_status {
     uint32_t state;
@@ -120,8 +126,9 @@ void xsplice_memory_saved(struct xsplice_memory *memory, size_t index,
 int xsplice_memory_call(struct xsplice_memory *memory, enum xsplice_hook hook,
                         uint64_t addr, struct xsplice_status *status);
 
-bool xsplice_cpus_get(void);
-void xsplice_cpus_put(void);
+/* Before and after a rendezvous; false if CPUs come or go. */
+bool xsplice_meeting_begin(void);
+void xsplice_meeting_end(void);
 unsigned int xsplice_cpu(void);
 void xsplice_relax(void);
 void xsplice_kick(unsigned int cpu);
@@ -131,7 +138,8 @@ void xsplice_synchronise(void);
 /* In the window, first and last. */
 void xsplice_window_begin(void);
 void xsplice_window_end(void);
-void xsplice_replay_nmi(void);
+/* Raises an event again, which has been held on this CPU. */
+void xsplice_replay(enum xsplice_event event);
 int xsplice_text_open(void);
 void xsplice_text_write(uint64_t addr, const void *bytes, size_t len);
 void xsplice_text_close(void);
@@ -144,8 +152,8 @@ void xsplice_cpu_online(unsigned int cpu);
 void xsplice_cpu_offline(unsigned int cpu);
 /* Takes part in a rendezvous, if there is one. */
 void xsplice_check(unsigned int cpu);
-/* Whether an NMI on this CPU has to wait; it is then replayed. */
-bool xsplice_hold_nmi(unsigned int cpu);
+/* Whether an event on this CPU has to wait; it is then replayed. */
+bool xsplice_hold(unsigned int cpu, enum xsplice_event event);
 
 void xsplice_init(unsigned int cpus);
 int xsplice_upload(struct xsplice_text name, struct xsplice_text file);

@@ -3,13 +3,13 @@
 //! What the shim calls.
 #![expect(unsafe_code, reason = "everything here is called from C")]
 
-use crate::ffi::{self, Entry, Text};
-use crate::host::{Cpus, Xen, replay};
+use crate::ffi::{self, Entry, Event, Text};
+use crate::host::{Cpus, Xen};
 use crate::memory::state_number;
 use core::cell::{OnceCell, UnsafeCell};
 use xsplice_abi::errno::Errno;
 use xsplice_engine::{Action, Engine, Host, Loaded, Options, Policy, Progress};
-use xsplice_rendezvous::{Held, Rendezvous};
+use xsplice_rendezvous::Rendezvous;
 
 /// Set once, before the other CPUs start.
 struct Once(OnceCell<Rendezvous>);
@@ -70,7 +70,7 @@ extern "C" fn xsplice_init(cpus: u32) {
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_cpu_online(cpu: u32) {
     if let Some(rendezvous) = RENDEZVOUS.0.get() {
-        replay(rendezvous.online(cpu, &Cpus));
+        rendezvous.online(cpu, &Cpus);
     }
 }
 
@@ -86,15 +86,15 @@ extern "C" fn xsplice_cpu_offline(cpu: u32) {
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_check(cpu: u32) {
     if let Some(rendezvous) = RENDEZVOUS.0.get() {
-        replay(rendezvous.check(cpu, &Cpus));
+        rendezvous.check(cpu, &Cpus);
     }
 }
 
-/// An NMI came in on `cpu`.
+/// Something that cannot be masked came in on `cpu`.
 #[unsafe(no_mangle)]
-extern "C" fn xsplice_hold_nmi(cpu: u32) -> bool {
+extern "C" fn xsplice_hold(cpu: u32, event: Event) -> bool {
     let rendezvous = RENDEZVOUS.0.get();
-    rendezvous.is_some_and(|rendezvous| rendezvous.hold(cpu, Held::NMI))
+    rendezvous.is_some_and(|rendezvous| rendezvous.hold(cpu, event.into()))
 }
 
 /// Loads a payload.

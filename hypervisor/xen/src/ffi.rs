@@ -8,6 +8,7 @@ use core::ffi::CStr;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
+use xsplice_rendezvous::Events;
 
 /// Bytes with their length.
 #[derive(Clone, Copy)]
@@ -119,6 +120,23 @@ pub(crate) enum Hook {
     PostRevert,
 }
 
+/// What cannot be masked.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) enum Event {
+    Nmi,
+    MachineCheck,
+}
+
+impl From<Event> for Events {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Nmi => Self::NMI,
+            Event::MachineCheck => Self::MACHINE_CHECK,
+        }
+    }
+}
+
 #[repr(C)]
 pub(crate) struct Status {
     pub(crate) state: u32,
@@ -175,10 +193,10 @@ unsafe extern "C" {
         status: &mut Status,
     ) -> i32;
 
-    #[link_name = "xsplice_cpus_get"]
-    pub(crate) safe fn cpus_get() -> bool;
-    #[link_name = "xsplice_cpus_put"]
-    pub(crate) safe fn cpus_put();
+    #[link_name = "xsplice_meeting_begin"]
+    pub(crate) safe fn meeting_begin() -> bool;
+    #[link_name = "xsplice_meeting_end"]
+    pub(crate) safe fn meeting_end();
     #[link_name = "xsplice_cpu"]
     pub(crate) safe fn cpu() -> u32;
     #[link_name = "xsplice_relax"]
@@ -192,8 +210,8 @@ unsafe extern "C" {
     pub(crate) safe fn synchronise();
     fn xsplice_window_begin();
     fn xsplice_window_end();
-    #[link_name = "xsplice_replay_nmi"]
-    pub(crate) safe fn replay_nmi();
+    #[link_name = "xsplice_replay"]
+    pub(crate) safe fn replay(event: Event);
     fn xsplice_text_open() -> i32;
     fn xsplice_text_write(addr: u64, bytes: *const u8, len: usize);
     fn xsplice_text_close();

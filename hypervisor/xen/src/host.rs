@@ -2,7 +2,7 @@
 
 //! Xen, as the engine and the rendezvous see it.
 
-use crate::ffi;
+use crate::ffi::{self, Event};
 use crate::memory::Memory;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -12,7 +12,7 @@ use core::ops::Range;
 use xsplice_abi::deny;
 use xsplice_engine::{Absent, Errno, Host, Region, Resident};
 use xsplice_memory as memory;
-use xsplice_rendezvous::{Failure, Held, Platform, Rendezvous};
+use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
 
 /// The CPUs.
 pub(crate) struct Cpus;
@@ -41,12 +41,13 @@ impl Platform for Cpus {
     fn synchronise(&self) {
         ffi::synchronise();
     }
-}
 
-/// Handles what came in while this CPU had to keep still.
-pub(crate) fn replay(held: Held) {
-    if held.0 & Held::NMI != 0 {
-        ffi::replay_nmi();
+    fn replay(&self, events: Events) {
+        for event in [Event::Nmi, Event::MachineCheck] {
+            if events.contains(event.into()) {
+                ffi::replay(event);
+            }
+        }
     }
 }
 
@@ -123,7 +124,7 @@ impl Host for Xen {
     }
 
     fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
-        if !ffi::cpus_get() {
+        if !ffi::meeting_begin() {
             return Err(Absent {
                 step: "CPUs are being taken in or out",
                 cpus: Vec::new(),
@@ -132,12 +133,9 @@ impl Host for Xen {
         let met = self
             .rendezvous
             .lead(ffi::cpu(), timeout, &Cpus, || ffi::in_window(window));
-        ffi::cpus_put();
+        ffi::meeting_end();
         let (step, cpus) = match met {
-            Ok(held) => {
-                replay(held);
-                return Ok(());
-            }
+            Ok(()) => return Ok(()),
             Err(Failure::Busy) => ("another rendezvous goes on", Vec::new()),
             Err(Failure::NotWaiting(cpus)) => ("not all CPUs are waiting", cpus),
             Err(Failure::NotMasked(cpus)) => ("not all CPUs have interrupts off", cpus),

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! NMIs and machine checks that come while the CPUs stand still are neither
+//! handled then nor lost, on Xen with our live-patch core.
+
+use anyhow::{Context as _, ensure};
+use std::path::Path;
+use xsplice_e2e::{build, config, rust_base, settled};
+use xsplice_lab::Host;
+
+/// A processor that reports machine checks to all CPUs, from some of which the
+/// hypervisor can recover.
+const PROCESSOR: &str = "Nehalem";
+
+/// For CPU 0 and its bank 3: valid, uncorrected, enabled, signalled, found by the
+/// patrol of the memory (0xc0). MCG_STATUS: there is a way back.
+const MACHINE_CHECK: &str = "mce -b 0 3 0xb1000000000000c0 0x5 0 0";
+
+#[test]
+fn events_in_the_window_are_raised_again() -> anyhow::Result<()> {
+    let base = rust_base()?;
+    let directory = tempfile::tempdir()?;
+    let payload = directory.path().join("slow-window.livepatch");
+    let patch = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/held_events/slow-window.patch");
+    build(&base, &patch, &payload)?;
+    let mut config = config(&base)?;
+    config.processor = Some(PROCESSOR.to_owned());
+    config.xen_arguments = "mce_verbosity=verbose".to_owned();
+    config.files.push(("lab/slow".to_owned(), payload));
+    let mut host = Host::boot(&config)?;
+    let uploaded = host.run(&["xsplice", "upload", "slow", "/lab/slow"])?;
+    ensure!(uploaded.code == Some(0), "{uploaded:?}");
+
+    let mut monitor = host.monitor()?;
+    let hardware = std::thread::spawn(move || {
+        monitor.wait_for("window: waiting")?;
+        monitor.command("nmi")?;
+        monitor.command(MACHINE_CHECK)
+    });
+    let applied = settled(&mut host, &["xsplice", "apply", "slow"])?;
+    ensure!(applied.code == Some(0), "{applied:?}");
+    hardware.join().expect("it does not panic")?;
+    let reverted = settled(&mut host, &["xsplice", "revert", "slow"])?;
+    ensure!(reverted.code == Some(0), "{reverted:?}\n{}", host.console());
+    let console = host.console();
+    host.shut_down()?;
+
+    let (_, window) = console
+        .split_once("window: waiting")
+        .context("the hook did not run")?;
+    let (during, after) = window
+        .split_once("window: 1 NMIs came, MCG_STATUS is 0x5\n")
+        .with_context(|| format!("they did not come in the window:\n{window}"))?;
+    // The NMI of nobody knows what is reported to dom0, and each CPU has work to
+    // do after a machine check.
+    let mut once = vec!["Uhhuh. NMI received for unknown reason".to_owned()];
+    once.extend((0..config.cpus).map(|cpu| format!("CPU{cpu} enter softirq")));
+    for line in once {
+        ensure!(
+            after.matches(&line).count() == 1,
+            "{line}: not once in\n{after}"
+        );
+        ensure!(!during.contains(&line), "{line}: too early");
+    }
+    for line in [
+        "MCE: send MCE# to DOM0 through virq",
+        "afterwards: 2 NMIs came, MCG_STATUS is 0\n",
+    ] {
+        ensure!(after.contains(line), "{line}: not in\n{after}");
+    }
+    Ok(())
+}
