@@ -2,6 +2,10 @@
 //! `cargo xtask bench`: how fast things are, next to the peer in the same run.
 
 mod depth;
+mod engine;
+mod plot;
+
+pub(crate) use engine::run as engine;
 
 use crate::base::Base;
 use crate::{base, command, debian_build, test};
@@ -126,20 +130,6 @@ fn flow(peer: &Path, xsplice: &Path, base: &Base, patch: &Path) -> anyhow::Resul
         println!("| {what} | {time:.1} s | {:.1} times |", theirs / time);
     }
     Ok(())
-}
-
-/// Measures the engine.
-pub(crate) fn engine() -> anyhow::Result<()> {
-    println!("## Engine, {} CPUs", cpus());
-    command::run(Command::new("cargo").args([
-        "bench",
-        "--quiet",
-        "--package",
-        "xsplice-inprocess",
-        "--bench",
-        "engine",
-    ]))?;
-    depth::run()
 }
 
 fn row(who: &str, time: Duration, count: usize) {

@@ -12,6 +12,7 @@ mod demo;
 mod fuzz;
 mod packages;
 mod rust_core;
+mod sanitize;
 mod test;
 mod xen;
 
@@ -56,6 +57,16 @@ enum Command {
         /// For how long, all together.
         #[arg(long, value_name = "N", default_value_t = 4)]
         minutes: u32,
+        /// Try all values of all headers of Xen's own test payloads first.
+        #[arg(long)]
+        xen: bool,
+    },
+    /// Run the tests of engine, rendezvous and in-process host under
+    /// AddressSanitizer, valgrind and Miri.
+    Sanitize {
+        /// Only under this one.
+        #[arg(value_enum)]
+        only: Option<sanitize::Sanitizer>,
     },
     /// Show or clear what is cached.
     Cache {
@@ -87,7 +98,11 @@ enum Bench {
         peer: Option<std::path::PathBuf>,
     },
     /// The engine: loads and actions, by how much there is of everything.
-    Engine,
+    Engine {
+        /// Put tables and plot into BENCHMARKS.md and docs/bench.
+        #[arg(long)]
+        write: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -105,9 +120,10 @@ fn main() -> ExitCode {
             what: Bench::Generator { peer },
         } => bench::generator(peer.as_deref()),
         Command::Bench {
-            what: Bench::Engine,
-        } => bench::engine(),
-        Command::Fuzz { minutes } => fuzz::run(minutes),
+            what: Bench::Engine { write },
+        } => bench::engine(write),
+        Command::Fuzz { minutes, xen } => fuzz::run(minutes, xen),
+        Command::Sanitize { only } => sanitize::run(only),
         Command::Cache { clear } => cache::run(clear),
     };
     match result {

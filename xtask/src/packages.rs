@@ -27,6 +27,9 @@ pub(crate) const XEN: &[&str] = &[
 /// `alloc`.
 pub(crate) const RUST: &[&str] = &["binutils", "cargo-web", "rust-web-src", "rustc-web"];
 
+/// For `cargo xtask sanitize`.
+pub(crate) const SANITIZERS: &[&str] = &["binutils", "gcc", "valgrind"];
+
 /// Installs what is missing if this user may; otherwise says how to.
 pub(crate) fn ensure(needed: &[&'static str]) -> anyhow::Result<()> {
     let missing: Vec<&str> = needed.iter().copied().filter(|p| !installed(p)).collect();

@@ -136,6 +136,17 @@ fn name(result: &Result<(), Failure>) -> &'static str {
     }
 }
 
+/// How a meeting of CPU 0 with two others may end.
+const OUTCOMES: [&str; 7] = [
+    "met",
+    "without 1",
+    "without 2",
+    "without 1 and 2",
+    "1 not masked",
+    "2 not masked",
+    "1 and 2 not masked",
+];
+
 /// Two CPUs run the hypervisor and come to the check; the leader waits until
 /// `timeout` looks at the clock are over.
 fn meet(timeout: u64) -> &'static str {
@@ -164,31 +175,13 @@ fn meet(timeout: u64) -> &'static str {
 
 #[test]
 fn all_come_or_the_missing_are_named() {
-    let outcomes = [
-        "met",
-        "without 1",
-        "without 2",
-        "without 1 and 2",
-        "1 not masked",
-        "2 not masked",
-        "1 and 2 not masked",
-    ];
-    explore(&outcomes, || meet(1));
+    explore(&OUTCOMES, || meet(1));
 }
 
 /// CPU 2 is offline in the beginning and comes at any moment.
 #[test]
 fn a_cpu_comes_online() {
-    let outcomes = [
-        "met",
-        "without 1",
-        "without 2",
-        "without 1 and 2",
-        "1 not masked",
-        "2 not masked",
-        "1 and 2 not masked",
-    ];
-    explore(&outcomes, || {
+    explore(&OUTCOMES, || {
         let machine = Machine::new(2);
         let late = Arc::clone(&machine);
         let late = thread::spawn(move || {

@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind, Register};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -25,13 +26,12 @@ const ENTRIES: [(&str, &str); 3] = [
 ];
 const ENGINE: &str = "<xsplice_engine::action::Engine<engine::common::Hypervisor>>";
 
-/// Prints the depth of each entry and the size of the code.
-pub(super) fn run() -> anyhow::Result<()> {
+/// The depth of each entry and the size of the code, in Markdown.
+pub(super) fn report() -> anyhow::Result<String> {
     let program = std::fs::read(build()?)?;
     let code = read(&program)?;
-    println!("\n### Stack and code\n");
-    println!("| | stack, bytes | code, bytes |");
-    println!("|---|---:|---:|");
+    let mut text = "\n### Stack and code\n\n".to_owned();
+    text.push_str("| | stack, bytes | code, bytes |\n|---|---:|---:|\n");
     let mut deepest = (0, Vec::new());
     let mut reached = BTreeSet::new();
     for (what, entry) in ENTRIES {
@@ -40,7 +40,7 @@ pub(super) fn run() -> anyhow::Result<()> {
         let (start, _) = entries.next().with_context(|| format!("no {wanted}"))?;
         let mut walk = Walk::new(&code);
         let (depth, path) = walk.depth(*start);
-        println!("| {what} | {depth} | {} |", walk.size());
+        writeln!(text, "| {what} | {depth} | {} |", walk.size())?;
         reached.extend(walk.done.keys().copied());
         if depth > deepest.0 {
             deepest = (depth, path);
@@ -51,19 +51,22 @@ pub(super) fn run() -> anyhow::Result<()> {
         .filter_map(|at| code.get(at))
         .map(|f| f.size)
         .sum();
-    println!("| all | | {size} |");
+    writeln!(text, "| all | | {size} |")?;
     let verdict = if deepest.0 <= LIMIT {
         "reached"
     } else {
         "MISSED"
     };
-    println!("\nTarget, at most {LIMIT} bytes of stack: {verdict}. The deepest path:\n");
+    writeln!(
+        text,
+        "\nTarget, at most {LIMIT} bytes of stack: {verdict}. The deepest path:\n"
+    )?;
     for at in deepest.1 {
         if let Some(function) = code.get(&at) {
-            println!("- {} bytes: `{}`", function.frame, function.name);
+            writeln!(text, "- {} bytes: `{}`", function.frame, function.name)?;
         }
     }
-    Ok(())
+    Ok(text)
 }
 
 /// The benchmark's executable, with names that say of what a function is generic.

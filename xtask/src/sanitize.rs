@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask sanitize`: tests under what sees accesses that they survive.
+
+use crate::{command, packages};
+use anyhow::Context as _;
+use std::process::Command;
+
+/// What watches the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Sanitizer {
+    /// AddressSanitizer, on the engine and the hypervisor in a process.
+    Address,
+    /// Valgrind, on the same.
+    Valgrind,
+    /// Miri, on what needs no code but Rust's: engine, rendezvous, relocations.
+    Miri,
+}
+
+const ALL: [Sanitizer; 3] = [Sanitizer::Address, Sanitizer::Valgrind, Sanitizer::Miri];
+
+/// What runs as machine code.
+const NATIVE: [&str; 3] = [
+    "--package=xsplice-engine",
+    "--package=xsplice-inprocess",
+    "--package=xsplice-rendezvous",
+];
+
+/// Tests that try very many cases of the same: they would take an hour where each
+/// instruction is looked at. AddressSanitizer sees them.
+const EXHAUSTIVE: [&str; 7] = [
+    "--skip=cut_off_at_every_length",
+    "--skip=every_value_of_every_header_byte",
+    "--skip=every_byte_with_each_bit_flipped",
+    "--skip=every_sequence_goes_as_the_model_says",
+    "--skip=a_failure_at_every_point",
+    "--skip=every_opcode",
+    "--skip=the_payloads_load_when_they_are_whole",
+];
+
+/// Runs the tests under `only`, or under each of them.
+pub(crate) fn run(only: Option<Sanitizer>) -> anyhow::Result<()> {
+    for sanitizer in ALL
+        .into_iter()
+        .filter(|s| only.is_none_or(|only| only == *s))
+    {
+        println!("{sanitizer:?}");
+        let tests = match sanitizer {
+            Sanitizer::Address => address(),
+            Sanitizer::Valgrind => valgrind(),
+            Sanitizer::Miri => miri(),
+        };
+        command::run(&mut tests?).with_context(|| format!("{sanitizer:?}"))?;
+    }
+    Ok(())
+}
+
+/// A cargo with a directory of its own for what it builds.
+fn cargo(arguments: &[&str], directory: &str) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args(arguments)
+        .args(["--quiet", "--target-dir", directory]);
+    cargo
+}
+
+fn address() -> anyhow::Result<Command> {
+    nightly(&["--version"], "rustc")?;
+    let mut tests = cargo(&["+nightly", "test"], "target/asan");
+    tests.args(NATIVE).args(["--lib", "--tests"]);
+    tests.env("RUSTFLAGS", "-Zsanitizer=address");
+    Ok(tests)
+}
+
+fn valgrind() -> anyhow::Result<Command> {
+    // Code is written in the tests; the allocator must be another library.
+    const RUNNER: &str = "valgrind --quiet --error-exitcode=1 --smc-check=all-non-file \
+                          --leak-check=full --errors-for-leak-kinds=definite";
+    packages::ensure(packages::SANITIZERS)?;
+    let mut tests = cargo(&["test"], "target/valgrind");
+    tests
+        .args(NATIVE)
+        .args(["--lib", "--tests", "--"])
+        .args(EXHAUSTIVE);
+    tests.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", RUNNER);
+    tests.env("RUSTFLAGS", "-Ctarget-feature=-crt-static");
+    Ok(tests)
+}
+
+fn miri() -> anyhow::Result<Command> {
+    nightly(&["miri", "--version"], "miri,rust-src")?;
+    let mut tests = cargo(&["+nightly", "miri", "test"], "target/miri");
+    tests.args(["--package=xsplice-engine", "--package=xsplice-rendezvous"]);
+    tests.args(["--package=xsplice-link", "--package=xsplice-abi", "--lib"]);
+    // Those of the linker's results run it.
+    for test in ["load", "actions", "hold", "microcode"] {
+        tests.args(["--test", test]);
+    }
+    tests.arg("--").args(EXHAUSTIVE);
+    // The decoder that the engine's lengths are compared with makes pointers of
+    // integers; the engine does not.
+    tests.env("PROPTEST_CASES", "4");
+    // What makes up cases looks for a file of those that failed before.
+    tests.env(
+        "MIRIFLAGS",
+        "-Zmiri-permissive-provenance -Zmiri-disable-isolation",
+    );
+    Ok(tests)
+}
+
+/// Installs the nightly toolchain with `components` if `probe` does not run.
+pub(crate) fn nightly(probe: &[&str], components: &str) -> anyhow::Result<()> {
+    let mut probe_it = Command::new("cargo");
+    if command::output(probe_it.arg("+nightly").args(probe)).is_ok() {
+        return Ok(());
+    }
+    println!("installing the nightly toolchain ({components})");
+    let install = ["toolchain", "install", "nightly", "--profile=minimal"];
+    command::output(
+        Command::new("rustup")
+            .args(install)
+            .args(["-c", components]),
+    )
+    .with_context(|| format!("run: rustup toolchain install nightly -c {components}"))?;
+    Ok(())
+}
