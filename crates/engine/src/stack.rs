@@ -340,7 +340,7 @@ pub struct Stack {
 
 /// What has to be noted when a payload is applied, and memory for it.
 #[derive(Debug)]
-pub(crate) struct Applying {
+pub(crate) struct Noted {
     patched: Vec<Patched>,
     room: (Room<Id>, Room<Patched>),
 }
@@ -535,7 +535,7 @@ impl Stack {
 
     /// What is needed to note that a payload is applied.
     #[inline(never)]
-    pub(crate) fn applying(&self, payload: &Loaded) -> Result<Applying, NoMemory> {
+    pub(crate) fn to_note(&self, payload: &Loaded) -> Result<Noted, NoMemory> {
         let functions = payload.functions.iter().enumerate();
         let mut patched = memory::collect(functions.map(|(index, function)| Patched {
             start: function.old_addr,
@@ -548,16 +548,16 @@ impl Stack {
             Room::new(&self.applied, 1)?,
             Room::new(&self.patched, patched.len())?,
         );
-        Ok(Applying { patched, room })
+        Ok(Noted { patched, room })
     }
 
     /// Notes that a payload is applied, on top of all others.
-    pub(crate) fn set_applied(&mut self, id: Id, applying: Applying) {
+    pub(crate) fn set_applied(&mut self, id: Id, noted: Noted) {
         if let Some(payload) = self.get_mut(id) {
             payload.state = State::Applied;
             payload.patched.fill(true);
         }
-        let Applying { patched, room } = applying;
+        let Noted { patched, room } = noted;
         let (one, functions) = room;
         one.append(&mut self.applied, [id]);
         merge(&mut self.patched, functions, &patched, |a, b| {

@@ -292,10 +292,17 @@ impl<H: Observed> Trial<H> {
             nodeps: false,
             timeout: 4_000_000_000,
         };
+        let failures = self.failures;
         self.step(&format!("{action} {name}"), expected, |engine| {
             let result = engine.act(name, action, patient);
             result.map_err(|failure| failure.errno())
         });
+        let takes_out = matches!(action, Revert | Unload) && expected.is_ok();
+        assert_eq!(
+            takes_out,
+            self.failures == failures,
+            "{action} {name} and memory"
+        );
     }
 
     fn act(&mut self, name: &str, actions: &[Action]) {

@@ -13,7 +13,7 @@ use crate::format::MAX_NAME;
 use crate::host::{Hook, State};
 use crate::patch::Write;
 use crate::problem::{Problem, Refusal, same};
-use crate::stack::{Applying, Id, Loaded, Times};
+use crate::stack::{Id, Loaded, Noted, Times};
 use crate::{Errno, Host, Loader, Policy, Stack};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -87,8 +87,7 @@ pub struct Engine<H> {
     policy: Policy,
     guard: Guard,
     stack: Stack,
-    /// Boxed, as what is in it is made while the stack is deep.
-    pending: Option<Box<Pending>>,
+    pending: Option<Pending>,
     counters: Counters,
 }
 
@@ -97,10 +96,18 @@ pub struct Engine<H> {
 struct Pending {
     action: Action,
     payload: Id,
-    reverts: Reverts,
-    /// What is to be noted then; none for a revert.
-    applying: Option<Applying>,
+    /// None for a revert, which needs no memory.
+    applying: Option<Box<Applying>>,
     timeout: u32,
+}
+
+/// What is prepared for an apply or replace. Boxed, as the stack is deep where
+/// it is made.
+#[derive(Debug)]
+struct Applying {
+    reverts: Reverts,
+    /// What is to be noted when it is done.
+    noted: Option<Noted>,
 }
 
 /// What a replace takes out.
@@ -259,25 +266,10 @@ impl<H: Host> Engine<H> {
             }
             (Action::Apply | Action::Replace, State::Checked) => Hook::PreApply,
         };
-        let new = Pending {
-            action,
-            payload: id,
-            reverts: Reverts::default(),
-            applying: None,
-            timeout: match options.timeout {
-                0 => Self::DEFAULT_TIMEOUT,
-                timeout => timeout,
-            },
+        let applying = match action {
+            Action::Revert => None,
+            _ => Some(self.prepare_apply(id, action, options)?),
         };
-        let mut pending = Box::write(memory::place()?, new);
-        if action != Action::Revert
-            && let Err(cause) = self.prepare_apply(&mut pending, options)
-        {
-            if cause == Cause::NeedsReload {
-                self.set_result(id, Some(Errno::EINVAL));
-            }
-            return Err(cause);
-        }
         if let Some(payload) = self.stack.get_mut(id)
             && let Some(Err(errno)) = payload.call(veto)
         {
@@ -288,23 +280,48 @@ impl<H: Host> Engine<H> {
                 errno,
             });
         }
-        self.pending = Some(pending);
+        self.pending = Some(Pending {
+            action,
+            payload: id,
+            applying,
+            timeout: match options.timeout {
+                0 => Self::DEFAULT_TIMEOUT,
+                timeout => timeout,
+            },
+        });
         self.set_result(id, Some(Errno::EAGAIN));
         Ok(Progress::Pending)
     }
 
     #[inline(never)]
-    fn prepare_apply(&mut self, pending: &mut Pending, options: Options) -> Result<(), Cause> {
-        let id = pending.payload;
-        let (stack, guard) = (&self.stack, self.guard);
-        let patches = prepare::apply(&self.host, stack, pending, options, guard)?;
+    fn prepare_apply(
+        &mut self,
+        id: Id,
+        action: Action,
+        options: Options,
+    ) -> Result<Box<Applying>, Cause> {
+        let new = Applying {
+            reverts: Reverts::default(),
+            noted: None,
+        };
+        let mut applying = Box::write(memory::place()?, new);
+        let (stack, reverts, guard) = (&self.stack, &mut applying.reverts, self.guard);
+        let patches = match prepare::apply(&self.host, stack, id, action, reverts, options, guard) {
+            Ok(patches) => patches,
+            Err(cause) => {
+                if cause == Cause::NeedsReload {
+                    self.set_result(id, Some(Errno::EINVAL));
+                }
+                return Err(cause);
+            }
+        };
         if let Some(payload) = self.stack.get(id) {
-            pending.applying = Some(self.stack.applying(payload)?);
+            applying.noted = Some(self.stack.to_note(payload)?);
         }
         if let Some(payload) = self.stack.get_mut(id) {
             payload.patches = patches;
         }
-        Ok(())
+        Ok(applying)
     }
 
     /// Runs the action that is prepared, if there is one: stops the CPUs, does
@@ -314,7 +331,7 @@ impl<H: Host> Engine<H> {
     /// [`Failure`]; the payloads and the memory are as they were before then.
     #[inline(never)]
     pub fn run(&mut self) -> Result<(), Failure> {
-        let Some(mut pending) = self.pending.take() else {
+        let Some(pending) = self.pending.take() else {
             return Ok(());
         };
         let (host, stack) = (&self.host, &mut self.stack);
@@ -336,8 +353,8 @@ impl<H: Host> Engine<H> {
                 Action::Revert => self.stack.set_reverted(id),
                 Action::Apply | Action::Unload => {}
             }
-            if let Some(applying) = pending.applying.take() {
-                self.stack.set_applied(id, applying);
+            if let Some(noted) = pending.applying.and_then(|applying| applying.noted) {
+                self.stack.set_applied(id, noted);
             }
         }
         let result = match (outcome, met) {

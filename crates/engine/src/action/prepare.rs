@@ -2,7 +2,7 @@
 
 //! What is done about an action while the hypervisor runs.
 
-use super::{Action, Cause, Guard, Options, Pending, Revert, Reverts};
+use super::{Action, Cause, Guard, Options, Revert, Reverts};
 use crate::host::Hook;
 use crate::patch::{Patch, Write};
 use crate::problem::{Problem, Problems, bytes, same, text};
@@ -39,28 +39,29 @@ pub(super) fn revert(stack: &Stack, id: Id) -> Result<(), Cause> {
 }
 
 /// Whether the payload can be applied, and what that writes. What is reverted
-/// before is added to `pending`.
+/// before is added to `reverts`.
 pub(super) fn apply(
     host: &impl Host,
     stack: &Stack,
-    pending: &mut Pending,
+    id: Id,
+    action: Action,
+    reverts: &mut Reverts,
     options: Options,
     guard: Guard,
 ) -> Result<Vec<Patch>, Cause> {
-    let payload = stack.get(pending.payload).ok_or(Cause::NoSuchPayload)?;
+    let payload = stack.get(id).ok_or(Cause::NoSuchPayload)?;
     if !payload.pristine() {
         return Err(Cause::NeedsReload);
     }
     if payload.uses.iter().any(|used| stack.get(*used).is_none()) {
         return Err(Cause::Dangling);
     }
-    let replace = pending.action == Action::Replace;
+    let replace = action == Action::Replace;
     let mut problems = Problems::default();
     if guard != Guard::OldCode && (replace || !options.nodeps) {
         let below = stack.top().filter(|_| !replace);
         depends(host, payload, below, &mut problems);
     }
-    let reverts = &mut pending.reverts;
     let vetoing = match replace {
         true => take_out(stack, reverts)?,
         false => None,

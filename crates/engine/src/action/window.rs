@@ -3,7 +3,7 @@
 //! What is done while the CPUs stand still: bytes are written, and the hooks
 //! run that must run then. Nothing here allocates, prints or waits.
 
-use super::{Action, Pending, Revert};
+use super::{Pending, Revert};
 use crate::host::{Hook, State};
 use crate::patch::Write;
 use crate::stack::{Id, Loaded};
@@ -26,11 +26,11 @@ pub(super) enum Stopped {
 pub(super) fn run<H: Host>(host: &H, stack: &mut Stack, pending: &Pending) -> Result<(), Stopped> {
     let mut text = Text { host, open: false };
     let id = pending.payload;
-    if pending.action == Action::Revert {
+    let Some(applying) = &pending.applying else {
         return revert(&mut text, stack, id);
-    }
+    };
     let mut written = 0;
-    let reverts = &pending.reverts;
+    let reverts = &applying.reverts;
     for (done, other) in reverts.payloads.iter().enumerate() {
         let writes = reverts.writes.get(written..other.written);
         written = other.written;
