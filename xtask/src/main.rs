@@ -13,6 +13,7 @@ mod fuzz;
 mod packages;
 mod rust_core;
 mod sanitize;
+mod size;
 mod test;
 mod xen;
 

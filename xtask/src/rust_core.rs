@@ -24,8 +24,7 @@ const TARGET: &str = "hypervisor/xen/x86_64-xen.json";
 const NAME: &str = "x86_64-xen";
 
 /// How code is made for Xen: its thunks for returns and indirect branches, its
-/// landing pads, no tables of addresses to jump to, no unwinding, and names
-/// that are short enough for Xen's symbol table.
+/// landing pads, no tables of addresses to jump to, and no unwinding.
 const CODE: [&str; 7] = [
     "-Zunstable-options",
     "-Zretpoline-external-thunk",
@@ -33,7 +32,7 @@ const CODE: [&str; 7] = [
     "-Zcf-protection=branch",
     "-Cjump-tables=no",
     "-Cforce-unwind-tables=no",
-    "-Csymbol-mangling-version=hashed",
+    "-Csymbol-mangling-version=v0",
 ];
 
 /// What is kept of the library: what the shim calls.
@@ -51,6 +50,13 @@ const ENTRIES: [&str; 12] = [
     "xsplice_show",
     "xsplice_upload",
 ];
+
+/// Where all code begins that is no entry.
+const REST: &str = "xsplice_core";
+
+/// The entries, each with its name, and then the rest.
+const LAYOUT: &str =
+    "SECTIONS { .text : { *(.text.xsplice_*) xsplice_core = .; *(.text .text.*) } }\n";
 
 /// Instructions that leave alone the registers which Xen does not save.
 const PLAIN: [CpuidFeature; 10] = [
@@ -103,6 +109,8 @@ pub(crate) fn object() -> anyhow::Result<PathBuf> {
             .args(["--profile", "xen", "--crate-type", "staticlib"])
             .args(["-Zjson-target-spec", "--target", TARGET, "--target-dir"])
             .arg(&target)
+            // Panics name places as `crate-version/src/file.rs`.
+            .args(["-Ztrim-paths", "--config", "profile.xen.trim-paths='all'"])
             .env("RUSTC", RUSTC)
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
@@ -140,6 +148,9 @@ fn sysroot() -> anyhow::Result<PathBuf> {
                     .args(["--cap-lints=allow", "-Cembed-bitcode=yes"])
                     // What ends the hypervisor when there is no memory is left out.
                     .args(["--cfg", "no_global_oom_handling"])
+                    // Sorting and searching in less code.
+                    .args(["--cfg", "feature=\"optimize_for_size\""])
+                    .arg(format!("--remap-path-prefix={}=library", library.display()))
                     .args(["--crate-name", name, "-Cextra-filename=-xen"])
                     .arg(format!("--sysroot={}", directory.display()))
                     .arg("--out-dir")
@@ -152,17 +163,29 @@ fn sysroot() -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Links the library into one object that shows the entries only.
+/// Links the library into one object that shows the entries only: names of the
+/// rest would take a tenth of what all of it takes. A trace has them as
+/// `xsplice_core+offset`, and the object of the same name that ends in
+/// `.names.o` says what is there.
 fn prelink(library: &Path, object: &Path) -> anyhow::Result<()> {
-    let whole = object.with_extension("whole.o");
-    let mut link = Command::new("ld");
-    link.args(["-m", "elf_x86_64", "-r", "-x", "--gc-sections", "-o"]);
-    link.arg(&whole);
-    for entry in ENTRIES {
-        link.args(["-u", entry]);
+    let script = object.with_extension("lds");
+    std::fs::write(&script, LAYOUT)?;
+    let (whole, names) = (
+        object.with_extension("whole.o"),
+        object.with_extension("names.o"),
+    );
+    for (output, locals) in [(&names, None), (&whole, Some("--discard-all"))] {
+        let mut link = Command::new("ld");
+        link.args(["-m", "elf_x86_64", "-r", "--gc-sections"]);
+        link.args(locals).arg("-T").arg(&script);
+        link.arg("-o").arg(output);
+        for entry in ENTRIES {
+            link.args(["-u", entry]);
+        }
+        command::output(link.arg(library))?;
     }
-    command::output(link.arg(library))?;
-    let keep = ENTRIES.map(|entry| format!("--keep-global-symbol={entry}"));
+    let shown = ENTRIES.iter().chain([&REST]);
+    let keep = shown.map(|symbol| format!("--keep-global-symbol={symbol}"));
     let mut objcopy = Command::new("objcopy");
     command::output(objcopy.args(keep).arg(&whole))?;
     command::output(
@@ -201,6 +224,9 @@ fn check(path: &Path) -> anyhow::Result<()> {
                     "section {name} has a relocation of type {r_type:?}"
                 ));
             }
+        }
+        if let Some(path) = absolute_path(section.data()?) {
+            problems.insert(format!("section {name} names {path} of this machine"));
         }
         if flags.contains(elf::SHF_EXECINSTR) {
             problems.extend(foreign_instruction(name, section.data()?));
@@ -244,4 +270,31 @@ fn foreign_instruction(section: &str, code: &[u8]) -> Option<String> {
         "section {section}+{:#x}: {text} must not be used in Xen",
         foreign.ip()
     ))
+}
+
+/// An absolute path of a source file, where panics say what is wrong with what.
+fn absolute_path(data: &[u8]) -> Option<String> {
+    const SOURCE: &[u8] = b".rs";
+    let in_path = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+@".contains(byte);
+    let mut ends = (0..data.len()).filter(|at| data[*at..].starts_with(SOURCE));
+    ends.find_map(|end| {
+        let start = data[..end].iter().rposition(|byte| !in_path(byte));
+        let path = &data[start.map_or(0, |at| at + 1)..end + SOURCE.len()];
+        (path.first() == Some(&b'/')).then(|| String::from_utf8_lossy(path).into_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absolute_paths_of_sources_are_found_among_other_texts() {
+        let relative = b"a/b must not be\0crates/engine/src/elf.rs\x01 /: sha2-0.11/src/lib.rs";
+        assert_eq!(absolute_path(relative), None);
+        for path in ["/usr/src/rustc/library/core/src/a.rs", "/a.rs"] {
+            let text = format!("library/core/src/cell.rs\0 {path}not found");
+            assert_eq!(absolute_path(text.as_bytes()).as_deref(), Some(path));
+        }
+    }
 }

@@ -8,6 +8,7 @@
 
 use crate::base::{self, Base};
 use crate::debian_build::DebianBuild;
+use crate::size::{MOST, Size};
 use crate::{cache, command, rust_core};
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,10 @@ pub(crate) fn build(engine: Engine, debug: bool) -> anyhow::Result<PathBuf> {
         tree,
         ..base
     };
+    if engine == Engine::Rust && !debug {
+        let Size { bytes, more } = Size::of(&built.xen, &base.xen)?;
+        println!("xen.gz has {bytes} bytes, {more} more than Debian's ({MOST} are the limit)");
+    }
     let description = directory.join("base.json");
     std::fs::write(&description, built.summary())?;
     Ok(description)

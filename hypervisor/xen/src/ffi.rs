@@ -294,17 +294,10 @@ pub(crate) fn text_close() {
 }
 
 /// A payload's memory, with its record.
-#[derive(Debug)]
 pub(crate) struct Memory {
     raw: NonNull<RawMemory>,
     base: u64,
     size: u64,
-}
-
-impl core::fmt::Debug for RawMemory {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("struct xsplice_memory")
-    }
 }
 
 impl Memory {

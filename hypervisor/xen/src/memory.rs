@@ -3,12 +3,18 @@
 //! A payload in Xen's memory.
 
 use crate::ffi;
+use core::fmt;
 use core::ops::Range;
 use xsplice_engine::{Description, Errno, Hook, Protection, Resident, State, Status};
 use xsplice_memory::collect;
 
-#[derive(Debug)]
 pub(crate) struct Memory(pub(crate) ffi::Memory);
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Memory")
+    }
+}
 
 /// `LIVEPATCH_STATE_CHECKED` or `LIVEPATCH_STATE_APPLIED`.
 pub(crate) fn state_number(state: State) -> u32 {

@@ -21,6 +21,15 @@ pub(super) enum Stopped {
     Unexpected(usize),
 }
 
+impl Stopped {
+    fn errno(self) -> Errno {
+        match self {
+            Self::Closed(errno) | Self::Hook(_, _, errno) => errno,
+            Self::Unexpected(_) => Errno::EINVAL,
+        }
+    }
+}
+
 /// Does the action, or leaves everything as it was. That payloads without hooks
 /// are reverted is noted later.
 pub(super) fn run<H: Host>(host: &H, stack: &mut Stack, pending: &Pending) -> Result<(), Stopped> {
@@ -179,7 +188,8 @@ fn put_back<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, reverted: Option
         if let Err(stopped) = apply(text, stack, revert.payload) {
             let name = stack.get(revert.payload).map_or("", Loaded::name);
             text.host.fatal(format_args!(
-                "{name}: it was reverted and cannot be applied again ({stopped:?})"
+                "{name}: it was reverted and cannot be applied again (error {})",
+                stopped.errno().0
             ));
         }
     }
