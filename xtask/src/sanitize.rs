@@ -28,14 +28,10 @@ const NATIVE: [&str; 3] = [
 
 /// Tests that try very many cases of the same: they would take an hour where each
 /// instruction is looked at. AddressSanitizer sees them.
-const EXHAUSTIVE: [&str; 7] = [
+const EXHAUSTIVE: [&str; 3] = [
+    "--skip=every_",
     "--skip=cut_off_at_every_length",
-    "--skip=every_value_of_every_header_byte",
-    "--skip=every_byte_with_each_bit_flipped",
-    "--skip=every_sequence_goes_as_the_model_says",
     "--skip=a_failure_at_every_point",
-    "--skip=every_opcode",
-    "--skip=the_payloads_load_when_they_are_whole",
 ];
 
 /// Runs the tests under `only`, or under each of them.
@@ -73,9 +69,12 @@ fn address() -> anyhow::Result<Command> {
 }
 
 fn valgrind() -> anyhow::Result<Command> {
-    // Code is written in the tests; the allocator must be another library.
+    // The test harness keeps what it knows of its own thread where valgrind sees
+    // a pointer into the middle only: possibly lost, each time. Code is written
+    // while it runs. The allocator must be in another library to be watched.
     const RUNNER: &str = "valgrind --quiet --error-exitcode=1 --smc-check=all-non-file \
-                          --leak-check=full --errors-for-leak-kinds=definite";
+                          --leak-check=full --errors-for-leak-kinds=definite \
+                          --show-leak-kinds=definite";
     packages::ensure(packages::SANITIZERS)?;
     let mut tests = cargo(&["test"], "target/valgrind");
     tests
@@ -91,7 +90,7 @@ fn miri() -> anyhow::Result<Command> {
     nightly(&["miri", "--version"], "miri,rust-src")?;
     let mut tests = cargo(&["+nightly", "miri", "test"], "target/miri");
     tests.args(["--package=xsplice-engine", "--package=xsplice-rendezvous"]);
-    tests.args(["--package=xsplice-link", "--package=xsplice-abi", "--lib"]);
+    tests.args(["--package=xsplice-link", "--lib"]);
     // Those of the linker's results run it.
     for test in ["load", "actions", "hold", "microcode"] {
         tests.args(["--test", test]);
