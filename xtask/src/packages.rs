@@ -17,6 +17,7 @@ pub(crate) const XEN: &[&str] = &[
     "gcc",
     "libelf-dev",
     "make",
+    "ovmf",
     "patch",
     "python3",
     "qemu-system-x86",

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 /// What to boot.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
-    /// The hypervisor: `xen.gz`, or the ELF file in it.
+    /// The hypervisor: `xen.gz`, the ELF file in it, or `xen.efi`, which is
+    /// booted by UEFI firmware (Debian package `ovmf`).
     pub xen: PathBuf,
     /// dom0's kernel.
     pub kernel: PathBuf,
@@ -103,6 +104,9 @@ pub enum Error {
         /// The last lines of the console.
         console: String,
     },
+    /// What came from dom0 is none of its replies.
+    #[error("dom0 says: {0}")]
+    NoReply(String),
     /// dom0 could not do what it was asked.
     #[error("dom0: {0}")]
     Dom0(String),
@@ -111,6 +115,12 @@ pub enum Error {
 /// The hypervisor's command line.
 const XEN_ARGUMENTS: &str =
     "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot dom0_mem=512M";
+/// That of dom0's kernel.
+const DOM0_ARGUMENTS: &str = "console=hvc0 earlyprintk=xen rdinit=/init quiet";
+/// With what `xen.efi` begins: it is a program for UEFI firmware.
+const PE: &[u8] = b"MZ";
+/// Firmware for QEMU.
+const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
 /// What a hypervisor prints when it is lost.
 const FATAL: [&str; 6] = [
     "FATAL TRAP",
@@ -163,6 +173,7 @@ pub struct Host {
     qemu: Child,
     line: UnixStream,
     received: Vec<u8>,
+    keys_reach_xen: bool,
     console: Arc<Mutex<Console>>,
     timeout: Duration,
     directory: tempfile::TempDir,
@@ -178,19 +189,6 @@ impl Host {
             .prefix("xsplice-lab-")
             .tempdir()
             .map_err(|error| file_error(&std::env::temp_dir(), error))?;
-        let (xen, initrd) = (
-            directory.path().join("xen"),
-            directory.path().join("initramfs"),
-        );
-        write(&xen, &gunzip(&config.xen, read(&config.xen)?)?)?;
-        write(&initrd, &initramfs(config)?)?;
-        // A comma in the kernel's path would end it on QEMU's command line.
-        let kernel = directory.path().join("kernel");
-        let place = config
-            .kernel
-            .canonicalize()
-            .map_err(|e| file_error(&config.kernel, e))?;
-        std::os::unix::fs::symlink(place, &kernel).map_err(|e| file_error(&kernel, e))?;
         let socket = directory.path().join("dom0");
         let mut qemu = Command::new("qemu-system-x86_64")
             .args([
@@ -214,17 +212,8 @@ impl Host {
                 directory.path().join(MONITOR).display()
             ))
             .args(config.processor.iter().flat_map(|name| ["-cpu", name]))
-            .arg("-kernel")
-            .arg(&xen)
-            .arg("-append")
-            .arg(format!("{XEN_ARGUMENTS} {}", config.xen_arguments))
-            .arg("-initrd")
-            .arg(format!(
-                "{} console=hvc0 earlyprintk=xen rdinit=/init quiet,{}",
-                kernel.display(),
-                initrd.display()
-            ))
-            .stdin(Stdio::null())
+            .args(boot_arguments(config, directory.path())?)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -264,13 +253,19 @@ impl Host {
             qemu,
             line,
             received: Vec::new(),
+            keys_reach_xen: false,
             console,
             timeout: config.timeout,
             directory,
         };
-        match host.receive("boot")? {
-            Reply::Ready => Ok(host),
-            other => Err(Error::Dom0(format!("unexpected {other:?}"))),
+        loop {
+            match host.receive("boot") {
+                Ok(Reply::Ready) => return Ok(host),
+                Ok(other) => return Err(unexpected(other)),
+                // Firmware prints on every line that it finds.
+                Err(Error::NoReply(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -330,6 +325,44 @@ impl Host {
             .map_err(|error| file_error(&socket, error))
     }
 
+    /// Presses one of the hypervisor's debug keys and waits until a line of
+    /// the console has `answer`; returns what was printed meanwhile.
+    ///
+    /// # Errors
+    /// If there is no such line within the time-out, or the host is lost.
+    pub fn press(&mut self, key: char, answer: &str) -> Result<String, Error> {
+        if !self.keys_reach_xen {
+            // At first dom0 gets what is typed.
+            self.type_in("\x01\x01\x01", "Serial input to Xen")?;
+            self.keys_reach_xen = true;
+        }
+        self.type_in(&key.to_string(), answer)
+    }
+
+    fn type_in(&mut self, text: &str, answer: &str) -> Result<String, Error> {
+        let start = self.console().len();
+        if let Some(keyboard) = &mut self.qemu.stdin {
+            let typed = keyboard.write_all(text.as_bytes());
+            typed.map_err(|e| Error::Dom0(e.to_string()))?;
+        }
+        let end = Instant::now() + self.timeout;
+        loop {
+            self.check_console()?;
+            let printed = self.console().split_off(start);
+            if printed.contains(answer) {
+                return Ok(printed);
+            }
+            if Instant::now() > end {
+                return Err(Error::TimedOut {
+                    what: format!("{answer:?} on the console"),
+                    seconds: self.timeout.as_secs(),
+                    console: self.tail(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// What the hypervisor and dom0 printed so far.
     pub fn console(&self) -> String {
         self.console
@@ -381,7 +414,8 @@ impl Host {
         loop {
             if let Some(at) = self.received.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = self.received.drain(..=at).collect();
-                return serde_json::from_slice(&line).map_err(|e| Error::Dom0(e.to_string()));
+                return serde_json::from_slice(&line)
+                    .map_err(|_| Error::NoReply(String::from_utf8_lossy(&line).into_owned()));
             }
             match self.line.read(&mut chunk) {
                 Ok(0) => {
@@ -483,6 +517,53 @@ fn connect(socket: &Path, qemu: &mut Child) -> io::Result<UnixStream> {
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
+}
+
+/// Puts what is booted into `directory`; returns how QEMU finds it there.
+fn boot_arguments(config: &HostConfig, directory: &Path) -> Result<Vec<String>, Error> {
+    let xen = gunzip(&config.xen, read(&config.xen)?)?;
+    let xen_arguments = format!("{XEN_ARGUMENTS} {}", config.xen_arguments);
+    let place = |name: &str| directory.join(name).display().to_string();
+    let kernel = config
+        .kernel
+        .canonicalize()
+        .map_err(|e| file_error(&config.kernel, e))?;
+    if !xen.starts_with(PE) {
+        write(&directory.join("xen"), &xen)?;
+        write(&directory.join("initramfs"), &initramfs(config)?)?;
+        // A comma in the kernel's path would end it on QEMU's command line.
+        link(&kernel, &directory.join("kernel"))?;
+        let modules = format!(
+            "{} {DOM0_ARGUMENTS},{}",
+            place("kernel"),
+            place("initramfs")
+        );
+        let arguments = ["-kernel", &place("xen"), "-append", &xen_arguments];
+        let arguments = arguments.into_iter().chain(["-initrd", &modules]);
+        return Ok(arguments.map(str::to_owned).collect());
+    }
+    if !Path::new(FIRMWARE).exists() {
+        let error = io::Error::new(io::ErrorKind::NotFound, "install Debian's package ovmf");
+        return Err(file_error(Path::new(FIRMWARE), error));
+    }
+    // The firmware starts this program; Xen reads the file of its name.
+    let programs = directory.join("disk/EFI/BOOT");
+    std::fs::create_dir_all(&programs).map_err(|e| file_error(&programs, e))?;
+    write(&programs.join("BOOTX64.EFI"), &xen)?;
+    write(&programs.join("INITRD"), &initramfs(config)?)?;
+    link(&kernel, &programs.join("KERNEL"))?;
+    let words = format!(
+        "[global]\ndefault=lab\n[lab]\noptions={xen_arguments}\n\
+         kernel=KERNEL {DOM0_ARGUMENTS}\nramdisk=INITRD\n"
+    );
+    write(&programs.join("BOOTX64.CFG"), words.as_bytes())?;
+    let disk = format!("file=fat:rw:{},format=raw", place("disk"));
+    let arguments = ["-bios", FIRMWARE, "-drive", &disk];
+    Ok(arguments.map(str::to_owned).to_vec())
+}
+
+fn link(to: &Path, from: &Path) -> Result<(), Error> {
+    std::os::unix::fs::symlink(to, from).map_err(|e| file_error(from, e))
 }
 
 fn initramfs(config: &HostConfig) -> Result<Vec<u8>, Error> {

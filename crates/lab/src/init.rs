@@ -49,6 +49,8 @@ fn serve() -> std::io::Result<()> {
     tcsetattr(&line, OptionalActions::Now, &settings)?;
     let mut writer = File::from(line);
     let mut reader = BufReader::new(writer.try_clone()?);
+    // What firmware printed there ends here.
+    writer.write_all(b"\n")?;
     send(&mut writer, &Reply::Ready)?;
     let mut request = String::new();
     loop {
