@@ -75,6 +75,9 @@ static uint32_t list_version;
 /* One for each CPU; does nothing, so that its CPU comes by. */
 static struct tasklet *__read_mostly tasklets;
 
+/* What the core has: bytes of the heap, and pages of payloads; as its lock. */
+static unsigned long heap_bytes, payload_pages;
+
 static DEFINE_PER_CPU(unsigned long, irq_flags);
 static nmi_callback_t *nmi_before;
 
@@ -92,11 +95,17 @@ static bool contains(struct xsplice_range range, uint64_t addr, size_t len)
 
 void *xsplice_alloc(size_t size, size_t align)
 {
-    return size > PAGE_SIZE ? vmalloc(size) : _xmalloc(size, align);
+    void *data = size > PAGE_SIZE ? vmalloc(size) : _xmalloc(size, align);
+
+    if ( data )
+        heap_bytes += size;
+
+    return data;
 }
 
 void xsplice_free(void *data, size_t size)
 {
+    heap_bytes -= size;
     if ( size > PAGE_SIZE )
         vfree(data);
     else
@@ -234,6 +243,7 @@ struct xsplice_memory *xsplice_memory_new(uint64_t size)
 
     memory->base = (uint64_t)pages;
     memory->size = size;
+    payload_pages += PFN_UP(size);
     INIT_LIST_HEAD(&memory->list);
 
     return memory;
@@ -252,6 +262,7 @@ void xsplice_memory_drop(struct xsplice_memory *memory)
     }
 
     vfree(pointer(memory->base));
+    payload_pages -= PFN_UP(memory->size);
     xfree(payload->fstate);
     xfree((void *)payload->symtab);
     xfree((void *)payload->strtab);
@@ -927,7 +938,8 @@ static void cf_check show(unsigned char key)
 {
     if ( spin_trylock(&engine_lock) )
     {
-        printk(LIVEPATCH "%u payloads\n", xsplice_count());
+        printk(LIVEPATCH "%u payloads in %lu pages, %lu bytes of heap\n",
+               xsplice_count(), payload_pages, heap_bytes);
         xsplice_show();
         spin_unlock(&engine_lock);
     }
