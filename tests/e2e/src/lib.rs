@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::process::{Command, Output as LocalOutput};
 use xsplice_lab::{Host, HostConfig, Output};
@@ -165,4 +165,47 @@ pub fn settled(host: &mut Host, argv: &[&str]) -> anyhow::Result<Output> {
         output = host.run(argv)?;
     }
     Ok(output)
+}
+
+/// How the program `in-dom0` fared that brings payloads in and out under load.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Cycles {
+    /// How often.
+    pub cycles: u64,
+    /// How many actions were tried again, because the CPUs came late.
+    pub late: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// How often each of the threads beside it asked the hypervisor.
+    pub calls: Vec<u64>,
+    /// The longest that one of these waited for its answers, in seconds.
+    pub longest_call: f64,
+}
+
+/// What the hypervisor has of memory, as its debug keys say: what is free of
+/// all, and what our core has.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// In KiB.
+    pub free: u64,
+    /// The core's own line; `None` with Xen's own core, which has none.
+    pub core: Option<String>,
+}
+
+/// Asks for it.
+///
+/// # Errors
+/// If the host is lost, or says something else.
+pub fn memory(host: &mut Host) -> anyhow::Result<Memory> {
+    let heap = host.press('m', "Dom heap: ")?;
+    let free = heap
+        .split_once("Dom heap: ")
+        .and_then(|(_, rest)| rest.split_once("kB"));
+    let (free, _) = free.with_context(|| heap.clone())?;
+    let payloads = host.press('x', "livepatch")?;
+    let core = payloads.lines().find(|line| line.contains("bytes of heap"));
+    Ok(Memory {
+        free: free.parse()?,
+        core: core.map(str::to_owned),
+    })
 }

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What tests do in dom0 thousands of times: one process does it, because
+//! starting one is what takes long on an emulated machine.
+//!
+//! `upload-each FILE...` uploads files under their names, whatever they hold,
+//! and writes the error number of each; what is accepted is unloaded.
+//! `cycles NUMBER FIRST SECOND` brings two payloads in and out while other
+//! threads keep the CPUs and the hypervisor busy.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context as _, bail, ensure};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State, version_info};
+use xsplice_e2e::Cycles;
+
+/// What the hypervisor is given for an action: the C tool's 30 ms.
+const TIMEOUT: Duration = Duration::from_millis(30);
+/// How often an action is tried whose CPUs come late.
+const TRIES: u32 = 200;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let hypervisor = Privcmd::open()?;
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["upload-each", files @ ..] => upload_each(&hypervisor, files),
+        ["cycles", number, first, second] => {
+            let done = cycles(&hypervisor, number.parse()?, first, second)?;
+            println!("{}", serde_json::to_string(&done)?);
+            Ok(())
+        }
+        _ => bail!("upload-each FILE... or cycles NUMBER FIRST SECOND"),
+    }
+}
+
+fn errno(error: Errno) -> anyhow::Error {
+    anyhow::anyhow!("{error}")
+}
+
+fn upload_each(hypervisor: &Privcmd, files: &[&str]) -> anyhow::Result<()> {
+    let livepatch = Livepatch::negotiate(hypervisor).map_err(errno)?;
+    for file in files {
+        let data = std::fs::read(file).with_context(|| (*file).to_owned())?;
+        let name = Path::new(file).file_name().unwrap_or_default();
+        let name = name.to_string_lossy();
+        let result = livepatch.upload(&name, &data);
+        let number = result.map_or_else(|Errno(number)| number, |()| 0);
+        if number == 0 {
+            act(&livepatch, &name, Action::Unload, &AtomicU64::new(0))?;
+        }
+        let line = format!("{name} {number}\n");
+        // If the next one crashes the hypervisor, its console still has this.
+        std::fs::write("/dev/console", &line)?;
+        print!("{line}");
+    }
+    Ok(())
+}
+
+/// Does it, again as long as the CPUs come late, which is counted in `late`.
+fn act(
+    livepatch: &Livepatch<Privcmd>,
+    name: &str,
+    action: Action,
+    late: &AtomicU64,
+) -> anyhow::Result<()> {
+    let timeout = u32::try_from(TIMEOUT.as_nanos())?;
+    for _ in 0..TRIES {
+        let started = livepatch.action(name, action, timeout, false);
+        let result = started.and_then(|()| finished(livepatch, name, action));
+        match result {
+            Ok(()) => return Ok(()),
+            Err(Errno::EBUSY | Errno::EAGAIN) => late.fetch_add(1, Ordering::Relaxed),
+            Err(error) => bail!("{action:?} {name}: {error}"),
+        };
+        std::thread::sleep(TIMEOUT);
+    }
+    bail!("{action:?} {name}: late {TRIES} times")
+}
+
+fn finished(livepatch: &Livepatch<Privcmd>, name: &str, action: Action) -> Result<(), Errno> {
+    loop {
+        match livepatch.get(name) {
+            Ok(status) if status.rc == -Errno::EAGAIN.0 => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(status) if status.rc == 0 => return Ok(()),
+            Ok(status) => return Err(Errno(status.rc.wrapping_neg())),
+            Err(Errno::ENOENT) if action == Action::Unload => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What the others do meanwhile, and how it goes.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    late: AtomicU64,
+    calls: Mutex<Vec<u64>>,
+    longest: Mutex<Duration>,
+}
+
+fn cycles(hypervisor: &Privcmd, number: u64, first: &str, second: &str) -> anyhow::Result<Cycles> {
+    let (first, second) = (std::fs::read(first)?, std::fs::read(second)?);
+    let load = Load::default();
+    let start = Instant::now();
+    let done = std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !load.stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+            scope.spawn(|| ask_on_and_on(hypervisor, &load));
+        }
+        let done = (0..number).try_for_each(|cycle| {
+            let done = once(hypervisor, cycle, &first, &second, &load.late);
+            done.with_context(|| format!("cycle {cycle}"))
+        });
+        load.stop.store(true, Ordering::Relaxed);
+        done
+    });
+    done?;
+    let calls = load.calls.into_inner().unwrap_or_default();
+    ensure!(calls.len() == 2, "a thread ended before its time");
+    Ok(Cycles {
+        cycles: number,
+        late: load.late.into_inner(),
+        seconds: start.elapsed().as_secs_f64(),
+        calls,
+        longest_call: load.longest.into_inner().unwrap_or_default().as_secs_f64(),
+    })
+}
+
+fn ask_on_and_on(hypervisor: &Privcmd, load: &Load) {
+    let Ok(livepatch) = Livepatch::negotiate(hypervisor) else {
+        return;
+    };
+    let (mut calls, mut longest) = (0, Duration::ZERO);
+    while !load.stop.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        let asked = version_info(hypervisor).map(drop);
+        let listed = match livepatch.list() {
+            // It changes all the time.
+            Err(Errno::EAGAIN) => Ok(()),
+            listed => listed.map(drop),
+        };
+        if asked.and(listed).is_err() {
+            return;
+        }
+        longest = longest.max(start.elapsed());
+        calls += 1;
+    }
+    if let (Ok(mut all), Ok(mut most)) = (load.calls.lock(), load.longest.lock()) {
+        all.push(calls);
+        *most = longest.max(*most);
+    }
+}
+
+/// One payload in, on every fourth round replaced by another one, and out.
+fn once(
+    hypervisor: &Privcmd,
+    cycle: u64,
+    first: &[u8],
+    second: &[u8],
+    late: &AtomicU64,
+) -> anyhow::Result<()> {
+    let livepatch = Livepatch::negotiate(hypervisor).map_err(errno)?;
+    let says = || version_info(hypervisor).map_err(errno);
+    let original = says()?;
+    livepatch.upload("first", first).map_err(errno)?;
+    act(&livepatch, "first", Action::Apply, late)?;
+    let patched = says()?;
+    ensure!(patched.extra == "-live-patched", "applied: {patched:?}");
+    if cycle % 4 == 3 {
+        livepatch.upload("second", second).map_err(errno)?;
+        act(&livepatch, "second", Action::Replace, late)?;
+        let replaced = says()?;
+        let right = replaced.extra == original.extra && replaced.changeset != original.changeset;
+        ensure!(right, "replaced: {replaced:?}");
+        let states: Vec<State> = livepatch
+            .list()
+            .map_err(errno)?
+            .iter()
+            .map(|p| p.status.state)
+            .collect();
+        ensure!(states == [State::Checked, State::Applied], "{states:?}");
+        act(&livepatch, "second", Action::Revert, late)?;
+        act(&livepatch, "second", Action::Unload, late)?;
+    } else {
+        act(&livepatch, "first", Action::Revert, late)?;
+    }
+    act(&livepatch, "first", Action::Unload, late)?;
+    let after = says()?;
+    ensure!(after == original, "{after:?}, at first {original:?}");
+    let left = livepatch.list().map_err(errno)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}

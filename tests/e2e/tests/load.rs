@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Payloads of our generator come and go, on and on, on a hypervisor
+//! with our core whose CPUs are all busy and which is called all the time.
+//! `XSPLICE_CYCLES` says how often; 100 times unless it does.
+
+use anyhow::{Context as _, ensure};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+use xsplice_e2e::{Cycles, build, config, memory, repository, rust_base};
+use xsplice_lab::Host;
+
+/// How many cycles one process makes; nothing is left after it.
+const AT_A_TIME: u64 = 50;
+
+#[test]
+fn payloads_come_and_go_under_load() -> anyhow::Result<()> {
+    let wanted = std::env::var("XSPLICE_CYCLES").ok();
+    let wanted = wanted.map_or(Ok(100), |number| number.parse())?;
+    let base = rust_base()?;
+    let directory = tempfile::tempdir()?;
+    let mut config = config(&base)?;
+    config.timeout = Duration::from_secs(600);
+    let driver = PathBuf::from(env!("CARGO_BIN_EXE_in-dom0"));
+    config.programs.push(("bin/in-dom0".to_owned(), driver));
+    for name in ["extra-version", "two-files"] {
+        let patch = repository().join(format!("examples/xen-4.17/{name}.patch"));
+        let payload = directory.path().join(name);
+        build(&base, &patch, &payload)?;
+        config.files.push((format!("lab/{name}"), payload));
+    }
+    let mut host = Host::boot(&config)?;
+    // What the first cycles allocate for good.
+    cycles(&mut host, 4)?;
+    let before = memory(&mut host)?;
+    let (mut done, mut late, mut seconds, mut longest) = (0, 0, 0.0, 0.0_f64);
+    while done < wanted {
+        let part = cycles(&mut host, AT_A_TIME.min(wanted - done))?;
+        ensure!(
+            part.calls.iter().all(|calls| *calls > part.cycles),
+            "a thread stood still: {part:?}"
+        );
+        done += part.cycles;
+        late += part.late;
+        seconds += part.seconds;
+        longest = longest.max(part.longest_call);
+    }
+    let after = memory(&mut host)?;
+    ensure!(after == before, "{after:?}, before {before:?}");
+    host.shut_down()?;
+    let line = format!(
+        "{done} cycles in {seconds:.0} s, {late} actions tried again, no call longer than \
+         {longest:.2} s; {after:?}\n"
+    );
+    std::io::stderr().write_all(line.as_bytes())?;
+    Ok(())
+}
+
+fn cycles(host: &mut Host, number: u64) -> anyhow::Result<Cycles> {
+    let number = number.to_string();
+    let argv = [
+        "in-dom0",
+        "cycles",
+        &number,
+        "/lab/extra-version",
+        "/lab/two-files",
+    ];
+    let output = host.run(&argv)?;
+    ensure!(
+        output.code == Some(0),
+        "{}\n{}",
+        output.stderr,
+        host.console()
+    );
+    serde_json::from_str(&output.stdout).context(output.stdout)
+}
