@@ -56,7 +56,8 @@ enum Command {
     /// Feed the engine with what a fuzzer makes up.
     Fuzz {
         /// For how long, all together.
-        #[arg(long, value_name = "N", default_value_t = 4)]
+        #[arg(long, value_name = "N", default_value_t = 4,
+              value_parser = clap::value_parser!(u32).range(1..))]
         minutes: u32,
         /// Try all values of all headers of Xen's own test payloads first.
         #[arg(long)]

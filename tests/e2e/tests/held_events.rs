@@ -16,6 +16,9 @@ const PROCESSOR: &str = "Nehalem";
 /// patrol of the memory (0xc0). MCG_STATUS: there is a way back.
 const MACHINE_CHECK: &str = "mce -b 0 3 0xb1000000000000c0 0x5 0 0";
 
+/// What dom0 says of an NMI that Xen passes on.
+const UNKNOWN_NMI: &str = "Uhhuh. NMI received for unknown reason";
+
 #[test]
 fn events_in_the_window_are_raised_again() -> anyhow::Result<()> {
     let base = rust_base()?;
@@ -35,13 +38,18 @@ fn events_in_the_window_are_raised_again() -> anyhow::Result<()> {
     let hardware = std::thread::spawn(move || {
         monitor.wait_for("window: waiting")?;
         monitor.command("nmi")?;
-        monitor.command(MACHINE_CHECK)
+        monitor.command(MACHINE_CHECK)?;
+        std::io::Result::Ok(monitor)
     });
     let applied = settled(&mut host, &["xsplice", "apply", "slow"])?;
     ensure!(applied.code == Some(0), "{applied:?}");
-    hardware.join().expect("it does not panic")?;
+    let monitor = hardware.join().expect("it does not panic")?;
     let reverted = settled(&mut host, &["xsplice", "revert", "slow"])?;
     ensure!(reverted.code == Some(0), "{reverted:?}\n{}", host.console());
+    // The console is behind what happens.
+    for line in ["afterwards: ", UNKNOWN_NMI] {
+        monitor.wait_for(line)?;
+    }
     let console = host.console();
     host.shut_down()?;
 
@@ -53,7 +61,7 @@ fn events_in_the_window_are_raised_again() -> anyhow::Result<()> {
         .with_context(|| format!("they did not come in the window:\n{window}"))?;
     // The NMI of nobody knows what is reported to dom0, and each CPU has work to
     // do after a machine check.
-    let mut once = vec!["Uhhuh. NMI received for unknown reason".to_owned()];
+    let mut once = vec![UNKNOWN_NMI.to_owned()];
     once.extend((0..config.cpus).map(|cpu| format!("CPU{cpu} enter softirq")));
     for line in once {
         ensure!(
