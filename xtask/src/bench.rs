@@ -4,8 +4,10 @@
 mod depth;
 mod engine;
 mod plot;
+mod xen;
 
 pub(crate) use engine::run as engine;
+pub(crate) use xen::run as xen;
 
 use crate::base::Base;
 use crate::{base, command, debian_build, test};

@@ -105,6 +105,8 @@ enum Bench {
         #[arg(long)]
         write: bool,
     },
+    /// Xen with our engine, next to Debian's: uploads, windows, size.
+    Xen,
 }
 
 fn main() -> ExitCode {
@@ -124,6 +126,7 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Engine { write },
         } => bench::engine(write),
+        Command::Bench { what: Bench::Xen } => bench::xen(),
         Command::Fuzz { minutes, xen } => fuzz::run(minutes, xen),
         Command::Sanitize { only } => sanitize::run(only),
         Command::Cache { clear } => cache::run(clear),

@@ -43,6 +43,9 @@ pub struct HostConfig {
     pub console_limit: usize,
     /// Further words for the hypervisor's command line.
     pub xen_arguments: String,
+    /// Each guest instruction is one tick of the time-stamp counter, on any
+    /// machine: for measuring. All virtual CPUs then share one of the machine's.
+    pub count_instructions: bool,
 }
 
 impl HostConfig {
@@ -62,6 +65,7 @@ impl HostConfig {
             timeout: Duration::from_secs(180),
             console_limit: 4 << 20,
             xen_arguments: String::new(),
+            count_instructions: false,
         }
     }
 }
@@ -190,14 +194,18 @@ impl Host {
             .tempdir()
             .map_err(|error| file_error(&std::env::temp_dir(), error))?;
         let socket = directory.path().join("dom0");
+        let (acceleration, counting) = if config.count_instructions {
+            (
+                "tcg,thread=single",
+                ["-icount", "shift=0,sleep=off"].as_slice(),
+            )
+        } else {
+            ("tcg,thread=multi", [].as_slice())
+        };
         let mut qemu = Command::new("qemu-system-x86_64")
-            .args([
-                "-accel",
-                "tcg,thread=multi",
-                "-display",
-                "none",
-                "-no-reboot",
-            ])
+            .args(["-accel", acceleration])
+            .args(counting)
+            .args(["-display", "none", "-no-reboot"])
             .args([
                 "-m",
                 &config.memory.to_string(),

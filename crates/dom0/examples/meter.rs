@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Does live-patch operations one after another and prints how many
+//! nanoseconds each took: `cargo xtask bench xen` runs it in dom0.
+//!
+//! `meter upload NAME FILE apply NAME replace NAME revert NAME unload NAME`
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+use xsplice_dom0::{Action, Errno, Livepatch, Privcmd};
+
+/// How long all CPUs may take to come together: emulated ones are slow.
+const TIMEOUT_NS: u32 = 2_000_000_000;
+/// The result of an action that is under way.
+const UNDER_WAY: i32 = -Errno::EAGAIN.0;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let privcmd = Privcmd::open()?;
+    let livepatch = Livepatch::negotiate(&privcmd).map_err(|errno| errno.to_string())?;
+    let mut words = std::env::args().skip(1);
+    while let Some(operation) = words.next() {
+        let name = words.next().ok_or("which payload?")?;
+        let failed = |errno: Errno| format!("{operation} {name}: {errno}");
+        let action = match operation.as_str() {
+            "upload" => {
+                let data = std::fs::read(words.next().ok_or("which file?")?)?;
+                let start = Instant::now();
+                livepatch.upload(&name, &data).map_err(failed)?;
+                println!("{}", start.elapsed().as_nanos());
+                continue;
+            }
+            "apply" => Action::Apply,
+            "replace" => Action::Replace,
+            "revert" => Action::Revert,
+            "unload" => Action::Unload,
+            _ => return Err(format!("{operation}: no such operation").into()),
+        };
+        let start = Instant::now();
+        livepatch
+            .action(&name, action, TIMEOUT_NS, false)
+            .map_err(failed)?;
+        let result = loop {
+            match livepatch.get(&name) {
+                Ok(status) if status.rc == UNDER_WAY => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(status) => break status.rc,
+                // It was unloaded.
+                Err(Errno::ENOENT) => break 0,
+                Err(errno) => return Err(failed(errno).into()),
+            }
+        };
+        if result != 0 {
+            return Err(failed(Errno(-result)).into());
+        }
+        println!("{}", start.elapsed().as_nanos());
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask bench xen`: the hypervisor with our engine next to Debian's,
+//! the same things done on both, one after the other.
+//!
+//! Everything is done twice: with QEMU counting instructions, where a tick is a
+//! guest instruction and the same on any machine, and without.
+
+mod debugger;
+mod lab;
+mod payload;
+mod places;
+mod report;
+
+use crate::base::{self, Base};
+use crate::size::Size;
+use crate::{test, xen};
+use lab::Lab;
+use payload::{Image, Payload};
+use places::Places;
+use std::path::{Path, PathBuf};
+
+/// What is measured, for numbers of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Series {
+    /// The upload of a payload, by its functions.
+    Functions,
+    /// The upload of a payload, by its symbols.
+    Symbols,
+    /// The upload of a large payload, by how many are loaded before it.
+    Loaded,
+    /// The window of an apply, by functions.
+    Apply,
+    /// The window of a replace, by how many payloads are replaced.
+    Replace,
+}
+
+/// Xen has not many more that can be replaced.
+const FUNCTIONS: [usize; 4] = [10, 100, 1000, 3000];
+const SYMBOLS: [usize; 4] = [10, 100, 1000, 5000];
+const LOADED: [usize; 4] = [0, 1, 5, 10];
+/// Functions, and symbols, of a large payload.
+const LARGE: usize = 1000;
+const APPLIED: [usize; 4] = [1, 10, 100, 1000];
+const REPLACED: [usize; 2] = [10, 100];
+
+/// Nanoseconds of uploads and ticks of windows, or instructions of both.
+type Results = Vec<(Series, usize, u64)>;
+
+/// A hypervisor, and what it is measured with.
+struct Subject {
+    engine: xen::Engine,
+    base: Base,
+    places: Places,
+    plan: Plan,
+    xsplice: PathBuf,
+    meter: PathBuf,
+}
+
+/// What is done with which payloads, all of which are on the host from its
+/// start: the line to it is slow.
+struct Plan {
+    uploaded: Vec<(Series, usize, Payload)>,
+    applied: Vec<(usize, Payload)>,
+    replaced: Vec<(Vec<Payload>, Payload)>,
+    /// One after the other, and all stay.
+    loaded: Vec<Payload>,
+}
+
+impl Plan {
+    fn new(xen_syms: &Path) -> anyhow::Result<Self> {
+        let image = Image::read(xen_syms)?;
+        let plain =
+            |name: String, functions, symbols| image.payload(&name, 0..functions, symbols, None);
+        let mut uploaded = Vec::new();
+        for number in FUNCTIONS {
+            let payload = plain(format!("functions{number}"), number, 0)?;
+            uploaded.push((Series::Functions, number, payload));
+        }
+        for number in SYMBOLS {
+            let payload = plain(format!("symbols{number}"), 1, number)?;
+            uploaded.push((Series::Symbols, number, payload));
+        }
+        let mut applied = Vec::new();
+        for number in APPLIED {
+            applied.push((number, plain(format!("applied{number}"), number, 0)?));
+        }
+        let mut replaced = Vec::new();
+        for number in REPLACED {
+            let mut stack: Vec<Payload> = Vec::new();
+            for index in 0..number {
+                let below = stack.last();
+                let name = format!("stack{number}-{index}");
+                stack.push(image.payload(&name, index..index + 1, 0, below)?);
+            }
+            let name = format!("top{number}");
+            let top = image.payload(&name, number..number + 1, 0, None)?;
+            replaced.push((stack, top));
+        }
+        let most = LOADED.into_iter().max().unwrap_or_default();
+        let loaded = (0..=most).map(|index| plain(format!("large{index}"), LARGE, LARGE));
+        Ok(Self {
+            uploaded,
+            applied,
+            replaced,
+            loaded: loaded.collect::<anyhow::Result<_>>()?,
+        })
+    }
+
+    fn payloads(&self) -> impl Iterator<Item = &Payload> {
+        let uploaded = self.uploaded.iter().map(|(.., payload)| payload);
+        let applied = self.applied.iter().map(|(_, payload)| payload);
+        let replaced = self.replaced.iter();
+        let replaced = replaced.flat_map(|(stack, top)| stack.iter().chain([top]));
+        uploaded.chain(applied).chain(replaced).chain(&self.loaded)
+    }
+}
+
+/// Measures both hypervisors.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let xsplice = test::build_xsplice()?;
+    let meter = test::build_example("xsplice-dom0", "meter")?;
+    let subject = |engine, base: Base| -> anyhow::Result<Subject> {
+        Ok(Subject {
+            engine,
+            places: Places::find(&base.xen_syms)?,
+            plan: Plan::new(&base.xen_syms)?,
+            base,
+            xsplice: xsplice.clone(),
+            meter: meter.clone(),
+        })
+    };
+    let theirs = subject(xen::Engine::C, base::get()?)?;
+    let ours = std::fs::read_to_string(xen::build(xen::Engine::Rust, false)?)?;
+    let ours = subject(xen::Engine::Rust, serde_json::from_str(&ours)?)?;
+    let size = Size::of(&ours.base.xen, &theirs.base.xen)?;
+    let (mut counted, mut timed, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+    for subject in [&theirs, &ours] {
+        let mut lab = Lab::boot(subject, true)?;
+        counted.push(measure(&mut lab, subject)?);
+        idle.push(lab.idle()?);
+    }
+    for subject in [&theirs, &ours] {
+        timed.push(measure(&mut Lab::boot(subject, false)?, subject)?);
+    }
+    report::print(&counted, &timed, &idle, &size);
+    Ok(())
+}
+
+fn measure(lab: &mut Lab<'_>, Subject { engine, plan, .. }: &Subject) -> anyhow::Result<Results> {
+    let mut results = Vec::new();
+    let mut note = |series, number, value| {
+        eprintln!("{engine:?}, {series:?} {number}: {value}");
+        results.push((series, number, value));
+    };
+    for (series, number, payload) in &plan.uploaded {
+        note(*series, *number, lab.upload(payload)?);
+    }
+    for (functions, payload) in &plan.applied {
+        note(Series::Apply, *functions, lab.apply(payload)?);
+    }
+    for (stack, top) in &plan.replaced {
+        note(Series::Replace, stack.len(), lab.replace(stack, top)?);
+    }
+    for (loaded, payload) in plan.loaded.iter().enumerate() {
+        if LOADED.contains(&loaded) {
+            note(Series::Loaded, loaded, lab.upload(payload)?);
+        }
+        lab.leave(payload)?;
+    }
+    Ok(results)
+}

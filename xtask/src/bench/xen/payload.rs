@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Payloads of any size for a real hypervisor. Each new function is the first
+//! instructions of the old one and a jump to the rest, so that the hypervisor
+//! does what it did; where these cannot be anywhere, it is a jump to the old
+//! one, and the payload is good for an upload only.
+
+use anyhow::{Context as _, ensure};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use object::read::elf::ElfFile64;
+use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind, elf};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use xsplice_abi::payload::section;
+use xsplice_abi::{deny, note};
+use xsplice_build::payload::{Draft, Field, Func, Identity, Kind, Reaches};
+
+/// A function of the hypervisor that a payload can replace.
+#[derive(Debug, Clone)]
+struct Target {
+    name: String,
+    address: u64,
+    size: u64,
+    /// Whole instructions at its start that can be anywhere; may be empty.
+    start: Vec<u8>,
+}
+
+/// A payload.
+pub(super) struct Payload {
+    pub(super) name: String,
+    pub(super) data: Vec<u8>,
+    build_id: Vec<u8>,
+}
+
+/// What a jump takes.
+const JUMP: usize = 5;
+/// A landing pad, which stays where it is.
+const ENDBR: usize = 4;
+
+/// The hypervisor.
+pub(super) struct Image {
+    /// Those first that a payload can be applied for.
+    targets: Vec<Target>,
+    build_id: Vec<u8>,
+}
+
+impl Image {
+    pub(super) fn read(xen_syms: &Path) -> anyhow::Result<Self> {
+        let data = std::fs::read(xen_syms).with_context(|| xen_syms.display().to_string())?;
+        let file = ElfFile64::<Endianness>::parse(data.as_slice())?;
+        let text = file.section_by_name(".text").context("no .text")?;
+        let code = text.data()?;
+        let mut functions: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
+        for symbol in file.symbols() {
+            if symbol.kind() == SymbolKind::Text && symbol.section_index() == Some(text.index()) {
+                let place = (symbol.address(), symbol.size());
+                functions.entry(symbol.name()?).or_default().push(place);
+            }
+        }
+        let targets = functions.iter().filter_map(|(name, places)| {
+            let &[(address, size)] = places.as_slice() else {
+                return None;
+            };
+            let offset = usize::try_from(address - text.address()).ok()?;
+            let code = code.get(offset..)?.get(..usize::try_from(size).ok()?)?;
+            (deny::reason(name).is_none()).then_some(())?;
+            (code.len() >= JUMP + ENDBR).then(|| Target {
+                name: (*name).to_owned(),
+                address,
+                size,
+                start: start(code).unwrap_or_default().to_vec(),
+            })
+        });
+        let mut targets: Vec<Target> = targets.collect();
+        targets.sort_by_key(|target| target.start.is_empty());
+        Ok(Self {
+            targets,
+            build_id: file.build_id()?.context("no build-id")?.to_vec(),
+        })
+    }
+
+    /// A payload that replaces these `functions` of the targets and has `symbols`
+    /// symbols of its own; it goes on top of the payload `below`, or of the
+    /// hypervisor.
+    pub(super) fn payload(
+        &self,
+        name: &str,
+        functions: Range<usize>,
+        symbols: usize,
+        below: Option<&Payload>,
+    ) -> anyhow::Result<Payload> {
+        let all = self.targets.len();
+        let targets = self.targets.get(functions);
+        let targets = targets.with_context(|| format!("Xen has only {all} functions"))?;
+        let mut draft = Draft::default();
+        for target in targets {
+            let mut code = target.start.clone();
+            code.extend([0xe9, 0, 0, 0, 0]);
+            let at = draft.append(&Kind::Text, &code, 16);
+            let (resumed, size) = (target.start.len(), code.len() as u64);
+            draft.name(&(Kind::Text, at), target.name.clone(), size, true);
+            draft.fields.push(Field {
+                part: Kind::Text,
+                offset: at + resumed as u64 + 1,
+                r_type: elf::R_X86_64_PC32.0,
+                addend: -4,
+                reaches: Reaches::Address(
+                    format!("{}.rest", target.name),
+                    target.address,
+                    i64::try_from(resumed)?,
+                ),
+            });
+            draft.funcs.push(Func {
+                name: target.name.clone(),
+                old_address: target.address,
+                old_size: target.size,
+                new: (Kind::Text, at),
+                new_size: size,
+                expected: target.start.clone(),
+                preimage: None,
+            });
+        }
+        for index in 0..symbols {
+            let at = draft.append(&Kind::RoData, &[0; 4], 4);
+            draft.name(&(Kind::RoData, at), format!("{name}_{index}"), 4, false);
+        }
+        let data = draft.write(&Identity {
+            hypervisor: &self.build_id,
+            depends: below.map_or(&self.build_id, |below| &below.build_id),
+            metadata: &[],
+        })?;
+        ensure!(data.len() <= MOST, "{name} would have {} bytes", data.len());
+        let file = ElfFile64::<Endianness>::parse(data.as_slice())?;
+        // What it depends on is in notes of the same type.
+        let note = file.section_by_name(section::BUILD_ID);
+        let note = note.context("no build-id")?.data()?;
+        let build_id = note::parse_build_id(note).context("no build-id")?.to_vec();
+        Ok(Payload {
+            name: name.to_owned(),
+            build_id,
+            data,
+        })
+    }
+}
+
+/// `LIVEPATCH_MAX_SIZE`.
+const MOST: usize = 2 << 20;
+
+/// The whole instructions that a jump behind a possible landing pad goes over,
+/// if they can be anywhere and nothing in `code` leads to their middle.
+fn start(code: &[u8]) -> Option<&[u8]> {
+    let mut least = JUMP;
+    let mut end = 0;
+    for instruction in &mut Decoder::new(64, code, DecoderOptions::NONE) {
+        if instruction.mnemonic() == Mnemonic::Endbr64 {
+            least += ENDBR;
+        }
+        // What looks like padding may be replaced while the hypervisor starts.
+        let fixed = instruction.is_ip_rel_memory_operand()
+            || instruction.flow_control() != FlowControl::Next
+            || matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::INVALID);
+        if fixed {
+            return None;
+        }
+        end = usize::try_from(instruction.next_ip()).ok()?;
+        if end >= least {
+            break;
+        }
+    }
+    let inside = |instruction: &Instruction| (1..end as u64).contains(&instruction.near_branch64());
+    let mut all = Decoder::new(64, code, DecoderOptions::NONE);
+    (end >= least && !all.iter().any(|instruction| inside(&instruction))).then(|| &code[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_instructions_that_can_be_anywhere_are_taken() {
+        const RETURN: &[u8] = &[0xc3];
+        let code = |start: &[u8]| [start, RETURN].concat();
+        // push %rbp; mov %rsp,%rbp; push %rbx
+        let plain = [0x55, 0x48, 0x89, 0xe5, 0x53];
+        assert_eq!(start(&code(&plain)), Some(&plain[..]));
+        // With a landing pad, more of them are needed.
+        let padded = [&[0xf3, 0x0f, 0x1e, 0xfa], &plain[..]].concat();
+        assert_eq!(start(&code(&padded)), Some(&padded[..]));
+        assert_eq!(start(&code(&padded[..8])), None);
+        // lea 0x0(%rip),%rax
+        assert_eq!(start(&code(&[0x48, 0x8d, 0x05, 0, 0, 0, 0])), None);
+        // jmp to the second instruction
+        assert_eq!(start(&[&plain[..], &[0xeb, 0xfa]].concat()), None);
+        // jmp to the first, which is the new function's then
+        assert!(start(&[&plain[..], &[0xeb, 0xf9]].concat()).is_some());
+    }
+}
