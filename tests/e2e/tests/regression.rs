@@ -5,6 +5,7 @@
 //! the C tool and with ours. All say and do the same.
 
 use anyhow::{Context as _, ensure};
+use std::io::Write as _;
 use std::path::Path;
 use xsplice_e2e::{Base, base, config, local, rust_base};
 use xsplice_lab::{Host, Output};
@@ -21,143 +22,272 @@ enum Version {
 }
 use Version::{Original, Other, Says};
 
-/// Arguments of the tool, its exit code, and the version after it.
-type Step = (&'static [&'static str], i32, Version);
+/// Which steps of the regression run, arguments of the tool, its exit code, what
+/// it prints, and the version after it. A list of which nothing is said here has
+/// none of Xen's payloads in it.
+type Step = (
+    &'static str,
+    &'static [&'static str],
+    i32,
+    &'static str,
+    Version,
+);
 
-/// The 37 steps; asking for the version is part of each.
+/// The 37 steps, and the payloads beyond them; asking for the version is part of
+/// each.
 const STEPS: &[Step] = &[
-    (&["list"], 0, Original),
-    (&["revert", "xen_hello_world"], 1, Original),
+    ("1 to 4", &["list"], 0, "", Original),
     (
+        "5",
+        &["revert", "xen_hello_world"],
+        1,
+        "Error 2: ",
+        Original,
+    ),
+    (
+        "6",
         &["load", "/lab/xen_hello_world.livepatch"],
         0,
+        "completed",
         Says("Hello World"),
     ),
     (
+        "7",
         &["load", "/lab/xen_hello_world.livepatch"],
         1,
+        "Error 17: ",
         Says("Hello World"),
     ),
-    (&["list"], 0, Says("Hello World")),
-    (&["revert", "xen_hello_world"], 0, Original),
-    (&["unload", "xen_hello_world"], 0, Original),
-    (&["unload", "xen_hello_world"], 1, Original),
     (
+        "8 and 9",
+        &["list"],
+        0,
+        "xen_hello_world                         | APPLIED",
+        Says("Hello World"),
+    ),
+    (
+        "10 and 11",
+        &["revert", "xen_hello_world"],
+        0,
+        "completed",
+        Original,
+    ),
+    (
+        "12",
+        &["unload", "xen_hello_world"],
+        0,
+        "completed",
+        Original,
+    ),
+    (
+        "13 and 14",
+        &["unload", "xen_hello_world"],
+        1,
+        "Error 2: ",
+        Original,
+    ),
+    (
+        "15 and 16",
         &["load", "/lab/xen_hello_world.livepatch"],
         0,
+        "completed",
         Says("Hello World"),
     ),
     (
+        "17 and 18",
         &["load", "/lab/xen_bye_world.livepatch"],
         0,
+        "completed",
         Says("Bye World!"),
     ),
     (
+        "19",
         &[
             "upload",
             "xen_replace_world",
             "/lab/xen_replace_world.livepatch",
         ],
         0,
+        "completed",
         Says("Bye World!"),
     ),
     (
+        "20 and 21",
         &["replace", "xen_replace_world"],
         0,
+        "completed",
         Says("Hello Again Wor"),
     ),
-    (&["list"], 0, Says("Hello Again Wor")),
-    (&["apply", "xen_hello_world"], 1, Says("Hello Again Wor")),
-    (&["apply", "xen_bye_world"], 1, Says("Hello Again Wor")),
-    (&["apply", "xen_replace_world"], 0, Says("Hello Again Wor")),
-    (&["revert", "xen_replace_world"], 0, Original),
-    (&["unload", "xen_replace_world"], 0, Original),
-    (&["unload", "xen_hello_world"], 0, Original),
-    (&["unload", "xen_bye_world"], 0, Original),
-    (&["list"], 0, Original),
-    (&["load", "/lab/nop.livepatch"], 0, Other),
-    (&["revert", "nop"], 0, Original),
-    (&["apply", "nop"], 0, Other),
-    (&["unload", "nop"], 1, Other),
-    (&["revert", "nop"], 0, Original),
-    (&["unload", "nop"], 0, Original),
-    (&["load", "/lab/xen_no_xen_buildid.livepatch"], 1, Original),
     (
+        "",
+        &["list"],
+        0,
+        "xen_replace_world                       | APPLIED",
+        Says("Hello Again Wor"),
+    ),
+    (
+        "22",
+        &["apply", "xen_hello_world"],
+        1,
+        "Error 22: ",
+        Says("Hello Again Wor"),
+    ),
+    (
+        "23",
+        &["apply", "xen_bye_world"],
+        1,
+        "Error 22: ",
+        Says("Hello Again Wor"),
+    ),
+    (
+        "24",
+        &["apply", "xen_replace_world"],
+        0,
+        "No action needed",
+        Says("Hello Again Wor"),
+    ),
+    (
+        "25",
+        &["revert", "xen_replace_world"],
+        0,
+        "completed",
+        Original,
+    ),
+    (
+        "26",
+        &["unload", "xen_replace_world"],
+        0,
+        "completed",
+        Original,
+    ),
+    (
+        "27",
+        &["unload", "xen_hello_world"],
+        0,
+        "completed",
+        Original,
+    ),
+    ("28", &["unload", "xen_bye_world"], 0, "completed", Original),
+    ("29 and 30", &["list"], 0, "", Original),
+    ("31", &["load", "/lab/nop.livepatch"], 0, "completed", Other),
+    ("32", &["revert", "nop"], 0, "completed", Original),
+    ("33 and 34", &["apply", "nop"], 0, "completed", Other),
+    ("35", &["unload", "nop"], 1, "wrong state", Other),
+    ("36", &["revert", "nop"], 0, "completed", Original),
+    ("37", &["unload", "nop"], 0, "completed", Original),
+    (
+        "",
+        &["load", "/lab/xen_no_xen_buildid.livepatch"],
+        1,
+        "Error 22: ",
+        Original,
+    ),
+    (
+        "",
         &["load", "/lab/xen_expectations.livepatch"],
         0,
+        "completed",
         Says("Hello World"),
     ),
-    (&["revert", "xen_expectations"], 0, Original),
-    (&["unload", "xen_expectations"], 0, Original),
     (
+        "",
+        &["revert", "xen_expectations"],
+        0,
+        "completed",
+        Original,
+    ),
+    (
+        "",
+        &["unload", "xen_expectations"],
+        0,
+        "completed",
+        Original,
+    ),
+    (
+        "",
         &["load", "/lab/xen_expectations_fail.livepatch"],
         1,
+        "Error 22: ",
         Original,
     ),
     (
+        "",
         &["load", "/lab/xen_prepost_hooks_fail.livepatch"],
         1,
+        "failed",
         Original,
     ),
-    (&["list"], 0, Original),
+    ("", &["list"], 0, "", Original),
 ];
 
 /// Payloads whose hooks count how often they are called and stop the hypervisor
 /// when it is not right: the CPUs get enough time to come together at once.
 const HOOKED: &[Step] = &[
     (
+        "",
         &["upload", "hooks", "/lab/xen_prepost_hooks.livepatch"],
         0,
+        "",
         Original,
     ),
-    (&["apply", "hooks"], 0, Says("Hello World")),
-    (&["revert", "hooks"], 1, Says("Hello World")),
-    (&["revert", "hooks"], 0, Original),
-    (&["unload", "hooks"], 0, Original),
+    ("", &["apply", "hooks"], 0, "", Says("Hello World")),
+    ("", &["revert", "hooks"], 1, "", Says("Hello World")),
+    ("", &["revert", "hooks"], 0, "", Original),
+    ("", &["unload", "hooks"], 0, "", Original),
     (
+        "",
         &["upload", "hooks", "/lab/xen_action_hooks.livepatch"],
         0,
+        "",
         Original,
     ),
-    (&["apply", "hooks"], 0, Original),
-    (&["revert", "hooks"], 0, Original),
-    (&["unload", "hooks"], 0, Original),
+    ("", &["apply", "hooks"], 0, "", Original),
+    ("", &["revert", "hooks"], 0, "", Original),
+    ("", &["unload", "hooks"], 0, "", Original),
     (
+        "",
         &["upload", "hooks", "/lab/xen_action_hooks_nofunc.livepatch"],
         0,
+        "",
         Original,
     ),
-    (&["apply", "hooks"], 0, Original),
-    (&["revert", "hooks"], 0, Original),
-    (&["unload", "hooks"], 0, Original),
+    ("", &["apply", "hooks"], 0, "", Original),
+    ("", &["revert", "hooks"], 0, "", Original),
+    ("", &["unload", "hooks"], 0, "", Original),
     (
+        "",
         &["upload", "hooks", "/lab/xen_action_hooks_marker.livepatch"],
         0,
+        "",
         Original,
     ),
-    (&["apply", "hooks"], 0, Says("Hello World")),
-    (&["revert", "hooks"], 0, Original),
-    (&["unload", "hooks"], 0, Original),
+    ("", &["apply", "hooks"], 0, "", Says("Hello World")),
+    ("", &["revert", "hooks"], 0, "", Original),
+    ("", &["unload", "hooks"], 0, "", Original),
     (
+        "",
         &["upload", "hooks", "/lab/xen_action_hooks_noapply.livepatch"],
         0,
+        "",
         Original,
     ),
-    (&["apply", "hooks"], 1, Original),
-    (&["unload", "hooks"], 0, Original),
+    ("", &["apply", "hooks"], 1, "", Original),
+    ("", &["unload", "hooks"], 0, "", Original),
     (
+        "",
         &[
             "upload",
             "hooks",
             "/lab/xen_action_hooks_norevert.livepatch",
         ],
         0,
+        "",
         Original,
     ),
-    (&["apply", "hooks"], 0, Says("Hello World")),
-    (&["revert", "hooks"], 1, Original),
-    (&["unload", "hooks"], 0, Original),
-    (&["list"], 0, Original),
+    ("", &["apply", "hooks"], 0, "", Says("Hello World")),
+    ("", &["revert", "hooks"], 1, "", Original),
+    ("", &["unload", "hooks"], 0, "", Original),
+    ("", &["list"], 0, "", Original),
 ];
 
 fn version(host: &mut Host) -> anyhow::Result<String> {
@@ -183,7 +313,7 @@ enum Tries {
 fn make(host: &mut Host, tool: &str, steps: &[Step], tries: Tries) -> anyhow::Result<Vec<Output>> {
     let original = version(host)?;
     let mut outputs = Vec::new();
-    for (arguments, code, wanted) in steps {
+    for (_, arguments, code, words, wanted) in steps {
         let mut argv = [&[tool], *arguments].concat();
         if tries == Tries::One && matches!(arguments, ["apply" | "revert", ..]) {
             argv.extend(["--timeout", "4000", "--retries", "0"]);
@@ -196,6 +326,13 @@ fn make(host: &mut Host, tool: &str, steps: &[Step], tries: Tries) -> anyhow::Re
             output = host.run(&argv)?;
         }
         ensure!(output.code == Some(*code), "{argv:?}: {output:?}");
+        let said = format!("{}{}", output.stdout, output.stderr);
+        ensure!(
+            said.contains(words),
+            "{argv:?} without {words:?}: {output:?}"
+        );
+        let empty = *arguments != ["list"] || !words.is_empty() || !said.contains("xen_");
+        ensure!(empty, "{argv:?}: {output:?}");
         let version = version(host)?;
         let right = match wanted {
             Original => version == original,
@@ -237,32 +374,63 @@ enum Core {
     Rust,
 }
 
-/// Both tools on one hypervisor; what the C tool said.
-fn run(base: &Base, core: Core) -> anyhow::Result<Vec<Output>> {
+/// What the two tools said on one hypervisor.
+struct Run {
+    theirs: Vec<Output>,
+    ours: Vec<Output>,
+}
+
+fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
     let mut host = Host::boot(&config(base)?)?;
     host.put("/lab/nop.livepatch", &nop(&base.test_payloads)?)?;
     let theirs = make(&mut host, "/c/xen-livepatch", STEPS, Tries::Ten)?;
     let ours = make(&mut host, "/bin/xen-livepatch", STEPS, Tries::Ten)?;
-    for (((arguments, ..), theirs), ours) in STEPS.iter().zip(&theirs).zip(&ours) {
-        ensure!(ours == theirs, "{arguments:?}: {ours:?}, not {theirs:?}");
-    }
     make(&mut host, "xsplice", HOOKED, Tries::One)?;
     if core == Core::Rust {
         half_an_instruction_is_refused(&mut host)?;
         what_runs_meanwhile_is_refused(&mut host, base)?;
     }
     host.shut_down()?;
-    Ok(theirs)
+    Ok(Run { theirs, ours })
 }
 
 #[test]
 fn both_cores_say_and_do_the_same_with_both_tools() -> anyhow::Result<()> {
     let rust = run(&rust_base()?, Core::Rust).context("our core")?;
     let c = run(&base()?, Core::C).context("Xen's own core")?;
-    for (((arguments, ..), c), rust) in STEPS.iter().zip(c).zip(rust) {
-        ensure!(c == rust, "{arguments:?}: {rust:?}, not {c:?}");
+    let mut table =
+        "steps\tcommand\tC core, C tool\tC core, ours\tour core, C tool\tour core, ours\n"
+            .to_owned();
+    let mut differences = Vec::new();
+    for (index, (number, arguments, ..)) in STEPS.iter().enumerate() {
+        let four = [&c.theirs, &c.ours, &rust.theirs, &rust.ours].map(|run| &run[index]);
+        let results = four.map(result).join("\t");
+        let row = format!("{number}\t{}\t{results}\n", arguments.join(" "));
+        if four.iter().any(|output| *output != four[0]) {
+            differences.push(format!("{row}{four:#?}"));
+        }
+        table.push_str(&row);
     }
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("regression.tsv");
+    std::fs::write(&path, table)?;
+    let line = format!(
+        "{} rows with 37 steps, four times, {} different: {}\n",
+        STEPS.len(),
+        differences.len(),
+        path.display()
+    );
+    std::io::stderr().write_all(line.as_bytes())?;
+    ensure!(differences.is_empty(), "{}", differences.join("\n"));
     Ok(())
+}
+
+/// The exit code, and the last that was said.
+fn result(output: &Output) -> String {
+    let code = output
+        .code
+        .map_or("killed".to_owned(), |code| code.to_string());
+    let said = format!("{}{}", output.stdout, output.stderr);
+    format!("{code}: {}", said.lines().last().unwrap_or_default().trim())
 }
 
 /// A payload that patches the handler of NMIs, for which the generator has to be
