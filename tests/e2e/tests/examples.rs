@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Each example patch is built, loaded, applied, observed and reverted on the
-//! hypervisor that Debian ships.
+//! Each example patch is built, loaded, applied, observed and reverted, on the
+//! hypervisor that Debian ships and on the one with our core.
 
-use xsplice_e2e::{base, build, config, repository, settled};
+use xsplice_e2e::{Base, base, build, config, repository, rust_base, settled};
 use xsplice_lab::Host;
 
 /// What a look at the hypervisor shows while an example is applied.
@@ -60,15 +60,23 @@ fn asked(host: &mut Host, field: &str) -> anyhow::Result<String> {
 
 #[test]
 fn every_example_works_and_goes_away_again() -> anyhow::Result<()> {
-    let base = base()?;
+    every_example(&base()?)
+}
+
+#[test]
+fn every_example_works_and_goes_away_again_with_our_core() -> anyhow::Result<()> {
+    every_example(&rust_base()?)
+}
+
+fn every_example(base: &Base) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let mut host = Host::boot(&config(&base)?)?;
+    let mut host = Host::boot(&config(base)?)?;
     let before = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
     for example in EXAMPLES {
         let name = example.name;
         let patch = repository().join(format!("examples/xen-4.17/{name}.patch"));
         let payload = directory.path().join(format!("{name}.livepatch"));
-        let report = build(&base, &patch, &payload)?;
+        let report = build(base, &patch, &payload)?;
         let listed: Vec<&str> = report
             .lines()
             .skip_while(|l| *l != "Replaced functions:")
@@ -79,7 +87,7 @@ fn every_example_works_and_goes_away_again() -> anyhow::Result<()> {
         assert_eq!(listed, example.functions, "{name}: {report}");
         // The same input gives the same bytes.
         let again = directory.path().join("again.livepatch");
-        build(&base, &patch, &again)?;
+        build(base, &patch, &again)?;
         assert_eq!(std::fs::read(&payload)?, std::fs::read(&again)?, "{name}");
 
         let place = format!("/lab/{name}.livepatch");
