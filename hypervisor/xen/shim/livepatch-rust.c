@@ -67,6 +67,7 @@ static LIST_HEAD(memories);
 static DEFINE_RCU_READ_LOCK(memories_rcu);
 
 /* An action is to be done; read by all CPUs on their way to a guest. */
+enum attention { NOTHING, TO_DO, BEING_DONE };
 static unsigned int __read_mostly attention;
 
 /* Changes with every change of what the list shows. */
@@ -171,17 +172,16 @@ uint64_t xsplice_function_at(uint64_t addr)
     return symbols_lookup(addr, &size, &offset, name) ? addr - offset : 0;
 }
 
-bool xsplice_name_at(uint64_t addr, char *name)
+bool xsplice_next_symbol(uint32_t *index, uint64_t *addr, char *name)
 {
-    unsigned long size, offset;
-    char buf[KSYM_NAME_LEN + 1];
-    const char *found = symbols_lookup(addr, &size, &offset, buf);
+    unsigned long value = 0;
+    char type;
 
     BUILD_BUG_ON(XSPLICE_NAME_SIZE <= KSYM_NAME_LEN);
-    if ( !found )
+    if ( xensyms_read(index, &type, &value, name) || !name[0] )
         return false;
 
-    strlcpy(name, found, XSPLICE_NAME_SIZE);
+    *addr = value;
     return true;
 }
 
@@ -695,16 +695,17 @@ void check_for_livepatch_work(void)
 
     if ( spin_trylock(&engine_lock) )
     {
-        if ( attention )
+        if ( attention == TO_DO )
         {
+            write_atomic(&attention, BEING_DONE);
             xsplice_run();
             list_version++;
-            write_atomic(&attention, 0);
+            write_atomic(&attention, NOTHING);
         }
         spin_unlock(&engine_lock);
     }
-    else
-        /* It is done elsewhere, or a hypercall is: look again soon. */
+    else if ( read_atomic(&attention) == TO_DO )
+        /* A hypercall is being done: look again soon. */
         xsplice_kick(cpu);
 }
 
@@ -887,7 +888,7 @@ static int action(const struct xen_sysctl_livepatch_action *op)
     list_version++;
     if ( pending )
     {
-        write_atomic(&attention, 1);
+        write_atomic(&attention, TO_DO);
         xsplice_kick(smp_processor_id());
     }
 

@@ -107,9 +107,9 @@ struct xsplice_text xsplice_build_id(void);
 uint64_t xsplice_lookup(const char *name);
 /* Where the function with `addr` begins; 0 if that is not known. */
 uint64_t xsplice_function_at(uint64_t addr);
-/* Its name, ending with a zero byte; false if that is not known. */
+/* The symbol at *index, which goes on to the next; false behind the last one. */
 #define XSPLICE_NAME_SIZE 128
-bool xsplice_name_at(uint64_t addr, char *name);
+bool xsplice_next_symbol(uint32_t *index, uint64_t *addr, char *name);
 bool xsplice_read(uint64_t addr, void *buf, size_t len);
 
 struct xsplice_memory *xsplice_memory_new(uint64_t size);

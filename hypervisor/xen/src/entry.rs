@@ -6,6 +6,7 @@
 use crate::ffi::{self, Entry, Event, Text};
 use crate::host::{Cpus, Xen};
 use crate::memory::state_number;
+use crate::symbols::Symbols;
 use core::cell::{OnceCell, UnsafeCell};
 use xsplice_abi::errno::Errno;
 use xsplice_engine::{Action, Engine, Host, Loaded, Options, Policy, Progress};
@@ -57,11 +58,15 @@ fn entry(payload: &Loaded) -> Entry {
 /// Makes the engine, while there is one CPU.
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_init(cpus: u32) {
-    let Ok(rendezvous) = Rendezvous::new(cpus) else {
+    let (Ok(rendezvous), Ok(symbols)) = (Rendezvous::new(cpus), Symbols::new()) else {
         return ffi::print(b"there is no memory for live patching");
     };
     let rendezvous = RENDEZVOUS.0.get_or_init(|| rendezvous);
-    let engine = Engine::new(Xen { rendezvous }, Policy::Engine);
+    let host = Xen {
+        rendezvous,
+        symbols,
+    };
+    let engine = Engine::new(host, Policy::Engine);
     // SAFETY: there is one CPU, and nothing has been called before.
     unsafe { ENGINE.0.get().write(Some(engine)) };
 }

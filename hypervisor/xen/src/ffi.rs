@@ -56,6 +56,12 @@ impl Addresses {
     }
 }
 
+impl From<Addresses> for Range<u64> {
+    fn from(addresses: Addresses) -> Self {
+        addresses.start..addresses.end
+    }
+}
+
 impl From<&Range<u64>> for Addresses {
     fn from(range: &Range<u64>) -> Self {
         Self {
@@ -173,7 +179,7 @@ unsafe extern "C" {
     pub(crate) safe fn build_id() -> Text<'static>;
     fn xsplice_lookup(name: *const core::ffi::c_char) -> u64;
     safe fn xsplice_function_at(addr: u64) -> u64;
-    fn xsplice_name_at(addr: u64, name: *mut core::ffi::c_char) -> bool;
+    fn xsplice_next_symbol(index: &mut u32, addr: &mut u64, name: *mut core::ffi::c_char) -> bool;
     fn xsplice_read(addr: u64, buf: *mut u8, len: usize) -> bool;
 
     safe fn xsplice_memory_new(size: u64) -> Option<NonNull<RawMemory>>;
@@ -236,7 +242,7 @@ pub(crate) fn lookup(name: &CStr) -> Option<u64> {
     (addr != 0).then_some(addr)
 }
 
-/// Where the function with `addr` begins.
+/// Where the function with `addr` begins, also in a payload.
 pub(crate) fn function_at(addr: u64) -> Option<u64> {
     Some(xsplice_function_at(addr)).filter(|start| *start != 0)
 }
@@ -244,12 +250,18 @@ pub(crate) fn function_at(addr: u64) -> Option<u64> {
 /// The most bytes that C writes for a name, its end included.
 pub(crate) const NAME_SIZE: usize = 128;
 
-/// The name of the function with `addr`, with its file in front if it is local.
-pub(crate) fn name_at(addr: u64, buf: &mut [u8; NAME_SIZE]) -> Option<&str> {
+/// Address and name of the symbol of the hypervisor at `index`, which goes on to
+/// the next one. They come by address; the name of a local one has its file in
+/// front.
+pub(crate) fn next_symbol<'a>(
+    index: &mut u32,
+    buf: &'a mut [u8; NAME_SIZE],
+) -> Option<(u64, &'a [u8])> {
+    let mut addr = 0;
     // SAFETY: C writes no more than `NAME_SIZE` bytes.
-    let known = unsafe { xsplice_name_at(addr, buf.as_mut_ptr().cast()) };
+    let more = unsafe { xsplice_next_symbol(index, &mut addr, buf.as_mut_ptr().cast()) };
     let name = CStr::from_bytes_until_nul(buf).ok()?;
-    name.to_str().ok().filter(|_| known)
+    more.then_some((addr, name.to_bytes()))
 }
 
 /// Copies the bytes that are at `addr`; false when it is not known that they
@@ -282,9 +294,18 @@ pub(crate) fn text_open() -> i32 {
 
 /// Writes code, in the window.
 pub(crate) fn text_write(addr: u64, bytes: &[u8]) {
-    // SAFETY: the engine has checked that there is text, and has opened it; no
-    // CPU runs it.
-    unsafe { xsplice_text_write(addr, bytes.as_ptr(), bytes.len()) }
+    /// What nearly all writes are; a call would take longer than the write.
+    type Jump = [u8; 5];
+    match (<&Jump>::try_from(bytes), usize::try_from(addr)) {
+        (Ok(jump), Ok(addr)) => {
+            let place = core::ptr::with_exposed_provenance_mut::<Jump>(addr);
+            // SAFETY: the engine has checked that there is text, and has opened
+            // it; no CPU runs it, and no reference leads to it.
+            unsafe { place.write(*jump) }
+        }
+        // SAFETY: see above.
+        _ => unsafe { xsplice_text_write(addr, bytes.as_ptr(), bytes.len()) },
+    }
 }
 
 /// Undoes [`text_open`].

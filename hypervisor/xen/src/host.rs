@@ -4,12 +4,12 @@
 
 use crate::ffi::{self, Event};
 use crate::memory::Memory;
+use crate::symbols::Symbols;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
-use xsplice_abi::deny;
 use xsplice_engine::{Absent, Errno, Host, Region, Resident};
 use xsplice_memory as memory;
 use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
@@ -55,6 +55,7 @@ impl Platform for Cpus {
 #[derive(Debug)]
 pub(crate) struct Xen {
     pub(crate) rendezvous: &'static Rendezvous,
+    pub(crate) symbols: Symbols,
 }
 
 /// Lines of the log on their way to the console. Longer ones are broken: there
@@ -95,6 +96,9 @@ impl Host for Xen {
     }
 
     fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
+        if !self.symbols.may_have(name) {
+            return None;
+        }
         let mut buf = [0; ffi::NAME_SIZE];
         buf.get_mut(..name.len())?.copy_from_slice(name);
         ffi::lookup(CStr::from_bytes_with_nul(buf.get(..=name.len())?).ok()?)
@@ -177,11 +181,11 @@ impl Host for Xen {
     }
 
     fn function_at(&self, addr: u64) -> Option<u64> {
-        ffi::function_at(addr)
+        let own = self.symbols.function_at(addr);
+        own.or_else(|| ffi::function_at(addr))
     }
 
     fn denied(&self, function: Range<u64>) -> Option<&'static str> {
-        let mut buf = [0; ffi::NAME_SIZE];
-        deny::reason(ffi::name_at(function.start, &mut buf)?)
+        self.symbols.denied(function.start)
     }
 }

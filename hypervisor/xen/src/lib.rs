@@ -22,3 +22,4 @@ mod host;
 mod memory;
 #[cfg(target_os = "none")]
 mod runtime;
+mod symbols;

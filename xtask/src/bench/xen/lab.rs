@@ -14,7 +14,9 @@ use xsplice_lab::{Host, HostConfig};
 
 /// How long the operations of one measurement may take.
 const LIMIT: Duration = Duration::from_secs(240);
-/// How often each is measured when time is time; the least is taken.
+/// How often each is measured when time is time, and a window also when
+/// instructions are counted: another CPU may have its turn in it. The least is
+/// taken.
 const TIMES: usize = 3;
 
 /// A running host.
@@ -22,8 +24,8 @@ pub(super) struct Lab<'a> {
     subject: &'a Subject,
     host: Host,
     debugger: PathBuf,
-    /// Instructions are counted: once is enough.
-    times: usize,
+    /// How often an upload is measured: instructions are the same every time.
+    uploads: usize,
     _directory: tempfile::TempDir,
 }
 
@@ -61,7 +63,7 @@ impl<'a> Lab<'a> {
             subject,
             host,
             debugger,
-            times: if count { 1 } else { TIMES },
+            uploads: if count { 1 } else { TIMES },
             _directory: directory,
         })
     }
@@ -69,7 +71,7 @@ impl<'a> Lab<'a> {
     /// The time of an upload of `payload`, which is unloaded then.
     pub(super) fn upload(&mut self, payload: &Payload) -> anyhow::Result<u64> {
         let mut least = u64::MAX;
-        for _ in 0..self.times {
+        for _ in 0..self.uploads {
             let times = self.run(&[("upload", payload), ("unload", payload)])?;
             least = times.into_iter().next().unwrap_or(least).min(least);
         }
@@ -85,7 +87,7 @@ impl<'a> Lab<'a> {
     /// The window of an apply of `payload`, which is unloaded then.
     pub(super) fn apply(&mut self, payload: &Payload) -> anyhow::Result<u64> {
         let mut least = u64::MAX;
-        for _ in 0..self.times {
+        for _ in 0..TIMES {
             self.run(&[("upload", payload)])?;
             least = least.min(self.window(("apply", payload))?);
             self.run(&[("revert", payload), ("unload", payload)])?;
@@ -96,7 +98,7 @@ impl<'a> Lab<'a> {
     /// The window of a replace of `stack` by `top`; all are unloaded then.
     pub(super) fn replace(&mut self, stack: &[Payload], top: &Payload) -> anyhow::Result<u64> {
         let mut least = u64::MAX;
-        for _ in 0..self.times {
+        for _ in 0..TIMES {
             let applied = stack
                 .iter()
                 .flat_map(|payload| [("upload", payload), ("apply", payload)]);
