@@ -5,13 +5,11 @@
 //! `meter upload NAME FILE apply NAME replace NAME revert NAME unload NAME`
 
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use xsplice_dom0::{Action, Errno, Livepatch, Privcmd};
 
 /// How long all CPUs may take to come together: emulated ones are slow.
 const TIMEOUT_NS: u32 = 2_000_000_000;
-/// The result of an action that is under way.
-const UNDER_WAY: i32 = -Errno::EAGAIN.0;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let privcmd = Privcmd::open()?;
@@ -36,22 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let start = Instant::now();
         livepatch
-            .action(&name, action, TIMEOUT_NS, false)
+            .act(&name, action, TIMEOUT_NS, false)
             .map_err(failed)?;
-        let result = loop {
-            match livepatch.get(&name) {
-                Ok(status) if status.rc == UNDER_WAY => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Ok(status) => break status.rc,
-                // It was unloaded.
-                Err(Errno::ENOENT) => break 0,
-                Err(errno) => return Err(failed(errno).into()),
-            }
-        };
-        if result != 0 {
-            return Err(failed(Errno(-result)).into());
-        }
         println!("{}", start.elapsed().as_nanos());
     }
     Ok(())

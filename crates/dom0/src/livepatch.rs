@@ -2,6 +2,7 @@
 //! The live-patch operations.
 
 use crate::privcmd::Hypervisor;
+use std::time::{Duration, Instant};
 use xsplice_abi::errno::Errno;
 use xsplice_abi::sysctl::{self, Header, InterfaceVersion, List, ListV12, Name, Op};
 use zerocopy::little_endian::{U16, U64};
@@ -161,6 +162,37 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         };
         self.call(sysctl::ACTION, &request, &mut [&mut name])?;
         Ok(())
+    }
+
+    /// Starts `action` on the payload `name` and waits until it is done.
+    ///
+    /// # Errors
+    /// The hypervisor's, and that of the action; `EAGAIN` if it takes longer than
+    /// all CPUs can need to notice it and to come together.
+    pub fn act(
+        &self,
+        name: &str,
+        action: Action,
+        timeout_ns: u32,
+        nodeps: bool,
+    ) -> Result<(), Errno> {
+        self.action(name, action, timeout_ns, nodeps)?;
+        // The rendezvous starts when every CPU has noticed; allow for that.
+        let patience = 2 * Duration::from_nanos(timeout_ns.into()) + Duration::from_secs(1);
+        let end = Instant::now() + patience;
+        loop {
+            match self.get(name) {
+                Ok(status) if status.rc == -Errno::EAGAIN.0 => {}
+                Ok(status) if status.rc == 0 => return Ok(()),
+                Ok(status) => return Err(Errno(status.rc.wrapping_neg())),
+                Err(Errno::ENOENT) if action == Action::Unload => return Ok(()),
+                Err(errno) => return Err(errno),
+            }
+            if Instant::now() >= end {
+                return Err(Errno::EAGAIN);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Every payload that the hypervisor holds, in the order of upload.

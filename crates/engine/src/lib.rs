@@ -125,7 +125,7 @@ pub use host::{
 };
 pub use patch::Patch;
 pub use problem::{Problem, Refusal, SectionId, Severity};
-pub use stack::{Loaded, Stack, Times};
+pub use stack::{Loaded, Stack, Times, hash};
 pub use stage::{
     DependencyChecked, Function, LaidOut, Loader, Parsed, Policy, Relocated, Resolved, Verified,
 };

@@ -297,8 +297,10 @@ impl Loaded {
     }
 }
 
-/// A number that is another one for most other bytes (FNV-1a).
-fn hash(bytes: &[u8]) -> u64 {
+/// A number that is another one for most other bytes: FNV-1a
+/// (draft-eastlake-fnv, section 2).
+#[must_use]
+pub fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })

@@ -66,7 +66,7 @@ static DEFINE_SPINLOCK(engine_lock);
 static LIST_HEAD(memories);
 static DEFINE_RCU_READ_LOCK(memories_rcu);
 
-/* An action is to be done; read by all CPUs on their way to a guest. */
+/* Whether an action is to be done; read by all CPUs on their way to a guest. */
 enum attention { NOTHING, TO_DO, BEING_DONE };
 static unsigned int __read_mostly attention;
 

@@ -9,6 +9,7 @@ use crate::ffi;
 use alloc::vec::Vec;
 use core::ops::Range;
 use xsplice_abi::deny;
+use xsplice_engine::hash;
 use xsplice_memory::{self as memory, NoMemory};
 
 /// What is asked for of the hypervisor's symbols.
@@ -39,7 +40,7 @@ impl Symbols {
         let mut buf = [0; ffi::NAME_SIZE];
         let mut index = 0;
         while let Some((addr, name)) = ffi::next_symbol(&mut index, &mut buf) {
-            memory::push(&mut hashes, hash(name))?;
+            memory::push(&mut hashes, short_hash(name))?;
             let Some(offset) = offset(&text, addr) else {
                 continue;
             };
@@ -50,17 +51,10 @@ impl Symbols {
                 memory::push(&mut denied, (offset, reason))?;
             }
         }
-        let places = (2 * hashes.len()).next_power_of_two();
-        let mut names = memory::filled(FREE, places)?;
+        let mut names = memory::filled(FREE, (2 * hashes.len()).next_power_of_two())?;
         for hash in hashes {
-            let places = probe(places, hash);
-            for place in places {
-                match names.get_mut(place) {
-                    Some(held) if *held == FREE => *held = hash,
-                    Some(held) if *held != hash => continue,
-                    _ => {}
-                }
-                break;
+            if let Some(held) = place(&names, hash).and_then(|place| names.get_mut(place)) {
+                *held = hash;
             }
         }
         Ok(Self {
@@ -73,27 +67,30 @@ impl Symbols {
 
     /// Whether any symbol may have this name; false is certain.
     pub(crate) fn may_have(&self, name: &[u8]) -> bool {
-        let hash = hash(name);
-        let held = probe(self.names.len(), hash).map(|place| self.names.get(place));
-        let mut taken = held.map_while(|held| held.filter(|held| **held != FREE));
-        taken.any(|held| *held == hash)
+        let hash = short_hash(name);
+        let held = place(&self.names, hash).and_then(|place| self.names.get(place));
+        held == Some(&hash)
     }
 
     /// Where the function with `addr` begins.
     pub(crate) fn function_at(&self, addr: u64) -> Option<u64> {
-        let offset = offset(&self.text, addr)?;
-        let behind = self.functions.partition_point(|start| *start <= offset);
-        let start = self.functions.get(behind.checked_sub(1)?)?;
-        Some(self.text.start + u64::from(*start))
+        Some(self.text.start + u64::from(self.start(addr)?))
     }
 
     /// Why the function with `addr` must not be patched, if so.
     pub(crate) fn denied(&self, addr: u64) -> Option<&'static str> {
-        let start = offset(&self.text, self.function_at(addr)?)?;
+        let start = self.start(addr)?;
         let found = self
             .denied
             .binary_search_by_key(&start, |(start, _)| *start);
         Some(self.denied.get(found.ok()?)?.1)
+    }
+
+    /// The offset at which the function with `addr` begins.
+    fn start(&self, addr: u64) -> Option<u32> {
+        let offset = offset(&self.text, addr)?;
+        let behind = self.functions.partition_point(|start| *start <= offset);
+        self.functions.get(behind.checked_sub(1)?).copied()
     }
 }
 
@@ -102,18 +99,17 @@ fn offset(text: &Range<u64>, addr: u64) -> Option<u32> {
     u32::try_from(offset).ok().filter(|_| text.contains(&addr))
 }
 
-/// The places that a hash may be at, in the order in which they are tried.
-fn probe(places: usize, hash: u32) -> impl Iterator<Item = usize> {
-    let mask = places - 1;
+/// Where a hash is, or would be.
+fn place(names: &[u32], hash: u32) -> Option<usize> {
+    let mask = names.len().checked_sub(1)?;
     let first = hash as usize & mask;
-    (0..places).map(move |at| (first + at) & mask)
+    (0..names.len())
+        .map(|at| (first + at) & mask)
+        .find(|place| matches!(names.get(*place), Some(held) if [FREE, hash].contains(held)))
 }
 
-/// FNV-1a (draft-eastlake-fnv, section 2), without the one value that is
-/// [`FREE`].
-fn hash(name: &[u8]) -> u32 {
-    let hash = name.iter().fold(0x811c_9dc5, |hash: u32, byte| {
-        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-    });
-    hash.max(FREE + 1)
+/// Half of the hash of a name, without the one value that is [`FREE`].
+fn short_hash(name: &[u8]) -> u32 {
+    let hash = hash(name);
+    ((hash >> 32) as u32 ^ hash as u32).max(FREE + 1)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_dom0::{Action, Errno, Livepatch, Payload, Privcmd, State, version_info};
 
@@ -293,7 +293,7 @@ fn act(
     }
     let mut tries = 0;
     loop {
-        let result = once(livepatch, name, action, nodeps, limits);
+        let result = livepatch.act(name, action, limits.timeout * 1_000_000, nodeps);
         match result {
             Ok(()) => {
                 let what = match action {
@@ -310,31 +310,6 @@ fn act(
             }
             Err(errno) => return Err(explain_action(errno, name, action, tries, limits)),
         }
-    }
-}
-
-fn once(
-    livepatch: &Livepatch<Privcmd>,
-    name: &str,
-    action: Action,
-    nodeps: bool,
-    limits: Limits,
-) -> Result<(), Errno> {
-    livepatch.action(name, action, limits.timeout * 1_000_000, nodeps)?;
-    // The rendezvous starts when every CPU has noticed; allow for that.
-    let end = Instant::now() + Duration::from_millis(u64::from(limits.timeout) * 2 + 1_000);
-    loop {
-        match livepatch.get(name) {
-            Ok(status) if status.rc == -Errno::EAGAIN.0 => {}
-            Ok(status) if status.rc == 0 => return Ok(()),
-            Ok(status) => return Err(Errno(status.rc.wrapping_neg())),
-            Err(Errno::ENOENT) if action == Action::Unload => return Ok(()),
-            Err(errno) => return Err(errno),
-        }
-        if Instant::now() >= end {
-            return Err(Errno::EAGAIN);
-        }
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

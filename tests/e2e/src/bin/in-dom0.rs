@@ -68,9 +68,7 @@ fn act(
 ) -> anyhow::Result<()> {
     let timeout = u32::try_from(TIMEOUT.as_nanos())?;
     for _ in 0..TRIES {
-        let started = livepatch.action(name, action, timeout, false);
-        let result = started.and_then(|()| finished(livepatch, name, action));
-        match result {
+        match livepatch.act(name, action, timeout, false) {
             Ok(()) => return Ok(()),
             Err(Errno::EBUSY | Errno::EAGAIN) => late.fetch_add(1, Ordering::Relaxed),
             Err(error) => bail!("{action:?} {name}: {error}"),
@@ -78,20 +76,6 @@ fn act(
         std::thread::sleep(TIMEOUT);
     }
     bail!("{action:?} {name}: late {TRIES} times")
-}
-
-fn finished(livepatch: &Livepatch<Privcmd>, name: &str, action: Action) -> Result<(), Errno> {
-    loop {
-        match livepatch.get(name) {
-            Ok(status) if status.rc == -Errno::EAGAIN.0 => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Ok(status) if status.rc == 0 => return Ok(()),
-            Ok(status) => return Err(Errno(status.rc.wrapping_neg())),
-            Err(Errno::ENOENT) if action == Action::Unload => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 /// What the others do meanwhile, and how it goes.
