@@ -33,6 +33,7 @@ pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
             .args(["test", "--package", "xsplice-e2e", "--", "--test-threads=1"])
             .env("XSPLICE_BASE", base::description()?)
             .env("XSPLICE_RUST_BASE", xen::build(xen::Engine::Rust, false)?)
+            .env("XSPLICE_DEBUG_BASE", xen::build(xen::Engine::Rust, true)?)
             .env("XSPLICE_BIN", xsplice),
     )
 }

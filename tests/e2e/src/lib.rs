@@ -48,6 +48,15 @@ pub fn rust_base() -> anyhow::Result<Base> {
     described_by("XSPLICE_RUST_BASE")
 }
 
+/// As [`rust_base`], but a debug build, which checks its locks, its interrupt
+/// state and what its functions take for granted: `XSPLICE_DEBUG_BASE` names it.
+///
+/// # Errors
+/// If there is none.
+pub fn debug_base() -> anyhow::Result<Base> {
+    described_by("XSPLICE_DEBUG_BASE")
+}
+
 fn described_by(variable: &str) -> anyhow::Result<Base> {
     let path = std::env::var(variable).with_context(|| {
         format!("{variable} is not set: these tests need a real Xen; run `cargo xtask test`")

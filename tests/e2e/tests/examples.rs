@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Each example patch is built, loaded, applied, observed and reverted, on the
-//! hypervisor that Debian ships and on the one with our core.
+//! hypervisor that Debian ships, on the one with our core, and on that one with
+//! all of Xen's own checks: a failed assertion ends it.
 
-use xsplice_e2e::{Base, base, build, config, repository, rust_base, settled};
+use xsplice_e2e::{Base, base, build, config, debug_base, repository, rust_base, settled};
 use xsplice_lab::Host;
 
 /// What a look at the hypervisor shows while an example is applied.
@@ -60,15 +61,23 @@ fn asked(host: &mut Host, field: &str) -> anyhow::Result<String> {
 
 #[test]
 fn every_example_works_and_goes_away_again() -> anyhow::Result<()> {
-    every_example(&base()?)
+    every_example(&base()?).map(drop)
 }
 
 #[test]
 fn every_example_works_and_goes_away_again_with_our_core() -> anyhow::Result<()> {
-    every_example(&rust_base()?)
+    every_example(&rust_base()?).map(drop)
 }
 
-fn every_example(base: &Base) -> anyhow::Result<()> {
+#[test]
+fn every_example_works_and_goes_away_again_with_our_core_and_xen_s_checks() -> anyhow::Result<()> {
+    let console = every_example(&debug_base()?)?;
+    anyhow::ensure!(console.contains("debug=y"), "{console}");
+    Ok(())
+}
+
+/// Returns what the console printed meanwhile.
+fn every_example(base: &Base) -> anyhow::Result<String> {
     let directory = tempfile::tempdir()?;
     let mut host = Host::boot(&config(base)?)?;
     let before = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
@@ -109,6 +118,7 @@ fn every_example(base: &Base) -> anyhow::Result<()> {
         let after = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
         assert_eq!(after, before, "{name} left something behind");
     }
+    let console = host.console();
     host.shut_down()?;
-    Ok(())
+    Ok(console)
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Payloads of our generator come and go, on and on, on a hypervisor
 //! with our core whose CPUs are all busy and which is called all the time.
-//! `XSPLICE_CYCLES` says how often; 100 times unless it does.
+//! `XSPLICE_CYCLES` says how often; 100 times unless it does. A few times with
+//! all of Xen's own checks: a failed assertion ends it.
 
 use anyhow::{Context as _, ensure};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
-use xsplice_e2e::{Cycles, build, config, memory, repository, rust_base};
+use xsplice_e2e::{Base, Cycles, build, config, debug_base, memory, repository, rust_base};
 use xsplice_lab::Host;
 
 /// How many cycles one process makes; nothing is left after it.
@@ -17,16 +18,24 @@ const AT_A_TIME: u64 = 50;
 fn payloads_come_and_go_under_load() -> anyhow::Result<()> {
     let wanted = std::env::var("XSPLICE_CYCLES").ok();
     let wanted = wanted.map_or(Ok(100), |number| number.parse())?;
-    let base = rust_base()?;
+    come_and_go(&rust_base()?, wanted)
+}
+
+#[test]
+fn payloads_come_and_go_under_load_with_xen_s_checks() -> anyhow::Result<()> {
+    come_and_go(&debug_base()?, 4)
+}
+
+fn come_and_go(base: &Base, wanted: u64) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let mut config = config(&base)?;
+    let mut config = config(base)?;
     config.timeout = Duration::from_secs(600);
     let driver = PathBuf::from(env!("CARGO_BIN_EXE_in-dom0"));
     config.programs.push(("bin/in-dom0".to_owned(), driver));
     for name in ["extra-version", "two-files"] {
         let patch = repository().join(format!("examples/xen-4.17/{name}.patch"));
         let payload = directory.path().join(name);
-        build(&base, &patch, &payload)?;
+        build(base, &patch, &payload)?;
         config.files.push((format!("lab/{name}"), payload));
     }
     let mut host = Host::boot(&config)?;
