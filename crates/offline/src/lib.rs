@@ -15,11 +15,13 @@
 //! (alternatives), what hooks do, nor how long anything takes.
 #![forbid(unsafe_code)]
 
+mod efi;
 mod image;
 mod machine;
 mod report;
 mod surroundings;
 
+pub use efi::{EfiError, efi_symbols};
 pub use image::{Error, Image, Part};
 pub use machine::Machine;
 pub use report::{Checker, Function, Problem, Report, Severity, check};

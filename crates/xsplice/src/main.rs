@@ -12,6 +12,7 @@ mod admin;
 mod build;
 mod check;
 mod demo;
+mod efi_syms;
 mod inspect;
 mod lab;
 mod output;
@@ -42,6 +43,8 @@ enum Command {
     Check(check::Args),
     /// Show what is in a payload.
     Inspect(inspect::Args),
+    /// Write the `xen-syms` of a `xen.efi`, for hosts that boot that.
+    EfiSyms(efi_syms::Args),
     /// Show the life of live patches on a hypervisor in this process.
     Demo(demo::Args),
     /// Write an HTML page about a payload, for its reviewer.
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args, cli.json),
         Command::Check(args) => check::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
+        Command::EfiSyms(args) => efi_syms::run(&args, cli.json),
         Command::Demo(args) => demo::run(&args, cli.json),
         Command::Report(args) => report::run(&args, cli.json),
         Command::Lab(args) => lab::run(&args, cli.json),

@@ -1,29 +1,79 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The hypervisor with our core as a UEFI program, `xen.efi`. Its linker gives
-//! it a build-id of its own, so that payloads for `xen.gz` are not for it.
+//! it a build-id of its own and puts data elsewhere, so that payloads for
+//! `xen.gz` are not for it; it gets its own.
 
 use anyhow::ensure;
-use xsplice_e2e::{build, config, repository, rust_base};
+use xsplice_e2e::{Base, build, config, local, repository, rust_base, settled};
 use xsplice_lab::Host;
 
+const EXAMPLES: [&str; 3] = ["extra-version", "two-files", "bug-and-alternative"];
+
+fn info(host: &mut Host) -> anyhow::Result<serde_json::Value> {
+    let output = host.run(&["xsplice", "info", "--json"])?;
+    let info: serde_json::Value = serde_json::from_str(&output.stdout)?;
+    Ok(info["hypervisor"].clone())
+}
+
 #[test]
-fn xen_efi_takes_no_payloads_for_xen_gz() -> anyhow::Result<()> {
-    let base = rust_base()?;
+fn xen_efi_takes_payloads_of_its_own_and_none_for_xen_gz() -> anyhow::Result<()> {
+    let gz = rust_base()?;
     let directory = tempfile::tempdir()?;
-    let payload = directory.path().join("extra-version.livepatch");
-    let patch = repository().join("examples/xen-4.17/extra-version.patch");
-    build(&base, &patch, &payload)?;
-    let mut config = config(&base)?;
-    config.xen = base.tree.join("xen/xen.efi");
-    let place = "lab/extra-version.livepatch".to_owned();
-    config.files.push((place, payload));
+    let efi = Base {
+        xen: gz.tree.join("xen/xen.efi"),
+        xen_syms: directory.path().join("xen-efi-syms"),
+        ..rust_base()?
+    };
+    let paths = [&gz.xen_syms, &efi.xen, &efi.xen_syms].map(|path| path.display().to_string());
+    let [syms, program, made] = &paths;
+    let argv = [
+        "efi-syms",
+        "--xen-syms",
+        syms,
+        "--xen-efi",
+        program,
+        "-o",
+        made,
+    ];
+    let output = local(&argv)?;
+    ensure!(output.status.success(), "{output:?}");
+
+    let mut config = config(&efi)?;
+    for name in EXAMPLES {
+        let patch = repository().join(format!("examples/xen-4.17/{name}.patch"));
+        for (base, kind) in [(&gz, "gz"), (&efi, "efi")] {
+            let payload = directory.path().join(format!("{name}.{kind}"));
+            build(base, &patch, &payload)?;
+            config.files.push((format!("lab/{name}.{kind}"), payload));
+        }
+    }
     let mut host = Host::boot(&config)?;
     let console = host.console();
     ensure!(console.contains("Bootloader: EFI"), "{console}");
-    let output = host.run(&["xsplice", "load", "/lab/extra-version.livepatch"])?;
-    ensure!(output.code == Some(1), "{output:?}");
-    let reason = "the payload is for the hypervisor with build-id";
-    ensure!(output.stderr.contains(reason), "{output:?}");
+    let original = info(&mut host)?;
+    for name in EXAMPLES {
+        let (ours, theirs) = (format!("/lab/{name}.efi"), format!("/lab/{name}.gz"));
+        let output = host.run(&["xsplice", "load", &theirs])?;
+        ensure!(output.code == Some(1), "{output:?}");
+        let reason = "the payload is for the hypervisor with build-id";
+        ensure!(output.stderr.contains(reason), "{output:?}");
+        for (argv, patched) in [
+            (["load", &ours], true),
+            (["revert", name], false),
+            (["unload", name], false),
+        ] {
+            let argv = [&["xsplice"], argv.as_slice()].concat();
+            let output = settled(&mut host, &argv)?;
+            ensure!(output.code == Some(0), "{argv:?}: {output:?}");
+            let now = info(&mut host)?;
+            // It is seen on the console only.
+            let silent = name == "bug-and-alternative";
+            ensure!((now != original) == (patched && !silent), "{argv:?}: {now}");
+        }
+    }
+    let console = host.console();
+    let said = "tasklet: done by patched code";
+    ensure!(console.contains(said), "{console}");
     host.shut_down()?;
     Ok(())
 }
