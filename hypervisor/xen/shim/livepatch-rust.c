@@ -738,11 +738,10 @@ static int get_name(const struct xen_livepatch_name *from, char *buf,
                     struct xsplice_text *name)
 {
     if ( !from->size || from->size > XEN_LIVEPATCH_NAME_SIZE ||
-         from->pad[0] || from->pad[1] || from->pad[2] ||
-         !guest_handle_okay(from->name, from->size) )
+         from->pad[0] || from->pad[1] || from->pad[2] )
         return -EINVAL;
 
-    if ( __copy_from_guest(buf, from->name, from->size) )
+    if ( copy_from_guest(buf, from->name, from->size) )
         return -EFAULT;
 
     if ( buf[from->size - 1] )
@@ -754,18 +753,27 @@ static int get_name(const struct xen_livepatch_name *from, char *buf,
     return 0;
 }
 
+/* As the engine says it of what it reads itself. */
+static int refuse(const char *payload, const char *reason)
+{
+    printk(XENLOG_WARNING LIVEPATCH "%s was not loaded (EINVAL)\n", payload);
+    printk(XENLOG_WARNING LIVEPATCH "  %s\n", reason);
+
+    return -EINVAL;
+}
+
 static int upload(const struct xen_sysctl_livepatch_upload *op)
 {
     char buf[XEN_LIVEPATCH_NAME_SIZE];
     struct xsplice_text name, file;
     void *data;
-    int rc = get_name(&op->name, buf, &name);
+    int rc;
 
-    if ( rc )
-        return rc;
+    if ( get_name(&op->name, buf, &name) )
+        return refuse("a payload", "its name is empty, too long or unreadable");
 
     if ( !op->size || op->size > LIVEPATCH_MAX_SIZE )
-        return -EINVAL;
+        return refuse(buf, "its size is 0 or more than 2 MiB");
 
     if ( !guest_handle_okay(op->payload, op->size) )
         return -EFAULT;

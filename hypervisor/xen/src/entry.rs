@@ -42,9 +42,10 @@ fn code<T>(result: Result<T, Errno>) -> i32 {
     result.map_or_else(|errno| -errno.0, |_| 0)
 }
 
-/// A name that the hypercall gave; the engine knows texts only.
+/// A name that the hypercall gave; the engine knows texts only, so that no
+/// payload has another.
 fn name(text: Text<'_>) -> Result<&str, Errno> {
-    str::from_utf8(text.into()).map_err(|_| Errno::EINVAL)
+    str::from_utf8(text.into()).map_err(|_| Errno::ENOENT)
 }
 
 fn entry(payload: &Loaded) -> Entry {
@@ -109,7 +110,12 @@ extern "C" fn xsplice_hold(cpu: u32, event: Event) -> bool {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn xsplice_upload(name_text: Text<'_>, file: Text<'_>) -> i32 {
     let upload = |engine: &mut Engine<Xen>| {
-        let loaded = engine.upload(name(name_text)?, file.into());
+        let Ok(name) = name(name_text) else {
+            ffi::print(b"a payload was not loaded (EINVAL)");
+            ffi::print(b"  its name is not UTF-8");
+            return Err(Errno::EINVAL);
+        };
+        let loaded = engine.upload(name, file.into());
         loaded.map(|_| ()).map_err(|refusal| refusal.errno())
     };
     // SAFETY: the caller has the lock.

@@ -4,12 +4,17 @@
 //!
 //! `upload-each FILE...` uploads files under their names, whatever they hold,
 //! and writes the error number of each; what is accepted is unloaded.
+//! `nameless FILE` uploads it under a name that is no text, and reverts what has
+//! that name, with the C tool: ours has no such names.
 //! `cycles NUMBER FIRST SECOND` brings two payloads in and out while other
 //! threads keep the CPUs and the hypervisor busy.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context as _, bail, ensure};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,12 +32,13 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["upload-each", files @ ..] => upload_each(&hypervisor, files),
+        ["nameless", file] => nameless(file),
         ["cycles", number, first, second] => {
             let done = cycles(&hypervisor, number.parse()?, first, second)?;
             println!("{}", serde_json::to_string(&done)?);
             Ok(())
         }
-        _ => bail!("upload-each FILE... or cycles NUMBER FIRST SECOND"),
+        _ => bail!("upload-each FILE..., nameless FILE or cycles NUMBER FIRST SECOND"),
     }
 }
 
@@ -55,6 +61,17 @@ fn upload_each(hypervisor: &Privcmd, files: &[&str]) -> anyhow::Result<()> {
         // If the next one crashes the hypervisor, its console still has this.
         std::fs::write("/dev/console", &line)?;
         print!("{line}");
+    }
+    Ok(())
+}
+
+fn nameless(file: &str) -> anyhow::Result<()> {
+    let name = OsStr::from_bytes(b"\xff");
+    for (action, file) in [("upload", Some(file)), ("revert", None)] {
+        let mut tool = Command::new("/c/xen-livepatch");
+        let output = tool.arg(action).arg(name).args(file).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        println!("{action} {}", said.lines().last().unwrap_or_default());
     }
     Ok(())
 }
