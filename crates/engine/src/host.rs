@@ -57,18 +57,32 @@ pub trait Host {
     /// `window` has not run then.
     fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent>;
 
-    /// Makes the text of hypervisor and payloads writable, *in the window*.
+    /// Gets ready for a [`rendezvous`](Self::rendezvous) in which text is
+    /// written: the place for whatever takes time. All that will be written is
+    /// in `range`. With `hooks`, hooks run in the window, and find text writable
+    /// at its own addresses, that of payloads too.
     ///
     /// # Errors
-    /// Why it must not be patched now; nothing has changed then.
-    fn open_text(&self) -> Result<(), Errno>;
+    /// Why it cannot be written; nothing has changed then.
+    fn open_text(&self, range: Range<u64>, hooks: bool) -> Result<(), Errno>;
+
+    /// Begins to write, *in the window*.
+    ///
+    /// # Errors
+    /// Why the hypervisor must not be patched now; nothing has changed then.
+    fn begin_writing(&self) -> Result<(), Errno>;
 
     /// Writes `bytes` at `addr`, *in the window*, between
-    /// [`open_text`](Self::open_text) and [`close_text`](Self::close_text). The
-    /// engine writes only where it has checked that there is text.
+    /// [`begin_writing`](Self::begin_writing) and
+    /// [`end_writing`](Self::end_writing). The engine writes only where it has
+    /// checked that there is text.
     fn write_text(&self, addr: u64, bytes: &[u8]);
 
-    /// Undoes [`open_text`](Self::open_text), *in the window*.
+    /// Undoes [`begin_writing`](Self::begin_writing), *in the window*. From now
+    /// on, this CPU too runs what was written.
+    fn end_writing(&self);
+
+    /// Undoes [`open_text`](Self::open_text), whether there was a window or not.
     fn close_text(&self);
 
     /// Nanoseconds since some moment in the past, also *in the window*.

@@ -25,12 +25,13 @@
 //!    (for a replace: in the text as it will be after the reverts), the bytes
 //!    to be written and those to be put back, the hook that can veto. The
 //!    payload's result is `-EAGAIN` from then on, and no other action starts.
-//! 2. [`Engine::run`] asks the host for a [rendezvous](Host::rendezvous). In
-//!    its window there are only writes of those bytes, between
-//!    [`Host::open_text`] and [`Host::close_text`], and the hooks that must run
-//!    there. Nothing allocates, prints or waits. If a part fails, the parts
-//!    before it are undone in the same window: a replace applies again what it
-//!    had reverted, load hooks included. Then the post hook runs.
+//! 2. [`Engine::run`] has the host get ready to write ([`Host::open_text`]) and
+//!    asks it for a [rendezvous](Host::rendezvous). In its window there are only
+//!    writes of those bytes, between [`Host::begin_writing`] and
+//!    [`Host::end_writing`], and the hooks that must run there. Nothing
+//!    allocates, prints or waits. If a part fails, the parts before it are undone
+//!    in the same window: a replace applies again what it had reverted, load
+//!    hooks included. Then the post hook runs.
 //!
 //! | action | from | checks, in this order | result when they fail |
 //! | --- | --- | --- | --- |
@@ -56,7 +57,7 @@
 //! \[go\] post-apply; pre-revert; \[stop\] writes, unload hooks; \[go\] post-revert.
 //! An apply or revert hook runs in place of what stands between stop and go.
 //! Post hooks run after failures too, with the payload's result in its record,
-//! but not when the CPUs did not come together.
+//! but not when there was no window.
 //!
 //! # What a host is asked to do
 //!
@@ -65,8 +66,11 @@
 //! one upload are: [`Host::allocate`]; [`Resident::write`] for text, data and
 //! read-only data; [`Resident::register`] with the payload's [`Description`]
 //! (alternatives are applied here, tables registered); [`Resident::protect`]
-//! for each of the three. The engine is single-threaded and takes no locks: the
-//! host puts it behind the one that serialises live-patch calls.
+//! for each of the three. Those for one window are: [`Host::open_text`];
+//! [`Host::rendezvous`], and in it [`Host::begin_writing`], [`Host::write_text`]
+//! and hooks, [`Host::end_writing`]; [`Host::close_text`]. The engine is
+//! single-threaded and takes no locks: the host puts it behind the one that
+//! serialises live-patch calls.
 //!
 //! # Memory
 //!

@@ -12,8 +12,8 @@ pub struct Patch {
     /// Address of the first byte.
     pub addr: u64,
     len: u8,
-    old: [u8; OPAQUE_SIZE],
-    new: [u8; OPAQUE_SIZE],
+    old: Bytes,
+    new: Bytes,
 }
 
 /// Bytes that are written in the window.
@@ -21,12 +21,45 @@ pub struct Patch {
 pub(crate) struct Write {
     pub(crate) addr: u64,
     len: u8,
-    bytes: [u8; OPAQUE_SIZE],
+    bytes: Bytes,
+}
+
+/// There is room for the longest row of no-ops.
+type Bytes = [u8; OPAQUE_SIZE];
+
+/// The size of nearly all that is written. Where it is known, a write takes less
+/// than the call of a function that writes.
+const JUMP: usize = x86_64::JUMP_SIZE as usize;
+
+fn range(addr: u64, len: u8) -> Range<u64> {
+    addr..addr + u64::from(len)
+}
+
+fn first(bytes: &Bytes, len: u8) -> &[u8] {
+    bytes.get(..usize::from(len)).unwrap_or_default()
 }
 
 impl Write {
+    /// Where they are written.
+    pub(crate) fn range(&self) -> Range<u64> {
+        range(self.addr, self.len)
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+        first(&self.bytes, self.len)
+    }
+
+    /// Writes them, *in the window*.
+    pub(crate) fn write(&self, host: &impl Host) {
+        match usize::from(self.len) {
+            JUMP => host.write_text(self.addr, &self.bytes[..JUMP]),
+            _ => self.write_other(host),
+        }
+    }
+
+    #[cold]
+    fn write_other(&self, host: &impl Host) {
+        host.write_text(self.addr, self.bytes());
     }
 }
 
@@ -54,16 +87,49 @@ impl Patch {
         read(addr, old).then_some(patch)
     }
 
+    /// Where either are written.
+    pub(crate) fn range(&self) -> Range<u64> {
+        range(self.addr, self.len)
+    }
+
     /// The bytes that were there.
     #[must_use]
     pub fn old(&self) -> &[u8] {
-        self.old.get(..usize::from(self.len)).unwrap_or_default()
+        first(&self.old, self.len)
     }
 
     /// The bytes that go there.
     #[must_use]
     pub fn new_bytes(&self) -> &[u8] {
-        self.new.get(..usize::from(self.len)).unwrap_or_default()
+        first(&self.new, self.len)
+    }
+
+    /// Writes the new bytes, *in the window*.
+    #[inline(always)]
+    pub(crate) fn apply(&self, host: &impl Host) {
+        match usize::from(self.len) {
+            JUMP => host.write_text(self.addr, &self.new[..JUMP]),
+            _ => self.apply_other(host),
+        }
+    }
+
+    #[cold]
+    fn apply_other(&self, host: &impl Host) {
+        host.write_text(self.addr, self.new_bytes());
+    }
+
+    /// Writes the old bytes, *in the window*.
+    #[inline(always)]
+    pub(crate) fn revert(&self, host: &impl Host) {
+        match usize::from(self.len) {
+            JUMP => host.write_text(self.addr, &self.old[..JUMP]),
+            _ => self.revert_other(host),
+        }
+    }
+
+    #[cold]
+    fn revert_other(&self, host: &impl Host) {
+        host.write_text(self.addr, self.old());
     }
 
     /// What takes it back.

@@ -103,6 +103,11 @@ impl Hooks {
         .find(|hook| self.single(*hook).is_some())
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.load.is_empty() && self.unload.is_empty() && self.single.iter().all(|addr| *addr == 0)
+    }
+
     /// Whether one of them is run in the window.
     pub(crate) fn in_window(&self) -> bool {
         let in_place = [Hook::Apply, Hook::Revert];

@@ -136,12 +136,12 @@ fn what_happened_is_counted() {
     let mut engine = engine();
     assert!(engine.upload("bad", b"not a payload").is_err());
     engine.load("first", &Payload::new(&[func("target")]));
-    engine.host().memory().calls = 0;
-    engine.host().memory().fail_in = Some(1);
+    engine.host().memory().late = true;
     assert!(matches!(
         engine.act_on("first", Action::Apply),
         Err(Cause::Absent(_))
     ));
+    engine.host().memory().late = false;
     engine.act_on("first", Action::Apply).unwrap();
     engine.act_on("first", Action::Apply).unwrap();
     engine.act_on("first", Action::Revert).unwrap();
@@ -388,6 +388,32 @@ fn the_order_of_hooks() {
         Hook::PostRevert,
     ];
     assert_eq!(hooks, expected);
+}
+
+/// Before the window, nothing has happened that a post hook could be after.
+#[test]
+fn text_that_cannot_be_written() {
+    let mut engine = engine();
+    let payload = Payload::new(&[func("target")]);
+    engine.load("first", &payload.hooks(section::HOOKS_POSTAPPLY, 1));
+    let before = everything(&engine);
+    for (fail_in, errno, hooks) in [
+        (1, Errno::ENOMEM, &[][..]),
+        // The second is the rendezvous.
+        (3, Errno::EBUSY, &[(Hook::PostApply, OWN_ID[0])]),
+    ] {
+        {
+            let mut memory = engine.host().memory();
+            (memory.calls, memory.fail_in) = (0, Some(fail_in));
+        }
+        let failure = engine.act_on("first", Action::Apply);
+        assert_eq!(failure, Err(Cause::Closed { errno }));
+        assert_eq!(engine.result("first"), -errno.0);
+        assert_eq!(everything(&engine), before);
+        assert_eq!(engine.host().memory().hooks, hooks);
+    }
+    engine.host().memory().fail_in = None;
+    engine.act_on("first", Action::Apply).unwrap();
 }
 
 #[test]

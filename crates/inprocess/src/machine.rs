@@ -304,11 +304,16 @@ impl Host for Machine {
         Err(Absent { step, cpus })
     }
 
-    fn open_text(&self) -> Result<(), Errno> {
+    fn open_text(&self, _range: Range<u64>, _hooks: bool) -> Result<(), Errno> {
+        // There is no second mapping of these pages.
+        Ok(())
+    }
+
+    fn begin_writing(&self) -> Result<(), Errno> {
         // Executable all the same: hooks run in the window.
-        let opened = self.shared.protect_text(EXECUTE | MprotectFlags::WRITE);
-        opened.map_err(|error| {
-            self.close_text();
+        let writable = self.shared.protect_text(EXECUTE | MprotectFlags::WRITE);
+        writable.map_err(|error| {
+            self.end_writing();
             errno(error)
         })
     }
@@ -323,11 +328,13 @@ impl Host for Machine {
         }
     }
 
-    fn close_text(&self) {
+    fn end_writing(&self) {
         if let Err(error) = self.shared.protect_text(EXECUTE) {
             self.fatal(format_args!("text cannot be protected: {error}"));
         }
     }
+
+    fn close_text(&self) {}
 
     fn now(&self) -> u64 {
         Platform::now(&*self.shared)

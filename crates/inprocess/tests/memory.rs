@@ -132,12 +132,20 @@ impl<H: Host> Host for Spared<H> {
         spared(|| self.0.rendezvous(timeout, &mut window))
     }
 
-    fn open_text(&self) -> Result<(), Errno> {
-        spared(|| self.0.open_text())
+    fn open_text(&self, range: Range<u64>, hooks: bool) -> Result<(), Errno> {
+        spared(|| self.0.open_text(range, hooks))
+    }
+
+    fn begin_writing(&self) -> Result<(), Errno> {
+        spared(|| self.0.begin_writing())
     }
 
     fn write_text(&self, addr: u64, bytes: &[u8]) {
         spared(|| self.0.write_text(addr, bytes));
+    }
+
+    fn end_writing(&self) {
+        spared(|| self.0.end_writing());
     }
 
     fn close_text(&self) {

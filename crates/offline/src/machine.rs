@@ -117,13 +117,19 @@ impl Host for Machine<'_> {
         Ok(())
     }
 
-    fn open_text(&self) -> Result<(), Errno> {
+    fn open_text(&self, _range: Range<u64>, _hooks: bool) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn begin_writing(&self) -> Result<(), Errno> {
         Ok(())
     }
 
     fn write_text(&self, addr: u64, bytes: &[u8]) {
         self.memory.borrow_mut().write(addr, bytes);
     }
+
+    fn end_writing(&self) {}
 
     fn close_text(&self) {}
 

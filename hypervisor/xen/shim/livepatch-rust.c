@@ -82,6 +82,15 @@ static unsigned long heap_bytes, payload_pages;
 static DEFINE_PER_CPU(unsigned long, irq_flags);
 static nmi_callback_t *nmi_before;
 
+/*
+ * Text is written through a second mapping of its pages, which is writable and
+ * not executable, so that nothing need be done to the first in the window.
+ */
+static void *text_alias;
+
+/* Where that will not do, text is writable where it is, as Xen itself does it. */
+static bool text_is_writable;
+
 static void *pointer(uint64_t addr)
 {
     return (void *)addr;
@@ -487,8 +496,10 @@ int xsplice_memory_call(struct xsplice_memory *memory, enum xsplice_hook hook,
 
 int revert_payload(struct payload *payload)
 {
+    /* Those that are called after the window have to open the text themselves. */
+    bool in_window = text_is_writable;
     unsigned int i;
-    int rc = xsplice_text_open();
+    int rc = in_window ? 0 : xsplice_text_begin();
 
     if ( rc )
         return rc;
@@ -503,7 +514,8 @@ int revert_payload(struct payload *payload)
                    livepatch_insn_len(func, fstate));
         fstate->applied = LIVEPATCH_FUNC_NOT_APPLIED;
     }
-    xsplice_text_close();
+    if ( !in_window )
+        xsplice_text_end();
 
     return 0;
 }
@@ -540,10 +552,15 @@ void xsplice_unmask(void)
     local_irq_restore(this_cpu(irq_flags));
 }
 
+/* An instruction that waits for all before it and drops what is fetched. */
+static inline void serialise(void)
+{
+    cpuid_eax(0);
+}
+
 void xsplice_synchronise(void)
 {
-    /* An instruction that waits for all before it and drops what is fetched. */
-    cpuid_eax(0);
+    serialise();
 }
 
 static int cf_check xsplice_hold_nmi(const struct cpu_user_regs *regs, int cpu)
@@ -624,6 +641,29 @@ void xsplice_window_end(void)
     spin_debug_enable();
 }
 
+int xsplice_text_open(struct xsplice_range range, bool hooks,
+                      uint64_t *distance)
+{
+    struct xsplice_range text = xsplice_image().text;
+    uint64_t start = range.start & PAGE_MASK;
+    mfn_t first;
+
+    *distance = 0;
+    /* Hooks may write by themselves, and a payload's pages are anywhere. */
+    if ( hooks || !contains(text, range.start, range.end - range.start) )
+        return 0;
+
+    first = _mfn(virt_to_mfn(start));
+    text_alias = __vmap(&first, PFN_UP(range.end - start), 1, 1,
+                        PAGE_HYPERVISOR | MAP_SMALL_PAGES, VMAP_DEFAULT);
+    if ( !text_alias )
+        return -ENOMEM;
+
+    *distance = (uint64_t)text_alias - start;
+
+    return 0;
+}
+
 /* A vCPU that sleeps in a wait queue has a stack of its own in the hypervisor. */
 static bool sleeps(const struct vm_event_domain *ved)
 {
@@ -631,7 +671,7 @@ static bool sleeps(const struct vm_event_domain *ved)
     return ved && ved->wq.list.next && !list_empty(&ved->wq.list);
 }
 
-int xsplice_text_open(void)
+int xsplice_text_begin(void)
 {
     struct domain *d;
 
@@ -649,8 +689,12 @@ int xsplice_text_open(void)
             return -EBUSY;
     }
 
-    relax_virtual_region_perms();
-    flush_local(FLUSH_TLB_GLOBAL);
+    if ( !text_alias )
+    {
+        relax_virtual_region_perms();
+        flush_local(FLUSH_TLB_GLOBAL);
+        text_is_writable = true;
+    }
 
     return 0;
 }
@@ -660,10 +704,24 @@ void xsplice_text_write(uint64_t addr, const void *bytes, size_t len)
     memcpy(pointer(addr), bytes, len);
 }
 
+void xsplice_text_end(void)
+{
+    if ( text_is_writable )
+    {
+        tighten_virtual_region_perms();
+        flush_local(FLUSH_TLB_GLOBAL);
+        text_is_writable = false;
+    }
+    else
+        /* It was written at other addresses than those it is run at. */
+        serialise();
+}
+
 void xsplice_text_close(void)
 {
-    tighten_virtual_region_perms();
-    flush_local(FLUSH_TLB_GLOBAL);
+    if ( text_alias )
+        vunmap(text_alias);
+    text_alias = NULL;
 }
 
 static void cf_check come_by(void *unused)

@@ -140,8 +140,16 @@ void xsplice_window_begin(void);
 void xsplice_window_end(void);
 /* Raises an event again, which has been held on this CPU. */
 void xsplice_replay(enum xsplice_event event);
-int xsplice_text_open(void);
+
+/*
+ * Before a rendezvous: what is in `range` can be written at *distance from its
+ * address, from xsplice_text_begin() in the window to xsplice_text_end().
+ */
+int xsplice_text_open(struct xsplice_range range, bool hooks,
+                      uint64_t *distance);
+int xsplice_text_begin(void);
 void xsplice_text_write(uint64_t addr, const void *bytes, size_t len);
+void xsplice_text_end(void);
 void xsplice_text_close(void);
 
 /*

@@ -7,7 +7,7 @@ use crate::ffi::{self, Entry, Event, Text};
 use crate::host::{Cpus, Xen};
 use crate::memory::state_number;
 use crate::symbols::Symbols;
-use core::cell::{OnceCell, UnsafeCell};
+use core::cell::{Cell, OnceCell, UnsafeCell};
 use xsplice_abi::errno::Errno;
 use xsplice_engine::{Action, Engine, Host, Loaded, Options, Policy, Progress};
 use xsplice_rendezvous::Rendezvous;
@@ -66,6 +66,7 @@ extern "C" fn xsplice_init(cpus: u32) {
     let host = Xen {
         rendezvous,
         symbols,
+        text_distance: Cell::new(0),
     };
     let engine = Engine::new(host, Policy::Engine);
     // SAFETY: there is one CPU, and nothing has been called before.

@@ -218,8 +218,10 @@ unsafe extern "C" {
     fn xsplice_window_end();
     #[link_name = "xsplice_replay"]
     pub(crate) safe fn replay(event: Event);
-    fn xsplice_text_open() -> i32;
+    fn xsplice_text_open(range: Addresses, hooks: bool, distance: &mut u64) -> i32;
+    fn xsplice_text_begin() -> i32;
     fn xsplice_text_write(addr: u64, bytes: *const u8, len: usize);
+    fn xsplice_text_end();
     fn xsplice_text_close();
 }
 
@@ -286,13 +288,19 @@ pub(crate) fn in_window(window: impl FnOnce()) {
     unsafe { xsplice_window_end() };
 }
 
-/// Makes text writable, in the window.
-pub(crate) fn text_open() -> i32 {
-    // SAFETY: the engine calls it in the window, where no other CPU looks.
-    unsafe { xsplice_text_open() }
+/// Gets ready to write text in `range`, at `distance` from its address.
+pub(crate) fn text_open(range: &Range<u64>, hooks: bool, distance: &mut u64) -> i32 {
+    // SAFETY: the engine calls it before a rendezvous, and closes it afterwards.
+    unsafe { xsplice_text_open(range.into(), hooks, distance) }
 }
 
-/// Writes code, in the window.
+/// Begins to write text, in the window.
+pub(crate) fn text_begin() -> i32 {
+    // SAFETY: the engine calls it in the window, where no other CPU looks.
+    unsafe { xsplice_text_begin() }
+}
+
+/// Writes code, in the window; `addr` is where it can be written.
 pub(crate) fn text_write(addr: u64, bytes: &[u8]) {
     /// What nearly all writes are; a call would take longer than the write.
     type Jump = [u8; 5];
@@ -306,6 +314,12 @@ pub(crate) fn text_write(addr: u64, bytes: &[u8]) {
         // SAFETY: see above.
         _ => unsafe { xsplice_text_write(addr, bytes.as_ptr(), bytes.len()) },
     }
+}
+
+/// Undoes [`text_begin`].
+pub(crate) fn text_end() {
+    // SAFETY: as text_begin.
+    unsafe { xsplice_text_end() }
 }
 
 /// Undoes [`text_open`].

@@ -3,10 +3,11 @@
 //! Xen, as the engine and the rendezvous see it.
 
 use crate::ffi::{self, Event};
-use crate::memory::Memory;
+use crate::memory::{Memory, result};
 use crate::symbols::Symbols;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
@@ -56,6 +57,8 @@ impl Platform for Cpus {
 pub(crate) struct Xen {
     pub(crate) rendezvous: &'static Rendezvous,
     pub(crate) symbols: Symbols,
+    /// How far from its address open text is written.
+    pub(crate) text_distance: Cell<u64>,
 }
 
 /// Lines of the log on their way to the console. Longer ones are broken: there
@@ -147,15 +150,23 @@ impl Host for Xen {
         Err(Absent { step, cpus })
     }
 
-    fn open_text(&self) -> Result<(), Errno> {
-        match ffi::text_open() {
-            0 => Ok(()),
-            code => Err(Errno(code.saturating_abs())),
-        }
+    fn open_text(&self, range: Range<u64>, hooks: bool) -> Result<(), Errno> {
+        let mut distance = 0;
+        result(ffi::text_open(&range, hooks, &mut distance))?;
+        self.text_distance.set(distance);
+        Ok(())
+    }
+
+    fn begin_writing(&self) -> Result<(), Errno> {
+        result(ffi::text_begin())
     }
 
     fn write_text(&self, addr: u64, bytes: &[u8]) {
-        ffi::text_write(addr, bytes);
+        ffi::text_write(addr.wrapping_add(self.text_distance.get()), bytes);
+    }
+
+    fn end_writing(&self) {
+        ffi::text_end();
     }
 
     fn close_text(&self) {

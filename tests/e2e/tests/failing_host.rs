@@ -93,8 +93,14 @@ impl Host for Failing<'_> {
         self.machine.rendezvous(timeout, window)
     }
 
-    fn open_text(&self) -> Result<(), Errno> {
-        self.faults.fail(Errno::EBUSY, || self.machine.open_text())
+    fn open_text(&self, range: Range<u64>, hooks: bool) -> Result<(), Errno> {
+        self.faults
+            .fail(Errno::ENOMEM, || self.machine.open_text(range, hooks))
+    }
+
+    fn begin_writing(&self) -> Result<(), Errno> {
+        self.faults
+            .fail(Errno::EBUSY, || self.machine.begin_writing())
     }
 
     fn write_text(&self, addr: u64, bytes: &[u8]) {
@@ -103,6 +109,10 @@ impl Host for Failing<'_> {
             .borrow_mut()
             .extend((addr..).zip(bytes).map(|(at, _)| at));
         self.machine.write_text(addr, bytes);
+    }
+
+    fn end_writing(&self) {
+        self.machine.end_writing();
     }
 
     fn close_text(&self) {

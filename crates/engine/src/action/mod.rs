@@ -11,13 +11,14 @@ pub use failure::{Cause, Failure};
 use crate::count::Counters;
 use crate::format::MAX_NAME;
 use crate::host::{Hook, State};
-use crate::patch::Write;
+use crate::patch::{Patch, Write};
 use crate::problem::{Problem, Refusal, same};
 use crate::stack::{Id, Loaded, Noted, Times};
 use crate::{Errno, Host, Loader, Policy, Stack};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 use xsplice_memory as memory;
 
 /// What can be done with a loaded payload.
@@ -334,17 +335,24 @@ impl<H: Host> Engine<H> {
         let Some(pending) = self.pending.take() else {
             return Ok(());
         };
+        let (range, hooks) = self.extent(&pending);
         let (host, stack) = (&self.host, &mut self.stack);
         let mut times = Times::default();
         let mut outcome = None;
-        let asked = host.now();
-        let met = host.rendezvous(u64::from(pending.timeout), &mut || {
-            let begun = host.now();
-            outcome = Some(window::run(host, stack, &pending));
-            times = Times {
-                waiting: begun.saturating_sub(asked),
-                window: host.now().saturating_sub(begun),
-            };
+        let opened = host.open_text(range, hooks);
+        let met = opened.map_err(|errno| Cause::Closed { errno });
+        let met = met.and_then(|()| {
+            let asked = host.now();
+            let met = host.rendezvous(u64::from(pending.timeout), &mut || {
+                let begun = host.now();
+                outcome = Some(window::run(host, stack, &pending));
+                times = Times {
+                    waiting: begun.saturating_sub(asked),
+                    window: host.now().saturating_sub(begun),
+                };
+            });
+            host.close_text();
+            met.map_err(Cause::Absent)
         });
         let (action, id) = (pending.action, pending.payload);
         if let Some(Ok(())) = outcome {
@@ -359,7 +367,7 @@ impl<H: Host> Engine<H> {
         }
         let result = match (outcome, met) {
             (Some(outcome), _) => outcome.map_err(|stopped| self.cause(stopped)),
-            (None, Err(absent)) => Err(Cause::Absent(absent)),
+            (None, Err(cause)) => Err(cause),
             (None, Ok(())) => Err(Cause::Absent(crate::Absent {
                 step: "the window did not open",
                 cpus: Vec::new(),
@@ -411,6 +419,21 @@ impl<H: Host> Engine<H> {
             Progress::Done => Ok(()),
             Progress::Pending => self.run(),
         }
+    }
+
+    /// What an action writes to, and whether hooks run in its window.
+    fn extent(&self, pending: &Pending) -> (Range<u64>, bool) {
+        let Some(payload) = self.stack.get(pending.payload) else {
+            return Default::default();
+        };
+        let reverts = pending.applying.as_ref().map(|applying| &applying.reverts);
+        let writes = reverts.iter().flat_map(|reverts| &reverts.writes);
+        let patches = payload.patches.iter().map(Patch::range);
+        let written = patches.chain(writes.map(Write::range));
+        let extent = written.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+        let mut reverted = reverts.iter().flat_map(|reverts| &reverts.payloads);
+        let hooks = payload.hooks.in_window() || reverted.any(|revert| revert.hooked);
+        (extent.unwrap_or_default(), hooks)
     }
 
     fn name(&self, id: Id) -> &str {

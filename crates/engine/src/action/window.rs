@@ -5,7 +5,6 @@
 
 use super::{Pending, Revert};
 use crate::host::{Hook, State};
-use crate::patch::Write;
 use crate::stack::{Id, Loaded};
 use crate::{Errno, Host, Stack};
 use xsplice_abi::payload::OPAQUE_SIZE;
@@ -13,7 +12,7 @@ use xsplice_abi::payload::OPAQUE_SIZE;
 /// Why an action was not done, or undone.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stopped {
-    /// The text could not be opened.
+    /// The hypervisor must not be patched now.
     Closed(Errno),
     /// A hook of this payload failed.
     Hook(Id, Hook, Errno),
@@ -30,26 +29,32 @@ impl Stopped {
     }
 }
 
-/// Does the action, or leaves everything as it was. That payloads without hooks
-/// are reverted is noted later.
+/// Does the action, or leaves everything as it was. What is done without hooks
+/// is noted later: nothing else can come of it.
 pub(super) fn run<H: Host>(host: &H, stack: &mut Stack, pending: &Pending) -> Result<(), Stopped> {
-    let mut text = Text { host, open: false };
+    host.begin_writing().map_err(Stopped::Closed)?;
+    let done = act(host, stack, pending);
+    host.end_writing();
+    done
+}
+
+fn act<H: Host>(host: &H, stack: &mut Stack, pending: &Pending) -> Result<(), Stopped> {
     let id = pending.payload;
     let Some(applying) = &pending.applying else {
-        return revert(&mut text, stack, id);
+        return revert(host, stack, id);
     };
     let mut written = 0;
     let reverts = &applying.reverts;
     for (done, other) in reverts.payloads.iter().enumerate() {
         let writes = reverts.writes.get(written..other.written);
         written = other.written;
-        let reverted = match other.hooked {
-            true => revert(&mut text, stack, other.payload),
-            false => text.write(writes.unwrap_or_default()),
-        };
-        if let Err(stopped) = reverted {
-            put_back(&mut text, stack, reverts.payloads.get(..done));
-            return Err(stopped);
+        if other.hooked {
+            revert(host, stack, other.payload)
+                .inspect_err(|_| put_back(host, stack, reverts.payloads.get(..done)))?;
+        } else {
+            for write in writes.unwrap_or_default() {
+                write.write(host);
+            }
         }
     }
     let looked = if reverts.look_again {
@@ -58,85 +63,60 @@ pub(super) fn run<H: Host>(host: &H, stack: &mut Stack, pending: &Pending) -> Re
         Ok(())
     };
     looked
-        .and_then(|()| apply(&mut text, stack, id))
-        .inspect_err(|_| put_back(&mut text, stack, Some(&reverts.payloads)))
+        .and_then(|()| apply(host, stack, id))
+        .inspect_err(|_| put_back(host, stack, Some(&reverts.payloads)))
 }
 
-/// The hypervisor's text, opened when it is first written to.
-struct Text<'h, H: Host> {
-    host: &'h H,
-    open: bool,
-}
-
-impl<H: Host> Text<'_, H> {
-    fn open(&mut self) -> Result<(), Stopped> {
-        if !self.open {
-            self.host.open_text().map_err(Stopped::Closed)?;
-            self.open = true;
+fn apply<H: Host>(host: &H, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
+    let Some(payload) = stack.get_mut(id) else {
+        return Ok(());
+    };
+    if payload.hooks.is_empty() {
+        for patch in &payload.patches {
+            patch.apply(host);
         }
-        Ok(())
+        return Ok(());
     }
-
-    fn write(&mut self, writes: &[Write]) -> Result<(), Stopped> {
-        self.open()?;
-        for write in writes {
-            self.host.write_text(write.addr, write.bytes());
-        }
-        Ok(())
-    }
-
-    fn close(&mut self) {
-        if self.open {
-            self.host.close_text();
-            self.open = false;
-        }
-    }
-}
-
-impl<H: Host> Drop for Text<'_, H> {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-fn apply<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
-    if let Some(payload) = stack.get_mut(id) {
-        if !run_in_place(text, payload, Hook::Apply, true)? {
-            text.open()?;
-            run_all(payload, Hook::Load);
-            for (patch, patched) in payload.patches.iter().zip(&mut payload.patched) {
-                if !*patched {
-                    text.host.write_text(patch.addr, patch.new_bytes());
-                    *patched = true;
-                }
+    if !run_in_place(host, payload, Hook::Apply, true)? {
+        run_all(payload, Hook::Load);
+        for (patch, patched) in payload.patches.iter().zip(&mut payload.patched) {
+            if !*patched {
+                patch.apply(host);
+                *patched = true;
             }
         }
-        payload.state = State::Applied;
     }
+    payload.state = State::Applied;
     Ok(())
 }
 
-fn revert<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
-    if let Some(payload) = stack.get_mut(id) {
-        if !run_in_place(text, payload, Hook::Revert, false)? {
-            text.open()?;
-            for (patch, patched) in payload.patches.iter().zip(&mut payload.patched) {
-                if *patched {
-                    text.host.write_text(patch.addr, patch.old());
-                    *patched = false;
-                }
-            }
-            run_all(payload, Hook::Unload);
+fn revert<H: Host>(host: &H, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
+    let Some(payload) = stack.get_mut(id) else {
+        return Ok(());
+    };
+    if payload.hooks.is_empty() {
+        for patch in &payload.patches {
+            patch.revert(host);
         }
-        payload.state = State::Checked;
+        return Ok(());
     }
+    if !run_in_place(host, payload, Hook::Revert, false)? {
+        for (patch, patched) in payload.patches.iter().zip(&mut payload.patched) {
+            if *patched {
+                patch.revert(host);
+                *patched = false;
+            }
+        }
+        run_all(payload, Hook::Unload);
+    }
+    payload.state = State::Checked;
     Ok(())
 }
 
 /// Runs the hook that stands in for an action, if there is one. It must leave
 /// all functions patched (or not) when it succeeds, and none changed when it fails.
 fn run_in_place<H: Host>(
-    text: &mut Text<'_, H>,
+    host: &H,
     payload: &mut Loaded,
     hook: Hook,
     patched: bool,
@@ -144,12 +124,10 @@ fn run_in_place<H: Host>(
     if payload.hooks.single(hook).is_none() {
         return Ok(false);
     }
-    // The hook opens and closes the text itself if it needs to.
-    text.close();
     let result = payload.call(hook).unwrap_or(Ok(()));
     let expected = patched == result.is_ok();
     if payload.patched.iter().any(|patched| *patched != expected) {
-        text.host.fatal(format_args!(
+        host.fatal(format_args!(
             "{}: its {hook} hook patched some functions and not others",
             payload.name
         ));
@@ -178,16 +156,11 @@ fn run_all(payload: &mut Loaded, hook: Hook) {
 }
 
 /// Applies again what was reverted, `reverted` being in the order of the reverts.
-fn put_back<H: Host>(text: &mut Text<'_, H>, stack: &mut Stack, reverted: Option<&[Revert]>) {
+fn put_back<H: Host>(host: &H, stack: &mut Stack, reverted: Option<&[Revert]>) {
     for revert in reverted.unwrap_or_default().iter().rev() {
-        if let Some(payload) = stack.get_mut(revert.payload)
-            && !revert.hooked
-        {
-            payload.patched.fill(false);
-        }
-        if let Err(stopped) = apply(text, stack, revert.payload) {
+        if let Err(stopped) = apply(host, stack, revert.payload) {
             let name = stack.get(revert.payload).map_or("", Loaded::name);
-            text.host.fatal(format_args!(
+            host.fatal(format_args!(
                 "{name}: it was reverted and cannot be applied again (error {})",
                 stopped.errno().0
             ));

@@ -53,7 +53,9 @@ pub(crate) struct Hypervisor {
 pub(crate) struct Machine {
     pub(crate) text: Vec<u8>,
     pub(crate) payloads: BTreeMap<u64, Vec<u8>>,
-    pub(crate) open: bool,
+    /// What is going to be written, and whether hooks run then.
+    pub(crate) open: Option<(Range<u64>, bool)>,
+    pub(crate) writing: bool,
 }
 
 pub(crate) struct Memory {
@@ -134,7 +136,8 @@ impl Hypervisor {
             machine: Machine {
                 text,
                 payloads: BTreeMap::new(),
-                open: false,
+                open: None,
+                writing: false,
             },
             area: Area::new(payloads),
             late: false,
@@ -234,27 +237,46 @@ impl Host for Hypervisor {
         Ok(())
     }
 
-    fn open_text(&self) -> Result<(), Errno> {
+    fn open_text(&self, range: Range<u64>, hooks: bool) -> Result<(), Errno> {
         let mut memory = self.memory();
-        assert!(memory.in_window && !memory.machine.open);
+        assert!(!memory.in_window && memory.machine.open.is_none());
+        if memory.fails() {
+            return Err(Errno::ENOMEM);
+        }
+        memory.machine.open = Some((range, hooks));
+        Ok(())
+    }
+
+    fn begin_writing(&self) -> Result<(), Errno> {
+        let mut memory = self.memory();
+        assert!(memory.in_window && memory.machine.open.is_some() && !memory.machine.writing);
         if memory.fails() {
             return Err(Errno::EBUSY);
         }
-        memory.machine.open = true;
+        memory.machine.writing = true;
         Ok(())
     }
 
     fn write_text(&self, addr: u64, bytes: &[u8]) {
         let mut memory = self.memory();
-        assert!(memory.in_window && memory.machine.open);
+        let Machine { open, writing, .. } = &memory.machine;
+        let (range, _) = open.as_ref().expect("text is open");
+        let end = addr + bytes.len() as u64;
+        assert!(memory.in_window && *writing && range.start <= addr && end <= range.end);
         let place = memory.bytes(addr, bytes.len()).expect("text is written");
         place.copy_from_slice(bytes);
     }
 
+    fn end_writing(&self) {
+        let mut memory = self.memory();
+        assert!(memory.in_window && memory.machine.writing);
+        memory.machine.writing = false;
+    }
+
     fn close_text(&self) {
         let mut memory = self.memory();
-        assert!(memory.in_window && memory.machine.open);
-        memory.machine.open = false;
+        assert!(!memory.in_window && !memory.machine.writing);
+        assert!(memory.machine.open.take().is_some());
     }
 
     fn now(&self) -> u64 {
@@ -323,6 +345,9 @@ impl Resident for Place {
         let mut memory = self.memory();
         let in_window = matches!(hook, Hook::Load | Hook::Unload | Hook::Apply | Hook::Revert);
         assert_eq!(memory.in_window, in_window, "{hook}");
+        let Machine { open, writing, .. } = &memory.machine;
+        let hooks = open.as_ref().is_some_and(|(_, hooks)| *hooks);
+        assert_eq!(*writing && hooks, in_window, "{hook}");
         memory.hooks.push((hook, self.build_id));
         let returns = !matches!(
             hook,

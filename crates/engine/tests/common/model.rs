@@ -288,7 +288,7 @@ fn compare(engine: &Engine<Hypervisor>, model: &Model) {
 
     let machine = engine.host().machine();
     assert_eq!(machine.payloads.len(), model.loaded.len());
-    assert!(!machine.open);
+    assert!(machine.open.is_none() && !machine.writing);
     for function in 0..FUNCTIONS {
         let patches = |entry: &&Entry| entry.kind.function == function;
         let top = model.applied.iter().rev().filter_map(find).find(patches);
