@@ -22,7 +22,7 @@ pub struct VersionInfo {
     pub compile_date: String,
     /// Revision of the source.
     pub changeset: String,
-    /// Build-id in hexadecimal; `None` if it has none.
+    /// Build-id in hexadecimal; `None` if it has none, or keeps it from this domain.
     pub build_id: Option<String>,
 }
 
@@ -61,7 +61,7 @@ fn build_id<H: Hypervisor>(hypervisor: &H) -> Result<Option<String>, Errno> {
             let id = buffer.as_ref()[4..].get(..length).unwrap_or_default();
             Ok(Some(xsplice_abi::note::hex(id)))
         }
-        Err(Errno::ENODATA | Errno::ENOSYS) => Ok(None),
+        Err(Errno::ENODATA | Errno::ENOSYS | Errno::EPERM) => Ok(None),
         Err(errno) => Err(errno),
     }
 }
