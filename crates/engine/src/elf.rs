@@ -24,7 +24,7 @@ const SHT_STRTAB: u32 = 3;
 const SHT_NOBITS: u32 = 8;
 const HEADER_SIZE: u64 = 64;
 const SECTION_HEADER_SIZE: u16 = 64;
-const SYMBOL_SIZE: u64 = 24;
+const SYMBOL_SIZE: usize = 24;
 /// Longest name that is looked for. Beyond any name that can be loaded, it
 /// keeps a file of overlapping names from taking quadratic time.
 const NAME_LIMIT: usize = 1024;
@@ -58,7 +58,8 @@ impl Section<'_> {
 /// One symbol, its name checked to be in the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Symbol<'a> {
-    pub(crate) name: &'a [u8],
+    /// From its name on, to the end of the table: not all names are asked for.
+    names: &'a [u8],
     pub(crate) section: u16,
     pub(crate) value: u64,
     pub(crate) size: u64,
@@ -315,7 +316,7 @@ fn symbol_table(sections: &[Section<'_>], problems: &mut Problems) -> Option<usi
         });
     }
     let (entry, size) = (table.entry_size, table.size);
-    if size == 0 || entry < SYMBOL_SIZE || size % entry != 0 {
+    if size == 0 || entry < SYMBOL_SIZE as u64 || size % entry != 0 {
         problems.push(Problem::SymbolTable {
             section: table.id(),
             entry,
@@ -367,15 +368,16 @@ fn symbols<'a>(
     let count = table.data.len().checked_div(entry)?;
     let mut symbols = problems.noted(memory::with_room(count))?;
     for (index, record) in table.data.chunks_exact(entry).enumerate() {
-        let record = Bytes(record);
+        // Of a size that the compiler knows.
+        let record = Bytes(record.first_chunk::<SYMBOL_SIZE>()?);
         let offset = record.u32(0)?;
-        let name = usize::try_from(offset).ok();
-        let name = name.and_then(|offset| Bytes(names).c_str(offset, NAME_LIMIT));
-        if name.is_none() && index != 0 {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let names = names.get(start..).unwrap_or_default();
+        if names.is_empty() && index != 0 {
             problems.push(Problem::SymbolName { index, offset });
         }
         let symbol = Symbol {
-            name: name.unwrap_or(b""),
+            names,
             section: record.u16(6)?,
             value: record.u64(8)?,
             size: record.u64(16)?,
@@ -385,8 +387,14 @@ fn symbols<'a>(
     Some(symbols)
 }
 
-impl Symbol<'_> {
+impl<'a> Symbol<'a> {
+    /// Its name, or as much of it as is looked at.
+    pub(crate) fn name(&self) -> &'a [u8] {
+        let names = self.names.get(..NAME_LIMIT).unwrap_or(self.names);
+        Bytes(names).c_str(0, NAME_LIMIT).unwrap_or(names)
+    }
+
     pub(crate) fn text(&self) -> alloc::string::String {
-        text(self.name)
+        text(self.name())
     }
 }

@@ -93,7 +93,44 @@ impl<'a> Bytes<'a> {
     pub(crate) fn c_str(self, offset: usize, limit: usize) -> Option<&'a [u8]> {
         let bytes = self.0.get(offset..)?;
         let bytes = bytes.get(..limit.saturating_add(1)).unwrap_or(bytes);
-        let end = bytes.iter().position(|byte| *byte == 0)?;
-        bytes.get(..end)
+        let (words, _) = bytes.as_chunks();
+        let full = 8 * words.iter().take_while(|word| !has_zero(**word)).count();
+        let zero = bytes.get(full..)?.iter().position(|byte| *byte == 0)?;
+        bytes.get(..full + zero)
+    }
+}
+
+/// Whether one of the bytes is zero: without looking at each of them, as there
+/// are many names.
+fn has_zero(bytes: [u8; 8]) -> bool {
+    const LOW: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = LOW << 7;
+    let word = u64::from_le_bytes(bytes);
+    // Only a zero byte borrows from above, or what is above one.
+    word.wrapping_sub(LOW) & !word & HIGH != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bytes;
+
+    #[test]
+    fn strings_end_at_their_first_zero() {
+        for length in 0..40 {
+            let mut bytes = [0xff; 48];
+            bytes[length + 3] = 0;
+            bytes[length + 5] = 0;
+            let string = Bytes(&bytes).c_str(3, 40);
+            assert_eq!(string.map(<[u8]>::len), Some(length));
+            assert_eq!(Bytes(&bytes).c_str(3, length), string);
+            assert_eq!(
+                length
+                    .checked_sub(1)
+                    .and_then(|l| Bytes(&bytes).c_str(3, l)),
+                None
+            );
+            bytes[length + 3] = 1;
+            assert_eq!(Bytes(&bytes[..length + 5]).c_str(3, 40), None);
+        }
     }
 }

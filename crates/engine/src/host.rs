@@ -5,7 +5,6 @@
 use crate::Function;
 use crate::patch::Patch;
 use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
@@ -147,12 +146,17 @@ pub trait Resident: fmt::Debug {
     /// The address of the first byte.
     fn base(&self) -> u64;
 
-    /// Writes `bytes` at `addr`, which is inside, before it is protected.
-    fn write(&mut self, addr: u64, bytes: &[u8]);
+    /// The payload as far as it is made, before [`register`](Self::register).
+    fn bytes(&self) -> &[u8];
 
-    /// Takes over the payload's tables: applies its alternatives, sorts and
-    /// registers its exception table, registers its bug frames and its text.
-    /// Everything is written, nothing protected yet.
+    /// The same, to make it, whatever was there. A host that cannot let the payload
+    /// be made where it stays gives other memory, and copies it from there when it
+    /// is registered.
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// Takes over the payload, which is made, and its tables: applies its
+    /// alternatives, sorts and registers its exception table, registers its bug
+    /// frames and its text. Nothing is protected yet.
     ///
     /// # Errors
     /// The result that the upload gives.
@@ -201,14 +205,14 @@ pub struct Description<'a> {
     /// `.modinfo`: strings that each end with a zero byte.
     pub metadata: Range<u64>,
     /// Symbols in its sections that a person may want to see in a backtrace.
-    pub symbols: &'a [Symbol],
+    pub symbols: &'a [Symbol<'a>],
 }
 
 /// A symbol of a payload.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Symbol {
-    /// Its name, made printable.
-    pub name: String,
+pub struct Symbol<'a> {
+    /// Its name, as it stands in the payload: any bytes but zeros.
+    pub name: &'a [u8],
     /// Its address.
     pub addr: u64,
     /// Its size in bytes; 0 when it has none.

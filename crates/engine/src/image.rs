@@ -4,7 +4,6 @@
 
 use crate::host::{Protection, Resident};
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::ops::Range;
 use xsplice_abi::errno::Errno;
 
@@ -12,39 +11,33 @@ use xsplice_abi::errno::Errno;
 pub(crate) const PAGE: u64 = 4096;
 
 /// Consecutive bytes of one protection.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Span {
     pub(crate) base: u64,
-    pub(crate) bytes: Vec<u8>,
+    /// Where in the memory it begins.
+    pub(crate) start: usize,
+    pub(crate) len: usize,
 }
 
 impl Span {
-    /// Offset of `len` bytes at `addr`, when all of them are in here.
-    fn offset(&self, addr: u64, len: usize) -> Option<usize> {
-        let start = usize::try_from(addr.checked_sub(self.base)?).ok()?;
-        (start.checked_add(len)? <= self.bytes.len()).then_some(start)
+    /// Where in the memory `len` bytes at `addr` are, when all of them are in here.
+    fn place(&self, addr: u64, len: usize) -> Option<Range<usize>> {
+        let offset = usize::try_from(addr.checked_sub(self.base)?).ok()?;
+        let inside = offset.checked_add(len)? <= self.len;
+        inside.then_some(self.start + offset..self.start + offset + len)
     }
 
     pub(crate) fn range(&self) -> Range<u64> {
-        self.base..self.base.saturating_add(self.bytes.len() as u64)
+        self.base..self.base.saturating_add(self.len as u64)
     }
 
     pub(crate) fn contains(&self, addr: u64, len: usize) -> bool {
-        self.offset(addr, len).is_some()
-    }
-
-    pub(crate) fn get(&self, addr: u64, len: usize) -> Option<&[u8]> {
-        self.bytes.get(self.offset(addr, len)?..)?.get(..len)
-    }
-
-    pub(crate) fn get_mut(&mut self, addr: u64, len: usize) -> Option<&mut [u8]> {
-        let start = self.offset(addr, len)?;
-        self.bytes.get_mut(start..)?.get_mut(..len)
+        self.place(addr, len).is_some()
     }
 }
 
-/// Text, writable data and read-only data of a payload, in this order in
-/// memory, and the memory that they are for.
+/// Text, writable data and read-only data of a payload, in this order, in the
+/// memory that they are for.
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) spans: [Span; 3],
@@ -57,21 +50,24 @@ impl Image {
         text
     }
 
+    fn place(&self, addr: u64, len: usize) -> Option<Range<usize>> {
+        self.spans.iter().find_map(|span| span.place(addr, len))
+    }
+
     pub(crate) fn get(&self, addr: u64, len: usize) -> Option<&[u8]> {
-        self.spans.iter().find_map(|span| span.get(addr, len))
+        self.memory.bytes().get(self.place(addr, len)?)
     }
 
     pub(crate) fn get_mut(&mut self, addr: u64, len: usize) -> Option<&mut [u8]> {
-        self.spans
-            .iter_mut()
-            .find_map(|span| span.get_mut(addr, len))
+        let place = self.place(addr, len)?;
+        self.memory.bytes_mut().get_mut(place)
     }
 
-    /// Copies everything to where it will be.
-    pub(crate) fn copy(&mut self) {
-        for span in &self.spans {
-            self.memory.write(span.base, &span.bytes);
-        }
+    /// What follows `addr` where it is.
+    pub(crate) fn tail(&self, addr: u64) -> Option<&[u8]> {
+        let span = self.spans.iter().find(|span| span.contains(addr, 1))?;
+        let start = span.place(addr, 0)?.start;
+        self.memory.bytes().get(start..span.start + span.len)
     }
 
     /// Gives each span its protection.

@@ -6,7 +6,7 @@ use crate::host::{Hook, Resident, State, Status};
 use crate::patch::Patch;
 use crate::problem::Problem;
 use crate::sort::sort;
-use crate::stage::Function;
+use crate::stage::{Function, Names};
 use crate::{Errno, Host, Region};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -39,6 +39,8 @@ pub struct Loaded {
     pub(crate) memory: Box<dyn Resident>,
     pub(crate) text: Range<u64>,
     pub(crate) functions: Vec<Function>,
+    /// Their names.
+    pub(crate) names: Names,
     pub(crate) expectations: Vec<Expectation>,
     /// Preimage notes, as they stand in their section.
     pub(crate) preimages: Vec<u8>,
@@ -189,6 +191,13 @@ impl Loaded {
         &self.functions
     }
 
+    /// The name in the payload of one of its functions; empty when it has none,
+    /// or when there is no memory for it.
+    #[must_use]
+    pub fn function_name(&self, function: &Function) -> String {
+        self.names.text(function)
+    }
+
     /// For each function, whether it is patched now.
     #[must_use]
     pub fn patched(&self) -> &[bool] {
@@ -292,12 +301,11 @@ impl Loaded {
             Key::Symbol(index) => index,
             _ => 0,
         };
-        let order = |a: &Entry, b: &Entry| {
-            let hashes = a.hash.cmp(&b.hash);
-            let keys = || self.key(a.key).cmp(self.key(b.key));
-            hashes.then_with(keys).then(index(a).cmp(&index(b)))
-        };
-        sort(&mut entries, |a, b| order(a, b) == Ordering::Less);
+        let full = |entry: &Entry| (self.key(entry.key), index(entry));
+        sort(&mut entries, |a, b| {
+            // The hashes of most of them say it.
+            a.hash < b.hash || a.hash == b.hash && full(a) < full(b)
+        });
         Ok(entries)
     }
 }
@@ -356,6 +364,9 @@ pub(crate) struct Noted {
 fn merge<T: Copy>(list: &mut Vec<T>, room: Room<T>, new: &[T], is_after: impl Fn(&T, &T) -> bool) {
     let mut end = list.len();
     room.append(list, new.iter().copied());
+    if end == 0 {
+        return;
+    }
     for (before, item) in new.iter().enumerate().rev() {
         let unmoved = list.get(..end).unwrap_or_default();
         let place = unmoved.partition_point(|other| !is_after(other, item));

@@ -277,6 +277,32 @@ fn stacked(third: &Payload) -> Engine<Hypervisor> {
     engine
 }
 
+/// Whatever was in the memory that it is put into.
+#[test]
+fn a_payload_is_zeros_where_its_file_has_nothing() {
+    let mut engine = engine();
+    let mut payload = Payload::new(&[func("target")]);
+    payload.section(".data.first", SectionKind::Data, &[1; 3], 1);
+    payload.zeros(100);
+    payload.section(".data.last", SectionKind::Data, &[2; 3], 64);
+    engine.upload("a", &payload.bytes()).unwrap();
+    let machine = engine.host().machine();
+    let memory = machine.payloads.values().next().unwrap();
+    let find = |bytes: &[u8]| {
+        memory
+            .windows(3)
+            .position(|window| window == bytes)
+            .unwrap()
+    };
+    let (first, last) = (find(&[1; 3]), find(&[2; 3]));
+    assert!(last - first >= 128, "{first} {last}");
+    assert!(memory[first + 3..last].iter().all(|byte| *byte == 0));
+    // Behind the code, up to the end of its page.
+    let text = engine.stack().find("a").unwrap().functions()[0];
+    let end = usize::try_from(text.new_addr + u64::from(text.new_size) - PAYLOADS).unwrap();
+    assert!(end % 0x1000 != 0 && memory[end..0x1000].iter().all(|byte| *byte == 0));
+}
+
 #[test]
 fn replace() {
     // It expects the text without the other two.

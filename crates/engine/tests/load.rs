@@ -63,14 +63,15 @@ fn a_good_payload_loads_and_applies() {
     let helper = payload.symbol("file.c#local", None);
     payload.relocation(text, 4, R_PLT32, helper, -4);
     payload.relocation(text, 8, R_64, code, 0);
-    let verified = load(&payload.bytes()).unwrap_or_else(|refusal| panic!("{refusal}"));
+    let file = payload.bytes();
+    let verified = load(&file).unwrap_or_else(|refusal| panic!("{refusal}"));
     assert!(verified.problems().is_empty() && verified.can_reapply());
     assert_eq!(verified.build_id(), OWN_ID);
     let [function] = verified.functions() else {
         panic!("one function")
     };
     assert_eq!(
-        (function.name.as_str(), function.old_addr),
+        (verified.function_name(function).as_str(), function.old_addr),
         ("target", TARGET)
     );
     assert_eq!((function.old_size, function.new_size), (32, 16));
@@ -80,7 +81,8 @@ fn a_good_payload_loads_and_applies() {
 #[test]
 fn a_trampoline_goes_behind_endbr() {
     let payload = Payload::new(&[func("endbr_target")]);
-    let verified = load(&payload.bytes()).unwrap();
+    let file = payload.bytes();
+    let verified = load(&file).unwrap();
     assert_eq!(verified.functions()[0].old_addr, ENDBR_TARGET);
     assert_eq!(verified.functions()[0].patch_offset, 4);
     refused(
@@ -236,7 +238,8 @@ fn decoding_takes_linear_time() {
 #[test]
 fn names_with_offsets() {
     let found = |name| {
-        let verified = load(&Payload::new(&[func(name)]).bytes());
+        let file = Payload::new(&[func(name)]).bytes();
+        let verified = load(&file);
         verified
             .ok()
             .map(|verified| verified.functions()[0].old_addr)
@@ -278,7 +281,8 @@ fn what_the_old_code_refers_to_stays_what_it_is() {
     };
     // Also with an operand between the displacement and the end.
     for addend in [-4, -5, -8] {
-        let loaded = load(&payload(USES_BOOT_DATA, BOOT_DATA, addend).bytes());
+        let file = payload(USES_BOOT_DATA, BOOT_DATA, addend).bytes();
+        let loaded = load(&file);
         assert!(loaded.is_ok(), "{addend}: {loaded:?}");
     }
     for (function, referred) in [
@@ -693,7 +697,8 @@ fn hooks_alone_are_enough() {
     let hooks = payload.section(section::HOOKS_LOAD, SectionKind::Data, &[0; 8], 8);
     let code = payload.new_code;
     payload.relocation(hooks, 0, R_64, code, 0);
-    let verified = load(&payload.bytes()).unwrap();
+    let file = payload.bytes();
+    let verified = load(&file).unwrap();
     assert!(verified.functions().is_empty());
     assert!(
         !verified.can_reapply(),

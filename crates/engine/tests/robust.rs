@@ -87,7 +87,8 @@ fn the_payloads_load_when_they_are_whole() {
     for (name, payload) in PAYLOADS {
         assert!(live(&payload()), "{name}");
     }
-    let verified = load(&everything()).unwrap_or_else(|refusal| panic!("{refusal}"));
+    let file = everything();
+    let verified = load(&file).unwrap_or_else(|refusal| panic!("{refusal}"));
     assert!(verified.problems().is_empty(), "{:?}", verified.problems());
 }
 

@@ -288,6 +288,8 @@ impl Host for Machine {
         payloads.mapped.insert(base, mapped);
         Some(Box::new(Payload {
             base,
+            // Not zeros, as in a hypervisor.
+            made: vec![0xcc; usize::try_from(size).ok()?],
             mapping,
             machine: Arc::clone(&self.shared),
         }))
@@ -353,6 +355,8 @@ impl Host for Machine {
 /// A payload's memory.
 struct Payload {
     base: u64,
+    /// What it is made in, before it is in memory.
+    made: Vec<u8>,
     mapping: Arc<Mapping>,
     machine: Arc<Shared>,
 }
@@ -368,11 +372,17 @@ impl Resident for Payload {
         self.base
     }
 
-    fn write(&mut self, addr: u64, bytes: &[u8]) {
-        self.mapping.write(here(addr), bytes);
+    fn bytes(&self) -> &[u8] {
+        &self.made
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.made
     }
 
     fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno> {
+        let made = core::mem::take(&mut self.made);
+        self.mapping.write(here(self.base), &made);
         if payload.alternatives.is_empty() {
             Ok(())
         } else {

@@ -188,8 +188,12 @@ impl Resident for SparedMemory {
         self.0.base()
     }
 
-    fn write(&mut self, addr: u64, bytes: &[u8]) {
-        spared(|| self.0.write(addr, bytes));
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
     }
 
     fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno> {

@@ -15,9 +15,10 @@ extern crate alloc;
 
 use alloc::alloc::{Layout, alloc};
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 use core::mem::MaybeUninit;
+use core::{fmt, ptr};
 
 /// There is no memory left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,9 @@ impl core::error::Error for NoMemory {}
 /// [`NoMemory`]; `item` is dropped then.
 #[inline]
 pub fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), NoMemory> {
-    list.try_reserve(1).map_err(|_| NoMemory)?;
+    if list.len() == list.capacity() {
+        list.try_reserve(1).map_err(|_| NoMemory)?;
+    }
     put(list, item);
     Ok(())
 }
@@ -106,13 +109,25 @@ pub fn copy<T: Copy>(items: &[T]) -> Result<Vec<T>, NoMemory> {
 /// [`NoMemory`].
 pub fn append<T: Copy>(list: &mut Vec<T>, items: &[T]) -> Result<(), NoMemory> {
     list.try_reserve(items.len()).map_err(|_| NoMemory)?;
-    for (place, item) in list.spare_capacity_mut().iter_mut().zip(items) {
-        place.write(*item);
-    }
     let length = list.len() + items.len();
-    // SAFETY: there is room for so many, and all of them were just written.
-    unsafe { list.set_len(length) };
+    // SAFETY: there is room for so many behind those that are there, and what
+    // can be copied and borrowed is not in this room.
+    unsafe {
+        let end = list.as_mut_ptr().add(list.len());
+        ptr::copy_nonoverlapping(items.as_ptr(), end, items.len());
+        list.set_len(length);
+    }
     Ok(())
+}
+
+/// A copy of `text`.
+///
+/// # Errors
+/// [`NoMemory`].
+pub fn copy_text(text: &str) -> Result<String, NoMemory> {
+    let bytes = copy(text.as_bytes())?;
+    // SAFETY: it is the text that was given.
+    Ok(unsafe { String::from_utf8_unchecked(bytes) })
 }
 
 /// Memory for a value that has a size; [`Box::write`] puts it there.
@@ -181,6 +196,7 @@ mod tests {
         push(&mut list, 6).unwrap();
         assert_eq!(list, [0, 2, 4, 6]);
         assert_eq!(copy(&list), Ok(list));
+        assert_eq!(copy_text("text").as_deref(), Ok("text"));
         assert_eq!(filled(7, 3), Ok(vec![7; 3]));
         assert_eq!(filled(7_u8, usize::MAX), Err(NoMemory));
         assert_eq!(Box::write(place().unwrap(), 1), Box::new(1));

@@ -104,10 +104,9 @@ impl Host for Machine<'_> {
     fn allocate(&self, size: u64) -> Option<Box<dyn Resident>> {
         let mut memory = self.memory.borrow_mut();
         let base = memory.area.allocate(size)?;
-        let bytes = vec![0; usize::try_from(size).ok()?];
-        memory.payloads.insert(base, bytes);
         Some(Box::new(Payload {
             base,
+            made: vec![0; usize::try_from(size).ok()?],
             memory: Rc::clone(&self.memory),
         }))
     }
@@ -147,6 +146,8 @@ impl Host for Machine<'_> {
 #[derive(Debug)]
 struct Payload {
     base: u64,
+    /// What it is made in, before it is in memory.
+    made: Vec<u8>,
     memory: Rc<RefCell<Memory>>,
 }
 
@@ -155,11 +156,17 @@ impl Resident for Payload {
         self.base
     }
 
-    fn write(&mut self, addr: u64, bytes: &[u8]) {
-        self.memory.borrow_mut().write(addr, bytes);
+    fn bytes(&self) -> &[u8] {
+        &self.made
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.made
     }
 
     fn register(&mut self, _payload: &Description<'_>) -> Result<(), Errno> {
+        let made = core::mem::take(&mut self.made);
+        self.memory.borrow_mut().payloads.insert(self.base, made);
         Ok(())
     }
 

@@ -163,7 +163,7 @@ impl Report {
 
     fn loaded(payload: &Loaded, below: Vec<String>) -> Self {
         let function = |function: &xsplice_engine::Function| Function {
-            name: function.name.clone(),
+            name: payload.function_name(function),
             old_addr: function.old_addr,
             old_size: function.old_size,
             new_size: function.new_size,

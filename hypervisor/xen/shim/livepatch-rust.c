@@ -11,6 +11,7 @@
  */
 
 #include <xen/cpu.h>
+#include <xen/ctype.h>
 #include <xen/err.h>
 #include <xen/guest_access.h>
 #include <xen/init.h>
@@ -214,13 +215,9 @@ static struct xsplice_memory *find_memory(uint64_t addr, size_t len)
     return found;
 }
 
-bool xsplice_read(uint64_t addr, void *buf, size_t len)
+bool xsplice_read_payload(uint64_t addr, void *buf, size_t len)
 {
-    struct xsplice_image image = xsplice_image();
-
-    if ( !contains(image.text, addr, len) &&
-         !contains(image.read_only, addr, len) &&
-         !contains(image.data, addr, len) && !find_memory(addr, len) )
+    if ( !find_memory(addr, len) )
         return false;
 
     memcpy(buf, pointer(addr), len);
@@ -291,6 +288,7 @@ static const char *cf_check lookup_symbol(
     const struct xsplice_memory *memory = find_memory(addr, 1);
     const struct livepatch_symbol *best = NULL;
     unsigned int i;
+    char *c;
 
     if ( !memory )
         return NULL;
@@ -309,6 +307,10 @@ static const char *cf_check lookup_symbol(
     *size = best->size;
     *offset = addr - best->value;
     strlcpy(name, best->name, KSYM_NAME_LEN + 1);
+    /* It is as it was in the payload, and goes to the console. */
+    for ( c = name; *c; c++ )
+        if ( !isprint(*c) )
+            *c = '?';
 
     return name;
 }

@@ -110,7 +110,8 @@ uint64_t xsplice_function_at(uint64_t addr);
 /* The symbol at *index, which goes on to the next; false behind the last one. */
 #define XSPLICE_NAME_SIZE 128
 bool xsplice_next_symbol(uint32_t *index, uint64_t *addr, char *name);
-bool xsplice_read(uint64_t addr, void *buf, size_t len);
+/* Copies what is in payloads; false when it is not. */
+bool xsplice_read_payload(uint64_t addr, void *buf, size_t len);
 
 struct xsplice_memory *xsplice_memory_new(uint64_t size);
 void xsplice_memory_drop(struct xsplice_memory *memory);

@@ -59,12 +59,14 @@ fn entry(payload: &Loaded) -> Entry {
 /// Makes the engine, while there is one CPU.
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_init(cpus: u32) {
-    let (Ok(rendezvous), Ok(symbols)) = (Rendezvous::new(cpus), Symbols::new()) else {
+    let image = ffi::image();
+    let (Ok(rendezvous), Ok(symbols)) = (Rendezvous::new(cpus), Symbols::new(&image)) else {
         return ffi::print(b"there is no memory for live patching");
     };
     let rendezvous = RENDEZVOUS.0.get_or_init(|| rendezvous);
     let host = Xen {
         rendezvous,
+        image,
         symbols,
         text_distance: Cell::new(0),
     };
@@ -242,7 +244,10 @@ unsafe extern "C" fn xsplice_show() {
             for function in payload.functions() {
                 host.log(format_args!(
                     "  {} at {:#x}, {} -> {} bytes",
-                    function.name, function.old_addr, function.old_size, function.new_size
+                    payload.function_name(function),
+                    function.old_addr,
+                    function.old_size,
+                    function.new_size
                 ));
             }
         }

@@ -43,7 +43,7 @@ impl<'a> From<Text<'a>> for &'a [u8] {
 }
 
 /// Addresses.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Addresses {
     start: u64,
@@ -53,6 +53,30 @@ pub(crate) struct Addresses {
 impl Addresses {
     pub(crate) fn contains(&self, addr: u64) -> bool {
         (self.start..self.end).contains(&addr)
+    }
+
+    fn contains_all(&self, addr: u64, len: usize) -> bool {
+        (self.start..=self.end).contains(&addr) && len as u64 <= self.end - addr
+    }
+}
+
+impl Image {
+    /// Copies the bytes that are at `addr`; false when it is not known that they
+    /// can be read.
+    pub(crate) fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
+        let readable = [&self.text, &self.read_only, &self.data];
+        let inside = |part: &&Addresses| part.contains_all(addr, buf.len());
+        match usize::try_from(addr) {
+            Ok(place) if readable.iter().any(inside) => {
+                let place = core::ptr::with_exposed_provenance(place);
+                // SAFETY: all of it is mapped for as long as the hypervisor runs;
+                // Rust has nothing there.
+                unsafe { core::ptr::copy_nonoverlapping(place, buf.as_mut_ptr(), buf.len()) };
+                true
+            }
+            // SAFETY: C writes as many bytes as there are.
+            _ => unsafe { xsplice_read_payload(addr, buf.as_mut_ptr(), buf.len()) },
+        }
     }
 }
 
@@ -72,6 +96,7 @@ impl From<&Range<u64>> for Addresses {
 }
 
 /// Where the hypervisor is.
+#[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Image {
     pub(crate) text: Addresses,
@@ -170,6 +195,7 @@ unsafe extern "C" {
     #[cfg(target_os = "none")]
     pub(crate) fn xsplice_free(data: *mut u8, size: usize);
     fn xsplice_print(line: Text<'_>);
+    #[cfg(target_os = "none")]
     fn xsplice_panic(what: Text<'_>) -> !;
     #[link_name = "xsplice_now"]
     pub(crate) safe fn now() -> u64;
@@ -180,7 +206,7 @@ unsafe extern "C" {
     fn xsplice_lookup(name: *const core::ffi::c_char) -> u64;
     safe fn xsplice_function_at(addr: u64) -> u64;
     fn xsplice_next_symbol(index: &mut u32, addr: &mut u64, name: *mut core::ffi::c_char) -> bool;
-    fn xsplice_read(addr: u64, buf: *mut u8, len: usize) -> bool;
+    fn xsplice_read_payload(addr: u64, buf: *mut u8, len: usize) -> bool;
 
     safe fn xsplice_memory_new(size: u64) -> Option<NonNull<RawMemory>>;
     fn xsplice_memory_drop(memory: NonNull<RawMemory>);
@@ -232,6 +258,7 @@ pub(crate) fn print(line: &[u8]) {
 }
 
 /// Ends the hypervisor.
+#[cfg(target_os = "none")]
 pub(crate) fn panic(what: &str) -> ! {
     // SAFETY: C reads the text only.
     unsafe { xsplice_panic(what.into()) }
@@ -264,13 +291,6 @@ pub(crate) fn next_symbol<'a>(
     let more = unsafe { xsplice_next_symbol(index, &mut addr, buf.as_mut_ptr().cast()) };
     let name = CStr::from_bytes_until_nul(buf).ok()?;
     more.then_some((addr, name.to_bytes()))
-}
-
-/// Copies the bytes that are at `addr`; false when it is not known that they
-/// can be read.
-pub(crate) fn read(addr: u64, buf: &mut [u8]) -> bool {
-    // SAFETY: C writes as many bytes as there are.
-    unsafe { xsplice_read(addr, buf.as_mut_ptr(), buf.len()) }
 }
 
 /// Makes `cpu` come by.
@@ -332,33 +352,36 @@ pub(crate) fn text_close() {
 pub(crate) struct Memory {
     raw: NonNull<RawMemory>,
     base: u64,
-    size: u64,
+    len: usize,
 }
 
 impl Memory {
     pub(crate) fn new(size: u64) -> Option<Self> {
+        let len = usize::try_from(size).ok()?;
         let raw = xsplice_memory_new(size)?;
         // SAFETY: it is there until it is dropped.
         let base = unsafe { xsplice_memory_base(raw) };
-        Some(Self { raw, base, size })
+        Some(Self { raw, base, len })
     }
 
     pub(crate) fn base(&self) -> u64 {
         self.base
     }
 
-    /// Copies `bytes` to `addr`, before the pages are protected; false when they
-    /// are not all in here.
-    pub(crate) fn write(&mut self, addr: u64, bytes: &[u8]) -> bool {
-        let offset = addr.checked_sub(self.base);
-        let end = offset.and_then(|offset| offset.checked_add(bytes.len() as u64));
-        if end.is_none_or(|end| end > self.size) {
-            return false;
-        }
-        // SAFETY: all of it is in these pages, which are writable; nobody else
-        // knows of them yet.
-        unsafe { xsplice_text_write(addr, bytes.as_ptr(), bytes.len()) };
-        true
+    /// What is in there, which nobody else knows of before it is registered.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: all of it was written when it was made, and until the pages are
+        // protected nobody but the caller writes to them.
+        unsafe { core::slice::from_raw_parts(self.start(), self.len) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: see above.
+        unsafe { core::slice::from_raw_parts_mut(self.start(), self.len) }
+    }
+
+    fn start(&self) -> *mut u8 {
+        core::ptr::with_exposed_provenance_mut(usize::try_from(self.base).unwrap_or(0))
     }
 
     pub(crate) fn register(&mut self, payload: &Payload<'_>) -> i32 {

@@ -56,6 +56,7 @@ impl Platform for Cpus {
 #[derive(Debug)]
 pub(crate) struct Xen {
     pub(crate) rendezvous: &'static Rendezvous,
+    pub(crate) image: ffi::Image,
     pub(crate) symbols: Symbols,
     /// How far from its address open text is written.
     pub(crate) text_distance: Cell<u64>,
@@ -108,7 +109,7 @@ impl Host for Xen {
     }
 
     fn region(&self, addr: u64) -> Region {
-        let image = ffi::image();
+        let image = &self.image;
         if image.text.contains(addr) {
             Region::Text
         } else if image.init.contains(addr) {
@@ -121,7 +122,7 @@ impl Host for Xen {
     }
 
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
-        ffi::read(addr, buf)
+        self.image.read(addr, buf)
     }
 
     fn allocate(&self, size: u64) -> Option<Box<dyn Resident>> {

@@ -37,15 +37,17 @@ impl Resident for Memory {
         self.0.base()
     }
 
-    fn write(&mut self, addr: u64, bytes: &[u8]) {
-        if !self.0.write(addr, bytes) {
-            ffi::panic("a payload is written where it is not");
-        }
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
     }
 
     fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno> {
         let symbols = payload.symbols.iter().map(|symbol| ffi::Symbol {
-            name: symbol.name.as_str().into(),
+            name: symbol.name.into(),
             addr: symbol.addr,
             size: symbol.size,
             new: symbol.new,

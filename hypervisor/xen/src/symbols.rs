@@ -7,6 +7,7 @@
 
 use crate::ffi;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ops::Range;
 use xsplice_abi::deny;
 use xsplice_engine::hash;
@@ -17,14 +18,37 @@ use xsplice_memory::{self as memory, NoMemory};
 pub(crate) struct Symbols {
     /// Where the hypervisor's code is.
     text: Range<u64>,
-    /// Offsets in it at which a function begins, in order.
-    functions: Vec<u32>,
-    /// Of those the ones that must not be patched, in order, and why.
+    /// What begins in it, in order.
+    functions: Vec<Function>,
+    /// For each of its blocks, and what is behind them, how many functions begin
+    /// before it.
+    blocks: Vec<u32>,
+    /// Offsets of those that must not be patched, in order, and why.
     denied: Vec<(u32, &'static str)>,
+    /// What was asked for last: it is asked for several things.
+    last: Cell<(u64, Function)>,
     /// Hashes of all names, each at the first free place from the one that it
     /// names. At least half of the places are free.
     names: Vec<u32>,
 }
+
+/// The offset of a function, and in the lowest bit whether it must not be
+/// patched.
+#[derive(Clone, Copy, Debug)]
+struct Function(u32);
+
+impl Function {
+    fn offset(self) -> u32 {
+        self.0 >> 1
+    }
+
+    fn denied(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+/// Bits of an offset in a block: few functions begin in one.
+const BLOCK: u32 = 10;
 
 /// A place that is free; no name has this hash.
 const FREE: u32 = 0;
@@ -34,9 +58,10 @@ impl Symbols {
     ///
     /// # Errors
     /// [`NoMemory`].
-    pub(crate) fn new() -> Result<Self, NoMemory> {
-        let text = ffi::image().text.into();
+    pub(crate) fn new(image: &ffi::Image) -> Result<Self, NoMemory> {
+        let text = image.text.into();
         let (mut functions, mut denied, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut blocks = Vec::new();
         let mut buf = [0; ffi::NAME_SIZE];
         let mut index = 0;
         while let Some((addr, name)) = ffi::next_symbol(&mut index, &mut buf) {
@@ -44,12 +69,22 @@ impl Symbols {
             let Some(offset) = offset(&text, addr) else {
                 continue;
             };
-            if functions.last() != Some(&offset) {
-                memory::push(&mut functions, offset)?;
+            while blocks.len() <= block(offset) {
+                memory::push(&mut blocks, count(&functions))?;
+            }
+            if functions.last().map(|last: &Function| last.offset()) != Some(offset) {
+                memory::push(&mut functions, Function(offset << 1))?;
             }
             if let Some(reason) = str::from_utf8(name).ok().and_then(deny::reason) {
                 memory::push(&mut denied, (offset, reason))?;
+                if let Some(last) = functions.last_mut() {
+                    last.0 |= 1;
+                }
             }
+        }
+        let end = offset(&text, text.end - 1).map_or(0, block);
+        while blocks.len() <= end + 1 {
+            memory::push(&mut blocks, count(&functions))?;
         }
         let mut names = memory::filled(FREE, (2 * hashes.len()).next_power_of_two())?;
         for hash in hashes {
@@ -60,7 +95,9 @@ impl Symbols {
         Ok(Self {
             text,
             functions,
+            blocks,
             denied,
+            last: Cell::new((0, Function(0))),
             names,
         })
     }
@@ -74,24 +111,48 @@ impl Symbols {
 
     /// Where the function with `addr` begins.
     pub(crate) fn function_at(&self, addr: u64) -> Option<u64> {
-        Some(self.text.start + u64::from(self.start(addr)?))
+        Some(self.text.start + u64::from(self.function(addr)?.offset()))
     }
 
     /// Why the function with `addr` must not be patched, if so.
     pub(crate) fn denied(&self, addr: u64) -> Option<&'static str> {
-        let start = self.start(addr)?;
+        let start = self.function(addr).filter(|found| found.denied())?.offset();
         let found = self
             .denied
             .binary_search_by_key(&start, |(start, _)| *start);
         Some(self.denied.get(found.ok()?)?.1)
     }
 
-    /// The offset at which the function with `addr` begins.
-    fn start(&self, addr: u64) -> Option<u32> {
-        let offset = offset(&self.text, addr)?;
-        let behind = self.functions.partition_point(|start| *start <= offset);
-        self.functions.get(behind.checked_sub(1)?).copied()
+    /// The function with `addr`: the last one that begins no later.
+    fn function(&self, addr: u64) -> Option<Function> {
+        let (last, found) = self.last.get();
+        if last == addr {
+            return Some(found);
+        }
+        let found = self.find(addr)?;
+        self.last.set((addr, found));
+        Some(found)
     }
+
+    fn find(&self, addr: u64) -> Option<Function> {
+        let offset = offset(&self.text, addr)?;
+        let counts = self.blocks.get(block(offset)..)?;
+        let [before, behind] = counts.first_chunk()?.map(|count| count as usize);
+        // The one with the beginning of the block may begin before it.
+        let near = self.functions.get(before.saturating_sub(1)..behind)?;
+        near.iter()
+            .rev()
+            .find(|near| near.offset() <= offset)
+            .copied()
+    }
+}
+
+fn block(offset: u32) -> usize {
+    (offset >> BLOCK) as usize
+}
+
+fn count(functions: &[Function]) -> u32 {
+    u32::try_from(functions.len()).unwrap_or(u32::MAX)
 }
 
 fn offset(text: &Range<u64>, addr: u64) -> Option<u32> {
@@ -111,5 +172,6 @@ fn place(names: &[u32], hash: u32) -> Option<usize> {
 /// Half of the hash of a name, without the one value that is [`FREE`].
 fn short_hash(name: &[u8]) -> u32 {
     let hash = hash(name);
-    ((hash >> 32) as u32 ^ hash as u32).max(FREE + 1)
+    let [a, b, c, d, ..] = (hash ^ hash >> 32).to_le_bytes();
+    u32::from_le_bytes([a, b, c, d]).max(FREE + 1)
 }

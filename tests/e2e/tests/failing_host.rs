@@ -143,8 +143,12 @@ impl Resident for Payload {
         self.memory.base()
     }
 
-    fn write(&mut self, addr: u64, bytes: &[u8]) {
-        self.memory.write(addr, bytes);
+    fn bytes(&self) -> &[u8] {
+        self.memory.bytes()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.memory.bytes_mut()
     }
 
     fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno> {

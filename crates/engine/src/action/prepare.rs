@@ -164,7 +164,7 @@ fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded, problems: &
         let mut invalid = |what, errno| {
             problems.push(Problem::ExpectationInvalid {
                 index,
-                function: same(&function.name),
+                function: payload.function_name(function),
                 what,
                 errno,
             });
@@ -183,7 +183,7 @@ fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded, problems: &
         if !(text.read(function.old_addr, actual) && actual == expected) {
             problems.push(Problem::Expectation {
                 index,
-                function: same(&function.name),
+                function: payload.function_name(function),
                 addr: function.old_addr,
                 expected: bytes(expected),
                 actual: bytes(actual),
@@ -223,7 +223,7 @@ fn unproved(payload: &Loaded, problems: &mut Problems) -> Result<(), NoMemory> {
         if proved.binary_search(&function.old_addr).is_err() {
             problems.push(Problem::NoPreimage {
                 index,
-                function: same(&function.name),
+                function: payload.function_name(function),
             });
         }
     }
@@ -238,9 +238,9 @@ fn overlaps(stack: &Stack, payload: &Loaded, problems: &mut Problems) {
         if let Some((other, theirs)) = stack.overlapping(function) {
             problems.push(Problem::AppliedOverlap {
                 index,
-                function: same(&function.name),
+                function: payload.function_name(function),
                 other: same(&other.name),
-                theirs: same(&theirs.name),
+                theirs: other.function_name(theirs),
                 addr: theirs.old_addr.max(function.old_addr),
             });
         }

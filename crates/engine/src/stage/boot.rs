@@ -7,7 +7,7 @@
 //! at boot, or because it needs the address and not what is there. A payload that
 //! replaces such code does what was done before.
 
-use super::function::{Function, Record};
+use super::function::Function;
 use super::{Loader, Placed};
 use crate::Host;
 use crate::problem::{Problem, Problems};
@@ -39,7 +39,7 @@ impl Placed<'_> {
     pub(super) fn check_boot_references(
         &mut self,
         loader: &Loader<'_, impl Host>,
-        records: &[Record],
+        functions: &[Function],
         problems: &mut Problems,
     ) -> Result<(), NoMemory> {
         let references = &mut self.boot_references;
@@ -48,8 +48,8 @@ impl Placed<'_> {
         }
         sort(references, |a, b| a.leads < b.leads);
         let mut known = memory::filled(false, references.len())?;
-        for record in records {
-            each_value(loader, &record.function, |value| {
+        for function in functions {
+            each_value(loader, function, |value| {
                 let first = value.saturating_sub(BEHIND);
                 let start = references.partition_point(|r| r.leads < first);
                 let near = references.iter().zip(&mut known).skip(start);

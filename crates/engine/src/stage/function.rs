@@ -4,21 +4,24 @@
 
 use super::verified::Contents;
 use super::{Findings, Loader, Placed};
-use crate::format::{Bytes, FUNC_SIZE, MAX_NAME, NOP_LIMIT};
-use crate::problem::{Problem, Problems, printable, same, text};
+use crate::format::{Bytes, FUNC_SIZE, MAX_IMAGE, MAX_NAME, NOP_LIMIT};
+use crate::problem::{Problem, Problems, text};
 use crate::sort::sort;
 use crate::{Host, Region, x86_64};
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::ops::Range;
-use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
+use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION, section};
 use xsplice_memory::{self as memory, NoMemory};
 use zerocopy::FromBytes as _;
 
 /// A function that the payload patches.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// Its name in the payload; empty when it has none.
-    pub name: String,
+    /// The number of its record in the payload.
+    pub(crate) index: u32,
+    /// Where its name is among those of the payload.
+    pub(crate) name: Name,
     /// Where it is in the hypervisor.
     pub old_addr: u64,
     /// Size there.
@@ -29,6 +32,8 @@ pub struct Function {
     pub new_size: u32,
     /// How far into the old function the patch begins.
     pub patch_offset: u32,
+    /// Whether it is known that a function of the hypervisor begins there.
+    pub(crate) begins: bool,
 }
 
 impl Function {
@@ -43,41 +48,75 @@ impl Function {
         start..start.saturating_add(length.into())
     }
 
+    fn index(&self) -> usize {
+        self.index as usize
+    }
+
     /// The address after the old function.
     pub(crate) fn end(&self) -> u64 {
         self.old_addr.saturating_add(self.old_size.into())
     }
+}
 
-    #[inline(never)]
-    fn push_not_text(&self, index: usize, problems: &mut Problems) {
-        problems.push(Problem::OldAddress {
-            index,
-            function: same(&self.name),
-            addr: self.old_addr,
-            size: self.old_size,
-        });
+/// Where a name is among [`Names`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Name {
+    start: u32,
+    len: u8,
+}
+const _: () = assert!(MAX_NAME <= u8::MAX as usize && MAX_IMAGE <= u32::MAX as u64);
+
+/// Names of functions, one behind the other, as they stand in a payload.
+#[derive(Debug, Default)]
+pub(crate) struct Names(Vec<u8>);
+
+impl Names {
+    fn add(&mut self, name: &[u8]) -> Result<Name, NoMemory> {
+        // As many bytes as there can be in a payload, and in a name, fit.
+        let start = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let len = u8::try_from(name.len()).unwrap_or(u8::MAX);
+        memory::append(&mut self.0, name)?;
+        Ok(Name { start, len })
+    }
+
+    /// The name of a function, made printable; empty when it has none.
+    pub(crate) fn text(&self, function: &Function) -> String {
+        let Name { start, len } = function.name;
+        let name = self.0.get(start as usize..).unwrap_or_default();
+        text(name.get(..len.into()).unwrap_or_default())
     }
 }
 
-/// Room for a name.
+/// Room for a name that the hypervisor has.
 #[derive(Debug)]
-pub(super) struct Name([u8; MAX_NAME]);
+pub(super) struct Room([u8; MAX_NAME]);
 
-impl Default for Name {
+impl Default for Room {
     fn default() -> Self {
         Self([0; MAX_NAME])
     }
 }
 
-/// One entry of `.livepatch.funcs`.
-#[derive(Debug)]
-pub(super) struct Record {
-    /// Its number, of those in the section.
-    pub(super) index: usize,
-    /// Its own address.
-    pub(super) addr: u64,
-    pub(super) function: Function,
-    pub(super) expectation: Expectation,
+/// A function that is being checked.
+struct Candidate<'n> {
+    name: &'n [u8],
+    function: Function,
+}
+
+impl Candidate<'_> {
+    fn name(&self) -> String {
+        text(self.name)
+    }
+
+    #[inline(never)]
+    fn push_not_text(&self, problems: &mut Problems) {
+        problems.push(Problem::OldAddress {
+            index: self.function.index(),
+            function: self.name(),
+            addr: self.function.old_addr,
+            size: self.function.old_size,
+        });
+    }
 }
 
 impl Placed<'_> {
@@ -86,7 +125,7 @@ impl Placed<'_> {
     pub(super) fn functions(
         &self,
         loader: &Loader<'_, impl Host>,
-        contents: &mut Contents,
+        contents: &mut Contents<'_>,
     ) -> Result<bool, NoMemory> {
         if self.elf.section(section::FUNCS).is_none() {
             return Ok(false);
@@ -98,10 +137,16 @@ impl Placed<'_> {
         if table.bytes.is_empty() {
             problems.push_empty(table.section);
         }
+        let count = table.bytes.len() / size_of::<LivepatchFunc>();
+        contents.functions = memory::with_room(count)?;
+        contents.expectations = memory::with_room(count)?;
+        let problems = &mut contents.findings.problems;
         let expected = "a multiple of 104 (function records)";
-        for (index, addr, record) in table.entries(FUNC_SIZE, expected, problems) {
-            if let Ok(record) = LivepatchFunc::ref_from_bytes(record) {
-                self.function(loader, (index, addr), record, contents)?;
+        for (index, _, record) in table.entries(FUNC_SIZE, expected, problems) {
+            if let (Ok(record), Ok(index)) =
+                (LivepatchFunc::ref_from_bytes(record), u32::try_from(index))
+            {
+                self.function(loader, index, record, contents)?;
             }
         }
         Ok(true)
@@ -112,61 +157,69 @@ impl Placed<'_> {
     fn function(
         &self,
         loader: &Loader<'_, impl Host>,
-        (index, addr): (usize, u64),
+        index: u32,
         record: &LivepatchFunc,
-        contents: &mut Contents,
+        contents: &mut Contents<'_>,
     ) -> Result<(), NoMemory> {
         let Contents {
             findings: Findings { problems, uses, .. },
-            records,
-            name,
+            functions,
+            expectations,
+            names,
+            room,
             ..
         } = contents;
-        let name = self.string(loader, record.name.get(), name);
-        let mut function = Function {
-            name: printable(name.unwrap_or_default())?,
-            old_addr: record.old_addr.get(),
-            old_size: record.old_size.get(),
-            new_addr: record.new_addr.get(),
-            new_size: record.new_size.get(),
-            patch_offset: 0,
+        let name = self.string(loader, record.name.get(), room);
+        let mut candidate = Candidate {
+            name: name.unwrap_or_default(),
+            function: Function {
+                index,
+                name: Name::default(),
+                old_addr: record.old_addr.get(),
+                old_size: record.old_size.get(),
+                new_addr: record.new_addr.get(),
+                new_size: record.new_size.get(),
+                patch_offset: 0,
+                begins: false,
+            },
         };
         if record.version != PAYLOAD_VERSION {
-            push_version(index, &function, record.version, problems);
+            push_version(&candidate, record.version, problems);
             return Ok(());
         }
-        if function.old_addr == 0 {
+        if candidate.function.old_addr == 0 {
             match name.and_then(|name| loader.lookup(name)) {
-                Some((_, addr)) => function.old_addr = addr,
+                Some((_, addr)) => candidate.function.old_addr = addr,
                 None => {
-                    push_not_found(index, name, record, problems);
+                    push_not_found(&candidate.function, name, record, problems);
                     return Ok(());
                 }
             }
         }
-        if !check_old(loader, index, &function, problems) {
+        if !check_old(loader, &candidate, problems) {
             return Ok(());
         }
         let mut first = [0; 4];
-        if !loader.host.read(function.old_addr, &mut first) {
-            function.push_not_text(index, problems);
+        if !loader.host.read(candidate.function.old_addr, &mut first) {
+            candidate.push_not_text(problems);
             return Ok(());
         }
-        function.patch_offset = x86_64::patch_offset(&first);
-        let good = match function.new_addr {
-            0 => check_no_ops(index, &function, problems),
-            _ => self.check_jump(loader, index, &function, problems),
+        let old_addr = candidate.function.old_addr;
+        candidate.function.begins = loader.host.function_at(old_addr) == Some(old_addr);
+        candidate.function.patch_offset = x86_64::patch_offset(&first);
+        let good = match candidate.function.new_addr {
+            0 => check_no_ops(&candidate, problems),
+            _ => self.check_jump(loader, &candidate, problems),
         };
         if good {
+            let Candidate {
+                name, mut function, ..
+            } = candidate;
+            function.name = names.add(name)?;
             loader.note_owner(function.old_addr, uses)?;
             loader.note_owner(function.new_addr, uses)?;
-            let record = Record {
-                index,
-                addr,
-                function,
-                expectation: record.expect,
-            };
-            memory::push(records, record)?;
+            memory::push(functions, function)?;
+            memory::push(expectations, record.expect)?;
         }
         Ok(())
     }
@@ -176,23 +229,22 @@ impl Placed<'_> {
     fn check_jump(
         &self,
         loader: &Loader<'_, impl Host>,
-        index: usize,
-        function: &Function,
+        candidate: &Candidate<'_>,
         problems: &mut Problems,
     ) -> bool {
-        let &Function {
+        let index = candidate.function.index();
+        let Function {
             old_addr,
             old_size,
             new_addr,
             patch_offset,
             ..
-        } = function;
-        let name = || same(&function.name);
+        } = candidate.function;
         let needed = x86_64::JUMP_SIZE + patch_offset;
         if old_size < needed {
             problems.push(Problem::TooSmall {
                 index,
-                function: name(),
+                function: candidate.name(),
                 old_size,
                 needed,
             });
@@ -202,7 +254,7 @@ impl Placed<'_> {
         if x86_64::displacement(from, new_addr).is_none() {
             problems.push(Problem::Distance {
                 index,
-                function: name(),
+                function: candidate.name(),
                 old: old_addr,
                 new: new_addr,
             });
@@ -213,7 +265,7 @@ impl Placed<'_> {
         if !in_text {
             problems.push(Problem::NewAddress {
                 index,
-                function: name(),
+                function: candidate.name(),
                 addr: new_addr,
             });
             return false;
@@ -228,14 +280,13 @@ impl Placed<'_> {
         &'b self,
         loader: &Loader<'_, impl Host>,
         addr: u64,
-        Name(buffer): &'b mut Name,
+        Room(buffer): &'b mut Room,
     ) -> Option<&'b [u8]> {
         if addr == 0 {
             return None;
         }
-        if let Some(span) = self.image.spans.iter().find(|span| span.contains(addr, 1)) {
-            let offset = usize::try_from(addr - span.base).ok()?;
-            return Bytes(&span.bytes).c_str(offset, MAX_NAME);
+        if let Some(tail) = self.image.tail(addr) {
+            return Bytes(tail).c_str(0, MAX_NAME);
         }
         for offset in 0..=MAX_NAME {
             let mut byte = [0];
@@ -255,10 +306,10 @@ impl Placed<'_> {
 }
 
 #[inline(never)]
-fn push_version(index: usize, function: &Function, version: u8, problems: &mut Problems) {
+fn push_version(candidate: &Candidate<'_>, version: u8, problems: &mut Problems) {
     problems.push(Problem::FuncVersion {
-        index,
-        function: same(&function.name),
+        index: candidate.function.index(),
+        function: candidate.name(),
         version,
         expected: PAYLOAD_VERSION,
     });
@@ -267,12 +318,12 @@ fn push_version(index: usize, function: &Function, version: u8, problems: &mut P
 /// There is nothing of this name, or no name.
 #[inline(never)]
 fn push_not_found(
-    index: usize,
+    function: &Function,
     name: Option<&[u8]>,
     record: &LivepatchFunc,
     problems: &mut Problems,
 ) {
-    let addr = record.name.get();
+    let (index, addr) = (function.index(), record.name.get());
     problems.push(match name.map(text) {
         Some(function) => Problem::UnknownFunction { index, function },
         None => Problem::FuncName { index, addr },
@@ -283,15 +334,16 @@ fn push_not_found(
 #[inline(never)]
 fn check_old(
     loader: &Loader<'_, impl Host>,
-    index: usize,
-    function: &Function,
+    candidate: &Candidate<'_>,
     problems: &mut Problems,
 ) -> bool {
-    let (addr, name) = (function.old_addr, || same(&function.name));
+    let function = &candidate.function;
+    let index = function.index();
+    let addr = function.old_addr;
     let Some(last) = function.old_size.checked_sub(1) else {
         problems.push(Problem::NoOldSize {
             index,
-            function: name(),
+            function: candidate.name(),
         });
         return false;
     };
@@ -304,13 +356,13 @@ fn check_old(
         (Region::Init, _) => {
             problems.push(Problem::OldInit {
                 index,
-                function: name(),
+                function: candidate.name(),
                 addr,
             });
             return false;
         }
         _ => {
-            function.push_not_text(index, problems);
+            candidate.push_not_text(problems);
             return false;
         }
     }
@@ -318,7 +370,7 @@ fn check_old(
     if let Some(reason) = denied {
         problems.push(Problem::Denied {
             index,
-            function: name(),
+            function: candidate.name(),
             addr,
             reason,
         });
@@ -328,18 +380,18 @@ fn check_old(
 
 /// Whether so many bytes can be made no-ops.
 #[inline(never)]
-fn check_no_ops(index: usize, function: &Function, problems: &mut Problems) -> bool {
-    let &Function {
+fn check_no_ops(candidate: &Candidate<'_>, problems: &mut Problems) -> bool {
+    let index = candidate.function.index();
+    let Function {
         old_size,
         new_size,
         patch_offset,
         ..
-    } = function;
-    let function = || same(&function.name);
+    } = candidate.function;
     if new_size > NOP_LIMIT {
         problems.push(Problem::NopTooLong {
             index,
-            function: function(),
+            function: candidate.name(),
             new_size,
             limit: NOP_LIMIT,
         });
@@ -348,7 +400,7 @@ fn check_no_ops(index: usize, function: &Function, problems: &mut Problems) -> b
     if new_size > old_size {
         problems.push(Problem::NopPastEnd {
             index,
-            function: function(),
+            function: candidate.name(),
             new_size,
             old_size,
         });
@@ -357,7 +409,7 @@ fn check_no_ops(index: usize, function: &Function, problems: &mut Problems) -> b
     if new_size < patch_offset {
         problems.push(Problem::NopInEndbr {
             index,
-            function: function(),
+            function: candidate.name(),
             new_size,
             endbr: patch_offset,
         });
@@ -370,16 +422,17 @@ fn check_no_ops(index: usize, function: &Function, problems: &mut Problems) -> b
 #[inline(never)]
 pub(super) fn check_all(
     loader: &Loader<'_, impl Host>,
-    records: &[Record],
+    functions: &[Function],
+    names: &Names,
     problems: &mut Problems,
 ) -> Result<(), NoMemory> {
-    let mut sorted = memory::collect(records)?;
-    let order = |record: &Record| (record.function.old_addr, record.index);
+    let mut sorted = memory::collect(functions)?;
+    let order = |function: &Function| (function.old_addr, function.index);
     sort(&mut sorted, |a, b| order(a) < order(b));
-    overlaps(&sorted, problems);
+    overlaps(&sorted, names, problems);
     let mut cursor = Cursor::default();
-    for record in sorted {
-        cursor.boundaries(loader, record.index, &record.function, problems)?;
+    for function in sorted {
+        cursor.boundaries(loader, function, names, problems)?;
         // The rest of a hostile file is not worth the time.
         if problems.more != 0 {
             break;
@@ -405,10 +458,14 @@ impl Cursor {
     fn boundaries(
         &mut self,
         loader: &Loader<'_, impl Host>,
-        index: usize,
         function: &Function,
+        names: &Names,
         problems: &mut Problems,
     ) -> Result<(), NoMemory> {
+        if function.begins && function.new_addr != 0 {
+            return Ok(());
+        }
+        let index = function.index();
         let (addr, patched) = (function.old_addr, function.patched().end);
         let end = match function.new_addr {
             0 => patched,
@@ -424,7 +481,7 @@ impl Cursor {
         let mut undecodable = |addr| {
             problems.push(Problem::Undecodable {
                 index,
-                function: same(&function.name),
+                function: names.text(function),
                 addr,
             });
             Ok(())
@@ -444,7 +501,7 @@ impl Cursor {
                 Ok(Some((begin, end))) => {
                     problems.push(Problem::Boundary {
                         index,
-                        function: same(&function.name),
+                        function: names.text(function),
                         addr,
                         size: u32::try_from(patched - addr).unwrap_or(u32::MAX),
                         what,
@@ -469,19 +526,18 @@ const FUNCTION_LIMIT: usize = 1 << 20;
 
 /// Two records for the same bytes: the second trampoline would go over the first.
 #[inline(never)]
-fn overlaps(sorted: &[&Record], problems: &mut Problems) {
+fn overlaps(sorted: &[&Function], names: &Names, problems: &mut Problems) {
     for pair in sorted.windows(2) {
         let [a, b] = pair else {
             continue;
         };
-        let addr = b.function.old_addr;
-        if addr - a.function.old_addr < u64::from(a.function.old_size) {
+        if b.old_addr - a.old_addr < u64::from(a.old_size) {
             problems.push(Problem::FuncOverlap {
-                first: a.index,
-                first_name: same(&a.function.name),
-                second: b.index,
-                second_name: same(&b.function.name),
-                addr,
+                first: a.index(),
+                first_name: names.text(a),
+                second: b.index(),
+                second_name: names.text(b),
+                addr: b.old_addr,
             });
         }
     }

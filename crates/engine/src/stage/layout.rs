@@ -6,7 +6,7 @@ use super::{DependencyChecked, File, Loader, Placed};
 use crate::Host;
 use crate::elf::{SHF_EXECINSTR, SHF_WRITE};
 use crate::format::MAX_IMAGE;
-use crate::image::{Image, PAGE};
+use crate::image::{Image, PAGE, Span};
 use crate::problem::{Problem, Refusal};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -92,7 +92,7 @@ impl<'a> DependencyChecked<'a> {
             return Err(findings.refuse());
         };
 
-        let mut next = resident.base();
+        let base = resident.base();
         let mut image = Box::write(
             memory::place()?,
             Image {
@@ -100,24 +100,48 @@ impl<'a> DependencyChecked<'a> {
                 memory: resident,
             },
         );
+        let mut start = 0;
         for ((span, size), pages) in image.spans.iter_mut().zip(sizes).zip(pages) {
-            span.base = next;
-            span.bytes = memory::filled(0, usize::try_from(size).unwrap_or(0))?;
-            next = next.saturating_add(pages);
+            // All of it together is within a limit, and in memory.
+            let [size, pages] = [size, pages].map(|size| usize::try_from(size).unwrap_or(0));
+            *span = Span {
+                base: base.saturating_add(start as u64),
+                start,
+                len: size,
+            };
+            start += pages;
         }
         let mut addresses = memory::filled(None, elf.sections.len())?;
+        // Where nothing was written yet.
+        let mut gaps = image.spans.map(|span| span.start);
         for ((section, place), address) in elf.sections.iter().zip(places).zip(&mut addresses) {
             let Some((kind, offset)) = place else {
                 continue;
             };
-            let Some(span) = image.spans.get_mut(kind) else {
+            let Some(span) = image.spans.get(kind) else {
                 continue;
             };
-            let at = span.base + offset;
-            *address = Some(at);
-            if let Some(dest) = span.get_mut(at, section.data.len()) {
+            *address = Some(span.base + offset);
+            let start = span.start + usize::try_from(offset).unwrap_or(0);
+            let made = image.memory.bytes_mut();
+            if let Some(dest) = made.get_mut(start..start + section.data.len()) {
                 dest.copy_from_slice(section.data);
             }
+            if let Some(gap) = gaps.get_mut(kind) {
+                made.get_mut(*gap..start).unwrap_or_default().fill(0);
+                *gap = start + section.data.len();
+            }
+        }
+        let spans = gaps.into_iter().zip(image.spans).zip(pages);
+        for (kind, ((gap, span), pages)) in spans.enumerate() {
+            let len = match kind {
+                // What is behind it is not used, but can be executed.
+                TEXT => usize::try_from(pages).unwrap_or(0),
+                _ => span.len,
+            };
+            let made = image.memory.bytes_mut();
+            let gap = made.get_mut(gap..span.start + len);
+            gap.unwrap_or_default().fill(0);
         }
         let place = memory::place()?;
         Ok(LaidOut(Box::write(

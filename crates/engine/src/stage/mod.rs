@@ -15,6 +15,7 @@ mod verify;
 
 pub use depend::DependencyChecked;
 pub use function::Function;
+pub(crate) use function::Names;
 pub use layout::LaidOut;
 pub use parse::Parsed;
 pub use relocate::Relocated;
@@ -61,7 +62,7 @@ impl<H: Host> Loader<'_, H> {
     /// # Errors
     /// [`Refusal`] with every problem that could be found.
     #[inline(never)]
-    pub fn load(&self, name: &str, file: &[u8]) -> Result<Verified, Refusal> {
+    pub fn load<'a>(&self, name: &str, file: &'a [u8]) -> Result<Verified<'a>, Refusal> {
         Parsed::parse(name, file)?
             .check_dependencies(self)?
             .lay_out(self)?

@@ -6,16 +6,15 @@ use super::boot::BootReference;
 use super::resolve::Target;
 use super::{Loader, Placed, Policy, Resolved};
 use crate::Host;
-use crate::elf::{Elf, SHT_REL, SHT_RELA, Section};
+use crate::elf::{Elf, SHT_REL, SHT_RELA, Section, Symbol};
 use crate::format::Bytes;
-use crate::image::Image;
-use crate::problem::Problem;
+use crate::problem::{Problem, text};
 use crate::x86_64::stock_relocation;
 use alloc::boxed::Box;
-use xsplice_link::reloc::{WriteError, x86_64};
+use xsplice_link::reloc::{Overflow, Relocation, WriteError, x86_64};
 use xsplice_memory as memory;
 
-const RELA_SIZE: u64 = 24;
+const RELA_SIZE: usize = 24;
 
 /// A payload with every relocation performed.
 #[derive(Debug)]
@@ -74,47 +73,42 @@ impl Placed<'_> {
                 section: section.id(),
             });
         }
-        if section.entry_size < RELA_SIZE || section.size % section.entry_size != 0 {
+        if section.entry_size < RELA_SIZE as u64 || section.size % section.entry_size != 0 {
             return broken("its entries do not fill it");
         }
-        let (target, base) = (target.clone(), *base);
-        let section = section.clone();
+        let size = usize::try_from(target.size).unwrap_or(0);
+        let mut table = Table {
+            elf,
+            targets,
+            section,
+            target,
+            base: *base,
+            fields: image.get_mut(*base, size).unwrap_or_default(),
+            policy,
+        };
         let Ok(entry_size) = usize::try_from(section.entry_size) else {
             return;
         };
         for (index, record) in section.data.chunks_exact(entry_size).enumerate() {
-            let record = Bytes(record);
-            let (Some(offset), Some(r_type), Some(symbol), Some(addend)) =
-                (record.u64(0), record.u32(8), record.u32(12), record.u64(16))
-            else {
+            let Some(entry) = Entry::read(record) else {
                 return;
             };
-            let relocation = Entry {
-                index,
-                offset,
-                r_type,
-                symbol,
-                addend: addend.cast_signed(),
-            };
-            let performed = perform(
-                elf,
-                targets,
-                image,
-                &section,
-                (&target, base),
-                &relocation,
-                policy,
-            );
-            match performed {
+            match table.perform(&entry) {
                 Ok(None) => {}
-                Ok(Some(reference)) => {
-                    let noted = memory::push(boot_references, reference);
-                    findings.problems.noted(noted);
+                Ok(Some(addr)) => {
+                    let reference = BootReference {
+                        section: section.index,
+                        index,
+                        symbol: entry.symbol,
+                        addr,
+                        leads: addr.wrapping_add_signed(entry.addend),
+                    };
+                    problems.noted(memory::push(boot_references, reference));
                 }
-                Err(problem) => findings.problems.push(problem),
+                Err(wrong) => problems.push(table.problem(index, &entry, wrong)),
             }
             // The rest of a hostile file is not worth the time.
-            if findings.problems.more != 0 {
+            if problems.more != 0 {
                 return;
             }
         }
@@ -122,117 +116,141 @@ impl Placed<'_> {
 }
 
 struct Entry {
-    index: usize,
     offset: u64,
     r_type: u32,
-    symbol: u32,
+    symbol: usize,
     addend: i64,
 }
 
-/// Writes one field. What it leads to, if that is freed after boot.
-#[inline(never)]
-fn perform(
-    elf: &Elf<'_>,
-    targets: &[Target],
-    image: &mut Image,
-    section: &Section<'_>,
-    (target, base): (&Section<'_>, u64),
-    entry: &Entry,
-    policy: Policy,
-) -> Result<Option<BootReference>, Problem> {
-    let (index, offset, r_type) = (entry.index, entry.offset, entry.r_type);
-    if entry.symbol == 0 {
-        return Err(Problem::NoSymbol {
-            section: section.id(),
-            index,
-        });
-    }
-    let number = usize::try_from(entry.symbol).unwrap_or(usize::MAX);
-    let (Some(symbol), Some(value)) = (elf.symbols.get(number), targets.get(number)) else {
-        return Err(Problem::SymbolIndex {
-            section: section.id(),
-            index,
-            symbol: number,
-            count: elf.symbols.len(),
-        });
-    };
-    let symbol = || match elf.sections.get(usize::from(symbol.section)) {
-        // A section's own symbol has no name.
-        Some(section) if symbol.name.is_empty() => crate::problem::text(section.name),
-        _ => symbol.text(),
-    };
-    let Some(relocation) = x86_64::lookup(r_type) else {
-        return Err(Problem::UnknownRelocation {
-            section: section.id(),
-            index,
-            r_type,
-        });
-    };
-    let name = relocation.name;
-    if policy == Policy::Stock && !stock_relocation(r_type) {
-        let symbol = symbol();
-        return Err(Problem::StockRelocation {
-            section: section.id(),
-            index,
-            name,
-            symbol,
-        });
-    }
-    let past_end = || Problem::RelocationOffset {
-        section: section.id(),
-        index,
-        name,
-        offset,
-        target: target.id(),
-        size: target.size,
-    };
-    let end = offset.checked_add(relocation.size as u64);
-    if relocation.size != 0 && end.is_none_or(|end| end > target.size) {
-        return Err(past_end());
-    }
-    let mut boot_reference = None;
-    let value = match *value {
-        Target::Address(value) => value,
-        // Whoever could not find it has said so.
-        Target::Unknown => return Ok(None),
-        Target::Ignored => {
-            let symbol = symbol();
-            return Err(Problem::IgnoredSymbol {
-                section: section.id(),
-                index,
-                symbol,
-            });
-        }
-        Target::Init(addr) => {
-            boot_reference = Some(BootReference {
-                section: section.index,
-                index,
-                symbol: number,
-                addr,
-                leads: addr.wrapping_add_signed(entry.addend),
-            });
-            addr
-        }
-    };
-    if relocation.size == 0 {
-        return Ok(boot_reference);
-    }
-    let place = base.wrapping_add(offset);
-    let field = image.get_mut(place, relocation.size).ok_or_else(past_end)?;
-    relocation
-        .write(field, relocation.value(value, entry.addend, place))
-        .map(|()| boot_reference)
-        .map_err(|error| match error {
-            WriteError::Overflow(overflow) => {
-                let symbol = symbol();
-                Problem::Overflow {
-                    section: section.id(),
-                    index,
-                    offset,
-                    symbol,
-                    overflow,
-                }
-            }
-            WriteError::OutOfBounds { .. } => past_end(),
+impl Entry {
+    fn read(record: &[u8]) -> Option<Self> {
+        // Of a size that the compiler knows.
+        let record = Bytes(record.first_chunk::<RELA_SIZE>()?);
+        Some(Self {
+            offset: record.u64(0)?,
+            r_type: record.u32(8)?,
+            symbol: usize::try_from(record.u32(12)?).ok()?,
+            addend: record.u64(16)?.cast_signed(),
         })
+    }
+}
+
+/// What is wrong with an entry. There are many of them, and what a message needs
+/// is found out for those that get one.
+enum Wrong {
+    NoSymbol,
+    SymbolIndex,
+    Unknown,
+    Stock(&'static Relocation),
+    PastEnd(&'static Relocation),
+    Ignored,
+    Overflow(Overflow),
+}
+
+/// The relocations of one section.
+struct Table<'a, 'e> {
+    elf: &'a Elf<'e>,
+    targets: &'a [Target],
+    section: &'a Section<'e>,
+    /// The section that they change, its address and its bytes.
+    target: &'a Section<'e>,
+    base: u64,
+    fields: &'a mut [u8],
+    policy: Policy,
+}
+
+impl Table<'_, '_> {
+    /// Writes one field. The address of its symbol, if that is freed after boot.
+    #[inline(never)]
+    fn perform(&mut self, entry: &Entry) -> Result<Option<u64>, Wrong> {
+        if entry.symbol == 0 {
+            return Err(Wrong::NoSymbol);
+        }
+        let target = self.targets.get(entry.symbol).ok_or(Wrong::SymbolIndex)?;
+        let relocation = x86_64::lookup(entry.r_type).ok_or(Wrong::Unknown)?;
+        if self.policy == Policy::Stock && !stock_relocation(entry.r_type) {
+            return Err(Wrong::Stock(relocation));
+        }
+        if relocation.size == 0 {
+            return match target {
+                Target::Ignored => Err(Wrong::Ignored),
+                Target::Init(addr) => Ok(Some(*addr)),
+                Target::Address(_) | Target::Unknown => Ok(None),
+            };
+        }
+        let start = usize::try_from(entry.offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(relocation.size);
+        let field = self.fields.get_mut(start..end);
+        let field = field.ok_or(Wrong::PastEnd(relocation))?;
+        let (symbol, boot) = match *target {
+            Target::Address(addr) => (addr, None),
+            Target::Init(addr) => (addr, Some(addr)),
+            // Whoever could not find it has said so.
+            Target::Unknown => return Ok(None),
+            Target::Ignored => return Err(Wrong::Ignored),
+        };
+        let place = self.base.wrapping_add(entry.offset);
+        match relocation.write(field, relocation.value(symbol, entry.addend, place)) {
+            Ok(()) => Ok(boot),
+            Err(WriteError::Overflow(overflow)) => Err(Wrong::Overflow(overflow)),
+            Err(WriteError::OutOfBounds { .. }) => Err(Wrong::PastEnd(relocation)),
+        }
+    }
+
+    #[inline(never)]
+    fn problem(&self, index: usize, entry: &Entry, wrong: Wrong) -> Problem {
+        let section = self.section.id();
+        let symbol = || {
+            let symbol = self.elf.symbols.get(entry.symbol);
+            let holder = symbol.and_then(|symbol| {
+                // A section's own symbol has no name.
+                let holder = self.elf.sections.get(usize::from(symbol.section));
+                holder.filter(|_| symbol.name().is_empty())
+            });
+            match holder {
+                Some(holder) => text(holder.name),
+                None => symbol.map(Symbol::text).unwrap_or_default(),
+            }
+        };
+        match wrong {
+            Wrong::NoSymbol => Problem::NoSymbol { section, index },
+            Wrong::SymbolIndex => Problem::SymbolIndex {
+                section,
+                index,
+                symbol: entry.symbol,
+                count: self.elf.symbols.len(),
+            },
+            Wrong::Unknown => Problem::UnknownRelocation {
+                section,
+                index,
+                r_type: entry.r_type,
+            },
+            Wrong::Stock(relocation) => Problem::StockRelocation {
+                section,
+                index,
+                name: relocation.name,
+                symbol: symbol(),
+            },
+            Wrong::PastEnd(relocation) => Problem::RelocationOffset {
+                section,
+                index,
+                name: relocation.name,
+                offset: entry.offset,
+                target: self.target.id(),
+                size: self.target.size,
+            },
+            Wrong::Ignored => Problem::IgnoredSymbol {
+                section,
+                index,
+                symbol: symbol(),
+            },
+            Wrong::Overflow(overflow) => Problem::Overflow {
+                section,
+                index,
+                offset: entry.offset,
+                symbol: symbol(),
+                overflow,
+            },
+        }
+    }
 }

@@ -46,7 +46,7 @@ impl<'a> LaidOut<'a> {
         for (index, symbol) in elf.symbols.iter().enumerate() {
             let target = match symbol.section {
                 _ if index == 0 => Target::Unknown,
-                SHN_UNDEF => lookup(loader, symbol.name, uses)?.unwrap_or_else(|| {
+                SHN_UNDEF => lookup(loader, symbol.name(), uses)?.unwrap_or_else(|| {
                     problems.push(Problem::UnknownSymbol {
                         index,
                         symbol: symbol.text(),

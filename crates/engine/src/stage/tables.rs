@@ -89,7 +89,7 @@ impl<'e> Placed<'e> {
     pub(super) fn hooks(
         &self,
         loader: &Loader<'_, impl Host>,
-        contents: &mut Contents,
+        contents: &mut Contents<'_>,
     ) -> Result<bool, NoMemory> {
         let mut any = false;
         for &(name, hook) in &HOOKS {
@@ -107,7 +107,7 @@ impl<'e> Placed<'e> {
         loader: &Loader<'_, impl Host>,
         table: &Table<'_, '_>,
         hook: Hook,
-        contents: &mut Contents,
+        contents: &mut Contents<'_>,
     ) -> Result<(), NoMemory> {
         let Contents {
             findings: Findings { problems, uses, .. },
@@ -186,7 +186,7 @@ impl<'e> Placed<'e> {
         if table.bytes.is_empty() {
             return;
         }
-        if self.image.text().bytes.is_empty() {
+        if self.image.text().len == 0 {
             let missing = "any text";
             return problems.push(Problem::AlternativesAlone {
                 section: section(),

@@ -2,7 +2,7 @@
 
 //! A payload that is good, and how it gets onto the stack.
 
-use super::function::{Name, Record};
+use super::function::{Names, Room};
 use super::tables::Tables;
 use super::{Findings, Function};
 use crate::host::{Description, Resident, State, Symbol};
@@ -20,19 +20,17 @@ use xsplice_memory::{self as memory, NoMemory};
 /// A payload that passed every check and can be put on the stack. Dropping it
 /// gives its memory back.
 #[derive(Debug)]
-pub struct Verified {
+pub struct Verified<'a> {
     pub(super) image: Box<Image>,
-    pub(super) contents: Box<Contents>,
+    pub(super) contents: Box<Contents<'a>>,
 }
 
 /// What is known about it.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
+pub(super) struct Contents<'a> {
     pub(super) findings: Findings,
-    /// The functions, for as long as they are being checked.
-    pub(super) records: Vec<Record>,
-    /// Room for a name that the hypervisor has.
-    pub(super) name: Name,
+    pub(super) names: Names,
+    pub(super) room: Room,
     pub(super) build_id: Vec<u8>,
     pub(super) depends: Vec<u8>,
     pub(super) functions: Vec<Function>,
@@ -40,13 +38,13 @@ pub(super) struct Contents {
     pub(super) preimages: Vec<u8>,
     pub(super) hooks: Hooks,
     pub(super) tables: Tables,
-    pub(super) symbols: Vec<Symbol>,
+    pub(super) symbols: Vec<Symbol<'a>>,
     pub(super) new_symbols: NewSymbols,
     pub(super) metadata: Vec<String>,
     pub(super) writable_data: bool,
 }
 
-impl Verified {
+impl Verified<'_> {
     /// Problems that do not keep it from being loaded.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
@@ -57,6 +55,12 @@ impl Verified {
     #[must_use]
     pub fn functions(&self) -> &[Function] {
         &self.contents.functions
+    }
+
+    /// The name in the payload of one of its functions; empty when it has none.
+    #[must_use]
+    pub fn function_name(&self, function: &Function) -> String {
+        self.contents.names.text(function)
     }
 
     /// Its build-id.
@@ -95,7 +99,7 @@ impl Verified {
     }
 }
 
-impl Contents {
+impl Contents<'_> {
     /// Nothing is known.
     #[inline(never)]
     pub(super) fn boxed() -> Result<Box<Self>, NoMemory> {
@@ -107,7 +111,6 @@ impl Contents {
     fn hand_over(&self, image: &mut Image) -> Result<(), (&'static str, Errno)> {
         let [text, data, read_only] = image.spans.each_ref().map(Span::range);
         let tables = &self.tables;
-        image.copy();
         let registered = image.memory.register(&Description {
             name: &self.findings.payload,
             text,
@@ -149,6 +152,7 @@ impl Contents {
                 patched,
                 patches: Vec::new(),
                 functions: self.functions,
+                names: self.names,
                 expectations: self.expectations,
                 preimages: self.preimages,
                 hooks: self.hooks,

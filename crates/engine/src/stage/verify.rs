@@ -2,7 +2,7 @@
 
 //! What the payload patches, and whether it can.
 
-use super::function::{Record, check_all};
+use super::function::{Function, check_all};
 use super::resolve::Target;
 use super::verified::{Contents, Verified};
 use super::{Findings, Loader, Placed, Relocated};
@@ -19,13 +19,13 @@ use xsplice_abi::payload::{LivepatchFunc, section};
 use xsplice_abi::preimage;
 use xsplice_memory::{self as memory, NoMemory};
 
-impl Relocated<'_> {
+impl<'a> Relocated<'a> {
     /// Checks what the payload patches, its hooks, its tables and its symbols.
     ///
     /// # Errors
     /// [`Refusal`] with every problem of this and of all stages before it.
     #[inline(never)]
-    pub fn verify(self, loader: &Loader<'_, impl Host>) -> Result<Verified, Refusal> {
+    pub fn verify(self, loader: &Loader<'_, impl Host>) -> Result<Verified<'a>, Refusal> {
         let mut placed = self.0;
         let mut contents = Contents::boxed()?;
         contents.findings = core::mem::take(&mut placed.findings);
@@ -35,12 +35,12 @@ impl Relocated<'_> {
         if !patches && !hooked {
             problems.push_nothing_to_do();
         }
-        check_all(loader, &contents.records, problems)?;
-        placed.check_boot_references(loader, &contents.records, problems)?;
+        check_all(loader, &contents.functions, &contents.names, problems)?;
+        placed.check_boot_references(loader, &contents.functions, problems)?;
         contents.preimages = placed.preimages(problems)?;
         placed.check_tables(problems);
         placed.symbols(loader, &mut contents)?;
-        placed.fill_in_addresses(&contents.records);
+        placed.fill_in_addresses(&contents.functions);
         if contents.findings.problems.refused() {
             return Err(contents.findings.refuse());
         }
@@ -50,14 +50,10 @@ impl Relocated<'_> {
     }
 }
 
-impl Placed<'_> {
+impl<'a> Placed<'a> {
     /// Adds what is to be kept of a payload that is good.
     #[inline(never)]
-    fn finish(&self, contents: &mut Contents) -> Result<(), NoMemory> {
-        let records = core::mem::take(&mut contents.records);
-        let expectations = records.iter().map(|record| record.expectation);
-        contents.expectations = memory::collect(expectations)?;
-        contents.functions = memory::collect(records.into_iter().map(|record| record.function))?;
+    fn finish(&self, contents: &mut Contents<'_>) -> Result<(), NoMemory> {
         contents.tables = self.tables();
         contents.metadata = self.metadata()?;
         contents.writable_data = self.writable_data();
@@ -101,12 +97,25 @@ impl Placed<'_> {
 
     /// Writes into each record the address that its name was found at.
     #[inline(never)]
-    fn fill_in_addresses(&mut self, records: &[Record]) {
-        const OLD_ADDR: u64 = offset_of!(LivepatchFunc, old_addr) as u64;
-        for record in records {
-            let place = record.addr.wrapping_add(OLD_ADDR);
-            if let Some(field) = self.image.get_mut(place, 8) {
-                field.copy_from_slice(&record.function.old_addr.to_le_bytes());
+    fn fill_in_addresses(&mut self, functions: &[Function]) {
+        const OLD_ADDR: usize = offset_of!(LivepatchFunc, old_addr);
+        let funcs = self.elf.section(section::FUNCS);
+        let Some((funcs, Some(Some(addr)))) =
+            funcs.map(|funcs| (funcs, self.addresses.get(funcs.index)))
+        else {
+            return;
+        };
+        let table = self.image.get_mut(*addr, funcs.data.len());
+        let mut records = table
+            .unwrap_or_default()
+            .chunks_exact_mut(size_of::<LivepatchFunc>());
+        let mut next = 0;
+        for function in functions {
+            let index = function.index as usize;
+            let record = records.nth(index - next);
+            next = index + 1;
+            if let Some(field) = record.and_then(|record| record.get_mut(OLD_ADDR..OLD_ADDR + 8)) {
+                field.copy_from_slice(&function.old_addr.to_le_bytes());
             }
         }
     }
@@ -132,17 +141,18 @@ impl Placed<'_> {
     fn symbols(
         &self,
         loader: &Loader<'_, impl Host>,
-        contents: &mut Contents,
+        contents: &mut Contents<'a>,
     ) -> Result<(), NoMemory> {
         let Contents {
             findings: Findings { problems, .. },
-            records,
+            functions,
             symbols,
             new_symbols,
             ..
         } = contents;
-        let mut replaced = memory::collect(records.iter().map(|r| r.function.new_addr))?;
+        let mut replaced = memory::collect(functions.iter().map(|function| function.new_addr))?;
         sort(&mut replaced, |a, b| a < b);
+        let mut next = functions.iter().peekable();
         // On top of nothing, while there is something: only replace applies it,
         // and then what has the same name is gone.
         let only_replaces = self.depends == loader.host.build_id() && loader.stack.top().is_some();
@@ -152,12 +162,16 @@ impl Placed<'_> {
             else {
                 continue;
             };
-            // Labels of merged strings are what a linker would have dropped.
-            let label = section.flags & SHF_MERGE != 0 && symbol.name.starts_with(b".L");
-            if index == 0 || !section.allocated() || symbol.name.is_empty() || label {
+            if index == 0 || !section.allocated() {
                 continue;
             }
-            let length = symbol.name.len();
+            let name = symbol.name();
+            // Labels of merged strings are what a linker would have dropped.
+            let label = section.flags & SHF_MERGE != 0 && name.starts_with(b".L");
+            if name.is_empty() || label {
+                continue;
+            }
+            let length = name.len();
             if length > MAX_NAME {
                 let (symbol, limit) = (symbol.text(), MAX_NAME);
                 problems.push(Problem::LongSymbol {
@@ -167,9 +181,11 @@ impl Placed<'_> {
                     limit,
                 });
             }
-            let new = replaced.binary_search(&addr).is_err();
+            // New functions and their symbols mostly come in the same order.
+            let expected = next.next_if(|function| function.new_addr == addr);
+            let new = expected.is_none() && replaced.binary_search(&addr).is_err();
             let shown = Symbol {
-                name: printable(symbol.name)?,
+                name,
                 addr,
                 size: symbol.size,
                 new,
@@ -178,12 +194,12 @@ impl Placed<'_> {
             if !new {
                 continue;
             }
-            let owner = match loader.host.lookup_symbol(symbol.name) {
+            let owner = match loader.host.lookup_symbol(name) {
                 Some(found) if found != 0 => Some("the hypervisor"),
                 _ if only_replaces => None,
                 _ => loader
                     .stack
-                    .symbol(symbol.name)
+                    .symbol(name)
                     .and_then(|(owner, _)| Some(loader.stack.get(owner)?.name.as_str())),
             };
             match owner {
@@ -195,7 +211,7 @@ impl Placed<'_> {
                         owner,
                     });
                 }
-                None => new_symbols.add(symbol.name, addr)?,
+                None => new_symbols.add(name, addr)?,
             }
         }
         Ok(())

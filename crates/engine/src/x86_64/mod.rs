@@ -18,15 +18,15 @@ pub(crate) const ALTERNATIVE_SIZE: u64 = 14;
 
 /// `endbr64`, inverted: as a number in an instruction it would itself be a place
 /// that an indirect branch may lead to.
-const NOT_ENDBR: [u8; 4] = [!0xf3, !0x0f, !0x1e, !0xfa];
+const NOT_ENDBR: u32 = u32::from_le_bytes([!0xf3, !0x0f, !0x1e, !0xfa]);
 /// `nopw (%rcx)`, which the hypervisor writes over an `endbr64` it disables;
 /// inverted too.
-const NOT_ENDBR_DISABLED: [u8; 4] = [!0x66, !0x0f, !0x1f, !0x01];
+const NOT_ENDBR_DISABLED: u32 = u32::from_le_bytes([!0x66, !0x0f, !0x1f, !0x01]);
 
 /// How far into a function the patch goes: behind a leading `endbr64`.
 pub(crate) fn patch_offset(first: &[u8; 4]) -> u32 {
     // Without the barrier, the compiler inverts the constants back.
-    let inverted = core::hint::black_box(first.map(|byte| !byte));
+    let inverted = core::hint::black_box(!u32::from_le_bytes(*first));
     if inverted == NOT_ENDBR || inverted == NOT_ENDBR_DISABLED {
         ENDBR_SIZE
     } else {

@@ -218,6 +218,7 @@ impl Host for Hypervisor {
         memory.machine.payloads.insert(base, bytes);
         Some(Box::new(Place {
             base,
+            made: vec![0xcc; usize::try_from(size).ok()?],
             build_id: 0,
             memory: Arc::clone(&self.memory),
         }))
@@ -298,6 +299,7 @@ impl Host for Hypervisor {
 /// A payload's memory.
 struct Place {
     base: u64,
+    made: Vec<u8>,
     build_id: u8,
     memory: Arc<Mutex<Memory>>,
 }
@@ -319,13 +321,19 @@ impl Resident for Place {
         self.base
     }
 
-    fn write(&mut self, addr: u64, bytes: &[u8]) {
-        let mut memory = self.memory();
-        let place = memory.bytes(addr, bytes.len()).expect("it is inside");
-        place.copy_from_slice(bytes);
+    fn bytes(&self) -> &[u8] {
+        &self.made
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.made
     }
 
     fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno> {
+        let mut memory = self.memory();
+        let place = memory.bytes(self.base, self.made.len());
+        place.expect("it is inside").copy_from_slice(&self.made);
+        drop(memory);
         self.build_id = payload.build_id[0];
         match self.memory().fails() {
             true => Err(Errno::ENOSPC),
@@ -387,7 +395,7 @@ impl Drop for Place {
     }
 }
 
-pub(crate) fn load(file: &[u8]) -> Result<Verified, Refusal> {
+pub(crate) fn load(file: &[u8]) -> Result<Verified<'_>, Refusal> {
     Loader {
         host: &Hypervisor::new(),
         stack: &Stack::new(),
@@ -502,6 +510,13 @@ impl Payload {
             .add_section(vec![], name.as_bytes().to_vec(), kind);
         self.object.append_section_data(section, data, align);
         section
+    }
+
+    /// Adds zeros that are not in the file.
+    pub(crate) fn zeros(&mut self, size: u64) {
+        let kind = SectionKind::UninitializedData;
+        let section = self.object.add_section(vec![], b".bss".to_vec(), kind);
+        self.object.append_section_bss(section, size, 64);
     }
 
     pub(crate) fn symbol(&mut self, name: &str, place: Option<(SectionId, u64)>) -> SymbolId {

@@ -32,6 +32,7 @@ const fn code(
         bits,
         align,
         field,
+        bounds: range.bounds(bits),
     }
 }
 

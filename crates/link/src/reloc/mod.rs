@@ -82,6 +82,9 @@ pub struct Relocation {
     pub align: u64,
     /// Which bits of the place are written.
     pub field: Field,
+    /// The smallest and the largest value that fit: what range and bits say, for
+    /// those who check many values.
+    bounds: (i64, i64),
 }
 
 /// A value that does not fit the field of its relocation.
@@ -136,10 +139,32 @@ const fn signed(value: u64) -> i64 {
     value.cast_signed()
 }
 
-/// The description of relocation type `r_type` in a table sorted by type.
+/// The description of relocation type `r_type` in a table sorted by type. As no
+/// type is there twice, it is not behind the place of its number, and the types
+/// that are used most are little before it.
 fn lookup(table: &'static [Relocation], r_type: u32) -> Option<&'static Relocation> {
-    let index = table.binary_search_by_key(&r_type, |relocation| relocation.r_type);
-    table.get(index.ok()?)
+    let last = usize::try_from(r_type).unwrap_or(usize::MAX);
+    let table = table.get(..=last).unwrap_or(table);
+    let found = table.iter().rev().find(|known| known.r_type <= r_type);
+    found.filter(|found| found.r_type == r_type)
+}
+
+impl Range {
+    /// The smallest and the largest value in `bits` bits.
+    const fn bounds(self, bits: u32) -> (i64, i64) {
+        // A field as wide as an address takes everything.
+        if bits >= 64 || matches!(self, Self::Any) {
+            return (i64::MIN, i64::MAX);
+        }
+        let signed_max = (1 << (bits - 1)) - 1;
+        let unsigned_max = (1_u64 << bits) - 1;
+        let unsigned_max = unsigned_max.cast_signed();
+        match self {
+            Self::Signed => (-signed_max - 1, signed_max),
+            Self::Unsigned => (0, unsigned_max),
+            Self::Either | Self::Any => (-signed_max - 1, unsigned_max),
+        }
+    }
 }
 
 impl Relocation {
@@ -166,6 +191,7 @@ impl Relocation {
             bits,
             align: 1,
             field: Field::Whole,
+            bounds: range.bounds(bits),
         }
     }
 
@@ -193,18 +219,7 @@ impl Relocation {
     /// The smallest and the largest value that fit, read as signed numbers.
     #[must_use]
     pub const fn bounds(&self) -> (i64, i64) {
-        // A field as wide as an address takes everything.
-        if self.bits >= 64 || matches!(self.range, Range::Any) {
-            return (i64::MIN, i64::MAX);
-        }
-        let signed_max = (1 << (self.bits - 1)) - 1;
-        let unsigned_max = (1_u64 << self.bits) - 1;
-        let unsigned_max = unsigned_max.cast_signed();
-        match self.range {
-            Range::Signed => (-signed_max - 1, signed_max),
-            Range::Unsigned => (0, unsigned_max),
-            Range::Either | Range::Any => (-signed_max - 1, unsigned_max),
-        }
+        self.bounds
     }
 
     /// Whether `value` fits the field.
@@ -212,7 +227,7 @@ impl Relocation {
     /// # Errors
     /// [`Overflow`] with the value and the bounds when it does not.
     pub const fn verify(&self, value: u64) -> Result<(), Overflow> {
-        let (min, max) = self.bounds();
+        let (min, max) = self.bounds;
         if signed(value) < min || signed(value) > max || value & (self.align - 1) != 0 {
             return Err(Overflow {
                 name: self.name,
@@ -239,9 +254,19 @@ impl Relocation {
             size: self.size,
             available,
         })?;
-        let bytes = self.field.insert(load(place), value).to_le_bytes();
-        for (byte, new) in place.iter_mut().zip(bytes) {
-            *byte = new;
+        let value = match self.field {
+            Field::Whole => value,
+            field => field.insert(load(place), value),
+        };
+        let bytes = value.to_le_bytes();
+        // In one go where the compiler knows the size.
+        match place.len() {
+            4 => place.copy_from_slice(&bytes[..4]),
+            8 => place.copy_from_slice(&bytes),
+            _ => place
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(byte, new)| *byte = new),
         }
         Ok(())
     }
