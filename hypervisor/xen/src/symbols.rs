@@ -26,7 +26,7 @@ pub(crate) struct Symbols {
     /// Offsets of those that must not be patched, in order, and why.
     denied: Vec<(u32, &'static str)>,
     /// What was asked for last: it is asked for several things.
-    last: Cell<(u64, Function)>,
+    last: Cell<Option<(u64, Function)>>,
     /// Hashes of all names, each at the first free place from the one that it
     /// names. At least half of the places are free.
     names: Vec<u32>,
@@ -97,7 +97,7 @@ impl Symbols {
             functions,
             blocks,
             denied,
-            last: Cell::new((0, Function(0))),
+            last: Cell::new(None),
             names,
         })
     }
@@ -125,12 +125,13 @@ impl Symbols {
 
     /// The function with `addr`: the last one that begins no later.
     fn function(&self, addr: u64) -> Option<Function> {
-        let (last, found) = self.last.get();
-        if last == addr {
+        if let Some((last, found)) = self.last.get()
+            && last == addr
+        {
             return Some(found);
         }
         let found = self.find(addr)?;
-        self.last.set((addr, found));
+        self.last.set(Some((addr, found)));
         Some(found)
     }
 
