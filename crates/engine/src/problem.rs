@@ -203,7 +203,7 @@ pub enum Problem {
         entry: u64,
         size: u64,
     },
-    /// A symbol's name is not in the table of strings, or has no end.
+    /// A symbol's name is not in the table of strings.
     #[error("symbol [{index}]: its name, at {offset:#x}, is not in the table of strings")]
     SymbolName { index: usize, offset: u32 },
 
