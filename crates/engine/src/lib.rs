@@ -113,6 +113,7 @@ mod elf;
 mod format;
 mod host;
 mod image;
+mod names;
 mod patch;
 mod problem;
 mod sort;

@@ -39,9 +39,6 @@ impl From<&Section<'_>> for SectionId {
 #[inline(never)]
 pub(crate) fn printable(name: &[u8]) -> Result<String, NoMemory> {
     const LIMIT: usize = 256;
-    if let Some(text) = plain(name).filter(|text| text.len() <= LIMIT) {
-        return copied(text);
-    }
     let mut text = memory::with_room(LIMIT.min(name.len()))?;
     for byte in name.escape_ascii().take(LIMIT) {
         memory::push(&mut text, byte)?;
@@ -50,18 +47,11 @@ pub(crate) fn printable(name: &[u8]) -> Result<String, NoMemory> {
     Ok(String::from_utf8(text).unwrap_or_default())
 }
 
-/// Bytes that are printable as they are: nearly all names.
-fn plain(name: &[u8]) -> Option<&str> {
-    let escaped = |byte: &u8| !matches!(byte, b' '..=b'~') || b"\"'\\".contains(byte);
-    match name.iter().any(escaped) {
-        true => None,
-        false => str::from_utf8(name).ok(),
-    }
-}
-
 /// A copy of a name.
+#[inline(never)]
 pub(crate) fn copied(name: &str) -> Result<String, NoMemory> {
-    memory::copy_text(name)
+    // It is a text already.
+    memory::copy(name.as_bytes()).map(|bytes| String::from_utf8(bytes).unwrap_or_default())
 }
 
 // A message is worth having without the names in it: what follows is for

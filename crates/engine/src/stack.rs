@@ -3,10 +3,11 @@
 //! The payloads that are loaded.
 
 use crate::host::{Hook, Resident, State, Status};
+use crate::names::{Name, Names};
 use crate::patch::Patch;
 use crate::problem::Problem;
 use crate::sort::sort;
-use crate::stage::{Function, Names};
+use crate::stage::{self, Function};
 use crate::{Errno, Host, Region};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -123,27 +124,24 @@ impl Hooks {
 /// the first counts.
 #[derive(Debug, Default)]
 pub(crate) struct NewSymbols {
-    /// Their names, one behind the other.
-    names: Vec<u8>,
-    /// Where each name ends, and the address.
-    list: Vec<(usize, u64)>,
+    names: Names,
+    /// The name of each, and the address.
+    list: Vec<(Name, u64)>,
 }
 
 impl NewSymbols {
     pub(crate) fn add(&mut self, name: &[u8], addr: u64) -> Result<(), NoMemory> {
-        memory::append(&mut self.names, name)?;
-        memory::push(&mut self.list, (self.names.len(), addr))
+        let name = self.names.add(name)?;
+        memory::push(&mut self.list, (name, addr))
     }
 
     fn name(&self, index: usize) -> &[u8] {
-        let end_of = |index| self.list.get(index).map(|(end, _)| *end);
-        let start = index.checked_sub(1).and_then(end_of).unwrap_or(0);
-        let end = end_of(index).unwrap_or(start);
-        self.names.get(start..end).unwrap_or_default()
+        let name = self.list.get(index).map(|(name, _)| *name);
+        self.names.get(name.unwrap_or_default())
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.list.len()).map(|index| self.name(index))
+        self.list.iter().map(|(name, _)| self.names.get(*name))
     }
 }
 
@@ -195,7 +193,7 @@ impl Loaded {
     /// or when there is no memory for it.
     #[must_use]
     pub fn function_name(&self, function: &Function) -> String {
-        self.names.text(function)
+        stage::name(&self.names, function)
     }
 
     /// For each function, whether it is patched now.

@@ -15,7 +15,6 @@ extern crate alloc;
 
 use alloc::alloc::{Layout, alloc};
 use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use core::{fmt, ptr};
@@ -120,16 +119,6 @@ pub fn append<T: Copy>(list: &mut Vec<T>, items: &[T]) -> Result<(), NoMemory> {
     Ok(())
 }
 
-/// A copy of `text`.
-///
-/// # Errors
-/// [`NoMemory`].
-pub fn copy_text(text: &str) -> Result<String, NoMemory> {
-    let bytes = copy(text.as_bytes())?;
-    // SAFETY: it is the text that was given.
-    Ok(unsafe { String::from_utf8_unchecked(bytes) })
-}
-
 /// Memory for a value that has a size; [`Box::write`] puts it there.
 ///
 /// # Errors
@@ -196,7 +185,6 @@ mod tests {
         push(&mut list, 6).unwrap();
         assert_eq!(list, [0, 2, 4, 6]);
         assert_eq!(copy(&list), Ok(list));
-        assert_eq!(copy_text("text").as_deref(), Ok("text"));
         assert_eq!(filled(7, 3), Ok(vec![7; 3]));
         assert_eq!(filled(7_u8, usize::MAX), Err(NoMemory));
         assert_eq!(Box::write(place().unwrap(), 1), Box::new(1));

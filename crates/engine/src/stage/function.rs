@@ -4,12 +4,12 @@
 
 use super::verified::Contents;
 use super::{Findings, Loader, Placed};
-use crate::format::{Bytes, FUNC_SIZE, MAX_IMAGE, MAX_NAME, NOP_LIMIT};
+use crate::format::{Bytes, FUNC_SIZE, MAX_NAME, NOP_LIMIT};
+use crate::names::{Name, Names};
 use crate::problem::{Problem, Problems, text};
 use crate::sort::sort;
 use crate::{Host, Region, x86_64};
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::ops::Range;
 use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION, section};
 use xsplice_memory::{self as memory, NoMemory};
@@ -58,33 +58,9 @@ impl Function {
     }
 }
 
-/// Where a name is among [`Names`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Name {
-    start: u32,
-    len: u8,
-}
-const _: () = assert!(MAX_NAME <= u8::MAX as usize && MAX_IMAGE <= u32::MAX as u64);
-
-/// Names of functions, one behind the other, as they stand in a payload.
-#[derive(Debug, Default)]
-pub(crate) struct Names(Vec<u8>);
-
-impl Names {
-    fn add(&mut self, name: &[u8]) -> Result<Name, NoMemory> {
-        // As many bytes as there can be in a payload, and in a name, fit.
-        let start = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        let len = u8::try_from(name.len()).unwrap_or(u8::MAX);
-        memory::append(&mut self.0, name)?;
-        Ok(Name { start, len })
-    }
-
-    /// The name of a function, made printable; empty when it has none.
-    pub(crate) fn text(&self, function: &Function) -> String {
-        let Name { start, len } = function.name;
-        let name = self.0.get(start as usize..).unwrap_or_default();
-        text(name.get(..len.into()).unwrap_or_default())
-    }
+/// The name of a function, made printable; empty when it has none.
+pub(crate) fn name(names: &Names, function: &Function) -> String {
+    text(names.get(function.name))
 }
 
 /// Room for a name that the hypervisor has.
@@ -481,7 +457,7 @@ impl Cursor {
         let mut undecodable = |addr| {
             problems.push(Problem::Undecodable {
                 index,
-                function: names.text(function),
+                function: name(names, function),
                 addr,
             });
             Ok(())
@@ -501,7 +477,7 @@ impl Cursor {
                 Ok(Some((begin, end))) => {
                     problems.push(Problem::Boundary {
                         index,
-                        function: names.text(function),
+                        function: name(names, function),
                         addr,
                         size: u32::try_from(patched - addr).unwrap_or(u32::MAX),
                         what,
@@ -534,9 +510,9 @@ fn overlaps(sorted: &[&Function], names: &Names, problems: &mut Problems) {
         if b.old_addr - a.old_addr < u64::from(a.old_size) {
             problems.push(Problem::FuncOverlap {
                 first: a.index(),
-                first_name: names.text(a),
+                first_name: name(names, a),
                 second: b.index(),
-                second_name: names.text(b),
+                second_name: name(names, b),
                 addr: b.old_addr,
             });
         }

@@ -15,7 +15,7 @@ mod verify;
 
 pub use depend::DependencyChecked;
 pub use function::Function;
-pub(crate) use function::Names;
+pub(crate) use function::name;
 pub use layout::LaidOut;
 pub use parse::Parsed;
 pub use relocate::Relocated;

@@ -2,11 +2,12 @@
 
 //! A payload that is good, and how it gets onto the stack.
 
-use super::function::{Names, Room};
+use super::function::{self, Room};
 use super::tables::Tables;
 use super::{Findings, Function};
 use crate::host::{Description, Resident, State, Symbol};
 use crate::image::{Image, Span};
+use crate::names::Names;
 use crate::problem::{Problem, Refusal};
 use crate::stack::{Hooks, Loaded, NewSymbols, Times};
 use crate::{Errno, Stack};
@@ -60,7 +61,7 @@ impl Verified<'_> {
     /// The name in the payload of one of its functions; empty when it has none.
     #[must_use]
     pub fn function_name(&self, function: &Function) -> String {
-        self.contents.names.text(function)
+        function::name(&self.contents.names, function)
     }
 
     /// Its build-id.

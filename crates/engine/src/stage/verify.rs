@@ -106,15 +106,10 @@ impl<'a> Placed<'a> {
             return;
         };
         let table = self.image.get_mut(*addr, funcs.data.len());
-        let mut records = table
-            .unwrap_or_default()
-            .chunks_exact_mut(size_of::<LivepatchFunc>());
-        let mut next = 0;
+        let table = table.unwrap_or_default();
         for function in functions {
-            let index = function.index as usize;
-            let record = records.nth(index - next);
-            next = index + 1;
-            if let Some(field) = record.and_then(|record| record.get_mut(OLD_ADDR..OLD_ADDR + 8)) {
+            let place = function.index as usize * size_of::<LivepatchFunc>() + OLD_ADDR;
+            if let Some(field) = table.get_mut(place..place + 8) {
                 field.copy_from_slice(&function.old_addr.to_le_bytes());
             }
         }
