@@ -104,17 +104,35 @@ fn check_dependencies(fast: bool) -> anyhow::Result<()> {
 /// Builds the optimised `xsplice` executable; returns where it is.
 pub(crate) fn build_xsplice() -> anyhow::Result<PathBuf> {
     cargo(&["build", "--release", "--package", "xsplice", "--quiet"])?;
-    Ok(release_directory()?.join("xsplice"))
+    Ok(release_directory(&target_directory()?).join("xsplice"))
 }
 
 /// Builds the optimised example `name` of `package`; returns where it is.
 pub(crate) fn build_example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
     let what = ["--package", package, "--example", name];
     cargo(&[&["build", "--release", "--quiet"], what.as_slice()].concat())?;
-    Ok(release_directory()?.join("examples").join(name))
+    let directory = release_directory(&target_directory()?);
+    Ok(directory.join("examples").join(name))
 }
 
-fn release_directory() -> anyhow::Result<PathBuf> {
+/// Builds `package`, a library, as one that other programs load; returns where
+/// it is.
+pub(crate) fn build_shared(package: &str) -> anyhow::Result<PathBuf> {
+    // Its own directory: other flags would have everything else compiled anew.
+    let target = target_directory()?.join("shared");
+    let mut command = Command::new("cargo");
+    command.args(["rustc", "--release", "--quiet", "--package", package]);
+    command.args(["--crate-type", "cdylib", "--target-dir"]);
+    // What is linked statically cannot be loaded.
+    let command = command
+        .arg(&target)
+        .env("RUSTFLAGS", "-C target-feature=-crt-static");
+    command::run(command)?;
+    let name = format!("lib{}.so", package.replace('-', "_"));
+    Ok(release_directory(&target).join(name))
+}
+
+fn target_directory() -> anyhow::Result<PathBuf> {
     let metadata = command::output(Command::new("cargo").args([
         "metadata",
         "--no-deps",
@@ -124,7 +142,12 @@ fn release_directory() -> anyhow::Result<PathBuf> {
     let target = metadata["target_directory"]
         .as_str()
         .context("cargo names no target directory")?;
-    Ok(PathBuf::from(target).join("x86_64-unknown-linux-gnu/release"))
+    Ok(PathBuf::from(target))
+}
+
+/// Where what is optimised goes, in a target directory.
+fn release_directory(target: &Path) -> PathBuf {
+    target.join("x86_64-unknown-linux-gnu/release")
 }
 
 fn cargo(arguments: &[&str]) -> anyhow::Result<()> {

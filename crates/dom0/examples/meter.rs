@@ -5,11 +5,14 @@
 //! `meter upload NAME FILE apply NAME replace NAME revert NAME unload NAME`
 
 use std::error::Error;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use xsplice_dom0::{Action, Errno, Livepatch, Privcmd};
 
 /// How long all CPUs may take to come together: emulated ones are slow.
 const TIMEOUT_NS: u32 = 2_000_000_000;
+/// What comes before an action: Xen's own core waits in vain for a CPU that did
+/// not see the end of the one before.
+const PAUSE: Duration = Duration::from_millis(20);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let privcmd = Privcmd::open()?;
@@ -32,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "unload" => Action::Unload,
             _ => return Err(format!("{operation}: no such operation").into()),
         };
+        std::thread::sleep(PAUSE);
         let start = Instant::now();
         livepatch
             .act(&name, action, TIMEOUT_NS, false)

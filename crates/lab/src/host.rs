@@ -46,6 +46,10 @@ pub struct HostConfig {
     /// Each guest instruction is one tick of the time-stamp counter, on any
     /// machine: for measuring. All virtual CPUs then share one of the machine's.
     pub count_instructions: bool,
+    /// A plugin for QEMU's emulator with its arguments, in the words of QEMU's
+    /// option `-plugin`: `FILE,NAME=VALUE`, where a comma in a value is written
+    /// twice. The file's path is absolute.
+    pub plugin: Option<String>,
 }
 
 impl HostConfig {
@@ -66,6 +70,7 @@ impl HostConfig {
             console_limit: 4 << 20,
             xen_arguments: String::new(),
             count_instructions: false,
+            plugin: None,
         }
     }
 }
@@ -220,6 +225,7 @@ impl Host {
                 directory.path().join(MONITOR).display()
             ))
             .args(config.processor.iter().flat_map(|name| ["-cpu", name]))
+            .args(config.plugin.iter().flat_map(|plugin| ["-plugin", plugin]))
             .args(boot_arguments(config, directory.path())?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -3,7 +3,6 @@
 //! A host that runs one of the hypervisors, and what is measured on it.
 
 use super::Subject;
-use super::debugger::{self, Watch};
 use super::payload::Payload;
 use crate::command;
 use anyhow::{Context as _, ensure};
@@ -11,30 +10,34 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use xsplice_lab::{Host, HostConfig};
+use xsplice_stopwatch::{Passage, Request};
 
 /// How long the operations of one measurement may take.
 const LIMIT: Duration = Duration::from_secs(240);
-/// How often each is measured when time is time, and a window also when
-/// instructions are counted: another CPU may have its turn in it. The least is
-/// taken.
-const TIMES: usize = 3;
+/// The stretches that are measured.
+const WINDOW: usize = 0;
+const CHECK: usize = 1;
 
 /// A running host.
-pub(super) struct Lab<'a> {
-    subject: &'a Subject,
+pub(super) struct Lab {
     host: Host,
-    debugger: PathBuf,
-    /// How often an upload is measured: instructions are the same every time.
+    /// What the stopwatch writes.
+    passages: PathBuf,
+    /// How often an upload is measured; the least is taken.
     uploads: usize,
+    /// How often a window is.
+    windows: usize,
     _directory: tempfile::TempDir,
 }
 
-impl<'a> Lab<'a> {
-    /// Boots it; with `count`, a tick is an instruction.
-    pub(super) fn boot(subject: &'a Subject, count: bool) -> anyhow::Result<Self> {
+/// An operation of the meter.
+type Operation<'a> = (&'static str, &'a Payload);
+
+impl Lab {
+    /// Boots it; with `count`, instructions are measured instead of time.
+    pub(super) fn boot(subject: &Subject, count: bool) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let debugger = directory.path().join("debugger");
-        let base = &subject.base;
+        let (base, places) = (&subject.base, &subject.places);
         let [xsplice, meter] = [("xsplice", &subject.xsplice), ("meter", &subject.meter)]
             .map(|(name, program)| strip(program, directory.path().join(name)));
         let mut files = Vec::new();
@@ -43,12 +46,22 @@ impl<'a> Lab<'a> {
             std::fs::write(&path, &payload.data)?;
             files.push((file(payload), path));
         }
+        let mut request = Request {
+            output: directory.path().join("passages"),
+            stretches: vec![places.window.clone()],
+            counted: None,
+        };
+        if count {
+            request.stretches.push(places.check.clone());
+            request.counted = Some(places.text.clone());
+        }
         let config = HostConfig {
             files,
             programs: vec![("bin/meter".to_owned(), meter?)],
             cpus: 2,
             timeout: LIMIT,
             count_instructions: count,
+            plugin: Some(format!("{},{request}", subject.stopwatch.display())),
             ..HostConfig::new(
                 base.xen.clone(),
                 base.kernel.clone(),
@@ -56,14 +69,12 @@ impl<'a> Lab<'a> {
                 xsplice?,
             )
         };
-        let host = Host::boot(&config)?;
-        let place = format!("unix:{},server=on,wait=off", debugger.display());
-        host.monitor()?.command(&format!("gdbserver {place}"))?;
         Ok(Self {
-            subject,
-            host,
-            debugger,
-            uploads: if count { 1 } else { TIMES },
+            host: Host::boot(&config)?,
+            passages: request.output,
+            uploads: if count { 1 } else { 3 },
+            // The first ones are in code that was not emulated before.
+            windows: if count { 3 } else { 11 },
             _directory: directory,
         })
     }
@@ -86,52 +97,71 @@ impl<'a> Lab<'a> {
 
     /// The window of an apply of `payload`, which is unloaded then.
     pub(super) fn apply(&mut self, payload: &Payload) -> anyhow::Result<u64> {
-        let mut least = u64::MAX;
-        for _ in 0..TIMES {
-            self.run(&[("upload", payload)])?;
-            least = least.min(self.window(("apply", payload))?);
-            self.run(&[("revert", payload), ("unload", payload)])?;
-        }
+        self.run(&[("upload", payload)])?;
+        let least = self.window(&[], ("apply", payload), payload)?;
+        self.run(&[("unload", payload)])?;
         Ok(least)
     }
 
     /// The window of a replace of `stack` by `top`; all are unloaded then.
     pub(super) fn replace(&mut self, stack: &[Payload], top: &Payload) -> anyhow::Result<u64> {
+        let all = || stack.iter().chain([top]);
+        let each = |operation| all().map(move |payload| (operation, payload));
+        self.run(&each("upload").collect::<Vec<_>>())?;
+        let before: Vec<_> = stack.iter().map(|payload| ("apply", payload)).collect();
+        let least = self.window(&before, ("replace", top), top)?;
+        self.run(&each("unload").rev().collect::<Vec<_>>())?;
+        Ok(least)
+    }
+
+    /// The window of `action`, which applies `payload`: the least of some. Each
+    /// time the actions `before` it are done, and it is reverted afterwards.
+    fn window(
+        &mut self,
+        before: &[Operation<'_>],
+        action: Operation<'_>,
+        payload: &Payload,
+    ) -> anyhow::Result<u64> {
+        let actions = [before, &[action, ("revert", payload)]].concat();
         let mut least = u64::MAX;
-        for _ in 0..TIMES {
-            let applied = stack
-                .iter()
-                .flat_map(|payload| [("upload", payload), ("apply", payload)]);
-            let mut before: Vec<_> = applied.collect();
-            before.push(("upload", top));
-            self.run(&before)?;
-            least = least.min(self.window(("replace", top))?);
-            let mut after = vec![("revert", top), ("unload", top)];
-            after.extend(stack.iter().rev().map(|payload| ("unload", payload)));
-            self.run(&after)?;
+        for _ in 0..self.windows {
+            let earlier = self.passages(WINDOW)?.len();
+            self.run(&actions)?;
+            let windows = self.passages(WINDOW)?.split_off(earlier);
+            let (done, seen) = (actions.len(), windows.len());
+            ensure!(seen == done, "{done} actions had {seen} windows");
+            least = windows[before.len()].min(least);
         }
         Ok(least)
     }
 
-    /// The window of an action.
-    fn window(&mut self, action: (&str, &Payload)) -> anyhow::Result<u64> {
-        let watch = Watch::start(&self.debugger, self.subject.places)?;
-        let ran = self.run(&[action]);
-        let windows = watch.windows()?;
-        ran?;
-        let &[window] = windows.as_slice() else {
-            anyhow::bail!("one action had {} windows", windows.len());
-        };
-        Ok(window)
+    /// How many instructions a CPU needs to see that nothing is to be done; for a
+    /// host that was asked to do nothing yet.
+    pub(super) fn idle(&self) -> anyhow::Result<u64> {
+        let mut lengths = self.passages(CHECK)?;
+        lengths.sort_unstable();
+        // The most, but for those in which an interrupt came.
+        let most = lengths.get(lengths.len() * 9 / 10);
+        most.copied().context("no CPU was on its way to a guest")
     }
 
-    /// How many instructions a CPU needs to see that nothing is to be done.
-    pub(super) fn idle(&mut self) -> anyhow::Result<u64> {
-        debugger::instructions(&self.debugger, self.subject.places.check)
+    /// The lengths of all passages of a stretch so far.
+    fn passages(&self, stretch: usize) -> anyhow::Result<Vec<u64>> {
+        let text = std::fs::read_to_string(&self.passages)?;
+        // The last one may be being written.
+        let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+        let mut lengths = Vec::new();
+        for line in whole.lines() {
+            let passage: Passage = line.parse()?;
+            if passage.stretch == stretch {
+                lengths.push(passage.length);
+            }
+        }
+        Ok(lengths)
     }
 
     /// Does operations in dom0; says how many nanoseconds each took.
-    fn run(&mut self, operations: &[(&str, &Payload)]) -> anyhow::Result<Vec<u64>> {
+    fn run(&mut self, operations: &[Operation<'_>]) -> anyhow::Result<Vec<u64>> {
         let mut words = vec!["meter".to_owned()];
         for (operation, payload) in operations {
             words.extend([(*operation).to_owned(), payload.name.clone()]);

@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Where in a hypervisor the window begins and ends, from its symbols.
+//! Where in a hypervisor what is measured begins and ends, from its symbols.
 
 use anyhow::Context as _;
 use iced_x86::{Decoder, DecoderOptions, FlowControl};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
+use std::ops::Range;
 use std::path::Path;
+use xsplice_stopwatch::Stretch;
 
 /// Addresses that a CPU passes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Places {
-    /// All CPUs wait with their interrupts off.
-    pub(super) begin: u64,
-    /// What had to be done is done; the CPU that did it synchronises itself.
-    pub(super) end: u64,
+    /// From where all CPUs wait with their interrupts off to where what had to be
+    /// done is done and the CPU that did it synchronises itself.
+    pub(super) window: Stretch,
     /// Where a CPU sees whether anything is to be done.
-    pub(super) check: u64,
-    /// An instruction that reads the time-stamp counter.
-    pub(super) rdtsc: u64,
+    pub(super) check: Stretch,
+    /// The hypervisor's code.
+    pub(super) text: Range<u64>,
 }
 
 impl Places {
@@ -37,30 +38,38 @@ impl Places {
             anyhow::Ok(symbol.address())
         };
         let check = find("check_for_livepatch_work")?;
-        let rdtsc = code.windows(2).position(|bytes| bytes == [0x0f, 0x31]);
-        let rdtsc = start + rdtsc.context("no rdtsc")? as u64;
         let (begin, end) = if let Ok(begin) = find("xsplice_window_begin") {
             (begin, find("xsplice_synchronise")?)
         } else {
             // Xen's own core waits twice: for all CPUs to come, and for all to
             // turn their interrupts off.
-            let wait = find("livepatch_spin")?;
             let from = usize::try_from(check - start)?;
             let body = code
                 .get(from..)
                 .context("check_for_livepatch_work is not in .text")?;
-            let mut calls = Decoder::with_ip(64, body, check, DecoderOptions::NONE)
-                .into_iter()
-                .filter(|call| call.flow_control() == FlowControl::Call)
-                .filter(|call| call.near_branch_target() == wait);
-            let second = calls.nth(1).context("livepatch_spin is not called twice")?;
-            (second.next_ip(), find("arch_livepatch_post_action")?)
+            let second = returns(body, check, find("livepatch_spin")?).nth(1);
+            let second = second.context("livepatch_spin is not called twice")?;
+            (second, find("arch_livepatch_post_action")?)
         };
         Ok(Self {
-            begin,
-            end,
-            check,
-            rdtsc,
+            window: Stretch {
+                begin,
+                ends: vec![end],
+            },
+            check: Stretch {
+                begin: check,
+                ends: returns(code, start, check).collect(),
+            },
+            text: start..start + text.size(),
         })
     }
+}
+
+/// Where the calls of `function` in `code`, which is at `start`, return to.
+fn returns(code: &[u8], start: u64, function: u64) -> impl Iterator<Item = u64> {
+    Decoder::with_ip(64, code, start, DecoderOptions::NONE)
+        .into_iter()
+        .filter(|call| call.flow_control() == FlowControl::Call)
+        .filter(move |call| call.near_branch_target() == function)
+        .map(|call| call.next_ip())
 }

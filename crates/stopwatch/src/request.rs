@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a stopwatch is asked to measure.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// A way through the guest's code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    /// The address of the first instruction that counts.
+    pub begin: u64,
+    /// Addresses of instructions that do not count any more.
+    pub ends: Vec<u64>,
+}
+
+/// What is to be measured. As text, the plugin's arguments in the words of
+/// QEMU's option `-plugin FILE,ARGUMENTS`; addresses are hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The file that gets a line for each [`Passage`](crate::Passage); what it
+    /// had before is lost.
+    pub output: PathBuf,
+    /// What is measured.
+    pub stretches: Vec<Stretch>,
+    /// Instead of ticks, the instructions at these addresses count: those that
+    /// the CPU itself does. Each of them takes longer then.
+    pub counted: Option<Range<u64>>,
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A comma ends an argument, except where there are two.
+        let output = self.output.display().to_string().replace(',', ",,");
+        write!(f, "output={output}")?;
+        for Stretch { begin, ends } in &self.stretches {
+            write!(f, ",stretch={begin:x}")?;
+            for end in ends {
+                write!(f, ":{end:x}")?;
+            }
+        }
+        if let Some(Range { start, end }) = self.counted {
+            write!(f, ",counted={start:x}:{end:x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why nothing can be measured.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArgumentError {
+    /// An argument cannot be understood.
+    #[error(
+        "{0:?}: the arguments are output=FILE, stretch=BEGIN:END[:END...] for each stretch, and \
+         counted=BEGIN:END to count instructions there; addresses are hexadecimal"
+    )]
+    Unknown(String),
+    /// There is nowhere to write to.
+    #[error("give output=FILE, which gets what is measured")]
+    NoOutput,
+    /// There is nothing to measure.
+    #[error("give stretch=BEGIN:END, the addresses where a measurement begins and ends")]
+    NoStretch,
+}
+
+impl Request {
+    /// Reads the plugin's arguments, as QEMU gives them: each by itself.
+    ///
+    /// # Errors
+    /// See [`ArgumentError`].
+    pub fn read<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Self, ArgumentError> {
+        let (mut output, mut stretches, mut counted) = (None, Vec::new(), None);
+        for argument in arguments {
+            let unknown = || ArgumentError::Unknown(argument.to_owned());
+            let (name, value) = argument.split_once('=').ok_or_else(unknown)?;
+            match name {
+                "output" => output = Some(PathBuf::from(value)),
+                "stretch" => match addresses(value).as_deref() {
+                    Some([begin, ends @ ..]) if !ends.is_empty() => stretches.push(Stretch {
+                        begin: *begin,
+                        ends: ends.to_vec(),
+                    }),
+                    _ => return Err(unknown()),
+                },
+                "counted" => match addresses(value).as_deref() {
+                    Some(&[start, end]) => counted = Some(start..end),
+                    _ => return Err(unknown()),
+                },
+                _ => return Err(unknown()),
+            }
+        }
+        if stretches.is_empty() {
+            return Err(ArgumentError::NoStretch);
+        }
+        Ok(Self {
+            output: output.ok_or(ArgumentError::NoOutput)?,
+            stretches,
+            counted,
+        })
+    }
+}
+
+fn addresses(text: &str) -> Option<Vec<u64>> {
+    let addresses = text.split(':');
+    let addresses = addresses.map(|address| u64::from_str_radix(address, 16));
+    addresses.collect::<Result<_, _>>().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The arguments in `text`, taken apart as QEMU does.
+    fn arguments(text: &str) -> Vec<String> {
+        let text = text.replace(",,", "\0");
+        let arguments = text.split(',');
+        arguments.map(|one| one.replace('\0', ",")).collect()
+    }
+
+    fn read(arguments: &[&str]) -> Result<Request, ArgumentError> {
+        Request::read(arguments.iter().copied())
+    }
+
+    #[test]
+    fn what_is_asked_for_is_understood() {
+        let stretch = |begin, ends: &[u64]| Stretch {
+            begin,
+            ends: ends.to_vec(),
+        };
+        for counted in [None, Some(0xffff_82d0_4020_0000..u64::MAX)] {
+            let request = Request {
+                output: PathBuf::from("/a, b,,c/passages"),
+                stretches: vec![stretch(0xffff_82d0_4020_0000, &[0]), stretch(1, &[2, 3])],
+                counted,
+            };
+            let text = request.to_string();
+            let arguments = arguments(&text);
+            let understood = Request::read(arguments.iter().map(String::as_str));
+            assert_eq!(understood, Ok(request), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_named() {
+        for wrong in [
+            "",
+            "stretch",
+            "stretch=",
+            "stretch=1",
+            "stretch=1:",
+            "stretch=1:g",
+            "stretch=1:10000000000000000",
+            "counted=1",
+            "counted=1:2:3",
+            "file=/f",
+        ] {
+            let error = ArgumentError::Unknown(wrong.to_owned());
+            assert_eq!(read(&["output=/f", "stretch=1:2", wrong]), Err(error));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(read(&["stretch=1:2"]), Err(ArgumentError::NoOutput));
+        assert_eq!(read(&["output=/f"]), Err(ArgumentError::NoStretch));
+    }
+}

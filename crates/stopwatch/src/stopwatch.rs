@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! When which CPU came where.
+
+use crate::passage::Passage;
+use crate::request::Request;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::ops::{Range, RangeInclusive};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// The most lines that are written for one stretch: some places are passed all
+/// the time.
+pub const MOST: usize = 10_000;
+
+/// The time of a begin that was not passed, or whose end was.
+const NEVER: u64 = u64::MAX;
+
+/// Measures what was asked for. CPUs are numbered from 0.
+///
+/// What is about a CPU is written by the thread of this CPU alone, so that no
+/// access to it needs an order.
+#[derive(Debug)]
+pub struct Stopwatch {
+    /// Sorted by address.
+    places: Vec<Place>,
+    stretches: Vec<Progress>,
+    counted: Option<Range<u64>>,
+    /// How many of the counted instructions each CPU did.
+    counts: Vec<AtomicU64>,
+    ticks: fn() -> u64,
+    output: File,
+}
+
+/// An address, and what is there.
+#[derive(Debug)]
+struct Place {
+    address: u64,
+    mark: Mark,
+}
+
+/// The begin or an end of the stretch with this number.
+#[derive(Debug, Clone, Copy)]
+enum Mark {
+    Begin(usize),
+    End(usize),
+}
+
+/// What happens on a stretch.
+#[derive(Debug)]
+struct Progress {
+    /// When each CPU began it.
+    begun: Vec<AtomicU64>,
+    /// How many lines were written.
+    written: AtomicUsize,
+}
+
+impl Stopwatch {
+    /// A stopwatch for `cpus` CPUs; `ticks` is the time.
+    ///
+    /// # Errors
+    /// If the output cannot be written.
+    pub fn new(request: &Request, cpus: usize, ticks: fn() -> u64) -> io::Result<Self> {
+        let mut places = Vec::new();
+        for (number, stretch) in request.stretches.iter().enumerate() {
+            let begin = (stretch.begin, Mark::Begin(number));
+            let ends = stretch.ends.iter().map(|end| (*end, Mark::End(number)));
+            places.extend(
+                ends.chain([begin])
+                    .map(|(address, mark)| Place { address, mark }),
+            );
+        }
+        places.sort_by_key(|place| place.address);
+        let all = |value| (0..cpus).map(move |_| AtomicU64::new(value)).collect();
+        let progress = |_| Progress {
+            begun: all(NEVER),
+            written: AtomicUsize::new(0),
+        };
+        Ok(Self {
+            places,
+            stretches: request.stretches.iter().map(progress).collect(),
+            counted: request.counted.clone(),
+            counts: all(0),
+            ticks,
+            output: File::create(&request.output)?,
+        })
+    }
+
+    /// Whether anything at these addresses is of interest.
+    pub fn cares(&self, addresses: &RangeInclusive<u64>) -> bool {
+        let first = self.first(*addresses.start());
+        let place = self.places.get(first);
+        let counted = self.counted.as_ref();
+        place.is_some_and(|place| place.address <= *addresses.end())
+            || counted.is_some_and(|counted| {
+                counted.start <= *addresses.end() && *addresses.start() < counted.end
+            })
+    }
+
+    /// The numbers of the places at `address`.
+    pub fn places(&self, address: u64) -> impl Iterator<Item = usize> {
+        let first = self.first(address);
+        let places = self.places.iter().enumerate().skip(first);
+        places
+            .take_while(move |(_, place)| place.address == address)
+            .map(|(number, _)| number)
+    }
+
+    /// Whether the instruction at `address` counts.
+    pub fn counts(&self, address: u64) -> bool {
+        let counted = self.counted.as_ref();
+        counted.is_some_and(|counted| counted.contains(&address))
+    }
+
+    /// `cpu` is about to do the instruction at the place with this number.
+    pub fn pass(&self, cpu: usize, place: usize) {
+        match self.places.get(place).map(|place| place.mark) {
+            Some(Mark::Begin(stretch)) => {
+                let begun = self.stretches.get(stretch).and_then(|s| s.begun.get(cpu));
+                if let Some(begun) = begun {
+                    begun.store(self.now(cpu), Ordering::Relaxed);
+                }
+            }
+            Some(Mark::End(stretch)) => self.end(cpu, stretch, self.now(cpu)),
+            None => {}
+        }
+    }
+
+    /// `cpu` is about to do an instruction that counts.
+    pub fn count(&self, cpu: usize) {
+        if let Some(count) = self.counts.get(cpu) {
+            let more = count.load(Ordering::Relaxed) + 1;
+            count.store(more, Ordering::Relaxed);
+        }
+    }
+
+    fn end(&self, cpu: usize, stretch: usize, now: u64) {
+        let Some(progress) = self.stretches.get(stretch) else {
+            return;
+        };
+        let Some(begun) = progress.begun.get(cpu) else {
+            return;
+        };
+        let since = begun.swap(NEVER, Ordering::Relaxed);
+        if since == NEVER || progress.written.fetch_add(1, Ordering::Relaxed) >= MOST {
+            return;
+        }
+        let length = now.saturating_sub(since);
+        let line = format!("{}\n", Passage { stretch, length });
+        // In one piece, for other CPUs write too. If it fails, the reader has one
+        // passage too few; there is nobody else to tell.
+        let _ = (&self.output).write_all(line.as_bytes());
+    }
+
+    /// The time, as `cpu` counts it.
+    fn now(&self, cpu: usize) -> u64 {
+        if self.counted.is_none() {
+            return (self.ticks)();
+        }
+        let count = self.counts.get(cpu);
+        count.map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// How many places there are before `address`.
+    fn first(&self, address: u64) -> usize {
+        self.places.partition_point(|place| place.address < address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Stretch;
+    use std::path::Path;
+
+    /// Two stretches, the second of which goes over the first's begin.
+    const BEGIN: u64 = 0x20;
+    const ENDS: [u64; 2] = [0x30, 0x40];
+    const OUTER: Range<u64> = 0x10..0x20;
+
+    fn stopwatch(output: &Path, counted: Option<Range<u64>>) -> Stopwatch {
+        static NOW: AtomicU64 = AtomicU64::new(0);
+        let request = Request {
+            output: output.to_owned(),
+            stretches: vec![
+                Stretch {
+                    begin: BEGIN,
+                    ends: ENDS.to_vec(),
+                },
+                Stretch {
+                    begin: OUTER.start,
+                    ends: vec![OUTER.end],
+                },
+            ],
+            counted,
+        };
+        // However the tests run, later is more.
+        let ticks = || NOW.fetch_add(10, Ordering::Relaxed);
+        Stopwatch::new(&request, 2, ticks).expect("the directory can be written")
+    }
+
+    /// What `walk` leaves in the output; its CPUs do the instructions that they
+    /// are said to do.
+    fn passages(
+        counted: Option<Range<u64>>,
+        walk: impl Fn(&dyn Fn(usize, u64)),
+    ) -> Vec<(usize, u64)> {
+        let directory = tempfile::tempdir().expect("there is a place for temporary files");
+        let output = directory.path().join("passages");
+        let stopwatch = stopwatch(&output, counted);
+        walk(&|cpu, address| {
+            for place in stopwatch.places(address) {
+                stopwatch.pass(cpu, place);
+            }
+            if stopwatch.counts(address) {
+                stopwatch.count(cpu);
+            }
+        });
+        let text = std::fs::read_to_string(output).expect("it was created");
+        let passages = text.lines().map(|line| line.parse::<Passage>());
+        let passages = passages.map(|passage| passage.expect("it was written"));
+        passages.map(|one| (one.stretch, one.length)).collect()
+    }
+
+    #[test]
+    fn a_stretch_ends_where_its_cpu_comes_first() {
+        let walked = passages(Some(0..100), |step| {
+            step(0, BEGIN);
+            step(0, 0x21);
+            step(0, ENDS[1]);
+            // There is nothing to end any more.
+            step(0, ENDS[0]);
+            step(1, ENDS[0]);
+        });
+        assert_eq!(walked, [(0, 2)]);
+    }
+
+    #[test]
+    fn cpus_do_not_disturb_each_other() {
+        let walked = passages(Some(0..100), |step| {
+            step(0, BEGIN);
+            step(1, BEGIN);
+            step(1, 0x21);
+            step(0, ENDS[0]);
+            step(1, ENDS[0]);
+        });
+        assert_eq!(walked, [(0, 1), (0, 2)]);
+    }
+
+    #[test]
+    fn a_begin_that_is_passed_again_is_the_begin() {
+        let walked = passages(Some(0..100), |step| {
+            step(0, BEGIN);
+            step(0, 0x21);
+            step(0, BEGIN);
+            step(0, ENDS[0]);
+        });
+        assert_eq!(walked, [(0, 1)]);
+    }
+
+    #[test]
+    fn a_place_can_end_one_stretch_and_begin_another() {
+        let walked = passages(Some(0..100), |step| {
+            step(0, OUTER.start);
+            step(0, BEGIN);
+            step(0, 0x21);
+            step(0, ENDS[0]);
+        });
+        assert_eq!(walked, [(1, 1), (0, 2)]);
+    }
+
+    #[test]
+    fn only_what_is_asked_for_counts() {
+        let walked = passages(Some(0x20..0x22), |step| {
+            for address in [BEGIN, 0x21, 0x22, 0x1f, ENDS[0]] {
+                step(0, address);
+            }
+        });
+        assert_eq!(walked, [(0, 2)]);
+    }
+
+    #[test]
+    fn without_anything_to_count_ticks_count() {
+        let walked = passages(None, |step| {
+            step(0, BEGIN);
+            step(0, ENDS[0]);
+        });
+        let &[(0, length)] = walked.as_slice() else {
+            panic!("one passage: {walked:?}");
+        };
+        assert!(length >= 10, "{length}");
+    }
+
+    #[test]
+    fn output_is_bounded_for_each_stretch() {
+        let walked = passages(Some(0..100), |step| {
+            for _ in 0..=MOST {
+                step(0, BEGIN);
+                step(0, ENDS[0]);
+            }
+            step(0, OUTER.start);
+            step(0, OUTER.end);
+        });
+        assert_eq!(walked.len(), MOST + 1);
+        assert_eq!(walked.last(), Some(&(1, 1)));
+    }
+
+    #[test]
+    fn a_cpu_that_there_is_not_is_no_harm() {
+        let walked = passages(Some(0..100), |step| {
+            step(2, BEGIN);
+            step(2, ENDS[0]);
+        });
+        assert_eq!(walked, []);
+    }
+
+    #[test]
+    fn it_cares_only_for_what_it_measures() {
+        let directory = tempfile::tempdir().expect("there is a place for temporary files");
+        let output = directory.path().join("passages");
+        let timing = stopwatch(&output, None);
+        for of_interest in [0..=0x10, 0x10..=0x10, 0x3f..=0x50] {
+            assert!(timing.cares(&of_interest), "{of_interest:?}");
+        }
+        for other in [0..=0xf, 0x11..=0x1f, 0x41..=u64::MAX] {
+            assert!(!timing.cares(&other), "{other:?}");
+        }
+        let counting = stopwatch(&output, Some(0x50..0x60));
+        assert!(counting.cares(&(0x5f..=0x60)));
+        assert!(counting.cares(&(0x41..=0x50)));
+        assert!(!counting.cares(&(0x60..=0x61)));
+        assert!(!counting.cares(&(0x41..=0x4f)));
+    }
+}
