@@ -104,10 +104,16 @@ static bool contains(struct xsplice_range range, uint64_t addr, size_t len)
 
 /* Memory. */
 
+/*
+ * Lists may have hundreds of pages. From vmalloc they would need no pages side
+ * by side, but with each that is freed the TLBs of all CPUs are flushed.
+ */
 void *xsplice_alloc(size_t size, size_t align)
 {
-    void *data = size > PAGE_SIZE ? vmalloc(size) : _xmalloc(size, align);
+    void *data = _xmalloc(size, align);
 
+    if ( !data )
+        data = vmalloc(size);
     if ( data )
         heap_bytes += size;
 
@@ -116,8 +122,10 @@ void *xsplice_alloc(size_t size, size_t align)
 
 void xsplice_free(void *data, size_t size)
 {
+    unsigned long addr = (unsigned long)data;
+
     heap_bytes -= size;
-    if ( size > PAGE_SIZE )
+    if ( addr >= VMAP_VIRT_START && addr < VMAP_VIRT_END )
         vfree(data);
     else
         xfree(data);
@@ -814,12 +822,15 @@ static int get_name(const struct xen_livepatch_name *from, char *buf,
 }
 
 /* As the engine says it of what it reads itself. */
-static int refuse(const char *payload, const char *reason)
+static int refuse(const char *payload, int rc, const char *reason)
 {
-    printk(XENLOG_WARNING LIVEPATCH "%s was not loaded (EINVAL)\n", payload);
+    const char *error = rc == -EFAULT ? "EFAULT"
+                      : rc == -ENOMEM ? "ENOMEM" : "EINVAL";
+
+    printk(XENLOG_WARNING LIVEPATCH "%s was not loaded (%s)\n", payload, error);
     printk(XENLOG_WARNING LIVEPATCH "  %s\n", reason);
 
-    return -EINVAL;
+    return rc;
 }
 
 static int upload(const struct xen_sysctl_livepatch_upload *op)
@@ -829,27 +840,26 @@ static int upload(const struct xen_sysctl_livepatch_upload *op)
     void *data;
     int rc;
 
-    if ( get_name(&op->name, buf, &name) )
-        return refuse("a payload", "its name is empty, too long or unreadable");
+    rc = get_name(&op->name, buf, &name);
+    if ( rc )
+        return refuse("a payload", rc,
+                      "its name is empty, too long or unreadable");
 
     if ( !op->size || op->size > LIVEPATCH_MAX_SIZE )
-        return refuse(buf, "its size is 0 or more than 2 MiB");
+        return refuse(buf, -EINVAL, "its size is 0 or more than 2 MiB");
 
-    if ( !guest_handle_okay(op->payload, op->size) )
-        return -EFAULT;
-
-    data = vmalloc(op->size);
+    data = xsplice_alloc(op->size, sizeof(uint64_t));
     if ( !data )
-        return -ENOMEM;
+        return refuse(buf, -ENOMEM, "there is no memory left for its file");
 
-    if ( __copy_from_guest(data, op->payload, op->size) )
-        rc = -EFAULT;
+    if ( copy_from_guest(data, op->payload, op->size) )
+        rc = refuse(buf, -EFAULT, "its file cannot be read");
     else
     {
         file = (struct xsplice_text){ data, op->size };
         rc = xsplice_upload(name, file);
     }
-    vfree(data);
+    xsplice_free(data, op->size);
 
     return rc;
 }
