@@ -251,7 +251,8 @@ fn check(path: &Path) -> anyhow::Result<()> {
 /// The first instruction that uses registers which Xen does not save, branches
 /// past its thunks, or takes too much of the stack.
 fn foreign_instruction(section: &str, code: &[u8]) -> Option<String> {
-    let mut instructions = Decoder::new(64, code, DecoderOptions::NONE);
+    // The compiler puts a prefix before `bsf` where it makes no difference.
+    let mut instructions = Decoder::new(64, code, DecoderOptions::NO_MPFX_0FBC);
     let foreign = instructions.iter().find(|instruction| {
         let frame = instruction.mnemonic() == Mnemonic::Sub
             && instruction.op0_register() == Register::RSP

@@ -93,21 +93,27 @@ impl<'a> Bytes<'a> {
     pub(crate) fn c_str(self, offset: usize, limit: usize) -> Option<&'a [u8]> {
         let bytes = self.0.get(offset..)?;
         let bytes = bytes.get(..limit.saturating_add(1)).unwrap_or(bytes);
-        let (words, _) = bytes.as_chunks();
-        let full = 8 * words.iter().take_while(|word| !has_zero(**word)).count();
-        let zero = bytes.get(full..)?.iter().position(|byte| *byte == 0)?;
-        bytes.get(..full + zero)
+        let (words, rest) = bytes.as_chunks();
+        let mut end = 0;
+        for word in words {
+            let zeros = zeros(*word);
+            if zeros != 0 {
+                return bytes.get(..end + zeros.trailing_zeros() as usize / 8);
+            }
+            end += 8;
+        }
+        bytes.get(..end + rest.iter().position(|byte| *byte == 0)?)
     }
 }
 
-/// Whether one of the bytes is zero: without looking at each of them, as there
-/// are many names.
-fn has_zero(bytes: [u8; 8]) -> bool {
+/// A bit in each byte that is zero, and maybe in some that are not behind the
+/// first of them: without looking at each byte, as there are many names.
+fn zeros(bytes: [u8; 8]) -> u64 {
     const LOW: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = LOW << 7;
     let word = u64::from_le_bytes(bytes);
     // Only a zero byte borrows from above, or what is above one.
-    word.wrapping_sub(LOW) & !word & HIGH != 0
+    word.wrapping_sub(LOW) & !word & HIGH
 }
 
 #[cfg(test)]

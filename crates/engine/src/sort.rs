@@ -5,7 +5,7 @@
 
 /// Sorts `items` in O(n log n), in O(n) when they are in order already. The
 /// order of equal ones may change.
-pub(crate) fn sort<T>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
+pub(crate) fn sort<T: Copy>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
     if items.is_sorted_by(|a, b| !is_less(b, a)) {
         return;
     }
@@ -23,25 +23,35 @@ pub(crate) fn sort<T>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
 /// Puts what is at `root` to its place in a heap, below what is larger. It is
 /// nearly always small: first the larger ones come up all the way, then it goes
 /// back up, which takes half the comparisons (Wegener, "Bottom-up-heapsort").
-fn sift<T>(heap: &mut [T], root: usize, is_less: impl Fn(&T, &T) -> bool) {
+fn sift<T: Copy>(heap: &mut [T], root: usize, is_less: impl Fn(&T, &T) -> bool) {
+    let Some(item) = heap.get(root).copied() else {
+        return;
+    };
     let mut place = root;
     loop {
         let left = 2 * place + 1;
-        let child = match (heap.get(left), heap.get(left + 1)) {
-            (Some(a), Some(b)) if is_less(a, b) => left + 1,
-            (Some(_), _) => left,
+        let (child, larger) = match (heap.get(left), heap.get(left + 1)) {
+            (Some(a), Some(b)) if is_less(a, b) => (left + 1, *b),
+            (Some(a), _) => (left, *a),
             (None, _) => break,
         };
-        heap.swap(place, child);
+        put(heap, place, larger);
         place = child;
     }
     while place > root {
         let parent = (place - 1) / 2;
-        match (heap.get(parent), heap.get(place)) {
-            (Some(a), Some(b)) if is_less(a, b) => heap.swap(parent, place),
+        match heap.get(parent) {
+            Some(above) if is_less(above, &item) => put(heap, place, *above),
             _ => break,
         }
         place = parent;
+    }
+    put(heap, place, item);
+}
+
+fn put<T>(heap: &mut [T], place: usize, item: T) {
+    if let Some(at) = heap.get_mut(place) {
+        *at = item;
     }
 }
 

@@ -7,7 +7,7 @@ use crate::names::{Name, Names};
 use crate::patch::Patch;
 use crate::problem::Problem;
 use crate::sort::sort;
-use crate::stage::{self, Function};
+use crate::stage::Function;
 use crate::{Errno, Host, Region};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -40,8 +40,6 @@ pub struct Loaded {
     pub(crate) memory: Box<dyn Resident>,
     pub(crate) text: Range<u64>,
     pub(crate) functions: Vec<Function>,
-    /// Their names.
-    pub(crate) names: Names,
     pub(crate) expectations: Vec<Expectation>,
     /// Preimage notes, as they stand in their section.
     pub(crate) preimages: Vec<u8>,
@@ -187,13 +185,6 @@ impl Loaded {
     #[must_use]
     pub fn functions(&self) -> &[Function] {
         &self.functions
-    }
-
-    /// The name in the payload of one of its functions; empty when it has none,
-    /// or when there is no memory for it.
-    #[must_use]
-    pub fn function_name(&self, function: &Function) -> String {
-        stage::name(&self.names, function)
     }
 
     /// For each function, whether it is patched now.
@@ -475,13 +466,24 @@ impl Stack {
     }
 
     /// The payload whose code is at `addr`.
+    #[inline]
     pub(crate) fn owner(&self, addr: u64) -> Option<Id> {
+        // It is mostly asked for addresses of the hypervisor, which is before them.
+        match self.text.first() {
+            Some(first) if first.start <= addr => self.owner_of(addr),
+            _ => None,
+        }
+    }
+
+    #[inline(never)]
+    fn owner_of(&self, addr: u64) -> Option<Id> {
         let behind = self.text.partition_point(|text| text.start <= addr);
         let text = self.text.get(behind.checked_sub(1)?)?;
         (addr < text.end).then_some(text.owner)
     }
 
     /// What an address belongs to, payloads included.
+    #[inline(always)]
     pub(crate) fn region(&self, host: &impl Host, addr: u64) -> Region {
         match self.owner(addr) {
             Some(_) => Region::Text,

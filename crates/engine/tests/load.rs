@@ -71,7 +71,12 @@ fn a_good_payload_loads_and_applies() {
         panic!("one function")
     };
     assert_eq!(
-        (verified.function_name(function).as_str(), function.old_addr),
+        (
+            verified
+                .function_name(&Hypervisor::new(), function)
+                .as_str(),
+            function.old_addr
+        ),
         ("target", TARGET)
     );
     assert_eq!((function.old_size, function.new_size), (32, 16));

@@ -35,7 +35,7 @@ impl core::error::Error for NoMemory {}
 ///
 /// # Errors
 /// [`NoMemory`]; `item` is dropped then.
-#[inline]
+#[inline(always)]
 pub fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), NoMemory> {
     if list.len() == list.capacity() {
         list.try_reserve(1).map_err(|_| NoMemory)?;
@@ -45,7 +45,7 @@ pub fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), NoMemory> {
 }
 
 /// Adds `item` to `list`, which has room for it; without, drops it.
-#[inline]
+#[inline(always)]
 fn put<T>(list: &mut Vec<T>, item: T) {
     if let Some(place) = list.spare_capacity_mut().first_mut() {
         place.write(item);

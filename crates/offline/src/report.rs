@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use std::ops::Range;
 use xsplice_abi::deny;
 use xsplice_abi::note::hex;
-use xsplice_engine::{Action, Cause, Engine, Failure, Guard, Loaded, Options, Policy};
+use xsplice_engine::{Action, Cause, Engine, Failure, Guard, Host, Loaded, Options, Policy};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -161,9 +161,9 @@ impl Report {
         }
     }
 
-    fn loaded(payload: &Loaded, below: Vec<String>) -> Self {
+    fn loaded(host: &impl Host, payload: &Loaded, below: Vec<String>) -> Self {
         let function = |function: &xsplice_engine::Function| Function {
-            name: payload.function_name(function),
+            name: function.name(host),
             old_addr: function.old_addr,
             old_size: function.old_size,
             new_size: function.new_size,
@@ -269,17 +269,18 @@ impl<'i> Checker<'i> {
             .flat_map(Loaded::functions)
             .map(written)
             .sum();
-        let mut report = match engine.upload(name, file) {
-            Ok(payload) => Report::loaded(payload, below),
-            Err(refusal) => {
-                let report = Report {
-                    problems: refusal.problems.iter().map(Problem::from).collect(),
-                    more_problems: refusal.more,
-                    ..Report::new(name, below)
-                };
-                return (report, None);
-            }
+        if let Err(refusal) = engine.upload(name, file) {
+            let report = Report {
+                problems: refusal.problems.iter().map(Problem::from).collect(),
+                more_problems: refusal.more,
+                ..Report::new(name, below)
+            };
+            return (report, None);
+        }
+        let Some(payload) = engine.stack().loaded().last() else {
+            return (Report::new(name, below), None);
         };
+        let mut report = Report::loaded(engine.host(), payload, below);
         report.apply_writes = report.functions.iter().map(|f| f.written).sum();
         report.replace_writes = report.apply_writes + reverts;
 

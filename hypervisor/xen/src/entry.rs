@@ -244,7 +244,7 @@ unsafe extern "C" fn xsplice_show() {
             for function in payload.functions() {
                 host.log(format_args!(
                     "  {} at {:#x}, {} -> {} bytes",
-                    payload.function_name(function),
+                    function.name(host),
                     function.old_addr,
                     function.old_size,
                     function.new_size

@@ -63,6 +63,7 @@ impl Addresses {
 impl Image {
     /// Copies the bytes that are at `addr`; false when it is not known that they
     /// can be read.
+    #[inline(always)]
     pub(crate) fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         let readable = [&self.text, &self.read_only, &self.data];
         let inside = |part: &&Addresses| part.contains_all(addr, buf.len());

@@ -108,6 +108,7 @@ impl Host for Xen {
         ffi::lookup(CStr::from_bytes_with_nul(buf.get(..=name.len())?).ok()?)
     }
 
+    #[inline(always)]
     fn region(&self, addr: u64) -> Region {
         let image = &self.image;
         if image.text.contains(addr) {
@@ -121,6 +122,7 @@ impl Host for Xen {
         }
     }
 
+    #[inline(always)]
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         self.image.read(addr, buf)
     }

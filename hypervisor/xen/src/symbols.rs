@@ -48,7 +48,7 @@ impl Function {
 }
 
 /// Bits of an offset in a block: few functions begin in one.
-const BLOCK: u32 = 10;
+const BLOCK: u32 = 9;
 
 /// A place that is free; no name has this hash.
 const FREE: u32 = 0;
@@ -137,8 +137,8 @@ impl Symbols {
 
     fn find(&self, addr: u64) -> Option<Function> {
         let offset = offset(&self.text, addr)?;
-        let counts = self.blocks.get(block(offset)..)?;
-        let [before, behind] = counts.first_chunk()?.map(|count| count as usize);
+        let begun = |block| self.blocks.get(block).map(|count: &u32| *count as usize);
+        let (before, behind) = (begun(block(offset))?, begun(block(offset) + 1)?);
         // The one with the beginning of the block may begin before it.
         let near = self.functions.get(before.saturating_sub(1)..behind)?;
         near.iter()

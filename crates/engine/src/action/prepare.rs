@@ -72,10 +72,10 @@ pub(super) fn apply(
         changed(&after, payload, &mut problems)?;
     }
     if guard == Guard::OldCode {
-        unproved(payload, &mut problems)?;
+        unproved(host, payload, &mut problems)?;
     }
     if !replace {
-        overlaps(stack, payload, &mut problems);
+        overlaps(host, stack, payload, &mut problems);
         taken_symbols(stack, payload, &mut problems);
     }
     if problems.no_memory {
@@ -164,7 +164,7 @@ fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded, problems: &
         let mut invalid = |what, errno| {
             problems.push(Problem::ExpectationInvalid {
                 index,
-                function: payload.function_name(function),
+                function: function.name(text.host),
                 what,
                 errno,
             });
@@ -183,7 +183,7 @@ fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded, problems: &
         if !(text.read(function.old_addr, actual) && actual == expected) {
             problems.push(Problem::Expectation {
                 index,
-                function: payload.function_name(function),
+                function: function.name(text.host),
                 addr: function.old_addr,
                 expected: bytes(expected),
                 actual: bytes(actual),
@@ -215,7 +215,7 @@ fn changed<H: Host>(
 
 /// The functions of which no preimage note says anything.
 #[inline(never)]
-fn unproved(payload: &Loaded, problems: &mut Problems) -> Result<(), NoMemory> {
+fn unproved(host: &impl Host, payload: &Loaded, problems: &mut Problems) -> Result<(), NoMemory> {
     let notes = preimage::notes(&payload.preimages).flatten();
     let mut proved = memory::collect(notes.map(|note| note.address))?;
     sort(&mut proved, |a, b| a < b);
@@ -223,7 +223,7 @@ fn unproved(payload: &Loaded, problems: &mut Problems) -> Result<(), NoMemory> {
         if proved.binary_search(&function.old_addr).is_err() {
             problems.push(Problem::NoPreimage {
                 index,
-                function: payload.function_name(function),
+                function: function.name(host),
             });
         }
     }
@@ -233,14 +233,14 @@ fn unproved(payload: &Loaded, problems: &mut Problems) -> Result<(), NoMemory> {
 /// The functions that share bytes with one that is patched already. A function
 /// may be patched again, but only as the same function.
 #[inline(never)]
-fn overlaps(stack: &Stack, payload: &Loaded, problems: &mut Problems) {
+fn overlaps(host: &impl Host, stack: &Stack, payload: &Loaded, problems: &mut Problems) {
     for (index, function) in payload.functions.iter().enumerate() {
         if let Some((other, theirs)) = stack.overlapping(function) {
             problems.push(Problem::AppliedOverlap {
                 index,
-                function: payload.function_name(function),
+                function: function.name(host),
                 other: same(&other.name),
-                theirs: other.function_name(theirs),
+                theirs: theirs.name(host),
                 addr: theirs.old_addr.max(function.old_addr),
             });
         }

@@ -15,7 +15,7 @@ use crate::sort::sort;
 use xsplice_memory::{self as memory, NoMemory};
 
 /// A relocated field that leads to what is freed after boot.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct BootReference {
     /// The section of relocations, and the number of the one.
     pub(super) section: usize,

@@ -5,11 +5,12 @@
 use super::verified::Contents;
 use super::{Findings, Loader, Placed};
 use crate::format::{Bytes, FUNC_SIZE, MAX_NAME, NOP_LIMIT};
-use crate::names::{Name, Names};
+use crate::image::Image;
 use crate::problem::{Problem, Problems, text};
 use crate::sort::sort;
 use crate::{Host, Region, x86_64};
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::ops::Range;
 use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION, section};
 use xsplice_memory::{self as memory, NoMemory};
@@ -20,8 +21,8 @@ use zerocopy::FromBytes as _;
 pub struct Function {
     /// The number of its record in the payload.
     pub(crate) index: u32,
-    /// Where its name is among those of the payload.
-    pub(crate) name: Name,
+    /// Where its name is; 0 when it has none.
+    pub(crate) name: u64,
     /// Where it is in the hypervisor.
     pub old_addr: u64,
     /// Size there.
@@ -48,6 +49,15 @@ impl Function {
         start..start.saturating_add(length.into())
     }
 
+    /// Its name in the payload, made printable; empty when it has none, or when
+    /// there is no memory for it. The payload must be loaded on `host`.
+    #[must_use]
+    #[inline(never)]
+    pub fn name(&self, host: &impl Host) -> String {
+        let mut room = Room([0; MAX_NAME]);
+        text(string(host, self.name, &mut room).unwrap_or_default())
+    }
+
     fn index(&self) -> usize {
         self.index as usize
     }
@@ -58,30 +68,90 @@ impl Function {
     }
 }
 
-/// The name of a function, made printable; empty when it has none.
-pub(crate) fn name(names: &Names, function: &Function) -> String {
-    text(names.get(function.name))
+/// Room for a name that is not in the payload.
+struct Room([u8; MAX_NAME]);
+
+/// The string at `addr`, which is copied to the room.
+fn string<'b>(host: &impl Host, addr: u64, Room(room): &'b mut Room) -> Option<&'b [u8]> {
+    if addr == 0 {
+        return None;
+    }
+    for offset in 0..=MAX_NAME {
+        let mut byte = [0];
+        if !host.read(addr.wrapping_add(offset as u64), &mut byte) {
+            return None;
+        }
+        match byte {
+            [0] => return room.get(..offset),
+            [byte] => *room.get_mut(offset)? = byte,
+        }
+    }
+    None
 }
 
-/// Room for a name that the hypervisor has.
-#[derive(Debug)]
-pub(super) struct Room([u8; MAX_NAME]);
+impl Image {
+    /// The name of a function that is being loaded; it may be in the hypervisor.
+    fn name<'b>(&'b self, host: &impl Host, addr: u64, room: &'b mut Room) -> Option<&'b [u8]> {
+        match self.tail(addr) {
+            Some(tail) => Bytes(tail).c_str(0, MAX_NAME),
+            None => string(host, addr, room),
+        }
+    }
 
-impl Default for Room {
-    fn default() -> Self {
-        Self([0; MAX_NAME])
+    /// As [`Function::name`], of a function that is being loaded.
+    #[inline(never)]
+    pub(super) fn function_name(&self, host: &impl Host, function: &Function) -> String {
+        let mut room = Room([0; MAX_NAME]);
+        text(
+            self.name(host, function.name, &mut room)
+                .unwrap_or_default(),
+        )
     }
 }
 
 /// A function that is being checked.
-struct Candidate<'n> {
-    name: &'n [u8],
+struct Candidate<'c, H> {
+    loader: &'c Loader<'c, H>,
+    image: &'c Image,
     function: Function,
 }
 
-impl Candidate<'_> {
+impl<H: Host> Candidate<'_, H> {
     fn name(&self) -> String {
-        text(self.name)
+        self.image.function_name(self.loader.host, &self.function)
+    }
+
+    /// The address that its name stands for.
+    #[inline(never)]
+    fn find(&self) -> Option<u64> {
+        let mut room = Room([0; MAX_NAME]);
+        let name = self
+            .image
+            .name(self.loader.host, self.function.name, &mut room)?;
+        let (_, addr) = self.loader.lookup(name)?;
+        Some(addr)
+    }
+
+    #[inline(never)]
+    fn push_version(&self, version: u8, problems: &mut Problems) {
+        problems.push(Problem::FuncVersion {
+            index: self.function.index(),
+            function: self.name(),
+            version,
+            expected: PAYLOAD_VERSION,
+        });
+    }
+
+    /// There is nothing of this name, or no name.
+    #[inline(never)]
+    fn push_not_found(&self, problems: &mut Problems) {
+        let (index, addr) = (self.function.index(), self.function.name);
+        let mut room = Room([0; MAX_NAME]);
+        let name = self.image.name(self.loader.host, addr, &mut room);
+        problems.push(match name.map(text) {
+            Some(function) => Problem::UnknownFunction { index, function },
+            None => Problem::FuncName { index, addr },
+        });
     }
 
     #[inline(never)]
@@ -92,6 +162,136 @@ impl Candidate<'_> {
             addr: self.function.old_addr,
             size: self.function.old_size,
         });
+    }
+
+    /// Whether the old function is code that may be patched.
+    #[inline(always)]
+    fn check_old(&self, problems: &mut Problems) -> bool {
+        let Self {
+            loader, function, ..
+        } = self;
+        let index = function.index();
+        let addr = function.old_addr;
+        let Some(last) = function.old_size.checked_sub(1) else {
+            problems.push(Problem::NoOldSize {
+                index,
+                function: self.name(),
+            });
+            return false;
+        };
+        let last = addr.wrapping_add(last.into());
+        match (
+            loader.stack.region(loader.host, addr),
+            loader.stack.region(loader.host, last),
+        ) {
+            (Region::Text, Region::Text) => {}
+            (Region::Init, _) => {
+                problems.push(Problem::OldInit {
+                    index,
+                    function: self.name(),
+                    addr,
+                });
+                return false;
+            }
+            _ => {
+                self.push_not_text(problems);
+                return false;
+            }
+        }
+        let denied = loader.host.denied(addr..function.end());
+        if let Some(reason) = denied {
+            problems.push(Problem::Denied {
+                index,
+                function: self.name(),
+                addr,
+                reason,
+            });
+        }
+        denied.is_none()
+    }
+
+    /// Whether there is room for the trampoline, and whether it reaches code.
+    #[inline(always)]
+    fn check_jump(&self, problems: &mut Problems) -> bool {
+        let index = self.function.index();
+        let Function {
+            old_addr,
+            old_size,
+            new_addr,
+            patch_offset,
+            ..
+        } = self.function;
+        let needed = x86_64::JUMP_SIZE + patch_offset;
+        if old_size < needed {
+            problems.push(Problem::TooSmall {
+                index,
+                function: self.name(),
+                old_size,
+                needed,
+            });
+            return false;
+        }
+        let from = old_addr.wrapping_add(u64::from(patch_offset));
+        if x86_64::displacement(from, new_addr).is_none() {
+            problems.push(Problem::Distance {
+                index,
+                function: self.name(),
+                old: old_addr,
+                new: new_addr,
+            });
+            return false;
+        }
+        let in_text = self.image.text().contains(new_addr, 1)
+            || self.loader.stack.region(self.loader.host, new_addr) == Region::Text;
+        if !in_text {
+            problems.push(Problem::NewAddress {
+                index,
+                function: self.name(),
+                addr: new_addr,
+            });
+            return false;
+        }
+        true
+    }
+
+    /// Whether so many bytes can be made no-ops.
+    #[inline(never)]
+    fn check_no_ops(&self, problems: &mut Problems) -> bool {
+        let index = self.function.index();
+        let Function {
+            old_size,
+            new_size,
+            patch_offset,
+            ..
+        } = self.function;
+        if new_size > NOP_LIMIT {
+            problems.push(Problem::NopTooLong {
+                index,
+                function: self.name(),
+                new_size,
+                limit: NOP_LIMIT,
+            });
+            return false;
+        }
+        if new_size > old_size {
+            problems.push(Problem::NopPastEnd {
+                index,
+                function: self.name(),
+                new_size,
+                old_size,
+            });
+            return false;
+        }
+        if new_size < patch_offset {
+            problems.push(Problem::NopInEndbr {
+                index,
+                function: self.name(),
+                new_size,
+                endbr: patch_offset,
+            });
+            return false;
+        }
+        true
     }
 }
 
@@ -141,16 +341,14 @@ impl Placed<'_> {
             findings: Findings { problems, uses, .. },
             functions,
             expectations,
-            names,
-            room,
             ..
         } = contents;
-        let name = self.string(loader, record.name.get(), room);
         let mut candidate = Candidate {
-            name: name.unwrap_or_default(),
+            loader,
+            image: &self.image,
             function: Function {
                 index,
-                name: Name::default(),
+                name: record.name.get(),
                 old_addr: record.old_addr.get(),
                 old_size: record.old_size.get(),
                 new_addr: record.new_addr.get(),
@@ -160,19 +358,19 @@ impl Placed<'_> {
             },
         };
         if record.version != PAYLOAD_VERSION {
-            push_version(&candidate, record.version, problems);
+            candidate.push_version(record.version, problems);
             return Ok(());
         }
         if candidate.function.old_addr == 0 {
-            match name.and_then(|name| loader.lookup(name)) {
-                Some((_, addr)) => candidate.function.old_addr = addr,
+            match candidate.find() {
+                Some(addr) => candidate.function.old_addr = addr,
                 None => {
-                    push_not_found(&candidate.function, name, record, problems);
+                    candidate.push_not_found(problems);
                     return Ok(());
                 }
             }
         }
-        if !check_old(loader, &candidate, problems) {
+        if !candidate.check_old(problems) {
             return Ok(());
         }
         let mut first = [0; 4];
@@ -184,14 +382,11 @@ impl Placed<'_> {
         candidate.function.begins = loader.host.function_at(old_addr) == Some(old_addr);
         candidate.function.patch_offset = x86_64::patch_offset(&first);
         let good = match candidate.function.new_addr {
-            0 => check_no_ops(&candidate, problems),
-            _ => self.check_jump(loader, &candidate, problems),
+            0 => candidate.check_no_ops(problems),
+            _ => candidate.check_jump(problems),
         };
         if good {
-            let Candidate {
-                name, mut function, ..
-            } = candidate;
-            function.name = names.add(name)?;
+            let Candidate { function, .. } = candidate;
             loader.note_owner(function.old_addr, uses)?;
             loader.note_owner(function.new_addr, uses)?;
             memory::push(functions, function)?;
@@ -199,222 +394,41 @@ impl Placed<'_> {
         }
         Ok(())
     }
-
-    /// Whether there is room for the trampoline, and whether it reaches code.
-    #[inline(never)]
-    fn check_jump(
-        &self,
-        loader: &Loader<'_, impl Host>,
-        candidate: &Candidate<'_>,
-        problems: &mut Problems,
-    ) -> bool {
-        let index = candidate.function.index();
-        let Function {
-            old_addr,
-            old_size,
-            new_addr,
-            patch_offset,
-            ..
-        } = candidate.function;
-        let needed = x86_64::JUMP_SIZE + patch_offset;
-        if old_size < needed {
-            problems.push(Problem::TooSmall {
-                index,
-                function: candidate.name(),
-                old_size,
-                needed,
-            });
-            return false;
-        }
-        let from = old_addr.wrapping_add(u64::from(patch_offset));
-        if x86_64::displacement(from, new_addr).is_none() {
-            problems.push(Problem::Distance {
-                index,
-                function: candidate.name(),
-                old: old_addr,
-                new: new_addr,
-            });
-            return false;
-        }
-        let in_text = self.image.text().contains(new_addr, 1)
-            || loader.stack.region(loader.host, new_addr) == Region::Text;
-        if !in_text {
-            problems.push(Problem::NewAddress {
-                index,
-                function: candidate.name(),
-                addr: new_addr,
-            });
-            return false;
-        }
-        true
-    }
-
-    /// The string at `addr`, in the payload or in the hypervisor, from where it
-    /// is copied to `buffer`.
-    #[inline(never)]
-    fn string<'b>(
-        &'b self,
-        loader: &Loader<'_, impl Host>,
-        addr: u64,
-        Room(buffer): &'b mut Room,
-    ) -> Option<&'b [u8]> {
-        if addr == 0 {
-            return None;
-        }
-        if let Some(tail) = self.image.tail(addr) {
-            return Bytes(tail).c_str(0, MAX_NAME);
-        }
-        for offset in 0..=MAX_NAME {
-            let mut byte = [0];
-            if !loader
-                .host
-                .read(addr.wrapping_add(offset as u64), &mut byte)
-            {
-                return None;
-            }
-            match byte {
-                [0] => return buffer.get(..offset),
-                [byte] => *buffer.get_mut(offset)? = byte,
-            }
-        }
-        None
-    }
-}
-
-#[inline(never)]
-fn push_version(candidate: &Candidate<'_>, version: u8, problems: &mut Problems) {
-    problems.push(Problem::FuncVersion {
-        index: candidate.function.index(),
-        function: candidate.name(),
-        version,
-        expected: PAYLOAD_VERSION,
-    });
-}
-
-/// There is nothing of this name, or no name.
-#[inline(never)]
-fn push_not_found(
-    function: &Function,
-    name: Option<&[u8]>,
-    record: &LivepatchFunc,
-    problems: &mut Problems,
-) {
-    let (index, addr) = (function.index(), record.name.get());
-    problems.push(match name.map(text) {
-        Some(function) => Problem::UnknownFunction { index, function },
-        None => Problem::FuncName { index, addr },
-    });
-}
-
-/// Whether the old function is code that may be patched.
-#[inline(never)]
-fn check_old(
-    loader: &Loader<'_, impl Host>,
-    candidate: &Candidate<'_>,
-    problems: &mut Problems,
-) -> bool {
-    let function = &candidate.function;
-    let index = function.index();
-    let addr = function.old_addr;
-    let Some(last) = function.old_size.checked_sub(1) else {
-        problems.push(Problem::NoOldSize {
-            index,
-            function: candidate.name(),
-        });
-        return false;
-    };
-    let last = addr.wrapping_add(last.into());
-    match (
-        loader.stack.region(loader.host, addr),
-        loader.stack.region(loader.host, last),
-    ) {
-        (Region::Text, Region::Text) => {}
-        (Region::Init, _) => {
-            problems.push(Problem::OldInit {
-                index,
-                function: candidate.name(),
-                addr,
-            });
-            return false;
-        }
-        _ => {
-            candidate.push_not_text(problems);
-            return false;
-        }
-    }
-    let denied = loader.host.denied(addr..function.end());
-    if let Some(reason) = denied {
-        problems.push(Problem::Denied {
-            index,
-            function: candidate.name(),
-            addr,
-            reason,
-        });
-    }
-    denied.is_none()
-}
-
-/// Whether so many bytes can be made no-ops.
-#[inline(never)]
-fn check_no_ops(candidate: &Candidate<'_>, problems: &mut Problems) -> bool {
-    let index = candidate.function.index();
-    let Function {
-        old_size,
-        new_size,
-        patch_offset,
-        ..
-    } = candidate.function;
-    if new_size > NOP_LIMIT {
-        problems.push(Problem::NopTooLong {
-            index,
-            function: candidate.name(),
-            new_size,
-            limit: NOP_LIMIT,
-        });
-        return false;
-    }
-    if new_size > old_size {
-        problems.push(Problem::NopPastEnd {
-            index,
-            function: candidate.name(),
-            new_size,
-            old_size,
-        });
-        return false;
-    }
-    if new_size < patch_offset {
-        problems.push(Problem::NopInEndbr {
-            index,
-            function: candidate.name(),
-            new_size,
-            endbr: patch_offset,
-        });
-        return false;
-    }
-    true
 }
 
 /// Checks what concerns all functions together, in the order of their addresses.
 #[inline(never)]
 pub(super) fn check_all(
     loader: &Loader<'_, impl Host>,
+    image: &Image,
     functions: &[Function],
-    names: &Names,
     problems: &mut Problems,
 ) -> Result<(), NoMemory> {
-    let mut sorted = memory::collect(functions)?;
-    let order = |function: &Function| (function.old_addr, function.index);
-    sort(&mut sorted, |a, b| order(a) < order(b));
-    overlaps(&sorted, names, problems);
+    let sorted = sorted(functions)?;
+    overlaps(loader.host, image, &sorted, problems);
     let mut cursor = Cursor::default();
     for function in sorted {
-        cursor.boundaries(loader, function, names, problems)?;
+        // Nothing but its first bytes are written over.
+        if function.begins && function.new_addr != 0 {
+            continue;
+        }
+        cursor.boundaries(loader.host, image, function, problems)?;
         // The rest of a hostile file is not worth the time.
         if problems.more != 0 {
             break;
         }
     }
     Ok(())
+}
+
+/// In the order of their addresses.
+#[inline(never)]
+fn sorted(functions: &[Function]) -> Result<Vec<&Function>, NoMemory> {
+    let mut sorted = memory::collect(functions)?;
+    sort(&mut sorted, |a, b| {
+        a.old_addr < b.old_addr || a.old_addr == b.old_addr && a.index < b.index
+    });
+    Ok(sorted)
 }
 
 /// How far a function of the hypervisor was decoded. Records come in the order
@@ -433,21 +447,18 @@ impl Cursor {
     #[inline(never)]
     fn boundaries(
         &mut self,
-        loader: &Loader<'_, impl Host>,
+        host: &impl Host,
+        image: &Image,
         function: &Function,
-        names: &Names,
         problems: &mut Problems,
     ) -> Result<(), NoMemory> {
-        if function.begins && function.new_addr != 0 {
-            return Ok(());
-        }
         let index = function.index();
         let (addr, patched) = (function.old_addr, function.patched().end);
         let end = match function.new_addr {
             0 => patched,
             _ => addr,
         };
-        let whole = loader.host.function_at(addr).unwrap_or(addr).min(addr);
+        let whole = host.function_at(addr).unwrap_or(addr).min(addr);
         if whole == end {
             return Ok(());
         }
@@ -457,7 +468,7 @@ impl Cursor {
         let mut undecodable = |addr| {
             problems.push(Problem::Undecodable {
                 index,
-                function: name(names, function),
+                function: image.function_name(host, function),
                 addr,
             });
             Ok(())
@@ -466,7 +477,7 @@ impl Cursor {
         let last = last.min(function.end()).max(end);
         let size = usize::try_from(last - self.at).unwrap_or(usize::MAX);
         let mut code = memory::filled(0, size.min(FUNCTION_LIMIT))?;
-        if !loader.host.read(self.at, &mut code) {
+        if !host.read(self.at, &mut code) {
             return undecodable(self.at);
         }
         let mut code = code.as_slice();
@@ -477,7 +488,7 @@ impl Cursor {
                 Ok(Some((begin, end))) => {
                     problems.push(Problem::Boundary {
                         index,
-                        function: name(names, function),
+                        function: image.function_name(host, function),
                         addr,
                         size: u32::try_from(patched - addr).unwrap_or(u32::MAX),
                         what,
@@ -502,7 +513,7 @@ const FUNCTION_LIMIT: usize = 1 << 20;
 
 /// Two records for the same bytes: the second trampoline would go over the first.
 #[inline(never)]
-fn overlaps(sorted: &[&Function], names: &Names, problems: &mut Problems) {
+fn overlaps(host: &impl Host, image: &Image, sorted: &[&Function], problems: &mut Problems) {
     for pair in sorted.windows(2) {
         let [a, b] = pair else {
             continue;
@@ -510,9 +521,9 @@ fn overlaps(sorted: &[&Function], names: &Names, problems: &mut Problems) {
         if b.old_addr - a.old_addr < u64::from(a.old_size) {
             problems.push(Problem::FuncOverlap {
                 first: a.index(),
-                first_name: name(names, a),
+                first_name: image.function_name(host, a),
                 second: b.index(),
-                second_name: name(names, b),
+                second_name: image.function_name(host, b),
                 addr: b.old_addr,
             });
         }

@@ -15,7 +15,6 @@ mod verify;
 
 pub use depend::DependencyChecked;
 pub use function::Function;
-pub(crate) use function::name;
 pub use layout::LaidOut;
 pub use parse::Parsed;
 pub use relocate::Relocated;
@@ -91,7 +90,7 @@ impl<H: Host> Loader<'_, H> {
     }
 
     /// Notes that a payload is needed when `addr` is in its code.
-    #[inline(never)]
+    #[inline(always)]
     fn note_owner(&self, addr: u64, uses: &mut Uses) -> Result<(), NoMemory> {
         uses.note(self.stack.owner(addr))
     }
@@ -122,6 +121,7 @@ struct Findings {
 struct Uses(Vec<Id>);
 
 impl Uses {
+    #[inline(always)]
     fn note(&mut self, id: Option<Id>) -> Result<(), NoMemory> {
         match id {
             Some(id) if self.0.last() != Some(&id) => memory::push(&mut self.0, id),

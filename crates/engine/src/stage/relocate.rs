@@ -161,7 +161,6 @@ struct Table<'a, 'e> {
 
 impl Table<'_, '_> {
     /// Writes one field. The address of its symbol, if that is freed after boot.
-    #[inline(never)]
     fn perform(&mut self, entry: &Entry) -> Result<Option<u64>, Wrong> {
         if entry.symbol == 0 {
             return Err(Wrong::NoSymbol);

@@ -2,15 +2,13 @@
 
 //! A payload that is good, and how it gets onto the stack.
 
-use super::function::{self, Room};
 use super::tables::Tables;
 use super::{Findings, Function};
 use crate::host::{Description, Resident, State, Symbol};
 use crate::image::{Image, Span};
-use crate::names::Names;
 use crate::problem::{Problem, Refusal};
 use crate::stack::{Hooks, Loaded, NewSymbols, Times};
-use crate::{Errno, Stack};
+use crate::{Errno, Host, Stack};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -30,8 +28,6 @@ pub struct Verified<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Contents<'a> {
     pub(super) findings: Findings,
-    pub(super) names: Names,
-    pub(super) room: Room,
     pub(super) build_id: Vec<u8>,
     pub(super) depends: Vec<u8>,
     pub(super) functions: Vec<Function>,
@@ -58,10 +54,10 @@ impl Verified<'_> {
         &self.contents.functions
     }
 
-    /// The name in the payload of one of its functions; empty when it has none.
+    /// As [`Function::name`], of one of its functions.
     #[must_use]
-    pub fn function_name(&self, function: &Function) -> String {
-        function::name(&self.contents.names, function)
+    pub fn function_name(&self, host: &impl Host, function: &Function) -> String {
+        self.image.function_name(host, function)
     }
 
     /// Its build-id.
@@ -153,7 +149,6 @@ impl Contents<'_> {
                 patched,
                 patches: Vec::new(),
                 functions: self.functions,
-                names: self.names,
                 expectations: self.expectations,
                 preimages: self.preimages,
                 hooks: self.hooks,

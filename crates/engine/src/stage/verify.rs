@@ -35,7 +35,7 @@ impl<'a> Relocated<'a> {
         if !patches && !hooked {
             problems.push_nothing_to_do();
         }
-        check_all(loader, &contents.functions, &contents.names, problems)?;
+        check_all(loader, &placed.image, &contents.functions, problems)?;
         placed.check_boot_references(loader, &contents.functions, problems)?;
         contents.preimages = placed.preimages(problems)?;
         placed.check_tables(problems);
@@ -145,9 +145,9 @@ impl<'a> Placed<'a> {
             new_symbols,
             ..
         } = contents;
-        let mut replaced = memory::collect(functions.iter().map(|function| function.new_addr))?;
-        sort(&mut replaced, |a, b| a < b);
+        let mut replacements = Vec::new();
         let mut next = functions.iter().peekable();
+        *symbols = memory::with_room(self.elf.symbols.len())?;
         // On top of nothing, while there is something: only replace applies it,
         // and then what has the same name is gone.
         let only_replaces = self.depends == loader.host.build_id() && loader.stack.top().is_some();
@@ -178,7 +178,7 @@ impl<'a> Placed<'a> {
             }
             // New functions and their symbols mostly come in the same order.
             let expected = next.next_if(|function| function.new_addr == addr);
-            let new = expected.is_none() && replaced.binary_search(&addr).is_err();
+            let new = expected.is_none() && !is_replacement(addr, functions, &mut replacements)?;
             let shown = Symbol {
                 name,
                 addr,
@@ -211,4 +211,19 @@ impl<'a> Placed<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether there is what one of the `functions` is replaced by. `sorted` is empty
+/// at first: mostly nobody asks.
+#[inline(never)]
+fn is_replacement(
+    addr: u64,
+    functions: &[Function],
+    sorted: &mut Vec<u64>,
+) -> Result<bool, NoMemory> {
+    if sorted.is_empty() {
+        *sorted = memory::collect(functions.iter().map(|function| function.new_addr))?;
+        sort(sorted, |a, b| a < b);
+    }
+    Ok(sorted.binary_search(&addr).is_ok())
 }

@@ -246,6 +246,7 @@ impl Relocation {
     ///
     /// # Errors
     /// [`WriteError`] says which of the two failed.
+    #[inline]
     pub fn write(&self, dest: &mut [u8], value: u64) -> Result<(), WriteError> {
         self.verify(value)?;
         let available = dest.len();
