@@ -68,7 +68,7 @@ impl Function {
     }
 }
 
-/// Room for a name that is not in the payload.
+/// Room for a name that the host copies.
 struct Room([u8; MAX_NAME]);
 
 /// The string at `addr`, which is copied to the room.
@@ -386,7 +386,7 @@ impl Placed<'_> {
             _ => candidate.check_jump(problems),
         };
         if good {
-            let Candidate { function, .. } = candidate;
+            let function = candidate.function;
             loader.note_owner(function.old_addr, uses)?;
             loader.note_owner(function.new_addr, uses)?;
             memory::push(functions, function)?;

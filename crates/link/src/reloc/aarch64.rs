@@ -136,8 +136,10 @@ pub const TABLE: &[Relocation] = &[
     low(299, "R_AARCH64_LDST128_ABS_LO12_NC", 4),
 ];
 
+const PLACES: [u8; TABLE[TABLE.len() - 1].r_type as usize + 1] = super::places(TABLE);
+
 /// The description of relocation type `r_type`, if it is a known one.
 #[must_use]
 pub fn lookup(r_type: u32) -> Option<&'static Relocation> {
-    super::lookup(TABLE, r_type)
+    super::lookup(TABLE, &PLACES, r_type)
 }

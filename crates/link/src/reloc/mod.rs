@@ -139,14 +139,24 @@ const fn signed(value: u64) -> i64 {
     value.cast_signed()
 }
 
-/// The description of relocation type `r_type` in a table sorted by type. As no
-/// type is there twice, it is not behind the place of its number, and the types
-/// that are used most are little before it.
-fn lookup(table: &'static [Relocation], r_type: u32) -> Option<&'static Relocation> {
-    let last = usize::try_from(r_type).unwrap_or(usize::MAX);
-    let table = table.get(..=last).unwrap_or(table);
-    let found = table.iter().rev().find(|known| known.r_type <= r_type);
-    found.filter(|found| found.r_type == r_type)
+/// The types below `N`, each with its place in `table`, which is behind the end
+/// of this where it has no such type: there are many lookups.
+const fn places<const N: usize>(table: &[Relocation]) -> [u8; N] {
+    let mut places = [u8::MAX; N];
+    let mut place = 0;
+    while (place as usize) < table.len() {
+        places[table[place as usize].r_type as usize] = place;
+        place += 1;
+    }
+    places
+}
+
+/// The description of relocation type `r_type` in `table`, whose types are at
+/// these `places`.
+#[inline]
+fn lookup(table: &'static [Relocation], places: &[u8], r_type: u32) -> Option<&'static Relocation> {
+    let place = places.get(usize::try_from(r_type).ok()?)?;
+    table.get(usize::from(*place))
 }
 
 impl Range {

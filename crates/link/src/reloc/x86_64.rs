@@ -55,21 +55,10 @@ pub const TABLE: &[Relocation] = &[
     relative(R_X86_64_PC64, "R_X86_64_PC64", 8),
 ];
 
-/// Where in [`TABLE`] each type is, behind its end if nowhere: there are many
-/// lookups.
-const PLACES: [u8; R_X86_64_PC64 as usize + 1] = {
-    let mut places = [u8::MAX; _];
-    let mut place = 0;
-    while (place as usize) < TABLE.len() {
-        places[TABLE[place as usize].r_type as usize] = place;
-        place += 1;
-    }
-    places
-};
+const PLACES: [u8; TABLE[TABLE.len() - 1].r_type as usize + 1] = super::places(TABLE);
 
 /// The description of relocation type `r_type`, if it is a known one.
 #[must_use]
 pub fn lookup(r_type: u32) -> Option<&'static Relocation> {
-    let place = PLACES.get(usize::try_from(r_type).ok()?)?;
-    TABLE.get(usize::from(*place))
+    super::lookup(TABLE, &PLACES, r_type)
 }
