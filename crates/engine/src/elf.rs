@@ -3,7 +3,7 @@
 //! A bounded reader of relocatable ELF files: nothing is read that was not
 //! checked to be there, and no offset or size of the file is trusted.
 
-use crate::format::{Bytes, MAX_SECTIONS, MAX_SIZE};
+use crate::format::{Bytes, Known, MAX_SECTIONS, MAX_SIZE};
 use crate::problem::{Problem, Problems, SectionId, text};
 use alloc::vec::Vec;
 use xsplice_memory as memory;
@@ -34,6 +34,7 @@ const NAME_LIMIT: usize = 1024;
 pub(crate) struct Section<'a> {
     pub(crate) index: usize,
     pub(crate) name: &'a [u8],
+    pub(crate) known: Option<Known>,
     pub(crate) kind: u32,
     pub(crate) flags: u64,
     pub(crate) size: u64,
@@ -71,15 +72,16 @@ pub(crate) struct Elf<'a> {
     pub(crate) sections: Vec<Section<'a>>,
     pub(crate) symbols: Vec<Symbol<'a>>,
     pub(crate) symbol_table: usize,
+    /// The first section of each name, as Xen's loader takes it; 0 where there
+    /// is none.
+    firsts: [u16; Known::COUNT],
 }
 
 impl<'a> Elf<'a> {
-    /// The first section called `name`, as Xen's loader takes it.
-    pub(crate) fn section(&self, name: &str) -> Option<&Section<'a>> {
-        self.sections
-            .iter()
-            .skip(1)
-            .find(|section| section.name == name.as_bytes())
+    /// The first section of this name.
+    pub(crate) fn section(&self, known: Known) -> Option<&Section<'a>> {
+        let first = self.firsts.get(known.index()).filter(|first| **first != 0);
+        self.sections.get(usize::from(*first?))
     }
 
     pub(crate) fn parse(file: &'a [u8], problems: &mut Problems) -> Option<Self> {
@@ -88,7 +90,8 @@ impl<'a> Elf<'a> {
         let symbol_table = symbol_table(&sections, problems);
         let names = strings(&sections, usize::from(header.names), problems);
         let (symbol_table, names) = (symbol_table?, names?);
-        for section in sections.iter_mut().skip(1) {
+        let mut firsts = [0; Known::COUNT];
+        for (index, section) in (0..).zip(&mut sections).skip(1) {
             let offset = header
                 .section_header(file, section.index)
                 .and_then(|at| at.u32(0))?;
@@ -96,7 +99,16 @@ impl<'a> Elf<'a> {
                 .ok()
                 .and_then(|at| Bytes(names).c_str(at, NAME_LIMIT))
             {
-                Some(name) => section.name = name,
+                Some(name) => {
+                    section.name = name;
+                    section.known = Known::of(name);
+                    let first = section
+                        .known
+                        .and_then(|known| firsts.get_mut(known.index()));
+                    if let Some(first @ 0) = first {
+                        *first = index;
+                    }
+                }
                 None => problems.push(Problem::SectionName {
                     index: section.index,
                     offset,
@@ -108,6 +120,7 @@ impl<'a> Elf<'a> {
             sections,
             symbols,
             symbol_table,
+            firsts,
         })
     }
 }
@@ -237,6 +250,7 @@ fn sections<'a>(
     let null = Section {
         index: 0,
         name: b"",
+        known: None,
         kind: 0,
         flags: 0,
         size: 0,
@@ -253,6 +267,7 @@ fn sections<'a>(
         let mut section = Section {
             index,
             name: b"",
+            known: None,
             kind: bytes.u32(4)?,
             flags: bytes.u64(8)?,
             size: bytes.u64(32)?,

@@ -4,6 +4,7 @@
 
 use crate::host::Hook;
 use xsplice_abi::payload::{LivepatchFunc, OPAQUE_SIZE, section};
+use xsplice_abi::preimage;
 
 /// Largest payload, and largest section without file contents, in bytes.
 pub const MAX_SIZE: u64 = 2 << 20;
@@ -19,39 +20,115 @@ pub(crate) const FUNC_SIZE: u64 = size_of::<LivepatchFunc>() as u64;
 pub(crate) const NOP_LIMIT: u32 = 31;
 const _: () = assert!(NOP_LIMIT as usize == OPAQUE_SIZE);
 
-pub(crate) const ALTERNATIVES: &str = ".altinstructions";
-pub(crate) const REPLACEMENTS: &str = ".altinstr_replacement";
-pub(crate) const EX_TABLE: &str = ".ex_table";
-/// Sections of hooks. There is any number of the first two kinds, and one of
-/// each other.
-pub(crate) const HOOKS: [(&str, Hook); 8] = [
-    (section::HOOKS_LOAD, Hook::Load),
-    (section::HOOKS_UNLOAD, Hook::Unload),
-    (section::HOOKS_PREAPPLY, Hook::PreApply),
-    (section::HOOKS_APPLY, Hook::Apply),
-    (section::HOOKS_POSTAPPLY, Hook::PostApply),
-    (section::HOOKS_PREREVERT, Hook::PreRevert),
-    (section::HOOKS_REVERT, Hook::Revert),
-    (section::HOOKS_POSTREVERT, Hook::PostRevert),
-];
-/// Tables of places that raise a bug frame.
-pub(crate) const BUG_FRAMES: [&str; 4] = [
-    ".bug_frames.0",
-    ".bug_frames.1",
-    ".bug_frames.2",
-    ".bug_frames.3",
-];
-/// Sections of which a payload has at most one.
-pub(crate) const UNIQUE: [&str; 8] = [
+/// A section that means something: which of the [`NAMES`] it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known(usize);
+
+const NAMES: [&str; 21] = [
     section::BUILD_ID,
     section::DEPENDS,
     section::XEN_DEPENDS,
     section::FUNCS,
     section::MODINFO,
-    ALTERNATIVES,
-    REPLACEMENTS,
-    EX_TABLE,
+    section::HOOKS_LOAD,
+    section::HOOKS_UNLOAD,
+    section::HOOKS_PREAPPLY,
+    section::HOOKS_APPLY,
+    section::HOOKS_POSTAPPLY,
+    section::HOOKS_PREREVERT,
+    section::HOOKS_REVERT,
+    section::HOOKS_POSTREVERT,
+    preimage::SECTION,
+    ".altinstructions",
+    ".altinstr_replacement",
+    ".ex_table",
+    ".bug_frames.0",
+    ".bug_frames.1",
+    ".bug_frames.2",
+    ".bug_frames.3",
 ];
+
+/// How each of the [`NAMES`] ends; no two of them end alike.
+const ENDS: [u64; Known::COUNT] = {
+    let mut ends = [0; Known::COUNT];
+    let mut index = 0;
+    while index < Known::COUNT {
+        ends[index] = end(NAMES[index].as_bytes()).expect("a name has at least 8 bytes");
+        index += 1;
+    }
+    ends
+};
+
+/// The last eight bytes.
+const fn end(name: &[u8]) -> Option<u64> {
+    match name.last_chunk() {
+        Some(end) => Some(u64::from_le_bytes(*end)),
+        None => None,
+    }
+}
+
+impl Known {
+    /// How many there are.
+    pub(crate) const COUNT: usize = NAMES.len();
+
+    pub(crate) const BUILD_ID: Self = Self::named(section::BUILD_ID);
+    pub(crate) const DEPENDS: Self = Self::named(section::DEPENDS);
+    pub(crate) const XEN_DEPENDS: Self = Self::named(section::XEN_DEPENDS);
+    pub(crate) const FUNCS: Self = Self::named(section::FUNCS);
+    pub(crate) const MODINFO: Self = Self::named(section::MODINFO);
+    pub(crate) const PREIMAGES: Self = Self::named(preimage::SECTION);
+    pub(crate) const ALTERNATIVES: Self = Self::named(".altinstructions");
+    pub(crate) const REPLACEMENTS: Self = Self::named(".altinstr_replacement");
+    pub(crate) const EX_TABLE: Self = Self::named(".ex_table");
+    /// Tables of places that raise a bug frame.
+    pub(crate) const BUG_FRAMES: [Self; 4] = [
+        Self::named(".bug_frames.0"),
+        Self::named(".bug_frames.1"),
+        Self::named(".bug_frames.2"),
+        Self::named(".bug_frames.3"),
+    ];
+    /// There is any number of hooks of the first two kinds, and one of each other.
+    pub(crate) const HOOKS: [(Self, Hook); 8] = [
+        (Self::named(section::HOOKS_LOAD), Hook::Load),
+        (Self::named(section::HOOKS_UNLOAD), Hook::Unload),
+        (Self::named(section::HOOKS_PREAPPLY), Hook::PreApply),
+        (Self::named(section::HOOKS_APPLY), Hook::Apply),
+        (Self::named(section::HOOKS_POSTAPPLY), Hook::PostApply),
+        (Self::named(section::HOOKS_PREREVERT), Hook::PreRevert),
+        (Self::named(section::HOOKS_REVERT), Hook::Revert),
+        (Self::named(section::HOOKS_POSTREVERT), Hook::PostRevert),
+    ];
+
+    /// While compiling.
+    const fn named(name: &str) -> Self {
+        let end = end(name.as_bytes()).expect("a name has at least 8 bytes");
+        let mut index = 0;
+        while ENDS[index] != end {
+            index += 1;
+        }
+        Self(index)
+    }
+
+    /// Which one has this name; mostly from a few comparisons of whole words.
+    pub(crate) fn of(name: &[u8]) -> Option<Self> {
+        let end = end(name)?;
+        let index = ENDS.iter().position(|known| *known == end)?;
+        let known = NAMES.get(index)?.as_bytes();
+        // What the words leave over is in the end.
+        let mut words = known.as_chunks().0.iter().zip(name.as_chunks().0);
+        let same = known.len() == name.len()
+            && words.all(|(a, b)| u64::from_le_bytes(*a) == u64::from_le_bytes(*b));
+        same.then_some(Self(index))
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        NAMES.get(self.0).copied().unwrap_or_default()
+    }
+}
 
 /// Little-endian integers out of bytes that may be too short.
 #[derive(Clone, Copy)]
@@ -118,7 +195,30 @@ fn zeros(bytes: [u8; 8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::Bytes;
+    use super::{Bytes, Known, NAMES};
+
+    #[test]
+    fn sections_are_known_by_their_whole_names() {
+        for (index, name) in NAMES.iter().enumerate() {
+            let known = Known::of(name.as_bytes());
+            assert_eq!(known.map(Known::index), Some(index), "{name}");
+            assert_eq!(known.map(Known::name), Some(*name));
+            for at in 0..name.len() {
+                let mut other = name.as_bytes().to_vec();
+                other[at] ^= 1 << 5;
+                assert_eq!(Known::of(&other), None, "{name}, byte {at}");
+                assert_eq!(Known::of(&name.as_bytes()[at + 1..]), None);
+                assert_eq!(Known::of(&name.as_bytes()[..at]), None);
+            }
+            assert_eq!(Known::of(&[b".", name.as_bytes()].concat()), None);
+        }
+        for (known, name) in [
+            (Known::FUNCS, ".livepatch.funcs"),
+            (Known::BUG_FRAMES[3], ".bug_frames.3"),
+        ] {
+            assert_eq!(known.name(), name);
+        }
+    }
 
     #[test]
     fn strings_end_at_their_first_zero() {

@@ -54,6 +54,9 @@ struct xsplice_memory {
     /* What hooks are given. */
     struct payload payload;
     uint64_t base, size;
+    /* What the payload's tables are copied to: one piece, of this size. */
+    void *copies;
+    size_t copied;
     struct list_head list;
 };
 
@@ -277,11 +280,8 @@ void xsplice_memory_drop(struct xsplice_memory *memory)
 
     vfree(pointer(memory->base));
     payload_pages -= PFN_UP(memory->size);
-    xfree(payload->fstate);
-    xfree((void *)payload->symtab);
-    xfree((void *)payload->strtab);
-    xfree((void *)payload->id.p);
-    xfree((void *)payload->dep.p);
+    if ( memory->copies )
+        xsplice_free(memory->copies, memory->copied);
     xfree(memory);
 }
 
@@ -323,47 +323,57 @@ static const char *cf_check lookup_symbol(
     return name;
 }
 
-static int copy_id(struct livepatch_build_id *id, struct xsplice_text bytes)
+/* Copies bytes to *to, which is behind them then. Where they are now. */
+static const void *copy(void **to, struct xsplice_text bytes)
 {
-    void *copy = xmalloc_bytes(bytes.len ?: 1);
+    void *at = memcpy(*to, bytes.data, bytes.len);
 
-    if ( !copy )
-        return -ENOMEM;
+    *to += bytes.len;
 
-    memcpy(copy, bytes.data, bytes.len);
-    id->p = copy;
-    id->len = bytes.len;
-
-    return 0;
+    return at;
 }
 
-static int copy_symbols(struct payload *payload,
-                        const struct xsplice_symbol *symbols, size_t nr)
+static int copy_tables(struct xsplice_memory *memory,
+                       const struct xsplice_payload *from)
 {
-    struct livepatch_symbol *table = xzalloc_array(struct livepatch_symbol,
-                                                   nr ?: 1);
-    size_t i, size = 1;
-    char *names;
+    struct payload *payload = &memory->payload;
+    struct livepatch_symbol *symbols;
+    size_t states = payload->nfuncs * sizeof(*payload->fstate), i;
+    void *to;
 
-    for ( i = 0; i < nr; i++ )
-        size += symbols[i].name.len + 1;
-    names = xzalloc_array(char, size);
-
-    payload->symtab = table;
-    payload->strtab = names;
-    if ( !table || !names )
+    memory->copied = from->nsymbols * sizeof(*symbols) + states +
+                     from->build_id.len + from->depends.len;
+    for ( i = 0; i < from->nsymbols; i++ )
+        memory->copied += from->symbols[i].name.len + 1;
+    memory->copies = xsplice_alloc(memory->copied, sizeof(uint64_t));
+    if ( !memory->copies )
         return -ENOMEM;
 
-    for ( i = 0; i < nr; i++ )
+    /* Those first that have to be aligned. */
+    payload->symtab = symbols = memory->copies;
+    payload->nsyms = from->nsymbols;
+    payload->fstate = (void *)(symbols + from->nsymbols);
+    memset(payload->fstate, 0, states);
+
+    to = (void *)payload->fstate + states;
+    payload->id.p = copy(&to, from->build_id);
+    payload->id.len = from->build_id.len;
+    payload->dep.p = copy(&to, from->depends);
+    payload->dep.len = from->depends.len;
+
+    payload->strtab = to;
+    for ( i = 0; i < from->nsymbols; i++ )
     {
-        memcpy(names, symbols[i].name.data, symbols[i].name.len);
-        table[i].name = names;
-        table[i].value = symbols[i].addr;
-        table[i].size = symbols[i].size;
-        table[i].new_symbol = symbols[i].new;
-        names += symbols[i].name.len + 1;
+        const struct xsplice_symbol *symbol = &from->symbols[i];
+
+        symbols[i] = (struct livepatch_symbol){
+            .name = copy(&to, symbol->name),
+            .value = symbol->addr,
+            .size = symbol->size,
+            .new_symbol = symbol->new,
+        };
+        *(char *)to++ = 0;
     }
-    payload->nsyms = nr;
 
     return 0;
 }
@@ -395,11 +405,7 @@ int xsplice_memory_register(struct xsplice_memory *memory,
     INIT_LIST_HEAD(&payload->list);
     INIT_LIST_HEAD(&payload->applied_list);
 
-    payload->fstate = xzalloc_array(struct livepatch_fstate,
-                                    payload->nfuncs ?: 1);
-    if ( !payload->fstate || copy_id(&payload->id, from->build_id) ||
-         copy_id(&payload->dep, from->depends) ||
-         copy_symbols(payload, from->symbols, from->nsymbols) )
+    if ( copy_tables(memory, from) )
         return -ENOMEM;
 
     if ( from->alternatives.start != from->alternatives.end )

@@ -201,16 +201,14 @@ impl<H: Host> Engine<H> {
                 .and_then(|payload| payload.install(&mut self.stack))
         };
         self.counters.upload(result.is_ok());
-        match result {
-            Ok(()) => self.host.log(format_args!("{name}: loaded")),
-            Err(mut refusal) => {
-                if refusal.payload.is_empty() {
-                    // What the payload had is free again.
-                    refusal.payload = same(name);
-                }
-                self.host.log(format_args!("{refusal}"));
-                return Err(refusal);
+        // A console is slow, and what is loaded does nothing yet: no line for it.
+        if let Err(mut refusal) = result {
+            if refusal.payload.is_empty() {
+                // What the payload had is free again.
+                refusal.payload = same(name);
             }
+            self.host.log(format_args!("{refusal}"));
+            return Err(refusal);
         }
         let gone = || Refusal::new(name, Problem::NothingToDo);
         self.stack.find(name).ok_or_else(gone)

@@ -4,12 +4,11 @@
 
 use super::{File, Loader, Parsed};
 use crate::Host;
-use crate::elf::{Elf, Section};
-use crate::format::{BUG_FRAMES, HOOKS, UNIQUE};
+use crate::elf::Elf;
+use crate::format::Known;
 use crate::problem::{Problem, Problems, Refusal, bytes, same};
 use alloc::boxed::Box;
 use xsplice_abi::note::parse_build_id;
-use xsplice_abi::payload::section;
 
 /// A payload that was made for this hypervisor.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ impl<'a> Parsed<'a> {
         let mut file = self.0;
         let File { findings, elf, .. } = &mut *file;
         let problems = &mut findings.problems;
-        let xen = note(elf, section::XEN_DEPENDS, problems);
+        let xen = note(elf, Known::XEN_DEPENDS, problems);
         let own_hypervisor = loader.host.build_id();
         if let Some(wants) = xen
             && wants != own_hypervisor
@@ -41,8 +40,8 @@ impl<'a> Parsed<'a> {
             });
             return Err(file.findings.refuse());
         }
-        let depends = note(elf, section::DEPENDS, problems);
-        let build_id = note(elf, section::BUILD_ID, problems).unwrap_or(b"");
+        let depends = note(elf, Known::DEPENDS, problems);
+        let build_id = note(elf, Known::BUILD_ID, problems).unwrap_or(b"");
         duplicates(elf, problems);
 
         if let Some(loaded) = loader.stack.with_build_id(build_id) {
@@ -56,10 +55,10 @@ impl<'a> Parsed<'a> {
     }
 }
 
-/// The build-id in the note section called `name`, which every payload has.
-fn note<'a>(elf: &Elf<'a>, name: &'static str, problems: &mut Problems) -> Option<&'a [u8]> {
-    let Some(section) = elf.section(name) else {
-        problems.push(Problem::Missing { name });
+/// The build-id in this section of notes, which every payload has.
+fn note<'a>(elf: &Elf<'a>, known: Known, problems: &mut Problems) -> Option<&'a [u8]> {
+    let Some(section) = elf.section(known) else {
+        problems.push(Problem::Missing { name: known.name() });
         return None;
     };
     if section.size == 0 {
@@ -77,14 +76,12 @@ fn note<'a>(elf: &Elf<'a>, name: &'static str, problems: &mut Problems) -> Optio
 
 /// Sections that must be unique; where there are two, Xen silently takes the first.
 fn duplicates(elf: &Elf<'_>, problems: &mut Problems) {
-    let hooks = HOOKS.iter().map(|(name, _)| name);
-    for name in UNIQUE.iter().chain(&BUG_FRAMES).chain(hooks) {
-        let named = |section: &&Section<'_>| section.name == name.as_bytes();
-        let mut sections = elf.sections.iter().filter(named);
-        let Some(first) = sections.next() else {
-            continue;
-        };
-        for second in sections {
+    for second in &elf.sections {
+        let known = second.known.filter(|known| *known != Known::PREIMAGES);
+        let first = known.and_then(|known| elf.section(known));
+        if let Some(first) = first
+            && first.index != second.index
+        {
             problems.push(Problem::Duplicate {
                 first: first.index,
                 second: second.id(),

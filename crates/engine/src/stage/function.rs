@@ -4,7 +4,7 @@
 
 use super::verified::Contents;
 use super::{Findings, Loader, Placed};
-use crate::format::{Bytes, FUNC_SIZE, MAX_NAME, NOP_LIMIT};
+use crate::format::{Bytes, FUNC_SIZE, Known, MAX_NAME, NOP_LIMIT};
 use crate::image::Image;
 use crate::problem::{Problem, Problems, text};
 use crate::sort::sort;
@@ -12,7 +12,7 @@ use crate::{Host, Region, x86_64};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
-use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION, section};
+use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION};
 use xsplice_memory::{self as memory, NoMemory};
 use zerocopy::FromBytes as _;
 
@@ -303,11 +303,11 @@ impl Placed<'_> {
         loader: &Loader<'_, impl Host>,
         contents: &mut Contents<'_>,
     ) -> Result<bool, NoMemory> {
-        if self.elf.section(section::FUNCS).is_none() {
+        if self.elf.section(Known::FUNCS).is_none() {
             return Ok(false);
         }
         let problems = &mut contents.findings.problems;
-        let Some(table) = self.table(section::FUNCS, problems) else {
+        let Some(table) = self.table(Known::FUNCS, problems) else {
             return Ok(true);
         };
         if table.bytes.is_empty() {

@@ -4,17 +4,44 @@
 
 use super::{DependencyChecked, File, Loader, Placed};
 use crate::Host;
-use crate::elf::{SHF_EXECINSTR, SHF_WRITE};
+use crate::elf::{SHF_EXECINSTR, SHF_WRITE, Section};
 use crate::format::MAX_IMAGE;
 use crate::image::{Image, PAGE, Span};
 use crate::problem::{Problem, Refusal};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::hint::black_box;
 use xsplice_memory as memory;
 
 const TEXT: usize = 0;
 const WRITABLE: usize = 1;
 const READ_ONLY: usize = 2;
+
+/// Which of them a section is in; none, if it is both text and writable.
+fn kind(section: &Section<'_>) -> Option<usize> {
+    match (
+        section.flags & SHF_EXECINSTR != 0,
+        section.flags & SHF_WRITE != 0,
+    ) {
+        (true, true) => None,
+        (true, false) => Some(TEXT),
+        (false, true) => Some(WRITABLE),
+        (false, false) => Some(READ_ONLY),
+    }
+}
+
+/// Makes all of it 0, in words: `fill` would become `memset`, which hypervisors
+/// have as a loop over bytes.
+fn clear(bytes: &mut [u8]) {
+    let zero = black_box(0_u64).to_le_bytes();
+    let (lines, rest) = bytes.as_chunks_mut::<64>();
+    for line in lines {
+        for word in line.as_chunks_mut().0 {
+            *word = zero;
+        }
+    }
+    rest.fill(0);
+}
 
 /// A payload whose sections have addresses and are copied to them.
 #[derive(Debug)]
@@ -36,26 +63,15 @@ impl<'a> DependencyChecked<'a> {
         } = *self.0;
         let problems = &mut findings.problems;
         let mut sizes = [0_u64; 3];
-        let mut places = memory::filled(None, elf.sections.len())?;
-        for (section, place) in elf.sections.iter().zip(&mut places) {
+        let mut addresses = memory::filled(None, elf.sections.len())?;
+        for (section, address) in elf.sections.iter().zip(&mut addresses) {
             if !section.allocated() {
                 continue;
             }
-            let kind = match (
-                section.flags & SHF_EXECINSTR != 0,
-                section.flags & SHF_WRITE != 0,
-            ) {
-                (true, true) => {
-                    problems.push(Problem::WritableText {
-                        section: section.id(),
-                    });
-                    continue;
-                }
-                (true, false) => TEXT,
-                (false, true) => WRITABLE,
-                (false, false) => READ_ONLY,
-            };
-            let Some(size) = sizes.get_mut(kind) else {
+            let Some(size) = kind(section).and_then(|kind| sizes.get_mut(kind)) else {
+                problems.push(Problem::WritableText {
+                    section: section.id(),
+                });
                 continue;
             };
             if section.align == 0 && section.size != 0 {
@@ -75,7 +91,8 @@ impl<'a> DependencyChecked<'a> {
             let offset = offset.filter(|offset| *offset <= MAX_IMAGE);
             let end = offset.and_then(|offset| offset.checked_add(section.size));
             *size = end.unwrap_or(u64::MAX).min(MAX_IMAGE + 1);
-            *place = offset.map(|offset| (kind, offset));
+            // In its span for now, which has no address yet.
+            *address = offset;
         }
 
         let pages = sizes.map(|size| size.next_multiple_of(PAGE));
@@ -111,24 +128,23 @@ impl<'a> DependencyChecked<'a> {
             };
             start += pages;
         }
-        let mut addresses = memory::filled(None, elf.sections.len())?;
         // Where nothing was written yet.
         let mut gaps = image.spans.map(|span| span.start);
-        for ((section, place), address) in elf.sections.iter().zip(places).zip(&mut addresses) {
-            let Some((kind, offset)) = place else {
+        for (section, address) in elf.sections.iter().zip(&mut addresses) {
+            let (Some(address), Some(kind)) = (address, kind(section)) else {
                 continue;
             };
             let Some(span) = image.spans.get(kind) else {
                 continue;
             };
-            *address = Some(span.base + offset);
-            let start = span.start + usize::try_from(offset).unwrap_or(0);
+            let start = span.start + usize::try_from(*address).unwrap_or(0);
+            *address += span.base;
             let made = image.memory.bytes_mut();
             if let Some(dest) = made.get_mut(start..start + section.data.len()) {
                 dest.copy_from_slice(section.data);
             }
             if let Some(gap) = gaps.get_mut(kind) {
-                made.get_mut(*gap..start).unwrap_or_default().fill(0);
+                clear(made.get_mut(*gap..start).unwrap_or_default());
                 *gap = start + section.data.len();
             }
         }
@@ -140,8 +156,7 @@ impl<'a> DependencyChecked<'a> {
                 _ => span.len,
             };
             let made = image.memory.bytes_mut();
-            let gap = made.get_mut(gap..span.start + len);
-            gap.unwrap_or_default().fill(0);
+            clear(made.get_mut(gap..span.start + len).unwrap_or_default());
         }
         let place = memory::place()?;
         Ok(LaidOut(Box::write(

@@ -6,13 +6,12 @@
 use super::verified::Contents;
 use super::{Findings, Loader, Placed};
 use crate::elf::Section;
-use crate::format::{self, BUG_FRAMES, Bytes, HOOKS};
+use crate::format::{Bytes, Known};
 use crate::host::Hook;
 use crate::problem::{Problem, Problems};
 use crate::x86_64::{ALTERNATIVE_SIZE, Alternative};
 use crate::{Host, Region};
 use core::ops::Range;
-use xsplice_abi::payload::section;
 use xsplice_memory::NoMemory;
 
 /// A section with the address and the bytes it has after relocation.
@@ -58,10 +57,10 @@ pub(super) struct Tables {
 }
 
 impl<'e> Placed<'e> {
-    /// The section called `name` as it will be in memory.
+    /// The section as it will be in memory.
     #[inline(never)]
-    pub(super) fn table(&self, name: &str, problems: &mut Problems) -> Option<Table<'_, 'e>> {
-        let section = self.elf.section(name)?;
+    pub(super) fn table(&self, known: Known, problems: &mut Problems) -> Option<Table<'_, 'e>> {
+        let section = self.elf.section(known)?;
         let Some(Some(addr)) = self.addresses.get(section.index) else {
             problems.push(Problem::NotAllocated {
                 section: section.id(),
@@ -92,8 +91,8 @@ impl<'e> Placed<'e> {
         contents: &mut Contents<'_>,
     ) -> Result<bool, NoMemory> {
         let mut any = false;
-        for &(name, hook) in &HOOKS {
-            if let Some(table) = self.table(name, &mut contents.findings.problems) {
+        for (known, hook) in Known::HOOKS {
+            if let Some(table) = self.table(known, &mut contents.findings.problems) {
                 any = true;
                 self.hooks_of(loader, &table, hook, contents)?;
             }
@@ -140,8 +139,8 @@ impl<'e> Placed<'e> {
 
     /// Where the tables are that the hypervisor takes over.
     pub(super) fn tables(&self) -> Tables {
-        let range = |name: &str| {
-            let section = self.elf.section(name);
+        let range = |known| {
+            let section = self.elf.section(known);
             let found = section.and_then(|section| {
                 let start = (*self.addresses.get(section.index)?)?;
                 Some(start..start.checked_add(section.size)?)
@@ -149,18 +148,18 @@ impl<'e> Placed<'e> {
             found.unwrap_or_default()
         };
         Tables {
-            funcs: range(section::FUNCS),
-            alternatives: range(format::ALTERNATIVES),
-            exceptions: range(format::EX_TABLE),
-            bug_frames: BUG_FRAMES.map(range),
-            metadata: range(section::MODINFO),
+            funcs: range(Known::FUNCS),
+            alternatives: range(Known::ALTERNATIVES),
+            exceptions: range(Known::EX_TABLE),
+            bug_frames: Known::BUG_FRAMES.map(range),
+            metadata: range(Known::MODINFO),
         }
     }
 
     #[inline(never)]
     pub(super) fn check_tables(&self, problems: &mut Problems) {
-        for name in &BUG_FRAMES {
-            if let Some(table) = self.table(name, problems) {
+        for known in Known::BUG_FRAMES {
+            if let Some(table) = self.table(known, problems) {
                 let _: usize = table
                     .entries(8, "a multiple of 8 (bug frames)", problems)
                     .count();
@@ -168,7 +167,7 @@ impl<'e> Placed<'e> {
         }
         self.check_alternatives(problems);
         self.check_exceptions(problems);
-        if let Some(table) = self.table(section::MODINFO, problems)
+        if let Some(table) = self.table(Known::MODINFO, problems)
             && table.bytes.last() != Some(&0)
         {
             problems.push(Problem::Metadata {
@@ -179,7 +178,7 @@ impl<'e> Placed<'e> {
 
     #[inline(never)]
     fn check_alternatives(&self, problems: &mut Problems) {
-        let Some(table) = self.table(format::ALTERNATIVES, problems) else {
+        let Some(table) = self.table(Known::ALTERNATIVES, problems) else {
             return;
         };
         let section = || table.section.id();
@@ -193,9 +192,9 @@ impl<'e> Placed<'e> {
                 missing,
             });
         }
-        let Some(replacements) = self.table(format::REPLACEMENTS, problems) else {
-            if self.elf.section(format::REPLACEMENTS).is_none() {
-                let missing = format::REPLACEMENTS;
+        let Some(replacements) = self.table(Known::REPLACEMENTS, problems) else {
+            if self.elf.section(Known::REPLACEMENTS).is_none() {
+                let missing = Known::REPLACEMENTS.name();
                 problems.push(Problem::AlternativesAlone {
                     section: section(),
                     missing,
@@ -242,7 +241,7 @@ impl<'e> Placed<'e> {
 
     #[inline(never)]
     fn check_exceptions(&self, problems: &mut Problems) {
-        let Some(table) = self.table(format::EX_TABLE, problems) else {
+        let Some(table) = self.table(Known::EX_TABLE, problems) else {
             return;
         };
         let expected = "a multiple of 8 (exception table entries)";

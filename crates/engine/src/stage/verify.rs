@@ -8,14 +8,14 @@ use super::verified::{Contents, Verified};
 use super::{Findings, Loader, Placed, Relocated};
 use crate::Host;
 use crate::elf::{SHF_MERGE, SHF_WRITE};
-use crate::format::{MAX_IMAGE, MAX_NAME};
+use crate::format::{Known, MAX_IMAGE, MAX_NAME};
 use crate::host::Symbol;
 use crate::problem::{Problem, Problems, Refusal, printable, same};
 use crate::sort::sort;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::offset_of;
-use xsplice_abi::payload::{LivepatchFunc, section};
+use xsplice_abi::payload::LivepatchFunc;
 use xsplice_abi::preimage;
 use xsplice_memory::{self as memory, NoMemory};
 
@@ -68,14 +68,14 @@ impl<'a> Placed<'a> {
             section.allocated()
                 && section.flags & SHF_WRITE != 0
                 && section.size != 0
-                && section.name != section::FUNCS.as_bytes()
+                && section.known != Some(Known::FUNCS)
         })
     }
 
     /// The notes that say what the old functions must be.
     #[inline(never)]
     fn preimages(&self, problems: &mut Problems) -> Result<Vec<u8>, NoMemory> {
-        let Some(section) = self.elf.section(preimage::SECTION) else {
+        let Some(section) = self.elf.section(Known::PREIMAGES) else {
             return Ok(Vec::new());
         };
         let sizes = preimage::notes(section.data).map(|note| Some(u64::from(note?.size)));
@@ -99,7 +99,7 @@ impl<'a> Placed<'a> {
     #[inline(never)]
     fn fill_in_addresses(&mut self, functions: &[Function]) {
         const OLD_ADDR: usize = offset_of!(LivepatchFunc, old_addr);
-        let funcs = self.elf.section(section::FUNCS);
+        let funcs = self.elf.section(Known::FUNCS);
         let Some((funcs, Some(Some(addr)))) =
             funcs.map(|funcs| (funcs, self.addresses.get(funcs.index)))
         else {
@@ -119,7 +119,7 @@ impl<'a> Placed<'a> {
     fn metadata(&self) -> Result<Vec<String>, NoMemory> {
         let strings = self
             .elf
-            .section(section::MODINFO)
+            .section(Known::MODINFO)
             .map_or(&b""[..], |section| section.data);
         let mut metadata = Vec::new();
         for string in strings.split(|byte| *byte == 0) {
