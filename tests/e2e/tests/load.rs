@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Payloads of our generator come and go, on and on, on a hypervisor
 //! with our core whose CPUs are all busy and which is called all the time.
-//! `XSPLICE_CYCLES` says how often; 100 times unless it does. A few times with
+//! `XSPLICE_CYCLES` says how often; 500 times unless it does. A few times with
 //! all of Xen's own checks: a failed assertion ends it.
 
 use anyhow::{Context as _, ensure};
@@ -17,7 +17,7 @@ const AT_A_TIME: u64 = 50;
 #[test]
 fn payloads_come_and_go_under_load() -> anyhow::Result<()> {
     let wanted = std::env::var("XSPLICE_CYCLES").ok();
-    let wanted = wanted.map_or(Ok(100), |number| number.parse())?;
+    let wanted = wanted.map_or(Ok(500), |number| number.parse())?;
     come_and_go(&rust_base()?, wanted)
 }
 

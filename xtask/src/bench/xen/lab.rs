@@ -14,9 +14,6 @@ use xsplice_stopwatch::{Passage, Request};
 
 /// How long the operations of one measurement may take.
 const LIMIT: Duration = Duration::from_secs(240);
-/// How often an upload is measured; the least is taken. The other CPU has its
-/// turns meanwhile, also when instructions are counted.
-const UPLOADS: usize = 5;
 /// The stretches that are measured.
 const WINDOW: usize = 0;
 const CHECK: usize = 1;
@@ -26,8 +23,9 @@ pub(super) struct Lab {
     host: Host,
     /// What the stopwatch writes.
     passages: PathBuf,
-    /// How often a window is measured; the least is taken.
-    windows: usize,
+    /// How often everything is measured; the least is taken. The other CPU has
+    /// its turns meanwhile, also when instructions are counted.
+    times: usize,
     _directory: tempfile::TempDir,
 }
 
@@ -74,7 +72,7 @@ impl Lab {
             host: Host::boot(&config)?,
             passages: request.output,
             // The first ones are in code that was not emulated before.
-            windows: if count { 3 } else { 11 },
+            times: if count { 5 } else { 15 },
             _directory: directory,
         })
     }
@@ -82,7 +80,7 @@ impl Lab {
     /// The time of an upload of `payload`, which is unloaded then.
     pub(super) fn upload(&mut self, payload: &Payload) -> anyhow::Result<u64> {
         let mut least = u64::MAX;
-        for _ in 0..UPLOADS {
+        for _ in 0..self.times {
             let times = self.run(&[("upload", payload), ("unload", payload)])?;
             least = times.into_iter().next().unwrap_or(least).min(least);
         }
@@ -124,7 +122,7 @@ impl Lab {
     ) -> anyhow::Result<u64> {
         let actions = [before, &[action, ("revert", payload)]].concat();
         let mut least = u64::MAX;
-        for _ in 0..self.windows {
+        for _ in 0..self.times {
             let earlier = self.passages(WINDOW)?.len();
             self.run(&actions)?;
             let windows = self.passages(WINDOW)?.split_off(earlier);
