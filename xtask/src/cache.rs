@@ -7,16 +7,20 @@
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// File that makes an entry valid.
 const STAMP: &str = ".complete";
 
-/// What is no entry but a directory that is always valid: the objects that
-/// `xsplice build` compiled, Debian's package lists.
-const WITHOUT_STAMP: [&str; 2] = ["objects", APT];
+/// What is no entry but always valid: the objects that `xsplice build` compiled,
+/// Debian's package lists, the file that is locked.
+const WITHOUT_STAMP: [&str; 3] = ["objects", APT, LOCK];
 /// The directory of Debian's package lists.
 pub(crate) const APT: &str = "apt";
+
+/// Locked by who builds or uses hypervisors.
+const LOCK: &str = "hypervisors.lock";
 
 /// Raised when what entries hold or how they are made changes.
 const FORMAT: &str = "2";
@@ -78,6 +82,38 @@ pub(crate) fn entry(
     Ok(directory)
 }
 
+/// Keeps other processes from the hypervisors in the cache until it is dropped.
+#[must_use]
+pub(crate) struct Hold {
+    _locked: File,
+}
+
+/// Waits until no other process builds hypervisors or uses them: all checkouts
+/// build theirs in the same place.
+pub(crate) fn hold_hypervisors() -> anyhow::Result<Hold> {
+    let root = root()?;
+    std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
+    hold(&root.join(LOCK))
+}
+
+fn hold(path: &Path) -> anyhow::Result<Hold> {
+    let context = || path.display().to_string();
+    let file = File::options().create(true).append(true).open(path);
+    let file = file.with_context(context)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::Error(error)) => return Err(error).with_context(context),
+        Err(TryLockError::WouldBlock) => {
+            println!(
+                "waiting for another run, which has locked {}",
+                path.display()
+            );
+            file.lock().with_context(context)?;
+        }
+    }
+    Ok(Hold { _locked: file })
+}
+
 fn key(recipe: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(FORMAT);
@@ -129,6 +165,18 @@ fn size(path: &Path) -> anyhow::Result<u64> {
 mod tests {
     use super::*;
     use anyhow::bail;
+
+    #[test]
+    fn what_is_held_is_held_once() -> anyhow::Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        let held = hold(file.path())?;
+        let other = File::open(file.path())?;
+        let refused = other.try_lock();
+        assert!(matches!(refused, Err(TryLockError::WouldBlock)));
+        drop(held);
+        assert!(other.try_lock().is_ok());
+        Ok(())
+    }
 
     #[test]
     fn what_an_interruption_left_is_made_anew() -> anyhow::Result<()> {

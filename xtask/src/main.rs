@@ -119,7 +119,9 @@ fn main() -> ExitCode {
         }
         Command::Xen {
             what: Xen::Build { engine, debug },
-        } => xen::build(engine, debug).map(|description| println!("{}", description.display())),
+        } => cache::hold_hypervisors()
+            .and_then(|_hypervisors| xen::build(engine, debug))
+            .map(|description| println!("{}", description.display())),
         Command::Bench {
             what: Bench::Generator { peer },
         } => bench::generator(peer.as_deref()),

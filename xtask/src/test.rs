@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{base, command, packages, xen};
-use anyhow::Context;
+use crate::{base, cache, command, packages, xen};
+use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,17 +25,32 @@ pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
     if fast {
         return Ok(());
     }
-    check_model()?;
-    let xsplice = build_xsplice()?;
-    base::get()?;
+    let _hypervisors = cache::hold_hypervisors()?;
+    let programs = std::thread::scope(|scope| {
+        // It takes a minute of one CPU.
+        let model = scope.spawn(check_model);
+        let programs = build_programs()?;
+        let model = model.join();
+        model.map_err(|_| anyhow!("the model could not be checked"))??;
+        anyhow::Ok(programs)
+    })?;
     command::run(
         Command::new("cargo")
             .args(["test", "--package", "xsplice-e2e", "--", "--test-threads=1"])
-            .env("XSPLICE_BASE", base::description()?)
-            .env("XSPLICE_RUST_BASE", xen::build(xen::Engine::Rust, false)?)
-            .env("XSPLICE_DEBUG_BASE", xen::build(xen::Engine::Rust, true)?)
-            .env("XSPLICE_BIN", xsplice),
+            .envs(programs),
     )
+}
+
+/// Builds what the tests on the real Xen use; returns where it is, in variables.
+fn build_programs() -> anyhow::Result<[(&'static str, PathBuf); 4]> {
+    let xsplice = build_xsplice()?;
+    base::get()?;
+    Ok([
+        ("XSPLICE_BIN", xsplice),
+        ("XSPLICE_BASE", base::description()?),
+        ("XSPLICE_RUST_BASE", xen::build(xen::Engine::Rust, false)?),
+        ("XSPLICE_DEBUG_BASE", xen::build(xen::Engine::Rust, true)?),
+    ])
 }
 
 /// What goes into a hypervisor compiles where there is no operating system.
@@ -59,7 +74,7 @@ fn check_freestanding() -> anyhow::Result<()> {
     command::run(command.args(packages))
 }
 
-/// The rendezvous under the model checker; a minute of work.
+/// The rendezvous under the model checker.
 fn check_model() -> anyhow::Result<()> {
     let mut command = Command::new("cargo");
     command.args([

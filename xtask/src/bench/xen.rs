@@ -15,7 +15,7 @@ mod report;
 
 use crate::base::{self, Base};
 use crate::size::Size;
-use crate::{test, xen};
+use crate::{cache, test, xen};
 use lab::Lab;
 use payload::{Image, Payload};
 use places::Places;
@@ -134,6 +134,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
             stopwatch: stopwatch.clone(),
         })
     };
+    let _hypervisors = cache::hold_hypervisors()?;
     let theirs = subject(xen::Engine::C, base::get()?)?;
     let ours = std::fs::read_to_string(xen::build(xen::Engine::Rust, false)?)?;
     let ours = subject(xen::Engine::Rust, serde_json::from_str(&ours)?)?;

@@ -30,8 +30,8 @@ fn kind(section: &Section<'_>) -> Option<usize> {
     }
 }
 
-/// Makes all of it 0, in words: `fill` would become `memset`, which hypervisors
-/// have as a loop over bytes.
+/// Makes all of it 0, in words: `fill` would become `memset`, which goes over bytes
+/// in Xen.
 fn clear(bytes: &mut [u8]) {
     let zero = black_box(0_u64).to_le_bytes();
     let (lines, rest) = bytes.as_chunks_mut::<64>();
