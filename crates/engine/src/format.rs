@@ -99,7 +99,7 @@ impl Known {
         (Self::named(section::HOOKS_POSTREVERT), Hook::PostRevert),
     ];
 
-    /// While compiling.
+    /// The one of this name; what asks for another does not compile.
     const fn named(name: &str) -> Self {
         let end = end(name.as_bytes()).expect("a name has at least 8 bytes");
         let mut index = 0;
