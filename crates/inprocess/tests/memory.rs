@@ -330,7 +330,7 @@ impl<H: Observed> Trial<H> {
             self.failures
         );
         std::io::stderr().write_all(line.as_bytes()).unwrap();
-        assert!(self.failures > 50, "{what}: {}", self.failures);
+        assert!(self.failures > 100, "{what}: {}", self.failures);
     }
 }
 
@@ -399,6 +399,8 @@ fn payloads_on_payloads() {
         trial.act("all", &[Replace, Revert, Unload]);
         trial.act("above", &[Unload]);
         trial.act("below", &[Unload]);
+        trial.load("below", &below.bytes());
+        trial.act("below", &[Apply, Revert, Unload]);
         trial.report("payloads on payloads");
     }
 }
@@ -424,6 +426,7 @@ fn payloads_that_are_refused() {
     trial.upload("short", &small()[..600], Err(Errno::EINVAL));
     let unexpected = Payload::new(&[func("target").expecting(&[1, 2, 3])]);
     trial.load("unexpected", &unexpected.bytes());
+    trial.upload("other", &unexpected.bytes(), Err(Errno::EEXIST));
     trial.try_to(Apply, "unexpected", Err(Errno::EINVAL));
     trial.try_to(Replace, "unexpected", Err(Errno::EINVAL));
     trial.try_to(Apply, "missing", Err(Errno::ENOENT));
