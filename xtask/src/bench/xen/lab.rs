@@ -25,7 +25,7 @@ pub(super) struct Lab {
     passages: PathBuf,
     /// How often everything is measured; the least is taken. The other CPU has
     /// its turns meanwhile, also when instructions are counted.
-    times: usize,
+    rounds: usize,
     _directory: tempfile::TempDir,
 }
 
@@ -72,7 +72,7 @@ impl Lab {
             host: Host::boot(&config)?,
             passages: request.output,
             // The first ones are in code that was not emulated before.
-            times: if count { 5 } else { 15 },
+            rounds: if count { 5 } else { 15 },
             _directory: directory,
         })
     }
@@ -80,7 +80,7 @@ impl Lab {
     /// The time of an upload of `payload`, which is unloaded then.
     pub(super) fn upload(&mut self, payload: &Payload) -> anyhow::Result<u64> {
         let mut least = u64::MAX;
-        for _ in 0..self.times {
+        for _ in 0..self.rounds {
             let times = self.run(&[("upload", payload), ("unload", payload)])?;
             least = times.into_iter().next().unwrap_or(least).min(least);
         }
@@ -122,7 +122,7 @@ impl Lab {
     ) -> anyhow::Result<u64> {
         let actions = [before, &[action, ("revert", payload)]].concat();
         let mut least = u64::MAX;
-        for _ in 0..self.times {
+        for _ in 0..self.rounds {
             let earlier = self.passages(WINDOW)?.len();
             self.run(&actions)?;
             let windows = self.passages(WINDOW)?.split_off(earlier);
