@@ -20,32 +20,55 @@ pub(crate) const FUNC_SIZE: u64 = size_of::<LivepatchFunc>() as u64;
 pub(crate) const NOP_LIMIT: u32 = 31;
 const _: () = assert!(NOP_LIMIT as usize == OPAQUE_SIZE);
 
-/// A section that means something: which of the [`NAMES`] it has.
+/// A section that means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Known(usize);
+pub(crate) enum Known {
+    BuildId,
+    Depends,
+    XenDepends,
+    Funcs,
+    ModInfo,
+    HooksLoad,
+    HooksUnload,
+    HooksPreApply,
+    HooksApply,
+    HooksPostApply,
+    HooksPreRevert,
+    HooksRevert,
+    HooksPostRevert,
+    Preimages,
+    Alternatives,
+    Replacements,
+    ExTable,
+    BugFrames0,
+    BugFrames1,
+    BugFrames2,
+    BugFrames3,
+}
 
-const NAMES: [&str; 21] = [
-    section::BUILD_ID,
-    section::DEPENDS,
-    section::XEN_DEPENDS,
-    section::FUNCS,
-    section::MODINFO,
-    section::HOOKS_LOAD,
-    section::HOOKS_UNLOAD,
-    section::HOOKS_PREAPPLY,
-    section::HOOKS_APPLY,
-    section::HOOKS_POSTAPPLY,
-    section::HOOKS_PREREVERT,
-    section::HOOKS_REVERT,
-    section::HOOKS_POSTREVERT,
-    preimage::SECTION,
-    ".altinstructions",
-    ".altinstr_replacement",
-    ".ex_table",
-    ".bug_frames.0",
-    ".bug_frames.1",
-    ".bug_frames.2",
-    ".bug_frames.3",
+/// What each is called, in the order of their numbers.
+const NAMES: [(&str, Known); Known::COUNT] = [
+    (section::BUILD_ID, Known::BuildId),
+    (section::DEPENDS, Known::Depends),
+    (section::XEN_DEPENDS, Known::XenDepends),
+    (section::FUNCS, Known::Funcs),
+    (section::MODINFO, Known::ModInfo),
+    (section::HOOKS_LOAD, Known::HooksLoad),
+    (section::HOOKS_UNLOAD, Known::HooksUnload),
+    (section::HOOKS_PREAPPLY, Known::HooksPreApply),
+    (section::HOOKS_APPLY, Known::HooksApply),
+    (section::HOOKS_POSTAPPLY, Known::HooksPostApply),
+    (section::HOOKS_PREREVERT, Known::HooksPreRevert),
+    (section::HOOKS_REVERT, Known::HooksRevert),
+    (section::HOOKS_POSTREVERT, Known::HooksPostRevert),
+    (preimage::SECTION, Known::Preimages),
+    (".altinstructions", Known::Alternatives),
+    (".altinstr_replacement", Known::Replacements),
+    (".ex_table", Known::ExTable),
+    (".bug_frames.0", Known::BugFrames0),
+    (".bug_frames.1", Known::BugFrames1),
+    (".bug_frames.2", Known::BugFrames2),
+    (".bug_frames.3", Known::BugFrames3),
 ];
 
 /// How each of the [`NAMES`] ends; no two of them end alike.
@@ -53,7 +76,9 @@ const ENDS: [u64; Known::COUNT] = {
     let mut ends = [0; Known::COUNT];
     let mut index = 0;
     while index < Known::COUNT {
-        ends[index] = end(NAMES[index].as_bytes()).expect("a name has at least 8 bytes");
+        let (name, known) = NAMES[index];
+        assert!(known as usize == index, "the names are in another order");
+        ends[index] = end(name.as_bytes()).expect("a name has at least 8 bytes");
         index += 1;
     }
     ends
@@ -69,64 +94,46 @@ const fn end(name: &[u8]) -> Option<u64> {
 
 impl Known {
     /// How many there are.
-    pub(crate) const COUNT: usize = NAMES.len();
+    pub(crate) const COUNT: usize = Self::BugFrames3 as usize + 1;
 
-    pub(crate) const BUILD_ID: Self = Self::named(section::BUILD_ID);
-    pub(crate) const DEPENDS: Self = Self::named(section::DEPENDS);
-    pub(crate) const XEN_DEPENDS: Self = Self::named(section::XEN_DEPENDS);
-    pub(crate) const FUNCS: Self = Self::named(section::FUNCS);
-    pub(crate) const MODINFO: Self = Self::named(section::MODINFO);
-    pub(crate) const PREIMAGES: Self = Self::named(preimage::SECTION);
-    pub(crate) const ALTERNATIVES: Self = Self::named(".altinstructions");
-    pub(crate) const REPLACEMENTS: Self = Self::named(".altinstr_replacement");
-    pub(crate) const EX_TABLE: Self = Self::named(".ex_table");
     /// Tables of places that raise a bug frame.
     pub(crate) const BUG_FRAMES: [Self; 4] = [
-        Self::named(".bug_frames.0"),
-        Self::named(".bug_frames.1"),
-        Self::named(".bug_frames.2"),
-        Self::named(".bug_frames.3"),
+        Self::BugFrames0,
+        Self::BugFrames1,
+        Self::BugFrames2,
+        Self::BugFrames3,
     ];
     /// There is any number of hooks of the first two kinds, and one of each other.
     pub(crate) const HOOKS: [(Self, Hook); 8] = [
-        (Self::named(section::HOOKS_LOAD), Hook::Load),
-        (Self::named(section::HOOKS_UNLOAD), Hook::Unload),
-        (Self::named(section::HOOKS_PREAPPLY), Hook::PreApply),
-        (Self::named(section::HOOKS_APPLY), Hook::Apply),
-        (Self::named(section::HOOKS_POSTAPPLY), Hook::PostApply),
-        (Self::named(section::HOOKS_PREREVERT), Hook::PreRevert),
-        (Self::named(section::HOOKS_REVERT), Hook::Revert),
-        (Self::named(section::HOOKS_POSTREVERT), Hook::PostRevert),
+        (Self::HooksLoad, Hook::Load),
+        (Self::HooksUnload, Hook::Unload),
+        (Self::HooksPreApply, Hook::PreApply),
+        (Self::HooksApply, Hook::Apply),
+        (Self::HooksPostApply, Hook::PostApply),
+        (Self::HooksPreRevert, Hook::PreRevert),
+        (Self::HooksRevert, Hook::Revert),
+        (Self::HooksPostRevert, Hook::PostRevert),
     ];
-
-    /// The one of this name; what asks for another does not compile.
-    const fn named(name: &str) -> Self {
-        let end = end(name.as_bytes()).expect("a name has at least 8 bytes");
-        let mut index = 0;
-        while ENDS[index] != end {
-            index += 1;
-        }
-        Self(index)
-    }
 
     /// Which one has this name; mostly from a few comparisons of whole words.
     pub(crate) fn of(name: &[u8]) -> Option<Self> {
         let end = end(name)?;
         let index = ENDS.iter().position(|known| *known == end)?;
-        let known = NAMES.get(index)?.as_bytes();
+        let &(known_name, known) = NAMES.get(index)?;
+        let known_name = known_name.as_bytes();
         // What the words leave over is in the end.
-        let mut words = known.as_chunks().0.iter().zip(name.as_chunks().0);
-        let same = known.len() == name.len()
+        let mut words = known_name.as_chunks().0.iter().zip(name.as_chunks().0);
+        let same = known_name.len() == name.len()
             && words.all(|(a, b)| u64::from_le_bytes(*a) == u64::from_le_bytes(*b));
-        same.then_some(Self(index))
+        same.then_some(known)
     }
 
     pub(crate) fn index(self) -> usize {
-        self.0
+        self as usize
     }
 
     pub(crate) fn name(self) -> &'static str {
-        NAMES.get(self.0).copied().unwrap_or_default()
+        NAMES.get(self.index()).map_or("", |(name, _)| name)
     }
 }
 
@@ -199,7 +206,7 @@ mod tests {
 
     #[test]
     fn sections_are_known_by_their_whole_names() {
-        for (index, name) in NAMES.iter().enumerate() {
+        for (index, (name, _)) in NAMES.iter().enumerate() {
             let known = Known::of(name.as_bytes());
             assert_eq!(known.map(Known::index), Some(index), "{name}");
             assert_eq!(known.map(Known::name), Some(*name));
@@ -213,7 +220,7 @@ mod tests {
             assert_eq!(Known::of(&[b".", name.as_bytes()].concat()), None);
         }
         for (known, name) in [
-            (Known::FUNCS, ".livepatch.funcs"),
+            (Known::Funcs, ".livepatch.funcs"),
             (Known::BUG_FRAMES[3], ".bug_frames.3"),
         ] {
             assert_eq!(known.name(), name);

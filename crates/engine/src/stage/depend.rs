@@ -29,7 +29,7 @@ impl<'a> Parsed<'a> {
         let mut file = self.0;
         let File { findings, elf, .. } = &mut *file;
         let problems = &mut findings.problems;
-        let xen = note(elf, Known::XEN_DEPENDS, problems);
+        let xen = note(elf, Known::XenDepends, problems);
         let own_hypervisor = loader.host.build_id();
         if let Some(wants) = xen
             && wants != own_hypervisor
@@ -40,8 +40,8 @@ impl<'a> Parsed<'a> {
             });
             return Err(file.findings.refuse());
         }
-        let depends = note(elf, Known::DEPENDS, problems);
-        let build_id = note(elf, Known::BUILD_ID, problems).unwrap_or(b"");
+        let depends = note(elf, Known::Depends, problems);
+        let build_id = note(elf, Known::BuildId, problems).unwrap_or(b"");
         duplicates(elf, problems);
 
         if let Some(loaded) = loader.stack.with_build_id(build_id) {
@@ -77,7 +77,7 @@ fn note<'a>(elf: &Elf<'a>, known: Known, problems: &mut Problems) -> Option<&'a 
 /// Sections that must be unique; where there are two, Xen silently takes the first.
 fn duplicates(elf: &Elf<'_>, problems: &mut Problems) {
     for second in &elf.sections {
-        let known = second.known.filter(|known| *known != Known::PREIMAGES);
+        let known = second.known.filter(|known| *known != Known::Preimages);
         let first = known.and_then(|known| elf.section(known));
         if let Some(first) = first
             && first.index != second.index

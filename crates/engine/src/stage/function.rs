@@ -303,11 +303,11 @@ impl Placed<'_> {
         loader: &Loader<'_, impl Host>,
         contents: &mut Contents<'_>,
     ) -> Result<bool, NoMemory> {
-        if self.elf.section(Known::FUNCS).is_none() {
+        if self.elf.section(Known::Funcs).is_none() {
             return Ok(false);
         }
         let problems = &mut contents.findings.problems;
-        let Some(table) = self.table(Known::FUNCS, problems) else {
+        let Some(table) = self.table(Known::Funcs, problems) else {
             return Ok(true);
         };
         if table.bytes.is_empty() {

@@ -148,11 +148,11 @@ impl<'e> Placed<'e> {
             found.unwrap_or_default()
         };
         Tables {
-            funcs: range(Known::FUNCS),
-            alternatives: range(Known::ALTERNATIVES),
-            exceptions: range(Known::EX_TABLE),
+            funcs: range(Known::Funcs),
+            alternatives: range(Known::Alternatives),
+            exceptions: range(Known::ExTable),
             bug_frames: Known::BUG_FRAMES.map(range),
-            metadata: range(Known::MODINFO),
+            metadata: range(Known::ModInfo),
         }
     }
 
@@ -167,7 +167,7 @@ impl<'e> Placed<'e> {
         }
         self.check_alternatives(problems);
         self.check_exceptions(problems);
-        if let Some(table) = self.table(Known::MODINFO, problems)
+        if let Some(table) = self.table(Known::ModInfo, problems)
             && table.bytes.last() != Some(&0)
         {
             problems.push(Problem::Metadata {
@@ -178,7 +178,7 @@ impl<'e> Placed<'e> {
 
     #[inline(never)]
     fn check_alternatives(&self, problems: &mut Problems) {
-        let Some(table) = self.table(Known::ALTERNATIVES, problems) else {
+        let Some(table) = self.table(Known::Alternatives, problems) else {
             return;
         };
         let section = || table.section.id();
@@ -192,9 +192,9 @@ impl<'e> Placed<'e> {
                 missing,
             });
         }
-        let Some(replacements) = self.table(Known::REPLACEMENTS, problems) else {
-            if self.elf.section(Known::REPLACEMENTS).is_none() {
-                let missing = Known::REPLACEMENTS.name();
+        let Some(replacements) = self.table(Known::Replacements, problems) else {
+            if self.elf.section(Known::Replacements).is_none() {
+                let missing = Known::Replacements.name();
                 problems.push(Problem::AlternativesAlone {
                     section: section(),
                     missing,
@@ -241,7 +241,7 @@ impl<'e> Placed<'e> {
 
     #[inline(never)]
     fn check_exceptions(&self, problems: &mut Problems) {
-        let Some(table) = self.table(Known::EX_TABLE, problems) else {
+        let Some(table) = self.table(Known::ExTable, problems) else {
             return;
         };
         let expected = "a multiple of 8 (exception table entries)";

@@ -68,14 +68,14 @@ impl<'a> Placed<'a> {
             section.allocated()
                 && section.flags & SHF_WRITE != 0
                 && section.size != 0
-                && section.known != Some(Known::FUNCS)
+                && section.known != Some(Known::Funcs)
         })
     }
 
     /// The notes that say what the old functions must be.
     #[inline(never)]
     fn preimages(&self, problems: &mut Problems) -> Result<Vec<u8>, NoMemory> {
-        let Some(section) = self.elf.section(Known::PREIMAGES) else {
+        let Some(section) = self.elf.section(Known::Preimages) else {
             return Ok(Vec::new());
         };
         let sizes = preimage::notes(section.data).map(|note| Some(u64::from(note?.size)));
@@ -99,7 +99,7 @@ impl<'a> Placed<'a> {
     #[inline(never)]
     fn fill_in_addresses(&mut self, functions: &[Function]) {
         const OLD_ADDR: usize = offset_of!(LivepatchFunc, old_addr);
-        let funcs = self.elf.section(Known::FUNCS);
+        let funcs = self.elf.section(Known::Funcs);
         let Some((funcs, Some(Some(addr)))) =
             funcs.map(|funcs| (funcs, self.addresses.get(funcs.index)))
         else {
@@ -119,7 +119,7 @@ impl<'a> Placed<'a> {
     fn metadata(&self) -> Result<Vec<String>, NoMemory> {
         let strings = self
             .elf
-            .section(Known::MODINFO)
+            .section(Known::ModInfo)
             .map_or(&b""[..], |section| section.data);
         let mut metadata = Vec::new();
         for string in strings.split(|byte| *byte == 0) {
