@@ -3,8 +3,8 @@
 //!
 //! *What it is*: a plugin for QEMU's emulator (TCG), and for those that start
 //! QEMU with it the form of its arguments ([`Request`]) and of what it writes
-//! ([`Passage`]). The guest is not changed, and only the instructions at the
-//! places are instrumented. QEMU loads shared libraries; make this one with
+//! ([`Line`]). The guest is not changed, and only the instructions at the places
+//! are instrumented. It can also say which pages of code are run at all. QEMU loads shared libraries; make this one with
 //!
 //! ```text
 //! cargo rustc --package xsplice-stopwatch --crate-type cdylib
@@ -16,17 +16,17 @@
 //! QEMU 7.2).
 //!
 //! *What it guarantees*: between a begin and its end it does nothing but take
-//! the time twice, and count where it is asked to; what it writes is bounded by
-//! [`MOST`]. `unsafe` is only in `plugin`.
+//! the time twice, and count where it is asked to; what it writes is bounded: by
+//! [`MOST`], and a page has one line. `unsafe` is only in `plugin`.
 #![deny(unsafe_code)]
 
-mod passage;
+mod line;
 // It refers to functions that only QEMU has.
 #[cfg(not(test))]
 mod plugin;
 mod request;
 mod stopwatch;
 
-pub use passage::Passage;
+pub use line::{Line, NoLine};
 pub use request::{ArgumentError, Request, Stretch};
 pub use stopwatch::{MOST, Stopwatch};

@@ -97,7 +97,9 @@ extern "C" fn translated(_: Id, block: &Block) {
         return;
     };
     let last = addresses.next_back().unwrap_or(first);
-    if !stopwatch.cares(&(first..=last)) {
+    let all = first..=last;
+    stopwatch.translate(&all);
+    if !stopwatch.cares(&all) {
         return;
     }
     for instruction in instructions {

@@ -18,14 +18,16 @@ pub struct Stretch {
 /// QEMU's option `-plugin FILE,ARGUMENTS`; addresses are hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The file that gets a line for each [`Passage`](crate::Passage); what it
-    /// had before is lost.
+    /// The file that gets each [`Line`](crate::Line); what it had before is lost.
     pub output: PathBuf,
     /// What is measured.
     pub stretches: Vec<Stretch>,
     /// Instead of ticks, the instructions at these addresses count: those that
     /// the CPU itself does. Each of them takes longer then.
     pub counted: Option<Range<u64>>,
+    /// The pages of code at these addresses are named when they are run for the
+    /// first time.
+    pub pages: Option<Range<u64>>,
 }
 
 impl fmt::Display for Request {
@@ -39,8 +41,10 @@ impl fmt::Display for Request {
                 write!(f, ":{end:x}")?;
             }
         }
-        if let Some(Range { start, end }) = self.counted {
-            write!(f, ",counted={start:x}:{end:x}")?;
+        for (name, range) in [("counted", &self.counted), ("pages", &self.pages)] {
+            if let Some(Range { start, end }) = range {
+                write!(f, ",{name}={start:x}:{end:x}")?;
+            }
         }
         Ok(())
     }
@@ -51,8 +55,9 @@ impl fmt::Display for Request {
 pub enum ArgumentError {
     /// An argument cannot be understood.
     #[error(
-        "{0:?}: the arguments are output=FILE, stretch=BEGIN:END[:END...] for each stretch, and \
-         counted=BEGIN:END to count instructions there; addresses are hexadecimal"
+        "{0:?}: the arguments are output=FILE, stretch=BEGIN:END[:END...] for each stretch, \
+         counted=BEGIN:END to count instructions there, and pages=BEGIN:END to see which pages \
+         there are run; addresses are hexadecimal"
     )]
     Unknown(String),
     /// There is nowhere to write to.
@@ -69,7 +74,8 @@ impl Request {
     /// # Errors
     /// See [`ArgumentError`].
     pub fn read<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Self, ArgumentError> {
-        let (mut output, mut stretches, mut counted) = (None, Vec::new(), None);
+        let (mut output, mut stretches) = (None, Vec::new());
+        let (mut counted, mut pages) = (None, None);
         for argument in arguments {
             let unknown = || ArgumentError::Unknown(argument.to_owned());
             let (name, value) = argument.split_once('=').ok_or_else(unknown)?;
@@ -82,10 +88,8 @@ impl Request {
                     }),
                     _ => return Err(unknown()),
                 },
-                "counted" => match addresses(value).as_deref() {
-                    Some(&[start, end]) => counted = Some(start..end),
-                    _ => return Err(unknown()),
-                },
+                "counted" => counted = Some(range(value).ok_or_else(unknown)?),
+                "pages" => pages = Some(range(value).ok_or_else(unknown)?),
                 _ => return Err(unknown()),
             }
         }
@@ -96,7 +100,15 @@ impl Request {
             output: output.ok_or(ArgumentError::NoOutput)?,
             stretches,
             counted,
+            pages,
         })
+    }
+}
+
+fn range(text: &str) -> Option<Range<u64>> {
+    match addresses(text)?.as_slice() {
+        &[start, end] => Some(start..end),
+        _ => None,
     }
 }
 
@@ -127,11 +139,17 @@ mod tests {
             begin,
             ends: ends.to_vec(),
         };
-        for counted in [None, Some(0xffff_82d0_4020_0000..u64::MAX)] {
+        let text = 0xffff_82d0_4020_0000..u64::MAX;
+        for (counted, pages) in [
+            (None, None),
+            (Some(text.clone()), None),
+            (Some(0..1), Some(text)),
+        ] {
             let request = Request {
                 output: PathBuf::from("/a, b,,c/passages"),
                 stretches: vec![stretch(0xffff_82d0_4020_0000, &[0]), stretch(1, &[2, 3])],
                 counted,
+                pages,
             };
             let text = request.to_string();
             let arguments = arguments(&text);
@@ -152,6 +170,7 @@ mod tests {
             "stretch=1:10000000000000000",
             "counted=1",
             "counted=1:2:3",
+            "pages=1",
             "file=/f",
         ] {
             let error = ArgumentError::Unknown(wrong.to_owned());

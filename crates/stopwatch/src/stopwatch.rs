@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! When which CPU came where.
 
-use crate::passage::Passage;
+use crate::line::Line;
 use crate::request::Request;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::ops::{Range, RangeInclusive};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The most lines that are written for one stretch: some places are passed all
 /// the time.
 pub const MOST: usize = 10_000;
+
+/// Size of a page.
+const PAGE: u64 = 4096;
 
 /// The time of a begin that was not passed, or whose end was.
 const NEVER: u64 = u64::MAX;
@@ -27,6 +32,9 @@ pub struct Stopwatch {
     counted: Option<Range<u64>>,
     /// How many of the counted instructions each CPU did.
     counts: Vec<AtomicU64>,
+    pages: Option<Range<u64>>,
+    /// Those of which code was translated.
+    translated: Mutex<BTreeSet<u64>>,
     ticks: fn() -> u64,
     output: File,
 }
@@ -80,12 +88,29 @@ impl Stopwatch {
             stretches: request.stretches.iter().map(progress).collect(),
             counted: request.counted.clone(),
             counts: all(0),
+            pages: request.pages.clone(),
+            translated: Mutex::default(),
             ticks,
             output: File::create(&request.output)?,
         })
     }
 
-    /// Whether anything at these addresses is of interest.
+    /// The instructions at these addresses, which follow one another, are translated.
+    pub fn translate(&self, addresses: &RangeInclusive<u64>) {
+        let asked_for = |page: &u64| {
+            let pages = self.pages.as_ref();
+            pages.is_some_and(|pages| pages.contains(page))
+        };
+        let both = [addresses.start(), addresses.end()].map(|address| address / PAGE * PAGE);
+        for page in both.into_iter().filter(asked_for) {
+            // Nothing that holds it can panic.
+            if self.translated.lock().is_ok_and(|mut all| all.insert(page)) {
+                self.write(Line::Page(page));
+            }
+        }
+    }
+
+    /// Whether anything at these addresses is to be measured.
     pub fn cares(&self, addresses: &RangeInclusive<u64>) -> bool {
         let first = self.first(*addresses.start());
         let place = self.places.get(first);
@@ -145,9 +170,13 @@ impl Stopwatch {
             return;
         }
         let length = now.saturating_sub(since);
-        let line = format!("{}\n", Passage { stretch, length });
+        self.write(Line::Passage { stretch, length });
+    }
+
+    fn write(&self, line: Line) {
+        let line = format!("{line}\n");
         // In one piece, for other CPUs write too. If it fails, the reader has one
-        // passage too few; there is nobody else to tell.
+        // line too few; there is nobody else to tell.
         let _ = (&self.output).write_all(line.as_bytes());
     }
 
@@ -177,6 +206,9 @@ mod tests {
     const ENDS: [u64; 2] = [0x30, 0x40];
     const OUTER: Range<u64> = 0x10..0x20;
 
+    /// The pages that are asked for.
+    const PAGES: Range<u64> = 0x1000..0x4000;
+
     fn stopwatch(output: &Path, counted: Option<Range<u64>>) -> Stopwatch {
         static NOW: AtomicU64 = AtomicU64::new(0);
         let request = Request {
@@ -192,6 +224,7 @@ mod tests {
                 },
             ],
             counted,
+            pages: Some(PAGES),
         };
         // However the tests run, later is more.
         let ticks = || NOW.fetch_add(10, Ordering::Relaxed);
@@ -215,10 +248,17 @@ mod tests {
                 stopwatch.count(cpu);
             }
         });
+        let passages = lines(&output).into_iter().map(|line| match line {
+            Line::Passage { stretch, length } => (stretch, length),
+            Line::Page(page) => panic!("nothing was translated, but {page:x} was"),
+        });
+        passages.collect()
+    }
+
+    fn lines(output: &Path) -> Vec<Line> {
         let text = std::fs::read_to_string(output).expect("it was created");
-        let passages = text.lines().map(|line| line.parse::<Passage>());
-        let passages = passages.map(|passage| passage.expect("it was written"));
-        passages.map(|one| (one.stretch, one.length)).collect()
+        let lines = text.lines().map(|line| line.parse());
+        lines.map(|line| line.expect("it was written")).collect()
     }
 
     #[test]
@@ -311,6 +351,25 @@ mod tests {
             step(2, ENDS[0]);
         });
         assert_eq!(walked, []);
+    }
+
+    #[test]
+    fn a_page_is_named_once_and_where_it_is_asked_for() {
+        let directory = tempfile::tempdir().expect("there is a place for temporary files");
+        let output = directory.path().join("passages");
+        let stopwatch = stopwatch(&output, None);
+        // Nothing of them, two of them, the same, the last, the first behind them.
+        for addresses in [
+            0xff0..=0xfff,
+            0x1fff..=0x2000,
+            0x2000..=0x2fff,
+            0x3fff..=0x4000,
+            0x4000..=u64::MAX,
+        ] {
+            stopwatch.translate(&addresses);
+        }
+        let pages = [0x1000, 0x2000, 0x3000].map(Line::Page);
+        assert_eq!(lines(&output), pages);
     }
 
     #[test]

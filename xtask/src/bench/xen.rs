@@ -3,10 +3,10 @@
 //! `cargo xtask bench xen`: the hypervisor with our engine next to Debian's,
 //! the same things done on both, one after the other.
 //!
-//! Everything is done twice: with QEMU counting instructions, where the time is
-//! that of guest instructions and the same on any machine, and without. Windows
-//! are measured by a plugin for QEMU, `xsplice-stopwatch`: neither hypervisor is
-//! changed for it.
+//! Everything is done twice: with QEMU counting instructions, which are nearly the
+//! same on any machine, and without. A plugin for QEMU, `xsplice-stopwatch`,
+//! measures: neither hypervisor is changed for it, and no clock of a guest is
+//! relied on.
 
 mod lab;
 mod payload;
@@ -16,10 +16,11 @@ mod report;
 use crate::base::{self, Base};
 use crate::size::Size;
 use crate::{cache, test, xen};
-use lab::Lab;
+use lab::{Lab, Measure, OPERATE};
 use payload::{Image, Payload};
 use places::Places;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// What is measured, for numbers of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,9 @@ enum Series {
     Loaded,
     /// The window of an apply, by functions.
     Apply,
+    /// The same, of functions on pages that nobody runs. QEMU has not translated
+    /// anything of them then, so that bytes are written there like data.
+    ApplyCold,
     /// The window of a replace, by how many payloads are replaced.
     Replace,
 }
@@ -45,7 +49,7 @@ const LARGE: usize = 1000;
 const APPLIED: [usize; 4] = [1, 10, 100, 1000];
 const REPLACED: [usize; 2] = [10, 100];
 
-/// Nanoseconds of uploads and ticks of windows, or instructions of both.
+/// Ticks or instructions.
 type Results = Vec<(Series, usize, u64)>;
 
 /// A hypervisor, and what it is measured with.
@@ -55,7 +59,7 @@ struct Subject {
     places: Places,
     plan: Plan,
     xsplice: PathBuf,
-    meter: PathBuf,
+    operate: PathBuf,
     stopwatch: PathBuf,
 }
 
@@ -63,15 +67,15 @@ struct Subject {
 /// start: the line to it is slow.
 struct Plan {
     uploaded: Vec<(Series, usize, Payload)>,
-    applied: Vec<(usize, Payload)>,
+    applied: Vec<(Series, usize, Payload)>,
     replaced: Vec<(Vec<Payload>, Payload)>,
-    /// One after the other, and all stay.
+    /// One on top of the other.
     loaded: Vec<Payload>,
 }
 
 impl Plan {
-    fn new(xen_syms: &Path) -> anyhow::Result<Self> {
-        let image = Image::read(xen_syms)?;
+    /// All but what is done with cold functions.
+    fn new(image: &Image) -> anyhow::Result<Self> {
         let plain =
             |name: String, functions, symbols| image.payload(&name, 0..functions, symbols, None);
         let mut uploaded = Vec::new();
@@ -85,7 +89,8 @@ impl Plan {
         }
         let mut applied = Vec::new();
         for number in APPLIED {
-            applied.push((number, plain(format!("applied{number}"), number, 0)?));
+            let payload = plain(format!("applied{number}"), number, 0)?;
+            applied.push((Series::Apply, number, payload));
         }
         let mut replaced = Vec::new();
         for number in REPLACED {
@@ -109,30 +114,53 @@ impl Plan {
         })
     }
 
+    /// Adds what is done with the functions of `cold`, which nobody runs.
+    fn add_cold(&mut self, cold: &Image) -> anyhow::Result<()> {
+        for number in APPLIED {
+            let payload = cold.payload(&format!("cold{number}"), 0..number, 0, None)?;
+            self.applied.push((Series::ApplyCold, number, payload));
+        }
+        Ok(())
+    }
+
     fn payloads(&self) -> impl Iterator<Item = &Payload> {
-        let uploaded = self.uploaded.iter().map(|(.., payload)| payload);
-        let applied = self.applied.iter().map(|(_, payload)| payload);
+        let alone = self.uploaded.iter().chain(&self.applied);
+        let alone = alone.map(|(.., payload)| payload);
         let replaced = self.replaced.iter();
         let replaced = replaced.flat_map(|(stack, top)| stack.iter().chain([top]));
-        uploaded.chain(applied).chain(replaced).chain(&self.loaded)
+        alone.chain(replaced).chain(&self.loaded)
+    }
+}
+
+impl Subject {
+    /// The pages of the hypervisor that are run while it starts, and while payloads
+    /// come and go.
+    fn run_pages(&self) -> anyhow::Result<BTreeSet<u64>> {
+        let mut lab = Lab::boot(self, Measure::Pages)?;
+        measure(&mut lab, self)?;
+        lab.pages()
     }
 }
 
 /// Measures both hypervisors.
 pub(crate) fn run() -> anyhow::Result<()> {
     let xsplice = test::build_xsplice()?;
-    let meter = test::build_example("xsplice-dom0", "meter")?;
+    let operate = test::build_example("xsplice-dom0", OPERATE)?;
     let stopwatch = test::build_shared("xsplice-stopwatch")?;
     let subject = |engine, base: Base| -> anyhow::Result<Subject> {
-        Ok(Subject {
+        let image = Image::read(&base.xen_syms)?;
+        let mut subject = Subject {
             engine,
             places: Places::find(&base.xen_syms)?,
-            plan: Plan::new(&base.xen_syms)?,
+            plan: Plan::new(&image)?,
             base,
             xsplice: xsplice.clone(),
-            meter: meter.clone(),
+            operate: operate.clone(),
             stopwatch: stopwatch.clone(),
-        })
+        };
+        let cold = image.cold(&subject.run_pages()?);
+        subject.plan.add_cold(&cold)?;
+        Ok(subject)
     };
     let _hypervisors = cache::hold_hypervisors()?;
     let theirs = subject(xen::Engine::C, base::get()?)?;
@@ -141,37 +169,43 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let size = Size::of(&ours.base.xen, &theirs.base.xen)?;
     let (mut counted, mut timed, mut idle) = (Vec::new(), Vec::new(), Vec::new());
     for subject in [&theirs, &ours] {
-        let mut lab = Lab::boot(subject, true)?;
+        let mut lab = Lab::boot(subject, Measure::Instructions)?;
         idle.push(lab.idle()?);
         counted.push(measure(&mut lab, subject)?);
     }
     for subject in [&theirs, &ours] {
-        timed.push(measure(&mut Lab::boot(subject, false)?, subject)?);
+        let mut lab = Lab::boot(subject, Measure::Ticks)?;
+        timed.push(measure(&mut lab, subject)?);
     }
     report::print(&counted, &timed, &idle, &size);
     Ok(())
 }
 
 fn measure(lab: &mut Lab, Subject { engine, plan, .. }: &Subject) -> anyhow::Result<Results> {
-    let mut results = Vec::new();
+    let (what, mut results) = (lab.measure, Vec::new());
     let mut note = |series, number, value| {
-        eprintln!("{engine:?}, {series:?} {number}: {value}");
+        eprintln!("{engine:?}, {what:?}: {series:?} {number}: {value}");
         results.push((series, number, value));
     };
+    // Uploads first: while an action goes on, a hypercall is made again and again, and
+    // the stopwatch notes so many only.
     for (series, number, payload) in &plan.uploaded {
         note(*series, *number, lab.upload(payload)?);
-    }
-    for (functions, payload) in &plan.applied {
-        note(Series::Apply, *functions, lab.apply(payload)?);
-    }
-    for (stack, top) in &plan.replaced {
-        note(Series::Replace, stack.len(), lab.replace(stack, top)?);
     }
     for (loaded, payload) in plan.loaded.iter().enumerate() {
         if LOADED.contains(&loaded) {
             note(Series::Loaded, loaded, lab.upload(payload)?);
         }
-        lab.leave(payload)?;
+        lab.load(payload)?;
+    }
+    for payload in plan.loaded.iter().rev() {
+        lab.unload(payload)?;
+    }
+    for (series, functions, payload) in &plan.applied {
+        note(*series, *functions, lab.apply(payload)?);
+    }
+    for (stack, top) in &plan.replaced {
+        note(Series::Replace, stack.len(), lab.replace(stack, top)?);
     }
     Ok(results)
 }

@@ -6,38 +6,53 @@ use super::Subject;
 use super::payload::Payload;
 use crate::command;
 use anyhow::{Context as _, ensure};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use xsplice_lab::{Host, HostConfig};
-use xsplice_stopwatch::{Passage, Request};
+use xsplice_stopwatch::{Line, Request};
 
 /// How long the operations of one measurement may take.
 const LIMIT: Duration = Duration::from_secs(240);
 /// The stretches that are measured.
 const WINDOW: usize = 0;
-const CHECK: usize = 1;
+const CALL: usize = 1;
+const CHECK: usize = 2;
+
+/// The program that does the operations, in dom0.
+pub(super) const OPERATE: &str = "operate";
+
+/// What is measured on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Measure {
+    /// Which pages of the hypervisor are run.
+    Pages,
+    Instructions,
+    Ticks,
+}
 
 /// A running host.
 pub(super) struct Lab {
+    pub(super) measure: Measure,
     host: Host,
     /// What the stopwatch writes.
-    passages: PathBuf,
-    /// How often everything is measured; the least is taken. The other CPU has
-    /// its turns meanwhile, also when instructions are counted.
+    output: PathBuf,
+    /// How often everything is done; the least of what is measured is taken. The
+    /// other CPU has its turns meanwhile, also when instructions are counted.
     rounds: usize,
     _directory: tempfile::TempDir,
 }
 
-/// An operation of the meter.
+/// An operation on a payload.
 type Operation<'a> = (&'static str, &'a Payload);
 
 impl Lab {
-    /// Boots it; with `count`, instructions are measured instead of time.
-    pub(super) fn boot(subject: &Subject, count: bool) -> anyhow::Result<Self> {
+    /// Boots it.
+    pub(super) fn boot(subject: &Subject, measure: Measure) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let (base, places) = (&subject.base, &subject.places);
-        let [xsplice, meter] = [("xsplice", &subject.xsplice), ("meter", &subject.meter)]
+        let [xsplice, operate] = [("xsplice", &subject.xsplice), (OPERATE, &subject.operate)]
             .map(|(name, program)| strip(program, directory.path().join(name)));
         let mut files = Vec::new();
         for payload in subject.plan.payloads() {
@@ -46,20 +61,26 @@ impl Lab {
             files.push((file(payload), path));
         }
         let mut request = Request {
-            output: directory.path().join("passages"),
-            stretches: vec![places.window.clone()],
+            output: directory.path().join("measured"),
+            stretches: vec![places.window.clone(), places.call.clone()],
             counted: None,
+            pages: None,
         };
-        if count {
-            request.stretches.push(places.check.clone());
-            request.counted = Some(places.text.clone());
+        let text = Some(places.text.clone());
+        match measure {
+            Measure::Pages => request.pages = text,
+            Measure::Instructions => {
+                request.stretches.push(places.check.clone());
+                request.counted = text;
+            }
+            Measure::Ticks => {}
         }
         let config = HostConfig {
             files,
-            programs: vec![("bin/meter".to_owned(), meter?)],
+            programs: vec![(format!("bin/{OPERATE}"), operate?)],
             cpus: 2,
             timeout: LIMIT,
-            count_instructions: count,
+            count_instructions: measure == Measure::Instructions,
             plugin: Some(format!("{},{request}", subject.stopwatch.display())),
             ..HostConfig::new(
                 base.xen.clone(),
@@ -69,35 +90,47 @@ impl Lab {
             )
         };
         Ok(Self {
+            measure,
             host: Host::boot(&config)?,
-            passages: request.output,
-            // The first ones are in code that was not emulated before.
-            rounds: if count { 5 } else { 15 },
+            output: request.output,
+            rounds: match measure {
+                Measure::Pages => 1,
+                Measure::Instructions => 5,
+                // The first ones are in code that was not emulated before.
+                Measure::Ticks => 15,
+            },
             _directory: directory,
         })
     }
 
-    /// The time of an upload of `payload`, which is unloaded then.
+    /// The hypercall of an upload of `payload`, which is unloaded then.
     pub(super) fn upload(&mut self, payload: &Payload) -> anyhow::Result<u64> {
         let mut least = u64::MAX;
         for _ in 0..self.rounds {
-            let times = self.run(&[("upload", payload), ("unload", payload)])?;
-            least = times.into_iter().next().unwrap_or(least).min(least);
+            let earlier = self.passages(CALL)?.len();
+            self.load(payload)?;
+            // Before it, a few are made that ask for something only.
+            let calls = self.passages(CALL)?.split_off(earlier);
+            let upload = calls.into_iter().max().context("there was no hypercall")?;
+            least = least.min(upload);
+            self.unload(payload)?;
         }
         Ok(least)
     }
 
-    /// Uploads `payload`.
-    pub(super) fn leave(&mut self, payload: &Payload) -> anyhow::Result<()> {
-        self.run(&[("upload", payload)])?;
-        Ok(())
+    pub(super) fn load(&mut self, payload: &Payload) -> anyhow::Result<()> {
+        self.run(&[("upload", payload)])
+    }
+
+    pub(super) fn unload(&mut self, payload: &Payload) -> anyhow::Result<()> {
+        self.run(&[("unload", payload)])
     }
 
     /// The window of an apply of `payload`, which is unloaded then.
     pub(super) fn apply(&mut self, payload: &Payload) -> anyhow::Result<u64> {
-        self.run(&[("upload", payload)])?;
+        self.load(payload)?;
         let least = self.window(&[], ("apply", payload), payload)?;
-        self.run(&[("unload", payload)])?;
+        self.unload(payload)?;
         Ok(least)
     }
 
@@ -143,24 +176,35 @@ impl Lab {
         most.copied().context("no CPU was on its way to a guest")
     }
 
-    /// The lengths of all passages of a stretch so far.
-    fn passages(&self, stretch: usize) -> anyhow::Result<Vec<u64>> {
-        let text = std::fs::read_to_string(&self.passages)?;
-        // The last one may be being written.
-        let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
-        let mut lengths = Vec::new();
-        for line in whole.lines() {
-            let passage: Passage = line.parse()?;
-            if passage.stretch == stretch {
-                lengths.push(passage.length);
-            }
-        }
-        Ok(lengths)
+    /// The addresses of the pages of the hypervisor that were run so far.
+    pub(super) fn pages(&self) -> anyhow::Result<BTreeSet<u64>> {
+        let pages = self.lines()?.into_iter().filter_map(|line| match line {
+            Line::Page(address) => Some(address),
+            Line::Passage { .. } => None,
+        });
+        Ok(pages.collect())
     }
 
-    /// Does operations in dom0; says how many nanoseconds each took.
-    fn run(&mut self, operations: &[Operation<'_>]) -> anyhow::Result<Vec<u64>> {
-        let mut words = vec!["meter".to_owned()];
+    /// The lengths of all passages of a stretch so far.
+    fn passages(&self, of: usize) -> anyhow::Result<Vec<u64>> {
+        let lengths = self.lines()?.into_iter().filter_map(|line| match line {
+            Line::Passage { stretch, length } if stretch == of => Some(length),
+            _ => None,
+        });
+        Ok(lengths.collect())
+    }
+
+    fn lines(&self) -> anyhow::Result<Vec<Line>> {
+        let text = std::fs::read_to_string(&self.output)?;
+        // The last one may be being written.
+        let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+        let lines = whole.lines().map(str::parse);
+        Ok(lines.collect::<Result<_, _>>()?)
+    }
+
+    /// Does operations in dom0.
+    fn run(&mut self, operations: &[Operation<'_>]) -> anyhow::Result<()> {
+        let mut words = vec![OPERATE.to_owned()];
         for (operation, payload) in operations {
             words.extend([(*operation).to_owned(), payload.name.clone()]);
             if *operation == "upload" {
@@ -174,12 +218,7 @@ impl Lab {
             words.join(" "),
             output.stderr
         );
-        let times = output
-            .stdout
-            .lines()
-            .map(str::parse)
-            .collect::<Result<_, _>>();
-        times.context("the times are no numbers")
+        Ok(())
     }
 }
 

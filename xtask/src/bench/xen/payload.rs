@@ -3,13 +3,13 @@
 //! Payloads of any size for a real hypervisor. Each new function is the first
 //! instructions of the old one and a jump to the rest, so that the hypervisor
 //! does what it did; where these cannot be anywhere, it is a jump to the old
-//! one, and the payload is good for an upload only.
+//! one, and the payload can be applied only if nobody calls it.
 
 use anyhow::{Context as _, ensure};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind, elf};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 use xsplice_abi::payload::section;
@@ -38,9 +38,11 @@ const JUMP: usize = 5;
 /// A landing pad, which stays where it is.
 const ENDBR: usize = 4;
 
+const PAGE: u64 = 4096;
+
 /// The hypervisor.
 pub(super) struct Image {
-    /// Those first that a payload can be applied for.
+    /// Those first that do what they did when they are replaced.
     targets: Vec<Target>,
     build_id: Vec<u8>,
 }
@@ -78,6 +80,20 @@ impl Image {
             targets,
             build_id: file.build_id()?.context("no build-id")?.to_vec(),
         })
+    }
+
+    /// The hypervisor without the functions that begin on a page of `run`.
+    pub(super) fn cold(&self, run: &BTreeSet<u64>) -> Self {
+        let cold = |target: &&Target| {
+            let patched = [target.address, target.address + (ENDBR + JUMP) as u64];
+            patched
+                .iter()
+                .all(|addr| !run.contains(&(addr / PAGE * PAGE)))
+        };
+        Self {
+            targets: self.targets.iter().filter(cold).cloned().collect(),
+            build_id: self.build_id.clone(),
+        }
     }
 
     /// A payload that replaces these `functions` of the targets and has `symbols`

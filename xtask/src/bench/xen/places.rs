@@ -16,6 +16,8 @@ pub(super) struct Places {
     /// From where all CPUs wait with their interrupts off to where what had to be
     /// done is done and the CPU that did it synchronises itself.
     pub(super) window: Stretch,
+    /// A live-patch hypercall, from when it is known to be one to its result.
+    pub(super) call: Stretch,
     /// Where a CPU sees whether anything is to be done.
     pub(super) check: Stretch,
     /// The hypervisor's code.
@@ -37,6 +39,10 @@ impl Places {
             let symbol = symbol.with_context(|| format!("xen-syms has no {name}"))?;
             anyhow::Ok(symbol.address())
         };
+        let calls = |begin| Stretch {
+            begin,
+            ends: returns(code, start, begin).collect(),
+        };
         let check = find("check_for_livepatch_work")?;
         let (begin, end) = if let Ok(begin) = find("xsplice_window_begin") {
             (begin, find("xsplice_synchronise")?)
@@ -56,10 +62,8 @@ impl Places {
                 begin,
                 ends: vec![end],
             },
-            check: Stretch {
-                begin: check,
-                ends: returns(code, start, check).collect(),
-            },
+            call: calls(find("livepatch_op")?),
+            check: calls(check),
             text: start..start + text.size(),
         })
     }

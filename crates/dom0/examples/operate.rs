@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Does live-patch operations one after another and prints how many
-//! nanoseconds each took: `cargo xtask bench xen` runs it in dom0.
+//! Does live-patch operations one after another: `cargo xtask bench xen` runs it in
+//! dom0.
 //!
-//! `meter upload NAME FILE apply NAME replace NAME revert NAME unload NAME`
+//! `operate upload NAME FILE apply NAME replace NAME revert NAME unload NAME`
 
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use xsplice_dom0::{Action, Errno, Livepatch, Privcmd};
 
 /// How long all CPUs may take to come together: emulated ones are slow.
@@ -27,9 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let action = match operation.as_str() {
             "upload" => {
                 let data = std::fs::read(words.next().ok_or("which file?")?)?;
-                let start = Instant::now();
                 livepatch.upload(&name, &data).map_err(failed)?;
-                println!("{}", start.elapsed().as_nanos());
                 continue;
             }
             "apply" => Action::Apply,
@@ -38,23 +36,19 @@ fn main() -> Result<(), Box<dyn Error>> {
             "unload" => Action::Unload,
             _ => return Err(format!("{operation}: no such operation").into()),
         };
-        let nanoseconds = act(&livepatch, &name, action).map_err(failed)?;
-        println!("{nanoseconds}");
+        act(&livepatch, &name, action).map_err(failed)?;
     }
     Ok(())
 }
 
-/// How many nanoseconds the action took, when it was started for the last time.
-fn act(livepatch: &Livepatch<'_, Privcmd>, name: &str, action: Action) -> Result<u128, Errno> {
+fn act(livepatch: &Livepatch<'_, Privcmd>, name: &str, action: Action) -> Result<(), Errno> {
     let mut tries = 0;
     loop {
         std::thread::sleep(PAUSE);
         tries += 1;
-        let start = Instant::now();
         match livepatch.act(name, action, TIMEOUT_NS, false) {
-            Ok(()) => return Ok(start.elapsed().as_nanos()),
             Err(Errno::EBUSY) if tries < TRIES => {}
-            Err(errno) => return Err(errno),
+            done => return done,
         }
     }
 }
