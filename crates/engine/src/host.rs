@@ -129,13 +129,12 @@ impl fmt::Display for Absent {
     }
 }
 
-/// How a payload's pages are protected.
+/// How pages of a payload are protected that are not written any more. The others
+/// stay as they were allocated: each change has to reach the TLBs of all CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
     /// Readable and executable.
     Text,
-    /// Readable and writable.
-    Data,
     /// Readable.
     ReadOnly,
 }

@@ -70,11 +70,10 @@ impl Image {
         self.memory.bytes().get(start..span.start + span.len)
     }
 
-    /// Gives each span its protection.
+    /// Protects what is not written any more.
     pub(crate) fn protect(&mut self) -> Result<(), Errno> {
-        const PROTECTIONS: [Protection; 3] =
-            [Protection::Text, Protection::Data, Protection::ReadOnly];
-        for (span, protection) in self.spans.iter().zip(PROTECTIONS) {
+        let [text, _data, read_only] = self.spans;
+        for (span, protection) in [(text, Protection::Text), (read_only, Protection::ReadOnly)] {
             let Range { start, end } = span.range();
             if start != end {
                 let end = end.next_multiple_of(PAGE);

@@ -399,7 +399,6 @@ impl Resident for Payload {
                 }
                 EXECUTE
             }
-            Protection::Data => MprotectFlags::READ | MprotectFlags::WRITE,
             Protection::ReadOnly => MprotectFlags::READ,
         };
         self.mapping.protect(range, flags).map_err(errno)

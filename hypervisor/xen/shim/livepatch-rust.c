@@ -441,14 +441,9 @@ int xsplice_memory_protect(struct xsplice_memory *memory,
                            struct xsplice_range pages,
                            enum xsplice_protection protection)
 {
-    unsigned int flags = PAGE_HYPERVISOR_RO;
-
-    if ( protection == XSPLICE_TEXT )
-        flags = PAGE_HYPERVISOR_RX;
-    else if ( protection == XSPLICE_DATA )
-        flags = PAGE_HYPERVISOR_RW;
-
-    return modify_xen_mappings(pages.start, pages.end, flags);
+    return modify_xen_mappings(pages.start, pages.end,
+                               protection == XSPLICE_TEXT ? PAGE_HYPERVISOR_RX
+                                                          : PAGE_HYPERVISOR_RO);
 }
 
 void xsplice_memory_saved(struct xsplice_memory *memory, size_t index,
@@ -661,7 +656,7 @@ int xsplice_text_open(struct xsplice_range range, bool hooks,
                       uint64_t *distance)
 {
     struct xsplice_range text = xsplice_image().text;
-    uint64_t start = range.start & PAGE_MASK;
+    uint64_t start = range.start & PAGE_MASK, addr;
     mfn_t first;
 
     *distance = 0;
@@ -676,6 +671,9 @@ int xsplice_text_open(struct xsplice_range range, bool hooks,
         return -ENOMEM;
 
     *distance = (uint64_t)text_alias - start;
+    /* So that no page table has to be walked in the window. */
+    for ( addr = start; addr < range.end; addr += PAGE_SIZE )
+        ACCESS_ONCE(*(const char *)pointer(addr + *distance));
 
     return 0;
 }

@@ -55,7 +55,6 @@ struct xsplice_payload {
 
 enum xsplice_protection {
     XSPLICE_TEXT,
-    XSPLICE_DATA,
     XSPLICE_READ_ONLY,
 };
 

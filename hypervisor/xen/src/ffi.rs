@@ -135,7 +135,6 @@ pub(crate) struct Payload<'a> {
 #[repr(C)]
 pub(crate) enum Protection {
     Text,
-    Data,
     ReadOnly,
 }
 

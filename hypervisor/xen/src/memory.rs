@@ -73,7 +73,6 @@ impl Resident for Memory {
     fn protect(&mut self, range: Range<u64>, protection: Protection) -> Result<(), Errno> {
         let protection = match protection {
             Protection::Text => ffi::Protection::Text,
-            Protection::Data => ffi::Protection::Data,
             Protection::ReadOnly => ffi::Protection::ReadOnly,
         };
         result(self.0.protect(&range, protection))
