@@ -67,10 +67,10 @@
 //! and read-only data are laid out and relocated; [`Resident::register`] with the
 //! payload's [`Description`] (alternatives are applied here, tables registered);
 //! [`Resident::protect`] for text and read-only data. Those for one window are:
-//! [`Host::open_text`]; [`Host::rendezvous`], and in it [`Host::begin_writing`], [`Host::write_text`]
-//! and hooks, [`Host::end_writing`]; [`Host::close_text`]. The engine is
-//! single-threaded and takes no locks: the host puts it behind the one that
-//! serialises live-patch calls.
+//! [`Host::open_text`]; [`Host::rendezvous`], and in it [`Host::begin_writing`],
+//! [`Host::write_text`] and hooks, [`Host::end_writing`]; [`Host::close_text`]. The
+//! engine is single-threaded and takes no locks: the host puts it behind the one
+//! that serialises live-patch calls.
 //!
 //! # Memory
 //!

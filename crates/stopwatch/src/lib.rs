@@ -4,7 +4,8 @@
 //! *What it is*: a plugin for QEMU's emulator (TCG), and for those that start
 //! QEMU with it the form of its arguments ([`Request`]) and of what it writes
 //! ([`Line`]). The guest is not changed, and only the instructions at the places
-//! are instrumented. It can also say which pages of code are run at all. QEMU loads shared libraries; make this one with
+//! are instrumented. It can also say which pages of code are run at all. QEMU
+//! loads shared libraries; make this one with
 //!
 //! ```text
 //! cargo rustc --package xsplice-stopwatch --crate-type cdylib
