@@ -28,6 +28,6 @@ mod plugin;
 mod request;
 mod stopwatch;
 
-pub use line::{Line, NoLine};
+pub use line::{Line, NoLine, page};
 pub use request::{ArgumentError, Request, Stretch};
 pub use stopwatch::{MOST, Stopwatch};

@@ -23,6 +23,15 @@ pub enum Line {
 /// What comes before the address of a page.
 const PAGE: &str = "page";
 
+/// Size of a page.
+const PAGE_SIZE: u64 = 4096;
+
+/// The page of what is at `address`, as a [`Line::Page`] names it.
+#[must_use]
+pub const fn page(address: u64) -> u64 {
+    address / PAGE_SIZE * PAGE_SIZE
+}
+
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! When which CPU came where.
 
-use crate::line::Line;
+use crate::line::{Line, page};
 use crate::request::Request;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,9 +13,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// The most lines that are written for one stretch: some places are passed all
 /// the time.
 pub const MOST: usize = 10_000;
-
-/// Size of a page.
-const PAGE: u64 = 4096;
 
 /// The time of a begin that was not passed, or whose end was.
 const NEVER: u64 = u64::MAX;
@@ -101,7 +98,7 @@ impl Stopwatch {
             let pages = self.pages.as_ref();
             pages.is_some_and(|pages| pages.contains(page))
         };
-        let both = [addresses.start(), addresses.end()].map(|address| address / PAGE * PAGE);
+        let both = [addresses.start(), addresses.end()].map(|address| page(*address));
         for page in both.into_iter().filter(asked_for) {
             // Nothing that holds it can panic.
             if self.translated.lock().is_ok_and(|mut all| all.insert(page)) {

@@ -32,15 +32,25 @@ pub(super) enum Measure {
     Ticks,
 }
 
+impl Measure {
+    /// How often everything is done; the least of what is measured is taken. The
+    /// other CPU has its turns meanwhile, also when instructions are counted.
+    fn rounds(self) -> usize {
+        match self {
+            Self::Pages => 1,
+            Self::Instructions => 5,
+            // The first ones are in code that was not emulated before.
+            Self::Ticks => 15,
+        }
+    }
+}
+
 /// A running host.
 pub(super) struct Lab {
     pub(super) measure: Measure,
     host: Host,
     /// What the stopwatch writes.
     output: PathBuf,
-    /// How often everything is done; the least of what is measured is taken. The
-    /// other CPU has its turns meanwhile, also when instructions are counted.
-    rounds: usize,
     _directory: tempfile::TempDir,
 }
 
@@ -93,12 +103,6 @@ impl Lab {
             measure,
             host: Host::boot(&config)?,
             output: request.output,
-            rounds: match measure {
-                Measure::Pages => 1,
-                Measure::Instructions => 5,
-                // The first ones are in code that was not emulated before.
-                Measure::Ticks => 15,
-            },
             _directory: directory,
         })
     }
@@ -106,11 +110,9 @@ impl Lab {
     /// The hypercall of an upload of `payload`, which is unloaded then.
     pub(super) fn upload(&mut self, payload: &Payload) -> anyhow::Result<u64> {
         let mut least = u64::MAX;
-        for _ in 0..self.rounds {
-            let earlier = self.passages(CALL)?.len();
-            self.load(payload)?;
+        for _ in 0..self.measure.rounds() {
+            let calls = self.passages_of(CALL, &[("upload", payload)])?;
             // Before it, a few are made that ask for something only.
-            let calls = self.passages(CALL)?.split_off(earlier);
             let upload = calls.into_iter().max().context("there was no hypercall")?;
             least = least.min(upload);
             self.unload(payload)?;
@@ -155,10 +157,8 @@ impl Lab {
     ) -> anyhow::Result<u64> {
         let actions = [before, &[action, ("revert", payload)]].concat();
         let mut least = u64::MAX;
-        for _ in 0..self.rounds {
-            let earlier = self.passages(WINDOW)?.len();
-            self.run(&actions)?;
-            let windows = self.passages(WINDOW)?.split_off(earlier);
+        for _ in 0..self.measure.rounds() {
+            let windows = self.passages_of(WINDOW, &actions)?;
             let (done, seen) = (actions.len(), windows.len());
             ensure!(seen == done, "{done} actions had {seen} windows");
             least = windows[before.len()].min(least);
@@ -183,6 +183,17 @@ impl Lab {
             Line::Passage { .. } => None,
         });
         Ok(pages.collect())
+    }
+
+    /// Does operations in dom0; the lengths of the passages of a stretch meanwhile.
+    fn passages_of(
+        &mut self,
+        stretch: usize,
+        operations: &[Operation<'_>],
+    ) -> anyhow::Result<Vec<u64>> {
+        let earlier = self.passages(stretch)?.len();
+        self.run(operations)?;
+        Ok(self.passages(stretch)?.split_off(earlier))
     }
 
     /// The lengths of all passages of a stretch so far.

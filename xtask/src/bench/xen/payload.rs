@@ -15,6 +15,7 @@ use std::path::Path;
 use xsplice_abi::payload::section;
 use xsplice_abi::{deny, note};
 use xsplice_build::payload::{Draft, Field, Func, Identity, Kind, Reaches};
+use xsplice_stopwatch::page;
 
 /// A function of the hypervisor that a payload can replace.
 #[derive(Debug, Clone)]
@@ -37,8 +38,6 @@ pub(super) struct Payload {
 const JUMP: usize = 5;
 /// A landing pad, which stays where it is.
 const ENDBR: usize = 4;
-
-const PAGE: u64 = 4096;
 
 /// The hypervisor.
 pub(super) struct Image {
@@ -82,13 +81,11 @@ impl Image {
         })
     }
 
-    /// The hypervisor without the functions that begin on a page of `run`.
+    /// The hypervisor without the functions that are patched on a page of `run`.
     pub(super) fn cold(&self, run: &BTreeSet<u64>) -> Self {
         let cold = |target: &&Target| {
             let patched = [target.address, target.address + (ENDBR + JUMP) as u64];
-            patched
-                .iter()
-                .all(|addr| !run.contains(&(addr / PAGE * PAGE)))
+            patched.iter().all(|addr| !run.contains(&page(*addr)))
         };
         Self {
             targets: self.targets.iter().filter(cold).cloned().collect(),
