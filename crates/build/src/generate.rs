@@ -187,7 +187,14 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     };
     let (selection, layouts) = rayon::join(
         || select(&units, &image, &below, &rules),
-        || crate::layout::check(&rebuild, &patched, &pairs, &options.allow),
+        || {
+            crate::layout::check(
+                &rebuild,
+                (below_tree.as_ref(), &patched),
+                &pairs,
+                &options.allow,
+            )
+        },
     );
     problems.extend(layouts);
     let selection = match selection {

@@ -24,10 +24,11 @@ struct Layout {
 
 type Layouts = BTreeMap<String, Layout>;
 
-/// Every structure whose layout changes and that is not in `allowed`.
+/// Every structure whose layout changes between the source `below`, or the
+/// tree's own, and `patched`, and that is not in `allowed`.
 pub(crate) fn check(
     rebuild: &Rebuild,
-    patched: &Patched,
+    (below, patched): (Option<&Patched>, &Patched),
     pairs: &[Pair],
     allowed: &BTreeSet<String>,
 ) -> Vec<Problem> {
@@ -36,7 +37,10 @@ pub(crate) fn check(
         .map(|pair| {
             let object = pair.object.with_all_types();
             let (old, new) = rayon::join(
-                || rebuild.recompile_original(&object),
+                || match below {
+                    Some(below) => rebuild.recompile_patched(below, &object),
+                    None => rebuild.recompile_original(&object),
+                },
                 || rebuild.recompile_patched(patched, &object),
             );
             let read = |bytes: Vec<u8>| {

@@ -130,3 +130,30 @@ fn a_payload_patches_a_function_that_the_one_below_added() -> anyhow::Result<()>
     host.shut_down()?;
     Ok(())
 }
+
+/// The payload below has one of its structures in memory: that the tree has no
+/// such structure says nothing.
+#[test]
+fn a_structure_of_the_payload_below_keeps_its_layout() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack");
+    let (below_patch, top_patch) = (
+        here.join("allocates.patch"),
+        here.join("grows-allocated.patch"),
+    );
+    let (below, top) = (
+        directory.path().join("below.livepatch"),
+        directory.path().join("top.livepatch"),
+    );
+    build(&base, &below_patch, &below)?;
+    let words = on_top(&base, (&top_patch, &top), (&below_patch, &below));
+    let refused = local(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(
+        refused.status.code() == Some(1) && said.contains("live_s goes from 8 to 528 bytes"),
+        "{refused:?}"
+    );
+    ensure!(!top.exists(), "something was written");
+    Ok(())
+}
