@@ -9,18 +9,24 @@
 //! - `# options:` further options of `xsplice build`;
 //! - `# builds:` names of the functions that the payload replaces, all of
 //!   them, or `*` if the compiler decides;
-//! - `# refused:` words of the refusal;
-//! - `# note:` words of a note in the report;
+//! - `# carries:` names of what is new in the payload, all of it;
+//! - `# refused:` words of the refusal; every such line must be met;
+//! - `# note:` words of a note in the report; every such line must be met;
+//! - `# hunks:` the effect of each hunk in order, as the report has it
+//!   (`in_payload`, `left_out`, `unused`, `none`, `not_built`);
 //! - `# info:` text of `xsplice info` while the payload is applied, and at no
 //!   other time;
-//! - `# console:` text that the hypervisor prints when it is applied.
+//! - `# console:` text that the hypervisor prints when it is applied;
+//! - `# live: no` if the report shows all that matters, so that the payload need
+//!   not run.
 //!
 //! A payload is applied a second time after it was reverted: the hypervisor
 //! then compares the first bytes of every function with those that the payload
 //! expects, which are the ones that patching changes.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use xsplice_e2e::{Base, base, config, local, settled};
 use xsplice_lab::Host;
 
@@ -29,21 +35,24 @@ struct Case {
     file: PathBuf,
     options: Vec<String>,
     builds: Option<String>,
-    refused: Option<String>,
-    note: Option<String>,
+    carries: Option<String>,
+    refused: Vec<String>,
+    notes: Vec<String>,
+    hunks: Option<String>,
     info: Option<String>,
     console: Option<String>,
+    live: bool,
 }
 
 impl Case {
     fn read(file: PathBuf) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(&file)?;
-        let line = |key: &str| {
+        let lines = |key: &str| -> Vec<String> {
             let start = format!("# {key}: ");
-            text.lines()
-                .find_map(|l| l.strip_prefix(&start))
-                .map(|value| value.trim().to_owned())
+            let values = text.lines().filter_map(|l| l.strip_prefix(&start));
+            values.map(|value| value.trim().to_owned()).collect()
         };
+        let line = |key: &str| lines(key).into_iter().next();
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let options = line("options").unwrap_or_default();
         let options = options.split_whitespace().map(|word| {
@@ -60,14 +69,17 @@ impl Case {
                 .into_owned(),
             options: options.collect(),
             builds: line("builds"),
-            refused: line("refused"),
-            note: line("note"),
+            carries: line("carries"),
+            refused: lines("refused"),
+            notes: lines("note"),
+            hunks: line("hunks"),
             info: line("info"),
             console: line("console"),
+            live: line("live").is_none_or(|value| value != "no"),
             file,
         };
         ensure!(
-            case.builds.is_some() != case.refused.is_some(),
+            case.builds.is_some() == case.refused.is_empty(),
             "{}: say what is expected, `# builds:` or `# refused:`",
             case.name
         );
@@ -85,33 +97,46 @@ impl Case {
         arguments.extend(self.options.iter().map(String::as_str));
         let result = local(&arguments)?;
         let stderr = String::from_utf8_lossy(&result.stderr).into_owned();
-        if let Some(words) = &self.refused {
+        for words in &self.refused {
             ensure!(
                 result.status.code() == Some(1) && stderr.contains(words),
                 "{}: expected to be refused with `{words}`: {stderr}",
                 self.name
             );
+        }
+        if !self.refused.is_empty() {
             ensure!(!output.exists(), "{}: something was written", self.name);
             return Ok(None);
         }
         ensure!(result.status.success(), "{}: {stderr}", self.name);
         let report: serde_json::Value = serde_json::from_slice(&result.stdout)?;
-        let mut names: Vec<&str> = report["functions"]
-            .as_array()
-            .context("a report names functions")?
-            .iter()
-            .filter_map(|f| f["name"].as_str())
-            .collect();
-        names.sort_unstable();
+        let names = names(&report["functions"]);
         let expected = self.builds.as_deref().unwrap_or_default();
         ensure!(
             !names.is_empty() && (expected == "*" || names.join(" ") == expected),
             "{}: expected {expected}, the payload replaces {names:?}",
             self.name
         );
-        if let Some(words) = &self.note {
-            let notes = report["notes"].to_string();
+        if let Some(expected) = &self.carries {
+            let names = self::names(&report["carried"]);
+            ensure!(
+                names.join(" ") == *expected,
+                "{}: expected {expected}, the payload carries {names:?}",
+                self.name
+            );
+        }
+        let notes = report["notes"].to_string();
+        for words in &self.notes {
             ensure!(notes.contains(words), "{}: {notes}", self.name);
+        }
+        if let Some(expected) = &self.hunks {
+            let hunks = report["hunks"].as_array().into_iter().flatten();
+            let effects: Vec<&str> = hunks.filter_map(|h| h["effect"].as_str()).collect();
+            ensure!(
+                effects.join(" ") == *expected,
+                "{}: expected the effects {expected}, the report has {effects:?}",
+                self.name
+            );
         }
         Ok(Some(output))
     }
@@ -152,10 +177,43 @@ impl Case {
     }
 }
 
+/// The names in a list of the report, sorted.
+fn names(list: &serde_json::Value) -> Vec<&str> {
+    let list = list.as_array().into_iter().flatten();
+    let mut names: Vec<&str> = list.filter_map(|item| item["name"].as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
 fn tool(host: &mut Host, arguments: &[&str]) -> anyhow::Result<String> {
     let output = settled(host, &[&["xsplice"], arguments].concat())?;
     ensure!(output.code == Some(0), "xsplice {arguments:?}: {output:?}");
     Ok(output.stdout)
+}
+
+/// Builds all `cases`, as many at once as there are CPUs: most of a small
+/// build is not parallel.
+fn build_all(
+    base: &Base,
+    cases: &[Case],
+    directory: &Path,
+) -> Vec<anyhow::Result<Option<PathBuf>>> {
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let indices = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        let mine = indices.map_while(|index| Some((index, cases.get(index)?)));
+        mine.map(|(index, case)| (index, case.build(base, directory)))
+            .collect::<Vec<_>>()
+    };
+    let mut built = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let done = workers.into_iter().flat_map(|worker| worker.join());
+        done.flatten().collect::<Vec<_>>()
+    });
+    assert_eq!(built.len(), cases.len(), "a worker panicked");
+    built.sort_by_key(|(index, _)| *index);
+    built.into_iter().map(|(_, result)| result).collect()
 }
 
 #[test]
@@ -167,13 +225,17 @@ fn every_patch_does_what_it_says() -> anyhow::Result<()> {
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<_>>()?;
     files.sort();
+    let cases: Vec<Case> = files
+        .into_iter()
+        .map(Case::read)
+        .collect::<Result<_, _>>()?;
     let mut payloads = Vec::new();
     let mut failures = Vec::new();
-    for file in files {
-        let case = Case::read(file)?;
-        match case.build(&base, directory.path()) {
-            Ok(Some(payload)) => payloads.push((case, payload)),
-            Ok(None) => {}
+    let built = build_all(&base, &cases, directory.path());
+    for (case, built) in cases.iter().zip(built) {
+        match built {
+            Ok(Some(payload)) if case.live => payloads.push((case, payload)),
+            Ok(_) => {}
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
