@@ -25,7 +25,7 @@ pub(crate) fn run(minutes: u32, xen: bool) -> anyhow::Result<()> {
         test.args(["test", "--release", "--package", "xsplice-e2e"]);
         test.args(["--test", "damaged_payloads"]);
         test.env("XSPLICE_BASE", base::description()?);
-        command::run(test.env("XSPLICE_ALL_HEADERS", "1"))?;
+        command::run(test.env("XSPLICE_ALL", "1"))?;
     }
     let version = Command::new("cargo")
         .args(["+nightly", "fuzz", "--version"])

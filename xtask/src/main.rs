@@ -14,6 +14,7 @@ mod packages;
 mod rust_core;
 mod sanitize;
 mod size;
+mod suite;
 mod test;
 mod xen;
 
@@ -32,11 +33,7 @@ enum Command {
     /// Patch a running Debian Xen and revert it, everything from nothing.
     Demo,
     /// Run all tests, those on the real Xen included.
-    Test {
-        /// Leave out what needs Xen or QEMU.
-        #[arg(long)]
-        fast: bool,
-    },
+    Test(test::Args),
     /// Get Debian's Xen and rebuild it; print where everything is.
     Base {
         /// See whether Debian has a newer one, also if one is cached.
@@ -112,7 +109,7 @@ enum Bench {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo => demo::run(),
-        Command::Test { fast } => test::run(fast),
+        Command::Test(args) => test::run(&args),
         Command::Base { update } => {
             let base = if update { base::update() } else { base::get() };
             base.map(|base| println!("{}", base.summary()))

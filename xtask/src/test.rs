@@ -1,14 +1,58 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{base, cache, command, packages, xen};
+use crate::{base, cache, command, packages, suite, xen};
 use anyhow::{Context as _, anyhow};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What is run.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leave out what needs Xen or QEMU.
+    #[arg(long, conflicts_with_all = ["all", "only"])]
+    fast: bool,
+    /// Run exhaustive tests in full instead of a sample; it takes hours.
+    #[arg(long)]
+    all: bool,
+    /// Chooses the samples.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Run only this test program on the real Xen; repeat it for several.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+}
+
 /// Runs the checks and tests; without `fast`, those on the real Xen too.
-pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     packages::ensure(packages::TESTS)?;
+    if args.only.is_empty() {
+        check_without_xen(args.fast)?;
+    }
+    if args.fast {
+        return Ok(());
+    }
+    let _hypervisors = cache::hold_hypervisors()?;
+    let mut variables = std::thread::scope(|scope| {
+        // It takes a minute of one CPU.
+        let model = args.only.is_empty().then(|| scope.spawn(check_model));
+        let programs = build_programs()?;
+        if let Some(model) = model {
+            let model = model.join();
+            model.map_err(|_| anyhow!("the model could not be checked"))??;
+        }
+        anyhow::Ok(programs)
+    })?;
+    variables.push(("XSPLICE_SEED", args.seed.to_string().into()));
+    if args.all {
+        variables.push(("XSPLICE_ALL", "1".into()));
+    }
+    suite::run("xsplice-e2e", &args.only, &variables)
+}
+
+/// Formatting, lints, dependencies and the tests that need neither Xen nor QEMU.
+fn check_without_xen(fast: bool) -> anyhow::Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&[
         "clippy",
@@ -21,35 +65,24 @@ pub(crate) fn run(fast: bool) -> anyhow::Result<()> {
     ])?;
     check_freestanding()?;
     cargo(&["test", "--workspace", "--exclude", "xsplice-e2e", "--quiet"])?;
-    check_dependencies(fast)?;
-    if fast {
-        return Ok(());
-    }
-    let _hypervisors = cache::hold_hypervisors()?;
-    let programs = std::thread::scope(|scope| {
-        // It takes a minute of one CPU.
-        let model = scope.spawn(check_model);
-        let programs = build_programs()?;
-        let model = model.join();
-        model.map_err(|_| anyhow!("the model could not be checked"))??;
-        anyhow::Ok(programs)
-    })?;
-    command::run(
-        Command::new("cargo")
-            .args(["test", "--package", "xsplice-e2e", "--", "--test-threads=1"])
-            .envs(programs),
-    )
+    check_dependencies(fast)
 }
 
 /// Builds what the tests on the real Xen use; returns where it is, in variables.
-fn build_programs() -> anyhow::Result<[(&'static str, PathBuf); 4]> {
+fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
     let xsplice = build_xsplice()?;
     base::get()?;
-    Ok([
-        ("XSPLICE_BIN", xsplice),
-        ("XSPLICE_BASE", base::description()?),
-        ("XSPLICE_RUST_BASE", xen::build(xen::Engine::Rust, false)?),
-        ("XSPLICE_DEBUG_BASE", xen::build(xen::Engine::Rust, true)?),
+    Ok(vec![
+        ("XSPLICE_BIN", xsplice.into()),
+        ("XSPLICE_BASE", base::description()?.into()),
+        (
+            "XSPLICE_RUST_BASE",
+            xen::build(xen::Engine::Rust, false)?.into(),
+        ),
+        (
+            "XSPLICE_DEBUG_BASE",
+            xen::build(xen::Engine::Rust, true)?.into(),
+        ),
     ])
 }
 

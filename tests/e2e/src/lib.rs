@@ -75,6 +75,23 @@ pub fn xsplice() -> anyhow::Result<PathBuf> {
     Ok(path.into())
 }
 
+/// Whether tests that take a sample try everything instead:
+/// `cargo xtask test --all`.
+pub fn exhaustive() -> bool {
+    std::env::var_os("XSPLICE_ALL").is_some()
+}
+
+/// What chooses a sample: `cargo xtask test --seed N`.
+///
+/// # Errors
+/// If `XSPLICE_SEED` is not a number.
+pub fn seed() -> anyhow::Result<u64> {
+    match std::env::var("XSPLICE_SEED") {
+        Ok(seed) => seed.parse().context("XSPLICE_SEED"),
+        Err(_) => Ok(1),
+    }
+}
+
 /// The root of this repository.
 pub fn repository() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
