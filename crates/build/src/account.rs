@@ -157,7 +157,7 @@ impl Accounting<'_> {
                 patched: pair.patched.clone(),
                 shipped: None,
             };
-            let Ok(unit) = Unit::compare(self.tree, &difference) else {
+            let Ok(unit) = Unit::compare(self.tree, &difference, None) else {
                 return Ok(needed);
             };
             let changes = unit.iter().flat_map(|unit| &unit.comparison.changes);

@@ -8,8 +8,9 @@ use crate::payload::Identity;
 use crate::rebuild::Rebuild;
 use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
 use crate::source::{PatchedSource, SourcePatch};
-use crate::tree::Tree;
+use crate::tree::{ObjectFile, Tree};
 use crate::unit::Unit;
+use crate::witness::Build;
 use crate::{Problem, Refused};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -154,12 +155,19 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     }
     let pairs = rebuild.pairs(&patched, below_tree.as_ref())?;
     let hooks = rebuild.hooks(&patched, &options.hooks)?;
+    let compile = |build, object: &ObjectFile| match (build, &below_tree) {
+        (Build::Patched, _) => rebuild.recompile_patched(&patched, object),
+        (Build::Original, Some(below)) if below.objects().any(|o| o.path == object.path) => {
+            rebuild.recompile_patched(below, object)
+        }
+        _ => rebuild.recompile_original(object),
+    };
     progress.stage("comparing", pairs.len() + hooks.len());
     let units: Vec<Result<Option<Unit>, Problem>> = pairs
         .par_iter()
         .chain(&hooks)
         .map(|pair| {
-            let unit = Unit::compare(&tree, pair);
+            let unit = Unit::compare(&tree, pair, Some(&compile));
             progress.step();
             unit
         })

@@ -36,6 +36,7 @@ pub mod shadow;
 pub mod source;
 pub mod tree;
 pub mod unit;
+mod witness;
 
 pub use generate::{Options, PatchedFunction, Progress, Report, generate};
 

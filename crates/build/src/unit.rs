@@ -4,9 +4,11 @@
 use crate::Problem;
 use crate::rebuild::Pair;
 use crate::tree::{ObjectFile, Tree};
+use crate::witness::{self, Build, Compile};
 use std::collections::BTreeSet;
 use xsplice_diff::compare::Comparison;
 use xsplice_diff::object::Object;
+use xsplice_diff::shared;
 
 /// An object before and after the patch, with the differences.
 #[derive(Debug)]
@@ -35,18 +37,47 @@ pub struct Shipped {
 
 impl Unit {
     /// Compares the two builds of an object; `None` if they do the same.
+    /// `compile` is asked for what the objects alone do not tell; without it
+    /// they are only compared, and nothing may be taken from the result.
     ///
     /// # Errors
     /// If they cannot be compared.
-    pub(crate) fn compare(tree: &Tree, pair: &Pair) -> Result<Option<Self>, Problem> {
-        let object = &pair.object;
+    pub(crate) fn compare(
+        tree: &Tree,
+        pair: &Pair,
+        compile: Option<&Compile>,
+    ) -> Result<Option<Self>, Problem> {
         if pair.original == pair.patched {
             return Ok(None);
         }
-        if object.path.ends_with(".s") {
+        if pair.object.path.ends_with(".s") {
             return compare_offsets(pair);
         }
-        let read = |bytes: &Option<Vec<u8>>| {
+        let objects = Objects::read(tree, pair)?;
+        let mut unit = objects.compare(&pair.object);
+        if let Some(compile) = compile
+            && needs_witnesses(&unit)
+        {
+            let mut objects = Objects::read(tree, pair)?;
+            objects.read_with_witnesses(pair, compile)?;
+            unit = objects.compare(&pair.object);
+        }
+        Ok((!unit.comparison.is_empty()).then_some(unit))
+    }
+}
+
+/// The builds of one object, read.
+struct Objects {
+    original: Object,
+    patched: Object,
+    shipped: Option<Object>,
+}
+
+impl Objects {
+    fn read(tree: &Tree, pair: &Pair) -> Result<Self, Problem> {
+        // The build gives the FILE symbol its path after compiling.
+        let name = linked_file_name(tree, &pair.object).unwrap_or(pair.object.source.clone());
+        let read = |bytes: Option<&[u8]>| {
             let Some(bytes) = bytes else {
                 return Ok(Object::default());
             };
@@ -56,32 +87,65 @@ impl Unit {
                     format!("changed boot code or an object that cannot be compared: {e}"),
                 )
             })?;
-            // The build gives the FILE symbol its path after compiling.
-            object.file =
-                linked_file_name(tree, &pair.object).unwrap_or(pair.object.source.clone());
+            object.file.clone_from(&name);
             Ok(object)
         };
-        let (original, patched) = (read(&pair.original)?, read(&pair.patched)?);
-        let comparison = xsplice_diff::compare(&original, &patched);
-        let shipped = match &pair.shipped {
-            None => None,
-            Some(bytes) => {
-                let bytes = Some(bytes.clone()).filter(|bytes| !bytes.is_empty());
-                let object = read(&bytes)?;
-                Some(Shipped {
-                    comparison: xsplice_diff::compare(&object, &original),
-                    object,
-                })
-            }
-        };
-        Ok((!comparison.is_empty()).then(|| Self {
-            file: object.clone(),
+        let shipped = pair.shipped.as_deref();
+        Ok(Self {
+            original: read(pair.original.as_deref())?,
+            patched: read(pair.patched.as_deref())?,
+            shipped: shipped
+                .map(|bytes| read(Some(bytes).filter(|bytes| !bytes.is_empty())))
+                .transpose()?,
+        })
+    }
+
+    fn compare(self, file: &ObjectFile) -> Unit {
+        let Self {
             original,
             patched,
-            comparison,
             shipped,
-        }))
+        } = self;
+        Unit {
+            file: file.clone(),
+            comparison: xsplice_diff::compare(&original, &patched),
+            shipped: shipped.map(|object| Shipped {
+                comparison: xsplice_diff::compare(&object, &original),
+                object,
+            }),
+            original,
+            patched,
+        }
     }
+
+    fn read_with_witnesses(&mut self, pair: &Pair, compile: &Compile) -> Result<(), Problem> {
+        let builds = [
+            (Build::Shipped, &pair.shipped, self.shipped.as_mut()),
+            (Build::Original, &pair.original, Some(&mut self.original)),
+            (Build::Patched, &pair.patched, Some(&mut self.patched)),
+        ];
+        for (build, bytes, object) in builds {
+            let bytes = bytes.as_deref().filter(|bytes| !bytes.is_empty());
+            if let (Some(bytes), Some(object)) = (bytes, object) {
+                let file = std::mem::take(&mut object.file);
+                *object = witness::read(&pair.object, (build, bytes), object, compile)?;
+                object.file = file;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the objects alone do not tell what references in them mean.
+fn needs_witnesses(unit: &Unit) -> bool {
+    let needed = |old: &Object, new: &Object, comparison: &Comparison| {
+        !new.sections.is_empty() && shared::needs_witness(old, new, comparison)
+    };
+    needed(&unit.original, &unit.patched, &unit.comparison)
+        || unit
+            .shipped
+            .as_ref()
+            .is_some_and(|shipped| needed(&shipped.object, &unit.original, &shipped.comparison))
 }
 
 /// Offsets that assembly code uses must be what they were.

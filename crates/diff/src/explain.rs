@@ -5,7 +5,8 @@ use crate::compare::{describe, width};
 use crate::line::{SourceLine, source_line};
 use crate::names::base_name;
 use crate::object::{Object, Relocation};
-use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
+use crate::read::is_branch;
+use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 
 /// Where two builds of a function part.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,12 +142,6 @@ impl Iterator for Walk<'_> {
             text,
         })
     }
-}
-
-fn is_branch(instruction: &Instruction) -> bool {
-    instruction.is_jcc_short_or_near()
-        || instruction.is_jmp_short_or_near()
-        || instruction.is_call_near()
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod line;
 pub mod names;
 pub mod object;
 mod read;
+pub mod shared;
 pub mod special;
 
 pub use compare::{Change, Comparison, Kind, compare};

@@ -37,6 +37,22 @@ pub enum ReadError {
         /// Offset in that section.
         offset: u64,
     },
+    /// A relocation names a section that several variables share, and nothing
+    /// tells which of them it means.
+    #[error(
+        "{file}: nothing tells which variable of {shared} is meant at {section}+{offset:#x}; \
+         give the variable of the patch a section of its own"
+    )]
+    Doubtful {
+        /// The file.
+        file: String,
+        /// The section that several variables share.
+        shared: String,
+        /// The section that is relocated.
+        section: String,
+        /// Offset in that section.
+        offset: u64,
+    },
 }
 
 /// What a section holds, as far as patching cares.
@@ -105,6 +121,12 @@ pub struct Relocation {
     pub offset: u64,
     /// `R_X86_64_*`.
     pub r_type: u32,
+    /// Whether it is the operand of a call or jump; everything else takes the
+    /// address of what it leads to, or accesses it.
+    pub branch: bool,
+    /// Whether the file names the section of what the field leads to, and no
+    /// symbol: then the symbol is inferred from the offset.
+    pub inferred: bool,
     /// What the field leads to.
     pub reference: Reference,
 }
@@ -246,6 +268,20 @@ impl Object {
     /// If `data` is no x86-64 relocatable ELF file or is damaged.
     pub fn read(path: &str, data: &[u8]) -> Result<Self, ReadError> {
         Reader::new(path, data)?.read()
+    }
+
+    /// Reads the object file `data` as [`Object::read`] does. Where a relocation
+    /// names only a section that several variables share, `witness` tells which
+    /// one is meant: the same source, assembled so that relocations name them
+    /// (see [`crate::shared`]).
+    ///
+    /// # Errors
+    /// As [`Object::read`], and if the witness does not tell.
+    pub fn read_with(path: &str, data: &[u8], witness: &[u8]) -> Result<Self, ReadError> {
+        let mut object = Self::read(path, data)?;
+        let witness = Reader::new(path, witness)?.read()?;
+        crate::shared::resolve(&mut object, &witness, path)?;
+        Ok(object)
     }
 
     /// The symbol that covers `offset` in `section`.

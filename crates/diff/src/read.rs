@@ -171,14 +171,15 @@ impl<'a> Reader<'a> {
             };
             let bias = match r_type {
                 elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 | elf::R_X86_64_PC8 => {
-                    let end = code.ends.get(at).copied().flatten();
-                    end.map_or(0, |end| -(end - offset).cast_signed())
+                    let end = code.users.get(at).copied().flatten();
+                    end.map_or(0, |user| -(user.end - offset).cast_signed())
                 }
                 _ => 0,
             };
             let addend = relocation.addend();
             let bias = bias + bias_of.as_ref().map_or(0, |bias| bias(offset, addend));
-            let reference = match meaning.get(symbol.0).ok_or_else(bad)? {
+            let meant = meaning.get(symbol.0).ok_or_else(bad)?;
+            let reference = match meant {
                 Meaning::Target(target) => Reference {
                     target: target.clone(),
                     offset: addend.wrapping_sub(bias),
@@ -206,6 +207,13 @@ impl<'a> Reader<'a> {
             relocations.push(Relocation {
                 offset,
                 r_type: r_type.0,
+                branch: code
+                    .users
+                    .get(at)
+                    .copied()
+                    .flatten()
+                    .is_some_and(|user| user.branch),
+                inferred: matches!(meant, Meaning::Place { .. }),
                 reference,
             });
         }
@@ -311,11 +319,20 @@ fn settle(object: &Object, section: usize, offset: i64, bias: i64) -> Reference 
     }
 }
 
+/// The instruction that a relocated field is in.
+#[derive(Clone, Copy)]
+struct User {
+    /// Where it ends.
+    end: u64,
+    /// Whether it is a call or jump to the place that the field leads to.
+    branch: bool,
+}
+
 /// What the instructions of a section tell.
 #[derive(Default)]
 struct Code {
-    /// For each relocated field where the instruction ends that has it.
-    ends: Vec<Option<u64>>,
+    /// For each relocated field the instruction that has it.
+    users: Vec<Option<User>>,
     /// The branches from one symbol to another of the same section: the
     /// assembler knows how far they are and leaves no relocation.
     branches: Vec<Relocation>,
@@ -327,7 +344,7 @@ impl Code {
     fn decode(object: &Object, index: usize, fields: impl ExactSizeIterator<Item = u64>) -> Self {
         let several = object.symbols_in(index).nth(1).is_some();
         let mut code = Self {
-            ends: Vec::with_capacity(fields.len()),
+            users: Vec::with_capacity(fields.len()),
             branches: Vec::new(),
         };
         let mut fields = fields.peekable();
@@ -337,20 +354,29 @@ impl Code {
         while decoder.can_decode() && (several || fields.peek().is_some()) {
             decoder.decode_out(&mut instruction);
             let end = instruction.next_ip();
-            let before = code.ends.len();
+            let before = code.users.len();
+            let branch = is_branch(&instruction);
             while fields.next_if(|&field| field < end).is_some() {
-                code.ends.push(Some(end));
+                code.users.push(Some(User { end, branch }));
             }
-            if several && code.ends.len() == before {
-                code.branches.extend(branch(object, index, &instruction));
+            if several && code.users.len() == before {
+                code.branches
+                    .extend(branch_out(object, index, &instruction));
             }
         }
         code
     }
 }
 
+/// Whether `instruction` leads to another place that it names.
+pub(crate) fn is_branch(instruction: &Instruction) -> bool {
+    instruction.is_jcc_short_or_near()
+        || instruction.is_jmp_short_or_near()
+        || instruction.is_call_near()
+}
+
 /// The branch that `instruction` is, if it leads to another symbol.
-fn branch(object: &Object, section: usize, instruction: &Instruction) -> Option<Relocation> {
+fn branch_out(object: &Object, section: usize, instruction: &Instruction) -> Option<Relocation> {
     let (width, r_type) = if instruction.is_jcc_short() || instruction.is_jmp_short() {
         (1, elf::R_X86_64_PC8)
     } else if instruction.is_jcc_near() || instruction.is_jmp_near() || instruction.is_call_near() {
@@ -364,6 +390,8 @@ fn branch(object: &Object, section: usize, instruction: &Instruction) -> Option<
     (from != Some(to)).then(|| Relocation {
         offset: instruction.next_ip() - width,
         r_type: r_type.0,
+        branch: true,
+        inferred: true,
         reference: settle(object, section, target.cast_signed(), -width.cast_signed()),
     })
 }

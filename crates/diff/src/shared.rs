@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Sections of data that several variables share.
+//!
+//! An assembler writes a reference to a private symbol as its section and an
+//! offset. In a section of its own that is the symbol. In a shared one it is
+//! only a place: `array + ARRAY_SIZE(array)` is where the next variable starts,
+//! and `&array[-1]` is within the one before. While all of them lie as they do
+//! in the hypervisor the place is all that counts. Where a patch adds, removes
+//! or reorders one, or a copy of one goes into the payload, the same source is
+//! assembled once more with these variables declared global: then relocations
+//! have to name them. That object is the witness.
+
+use crate::compare::{Comparison, Kind};
+use crate::correlate::is_anonymous;
+use crate::object::{Class, Index, Object, ReadError, Reference, Relocation, Target};
+use std::collections::{BTreeSet, HashMap};
+
+/// The private variables that the witness of `object` has to declare global.
+pub fn variables(object: &Object) -> BTreeSet<&str> {
+    let shared = |index: usize| is_shared(object, index);
+    let symbols = object.symbols.iter();
+    symbols
+        .filter(|symbol| !symbol.global && shared(symbol.section))
+        .map(|symbol| symbol.name.as_str())
+        .collect()
+}
+
+/// Whether it matters which variable of a shared section a reference means.
+pub fn needs_witness(original: &Object, patched: &Object, comparison: &Comparison) -> bool {
+    let forth: HashMap<usize, usize> = comparison
+        .correlation
+        .iter()
+        .map(|(patched, pair)| (patched, pair.original))
+        .collect();
+    let back = forth
+        .iter()
+        .map(|(&patched, &original)| (original, patched));
+    let moved = shifted(patched, original, &forth)
+        .chain(shifted(original, patched, &back.collect()))
+        .next()
+        .is_some();
+    moved || copies_meet_references(patched, comparison)
+}
+
+/// Shared sections of `object` that references lead into and whose variables do
+/// not lie in `other` as they do here.
+fn shifted<'a>(
+    object: &'a Object,
+    other: &'a Object,
+    partners: &'a HashMap<usize, usize>,
+) -> impl Iterator<Item = usize> + 'a {
+    referred_to(object, |_| true)
+        .into_iter()
+        .filter(move |&section| {
+            let mut distances = BTreeSet::new();
+            let mut count = 0;
+            for index in object.symbols_in(section) {
+                let symbol = &object.symbols[index];
+                if is_anonymous(object, symbol) {
+                    continue;
+                }
+                let Some(partner) = partners.get(&index).map(|&i| &other.symbols[i]) else {
+                    return true;
+                };
+                count += 1;
+                let distance = partner.offset.wrapping_sub(symbol.offset);
+                distances.insert((partner.section, distance, partner.size == symbol.size));
+            }
+            let Some(&(there, _, true)) = distances.first() else {
+                return count > 0;
+            };
+            distances.len() > 1 || other.sections[there].class != object.sections[section].class
+        })
+}
+
+/// Whether changed code refers into a shared section of which the payload gets
+/// a copy of a variable.
+fn copies_meet_references(patched: &Object, comparison: &Comparison) -> bool {
+    let changed = |index: usize| comparison.changes.iter().any(|c| c.patched == Some(index));
+    let copied = |index: usize| {
+        let stays = comparison.changes.iter().all(|change| {
+            change.patched != Some(index) || matches!(change.kind, Kind::Data | Kind::Init)
+        });
+        !stays || comparison.correlation.original(index).is_none()
+    };
+    let from_changed =
+        |place: (usize, u64)| patched.symbol_at(place.0, place.1).is_none_or(changed);
+    referred_to(patched, from_changed)
+        .into_iter()
+        .any(|section| patched.symbols_in(section).any(copied))
+}
+
+/// Shared sections that references from what stays after boot lead into without
+/// naming a variable; only those that come from a place that `counts`.
+fn referred_to(object: &Object, counts: impl Fn((usize, u64)) -> bool) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    for (index, section) in object.sections.iter().enumerate() {
+        if matches!(section.class, Class::Init | Class::Ignored) {
+            continue;
+        }
+        for relocation in section.relocations.iter().filter(|r| r.inferred) {
+            if let Some((to, _)) = place(object, &relocation.reference)
+                && !found.contains(&to)
+                && is_shared(object, to)
+                && counts((index, relocation.offset))
+            {
+                found.insert(to);
+            }
+        }
+    }
+    found
+}
+
+/// Gives every reference into a shared section the variable that `witness`
+/// names.
+pub(crate) fn resolve(object: &mut Object, witness: &Object, file: &str) -> Result<(), ReadError> {
+    let shared: BTreeSet<usize> = (0..object.sections.len())
+        .filter(|&index| is_shared(object, index))
+        .collect();
+    let names: HashMap<(usize, &str), usize> = object
+        .symbols
+        .iter()
+        .enumerate()
+        .map(|(index, symbol)| ((symbol.section, symbol.name.as_str()), index))
+        .collect();
+    let mut resolved = Vec::new();
+    for (index, section) in object.sections.iter().enumerate() {
+        for (at, relocation) in section.relocations.iter().enumerate() {
+            let Some((to, offset)) = place(object, &relocation.reference)
+                .filter(|(to, _)| relocation.inferred && shared.contains(to))
+            else {
+                continue;
+            };
+            let named = named(object, witness, index, relocation)
+                .and_then(|name| names.get(&(to, name)).copied());
+            if let Some(symbol) = named {
+                let start = object.symbols[symbol].offset.cast_signed();
+                resolved.push((index, at, Target::Symbol(symbol), offset - start));
+            } else if section.class != Class::Init
+                && !(is_labelled(witness, index, relocation) && is_inside(object, to, offset))
+            {
+                return Err(ReadError::Doubtful {
+                    file: file.to_owned(),
+                    shared: object.sections[to].name.clone(),
+                    section: section.name.clone(),
+                    offset: relocation.offset,
+                });
+            }
+        }
+    }
+    for (index, at, target, offset) in resolved {
+        let relocation = &mut object.sections[index].relocations[at];
+        relocation.inferred = false;
+        relocation.reference.target = target;
+        relocation.reference.offset = offset;
+    }
+    let mut index = std::mem::take(&mut object.index);
+    Index::add_pieces(&mut index, &object.sections);
+    object.index = index;
+    Ok(())
+}
+
+/// The variable that `witness` names where `object` has `relocation`, if both
+/// lead to the same place.
+fn named<'a>(
+    object: &Object,
+    witness: &'a Object,
+    section: usize,
+    relocation: &Relocation,
+) -> Option<&'a str> {
+    let other = counterpart(witness, section, relocation).filter(|other| !other.inferred)?;
+    let Target::Symbol(symbol) = other.reference.target else {
+        return None;
+    };
+    let same_place = place(object, &relocation.reference) == place(witness, &other.reference);
+    same_place.then(|| witness.symbols[symbol].name.as_str())
+}
+
+/// Whether the source refers to a label without a name there.
+fn is_labelled(witness: &Object, section: usize, relocation: &Relocation) -> bool {
+    counterpart(witness, section, relocation).is_some_and(|other| other.inferred)
+}
+
+fn counterpart<'a>(
+    witness: &'a Object,
+    section: usize,
+    relocation: &Relocation,
+) -> Option<&'a Relocation> {
+    let there = &witness.sections.get(section)?.relocations;
+    let at = there.partition_point(|r| r.offset < relocation.offset);
+    there
+        .get(at)
+        .filter(|r| (r.offset, r.r_type) == (relocation.offset, relocation.r_type))
+}
+
+/// Whether the bytes before and at `offset` belong to one variable.
+fn is_inside(object: &Object, section: usize, offset: i64) -> bool {
+    let Ok(offset) = u64::try_from(offset) else {
+        return false;
+    };
+    let mut symbols = object
+        .symbols_in(section)
+        .map(|index| &object.symbols[index]);
+    symbols.any(|symbol| symbol.offset < offset && offset < symbol.end())
+}
+
+/// Section and offset that a reference leads to, if they are in `object`.
+fn place(object: &Object, reference: &Reference) -> Option<(usize, i64)> {
+    match reference.target {
+        Target::Symbol(index) => {
+            let symbol = &object.symbols[index];
+            let start = symbol.offset.cast_signed();
+            Some((symbol.section, start.wrapping_add(reference.offset)))
+        }
+        Target::Anonymous(section) => Some((section, reference.offset)),
+        Target::External(_) => None,
+    }
+}
+
+fn is_shared(object: &Object, index: usize) -> bool {
+    let section = &object.sections[index];
+    let data = !matches!(section.class, Class::Text | Class::Ignored | Class::Special);
+    let mut starts = object.symbols_in(index).map(|i| object.symbols[i].offset);
+    let first = starts.next();
+    data && !section.is_code()
+        && section.merge.is_none()
+        && starts.any(|start| Some(start) != first)
+}
