@@ -13,7 +13,6 @@ use crate::tree::{ObjectFile, Tree};
 use crate::unit::Unit;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
-use std::path::Path;
 
 /// What a hunk does.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -71,7 +70,6 @@ pub(crate) fn account(
     (patches, below): (&[SourcePatch], usize),
     pairs: &[Pair],
     units: &[Unit],
-    cache: Option<&Path>,
     selection: &Selection,
 ) -> Result<Vec<Hunk>, Refused> {
     let accounting = Accounting {
@@ -80,7 +78,6 @@ pub(crate) fn account(
         patches,
         pairs,
         units,
-        cache,
         selection,
     };
     hunks(tree, patches)
@@ -116,7 +113,6 @@ struct Accounting<'a> {
     patches: &'a [SourcePatch],
     pairs: &'a [Pair],
     units: &'a [Unit],
-    cache: Option<&'a Path>,
     selection: &'a Selection,
 }
 
@@ -129,7 +125,7 @@ impl Accounting<'_> {
         let Ok(source) = PatchedSource::apply(self.tree, self.patches, Some(id)) else {
             return Ok(needed);
         };
-        let Ok(without) = self.rebuild.lay_out(&source, self.cache) else {
+        let Ok(without) = self.rebuild.lay_out(&source) else {
             return Ok(needed);
         };
         let mut reached = self.reached(id, &source, &without);

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Compiled objects of patched source, kept for the next run.
+//! What was made from source, kept for the next run.
 
-use crate::source::PatchedSource;
-use crate::tree::{ObjectFile, Tree};
-use crate::{Refused, shadow};
+use crate::Refused;
+use crate::shadow::{self, Changes};
+use crate::tree::Tree;
 use sha2::{Digest, Sha256};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Raised when objects are compiled in another way than before.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 /// How many bytes the cache keeps: objects are small, a wide header change
 /// makes 15 MB of them.
 const LIMIT: u64 = 512 << 20;
 
-/// A directory of objects, named by all that they were made from.
-#[derive(Debug)]
+/// A directory of objects and generated files, named by all that they were
+/// made from.
+#[derive(Debug, Clone)]
 pub(crate) struct ObjectCache {
     directory: PathBuf,
     /// Hash of what all objects of one build are made from.
@@ -24,14 +25,9 @@ pub(crate) struct ObjectCache {
 }
 
 impl ObjectCache {
-    /// The cache at `directory` for the files of `tree` as `source` leaves
-    /// them: the tree's files by size and time, as make has it, and the
-    /// patched ones by content.
-    pub(crate) fn open(
-        directory: &Path,
-        tree: &Tree,
-        source: &PatchedSource,
-    ) -> Result<Self, Refused> {
+    /// The cache at `directory` for the files of `tree`, which are known by
+    /// size and time, as make knows them.
+    pub(crate) fn open(directory: &Path, tree: &Tree) -> Result<Self, Refused> {
         let mut base = Sha256::new();
         base.update(FORMAT);
         base.update(tree.top.as_os_str().as_bytes());
@@ -42,10 +38,6 @@ impl ObjectCache {
             add_identity(&mut base, path);
             Ok(())
         })?;
-        for (path, text) in source.texts() {
-            add_text(&mut base, path);
-            add_text(&mut base, text.as_deref().unwrap_or("\0removed"));
-        }
         std::fs::create_dir_all(directory).map_err(|e| Refused::io(directory, &e))?;
         Ok(Self {
             directory: directory.to_owned(),
@@ -53,15 +45,27 @@ impl ObjectCache {
         })
     }
 
-    /// What `make` makes of `object`, made only if it is not there.
+    /// The same for the tree with `changes`, which are known by content.
+    pub(crate) fn with(&self, changes: &Changes) -> Self {
+        let mut cache = self.clone();
+        for (path, contents) in changes {
+            add_text(&mut cache.base, path.as_bytes());
+            add_text(&mut cache.base, contents.as_deref().unwrap_or(b"\0removed"));
+        }
+        cache
+    }
+
+    /// What `make` makes of the tree's files by the way that `names` say, made
+    /// only if it is not there.
     pub(crate) fn get<E>(
         &self,
-        object: &ObjectFile,
+        names: &[&str],
         make: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Vec<u8>, E> {
         let mut hash = self.base.clone();
-        add_text(&mut hash, &object.path);
-        add_text(&mut hash, &object.command);
+        for name in names {
+            add_text(&mut hash, name.as_bytes());
+        }
         let name = xsplice_abi::note::hex(&hash.finalize()[..16]);
         let path = self.directory.join(name);
         if let Ok(bytes) = std::fs::read(&path) {
@@ -130,7 +134,7 @@ fn add_identity(hash: &mut Sha256, path: &Path) {
     }
 }
 
-fn add_text(hash: &mut Sha256, text: &str) {
+fn add_text(hash: &mut Sha256, text: &[u8]) {
     hash.update(text.len().to_le_bytes());
     hash.update(text);
 }

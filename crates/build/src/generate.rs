@@ -134,18 +134,17 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let below = Below::read(&options.below)?;
     let below_patches = SourcePatch::read_all(&options.below_patches)?;
     check_below(&below, &below_patches)?;
-    let cache = options.cache.as_deref();
-    let rebuild = Rebuild::new(&tree, progress);
+    let rebuild = Rebuild::new(&tree, options.cache.as_deref(), progress)?;
     let below_source = PatchedSource::apply(&tree, &below_patches, None)?;
     let below_tree = match below_patches.is_empty() {
         true => None,
-        false => Some(rebuild.lay_out(&below_source, cache)?),
+        false => Some(rebuild.lay_out(&below_source)?),
     };
     let metadata = metadata(options, &patches, &image)?;
     let own = below_patches.len();
     let patches: Vec<SourcePatch> = below_patches.into_iter().chain(patches).collect();
     let source = PatchedSource::apply(&tree, &patches, None)?;
-    let patched = rebuild.lay_out(&source, cache)?;
+    let patched = rebuild.lay_out(&source)?;
     if patched.objects().next().is_none() {
         return Err(Refused::one(
             "patch",
@@ -213,15 +212,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             return Err(Refused(problems));
         }
     };
-    let hunks = account(
-        &tree,
-        &rebuild,
-        (&patches, own),
-        &pairs,
-        &units,
-        cache,
-        &selection,
-    )?;
+    let hunks = account(&tree, &rebuild, (&patches, own), &pairs, &units, &selection)?;
     let changes = units
         .iter()
         .flat_map(|unit| &unit.comparison.changes)

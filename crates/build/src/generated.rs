@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files that the build makes from source files, made anew from patched ones.
+//! Files that the build makes from source files, regenerated from patched ones.
 
-use crate::shadow::Shadow;
-use crate::tree::{GeneratedFile, Tree};
-use crate::{Problem, Refused, compile};
+use crate::shadow::Changes;
+use crate::tree::GeneratedFile;
+use crate::variant::{Base, Variant};
+use crate::{Problem, Refused};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-/// Runs the recorded commands of every generated file that `touched` (paths
-/// from the `xen` directory) reaches, directly or through other generated
-/// files; adds those whose contents change to `touched`.
+/// Runs the recorded commands of every generated file that `changes` reach,
+/// directly or through other generated files; adds those whose contents change
+/// to `changes`.
 ///
 /// # Errors
 /// The words of commands that fail; a change of how the hypervisor is linked.
-pub(crate) fn regenerate(
-    tree: &Tree,
-    shadow: &Shadow,
-    touched: &mut BTreeSet<String>,
-) -> Result<(), Refused> {
+pub(crate) fn regenerate(base: &Arc<Base>, changes: &mut Changes) -> Result<(), Refused> {
+    let tree = base.tree;
     let reached_by = |fresh: &BTreeSet<String>| {
         let indices = 0..tree.generated.len();
         indices
             .filter(|&index| reads_any(&tree.generated[index], fresh))
             .collect::<BTreeSet<usize>>()
     };
-    let mut waiting = reached_by(touched);
+    let from_xen = |path: &String| Some(path.strip_prefix("xen/")?.to_owned());
+    let mut waiting = reached_by(&changes.keys().filter_map(from_xen).collect());
     while !waiting.is_empty() {
         // What another one that waits is made from is made first.
         let outputs: BTreeSet<String> = waiting
@@ -39,11 +39,13 @@ pub(crate) fn regenerate(
         if ready.is_empty() {
             ready.clone_from(&waiting);
         }
-        let results: Vec<Result<Option<String>, Problem>> = ready
+        let variant = Variant::new(base, changes.clone());
+        let results = ready
             .par_iter()
-            .map(|&index| regenerate_file(tree, shadow, &tree.generated[index]))
-            .collect();
-        let fresh: BTreeSet<String> = crate::all(results)?.into_iter().flatten().collect();
+            .map(|&index| regenerate_file(&variant, &tree.generated[index]));
+        let files: Vec<_> = crate::all(results.collect())?;
+        let files: Vec<(String, Vec<u8>)> = files.into_iter().flatten().collect();
+        let fresh: BTreeSet<String> = files.iter().map(|(path, _)| path.clone()).collect();
         if let Some(path) = fresh.iter().find(|path| path.ends_with(".lds")) {
             return Err(Refused::one(
                 path,
@@ -52,7 +54,11 @@ pub(crate) fn regenerate(
         }
         waiting = waiting.difference(&ready).copied().collect();
         waiting.extend(reached_by(&fresh));
-        touched.extend(fresh);
+        changes.extend(
+            files
+                .into_iter()
+                .map(|(path, contents)| (format!("xen/{path}"), Some(contents))),
+        );
     }
     Ok(())
 }
@@ -68,26 +74,12 @@ fn reads_any(file: &GeneratedFile, files: &BTreeSet<String>) -> bool {
     !file.inputs.is_disjoint(files) || (unknown && files.iter().any(is_interface))
 }
 
-/// The path of `file` if its contents are other than before.
+/// The path and contents of `file` if they are other than before.
 fn regenerate_file(
-    tree: &Tree,
-    shadow: &Shadow,
+    variant: &Variant,
     file: &GeneratedFile,
-) -> Result<Option<String>, Problem> {
-    let output = shadow.xen().join(&file.path);
-    let unreadable = |e: &std::io::Error| Problem::new(&file.path, e.to_string());
-    let before = match std::fs::read(&output) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::read(tree.top.join("xen").join(&file.path))
-        }
-        contents => contents,
-    }
-    .map_err(|e| unreadable(&e))?;
-    shadow
-        .remove(&output)
-        .map_err(|e| Problem::new(&file.path, e.to_string()))?;
-    compile::run(tree, shadow, &file.command)
-        .map_err(|words| Problem::new(&file.path, format!("cannot be made anew: {words}")))?;
-    let after = std::fs::read(&output).map_err(|e| unreadable(&e))?;
-    Ok((before != after).then(|| file.path.clone()))
+) -> Result<Option<(String, Vec<u8>)>, Problem> {
+    let before = variant.contents(&file.path);
+    let after = variant.generate(file)?;
+    Ok((before.as_ref() != Some(&after)).then(|| (file.path.clone(), after)))
 }

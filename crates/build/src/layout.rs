@@ -8,6 +8,8 @@
 //! all types in it, used or not.
 
 use crate::rebuild::{Pair, Patched, Rebuild};
+use crate::tree::ObjectFile;
+use crate::variant::Variant;
 use crate::{Problem, all};
 use gimli::{AttributeValue, DwarfSections, EndianSlice, LittleEndian, UnitOffset};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget};
@@ -15,7 +17,7 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Size in bytes of a structure or union, and where its members are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Layout {
     size: u64,
     /// Offset in bits of each member, members of unnamed members included.
@@ -32,23 +34,16 @@ pub(crate) fn check(
     pairs: &[Pair],
     allowed: &BTreeSet<String>,
 ) -> Vec<Problem> {
+    let before = below.map_or(rebuild.original_source(), |below| &below.variant);
     let found: Vec<Result<BTreeMap<String, Problem>, Problem>> = representatives(patched, pairs)
         .par_iter()
         .map(|pair| {
             let object = pair.object.with_all_types();
             let (old, new) = rayon::join(
-                || match below {
-                    Some(below) => rebuild.recompile_patched(below, &object),
-                    None => rebuild.recompile_original(&object),
-                },
-                || rebuild.recompile_patched(patched, &object),
+                || layouts_from(before, &object),
+                || layouts_from(&patched.variant, &object),
             );
-            let read = |bytes: Vec<u8>| {
-                layouts(&bytes).map_err(|e| {
-                    Problem::new(&object.path, format!("its debugging information: {e}"))
-                })
-            };
-            Ok(differences(&read(old?)?, &read(new?)?)
+            Ok(differences(&old?, &new?)
                 .into_iter()
                 .filter(|(name, _)| !allowed.contains(name))
                 .map(|(name, what)| {
@@ -73,6 +68,18 @@ pub(crate) fn check(
             .collect(),
         Err(refused) => refused.0,
     }
+}
+
+/// The layouts that `variant` gives `object`.
+fn layouts_from(variant: &Variant, object: &ObjectFile) -> Result<Layouts, Problem> {
+    let bad = |error: &dyn std::fmt::Display| {
+        Problem::new(&object.path, format!("its debugging information: {error}"))
+    };
+    let kept = variant.derive(object, "layouts 1", |bytes| {
+        let layouts = layouts(bytes).map_err(|e| bad(&e))?;
+        serde_json::to_vec(&layouts).map_err(|e| bad(&e))
+    })?;
+    serde_json::from_slice(&kept).map_err(|e| bad(&e))
 }
 
 /// For each file that the patch changes the smallest object that has it.

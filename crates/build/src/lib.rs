@@ -4,8 +4,8 @@
 //! *What it is*: [`generate`] takes a built Xen source tree, source patches
 //! and the `xen-syms` of the hypervisor to be patched, and makes a payload in
 //! Xen's live-patch format. The way of a patch, one module a step: [`patch`]
-//! is applied in a [`shadow`] of the [`tree`], the objects it reaches are
-//! compiled there twice, `xsplice-diff` compares them, [`proof`] ties the
+//! is applied to files of the [`tree`], the objects that it reaches are
+//! compiled from both, `xsplice-diff` compares them, [`proof`] ties the
 //! originals to the [`image`], [`select`] collects what changed and all that
 //! it needs, and [`payload`] writes it as ELF.
 //!
@@ -20,6 +20,7 @@
 pub mod account;
 pub mod below;
 mod cache;
+mod climb;
 mod compile;
 mod forgotten;
 mod generate;
@@ -32,10 +33,11 @@ pub mod payload;
 pub mod proof;
 mod rebuild;
 pub mod select;
-pub mod shadow;
+mod shadow;
 pub mod source;
 pub mod tree;
 pub mod unit;
+mod variant;
 mod witness;
 
 pub use generate::{Options, PatchedFunction, Progress, Report, generate};
@@ -90,13 +92,14 @@ impl std::fmt::Display for Refused {
     }
 }
 
-/// All values, or all problems.
+/// All values, or all problems, each once.
 fn all<T>(results: Vec<Result<T, Problem>>) -> Result<Vec<T>, Refused> {
     let mut problems = Vec::new();
     let mut values = Vec::new();
     for result in results {
         match result {
             Ok(value) => values.push(value),
+            Err(problem) if problems.contains(&problem) => {}
             Err(problem) => problems.push(problem),
         }
     }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The objects that patched source reaches, compiled before and after.
 
-use crate::cache::ObjectCache;
 use crate::generated::regenerate;
-use crate::shadow::Shadow;
+use crate::shadow::Changes;
 use crate::source::PatchedSource;
 use crate::tree::{ObjectFile, Tree};
+use crate::variant::{Base, Variant};
 use crate::{Problem, Progress, Refused, compile};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 /// The two builds of an object.
 #[derive(Debug)]
@@ -29,16 +29,14 @@ pub(crate) struct Pair {
 
 /// Compiles objects of `tree` from the original and from patched source.
 pub(crate) struct Rebuild<'a> {
-    tree: &'a Tree,
+    base: Arc<Base<'a>>,
     progress: &'a dyn Progress,
-    /// Made only if the tree's own objects are older than its source.
-    original: OnceLock<Result<Shadow, Refused>>,
+    original: Variant<'a>,
 }
 
-/// Patched source, laid out to be compiled.
-pub(crate) struct Patched {
-    shadow: Shadow,
-    cache: Option<ObjectCache>,
+/// Patched source, and what it reaches.
+pub(crate) struct Patched<'a> {
+    pub(crate) variant: Variant<'a>,
     /// Every file that differs from the tree, generated ones included, from
     /// the `xen` directory.
     pub(crate) touched: BTreeSet<String>,
@@ -47,7 +45,7 @@ pub(crate) struct Patched {
     objects: Vec<(ObjectFile, bool, bool)>,
 }
 
-impl Patched {
+impl Patched<'_> {
     /// The objects that the patched source reaches.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &ObjectFile> {
         self.objects.iter().map(|(object, _, _)| object)
@@ -55,37 +53,39 @@ impl Patched {
 }
 
 impl<'a> Rebuild<'a> {
-    pub(crate) fn new(tree: &'a Tree, progress: &'a dyn Progress) -> Self {
-        Self {
-            tree,
+    /// Objects are looked for and kept in the directory `cache`.
+    pub(crate) fn new(
+        tree: &'a Tree,
+        cache: Option<&Path>,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, Refused> {
+        let base = Arc::new(Base::new(tree, cache)?);
+        Ok(Self {
+            original: Variant::new(&base, Changes::new()),
+            base,
             progress,
-            original: OnceLock::new(),
-        }
+        })
     }
 
-    /// Lays out `source`, and finds what it reaches. Objects are looked for and
-    /// kept in the directory `cache`.
-    pub(crate) fn lay_out(
-        &self,
-        source: &PatchedSource,
-        cache: Option<&Path>,
-    ) -> Result<Patched, Refused> {
-        let shadow = Shadow::of(&self.tree.top)?;
-        source.write(&shadow)?;
-        let mut touched = source.touched();
-        regenerate(self.tree, &shadow, &mut touched)?;
-        let mut objects: Vec<(ObjectFile, bool, bool)> = self
-            .tree
+    /// Finds what `source` reaches.
+    pub(crate) fn lay_out(&self, source: &PatchedSource) -> Result<Patched<'a>, Refused> {
+        let tree = self.base.tree;
+        let mut changes = source.changes();
+        regenerate(&self.base, &mut changes)?;
+        let from_xen = |path: &String| Some(path.strip_prefix("xen/")?.to_owned());
+        let touched: BTreeSet<String> = changes.keys().filter_map(from_xen).collect();
+        let variant = Variant::new(&self.base, changes);
+        let mut objects: Vec<(ObjectFile, bool, bool)> = tree
             .reached_by(&touched)
             .into_iter()
             .filter(|object| !source.lists.removed.contains(&object.path))
             .map(|object| (object.clone(), true, true))
             .collect();
         let gone = |object: &&ObjectFile| source.lists.removed.contains(&object.path);
-        let removed = self.tree.objects.iter().filter(gone);
+        let removed = tree.objects.iter().filter(gone);
         objects.extend(removed.map(|object| (object.clone(), true, false)));
         for path in &source.lists.added {
-            objects.push((self.new_object(path, &shadow)?, false, true));
+            objects.push((self.new_object(path, &variant)?, false, true));
         }
         for (object, _, built) in &objects {
             if *built && source.removes(&object.source) {
@@ -95,23 +95,21 @@ impl<'a> Rebuild<'a> {
                 ));
             }
         }
-        let cache = cache.map(|directory| ObjectCache::open(directory, self.tree, source));
         Ok(Patched {
-            shadow,
-            cache: cache.transpose()?,
+            variant: variant.for_objects(objects.iter().map(|(object, _, _)| object)),
             touched,
             objects,
         })
     }
 
-    fn new_object(&self, path: &str, shadow: &Shadow) -> Result<ObjectFile, Refused> {
+    fn new_object(&self, path: &str, variant: &Variant) -> Result<ObjectFile, Refused> {
         let stem = path.strip_suffix(".o").unwrap_or(path);
         let sources = [format!("{stem}.c"), format!("{stem}.S")];
         let source = sources
             .iter()
-            .find(|source| shadow.xen().join(source).exists());
+            .find(|source| variant.contents(source).is_some());
         source
-            .and_then(|source| self.tree.new_object(path, source))
+            .and_then(|source| self.base.tree.new_object(path, source))
             .ok_or_else(|| {
                 Refused::one(
                     path,
@@ -151,9 +149,7 @@ impl<'a> Rebuild<'a> {
                 Ok(pair)
             })
             .collect();
-        if let Some(cache) = &patched.cache {
-            cache.trim();
-        }
+        self.base.trim();
         crate::all(pairs)
     }
 
@@ -166,12 +162,13 @@ impl<'a> Rebuild<'a> {
             let name = file.file_stem().unwrap_or_default().to_string_lossy();
             let source = format!("common/{name}.hooks.c");
             let object = self
+                .base
                 .tree
                 .new_object(&format!("common/{name}.hooks.o"), &source)
                 .ok_or_else(|| Problem::new("tree", "it compiles nothing in common/"))?;
-            let write = patched.shadow.replace(&format!("xen/{source}"), &text);
-            write.map_err(|refused| Problem::new(&source, refused.to_string()))?;
-            let bytes = compile::compile(self.tree, &patched.shadow, &object)?;
+            let mut changes = patched.variant.changes.clone();
+            changes.insert(format!("xen/{source}"), Some(text.into_bytes()));
+            let bytes = Variant::new(&self.base, changes).compile(&object)?;
             Ok(Pair {
                 object,
                 original: None,
@@ -188,11 +185,7 @@ impl<'a> Rebuild<'a> {
         patched: &Patched,
         object: &ObjectFile,
     ) -> Result<Vec<u8>, Problem> {
-        let make = || compile::compile(self.tree, &patched.shadow, object);
-        match &patched.cache {
-            Some(cache) => cache.get(object, make),
-            None => make(),
-        }
+        patched.variant.compile(object)
     }
 
     /// Compiles `object`, which may be other than the tree has it, from the
@@ -202,23 +195,24 @@ impl<'a> Rebuild<'a> {
         patched: &Patched,
         object: &ObjectFile,
     ) -> Result<Vec<u8>, Problem> {
-        compile::compile(self.tree, &patched.shadow, object)
-    }
-
-    fn original(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
-        match compile::built(self.tree, object) {
-            Some(built) => Ok(built),
-            None => self.recompile_original(object),
-        }
+        patched.variant.recompile(object)
     }
 
     /// Compiles `object`, which may be other than the tree has it, from the
-    /// original source.
+    /// original source, without the cache.
     pub(crate) fn recompile_original(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
-        let shadow = self.original.get_or_init(|| Shadow::of(&self.tree.top));
-        let shadow = shadow
-            .as_ref()
-            .map_err(|refused| Problem::new(&object.path, refused.to_string()))?;
-        compile::compile(self.tree, shadow, object)
+        self.original.recompile(object)
+    }
+
+    /// The variant that the tree is.
+    pub(crate) fn original_source(&self) -> &Variant<'a> {
+        &self.original
+    }
+
+    fn original(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
+        match compile::built(self.base.tree, object) {
+            Some(built) => Ok(built),
+            None => self.original.compile(object),
+        }
     }
 }

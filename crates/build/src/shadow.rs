@@ -1,86 +1,170 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A tree of links to another tree, in which files can differ.
+//! A view of a source tree in which some files differ.
 
 use crate::Refused;
+use crate::tree::Tree;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// A copy of a source tree's `xen` directory made of symbolic links. Compilers
-/// run in it as in the original; what they write stays in it.
+/// The files that differ from the tree, by path from its top; `None` where
+/// there is none any more.
+pub(crate) type Changes = BTreeMap<String, Option<Vec<u8>>>;
+
+/// A source tree's `xen` directory with some files changed, to run compilers
+/// in. What they write stays in it.
+///
+/// Directories that lead to a changed file, or that a command writes to, are
+/// real and hold links to the tree's files. All others are links to the
+/// tree's directories.
 #[derive(Debug)]
-pub struct Shadow {
+pub(crate) struct Shadow {
     directory: tempfile::TempDir,
+    /// The real directories, from `xen`; itself is the empty path.
+    real: BTreeSet<PathBuf>,
+    /// Everything that was put here.
+    made: Vec<PathBuf>,
 }
+
+/// Leads to the original tree. Links go through it, because file systems keep
+/// a short link in its inode and a long one in a block of its own.
+const TREE: &str = "tree";
 
 /// What the build made; a link to one of these would let a compiler write
 /// into the original tree.
 const BUILT: [&str; 8] = ["o", "a", "d", "cmd", "tmp", "s", "efi", "livepatch"];
 
 impl Shadow {
-    /// Makes a shadow of the source tree at `top`.
+    /// Makes a shadow of `tree` that has `changes`, in which commands can
+    /// write to the directories `writable`. `left` are the directories that
+    /// an include leaves upwards.
     ///
     /// # Errors
-    /// If files cannot be listed or linked.
-    pub fn of(top: &Path) -> Result<Self, Refused> {
+    /// If files cannot be listed, linked or written.
+    pub(crate) fn of(
+        tree: &Tree,
+        changes: &Changes,
+        writable: &BTreeSet<PathBuf>,
+        left: &BTreeSet<PathBuf>,
+    ) -> Result<Self, Refused> {
         let directory = tempfile::Builder::new()
             .prefix("xsplice-")
             .tempdir()
             .map_err(|e| Refused::io(&std::env::temp_dir(), &e))?;
-        let shadow = Self { directory };
-        link(&top.join("xen"), &shadow.xen())?;
+        let mut shadow = Self {
+            directory,
+            real: real(changes, writable, left),
+            made: Vec::new(),
+        };
+        let way = shadow.top().join(TREE);
+        symlink(tree.top.join("xen"), &way).map_err(|e| Refused::io(&way, &e))?;
+        shadow.fill(tree, changes)?;
         Ok(shadow)
     }
 
     /// The directory that holds `xen`.
-    pub fn top(&self) -> &Path {
+    pub(crate) fn top(&self) -> &Path {
         self.directory.path()
     }
 
     /// The `xen` directory, where compile commands run.
-    pub fn xen(&self) -> PathBuf {
+    pub(crate) fn xen(&self) -> PathBuf {
         self.top().join("xen")
     }
 
-    /// Puts `text` in place of the file `path`, given from the top.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn replace(&self, path: &str, text: &str) -> Result<(), Refused> {
-        let path = self.top().join(path);
-        self.remove(&path)?;
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|e| Refused::io(parent, &e))?;
-        }
-        std::fs::write(&path, text).map_err(|e| Refused::io(&path, &e))
+    /// Whether commands can write to all of `directories`.
+    pub(crate) fn is_writable(&self, directories: &BTreeSet<PathBuf>) -> bool {
+        directories.is_subset(&self.real)
     }
 
-    /// Takes the file `path`, given from the top, away.
-    ///
-    /// # Errors
-    /// If it is there and cannot be removed.
-    pub fn remove(&self, path: &Path) -> Result<(), Refused> {
-        let path = self.top().join(path);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Refused::io(&path, &error))
+    /// Whether everything is there that was put here.
+    pub(crate) fn is_whole(&self) -> bool {
+        let mut made = self.made.iter();
+        made.all(|path| path.symlink_metadata().is_ok())
+    }
+
+    fn fill(&mut self, tree: &Tree, changes: &Changes) -> Result<(), Refused> {
+        let (xen, original) = (self.xen(), tree.top.join("xen"));
+        for directory in &self.real {
+            let here = xen.join(directory);
+            std::fs::create_dir_all(&here).map_err(|e| Refused::io(&here, &e))?;
+            let there = original.join(directory);
+            // A directory can be new.
+            let Ok(entries) = std::fs::read_dir(&there) else {
+                continue;
+            };
+            let up: PathBuf = std::iter::repeat_n("..", directory.iter().count() + 1).collect();
+            for entry in entries {
+                let entry = entry.map_err(|e| Refused::io(&there, &e))?;
+                let path = directory.join(entry.file_name());
+                if self.real.contains(&path) || is_built(&path) || changes.contains_key(&key(&path))
+                {
+                    continue;
+                }
+                let kind = entry.file_type().map_err(|e| Refused::io(&there, &e))?;
+                let target = match inner_link(&original, &entry.path(), kind) {
+                    Some(target) => up.join("xen").join(target),
+                    None => up.join(TREE).join(&path),
+                };
+                let link = xen.join(path);
+                symlink(target, &link).map_err(|e| Refused::io(&link, &e))?;
+                self.made.push(link);
             }
-            _ => Ok(()),
         }
+        for (path, contents) in changes {
+            if let Some(contents) = contents {
+                let path = self.top().join(path);
+                std::fs::write(&path, contents).map_err(|e| Refused::io(&path, &e))?;
+                self.made.push(path);
+            }
+        }
+        Ok(())
     }
 }
 
-fn link(from: &Path, to: &Path) -> Result<(), Refused> {
-    let io = |path: &Path, e: std::io::Error| Refused::io(path, &e);
-    std::fs::create_dir_all(to).map_err(|e| io(to, e))?;
-    let mut made = PathBuf::new();
-    for_each_source(from, &mut |path| {
-        let target = to.join(path.strip_prefix(from).unwrap_or(path));
-        if let Some(parent) = target.parent().filter(|parent| *parent != made) {
-            std::fs::create_dir_all(parent).map_err(|e| io(parent, e))?;
-            made = parent.to_owned();
+/// The key in `Changes` of a path from `xen`.
+fn key(path: &Path) -> String {
+    format!("xen/{}", path.display())
+}
+
+fn is_built(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str());
+    extension.is_some_and(|e| BUILT.contains(&e))
+}
+
+/// The path from `xen` of what the entry at `path` leads to, if it is a link
+/// within the tree: in a shadow it must lead to what is in the shadow.
+fn inner_link(xen: &Path, path: &Path, kind: std::fs::FileType) -> Option<PathBuf> {
+    let target = kind.is_symlink().then(|| path.canonicalize().ok())??;
+    Some(target.strip_prefix(xen).ok()?.to_owned())
+}
+
+/// The directories that have to be real: those to be written to, and all on
+/// the way to a change. Where an include leaves a directory upwards, to what
+/// is real, the system must not find itself in the original tree.
+fn real(
+    changes: &Changes,
+    writable: &BTreeSet<PathBuf>,
+    left: &BTreeSet<PathBuf>,
+) -> BTreeSet<PathBuf> {
+    let changed = changes.keys().filter_map(|path| {
+        let path = Path::new(path).strip_prefix("xen").ok()?;
+        path.parent()
+    });
+    let mut real = BTreeSet::from([PathBuf::new()]);
+    for directory in changed.chain(writable.iter().map(PathBuf::as_path)) {
+        real.extend(directory.ancestors().map(Path::to_owned));
+    }
+    // In this order a directory comes after the one that it is in.
+    for directory in left {
+        if directory
+            .parent()
+            .is_some_and(|parent| real.contains(parent))
+        {
+            real.insert(directory.clone());
         }
-        symlink(path, &target).map_err(|e| io(&target, e))
-    })
+    }
+    real
 }
 
 /// Calls `with` for every file under `directory` that the build did not make
@@ -100,13 +184,9 @@ pub(crate) fn for_each_source(
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();
-        let built = path
-            .extension()
-            .and_then(|e| e.to_str())
-            .is_some_and(|e| BUILT.contains(&e));
         if entry.file_type().map_err(io)?.is_dir() {
             for_each_source(&path, with)?;
-        } else if !built {
+        } else if !is_built(&path) {
             with(&path)?;
         }
     }

@@ -4,7 +4,7 @@
 use crate::Refused;
 use crate::makefile::{self, ObjectLists};
 use crate::patch::{self, FilePatch, PatchedLine};
-use crate::shadow::Shadow;
+use crate::shadow::Changes;
 use crate::tree::Tree;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -134,18 +134,11 @@ impl PatchedSource {
             .map(|(path, lines)| (path.as_str(), lines.as_deref().map(|l| text(path, l))))
     }
 
-    /// Puts the patched files into `shadow`.
-    ///
-    /// # Errors
-    /// If one cannot be written.
-    pub fn write(&self, shadow: &Shadow) -> Result<(), Refused> {
-        for (path, text) in self.texts() {
-            match text {
-                Some(text) => shadow.replace(path, &text)?,
-                None => shadow.remove(Path::new(path))?,
-            }
-        }
-        Ok(())
+    /// The files that differ from the tree, with what is in them.
+    pub(crate) fn changes(&self) -> Changes {
+        let contents =
+            |(path, text): (&str, Option<String>)| (path.to_owned(), text.map(String::into_bytes));
+        self.texts().map(contents).collect()
     }
 
     fn apply_file(&mut self, tree: &Tree, file: &FilePatch) -> Result<(), Refused> {
