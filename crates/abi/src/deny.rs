@@ -1,71 +1,195 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Functions that must not be patched, because a CPU may run them while the
-//! bytes change.
+//! Functions that must not be patched: a CPU may run them while the bytes change,
+//! or where a payload is not mapped.
 //!
-//! All other CPUs wait with interrupts off while one writes. What can run
-//! nevertheless: the handlers of NMIs and machine checks, the code that waits,
-//! and the code that writes.
+//! While one CPU writes, the others wait with interrupts off. What can run
+//! nevertheless: the path of an NMI or machine check up to where it is held (for
+//! machine checks under Xen's own core: the whole handler), the code that waits,
+//! and the code that writes. [`ROOTS`] names where these begin; what they call on
+//! every path follows from the hypervisor's image, and [`CALLED`] has it for who
+//! has no image to walk.
 
-/// Why functions of a group must not be patched.
-const GROUPS: [(&str, &[&str]); 3] = [
-    (
-        "it handles NMIs or machine checks, which reach a CPU even while its code is being patched",
-        &[
-            "do_nmi",
-            "do_nmi_crash",
-            "nmi_callback",
-            "nmi_watchdog_tick",
-            "microcode_nmi_callback",
-            "do_machine_check",
-            "unexpected_machine_check",
-            "mcheck_cmn_handler",
-            "mcheck_mca_logout",
-            "mcheck_mca_clearbanks",
-            "mce_barrier_enter",
-            "mce_barrier_exit",
-            "mce_barrier_dec",
-            "mce_panic_check",
-        ],
-    ),
-    (
-        "the CPUs wait in it while the code is being patched",
-        &["check_for_livepatch_work", "livepatch_spin"],
-    ),
-    (
-        "it writes the patched code",
-        &[
-            "livepatch_do_action",
-            "apply_payload",
-            "revert_payload",
-            "arch_livepatch_apply",
-            "arch_livepatch_revert",
-            "arch_livepatch_quiesce",
-            "arch_livepatch_revive",
-            "arch_livepatch_post_action",
-            "arch_livepatch_mask",
-            "arch_livepatch_unmask",
-            "arch_livepatch_init",
-            "text_poke",
-            "memcpy",
-        ],
-    ),
+/// Which hypervisors have a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// All of them.
+    Everywhere,
+    /// Those with Xen's own live-patch core.
+    OwnCore,
+    /// Those with ours.
+    OurCore,
+    /// Those from this minor version of Xen 4 on.
+    Since(u32),
+    /// Only some: it depends on the configuration, the version, or on what the
+    /// compiler made of it.
+    Some,
+}
+
+/// A function from which the hypervisor runs while code is being patched.
+#[derive(Clone, Copy, Debug)]
+pub struct Root {
+    /// Its name, without what the compiler adds.
+    pub name: &'static str,
+    /// Why it must not be patched.
+    pub why: &'static str,
+    /// Where it is.
+    pub place: Where,
+    /// Whether what it calls runs then as well. Not so where the calls come before
+    /// the first byte is written, or after the last.
+    pub calls: bool,
+}
+
+const EVENT: &str =
+    "NMIs or machine checks run it, and they reach a CPU even while its code is being patched";
+const WAITS: &str = "the CPUs wait in it while the code is being patched";
+const WRITES: &str = "it runs while the code is being patched";
+
+/// Why what enters and leaves the hypervisor must not be patched.
+pub const ENTRY: &str = "CPUs run it on their way into or out of the hypervisor, \
+    where page-table isolation does not map payloads";
+const CORE: &str = "it is part of the live-patch core";
+
+const fn root(name: &'static str, why: &'static str, place: Where) -> Root {
+    let calls = true;
+    Root {
+        name,
+        why,
+        place,
+        calls,
+    }
+}
+
+/// A root that is active while bytes are written, but calls others only before
+/// and after.
+const fn alone(name: &'static str, why: &'static str, place: Where) -> Root {
+    let calls = false;
+    Root {
+        name,
+        why,
+        place,
+        calls,
+    }
+}
+
+/// Where the hypervisor runs while code is being patched. Calls through pointers
+/// lead from one of them to the next: `do_nmi` to the callback that holds it,
+/// `do_machine_check` to a handler.
+pub const ROOTS: &[Root] = &[
+    root("do_nmi", EVENT, Where::Everywhere),
+    root("entry_from_pv", EVENT, Where::Since(21)),
+    root("entry_from_xen", EVENT, Where::Since(21)),
+    root("mask_nmi_callback", EVENT, Where::OwnCore),
+    root("xsplice_hold_nmi", EVENT, Where::OurCore),
+    root("do_machine_check", EVENT, Where::Everywhere),
+    root("xsplice_hold_machine_check", EVENT, Where::OurCore),
+    root("unexpected_machine_check", EVENT, Where::Some),
+    root("mcheck_cmn_handler", EVENT, Where::Some),
+    // In loops, and where something was found.
+    root("mce_barrier_enter", EVENT, Where::Some),
+    root("mce_barrier_exit", EVENT, Where::Some),
+    root("mce_barrier_dec", EVENT, Where::Some),
+    root("mce_panic_check", EVENT, Where::Some),
+    root("mcheck_mca_clearbanks", EVENT, Where::Some),
+    // What it calls while CPUs wait is done before the first byte is written.
+    alone("check_for_livepatch_work", WAITS, Where::Everywhere),
+    alone("livepatch_spin", WAITS, Where::Some),
+    root("xsplice_relax", WAITS, Where::OurCore),
+    root("xsplice_mask", WAITS, Where::OurCore),
+    root("xsplice_synchronise", WAITS, Where::OurCore),
+    // They log before and after.
+    alone("livepatch_do_action", WRITES, Where::Some),
+    alone("apply_payload", WRITES, Where::OwnCore),
+    alone("revert_payload", WRITES, Where::OwnCore),
+    root("arch_livepatch_quiesce", WRITES, Where::OwnCore),
+    root("arch_livepatch_apply", WRITES, Where::OwnCore),
+    root("arch_livepatch_revert", WRITES, Where::OwnCore),
+    root("arch_livepatch_revive", WRITES, Where::OwnCore),
+    root("arch_livepatch_post_action", WRITES, Where::OwnCore),
+    alone("arch_livepatch_mask", WRITES, Where::OwnCore),
+    alone("arch_livepatch_unmask", WRITES, Where::OwnCore),
+    root("xsplice_now", WRITES, Where::OurCore),
+    root("xsplice_window_begin", WRITES, Where::OurCore),
+    root("xsplice_window_end", WRITES, Where::OurCore),
+    root("xsplice_text_write", WRITES, Where::OurCore),
+    alone("xsplice_text_begin", WRITES, Where::OurCore),
+    root("xsplice_text_end", WRITES, Where::OurCore),
+    // Under a condition that holds for some actions of ours.
+    root("relax_virtual_region_perms", WRITES, Where::Everywhere),
+    root("tighten_virtual_region_perms", WRITES, Where::Everywhere),
+    root("flush_area_local", WRITES, Where::Everywhere),
+    // In loops that run at least once.
+    root("modify_xen_mappings_lite", WRITES, Where::Everywhere),
+    // Where there is anything to write.
+    root("memcpy", WRITES, Where::Everywhere),
 ];
+
+/// What the roots call on every path.
+const CALLED: &[(&str, &[&str])] = &[
+    (
+        EVENT,
+        &[
+            "__bitmap_weight",
+            "_spin_trylock",
+            "mcheck_mca_logout",
+            "raise_softirq",
+        ],
+    ),
+    (WRITES, &["get_s_time", "get_s_time_fixed"]),
+];
+
+/// What calls through pointers go through.
+const THUNK: &str = "__x86_indirect_thunk_";
+
+/// The name without what the compiler adds (`.constprop.0` and the like), and
+/// without the file that Xen's symbol table puts in front.
+fn plain(name: &str) -> &str {
+    let name = name.rsplit_once('#').map_or(name, |(_, name)| name);
+    name.split_once('.').map_or(name, |(name, _)| name)
+}
+
+impl Root {
+    /// Whether the hypervisor's function `name` is this one.
+    #[must_use]
+    pub fn is(&self, name: &str) -> bool {
+        plain(name) == self.name
+    }
+}
 
 /// Why the hypervisor's function `name` must not be patched, if so. `name` may
 /// have its file in front, as Xen's symbol table writes it.
+#[must_use]
 pub fn reason(name: &str) -> Option<&'static str> {
     // Our own core does the same by other names.
     // Searching for a text takes more code than all the rest of this.
     if name.as_bytes().windows(7).any(|part| part == b"xsplice") {
-        return Some("it is part of the live-patch core");
+        return Some(CORE);
     }
-    let name = name.rsplit_once('#').map_or(name, |(_, name)| name);
-    // The compiler adds `.constprop.0` and the like.
-    let name = name.split_once('.').map_or(name, |(name, _)| name);
-    GROUPS
-        .iter()
-        .find_map(|(why, names)| names.contains(&name).then_some(*why))
+    let name = plain(name);
+    if name.starts_with(THUNK) {
+        return Some(EVENT);
+    }
+    let mut roots = ROOTS.iter();
+    let root = roots.find(|root| root.name == name).map(|root| root.why);
+    root.or_else(|| {
+        let mut called = CALLED.iter();
+        called.find_map(|(why, names)| names.contains(&name).then_some(*why))
+    })
 }
+
+/// Names that [`reason`] knows of and that have no root of their own.
+pub fn called() -> impl Iterator<Item = &'static str> {
+    CALLED.iter().flat_map(|(_, names)| names.iter().copied())
+}
+
+/// Whether code of this section of an object is on the hypervisor's entry paths.
+#[must_use]
+pub fn entry_section(name: &str) -> bool {
+    let rest = name.strip_prefix(".text.entry");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// The symbols at the edges of that code in a hypervisor.
+pub const ENTRY_EDGES: [&str; 2] = ["_stextentry", "_etextentry"];
 
 #[cfg(test)]
 mod tests {
@@ -77,6 +201,13 @@ mod tests {
         assert!(reason("livepatch_spin.constprop.0").is_some());
         assert!(reason("livepatch.c#livepatch_spin").is_some());
         assert!(reason("livepatch-rust.c#xsplice_text_write").is_some());
+        assert!(reason("__x86_indirect_thunk_rax").is_some());
         assert!(reason("do_nmi_op").is_none());
+    }
+
+    #[test]
+    fn entry_code_is_known_by_its_section() {
+        assert!(entry_section(".text.entry") && entry_section(".text.entry.__x86_return_thunk"));
+        assert!(!entry_section(".text.entry_from_pv") && !entry_section(".text"));
     }
 }

@@ -101,8 +101,9 @@ pub trait Host {
         None
     }
 
-    /// Why code in this range must not be patched; `None` when it may be.
-    fn denied(&self, _function: Range<u64>) -> Option<&'static str> {
+    /// Why these bytes must not be written over: the reason of any function that one
+    /// of them belongs to. `None` when they may be.
+    fn denied(&self, _patched: Range<u64>) -> Option<&'static str> {
         None
     }
 }

@@ -496,6 +496,18 @@ pub enum Problem {
         addr: u64,
         reason: &'static str,
     },
+    /// What is patched reaches into the next function (*stricter*).
+    #[error(
+        "function {index} ({function}): the bytes to be patched, {addr:#x} to {end:#x}, reach \
+         into the function at {next:#x}; only one function's bytes may be patched by a record"
+    )]
+    NextFunction {
+        index: usize,
+        function: String,
+        addr: u64,
+        end: u64,
+        next: u64,
+    },
     /// What is patched begins or ends inside of an instruction (*stricter*: Xen
     /// patches it, and the processor runs what is left of the instruction).
     #[error(

@@ -220,7 +220,7 @@ fn decoding_takes_linear_time() {
     const FUNCTION: u64 = TEXT + 0x500;
     const SIZE: u64 = 0xb00;
     let mut hypervisor = Hypervisor::new();
-    hypervisor.function = FUNCTION..FUNCTION + SIZE;
+    hypervisor.functions.push(FUNCTION..FUNCTION + SIZE);
     // From the end to the beginning, all of them within the function.
     let records: Vec<_> = (0..SIZE / 8)
         .rev()
@@ -301,16 +301,51 @@ fn what_the_old_code_refers_to_stays_what_it_is() {
 }
 
 #[test]
-fn the_host_denies_functions() {
-    let function = func("x").with(|f| f.old_addr.set(DENIED - 8));
-    refused(
-        &Payload::new(&[function]),
-        Errno::EPERM,
-        is!(Denied {
-            reason: "it handles NMIs",
-            ..
-        }),
-    );
+fn every_function_with_a_patched_byte_is_asked_about() {
+    let at = |addr: u64, old_size: u32| {
+        func("x").with(|f| {
+            f.old_addr.set(addr);
+            f.old_size.set(old_size);
+            f.new_size.set(13);
+        })
+    };
+    let reason: Reason = is!(Denied {
+        reason: "it handles NMIs",
+        ..
+    });
+    for function in [
+        at(DENIED, 16),
+        at(DENIED + 16, 16),
+        // The last of a jump, and of thirteen no-ops from the padding before.
+        at(DENIED - 4, 16),
+        at(DENIED - 12, 16).nop(),
+    ] {
+        refused(&Payload::new(&[function]), Errno::EPERM, reason);
+    }
+    // What is only said to belong to the old function is not written over.
+    load(&Payload::new(&[at(DENIED - 32, 64)]).bytes()).unwrap();
+    load(&Payload::new(&[at(DENIED - 5, 32)]).bytes()).unwrap();
+}
+
+#[test]
+fn patched_bytes_are_of_one_function() {
+    let upload = |function| {
+        let mut hypervisor = Hypervisor::new();
+        hypervisor.denied = None;
+        let mut engine = Engine::new(hypervisor, Policy::Stock);
+        let uploaded = engine.upload("test", &Payload::new(&[function]).bytes());
+        uploaded.map(|_| ()).map_err(|refusal| refusal.problems)
+    };
+    let at = |addr: u64| func("x").with(|f| f.old_addr.set(addr));
+    for function in [at(DENIED - 4), at(DENIED - 1), at(DENIED - 15).nop()] {
+        let problems = upload(function).unwrap_err();
+        assert!(
+            problems.iter().any(is!(NextFunction { next: DENIED, .. })),
+            "{problems:?}"
+        );
+    }
+    upload(at(DENIED - 5)).unwrap();
+    upload(at(DENIED - 16).nop()).unwrap();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A hypervisor image on disk.
 
 use crate::surroundings::Surroundings;
+use crate::window;
 use object::read::elf::{ElfFile64, ElfSymbol64, FileHeader as _};
 use object::{
     LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, SectionFlags, SectionKind,
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::OnceLock;
 use thiserror::Error;
+use xsplice_abi::deny;
 use xsplice_engine::Region;
 
 /// Why a file cannot serve as a hypervisor image.
@@ -64,10 +66,16 @@ pub struct Image {
     symbols: HashMap<Vec<u8>, u64>,
     /// Ends and names of functions, by where they begin.
     functions: BTreeMap<u64, (u64, Vec<u8>)>,
+    /// What begins in code, by where it does: as the running hypervisor knows it.
+    text_symbols: BTreeMap<u64, Vec<String>>,
     sections: Vec<Section>,
     init: Range<u64>,
+    /// Code on the ways into and out of the hypervisor.
+    entry: Range<u64>,
     payload_area: Range<u64>,
     surroundings: OnceLock<Surroundings>,
+    /// Where functions begin that must not be patched, and why.
+    denied: OnceLock<BTreeMap<u64, &'static str>>,
 }
 
 /// The hypervisor's code and data lie in one gigabyte, payloads behind them.
@@ -135,19 +143,29 @@ impl Image {
         let limit = (start / VIRTUAL_SIZE * VIRTUAL_SIZE).saturating_add(VIRTUAL_SIZE);
         let area = at("__2M_rwdata_end").unwrap_or(end).max(end);
         let payload_area = area.checked_next_multiple_of(PAGE).unwrap_or(limit)..limit;
-        let init = match (at("__init_begin"), at("__init_end")) {
+        let between = |begin, end| match (at(begin), at(end)) {
             (Some(begin), Some(end)) => begin..end,
             _ => 0..0,
         };
-        Ok(Self {
+        let [entry, entry_end] = deny::ENTRY_EDGES;
+        let (init, entry) = (
+            between("__init_begin", "__init_end"),
+            between(entry, entry_end),
+        );
+        let mut image = Self {
             build_id: build_id.to_vec(),
             symbols,
             functions: functions(&file),
+            text_symbols: BTreeMap::new(),
             sections,
             init,
+            entry,
             payload_area,
             surroundings: OnceLock::new(),
-        })
+            denied: OnceLock::new(),
+        };
+        image.text_symbols = image.begins_in_text(&file);
+        Ok(image)
     }
 
     /// The hypervisor's build-id.
@@ -172,17 +190,59 @@ impl Image {
         self.symbols.get(name).copied()
     }
 
-    /// Where the function begins that `addr` is in.
+    /// Where the function begins that `addr` is in, with what is behind it, as far
+    /// as the running hypervisor knows: its symbols have no sizes there.
     #[must_use]
     pub fn function_at(&self, addr: u64) -> Option<u64> {
-        let (start, (end, _)) = self.functions.range(..=addr).next_back()?;
-        (addr < *end).then_some(*start)
+        if self.region(addr) != Region::Text {
+            return None;
+        }
+        let (start, _) = self.text_symbols.range(..=addr).next_back()?;
+        Some(*start)
     }
 
-    /// The name of the function that begins at `addr`, as it is in its source.
-    pub(crate) fn function_name(&self, addr: u64) -> Option<&str> {
-        let (_, name) = self.functions.get(&addr)?;
-        str::from_utf8(name).ok()
+    /// Whether a function of known size begins at `addr`.
+    pub(crate) fn is_function(&self, addr: u64) -> bool {
+        self.functions.contains_key(&addr)
+    }
+
+    /// The code of the function that begins at `addr`.
+    pub(crate) fn code(&self, addr: u64) -> Option<Vec<u8>> {
+        let (end, _) = self.functions.get(&addr)?;
+        let mut code = vec![0; usize::try_from(end - addr).ok()?];
+        self.read(addr, &mut code).then_some(code)
+    }
+
+    /// Address and name of everything that begins in code.
+    pub fn text_symbols(&self) -> impl Iterator<Item = (u64, &str)> {
+        let all = self.text_symbols.iter();
+        all.flat_map(|(addr, names)| names.iter().map(|name| (*addr, name.as_str())))
+    }
+
+    /// Why code in `range` must not be patched, if so: the first reason that one of
+    /// the functions in it has.
+    #[must_use]
+    pub fn denied(&self, range: Range<u64>) -> Option<&'static str> {
+        if range.start < self.entry.end && self.entry.start < range.end {
+            return Some(deny::ENTRY);
+        }
+        let start = self.function_at(range.start).unwrap_or(range.start);
+        let denied = self.denied.get_or_init(|| window::of(self));
+        let mut inside = denied.range(start..range.end.max(start));
+        inside.next().map(|(_, why)| *why)
+    }
+
+    fn begins_in_text(&self, file: &ElfFile64<'_, LittleEndian>) -> BTreeMap<u64, Vec<String>> {
+        let mut found = BTreeMap::<u64, Vec<String>>::new();
+        for symbol in file.symbols().filter(counts) {
+            let addr = symbol.address();
+            if self.region(addr) == Region::Text
+                && let Ok(name) = symbol.name()
+            {
+                found.entry(addr).or_default().push(name.to_owned());
+            }
+        }
+        found
     }
 
     /// What `addr` belongs to.

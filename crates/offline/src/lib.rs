@@ -20,6 +20,7 @@ mod image;
 mod machine;
 mod report;
 mod surroundings;
+mod window;
 
 pub use efi::{EfiError, efi_symbols};
 pub use image::{Error, Image, Part};

@@ -84,6 +84,10 @@ impl Host for Machine<'_> {
         self.image.function_at(addr)
     }
 
+    fn denied(&self, patched: Range<u64>) -> Option<&'static str> {
+        self.image.denied(patched)
+    }
+
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         let mut memory = self.memory.borrow_mut();
         if let Some(bytes) = memory.payload(addr, buf.len()) {

@@ -6,7 +6,6 @@ use crate::Image;
 use crate::machine::Machine;
 use serde::{Serialize, Serializer};
 use std::ops::Range;
-use xsplice_abi::deny;
 use xsplice_abi::note::hex;
 use xsplice_engine::{Action, Cause, Engine, Failure, Guard, Host, Loaded, Options, Policy};
 
@@ -317,8 +316,6 @@ impl<'i> Checker<'i> {
             let start = function.old_addr;
             function.boot_time_sites = surroundings.boot_time_sites(&function.patched);
             function.address_taken = surroundings.address_taken(start).to_vec();
-            let name = self.image.function_name(start);
-            function.denied = name.and_then(deny::reason);
         }
     }
 }

@@ -72,7 +72,7 @@ fn alternatives(image: &Image) -> Option<BTreeMap<u64, u64>> {
 fn taken(image: &Image) -> BTreeMap<u64, Vec<u64>> {
     let mut taken = BTreeMap::<u64, Vec<u64>>::new();
     let mut note = |target: u64, at: u64| {
-        if image.function_at(target) == Some(target) {
+        if image.is_function(target) {
             taken.entry(target).or_default().push(at);
         }
     };

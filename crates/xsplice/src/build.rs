@@ -80,8 +80,7 @@ pub(crate) struct Args {
     /// booting; each is named.
     #[arg(long)]
     leave_out_init: bool,
-    /// Patch this function although it must normally not be patched, or accept
-    /// the changed layout of this structure; repeat it for several.
+    /// Accept the changed layout of this structure; repeat it for several.
     #[arg(long, value_name = "NAME")]
     allow: Vec<String>,
     /// `KEY=VALUE` for the payload's metadata, which the hypervisor lists;

@@ -199,7 +199,7 @@ impl Host for Xen {
         own.or_else(|| ffi::function_at(addr))
     }
 
-    fn denied(&self, function: Range<u64>) -> Option<&'static str> {
-        self.symbols.denied(function.start)
+    fn denied(&self, patched: Range<u64>) -> Option<&'static str> {
+        self.symbols.denied(&patched)
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Symbols {
     blocks: Vec<u32>,
     /// Offsets of those that must not be patched, in order, and why.
     denied: Vec<(u32, &'static str)>,
+    /// Code on the ways into and out of the hypervisor.
+    entry: Range<u64>,
     /// What was asked for last: it is asked for several things.
     last: Cell<Option<(u64, Function)>>,
     /// Hashes of all names, each at the first free place from the one that it
@@ -62,6 +64,7 @@ impl Symbols {
         let text = image.text.into();
         let (mut functions, mut denied, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
         let mut blocks = Vec::new();
+        let mut edges = [0; 2];
         let mut buf = [0; ffi::NAME_SIZE];
         let mut index = 0;
         while let Some((addr, name)) = ffi::next_symbol(&mut index, &mut buf) {
@@ -69,6 +72,11 @@ impl Symbols {
             let Some(offset) = offset(&text, addr) else {
                 continue;
             };
+            for (edge, known) in edges.iter_mut().zip(deny::ENTRY_EDGES) {
+                if name == known.as_bytes() {
+                    *edge = addr;
+                }
+            }
             while blocks.len() <= block(offset) {
                 memory::push(&mut blocks, count(&functions))?;
             }
@@ -86,6 +94,7 @@ impl Symbols {
         while blocks.len() <= end + 1 {
             memory::push(&mut blocks, count(&functions))?;
         }
+        let [entry, entry_end] = edges;
         let mut names = memory::filled(FREE, (2 * hashes.len()).next_power_of_two())?;
         for hash in hashes {
             if let Some(held) = place(&names, hash).and_then(|place| names.get_mut(place)) {
@@ -97,6 +106,7 @@ impl Symbols {
             functions,
             blocks,
             denied,
+            entry: entry..entry_end,
             last: Cell::new(None),
             names,
         })
@@ -114,13 +124,22 @@ impl Symbols {
         Some(self.text.start + u64::from(self.function(addr)?.offset()))
     }
 
-    /// Why the function with `addr` must not be patched, if so.
-    pub(crate) fn denied(&self, addr: u64) -> Option<&'static str> {
-        let start = self.function(addr).filter(|found| found.denied())?.offset();
-        let found = self
+    /// Why code in `range` must not be patched, if so.
+    pub(crate) fn denied(&self, range: &Range<u64>) -> Option<&'static str> {
+        if range.start < self.entry.end && self.entry.start < range.end {
+            return Some(deny::ENTRY);
+        }
+        let begin = self.function(range.start)?;
+        let last = self.function(range.end.saturating_sub(1)).unwrap_or(begin);
+        // Mostly the same one, which says by itself whether it is.
+        if begin.offset() == last.offset() && !begin.denied() {
+            return None;
+        }
+        let first = self
             .denied
-            .binary_search_by_key(&start, |(start, _)| *start);
-        Some(self.denied.get(found.ok()?)?.1)
+            .partition_point(|(start, _)| *start < begin.offset());
+        let (start, why) = self.denied.get(first)?;
+        (*start <= last.offset()).then_some(*why)
     }
 
     /// The function with `addr`: the last one that begins no later.

@@ -5,10 +5,14 @@
 //! the C tool and with ours. All say and do the same.
 
 use anyhow::{Context as _, ensure};
+use object::{Object as _, ObjectSection as _};
 use std::io::Write as _;
+use std::mem::offset_of;
 use std::path::Path;
-use xsplice_e2e::{Base, base, config, local, rust_base};
+use xsplice_abi::payload::LivepatchFunc;
+use xsplice_e2e::{Base, base, build, config, repository, rust_base};
 use xsplice_lab::{Host, Output};
+use xsplice_offline::Image;
 
 /// What the hypervisor says that it is, after a step.
 #[derive(Clone, Copy)]
@@ -433,32 +437,31 @@ fn result(output: &Output) -> String {
     format!("{code}: {}", said.lines().last().unwrap_or_default().trim())
 }
 
-/// A payload that patches the handler of NMIs, for which the generator has to be
-/// asked with `--allow`.
+/// A payload that is made to patch the handler of NMIs, which no generator does.
 fn what_runs_meanwhile_is_refused(host: &mut Host, base: &Base) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let payload = directory.path().join("denied.livepatch");
-    let patch = Path::new(env!("CARGO_MANIFEST_DIR")).join("patches/denied.patch");
-    let text = |path: &Path| path.display().to_string();
-    let output = local(&[
-        "build",
-        "-s",
-        &text(&base.tree),
-        "-p",
-        &text(&patch),
-        "--xen-syms",
-        &text(&base.xen_syms),
-        "-o",
-        &text(&payload),
-        "--allow",
-        "do_nmi",
-    ])?;
-    ensure!(output.status.success(), "{output:?}");
-    host.put("/lab/denied.livepatch", &std::fs::read(payload)?)?;
+    let patch = repository().join("examples/xen-4.17/extra-version.patch");
+    build(base, &patch, &payload)?;
+    let mut payload = std::fs::read(payload)?;
+    let records = {
+        let file = object::File::parse(payload.as_slice())?;
+        let section = file.section_by_name(".livepatch.funcs");
+        let range = section.and_then(|section| section.file_range());
+        range.context("there are no records")?.0
+    };
+    let old_addr = usize::try_from(records)? + offset_of!(LivepatchFunc, old_addr);
+    let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
+    let do_nmi = image.lookup_symbol(b"do_nmi").context("do_nmi")?;
+    let field = payload.get_mut(old_addr..old_addr + 8);
+    field
+        .context("no record")?
+        .copy_from_slice(&do_nmi.to_le_bytes());
+    host.put("/lab/denied.livepatch", &payload)?;
     let output = host.run(&["xsplice", "upload", "denied", "/lab/denied.livepatch"])?;
     ensure!(output.code == Some(1), "{output:?}");
     let console = host.console();
-    let reason = "must not be patched: it handles NMIs";
+    let reason = "must not be patched: NMIs or machine checks run it";
     ensure!(console.contains(reason), "{console}");
     Ok(())
 }

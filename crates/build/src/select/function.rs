@@ -5,6 +5,7 @@
 use super::{FirstChange, Origin, Replaced, Selector, runtime_name};
 use crate::payload::Func;
 use sha2::{Digest, Sha256};
+use xsplice_abi::deny;
 use xsplice_abi::preimage::Preimage;
 use xsplice_diff::compare::{Change, Kind};
 use xsplice_diff::explain;
@@ -64,12 +65,15 @@ impl Selector<'_> {
         let old_object = &self.units[origin].original;
         let old = &old_object.symbols[original];
         let new = &u.patched.symbols[patched];
-        if let Some(why) = xsplice_abi::deny::reason(&old.name)
-            && !self.rules.allow.contains(&old.name)
-        {
+        let section = old_object.sections.get(old.section);
+        let why = match section {
+            Some(section) if deny::entry_section(&section.name) => Some(deny::ENTRY),
+            _ => deny::reason(&old.name),
+        };
+        if let Some(why) = why {
             let message = format!(
-                "{} must not be patched: {why}; `--allow {}` does it nevertheless",
-                old.name, old.name
+                "{} must not be patched: {why}; a fix there needs a reboot",
+                old.name
             );
             self.refuse(unit, message);
             return;

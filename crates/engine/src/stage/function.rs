@@ -198,16 +198,41 @@ impl<H: Host> Candidate<'_, H> {
                 return false;
             }
         }
-        let denied = loader.host.denied(addr..function.end());
-        if let Some(reason) = denied {
+        true
+    }
+
+    /// Whether what is written over may be, and is of one function. How much that
+    /// is must be known.
+    #[inline(never)]
+    fn check_patched(&self, problems: &mut Problems) -> bool {
+        let host = self.loader.host;
+        let index = self.function.index();
+        let patched = self.function.patched();
+        if patched.is_empty() {
+            return true;
+        }
+        let addr = patched.start;
+        if let Some(reason) = host.denied(patched.clone()) {
             problems.push(Problem::Denied {
                 index,
                 function: self.name(),
                 addr,
                 reason,
             });
+            return false;
         }
-        denied.is_none()
+        let last = patched.end.saturating_sub(1);
+        let next = host.function_at(last).filter(|next| *next > addr);
+        if let Some(next) = next {
+            problems.push(Problem::NextFunction {
+                index,
+                function: self.name(),
+                addr,
+                end: patched.end,
+                next,
+            });
+        }
+        next.is_none()
     }
 
     /// Whether there is room for the trampoline, and whether it reaches code.
@@ -385,7 +410,7 @@ impl Placed<'_> {
             0 => candidate.check_no_ops(problems),
             _ => candidate.check_jump(problems),
         };
-        if good {
+        if good && candidate.check_patched(problems) {
             let function = candidate.function;
             loader.note_owner(function.old_addr, uses)?;
             loader.note_owner(function.new_addr, uses)?;

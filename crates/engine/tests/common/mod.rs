@@ -40,9 +40,9 @@ pub(crate) const OWN_ID: [u8; 20] = [0x22; 20];
 pub(crate) struct Hypervisor {
     symbols: HashMap<Vec<u8>, u64>,
     text: Range<u64>,
-    denied: Option<u64>,
-    /// The one function of which it is known where it begins and ends.
-    pub(crate) function: Range<u64>,
+    pub(crate) denied: Option<u64>,
+    /// The functions of which it is known where they begin and end.
+    pub(crate) functions: Vec<Range<u64>>,
     /// Where there is none, time goes on with each call that can fail.
     clock: Option<Instant>,
     memory: Arc<Mutex<Memory>>,
@@ -116,7 +116,7 @@ impl Hypervisor {
         let symbols = symbols.map(|(name, addr)| (name.as_bytes().to_vec(), addr));
         Self {
             denied: Some(DENIED),
-            function: SMALL..SMALL + 32,
+            functions: vec![SMALL..SMALL + 32, DENIED - 32..DENIED, DENIED..DENIED + 32],
             clock: None,
             ..Self::with(text, HashMap::from(symbols), PAYLOADS..PAYLOADS + (8 << 20))
         }
@@ -153,7 +153,7 @@ impl Hypervisor {
             symbols,
             text: TEXT..end,
             denied: None,
-            function: 0..0,
+            functions: Vec::new(),
             clock: Some(Instant::now()),
             memory: Arc::new(Mutex::new(memory)),
         }
@@ -187,11 +187,15 @@ impl Host for Hypervisor {
     }
 
     fn function_at(&self, addr: u64) -> Option<u64> {
-        self.function.contains(&addr).then_some(self.function.start)
+        let mut functions = self.functions.iter();
+        let found = functions.find(|function| function.contains(&addr));
+        found.map(|function| function.start)
     }
 
-    fn denied(&self, function: Range<u64>) -> Option<&'static str> {
-        let denied = self.denied.is_some_and(|addr| function.contains(&addr));
+    fn denied(&self, patched: Range<u64>) -> Option<&'static str> {
+        let denied = self
+            .denied
+            .is_some_and(|addr| patched.start < addr + 32 && addr < patched.end);
         denied.then_some("it handles NMIs")
     }
 

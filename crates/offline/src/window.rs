@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the hypervisor runs while code is being patched: the roots of
+//! [`xsplice_abi::deny`], and what they call on every path, read from its code.
+
+use crate::Image;
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
+use std::collections::{BTreeMap, BTreeSet};
+use xsplice_abi::deny::{self, ROOTS, Root};
+
+/// Where functions begin that must not be patched, and why.
+pub(crate) fn of(image: &Image) -> BTreeMap<u64, &'static str> {
+    let mut found = BTreeMap::new();
+    for (addr, name) in image.text_symbols() {
+        if let Some(why) = deny::reason(name) {
+            found.entry(addr).or_insert(why);
+        }
+    }
+    for root in ROOTS.iter().filter(|root| root.calls) {
+        let of_root = |(_, name): &(u64, &str)| root.is(name);
+        for (addr, _) in image.text_symbols().filter(of_root) {
+            follow(image, addr, root, &mut found);
+        }
+    }
+    found
+}
+
+/// Adds what the function at `addr` calls on every path, and what that calls.
+fn follow(image: &Image, addr: u64, root: &Root, found: &mut BTreeMap<u64, &'static str>) {
+    let mut seen = BTreeSet::from([addr]);
+    let mut left = vec![addr];
+    while let Some(addr) = left.pop() {
+        found.entry(addr).or_insert(root.why);
+        for callee in always_called(image, addr) {
+            if seen.insert(callee) {
+                left.push(callee);
+            }
+        }
+    }
+}
+
+/// The functions that the one at `addr` calls, or ends in, however it runs. Paths
+/// that never return, as those into a panic, do not count.
+fn always_called(image: &Image, addr: u64) -> Vec<u64> {
+    let Some(code) = image.code(addr) else {
+        return Vec::new();
+    };
+    let function = Function::decode(addr, &code);
+    let steps = function.instructions.iter();
+    let leads = steps.filter_map(|(at, instruction)| {
+        let target = function.leaves_to(instruction)?;
+        let callee = image.function_at(target)?;
+        (callee == target).then_some((*at, callee))
+    });
+    if !function.returns(None) {
+        return Vec::new();
+    }
+    let always = leads.filter(|(at, _)| !function.returns(Some(*at)));
+    always.map(|(_, callee)| callee).collect()
+}
+
+/// The instructions of a function, by where they are.
+struct Function {
+    start: u64,
+    end: u64,
+    instructions: BTreeMap<u64, Instruction>,
+}
+
+impl Function {
+    fn decode(start: u64, code: &[u8]) -> Self {
+        let decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
+        Self {
+            start,
+            end: start + code.len() as u64,
+            instructions: decoder.into_iter().map(|i| (i.ip(), i)).collect(),
+        }
+    }
+
+    fn contains(&self, addr: u64) -> bool {
+        (self.start..self.end).contains(&addr)
+    }
+
+    /// Where a call or jump leads that leaves the function.
+    fn leaves_to(&self, instruction: &Instruction) -> Option<u64> {
+        let near = matches!(
+            instruction.flow_control(),
+            FlowControl::Call | FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch
+        );
+        let target = instruction.near_branch_target();
+        (near && target != 0 && !self.contains(target)).then_some(target)
+    }
+
+    /// Whether a path leads from the beginning out of the function; with
+    /// `without`, one that does not come by there.
+    fn returns(&self, without: Option<u64>) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut left = vec![self.start];
+        while let Some(at) = left.pop() {
+            if Some(at) == without || !seen.insert(at) {
+                continue;
+            }
+            let Some(instruction) = self.instructions.get(&at) else {
+                continue;
+            };
+            let (target, next) = (instruction.near_branch_target(), instruction.next_ip());
+            match instruction.flow_control() {
+                FlowControl::Return | FlowControl::IndirectBranch => return true,
+                FlowControl::UnconditionalBranch if !self.contains(target) => return true,
+                FlowControl::UnconditionalBranch => left.push(target),
+                FlowControl::ConditionalBranch if !self.contains(target) => return true,
+                FlowControl::ConditionalBranch => left.extend([target, next]),
+                // `ud2` ends what must not happen.
+                FlowControl::Exception if instruction.code() == Code::Ud2 => {}
+                _ => left.push(next),
+            }
+        }
+        false
+    }
+}
