@@ -1,25 +1,45 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The payloads that a new one goes on top of.
+//! The payloads that a new one goes on top of, each with its source patches.
 
+use crate::source::SourcePatch;
 use crate::{Problem, Refused};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use xsplice_abi::note::parse_build_id;
+use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::{LivepatchFunc, section};
 use zerocopy::FromBytes as _;
+
+/// The key of the payload's metadata that names a source patch.
+pub(crate) const PATCH_KEY: &str = "patch";
+
+/// A payload that is applied already.
+#[derive(Debug)]
+pub struct Level {
+    /// The payload's name: its file's, without the extension.
+    pub name: String,
+    /// Its bytes.
+    pub data: Vec<u8>,
+    /// How many of the source patches below lead to its source: its own are
+    /// the last of them.
+    pub patches: usize,
+    /// Its build-id.
+    build_id: Vec<u8>,
+    /// Build-id of what it goes on top of.
+    depends: Vec<u8>,
+    /// Its record of each source patch.
+    records: Vec<String>,
+    /// Names of the symbols that it defines.
+    symbols: BTreeSet<String>,
+    /// Addresses of the hypervisor's functions that it replaces.
+    replaced: BTreeSet<u64>,
+}
 
 /// Payloads that are applied already, the first one lowest.
 #[derive(Debug, Default)]
 pub struct Below {
-    /// Build-id of the topmost; what the new payload depends on.
-    pub build_id: Vec<u8>,
-    /// Name and contents of each.
-    pub payloads: Vec<(String, Vec<u8>)>,
-    /// Names of the symbols that they define.
-    symbols: BTreeSet<String>,
-    /// Addresses of the hypervisor's functions that they replace.
-    replaced: BTreeSet<u64>,
+    /// Each of them.
+    pub levels: Vec<Level>,
 }
 
 impl Below {
@@ -28,56 +48,183 @@ impl Below {
     /// # Errors
     /// What cannot be read, or is no payload.
     pub fn read(paths: &[PathBuf]) -> Result<Self, Refused> {
-        let mut below = Self::default();
-        let mut problems = Vec::new();
-        for path in paths {
-            if let Err(problem) = below.add(path) {
-                problems.push(problem);
-            }
+        let levels = crate::all(paths.iter().map(|path| Level::read(path)).collect())?;
+        Ok(Self { levels })
+    }
+
+    /// Ties the payloads to each other, the hypervisor with the build-id
+    /// `hypervisor`, and the source patches that they were built from: these
+    /// are `patches`, in order.
+    ///
+    /// # Errors
+    /// Payloads that do not go on top of each other; patches that they were not
+    /// built from.
+    pub(crate) fn tie(
+        &mut self,
+        patches: &[SourcePatch],
+        hypervisor: &[u8],
+    ) -> Result<(), Refused> {
+        if self.levels.is_empty() != patches.is_empty() {
+            return Err(Refused::one(
+                "--depends",
+                "a payload on top of others needs both: the payloads (--depends) and the source \
+                 patches that they were built from (--depends-patch), so that their functions are \
+                 the base",
+            ));
         }
-        if problems.is_empty() {
-            Ok(below)
-        } else {
-            Err(Refused(problems))
-        }
+        check_order(&self.levels, hypervisor)?;
+        assign(&mut self.levels, patches)
+    }
+
+    /// Build-id of the topmost payload; what a new one depends on.
+    pub fn build_id(&self) -> Option<&[u8]> {
+        self.levels.last().map(|level| level.build_id.as_slice())
     }
 
     /// The full name under which a payload defines what `file` calls `name`.
     pub fn symbol(&self, file: &str, name: &str) -> Option<&str> {
         let start = format!("{file}#{name}{}", crate::payload::VERSION_SUFFIX);
-        let after = self.symbols.range(start.clone()..);
-        // The topmost definition would have another tag; a name is new once.
-        let mut found = after.take_while(|symbol| symbol.starts_with(&start));
-        found.next().map(String::as_str)
+        let mut levels = self.levels.iter();
+        levels.find_map(|level| {
+            let after = level.symbols.range(start.clone()..);
+            let mut found = after.take_while(|symbol| symbol.starts_with(&start));
+            found.next().map(String::as_str)
+        })
     }
 
     /// Whether a payload replaces the hypervisor's function at `address`.
     pub fn replaces(&self, address: u64) -> bool {
-        self.replaced.contains(&address)
+        let mut levels = self.levels.iter();
+        levels.any(|level| level.replaced.contains(&address))
     }
+}
 
-    fn add(&mut self, path: &Path) -> Result<(), Problem> {
+impl Level {
+    fn read(path: &Path) -> Result<Self, Problem> {
         let place = || path.display().to_string();
         let bad = |reason: &str| Problem::new(place(), format!("it is no payload: {reason}"));
         let data = std::fs::read(path).map_err(|e| Problem::new(place(), e.to_string()))?;
         let file = object::File::parse(&*data).map_err(|e| bad(&e.to_string()))?;
-        let contents = |name: &str| {
-            let section = file.section_by_name(name)?;
-            section.data().ok()
-        };
-        let id = contents(section::BUILD_ID).and_then(parse_build_id);
-        self.build_id = id.ok_or_else(|| bad("it has no build-id"))?.to_vec();
-        let functions = contents(section::FUNCS).ok_or_else(|| bad("it replaces no functions"))?;
-        for record in functions.chunks_exact(size_of::<LivepatchFunc>()) {
-            if let Ok(record) = LivepatchFunc::read_from_bytes(record) {
-                self.replaced.insert(record.old_addr.get());
-            }
-        }
+        let contents = |name: &str| file.section_by_name(name)?.data().ok();
+        let id = |name: &str| Some(contents(name).and_then(parse_build_id)?.to_vec());
+        let build_id = id(section::BUILD_ID).ok_or_else(|| bad("it has no build-id"))?;
+        let depends =
+            id(section::DEPENDS).ok_or_else(|| bad("it does not say what it depends on"))?;
+        let functions = contents(section::FUNCS).unwrap_or_default();
+        let functions = functions.chunks_exact(size_of::<LivepatchFunc>());
+        let replaced = functions
+            .filter_map(|record| LivepatchFunc::read_from_bytes(record).ok())
+            .map(|record| record.old_addr.get())
+            .collect();
+        let metadata = contents(section::MODINFO).unwrap_or_default();
+        let records: Vec<String> = metadata
+            .split(|&byte| byte == 0)
+            .filter_map(|text| {
+                let (key, value) = std::str::from_utf8(text).ok()?.split_once('=')?;
+                (key == PATCH_KEY).then(|| value.to_owned())
+            })
+            .collect();
         let defined = file.symbols().filter(|symbol| symbol.is_definition());
         let names = defined.filter_map(|symbol| Some(symbol.name().ok()?.to_owned()));
-        self.symbols.extend(names);
+        let symbols = names.collect();
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        self.payloads.push((name.into_owned(), data));
-        Ok(())
+        Ok(Self {
+            name: name.into_owned(),
+            patches: 0,
+            build_id,
+            depends,
+            records,
+            symbols,
+            replaced,
+            data,
+        })
     }
+}
+
+/// Each payload goes on top of the one before it.
+fn check_order(levels: &[Level], hypervisor: &[u8]) -> Result<(), Refused> {
+    let mut below = ("the hypervisor", hypervisor);
+    let mut problems = Vec::new();
+    for level in levels {
+        if level.depends != below.1 {
+            let meant = levels.iter().find(|l| l.build_id == level.depends);
+            problems.push(Problem::new(
+                format!("--depends {}", level.name),
+                format!(
+                    "it goes on top of {}, not on {}: give every payload of the stack, the lowest \
+                     first",
+                    match meant {
+                        Some(meant) => meant.name.clone(),
+                        None if level.depends == hypervisor => "the hypervisor itself".to_owned(),
+                        None => format!("what has the build-id {}", hex(&level.depends)),
+                    },
+                    below.0
+                ),
+            ));
+        }
+        below = (&level.name, &level.build_id);
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Refused(problems))
+    }
+}
+
+/// Says how many of `patches` lead to the source of each level: the payloads'
+/// metadata has the hashes of theirs.
+fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> {
+    let given: Vec<String> = patches.iter().map(SourcePatch::record).collect();
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    for level in &*levels {
+        let records = level.records.iter().map(String::as_str);
+        wanted.extend(records.map(|record| (level.name.as_str(), record)));
+    }
+    // The file may have got another name.
+    let same = |a: &str, b: &str| a.rsplit(' ').next() == b.rsplit(' ').next();
+    let mut problems = Vec::new();
+    for level in levels.iter().filter(|level| level.records.is_empty()) {
+        problems.push(Problem::new(
+            format!("--depends {}", level.name),
+            "its metadata does not name the source patches that it was built from: only payloads \
+             that `xsplice build` made can be built upon",
+        ));
+    }
+    for (level, record) in &wanted {
+        if !given.iter().any(|given| same(given, record)) {
+            let message = format!("{level} was built from {record}, which is none of the files");
+            problems.push(Problem::new("--depends-patch", message));
+        }
+    }
+    for (patch, record) in patches.iter().zip(&given) {
+        if !wanted.iter().any(|(_, wanted)| same(wanted, record)) {
+            let place = format!("--depends-patch {}", patch.name);
+            let message = format!("none of the payloads was built from this file ({record})");
+            problems.push(Problem::new(place, message));
+        }
+    }
+    let in_order = given.len() == wanted.len()
+        && given
+            .iter()
+            .zip(&wanted)
+            .all(|(given, (_, wanted))| same(given, wanted));
+    if problems.is_empty() && !in_order {
+        let right = wanted
+            .iter()
+            .map(|(level, record)| format!("{record} ({level})"));
+        let message = format!(
+            "the payloads were built from these files in another order, which is: {}",
+            right.collect::<Vec<_>>().join(", ")
+        );
+        problems.push(Problem::new("--depends-patch", message));
+    }
+    if !problems.is_empty() {
+        return Err(Refused(problems));
+    }
+    let mut count = 0;
+    for level in levels {
+        count += level.records.len();
+        level.patches = count;
+    }
+    Ok(())
 }

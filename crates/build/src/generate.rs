@@ -2,7 +2,7 @@
 //! The way of a patch, from start to end.
 
 use crate::account::{Hunk, account};
-use crate::below::Below;
+use crate::below::{Below, PATCH_KEY};
 use crate::image::Image;
 use crate::payload::Identity;
 use crate::rebuild::Rebuild;
@@ -131,9 +131,10 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             !left_out
         });
     }
-    let below = Below::read(&options.below)?;
     let below_patches = SourcePatch::read_all(&options.below_patches)?;
-    check_below(&below, &below_patches)?;
+    let mut below = Below::read(&options.below)?;
+    let hypervisor = options.xen_depends.as_deref().unwrap_or(&image.build_id);
+    below.tie(&below_patches, hypervisor)?;
     let rebuild = Rebuild::new(&tree, options.cache.as_deref(), progress)?;
     let below_source = PatchedSource::apply(&tree, &below_patches, None)?;
     let below_tree = match below_patches.is_empty() {
@@ -260,18 +261,6 @@ fn stored_addresses(unit: &Unit) -> impl Iterator<Item = String> {
     })
 }
 
-/// Payloads and source patches of what lies below say the same thing twice.
-fn check_below(below: &Below, patches: &[SourcePatch]) -> Result<(), Refused> {
-    if below.payloads.is_empty() == patches.is_empty() {
-        return Ok(());
-    }
-    Err(Refused::one(
-        "--depends",
-        "a payload on top of others needs both: the payloads (--depends) and the source patches that \
-         they were built from (--depends-patch), so that their functions are the base",
-    ))
-}
-
 fn write(
     options: &Options,
     image: &Image,
@@ -291,7 +280,7 @@ fn write(
         ));
     }
     let hypervisor = options.xen_depends.as_deref().unwrap_or(&image.build_id);
-    let top = Some(below.build_id.as_slice()).filter(|id| !id.is_empty());
+    let top = below.build_id();
     let depends = options.depends.as_deref().or(top).unwrap_or(hypervisor);
     if depends != hypervisor && top.is_none() {
         // What lies below may have put a trampoline where the old code was.
@@ -347,9 +336,9 @@ fn check(
         .to_string_lossy()
         .into_owned();
     let mut stack: Vec<(String, &[u8])> = below
-        .payloads
+        .levels
         .iter()
-        .map(|(name, data)| (name.clone(), data.as_slice()))
+        .map(|level| (level.name.clone(), level.data.as_slice()))
         .collect();
     stack.push((stem, payload));
     let problems: Vec<Problem> = xsplice_offline::check(&image, &stack)
@@ -388,8 +377,7 @@ fn metadata(
         ("compiler".to_owned(), image.compiler.clone()),
     ];
     for patch in patches {
-        let hash = hex(&Sha256::digest(&patch.bytes));
-        metadata.push(("patch".to_owned(), format!("{} sha256:{hash}", patch.name)));
+        metadata.push((PATCH_KEY.to_owned(), patch.record()));
     }
     let mut problems = Vec::new();
     for (key, value) in &options.metadata {

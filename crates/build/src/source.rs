@@ -6,6 +6,7 @@ use crate::makefile::{self, ObjectLists};
 use crate::patch::{self, FilePatch, PatchedLine};
 use crate::shadow::Changes;
 use crate::tree::Tree;
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,12 @@ impl SourcePatch {
         } else {
             Err(Refused(problems))
         }
+    }
+
+    /// What a payload's metadata says of the patch: its name and its hash.
+    pub fn record(&self) -> String {
+        let hash = xsplice_abi::note::hex(&Sha256::digest(&self.bytes));
+        format!("{} sha256:{hash}", self.name)
     }
 
     fn read(path: &Path) -> Result<Self, Refused> {

@@ -2,6 +2,8 @@
 //! What the tests on a real Xen share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
 
+pub mod directives;
+
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

@@ -27,6 +27,7 @@
 use anyhow::ensure;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use xsplice_e2e::directives::{directives, options};
 use xsplice_e2e::{Base, base, config, local, settled};
 use xsplice_lab::Host;
 
@@ -47,27 +48,15 @@ struct Case {
 impl Case {
     fn read(file: PathBuf) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(&file)?;
-        let lines = |key: &str| -> Vec<String> {
-            let start = format!("# {key}: ");
-            let values = text.lines().filter_map(|l| l.strip_prefix(&start));
-            values.map(|value| value.trim().to_owned()).collect()
-        };
-        let line = |key: &str| lines(key).into_iter().next();
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let options = line("options").unwrap_or_default();
-        let options = options.split_whitespace().map(|word| {
-            let hooks = word.strip_prefix("hooks/");
-            hooks.map_or(word.to_owned(), |name| {
-                here.join("hooks").join(name).display().to_string()
-            })
-        });
+        let lines = |key| directives(&text, key);
+        let line = |key| lines(key).into_iter().next();
         let case = Self {
             name: file
                 .file_stem()
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
-            options: options.collect(),
+            options: options(&text),
             builds: line("builds"),
             carries: line("carries"),
             refused: lines("refused"),

@@ -1,85 +1,291 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A payload on top of another one replaces its function again, and goes on
-//! with its variables; or it patches a function that the other one added.
+//! Payloads on top of others: each level is built on those below, and the whole
+//! stack goes onto the real hypervisor and off again, or a level is refused in
+//! the right words.
+//!
+//! Each directory of `stack/cases/` is a stack, and each patch in it whose name
+//! begins with a number is a level, the lowest first. The lines at the start of
+//! a patch say what is expected:
+//!
+//! - `# options:` further options of `xsplice build`;
+//! - `# builds:` names of the functions that the payload replaces, all of them;
+//! - `# carries:` names of what is new in the payload, all of it, or `nothing`;
+//! - `# refused:` words of the refusal, each line of which must be met; the stack
+//!   ends there;
+//! - `# note:` words of a note in the report, likewise;
+//! - `# hunks:` what becomes of each hunk, in order;
+//! - `# info:` text of `xsplice info` while this level is the topmost, and
+//!   `# back:` when it is that again, the one above it reverted;
+//! - `# console:` text that the hypervisor prints when it is applied;
+//! - `# depends:` and `# depends-patch:` files to be given in place of those of
+//!   the levels below.
 
-use anyhow::ensure;
-use std::path::Path;
+use anyhow::{Context, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use xsplice_e2e::directives::{directive, directives, options};
 use xsplice_e2e::{Base, base, build, config, local, rust_base, settled};
 use xsplice_lab::Host;
 
 /// A source patch and the payload of it.
-type Built<'a> = (&'a Path, &'a Path);
+#[derive(Clone)]
+struct Built {
+    patch: PathBuf,
+    payload: PathBuf,
+}
 
-/// What builds `top` on top of `below`.
-fn on_top(base: &Base, top: Built<'_>, below: Built<'_>) -> Vec<String> {
+/// Builds `top` on top of `payloads`, which `patches` led to.
+fn build_on(
+    base: &Base,
+    top: &Built,
+    payloads: &[PathBuf],
+    patches: &[PathBuf],
+    options: &[String],
+) -> anyhow::Result<Output> {
     let text = |path: &Path| path.display().to_string();
-    let (tree, xen_syms) = (text(&base.tree), text(&base.xen_syms));
-    let mut words: Vec<String> = ["build", "-s", &tree, "--xen-syms", &xen_syms]
-        .map(str::to_owned)
-        .to_vec();
-    for (option, path) in [
-        ("-p", top.0),
-        ("-o", top.1),
-        ("--depends", below.1),
-        ("--depends-patch", below.0),
-    ] {
-        words.extend([option.to_owned(), text(path)]);
+    let mut words: Vec<String> = ["build", "--json"].map(str::to_owned).to_vec();
+    let mut add = |option: &str, path: &Path| words.extend([option.to_owned(), text(path)]);
+    add("-s", &base.tree);
+    add("--xen-syms", &base.xen_syms);
+    add("-p", &top.patch);
+    add("-o", &top.payload);
+    payloads.iter().for_each(|path| add("--depends", path));
+    patches.iter().for_each(|path| add("--depends-patch", path));
+    words.extend_from_slice(options);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    local(&words)
+}
+
+/// A stack of payloads.
+struct Stack {
+    name: String,
+    directory: PathBuf,
+    /// The patch of each level.
+    patches: Vec<PathBuf>,
+    /// The payload of each level that was built.
+    built: Vec<Built>,
+}
+
+impl Stack {
+    fn read(directory: PathBuf) -> anyhow::Result<Self> {
+        let mut patches: Vec<PathBuf> = std::fs::read_dir(&directory)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<_>>()?;
+        let name = |path: &Path| path.file_name().unwrap_or_default().display().to_string();
+        patches.retain(|path| name(path).starts_with(|c: char| c.is_ascii_digit()));
+        patches.sort();
+        ensure!(
+            patches.len() > 1,
+            "{}: one level is no stack",
+            directory.display()
+        );
+        Ok(Self {
+            name: name(&directory),
+            directory,
+            patches,
+            built: Vec::new(),
+        })
     }
-    words
+
+    /// Builds all levels, up to one that is refused.
+    fn build(&mut self, base: &Base, output: &Path) -> anyhow::Result<()> {
+        for patch in self.patches.clone() {
+            let level = patch.file_stem().unwrap_or_default().display();
+            let payload = output.join(format!("{}-{level}.livepatch", self.name));
+            if !self.build_level(base, Built { patch, payload })? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that a level names in place of those of the levels below.
+    fn named(&self, text: &str, key: &str) -> Option<Vec<PathBuf>> {
+        let names = directive(text, key)?;
+        let files = names.split_whitespace().map(|name| {
+            let level = self.built.iter().find(|built| {
+                built.patch.file_stem() == Path::new(name).file_stem() && key == "depends"
+            });
+            level.map_or(self.directory.join(name), |built| built.payload.clone())
+        });
+        Some(files.collect())
+    }
+
+    /// Builds one level; whether there is a payload.
+    fn build_level(&mut self, base: &Base, top: Built) -> anyhow::Result<bool> {
+        let text = std::fs::read_to_string(&top.patch)?;
+        let name = top.patch.display();
+        let payloads = self.named(&text, "depends");
+        let below = self.built.iter();
+        let payloads = payloads.unwrap_or(below.clone().map(|b| b.payload.clone()).collect());
+        let patches = self.named(&text, "depends-patch");
+        let patches = patches.unwrap_or(below.map(|b| b.patch.clone()).collect());
+        let result = build_on(base, &top, &payloads, &patches, &options(&text))?;
+        let stderr = String::from_utf8_lossy(&result.stderr);
+        let refused = directives(&text, "refused");
+        if !refused.is_empty() {
+            ensure!(
+                result.status.code() == Some(1) && refused.iter().all(|w| stderr.contains(w)),
+                "{name}: expected to be refused with {refused:?}: {stderr}"
+            );
+            ensure!(!top.payload.exists(), "{name}: something was written");
+            return Ok(false);
+        }
+        ensure!(result.status.success(), "{name}: {stderr}");
+        expect_report(&text, &serde_json::from_slice(&result.stdout)?)
+            .with_context(|| name.to_string())?;
+        self.built.push(top);
+        Ok(true)
+    }
+
+    /// Where dom0 has the payload of a level.
+    fn place(&self, level: usize) -> String {
+        format!("lab/{}-{level}.livepatch", self.name)
+    }
+
+    /// Brings the stack in and out again.
+    fn live(&self, host: &mut Host) -> anyhow::Result<()> {
+        let before = tool(host, &["info"])?;
+        let alone = settled(host, &["xsplice", "load", &format!("/{}", self.place(1))])?;
+        ensure!(
+            alone.code == Some(1),
+            "{} without what is below: {alone:?}",
+            self.name
+        );
+        let names: Vec<String> = (0..self.built.len())
+            .map(|level| format!("{}-{level}", self.name))
+            .collect();
+        for (level, built) in self.built.iter().enumerate() {
+            let text = std::fs::read_to_string(&built.patch)?;
+            let printed = host.console().len();
+            tool(host, &["load", &format!("/{}", self.place(level))])?;
+            self.expect_info(host, level, "info")?;
+            if let Some(words) = directive(&text, "console") {
+                let console = host.console();
+                let new = &console[printed.min(console.len())..];
+                ensure!(
+                    new.contains(&words),
+                    "{}: no `{words}`: {new}",
+                    names[level]
+                );
+            }
+        }
+        for level in (0..names.len()).rev() {
+            tool(host, &["revert", &names[level]])?;
+            tool(host, &["unload", &names[level]])?;
+            if let Some(below) = level.checked_sub(1) {
+                self.expect_info(host, below, "back")?;
+            }
+        }
+        let after = tool(host, &["info"])?;
+        ensure!(after == before, "{}: {before}\n{after}", self.name);
+        Ok(())
+    }
+
+    fn expect_info(&self, host: &mut Host, level: usize, key: &str) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(&self.built[level].patch)?;
+        if let Some(words) = directive(&text, key) {
+            let info = tool(host, &["info"])?;
+            ensure!(
+                info.contains(&words),
+                "{}-{level}: no `{words}`: {info}",
+                self.name
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether the report of a build has what the patch `text` says.
+fn expect_report(text: &str, report: &serde_json::Value) -> anyhow::Result<()> {
+    let list = |of: &str, key: &str| {
+        let all = report[of].as_array().into_iter().flatten();
+        let words = all.filter_map(|one| Some(one[key].as_str()?.to_owned()));
+        words.collect::<Vec<String>>()
+    };
+    let sorted = |mut names: Vec<String>| {
+        names.sort_unstable();
+        match names.is_empty() {
+            true => "nothing".to_owned(),
+            false => names.join(" "),
+        }
+    };
+    let builds = directive(text, "builds").context("`# builds:` or `# refused:` is missing")?;
+    let replaced = sorted(list("functions", "name"));
+    ensure!(
+        replaced == builds,
+        "expected {builds}, it replaces {replaced}"
+    );
+    if let Some(expected) = directive(text, "carries") {
+        let carried = sorted(list("carried", "name"));
+        ensure!(
+            carried == expected,
+            "expected {expected}, it carries {carried}"
+        );
+    }
+    if let Some(expected) = directive(text, "hunks") {
+        let hunks = list("hunks", "effect").join(" ");
+        ensure!(
+            hunks == expected,
+            "expected {expected}, the hunks are {hunks}"
+        );
+    }
+    for words in directives(text, "note") {
+        let notes = report["notes"].to_string();
+        ensure!(notes.contains(&words), "no note says `{words}`: {notes}");
+    }
+    Ok(())
+}
+
+fn tool(host: &mut Host, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = settled(host, &[&["xsplice"], arguments].concat())?;
+    ensure!(output.code == Some(0), "xsplice {arguments:?}: {output:?}");
+    Ok(output.stdout)
+}
+
+/// All stacks with their levels built, and what went wrong.
+fn built_stacks(base: &Base, output: &Path) -> anyhow::Result<(Vec<Stack>, Vec<String>)> {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack/cases");
+    let mut directories: Vec<PathBuf> = std::fs::read_dir(cases)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>()?;
+    directories.sort();
+    let (mut stacks, mut failures) = (Vec::new(), Vec::new());
+    for directory in directories {
+        let mut stack = Stack::read(directory)?;
+        if let Err(error) = stack.build(base, output) {
+            failures.push(format!("{error:#}"));
+        } else {
+            stacks.push(stack);
+        }
+    }
+    Ok((stacks, failures))
 }
 
 #[test]
-fn a_payload_uses_what_the_one_below_added() -> anyhow::Result<()> {
+fn every_stack_does_what_it_says() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (below_patch, top_patch) = (
-        here.join("patches/new-variables.patch"),
-        here.join("stack/on-top.patch"),
-    );
-    let (below, top) = (
-        directory.path().join("below.livepatch"),
-        directory.path().join("top.livepatch"),
-    );
-    build(&base, &below_patch, &below)?;
-    let words = on_top(&base, (&top_patch, &top), (&below_patch, &below));
-    let arguments: Vec<&str> = words.iter().map(String::as_str).collect();
-    let without_source = arguments.len() - 2;
-    let alone = local(&arguments[..without_source])?;
-    let said = String::from_utf8_lossy(&alone.stderr).into_owned();
-    ensure!(said.contains("needs both"), "without its source: {said}");
-    let built = local(&arguments)?;
-    ensure!(built.status.success(), "{built:?}");
-
-    let mut host = Host::boot(&config(&base)?)?;
-    host.put("/lab/below.livepatch", &std::fs::read(&below)?)?;
-    host.put("/lab/top.livepatch", &std::fs::read(&top)?)?;
-    let mut tool = |arguments: &[&str]| settled(&mut host, &[&["xsplice"], arguments].concat());
-    let refused = tool(&["load", "/lab/top.livepatch"])?;
-    ensure!(
-        refused.code == Some(1),
-        "without the one below: {refused:?}"
-    );
-    for (arguments, changeset) in [
-        (&["load", "/lab/below.livepatch"][..], "calls 6, 3, 4"),
-        // The variable goes on from the value that it has; loading asks once too.
-        (&["load", "/lab/top.livepatch"], "on top: calls 8, 3, 4"),
-        (&["revert", "top"], "calls 9, 3, 4"),
-    ] {
-        let done = tool(arguments)?;
-        ensure!(done.code == Some(0), "{arguments:?}: {done:?}");
-        let info = tool(&["info"])?.stdout;
-        ensure!(
-            info.contains(&format!(" {changeset}\n")),
-            "{arguments:?}: {info}"
-        );
+    let (mut stacks, mut failures) = built_stacks(&base, directory.path())?;
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    let mut config = config(&base)?;
+    // A refusal is all that there is to see of the others.
+    stacks.retain(|stack| stack.built.len() == stack.patches.len());
+    for stack in &stacks {
+        for (level, built) in stack.built.iter().enumerate() {
+            config
+                .files
+                .push((stack.place(level), built.payload.clone()));
+        }
     }
-    for arguments in [["unload", "top"], ["revert", "below"], ["unload", "below"]] {
-        let done = tool(&arguments)?;
-        ensure!(done.code == Some(0), "{arguments:?}: {done:?}");
+    let mut host = Host::boot(&config)?;
+    for stack in &stacks {
+        let result = stack.live(&mut host);
+        failures.extend(result.err().map(|error| format!("{error:#}")));
     }
-    host.shut_down()?;
-    Ok(())
+    let ended = host.shut_down();
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(ended?)
 }
 
 /// The function is in the memory of a payload, which our core writes in another
@@ -89,22 +295,20 @@ fn a_payload_patches_a_function_that_the_one_below_added() -> anyhow::Result<()>
     let base = rust_base()?;
     let directory = tempfile::tempdir()?;
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack");
-    let (below_patch, top_patch) = (
-        here.join("adds-function.patch"),
-        here.join("on-added.patch"),
-    );
-    let (below, top) = (
-        directory.path().join("below.livepatch"),
-        directory.path().join("top.livepatch"),
-    );
-    build(&base, &below_patch, &below)?;
-    let words = on_top(&base, (&top_patch, &top), (&below_patch, &below));
-    let built = local(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
-    ensure!(built.status.success(), "{built:?}");
+    let built = |patch: &str, payload: &str| Built {
+        patch: here.join(patch),
+        payload: directory.path().join(payload),
+    };
+    let below = built("adds-function.patch", "below.livepatch");
+    let top = built("on-added.patch", "top.livepatch");
+    build(&base, &below.patch, &below.payload)?;
+    let (payloads, patches) = ([below.payload], [below.patch]);
+    let done = build_on(&base, &top, &payloads, &patches, &[])?;
+    ensure!(done.status.success(), "{done:?}");
 
     let mut host = Host::boot(&config(&base)?)?;
-    host.put("/lab/below.livepatch", &std::fs::read(&below)?)?;
-    host.put("/lab/top.livepatch", &std::fs::read(&top)?)?;
+    host.put("/lab/below.livepatch", &std::fs::read(&payloads[0])?)?;
+    host.put("/lab/top.livepatch", &std::fs::read(&top.payload)?)?;
     let mut tool = |arguments: &[&str]| {
         let done = settled(&mut host, &[&["xsplice"], arguments].concat())?;
         ensure!(done.code == Some(0), "{arguments:?}: {done:?}");
@@ -128,32 +332,5 @@ fn a_payload_patches_a_function_that_the_one_below_added() -> anyhow::Result<()>
     let after = tool(&["info"])?;
     ensure!(after == before, "{before}\n{after}");
     host.shut_down()?;
-    Ok(())
-}
-
-/// The payload below has one of its structures in memory: that the tree has no
-/// such structure says nothing.
-#[test]
-fn a_structure_of_the_payload_below_keeps_its_layout() -> anyhow::Result<()> {
-    let base = base()?;
-    let directory = tempfile::tempdir()?;
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack");
-    let (below_patch, top_patch) = (
-        here.join("allocates.patch"),
-        here.join("grows-allocated.patch"),
-    );
-    let (below, top) = (
-        directory.path().join("below.livepatch"),
-        directory.path().join("top.livepatch"),
-    );
-    build(&base, &below_patch, &below)?;
-    let words = on_top(&base, (&top_patch, &top), (&below_patch, &below));
-    let refused = local(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    ensure!(
-        refused.status.code() == Some(1) && said.contains("live_s goes from 8 to 528 bytes"),
-        "{refused:?}"
-    );
-    ensure!(!top.exists(), "something was written");
     Ok(())
 }

@@ -216,10 +216,7 @@ fn generate(objects: &[Object], image: &[u8], name: &str, below: &[PathBuf]) -> 
     };
     let identity = Identity {
         hypervisor: &image.build_id,
-        depends: match below.build_id.as_slice() {
-            [] => &image.build_id,
-            top => top,
-        },
+        depends: below.build_id().unwrap_or(&image.build_id),
         metadata: &[],
     };
     let payload = selection.draft.write(&identity).expect("a payload");
