@@ -51,21 +51,6 @@ fn forgotten<'a>(unit: &'a Unit, text: &str) -> Vec<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::ObjectFile;
-    use std::collections::BTreeSet;
-    use std::process::Command;
-    use xsplice_diff::Object;
-
-    fn object(text: &str) -> Object {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (c, o) = (directory.path().join("x.c"), directory.path().join("x.o"));
-        std::fs::write(&c, text).expect("written");
-        let mut gcc = Command::new("gcc");
-        gcc.args(["-O2", "-fdata-sections", "-ffunction-sections", "-c", "-o"]);
-        let status = gcc.args([&o, &c]).status().expect("this test needs gcc");
-        assert!(status.success(), "{text}");
-        Object::read("x.o", &std::fs::read(o).expect("compiled")).expect("an object")
-    }
 
     #[test]
     fn a_variable_that_nothing_writes_any_more_is_told() {
@@ -76,20 +61,7 @@ mod tests {
             format!("{READER}{writer}{both}"),
             READER.replace(", gone", ""),
         );
-        let (original, patched) = (object(&old), object(&new));
-        let unit = Unit {
-            file: ObjectFile {
-                path: "x.o".to_owned(),
-                command: String::new(),
-                output: "x.o".to_owned(),
-                source: "x.c".to_owned(),
-                dependencies: BTreeSet::new(),
-            },
-            comparison: xsplice_diff::compare(&original, &patched),
-            original,
-            patched,
-            shipped: None,
-        };
+        let unit = Unit::of_sources(&old, &new);
         assert_eq!(forgotten(&unit, &new), ["limit"]);
         assert_eq!(forgotten(&unit, "int other; /* count */"), ["count"]);
     }

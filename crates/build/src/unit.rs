@@ -187,3 +187,40 @@ fn linked_file_name(tree: &Tree, object: &ObjectFile) -> Option<String> {
     let data = std::fs::read(tree.top.join("xen").join(&object.path)).ok()?;
     Some(Object::read(&object.path, &data).ok()?.file)
 }
+
+#[cfg(test)]
+impl Unit {
+    /// The comparison of two sources, compiled by gcc with flags of Xen's.
+    pub(crate) fn of_sources(original: &str, patched: &str) -> Self {
+        let [original, patched] = [original, patched].map(|text| {
+            let directory = tempfile::tempdir().expect("a directory");
+            let (c, o) = (directory.path().join("x.c"), directory.path().join("x.o"));
+            std::fs::write(&c, text).expect("written");
+            let status = std::process::Command::new("gcc")
+                .args([
+                    "-O2",
+                    "-fpic",
+                    "-fno-builtin",
+                    "-fno-asynchronous-unwind-tables",
+                ])
+                .args(["-fdata-sections", "-ffunction-sections", "-c", "-o"])
+                .args([&o, &c])
+                .status();
+            assert!(status.expect("this test needs gcc").success(), "{text}");
+            Object::read("x.o", &std::fs::read(o).expect("compiled")).expect("an object")
+        });
+        Self {
+            file: ObjectFile {
+                path: "x.o".to_owned(),
+                command: String::new(),
+                output: "x.o".to_owned(),
+                source: "x.c".to_owned(),
+                dependencies: BTreeSet::new(),
+            },
+            comparison: xsplice_diff::compare(&original, &patched),
+            original,
+            patched,
+            shipped: None,
+        }
+    }
+}

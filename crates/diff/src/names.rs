@@ -40,6 +40,14 @@ pub fn role(name: &str) -> String {
     parts.fold(source.to_owned(), |role, part| role + "." + part)
 }
 
+/// Whether `name` is that of a function of the compiler's own making, which does
+/// not take the arguments that the source says, but what its callers have.
+pub fn takes_own_arguments(name: &str) -> bool {
+    const SPECIALISED: [&str; 3] = ["isra", "constprop", "part"];
+    let mut words = name[source_name(name).len()..].split('.');
+    words.any(|word| SPECIALISED.contains(&word))
+}
+
 /// The name of the function that the cold part `name` was split off.
 pub fn parent_of_cold(name: &str) -> Option<&str> {
     base_name(name).strip_suffix(".cold")
@@ -86,6 +94,15 @@ mod tests {
         assert_eq!(source_name(".text.part"), ".text");
         assert_eq!(role("f.part.0.isra.1.cold"), "f.part.cold");
         assert_eq!(role("f.isra.0"), "f");
+        for (name, own) in [
+            ("f", false),
+            ("f.cold", false),
+            ("f.localalias", false),
+            ("part.isra", true),
+            ("f.constprop.0.cold", true),
+        ] {
+            assert_eq!(takes_own_arguments(name), own, "{name}");
+        }
         assert_eq!(parent_of_cold("f.isra.0.cold"), Some("f.isra.0"));
         assert_eq!(parent_of_cold("f.cold.3"), Some("f"));
         assert_eq!(parent_of_cold("f"), None);

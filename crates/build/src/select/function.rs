@@ -2,7 +2,7 @@
 //! Changed functions: which they are in the hypervisor, and what the payload
 //! says about them.
 
-use super::{FirstChange, Origin, Replaced, Selector, runtime_name};
+use super::{FirstChange, Origin, Replaced, Selector, clone, runtime_name};
 use crate::payload::Func;
 use sha2::{Digest, Sha256};
 use xsplice_abi::deny;
@@ -15,7 +15,7 @@ use xsplice_diff::special;
 /// Size of the jump that leads from an old function to the new one.
 const TRAMPOLINE: u64 = 5;
 /// The landing pad that an indirect call needs at the start of a function.
-const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+pub(super) const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// What the payload says about a function that it replaces.
 struct OldFunction {
@@ -94,6 +94,15 @@ impl Selector<'_> {
                  and the patch makes them differ: a jump from there can lead to one of them only; \
                  patch the functions that call it",
                 old.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        if let Some(why) = clone::wrong_caller(u, original, patched).filter(|_| origin == unit) {
+            let message = format!(
+                "the compiler gives {} other arguments than {}, and {why}; declare it `__used`, so \
+                 that the compiler keeps one with the arguments that the source says",
+                new.name, old.name
             );
             self.refuse(unit, message);
             return;

@@ -2,6 +2,7 @@
 //! Collects what a payload needs: the changed functions and everything new
 //! that they lead to.
 
+mod clone;
 mod function;
 mod piece;
 mod reach;
@@ -74,7 +75,7 @@ pub fn select(
         queue: VecDeque::new(),
         problems: Vec::new(),
         follower: String::new(),
-        in_table: false,
+        usage: Usage::Address,
         selection: Selection::default(),
     };
     selector.refuse_unpatchable();
@@ -113,9 +114,20 @@ struct Selector<'a> {
     problems: Vec<Problem>,
     /// Name of the piece whose references are being followed.
     follower: String,
-    /// Whether that is an entry of a table about code.
-    in_table: bool,
+    /// What the reference is for.
+    usage: Usage,
     selection: Selection,
+}
+
+/// What a reference is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Usage {
+    /// It is in an entry of a table about code.
+    Table,
+    /// A call or jump.
+    Branch,
+    /// Everything else: the address is taken, or what is there is accessed.
+    Address,
 }
 
 /// Where something of the original is.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What every reference out of the payload's pieces is to lead to.
 
-use super::{Origin, Selector, runtime_name};
+use super::function::ENDBR64;
+use super::{Origin, Selector, Usage, runtime_name};
 use crate::Problem;
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use xsplice_diff::compare::{Kind, is_once_flag};
@@ -25,8 +26,12 @@ impl Selector<'_> {
                 .symbol_at(section, offset)
                 .map_or(&object.sections[section].name, |i| &object.symbols[i].name)
                 .clone();
-            self.in_table = matches!(kind, PartKind::Table(_));
             for relocation in units[unit].patched.relocations(section, offset, size) {
+                self.usage = match kind {
+                    PartKind::Table(_) => Usage::Table,
+                    _ if relocation.branch => Usage::Branch,
+                    _ => Usage::Address,
+                };
                 if let Some(reaches) = self.reach(unit, relocation) {
                     self.selection.draft.fields.push(Field {
                         part: kind.clone(),
@@ -107,7 +112,10 @@ impl Selector<'_> {
         // the hypervisor does: so it has one address, and a payload on top that
         // replaces it again is heeded here too.
         let whole_function = symbol.function && parent_of_cold(&symbol.name).is_none();
-        let by_old_place = whole_function && offset == 0 && !self.in_table;
+        let by_old_place = whole_function
+            && offset == 0
+            && self.usage != Usage::Table
+            && !self.is_only_now_called_through_pointers(unit, index);
         if let Some(&(origin, original)) = self.moved.get(&(unit, index))
             && (by_old_place || !symbol.function)
         {
@@ -162,6 +170,26 @@ impl Selector<'_> {
                 None
             }
         }
+    }
+
+    /// Whether the address of the function at `index` is taken, and its old place
+    /// lacks the landing pad that processors want where pointers lead.
+    fn is_only_now_called_through_pointers(&self, unit: usize, index: usize) -> bool {
+        let u = &self.units[unit];
+        let (origin, original) = match self.moved.get(&(unit, index)) {
+            Some(&origin) => origin,
+            None => match u.comparison.correlation.original(index) {
+                Some(original) => (unit, original),
+                None => return false,
+            },
+        };
+        let old = &self.units[origin].original;
+        let old_lands = old.bytes(&old.symbols[original]).starts_with(&ENDBR64);
+        let new_lands = u
+            .patched
+            .bytes(&u.patched.symbols[index])
+            .starts_with(&ENDBR64);
+        self.usage == Usage::Address && new_lands && !old_lands
     }
 
     /// Where a symbol of the original is.
