@@ -199,12 +199,13 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             crate::layout::check(
                 &rebuild,
                 (below_tree.as_ref(), &patched),
-                &pairs,
+                (&pairs, &units),
                 &options.allow,
             )
         },
     );
-    problems.extend(layouts);
+    problems.extend(layouts.problems);
+    notes.extend(layouts.notes);
     let selection = match selection {
         Ok(selection) if problems.is_empty() => selection,
         selection => {

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reading types from debugging information.
+//!
+//! Compilers leave out what nothing in the object uses, directly or through
+//! pointers: a type that is described here is one that the object's code or
+//! data may have instances of.
+
+use super::types::{Definition, Encoding, Enumerator, Kind, Member, Name, Record, Shape, Types};
+use gimli::{AttributeValue, DwarfSections, EndianSlice, LittleEndian, UnitOffset};
+use object::{Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget};
+use std::collections::HashMap;
+use std::path::Path;
+
+type Slice<'a> = EndianSlice<'a, LittleEndian>;
+type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
+
+/// What GCC puts in front of the names of sections when it writes what it knows
+/// before it makes code.
+const EARLY: &str = ".gnu.debuglto_";
+
+/// How deep types may be nested before the information counts as damaged.
+const DEPTH: usize = 200;
+
+/// Why debugging information cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("{0}")]
+    Object(#[from] object::Error),
+    #[error("{0}")]
+    Dwarf(#[from] gimli::Error),
+    #[error("there is none")]
+    Missing,
+    #[error("types are nested too deeply")]
+    Depth,
+}
+
+/// The types that the object file `bytes` describes.
+pub(crate) fn read(bytes: &[u8]) -> Result<Types, ReadError> {
+    let file = object::File::parse(bytes)?;
+    let sections = DwarfSections::load(|id| relocated(&file, id.name()))?;
+    let dwarf = sections.borrow(|section| EndianSlice::new(section, LittleEndian));
+    let mut types = Types::default();
+    let mut headers = dwarf.units();
+    let mut found = false;
+    while let Some(header) = headers.next()? {
+        found = true;
+        let unit = dwarf.unit(header)?;
+        let mut reader = UnitReader {
+            dwarf: &dwarf,
+            unit: &unit,
+            named: HashMap::new(),
+            enumerations: Vec::new(),
+        };
+        reader.collect(&mut types)?;
+    }
+    if found {
+        Ok(types)
+    } else {
+        Err(ReadError::Missing)
+    }
+}
+
+struct UnitReader<'a> {
+    dwarf: &'a gimli::Dwarf<Slice<'a>>,
+    unit: &'a gimli::Unit<Slice<'a>>,
+    named: HashMap<UnitOffset, Name>,
+    enumerations: Vec<UnitOffset>,
+}
+
+impl<'a> UnitReader<'a> {
+    fn collect(&mut self, types: &mut Types) -> Result<(), ReadError> {
+        let mut tree = self.unit.entries_tree(None)?;
+        self.find_names(tree.root()?, "", 0)?;
+        let mut offsets: Vec<UnitOffset> = self.named.keys().copied().collect();
+        offsets.sort_unstable();
+        for offset in offsets {
+            let entry = self.unit.entry(offset)?;
+            let name = &self.named[&offset];
+            let shape = match name.kind {
+                Kind::Typedef | Kind::Global | Kind::Private => self.target(&entry, 0)?,
+                _ => self.body(&entry, 0)?,
+            };
+            let definition = Definition {
+                place: self.place(&entry)?,
+                shape,
+            };
+            let known = types.definitions.entry(name.clone()).or_default();
+            if !known.contains(&definition) {
+                known.push(definition);
+            }
+        }
+        for offset in &self.enumerations {
+            self.add_enumerators(*offset, types)?;
+        }
+        Ok(())
+    }
+
+    /// Finds what has a name, in `node` and below, and all enumerations.
+    fn find_names(
+        &mut self,
+        node: gimli::EntriesTreeNode<Slice<'a>>,
+        scope: &str,
+        depth: usize,
+    ) -> Result<(), ReadError> {
+        if depth > DEPTH {
+            return Err(ReadError::Depth);
+        }
+        let entry = node.entry();
+        let has = |attribute| entry.attr_value(attribute).is_some();
+        let declaration = has(gimli::DW_AT_declaration);
+        let kind = match entry.tag() {
+            gimli::DW_TAG_structure_type => Some(Kind::Structure),
+            gimli::DW_TAG_union_type => Some(Kind::Union),
+            gimli::DW_TAG_enumeration_type => Some(Kind::Enumeration),
+            gimli::DW_TAG_typedef => Some(Kind::Typedef),
+            gimli::DW_TAG_variable if has(gimli::DW_AT_external) => Some(Kind::Global),
+            gimli::DW_TAG_variable => Some(Kind::Private),
+            _ => None,
+        };
+        if entry.tag() == gimli::DW_TAG_enumeration_type && !declaration {
+            self.enumerations.push(entry.offset());
+        }
+        let name = self.name(entry)?;
+        if let (Some(kind), Some(name)) = (kind, &name) {
+            let name = Name {
+                kind,
+                scope: scope.to_owned(),
+                name: name.clone(),
+            };
+            self.named.insert(entry.offset(), name);
+        }
+        let inner = match entry.tag() {
+            gimli::DW_TAG_subprogram => name.unwrap_or_default(),
+            _ => scope.to_owned(),
+        };
+        let mut children = node.children();
+        while let Some(child) = children.next()? {
+            self.find_names(child, &inner, depth + 1)?;
+        }
+        Ok(())
+    }
+
+    fn name(&self, entry: &Entry<'a>) -> Result<Option<String>, ReadError> {
+        let Some(name) = entry.attr_value(gimli::DW_AT_name) else {
+            return Ok(None);
+        };
+        let name = self.dwarf.attr_string(self.unit, name)?;
+        Ok(Some(name.to_string_lossy().into_owned()))
+    }
+
+    /// The type of what `entry` describes.
+    fn target(&self, entry: &Entry<'a>, depth: usize) -> Result<Shape, ReadError> {
+        match entry.attr_value(gimli::DW_AT_type) {
+            Some(AttributeValue::UnitRef(offset)) => self.shape(offset, depth + 1),
+            _ => Ok(Shape::Void),
+        }
+    }
+
+    /// The type at `offset`: its name, if it has one.
+    fn shape(&self, offset: UnitOffset, depth: usize) -> Result<Shape, ReadError> {
+        if depth > DEPTH {
+            return Err(ReadError::Depth);
+        }
+        match self.named.get(&offset) {
+            Some(name) => Ok(Shape::Named(name.clone())),
+            None => self.body(&self.unit.entry(offset)?, depth),
+        }
+    }
+
+    /// What the type that `entry` describes consists of.
+    fn body(&self, entry: &Entry<'a>, depth: usize) -> Result<Shape, ReadError> {
+        let size = number(entry, gimli::DW_AT_byte_size).unwrap_or(0);
+        Ok(match entry.tag() {
+            gimli::DW_TAG_base_type => Shape::Number {
+                name: self.name(entry)?.unwrap_or_default(),
+                size,
+                encoding: encoding(entry),
+            },
+            gimli::DW_TAG_pointer_type => Shape::Pointer(Box::new(self.target(entry, depth)?)),
+            gimli::DW_TAG_structure_type | gimli::DW_TAG_union_type => Shape::Record(Record {
+                size,
+                members: self.members(entry.offset(), depth)?,
+            }),
+            gimli::DW_TAG_enumeration_type => Shape::Enumeration { size },
+            gimli::DW_TAG_array_type => self.array(entry, depth)?,
+            gimli::DW_TAG_subroutine_type => self.function(entry, depth)?,
+            // Qualifiers and the like change nothing in memory.
+            _ => self.target(entry, depth)?,
+        })
+    }
+
+    fn members(&self, offset: UnitOffset, depth: usize) -> Result<Vec<Member>, ReadError> {
+        let mut members = Vec::new();
+        self.each_child(offset, |child| {
+            if child.tag() != gimli::DW_TAG_member {
+                return Ok(());
+            }
+            let bits = number(child, gimli::DW_AT_bit_size);
+            let bytes = number(child, gimli::DW_AT_data_member_location).unwrap_or(0);
+            // Before DWARF 4, bits were counted from the other end.
+            let old = number(child, gimli::DW_AT_bit_offset).zip(bits);
+            let within = match old {
+                Some((from_end, bits)) => {
+                    let unit = number(child, gimli::DW_AT_byte_size).unwrap_or(0);
+                    (unit * 8).saturating_sub(from_end.saturating_add(bits))
+                }
+                None => number(child, gimli::DW_AT_data_bit_offset).unwrap_or(0),
+            };
+            members.push(Member {
+                name: self.name(child)?.unwrap_or_default(),
+                at: bytes.saturating_mul(8).saturating_add(within),
+                bits,
+                shape: self.target(child, depth)?,
+            });
+            Ok(())
+        })?;
+        Ok(members)
+    }
+
+    fn array(&self, entry: &Entry<'a>, depth: usize) -> Result<Shape, ReadError> {
+        let mut lengths = Vec::new();
+        self.each_child(entry.offset(), |child| {
+            if child.tag() == gimli::DW_TAG_subrange_type {
+                let last = child.attr_value(gimli::DW_AT_upper_bound);
+                let length = last.and_then(|last| last.sdata_value());
+                let length = length.map(|last| last.wrapping_add(1).cast_unsigned());
+                lengths.push(number(child, gimli::DW_AT_count).or(length));
+            }
+            Ok(())
+        })?;
+        let of = self.target(entry, depth)?;
+        let nest = |of, length: &Option<u64>| Shape::Array(Box::new(of), *length);
+        Ok(lengths.iter().rev().fold(of, nest))
+    }
+
+    fn function(&self, entry: &Entry<'a>, depth: usize) -> Result<Shape, ReadError> {
+        let mut parameters = Vec::new();
+        let mut open = false;
+        self.each_child(entry.offset(), |child| {
+            match child.tag() {
+                gimli::DW_TAG_formal_parameter => parameters.push(self.target(child, depth)?),
+                gimli::DW_TAG_unspecified_parameters => open = true,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok(Shape::Function {
+            returns: Box::new(self.target(entry, depth)?),
+            parameters,
+            open,
+        })
+    }
+
+    fn add_enumerators(&self, offset: UnitOffset, types: &mut Types) -> Result<(), ReadError> {
+        let entry = self.unit.entry(offset)?;
+        let place = self.place(&entry)?;
+        let of = self.name(&entry)?.unwrap_or_default();
+        self.each_child(offset, |child| {
+            let value = child.attr_value(gimli::DW_AT_const_value);
+            let value = value.and_then(|value| {
+                let unsigned = || value.udata_value().map(u64::cast_signed);
+                value.sdata_value().or_else(unsigned)
+            });
+            if let (Some(name), Some(value)) = (self.name(child)?, value) {
+                let enumerator = Enumerator {
+                    value,
+                    of: of.clone(),
+                    place: place.clone(),
+                };
+                types.enumerators.insert(name, enumerator);
+            }
+            Ok(())
+        })
+    }
+
+    fn each_child(
+        &self,
+        offset: UnitOffset,
+        mut with: impl FnMut(&Entry<'a>) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let mut tree = self.unit.entries_tree(Some(offset))?;
+        let mut children = tree.root()?.children();
+        while let Some(child) = children.next()? {
+            with(child.entry())?;
+        }
+        Ok(())
+    }
+
+    /// File and line where the source has what `entry` describes.
+    fn place(&self, entry: &Entry<'a>) -> Result<String, ReadError> {
+        let file = match entry.attr_value(gimli::DW_AT_decl_file) {
+            Some(AttributeValue::FileIndex(file)) => Some(file),
+            _ => None,
+        };
+        let line = number(entry, gimli::DW_AT_decl_line).unwrap_or(0);
+        let program = self.unit.line_program.as_ref();
+        let found = program.zip(file).and_then(|(program, file)| {
+            let header = program.header();
+            let file = header.file(file)?;
+            // The first directory is the one that the compiler ran in.
+            let directory = file.directory(header);
+            Some((
+                file.path_name(),
+                directory.filter(|_| file.directory_index() != 0),
+            ))
+        });
+        let Some((name, directory)) = found else {
+            return Ok(String::new());
+        };
+        let text = |value| -> Result<String, ReadError> {
+            let text = self.dwarf.attr_string(self.unit, value)?;
+            Ok(text.to_string_lossy().into_owned())
+        };
+        let directory = directory.map(text).transpose()?.unwrap_or_default();
+        let path = Path::new(&directory).join(text(name)?);
+        let path = path.strip_prefix(".").unwrap_or(&path);
+        Ok(format!("{}:{line}", path.display()))
+    }
+}
+
+fn number(entry: &Entry, attribute: gimli::DwAt) -> Option<u64> {
+    entry.attr_value(attribute)?.udata_value()
+}
+
+fn encoding(entry: &Entry) -> Encoding {
+    match entry.attr_value(gimli::DW_AT_encoding) {
+        Some(AttributeValue::Encoding(gimli::DW_ATE_signed | gimli::DW_ATE_signed_char)) => {
+            Encoding::Signed
+        }
+        Some(AttributeValue::Encoding(gimli::DW_ATE_unsigned | gimli::DW_ATE_unsigned_char)) => {
+            Encoding::Unsigned
+        }
+        Some(AttributeValue::Encoding(gimli::DW_ATE_boolean)) => Encoding::Boolean,
+        _ => Encoding::Other,
+    }
+}
+
+/// The contents of a section of debugging information, with its relocations
+/// applied: references to other such sections.
+fn relocated(file: &object::File, name: &str) -> Result<Vec<u8>, object::Error> {
+    let early = file.section_by_name(&format!("{EARLY}{name}"));
+    let Some(section) = early.or_else(|| file.section_by_name(name)) else {
+        return Ok(Vec::new());
+    };
+    let mut data = section.data()?.to_vec();
+    for (offset, relocation) in section.relocations() {
+        let RelocationTarget::Symbol(index) = relocation.target() else {
+            continue;
+        };
+        if relocation.kind() != RelocationKind::Absolute {
+            continue;
+        }
+        let base = file.symbol_by_index(index)?.address();
+        let value = base.wrapping_add_signed(relocation.addend()).to_le_bytes();
+        let size = usize::from(relocation.size() / 8).min(value.len());
+        let field = usize::try_from(offset)
+            .ok()
+            .and_then(|at| data.get_mut(at..at.checked_add(size)?));
+        if let Some(field) = field {
+            field.copy_from_slice(&value[..size]);
+        }
+    }
+    Ok(data)
+}
