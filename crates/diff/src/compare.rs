@@ -423,12 +423,18 @@ impl Comparer<'_> {
                 if !seen.insert(pair) {
                     return true;
                 }
-                let old_end = special::piece_end(self.original, old.0, old_at);
-                let new_end = special::piece_end(self.patched, new.0, new_at);
-                old_end.checked_sub(old_at) == new_end.checked_sub(new_at)
-                    && new_end >= new_at
+                let was = special::piece(self.original, old.0, old_at);
+                let is = special::piece(self.patched, new.0, new_at);
+                old_at - was.start == new_at - is.start
+                    && was.end.checked_sub(was.start) == is.end.checked_sub(is.start)
+                    && is.end >= new_at
                     && self
-                        .range_difference((old.0, old_at), (new.0, new_at), new_end - new_at, seen)
+                        .range_difference(
+                            (old.0, was.start),
+                            (new.0, is.start),
+                            is.end - is.start,
+                            seen,
+                        )
                         .is_none()
             }
             _ => false,

@@ -196,7 +196,7 @@ impl Symbol {
     }
 
     /// Where the bytes that belong to it end in its section.
-    pub(crate) fn end(&self) -> u64 {
+    pub fn end(&self) -> u64 {
         self.offset.saturating_add(self.extent())
     }
 }

@@ -5,7 +5,9 @@
 //! Each entry of such a table belongs to the function that its first field
 //! leads to, and goes into a payload only together with that function.
 
-use crate::object::{Object, Target};
+use crate::compare::width;
+use crate::object::{Object, Relocation, Symbol, Target};
+use std::ops::Range;
 
 /// A kind of table, by section name prefix and size of an entry in bytes.
 struct Table {
@@ -114,13 +116,39 @@ pub fn entries(object: &Object) -> Vec<Entry> {
     entries
 }
 
-/// How far the anonymous piece that starts at `offset` of `section` reaches:
-/// to the next place that anything refers to, or to the end.
-pub fn piece_end(object: &Object, section: usize, offset: u64) -> u64 {
+/// The anonymous piece that `offset` of `section` is in. Code, and tables of
+/// jumps, reach from there to the next place that anything refers to. Other data
+/// may be walked across labels: they reach from one symbol to the next.
+pub fn piece(object: &Object, section: usize, offset: u64) -> Range<u64> {
     let end = object.sections[section].size;
     let starts = object.pieces_in(section);
     let next = starts.get(starts.partition_point(|&start| start <= offset));
-    next.map_or(end, |&next| next.min(end))
+    let piece = offset..next.map_or(end, |&next| next.min(end));
+    if object.sections[section].is_code() || is_jump_table(object, section, &piece) {
+        return piece;
+    }
+    let symbols = || {
+        object
+            .symbols_in(section)
+            .map(|index| &object.symbols[index])
+    };
+    let before = symbols().filter(|s| s.offset <= offset).map(Symbol::end);
+    let behind = symbols().map(|s| s.offset).filter(|&start| start > offset);
+    let start = before.max().unwrap_or(0).min(offset);
+    start..behind.min().unwrap_or(end).max(offset)
+}
+
+/// Whether all of a piece leads into one function.
+fn is_jump_table(object: &Object, section: usize, piece: &Range<u64>) -> bool {
+    let size = piece.end.saturating_sub(piece.start);
+    let fields = object.relocations(section, piece.start, size);
+    let relocated: u64 = fields.iter().map(|field| width(field.r_type) as u64).sum();
+    let into = |field: &Relocation| match field.reference.target {
+        Target::Symbol(index) if object.symbols[index].function => Some(index),
+        _ => None,
+    };
+    let first = fields.first().and_then(into);
+    first.is_some() && relocated == size && fields.iter().all(|field| into(field) == first)
 }
 
 /// Length in bytes of the replacement that an entry of `.altinstructions` has:
@@ -148,12 +176,11 @@ pub fn pieces(object: &Object, entry: &Entry) -> Vec<(usize, u64, u64)> {
         });
     leads_to
         .map(|(section, offset)| {
-            let size = if object.sections[section].name == ".altinstr_replacement" {
-                replacement_len(bytes)
-            } else {
-                piece_end(object, section, offset).saturating_sub(offset)
-            };
-            (section, offset, size)
+            if object.sections[section].name == ".altinstr_replacement" {
+                return (section, offset, replacement_len(bytes));
+            }
+            let piece = piece(object, section, offset);
+            (section, piece.start, piece.end.saturating_sub(piece.start))
         })
         .collect()
 }

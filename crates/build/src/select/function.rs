@@ -2,7 +2,7 @@
 //! Changed functions: which they are in the hypervisor, and what the payload
 //! says about them.
 
-use super::{FirstChange, Origin, Replaced, Selector, clone, runtime_name};
+use super::{FirstChange, Origin, Replaced, Selector, clone, label, runtime_name};
 use crate::payload::Func;
 use sha2::{Digest, Sha256};
 use xsplice_abi::deny;
@@ -93,6 +93,15 @@ impl Selector<'_> {
                 "{} and {other} are one piece of code in the hypervisor, because they were equal, \
                  and the patch makes them differ: a jump from there can lead to one of them only; \
                  patch the functions that call it",
+                old.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        if label::takes_own_labels(old_object, original) {
+            let message = format!(
+                "{} takes the addresses of its own labels, and may have stored them: they lead \
+                 into the old code; put them into a constant table",
                 old.name
             );
             self.refuse(unit, message);

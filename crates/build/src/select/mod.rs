@@ -4,6 +4,7 @@
 
 mod clone;
 mod function;
+mod label;
 mod piece;
 mod reach;
 mod refuse;

@@ -83,10 +83,12 @@ impl Selector<'_> {
     }
 
     fn reach_piece(&mut self, unit: usize, section: usize, offset: u64) -> Option<Reaches> {
-        if let Some((kind, at)) = self.placed.get(&(unit, section, offset)) {
-            return Some(Reaches::Part(kind.clone(), at.cast_signed()));
-        }
         let object = &self.units[unit].patched;
+        let piece = special::piece(object, section, offset);
+        let within = (offset - piece.start).cast_signed();
+        if let Some((kind, at)) = self.placed.get(&(unit, section, piece.start)) {
+            return Some(Reaches::Part(kind.clone(), at.cast_signed() + within));
+        }
         let from = &object.sections[section];
         let kind = match from.class {
             Class::Text | Class::Special => PartKind::named_code(&from.name),
@@ -97,9 +99,9 @@ impl Selector<'_> {
                 return None;
             }
         };
-        let end = special::piece_end(object, section, offset);
-        let (kind, at) = self.place(unit, section, offset, end - offset, kind);
-        Some(Reaches::Part(kind, at.cast_signed()))
+        let size = piece.end.saturating_sub(piece.start);
+        let (kind, at) = self.place(unit, section, piece.start, size, kind);
+        Some(Reaches::Part(kind, at.cast_signed() + within))
     }
 
     fn reach_symbol(&mut self, unit: usize, index: usize, offset: i64) -> Option<Reaches> {
@@ -147,6 +149,9 @@ impl Selector<'_> {
             return Some(Reaches::Part(kind, at.cast_signed() + offset));
         }
         let original = original?;
+        if let Some(labels) = self.reach_labels(unit, index, offset) {
+            return labels;
+        }
         if self.changed_below(unit, original, Kind::Constant) {
             // Not what the hypervisor has. Private constants are what they
             // contain: a copy is as good as that of the payload below.
