@@ -17,6 +17,7 @@ mod inspect;
 mod lab;
 mod output;
 mod report;
+mod verify;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -49,6 +50,8 @@ enum Command {
     Demo(demo::Args),
     /// Write an HTML page about a payload, for its reviewer.
     Report(report::Args),
+    /// Prove that a payload makes the hypervisor the patched one.
+    Verify(verify::Args),
     /// Try payloads on a disposable Xen host in QEMU.
     Lab(lab::Args),
     #[command(flatten)]
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::EfiSyms(args) => efi_syms::run(&args, cli.json),
         Command::Demo(args) => demo::run(&args, cli.json),
         Command::Report(args) => report::run(&args, cli.json),
+        Command::Verify(args) => verify::run(&args, cli.json),
         Command::Lab(args) => lab::run(&args, cli.json),
         Command::Admin(command) => admin::run(&command, cli.json),
     }

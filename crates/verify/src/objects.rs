@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the compiler said about the patched hypervisor: the relocations of the
+//! object that it was linked from.
+//!
+//! A linked image has addresses only, and an address between two objects can
+//! mean the end of one or the start of the other. The relocation says which.
+
+use crate::Unusable;
+use crate::image::{EntityId, Image, Name};
+use object::read::elf::{ElfFile64, SectionHeader as _};
+use object::{
+    Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
+    RelocationTarget, SectionIndex, SymbolIndex, elf,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+
+/// What a field leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Meant {
+    /// Something with a name, at this address.
+    Symbol(u64),
+    /// The start of a section with symbols of its own.
+    Section { start: u64, size: u64 },
+    /// A constant without a name.
+    Constant(Extent),
+}
+
+/// How far a constant without a name can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Up to its terminating zero.
+    Text,
+    /// At most so many bytes: then the next one begins.
+    AtMost(u64),
+}
+
+/// A relocated field.
+#[derive(Debug, Clone)]
+pub(crate) struct Field {
+    pub(crate) size: u8,
+    /// Whether its value counts from its own place.
+    pub(crate) relative: bool,
+    pub(crate) meant: Meant,
+}
+
+/// The relocations of a hypervisor, by address of the field.
+#[derive(Debug, Default)]
+pub(crate) struct Objects {
+    fields: BTreeMap<u64, Field>,
+    alignment: HashMap<EntityId, u64>,
+}
+
+impl Objects {
+    /// Reads `prelink.o`, from which `image` was linked; `what` is for messages.
+    pub(crate) fn read(image: &Image, what: &str, data: &[u8]) -> Result<Self, Unusable> {
+        let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| Unusable::new(what, &e))?;
+        let placed = Placed::new(&elf, image).map_err(|e| Unusable::new(what, &e))?;
+        let mut objects = Self::default();
+        let mut mismatched = 0_usize;
+        for section in elf.sections() {
+            let Some(&base) = placed.bases.get(&section.index()) else {
+                continue;
+            };
+            for (offset, relocation) in section.relocations() {
+                if let Some(field) = placed.field(&relocation) {
+                    objects.fields.insert(base + offset, field);
+                }
+            }
+            let contents = section.data().map_err(|e| Unusable::new(what, &e))?;
+            let range = base..base + section.size();
+            if !objects.agrees(image, contents, &range) {
+                mismatched += 1;
+            }
+            let first = image
+                .entities
+                .partition_point(|entity| entity.address < range.start);
+            let inside = image.entities[first..]
+                .iter()
+                .take_while(|entity| entity.address < range.end);
+            for (id, _) in (first..).zip(inside) {
+                objects.alignment.insert(id, section.align());
+            }
+        }
+        if mismatched != 0 {
+            return Err(Unusable::new(
+                what,
+                &format!(
+                    "{mismatched} of its sections are not those of the hypervisor; is it from another build?"
+                ),
+            ));
+        }
+        Ok(objects)
+    }
+
+    /// Whether the image has `contents` at `range`, apart from relocated fields.
+    fn agrees(&self, image: &Image, contents: &[u8], range: &Range<u64>) -> bool {
+        let Some(mut linked) = image.bytes(range.start, contents.len() as u64) else {
+            return false;
+        };
+        let mut contents = contents.to_vec();
+        for (at, field) in self.fields(range.clone()) {
+            let from = usize::try_from(at - range.start).unwrap_or(usize::MAX);
+            for bytes in [&mut linked, &mut contents] {
+                let to = (from + usize::from(field.size)).min(bytes.len());
+                if let Some(bytes) = bytes.get_mut(from..to) {
+                    bytes.fill(0);
+                }
+            }
+        }
+        linked == contents
+    }
+
+    /// The relocated fields in `range`.
+    pub(crate) fn fields(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &Field)> {
+        self.fields.range(range).map(|(&at, field)| (at, field))
+    }
+
+    pub(crate) fn field(&self, at: u64) -> Option<&Field> {
+        self.fields.get(&at)
+    }
+
+    /// What the address of the entity must be a multiple of.
+    pub(crate) fn alignment(&self, entity: EntityId) -> u64 {
+        self.alignment.get(&entity).copied().unwrap_or(1).max(1)
+    }
+}
+
+/// The object's sections at their places in the image.
+struct Placed<'a> {
+    elf: &'a ElfFile64<'a, Endianness>,
+    bases: HashMap<SectionIndex, u64>,
+    names: HashMap<SymbolIndex, u64>,
+    /// Where the nameless constants of a section begin.
+    starts: HashMap<SectionIndex, BTreeSet<u64>>,
+}
+
+impl<'a> Placed<'a> {
+    fn new(elf: &'a ElfFile64<'a, Endianness>, image: &Image) -> object::Result<Self> {
+        let mut placed = Self {
+            elf,
+            bases: HashMap::new(),
+            names: HashMap::new(),
+            starts: HashMap::new(),
+        };
+        let mut file = None;
+        for symbol in elf.symbols() {
+            let raw = symbol.elf_symbol();
+            let symbol_name = symbol.name()?.to_owned();
+            if raw.st_type() == elf::STT_FILE {
+                file = Some(symbol_name);
+                continue;
+            }
+            let local = raw.st_bind() == elf::STB_LOCAL;
+            let name = Name {
+                file: file.clone().filter(|_| local),
+                symbol: symbol_name,
+            };
+            let Some(&address) = image.names.get(&name) else {
+                continue;
+            };
+            placed.names.insert(symbol.index(), address);
+            if let Some(section) = symbol.section_index() {
+                let base = address.wrapping_sub(symbol.address());
+                placed.bases.entry(section).or_insert(base);
+            }
+        }
+        for section in elf.sections() {
+            for (_, relocation) in section.relocations() {
+                if let Some((section, offset)) = placed.nameless(&relocation) {
+                    placed.starts.entry(section).or_default().insert(offset);
+                }
+            }
+        }
+        Ok(placed)
+    }
+
+    /// Section and offset of the nameless constant that the relocation is for.
+    fn nameless(&self, relocation: &object::Relocation) -> Option<(SectionIndex, u64)> {
+        let RelocationTarget::Symbol(index) = relocation.target() else {
+            return None;
+        };
+        if self.names.contains_key(&index) {
+            return None;
+        }
+        let symbol = self.elf.symbol_by_index(index).ok()?;
+        let section = symbol.section_index()?;
+        if self.bases.contains_key(&section) {
+            return None;
+        }
+        // A relative field of an instruction counts from behind the field.
+        let (_, relative) = shape(relocation)?;
+        let behind = if relative { 4 } else { 0 };
+        let offset = symbol.address().wrapping_add_signed(relocation.addend());
+        Some((section, offset.wrapping_add(behind)))
+    }
+
+    fn field(&self, relocation: &object::Relocation) -> Option<Field> {
+        let (size, relative) = shape(relocation)?;
+        let RelocationTarget::Symbol(index) = relocation.target() else {
+            return None;
+        };
+        let meant = match self.names.get(&index) {
+            Some(&address) => Meant::Symbol(address),
+            None => self.meant(index, relocation)?,
+        };
+        Some(Field {
+            size,
+            relative,
+            meant,
+        })
+    }
+
+    fn meant(&self, index: SymbolIndex, relocation: &object::Relocation) -> Option<Meant> {
+        let symbol = self.elf.symbol_by_index(index).ok()?;
+        let section = self.elf.section_by_index(symbol.section_index()?).ok()?;
+        if let Some(&start) = self.bases.get(&section.index()) {
+            let size = section.size();
+            return Some(Meant::Section { start, size });
+        }
+        let header = section.elf_section_header();
+        let flags = header.sh_flags(self.elf.endian());
+        let has = |flag: elf::SectionFlags| flags.contains(flag);
+        let extent = if has(elf::SHF_STRINGS) {
+            Extent::Text
+        } else if has(elf::SHF_MERGE) {
+            Extent::AtMost(header.sh_entsize(self.elf.endian()))
+        } else {
+            let (section_index, offset) = self.nameless(relocation)?;
+            let starts = self.starts.get(&section_index)?;
+            let next = starts.range(offset + 1..).next().copied();
+            Extent::AtMost(next.unwrap_or(section.size()).saturating_sub(offset))
+        };
+        Some(Meant::Constant(extent))
+    }
+}
+
+/// Size of a relocated field, and whether it counts from its own place.
+fn shape(relocation: &object::Relocation) -> Option<(u8, bool)> {
+    let RelocationFlags::Elf { r_type } = relocation.flags() else {
+        return None;
+    };
+    Some(match r_type {
+        elf::R_X86_64_64 => (8, false),
+        elf::R_X86_64_PC64 => (8, true),
+        elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 => (4, true),
+        elf::R_X86_64_32 | elf::R_X86_64_32S => (4, false),
+        elf::R_X86_64_16 => (2, false),
+        elf::R_X86_64_PC16 => (2, true),
+        elf::R_X86_64_8 => (1, false),
+        elf::R_X86_64_PC8 => (1, true),
+        _ => return None,
+    })
+}

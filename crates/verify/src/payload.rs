@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Applying a payload to a hypervisor on paper: laid out behind it, linked
+//! with it.
+
+use crate::Unusable;
+use crate::image::{Class, Image, Name, RawSymbol, Segment};
+use crate::tables::{self, Table};
+use object::read::elf::{ElfFile64, SectionHeader as _};
+use object::{
+    Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
+    RelocationTarget, SectionIndex, SymbolSection, elf,
+};
+use std::collections::{BTreeSet, HashMap};
+use xsplice_abi::note::{hex, parse_build_id};
+use xsplice_abi::payload::{LivepatchFunc, section as names};
+use zerocopy::FromBytes as _;
+
+/// A function that a payload replaces.
+#[derive(Debug, Clone)]
+pub(crate) struct Replaced {
+    pub(crate) name: String,
+    pub(crate) old: u64,
+    pub(crate) old_size: u64,
+    pub(crate) new: u64,
+    pub(crate) new_size: u64,
+}
+
+/// What a payload brings besides memory.
+#[derive(Debug, Default)]
+pub(crate) struct Brought {
+    pub(crate) replaced: Vec<Replaced>,
+    pub(crate) tables: Vec<(Table, u64, u64)>,
+    /// Functions that the hypervisor calls at a stage of the payload's life.
+    pub(crate) hooks: Vec<(String, u64)>,
+    /// What its relocations lead to in it.
+    pub(crate) starts: BTreeSet<u64>,
+}
+
+/// Puts the payload `data` into `image`; `what` is for messages.
+pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brought, Unusable> {
+    let bad = |reason: &dyn std::fmt::Display| Unusable::new(what, reason);
+    let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
+    if let Some(wanted) = build_id(&elf, names::XEN_DEPENDS)
+        && wanted != image.build_id
+    {
+        return Err(bad(&format!(
+            "it is for the hypervisor with build-id {}, not for {}",
+            hex(&wanted),
+            hex(&image.build_id)
+        )));
+    }
+    let mut linker = Linker {
+        elf: &elf,
+        // Each payload begins on a page of its own, out of reach of the last.
+        next: (image.end() + 1).next_multiple_of(1 << 16),
+        bases: HashMap::new(),
+    };
+    let segments = linker.lay_out().map_err(|e| bad(&e))?;
+    let mut memory = Vec::new();
+    let mut brought = Brought::default();
+    for (index, mut segment) in segments {
+        let starts = linker
+            .relocate(image, index, &mut segment)
+            .map_err(|reason| bad(&reason))?;
+        brought.starts.extend(starts);
+        memory.push((index, segment));
+    }
+    let symbols = linker.symbols().map_err(|e| bad(&e))?;
+    for (index, segment) in memory {
+        let section = elf.section_by_index(index).map_err(|e| bad(&e))?;
+        let name = section.name().map_err(|e| bad(&e))?;
+        brought
+            .read(name, &segment)
+            .map_err(|reason| bad(&reason))?;
+        image.add_segment(segment);
+    }
+    image.add_symbols(symbols);
+    for replaced in &mut brought.replaced {
+        let name = image.at.get(&replaced.old).and_then(|names| names.first());
+        replaced.name = name.map_or_else(|| format!("{:#x}", replaced.old), Name::to_string);
+    }
+    Ok(brought)
+}
+
+fn build_id(elf: &ElfFile64<'_, Endianness>, section: &str) -> Option<Vec<u8>> {
+    let note = elf.section_by_name(section)?.data().ok()?;
+    parse_build_id(note).map(<[u8]>::to_vec)
+}
+
+impl Brought {
+    fn read(&mut self, name: &str, segment: &Segment) -> Result<(), String> {
+        if name == names::FUNCS {
+            let (records, rest) = segment.data.as_chunks::<{ size_of::<LivepatchFunc>() }>();
+            if !rest.is_empty() {
+                return Err(format!("{name} ends within a record"));
+            }
+            for record in records {
+                self.replaced.push(replaced(record)?);
+            }
+        } else if let Some(stage) = name.strip_prefix(".livepatch.hooks.") {
+            let (pointers, _) = segment.data.as_chunks::<8>();
+            let hooks = pointers.iter().map(|p| u64::from_le_bytes(*p));
+            self.hooks
+                .extend(hooks.map(|hook| (stage.to_owned(), hook)));
+        } else if let Some(table) = tables::of_section(name) {
+            self.tables.push((table, segment.address, segment.size));
+        }
+        Ok(())
+    }
+}
+
+fn replaced(record: &[u8]) -> Result<Replaced, String> {
+    let func = LivepatchFunc::read_from_bytes(record)
+        .map_err(|_| "a record of functions is truncated".to_owned())?;
+    Ok(Replaced {
+        name: String::new(),
+        old: func.old_addr.get(),
+        old_size: func.old_size.get().into(),
+        new: func.new_addr.get(),
+        new_size: func.new_size.get().into(),
+    })
+}
+
+struct Linker<'a> {
+    elf: &'a ElfFile64<'a, Endianness>,
+    next: u64,
+    bases: HashMap<SectionIndex, u64>,
+}
+
+impl Linker<'_> {
+    fn lay_out(&mut self) -> object::Result<Vec<(SectionIndex, Segment)>> {
+        let mut segments = Vec::new();
+        for section in self.elf.sections() {
+            let header = section.elf_section_header();
+            let flags = header.sh_flags(self.elf.endian());
+            let has = |flag: elf::SectionFlags| flags.contains(flag);
+            if !has(elf::SHF_ALLOC) || section.size() == 0 {
+                continue;
+            }
+            let class = match (has(elf::SHF_EXECINSTR), has(elf::SHF_WRITE)) {
+                (true, _) => Class::PayloadText,
+                (false, true) => Class::PayloadData,
+                (false, false) => Class::PayloadReadOnly,
+            };
+            let address = self.next.next_multiple_of(section.align().max(1));
+            // A gap, so that the end of one is not the start of another.
+            self.next = address + section.size() + 16;
+            self.bases.insert(section.index(), address);
+            let segment = Segment {
+                address,
+                size: section.size(),
+                data: section.data()?.to_vec(),
+                class,
+            };
+            segments.push((section.index(), segment));
+        }
+        Ok(segments)
+    }
+
+    fn relocate(
+        &self,
+        image: &Image,
+        index: SectionIndex,
+        segment: &mut Segment,
+    ) -> Result<Vec<u64>, String> {
+        let mut starts = Vec::new();
+        let section = self
+            .elf
+            .section_by_index(index)
+            .map_err(|e| e.to_string())?;
+        for (offset, relocation) in section.relocations() {
+            let RelocationTarget::Symbol(symbol) = relocation.target() else {
+                return Err("a relocation has no symbol".to_owned());
+            };
+            let target = self.address(image, symbol)?;
+            let value = target.wrapping_add_signed(relocation.addend());
+            let place = segment.address + offset;
+            let RelocationFlags::Elf { r_type } = relocation.flags() else {
+                return Err("a relocation is not of ELF's kinds".to_owned());
+            };
+            let relative = value.wrapping_sub(place);
+            // A relative operand of an instruction counts from behind the field.
+            let relative_field = matches!(r_type, elf::R_X86_64_PC32 | elf::R_X86_64_PLT32);
+            starts.push(value.wrapping_add(if relative_field { 4 } else { 0 }));
+            let bytes: &[u8] = match r_type {
+                elf::R_X86_64_64 => &value.to_le_bytes(),
+                elf::R_X86_64_PC64 => &relative.to_le_bytes(),
+                elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 => &relative.to_le_bytes()[..4],
+                elf::R_X86_64_32 | elf::R_X86_64_32S => &value.to_le_bytes()[..4],
+                other => return Err(format!("relocation type {} is not known", other.0)),
+            };
+            let at = usize::try_from(offset).unwrap_or(usize::MAX);
+            let field = at
+                .checked_add(bytes.len())
+                .and_then(|end| segment.data.get_mut(at..end));
+            let field = field.ok_or("a relocation lies outside of its section")?;
+            field.copy_from_slice(bytes);
+        }
+        Ok(starts)
+    }
+
+    fn address(&self, image: &Image, symbol: object::SymbolIndex) -> Result<u64, String> {
+        let symbol = self
+            .elf
+            .symbol_by_index(symbol)
+            .map_err(|e| e.to_string())?;
+        match symbol.section() {
+            SymbolSection::Absolute => Ok(symbol.address()),
+            SymbolSection::Section(index) => {
+                let base = self.bases.get(&index);
+                let base = base.ok_or("a relocation leads to what is not loaded")?;
+                Ok(base + symbol.address())
+            }
+            _ => {
+                let name = symbol.name().map_err(|e| e.to_string())?;
+                let found = match name.split_once('#') {
+                    Some((file, symbol)) => image.names.get(&Name {
+                        file: Some(file.to_owned()),
+                        symbol: symbol.to_owned(),
+                    }),
+                    None => None,
+                };
+                let found = found.copied().or_else(|| image.global(name));
+                found.ok_or_else(|| {
+                    format!("{name} is neither in the hypervisor nor in a payload below")
+                })
+            }
+        }
+    }
+
+    fn symbols(&self) -> object::Result<Vec<RawSymbol>> {
+        let mut symbols = Vec::new();
+        for symbol in self.elf.symbols() {
+            let Some(base) = symbol
+                .section_index()
+                .and_then(|index| self.bases.get(&index))
+            else {
+                continue;
+            };
+            let name = symbol.name()?;
+            if !name.is_empty() {
+                symbols.push(RawSymbol {
+                    name: Name {
+                        file: None,
+                        symbol: name.to_owned(),
+                    },
+                    address: base + symbol.address(),
+                    size: symbol.size(),
+                    data: symbol.kind() == object::SymbolKind::Data,
+                });
+            }
+        }
+        Ok(symbols)
+    }
+}

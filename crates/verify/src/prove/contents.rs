@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Comparing data.
+
+use super::{Origin, Place, Walk, step};
+use crate::image::{Class, EntityId};
+use crate::objects::{Extent, Field};
+use crate::verdict::Kind;
+
+impl Walk<'_> {
+    /// Compares the object `id` with what is at `at`.
+    pub(super) fn object(&mut self, id: EntityId, at: u64) {
+        let entity = &self.patched.entities[id];
+        let name = entity.name();
+        let Some(class) = self.running.image.class(at) else {
+            return self.differ(Kind::Reference, &name, format!("nothing is at {at:#x}"));
+        };
+        if let Err(message) = self.same_memory(id, at, class) {
+            let kind = if entity.class.is_init() {
+                Kind::BootOnly
+            } else {
+                Kind::Class
+            };
+            return self.differ(kind, &name, message);
+        }
+        if entity.class.is_writable() && !self.has_one_place(id, at) {
+            return;
+        }
+        let origin = self.origin(id);
+        if let Err(message) = self.same_contents(&origin, (entity.address, at), entity.size) {
+            let (kind, what) = match entity.class {
+                class if class.is_init() => (Kind::BootOnly, "it is used only while booting"),
+                Class::ReadOnly => (Kind::Constant, "the constant differs"),
+                _ => (Kind::InitialValue, "its initial value differs"),
+            };
+            self.differ(kind, &name, format!("{what}: {message}"));
+        }
+    }
+
+    fn same_memory(&self, id: EntityId, at: u64, class: Class) -> Result<(), String> {
+        let entity = &self.patched.entities[id];
+        let there = self.running.image.place(at);
+        if !entity.class.allows(class) {
+            return Err(format!(
+                "{there} is {} and not {}",
+                class.name(),
+                entity.class.name()
+            ));
+        }
+        let size = match self.running.image.starting_at(at) {
+            Some(there) => self.running.image.entities[there].size,
+            // Constants of a payload need no name.
+            None if class == Class::PayloadReadOnly => entity.size,
+            None => return Err(format!("no object begins at {there}")),
+        };
+        if size != entity.size {
+            return Err(format!("{there} has {size} bytes and not {}", entity.size));
+        }
+        let alignment = self.objects.alignment(id);
+        if at % alignment != entity.address % alignment {
+            return Err(format!("{there} is not aligned to {alignment} bytes"));
+        }
+        Ok(())
+    }
+
+    /// A variable has one place, and shares it with no other.
+    fn has_one_place(&mut self, id: EntityId, at: u64) -> bool {
+        let name = self.patched.entities[id].name();
+        let there = self.running.image.place(at);
+        let first = self.mates.get(&id).and_then(|mates| mates.first()).copied();
+        if let Some(first) = first.filter(|&first| first != at) {
+            let other = self.running.image.place(first);
+            self.differ(
+                Kind::State,
+                &name,
+                format!("some code uses {there} for it, and some {other}"),
+            );
+            return false;
+        }
+        let owner = *self.taken.entry(at).or_insert(id);
+        if owner != id {
+            let other = self.patched.entities[owner].name();
+            self.differ(
+                Kind::State,
+                &name,
+                format!("{there} stands for it and for {other}"),
+            );
+        }
+        owner == id
+    }
+
+    fn same_contents(
+        &mut self,
+        origin: &Origin,
+        (patched, running): (u64, u64),
+        size: u64,
+    ) -> Result<(), String> {
+        let ours = self.patched.bytes(patched, size);
+        let theirs = self.running.image.bytes(running, size);
+        let (Some(mut ours), Some(mut theirs)) = (ours, theirs) else {
+            return Err("it is truncated".to_owned());
+        };
+        let fields = self.objects.fields(patched..patched + size);
+        let fields: Vec<(u64, Field)> = fields.map(|(at, field)| (at, field.clone())).collect();
+        for (at, field) in fields {
+            let offset = usize::try_from(at - patched).unwrap_or(usize::MAX);
+            let range = offset..offset.saturating_add(field.size.into());
+            let old = step::value(&ours, &range);
+            let new = step::value(&theirs, &range);
+            let (Some(old), Some(new)) = (old, new) else {
+                return Err("a pointer is truncated".to_owned());
+            };
+            let origin = origin.at(Place::Offset(offset as u64));
+            if field.relative {
+                let targets = (
+                    at.wrapping_add_signed(old),
+                    (running + offset as u64).wrapping_add_signed(new),
+                );
+                self.lead(&origin, Some(&field), targets);
+            } else if field.size == 8 {
+                let targets = (old.cast_unsigned(), new.cast_unsigned());
+                self.lead(&origin, Some(&field), targets);
+            } else {
+                self.value(&origin, &field, old, new);
+            }
+            ours[range.clone()].fill(0);
+            theirs[range].fill(0);
+        }
+        match ours.iter().zip(&theirs).position(|(a, b)| a != b) {
+            Some(at) => Err(format!(
+                "+{at:#x} is {:#x} and not {:#x}",
+                theirs[at], ours[at]
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Compares constants without a name.
+    pub(super) fn constant(
+        &mut self,
+        origin: &Origin,
+        (patched, running): (u64, u64),
+        extent: Extent,
+    ) {
+        if !self.compared.insert((patched, running)) {
+            return;
+        }
+        let ours = self.patched.class(patched);
+        let theirs = self.running.image.class(running);
+        let (Some(ours), Some(theirs)) = (ours, theirs) else {
+            if self.patched.class(patched).is_some() || patched != running {
+                self.leads_astray(origin, Kind::Reference, "it leads out of the hypervisor");
+            }
+            return;
+        };
+        if !ours.allows(theirs) {
+            let message = format!("it leads to {} and not to {}", theirs.name(), ours.name());
+            let freed = theirs.is_init();
+            let kind = if freed { Kind::Freed } else { Kind::Class };
+            return self.leads_astray(origin, kind, &message);
+        }
+        let result = match extent {
+            Extent::Text => self.same_text(patched, running),
+            Extent::AtMost(size) => self.same_bytes(origin, patched, running, size),
+        };
+        if let Err(message) = result {
+            self.leads_astray(origin, Kind::Constant, &message);
+        }
+    }
+
+    fn same_text(&self, patched: u64, running: u64) -> Result<(), String> {
+        let text = |bytes: &[u8]| {
+            let end = bytes.iter().position(|&byte| byte == 0);
+            bytes[..end.unwrap_or(bytes.len())].to_vec()
+        };
+        let ours = text(self.patched.from(patched));
+        let theirs = text(self.running.image.from(running));
+        if ours == theirs {
+            return Ok(());
+        }
+        let shown = |text: &[u8]| format!("{:?}", String::from_utf8_lossy(text));
+        Err(format!(
+            "it has {} and not {}",
+            shown(&theirs),
+            shown(&ours)
+        ))
+    }
+
+    /// At most `size` bytes; what is behind the end of either is not compared.
+    fn same_bytes(
+        &mut self,
+        origin: &Origin,
+        patched: u64,
+        running: u64,
+        size: u64,
+    ) -> Result<(), String> {
+        const POINTER: u64 = 8;
+        let both = size.min(self.running.room(running));
+        let rest = self.patched.bytes(patched + both, size - both);
+        if rest.is_some_and(|rest| rest.iter().any(|&byte| byte != 0)) {
+            return Err(format!("a constant of {size} bytes has only {both}"));
+        }
+        let mut offset = 0;
+        while offset < both {
+            let step = POINTER.min(both - offset);
+            let ours = self.patched.bytes(patched + offset, step);
+            let theirs = self.running.image.bytes(running + offset, step);
+            let (Some(ours), Some(theirs)) = (ours, theirs) else {
+                return Err("a constant is truncated".to_owned());
+            };
+            if ours != theirs {
+                let range = 0..ours.len();
+                let pointers = (step::value(&ours, &range), step::value(&theirs, &range));
+                let (Some(old), Some(new)) = pointers else {
+                    return Err("a constant is truncated".to_owned());
+                };
+                let targets = (old.cast_unsigned(), new.cast_unsigned());
+                if step != POINTER || !self.patched.spans(targets.0) {
+                    return Err(format!(
+                        "a constant of {size} bytes differs at +{offset:#x}"
+                    ));
+                }
+                self.lead(origin, None, targets);
+            }
+            offset += step;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What an operand or a pointer means, and whether both mean the same.
+
+use super::{Origin, Pair, Walk};
+use crate::image::{Class, EntityId};
+use crate::objects::{Extent, Field, Meant};
+use crate::verdict::Kind;
+
+/// What a place in the patched hypervisor is.
+enum Meaning {
+    /// So many bytes from the start of a function or object.
+    Entity(EntityId, u64),
+    /// So many bytes from a name without a size.
+    Name(u64, u64),
+    Code,
+    Constant(Extent),
+}
+
+impl Walk<'_> {
+    fn meaning(&self, field: Option<&Field>, target: u64) -> Meaning {
+        let entity = |id: EntityId| {
+            let start = self.patched.entities[id].address;
+            Meaning::Entity(id, target.wrapping_sub(start))
+        };
+        match field.map(|field| &field.meant) {
+            Some(&Meant::Symbol(address)) => match self.patched.containing(address) {
+                Some(id) => entity(id),
+                None if self.is_code(address) => Meaning::Code,
+                None => Meaning::Name(address, target.wrapping_sub(address)),
+            },
+            Some(&Meant::Section { start, size }) => {
+                let first = self.patched.entities.partition_point(|e| e.address < start);
+                let inside = self.patched.entities[first..].iter();
+                let count = inside.take_while(|e| e.address < start + size).count();
+                match count {
+                    1 => entity(first),
+                    _ => self.by_address(target),
+                }
+            }
+            Some(Meant::Constant(_)) if self.is_code(target) => Meaning::Code,
+            Some(&Meant::Constant(extent)) => Meaning::Constant(extent),
+            None => self.by_address(target),
+        }
+    }
+
+    fn by_address(&self, target: u64) -> Meaning {
+        if let Some(id) = self.patched.containing(target) {
+            return Meaning::Entity(id, target - self.patched.entities[id].address);
+        }
+        if self.is_code(target) {
+            return Meaning::Code;
+        }
+        match self.patched.at.range(..=target).next_back() {
+            Some((&at, _)) if at == target => Meaning::Name(at, 0),
+            _ => Meaning::Constant(Extent::AtMost(1)),
+        }
+    }
+
+    fn is_code(&self, address: u64) -> bool {
+        self.patched.class(address).is_some_and(Class::is_code)
+    }
+
+    /// `field` of the patched hypervisor leads to `patched`, and that of the
+    /// running one to `running`.
+    pub(super) fn lead(
+        &mut self,
+        origin: &Origin,
+        field: Option<&Field>,
+        (patched, running): (u64, u64),
+    ) {
+        match self.meaning(field, patched) {
+            Meaning::Entity(id, offset) => {
+                self.lead_to_entity(origin, (id, offset), running.wrapping_sub(offset));
+            }
+            Meaning::Code => self.lead_to_code(origin, patched, running),
+            Meaning::Name(address, offset) => {
+                let names = self.patched.at.get(&address).into_iter().flatten();
+                let there = running.wrapping_sub(offset);
+                let mut places = names.filter_map(|name| self.running.image.names.get(name));
+                if !places.any(|&place| place == there) {
+                    self.leads_elsewhere(origin, patched, running);
+                }
+            }
+            Meaning::Constant(extent) => self.constant(origin, (patched, running), extent),
+        }
+    }
+
+    fn leads_elsewhere(&mut self, origin: &Origin, patched: u64, running: u64) {
+        let message = format!(
+            "it leads to {} and not to {}",
+            self.running.image.place(running),
+            self.patched.place(patched)
+        );
+        self.leads_astray(origin, Kind::Reference, &message);
+    }
+
+    fn lead_to_entity(&mut self, origin: &Origin, (id, offset): (EntityId, u64), start: u64) {
+        let entity = &self.patched.entities[id];
+        let running = start.wrapping_add(offset);
+        let class = self.running.image.class(start);
+        let freed = class.is_some_and(Class::is_init) || self.running.is_trap(running);
+        if entity.class.is_init() && !origin.init && freed {
+            // What is gone in both, whatever it was.
+            return;
+        }
+        if freed && !entity.class.is_init() {
+            let message = format!(
+                "it leads to {}, which {}, and not to {}",
+                self.running.image.place(running),
+                if self.running.is_trap(running) {
+                    "is a trap"
+                } else {
+                    "is freed after boot"
+                },
+                entity.name()
+            );
+            return self.leads_astray(origin, Kind::Freed, &message);
+        }
+        let start = if entity.runs && offset == 0 {
+            self.running.live(start)
+        } else {
+            start
+        };
+        match class {
+            Some(class) if class.is_code() == entity.class.is_code() => self.pair(id, start),
+            _ => self.leads_elsewhere(origin, entity.address.wrapping_add(offset), running),
+        }
+    }
+
+    fn lead_to_code(&mut self, origin: &Origin, patched: u64, running: u64) {
+        let running = self.running.live(running);
+        let gone = |class: Option<Class>| class.is_some_and(Class::is_init);
+        let there = self.running.image.class(running);
+        if gone(there) {
+            // Nameless boot code is not all 64-bit code, and cannot be followed.
+            if !gone(self.patched.class(patched)) {
+                let message = format!(
+                    "it leads to {}, which is freed after boot",
+                    self.running.image.place(running)
+                );
+                self.leads_astray(origin, Kind::Freed, &message);
+            }
+            return;
+        }
+        match there {
+            Some(class) if class.is_code() => {
+                self.queue
+                    .push_back(Pair::Code(patched, running, origin.clone()));
+            }
+            _ => self.leads_elsewhere(origin, patched, running),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Walking the patched hypervisor and the running one in step.
+//!
+//! A pair is a place in the patched hypervisor and the place in the running one
+//! that stands for it. A pair is right if the contents are the same, apart from
+//! fields that lead somewhere, and if what these lead to are pairs. Functions
+//! of one name make the first pairs; all others follow from these.
+
+mod contents;
+mod finish;
+mod meaning;
+mod step;
+
+use crate::code::Code;
+use crate::image::{EntityId, Image};
+use crate::objects::Objects;
+use crate::running::Running;
+use crate::tables::{Table, Tables};
+use crate::verdict::{Difference, Kind, Verdict};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+
+/// Compares `running` with `patched`.
+pub(crate) fn prove(patched: &Image, objects: &Objects, running: &Running) -> Verdict {
+    let mut walk = Walk {
+        patched,
+        objects,
+        running,
+        tables: Tables::linked(patched),
+        mates: BTreeMap::new(),
+        taken: HashMap::new(),
+        queue: VecDeque::new(),
+        compared: HashSet::new(),
+        entries: HashSet::new(),
+        differences: BTreeSet::new(),
+    };
+    walk.start();
+    walk.run();
+    walk.pair_the_rest();
+    walk.run();
+    walk.pair_boot_only();
+    walk.run();
+    walk.finish()
+}
+
+/// Where a comparison is, for messages and for what is expected of it.
+#[derive(Debug, Clone)]
+struct Origin {
+    /// Of the function or object in the patched hypervisor.
+    name: Rc<str>,
+    place: Place,
+    /// Whether it is used only while booting.
+    init: bool,
+}
+
+impl Origin {
+    fn at(&self, place: Place) -> Self {
+        Self {
+            place,
+            ..self.clone()
+        }
+    }
+}
+
+/// A place within a function or an object.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// So many bytes from its start.
+    Offset(u64),
+    /// The instruction at this address of the patched hypervisor, and how far
+    /// from its function's start that is.
+    Instruction(u64, u64),
+    /// An address of the patched hypervisor.
+    Address(u64),
+    /// An entry of a table about the code so many bytes from the start.
+    Entry(Table, u64),
+}
+
+/// Two places to be compared.
+#[derive(Debug)]
+enum Pair {
+    Function(EntityId, u64),
+    Object(EntityId, u64),
+    /// Code without a name: fixups, and what assembly gives no size.
+    Code(u64, u64, Origin),
+}
+
+struct Walk<'a> {
+    patched: &'a Image,
+    objects: &'a Objects,
+    running: &'a Running,
+    tables: Tables,
+    /// What stands for each function and object of the patched hypervisor.
+    mates: BTreeMap<EntityId, Vec<u64>>,
+    /// Whose place a variable of the running hypervisor is.
+    taken: HashMap<u64, EntityId>,
+    queue: VecDeque<Pair>,
+    /// Nameless code and constants that were compared.
+    compared: HashSet<(u64, u64)>,
+    /// Table entries of the running hypervisor that have a counterpart.
+    entries: HashSet<u64>,
+    differences: BTreeSet<Difference>,
+}
+
+impl Walk<'_> {
+    fn run(&mut self) {
+        while let Some(pair) = self.queue.pop_front() {
+            match pair {
+                Pair::Function(id, at) => self.function(id, at),
+                Pair::Object(id, at) => self.object(id, at),
+                Pair::Code(patched, running, origin) => {
+                    self.nameless_code(patched, running, origin)
+                }
+            }
+        }
+    }
+
+    fn differ(&mut self, kind: Kind, name: &str, message: impl Into<String>) {
+        self.differences.insert(Difference {
+            kind,
+            name: name.to_owned(),
+            message: message.into(),
+        });
+    }
+
+    /// A difference that an operand or a pointer makes.
+    fn leads_astray(&mut self, origin: &Origin, kind: Kind, message: &str) {
+        let kind = if origin.init { Kind::BootOnly } else { kind };
+        let message = format!("{}: {message}", self.place(origin.place));
+        self.differ(kind, &origin.name, message);
+    }
+
+    /// A place in words.
+    fn place(&self, place: Place) -> String {
+        match place {
+            Place::Offset(offset) => format!("+{offset:#x}"),
+            Place::Instruction(address, offset) => {
+                let code = Code::at(self.patched, address);
+                let text = code.map_or_else(String::new, |code| code.text());
+                format!("+{offset:#x} `{text}`")
+            }
+            Place::Address(address) => self.patched.place(address),
+            Place::Entry(table, offset) => format!("{} of +{offset:#x}", table.name()),
+        }
+    }
+
+    /// Makes `at` stand for the function or object `id`.
+    fn pair(&mut self, id: EntityId, at: u64) {
+        let mates = self.mates.entry(id).or_default();
+        if mates.contains(&at) {
+            return;
+        }
+        mates.push(at);
+        self.queue.push_back(if self.patched.entities[id].runs {
+            Pair::Function(id, at)
+        } else {
+            Pair::Object(id, at)
+        });
+    }
+
+    /// The address that the running hypervisor itself has for one of the names
+    /// of the entity.
+    fn namesake(&self, id: EntityId) -> Option<u64> {
+        let names = &self.patched.entities[id].names;
+        let found = names
+            .iter()
+            .find_map(|name| self.running.image.names.get(name));
+        let running = &self.running.image;
+        found
+            .copied()
+            .filter(|&at| running.class(at).is_some_and(|class| !class.is_payload()))
+    }
+
+    /// Functions whose names the compiler did not make, and code that assembly
+    /// names without a size.
+    fn start(&mut self) {
+        for (id, entity) in self.patched.entities.iter().enumerate() {
+            let made = entity.names.iter().all(|name| name.symbol.contains('.'));
+            if !entity.runs || entity.class.is_init() || made {
+                continue;
+            }
+            if let Some(at) = self.namesake(id) {
+                self.pair(id, self.running.live(at));
+            }
+        }
+        for (&address, names) in &self.patched.at {
+            let class = self.patched.class(address);
+            let code = class.is_some_and(|class| class.is_code() && !class.is_init());
+            if !code || self.patched.containing(address).is_some() {
+                continue;
+            }
+            for name in names.iter().filter(|name| !name.symbol.contains('.')) {
+                let Some(&at) = self.running.image.names.get(name) else {
+                    continue;
+                };
+                let origin = Origin {
+                    name: name.to_string().into(),
+                    place: Place::Offset(0),
+                    init: false,
+                };
+                let at = self.running.live(at);
+                self.queue.push_back(Pair::Code(address, at, origin));
+            }
+        }
+    }
+
+    /// Functions that nothing led to, and objects.
+    fn pair_the_rest(&mut self) {
+        for (id, entity) in self.patched.entities.iter().enumerate() {
+            if entity.class.is_init() || self.mates.contains_key(&id) {
+                continue;
+            }
+            if let Some(at) = self.namesake(id) {
+                let at = if entity.runs {
+                    self.running.live(at)
+                } else {
+                    at
+                };
+                self.pair(id, at);
+            }
+        }
+    }
+
+    fn pair_boot_only(&mut self) {
+        for (id, entity) in self.patched.entities.iter().enumerate() {
+            if !entity.class.is_init() || self.mates.contains_key(&id) {
+                continue;
+            }
+            match self.namesake(id) {
+                Some(at) => self.pair(id, at),
+                None => self.differ(
+                    Kind::BootOnly,
+                    &entity.name(),
+                    "is used only while booting, and is not in the running hypervisor",
+                ),
+            }
+        }
+    }
+}

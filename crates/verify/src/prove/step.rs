@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Comparing code, instruction by instruction.
+
+use super::{Origin, Place, Walk};
+use crate::code::{Code, Operand};
+use crate::image::{Class, EntityId};
+use crate::objects::{Extent, Field, Meant};
+use crate::tables::{Entry, Says};
+use crate::verdict::Kind;
+use std::ops::Range;
+
+/// What comes after an instruction that both have.
+struct Passed {
+    length: u64,
+    ends: bool,
+}
+
+impl Walk<'_> {
+    /// Compares the function `id` with what is at `at`.
+    pub(super) fn function(&mut self, id: EntityId, at: u64) {
+        let entity = &self.patched.entities[id];
+        let Some(class) = self.running.image.class(at) else {
+            return self.differ(Kind::Code, &entity.name(), format!("nothing is at {at:#x}"));
+        };
+        let kind = match class {
+            Class::PayloadText => Kind::Code,
+            _ if entity.class.is_init() => Kind::BootOnly,
+            _ => Kind::NotReplaced,
+        };
+        if let Err(message) = self.same_shape(id, at, class) {
+            return self.differ(Kind::Class, &entity.name(), message);
+        }
+        if let Err(message) = self.same_function(id, at) {
+            let whose = match kind {
+                Kind::Code => "the payload's code differs",
+                Kind::BootOnly => "it is used only while booting, and changed",
+                _ if self.running.replaced.contains_key(&at) => {
+                    "the code that was replaced is still reached"
+                }
+                _ => "it differs, and nothing replaces it",
+            };
+            self.differ(kind, &entity.name(), format!("{whose}: {message}"));
+        }
+    }
+
+    fn same_shape(&self, id: EntityId, at: u64, class: Class) -> Result<(), String> {
+        let entity = &self.patched.entities[id];
+        if !entity.class.allows(class) {
+            return Err(format!(
+                "it is {} and not {}",
+                class.name(),
+                entity.class.name()
+            ));
+        }
+        let alignment = self.objects.alignment(id);
+        if class.is_payload() && at % alignment != entity.address % alignment {
+            return Err(format!(
+                "it is at {:#x} of {alignment:#x} bytes and not at {:#x}",
+                at % alignment,
+                entity.address % alignment
+            ));
+        }
+        Ok(())
+    }
+
+    fn same_function(&mut self, id: EntityId, at: u64) -> Result<(), String> {
+        let entity = &self.patched.entities[id];
+        let there = self.running.image.starting_at(at);
+        let there = there
+            .ok_or_else(|| format!("no function begins at {}", self.running.image.place(at)))?;
+        let size = self.running.image.entities[there].size;
+        if size != entity.size {
+            return Err(format!("it has {size} bytes and not {}", entity.size));
+        }
+        let range = entity.address..entity.end();
+        let mut origin = self.origin(id);
+        let mut offset = 0;
+        while offset < size {
+            let places = (entity.address + offset, at + offset);
+            origin.place = Place::Offset(offset);
+            let own = (range.clone(), at);
+            offset += self.instruction(&origin, places, Some(own))?.length;
+        }
+        origin.place = Place::Offset(0);
+        self.same_entries(&origin, range, at)
+    }
+
+    pub(super) fn origin(&self, id: EntityId) -> Origin {
+        let entity = &self.patched.entities[id];
+        Origin {
+            name: entity.name().into(),
+            place: Place::Offset(0),
+            init: entity.class.is_init(),
+        }
+    }
+
+    /// Follows code without a name or a size as it runs.
+    pub(super) fn nameless_code(&mut self, patched: u64, running: u64, mut origin: Origin) {
+        let (mut patched, mut running) = (patched, running);
+        while self.compared.insert((patched, running)) {
+            if let Some(id) = self.patched.containing(patched) {
+                let offset = patched - self.patched.entities[id].address;
+                return self.pair(id, running.wrapping_sub(offset));
+            }
+            origin.place = Place::Address(patched);
+            let passed = self.instruction(&origin, (patched, running), None);
+            let passed = match passed {
+                Ok(passed) => passed,
+                Err(message) => return self.leads_astray(&origin, Kind::Code, &message),
+            };
+            let range = patched..patched + passed.length;
+            if let Err(message) = self.same_entries(&origin, range, running) {
+                return self.leads_astray(&origin, Kind::Table, &message);
+            }
+            if passed.ends {
+                return;
+            }
+            patched += passed.length;
+            running += passed.length;
+        }
+    }
+
+    /// Compares one instruction, of a function with the given bounds in both.
+    fn instruction(
+        &mut self,
+        origin: &Origin,
+        (patched, running): (u64, u64),
+        own: Option<(Range<u64>, u64)>,
+    ) -> Result<Passed, String> {
+        let old = Code::at(self.patched, patched);
+        let new = Code::at(&self.running.image, running);
+        let (Some(old), Some(new)) = (old, new) else {
+            return self.byte(patched, running);
+        };
+        let differs = || {
+            format!(
+                "{}: it has `{}` and not `{}`",
+                self.place(origin.place),
+                new.text(),
+                old.text()
+            )
+        };
+        let fields: Vec<_> = old.operands.iter().map(|o| o.field.clone()).collect();
+        let new_fields: Vec<_> = new.operands.iter().map(|o| o.field.clone()).collect();
+        let values = self.values(patched, &old, &fields);
+        let mut masked = fields.clone();
+        masked.extend(values.iter().map(|(range, _)| range.clone()));
+        if fields != new_fields || without(&old.bytes, &masked) != without(&new.bytes, &masked) {
+            return Err(differs());
+        }
+        for (ours, theirs) in old.operands.iter().zip(&new.operands) {
+            let within = own.as_ref().is_some_and(|(range, start)| {
+                let offset = ours.target.wrapping_sub(range.start);
+                range.contains(&ours.target) && theirs.target == start.wrapping_add(offset)
+            });
+            if !within {
+                let offset = own.as_ref().map_or(0, |(range, _)| patched - range.start);
+                let origin = origin.at(Place::Instruction(patched, offset));
+                self.operand(&origin, patched, ours, theirs);
+            }
+        }
+        for (range, field) in values {
+            let (Some(ours), Some(theirs)) = (value(&old.bytes, &range), value(&new.bytes, &range))
+            else {
+                return Err("a relocated value is truncated".to_owned());
+            };
+            self.value(origin, &field, ours, theirs);
+        }
+        let trap = old.traps() && !self.tables.goes_on(patched);
+        Ok(Passed {
+            length: old.len(),
+            ends: old.ends() || trap,
+        })
+    }
+
+    /// Compares a byte where no instruction can be decoded.
+    fn byte(&self, patched: u64, running: u64) -> Result<Passed, String> {
+        let (old, new) = (
+            self.patched.bytes(patched, 1),
+            self.running.image.bytes(running, 1),
+        );
+        if old.is_some() && old == new {
+            return Ok(Passed {
+                length: 1,
+                ends: false,
+            });
+        }
+        Err(format!(
+            "there is no instruction at {} or at {}",
+            self.patched.place(patched),
+            self.running.image.place(running)
+        ))
+    }
+
+    /// Relocated fields of the instruction that are no operand of their own: an
+    /// address from which something is subtracted.
+    fn values(
+        &self,
+        patched: u64,
+        code: &Code,
+        operands: &[Range<usize>],
+    ) -> Vec<(Range<usize>, Field)> {
+        let fields = self.objects.fields(patched..patched + code.len());
+        fields
+            .filter_map(|(at, field)| {
+                let from = usize::try_from(at - patched).ok()?;
+                let range = from..from + usize::from(field.size);
+                let operand = operands.iter().any(|operand| operand.start == from);
+                (!operand).then(|| (range, field.clone()))
+            })
+            .collect()
+    }
+
+    /// Values that differ from an address by the same.
+    pub(super) fn value(&mut self, origin: &Origin, field: &Field, patched: i64, running: i64) {
+        let (Meant::Symbol(start) | Meant::Section { start, .. }) = field.meant else {
+            if patched != running {
+                self.leads_astray(origin, Kind::Reference, "an offset to a constant differs");
+            }
+            return;
+        };
+        let there = start.wrapping_add_signed(running.wrapping_sub(patched));
+        self.lead(origin, Some(field), (start, there));
+    }
+
+    fn operand(&mut self, origin: &Origin, patched: u64, ours: &Operand, theirs: &Operand) {
+        let (old, new) = (ours.target, theirs.target);
+        if !self.patched.spans(old) {
+            if old != new {
+                let message = format!("it has {new:#x} and not {old:#x}");
+                self.leads_astray(origin, Kind::Reference, &message);
+            }
+            return;
+        }
+        let field = self.objects.field(patched + ours.field.start as u64);
+        let field = field.cloned();
+        // As many bytes as are read, at least.
+        let field = field.map(|mut field| {
+            if let Meant::Constant(Extent::Text) = field.meant
+                && ours.accessed != 0
+            {
+                field.meant = Meant::Constant(Extent::AtMost(ours.accessed));
+            }
+            field
+        });
+        self.lead(origin, field.as_ref(), (old, new));
+    }
+
+    /// Compares the table entries about code in `range` with those about as
+    /// much code at `at`.
+    fn same_entries(&mut self, origin: &Origin, range: Range<u64>, at: u64) -> Result<(), String> {
+        let running = self.running;
+        let there = at..at + (range.end - range.start);
+        let theirs = running.tables.about(there);
+        let ours: Vec<(u64, Entry)> = self.tables.about(range.clone());
+        let place = |(place, entry): &(u64, Entry), start: u64| (place - start, entry.table);
+        let own: Vec<_> = ours.iter().map(|entry| place(entry, range.start)).collect();
+        let other: Vec<_> = theirs.iter().map(|entry| place(entry, at)).collect();
+        if let Some((offset, table)) = missing(&own, &other) {
+            return Err(format!("+{offset:#x}: its {} is missing", table.name()));
+        }
+        if let Some((offset, table)) = missing(&other, &own) {
+            return Err(format!("+{offset:#x}: it has one more {}", table.name()));
+        }
+        for ((place, ours), (_, theirs)) in ours.iter().zip(&theirs) {
+            self.entries.insert(theirs.at);
+            let origin = origin.at(Place::Entry(ours.table, place - range.start));
+            if !self.same_terms(&origin, &ours.says, &theirs.says) {
+                return Err(format!("{} differs", self.place(origin.place)));
+            }
+        }
+        Ok(())
+    }
+
+    fn same_terms(&mut self, origin: &Origin, ours: &Says, theirs: &Says) -> bool {
+        match (ours, theirs) {
+            (
+                Says::Bug {
+                    line,
+                    file,
+                    message,
+                },
+                Says::Bug {
+                    line: line_there,
+                    file: file_there,
+                    message: message_there,
+                },
+            ) => {
+                self.lead_from_frame(origin, *file, *file_there);
+                if let (Some(ours), Some(theirs)) = (message, message_there) {
+                    self.lead_from_frame(origin, *ours, *theirs);
+                }
+                line == line_there && message.is_some() == message_there.is_some()
+            }
+            (Says::Exception { continues }, Says::Exception { continues: there }) => {
+                self.lead(origin, None, (*continues, *there));
+                true
+            }
+            (
+                Says::Alternative {
+                    replacement,
+                    replacement_size,
+                    terms,
+                },
+                Says::Alternative {
+                    replacement: there,
+                    replacement_size: size_there,
+                    terms: terms_there,
+                },
+            ) => {
+                terms == terms_there
+                    && replacement_size == size_there
+                    && self.same_replacement(origin, *replacement, *there, *replacement_size)
+            }
+            (Says::AltCall, Says::AltCall) => true,
+            _ => false,
+        }
+    }
+
+    /// A bug frame names a file, or a function to be called.
+    fn lead_from_frame(&mut self, origin: &Origin, patched: u64, running: u64) {
+        if self.patched.class(patched).is_some_and(Class::is_code) {
+            self.lead(origin, None, (patched, running));
+        } else {
+            self.constant(origin, (patched, running), Extent::Text);
+        }
+    }
+
+    fn same_replacement(&mut self, origin: &Origin, patched: u64, running: u64, size: u8) -> bool {
+        let mut offset = 0;
+        while offset < u64::from(size) {
+            let mut origin = origin.clone();
+            // What it is copied over decides, not where it is kept.
+            origin.init = false;
+            let places = (patched + offset, running + offset);
+            let own = (patched..patched + u64::from(size), running);
+            match self.instruction(&origin, places, Some(own)) {
+                Ok(passed) => offset += passed.length,
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+fn missing<T: PartialEq + Copy>(from: &[T], of: &[T]) -> Option<T> {
+    let mut of = of.to_vec();
+    from.iter()
+        .copied()
+        .find(|item| match of.iter().position(|other| other == item) {
+            Some(found) => {
+                of.remove(found);
+                false
+            }
+            None => true,
+        })
+}
+
+fn without(bytes: &[u8], fields: &[Range<usize>]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for field in fields {
+        let end = field.end.min(bytes.len());
+        if let Some(field) = bytes.get_mut(field.start..end) {
+            field.fill(0);
+        }
+    }
+    bytes
+}
+
+/// The signed number in `range`.
+pub(super) fn value(bytes: &[u8], range: &Range<usize>) -> Option<i64> {
+    let field = bytes.get(range.clone())?;
+    let mut wide = [if field.last()? & 0x80 != 0 { 0xff } else { 0 }; 8];
+    wide.get_mut(..field.len())?.copy_from_slice(field);
+    Some(i64::from_le_bytes(wide))
+}
