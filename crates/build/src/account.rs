@@ -149,6 +149,7 @@ impl Accounting<'_> {
             };
             let difference = Pair {
                 object: pair.object.clone(),
+                was: pair.was.clone(),
                 original: bytes,
                 patched: pair.patched.clone(),
                 shipped: None,

@@ -32,6 +32,7 @@ pub mod patch;
 pub mod payload;
 pub mod proof;
 mod rebuild;
+mod renamed;
 pub mod select;
 mod shadow;
 pub mod source;

@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub(crate) struct Pair {
     /// What is compiled.
     pub(crate) object: ObjectFile,
+    /// What was compiled before the patch gave the source another name.
+    pub(crate) was: Option<ObjectFile>,
     /// From the original source; `None` for an object that is new.
     pub(crate) original: Option<Vec<u8>>,
     /// From the patched source; `None` for an object that is not built any
@@ -25,6 +27,13 @@ pub(crate) struct Pair {
     /// As the hypervisor has it, where the original source is that of payloads
     /// below; empty for an object that is new there.
     pub(crate) shipped: Option<Vec<u8>>,
+}
+
+impl Pair {
+    /// What is compiled from the original source.
+    pub(crate) fn original_object(&self) -> &ObjectFile {
+        self.was.as_ref().unwrap_or(&self.object)
+    }
 }
 
 /// Compiles objects of `tree` from the original and from patched source.
@@ -137,6 +146,7 @@ impl<'a> Rebuild<'a> {
                 self.progress.step();
                 let mut pair = Pair {
                     object: object.clone(),
+                    was: None,
                     original: original?,
                     patched: new?,
                     shipped: None,
@@ -150,7 +160,7 @@ impl<'a> Rebuild<'a> {
             })
             .collect();
         self.base.trim();
-        crate::all(pairs)
+        crate::renamed::merge(crate::all(pairs)?).map_err(|problem| Refused(vec![problem]))
     }
 
     /// Compiles the user's sources of hooks, which may be anywhere, as the tree
@@ -171,6 +181,7 @@ impl<'a> Rebuild<'a> {
             let bytes = Variant::new(&self.base, changes).compile(&object)?;
             Ok(Pair {
                 object,
+                was: None,
                 original: None,
                 patched: Some(bytes),
                 shipped: None,

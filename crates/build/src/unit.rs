@@ -76,7 +76,8 @@ struct Objects {
 impl Objects {
     fn read(tree: &Tree, pair: &Pair) -> Result<Self, Problem> {
         // The build gives the FILE symbol its path after compiling.
-        let name = linked_file_name(tree, &pair.object).unwrap_or(pair.object.source.clone());
+        let name = linked_file_name(tree, pair.original_object())
+            .unwrap_or(pair.original_object().source.clone());
         let read = |bytes: Option<&[u8]>| {
             let Some(bytes) = bytes else {
                 return Ok(Object::default());
@@ -128,7 +129,11 @@ impl Objects {
             let bytes = bytes.as_deref().filter(|bytes| !bytes.is_empty());
             if let (Some(bytes), Some(object)) = (bytes, object) {
                 let file = std::mem::take(&mut object.file);
-                *object = witness::read(&pair.object, (build, bytes), object, compile)?;
+                let compiled = match build {
+                    Build::Patched => &pair.object,
+                    Build::Original | Build::Shipped => pair.original_object(),
+                };
+                *object = witness::read(compiled, (build, bytes), object, compile)?;
                 object.file = file;
             }
         }

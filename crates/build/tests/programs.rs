@@ -174,7 +174,9 @@ fn check(path: &Path) {
     expect(&engine, &program.values("BEFORE"), "before");
     let selected = selection(&units, &hypervisor);
     if !refused.is_empty() {
-        let words = selected.err().expect("it is to be refused");
+        let Err(words) = selected else {
+            panic!("it is to be refused");
+        };
         for expected in refused {
             assert!(words.contains(expected), "{words}");
         }

@@ -50,13 +50,13 @@ pub(crate) fn check(
     let read: Vec<Result<Side, Problem>> = changed
         .par_iter()
         .map(|(pair, unit)| {
-            let types = |build: &Option<_>, source| {
+            let types = |build: &Option<_>, source, object| {
                 let is_there = build.is_some();
-                is_there.then(|| types(source, &pair.object)).transpose()
+                is_there.then(|| types(source, object)).transpose()
             };
             let (old, new) = rayon::join(
-                || types(&pair.original, before),
-                || types(&pair.patched, &patched.variant),
+                || types(&pair.original, before, pair.original_object()),
+                || types(&pair.patched, &patched.variant, &pair.object),
             );
             Ok(Side {
                 object: &unit.original,

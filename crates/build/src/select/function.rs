@@ -107,7 +107,10 @@ impl Selector<'_> {
             self.refuse(unit, message);
             return;
         }
-        if let Some(why) = clone::wrong_caller(u, original, patched).filter(|_| origin == unit) {
+        // What moved is global, and has the arguments that the source says.
+        if origin == unit
+            && let Some(why) = clone::wrong_caller(u, original, patched)
+        {
             let message = format!(
                 "the compiler gives {} other arguments than {}, and {why}; declare it `__used`, so \
                  that the compiler keeps one with the arguments that the source says",

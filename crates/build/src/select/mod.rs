@@ -6,6 +6,7 @@ mod clone;
 mod function;
 mod label;
 mod piece;
+mod private;
 mod reach;
 mod refuse;
 mod selection;
@@ -18,6 +19,7 @@ use crate::image::Image;
 use crate::payload::Kind as PartKind;
 use crate::proof::Proof;
 use crate::unit::Unit;
+use private::Privates;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use xsplice_diff::object::Object;
 use xsplice_diff::special::{self, Entry};
@@ -70,6 +72,7 @@ pub fn select(
         rules,
         globals,
         moved: moved(units),
+        privates: Privates::find(units),
         tables,
         placed: BTreeMap::new(),
         empty: BTreeSet::new(),
@@ -105,6 +108,8 @@ struct Selector<'a> {
     /// Global symbols that one object loses and another gains: where they
     /// were, by where they are.
     moved: HashMap<(usize, usize), (usize, usize)>,
+    /// Variables that move between files, at least one end private.
+    privates: Privates,
     tables: Vec<Vec<Entry>>,
     /// Pieces that are in the draft: part and offset in it.
     placed: BTreeMap<Place, (PartKind, u64)>,

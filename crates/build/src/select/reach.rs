@@ -2,6 +2,7 @@
 //! What every reference out of the payload's pieces is to lead to.
 
 use super::function::ENDBR64;
+use super::private::is_writable;
 use super::{Origin, Selector, Usage, runtime_name};
 use crate::Problem;
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
@@ -123,6 +124,9 @@ impl Selector<'_> {
         {
             return self.reach_moved((origin, original), symbol, offset);
         }
+        if let Some(&old) = self.privates.same.get(&(unit, index)) {
+            return self.reach_moved(old, symbol, offset);
+        }
         let original = u.comparison.correlation.original(index);
         // The hypervisor's variables stay where they are, also those of which
         // a change is left out.
@@ -131,19 +135,8 @@ impl Selector<'_> {
             c.patched == Some(index) && !stays
         });
         if (placed || replaced) && !by_old_place || original.is_none() {
-            if original.is_none()
-                && u.comparison.correlation.ambiguous.contains(&index)
-                && is_writable(&u.patched, index)
-                && !is_once_flag(&u.patched, symbol)
-            {
-                let message = format!(
-                    "the variable {} may be the same as one of those of that name in the original, \
-                     and nothing tells which; give it a name of its own, or declare it outside of \
-                     its function if it is to keep its value",
-                    symbol.name
-                );
-                self.refuse(unit, message);
-                return None;
+            if original.is_none() && !is_once_flag(&u.patched, symbol) {
+                self.refuse_unclear(unit, index)?;
             }
             let (kind, at) = self.take_symbol(unit, index)?;
             return Some(Reaches::Part(kind, at.cast_signed() + offset));
@@ -175,6 +168,31 @@ impl Selector<'_> {
                 None
             }
         }
+    }
+
+    /// Refuses a variable of which nothing tells whether it is one of the
+    /// original's; `None` if it is refused.
+    fn refuse_unclear(&mut self, unit: usize, index: usize) -> Option<()> {
+        let u = &self.units[unit];
+        let name = &u.patched.symbols[index].name;
+        let ambiguous = u.comparison.correlation.ambiguous.contains(&index);
+        let message = if ambiguous && is_writable(&u.patched, index) {
+            format!(
+                "the variable {name} may be the same as one of those of that name in the original, \
+                 and nothing tells which; give it a name of its own, or declare it outside of its \
+                 function if it is to keep its value"
+            )
+        } else if self.privates.unclear.contains(&(unit, index)) {
+            format!(
+                "the variable {name} is new here, another file loses one of that name, and nothing \
+                 tells whether it is the same; give it another name if it is new, or leave size, \
+                 initial value and a function that uses it as they were if it only moves"
+            )
+        } else {
+            return Some(());
+        };
+        self.refuse(unit, message);
+        None
     }
 
     /// Whether the address of the function at `index` is taken, and its old place
@@ -308,9 +326,4 @@ impl Selector<'_> {
             }
         }
     }
-}
-
-fn is_writable(object: &Object, index: usize) -> bool {
-    let class = object.sections[object.symbols[index].section].class;
-    matches!(class, Class::Data | Class::Bss | Class::PerCpu)
 }
