@@ -97,7 +97,6 @@ pub const ROOTS: &[Root] = &[
     root("xsplice_mask", WAITS, Where::OurCore),
     root("xsplice_synchronise", WAITS, Where::OurCore),
     // They log before and after.
-    alone("livepatch_do_action", WRITES, Where::Some),
     alone("apply_payload", WRITES, Where::OwnCore),
     alone("revert_payload", WRITES, Where::OwnCore),
     root("arch_livepatch_quiesce", WRITES, Where::OwnCore),

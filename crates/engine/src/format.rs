@@ -44,6 +44,7 @@ pub(crate) enum Known {
     BugFrames1,
     BugFrames2,
     BugFrames3,
+    CallSites,
 }
 
 /// What each is called, in the order of their numbers.
@@ -69,6 +70,7 @@ const NAMES: [(&str, Known); Known::COUNT] = [
     (".bug_frames.1", Known::BugFrames1),
     (".bug_frames.2", Known::BugFrames2),
     (".bug_frames.3", Known::BugFrames3),
+    (".alt_call_sites", Known::CallSites),
 ];
 
 /// How each of the [`NAMES`] ends; no two of them end alike.
@@ -94,7 +96,7 @@ const fn end(name: &[u8]) -> Option<u64> {
 
 impl Known {
     /// How many there are.
-    pub(crate) const COUNT: usize = Self::BugFrames3 as usize + 1;
+    pub(crate) const COUNT: usize = Self::CallSites as usize + 1;
 
     /// Tables of places that raise a bug frame.
     pub(crate) const BUG_FRAMES: [Self; 4] = [

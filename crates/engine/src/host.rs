@@ -23,6 +23,32 @@ pub enum Region {
     Outside,
 }
 
+/// What the hypervisor's own code takes for granted of a payload: what it would
+/// stop for, or follow without asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Numbers of processor features are less than this.
+    pub features: u16,
+    /// With this feature, an entry of `.altinstructions` may make a call through a
+    /// pointer direct. `None` where such calls have a table of their own.
+    pub always: Option<u16>,
+    /// Whether there is one, `.alt_call_sites`.
+    pub call_sites: bool,
+    /// Whether what is called through pointers begins with `endbr64`.
+    pub landing_pads: LandingPads,
+}
+
+/// Whether what is called through pointers must begin with `endbr64`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LandingPads {
+    /// No: the hypervisor was compiled without.
+    Unused,
+    /// Where the processor checks it, which is not known here.
+    Wanted,
+    /// Yes: the processor checks it.
+    Checked,
+}
+
 /// The hypervisor: a running one, an image on disk, or a test.
 ///
 /// The engine calls a host from one place at a time and holds no lock of its
@@ -35,6 +61,9 @@ pub trait Host {
     /// The address of the symbol that the running hypervisor knows as `name`
     /// (`function` for a global one, `file.c#function` for a local one).
     fn lookup_symbol(&self, name: &[u8]) -> Option<u64>;
+
+    /// What its own code takes for granted of payloads.
+    fn limits(&self) -> Limits;
 
     /// What `addr` belongs to; payloads are [`Region::Outside`].
     fn region(&self, addr: u64) -> Region;
@@ -198,6 +227,8 @@ pub struct Description<'a> {
     pub exceptions: Range<u64>,
     /// `.bug_frames.0` to `.bug_frames.3`.
     pub bug_frames: [Range<u64>; 4],
+    /// `.alt_call_sites`, to be made direct calls by [`Resident::register`].
+    pub call_sites: Range<u64>,
     /// Build-id of the payload.
     pub build_id: &'a [u8],
     /// Build-id that it goes on top of.

@@ -126,7 +126,8 @@ pub use area::Area;
 pub use count::Counters;
 pub use format::MAX_SIZE;
 pub use host::{
-    Absent, Description, Hook, Host, Protection, Region, Resident, State, Status, Symbol,
+    Absent, Description, Hook, Host, LandingPads, Limits, Protection, Region, Resident, State,
+    Status, Symbol,
 };
 pub use patch::Patch;
 pub use problem::{Problem, Refusal, SectionId, Severity};

@@ -438,6 +438,14 @@ pub enum Problem {
         function: String,
         addr: u64,
     },
+    /// The new function is the old one, or the middle of one (*stricter*).
+    #[error("function {index} ({function}): its new address {addr:#x}: {what}")]
+    NewFunction {
+        index: usize,
+        function: String,
+        addr: u64,
+        what: &'static str,
+    },
     /// No room for the trampoline.
     #[error(
         "function {index} ({function}): its {old_size} bytes are too few for a trampoline, \
@@ -603,12 +611,27 @@ pub enum Problem {
     },
 
     // Tables and hooks.
-    /// A hook that is not code (*stricter*).
-    #[error("{section}: hook {index} at {addr:#x} is not code")]
+    /// A hook that cannot be called (*stricter*).
+    #[error("{section}: hook {index} at {addr:#x}: {what}")]
     HookAddress {
         section: SectionId,
         index: usize,
         addr: u64,
+        what: &'static str,
+    },
+    /// A function that is called through a pointer has no landing pad: where the
+    /// processor checks that there is one, the call ends the hypervisor
+    /// (*stricter*).
+    #[error(
+        "{section}, entry {index}: the function at {addr:#x} is called through a pointer and has \
+         no landing pad (endbr64){}; declare it cf_check",
+        if *.checked { "" } else { ", which hosts refuse whose processor checks for it (CET-IBT)" }
+    )]
+    NoLandingPad {
+        section: SectionId,
+        index: usize,
+        addr: u64,
+        checked: bool,
     },
     /// Strings that do not end.
     #[error("{section} must be strings that each end with a zero byte")]
@@ -644,6 +667,30 @@ pub enum Problem {
         repl_len: u8,
         total_len: u32,
     },
+    /// An alternative for a feature that this hypervisor does not know (*stricter*:
+    /// Xen stops with a bug).
+    #[error(
+        "{section}, entry {index}: processor feature {feature}; this hypervisor knows those \
+         below {limit}"
+    )]
+    AlternativeFeature {
+        section: SectionId,
+        index: usize,
+        feature: u16,
+        limit: u16,
+    },
+    /// An entry of a table that the hypervisor uses without a check (*stricter*).
+    #[error("{section}, entry {index}: {what} ({addr:#x})")]
+    Entry {
+        section: SectionId,
+        index: usize,
+        what: &'static str,
+        addr: u64,
+    },
+    /// A table that this hypervisor has no use for (*stricter*: it passes it over,
+    /// and the calls go through pointers to functions without landing pads).
+    #[error("{section} is there, but this hypervisor does not make such calls direct")]
+    CallSites { section: SectionId },
     /// An exception table entry for code outside the payload (*stricter*).
     #[error("{section}, entry {index}: {what} {addr:#x} is not in the payload's text")]
     ExTable {
@@ -659,7 +706,9 @@ impl Problem {
     #[must_use]
     pub fn severity(&self) -> Severity {
         match self {
-            Self::LargeAlignment { .. } => Severity::Warning,
+            Self::LargeAlignment { .. } | Self::NoLandingPad { checked: false, .. } => {
+                Severity::Warning
+            }
             Self::Depends { .. }
             | Self::ExpectationInvalid { .. }
             | Self::Expectation { .. }
@@ -739,14 +788,26 @@ impl Problems {
         self.push(Problem::NothingToDo);
     }
 
-    /// A hook is no code.
+    /// A hook cannot be called.
     #[inline(never)]
-    pub(crate) fn push_no_code(&mut self, section: &Section<'_>, index: usize, addr: u64) {
+    pub(crate) fn push_hook(
+        &mut self,
+        section: &Section<'_>,
+        index: usize,
+        addr: u64,
+        what: &'static str,
+    ) {
         self.push(Problem::HookAddress {
             section: section.into(),
             index,
             addr,
+            what,
         });
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.list.len() + self.more
     }
 
     /// A section that must have contents has none.

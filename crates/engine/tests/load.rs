@@ -11,7 +11,8 @@ use common::{
 use object::SectionKind;
 use xsplice_abi::payload::{LivepatchFunc, section};
 use xsplice_engine::{
-    Action, Cause, Engine, Errno, Failure, Host as _, Options, Policy, Problem, Severity,
+    Action, Cause, Engine, Errno, Failure, Host as _, LandingPads, Options, Policy, Problem,
+    Severity,
 };
 
 const R_64: u32 = 1;
@@ -423,6 +424,7 @@ fn sections_that_must_be_unique() {
         ".ex_table",
         ".bug_frames.0",
         ".bug_frames.3",
+        ".alt_call_sites",
     ];
     for name in unique {
         let mut payload = Payload::new(&[func("target")]);
@@ -691,7 +693,6 @@ fn sections() {
         Errno::EINVAL,
         is!(EntrySize { .. }),
     );
-    assert!(load(&table(".bug_frames.3", 16).bytes()).is_ok());
     let mut alternatives = table(".altinstructions", 13);
     alternatives.section(".altinstr_replacement", SectionKind::Text, &[0x90; 4], 1);
     refused(
@@ -701,20 +702,72 @@ fn sections() {
     );
 }
 
-#[test]
-fn alternatives() {
-    // An entry for `len` bytes at offset `orig` of the new code.
-    let with = |orig: i64, len: u8, repl_len: u8| {
-        let mut payload = Payload::new(&[func("target")]);
-        let entry = [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, len, repl_len, 0, 0];
-        let table = payload.section(".altinstructions", SectionKind::ReadOnlyData, &entry, 1);
-        let replacements =
-            payload.section(".altinstr_replacement", SectionKind::Text, &[0x90; 4], 1);
-        let replacement = payload.object.section_symbol(replacements);
+/// An entry of `.altinstructions`, after its two displacements.
+#[derive(Clone, Copy)]
+struct Entry {
+    /// Where in the new code, or in the replacements.
+    orig: i64,
+    repl: i64,
+    feature: u16,
+    orig_len: u8,
+    repl_len: u8,
+    pad_len: u8,
+    used: u8,
+}
+
+const ENTRY: Entry = Entry {
+    orig: 0,
+    repl: 0,
+    feature: 1,
+    orig_len: 4,
+    repl_len: 4,
+    pad_len: 0,
+    used: 0,
+};
+
+/// New code and replacements, and entries for them.
+fn alternatives_of(code: &[u8], replacements: &[u8], entries: &[Entry]) -> Payload {
+    let mut payload = Payload::with_code(code);
+    let bytes: Vec<u8> = entries
+        .iter()
+        .flat_map(|entry| {
+            let [low, high] = entry.feature.to_le_bytes();
+            let Entry {
+                orig_len,
+                repl_len,
+                pad_len,
+                used,
+                ..
+            } = *entry;
+            let rest = [low, high, orig_len, repl_len, pad_len, used];
+            [&[0; 8][..], &rest].concat()
+        })
+        .collect();
+    let table = payload.section(".altinstructions", SectionKind::ReadOnlyData, &bytes, 1);
+    let kind = SectionKind::Text;
+    let section = payload.section(".altinstr_replacement", kind, replacements, 1);
+    let replacement = payload.object.section_symbol(section);
+    for (entry, at) in entries.iter().zip((0..).step_by(14)) {
         let code = payload.new_code;
-        payload.relocation(table, 0, R_PC32, code, orig);
-        payload.relocation(table, 4, R_PC32, replacement, 0);
-        payload
+        payload.relocation(table, at, R_PC32, code, entry.orig);
+        payload.relocation(table, at + 4, R_PC32, replacement, entry.repl);
+    }
+    payload
+}
+
+fn alternative(entry: Entry) -> Payload {
+    alternatives_of(&[0x90; 16], &[0x90; 4], &[entry])
+}
+
+#[test]
+fn alternatives_are_where_they_belong_and_fit() {
+    let with = |orig, orig_len, repl_len| {
+        alternative(Entry {
+            orig,
+            orig_len,
+            repl_len,
+            ..ENTRY
+        })
     };
     assert!(load(&with(0, 4, 4).bytes()).is_ok());
     refused(&with(0, 3, 4), Errno::EINVAL, is!(AlternativeLength { .. }));
@@ -728,6 +781,288 @@ fn alternatives() {
         &with(0x1000, 4, 4),
         Errno::EINVAL,
         is!(AlternativeOrig { .. }),
+    );
+}
+
+/// Asserts that an entry of a table is refused with these words.
+#[track_caller]
+fn entry_refused(payload: &Payload, words: &str) {
+    refused(
+        payload,
+        Errno::EINVAL,
+        |problem| matches!(problem, Problem::Entry { what, .. } if what.contains(words)),
+    );
+}
+
+#[test]
+fn alternatives_are_for_features_that_the_hypervisor_knows() {
+    let with = |feature| alternative(Entry { feature, ..ENTRY });
+    for feature in [0, 63, 0x8000, 0x803f] {
+        load(&with(feature).bytes()).unwrap();
+    }
+    for feature in [64, 0x7fff, 0x8040, 0xffff] {
+        refused(
+            &with(feature),
+            Errno::EINVAL,
+            is!(AlternativeFeature { limit: 64, .. }),
+        );
+    }
+    entry_refused(&alternative(Entry { used: 1, ..ENTRY }), "applied already");
+}
+
+#[test]
+fn alternatives_for_one_place_are_next_to_each_other() {
+    let two = |first, second| alternatives_of(&[0x90; 16], &[0x90; 4], &[first, second]);
+    let at = |orig| Entry { orig, ..ENTRY };
+    load(&two(at(0), at(0)).bytes()).unwrap();
+    load(&two(at(4), at(0)).bytes()).unwrap();
+    entry_refused(&two(at(0), at(2)), "a part of its code");
+    entry_refused(&two(at(2), at(0)), "a part of its code");
+    let longer = Entry {
+        pad_len: 1,
+        ..at(0)
+    };
+    entry_refused(&two(at(0), longer), "other lengths");
+    let apart = alternatives_of(&[0x90; 16], &[0x90; 4], &[at(0), at(8), at(0)]);
+    entry_refused(&apart, "not next to it");
+}
+
+/// A call, to `to` from the place that it stands at.
+fn call(to: i32) -> [u8; 5] {
+    let [a, b, c, d] = (to - 5).to_le_bytes();
+    [0xe8, a, b, c, d]
+}
+
+const LONG: Entry = Entry {
+    orig_len: 6,
+    repl_len: 5,
+    ..ENTRY
+};
+
+#[test]
+fn a_branch_of_a_replacement_leads_to_code() {
+    let with = |repl: &[u8], entry| alternatives_of(&[0x90; 16], repl, &[entry]);
+    // The replacements come behind the new code, and before the page's end.
+    load(&with(&call(-16), LONG).bytes()).unwrap();
+    let jump = [&[0xe9][..], &call(-16)[1..]].concat();
+    load(&with(&jump, LONG).bytes()).unwrap();
+    entry_refused(&with(&call(0x100), LONG), "branches to what is no code");
+    entry_refused(&with(&call(-0x100), LONG), "branches to what is no code");
+    // Four bytes are no such branch, and neither are other instructions.
+    let short = Entry {
+        repl_len: 4,
+        ..LONG
+    };
+    load(&with(&call(0x100), short).bytes()).unwrap();
+    load(&with(&[0xb8, 0, 1, 0, 0], LONG).bytes()).unwrap();
+}
+
+/// A call through the pointer that is `slot` from the end of the new code's symbol.
+fn indirect(slot: i32) -> Vec<u8> {
+    let mut code = vec![0xff, 0x15];
+    code.extend(slot.to_le_bytes());
+    code.resize(16, 0x90);
+    code
+}
+
+/// The new code calls through a pointer in the payload's data with this value.
+fn through_pointer(entry: Entry, value: u64) -> Payload {
+    // Data begin on the page behind the text, with the record of the function.
+    let slot = 0x1000 + i32::try_from(size_of::<LivepatchFunc>()).unwrap() - 6;
+    let mut payload = alternatives_of(&indirect(slot), &call(0), &[entry]);
+    payload.section(".data", SectionKind::Data, &value.to_le_bytes(), 8);
+    payload
+}
+
+#[test]
+fn a_call_becomes_direct_only_where_its_pointer_leads_to_code() {
+    let always = Entry {
+        feature: 61,
+        ..LONG
+    };
+    for value in [TARGET, 0] {
+        load(&through_pointer(always, value).bytes()).unwrap();
+    }
+    for value in [1, INIT, TEXT - 1, 0x1000, u64::MAX] {
+        entry_refused(&through_pointer(always, value), "leads to no code");
+    }
+    entry_refused(
+        &alternatives_of(&indirect(0x7000_0000), &call(0), &[always]),
+        "cannot be read",
+    );
+    // A replacement that is a branch to itself is nothing else.
+    for other in [
+        Entry {
+            feature: 1,
+            ..always
+        },
+        Entry {
+            feature: 0x8000 | 61,
+            ..always
+        },
+        Entry {
+            orig_len: 5,
+            ..always
+        },
+    ] {
+        entry_refused(&through_pointer(other, TARGET), "branch to itself");
+    }
+    entry_refused(
+        &alternatives_of(&[0x90; 16], &call(0), &[always]),
+        "for a call through a pointer",
+    );
+}
+
+#[test]
+fn call_sites_go_through_pointers_to_code() {
+    let with = |code: &[u8], offset: i64, value: u64| {
+        let mut payload = Payload::with_code(code);
+        payload.section(".data", SectionKind::Data, &value.to_le_bytes(), 8);
+        let sites = payload.section(".alt_call_sites", SectionKind::ReadOnlyData, &[0; 4], 4);
+        let code = payload.new_code;
+        payload.relocation(sites, 0, R_PC32, code, offset);
+        payload
+    };
+    let slot = 0x1000 + i32::try_from(size_of::<LivepatchFunc>()).unwrap() - 6;
+    load(&with(&indirect(slot), 0, TARGET).bytes()).unwrap();
+    load(&with(&indirect(slot), 0, 0).bytes()).unwrap();
+    entry_refused(&with(&indirect(slot), 0, INIT), "leads to no code");
+    entry_refused(&with(&indirect(slot), 1, TARGET), "there is none");
+    entry_refused(&with(&indirect(slot), 11, TARGET), "outside the payload");
+    entry_refused(&with(&indirect(1 << 28), 0, TARGET), "cannot be read");
+    let mut odd = Payload::new(&[func("target")]);
+    odd.section(".alt_call_sites", SectionKind::ReadOnlyData, &[0; 6], 4);
+    refused(&odd, Errno::EINVAL, is!(EntrySize { size: 6, .. }));
+
+    let mut hypervisor = Hypervisor::new();
+    hypervisor.limits.call_sites = false;
+    let mut engine = Engine::new(hypervisor, Policy::Stock);
+    let refusal = engine.upload("old", &with(&indirect(slot), 0, TARGET).bytes());
+    let problems = refusal.unwrap_err().problems;
+    assert!(problems.iter().any(is!(CallSites { .. })), "{problems:?}");
+}
+
+/// A frame of a kind for the new code, with a pointer to `text` at `offset`.
+fn frame(kind: &str, words: &[u8], text: &[u8]) -> Payload {
+    let mut payload = Payload::new(&[func("target")]);
+    let strings = payload.section(".rodata.file", SectionKind::ReadOnlyData, text, 1);
+    let frames = payload.section(kind, SectionKind::ReadOnlyData, words, 4);
+    let strings = payload.object.section_symbol(strings);
+    let code = payload.new_code;
+    payload.relocation(frames, 0, R_PC32, code, 0);
+    payload.relocation(frames, 4, R_PC32, strings, 4);
+    if words.len() > 8 {
+        payload.relocation(frames, 12, R_PC32, strings, 12);
+    }
+    payload
+}
+
+#[test]
+fn bug_frames_have_a_place_and_strings_that_end() {
+    for kind in [".bug_frames.1", ".bug_frames.2", ".bug_frames.3"] {
+        let words = if kind == ".bug_frames.3" { 16 } else { 8 };
+        load(&frame(kind, &vec![0; words], b"file.c\0").bytes()).unwrap();
+    }
+    // What follows the file name in read-only data is the table, which has zeros.
+    let unterminated = |kind, text: &[u8]| {
+        let mut payload = Payload::new(&[func("target")]);
+        let frames = payload.section(kind, SectionKind::ReadOnlyData, &[0; 8], 4);
+        let strings = payload.section(".rodata.file", SectionKind::ReadOnlyData, text, 1);
+        let strings = payload.object.section_symbol(strings);
+        let code = payload.new_code;
+        payload.relocation(frames, 0, R_PC32, code, 0);
+        payload.relocation(frames, 4, R_PC32, strings, 4);
+        payload
+    };
+    entry_refused(&unterminated(".bug_frames.1", b"file.c"), "does not end");
+    load(&unterminated(".bug_frames.1", b"file.c\0").bytes()).unwrap();
+    // A message needs a second half.
+    entry_refused(&unterminated(".bug_frames.3", b"file.c\0"), "its message");
+    let mut nowhere = Payload::new(&[func("target")]);
+    nowhere.section(".bug_frames.2", SectionKind::ReadOnlyData, &[1; 8], 4);
+    entry_refused(&nowhere, "not in the payload's text");
+    let mut function = frame(".bug_frames.0", &[0; 8], b"\0");
+    entry_refused(&function, "it is not code");
+    function = Payload::new(&[func("target")]);
+    let frames = function.section(".bug_frames.0", SectionKind::ReadOnlyData, &[0; 8], 4);
+    let code = function.new_code;
+    function.relocation(frames, 0, R_PC32, code, 4);
+    function.relocation(frames, 4, R_PC32, code, 4);
+    load(&function.bytes()).unwrap();
+}
+
+#[test]
+fn what_is_called_is_the_beginning_of_a_function() {
+    let hook = |offset: i64| {
+        let mut payload = Payload::new(&[func("target")]);
+        let hooks = payload.section(section::HOOKS_LOAD, SectionKind::Data, &[0; 8], 8);
+        let code = payload.new_code;
+        payload.relocation(hooks, 0, R_64, code, offset);
+        payload
+    };
+    load(&hook(0).bytes()).unwrap();
+    let middle: Reason = is!(HookAddress {
+        what: "no function begins there",
+        ..
+    });
+    refused(&hook(1), Errno::EINVAL, middle);
+    // A symbol there makes it one, unless another function is around it.
+    let mut labelled = hook(8);
+    labelled.symbol("label", Some((labelled.text, 8)));
+    load(&labelled.bytes()).unwrap();
+    let new_code = labelled.new_code;
+    labelled.object.symbol_mut(new_code).size = 16;
+    refused(&labelled, Errno::EINVAL, middle);
+
+    let to = |new_addr: u64| func("target").nop().with(|f| f.new_addr.set(new_addr));
+    load(&Payload::new(&[to(SMALL)]).bytes()).unwrap();
+    for (new_addr, words) in [
+        (TARGET, "it is the old one"),
+        (SMALL + 5, "no function begins there"),
+    ] {
+        refused(
+            &Payload::new(&[to(new_addr)]),
+            Errno::EINVAL,
+            |problem| matches!(problem, Problem::NewFunction { what, .. } if what.contains(words)),
+        );
+    }
+    let mut payload = Payload::new(&[]);
+    let record = Payload::record(&func("target"));
+    let funcs = payload.section(section::FUNCS, SectionKind::Data, &record, 8);
+    let code = payload.new_code;
+    payload.relocation(funcs, 8, R_64, code, 3);
+    refused(&payload, Errno::EINVAL, is!(NewFunction { .. }));
+}
+
+#[test]
+fn what_is_called_through_a_pointer_has_a_landing_pad() {
+    let upload = |code: &[u8], landing_pads| {
+        let mut hypervisor = Hypervisor::new();
+        hypervisor.limits.landing_pads = landing_pads;
+        let mut payload = Payload::with_code(code);
+        let hooks = payload.section(section::HOOKS_PREAPPLY, SectionKind::Data, &[0; 8], 8);
+        let new_code = payload.new_code;
+        payload.relocation(hooks, 0, R_64, new_code, 0);
+        let mut engine = Engine::new(hypervisor, Policy::Stock);
+        let uploaded = engine.upload("test", &payload.bytes());
+        let warnings = uploaded.map(|loaded| loaded.problems().len());
+        warnings.map_err(|refusal| refusal.problems)
+    };
+    let pad = [&[0xf3, 0x0f, 0x1e, 0xfa][..], &[0x90; 12]].concat();
+    for pads in [
+        LandingPads::Unused,
+        LandingPads::Wanted,
+        LandingPads::Checked,
+    ] {
+        assert_eq!(upload(&pad, pads), Ok(0));
+    }
+    let without = [0x90; 16];
+    assert_eq!(upload(&without, LandingPads::Unused), Ok(0));
+    assert_eq!(upload(&without, LandingPads::Wanted), Ok(1));
+    let problems = upload(&without, LandingPads::Checked).unwrap_err();
+    assert!(
+        matches!(problems[..], [Problem::NoLandingPad { .. }]),
+        "{problems:?}"
     );
 }
 

@@ -12,7 +12,8 @@ use std::thread::Thread;
 use std::time::Instant;
 use thiserror::Error;
 use xsplice_engine::{
-    Absent, Area, Description, Errno, Hook, Host, Protection, Region, Resident, State, Status,
+    Absent, Area, Description, Errno, Hook, Host, Limits, Protection, Region, Resident, State,
+    Status,
 };
 use xsplice_memory::NoMemory;
 use xsplice_offline::Image;
@@ -257,6 +258,10 @@ impl Host for Machine {
 
     fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
         self.shared.image.lookup_symbol(name)
+    }
+
+    fn limits(&self) -> Limits {
+        self.shared.image.limits()
     }
 
     fn region(&self, addr: u64) -> Region {

@@ -21,8 +21,8 @@ use std::ops::Range;
 use xsplice_abi::payload::section;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
-    Absent, Action, Description, Engine, Errno, Guard, Hook, Host, Options, Policy, Protection,
-    Region, Resident, Status,
+    Absent, Action, Description, Engine, Errno, Guard, Hook, Host, Limits, Options, Policy,
+    Protection, Region, Resident, Status,
 };
 use xsplice_inprocess::{Machine, image, payloads};
 
@@ -113,6 +113,10 @@ impl<H: Host> Host for Spared<H> {
 
     fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
         spared(|| self.0.lookup_symbol(name))
+    }
+
+    fn limits(&self) -> Limits {
+        spared(|| self.0.limits())
     }
 
     fn region(&self, addr: u64) -> Region {

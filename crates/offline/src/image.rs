@@ -2,6 +2,7 @@
 
 //! A hypervisor image on disk.
 
+use crate::limits;
 use crate::surroundings::Surroundings;
 use crate::window;
 use object::read::elf::{ElfFile64, ElfSymbol64, FileHeader as _};
@@ -14,7 +15,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use thiserror::Error;
 use xsplice_abi::deny;
-use xsplice_engine::Region;
+use xsplice_engine::{Limits, Region};
 
 /// Why a file cannot serve as a hypervisor image.
 #[derive(Debug, Error)]
@@ -76,6 +77,9 @@ pub struct Image {
     surroundings: OnceLock<Surroundings>,
     /// Where functions begin that must not be patched, and why.
     denied: OnceLock<BTreeMap<u64, &'static str>>,
+    limits: OnceLock<Limits>,
+    /// Sizes of variables that one file keeps to itself, by their plain names.
+    sizes: HashMap<String, u64>,
 }
 
 /// The hypervisor's code and data lie in one gigabyte, payloads behind them.
@@ -163,6 +167,8 @@ impl Image {
             payload_area,
             surroundings: OnceLock::new(),
             denied: OnceLock::new(),
+            limits: OnceLock::new(),
+            sizes: sizes(&file),
         };
         image.text_symbols = image.begins_in_text(&file);
         Ok(image)
@@ -276,6 +282,17 @@ impl Image {
         self.surroundings.get_or_init(|| Surroundings::of(self))
     }
 
+    /// What the hypervisor takes for granted of payloads.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        *self.limits.get_or_init(|| limits::of(self))
+    }
+
+    /// The size of the variable `name`.
+    pub(crate) fn size_of(&self, name: &str) -> Option<u64> {
+        self.sizes.get(name).copied()
+    }
+
     /// The addresses at which payloads are placed; the start is page-aligned.
     pub(crate) fn payload_area(&self) -> Range<u64> {
         self.payload_area.clone()
@@ -318,6 +335,15 @@ fn functions(file: &ElfFile64<'_, LittleEndian>) -> BTreeMap<u64, (u64, Vec<u8>)
             (start, (end, name.to_vec()))
         })
         .collect()
+}
+
+fn sizes(file: &ElfFile64<'_, LittleEndian>) -> HashMap<String, u64> {
+    let variables = file
+        .symbols()
+        .filter(|symbol| counts(symbol) && symbol.kind() == SymbolKind::Data && symbol.size() != 0);
+    let named =
+        variables.filter_map(|symbol| Some((symbol.name().ok()?.to_owned(), symbol.size())));
+    named.collect()
 }
 
 fn counts(symbol: &ElfSymbol64<'_, '_, LittleEndian>) -> bool {

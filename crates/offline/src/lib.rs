@@ -15,8 +15,10 @@
 //! (alternatives), what hooks do, nor how long anything takes.
 #![forbid(unsafe_code)]
 
+mod alternatives;
 mod efi;
 mod image;
+mod limits;
 mod machine;
 mod report;
 mod surroundings;

@@ -5,12 +5,12 @@
 
 use crate::Image;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 use xsplice_engine::{
-    Absent, Area, Description, Errno, Hook, Host, Protection, Region, Resident, Status,
+    Absent, Area, Description, Errno, Hook, Host, Limits, Protection, Region, Resident, Status,
 };
 
 /// The hypervisor of an image, as if it ran on one CPU. Hooks are not run.
@@ -25,6 +25,8 @@ struct Memory {
     area: Area,
     /// What payloads have in memory, by where it begins.
     payloads: BTreeMap<u64, Vec<u8>>,
+    /// Where functions of payloads begin, by what their payload's memory begins.
+    functions: BTreeMap<u64, BTreeSet<u64>>,
     /// Bytes of the hypervisor that are not as in the image.
     written: BTreeMap<u64, u8>,
 }
@@ -35,6 +37,14 @@ impl Memory {
         let (base, bytes) = self.payloads.range_mut(..=addr).next_back()?;
         let start = usize::try_from(addr - base).ok()?;
         bytes.get_mut(start..start.checked_add(len)?)
+    }
+
+    /// The last thing that begins no later than `addr` in the same payload.
+    fn function_at(&self, addr: u64) -> Option<u64> {
+        let (base, bytes) = self.payloads.range(..=addr).next_back()?;
+        let inside = addr - base < bytes.len() as u64;
+        let begun = self.functions.get(base).filter(|_| inside)?;
+        begun.range(..=addr).next_back().copied()
     }
 
     fn write(&mut self, addr: u64, bytes: &[u8]) {
@@ -52,6 +62,7 @@ impl<'i> Machine<'i> {
         let memory = Memory {
             area: Area::new(image.payload_area()),
             payloads: BTreeMap::new(),
+            functions: BTreeMap::new(),
             written: BTreeMap::new(),
         };
         Self {
@@ -76,12 +87,17 @@ impl Host for Machine<'_> {
         self.image.lookup_symbol(name)
     }
 
+    fn limits(&self) -> Limits {
+        self.image.limits()
+    }
+
     fn region(&self, addr: u64) -> Region {
         self.image.region(addr)
     }
 
     fn function_at(&self, addr: u64) -> Option<u64> {
-        self.image.function_at(addr)
+        let own = self.image.function_at(addr);
+        own.or_else(|| self.memory.borrow().function_at(addr))
     }
 
     fn denied(&self, patched: Range<u64>) -> Option<&'static str> {
@@ -168,9 +184,12 @@ impl Resident for Payload {
         &mut self.made
     }
 
-    fn register(&mut self, _payload: &Description<'_>) -> Result<(), Errno> {
+    fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno> {
         let made = core::mem::take(&mut self.made);
-        self.memory.borrow_mut().payloads.insert(self.base, made);
+        let mut memory = self.memory.borrow_mut();
+        memory.payloads.insert(self.base, made);
+        let begun = payload.symbols.iter().map(|symbol| symbol.addr);
+        memory.functions.insert(self.base, begun.collect());
         Ok(())
     }
 
@@ -198,5 +217,6 @@ impl Drop for Payload {
         let mut memory = self.memory.borrow_mut();
         memory.area.free(self.base);
         memory.payloads.remove(&self.base);
+        memory.functions.remove(&self.base);
     }
 }

@@ -4,6 +4,7 @@
 //! itself does with the functions that are patched.
 
 use crate::Image;
+use crate::alternatives;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use xsplice_engine::Region;
@@ -17,16 +18,11 @@ pub(crate) struct Surroundings {
     taken: BTreeMap<u64, Vec<u64>>,
 }
 
-/// Size of an entry of `.altinstructions`: two displacements, a feature, the
-/// lengths of the code, of its replacement and of its padding, and a byte that
-/// the hypervisor uses.
-const ALTERNATIVE_SIZE: usize = 14;
-
 impl Surroundings {
     /// What there is in `image` about all of its functions.
     pub(crate) fn of(image: &Image) -> Self {
         Self {
-            alternatives: alternatives(image).unwrap_or_default(),
+            alternatives: alternatives(image),
             taken: taken(image),
         }
     }
@@ -47,24 +43,15 @@ impl Surroundings {
     }
 }
 
-/// The table of alternatives; `None` when the image has none that can be read.
-fn alternatives(image: &Image) -> Option<BTreeMap<u64, u64>> {
-    let start = image.lookup_symbol(b"__alt_instructions")?;
-    let end = image.lookup_symbol(b"__alt_instructions_end")?;
-    let mut table = vec![0; usize::try_from(end.checked_sub(start)?).ok()?];
-    if !image.read(start, &mut table) {
-        return None;
-    }
+/// Where each piece of code ends that alternatives go over, by where it begins.
+fn alternatives(image: &Image) -> BTreeMap<u64, u64> {
     let mut sites = BTreeMap::new();
-    let places = (start..).step_by(ALTERNATIVE_SIZE);
-    for (entry, at) in table.chunks_exact(ALTERNATIVE_SIZE).zip(places) {
-        let offset = i32::from_le_bytes(*entry.first_chunk()?);
-        let length = u64::from(*entry.get(10)?) + u64::from(*entry.get(12)?);
-        let site = at.wrapping_add_signed(offset.into());
-        let end = sites.entry(site).or_insert(site);
-        *end = site.saturating_add(length).max(*end);
+    for entry in alternatives::of(image) {
+        let length = u64::from(entry.orig_len) + u64::from(entry.pad_len);
+        let end = sites.entry(entry.orig).or_insert(entry.orig);
+        *end = entry.orig.saturating_add(length).max(*end);
     }
-    Some(sites)
+    sites
 }
 
 /// Pointers in data, and instructions that compute addresses: `lea` relative to

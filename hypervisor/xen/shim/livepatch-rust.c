@@ -36,6 +36,10 @@
 #include <xen/wait.h>
 
 #include <asm/alternative.h>
+#if __has_include(<asm/alternative-call.h>)
+/* From 4.21: calls through pointers have a table of their own. */
+#include <asm/alternative-call.h>
+#endif
 #include <asm/apic.h>
 #include <asm/event.h>
 #include <asm/fixmap.h>
@@ -166,6 +170,13 @@ struct xsplice_image xsplice_image(void)
         .init = between(__2M_init_start, __2M_init_end),
         .read_only = between(__2M_rodata_start, __2M_rodata_end),
         .data = between(__2M_rwdata_start, __2M_rwdata_end),
+        .features = NCAPINTS * 32,
+#ifdef ALT_CALL_PTR
+        .call_sites = true,
+#else
+        .always = X86_FEATURE_ALWAYS,
+#endif
+        .landing_pads = cpu_has_xen_ibt,
     };
 }
 
@@ -411,6 +422,16 @@ int xsplice_memory_register(struct xsplice_memory *memory,
     if ( from->alternatives.start != from->alternatives.end )
         apply_alternatives(pointer(from->alternatives.start),
                            pointer(from->alternatives.end));
+#ifdef ALT_CALL_PTR
+    if ( from->call_sites.start != from->call_sites.end )
+    {
+        int rc = livepatch_apply_alt_calls(pointer(from->call_sites.start),
+                                           pointer(from->call_sites.end));
+
+        if ( rc )
+            return rc;
+    }
+#endif
     sort_exception_table(pointer(from->exceptions.start),
                          pointer(from->exceptions.end));
 

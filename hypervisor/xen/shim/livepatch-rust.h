@@ -27,6 +27,14 @@ struct xsplice_image {
     struct xsplice_range init;
     struct xsplice_range read_only;
     struct xsplice_range data;
+    /* How many processor features there are, and one that every processor has,
+     * with which .altinstructions makes calls direct; 0 where it does not. */
+    uint16_t features, always;
+    /* Whether payloads have .alt_call_sites for that. */
+    bool call_sites;
+    /* Whether the CPUs check that what is called through pointers begins with
+     * endbr64. */
+    bool landing_pads;
 };
 
 struct xsplice_symbol {
@@ -48,6 +56,7 @@ struct xsplice_payload {
     struct xsplice_range alternatives;
     struct xsplice_range exceptions;
     struct xsplice_range bug_frames[4];
+    struct xsplice_range call_sites;
     struct xsplice_range metadata;
     const struct xsplice_symbol *symbols;
     size_t nsymbols;

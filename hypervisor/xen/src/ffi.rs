@@ -104,6 +104,10 @@ pub(crate) struct Image {
     pub(crate) init: Addresses,
     pub(crate) read_only: Addresses,
     pub(crate) data: Addresses,
+    pub(crate) features: u16,
+    pub(crate) always: u16,
+    pub(crate) call_sites: bool,
+    pub(crate) landing_pads: bool,
 }
 
 #[repr(C)]
@@ -126,6 +130,7 @@ pub(crate) struct Payload<'a> {
     pub(crate) alternatives: Addresses,
     pub(crate) exceptions: Addresses,
     pub(crate) bug_frames: [Addresses; 4],
+    pub(crate) call_sites: Addresses,
     pub(crate) metadata: Addresses,
     pub(crate) symbols: *const Symbol<'a>,
     pub(crate) nsymbols: usize,

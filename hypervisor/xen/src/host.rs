@@ -11,7 +11,7 @@ use core::cell::Cell;
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
-use xsplice_engine::{Absent, Errno, Host, Region, Resident};
+use xsplice_engine::{Absent, Errno, Host, LandingPads, Limits, Region, Resident};
 use xsplice_memory as memory;
 use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
 
@@ -106,6 +106,20 @@ impl Host for Xen {
         let mut buf = [0; ffi::NAME_SIZE];
         buf.get_mut(..name.len())?.copy_from_slice(name);
         ffi::lookup(CStr::from_bytes_with_nul(buf.get(..=name.len())?).ok()?)
+    }
+
+    fn limits(&self) -> Limits {
+        let image = &self.image;
+        Limits {
+            features: image.features,
+            always: Some(image.always).filter(|always| *always != 0),
+            call_sites: image.call_sites,
+            landing_pads: if image.landing_pads {
+                LandingPads::Checked
+            } else {
+                LandingPads::Unused
+            },
+        }
     }
 
     #[inline(always)]

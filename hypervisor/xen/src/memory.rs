@@ -64,6 +64,7 @@ impl Resident for Memory {
             alternatives: (&payload.alternatives).into(),
             exceptions: (&payload.exceptions).into(),
             bug_frames: payload.bug_frames.each_ref().map(Into::into),
+            call_sites: (&payload.call_sites).into(),
             metadata: (&payload.metadata).into(),
             symbols: symbols.as_ptr(),
             nsymbols: symbols.len(),

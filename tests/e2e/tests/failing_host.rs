@@ -10,8 +10,8 @@ use std::path::Path;
 use std::rc::Rc;
 use xsplice_e2e::{base, own_payloads};
 use xsplice_engine::{
-    Absent, Action, Description, Engine, Errno, Guard, Hook, Host, Options, Policy, Protection,
-    Region, Resident, Status,
+    Absent, Action, Description, Engine, Errno, Guard, Hook, Host, Limits, Options, Policy,
+    Protection, Region, Resident, Status,
 };
 use xsplice_offline::{Image, Machine};
 
@@ -52,6 +52,10 @@ impl Host for Failing<'_> {
 
     fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
         self.machine.lookup_symbol(name)
+    }
+
+    fn limits(&self) -> Limits {
+        self.machine.limits()
     }
 
     fn region(&self, addr: u64) -> Region {

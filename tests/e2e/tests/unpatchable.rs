@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What must not be patched, on the symbols and the code of real hypervisors: the
-//! list names functions that they have, is complete, and is asked about every byte.
+//! What must not be patched, and what a hypervisor trusts, on the symbols and the
+//! code of real ones: the list names functions that they have, is complete, and is
+//! asked about every byte; features and calls are those of this very hypervisor.
 
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeSet;
@@ -140,6 +141,61 @@ fn every_patched_byte_is_asked_about() -> anyhow::Result<()> {
                 && problem.message.contains(reason)
         });
         ensure!(!report.loads && refused, "{what}: {report:#?}");
+    }
+    Ok(())
+}
+
+/// What is wrong with an alternative of this feature for a call through a pointer.
+fn problems(image: &Image, feature: u16, pointer: &str) -> anyhow::Result<String> {
+    let old_addr = image.lookup_symbol(b"xen_extra_version");
+    let define = [
+        format!("-DOLD_ADDR={:#x}", old_addr.context("xen_extra_version")?),
+        format!("-DFEATURE={feature}"),
+        format!("-DPOINTER={pointer}"),
+    ];
+    let payload = payload(image, &define)?;
+    let report = check(image, &[("payload", &payload)]).pop();
+    let problems = report.context("no report")?.problems.into_iter();
+    let all: Vec<String> = problems.map(|problem| problem.message).collect();
+    Ok(all.join("; "))
+}
+
+/// The number that a header of the tree defines.
+fn defined(tree: &Path, header: &str, name: &str) -> anyhow::Result<u16> {
+    let text = std::fs::read_to_string(tree.join("xen").join(header))?;
+    let prefix = format!("#define {name} ");
+    let mut values = text.lines().filter_map(|line| line.strip_prefix(&prefix));
+    let value = values.next().with_context(|| name.to_owned())?;
+    Ok(value.trim().parse()?)
+}
+
+#[test]
+fn alternatives_are_held_against_this_hypervisor() -> anyhow::Result<()> {
+    let base = base()?;
+    let image = image(&base)?;
+    let limits = image.limits();
+    let features = "arch/x86/include/asm/cpufeatures.h";
+    let words = defined(
+        &base.tree,
+        "include/xen/lib/x86/cpuid-autogen.h",
+        "FEATURESET_NR_ENTRIES",
+    )? + defined(&base.tree, features, "X86_NR_SYNTH")?
+        + defined(&base.tree, features, "X86_NR_BUG")?;
+    ensure!(limits.features == 32 * words, "{limits:?}, {words} words");
+    let always = limits.always.context("no call becomes direct")?;
+    for (feature, pointer) in [(always, "printk"), (always, "0")] {
+        let found = problems(&image, feature, pointer)?;
+        ensure!(found.is_empty(), "{feature}, {pointer}: {found}");
+    }
+    for (feature, pointer, words) in [
+        (limits.features, "printk", "processor feature"),
+        (0x7fff, "printk", "processor feature"),
+        (always, "0x1000", "leads to no code"),
+        (always, "saved_cmdline", "leads to no code"),
+        (always - 1, "printk", "a branch to itself"),
+    ] {
+        let found = problems(&image, feature, pointer)?;
+        ensure!(found.contains(words), "{feature}, {pointer}: {found:?}");
     }
     Ok(())
 }

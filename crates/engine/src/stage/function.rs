@@ -112,13 +112,15 @@ impl Image {
 /// A function that is being checked.
 struct Candidate<'c, H> {
     loader: &'c Loader<'c, H>,
-    image: &'c Image,
+    placed: &'c Placed<'c>,
     function: Function,
 }
 
 impl<H: Host> Candidate<'_, H> {
     fn name(&self) -> String {
-        self.image.function_name(self.loader.host, &self.function)
+        self.placed
+            .image
+            .function_name(self.loader.host, &self.function)
     }
 
     /// The address that its name stands for.
@@ -126,6 +128,7 @@ impl<H: Host> Candidate<'_, H> {
     fn find(&self) -> Option<u64> {
         let mut room = Room([0; MAX_NAME]);
         let name = self
+            .placed
             .image
             .name(self.loader.host, self.function.name, &mut room)?;
         let (_, addr) = self.loader.lookup(name)?;
@@ -147,7 +150,7 @@ impl<H: Host> Candidate<'_, H> {
     fn push_not_found(&self, problems: &mut Problems) {
         let (index, addr) = (self.function.index(), self.function.name);
         let mut room = Room([0; MAX_NAME]);
-        let name = self.image.name(self.loader.host, addr, &mut room);
+        let name = self.placed.image.name(self.loader.host, addr, &mut room);
         problems.push(match name.map(text) {
             Some(function) => Problem::UnknownFunction { index, function },
             None => Problem::FuncName { index, addr },
@@ -266,9 +269,7 @@ impl<H: Host> Candidate<'_, H> {
             });
             return false;
         }
-        let in_text = self.image.text().contains(new_addr, 1)
-            || self.loader.stack.region(self.loader.host, new_addr) == Region::Text;
-        if !in_text {
+        if !self.placed.is_code(self.loader, new_addr) {
             problems.push(Problem::NewAddress {
                 index,
                 function: self.name(),
@@ -276,7 +277,20 @@ impl<H: Host> Candidate<'_, H> {
             });
             return false;
         }
-        true
+        let wrong = if new_addr == old_addr {
+            Some("it is the old one, and the jump would lead to itself")
+        } else {
+            self.placed.not_begun(self.loader, new_addr)
+        };
+        if let Some(what) = wrong {
+            problems.push(Problem::NewFunction {
+                index,
+                function: self.name(),
+                addr: new_addr,
+                what,
+            });
+        }
+        wrong.is_none()
     }
 
     /// Whether so many bytes can be made no-ops.
@@ -370,7 +384,7 @@ impl Placed<'_> {
         } = contents;
         let mut candidate = Candidate {
             loader,
-            image: &self.image,
+            placed: self,
             function: Function {
                 index,
                 name: record.name.get(),

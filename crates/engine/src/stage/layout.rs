@@ -2,6 +2,7 @@
 
 //! Where each section goes.
 
+use super::begins::Begins;
 use super::{DependencyChecked, File, Loader, Placed};
 use crate::Host;
 use crate::elf::{SHF_EXECINSTR, SHF_WRITE, Section};
@@ -169,6 +170,7 @@ impl<'a> DependencyChecked<'a> {
                 image,
                 addresses,
                 targets: Vec::new(),
+                begins: Begins::default(),
                 boot_references: Vec::new(),
             },
         )))

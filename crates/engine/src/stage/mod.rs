@@ -2,8 +2,11 @@
 
 //! The stages of loading a payload.
 
+mod alternatives;
+mod begins;
 mod boot;
 mod depend;
+mod frames;
 mod function;
 mod layout;
 mod parse;
@@ -30,6 +33,7 @@ use crate::{Host, Stack};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use begins::Begins;
 use boot::BootReference;
 use resolve::Target;
 use xsplice_memory::{self as memory, NoMemory};
@@ -160,6 +164,8 @@ struct Placed<'a> {
     addresses: Vec<Option<u64>>,
     /// What each symbol stands for, when they are resolved.
     targets: Vec<Target>,
+    /// Where functions begin, when they are looked for.
+    begins: Begins,
     /// What leads to what is freed after boot, when relocations are performed.
     boot_references: Vec<BootReference>,
 }

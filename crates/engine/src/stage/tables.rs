@@ -5,12 +5,11 @@
 
 use super::verified::Contents;
 use super::{Findings, Loader, Placed};
+use crate::Host;
 use crate::elf::Section;
 use crate::format::{Bytes, Known};
 use crate::host::Hook;
 use crate::problem::{Problem, Problems};
-use crate::x86_64::{ALTERNATIVE_SIZE, Alternative};
-use crate::{Host, Region};
 use core::ops::Range;
 use xsplice_memory::NoMemory;
 
@@ -22,6 +21,23 @@ pub(super) struct Table<'a, 'e> {
 }
 
 impl<'a, 'e> Table<'a, 'e> {
+    /// An entry is not what the hypervisor takes it for.
+    #[inline(never)]
+    pub(super) fn push_wrong(
+        &self,
+        index: usize,
+        what: &'static str,
+        addr: u64,
+        problems: &mut Problems,
+    ) {
+        problems.push(Problem::Entry {
+            section: self.section.id(),
+            index,
+            what,
+            addr,
+        });
+    }
+
     /// The entries, each with its index and address, when they fill the table.
     pub(super) fn entries(
         &self,
@@ -53,6 +69,7 @@ pub(super) struct Tables {
     pub(super) alternatives: Range<u64>,
     pub(super) exceptions: Range<u64>,
     pub(super) bug_frames: [Range<u64>; 4],
+    pub(super) call_sites: Range<u64>,
     pub(super) metadata: Range<u64>,
 }
 
@@ -78,7 +95,7 @@ impl<'e> Placed<'e> {
         })
     }
 
-    fn in_text(&self, addr: u64, len: u64) -> bool {
+    pub(super) fn in_text(&self, addr: u64, len: u64) -> bool {
         usize::try_from(len).is_ok_and(|len| self.image.text().contains(addr, len))
     }
 
@@ -126,10 +143,10 @@ impl<'e> Placed<'e> {
                 // Xen takes it for one that is not there.
                 continue;
             }
-            let code =
-                self.in_text(addr, 1) || loader.stack.region(loader.host, addr) == Region::Text;
-            if !code {
-                problems.push_no_code(table.section, index, addr);
+            if let Some(what) = self.not_called(loader, addr) {
+                problems.push_hook(table.section, index, addr, what);
+            } else {
+                self.check_landing(loader, table, (index, addr), problems);
             }
             loader.note_owner(addr, uses)?;
             hooks.add(hook, addr)?;
@@ -152,20 +169,19 @@ impl<'e> Placed<'e> {
             alternatives: range(Known::Alternatives),
             exceptions: range(Known::ExTable),
             bug_frames: Known::BUG_FRAMES.map(range),
+            call_sites: range(Known::CallSites),
             metadata: range(Known::ModInfo),
         }
     }
 
     #[inline(never)]
-    pub(super) fn check_tables(&self, problems: &mut Problems) {
-        for known in Known::BUG_FRAMES {
-            if let Some(table) = self.table(known, problems) {
-                let _: usize = table
-                    .entries(8, "a multiple of 8 (bug frames)", problems)
-                    .count();
-            }
-        }
-        self.check_alternatives(problems);
+    pub(super) fn check_tables(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        problems: &mut Problems,
+    ) -> Result<(), NoMemory> {
+        self.check_bug_frames(loader, problems);
+        self.check_changed_code(loader, problems)?;
         self.check_exceptions(problems);
         if let Some(table) = self.table(Known::ModInfo, problems)
             && table.bytes.last() != Some(&0)
@@ -174,69 +190,7 @@ impl<'e> Placed<'e> {
                 section: table.section.id(),
             });
         }
-    }
-
-    #[inline(never)]
-    fn check_alternatives(&self, problems: &mut Problems) {
-        let Some(table) = self.table(Known::Alternatives, problems) else {
-            return;
-        };
-        let section = || table.section.id();
-        if table.bytes.is_empty() {
-            return;
-        }
-        if self.image.text().len == 0 {
-            let missing = "any text";
-            return problems.push(Problem::AlternativesAlone {
-                section: section(),
-                missing,
-            });
-        }
-        let Some(replacements) = self.table(Known::Replacements, problems) else {
-            if self.elf.section(Known::Replacements).is_none() {
-                let missing = Known::Replacements.name();
-                problems.push(Problem::AlternativesAlone {
-                    section: section(),
-                    missing,
-                });
-            }
-            return;
-        };
-        let expected = "a multiple of 14 (alternatives)";
-        for (index, addr, bytes) in table.entries(ALTERNATIVE_SIZE, expected, problems) {
-            let Some(entry) = Alternative::read(bytes, addr) else {
-                continue;
-            };
-            let total_len = u32::from(entry.orig_len) + u32::from(entry.pad_len);
-            if !self.in_text(entry.orig, u64::from(total_len)) {
-                problems.push(Problem::AlternativeOrig {
-                    section: section(),
-                    index,
-                    addr: entry.orig,
-                    len: total_len,
-                });
-            }
-            let repl_end = entry.repl.checked_sub(replacements.addr);
-            let repl_end = repl_end.and_then(|at| at.checked_add(u64::from(entry.repl_len)));
-            if repl_end.is_none_or(|end| end > replacements.section.size) {
-                problems.push(Problem::AlternativeRepl {
-                    section: section(),
-                    index,
-                    addr: entry.repl,
-                    len: u32::from(entry.repl_len),
-                });
-            }
-            if u32::from(entry.repl_len) > total_len || total_len > u32::from(u8::MAX) {
-                let repl_len = entry.repl_len;
-                let section = section();
-                problems.push(Problem::AlternativeLength {
-                    section,
-                    index,
-                    repl_len,
-                    total_len,
-                });
-            }
-        }
+        Ok(())
     }
 
     #[inline(never)]

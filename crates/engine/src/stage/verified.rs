@@ -118,6 +118,7 @@ impl Contents<'_> {
             alternatives: tables.alternatives.clone(),
             exceptions: tables.exceptions.clone(),
             bug_frames: tables.bug_frames.clone(),
+            call_sites: tables.call_sites.clone(),
             build_id: &self.build_id,
             depends: &self.depends,
             metadata: tables.metadata.clone(),

@@ -29,6 +29,7 @@ impl<'a> Relocated<'a> {
         let mut placed = self.0;
         let mut contents = Contents::boxed()?;
         contents.findings = core::mem::take(&mut placed.findings);
+        placed.find_begins()?;
         let patches = placed.functions(loader, &mut contents)?;
         let hooked = placed.hooks(loader, &mut contents)?;
         let problems = &mut contents.findings.problems;
@@ -38,7 +39,7 @@ impl<'a> Relocated<'a> {
         check_all(loader, &placed.image, &contents.functions, problems)?;
         placed.check_boot_references(loader, &contents.functions, problems)?;
         contents.preimages = placed.preimages(problems)?;
-        placed.check_tables(problems);
+        placed.check_tables(loader, problems)?;
         placed.symbols(loader, &mut contents)?;
         placed.fill_in_addresses(&contents.functions);
         if contents.findings.problems.refused() {

@@ -13,6 +13,10 @@ use xsplice_link::reloc::x86_64::{R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32};
 pub(crate) const JUMP_SIZE: u32 = 5;
 /// Size of the instruction that marks a target of indirect branches.
 pub(crate) const ENDBR_SIZE: u32 = 4;
+/// Size of one entry of `.alt_call_sites`.
+pub(crate) const CALL_SITE_SIZE: u64 = 4;
+/// Size of one entry of `.bug_frames`.
+pub(crate) const BUG_FRAME_SIZE: u64 = 8;
 /// Size of one entry of `.altinstructions`.
 pub(crate) const ALTERNATIVE_SIZE: u64 = 14;
 
@@ -25,13 +29,21 @@ const NOT_ENDBR_DISABLED: u32 = u32::from_le_bytes([!0x66, !0x0f, !0x1f, !0x01])
 
 /// How far into a function the patch goes: behind a leading `endbr64`.
 pub(crate) fn patch_offset(first: &[u8; 4]) -> u32 {
-    // Without the barrier, the compiler inverts the constants back.
-    let inverted = core::hint::black_box(!u32::from_le_bytes(*first));
-    if inverted == NOT_ENDBR || inverted == NOT_ENDBR_DISABLED {
+    if is_endbr(first) || inverted(first) == NOT_ENDBR_DISABLED {
         ENDBR_SIZE
     } else {
         0
     }
+}
+
+/// Whether it is an `endbr64`.
+pub(crate) fn is_endbr(first: &[u8; 4]) -> bool {
+    inverted(first) == NOT_ENDBR
+}
+
+fn inverted(first: &[u8; 4]) -> u32 {
+    // Without the barrier, the compiler inverts the constants back.
+    core::hint::black_box(!u32::from_le_bytes(*first))
 }
 
 /// The displacement of a jump at `from` to `to`, when it fits.
@@ -76,9 +88,13 @@ pub(crate) fn stock_relocation(r_type: u32) -> bool {
 pub(crate) struct Alternative {
     pub(crate) orig: u64,
     pub(crate) repl: u64,
+    /// Number of the feature, and in the highest bit whether it must be absent.
+    pub(crate) cpuid: u16,
     pub(crate) orig_len: u8,
     pub(crate) repl_len: u8,
     pub(crate) pad_len: u8,
+    /// The hypervisor's own.
+    pub(crate) used: u8,
 }
 
 impl Alternative {
@@ -90,9 +106,78 @@ impl Alternative {
             repl: addr
                 .wrapping_add(4)
                 .wrapping_add_signed(i64::from(bytes.i32(4)?)),
+            cpuid: bytes.u16(8)?,
             orig_len: bytes.u8(10)?,
             repl_len: bytes.u8(11)?,
             pad_len: bytes.u8(12)?,
+            used: bytes.u8(13)?,
+        })
+    }
+
+    pub(crate) fn feature(&self) -> u16 {
+        self.cpuid & 0x7fff
+    }
+
+    /// With the padding.
+    pub(crate) fn total_len(&self) -> u32 {
+        u32::from(self.orig_len) + u32::from(self.pad_len)
+    }
+}
+
+/// A call or jump with a displacement.
+pub(crate) struct Branch {
+    pub(crate) is_jump: bool,
+    size: u64,
+    displacement: i32,
+}
+
+impl Branch {
+    /// The call or jump to a place that `code` begins with.
+    pub(crate) fn direct(code: &[u8]) -> Option<Self> {
+        let opcode = code.first().filter(|opcode| **opcode & 0xfe == 0xe8)?;
+        Some(Self {
+            is_jump: *opcode & 1 != 0,
+            size: 5,
+            displacement: Bytes(code).i32(1)?,
+        })
+    }
+
+    /// The call, or jump, through a pointer that `code` begins with.
+    pub(crate) fn indirect(code: &[u8], is_jump: bool) -> Option<Self> {
+        let opcode: [u8; 2] = if is_jump { [0xff, 0x25] } else { [0xff, 0x15] };
+        let displacement = Bytes(code.strip_prefix(&opcode)?).i32(0)?;
+        Some(Self {
+            is_jump,
+            size: 6,
+            displacement,
+        })
+    }
+
+    /// Where it leads from `at`, or where its pointer is.
+    pub(crate) fn target(&self, at: u64) -> u64 {
+        let next = at.wrapping_add(self.size);
+        next.wrapping_add_signed(self.displacement.into())
+    }
+}
+
+/// An entry of `.bug_frames`: two displacements of 24 bits, each with a part of a
+/// line number above it.
+pub(crate) struct BugFrame {
+    pub(crate) place: u64,
+    /// A file name, or a function.
+    pub(crate) pointer: u64,
+}
+
+impl BugFrame {
+    /// Reads the frame that is at `addr`.
+    pub(crate) fn read(frame: &[u8], addr: u64) -> Option<Self> {
+        let at = |offset| {
+            let displacement = Bytes(frame).i32(offset)? << 8 >> 8;
+            Some(addr.wrapping_add_signed(displacement.into()))
+        };
+        Some(Self {
+            place: at(0)?,
+            pointer: at(4)?,
         })
     }
 }

@@ -16,8 +16,8 @@ use std::time::Instant;
 use xsplice_abi::note::build_id_note;
 use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
 use xsplice_engine::{
-    Absent, Area, Description, Engine, Errno, Hook, Host, Loader, Policy, Protection, Refusal,
-    Region, Resident, Stack, Status, Verified,
+    Absent, Area, Description, Engine, Errno, Hook, Host, LandingPads, Limits, Loader, Policy,
+    Protection, Refusal, Region, Resident, Stack, Status, Verified,
 };
 use zerocopy::IntoBytes as _;
 
@@ -41,6 +41,7 @@ pub(crate) struct Hypervisor {
     symbols: HashMap<Vec<u8>, u64>,
     text: Range<u64>,
     pub(crate) denied: Option<u64>,
+    pub(crate) limits: Limits,
     /// The functions of which it is known where they begin and end.
     pub(crate) functions: Vec<Range<u64>>,
     /// Where there is none, time goes on with each call that can fail.
@@ -153,6 +154,12 @@ impl Hypervisor {
             symbols,
             text: TEXT..end,
             denied: None,
+            limits: Limits {
+                features: 64,
+                always: Some(61),
+                call_sites: true,
+                landing_pads: LandingPads::Unused,
+            },
             functions: Vec::new(),
             clock: Some(Instant::now()),
             memory: Arc::new(Mutex::new(memory)),
@@ -176,6 +183,10 @@ impl Host for Hypervisor {
 
     fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
         self.symbols.get(name).copied()
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn region(&self, addr: u64) -> Region {
@@ -461,9 +472,21 @@ pub(crate) struct Payload {
 impl Payload {
     /// Code for one new function, 16 bytes, and nothing else.
     pub(crate) fn bare() -> Self {
+        Self::only(&[0x90; 16])
+    }
+
+    /// A payload that replaces `target` by this code.
+    pub(crate) fn with_code(code: &[u8]) -> Self {
+        let mut payload = Self::only(code);
+        payload.notes(&XEN_ID, &OWN_ID);
+        payload.functions(&[func("target")]);
+        payload
+    }
+
+    fn only(code: &[u8]) -> Self {
         let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
         let text = object.add_section(vec![], b".text.new".to_vec(), SectionKind::Text);
-        object.append_section_data(text, &[0x90; 16], 16);
+        object.append_section_data(text, code, 16);
         let new_code = symbol(&mut object, "new_code", Some((text, 0)));
         Self {
             object,
@@ -480,11 +503,15 @@ impl Payload {
     /// A payload with build-id `own` that goes on top of `depends`.
     pub(crate) fn on(depends: &[u8], own: &[u8], functions: &[Func]) -> Self {
         let mut payload = Self::bare();
-        payload.note(section::BUILD_ID, own);
-        payload.note(section::DEPENDS, depends);
-        payload.note(section::XEN_DEPENDS, &XEN_ID);
+        payload.notes(depends, own);
         payload.functions(functions);
         payload
+    }
+
+    fn notes(&mut self, depends: &[u8], own: &[u8]) {
+        self.note(section::BUILD_ID, own);
+        self.note(section::DEPENDS, depends);
+        self.note(section::XEN_DEPENDS, &XEN_ID);
     }
 
     /// Adds hooks of one kind, all of them the new code.

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Code of the payload that the hypervisor changes while it takes the payload over:
+//! alternatives, and calls through pointers that become direct.
+//!
+//! The hypervisor's own code stops with a bug, or follows a pointer, without
+//! asking. Whatever it takes for granted is checked here.
+
+use super::tables::Table;
+use super::{Loader, Placed};
+use crate::format::{Bytes, Known};
+use crate::problem::{Problem, Problems};
+use crate::sort::sort;
+use crate::x86_64::{ALTERNATIVE_SIZE, Alternative, Branch, CALL_SITE_SIZE, displacement};
+use crate::{Host, Region};
+use alloc::vec::Vec;
+use xsplice_memory::{self as memory, NoMemory};
+
+/// Size of a call through a pointer relative to the instruction.
+const INDIRECT_SIZE: u8 = 6;
+
+/// Code that an entry goes over.
+#[derive(Clone, Copy)]
+struct Site {
+    addr: u64,
+    /// Of the code, and with its padding.
+    lengths: (u32, u32),
+    index: usize,
+}
+
+impl Placed<'_> {
+    /// Checks the two tables.
+    #[inline(never)]
+    pub(super) fn check_changed_code(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        problems: &mut Problems,
+    ) -> Result<(), NoMemory> {
+        if let Some(table) = self.table(Known::Alternatives, problems)
+            && !table.bytes.is_empty()
+            && let Some(replacements) = self.replacements(&table, problems)
+        {
+            self.check_alternatives(loader, &table, &replacements, problems)?;
+        }
+        if let Some(table) = self.table(Known::CallSites, problems) {
+            self.check_call_sites(loader, &table, problems);
+        }
+        Ok(())
+    }
+
+    /// The replacements, without which there are no alternatives.
+    #[inline(never)]
+    fn replacements(
+        &self,
+        table: &Table<'_, '_>,
+        problems: &mut Problems,
+    ) -> Option<Table<'_, '_>> {
+        let missing = if self.image.text().len == 0 {
+            "any text"
+        } else if self.elf.section(Known::Replacements).is_none() {
+            Known::Replacements.name()
+        } else {
+            return self.table(Known::Replacements, problems);
+        };
+        problems.push(Problem::AlternativesAlone {
+            section: table.section.id(),
+            missing,
+        });
+        None
+    }
+
+    #[inline(never)]
+    fn check_alternatives(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        table: &Table<'_, '_>,
+        replacements: &Table<'_, '_>,
+        problems: &mut Problems,
+    ) -> Result<(), NoMemory> {
+        let mut sites = Vec::new();
+        let expected = "a multiple of 14 (alternatives)";
+        for (index, addr, bytes) in table.entries(ALTERNATIVE_SIZE, expected, problems) {
+            let Some(entry) = Alternative::read(bytes, addr) else {
+                continue;
+            };
+            let before = problems.count();
+            self.check_lengths(table, replacements, index, &entry, problems);
+            if problems.count() == before {
+                self.check_entry(loader, table, index, &entry, problems);
+            }
+            let site = Site {
+                addr: entry.orig,
+                lengths: (entry.orig_len.into(), entry.total_len()),
+                index,
+            };
+            memory::push(&mut sites, site)?;
+        }
+        check_order(table, &mut sites, problems);
+        Ok(())
+    }
+
+    /// Whether code and replacement are where they should be, and fit.
+    #[inline(never)]
+    fn check_lengths(
+        &self,
+        table: &Table<'_, '_>,
+        replacements: &Table<'_, '_>,
+        index: usize,
+        entry: &Alternative,
+        problems: &mut Problems,
+    ) {
+        let section = || table.section.id();
+        let total_len = entry.total_len();
+        if !self.in_text(entry.orig, u64::from(total_len)) {
+            problems.push(Problem::AlternativeOrig {
+                section: section(),
+                index,
+                addr: entry.orig,
+                len: total_len,
+            });
+        }
+        let repl_end = entry.repl.checked_sub(replacements.addr);
+        let repl_end = repl_end.and_then(|at| at.checked_add(u64::from(entry.repl_len)));
+        if repl_end.is_none_or(|end| end > replacements.section.size) {
+            problems.push(Problem::AlternativeRepl {
+                section: section(),
+                index,
+                addr: entry.repl,
+                len: u32::from(entry.repl_len),
+            });
+        }
+        if u32::from(entry.repl_len) > total_len || total_len > u32::from(u8::MAX) {
+            let repl_len = entry.repl_len;
+            let section = section();
+            problems.push(Problem::AlternativeLength {
+                section,
+                index,
+                repl_len,
+                total_len,
+            });
+        }
+    }
+
+    /// Whether the hypervisor can use an entry whose lengths are good.
+    #[inline(never)]
+    fn check_entry(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        table: &Table<'_, '_>,
+        index: usize,
+        entry: &Alternative,
+        problems: &mut Problems,
+    ) {
+        let limits = loader.host.limits();
+        if entry.feature() >= limits.features {
+            problems.push(Problem::AlternativeFeature {
+                section: table.section.id(),
+                index,
+                feature: entry.feature(),
+                limit: limits.features,
+            });
+        }
+        let wrong = if entry.used != 0 {
+            Err(("it is marked as applied already", entry.orig))
+        } else {
+            self.check_branch(loader, entry)
+        };
+        if let Err((what, addr)) = wrong {
+            table.push_wrong(index, what, addr, problems);
+        }
+    }
+
+    /// Where the replacement is a branch, the hypervisor moves it, or leads it to
+    /// where the pointer of the original call does. Whether that is code.
+    #[inline(never)]
+    fn check_branch(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        entry: &Alternative,
+    ) -> Result<(), (&'static str, u64)> {
+        let code = self.image.get(entry.repl, usize::from(entry.repl_len));
+        let Some(branch) = code.and_then(Branch::direct) else {
+            return Ok(());
+        };
+        let target = branch.target(entry.repl);
+        if target == entry.repl {
+            let always = loader.host.limits().always;
+            let becomes_direct = entry.orig_len >= INDIRECT_SIZE
+                && always.is_some_and(|always| always == entry.cpuid);
+            return if becomes_direct {
+                self.check_pointer(loader, entry.orig, branch.is_jump)
+            } else {
+                Err(("its replacement is a branch to itself", target))
+            };
+        }
+        if !self.is_code(loader, target) {
+            return Err(("its replacement branches to what is no code", target));
+        }
+        let reached = displacement(entry.orig, target);
+        let far = ("its replacement branches out of reach", target);
+        reached.map(|_| ()).ok_or(far)
+    }
+
+    /// Whether the call (or jump) at `at` goes through a pointer to code. A pointer
+    /// that is 0 becomes a trap.
+    #[inline(never)]
+    fn check_pointer(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        at: u64,
+        is_jump: bool,
+    ) -> Result<(), (&'static str, u64)> {
+        let code = self.image.get(at, INDIRECT_SIZE.into());
+        let Some(branch) = code.and_then(|code| Branch::indirect(code, is_jump)) else {
+            return Err(("it is for a call through a pointer, and there is none", at));
+        };
+        let slot = branch.target(at);
+        let mut pointer = [0; 8];
+        match self.image.get(slot, pointer.len()) {
+            Some(bytes) => pointer.copy_from_slice(bytes),
+            None if loader.host.read(slot, &mut pointer) => {}
+            None => return Err(("the pointer that it calls through cannot be read", slot)),
+        }
+        let target = u64::from_le_bytes(pointer);
+        if target == 0 || self.is_code(loader, target) && displacement(at, target).is_some() {
+            Ok(())
+        } else {
+            Err(("the pointer that it calls through leads to no code", target))
+        }
+    }
+
+    #[inline(never)]
+    fn check_call_sites(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        table: &Table<'_, '_>,
+        problems: &mut Problems,
+    ) {
+        if !table.bytes.is_empty() && !loader.host.limits().call_sites {
+            let section = table.section.id();
+            return problems.push(Problem::CallSites { section });
+        }
+        let expected = "a multiple of 4 (call sites)";
+        for (index, addr, bytes) in table.entries(CALL_SITE_SIZE, expected, problems) {
+            let offset = Bytes(bytes).i32(0).unwrap_or(0);
+            let at = addr.wrapping_add_signed(offset.into());
+            let wrong = if self.in_text(at, INDIRECT_SIZE.into()) {
+                self.check_pointer(loader, at, false)
+            } else {
+                Err(("it is outside the payload's text", at))
+            };
+            if let Err((what, addr)) = wrong {
+                table.push_wrong(index, what, addr, problems);
+            }
+        }
+    }
+
+    /// Whether there is code that stays.
+    pub(super) fn is_code(&self, loader: &Loader<'_, impl Host>, addr: u64) -> bool {
+        self.in_text(addr, 1) || loader.stack.region(loader.host, addr) == Region::Text
+    }
+}
+
+/// Several entries for one place are for the same bytes of it and come one after
+/// the other: the hypervisor looks at the one before to see what was done there.
+#[inline(never)]
+fn check_order(table: &Table<'_, '_>, sites: &mut [Site], problems: &mut Problems) {
+    sort(sites, |a, b| {
+        a.addr < b.addr || a.addr == b.addr && a.index < b.index
+    });
+    for pair in sites.array_windows() {
+        let [a, b] = pair;
+        let what = if a.addr == b.addr {
+            let same = a.lengths == b.lengths && a.index + 1 == b.index;
+            (!same).then_some("an entry for the same code has other lengths or is not next to it")
+        } else {
+            let overlap = b.addr - a.addr < u64::from(a.lengths.1);
+            overlap.then_some("the code of another entry is a part of its code")
+        };
+        if let Some(what) = what {
+            table.push_wrong(b.index, what, b.addr, problems);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Where functions begin: what is called must not be the middle of one.
+
+use super::resolve::Target;
+use super::tables::Table;
+use super::{Loader, Placed};
+use crate::elf::SHF_EXECINSTR;
+use crate::host::LandingPads;
+use crate::problem::{Problem, Problems};
+use crate::sort::sort;
+use crate::{Host, x86_64};
+use alloc::vec::Vec;
+use xsplice_memory::{self as memory, NoMemory};
+
+/// What begins in the payload's text, in order. With each, where the last function
+/// ends that begins no later; nothing is known of code without symbols.
+#[derive(Debug, Default)]
+pub(super) struct Begins(Vec<(u64, u64)>);
+
+impl Begins {
+    /// Whether a function may begin at `addr`, and none is around it.
+    fn contains(&self, addr: u64) -> bool {
+        let known = self.0.partition_point(|(start, _)| *start < addr);
+        let begins = self.0.get(known).is_some_and(|(start, _)| *start == addr);
+        let before = known.checked_sub(1).and_then(|before| self.0.get(before));
+        begins && before.is_none_or(|(_, end)| *end <= addr)
+    }
+}
+
+impl Placed<'_> {
+    /// Notes where functions begin; symbols must be resolved.
+    #[inline(never)]
+    pub(super) fn find_begins(&mut self) -> Result<(), NoMemory> {
+        let mut begins = Vec::new();
+        for (section, address) in self.elf.sections.iter().zip(&self.addresses) {
+            if let Some(addr) = address
+                && section.flags & SHF_EXECINSTR != 0
+            {
+                memory::push(&mut begins, (*addr, *addr))?;
+            }
+        }
+        for (symbol, target) in self.elf.symbols.iter().zip(&self.targets) {
+            if let Target::Address(addr) = *target
+                && self.image.text().contains(addr, 1)
+                && !symbol.name().is_empty()
+            {
+                memory::push(&mut begins, (addr, addr.saturating_add(symbol.size)))?;
+            }
+        }
+        sort(&mut begins, |a, b| a < b);
+        let mut last = 0;
+        for (_, end) in &mut begins {
+            last = last.max(*end);
+            *end = last;
+        }
+        self.begins = Begins(begins);
+        Ok(())
+    }
+
+    /// Why the code at `addr` is no function that can be called, if so.
+    #[inline(never)]
+    pub(super) fn not_begun(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        addr: u64,
+    ) -> Option<&'static str> {
+        let begins = if self.image.text().contains(addr, 1) {
+            self.begins.contains(addr)
+        } else {
+            loader.host.function_at(addr).is_none_or(|at| at == addr)
+        };
+        (!begins).then_some("no function begins there")
+    }
+
+    /// Why the hypervisor cannot call `addr` through a pointer, if so.
+    #[inline(never)]
+    pub(super) fn not_called(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        addr: u64,
+    ) -> Option<&'static str> {
+        if !self.is_code(loader, addr) {
+            return Some("it is not code");
+        }
+        self.not_begun(loader, addr)
+    }
+
+    /// Whether a call through a pointer may end at `addr`; it is a problem where the
+    /// hypervisor uses landing pads.
+    #[inline(never)]
+    pub(super) fn check_landing(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        table: &Table<'_, '_>,
+        (index, addr): (usize, u64),
+        problems: &mut Problems,
+    ) {
+        let pads = loader.host.limits().landing_pads;
+        if pads == LandingPads::Unused {
+            return;
+        }
+        let mut first = [0; x86_64::ENDBR_SIZE as usize];
+        let read = match self.image.get(addr, first.len()) {
+            Some(bytes) => {
+                first.copy_from_slice(bytes);
+                true
+            }
+            None => loader.host.read(addr, &mut first),
+        };
+        if !read || !x86_64::is_endbr(&first) {
+            problems.push(Problem::NoLandingPad {
+                section: table.section.id(),
+                index,
+                addr,
+                checked: pads == LandingPads::Checked,
+            });
+        }
+    }
+}

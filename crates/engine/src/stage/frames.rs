@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Bug frames: what the hypervisor does where the payload's code has `ud2`.
+
+use super::tables::Table;
+use super::{Loader, Placed};
+use crate::Host;
+use crate::format::{Bytes, Known};
+use crate::problem::Problems;
+use crate::x86_64::{BUG_FRAME_SIZE, BugFrame};
+
+/// Kinds of frames, as their sections are numbered: the first calls a function,
+/// the others print a file name, the last a message as well.
+const CALLS: usize = 0;
+const HAS_MESSAGE: usize = 3;
+
+/// Strings that the hypervisor prints, and whether they end.
+struct Strings<'p, 'a, H> {
+    placed: &'p Placed<'a>,
+    host: &'p H,
+    /// Behind the last zero of text, data and read-only data.
+    ends: [u64; 3],
+    /// How many bytes of the hypervisor's own strings may still be looked at: a
+    /// payload has its own, and few of others.
+    left: usize,
+}
+
+impl<H: Host> Strings<'_, '_, H> {
+    const MOST: usize = 1 << 16;
+
+    fn ends(&mut self, addr: u64) -> bool {
+        let spans = self.placed.image.spans.iter().zip(self.ends);
+        for (span, end) in spans {
+            if span.contains(addr, 1) {
+                return addr < end;
+            }
+        }
+        let mut byte = [1];
+        let mut at = addr;
+        while self.left != 0 && self.host.read(at, &mut byte) {
+            if byte == [0] {
+                return true;
+            }
+            self.left -= 1;
+            at = at.wrapping_add(1);
+        }
+        false
+    }
+}
+
+impl<'a> Placed<'a> {
+    fn strings<'p, H: Host>(&'p self, host: &'p H) -> Strings<'p, 'a, H> {
+        let end = |span: &crate::image::Span| {
+            let bytes = self.image.get(span.base, span.len).unwrap_or_default();
+            let last = bytes.iter().rposition(|byte| *byte == 0);
+            last.map_or(0, |last| span.base.saturating_add(last as u64 + 1))
+        };
+        Strings {
+            placed: self,
+            host,
+            ends: self.image.spans.each_ref().map(end),
+            left: Strings::<H>::MOST,
+        }
+    }
+
+    #[inline(never)]
+    pub(super) fn check_bug_frames(&self, loader: &Loader<'_, impl Host>, problems: &mut Problems) {
+        for (kind, known) in Known::BUG_FRAMES.into_iter().enumerate() {
+            if let Some(table) = self.table(known, problems)
+                && !table.bytes.is_empty()
+            {
+                self.check_frames(loader, kind, &table, problems);
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn check_frames(
+        &self,
+        loader: &Loader<'_, impl Host>,
+        kind: usize,
+        table: &Table<'_, '_>,
+        problems: &mut Problems,
+    ) {
+        let mut strings = self.strings(loader.host);
+        let expected = "a multiple of 8 (bug frames)";
+        for (index, addr, bytes) in table.entries(BUG_FRAME_SIZE, expected, problems) {
+            let Some(frame) = BugFrame::read(bytes, addr) else {
+                continue;
+            };
+            // The second half of one with a message, which is at no code.
+            if kind == HAS_MESSAGE && frame.place == addr {
+                continue;
+            }
+            let wrong = if !self.in_text(frame.place, 2) {
+                Some(("its place is not in the payload's text", frame.place))
+            } else if kind == CALLS {
+                let wrong = self.not_called(loader, frame.pointer);
+                if wrong.is_none() {
+                    self.check_landing(loader, table, (index, frame.pointer), problems);
+                }
+                wrong.map(|what| (what, frame.pointer))
+            } else if !strings.ends(frame.pointer) {
+                let what = "its file name cannot be read, or does not end";
+                Some((what, frame.pointer))
+            } else if kind == HAS_MESSAGE {
+                let offset = Bytes(table.bytes).i32((index + 1) * 8 + 4);
+                let message = offset.map(|offset| addr.wrapping_add_signed(offset.into()));
+                let good = message.is_some_and(|message| strings.ends(message));
+                let what = "its message cannot be read, or does not end";
+                (!good).then_some((what, message.unwrap_or(0)))
+            } else {
+                None
+            };
+            if let Some((what, addr)) = wrong {
+                table.push_wrong(index, what, addr, problems);
+            }
+        }
+    }
+}
