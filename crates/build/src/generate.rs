@@ -223,6 +223,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     notes.extend(source.loose.iter().cloned());
     notes.extend(units.iter().flat_map(stored_addresses));
     notes.extend(crate::forgotten::notes(&units, &source));
+    let modes = source.mode_only.iter();
+    notes.extend(modes.map(|file| format!("{file}: its mode changes, which is no change of code")));
     notes.extend(foreign.map(|file| format!("{file} is no part of this hypervisor: passed over")));
     let report = Report {
         changes: changes.collect(),

@@ -30,6 +30,7 @@ mod layout;
 pub mod makefile;
 pub mod patch;
 pub mod payload;
+mod place;
 pub mod proof;
 mod rebuild;
 mod renamed;

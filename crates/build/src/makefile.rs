@@ -82,7 +82,13 @@ fn objects<'a>(line: &'a str, enabled: &dyn Fn(&str) -> bool) -> Option<Vec<&'a 
     };
     let names: Vec<&str> = names.split_whitespace().collect();
     // Code that is freed after boot goes into `.init.o`.
-    let plain = |name: &&str| name.ends_with(".o") && !name.ends_with(".init.o");
+    let usual = |c: char| c.is_ascii_alphanumeric() || "-_+./".contains(c);
+    let plain = |name: &&str| {
+        name.ends_with(".o")
+            && !name.ends_with(".init.o")
+            && name.chars().all(usual)
+            && !name.split('/').any(|part| matches!(part, "" | "." | ".."))
+    };
     if !names.iter().all(plain) {
         return None;
     }
@@ -102,7 +108,7 @@ mod tests {
             removed + 1,
             added + 1
         );
-        let files = patch::parse("test.patch", &text).expect("a patch");
+        let files = patch::parse("test.patch", text.as_bytes()).expect("a patch");
         object_lists(&files[0], &|option| option == "CONFIG_HVM")
     }
 
@@ -131,9 +137,12 @@ mod tests {
 
     #[test]
     fn every_other_line_is_refused_by_its_text() {
-        let Refused(problems) = lists("+CFLAGS-y += -O3\n+obj-y += dir/\n+obj-y += x.init.o\n")
-            .expect_err("three lines that are more than lists");
-        assert_eq!(problems.len(), 3);
+        let Refused(problems) = lists(
+            "+CFLAGS-y += -O3\n+obj-y += dir/\n+obj-y += x.init.o\n+obj-y += ../x.o\n\
+             +obj-y += $(NAME).o\n+obj-y += `id`.o\n",
+        )
+        .expect_err("six lines that are more than lists");
+        assert_eq!(problems.len(), 6);
         assert!(problems[0].message.starts_with("`CFLAGS-y += -O3`"));
     }
 }

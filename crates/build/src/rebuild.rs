@@ -166,10 +166,10 @@ impl<'a> Rebuild<'a> {
     /// Compiles the user's sources of hooks, which may be anywhere, as the tree
     /// compiles its common code, with the patched headers.
     pub(crate) fn hooks(&self, patched: &Patched, files: &[PathBuf]) -> Result<Vec<Pair>, Refused> {
-        let pairs = files.iter().map(|file| {
+        let pairs = files.iter().enumerate().map(|(number, file)| {
             let text = std::fs::read_to_string(file)
                 .map_err(|e| Problem::new(file.display().to_string(), e.to_string()))?;
-            let name = file.file_stem().unwrap_or_default().to_string_lossy();
+            let name = hooks_name(file, &files[..number]);
             let source = format!("common/{name}.hooks.c");
             let object = self
                 .base
@@ -225,5 +225,39 @@ impl<'a> Rebuild<'a> {
             Some(built) => Ok(built),
             None => self.original.compile(object),
         }
+    }
+}
+
+/// What the object of `file` is called in the tree: commands have no quotes
+/// around names, and there may be one of that name in `before`.
+fn hooks_name(file: &Path, before: &[PathBuf]) -> String {
+    let stem = |path: &Path| -> String {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let usual = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        stem.chars()
+            .map(|c| if usual(c) { c } else { '_' })
+            .collect()
+    };
+    let name = stem(file);
+    match before.iter().filter(|other| stem(other) == name).count() {
+        0 => name,
+        same => format!("{name}.{}", same + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hooks_have_names_that_a_shell_and_the_tree_take() {
+        let files: Vec<PathBuf> = ["a/x.c", "b/x.c", "$(id) y.c", "..", "x/-_1.c"]
+            .iter()
+            .map(PathBuf::from)
+            .collect();
+        let names: Vec<String> = (0..files.len())
+            .map(|number| hooks_name(&files[number], &files[..number]))
+            .collect();
+        assert_eq!(names, ["x", "x.2", "__id__y", "", "-_1"]);
     }
 }

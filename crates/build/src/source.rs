@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The patched source: what the patches make of the tree's files.
 
-use crate::Refused;
 use crate::makefile::{self, ObjectLists};
 use crate::patch::{self, FilePatch, PatchedLine};
+use crate::place;
 use crate::shadow::Changes;
 use crate::tree::Tree;
+use crate::{Problem, Refused};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -50,14 +51,13 @@ impl SourcePatch {
 
     fn read(path: &Path) -> Result<Self, Refused> {
         let bytes = std::fs::read(path).map_err(|e| Refused::io(path, &e))?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
         Ok(Self {
             name: path
                 .file_name()
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
-            files: patch::parse(&path.display().to_string(), &text)?,
+            files: patch::parse(&path.display().to_string(), &bytes)?,
             bytes,
         })
     }
@@ -85,6 +85,8 @@ pub struct PatchedSource {
     pub loose: Vec<String>,
     /// Files of the patches that are no part of the hypervisor.
     pub foreign: BTreeSet<String>,
+    /// Files of which only the mode changes.
+    pub mode_only: BTreeSet<String>,
 }
 
 impl PatchedSource {
@@ -111,19 +113,25 @@ impl PatchedSource {
                 }
             }
         }
-        if problems.is_empty() {
-            Ok(source)
-        } else {
-            Err(Refused(problems))
+        if !problems.is_empty() {
+            return Err(Refused(problems));
         }
+        source.follow_links(tree);
+        Ok(source)
     }
 
-    /// The files that differ from the tree, from the `xen` directory.
+    /// The files of the hypervisor that differ from the tree, from the `xen`
+    /// directory.
     pub fn touched(&self) -> BTreeSet<String> {
-        let paths = self.files.keys();
-        paths
-            .filter_map(|path| Some(path.strip_prefix("xen/")?.to_owned()))
+        self.own()
+            .filter_map(|(path, _)| Some(path.strip_prefix("xen/")?.to_owned()))
             .collect()
+    }
+
+    /// The patched files of the hypervisor.
+    fn own(&self) -> impl Iterator<Item = (&String, &Option<Vec<PatchedLine>>)> {
+        let files = self.files.iter();
+        files.filter(|(path, _)| !self.foreign.contains(*path))
     }
 
     /// Whether the patched tree has no file `path`, given from the `xen`
@@ -136,8 +144,7 @@ impl PatchedSource {
 
     /// The patched texts, by path from the top; `None` for a removed file.
     pub fn texts(&self) -> impl Iterator<Item = (&str, Option<String>)> {
-        self.files
-            .iter()
+        self.own()
             .map(|(path, lines)| (path.as_str(), lines.as_deref().map(|l| text(path, l))))
     }
 
@@ -150,24 +157,33 @@ impl PatchedSource {
 
     fn apply_file(&mut self, tree: &Tree, file: &FilePatch) -> Result<(), Refused> {
         let path = file.path();
-        if !is_hypervisor(tree, path) {
+        for name in file.old.iter().chain(&file.new) {
+            place::check_links(&tree.top, name).map_err(one)?;
+        }
+        let foreign = !is_hypervisor(tree, path);
+        if foreign {
             self.foreign.insert(path.to_owned());
+        }
+        let old = match &file.old {
+            Some(old) => self.lines(tree, file, old)?,
+            None => self.check_new(tree, file)?,
+        };
+        if file.is_mode_only() {
+            self.mode_only.insert(path.to_owned());
             return Ok(());
         }
         self.check_build_file(tree, file)?;
-        let old = match &file.old {
-            Some(old) => self.lines(tree, old)?,
-            None if self.exists(tree, path) => {
-                return Err(Refused::one(
-                    path,
-                    "the patch adds this file, but the tree has it already; is the patch for \
-                     another version of the source, or applied already?",
-                ));
-            }
-            None => Vec::new(),
-        };
         let text: String = old.iter().map(|l| l.text.as_str()).collect();
-        let patch::Patched { mut lines, loose } = patch::apply(&text, file)?;
+        let patched = patch::apply(&text, file).map_err(|Refused(problems)| {
+            Refused(match foreign {
+                true => problems
+                    .into_iter()
+                    .map(|p| foreign_hint(p, path))
+                    .collect(),
+                false => problems,
+            })
+        });
+        let patch::Patched { mut lines, loose } = patched?;
         self.loose
             .extend(loose.into_iter().map(|note| format!("{path}: {note}")));
         for line in &mut lines {
@@ -190,25 +206,59 @@ impl PatchedSource {
         Ok(())
     }
 
-    fn exists(&self, tree: &Tree, path: &str) -> bool {
-        match self.files.get(path) {
-            Some(lines) => lines.is_some(),
-            None => tree.top.join(path).exists(),
+    /// A new file begins with no lines.
+    fn check_new(&self, tree: &Tree, file: &FilePatch) -> Result<Vec<PatchedLine>, Refused> {
+        let path = file.path();
+        place::check_new(&tree.top, file, path).map_err(one)?;
+        let there = match self.files.get(path) {
+            Some(lines) => lines.as_ref().map(|lines| lines.is_empty()),
+            None => std::fs::metadata(tree.top.join(path))
+                .ok()
+                .map(|m| m.len() == 0),
+        };
+        if there == Some(false) {
+            return Err(Refused::one(
+                path,
+                "the patch adds this file, but the tree has it already: is the patch applied to \
+                 the tree, or for another version of the source?",
+            ));
         }
+        Ok(Vec::new())
     }
 
-    fn lines(&self, tree: &Tree, path: &str) -> Result<Vec<PatchedLine>, Refused> {
-        let missing = || {
-            Refused::one(
-                path,
-                "the patch changes this file, but the tree does not have it",
-            )
-        };
+    fn lines(
+        &self,
+        tree: &Tree,
+        file: &FilePatch,
+        path: &str,
+    ) -> Result<Vec<PatchedLine>, Refused> {
         if let Some(lines) = self.files.get(path) {
-            return lines.clone().ok_or_else(missing);
+            return lines.clone().ok_or_else(|| {
+                Refused::one(
+                    path,
+                    "the patch changes this file, but one before removes it",
+                )
+            });
         }
-        let bytes = std::fs::read(tree.top.join(path)).map_err(|_| missing())?;
-        let text = String::from_utf8_lossy(&bytes);
+        let place = tree.top.join(path);
+        if !place.is_file() {
+            return Err(one(self.missing(tree, file, path)));
+        }
+        let bytes = std::fs::read(&place).map_err(|e| Refused::io(&place, &e))?;
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            // Never written.
+            Err(error) if self.foreign.contains(file.path()) => {
+                String::from_utf8_lossy(error.as_bytes()).into_owned()
+            }
+            Err(_) => {
+                return Err(Refused::one(
+                    path,
+                    "the patch changes this file, which is not UTF-8: its text cannot be kept as \
+                     it is",
+                ));
+            }
+        };
         let numbered = text.split_inclusive('\n').zip(1..);
         Ok(numbered
             .map(|(text, number)| PatchedLine {
@@ -218,10 +268,47 @@ impl PatchedSource {
             .collect())
     }
 
+    /// That the tree does not have `path`, the old name of `file`.
+    fn missing(&self, tree: &Tree, file: &FilePatch, path: &str) -> Problem {
+        let gone = match &file.new {
+            None => Some("removes".to_owned()),
+            Some(new) if file.is_rename() && tree.top.join(new).is_file() => {
+                Some(format!("renames to {new}"))
+            }
+            Some(_) => None,
+        };
+        let missing = place::missing(&tree.top, file, path);
+        match gone {
+            Some(what) => Problem::new(
+                path,
+                format!(
+                    "the patch {what}: is it applied to the tree already? {}",
+                    missing.message
+                ),
+            ),
+            None => missing,
+        }
+    }
+
+    /// What is compiled under another name changes with the file that the name
+    /// is a link to.
+    fn follow_links(&mut self, tree: &Tree) {
+        for (link, target) in &tree.links {
+            if let Some(lines) = self.files.get(&format!("xen/{target}")).cloned() {
+                self.files.insert(format!("xen/{link}"), lines);
+            }
+        }
+    }
+
     /// Of the files that say how the hypervisor is built, lists of objects are
     /// followed, and everything else is refused.
     fn check_build_file(&mut self, tree: &Tree, file: &FilePatch) -> Result<(), Refused> {
         let path = file.path();
+        // Also read for the hypervisor.
+        let shared = path == "Config.mk" || path.starts_with("config/");
+        if self.foreign.contains(path) && !shared {
+            return Ok(());
+        }
         let name = path.rsplit('/').next().unwrap_or_default();
         if name == "Makefile" {
             let lists = makefile::object_lists(file, &|option| tree.enabled(option))?;
@@ -229,7 +316,9 @@ impl PatchedSource {
             self.lists.removed.extend(lists.removed);
             return Ok(());
         }
-        let builds = ["Kconfig", "Makefile."].iter().any(|n| name.starts_with(n))
+        let builds = ["Kconfig", "Makefile.", ".config"]
+            .iter()
+            .any(|n| name.starts_with(n))
             || name.ends_with(".mk")
             || path.starts_with("xen/scripts/");
         if builds {
@@ -243,6 +332,20 @@ impl PatchedSource {
         }
         Ok(())
     }
+}
+
+fn one(problem: Problem) -> Refused {
+    Refused(vec![problem])
+}
+
+/// A part for a file that is not the hypervisor's may be for one that is, with
+/// another path.
+fn foreign_hint(problem: Problem, path: &str) -> Problem {
+    let hint = format!(
+        "{path} is no part of this hypervisor; `--leave-out {path}` does without it, if no other \
+         file was meant"
+    );
+    Problem::new(problem.place, format!("{}; {hint}", problem.message))
 }
 
 /// Whether the file `path` can be part of the hypervisor that the tree was

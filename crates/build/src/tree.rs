@@ -66,6 +66,9 @@ pub struct Tree {
     pub objects: Vec<ObjectFile>,
     /// Everything else that the build made from files of the tree.
     pub generated: Vec<GeneratedFile>,
+    /// Symbolic links to source files, and where these are, both from the `xen`
+    /// directory.
+    pub links: BTreeMap<String, String>,
 }
 
 impl Tree {
@@ -93,6 +96,7 @@ impl Tree {
         let Records {
             mut objects,
             mut generated,
+            links,
         } = records;
         if objects.is_empty() {
             return Err(Refused::one(
@@ -102,12 +106,18 @@ impl Tree {
             ));
         }
         objects.extend(assembly_offsets(&xen, &objects));
+        for object in &mut objects {
+            let through = object.dependencies.iter().filter_map(|d| links.get(d));
+            let through: Vec<String> = through.cloned().collect();
+            object.dependencies.extend(through);
+        }
         objects.sort_by(|a, b| a.path.cmp(&b.path));
         generated.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(Self {
             top,
             objects,
             generated,
+            links,
         })
     }
 
@@ -164,6 +174,7 @@ const NOT_LINKED: [&str; 4] = ["tools", "test", "scripts", "Documentation"];
 struct Records {
     objects: Vec<ObjectFile>,
     generated: Vec<GeneratedFile>,
+    links: BTreeMap<String, String>,
 }
 
 fn collect(xen: &Path, directory: &Path, records: &mut Records) -> Result<(), Refused> {
@@ -177,6 +188,10 @@ fn collect(xen: &Path, directory: &Path, records: &mut Records) -> Result<(), Re
             if directory != xen || !NOT_LINKED.contains(&name.as_str()) {
                 collect(xen, &path, records)?;
             }
+        } else if kind.is_symlink() {
+            let names = path.canonicalize().ok().filter(|target| target.is_file());
+            let names = names.and_then(|target| Some((from(xen, &path)?, from(xen, &target)?)));
+            records.links.extend(names);
         } else if name.starts_with('.') && name.ends_with(".cmd") {
             let text = std::fs::read_to_string(&path).map_err(|e| Refused::io(&path, &e))?;
             let Some(record) = Record::parse(&text) else {
@@ -190,6 +205,10 @@ fn collect(xen: &Path, directory: &Path, records: &mut Records) -> Result<(), Re
         }
     }
     Ok(())
+}
+
+fn from(xen: &Path, path: &Path) -> Option<String> {
+    Some(path.strip_prefix(xen).ok()?.to_str()?.to_owned())
 }
 
 /// Names of records of files that go into compiling or linking.

@@ -249,6 +249,7 @@ mod tests {
             top: directory.path().canonicalize().expect("it is there"),
             objects: vec![object],
             generated: Vec::new(),
+            links: BTreeMap::new(),
         };
         (directory, tree)
     }
