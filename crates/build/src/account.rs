@@ -152,7 +152,7 @@ impl Accounting<'_> {
                 was: pair.was.clone(),
                 original: bytes,
                 patched: pair.patched.clone(),
-                shipped: None,
+                below: Vec::new(),
             };
             let Ok(unit) = Unit::compare(self.tree, &difference, None) else {
                 return Ok(needed);

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The payloads that a new one goes on top of, each with its source patches.
 
+pub(crate) mod contents;
+pub(crate) mod proof;
+
+use crate::payload::VERSION_SUFFIX;
 use crate::source::SourcePatch;
 use crate::{Problem, Refused};
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
-use std::collections::BTreeSet;
+use contents::{Contents, Place};
+use object::read::elf::ElfFile64;
+use object::{Endianness, Object as _, ObjectSection as _};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use xsplice_abi::note::{hex, parse_build_id};
-use xsplice_abi::payload::{LivepatchFunc, section};
-use zerocopy::FromBytes as _;
+use xsplice_abi::payload::section;
 
 /// The key of the payload's metadata that names a source patch.
 pub(crate) const PATCH_KEY: &str = "patch";
@@ -29,10 +34,10 @@ pub struct Level {
     depends: Vec<u8>,
     /// Its record of each source patch.
     records: Vec<String>,
-    /// Names of the symbols that it defines.
-    symbols: BTreeSet<String>,
-    /// Addresses of the hypervisor's functions that it replaces.
-    replaced: BTreeSet<u64>,
+    /// Its code and data.
+    pub(crate) contents: Contents,
+    /// Its symbols by name, without the tag that ends the name of what is new.
+    by_name: HashMap<String, Vec<usize>>,
 }
 
 /// Payloads that are applied already, the first one lowest.
@@ -81,21 +86,10 @@ impl Below {
         self.levels.last().map(|level| level.build_id.as_slice())
     }
 
-    /// The full name under which a payload defines what `file` calls `name`.
-    pub fn symbol(&self, file: &str, name: &str) -> Option<&str> {
-        let start = format!("{file}#{name}{}", crate::payload::VERSION_SUFFIX);
-        let mut levels = self.levels.iter();
-        levels.find_map(|level| {
-            let after = level.symbols.range(start.clone()..);
-            let mut found = after.take_while(|symbol| symbol.starts_with(&start));
-            found.next().map(String::as_str)
-        })
-    }
-
     /// Whether a payload replaces the hypervisor's function at `address`.
     pub fn replaces(&self, address: u64) -> bool {
         let mut levels = self.levels.iter();
-        levels.any(|level| level.replaced.contains(&address))
+        levels.any(|level| level.replaces(&Place::Address(address)))
     }
 }
 
@@ -104,18 +98,12 @@ impl Level {
         let place = || path.display().to_string();
         let bad = |reason: &str| Problem::new(place(), format!("it is no payload: {reason}"));
         let data = std::fs::read(path).map_err(|e| Problem::new(place(), e.to_string()))?;
-        let file = object::File::parse(&*data).map_err(|e| bad(&e.to_string()))?;
+        let file = ElfFile64::<Endianness>::parse(&*data).map_err(|e| bad(&e.to_string()))?;
         let contents = |name: &str| file.section_by_name(name)?.data().ok();
         let id = |name: &str| Some(contents(name).and_then(parse_build_id)?.to_vec());
         let build_id = id(section::BUILD_ID).ok_or_else(|| bad("it has no build-id"))?;
         let depends =
             id(section::DEPENDS).ok_or_else(|| bad("it does not say what it depends on"))?;
-        let functions = contents(section::FUNCS).unwrap_or_default();
-        let functions = functions.chunks_exact(size_of::<LivepatchFunc>());
-        let replaced = functions
-            .filter_map(|record| LivepatchFunc::read_from_bytes(record).ok())
-            .map(|record| record.old_addr.get())
-            .collect();
         let metadata = contents(section::MODINFO).unwrap_or_default();
         let records: Vec<String> = metadata
             .split(|&byte| byte == 0)
@@ -124,9 +112,16 @@ impl Level {
                 (key == PATCH_KEY).then(|| value.to_owned())
             })
             .collect();
-        let defined = file.symbols().filter(|symbol| symbol.is_definition());
-        let names = defined.filter_map(|symbol| Some(symbol.name().ok()?.to_owned()));
-        let symbols = names.collect();
+        let contents = Contents::read(&file).map_err(|reason| bad(&reason))?;
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+        for (index, symbol) in contents.symbols.iter().enumerate() {
+            let end = symbol.name.find(VERSION_SUFFIX);
+            let end = end.map_or(symbol.name.len(), |at| at + VERSION_SUFFIX.len());
+            by_name
+                .entry(symbol.name[..end].to_owned())
+                .or_default()
+                .push(index);
+        }
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Ok(Self {
             name: name.into_owned(),
@@ -134,10 +129,18 @@ impl Level {
             build_id,
             depends,
             records,
-            symbols,
-            replaced,
+            contents,
+            by_name,
             data,
         })
+    }
+
+    /// Whether the payload replaces the function at `place`.
+    pub(crate) fn replaces(&self, place: &Place) -> bool {
+        self.contents
+            .records
+            .iter()
+            .any(|record| record.old == *place)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::account::{Hunk, account};
 use crate::below::{Below, PATCH_KEY};
 use crate::image::Image;
 use crate::payload::Identity;
-use crate::rebuild::Rebuild;
+use crate::rebuild::{Patched, Rebuild};
 use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
 use crate::source::{PatchedSource, SourcePatch};
 use crate::tree::{ObjectFile, Tree};
@@ -136,11 +136,11 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let hypervisor = options.xen_depends.as_deref().unwrap_or(&image.build_id);
     below.tie(&below_patches, hypervisor)?;
     let rebuild = Rebuild::new(&tree, options.cache.as_deref(), progress)?;
-    let below_source = PatchedSource::apply(&tree, &below_patches, None)?;
-    let below_tree = match below_patches.is_empty() {
-        true => None,
-        false => Some(rebuild.lay_out(&below_source)?),
-    };
+    let levels = below.levels.iter().map(|level| {
+        let patches = &below_patches[..level.patches];
+        rebuild.lay_out(&PatchedSource::apply(&tree, patches, None)?)
+    });
+    let levels: Vec<Patched> = levels.collect::<Result<_, _>>()?;
     let metadata = metadata(options, &patches, &image)?;
     let own = below_patches.len();
     let patches: Vec<SourcePatch> = below_patches.into_iter().chain(patches).collect();
@@ -153,14 +153,18 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
              there is nothing to patch",
         ));
     }
-    let pairs = rebuild.pairs(&patched, below_tree.as_ref())?;
+    let pairs = rebuild.pairs(&patched, &levels)?;
     let hooks = rebuild.hooks(&patched, &options.hooks)?;
-    let compile = |build, object: &ObjectFile| match (build, &below_tree) {
-        (Build::Patched, _) => rebuild.recompile_patched(&patched, object),
-        (Build::Original, Some(below)) if below.objects().any(|o| o.path == object.path) => {
-            rebuild.recompile_patched(below, object)
+    let compile = |build, object: &ObjectFile| {
+        let below = match build {
+            Build::Patched => return rebuild.recompile_patched(&patched, object),
+            Build::Original => levels.last(),
+            Build::Before(level) => levels[..level].last(),
+        };
+        match below.filter(|below| below.objects().any(|o| o.path == object.path)) {
+            Some(below) => rebuild.recompile_patched(below, object),
+            None => rebuild.recompile_original(object),
         }
-        _ => rebuild.recompile_original(object),
     };
     progress.stage("comparing", pairs.len() + hooks.len());
     let units: Vec<Result<Option<Unit>, Problem>> = pairs
@@ -175,7 +179,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let (units, problems): (Vec<_>, Vec<_>) = units.into_iter().partition(Result::is_ok);
     let units: Vec<Unit> = units.into_iter().flatten().flatten().collect();
     let mut problems: Vec<Problem> = problems.into_iter().filter_map(Result::err).collect();
-    if units.is_empty() && problems.is_empty() {
+    if units.iter().all(|unit| unit.comparison.is_empty()) && problems.is_empty() {
         return Err(Refused::one(
             "patch",
             format!(
@@ -198,7 +202,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         || {
             crate::layout::check(
                 &rebuild,
-                (below_tree.as_ref(), &patched),
+                (levels.last(), &patched),
                 (&pairs, &units),
                 &options.allow,
             )

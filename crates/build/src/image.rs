@@ -123,13 +123,31 @@ impl Image {
             .collect()
     }
 
-    /// Whether the hypervisor's own symbol table knows `name`, written as the
-    /// hypervisor writes it: `FILE#NAME` for a local symbol.
-    pub fn knows(&self, name: &str) -> bool {
+    /// The address of `name`, written as the hypervisor writes it: `FILE#NAME`
+    /// for a local symbol; none if it has several of this name.
+    pub fn named(&self, name: &str) -> Option<u64> {
         match name.split_once('#') {
-            Some((file, name)) => !self.locals(file, name).is_empty(),
-            None => self.global(name).is_some(),
+            Some((file, name)) => match self.locals(file, name).as_slice() {
+                [only] => Some(only.address),
+                _ => None,
+            },
+            None => self.global(name),
         }
+    }
+
+    /// The function at `address`: its name as the hypervisor writes it, and its
+    /// size.
+    pub fn function_at(&self, address: u64) -> Option<(String, u64)> {
+        let all = self
+            .symbols
+            .iter()
+            .flat_map(|(name, all)| all.iter().map(move |s| (name, s)));
+        let here = all.filter(|(_, symbol)| symbol.function && symbol.address == address);
+        let named = here.map(|(name, symbol)| match &symbol.file {
+            Some(file) => (format!("{file}#{name}"), symbol.size),
+            None => (name.clone(), symbol.size),
+        });
+        named.min()
     }
 
     /// Whether what is at `address` is freed after boot.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writing a payload as an ELF file in Xen's live-patch format.
 
+use crate::tree::ObjectFile;
 use object::read::elf::FileHeader as _;
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
 use object::{
@@ -15,6 +16,19 @@ use xsplice_abi::preimage::{self, Preimage};
 
 /// Between the name of a new symbol and the tag of its payload.
 pub(crate) const VERSION_SUFFIX: &str = "@";
+
+/// The name of what is new in the payload with this `tag`: that of the symbol in
+/// its file. Of a source that is compiled several times, the object is the file.
+pub(crate) fn payload_name(file: &ObjectFile, symbol: &str, tag: &str) -> String {
+    fn stem(path: &str) -> &str {
+        path.rsplit_once('.').map_or(path, |(stem, _)| stem)
+    }
+    let place = match stem(&file.path) == stem(&file.source) {
+        true => &file.source,
+        false => &file.path,
+    };
+    format!("{place}#{symbol}{VERSION_SUFFIX}{tag}")
+}
 
 /// A section of the payload.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -19,14 +19,24 @@ pub(crate) struct Pair {
     pub(crate) object: ObjectFile,
     /// What was compiled before the patch gave the source another name.
     pub(crate) was: Option<ObjectFile>,
-    /// From the original source; `None` for an object that is new.
+    /// From the original source, as the payloads below left it; `None` for an
+    /// object that is new.
     pub(crate) original: Option<Vec<u8>>,
     /// From the patched source; `None` for an object that is not built any
     /// more.
     pub(crate) patched: Option<Vec<u8>>,
-    /// As the hypervisor has it, where the original source is that of payloads
-    /// below; empty for an object that is new there.
-    pub(crate) shipped: Option<Vec<u8>>,
+    /// What the payloads below made of it, step by step: the build before each
+    /// of them, from the first that changes it to the topmost.
+    pub(crate) below: Vec<Before>,
+}
+
+/// A build of an object before a payload below changed its source.
+#[derive(Debug)]
+pub(crate) struct Before {
+    /// Index of the payload, the lowest being 0.
+    pub(crate) level: usize,
+    /// `None` if there was no such object.
+    pub(crate) bytes: Option<Vec<u8>>,
 }
 
 impl Pair {
@@ -58,6 +68,13 @@ impl Patched<'_> {
     /// The objects that the patched source reaches.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &ObjectFile> {
         self.objects.iter().map(|(object, _, _)| object)
+    }
+
+    /// Whether this source has the object `path`, if it reaches it.
+    fn has(&self, path: &str) -> Option<bool> {
+        let mut objects = self.objects.iter();
+        let (_, _, has) = objects.find(|(object, _, _)| object.path == path)?;
+        Some(*has)
     }
 }
 
@@ -129,38 +146,68 @@ impl<'a> Rebuild<'a> {
     }
 
     /// Compiles all that `patched` reaches, both builds. The original source is
-    /// the tree's, or `below` where payloads below changed it.
+    /// the tree's, or what the payloads below made of it: `levels` has the
+    /// source of each.
     pub(crate) fn pairs(
         &self,
         patched: &Patched,
-        below: Option<&Patched>,
+        levels: &[Patched],
     ) -> Result<Vec<Pair>, Refused> {
-        self.progress.stage("compiling", 2 * patched.objects.len());
-        let pairs: Vec<Result<Pair, Problem>> = patched
-            .objects
+        let mut objects: Vec<(&ObjectFile, bool, bool)> = Vec::new();
+        objects.extend(patched.objects.iter().map(|(o, had, has)| (o, *had, *has)));
+        // What a payload below added the patch may remove again.
+        for (object, had, _) in levels.iter().flat_map(|level| &level.objects) {
+            if objects
+                .iter()
+                .all(|(other, _, _)| other.path != object.path)
+            {
+                objects.push((object, *had, false));
+            }
+        }
+        self.progress.stage("compiling", 2 * objects.len());
+        let pairs: Vec<Result<Pair, Problem>> = objects
             .par_iter()
-            .map(|(object, had, has)| {
-                let original = had.then(|| self.original(object)).transpose();
+            .map(|&(object, had, has)| {
+                let shipped = had.then(|| self.original(object)).transpose()?;
+                let (below, original) = self.built_below(levels, object, shipped)?;
                 self.progress.step();
                 let new = has.then(|| self.patched(patched, object)).transpose();
                 self.progress.step();
-                let mut pair = Pair {
+                Ok(Pair {
                     object: object.clone(),
                     was: None,
-                    original: original?,
+                    original,
                     patched: new?,
-                    shipped: None,
-                };
-                if let Some(below) = below.filter(|b| b.objects().any(|o| o.path == object.path)) {
-                    let changed = Some(self.patched(below, object)?);
-                    let shipped = std::mem::replace(&mut pair.original, changed);
-                    pair.shipped = Some(shipped.unwrap_or_default());
-                }
-                Ok(pair)
+                    below,
+                })
             })
             .collect();
         self.base.trim();
         crate::renamed::merge(crate::all(pairs)?).map_err(|problem| Refused(vec![problem]))
+    }
+
+    /// What the payloads below made of an object that the hypervisor has as
+    /// `shipped`: the builds before each, and the last.
+    fn built_below(
+        &self,
+        levels: &[Patched],
+        object: &ObjectFile,
+        shipped: Option<Vec<u8>>,
+    ) -> Result<(Vec<Before>, Option<Vec<u8>>), Problem> {
+        let (mut before, mut bytes) = (Vec::new(), shipped);
+        for (level, source) in levels.iter().enumerate() {
+            let after = match source.has(&object.path) {
+                Some(true) => Some(self.patched(source, object)?),
+                Some(false) => None,
+                None => bytes.clone(),
+            };
+            let first = before.is_empty() && after == bytes;
+            let bytes = std::mem::replace(&mut bytes, after);
+            if !first {
+                before.push(Before { level, bytes });
+            }
+        }
+        Ok((before, bytes))
     }
 
     /// Compiles the user's sources of hooks, which may be anywhere, as the tree
@@ -184,7 +231,7 @@ impl<'a> Rebuild<'a> {
                 was: None,
                 original: None,
                 patched: Some(bytes),
-                shipped: None,
+                below: Vec::new(),
             })
         });
         crate::all(pairs.collect())

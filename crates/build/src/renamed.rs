@@ -41,7 +41,7 @@ pub(crate) fn merge(mut pairs: Vec<Pair>) -> Result<Vec<Pair>, Problem> {
         if gone.insert(old) {
             let before = pairs[old].object.clone();
             pairs[new].original = pairs[old].original.take();
-            pairs[new].shipped = pairs[old].shipped.take();
+            pairs[new].below = std::mem::take(&mut pairs[old].below);
             pairs[new].was = Some(before);
         }
     }

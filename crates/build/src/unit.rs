@@ -21,22 +21,37 @@ pub struct Unit {
     pub patched: Object,
     /// What differs.
     pub comparison: Comparison,
-    /// The object as the hypervisor has it, where payloads below changed the
-    /// original.
-    pub shipped: Option<Shipped>,
+    /// What the payloads below made of the object, from the first that changes
+    /// it to the topmost, whose result is the original.
+    pub stages: Vec<Stage>,
 }
 
-/// An object as the hypervisor has it, and what payloads below made of it.
+/// What a payload below made of an object.
 #[derive(Debug)]
-pub struct Shipped {
-    /// The object.
+pub struct Stage {
+    /// Index of the payload, the lowest being 0.
+    pub level: usize,
+    /// The object before it.
     pub object: Object,
-    /// From it to the original of the unit.
+    /// From that one to what the payload made of it.
     pub comparison: Comparison,
 }
 
 impl Unit {
-    /// Compares the two builds of an object; `None` if they do the same.
+    /// The object as the hypervisor has it.
+    pub fn shipped(&self) -> &Object {
+        self.build(0)
+    }
+
+    /// The object before the stage at `build`, or the original if there are as
+    /// many stages.
+    pub(crate) fn build(&self, build: usize) -> &Object {
+        let stage = self.stages.get(build);
+        stage.map_or(&self.original, |stage| &stage.object)
+    }
+
+    /// Compares the two builds of an object; `None` if they do the same, and no
+    /// payload below changed it.
     /// `compile` is asked for what the objects alone do not tell; without it
     /// they are only compared, and nothing may be taken from the result.
     ///
@@ -47,30 +62,36 @@ impl Unit {
         pair: &Pair,
         compile: Option<&Compile>,
     ) -> Result<Option<Self>, Problem> {
-        if pair.original == pair.patched {
+        if pair.original == pair.patched && pair.below.is_empty() {
             return Ok(None);
         }
         if pair.object.path.ends_with(".s") {
             return compare_offsets(pair);
         }
         let objects = Objects::read(tree, pair)?;
-        let mut unit = objects.compare(&pair.object);
+        let mut unit = objects.compare(pair);
         if let Some(compile) = compile
             && needs_witnesses(&unit)
         {
             let mut objects = Objects::read(tree, pair)?;
             objects.read_with_witnesses(pair, compile)?;
-            unit = objects.compare(&pair.object);
+            unit = objects.compare(pair);
         }
-        Ok((!unit.comparison.is_empty()).then_some(unit))
+        Ok((!unit.comparison.is_empty() || !unit.stages.is_empty()).then_some(unit))
     }
 }
 
-/// The builds of one object, read.
-struct Objects {
-    original: Object,
-    patched: Object,
-    shipped: Option<Object>,
+/// The builds of one object, read, in the order of time.
+struct Objects(Vec<Object>);
+
+/// All builds that `pair` has, in the order of time.
+fn builds(pair: &Pair) -> impl Iterator<Item = (Build, Option<&[u8]>)> {
+    let before = pair.below.iter();
+    let before = before.map(|b| (Build::Before(b.level), b.bytes.as_deref()));
+    before.chain([
+        (Build::Original, pair.original.as_deref()),
+        (Build::Patched, pair.patched.as_deref()),
+    ])
 }
 
 impl Objects {
@@ -91,47 +112,46 @@ impl Objects {
             object.file.clone_from(&name);
             Ok(object)
         };
-        let shipped = pair.shipped.as_deref();
-        Ok(Self {
-            original: read(pair.original.as_deref())?,
-            patched: read(pair.patched.as_deref())?,
-            shipped: shipped
-                .map(|bytes| read(Some(bytes).filter(|bytes| !bytes.is_empty())))
-                .transpose()?,
-        })
+        let objects = builds(pair).map(|(_, bytes)| read(bytes));
+        Ok(Self(objects.collect::<Result<_, _>>()?))
     }
 
-    fn compare(self, file: &ObjectFile) -> Unit {
-        let Self {
-            original,
-            patched,
-            shipped,
-        } = self;
+    fn compare(self, pair: &Pair) -> Unit {
+        let Self(mut objects) = self;
+        let bytes: Vec<_> = builds(pair).map(|(_, bytes)| bytes).collect();
+        let steps = objects.windows(2).zip(bytes.windows(2));
+        let mut comparisons: Vec<Comparison> = steps
+            .map(|(objects, bytes)| match bytes[0] == bytes[1] {
+                // Nothing else tells which is which of symbols that are alike.
+                true => Comparison::of_one(&objects[0]),
+                false => xsplice_diff::compare(&objects[0], &objects[1]),
+            })
+            .collect();
+        let comparison = comparisons.pop().unwrap_or_default();
+        let patched = objects.pop().unwrap_or_default();
+        let original = objects.pop().unwrap_or_default();
+        let stages = pair.below.iter().zip(objects).zip(comparisons);
+        let stages = stages.map(|((before, object), comparison)| Stage {
+            level: before.level,
+            object,
+            comparison,
+        });
         Unit {
-            file: file.clone(),
-            comparison: xsplice_diff::compare(&original, &patched),
-            shipped: shipped.map(|object| Shipped {
-                comparison: xsplice_diff::compare(&object, &original),
-                object,
-            }),
+            file: pair.object.clone(),
+            stages: stages.collect(),
             original,
             patched,
+            comparison,
         }
     }
 
     fn read_with_witnesses(&mut self, pair: &Pair, compile: &Compile) -> Result<(), Problem> {
-        let builds = [
-            (Build::Shipped, &pair.shipped, self.shipped.as_mut()),
-            (Build::Original, &pair.original, Some(&mut self.original)),
-            (Build::Patched, &pair.patched, Some(&mut self.patched)),
-        ];
-        for (build, bytes, object) in builds {
-            let bytes = bytes.as_deref().filter(|bytes| !bytes.is_empty());
-            if let (Some(bytes), Some(object)) = (bytes, object) {
+        for ((build, bytes), object) in builds(pair).zip(&mut self.0) {
+            if let Some(bytes) = bytes {
                 let file = std::mem::take(&mut object.file);
                 let compiled = match build {
                     Build::Patched => &pair.object,
-                    Build::Original | Build::Shipped => pair.original_object(),
+                    Build::Original | Build::Before(_) => pair.original_object(),
                 };
                 *object = witness::read(compiled, (build, bytes), object, compile)?;
                 object.file = file;
@@ -146,11 +166,9 @@ fn needs_witnesses(unit: &Unit) -> bool {
     let needed = |old: &Object, new: &Object, comparison: &Comparison| {
         !new.sections.is_empty() && shared::needs_witness(old, new, comparison)
     };
+    let mut stages = unit.stages.iter().enumerate();
     needed(&unit.original, &unit.patched, &unit.comparison)
-        || unit
-            .shipped
-            .as_ref()
-            .is_some_and(|shipped| needed(&shipped.object, &unit.original, &shipped.comparison))
+        || stages.any(|(at, s)| needed(&s.object, unit.build(at + 1), &s.comparison))
 }
 
 /// Offsets that assembly code uses must be what they were.
@@ -225,7 +243,7 @@ impl Unit {
             comparison: xsplice_diff::compare(&original, &patched),
             original,
             patched,
-            shipped: None,
+            stages: Vec::new(),
         }
     }
 }

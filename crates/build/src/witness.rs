@@ -11,9 +11,9 @@ use xsplice_diff::{Object, ReadError};
 /// A build of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Build {
-    /// As the hypervisor has it, where payloads below changed the original.
-    Shipped,
-    /// From the original source.
+    /// From the source before this one of the payloads below.
+    Before(usize),
+    /// From the original source, as the payloads below left it.
     Original,
     /// From the patched source.
     Patched,

@@ -118,7 +118,7 @@ impl Program {
                 comparison: compare(&original, &patched),
                 original,
                 patched,
-                shipped: None,
+                stages: Vec::new(),
             });
         }
         run(&mut link);

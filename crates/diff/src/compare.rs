@@ -57,6 +57,14 @@ pub struct Comparison {
 }
 
 impl Comparison {
+    /// Of an object with itself.
+    pub fn of_one(object: &Object) -> Self {
+        Self {
+            changes: Vec::new(),
+            correlation: Correlation::of_one(object),
+        }
+    }
+
     /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()

@@ -80,6 +80,18 @@ impl Correlation {
         }
     }
 
+    /// Matches the symbols of an object with themselves.
+    pub(crate) fn of_one(object: &Object) -> Self {
+        let all = (0..object.symbols.len()).map(|original| {
+            let by = By::Name;
+            (original, Match { original, by })
+        });
+        Self {
+            matches: all.collect(),
+            ambiguous: BTreeSet::new(),
+        }
+    }
+
     /// What the symbol at `patched` was in the original object.
     pub fn get(&self, patched: usize) -> Option<Match> {
         self.matches.get(&patched).copied()

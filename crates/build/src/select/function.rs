@@ -133,13 +133,15 @@ impl Selector<'_> {
                     None => return,
                 }
             }
-            Origin::Below(name) => OldFunction {
+            Origin::Below { name, size } => OldFunction {
                 name,
                 address: 0,
-                size: old.extent(),
+                size,
                 expected: Vec::new(),
                 preimage: None,
             },
+            // It is new, if anything leads to it.
+            Origin::Nowhere => return,
         };
         let new_size = new.extent();
         let first_change = explain::first_change(old_object, original, &u.patched, patched);
@@ -154,7 +156,11 @@ impl Selector<'_> {
         };
         let mut funcs = self.selection.draft.funcs.iter();
         let address = old_function.address;
-        if address != 0 && funcs.any(|func| func.old_address == address) {
+        let same = |func: &Func| match address {
+            0 => func.old_address == 0 && func.name == old_function.name,
+            _ => func.old_address == address,
+        };
+        if funcs.any(same) {
             // Another name of a function that is taken.
             return;
         }
@@ -198,15 +204,6 @@ impl Selector<'_> {
         names.min()
     }
 
-    /// Whether the payloads below were to replace a symbol of the original
-    /// because of a change of this kind.
-    pub(super) fn changed_below(&self, unit: usize, original: usize, kind: Kind) -> bool {
-        self.units[unit].shipped.as_ref().is_some_and(|shipped| {
-            let mut changes = shipped.comparison.changes.iter();
-            changes.any(|change| change.kind == kind && change.patched == Some(original))
-        })
-    }
-
     /// What the payload says about a function of the hypervisor that it
     /// replaces; `None` if it cannot be.
     fn old_function(
@@ -215,46 +212,49 @@ impl Selector<'_> {
         (origin, original): (usize, usize),
         address: u64,
     ) -> Option<OldFunction> {
-        let (object, index) = self.shipped_symbol(origin, original);
-        let old = &object.symbols[index];
-        let code = self.image.bytes(address, old.size).unwrap_or_default();
+        let shipped = self.homes.shipped(origin, original);
+        let (name, old_size, extent) = match shipped {
+            Some((object, index)) => {
+                let old = &object.symbols[index];
+                (runtime_name(object, index), old.size, old.extent())
+            }
+            // A payload below moved it here from another file.
+            None => {
+                let (name, size) = self.image.function_at(address)?;
+                (name, size, size)
+            }
+        };
+        let code = self.image.bytes(address, old_size).unwrap_or_default();
         let landing_pad = code.starts_with(&ENDBR64);
         let needed = TRAMPOLINE + if landing_pad { ENDBR64.len() as u64 } else { 0 };
-        let mut size = old.size;
+        let mut size = old_size;
         if size < needed {
             let padding = self.image.padding(address + size);
             if size + padding < needed {
                 let message = format!(
                     "{} has {size} bytes and {padding} bytes of padding behind it, too few for \
                      the {needed} bytes of a trampoline; patch the functions that call it",
-                    old.name
+                    name
                 );
                 self.refuse(unit, message);
                 return None;
             }
             size = needed;
         }
-        let replaced = self.below.replaces(address);
-        if self.changed_below(origin, original, Kind::Function) && !replaced {
-            let message = format!(
-                "{} changes in the source of the payloads below, but none of them replaces it; do \
-                 --depends and --depends-patch belong together?",
-                old.name
-            );
-            self.refuse(unit, message);
-            return None;
-        }
-        let whole = self.image.bytes(address, old.extent()).unwrap_or_default();
-        let sites = boot_patches(object, index, whole);
         // A payload below has put its own trampoline where the old code was.
-        let known = |bytes: &[u8]| if replaced { Vec::new() } else { bytes.to_vec() };
+        let replaced = self.below.replaces(address);
+        let whole = self.image.bytes(address, extent).unwrap_or_default();
+        let sites = shipped.map(|(object, index)| boot_patches(object, index, whole));
+        let sites = sites.filter(|_| !replaced);
         let code = self.image.bytes(address, size).unwrap_or_default();
         Some(OldFunction {
-            name: runtime_name(object, index),
+            name,
             address,
             size,
-            expected: known(stable_start(&sites, code)),
-            preimage: preimage(address, whole, sites).filter(|_| !replaced),
+            expected: sites
+                .as_ref()
+                .map_or(Vec::new(), |sites| stable_start(sites, code).to_vec()),
+            preimage: sites.and_then(|sites| preimage(address, whole, sites)),
         })
     }
 }

@@ -4,6 +4,7 @@
 
 mod clone;
 mod function;
+mod home;
 mod label;
 mod piece;
 mod private;
@@ -11,14 +12,15 @@ mod reach;
 mod refuse;
 mod selection;
 
+pub(crate) use reach::INIT_TRAP;
 pub use selection::{Carried, FirstChange, Hook, LeftOut, Replaced, Selection};
 
 use crate::Problem;
 use crate::below::Below;
 use crate::image::Image;
 use crate::payload::Kind as PartKind;
-use crate::proof::Proof;
 use crate::unit::Unit;
+use home::{Homes, Origin};
 use private::Privates;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use xsplice_diff::object::Object;
@@ -51,10 +53,7 @@ pub fn select(
     below: &Below,
     rules: &Rules,
 ) -> Result<Selection, Vec<Problem>> {
-    let proofs: Vec<Proof> = units
-        .iter()
-        .map(|u| Proof::new(u.shipped.as_ref().map_or(&u.original, |s| &s.object), image))
-        .collect();
+    let homes = Homes::new(units, &below.levels, image)?;
     let mut globals = HashMap::new();
     for (unit, u) in units.iter().enumerate() {
         for (index, symbol) in u.patched.symbols.iter().enumerate() {
@@ -66,7 +65,7 @@ pub fn select(
     let tables = units.iter().map(|u| special::entries(&u.patched)).collect();
     let mut selector = Selector {
         units,
-        proofs,
+        homes,
         image,
         below,
         rules,
@@ -99,7 +98,7 @@ type Place = (usize, usize, u64);
 
 struct Selector<'a> {
     units: &'a [Unit],
-    proofs: Vec<Proof<'a>>,
+    homes: Homes<'a>,
     image: &'a Image,
     below: &'a Below,
     rules: &'a Rules<'a>,
@@ -136,47 +135,10 @@ enum Usage {
     Address,
 }
 
-/// Where something of the original is.
-enum Origin {
-    /// In the hypervisor, at a proved address.
-    Hypervisor(u64),
-    /// In a payload below, by name.
-    Below(String),
-}
-
 impl Selector<'_> {
+    /// Where something of the original is.
     fn origin(&self, unit: usize, original: usize) -> Result<Origin, Problem> {
-        let u = &self.units[unit];
-        let proof = &self.proofs[unit];
-        let Some(shipped) = &u.shipped else {
-            return proof.address(original).map(Origin::Hypervisor);
-        };
-        if let Some(index) = shipped.comparison.correlation.original(original) {
-            return proof.address(index).map(Origin::Hypervisor);
-        }
-        let name = &u.original.symbols[original].name;
-        match self.below.symbol(&u.file.source, name) {
-            Some(symbol) => Ok(Origin::Below(symbol.to_owned())),
-            None => Err(Problem::new(
-                &u.file.source,
-                format!(
-                    "{name} is new in the source of the payloads below, but none of them has it; \
-                     do --depends and --depends-patch belong together?"
-                ),
-            )),
-        }
-    }
-
-    /// The symbol as the hypervisor has it.
-    fn shipped_symbol(&self, unit: usize, original: usize) -> (&Object, usize) {
-        let u = &self.units[unit];
-        u.shipped
-            .as_ref()
-            .and_then(|shipped| {
-                let index = shipped.comparison.correlation.original(original)?;
-                Some((&shipped.object, index))
-            })
-            .unwrap_or((&u.original, original))
+        self.homes.of(unit, original)
     }
 
     fn refuse(&mut self, unit: usize, message: String) {
@@ -211,7 +173,7 @@ fn moved(units: &[Unit]) -> HashMap<(usize, usize), (usize, usize)> {
 }
 
 /// The name by which the hypervisor's own symbol table knows a symbol.
-fn runtime_name(object: &Object, index: usize) -> String {
+pub(crate) fn runtime_name(object: &Object, index: usize) -> String {
     let symbol = &object.symbols[index];
     if symbol.global {
         symbol.name.clone()

@@ -2,7 +2,8 @@
 //! Pieces of patched objects, which become parts of the payload.
 
 use super::{Carried, Hook, Selector, runtime_name};
-use crate::payload::{Kind as PartKind, VERSION_SUFFIX};
+use crate::payload::{Kind as PartKind, payload_name};
+use crate::unit::Unit;
 use xsplice_diff::compare::Kind;
 use xsplice_diff::object::Class;
 use xsplice_diff::special::{self, Entry};
@@ -68,10 +69,7 @@ impl Selector<'_> {
         } else if replaces {
             runtime_name(&u.patched, index)
         } else {
-            format!(
-                "{}#{}{VERSION_SUFFIX}{}",
-                u.file.source, symbol.name, self.rules.tag
-            )
+            payload_name(&u.file, &symbol.name, self.rules.tag)
         };
         let at = self.place(unit, symbol.section, symbol.offset, symbol.extent(), kind);
         self.selection
@@ -110,14 +108,25 @@ impl Selector<'_> {
                 let Some(stage) = section.name.strip_prefix(HOOKS) else {
                     continue;
                 };
-                if section.size == 0 || u.original.sections.iter().any(|s| s.name == section.name) {
+                if section.size == 0 {
                     continue;
                 }
-                let several = matches!(stage, "load" | "unload");
-                let functions = section.size / POINTER;
                 let taken = self.selection.hooks.iter().filter(|h| h.stage == stage);
-                let all: u64 = functions + taken.map(|h| h.functions).sum::<u64>();
-                if all > 1 && !several {
+                let taken: u64 = taken.map(|h| h.functions).sum();
+                let Some(pieces) = new_hooks(u, index) else {
+                    let message = format!(
+                        "the payloads below have {stage} hooks in this file, and nothing tells \
+                         which of {} are new",
+                        section.name
+                    );
+                    self.refuse(unit, message);
+                    continue;
+                };
+                let functions = pieces.iter().map(|(_, size)| size / POINTER).sum::<u64>();
+                if functions == 0 {
+                    continue;
+                }
+                if taken + functions > 1 && !matches!(stage, "load" | "unload") {
                     let message = format!(
                         "there is more than one {stage} hook, and the hypervisor calls one only; \
                          call the others from it"
@@ -125,8 +134,10 @@ impl Selector<'_> {
                     self.refuse(unit, message);
                     continue;
                 }
-                let kind = PartKind::Hooks(section.name.clone());
-                self.place(unit, index, 0, section.size, kind);
+                for (offset, size) in pieces {
+                    let kind = PartKind::Hooks(section.name.clone());
+                    self.place(unit, index, offset, size, kind);
+                }
                 self.selection.hooks.push(Hook {
                     stage: stage.to_owned(),
                     file: u.file.source.clone(),
@@ -195,4 +206,21 @@ impl Selector<'_> {
         self.queue.push_back(((unit, section, offset), size));
         (kind, at)
     }
+}
+
+/// Offset and size of each pointer to a hook in the section at `index` that the
+/// original does not have; `None` if nothing tells which these are.
+fn new_hooks(u: &Unit, index: usize) -> Option<Vec<(u64, u64)>> {
+    let section = &u.patched.sections[index];
+    if u.original.sections.iter().all(|s| s.name != section.name) {
+        return Some(vec![(0, section.size)]);
+    }
+    let symbols = u.patched.symbols.iter().enumerate();
+    let here: Vec<_> = symbols.filter(|(_, s)| s.section == index).collect();
+    let named: u64 = here.iter().map(|(_, symbol)| symbol.size).sum();
+    let new = here
+        .iter()
+        .filter(|(index, _)| u.comparison.correlation.get(*index).is_none());
+    let new = new.map(|(_, symbol)| (symbol.offset, symbol.size));
+    (named == section.size).then(|| new.collect())
 }

@@ -8,11 +8,11 @@ use crate::Problem;
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use xsplice_diff::compare::{Kind, is_once_flag};
 use xsplice_diff::names::parent_of_cold;
-use xsplice_diff::object::{Class, Merge, Object, Relocation, Symbol, Target};
+use xsplice_diff::object::{Class, Merge, Relocation, Symbol, Target};
 use xsplice_diff::special;
 
 /// What stands for the file in the name of a trap in place of boot-only code.
-const INIT_TRAP: &str = "freed-after-boot";
+pub(crate) const INIT_TRAP: &str = "freed-after-boot";
 
 impl Selector<'_> {
     /// Follows every reference out of the pieces taken so far, and out of
@@ -121,6 +121,7 @@ impl Selector<'_> {
             && !self.is_only_now_called_through_pointers(unit, index);
         if let Some(&(origin, original)) = self.moved.get(&(unit, index))
             && (by_old_place || !symbol.function)
+            && !self.homes.is_nowhere(origin, original)
         {
             return self.reach_moved((origin, original), symbol, offset);
         }
@@ -145,9 +146,7 @@ impl Selector<'_> {
         if let Some(labels) = self.reach_labels(unit, index, offset) {
             return labels;
         }
-        if self.changed_below(unit, original, Kind::Constant) {
-            // Not what the hypervisor has. Private constants are what they
-            // contain: a copy is as good as that of the payload below.
+        if self.homes.is_nowhere(unit, original) {
             let (kind, at) = self.take_symbol(unit, index)?;
             return Some(Reaches::Part(kind, at.cast_signed() + offset));
         }
@@ -218,13 +217,23 @@ impl Selector<'_> {
     /// Where a symbol of the original is.
     fn place_of(&self, unit: usize, original: usize, offset: i64) -> Result<Reaches, Problem> {
         let address = match self.origin(unit, original)? {
-            Origin::Below(name) => return Ok(Reaches::Name(name, offset)),
+            Origin::Below { name, .. } => return Ok(Reaches::Name(name, offset)),
             Origin::Hypervisor(address) => address,
+            Origin::Nowhere => {
+                let u = &self.units[unit];
+                let message = format!("{} is nowhere in memory", u.original.symbols[original].name);
+                return Err(Problem::new(&u.file.source, message));
+            }
         };
-        // The patched source may have renamed it.
-        let (shipped, index) = self.shipped_symbol(unit, original);
-        let name = runtime_name(shipped, index);
-        let by_name = shipped.symbols[index].global && !self.rules.prelink;
+        // The patched source may have renamed it, or have it in another file.
+        let (name, global) = match self.homes.shipped(unit, original) {
+            Some((shipped, index)) => (runtime_name(shipped, index), shipped.symbols[index].global),
+            None => {
+                let name = &self.units[unit].original.symbols[original].name;
+                (name.clone(), self.image.global(name) == Some(address))
+            }
+        };
+        let by_name = global && !self.rules.prelink;
         if by_name && !self.image.is_init(address) {
             debug_assert_eq!(self.image.global(&name), Some(address));
             return Ok(Reaches::Name(name, offset));

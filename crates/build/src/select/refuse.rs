@@ -14,6 +14,13 @@ impl Selector<'_> {
                 let Some(message) = unpatchable(u, change) else {
                     continue;
                 };
+                // What is nowhere in memory yet has no value to be lost.
+                if change
+                    .original
+                    .is_some_and(|index| self.homes.is_nowhere(unit, index))
+                {
+                    continue;
+                }
                 let may_leave_out = matches!(change.kind, Kind::Init | Kind::Data | Kind::Unsized);
                 let left_out = self.rules.leave_out.contains(&change.name)
                     || (self.rules.leave_out_init && change.kind == Kind::Init);

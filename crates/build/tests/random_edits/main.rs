@@ -37,7 +37,7 @@ use xsplice_build::image::Image;
 use xsplice_build::payload::Identity;
 use xsplice_build::select::{Rules, select};
 use xsplice_build::tree::ObjectFile;
-use xsplice_build::unit::{Shipped, Unit};
+use xsplice_build::unit::{Stage, Unit};
 use xsplice_diff::object::Class;
 use xsplice_diff::{Kind, Object, compare};
 use xsplice_engine::{Action, Engine, Options, Policy};
@@ -179,10 +179,13 @@ fn generate(objects: &[Object], image: &[u8], name: &str, below: &[PathBuf]) -> 
             dependencies: BTreeSet::new(),
         },
         comparison: compare(original, patched),
-        shipped: (!below.is_empty()).then(|| Shipped {
-            comparison: compare(&objects[0], original),
-            object: objects[0].clone(),
-        }),
+        stages: (0..below.len())
+            .map(|level| Stage {
+                level,
+                comparison: compare(&objects[level], &objects[level + 1]),
+                object: objects[level].clone(),
+            })
+            .collect(),
         original: original.clone(),
         patched: patched.clone(),
     };

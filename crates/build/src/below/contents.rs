@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A payload's code and data, as its file has them.
+
+use object::read::elf::{ElfFile64, Sym as _};
+use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget};
+use std::collections::HashMap;
+use xsplice_abi::payload::{LivepatchFunc, section};
+use zerocopy::FromBytes as _;
+
+/// A place that a payload refers to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// In the payload itself: section and offset.
+    Here(usize, i64),
+    /// What the loader looks up by name, and an offset from it.
+    Name(String, i64),
+    /// An address in the hypervisor.
+    Address(u64),
+}
+
+impl Place {
+    /// The place this many bytes further on.
+    fn plus(&self, bytes: i64) -> Self {
+        match self {
+            Self::Here(section, at) => Self::Here(*section, at.wrapping_add(bytes)),
+            Self::Name(name, at) => Self::Name(name.clone(), at.wrapping_add(bytes)),
+            Self::Address(at) => Self::Address(at.wrapping_add_signed(bytes)),
+        }
+    }
+}
+
+/// A relocated field.
+#[derive(Debug)]
+pub(crate) struct Field {
+    /// Offset in its section.
+    pub(crate) offset: u64,
+    /// `R_X86_64_*`.
+    pub(crate) r_type: u32,
+    /// What the relocation's symbol stands for.
+    base: Place,
+    addend: i64,
+}
+
+impl Field {
+    /// What it leads to; `bias` is the part of the addend that is no offset.
+    pub(crate) fn leads_to(&self, bias: i64) -> Place {
+        self.base.plus(self.addend.wrapping_sub(bias))
+    }
+}
+
+/// A section of a payload.
+#[derive(Debug, Default)]
+pub(crate) struct Section {
+    /// Empty for memory that starts as zero.
+    pub(crate) data: Vec<u8>,
+    /// In ascending order of offset.
+    fields: Vec<Field>,
+}
+
+/// Something that a payload defines.
+#[derive(Debug)]
+pub(crate) struct Symbol {
+    pub(crate) name: String,
+    pub(crate) section: usize,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+}
+
+/// A function that a payload replaces.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// Where the new one is in the payload.
+    pub(crate) new: Place,
+    /// What it replaces.
+    pub(crate) old: Place,
+}
+
+/// The contents of a payload.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) sections: Vec<Section>,
+    pub(crate) symbols: Vec<Symbol>,
+    pub(crate) records: Vec<Record>,
+}
+
+impl Contents {
+    /// Reads `file`.
+    ///
+    /// # Errors
+    /// If the file is damaged, in words.
+    pub(crate) fn read(file: &ElfFile64<Endianness>) -> Result<Self, String> {
+        let endian = file.endian();
+        let mut symbols = Vec::new();
+        let mut stands_for = HashMap::new();
+        for symbol in file.symbols() {
+            let name = symbol.name().map_err(|e| e.to_string())?.to_owned();
+            let (value, index) = (symbol.address(), symbol.section_index());
+            let place = match index {
+                Some(section) => Place::Here(section.0, value.cast_signed()),
+                None if symbol.is_undefined() => Place::Name(name.clone(), 0),
+                None => Place::Address(value),
+            };
+            stands_for.insert(symbol.index(), place);
+            let size = symbol.elf_symbol().st_size(endian);
+            if let Some(section) = index.filter(|_| size > 0 && !name.is_empty()) {
+                symbols.push(Symbol {
+                    name,
+                    section: section.0,
+                    offset: value,
+                    size,
+                });
+            }
+        }
+        let mut sections = Vec::new();
+        for section in file.sections() {
+            let mut fields = Vec::new();
+            for (offset, relocation) in section.relocations() {
+                let (RelocationTarget::Symbol(symbol), object::RelocationFlags::Elf { r_type }) =
+                    (relocation.target(), relocation.flags())
+                else {
+                    return Err(format!("a relocation at {offset:#x} is of an unknown kind"));
+                };
+                fields.push(Field {
+                    offset,
+                    r_type: r_type.0,
+                    base: stands_for
+                        .get(&symbol)
+                        .cloned()
+                        .ok_or("a relocation has no symbol")?,
+                    addend: relocation.addend(),
+                });
+            }
+            fields.sort_by_key(|field| field.offset);
+            sections.resize_with(section.index().0, Section::default);
+            sections.push(Section {
+                data: section.data().map_err(|e| e.to_string())?.to_vec(),
+                fields,
+            });
+        }
+        let mut contents = Self {
+            sections,
+            symbols,
+            records: Vec::new(),
+        };
+        if let Some(table) = file.section_by_name(section::FUNCS) {
+            contents.records = contents.read_records(table.index().0)?;
+        }
+        Ok(contents)
+    }
+
+    fn read_records(&self, table: usize) -> Result<Vec<Record>, String> {
+        const SIZE: usize = size_of::<LivepatchFunc>();
+        let records = self.sections[table].data.chunks_exact(SIZE).enumerate();
+        let read = records.map(|(index, bytes)| {
+            let record = LivepatchFunc::read_from_bytes(bytes).ok()?;
+            let at = (index * SIZE) as u64;
+            let pointer = |offset| Some(self.fields(table, at + offset, 8).first()?.leads_to(0));
+            let old = match record.old_addr.get() {
+                0 => Place::Name(self.text(&pointer(0)?)?, 0),
+                address => Place::Address(address),
+            };
+            let new = pointer(8)?;
+            Some(Record { new, old })
+        });
+        let all: Option<Vec<Record>> = read.collect();
+        all.ok_or_else(|| format!("{} is damaged", section::FUNCS))
+    }
+
+    /// The text at a place, up to the zero that ends it.
+    fn text(&self, place: &Place) -> Option<String> {
+        let bytes = self.bytes(place)?;
+        let end = bytes.iter().position(|&byte| byte == 0)?;
+        String::from_utf8(bytes.get(..end)?.to_vec()).ok()
+    }
+
+    /// What the payload has from a place on.
+    pub(crate) fn bytes(&self, place: &Place) -> Option<&[u8]> {
+        let &Place::Here(section, offset) = place else {
+            return None;
+        };
+        self.sections
+            .get(section)?
+            .data
+            .get(usize::try_from(offset).ok()?..)
+    }
+
+    /// The relocated fields in `size` bytes from `offset` of a section.
+    pub(crate) fn fields(&self, section: usize, offset: u64, size: u64) -> &[Field] {
+        let all = &self.sections[section].fields;
+        let start = all.partition_point(|field| field.offset < offset);
+        let end = all.partition_point(|field| field.offset < offset.saturating_add(size));
+        &all[start..end]
+    }
+}
