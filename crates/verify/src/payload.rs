@@ -134,7 +134,7 @@ impl Linker<'_> {
             let header = section.elf_section_header();
             let flags = header.sh_flags(self.elf.endian());
             let has = |flag: elf::SectionFlags| flags.contains(flag);
-            if !has(elf::SHF_ALLOC) || section.size() == 0 {
+            if !has(elf::SHF_ALLOC) {
                 continue;
             }
             let class = match (has(elf::SHF_EXECINSTR), has(elf::SHF_WRITE)) {
@@ -146,6 +146,9 @@ impl Linker<'_> {
             // A gap, so that the end of one is not the start of another.
             self.next = address + section.size() + 16;
             self.bases.insert(section.index(), address);
+            if section.size() == 0 {
+                continue;
+            }
             let segment = Segment {
                 address,
                 size: section.size(),

@@ -2,6 +2,8 @@
 //! What the tests on a real Xen share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
 
+pub mod mutation;
+
 pub mod directives;
 
 use anyhow::{Context, bail, ensure};

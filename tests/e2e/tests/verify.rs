@@ -101,7 +101,7 @@ const CASES: [Case; 12] = [
     },
     Case {
         name: "a variable is read-only",
-        spoil: |payload| payload.set_flags(".bss", object::elf::SHF_ALLOC.0.into()),
+        spoil: |payload| payload.set_flags(".bss", object::elf::SHF_ALLOC.0),
         kind: Kind::Class,
         named: "the payload's read-only data",
     },

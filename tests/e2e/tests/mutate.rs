@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Random small changes of the hypervisor: for each that the generator makes a
+//! payload of, or says that it changes nothing, a real build of the patched source
+//! and the second opinion must agree with it. Refusals are counted by their reasons.
+//!
+//! `XSPLICE_SEED` chooses the changes, `XSPLICE_MUTATIONS` says how many,
+//! `XSPLICE_FAULTS` where patches go that made a wrong payload.
+
+use anyhow::{Context as _, ensure};
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use xsplice_e2e::mutation::{self, Mutation, Random};
+use xsplice_e2e::{Base, base, build};
+use xsplice_verify::{Input, Inputs, Verdict};
+
+/// How many changes share one build of the hypervisor.
+const BATCH: usize = 8;
+
+/// A change that the generator did not refuse.
+struct Accepted {
+    mutation: Mutation,
+    patch: PathBuf,
+    /// `None` where it says that no code changes.
+    payload: Option<Vec<u8>>,
+}
+
+/// What the generator says where there is nothing to do.
+const NOTHING: [&str; 2] = ["it changes no code", "there is nothing to patch"];
+
+#[test]
+fn payloads_of_random_changes_are_what_the_patched_source_gives() -> anyhow::Result<()> {
+    let base = base()?;
+    let number = |name: &str, otherwise: u64| match std::env::var(name) {
+        Ok(text) => text.parse().context(name.to_owned()),
+        Err(_) => Ok(otherwise),
+    };
+    let all = std::env::var_os("XSPLICE_ALL").is_some();
+    let count = number("XSPLICE_MUTATIONS", if all { 200 } else { 4 })?;
+    let mut random = Random::new(number("XSPLICE_SEED", 1)?);
+    let sources = mutation::sources(&base.tree)?;
+    let syms = std::fs::read(&base.xen_syms)?;
+    let mut refused: BTreeMap<String, usize> = BTreeMap::new();
+    let mut unchanged: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut faults = Vec::new();
+    let (mut left, mut proved) = (usize::try_from(count)?, 0);
+    while left > 0 {
+        let batch = left.min(BATCH);
+        left -= batch;
+        let directory = tempfile::tempdir()?;
+        let mut accepted = Vec::new();
+        let mut used = Vec::new();
+        for index in 0..batch {
+            let mutation = mutation::mutate(&base.tree, &sources, &used, &mut random)?;
+            used.push(mutation.file.clone());
+            let patch = directory.path().join(format!("{index}.patch"));
+            std::fs::write(&patch, &mutation.patch)?;
+            match payload(&base, &patch) {
+                Ok(payload) => accepted.push(Accepted {
+                    mutation,
+                    patch,
+                    payload: Some(payload),
+                }),
+                Err(error) if NOTHING.iter().any(|n| error.to_string().contains(n)) => {
+                    *unchanged.entry(mutation.kind).or_default() += 1;
+                    accepted.push(Accepted {
+                        mutation,
+                        patch,
+                        payload: None,
+                    });
+                }
+                Err(error) => {
+                    let reason = reason(mutation.kind, &error.to_string());
+                    say(&format!("{}: refused: {reason}: {error:#}", mutation.file));
+                    *refused.entry(reason).or_default() += 1;
+                }
+            }
+        }
+        let wrong = wrong(&base, &syms, &accepted)?;
+        proved += accepted.len() - wrong.len();
+        faults.extend(wrong);
+        say(&format!(
+            "{proved} proved, {} wrong, {left} to go",
+            faults.len()
+        ));
+    }
+    for (kind, count) in &unchanged {
+        say(&format!("{count:4} without effect: {kind}"));
+    }
+    for (reason, count) in &refused {
+        say(&format!("{count:4} refused: {reason}"));
+    }
+    ensure!(faults.is_empty(), "{}", faults.join("\n"));
+    ensure!(count < 4 || proved > 0, "nothing was proved: {refused:?}");
+    Ok(())
+}
+
+fn payload(base: &Base, patch: &Path) -> anyhow::Result<Vec<u8>> {
+    let output = patch.with_extension("livepatch");
+    build(base, patch, &output)?;
+    Ok(std::fs::read(output)?)
+}
+
+/// Which payloads are wrong, and why. All are tried together first.
+fn wrong(base: &Base, syms: &[u8], accepted: &[Accepted]) -> anyhow::Result<Vec<String>> {
+    if accepted.is_empty() || opinion(base, syms, &accepted.iter().collect::<Vec<_>>())?.proved {
+        return Ok(Vec::new());
+    }
+    let mut faults = Vec::new();
+    for one in accepted {
+        let verdict = opinion(base, syms, &[one])?;
+        if verdict.proved {
+            continue;
+        }
+        let differences: Vec<_> = verdict
+            .differences
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let Mutation { file, kind, patch } = &one.mutation;
+        let fault = format!("{file} ({kind}):\n{patch}\n{}\n", differences.join("\n"));
+        say(&fault);
+        if let Some(directory) = std::env::var_os("XSPLICE_FAULTS") {
+            let name = format!("{}.patch", file.replace('/', "-"));
+            std::fs::write(Path::new(&directory).join(name), &fault)?;
+        }
+        faults.push(fault);
+    }
+    ensure!(
+        !faults.is_empty(),
+        "payloads that are right alone are wrong together"
+    );
+    Ok(faults)
+}
+
+fn opinion(base: &Base, syms: &[u8], accepted: &[&Accepted]) -> anyhow::Result<Verdict> {
+    let patches: Vec<PathBuf> = accepted.iter().map(|one| one.patch.clone()).collect();
+    let patched = xsplice_verify::build(&base.tree, &patches)?;
+    fn input<'a>(name: &'a str, data: &'a [u8]) -> Input<'a> {
+        Input { name, data }
+    }
+    Ok(xsplice_verify::verify(&Inputs {
+        original: input("xen-syms", syms),
+        payloads: accepted
+            .iter()
+            .filter_map(|one| Some(input(&one.mutation.file, one.payload.as_ref()?)))
+            .collect(),
+        patched: input("patched", &patched.syms),
+        objects: input("prelink.o", &patched.objects),
+        left_out: Vec::new(),
+    })?)
+}
+
+/// The kind of a refusal: its words without names and numbers.
+fn reason(kind: &str, error: &str) -> String {
+    let first = error.lines().next().unwrap_or_default();
+    let known = [
+        "does not compile",
+        "no effect on code",
+        "nothing to patch",
+        "only used while booting",
+        "must not be patched",
+        "entry",
+        "ambiguous",
+        "initial value",
+        "layout",
+    ];
+    let found = known.iter().find(|known| error.contains(**known));
+    format!("{kind}: {}", found.unwrap_or(&first))
+}
+
+/// Says something while the test runs.
+fn say(text: &str) {
+    // Nothing depends on it.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
