@@ -9,7 +9,10 @@ use std::process::Command;
 
 /// What is run.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    instead: Option<Instead>,
     /// Leave out what needs Xen or QEMU.
     #[arg(long, conflicts_with_all = ["all", "only"])]
     fast: bool,
@@ -24,9 +27,35 @@ pub(crate) struct Args {
     only: Vec<String>,
 }
 
+/// One test, for longer than with the others.
+#[derive(clap::Subcommand)]
+enum Instead {
+    /// Random changes of the hypervisor's source: what the generator makes of
+    /// each is compared with a real build.
+    Mutate {
+        /// How many changes.
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        count: u64,
+        /// Chooses them.
+        #[arg(long, value_name = "S", default_value_t = 1)]
+        seed: u64,
+        /// Where to keep the patches that made a wrong payload.
+        #[arg(long, value_name = "DIR", default_value = "target/mutations")]
+        faults: PathBuf,
+    },
+}
+
 /// Runs the checks and tests; without `fast`, those on the real Xen too.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     packages::ensure(packages::TESTS)?;
+    if let Some(Instead::Mutate {
+        count,
+        seed,
+        faults,
+    }) = &args.instead
+    {
+        return mutate(*count, *seed, faults);
+    }
     if args.only.is_empty() {
         check_without_xen(args.fast)?;
     }
@@ -49,6 +78,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         variables.push(("XSPLICE_ALL", "1".into()));
     }
     suite::run("xsplice-e2e", &args.only, &variables)
+}
+
+fn mutate(count: u64, seed: u64, faults: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(faults)?;
+    let variables = [
+        ("XSPLICE_BIN", build_xsplice()?.into()),
+        ("XSPLICE_BASE", base::description()?.into()),
+        ("XSPLICE_SEED", seed.to_string().into()),
+        ("XSPLICE_MUTATIONS", count.to_string().into()),
+        ("XSPLICE_FAULTS", faults.canonicalize()?.into()),
+    ];
+    suite::run("xsplice-e2e", &["mutate".to_owned()], &variables)
 }
 
 /// Formatting, lints, dependencies and the tests that need neither Xen nor QEMU.

@@ -77,39 +77,19 @@ const KINDS: [(&str, Edit); 18] = [
         (!rest.contains("inline")).then(|| vec![rest.to_owned()])
     }),
     ("new function", |lines, at| {
-        let body = lines.body(at)?;
-        let name = "mutation_helper";
-        let mut new = vec![
-            format!("static noinline unsigned int {name}(unsigned int n)\n"),
-            "{\n    return n * 3 + smp_processor_id();\n}\n\n".to_owned(),
-        ];
-        new.extend_from_slice(&lines.all[at..body]);
-        new.push(format!(
-            "{}    if ( {name}(5) == 4 )\n        printk(\"helped\\n\");\n",
-            lines.all[body]
-        ));
-        Some(new)
+        let added = "static noinline unsigned int mutation_helper(unsigned int n)\n{\n    return n * 3 + smp_processor_id();\n}\n\n";
+        let used = "    if ( mutation_helper(5) == 4 )\n        printk(\"helped\\n\");\n";
+        lines.added_and_used(at, added, used)
     }),
     ("new table", |lines, at| {
-        let body = lines.body(at)?;
-        let mut new = vec![
-            "static const char *const mutation_names[] = { \"one\", \"two\", \"three\" };\n\n"
-                .to_owned(),
-        ];
-        new.extend_from_slice(&lines.all[at..body]);
+        let added =
+            "static const char *const mutation_names[] = { \"one\", \"two\", \"three\" };\n\n";
         let used = "    printk(\"%s\\n\", mutation_names[smp_processor_id() % 3]);\n";
-        new.push(format!("{}{used}", lines.all[body]));
-        Some(new)
+        lines.added_and_used(at, added, used)
     }),
     ("new variable", |lines, at| {
-        let body = lines.body(at)?;
-        let mut new = vec!["unsigned long mutation_seen = 17;\n\n".to_owned()];
-        new.extend_from_slice(&lines.all[at..body]);
-        new.push(format!(
-            "{}    mutation_seen += smp_processor_id();\n",
-            lines.all[body]
-        ));
-        Some(new)
+        let used = "    mutation_seen += smp_processor_id();\n";
+        lines.added_and_used(at, "unsigned long mutation_seen = 17;\n\n", used)
     }),
     ("function in another section", |lines, at| {
         let line = lines.function(at)?;
@@ -131,9 +111,9 @@ pub(super) fn apply(text: &str, random: &mut Random) -> Option<(&'static str, St
             continue;
         };
         let mut new = lines.all.clone();
-        // Edits of a whole head replace all of it.
+        // Such an edit has all lines up to where the new thing is used.
         let end = match *kind {
-            "new function" | "new table" | "new variable" => lines.body(at)? + 1,
+            "new function" | "new table" | "new variable" => lines.first_code(at)? + 1,
             _ => at + 1,
         };
         new.splice(at..end, edit(&lines, at)?);
@@ -206,6 +186,28 @@ impl Lines {
             && !head.contains('#')
             && balanced(&head);
         plain.then_some(at + 1 + brace)
+    }
+
+    /// The empty line behind the declarations of the function that begins in line
+    /// `at`.
+    fn first_code(&self, at: usize) -> Option<usize> {
+        let body = self.body(at)?;
+        let rest = self.all.get(body + 1..)?;
+        let length = rest.iter().position(|l| l.starts_with('}'))?;
+        let blank = rest
+            .get(..length)?
+            .iter()
+            .position(|l| l.trim().is_empty())?;
+        Some(body + 1 + blank)
+    }
+
+    /// `added` before the function that begins in line `at`, and `used` in it.
+    fn added_and_used(&self, at: usize, added: &str, used: &str) -> Option<Vec<String>> {
+        let code = self.first_code(at)?;
+        let mut new = vec![added.to_owned()];
+        new.extend_from_slice(&self.all[at..=code]);
+        new.push(used.to_owned());
+        Some(new)
     }
 
     /// The statement of line `at`, and `added` behind it.
