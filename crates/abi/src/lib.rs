@@ -24,4 +24,6 @@ pub mod errno;
 pub mod note;
 pub mod payload;
 pub mod preimage;
+pub mod record;
 pub mod sysctl;
+pub mod text;

@@ -296,12 +296,14 @@ fn write(
             func.preimage = None;
         }
     }
+    let record = record(options, &selection, &report);
     let payload = selection
         .draft
         .write(&Identity {
             hypervisor,
             depends,
             metadata,
+            record: &record,
         })
         .map_err(|e| Refused::one("payload", e.to_string()))?;
     let name = options.output.display().to_string();
@@ -321,6 +323,21 @@ fn write(
         hooks: selection.hooks,
         left_out: selection.left_out,
         ..report
+    })
+}
+
+/// What a reviewer of the payload should know, as [`xsplice_abi::record`] has it.
+fn record(options: &Options, selection: &Selection, report: &Report) -> serde_json::Value {
+    serde_json::json!({
+        "options": {
+            "allow": options.allow,
+            "leave_out": options.leave_out,
+            "leave_out_init": options.leave_out_init,
+            "prelink": options.prelink,
+        },
+        "hunks": report.hunks,
+        "left_out": selection.left_out,
+        "notes": report.notes,
     })
 }
 
@@ -391,9 +408,21 @@ fn metadata(
         if metadata.iter().any(|(own, _)| own == key) {
             let message = "this key is written by the generator itself; choose another";
             problems.push(Problem::new(format!("--meta {key}"), message));
-        } else if key.is_empty() || key.contains(['\0', '=']) || value.contains('\0') {
-            let message = "a key must not be empty, and there are no zero bytes in either";
+        } else if key.is_empty() || key.contains('=') {
+            let message = "a key must not be empty and must not contain `=`";
             problems.push(Problem::new(format!("--meta {key}"), message));
+        }
+        for text in [key, value] {
+            if let Some(bad) = text.chars().find(|c| xsplice_abi::text::is_deceptive(*c)) {
+                problems.push(Problem::new(
+                    format!("--meta {}", xsplice_abi::text::escaped(key)),
+                    format!(
+                        "it contains {}: control characters, line breaks and marks of text \
+                         direction can make a list of payloads look like another one",
+                        bad.escape_unicode()
+                    ),
+                ));
+            }
         }
     }
     metadata.extend(options.metadata.iter().cloned());

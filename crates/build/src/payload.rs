@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use xsplice_abi::payload as abi;
 use xsplice_abi::preimage::{self, Preimage};
+use xsplice_abi::record;
 
 /// Between the name of a new symbol and the tag of its payload.
 pub(crate) const VERSION_SUFFIX: &str = "@";
@@ -165,6 +166,8 @@ pub struct Identity<'a> {
     pub depends: &'a [u8],
     /// `key=value` pairs that the hypervisor lists with the payload.
     pub metadata: &'a [(String, String)],
+    /// The build record ([`xsplice_abi::record`]).
+    pub record: &'a serde_json::Value,
 }
 
 impl Draft {
@@ -258,6 +261,7 @@ impl Draft {
         writer.add_note(abi::section::BUILD_ID, id);
         writer.add_metadata(identity.metadata);
         writer.add_preimages(&self.funcs);
+        writer.add_unloaded_note(record::SECTION, &record::note(&identity.record.to_string()));
         let mut elf = writer.object.write()?;
         set_entry_sizes(&mut elf);
         Ok(elf)
@@ -440,17 +444,20 @@ impl Writer<'_> {
             .append_section_data(section, &xsplice_abi::note::build_id_note(id), 4);
     }
 
-    /// Not loaded: an unmodified hypervisor passes it over.
     fn add_preimages(&mut self, funcs: &[Func]) {
         let mut notes = Vec::new();
         for preimage in funcs.iter().filter_map(|func| func.preimage.as_ref()) {
             preimage.append_to(&mut notes);
         }
         if !notes.is_empty() {
-            let flags = elf::SectionFlags(0);
-            let section = self.section(preimage::SECTION, SectionKind::Note, flags);
-            self.object.append_section_data(section, &notes, 4);
+            self.add_unloaded_note(preimage::SECTION, &notes);
         }
+    }
+
+    /// An unmodified hypervisor ignores what is not to be loaded.
+    fn add_unloaded_note(&mut self, name: &str, notes: &[u8]) {
+        let section = self.section(name, SectionKind::Note, elf::SectionFlags(0));
+        self.object.append_section_data(section, notes, 4);
     }
 
     fn add_metadata(&mut self, metadata: &[(String, String)]) {

@@ -187,6 +187,7 @@ fn check(path: &Path) {
         hypervisor: &hypervisor.build_id,
         depends: &hypervisor.build_id,
         metadata: &[],
+        record: &serde_json::Value::Null,
     };
     let payload = selected.draft.write(&identity).expect("a payload");
     if let Err(refusal) = engine.upload("test", &payload) {

@@ -18,12 +18,14 @@ pub mod compare;
 mod elf;
 mod image;
 pub mod payload;
+pub mod record;
 pub mod report;
 pub mod table;
 
 pub use compare::{Line, Listing, compare};
 pub use image::Image;
 pub use payload::Payload;
+pub use record::Record;
 pub use report::{Review, SourcePatch};
 
 /// Why a file cannot be shown.

@@ -4,6 +4,7 @@
 use crate::Error;
 use crate::elf::{Elf, Place};
 use crate::image::Image;
+use crate::record::Record;
 use crate::table::{Table, tables};
 use object::elf;
 use serde::{Serialize, Serializer};
@@ -23,6 +24,8 @@ pub struct Payload {
     pub xen_depends: Option<String>,
     /// `key=value` texts.
     pub metadata: Vec<String>,
+    /// What the generator recorded about the build, if it did.
+    pub record: Option<Record>,
     /// What it patches.
     pub functions: Vec<Function>,
     /// What the hypervisor calls at the stages of its life.
@@ -195,6 +198,7 @@ impl Payload {
             metadata: texts
                 .map(|t| String::from_utf8_lossy(t).into_owned())
                 .collect(),
+            record: Record::read(&elf),
             hooks,
             tables: tables(&elf),
             carried: carried.collect(),

@@ -7,8 +7,9 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use xsplice_abi::text::escaped;
 use xsplice_inspect::payload::Function;
-use xsplice_inspect::{Image, Line, Listing, Payload};
+use xsplice_inspect::{Image, Line, Listing, Payload, Record};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -85,7 +86,10 @@ fn describe(text: &mut String, payload: &Payload, relocations: bool) -> std::fmt
         writeln!(text, "{what:<16}{}", id.as_deref().unwrap_or("none"))?;
     }
     for line in &payload.metadata {
-        writeln!(text, "{:<16}{line}", "metadata")?;
+        writeln!(text, "{:<16}{}", "metadata", escaped(line))?;
+    }
+    if let Some(record) = &payload.record {
+        describe_record(text, record)?;
     }
     writeln!(text, "\nFunctions: {}", payload.functions.len())?;
     for function in &payload.functions {
@@ -110,7 +114,7 @@ fn describe(text: &mut String, payload: &Payload, relocations: bool) -> std::fmt
         writeln!(
             text,
             "  {:<48} {:>6} bytes  {:<8}  {}",
-            symbol.name,
+            escaped(&symbol.name).to_string(),
             symbol.size,
             if symbol.function { "function" } else { "data" },
             symbol.section
@@ -120,10 +124,11 @@ fn describe(text: &mut String, payload: &Payload, relocations: bool) -> std::fmt
         writeln!(text, "\nRefers to:")?;
     }
     for name in &payload.needed {
-        writeln!(text, "  {:<48} by name", name)?;
+        writeln!(text, "  {:<48} by name", escaped(name).to_string())?;
     }
     for symbol in &payload.absolute {
-        writeln!(text, "  {:<48} at {:#x}", symbol.name, symbol.address)?;
+        let name = escaped(&symbol.name).to_string();
+        writeln!(text, "  {name:<48} at {:#x}", symbol.address)?;
     }
     writeln!(text, "\nSections:")?;
     for section in &payload.sections {
@@ -134,16 +139,58 @@ fn describe(text: &mut String, payload: &Payload, relocations: bool) -> std::fmt
         };
         let line = format!(
             "  {:<34} {:>7} bytes  {:<3}  {relocated}",
-            section.name, section.size, section.flags
+            escaped(&section.name).to_string(),
+            section.size,
+            section.flags
         );
         writeln!(text, "{}", line.trim_end())?;
         for field in section.relocations.iter().filter(|_| relocations) {
             writeln!(
                 text,
                 "    +{:#06x}  {:<15} {}{:+#x}",
-                field.offset, field.kind, field.symbol, field.addend
+                field.offset,
+                field.kind,
+                escaped(&field.symbol),
+                field.addend
             )?;
         }
+    }
+    Ok(())
+}
+
+/// What the generator recorded about the build.
+fn describe_record(text: &mut String, record: &Record) -> std::fmt::Result {
+    let options = &record.options;
+    for (option, names) in [
+        ("--allow", &options.allow),
+        ("--leave-out", &options.leave_out),
+    ] {
+        for name in names {
+            writeln!(text, "{:<16}{option} {}", "built with", escaped(name))?;
+        }
+    }
+    for (option, given) in [
+        ("--leave-out-init", options.leave_out_init),
+        ("--prelink", options.prelink),
+    ] {
+        if given {
+            writeln!(text, "{:<16}{option}", "built with")?;
+        }
+    }
+    for note in &record.notes {
+        writeln!(text, "{:<16}{}", "note", escaped(note))?;
+    }
+    if !record.hunks.is_empty() {
+        writeln!(text, "\nHunks of the source patches:")?;
+    }
+    for hunk in &record.hunks {
+        let names = match hunk.names.as_slice() {
+            [] => String::new(),
+            names => format!(": {}", names.join(", ")),
+        };
+        let place = format!("{}:{}", hunk.file, hunk.line);
+        let effect = hunk.effect_in_words();
+        writeln!(text, "  {}", escaped(&format!("{place}  {effect}{names}")))?;
     }
     Ok(())
 }
@@ -164,7 +211,8 @@ fn describe_function(text: &mut String, function: &Function) -> std::fmt::Result
     writeln!(
         text,
         "  {}\n    {} bytes at {place} become {new}",
-        function.name, function.old_size
+        escaped(&function.name),
+        function.old_size
     )?;
     if let Some(expected) = &function.expected {
         writeln!(text, "    expects  {expected}")?;

@@ -16,7 +16,10 @@ Examples:
   xsplice report second.livepatch --on first.livepatch --xen-syms xen-syms -o second.html
 
 A source patch is only shown if the payload records its SHA-256, or records no
-source patch at all.";
+source patch at all.
+
+Exit codes: 0 if the payload would load and apply, 1 if not (the page is written
+and says why), or if no page could be written.";
 
 /// Arguments of `xsplice report`.
 #[derive(clap::Args)]
@@ -53,7 +56,11 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
                 };
                 say!("{}: {verdict}", args.output.display());
             }
-            ExitCode::SUCCESS
+            if good {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(error) => failure(&error, json),
     }

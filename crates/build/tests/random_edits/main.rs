@@ -221,6 +221,7 @@ fn generate(objects: &[Object], image: &[u8], name: &str, below: &[PathBuf]) -> 
         hypervisor: &image.build_id,
         depends: below.build_id().unwrap_or(&image.build_id),
         metadata: &[],
+        record: &serde_json::Value::Null,
     };
     let payload = selection.draft.write(&identity).expect("a payload");
     Outcome::Payload(payload, brings_variables)

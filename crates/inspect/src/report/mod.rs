@@ -13,6 +13,7 @@ use crate::{Error, Listing, compare};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use xsplice_abi::note::hex;
+use xsplice_abi::text::escaped;
 
 /// Everything that the page shows.
 pub struct Review<'a> {
@@ -127,8 +128,15 @@ impl<'a> Review<'a> {
         })
     }
 
-    /// The page.
+    /// The page. Nothing that a file says can hide in it: characters that are not
+    /// seen, or that change the order of others, are escaped.
     pub fn to_html(&self) -> String {
-        page::page(self).into_string()
+        let page = page::page(self).into_string();
+        let space = ['\n', '\t'];
+        let pieces = page.split_inclusive(space).map(|piece| {
+            let text = piece.trim_end_matches(space);
+            format!("{}{}", escaped(text), &piece[text.len()..])
+        });
+        pieces.collect()
     }
 }

@@ -6,7 +6,9 @@ use super::{Caller, Review, Reviewed, SourcePatch, recorded};
 use crate::compare::{Code, Line, Listing};
 use crate::image::How;
 use crate::payload::Payload;
+use crate::record::Record;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use xsplice_abi::text::escaped;
 use xsplice_offline::Severity;
 
 const STYLE: &str = include_str!("page.css");
@@ -25,21 +27,25 @@ pub(super) fn page(review: &Review) -> Markup {
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                h1 { "Live patch " (review.name) }
-                (summary(review))
-                (checks(review))
-                (patches(review.patches, payload))
-                @if !review.functions.is_empty() {
-                    h2 { "Functions" }
-                    @for (index, function) in review.functions.iter().enumerate() {
-                        (reviewed(index, function))
+                header { h1 { "Live patch " (review.name) } }
+                main {
+                    (summary(review))
+                    (checks(review))
+                    (record(payload))
+                    (patches(review.patches, payload))
+                    @if !review.functions.is_empty() {
+                        h2 { "Functions" }
+                        @for (index, function) in review.functions.iter().enumerate() {
+                            (reviewed(index, function, payload.record.as_ref()))
+                        }
                     }
+                    (hooks(payload))
+                    (data(payload))
+                    (tables(payload))
+                    (symbols(payload))
+                    (sections(payload))
                 }
-                (hooks(payload))
-                (data(payload))
-                (tables(payload))
-                (symbols(payload))
-                (sections(payload))
+                footer { (decision()) }
             }
         }
     }
@@ -60,11 +66,11 @@ fn summary(review: &Review) -> Markup {
             dt { "SHA-256" } dd { code { (review.sha256) } }
             @for entry in &payload.metadata {
                 @let (key, value) = entry.split_once('=').unwrap_or(("metadata", entry));
-                dt { (key) } dd { (value) }
+                dt { (escaped(key)) } dd { (escaped(value)) }
             }
         }
         @if !review.functions.is_empty() {
-            div.wide { table {
+            (wide("Functions", html! { table {
                 thead { tr {
                     th { "Function" } th.number { "Old bytes" } th.number { "New bytes" }
                     th { "Differences" }
@@ -80,9 +86,14 @@ fn summary(review: &Review) -> Markup {
                         }
                     }
                 }
-            } }
+            } }))
         }
     }
+}
+
+/// What may be wider than the screen: it scrolls, with the keyboard too.
+fn wide(label: &str, content: Markup) -> Markup {
+    html! { div.wide role="region" aria-label=(label) tabindex="0" { (content) } }
 }
 
 fn checks(review: &Review) -> Markup {
@@ -117,6 +128,87 @@ fn checks(review: &Review) -> Markup {
     }
 }
 
+/// What the generator recorded: what the build was told, what became of each
+/// hunk, and what the reviewer should know.
+fn record(payload: &Payload) -> Markup {
+    let Some(record) = &payload.record else {
+        return html! {
+            h2 { "How it was built" }
+            p { "The payload has no record of its build: another generator made it." }
+        };
+    };
+    let options = &record.options;
+    let given = [
+        ("Refusals overridden (--allow)", options.allow.join(", ")),
+        ("To be left out (--leave-out)", options.leave_out.join(", ")),
+        (
+            "Boot-only code",
+            (if options.leave_out_init {
+                "left out"
+            } else {
+                ""
+            })
+            .to_owned(),
+        ),
+        (
+            "Symbols",
+            (if options.prelink { "as addresses" } else { "" }).to_owned(),
+        ),
+    ];
+    html! {
+        h2 { "How it was built" }
+        @if given.iter().all(|(_, value)| value.is_empty()) {
+            p { "No refusal was overridden and nothing was to be left out." }
+        } @else {
+            dl {
+                @for (key, value) in given.iter().filter(|(_, value)| !value.is_empty()) {
+                    dt { (key) } dd { (value) }
+                }
+            }
+        }
+        @if !record.left_out.is_empty() {
+            h3 { "Left out" }
+            ul {
+                @for change in &record.left_out {
+                    li { code { (change.name) } " of " (change.file) ": " (change.why) }
+                }
+            }
+        }
+        @if !record.notes.is_empty() {
+            h3 { "Notes" }
+            ul { @for note in &record.notes { li { (note) } } }
+        }
+        @if !record.hunks.is_empty() {
+            h3 { "Hunks of the source patches" }
+            (wide("Hunks of the source patches", html! { table {
+                thead { tr { th { "Hunk" } th { "Effect" } th { "Changes" } } }
+                tbody {
+                    @for hunk in &record.hunks {
+                        tr {
+                            td { (hunk.file) ":" (hunk.line) }
+                            td { (hunk.effect_in_words()) }
+                            td { (hunk.names.join(", ")) }
+                        }
+                    }
+                }
+            } }))
+        }
+    }
+}
+
+/// Room for what the reviewer decides, on paper.
+fn decision() -> Markup {
+    html! {
+        h2 { "Decision" }
+        dl.decision {
+            dt { "Reviewed by" } dd {}
+            dt { "Date" } dd {}
+            dt { "Decision" } dd { "\u{2610} sign off   \u{2610} reject" }
+            dt { "Remarks" } dd {}
+        }
+    }
+}
+
 fn patches(patches: &[SourcePatch], payload: &Payload) -> Markup {
     let given = |hash: &str| patches.iter().any(|patch| patch.sha256 == hash);
     let missing: Vec<_> = recorded(payload).filter(|(_, hash)| !given(hash)).collect();
@@ -135,7 +227,7 @@ fn patches(patches: &[SourcePatch], payload: &Payload) -> Markup {
                 }
                 br; code { (patch.sha256) }
             }
-            pre.wide {
+            pre.wide role="region" aria-label=(patch.name) tabindex="0" {
                 @for line in patch.text.lines() {
                     span.(line_class(line)) { (line) "\n" }
                 }
@@ -176,13 +268,23 @@ fn differences(listing: &Listing) -> String {
     )
 }
 
-fn reviewed(index: usize, reviewed: &Reviewed) -> Markup {
+fn reviewed(index: usize, reviewed: &Reviewed, record: Option<&Record>) -> Markup {
     let listing = &reviewed.listing;
     let function = &listing.function;
+    let hunks: Vec<_> = record
+        .into_iter()
+        .flat_map(|record| record.hunks_of(&function.name))
+        .collect();
     html! {
         section id=(format!("f{index}")) {
             h3 { (function.name) }
             (place(listing))
+            @if !hunks.is_empty() {
+                h4 { "Hunks in it" }
+                ul {
+                    @for hunk in hunks { li { (hunk.file) ":" (hunk.line) " of " (hunk.patch) } }
+                }
+            }
             h4 { "Who uses it" }
             (uses(&reviewed.uses))
             h4 { "Old and new code" }
@@ -282,21 +384,27 @@ fn lines(lines: &[Line]) -> Markup {
     }
 }
 
+/// One line; the mark before each side says what the colour says.
 fn line(line: &Line) -> Markup {
-    let class = match (&line.old, &line.new) {
-        _ if line.same => "same",
-        (Some(_), Some(_)) => "changed",
-        (Some(_), None) => "removed",
-        _ => "added",
+    let (class, marks) = match (&line.old, &line.new) {
+        _ if line.same => ("same", [" ", " "]),
+        (Some(_), Some(_)) => ("changed", ["\u{2212}", "+"]),
+        (Some(_), None) => ("removed", ["\u{2212}", " "]),
+        _ => ("added", [" ", "+"]),
     };
-    let side = |code: &Option<Code>| {
+    let side = |code: &Option<Code>, mark: &str| {
         html! {
             @if let Some(code) = code {
+                span.mark { (mark) }
                 span.offset { (format!("{:x}", code.offset)) } span { (code.text) }
             }
         }
     };
-    html! { div.line.(class) { div.old { (side(&line.old)) } div.new { (side(&line.new)) } } }
+    html! {
+        div.line.(class) {
+            div.old { (side(&line.old, marks[0])) } div.new { (side(&line.new, marks[1])) }
+        }
+    }
 }
 
 fn hooks(payload: &Payload) -> Markup {
@@ -317,7 +425,7 @@ fn data(payload: &Payload) -> Markup {
     html! {
         @if !payload.carried.is_empty() {
             h2 { "Brings with it" }
-            div.wide { table {
+            (wide("Brings with it", html! { table {
                 thead { tr {
                     th { "Name" } th { "Kind" } th.number { "Bytes" } th { "Section" }
                 } }
@@ -331,7 +439,7 @@ fn data(payload: &Payload) -> Markup {
                         }
                     }
                 }
-            } }
+            } }))
         }
     }
 }
@@ -367,7 +475,7 @@ fn symbols(payload: &Payload) -> Markup {
 fn sections(payload: &Payload) -> Markup {
     html! {
         h2 { "Sections" }
-        div.wide { table {
+        (wide("Sections", html! { table {
             thead { tr {
                 th { "Section" } th { "Flags" } th.number { "Bytes" } th.number { "Relocations" }
             } }
@@ -381,6 +489,6 @@ fn sections(payload: &Payload) -> Markup {
                     }
                 }
             }
-        } }
+        } }))
     }
 }

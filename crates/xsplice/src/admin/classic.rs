@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
+use xsplice_abi::text::escaped;
 use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State};
 
 const USAGE: &str = "\
@@ -132,10 +133,11 @@ impl Tool<'_> {
                 0 => String::new(),
                 rc => format!(" ({}, {})", rc.wrapping_neg(), Errno(rc.wrapping_neg())),
             };
-            let metadata = payload.metadata.join(";");
+            // Others read this text: what is in a payload must not forge a line of it.
             say(&format!(
-                "{:<40}| {state}{result}    | {metadata}\n",
-                payload.name
+                "{:<40}| {state}{result}    | {}\n",
+                escaped(&payload.name).to_string(),
+                escaped(&payload.metadata.join(";"))
             ));
         }
         Ok(())

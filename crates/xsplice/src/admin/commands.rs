@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
+use xsplice_abi::text::escaped;
 use xsplice_dom0::{Action, Errno, Livepatch, Payload, Privcmd, State, version_info};
 
 /// The admin commands.
@@ -410,8 +411,8 @@ fn list(payloads: Vec<Payload>) -> Report {
             };
             format!(
                 "{:<32} {state}{rc}  {}",
-                payload.name,
-                payload.metadata.join("; ")
+                escaped(&payload.name).to_string(),
+                escaped(&payload.metadata.join("; "))
             )
             .trim_end()
             .to_owned()

@@ -142,6 +142,7 @@ impl Image {
             hypervisor: &self.build_id,
             depends: below.map_or(&self.build_id, |below| &below.build_id),
             metadata: &[],
+            record: &serde_json::Value::Null,
         })?;
         ensure!(data.len() <= MOST, "{name} would have {} bytes", data.len());
         let file = ElfFile64::<Endianness>::parse(data.as_slice())?;

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The build record: what the generator knows about a payload that the payload's
+//! code does not show.
+//!
+//! The section [`SECTION`] holds one ELF note with owner `xsplice` and type
+//! [`TYPE`]. It is not loaded, so that an unmodified Xen ignores it. Its
+//! description is a JSON object in UTF-8:
+//!
+//! | key | value |
+//! |---|---|
+//! | `options` | what the build was told: `allow`, `leave_out`, `leave_out_init`, `prelink` |
+//! | `hunks` | a list: `patch`, `file`, `line`, `effect`, and `names` of what it changes |
+//! | `left_out` | a list of changes that the payload does without: `name`, `file`, `why` |
+//! | `notes` | a list of texts for the reader |
+//!
+//! A reader ignores keys that it does not know.
+
+use crate::preimage::OWNER;
+#[cfg(feature = "alloc")]
+use alloc::vec::Vec;
+
+/// Name of the section.
+pub const SECTION: &str = ".note.xsplice.build";
+/// Type of the note.
+pub const TYPE: u32 = 2;
+
+/// The note that holds `json`.
+#[cfg(feature = "alloc")]
+pub fn note(json: &str) -> Vec<u8> {
+    let size = u32::try_from(json.len()).unwrap_or(u32::MAX);
+    let mut note = Vec::with_capacity(24 + json.len());
+    for word in [8, size, TYPE] {
+        note.extend_from_slice(&word.to_le_bytes());
+    }
+    note.extend_from_slice(&OWNER);
+    note.extend_from_slice(json.as_bytes());
+    note.resize(note.len().next_multiple_of(4), 0);
+    note
+}
+
+/// The JSON in the section `data`; `None` if it holds another note or is damaged.
+///
+/// ```
+/// let section = xsplice_abi::record::note(r#"{"notes":[]}"#);
+/// assert_eq!(xsplice_abi::record::json(&section), Some(r#"{"notes":[]}"#));
+/// ```
+pub fn json(data: &[u8]) -> Option<&str> {
+    let (header, rest) = data.split_first_chunk::<20>()?;
+    let word = |at: usize| -> Option<u32> {
+        let bytes = header.get(at..)?.first_chunk::<4>()?;
+        Some(u32::from_le_bytes(*bytes))
+    };
+    if word(0)? != 8 || word(8)? != TYPE || header.get(12..)? != OWNER {
+        return None;
+    }
+    let json = rest.get(..usize::try_from(word(4)?).ok()?)?;
+    core::str::from_utf8(json).ok()
+}
+
+#[cfg(all(test, feature = "alloc"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_note_is_none() {
+        let whole = note("{\"a\":1}");
+        assert_eq!(json(&whole), Some("{\"a\":1}"));
+        for length in 0..27 {
+            assert_eq!(json(&whole[..length]), None, "{length} bytes");
+        }
+        for at in 0..20 {
+            let mut other = whole.clone();
+            other[at] ^= 0x80;
+            assert_eq!(json(&other), None, "byte {at}");
+        }
+        let mut other = whole;
+        other[20] = 0xff;
+        assert_eq!(json(&other), None);
+    }
+}

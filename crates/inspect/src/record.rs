@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The build record: what the generator knows about a payload that the payload's
+//! code does not show ([`xsplice_abi::record`]).
+
+use crate::elf::Elf;
+use serde::{Deserialize, Serialize};
+use xsplice_abi::record;
+
+/// What the generator recorded. Keys that are missing are empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Record {
+    /// What the build was told.
+    pub options: Options,
+    /// What became of each hunk of the source patches.
+    pub hunks: Vec<Hunk>,
+    /// Changes that the payload does without, as the build was told.
+    pub left_out: Vec<LeftOut>,
+    /// What a reader should know.
+    pub notes: Vec<String>,
+}
+
+/// Options of the build that a reviewer has to agree with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// Structures and functions whose refusal was overridden.
+    pub allow: Vec<String>,
+    /// Changes that were to be left out.
+    pub leave_out: Vec<String>,
+    /// Whether all changes of boot-only code were to be left out.
+    pub leave_out_init: bool,
+    /// Whether symbols are addresses instead of names.
+    pub prelink: bool,
+}
+
+/// A hunk of a source patch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hunk {
+    /// The patch.
+    pub patch: String,
+    /// The file that it changes.
+    pub file: String,
+    /// The line where it starts in the old file.
+    pub line: u64,
+    /// Its effect, as the generator names it, such as `in_payload`.
+    pub effect: String,
+    /// What it changes.
+    pub names: Vec<String>,
+}
+
+impl Hunk {
+    /// The effect in words.
+    #[must_use]
+    pub fn effect_in_words(&self) -> &str {
+        match self.effect.as_str() {
+            "in_payload" => "in the payload",
+            "left_out" => "left out, as the build was told",
+            "unused" => "changes only what the running hypervisor does not use",
+            "none" => "no effect on code",
+            "not_built" => "not compiled into this hypervisor",
+            other => other,
+        }
+    }
+}
+
+/// A change that the payload does without.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeftOut {
+    /// Name of the function, variable or section.
+    pub name: String,
+    /// Its source file.
+    pub file: String,
+    /// What differs.
+    pub why: String,
+}
+
+impl Record {
+    /// The record of a payload; `None` if it has none that can be read. Another
+    /// generator's payload has none, and is no worse for it.
+    pub(crate) fn read(elf: &Elf) -> Option<Self> {
+        let section = elf.section(record::SECTION)?;
+        serde_json::from_str(record::json(&section.data)?).ok()
+    }
+
+    /// The hunks that change `function`.
+    pub(crate) fn hunks_of<'a>(&'a self, function: &'a str) -> impl Iterator<Item = &'a Hunk> {
+        let here = self.hunks.iter().filter(|hunk| hunk.effect == "in_payload");
+        here.filter(move |hunk| hunk.names.iter().any(|name| name == function))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_versions_of_the_record_can_be_read() {
+        let text =
+            r#"{"later": 1, "hunks": [{"file": "f.c", "effect": "new kind", "objects": 2}]}"#;
+        let record: Record = serde_json::from_str(text).unwrap();
+        assert_eq!(record.hunks[0].file, "f.c");
+        assert_eq!(record.hunks[0].effect_in_words(), "new kind");
+        assert!(record.notes.is_empty());
+    }
+}
