@@ -9,6 +9,8 @@
 //! every path follows from the hypervisor's image, and [`CALLED`] has it for who
 //! has no image to walk.
 
+use Why::{Event, Waits, Writes};
+
 /// Which hypervisors have a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
@@ -31,7 +33,7 @@ pub struct Root {
     /// Its name, without what the compiler adds.
     pub name: &'static str,
     /// Why it must not be patched.
-    pub why: &'static str,
+    pub why: Why,
     /// Where it is.
     pub place: Where,
     /// Whether what it calls runs then as well. Not so where the calls come before
@@ -39,17 +41,38 @@ pub struct Root {
     pub calls: bool,
 }
 
-const EVENT: &str =
-    "NMIs or machine checks run it, and they reach a CPU even while its code is being patched";
-const WAITS: &str = "the CPUs wait in it while the code is being patched";
-const WRITES: &str = "it runs while the code is being patched";
+/// Why a function must not be patched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// An NMI or machine check runs it.
+    Event,
+    /// CPUs wait in it.
+    Waits,
+    /// The CPU that writes runs it.
+    Writes,
+}
+
+impl Why {
+    /// In words.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Event => {
+                "NMIs or machine checks run it, and they reach a CPU even while its code is being \
+                 patched"
+            }
+            Self::Waits => "the CPUs wait in it while the code is being patched",
+            Self::Writes => "it runs while the code is being patched",
+        }
+    }
+}
 
 /// Why what enters and leaves the hypervisor must not be patched.
 pub const ENTRY: &str = "CPUs run it on their way into or out of the hypervisor, \
     where page-table isolation does not map payloads";
 const CORE: &str = "it is part of the live-patch core";
 
-const fn root(name: &'static str, why: &'static str, place: Where) -> Root {
+const fn root(name: &'static str, why: Why, place: Where) -> Root {
     let calls = true;
     Root {
         name,
@@ -61,7 +84,7 @@ const fn root(name: &'static str, why: &'static str, place: Where) -> Root {
 
 /// A root that is active while bytes are written, but calls others only before
 /// and after.
-const fn alone(name: &'static str, why: &'static str, place: Where) -> Root {
+const fn alone(name: &'static str, why: Why, place: Where) -> Root {
     let calls = false;
     Root {
         name,
@@ -75,66 +98,95 @@ const fn alone(name: &'static str, why: &'static str, place: Where) -> Root {
 /// lead from one of them to the next: `do_nmi` to the callback that holds it,
 /// `do_machine_check` to a handler.
 pub const ROOTS: &[Root] = &[
-    root("do_nmi", EVENT, Where::Everywhere),
-    root("entry_from_pv", EVENT, Where::Since(21)),
-    root("entry_from_xen", EVENT, Where::Since(21)),
-    root("mask_nmi_callback", EVENT, Where::OwnCore),
-    root("xsplice_hold_nmi", EVENT, Where::OurCore),
-    root("do_machine_check", EVENT, Where::Everywhere),
-    root("xsplice_hold_machine_check", EVENT, Where::OurCore),
-    root("unexpected_machine_check", EVENT, Where::Some),
-    root("mcheck_cmn_handler", EVENT, Where::Some),
+    root("do_nmi", Event, Where::Everywhere),
+    root("entry_from_pv", Event, Where::Since(21)),
+    root("entry_from_xen", Event, Where::Since(21)),
+    root("mask_nmi_callback", Event, Where::OwnCore),
+    root("xsplice_hold_nmi", Event, Where::OurCore),
+    root("do_machine_check", Event, Where::Everywhere),
+    root("xsplice_hold_machine_check", Event, Where::OurCore),
+    root("unexpected_machine_check", Event, Where::Some),
+    root("mcheck_cmn_handler", Event, Where::Some),
     // In loops, and where something was found.
-    root("mce_barrier_enter", EVENT, Where::Some),
-    root("mce_barrier_exit", EVENT, Where::Some),
-    root("mce_barrier_dec", EVENT, Where::Some),
-    root("mce_panic_check", EVENT, Where::Some),
-    root("mcheck_mca_clearbanks", EVENT, Where::Some),
+    root("mce_barrier_enter", Event, Where::Some),
+    root("mce_barrier_exit", Event, Where::Some),
+    root("mce_barrier_dec", Event, Where::Some),
+    root("mce_panic_check", Event, Where::Some),
+    root("mcheck_mca_clearbanks", Event, Where::Some),
     // What it calls while CPUs wait is done before the first byte is written.
-    alone("check_for_livepatch_work", WAITS, Where::Everywhere),
-    alone("livepatch_spin", WAITS, Where::Some),
-    root("xsplice_relax", WAITS, Where::OurCore),
-    root("xsplice_mask", WAITS, Where::OurCore),
-    root("xsplice_synchronise", WAITS, Where::OurCore),
+    alone("check_for_livepatch_work", Waits, Where::Everywhere),
+    alone("livepatch_spin", Waits, Where::Some),
+    root("xsplice_relax", Waits, Where::OurCore),
+    root("xsplice_mask", Waits, Where::OurCore),
+    root("xsplice_synchronise", Waits, Where::OurCore),
     // They log before and after.
-    alone("apply_payload", WRITES, Where::OwnCore),
-    alone("revert_payload", WRITES, Where::OwnCore),
-    root("arch_livepatch_quiesce", WRITES, Where::OwnCore),
-    root("arch_livepatch_apply", WRITES, Where::OwnCore),
-    root("arch_livepatch_revert", WRITES, Where::OwnCore),
-    root("arch_livepatch_revive", WRITES, Where::OwnCore),
-    root("arch_livepatch_post_action", WRITES, Where::OwnCore),
-    alone("arch_livepatch_mask", WRITES, Where::OwnCore),
-    alone("arch_livepatch_unmask", WRITES, Where::OwnCore),
-    root("xsplice_now", WRITES, Where::OurCore),
-    root("xsplice_window_begin", WRITES, Where::OurCore),
-    root("xsplice_window_end", WRITES, Where::OurCore),
-    root("xsplice_text_write", WRITES, Where::OurCore),
-    alone("xsplice_text_begin", WRITES, Where::OurCore),
-    root("xsplice_text_end", WRITES, Where::OurCore),
+    alone("apply_payload", Writes, Where::OwnCore),
+    alone("revert_payload", Writes, Where::OwnCore),
+    root("arch_livepatch_quiesce", Writes, Where::OwnCore),
+    root("arch_livepatch_apply", Writes, Where::OwnCore),
+    root("arch_livepatch_revert", Writes, Where::OwnCore),
+    root("arch_livepatch_revive", Writes, Where::OwnCore),
+    root("arch_livepatch_post_action", Writes, Where::OwnCore),
+    alone("arch_livepatch_mask", Writes, Where::OwnCore),
+    alone("arch_livepatch_unmask", Writes, Where::OwnCore),
+    root("xsplice_now", Writes, Where::OurCore),
+    root("xsplice_window_begin", Writes, Where::OurCore),
+    root("xsplice_window_end", Writes, Where::OurCore),
+    root("xsplice_text_write", Writes, Where::OurCore),
+    alone("xsplice_text_begin", Writes, Where::OurCore),
+    root("xsplice_text_end", Writes, Where::OurCore),
     // Under a condition that holds for some actions of ours.
-    root("relax_virtual_region_perms", WRITES, Where::Everywhere),
-    root("tighten_virtual_region_perms", WRITES, Where::Everywhere),
-    root("flush_area_local", WRITES, Where::Everywhere),
+    root("relax_virtual_region_perms", Writes, Where::Everywhere),
+    root("tighten_virtual_region_perms", Writes, Where::Everywhere),
+    root("flush_area_local", Writes, Where::Everywhere),
     // In loops that run at least once.
-    root("modify_xen_mappings_lite", WRITES, Where::Everywhere),
+    root("modify_xen_mappings_lite", Writes, Where::Everywhere),
     // Where there is anything to write.
-    root("memcpy", WRITES, Where::Everywhere),
+    root("memcpy", Writes, Where::Everywhere),
 ];
 
 /// What the roots call on every path.
-const CALLED: &[(&str, &[&str])] = &[
-    (
-        EVENT,
-        &[
-            "__bitmap_weight",
-            "_spin_trylock",
-            "mcheck_mca_logout",
-            "raise_softirq",
-        ],
-    ),
-    (WRITES, &["get_s_time", "get_s_time_fixed"]),
+const CALLED: &[(Why, &str)] = &[
+    (Event, "__bitmap_weight"),
+    (Event, "_spin_trylock"),
+    (Event, "mcheck_mca_logout"),
+    (Event, "raise_softirq"),
+    (Writes, "get_s_time"),
+    (Writes, "get_s_time_fixed"),
 ];
+
+/// The names that have this reason, each with a zero behind it, as far as there is
+/// room for them, and how long they are. In a hypervisor, a list of texts would
+/// take several times as much.
+const fn names<const N: usize>(why: Why) -> ([u8; N], usize) {
+    let mut all = [0; N];
+    let mut end = 0;
+    let mut index = 0;
+    while index < ROOTS.len() + CALLED.len() {
+        let (of, name) = match index.checked_sub(ROOTS.len()) {
+            None => (ROOTS[index].why, ROOTS[index].name.as_bytes()),
+            Some(called) => (CALLED[called].0, CALLED[called].1.as_bytes()),
+        };
+        index += 1;
+        if of as u8 != why as u8 {
+            continue;
+        }
+        let mut at = 0;
+        while at < name.len() {
+            if end < N {
+                all[end] = name[at];
+            }
+            end += 1;
+            at += 1;
+        }
+        end += 1;
+    }
+    (all, end)
+}
+
+const EVENTS: [u8; names::<0>(Event).1] = names(Event).0;
+const WAITERS: [u8; names::<0>(Waits).1] = names(Waits).0;
+const WRITERS: [u8; names::<0>(Writes).1] = names(Writes).0;
 
 /// What calls through pointers go through.
 const THUNK: &str = "__x86_indirect_thunk_";
@@ -165,19 +217,19 @@ pub fn reason(name: &str) -> Option<&'static str> {
     }
     let name = plain(name);
     if name.starts_with(THUNK) {
-        return Some(EVENT);
+        return Some(Event.text());
     }
-    let mut roots = ROOTS.iter();
-    let root = roots.find(|root| root.name == name).map(|root| root.why);
-    root.or_else(|| {
-        let mut called = CALLED.iter();
-        called.find_map(|(why, names)| names.contains(&name).then_some(*why))
-    })
+    let lists: [(Why, &[u8]); 3] = [(Event, &EVENTS), (Waits, &WAITERS), (Writes, &WRITERS)];
+    let why = lists.into_iter().find_map(|(why, list)| {
+        let mut known = list.split(|byte| *byte == 0);
+        known.any(|known| known == name.as_bytes()).then_some(why)
+    });
+    why.filter(|_| !name.is_empty()).map(Why::text)
 }
 
 /// Names that [`reason`] knows of and that have no root of their own.
 pub fn called() -> impl Iterator<Item = &'static str> {
-    CALLED.iter().flat_map(|(_, names)| names.iter().copied())
+    CALLED.iter().map(|(_, name)| *name)
 }
 
 /// Whether code of this section of an object is on the hypervisor's entry paths.

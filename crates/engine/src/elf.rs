@@ -27,7 +27,7 @@ const SECTION_HEADER_SIZE: u16 = 64;
 const SYMBOL_SIZE: usize = 24;
 /// Longest name that is looked for. Beyond any name that can be loaded, it
 /// keeps a file of overlapping names from taking quadratic time.
-const NAME_LIMIT: usize = 1024;
+const NAME_LIMIT: usize = 256;
 
 /// One section, its contents checked to be in the file.
 #[derive(Clone, Debug)]
@@ -261,6 +261,7 @@ fn sections<'a>(
         data: b"",
     };
     problems.noted(memory::push(&mut sections, null))?;
+    let mut in_file = 0;
     for index in 1..usize::from(header.count) {
         let bytes = header.section_header(file, index)?;
         let (addr, offset) = (bytes.u64(16)?, bytes.u64(24)?);
@@ -314,7 +315,15 @@ fn sections<'a>(
                 limit: MAX_SIZE,
             });
         }
+        in_file += section.data.len() as u64;
         problems.noted(memory::push(&mut sections, section))?;
+    }
+    let size = file.len() as u64;
+    if in_file > size {
+        problems.push(Problem::SectionsOverlap {
+            size: in_file,
+            file: size,
+        });
     }
     (!problems.refused()).then_some(sections)
 }

@@ -154,6 +154,9 @@ pub enum Problem {
         size: u64,
         file: usize,
     },
+    /// Sections share bytes of the file (*stricter*: each is gone through).
+    #[error("the sections have {size:#x} bytes in the file, which has {file:#x}: they overlap")]
+    SectionsOverlap { size: u64, file: u64 },
     /// An alignment that is no power of two.
     #[error("{section}: alignment {align:#x} is not a power of two")]
     SectionAlignment { section: SectionId, align: u64 },
@@ -554,6 +557,9 @@ pub enum Problem {
     /// The preimage notes cannot be read.
     #[error("{section}: the preimage notes are damaged")]
     PreimageDamaged { section: SectionId },
+    /// Two preimage notes are about the same bytes.
+    #[error("{section}: two preimage notes are about the bytes at {addr:#x}")]
+    PreimageOverlap { section: SectionId, addr: u64 },
     /// The preimage notes speak of more than there can be.
     #[error("{section}: the preimage notes cover {size:#x} bytes; {limit:#x} are allowed")]
     PreimageSize {

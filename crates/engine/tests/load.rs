@@ -10,6 +10,7 @@ use common::{
 };
 use object::SectionKind;
 use xsplice_abi::payload::{LivepatchFunc, section};
+use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
     Action, Cause, Engine, Errno, Failure, Host as _, LandingPads, Options, Policy, Problem,
     Severity,
@@ -239,6 +240,82 @@ fn decoding_takes_linear_time() {
     let (read, records) = (engine.host().memory().read, records.len());
     let limit = usize::try_from(SIZE).unwrap() + 32 * records;
     assert!(read <= limit, "{read} bytes read for {records} records");
+}
+
+/// What is read of the hypervisor is no more than all of its text and a little for
+/// each record, whatever the records say and however they lie.
+#[test]
+fn records_are_read_once() {
+    let read_for = |records: &[Func]| {
+        let mut payload = Payload::new(records);
+        let symbol = payload.absolute("boot", INIT + 4);
+        payload.relocation(payload.text, 4, R_PC32, symbol, -4);
+        let mut engine = engine();
+        engine.upload("many", &payload.bytes()).unwrap_err();
+        let memory = engine.host().memory();
+        memory.read
+    };
+    let record = |at: u64, old_size: u32| {
+        func("").with(|f| {
+            f.old_addr.set(at);
+            f.old_size.set(old_size);
+        })
+    };
+    let limit = |records: u64| usize::try_from(0x1000 * 2 + 64 * records).unwrap();
+    // All of the text again and again, from one place and from many.
+    let same: Vec<_> = (0..100).map(|_| record(TEXT, 0x1000)).collect();
+    let nested: Vec<_> = (0..100)
+        .map(|n| record(TEXT + n, 0x1000 - u32::try_from(n).unwrap()))
+        .collect();
+    // Next to each other: the old code is looked through, once.
+    let side_by_side: Vec<_> = (0..12).map(|n| record(TEXT + 64 * n, 64)).collect();
+    for records in [same, nested, side_by_side] {
+        let (read, count) = (read_for(&records), records.len() as u64);
+        assert!(read <= limit(count), "{read} bytes for {count} records");
+    }
+}
+
+#[test]
+fn sections_have_bytes_of_their_own() {
+    let mut file = Payload::new(&[func("target")]).bytes();
+    let at = |file: &[u8], place: usize| u64::from_le_bytes(*file[place..].first_chunk().unwrap());
+    let table = usize::try_from(at(&file, 40)).unwrap();
+    let size = file.len() as u64;
+    // The first section is all of the file but its header.
+    for (field, value) in [(24, 64), (32, size - 64)] {
+        file[table + 64 + field..][..8].copy_from_slice(&value.to_le_bytes());
+    }
+    let refusal = load(&file).unwrap_err();
+    let found = refusal.problems.iter().any(is!(SectionsOverlap { .. }));
+    assert!(found, "{refusal}");
+}
+
+#[test]
+fn preimage_notes_are_about_different_bytes() {
+    let note = |address| Preimage {
+        address,
+        size: 32,
+        hash: [0; 32],
+        masked: Vec::new(),
+    };
+    let with = |addresses: &[u64]| {
+        let mut payload = Payload::new(&[func("target")]);
+        let mut notes = Vec::new();
+        for address in addresses {
+            note(*address).append_to(&mut notes);
+        }
+        let section = payload.section(preimage::SECTION, SectionKind::Note, &notes, 4);
+        payload.set_flags(section, 0);
+        payload
+    };
+    load(&with(&[TARGET + 32, TARGET]).bytes()).unwrap();
+    for addresses in [[TARGET, TARGET], [TARGET + 31, TARGET]] {
+        refused(
+            &with(&addresses),
+            Errno::EINVAL,
+            is!(PreimageOverlap { .. }),
+        );
+    }
 }
 
 #[test]

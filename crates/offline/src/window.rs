@@ -30,7 +30,7 @@ fn follow(image: &Image, addr: u64, root: &Root, found: &mut BTreeMap<u64, &'sta
     let mut seen = BTreeSet::from([addr]);
     let mut left = vec![addr];
     while let Some(addr) = left.pop() {
-        found.entry(addr).or_insert(root.why);
+        found.entry(addr).or_insert(root.why.text());
         for callee in always_called(image, addr) {
             if seen.insert(callee) {
                 left.push(callee);

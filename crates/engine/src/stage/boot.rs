@@ -12,6 +12,7 @@ use super::{Loader, Placed};
 use crate::Host;
 use crate::problem::{Problem, Problems};
 use crate::sort::sort;
+use alloc::vec::Vec;
 use xsplice_memory::{self as memory, NoMemory};
 
 /// A relocated field that leads to what is freed after boot.
@@ -47,26 +48,18 @@ impl Placed<'_> {
             return Ok(());
         }
         sort(references, |a, b| a.leads < b.leads);
-        let mut known = memory::filled(false, references.len())?;
+        let mut places = Places::of(references)?;
         for function in functions {
-            each_value(loader, function, |value| {
-                let first = value.saturating_sub(BEHIND);
-                let start = references.partition_point(|r| r.leads < first);
-                let near = references.iter().zip(&mut known).skip(start);
-                for (_, known) in near.take_while(|(r, _)| r.leads <= value.saturating_add(BEHIND))
-                {
-                    *known = true;
-                }
-            });
+            each_value(loader, function, |value| places.mark(value));
         }
-        for (reference, known) in self.boot_references.iter().zip(known) {
+        for reference in &self.boot_references {
             let (Some(section), Some(symbol)) = (
                 self.elf.sections.get(reference.section),
                 self.elf.symbols.get(reference.symbol),
             ) else {
                 continue;
             };
-            if !known {
+            if !places.is_marked(reference.leads) {
                 problems.push(Problem::InitReference {
                     section: section.id(),
                     index: reference.index,
@@ -76,6 +69,34 @@ impl Placed<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Where references lead, each once and in order, and whether old code does too.
+struct Places(Vec<(u64, bool)>);
+
+impl Places {
+    /// Of references in order.
+    fn of(references: &[BootReference]) -> Result<Self, NoMemory> {
+        let leads = references.iter().map(|reference| (reference.leads, false));
+        let mut places = memory::collect(leads)?;
+        places.dedup();
+        Ok(Self(places))
+    }
+
+    /// Marks what is near `value`: there are few places, however many references.
+    fn mark(&mut self, value: u64) {
+        let first = value.saturating_sub(BEHIND);
+        let start = self.0.partition_point(|(leads, _)| *leads < first);
+        let near = self.0.iter_mut().skip(start);
+        for (_, marked) in near.take_while(|(leads, _)| *leads <= value.saturating_add(BEHIND)) {
+            *marked = true;
+        }
+    }
+
+    fn is_marked(&self, leads: u64) -> bool {
+        let found = self.0.binary_search_by_key(&leads, |(leads, _)| *leads);
+        found.is_ok_and(|at| self.0.get(at).is_some_and(|(_, marked)| *marked))
     }
 }
 
@@ -97,5 +118,27 @@ fn each_value(loader: &Loader<'_, impl Host>, function: &Function, mut found: im
             found(place.wrapping_add(value));
         }
         at += (code.len() - FIELD + 1) as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BootReference, Places};
+
+    #[test]
+    fn many_references_to_one_place_are_one_place() {
+        let reference = |leads| BootReference {
+            section: 1,
+            index: 0,
+            symbol: 1,
+            addr: leads,
+            leads,
+        };
+        let references = [100, 100, 100, 103, 105, 105, 200].map(reference);
+        let mut places = Places::of(&references).unwrap();
+        assert_eq!(places.0.len(), 4);
+        places.mark(100);
+        let marked = [100, 103, 105, 200].map(|leads| places.is_marked(leads));
+        assert_eq!(marked, [true, true, false, false]);
     }
 }

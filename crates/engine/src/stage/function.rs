@@ -436,15 +436,19 @@ impl Placed<'_> {
 }
 
 /// Checks what concerns all functions together, in the order of their addresses.
+/// Whether no two of them share bytes: then all of them together are no longer than
+/// the hypervisor's text, and their code can be looked through.
 #[inline(never)]
 pub(super) fn check_all(
     loader: &Loader<'_, impl Host>,
     image: &Image,
     functions: &[Function],
     problems: &mut Problems,
-) -> Result<(), NoMemory> {
+) -> Result<bool, NoMemory> {
     let sorted = sorted(functions)?;
-    overlaps(loader.host, image, &sorted, problems);
+    if overlaps(loader.host, image, &sorted, problems) {
+        return Ok(false);
+    }
     let mut cursor = Cursor::default();
     for function in sorted {
         // Nothing but its first bytes are written over.
@@ -457,7 +461,7 @@ pub(super) fn check_all(
             break;
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// In the order of their addresses.
@@ -552,7 +556,13 @@ const FUNCTION_LIMIT: usize = 1 << 20;
 
 /// Two records for the same bytes: the second trampoline would go over the first.
 #[inline(never)]
-fn overlaps(host: &impl Host, image: &Image, sorted: &[&Function], problems: &mut Problems) {
+fn overlaps(
+    host: &impl Host,
+    image: &Image,
+    sorted: &[&Function],
+    problems: &mut Problems,
+) -> bool {
+    let before = problems.count();
     for pair in sorted.windows(2) {
         let [a, b] = pair else {
             continue;
@@ -566,5 +576,9 @@ fn overlaps(host: &impl Host, image: &Image, sorted: &[&Function], problems: &mu
                 addr: b.old_addr,
             });
         }
+        if problems.more != 0 {
+            break;
+        }
     }
+    problems.count() != before
 }

@@ -36,8 +36,9 @@ impl<'a> Relocated<'a> {
         if !patches && !hooked {
             problems.push_nothing_to_do();
         }
-        check_all(loader, &placed.image, &contents.functions, problems)?;
-        placed.check_boot_references(loader, &contents.functions, problems)?;
+        if check_all(loader, &placed.image, &contents.functions, problems)? {
+            placed.check_boot_references(loader, &contents.functions, problems)?;
+        }
         contents.preimages = placed.preimages(problems)?;
         placed.check_tables(loader, problems)?;
         placed.symbols(loader, &mut contents)?;
@@ -79,12 +80,23 @@ impl<'a> Placed<'a> {
         let Some(section) = self.elf.section(Known::Preimages) else {
             return Ok(Vec::new());
         };
-        let sizes = preimage::notes(section.data).map(|note| Some(u64::from(note?.size)));
-        let Some(size) = sizes.sum::<Option<u64>>() else {
-            let section = section.id();
-            problems.push(Problem::PreimageDamaged { section });
-            return Ok(Vec::new());
-        };
+        let mut covered = Vec::new();
+        for note in preimage::notes(section.data) {
+            let Some(note) = note else {
+                let section = section.id();
+                problems.push(Problem::PreimageDamaged { section });
+                return Ok(Vec::new());
+            };
+            memory::push(&mut covered, (note.address, u64::from(note.size)))?;
+        }
+        sort(&mut covered, |a, b| a < b);
+        for [(addr, size), (next, _)] in covered.array_windows() {
+            if next - addr < *size {
+                let (section, addr) = (section.id(), *next);
+                problems.push(Problem::PreimageOverlap { section, addr });
+            }
+        }
+        let size = covered.iter().map(|(_, size)| size).sum();
         if size > MAX_IMAGE {
             let (section, limit) = (section.id(), MAX_IMAGE);
             problems.push(Problem::PreimageSize {
