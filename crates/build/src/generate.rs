@@ -10,6 +10,7 @@ use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
 use crate::source::{PatchedSource, SourcePatch};
 use crate::tree::{ObjectFile, Tree};
 use crate::unit::Unit;
+use crate::warning::Warning;
 use crate::witness::Build;
 use crate::{Problem, Refused};
 use rayon::prelude::*;
@@ -95,6 +96,8 @@ pub struct Report {
     pub left_out: Vec<LeftOut>,
     /// What became of each hunk of the patches.
     pub hunks: Vec<Hunk>,
+    /// What whoever applies or takes out the payload has to know.
+    pub warnings: BTreeSet<Warning>,
     /// What a reader should know.
     pub notes: Vec<String>,
 }
@@ -240,6 +243,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         carried: Vec::new(),
         hooks: Vec::new(),
         left_out: Vec::new(),
+        warnings: crate::warning::old_code(&units),
         hunks,
         notes,
     };
@@ -322,6 +326,11 @@ fn write(
         carried: selection.carried,
         hooks: selection.hooks,
         left_out: selection.left_out,
+        warnings: report
+            .warnings
+            .union(&selection.warnings)
+            .cloned()
+            .collect(),
         ..report
     })
 }

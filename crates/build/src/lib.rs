@@ -40,6 +40,7 @@ pub mod source;
 pub mod tree;
 pub mod unit;
 mod variant;
+pub mod warning;
 mod witness;
 
 pub use generate::{Options, PatchedFunction, Progress, Report, generate};

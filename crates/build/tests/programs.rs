@@ -183,6 +183,20 @@ fn check(path: &Path) {
         return;
     }
     let selected = selected.unwrap_or_else(|words| panic!("{words}"));
+    for words in program.lines("WARNING") {
+        let mut warnings = selected.warnings.iter().map(ToString::to_string);
+        assert!(
+            warnings.any(|w| w.contains(words)),
+            "{:?}",
+            selected.warnings
+        );
+    }
+    assert_eq!(
+        program.lines("WARNING").count(),
+        selected.warnings.len(),
+        "{:?}",
+        selected.warnings
+    );
     let identity = Identity {
         hypervisor: &hypervisor.build_id,
         depends: &hypervisor.build_id,

@@ -225,6 +225,9 @@ fn print(report: &Report, explain: bool) {
     for note in &report.notes {
         say!("note: {note}");
     }
+    for warning in &report.warnings {
+        say!("warning: {warning}");
+    }
     say!("Replaced functions:");
     for f in &report.functions {
         say!(

@@ -12,6 +12,8 @@
 //! - `# carries:` names of what is new in the payload, all of it;
 //! - `# refused:` words of the refusal; every such line must be met;
 //! - `# note:` words of a note in the report; every such line must be met;
+//! - `# warning:` words of a warning in the report, as JSON; every such line must
+//!   be met;
 //! - `# hunks:` the effect of each hunk in order, as the report has it
 //!   (`in_payload`, `left_out`, `unused`, `none`, `not_built`);
 //! - `# info:` text of `xsplice info` while the payload is applied, and at no
@@ -39,6 +41,7 @@ struct Case {
     carries: Option<String>,
     refused: Vec<String>,
     notes: Vec<String>,
+    warnings: Vec<String>,
     hunks: Option<String>,
     info: Option<String>,
     console: Option<String>,
@@ -61,6 +64,7 @@ impl Case {
             carries: line("carries"),
             refused: lines("refused"),
             notes: lines("note"),
+            warnings: lines("warning"),
             hunks: line("hunks"),
             info: line("info"),
             console: line("console"),
@@ -117,6 +121,10 @@ impl Case {
         let notes = report["notes"].to_string();
         for words in &self.notes {
             ensure!(notes.contains(words), "{}: {notes}", self.name);
+        }
+        let warnings = report["warnings"].to_string();
+        for words in &self.warnings {
+            ensure!(warnings.contains(words), "{}: {warnings}", self.name);
         }
         if let Some(expected) = &self.hunks {
             let hunks = report["hunks"].as_array().into_iter().flatten();

@@ -55,7 +55,7 @@ fn remaining_caller(unit: &Unit, original: usize, seen: &mut BTreeSet<usize>) ->
 }
 
 /// Where the start of the function at `index` is referred to.
-pub(super) fn uses(object: &Object, index: usize) -> impl Iterator<Item = (usize, &Relocation)> {
+pub(crate) fn uses(object: &Object, index: usize) -> impl Iterator<Item = (usize, &Relocation)> {
     let function = &object.symbols[index];
     let code_and_data = object
         .sections

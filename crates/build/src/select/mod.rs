@@ -12,6 +12,7 @@ mod reach;
 mod refuse;
 mod selection;
 
+pub(crate) use clone::uses;
 pub(crate) use reach::INIT_TRAP;
 pub use selection::{Carried, FirstChange, Hook, LeftOut, Replaced, Selection};
 
@@ -127,7 +128,7 @@ struct Selector<'a> {
 /// What a reference is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Usage {
-    /// It is in an entry of a table about code.
+    /// It is in an entry of a table about code, or of hooks.
     Table,
     /// A call or jump.
     Branch,

@@ -112,7 +112,7 @@ impl Selector<'_> {
                     continue;
                 }
                 let taken = self.selection.hooks.iter().filter(|h| h.stage == stage);
-                let taken: u64 = taken.map(|h| h.functions).sum();
+                let elsewhere: Vec<String> = taken.map(|hook| hook.file.clone()).collect();
                 let Some(pieces) = new_hooks(u, index) else {
                     let message = format!(
                         "the payloads below have {stage} hooks in this file, and nothing tells \
@@ -126,10 +126,15 @@ impl Selector<'_> {
                 if functions == 0 {
                     continue;
                 }
-                if taken + functions > 1 && !matches!(stage, "load" | "unload") {
+                let several = matches!(stage, "load" | "unload");
+                if (functions > 1 || !elsewhere.is_empty()) && !several {
+                    let places = match elsewhere.as_slice() {
+                        [] => String::new(),
+                        files => format!(" (here and in {})", files.join(", ")),
+                    };
                     let message = format!(
-                        "there is more than one {stage} hook, and the hypervisor calls one only; \
-                         call the others from it"
+                        "there is more than one {stage} hook{places}, and the hypervisor calls one \
+                         only; call the others from it"
                     );
                     self.refuse(unit, message);
                     continue;

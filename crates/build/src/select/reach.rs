@@ -6,9 +6,10 @@ use super::private::is_writable;
 use super::{Origin, Selector, Usage, runtime_name};
 use crate::Problem;
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
+use crate::warning::Warning;
 use xsplice_diff::compare::{Kind, is_once_flag};
-use xsplice_diff::names::parent_of_cold;
-use xsplice_diff::object::{Class, Merge, Relocation, Symbol, Target};
+use xsplice_diff::names::{parent_of_cold, takes_own_arguments};
+use xsplice_diff::object::{Class, Merge, Object, Relocation, Symbol, Target};
 use xsplice_diff::special;
 
 /// What stands for the file in the name of a trap in place of boot-only code.
@@ -29,7 +30,7 @@ impl Selector<'_> {
                 .clone();
             for relocation in units[unit].patched.relocations(section, offset, size) {
                 self.usage = match kind {
-                    PartKind::Table(_) => Usage::Table,
+                    PartKind::Table(_) | PartKind::Hooks(_) => Usage::Table,
                     _ if relocation.branch => Usage::Branch,
                     _ => Usage::Address,
                 };
@@ -139,6 +140,13 @@ impl Selector<'_> {
             if original.is_none() && !is_once_flag(&u.patched, symbol) {
                 self.refuse_unclear(unit, index)?;
             }
+            if whole_function && offset == 0 && self.usage == Usage::Address {
+                self.selection.warnings.insert(Warning::HandedOut {
+                    function: symbol.name.clone(),
+                    file: u.file.source.clone(),
+                    by: self.follower.clone(),
+                });
+            }
             let (kind, at) = self.take_symbol(unit, index)?;
             return Some(Reaches::Part(kind, at.cast_signed() + offset));
         }
@@ -194,8 +202,10 @@ impl Selector<'_> {
         None
     }
 
-    /// Whether the address of the function at `index` is taken, and its old place
-    /// lacks the landing pad that processors want where pointers lead.
+    /// Whether the address of the function at `index` is taken, and a pointer
+    /// must not lead to its old place: there is none of the landing pads that
+    /// processors want where pointers lead, or, when the payload is reverted, a
+    /// function that takes other arguments.
     fn is_only_now_called_through_pointers(&self, unit: usize, index: usize) -> bool {
         let u = &self.units[unit];
         let (origin, original) = match self.moved.get(&(unit, index)) {
@@ -205,13 +215,12 @@ impl Selector<'_> {
                 None => return false,
             },
         };
-        let old = &self.units[origin].original;
-        let old_lands = old.bytes(&old.symbols[original]).starts_with(&ENDBR64);
-        let new_lands = u
-            .patched
-            .bytes(&u.patched.symbols[index])
-            .starts_with(&ENDBR64);
-        self.usage == Usage::Address && new_lands && !old_lands
+        let before = &self.units[origin].original;
+        let (old, new) = (&before.symbols[original], &u.patched.symbols[index]);
+        let lands = |object: &Object, symbol| object.bytes(symbol).starts_with(&ENDBR64);
+        self.usage == Usage::Address
+            && (lands(&u.patched, new) && !lands(before, old)
+                || takes_own_arguments(&old.name) && !takes_own_arguments(&new.name))
     }
 
     /// Where a symbol of the original is.

@@ -2,6 +2,8 @@
 //! What was selected, as the caller gets it.
 
 use crate::payload::Draft;
+use crate::warning::Warning;
+use std::collections::BTreeSet;
 use xsplice_diff::explain;
 
 /// A function that the payload replaces.
@@ -77,6 +79,8 @@ pub struct Selection {
     pub hooks: Vec<Hook>,
     /// Changes that the payload does without.
     pub left_out: Vec<LeftOut>,
+    /// What no tool can see to.
+    pub warnings: BTreeSet<Warning>,
 }
 
 /// A change that the payload does without, as the caller asked for.

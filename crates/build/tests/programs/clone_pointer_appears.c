@@ -2,6 +2,7 @@
 // A function that the compiler gave other arguments is called by a pointer: as
 // long as the payload is there, the pointer leads to the new one.
 // BEFORE: 35 35
+// WARNING: call takes the address of sum
 // AFTER: 37 37
 // BACK: 35
 static __attribute__((__noinline__)) int sum(int a, int b, int c)
