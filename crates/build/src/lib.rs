@@ -28,6 +28,7 @@ mod generated;
 pub mod image;
 mod layout;
 pub mod makefile;
+pub mod numbering;
 pub mod patch;
 pub mod payload;
 mod place;

@@ -2,6 +2,7 @@
 //! The patched source: what the patches make of the tree's files.
 
 use crate::makefile::{self, ObjectLists};
+use crate::numbering::{Language, numbered};
 use crate::patch::{self, FilePatch, PatchedLine};
 use crate::place;
 use crate::shadow::Changes;
@@ -365,10 +366,9 @@ pub(crate) fn is_hypervisor(tree: &Tree, path: &str) -> bool {
 /// The text of a patched file. In what the preprocessor reads, the lines that
 /// only moved keep their numbers.
 fn text(path: &str, lines: &[PatchedLine]) -> String {
-    let preprocessed = [".c", ".h", ".S"].iter().any(|end| path.ends_with(end));
-    if preprocessed {
-        patch::with_line_numbers(lines)
-    } else {
-        lines.iter().map(|l| l.text.as_str()).collect()
+    match path.rsplit_once('.') {
+        Some((_, "c" | "h")) => numbered(lines, Language::C),
+        Some((_, "S")) => numbered(lines, Language::Assembly),
+        _ => lines.iter().map(|l| l.text.as_str()).collect(),
     }
 }
