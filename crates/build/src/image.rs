@@ -3,7 +3,7 @@
 
 use crate::Refused;
 use object::elf;
-use object::read::elf::{ElfFile64, Sym};
+use object::read::elf::{ElfFile64, SectionHeader as _, Sym};
 use object::{Endianness, Object as _, ObjectSection as _};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -30,6 +30,8 @@ pub struct Image {
     /// Code and data that are freed after boot.
     init: Range<u64>,
     sections: Vec<(u64, Vec<u8>)>,
+    /// Which of the sections consist of instructions.
+    executable: Vec<bool>,
     /// Build-id of the hypervisor.
     pub build_id: Vec<u8>,
     /// The compiler's own words about itself, from `.comment`.
@@ -74,11 +76,13 @@ impl Image {
         if symbols.is_empty() {
             return Err(bad(&"it has no symbol table; use the unstripped file"));
         }
-        let mut sections = Vec::new();
+        let (mut sections, mut executable) = (Vec::new(), Vec::new());
         let mut compiler = String::new();
         for section in elf.sections() {
             let contents = section.data().map_err(|e| bad(&e))?;
             if section.address() != 0 && !contents.is_empty() {
+                let flags = section.elf_section_header().sh_flags(endian);
+                executable.push(flags.contains(elf::SHF_EXECINSTR));
                 sections.push((section.address(), contents.to_vec()));
             } else if section.name() == Ok(".comment") {
                 compiler = comment(contents);
@@ -97,6 +101,7 @@ impl Image {
             named,
             init,
             sections,
+            executable,
             build_id,
             compiler,
         })
@@ -175,6 +180,40 @@ impl Image {
     pub fn bytes(&self, address: u64, size: u64) -> Option<&[u8]> {
         let tail = self.from(address)?;
         tail.get(..usize::try_from(size).ok()?)
+    }
+
+    /// The name of what is at `address`: of the symbol before it.
+    pub fn name_at(&self, address: u64) -> Option<&str> {
+        let behind = self.named.partition_point(|&named| named <= address);
+        let start = *self.named.get(behind.checked_sub(1)?)?;
+        let all = self.symbols.iter();
+        let here = all.filter(|(_, symbols)| symbols.iter().any(|s| s.address == start));
+        here.map(|(name, _)| name.as_str()).min()
+    }
+
+    /// The code, in pieces that each begin at a symbol.
+    pub(crate) fn code(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let sections = self.sections.iter().zip(&self.executable);
+        let sections = sections.filter(|&(_, &executable)| executable);
+        sections.flat_map(|((start, data), _)| {
+            let end = start + data.len() as u64;
+            let first = self.named.partition_point(|named| named < start);
+            let last = self.named.partition_point(|named| *named < end);
+            let edges = self.named[first..last].iter().copied();
+            let next = edges.clone().skip(1).chain([end]);
+            edges.zip(next).filter_map(|(from, to)| {
+                let data = self.bytes(from, to - from)?;
+                Some((from, data))
+            })
+        })
+    }
+
+    /// The sections that are not code.
+    pub(crate) fn data(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let sections = self.sections.iter().zip(&self.executable);
+        sections
+            .filter(|&(_, &executable)| !executable)
+            .map(|((start, data), _)| (*start, data.as_slice()))
     }
 
     fn from(&self, address: u64) -> Option<&[u8]> {

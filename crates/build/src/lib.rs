@@ -40,6 +40,7 @@ mod shadow;
 pub mod source;
 pub mod tree;
 pub mod unit;
+mod uses;
 mod variant;
 pub mod warning;
 mod witness;

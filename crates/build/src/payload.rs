@@ -82,6 +82,31 @@ impl Kind {
     }
 }
 
+/// Where something may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Align {
+    /// At a multiple of this many bytes,
+    pub multiple: u64,
+    /// or this many behind one.
+    pub behind: u64,
+}
+
+impl Align {
+    /// At a multiple of `bytes`.
+    pub fn to(bytes: u64) -> Self {
+        Self {
+            multiple: bytes,
+            behind: 0,
+        }
+    }
+
+    /// The first such place that is not before `offset`.
+    fn next(self, offset: u64) -> u64 {
+        let before = offset.saturating_sub(self.behind);
+        before.next_multiple_of(self.multiple) + self.behind
+    }
+}
+
 /// A constant without a name of its own.
 #[derive(Debug)]
 pub struct Content {
@@ -172,7 +197,7 @@ pub struct Identity<'a> {
 
 impl Draft {
     /// Appends `data`; returns its offset in the part.
-    pub fn append(&mut self, kind: &Kind, data: &[u8], align: u64) -> u64 {
+    pub fn append(&mut self, kind: &Kind, data: &[u8], align: Align) -> u64 {
         let part = self.parts.entry(kind.clone()).or_default();
         // Code is padded with one-byte NOPs, so that it can be disassembled.
         let padding = if matches!(kind, Kind::Text | Kind::Code(_)) {
@@ -180,8 +205,8 @@ impl Draft {
         } else {
             0
         };
-        part.align = part.align.max(align);
-        let offset = part.size.next_multiple_of(align);
+        part.align = part.align.max(align.multiple);
+        let offset = align.next(part.size);
         part.data
             .resize(usize::try_from(offset).unwrap_or(usize::MAX), padding);
         part.data.extend_from_slice(data);
@@ -190,10 +215,10 @@ impl Draft {
     }
 
     /// Reserves zeroed memory; returns its offset.
-    pub fn zeroes(&mut self, size: u64, align: u64) -> u64 {
+    pub fn zeroes(&mut self, size: u64, align: Align) -> u64 {
         let part = self.parts.entry(Kind::Bss).or_default();
-        part.align = part.align.max(align);
-        let offset = part.size.next_multiple_of(align);
+        part.align = part.align.max(align.multiple);
+        let offset = align.next(part.size);
         part.size = offset + size;
         offset
     }
@@ -204,7 +229,7 @@ impl Draft {
         let at = match self.constants.get(&key) {
             Some(&at) => at,
             None => {
-                let at = self.append(&content.kind, &content.bytes, content.align);
+                let at = self.append(&content.kind, &content.bytes, Align::to(content.align));
                 self.constants.insert(key, at);
                 at
             }
@@ -219,7 +244,7 @@ impl Draft {
         if let Some((_, at, ..)) = known {
             return *at;
         }
-        let at = self.append(&Kind::Text, &UD2, 16);
+        let at = self.append(&Kind::Text, &UD2, Align::to(16));
         self.name(&(Kind::Text, at), name.to_owned(), UD2.len() as u64, true);
         at
     }

@@ -3,7 +3,8 @@
 
 use crate::correlate::{Correlation, is_anonymous};
 use crate::names::{base_name, parent_of_cold};
-use crate::object::{Class, Merge, Object, Reference, Symbol, Target, slice};
+use crate::object::{Class, Merge, Object, Reference, Relocation, Section, Symbol, Target, slice};
+use crate::placement::{self, Fate};
 use crate::special::{self, Entry};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,9 +28,32 @@ pub enum Kind {
     Resized,
     /// Code or data that is only used while booting.
     Init,
+    /// What is what it was, in a place where something else is done with it:
+    /// another list, other protection.
+    Misplaced,
+    /// Data that is what it was, and needs more alignment.
+    Alignment,
+    /// Data that is what it was, in a place that is as good as the old one.
+    Elsewhere,
     /// Code of a section in which symbols have no size: hand-written assembly,
     /// of which nothing tells where a function ends.
     Unsized,
+}
+
+impl Kind {
+    /// Whether patched code goes on with what the running hypervisor has: it has
+    /// a state, or its place is all that differs.
+    pub fn stays(self) -> bool {
+        match self {
+            Self::Function | Self::Added | Self::Removed | Self::Constant | Self::Unsized => false,
+            Self::Data
+            | Self::Resized
+            | Self::Init
+            | Self::Misplaced
+            | Self::Alignment
+            | Self::Elsewhere => true,
+        }
+    }
 }
 
 /// One difference.
@@ -74,12 +98,17 @@ impl Comparison {
 /// Compares `patched` with `original`.
 pub fn compare(original: &Object, patched: &Object) -> Comparison {
     let correlation = Correlation::new(original, patched);
+    let needier = placement::needier(original, patched, |index| correlation.original(index));
     let comparer = Comparer {
         original,
         patched,
-        original_entries: by_owner(special::entries(original)),
-        patched_entries: by_owner(special::entries(patched)),
+        original_entries: by_owner(original),
+        patched_entries: by_owner(patched),
         kept: correlation.iter().map(|(_, pair)| pair.original).collect(),
+        renewed: (0..patched.symbols.len())
+            .filter_map(|index| correlation.renewed(index))
+            .collect(),
+        needier,
         correlation,
     };
     Comparison {
@@ -88,12 +117,16 @@ pub fn compare(original: &Object, patched: &Object) -> Comparison {
     }
 }
 
-type Entries = BTreeMap<Option<usize>, Vec<Entry>>;
+/// What the tables say about each symbol, by the name of the table: which of
+/// them comes first in an object is of no meaning.
+type Entries = BTreeMap<Option<usize>, BTreeMap<String, Vec<Entry>>>;
 
-fn by_owner(entries: Vec<Entry>) -> Entries {
+fn by_owner(object: &Object) -> Entries {
     let mut map = Entries::new();
-    for entry in entries {
-        map.entry(entry.owner).or_default().push(entry);
+    for entry in special::entries(object) {
+        let table = object.sections[entry.section].name.clone();
+        let tables = map.entry(entry.owner).or_default();
+        tables.entry(table).or_default().push(entry);
     }
     map
 }
@@ -106,6 +139,10 @@ struct Comparer<'a> {
     correlation: Correlation,
     /// Symbols of the original that are matched.
     kept: BTreeSet<usize>,
+    /// Symbols of the original whose name something new has.
+    renewed: BTreeSet<usize>,
+    /// Variables of the patched object that need more alignment than before.
+    needier: BTreeSet<usize>,
 }
 
 /// Pairs of places that are being compared further up, taken to be equal.
@@ -120,7 +157,7 @@ impl Comparer<'_> {
             let difference = match original {
                 Some(original) => self.difference(class, original, index),
                 None => absent_from_the_other(self.patched, symbol, Kind::Added)
-                    .map(|kind| (kind, "it is new".to_owned())),
+                    .map(|kind| (kind, self.why_new(index))),
             };
             if let Some((kind, why)) = difference {
                 changes.push(Change {
@@ -136,7 +173,8 @@ impl Comparer<'_> {
         self.follow_cold_parts(&mut changes);
         for (index, symbol) in self.original.symbols.iter().enumerate() {
             let kind = absent_from_the_other(self.original, symbol, Kind::Removed);
-            if let Some(kind) = kind.filter(|_| !self.kept.contains(&index)) {
+            let kind = kind.filter(|_| !self.kept.contains(&index));
+            if let Some(kind) = kind.filter(|_| !self.renewed.contains(&index)) {
                 changes.push(Change {
                     kind,
                     name: symbol.name.clone(),
@@ -147,6 +185,27 @@ impl Comparer<'_> {
             }
         }
         changes
+    }
+
+    /// Why a symbol that is not matched is new.
+    fn why_new(&self, patched: usize) -> String {
+        let Some(original) = self.correlation.renewed(patched) else {
+            return "it is new".to_owned();
+        };
+        self.where_it_was(original, patched)
+    }
+
+    fn where_it_was(&self, original: usize, patched: usize) -> String {
+        let (old, new) = self.sections(original, patched);
+        let (was, is) = (placement::describe(old), placement::describe(new));
+        format!("it was in {was} and is in {is} now")
+    }
+
+    fn sections(&self, original: usize, patched: usize) -> (&Section, &Section) {
+        (
+            &self.original.sections[self.original.symbols[original].section],
+            &self.patched.sections[self.patched.symbols[patched].section],
+        )
     }
 
     /// Compares what no symbol names and nothing refers to.
@@ -221,34 +280,90 @@ impl Comparer<'_> {
             &self.original.symbols[original],
             &self.patched.symbols[patched],
         );
-        let mut seen = Seen::from([((Target::Symbol(original), 0), (Target::Symbol(patched), 0))]);
+        let (from, to) = self.sections(original, patched);
+        let fate = placement::fate(from, to);
+        if fate == Fate::Misplaced {
+            let kind = match class {
+                Class::Init => Kind::Init,
+                _ => Kind::Misplaced,
+            };
+            return Some((kind, self.where_it_was(original, patched)));
+        }
+        if let Some(why) = self.contents_difference(original, patched) {
+            let kind = match class {
+                _ if old.is_label() || new.is_label() => Kind::Unsized,
+                Class::Init => Kind::Init,
+                Class::Text => Kind::Function,
+                Class::ReadOnly => Kind::Constant,
+                _ if old.size != new.size => Kind::Resized,
+                _ => Kind::Data,
+            };
+            return Some((kind, why));
+        }
+        if class == Class::Text {
+            let places = ((self.original, original), (self.patched, patched));
+            let why = placement::code_moves(places.0, places.1)?;
+            let label = old.is_label() || new.is_label();
+            if from.align == to.align && self.is_pushed(original, patched) {
+                return None;
+            }
+            let kind = if label { Kind::Unsized } else { Kind::Function };
+            return Some((kind, why));
+        }
+        if self.needier.contains(&patched) {
+            let had = placement::alignment(self.original, original).most;
+            let needs = placement::alignment(self.patched, patched).most;
+            let kind = match class {
+                Class::Init => Kind::Init,
+                _ => Kind::Alignment,
+            };
+            return Some((kind, format!("its alignment goes from {had} to {needs}")));
+        }
+        let stays = || (Kind::Elsewhere, self.where_it_was(original, patched));
+        (fate == Fate::Stays).then(stays)
+    }
+
+    /// Whether code lies elsewhere in its section only because there is more or
+    /// less in front of it: it is aligned as it was, as far as padding tells.
+    fn is_pushed(&self, original: usize, patched: usize) -> bool {
+        let in_front = |object: &Object, index: usize| -> u64 {
+            let symbol = &object.symbols[index];
+            let others = object.symbols_in(symbol.section);
+            let others = others.map(|other| &object.symbols[other]);
+            let before = others.filter(|other| other.offset < symbol.offset);
+            before.map(|other| significant(object, other)).sum()
+        };
+        let had = placement::alignment(self.original, original);
+        let has = placement::alignment(self.patched, patched);
+        in_front(self.original, original) != in_front(self.patched, patched)
+            && has.least <= had.most
+            && had.least <= has.most
+    }
+
+    /// How the bytes and references of two symbols differ.
+    fn contents_difference(&self, original: usize, patched: usize) -> Option<String> {
+        let (old, new) = (
+            &self.original.symbols[original],
+            &self.patched.symbols[patched],
+        );
         let sizes = (
             significant(self.original, old),
             significant(self.patched, new),
         );
-        let why = if sizes.0 == sizes.1 && old.size == new.size {
-            self.range_difference(
-                (old.section, old.offset),
-                (new.section, new.offset),
-                sizes.1,
-                &mut seen,
-            )
-            .or_else(|| self.entries_difference(Some(original), Some(patched), &mut seen))
-        } else {
-            Some(format!(
+        if sizes.0 != sizes.1 || old.size != new.size {
+            return Some(format!(
                 "its size goes from {} to {} bytes",
                 sizes.0, sizes.1
-            ))
-        }?;
-        let kind = match class {
-            _ if old.is_label() || new.is_label() => Kind::Unsized,
-            Class::Init => Kind::Init,
-            Class::Text => Kind::Function,
-            Class::ReadOnly => Kind::Constant,
-            _ if old.size != new.size => Kind::Resized,
-            _ => Kind::Data,
-        };
-        Some((kind, why))
+            ));
+        }
+        let mut seen = Seen::from([((Target::Symbol(original), 0), (Target::Symbol(patched), 0))]);
+        self.range_difference(
+            (old.section, old.offset),
+            (new.section, new.offset),
+            sizes.1,
+            &mut seen,
+        )
+        .or_else(|| self.entries_difference(Some(original), Some(patched), &mut seen))
     }
 
     /// Compares the bytes and references of two places.
@@ -264,13 +379,20 @@ impl Comparer<'_> {
         let old_bytes = slice(&self.original.sections[old_section].data, old_offset, size);
         let new_bytes = slice(&self.patched.sections[new_section].data, new_offset, size);
         let table = &self.patched.sections[new_section].name;
+        let boot = self.patched.sections[new_section].class == Class::Init;
         let mut at = 0;
         let bytes_differ = |from: u64, to: u64| {
             let part = |bytes| slice(bytes, from, to.saturating_sub(from));
             let found = first_difference(part(old_bytes), part(new_bytes))?;
             Some(format!("first difference at +{:#x}", from + found as u64))
         };
+        let zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
         if old_bytes.len() != new_bytes.len() {
+            // Zeroes need no place in the file.
+            if zero(old_bytes) && zero(new_bytes) && old_fields.is_empty() && new_fields.is_empty()
+            {
+                return None;
+            }
             return Some("it has contents in one build only".to_owned());
         }
         for pair in 0..old_fields.len().max(new_fields.len()) {
@@ -289,8 +411,12 @@ impl Comparer<'_> {
             if old_at != new_at || width(old.r_type) != width(new.r_type) {
                 return Some(format!("first difference at +{here:#x}"));
             }
+            let mut leads_to_the_same = || {
+                self.same_reference(&old.reference, &new.reference, seen)
+                    || boot && self.left_boot_only(old, new, seen)
+            };
             if !special::same_bias(table, old.reference.bias, new.reference.bias)
-                || !self.same_reference(&old.reference, &new.reference, seen)
+                || !leads_to_the_same()
             {
                 let was = describe(self.original, &old.reference);
                 let is = describe(self.patched, &new.reference);
@@ -310,25 +436,31 @@ impl Comparer<'_> {
         patched: Option<usize>,
         seen: &mut Seen,
     ) -> Option<String> {
-        let none = Vec::new();
+        let none = BTreeMap::new();
         let old = self.original_entries.get(&original).unwrap_or(&none);
         let new = self.patched_entries.get(&patched).unwrap_or(&none);
-        if old.len() != new.len() {
-            return Some("it has other bug frames, alternatives or exception entries".to_owned());
-        }
-        old.iter().zip(new).find_map(|(old, new)| {
-            let table = &self.patched.sections[new.section].name;
-            let same_table = self.original.sections[old.section].name == *table;
-            let old_place = (old.section, old.offset);
-            let new_place = (new.section, new.offset);
-            let same = same_table
-                && old.size == new.size
-                && self
-                    .range_difference(old_place, new_place, new.size, seen)
-                    .is_none()
-                && self.pieces_equal(old, new, seen);
+        let tables: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        tables.into_iter().find_map(|table| {
+            let count = |entries: Option<&Vec<Entry>>| entries.map_or(0, Vec::len);
+            let (Some(old), Some(new)) = (old.get(table), new.get(table)) else {
+                let (was, is) = (count(old.get(table)), count(new.get(table)));
+                return Some(format!("it has {is} entries in {table}, it had {was}"));
+            };
+            if old.len() != new.len() {
+                let (was, is) = (old.len(), new.len());
+                return Some(format!("it has {is} entries in {table}, it had {was}"));
+            }
+            let mut pairs = old.iter().zip(new);
+            let same = pairs.all(|(old, new)| self.same_entry(old, new, seen));
             (!same).then(|| format!("its entry in {table} differs"))
         })
+    }
+
+    fn same_entry(&self, old: &Entry, new: &Entry, seen: &mut Seen) -> bool {
+        let old_place = (old.section, old.offset);
+        let new_place = (new.section, new.offset);
+        let difference = self.range_difference(old_place, new_place, new.size, seen);
+        old.size == new.size && difference.is_none() && self.pieces_equal(old, new, seen)
     }
 
     fn pieces_equal(&self, old: &Entry, new: &Entry, seen: &mut Seen) -> bool {
@@ -365,6 +497,35 @@ impl Comparer<'_> {
                 old.offset == new.offset && symbol.global && symbol.name == **name
             }
             _ => false,
+        }
+    }
+
+    /// Whether a field of boot-only code leads to what was boot-only, and is the
+    /// same in a place that stays: it was called, or read, while booting. Where
+    /// its address was taken, something may still have the old one.
+    fn left_boot_only(&self, old: &Relocation, new: &Relocation, seen: &mut Seen) -> bool {
+        let (&Target::Symbol(a), &Target::Symbol(b)) =
+            (&old.reference.target, &new.reference.target)
+        else {
+            return false;
+        };
+        let (was, is) = (&self.original.symbols[a], &self.patched.symbols[b]);
+        let left = self.correlation.renewed(b) == Some(a)
+            && self.original.sections[was.section].class == Class::Init
+            && old.reference.offset == new.reference.offset;
+        left && match is.function {
+            true => new.branch,
+            false => {
+                was.size == is.size
+                    && self
+                        .range_difference(
+                            (was.section, was.offset),
+                            (is.section, is.offset),
+                            is.size,
+                            seen,
+                        )
+                        .is_none()
+            }
         }
     }
 
@@ -481,7 +642,7 @@ fn nameless(object: &Object) -> BTreeMap<&str, Vec<(usize, u64)>> {
 
 /// How many bytes of a symbol matter: behind a label, not the padding in front
 /// of the next one.
-fn significant(object: &Object, symbol: &Symbol) -> u64 {
+pub(crate) fn significant(object: &Object, symbol: &Symbol) -> u64 {
     let class = object.sections[symbol.section].class;
     if !symbol.is_label() || !matches!(class, Class::Text | Class::Init) {
         return symbol.extent();

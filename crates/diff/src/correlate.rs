@@ -13,6 +13,7 @@
 use crate::compare::width;
 use crate::names::{base_name, is_compilers_own, role, source_name};
 use crate::object::{Class, Object, Symbol, Target};
+use crate::placement::{Fate, fate};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
@@ -58,6 +59,9 @@ pub struct Match {
 #[derive(Debug, Default)]
 pub struct Correlation {
     matches: HashMap<usize, Match>,
+    /// Symbols of the patched object that are new, although the original has
+    /// their name: it is in a place that cannot stand for theirs.
+    renewed: HashMap<usize, usize>,
     /// Symbols of the patched object that may be the same as one of several
     /// in the original, or as none: nothing tells which.
     pub ambiguous: BTreeSet<usize>,
@@ -70,12 +74,15 @@ impl Correlation {
             original: Side::new(original),
             patched: Side::new(patched),
             matches: HashMap::new(),
+            renewed: HashMap::new(),
         };
         correlator.run();
         correlator.part_merged();
+        correlator.renew();
         let ambiguous = correlator.ambiguous();
         Self {
             matches: correlator.matches,
+            renewed: correlator.renewed,
             ambiguous,
         }
     }
@@ -88,6 +95,7 @@ impl Correlation {
         });
         Self {
             matches: all.collect(),
+            renewed: HashMap::new(),
             ambiguous: BTreeSet::new(),
         }
     }
@@ -100,6 +108,13 @@ impl Correlation {
     /// The index in the original object of the symbol at `patched`.
     pub fn original(&self, patched: usize) -> Option<usize> {
         Some(self.get(patched)?.original)
+    }
+
+    /// What had the name of the symbol at `patched` in the original object, and
+    /// was in a place that cannot stand for the one that it has: a boot-only
+    /// function for one that stays, a constant for a variable.
+    pub fn renewed(&self, patched: usize) -> Option<usize> {
+        self.renewed.get(&patched).copied()
     }
 
     /// All matches, as index in the patched object and match.
@@ -272,6 +287,7 @@ struct Correlator<'a> {
     original: Side<'a>,
     patched: Side<'a>,
     matches: HashMap<usize, Match>,
+    renewed: HashMap<usize, usize>,
 }
 
 impl<'a> Correlator<'a> {
@@ -487,6 +503,49 @@ impl<'a> Correlator<'a> {
                 if !together && !self.original.symbol(original).global {
                     self.matches.remove(&patched);
                 }
+            }
+        }
+    }
+
+    /// A place is part of what a symbol is: parts matches whose places cannot
+    /// stand for each other, and finds what else has its name from before.
+    fn renew(&mut self) {
+        let (original, patched) = (self.original.object, self.patched.object);
+        let section =
+            |object: &'a Object, index: usize| &object.sections[object.symbols[index].section];
+        let fate = |old: usize, new: usize| fate(section(original, old), section(patched, new));
+        let matches = std::mem::take(&mut self.matches);
+        for (new, pair) in matches {
+            match fate(pair.original, new) {
+                Fate::New => {
+                    self.renewed.insert(new, pair.original);
+                }
+                _ => {
+                    self.matches.insert(new, pair);
+                }
+            }
+        }
+        let mut alike: BTreeMap<String, [Vec<usize>; 2]> = BTreeMap::new();
+        for (at, side) in [&self.original, &self.patched].into_iter().enumerate() {
+            for &index in &side.open {
+                let name = role(&side.symbol(index).name);
+                alike.entry(name).or_default()[at].push(index);
+            }
+        }
+        for [old, new] in alike.into_values() {
+            let (&[old], &[new]) = (old.as_slice(), new.as_slice()) else {
+                continue;
+            };
+            if self.original.sort(old) == self.patched.sort(new) {
+                continue;
+            }
+            self.original.open.remove(&old);
+            self.patched.open.remove(&new);
+            if fate(old, new) == Fate::New {
+                self.renewed.insert(new, old);
+            } else {
+                let by = By::SourceName;
+                self.matches.insert(new, Match { original: old, by });
             }
         }
     }

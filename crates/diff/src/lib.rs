@@ -21,6 +21,7 @@ pub mod explain;
 pub mod line;
 pub mod names;
 pub mod object;
+pub mod placement;
 mod read;
 pub mod shared;
 pub mod special;

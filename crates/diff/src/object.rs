@@ -92,6 +92,9 @@ pub struct Section {
     pub name: String,
     /// What it holds.
     pub class: Class,
+    /// The name without the symbol that the compiler made the section for:
+    /// what is in sections of one home is in the same kind of place.
+    pub home: String,
     /// Whether it is mergeable, and then what it consists of.
     pub merge: Option<Merge>,
     /// Contents; empty for sections without any in the file, and for debugging

@@ -45,6 +45,7 @@ impl<'a> Reader<'a> {
         object
             .index
             .add_symbols(object.sections.len(), &object.symbols);
+        find_homes(&mut object);
         let references: Vec<Vec<Relocation>> = (0..object.sections.len())
             .map(|index| self.relocations(&object, &meaning, index))
             .collect::<Result<_, _>>()?;
@@ -81,6 +82,7 @@ impl<'a> Reader<'a> {
             let data = section.data().map_err(|e| malformed(self.path, &e))?;
             sections.push(Section {
                 class,
+                home: name.clone(),
                 name,
                 merge,
                 data: if wanted { data.to_vec() } else { Vec::new() },
@@ -236,6 +238,20 @@ enum Meaning {
         /// Whether it is a label, not the section as a whole.
         exact: bool,
     },
+}
+
+/// Tells for each section what kind of place it is.
+fn find_homes(object: &mut Object) {
+    let homes: Vec<String> = (0..object.sections.len())
+        .map(|section| {
+            let names = object.symbols_in(section);
+            let names = names.map(|index| object.symbols[index].name.as_str());
+            crate::placement::home(&object.sections[section].name, names)
+        })
+        .collect();
+    for (section, home) in object.sections.iter_mut().zip(homes) {
+        section.home = home;
+    }
 }
 
 /// Gives a label without a size everything up to the next symbol.
@@ -400,6 +416,7 @@ fn branch_out(object: &Object, section: usize, instruction: &Instruction) -> Opt
 fn no_section() -> Section {
     Section {
         name: String::new(),
+        home: String::new(),
         class: Class::Ignored,
         merge: None,
         data: Vec::new(),
@@ -421,7 +438,10 @@ fn classify(name: &str, flags: elf::SectionFlags, no_bits: bool) -> Class {
         || name == ".reloc"
     {
         Class::Init
-    } else if name.contains(".percpu") {
+    } else if [".bss.percpu", ".data.percpu"].iter().any(|start| {
+        let rest = name.strip_prefix(start);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }) {
         Class::PerCpu
     } else if flags.contains(elf::SHF_EXECINSTR) {
         Class::Text

@@ -10,7 +10,7 @@
 //! assembled once more with these variables declared global: then relocations
 //! have to name them. That object is the witness.
 
-use crate::compare::{Comparison, Kind};
+use crate::compare::Comparison;
 use crate::correlate::is_anonymous;
 use crate::object::{Class, Index, Object, ReadError, Reference, Relocation, Target};
 use std::collections::{BTreeSet, HashMap};
@@ -78,9 +78,8 @@ fn shifted<'a>(
 fn copies_meet_references(patched: &Object, comparison: &Comparison) -> bool {
     let changed = |index: usize| comparison.changes.iter().any(|c| c.patched == Some(index));
     let copied = |index: usize| {
-        let stays = comparison.changes.iter().all(|change| {
-            change.patched != Some(index) || matches!(change.kind, Kind::Data | Kind::Init)
-        });
+        let mut changes = comparison.changes.iter();
+        let stays = changes.all(|change| change.patched != Some(index) || change.kind.stays());
         !stays || comparison.correlation.original(index).is_none()
     };
     let from_changed =

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! The other kinds of change are `removed`, `data`, `constant`, `resized`,
-//! `init` and `unsized`; what is expected under none of them must not differ.
+//! `init`, `unsized`, `misplaced`, `alignment` and `elsewhere`; what is expected under none of them must not differ.
 //! Names are those of the source: `f.isra.0` is `f`, and `f.part.1.cold` is
 //! `f.part.cold`. `name*2` stands for two symbols of that name. `EXPECT(gcc)`,
 //! `EXPECT(clang -O1)` and so on hold for those builds only.
@@ -205,8 +205,19 @@ impl Fixture {
                 );
             }
         }
-        const KINDS: [&str; 10] = [
-            "changed", "new", "removed", "data", "constant", "resized", "init", "unsized", "same",
+        const KINDS: [&str; 13] = [
+            "changed",
+            "new",
+            "removed",
+            "data",
+            "constant",
+            "resized",
+            "init",
+            "unsized",
+            "misplaced",
+            "alignment",
+            "elsewhere",
+            "same",
             "matched",
         ];
         for (_, kind, _) in &self.expectations {
@@ -268,6 +279,9 @@ fn word(kind: Kind) -> &'static str {
         Kind::Resized => "resized",
         Kind::Init => "init",
         Kind::Unsized => "unsized",
+        Kind::Misplaced => "misplaced",
+        Kind::Alignment => "alignment",
+        Kind::Elsewhere => "elsewhere",
     }
 }
 

@@ -44,7 +44,7 @@ impl Selector<'_> {
                         self.take_function(unit, change, (unit, original), patched);
                     }
                     (Kind::Added, None) if u.patched.symbols[patched].function => {
-                        if let Some(&origin) = self.moved.get(&(unit, patched)) {
+                        if let Some(&origin) = self.moves.moved.get(&(unit, patched)) {
                             self.take_function(unit, change, origin, patched);
                         }
                     }

@@ -6,6 +6,7 @@ mod clone;
 mod function;
 mod home;
 mod label;
+mod moved;
 mod piece;
 mod private;
 mod reach;
@@ -22,6 +23,7 @@ use crate::image::Image;
 use crate::payload::Kind as PartKind;
 use crate::unit::Unit;
 use home::{Homes, Origin};
+use moved::Moves;
 use private::Privates;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use xsplice_diff::object::Object;
@@ -71,7 +73,7 @@ pub fn select(
         below,
         rules,
         globals,
-        moved: moved(units),
+        moves: Moves::new(units),
         privates: Privates::find(units),
         tables,
         placed: BTreeMap::new(),
@@ -83,10 +85,12 @@ pub fn select(
         selection: Selection::default(),
     };
     selector.refuse_unpatchable();
+    selector.compare_moved_data();
     selector.take_changed_functions();
     selector.take_hooks();
     selector.follow();
     selector.refuse_unreached_table_entries();
+    selector.refuse_divided();
     if selector.problems.is_empty() {
         Ok(selector.selection)
     } else {
@@ -105,9 +109,8 @@ struct Selector<'a> {
     rules: &'a Rules<'a>,
     /// Where the patched objects define each global symbol.
     globals: HashMap<&'a str, (usize, usize)>,
-    /// Global symbols that one object loses and another gains: where they
-    /// were, by where they are.
-    moved: HashMap<(usize, usize), (usize, usize)>,
+    /// Where symbols were that are defined elsewhere now.
+    moves: Moves,
     /// Variables that move between files, at least one end private.
     privates: Privates,
     tables: Vec<Vec<Entry>>,
@@ -148,29 +151,6 @@ impl Selector<'_> {
             self.problems.push(problem);
         }
     }
-}
-
-/// Global symbols that one object loses and another gains.
-fn moved(units: &[Unit]) -> HashMap<(usize, usize), (usize, usize)> {
-    let mut lost: HashMap<&str, (usize, usize)> = HashMap::new();
-    for (unit, u) in units.iter().enumerate() {
-        for change in u.comparison.changes.iter().filter(|c| c.patched.is_none()) {
-            if let Some(index) = change.original.filter(|&i| u.original.symbols[i].global) {
-                lost.insert(&change.name, (unit, index));
-            }
-        }
-    }
-    let mut moved = HashMap::new();
-    for (unit, u) in units.iter().enumerate() {
-        for change in u.comparison.changes.iter().filter(|c| c.original.is_none()) {
-            if let Some(index) = change.patched.filter(|&i| u.patched.symbols[i].global)
-                && let Some(&origin) = lost.get(change.name.as_str())
-            {
-                moved.insert((unit, index), origin);
-            }
-        }
-    }
-    moved
 }
 
 /// The name by which the hypervisor's own symbol table knows a symbol.

@@ -2,7 +2,7 @@
 //! Pieces of patched objects, which become parts of the payload.
 
 use super::{Carried, Hook, Selector, runtime_name};
-use crate::payload::{Kind as PartKind, payload_name};
+use crate::payload::{Align, Kind as PartKind, payload_name};
 use crate::unit::Unit;
 use xsplice_diff::compare::Kind;
 use xsplice_diff::object::Class;
@@ -10,6 +10,8 @@ use xsplice_diff::special::{self, Entry};
 
 /// What the names of sections of hooks start with; the stage follows.
 pub(super) const HOOKS: &str = ".livepatch.hooks.";
+/// What the memory of a payload is a multiple of, in bytes.
+const PAGE: u64 = 4096;
 /// Size of a pointer in bytes.
 const POINTER: u64 = 8;
 
@@ -56,7 +58,12 @@ impl Selector<'_> {
             );
             return None;
         }
+        if let Some(message) = self.lost_value((unit, index)) {
+            self.refuse(unit, message);
+            return None;
+        }
         let moved = self
+            .moves
             .moved
             .get(&(unit, index))
             .copied()
@@ -194,7 +201,23 @@ impl Selector<'_> {
     ) -> (PartKind, u64) {
         let object = &self.units[unit].patched;
         let from = &object.sections[section];
-        let align = from.align;
+        if from.align > PAGE {
+            let message = format!(
+                "{} needs an alignment of {} bytes, and the hypervisor places a payload at a \
+                 multiple of {PAGE} only; allocate it in a hook",
+                object
+                    .symbol_at(section, offset)
+                    .map_or(&from.name, |index| &object.symbols[index].name),
+                from.align
+            );
+            self.refuse(unit, message);
+        }
+        let object = &self.units[unit].patched;
+        let from = &object.sections[section];
+        let align = Align {
+            multiple: from.align,
+            behind: offset % from.align,
+        };
         let at = if kind == PartKind::Bss {
             self.selection.draft.zeroes(size, align)
         } else {

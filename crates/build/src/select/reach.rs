@@ -9,7 +9,7 @@ use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use crate::warning::Warning;
 use xsplice_diff::compare::{Kind, is_once_flag};
 use xsplice_diff::names::{parent_of_cold, takes_own_arguments};
-use xsplice_diff::object::{Class, Merge, Object, Relocation, Symbol, Target};
+use xsplice_diff::object::{Class, Merge, Object, Relocation, Target};
 use xsplice_diff::special;
 
 /// What stands for the file in the name of a trap in place of boot-only code.
@@ -120,22 +120,19 @@ impl Selector<'_> {
             && offset == 0
             && self.usage != Usage::Table
             && !self.is_only_now_called_through_pointers(unit, index);
-        if let Some(&(origin, original)) = self.moved.get(&(unit, index))
+        let moved = self.moves.moved.get(&(unit, index));
+        if let Some(&(origin, original)) = moved.or(self.privates.same.get(&(unit, index)))
             && (by_old_place || !symbol.function)
             && !self.homes.is_nowhere(origin, original)
         {
-            return self.reach_moved((origin, original), symbol, offset);
-        }
-        if let Some(&old) = self.privates.same.get(&(unit, index)) {
-            return self.reach_moved(old, symbol, offset);
+            let place = self.place_of(origin, original, offset);
+            return place.map_err(|problem| self.problems.push(problem)).ok();
         }
         let original = u.comparison.correlation.original(index);
         // The hypervisor's variables stay where they are, also those of which
         // a change is left out.
-        let replaced = u.comparison.changes.iter().any(|c| {
-            let stays = matches!(c.kind, Kind::Data | Kind::Resized | Kind::Init);
-            c.patched == Some(index) && !stays
-        });
+        let mut changes = u.comparison.changes.iter();
+        let replaced = changes.any(|c| c.patched == Some(index) && !c.kind.stays());
         if (placed || replaced) && !by_old_place || original.is_none() {
             if original.is_none() && !is_once_flag(&u.patched, symbol) {
                 self.refuse_unclear(unit, index)?;
@@ -208,7 +205,7 @@ impl Selector<'_> {
     /// function that takes other arguments.
     fn is_only_now_called_through_pointers(&self, unit: usize, index: usize) -> bool {
         let u = &self.units[unit];
-        let (origin, original) = match self.moved.get(&(unit, index)) {
+        let (origin, original) = match self.moves.moved.get(&(unit, index)) {
             Some(&origin) => origin,
             None => match u.comparison.correlation.original(index) {
                 Some(original) => (unit, original),
@@ -248,31 +245,6 @@ impl Selector<'_> {
             return Ok(Reaches::Name(name, offset));
         }
         Ok(Reaches::Address(name, address, offset))
-    }
-
-    /// What another object defines now is where it was.
-    fn reach_moved(
-        &mut self,
-        (origin, original): (usize, usize),
-        symbol: &Symbol,
-        offset: i64,
-    ) -> Option<Reaches> {
-        let old = &self.units[origin].original.symbols[original];
-        if old.size != symbol.size && !symbol.function {
-            let message = format!(
-                "the variable {} goes from {} to {} bytes: other code uses the old layout",
-                symbol.name, old.size, symbol.size
-            );
-            self.refuse(origin, message);
-            return None;
-        }
-        match self.place_of(origin, original, offset) {
-            Ok(place) => Some(place),
-            Err(problem) => {
-                self.problems.push(problem);
-                None
-            }
-        }
     }
 
     /// What is freed after boot, and is used under a condition that is never true

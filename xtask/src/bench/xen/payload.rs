@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::Path;
 use xsplice_abi::payload::section;
 use xsplice_abi::{deny, note};
-use xsplice_build::payload::{Draft, Field, Func, Identity, Kind, Reaches};
+use xsplice_build::payload::{Align, Draft, Field, Func, Identity, Kind, Reaches};
 use xsplice_stopwatch::page;
 
 /// A function of the hypervisor that a payload can replace.
@@ -110,7 +110,7 @@ impl Image {
         for target in targets {
             let mut code = target.start.clone();
             code.extend([0xe9, 0, 0, 0, 0]);
-            let at = draft.append(&Kind::Text, &code, 16);
+            let at = draft.append(&Kind::Text, &code, Align::to(16));
             let (resumed, size) = (target.start.len(), code.len() as u64);
             draft.name(&(Kind::Text, at), target.name.clone(), size, true);
             draft.fields.push(Field {
@@ -135,7 +135,7 @@ impl Image {
             });
         }
         for index in 0..symbols {
-            let at = draft.append(&Kind::RoData, &[0; 4], 4);
+            let at = draft.append(&Kind::RoData, &[0; 4], Align::to(4));
             draft.name(&(Kind::RoData, at), format!("{name}_{index}"), 4, false);
         }
         let data = draft.write(&Identity {
