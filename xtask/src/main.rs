@@ -2,6 +2,7 @@
 //! Everything a person or CI does with this repository: `cargo xtask help`.
 #![forbid(unsafe_code)]
 
+mod axe;
 mod base;
 mod bench;
 mod cache;

@@ -28,6 +28,9 @@ pub(crate) const XEN: &[&str] = &[
 /// `alloc`.
 pub(crate) const RUST: &[&str] = &["binutils", "cargo-web", "rust-web-src", "rustc-web"];
 
+/// For the report page in a real browser, and on paper.
+pub(crate) const BROWSER: &[&str] = &["chromium", "poppler-utils", "python3-pip"];
+
 /// For `cargo xtask sanitize`.
 pub(crate) const SANITIZERS: &[&str] = &["binutils", "gcc", "valgrind"];
 

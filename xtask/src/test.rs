@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{base, cache, command, packages, suite, xen};
+use crate::{axe, base, cache, command, packages, suite, xen};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -85,6 +85,7 @@ fn mutate(count: u64, seed: u64, faults: &Path) -> anyhow::Result<()> {
     let variables = [
         ("XSPLICE_BIN", build_xsplice()?.into()),
         ("XSPLICE_BASE", base::description()?.into()),
+        ("XSPLICE_AXE", axe::get()?.into()),
         ("XSPLICE_SEED", seed.to_string().into()),
         ("XSPLICE_MUTATIONS", count.to_string().into()),
         ("XSPLICE_FAULTS", faults.canonicalize()?.into()),
@@ -116,6 +117,7 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
+        ("XSPLICE_AXE", axe::get()?.into()),
         (
             "XSPLICE_RUST_BASE",
             xen::build(xen::Engine::Rust, false)?.into(),
