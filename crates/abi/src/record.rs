@@ -11,6 +11,7 @@
 //! | `options` | what the build was told: `allow`, `leave_out`, `leave_out_init`, `prelink` |
 //! | `hunks` | a list: `patch`, `file`, `line`, `effect`, and `names` of what it changes |
 //! | `left_out` | a list of changes that the payload does without: `name`, `file`, `why` |
+//! | `warnings` | a list of texts: what who applies or unloads the payload has to see to |
 //! | `notes` | a list of texts for the reader |
 //!
 //! A reader ignores keys that it does not know.

@@ -337,6 +337,8 @@ fn write(
 
 /// What a reviewer of the payload should know, as [`xsplice_abi::record`] has it.
 fn record(options: &Options, selection: &Selection, report: &Report) -> serde_json::Value {
+    let warnings = report.warnings.union(&selection.warnings);
+    let warnings: Vec<String> = warnings.map(ToString::to_string).collect();
     serde_json::json!({
         "options": {
             "allow": options.allow,
@@ -346,6 +348,7 @@ fn record(options: &Options, selection: &Selection, report: &Report) -> serde_js
         },
         "hunks": report.hunks,
         "left_out": selection.left_out,
+        "warnings": warnings,
         "notes": report.notes,
     })
 }

@@ -16,6 +16,8 @@ pub struct Record {
     pub hunks: Vec<Hunk>,
     /// Changes that the payload does without, as the build was told.
     pub left_out: Vec<LeftOut>,
+    /// What whoever applies or unloads the payload has to see to.
+    pub warnings: Vec<String>,
     /// What a reader should know.
     pub notes: Vec<String>,
 }

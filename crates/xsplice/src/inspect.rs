@@ -177,8 +177,10 @@ fn describe_record(text: &mut String, record: &Record) -> std::fmt::Result {
             writeln!(text, "{:<16}{option}", "built with")?;
         }
     }
-    for note in &record.notes {
-        writeln!(text, "{:<16}{}", "note", escaped(note))?;
+    for (what, texts) in [("warning", &record.warnings), ("note", &record.notes)] {
+        for entry in texts {
+            writeln!(text, "{what:<16}{}", escaped(entry))?;
+        }
     }
     if !record.hunks.is_empty() {
         writeln!(text, "\nHunks of the source patches:")?;

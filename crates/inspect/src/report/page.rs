@@ -174,6 +174,10 @@ fn record(payload: &Payload) -> Markup {
                 }
             }
         }
+        @if !record.warnings.is_empty() {
+            h3 { "Warnings" }
+            ul { @for warning in &record.warnings { li { strong { (warning) } } } }
+        }
         @if !record.notes.is_empty() {
             h3 { "Notes" }
             ul { @for note in &record.notes { li { (note) } } }
