@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use xsplice_system::file;
 
 /// Raised when objects are compiled in another way than before.
 const FORMAT: &str = "2";
@@ -22,6 +24,8 @@ pub(crate) struct ObjectCache {
     directory: PathBuf,
     /// Hash of what all objects of one build are made from.
     base: Sha256,
+    /// Why nothing could be written to it.
+    unwritable: Arc<OnceLock<String>>,
 }
 
 impl ObjectCache {
@@ -38,11 +42,13 @@ impl ObjectCache {
             add_identity(&mut base, path);
             Ok(())
         })?;
-        std::fs::create_dir_all(directory).map_err(|e| Refused::io(directory, &e))?;
-        Ok(Self {
+        let cache = Self {
             directory: directory.to_owned(),
             base,
-        })
+            unwritable: Arc::default(),
+        };
+        cache.note(std::fs::create_dir_all(directory));
+        Ok(cache)
     }
 
     /// The same for the tree with `changes`, which are known by content.
@@ -72,9 +78,22 @@ impl ObjectCache {
             return Ok(bytes);
         }
         let bytes = make()?;
-        // A cache that cannot be written to only costs time.
-        let _ = crate::replace_file(&path, &bytes);
+        self.note(file::replace(&path, &bytes));
         Ok(bytes)
+    }
+
+    /// Why nothing is kept, if that is so: a cache that cannot be written to
+    /// only costs time.
+    pub(crate) fn unwritable(&self) -> Option<&str> {
+        self.unwritable.get().map(String::as_str)
+    }
+
+    fn note(&self, written: std::io::Result<()>) {
+        if let Err(error) = written {
+            let place = self.directory.display();
+            self.unwritable
+                .get_or_init(|| format!("{place}: {error}: nothing is kept for the next build"));
+        }
     }
 
     /// Deletes the oldest objects until the rest is within the limit.

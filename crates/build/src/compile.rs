@@ -4,8 +4,9 @@
 use crate::shadow::Shadow;
 use crate::tree::{ObjectFile, Tree};
 use crate::{Problem, Refused};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::SystemTime;
+use xsplice_system::interrupt;
 
 /// Compiles `object` in `shadow`; returns the bytes of the result.
 pub(crate) fn compile(
@@ -22,16 +23,18 @@ pub(crate) fn compile(
 /// Runs a recorded command in `shadow`; an error is what the command said.
 pub(crate) fn run(tree: &Tree, shadow: &Shadow, command: &str) -> Result<(), String> {
     let (from, to) = (tree.top.to_string_lossy(), shadow.top().to_string_lossy());
-    let output = Command::new("/bin/sh")
-        .args(["-c", &command.replace(&*from, &to)])
-        .current_dir(shadow.xen())
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| format!("cannot run the command: {e}"))?;
-    if output.status.success() {
+    // What a compiler keeps for itself goes when the shadow goes.
+    let (status, words) = interrupt::run(
+        Command::new("/bin/sh")
+            .args(["-c", &command.replace(&*from, &to)])
+            .current_dir(shadow.xen())
+            .env("TMPDIR", shadow.top()),
+    )
+    .map_err(|e| format!("cannot run the command: {e}"))?;
+    if status.success() {
         Ok(())
     } else {
-        let words = String::from_utf8_lossy(&output.stderr);
+        let words = String::from_utf8_lossy(&words);
         Err(words.trim_end().replace(&*to, &from))
     }
 }

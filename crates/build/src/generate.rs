@@ -11,7 +11,7 @@ use crate::source::{PatchedSource, SourcePatch};
 use crate::tree::{ObjectFile, Tree};
 use crate::unit::Unit;
 use crate::warning::Warning;
-use crate::witness::Build;
+use crate::witness::{self, Build};
 use crate::{Problem, Refused};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -158,16 +158,19 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     }
     let pairs = rebuild.pairs(&patched, &levels)?;
     let hooks = rebuild.hooks(&patched, &options.hooks)?;
-    let compile = |build, object: &ObjectFile| {
+    let compile = |build, object: &ObjectFile, list: String| {
         let below = match build {
-            Build::Patched => return rebuild.recompile_patched(&patched, object),
+            Build::Patched => None,
             Build::Original => levels.last(),
             Build::Before(level) => levels[..level].last(),
         };
-        match below.filter(|below| below.objects().any(|o| o.path == object.path)) {
-            Some(below) => rebuild.recompile_patched(below, object),
-            None => rebuild.recompile_original(object),
-        }
+        let below = below.filter(|below| below.objects().any(|o| o.path == object.path));
+        let variant = match below {
+            Some(below) => &below.variant,
+            None if build == Build::Patched => patched.source_of(object),
+            None => rebuild.original_source(),
+        };
+        variant.with_file(witness::LIST, list).compile(object)
     };
     progress.stage("comparing", pairs.len() + hooks.len());
     let units: Vec<Result<Option<Unit>, Problem>> = pairs
@@ -227,6 +230,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         .flat_map(|unit| &unit.comparison.changes)
         .map(|change| format!("{}: {}", change.name, change.why));
     let foreign = source.foreign.iter();
+    notes.extend(rebuild.unwritable().map(str::to_owned));
     notes.extend(source.loose.iter().cloned());
     notes.extend(units.iter().flat_map(stored_addresses));
     notes.extend(crate::forgotten::notes(&units, &source));
@@ -318,7 +322,8 @@ fn write(
         below,
         depends == image.build_id.as_slice() || options.depends.is_none(),
     )?;
-    crate::replace_file(&options.output, &payload).map_err(|e| Refused::io(&options.output, &e))?;
+    xsplice_system::file::write(&options.output, &payload)
+        .map_err(|e| Refused::io(&options.output, &e))?;
     Ok(Report {
         size: payload.len(),
         hypervisor: hex(hypervisor),

@@ -114,21 +114,3 @@ fn all<T>(results: Vec<Result<T, Problem>>) -> Result<Vec<T>, Refused> {
         Err(Refused(problems))
     }
 }
-
-/// Writes `data` beside `path` and renames it, so that no reader ever sees
-/// half a file.
-///
-/// # Errors
-/// If the directory cannot be written to; then nothing has changed.
-pub fn replace_file(path: &std::path::Path, data: &[u8]) -> std::io::Result<()> {
-    let directory = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(std::path::Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(directory)?;
-    std::io::Write::write_all(&mut file, data)?;
-    file.persist(path)?;
-    Ok(())
-}

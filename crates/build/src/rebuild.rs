@@ -10,7 +10,7 @@ use crate::{Problem, Progress, Refused, compile};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The two builds of an object.
 #[derive(Debug)]
@@ -62,9 +62,19 @@ pub(crate) struct Patched<'a> {
     /// What has to be compiled, with whether the original and whether the
     /// patched tree has it.
     objects: Vec<(ObjectFile, bool, bool)>,
+    /// The patched source with those of hooks.
+    hooks: OnceLock<Variant<'a>>,
 }
 
-impl Patched<'_> {
+impl<'a> Patched<'a> {
+    /// The source that `object` is compiled from.
+    pub(crate) fn source_of(&self, object: &ObjectFile) -> &Variant<'a> {
+        let hooks = self.hooks.get();
+        hooks
+            .filter(|_| !self.variant.has(&object.source))
+            .unwrap_or(&self.variant)
+    }
+
     /// The objects that the patched source reaches.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &ObjectFile> {
         self.objects.iter().map(|(object, _, _)| object)
@@ -125,15 +135,14 @@ impl<'a> Rebuild<'a> {
             variant: variant.for_objects(objects.iter().map(|(object, _, _)| object)),
             touched,
             objects,
+            hooks: OnceLock::new(),
         })
     }
 
     fn new_object(&self, path: &str, variant: &Variant) -> Result<ObjectFile, Refused> {
         let stem = path.strip_suffix(".o").unwrap_or(path);
         let sources = [format!("{stem}.c"), format!("{stem}.S")];
-        let source = sources
-            .iter()
-            .find(|source| variant.contents(source).is_some());
+        let source = sources.iter().find(|source| variant.has(source));
         source
             .and_then(|source| self.base.tree.new_object(path, source))
             .ok_or_else(|| {
@@ -212,9 +221,14 @@ impl<'a> Rebuild<'a> {
 
     /// Compiles the user's sources of hooks, which may be anywhere, as the tree
     /// compiles its common code, with the patched headers.
-    pub(crate) fn hooks(&self, patched: &Patched, files: &[PathBuf]) -> Result<Vec<Pair>, Refused> {
-        let pairs = files.iter().enumerate().map(|(number, file)| {
-            let text = std::fs::read_to_string(file)
+    pub(crate) fn hooks(
+        &self,
+        patched: &Patched<'a>,
+        files: &[PathBuf],
+    ) -> Result<Vec<Pair>, Refused> {
+        let mut changes = patched.variant.changes.clone();
+        let objects = files.iter().enumerate().map(|(number, file)| {
+            let text = std::fs::read(file)
                 .map_err(|e| Problem::new(file.display().to_string(), e.to_string()))?;
             let name = hooks_name(file, &files[..number]);
             let source = format!("common/{name}.hooks.c");
@@ -223,15 +237,20 @@ impl<'a> Rebuild<'a> {
                 .tree
                 .new_object(&format!("common/{name}.hooks.o"), &source)
                 .ok_or_else(|| Problem::new("tree", "it compiles nothing in common/"))?;
-            let mut changes = patched.variant.changes.clone();
-            changes.insert(format!("xen/{source}"), Some(text.into_bytes()));
-            let bytes = Variant::new(&self.base, changes).compile(&object)?;
+            changes.insert(format!("xen/{source}"), Some(text));
+            Ok(object)
+        });
+        let objects = crate::all(objects.collect())?;
+        let variant = patched
+            .hooks
+            .get_or_init(|| Variant::new(&self.base, changes));
+        let pairs = objects.into_iter().map(|object| {
             Ok(Pair {
-                object,
                 was: None,
                 original: None,
-                patched: Some(bytes),
+                patched: Some(variant.compile(&object)?),
                 below: Vec::new(),
+                object,
             })
         });
         crate::all(pairs.collect())
@@ -246,20 +265,9 @@ impl<'a> Rebuild<'a> {
         patched.variant.compile(object)
     }
 
-    /// Compiles `object`, which may be other than the tree has it, from the
-    /// patched source, without the cache.
-    pub(crate) fn recompile_patched(
-        &self,
-        patched: &Patched,
-        object: &ObjectFile,
-    ) -> Result<Vec<u8>, Problem> {
-        patched.variant.recompile(object)
-    }
-
-    /// Compiles `object`, which may be other than the tree has it, from the
-    /// original source, without the cache.
-    pub(crate) fn recompile_original(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
-        self.original.recompile(object)
+    /// Why nothing is kept for the next build, if that is so.
+    pub(crate) fn unwritable(&self) -> Option<&str> {
+        self.base.unwritable()
     }
 
     /// The variant that the tree is.

@@ -6,6 +6,7 @@ use crate::tree::Tree;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use xsplice_system::interrupt::{self, Directory};
 
 /// The files that differ from the tree, by path from its top; `None` where
 /// there is none any more.
@@ -19,7 +20,7 @@ pub(crate) type Changes = BTreeMap<String, Option<Vec<u8>>>;
 /// tree's directories.
 #[derive(Debug)]
 pub(crate) struct Shadow {
-    directory: tempfile::TempDir,
+    directory: Directory,
     /// The real directories, from `xen`; itself is the empty path.
     real: BTreeSet<PathBuf>,
     /// Everything that was put here.
@@ -47,19 +48,21 @@ impl Shadow {
         writable: &BTreeSet<PathBuf>,
         left: &BTreeSet<PathBuf>,
     ) -> Result<Self, Refused> {
-        let directory = tempfile::Builder::new()
-            .prefix("xsplice-")
-            .tempdir()
-            .map_err(|e| Refused::io(&std::env::temp_dir(), &e))?;
+        let directory =
+            Directory::new("xsplice-").map_err(|e| Refused::io(&std::env::temp_dir(), &e))?;
         let mut shadow = Self {
             directory,
             real: real(changes, writable, left),
             made: Vec::new(),
         };
         let way = shadow.top().join(TREE);
-        symlink(tree.top.join("xen"), &way).map_err(|e| Refused::io(&way, &e))?;
-        shadow.fill(tree, changes)?;
-        Ok(shadow)
+        // Given back before the shadow goes, which a failure makes it do.
+        let undisturbed = interrupt::hold();
+        let filled = symlink(tree.top.join("xen"), &way)
+            .map_err(|e| Refused::io(&way, &e))
+            .and_then(|()| shadow.fill(tree, changes));
+        drop(undisturbed);
+        filled.map(|()| shadow)
     }
 
     /// The directory that holds `xen`.

@@ -37,6 +37,11 @@ impl<'a> Base<'a> {
         }
     }
 
+    /// Why nothing is kept, if that is so.
+    pub(crate) fn unwritable(&self) -> Option<&str> {
+        self.cache.as_ref()?.unwritable()
+    }
+
     fn left(&self) -> Result<&BTreeSet<PathBuf>, Refused> {
         let left = self.left.get_or_init(|| climb::in_tree(self.tree));
         left.as_ref().map_err(|refused| Refused(refused.0.clone()))
@@ -117,6 +122,22 @@ impl<'a> Variant<'a> {
         })
     }
 
+    /// The same with one more file, whose path is from `xen`.
+    pub(crate) fn with_file(&self, path: &str, text: String) -> Self {
+        let mut changes = self.changes.clone();
+        changes.insert(format!("xen/{path}"), Some(text.into_bytes()));
+        Self::new(&self.base, changes)
+    }
+
+    /// Whether there is a file at `path`, given from `xen`.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        let path = format!("xen/{path}");
+        match self.changes.get(&path) {
+            Some(contents) => contents.is_some(),
+            None => self.base.tree.top.join(path).exists(),
+        }
+    }
+
     /// What is in the file at `path`, given from `xen`, if it is there.
     pub(crate) fn contents(&self, path: &str) -> Option<Vec<u8>> {
         let path = format!("xen/{path}");
@@ -127,7 +148,7 @@ impl<'a> Variant<'a> {
     }
 
     /// The object that the source compiles to, compiled in any case.
-    pub(crate) fn recompile(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
+    fn recompile(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
         let shadow = self.shadow(written_by(object).collect())?;
         // Two ways to compile one object write the same file.
         let output = lock(&self.outputs)

@@ -5,7 +5,6 @@
 
 use crate::Problem;
 use crate::tree::ObjectFile;
-use std::io::Write as _;
 use xsplice_diff::{Object, ReadError};
 
 /// A build of an object.
@@ -19,8 +18,13 @@ pub(crate) enum Build {
     Patched,
 }
 
-/// Compiles an object again, by the command that it has now.
-pub(crate) type Compile<'a> = dyn Fn(Build, &ObjectFile) -> Result<Vec<u8>, Problem> + Sync + 'a;
+/// Compiles an object again, by the command that it has now, which reads a
+/// file `LIST` with the given text, too.
+pub(crate) type Compile<'a> =
+    dyn Fn(Build, &ObjectFile, String) -> Result<Vec<u8>, Problem> + Sync + 'a;
+
+/// The file with the names that are to be seen, from the `xen` directory.
+pub(crate) const LIST: &str = ".xsplice-names.s";
 
 /// Reads `bytes`, which are `build` of `file` and were read as `object` before,
 /// with every reference leading to the variable that the source means.
@@ -44,18 +48,12 @@ pub(crate) fn read(
         .iter()
         .map(|name| format!(".globl \"{name}\"\n"))
         .collect();
-    let mut list = tempfile::Builder::new()
-        .suffix(".s")
-        .tempfile()
-        .map_err(|e| unknown(&e))?;
-    list.write_all(globals.as_bytes())
-        .map_err(|e| unknown(&e))?;
     let again = ObjectFile {
         // The list first, then what the compiler pipes or names.
-        command: format!("{} -Wa,'{}',-", file.command, list.path().display()),
+        command: format!("{} -Wa,{LIST},-", file.command),
         ..file.clone()
     };
-    let witness = compile(build, &again).map_err(|problem| unknown(&problem.message))?;
+    let witness = compile(build, &again, globals).map_err(|problem| unknown(&problem.message))?;
     Object::read_with(&file.path, bytes, &witness).map_err(|error| match error {
         ReadError::Doubtful { .. } => unknown(&error),
         other => Problem::new(&file.source, other.to_string()),

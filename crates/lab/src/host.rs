@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use xsplice_system::interrupt::{Directory, Process};
 
 /// What to boot.
 #[derive(Debug, Clone)]
@@ -179,13 +180,13 @@ impl Console {
 /// A running Xen host. Dropping it turns it off.
 #[derive(Debug)]
 pub struct Host {
-    qemu: Child,
+    qemu: Process,
     line: UnixStream,
     received: Vec<u8>,
     keys_reach_xen: bool,
     console: Arc<Mutex<Console>>,
     timeout: Duration,
-    directory: tempfile::TempDir,
+    directory: Directory,
 }
 
 impl Host {
@@ -194,9 +195,7 @@ impl Host {
     /// # Errors
     /// See [`Error`].
     pub fn boot(config: &HostConfig) -> Result<Self, Error> {
-        let directory = tempfile::Builder::new()
-            .prefix("xsplice-lab-")
-            .tempdir()
+        let directory = Directory::new("xsplice-lab-")
             .map_err(|error| file_error(&std::env::temp_dir(), error))?;
         let socket = directory.path().join("dom0");
         let (acceleration, counting) = if config.count_instructions {
@@ -207,7 +206,8 @@ impl Host {
         } else {
             ("tcg,thread=multi", [].as_slice())
         };
-        let mut qemu = Command::new("qemu-system-x86_64")
+        let mut command = Command::new("qemu-system-x86_64");
+        command
             .args(["-accel", acceleration])
             .args(counting)
             .args(["-display", "none", "-no-reboot"])
@@ -229,9 +229,8 @@ impl Host {
             .args(boot_arguments(config, directory.path())?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(Error::NoQemu)?;
+            .stderr(Stdio::piped());
+        let mut qemu = Process::spawn(&mut command).map_err(Error::NoQemu)?;
         let console = Arc::new(Mutex::new(Console {
             limit: config.console_limit,
             ..Console::default()

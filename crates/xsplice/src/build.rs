@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Source patch, unified diff; repeat it for several, in order.
     #[arg(short, long, required = true, value_name = "FILE")]
     patch: Vec<PathBuf>,
-    /// The payload to write, or a directory for it.
+    /// The payload to write, or a directory for it; `-` is standard output.
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     /// The hypervisor's configuration; the tree must have been built with it.

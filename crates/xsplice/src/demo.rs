@@ -2,10 +2,9 @@
 
 //! `xsplice demo`: the life of live patches on a hypervisor in this process.
 
-use crate::output::failure;
+use crate::output::{failure, say};
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,12 +36,11 @@ struct Step {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
-    let mut out = std::io::stdout().lock();
     let result = demo(args.cpus, &mut |step| {
         if json {
-            writeln!(out, "{}", serde_json::to_string(&step)?)?;
+            say!("{}", serde_json::to_string(&step)?);
         } else {
-            print(&mut out, &step)?;
+            print(&step);
         }
         Ok(())
     });
@@ -52,7 +50,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     }
 }
 
-fn print(out: &mut impl Write, step: &Step) -> std::io::Result<()> {
+fn print(step: &Step) {
     let Step {
         milliseconds,
         what,
@@ -69,11 +67,8 @@ fn print(out: &mut impl Write, step: &Step) -> std::io::Result<()> {
     } else {
         "repaired"
     };
-    writeln!(out, "[{milliseconds:>4} ms] {what}{window}")?;
-    writeln!(
-        out,
-        "          version {version}, {repaired}; {guest_calls} guest calls meanwhile"
-    )
+    say!("[{milliseconds:>4} ms] {what}{window}");
+    say!("          version {version}, {repaired}; {guest_calls} guest calls meanwhile");
 }
 
 fn demo(cpus: u32, report: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> anyhow::Result<()> {

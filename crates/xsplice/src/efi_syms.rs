@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use xsplice_abi::note::hex;
 use xsplice_offline::{Image, efi_symbols};
+use xsplice_system::file;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,7 +28,7 @@ pub(crate) struct Args {
     /// The hypervisor that UEFI firmware starts.
     #[arg(long, value_name = "FILE")]
     xen_efi: PathBuf,
-    /// The file to write.
+    /// The file to write; `-` is standard output.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
@@ -55,7 +56,7 @@ fn write(args: &Args) -> anyhow::Result<String> {
     let read = |path: &PathBuf| std::fs::read(path).with_context(|| path.display().to_string());
     let image = efi_symbols(&read(&args.xen_syms)?, &read(&args.xen_efi)?)?;
     let build_id = hex(Image::parse(&image)?.build_id());
-    xsplice_build::replace_file(&args.output, &image)
+    file::write(&args.output, &image)
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     Ok(build_id)
 }

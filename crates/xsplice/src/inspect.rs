@@ -4,12 +4,13 @@
 use crate::output::failure;
 use anyhow::Context as _;
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use xsplice_abi::text::escaped;
 use xsplice_inspect::payload::Function;
 use xsplice_inspect::{Image, Line, Listing, Payload, Record};
+use xsplice_system::lines;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,8 +39,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     match show(args, json) {
         Ok(text) => {
-            // A reader that closes the pipe has seen enough.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            lines::print(format_args!("{text}"));
             ExitCode::SUCCESS
         }
         Err(error) => failure(&error, json),

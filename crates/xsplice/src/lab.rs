@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use xsplice_lab::{Host, HostConfig, Output, scenario};
+use xsplice_system::file;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -137,7 +138,7 @@ fn boot(machine: &Machine, files: Vec<(String, PathBuf)>) -> anyhow::Result<Host
 fn keep_console(host: &Host, machine: &Machine) -> anyhow::Result<()> {
     match &machine.console {
         Some(path) => {
-            std::fs::write(path, host.console()).with_context(|| path.display().to_string())
+            file::write(path, host.console().as_bytes()).with_context(|| path.display().to_string())
         }
         None => Ok(()),
     }

@@ -5,8 +5,9 @@
 //! as process 1) and the classic `xen-livepatch` tool (when called by that name).
 
 use clap::{Parser, Subcommand};
-use output::say;
+use output::{complain, say};
 use std::process::ExitCode;
+use xsplice_system::{interrupt, lines};
 
 mod admin;
 mod build;
@@ -58,13 +59,28 @@ enum Command {
     Admin(admin::Command),
 }
 
+impl Command {
+    /// Whether it makes files and processes that must not outlive it.
+    fn makes_files(&self) -> bool {
+        matches!(
+            self,
+            Self::Build(_) | Self::EfiSyms(_) | Self::Report(_) | Self::Lab(_)
+        )
+    }
+}
+
 fn main() -> ExitCode {
     if std::process::id() == 1 {
         return lab::init();
     }
-    if admin::called_as_xen_livepatch() {
-        return admin::xen_livepatch();
-    }
+    output::ended(if admin::called_as_xen_livepatch() {
+        admin::xen_livepatch()
+    } else {
+        run()
+    })
+}
+
+fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -74,14 +90,20 @@ fn main() -> ExitCode {
                 let message = error.render().to_string();
                 say!("{:#}", serde_json::json!({ "error": message.trim_end() }));
             }
-            let _ = error.print();
-            return if failed {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
+            let printed = error.print();
+            if failed {
+                return ExitCode::FAILURE;
+            }
+            lines::keep(printed);
+            return ExitCode::SUCCESS;
         }
     };
+    if cli.command.makes_files()
+        && let Err(error) = interrupt::watch()
+    {
+        complain!("error: cannot catch signals: {error}");
+        return ExitCode::FAILURE;
+    }
     match cli.command {
         Command::Build(args) => build::run(&args, cli.json),
         Command::Check(args) => check::run(&args, cli.json),

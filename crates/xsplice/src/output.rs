@@ -1,30 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lines for people and programs. Whoever reads them may have gone away, as
-//! `head` does: what cannot be written then is not an error, and no panic.
+//! How commands end.
 
-/// Prints a line to standard output.
-macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($text)*);
-    }};
-}
-
-/// Prints a line to standard error.
-macro_rules! complain {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    }};
-}
-
-pub(crate) use {complain, say};
+use std::process::ExitCode;
+use xsplice_system::lines;
+pub(crate) use xsplice_system::lines::{complain, say};
 
 /// Says why a command failed, to programs too if they asked for `json`.
-pub(crate) fn failure(error: &anyhow::Error, json: bool) -> std::process::ExitCode {
+pub(crate) fn failure(error: &anyhow::Error, json: bool) -> ExitCode {
     if json {
         say!("{:#}", serde_json::json!({ "error": format!("{error:#}") }));
     }
     complain!("error: {error:#}");
-    std::process::ExitCode::FAILURE
+    ExitCode::FAILURE
+}
+
+/// The exit code of a command that ended with `code`: what could not be printed
+/// is a failure, too.
+pub(crate) fn ended(code: ExitCode) -> ExitCode {
+    match lines::finish() {
+        Ok(()) => code,
+        Err(error) => {
+            complain!("error: cannot write to standard output: {error}");
+            if code == ExitCode::SUCCESS {
+                ExitCode::FAILURE
+            } else {
+                code
+            }
+        }
+    }
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use xsplice_inspect::{Payload, Review, SourcePatch};
+use xsplice_system::file;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     /// several, in order.
     #[arg(long, value_name = "PAYLOAD")]
     on: Vec<PathBuf>,
-    /// The page to write.
+    /// The page to write; `-` is standard output.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
@@ -76,7 +77,7 @@ fn write(args: &Args) -> anyhow::Result<xsplice_offline::Report> {
     let verdict = check(args, &name, data.clone())?;
     let review = Review::new(&name, &data, &image, &patches, &verdict);
     let page = review.with_context(|| context(&args.payload))?.to_html();
-    xsplice_build::replace_file(&args.output, page.as_bytes())
+    file::write(&args.output, page.as_bytes())
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     Ok(verdict)
 }

@@ -8,13 +8,14 @@
 use super::{TIMEOUT_MS, name_of};
 use crate::output::complain;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::escaped;
 use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State};
+use xsplice_system::lines;
 
 const USAGE: &str = "\
 xen-livepatch: live patching tool
@@ -273,9 +274,8 @@ fn usage() -> Outcome {
 
 /// Prints at once, so that it stands before what the hypervisor says.
 fn say(text: &str) {
-    let mut out = std::io::stdout();
-    // As with the classic tool, a closed standard output changes nothing.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    lines::print(format_args!("{text}"));
+    lines::flush();
 }
 
 fn failed(what: &str, errno: Errno) -> Failure {

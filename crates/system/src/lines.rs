@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Lines for people and programs.
+//!
+//! A reader may go away, as `head` does: a closed pipe is no error, and no
+//! panic. Every other error of writing is remembered, and [`finish`] gives it.
+
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// The first error of writing to standard output.
+static ERROR: Mutex<Option<std::io::Error>> = Mutex::new(None);
+/// Whether standard output is for something else than lines.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line to standard output.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => { $crate::lines::print(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints a line to standard error.
+#[macro_export]
+macro_rules! complain {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        // There is no other place to say that this one failed.
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
+pub use {complain, say};
+
+/// Writes `text` to standard output, or to standard error if that was taken.
+pub fn print(text: Arguments) {
+    if TAKEN.load(Ordering::Relaxed) {
+        let _ = std::io::stderr().write_fmt(text);
+    } else {
+        keep(std::io::stdout().write_fmt(text));
+    }
+}
+
+/// Writes `data` to standard output as it is; all lines go to standard error
+/// from now on.
+pub fn take(data: &[u8]) {
+    TAKEN.store(true, Ordering::Relaxed);
+    keep(std::io::stdout().write_all(data));
+}
+
+/// Writes at once what [`print`] may still hold back.
+pub fn flush() {
+    keep(std::io::stdout().flush());
+}
+
+/// Writes what is still to be written to standard output.
+///
+/// # Errors
+/// The first error of writing there, but for a pipe that its reader closed.
+pub fn finish() -> std::io::Result<()> {
+    flush();
+    let error = ERROR.lock().unwrap_or_else(PoisonError::into_inner).take();
+    error.map_or(Ok(()), Err)
+}
+
+/// Remembers the error of `written`, which wrote to standard output by itself.
+pub fn keep(written: std::io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        let mut first = ERROR.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(error);
+    }
+}

@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the command does to files, standard output and its surroundings, tried
+//! on a hypervisor of one C file.
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::File;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const XSPLICE: &str = env!("CARGO_BIN_EXE_xsplice");
+
+const SOURCE: &str = "\
+int limit = 4;
+
+int checked(int x)
+{
+    return x > limit ? -22 : x;
+}
+
+int _start(int x)
+{
+    return checked(x) + 1;
+}
+";
+
+const PATCH: &str = "\
+--- a/xen/common/guest.c
++++ b/xen/common/guest.c
+@@ -3,3 +3,3 @@
+ int checked(int x)
+ {
+-    return x > limit ? -22 : x;
++    return x >= limit ? -22 : x;
+ }
+";
+
+const COMPILE: &str = "gcc -O2 -ffreestanding -fno-pic -mcmodel=kernel -mno-sse \
+                       -fno-asynchronous-unwind-tables -fno-stack-protector -fcf-protection=none \
+                       -fno-ipa-icf -fno-inline -ffunction-sections -fdata-sections -w";
+
+const LINK: [&str; 6] = [
+    "-nostdlib",
+    "-static",
+    "-no-pie",
+    "-Wl,-Ttext-segment=0xffffffff80000000,-z,separate-code,-z,noexecstack",
+    "-Wl,--build-id=0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "-Wl,--defsym=__init_begin=0,--defsym=__init_end=0",
+];
+
+/// A built tree, its hypervisor and a patch for it.
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self {
+            directory: tempfile::tempdir().expect("a directory"),
+        };
+        let common = place.at("tree/xen/common");
+        std::fs::create_dir_all(&common).expect("made");
+        std::fs::create_dir(place.at("tmp")).expect("made");
+        std::fs::write(place.at("tree/xen/Rules.mk"), "").expect("written");
+        std::fs::write(place.at("fix.patch"), PATCH).expect("written");
+        std::fs::write(common.join("guest.c"), SOURCE).expect("written");
+        let command = format!("{COMPILE} -c common/guest.c -o common/guest.o");
+        place.record(&command);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &command]);
+        run(shell.current_dir(place.at("tree/xen")));
+        let mut link = Command::new("gcc");
+        link.args(LINK).arg("-o").arg(place.at("xen-syms"));
+        run(link.arg("common/guest.o").current_dir(place.at("tree/xen")));
+        place
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
+    /// Records `command` as the one that compiled the object.
+    fn record(&self, command: &str) {
+        let record = format!(
+            "cmd_common/guest.o := {command}\n\nsource_common/guest.o := common/guest.c\n\n\
+             deps_common/guest.o := \\\n\n"
+        );
+        let path = self.at("tree/xen/common/.guest.o.cmd");
+        std::fs::write(path, record).expect("written");
+    }
+
+    /// A build that writes to `output`.
+    fn build(&self, output: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(XSPLICE);
+        command
+            .args(["build", "-s", "tree", "-p", "fix.patch"])
+            .args(["--xen-syms", "xen-syms", "-o"])
+            .arg(output.as_ref())
+            .env("TMPDIR", self.at("tmp"))
+            .env("XDG_CACHE_HOME", self.at("cache"))
+            .current_dir(self.directory.path());
+        command
+    }
+
+    fn left_in_tmp(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.at("tmp")).expect("it is there");
+        entries
+            .map(|entry| entry.expect("an entry").path())
+            .collect()
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().expect("it runs");
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    output
+}
+
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn is_payload(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x7fELF")
+}
+
+#[test]
+fn a_payload_goes_to_what_its_path_names() {
+    let place = Place::new();
+    let kept = |path: &str| std::fs::read(place.at(path)).expect("it is there");
+    run(&mut place.build("plain"));
+    assert!(is_payload(&kept("plain")));
+    assert_eq!(place.left_in_tmp(), Vec::<PathBuf>::new());
+
+    symlink("target", place.at("link")).expect("linked");
+    run(&mut place.build("link"));
+    assert!(place.at("link").is_symlink());
+    assert_eq!(kept("target"), kept("plain"));
+
+    let mode = Mode::RUSR | Mode::WUSR;
+    mknodat(CWD, place.at("pipe"), FileType::Fifo, mode, 0).expect("a pipe");
+    let reader = std::thread::spawn({
+        let path = place.at("pipe");
+        move || std::fs::read(path).expect("read")
+    });
+    run(&mut place.build("pipe"));
+    assert_eq!(reader.join().expect("no panic"), kept("plain"));
+    let kind = place.at("pipe").symlink_metadata().expect("it is there");
+    assert!(kind.file_type().is_fifo());
+
+    let null = || {
+        Path::new("/dev/null")
+            .symlink_metadata()
+            .expect("it is there")
+    };
+    let before = (null().ino(), null().rdev());
+    run(&mut place.build("/dev/null"));
+    assert_eq!((null().ino(), null().rdev()), before);
+}
+
+#[test]
+fn standard_output_can_take_the_payload() {
+    let place = Place::new();
+    run(&mut place.build("plain"));
+    let payload = std::fs::read(place.at("plain")).expect("it is there");
+    for name in ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        let output = run(&mut place.build(name));
+        assert!(output.stdout == payload, "{name}");
+        assert!(words(&output).contains("Replaced functions:"), "{name}");
+        let file = File::create(place.at("redirected")).expect("created");
+        run(place.build(name).stdout(file));
+        let written = std::fs::read(place.at("redirected")).expect("it is there");
+        assert!(written == payload, "{name}");
+    }
+    assert!(!place.at("-").exists());
+}
+
+#[test]
+fn what_cannot_be_printed_is_a_failure() {
+    let place = Place::new();
+    run(&mut place.build("plain"));
+    let full = || {
+        File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("it is there")
+    };
+    let commands: [&[&str]; 6] = [
+        &["--help"],
+        &["build", "--help"],
+        &["inspect", "plain"],
+        &["inspect", "plain", "--json"],
+        &["check", "plain", "--xen-syms", "xen-syms"],
+        &[
+            "report",
+            "plain",
+            "--xen-syms",
+            "xen-syms",
+            "-o",
+            "page.html",
+        ],
+    ];
+    for arguments in commands {
+        let command = || {
+            let mut command = Command::new(XSPLICE);
+            command.args(arguments).current_dir(place.directory.path());
+            command
+        };
+        let code = run_to_end(&mut command()).status.code();
+        let output = run_to_end(command().stdout(full()));
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = words(&output);
+        assert!(
+            said.contains("cannot write to standard output"),
+            "{arguments:?}: {said}"
+        );
+        // A reader that went away has seen enough.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = run_to_end(command().stdout(writer));
+        assert_eq!(output.status.code(), code, "{arguments:?}");
+    }
+    let output = run_to_end(place.build("again").stdout(full()));
+    assert_eq!(output.status.code(), Some(1));
+    let output = run_to_end(place.build("-").stdout(full()));
+    assert_eq!(output.status.code(), Some(1));
+    let output = run_to_end(&mut place.build("/dev/full"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(words(&output).contains("No payload was written"));
+}
+
+/// What came of a command, whatever its exit code.
+fn run_to_end(command: &mut Command) -> Output {
+    command.output().expect("it runs")
+}
+
+#[test]
+fn the_classic_tool_fails_on_a_full_disk_too() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tool = directory.path().join("xen-livepatch");
+    symlink(XSPLICE, &tool).expect("linked");
+    let full = File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("it is there");
+    let output = Command::new(&tool)
+        .arg("help")
+        .stdout(full)
+        .output()
+        .expect("it runs");
+    assert_ne!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn a_signal_leaves_nothing_behind() {
+    let signals = [
+        (Signal::INT, 130, "SIGINT"),
+        (Signal::TERM, 143, "SIGTERM"),
+        (Signal::HUP, 129, "SIGHUP"),
+    ];
+    let place = Place::new();
+    // A compiler that starts another process, and takes its time.
+    place.record(
+        "sh -c 'sleep 1000 & echo $! > common/pid; wait' -c common/guest.c -o common/guest.o",
+    );
+    for (signal, code, name) in signals {
+        let child = place
+            .build("never")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let sleeper = wait_for_compiler(&place);
+        let xsplice = Pid::from_child(&child);
+        kill_process(xsplice, signal).expect("sent");
+        let output = ended(child);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert_eq!(
+            words(&output).trim(),
+            format!("interrupted by {name}: nothing is left behind")
+        );
+        assert_eq!(place.left_in_tmp(), Vec::<PathBuf>::new());
+        assert!(!place.at("never").exists());
+        assert!(has_ended(&sleeper), "the compiler's child still runs");
+    }
+}
+
+#[test]
+fn a_signal_that_is_ignored_stays_so() {
+    let place = Place::new();
+    place.record(&format!(
+        "sleep 1; {COMPILE} -c common/guest.c -o common/guest.o"
+    ));
+    let build = place.build("made");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    shell.arg(build.get_program()).args(build.get_args());
+    shell.envs(
+        build
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    shell.current_dir(place.directory.path());
+    let child = shell
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    wait(|| !place.left_in_tmp().is_empty());
+    kill_process(Pid::from_child(&child), Signal::HUP).expect("sent");
+    let output = ended(child);
+    assert!(output.status.success(), "{output:?}");
+    assert!(place.at("made").exists());
+}
+
+#[test]
+fn a_work_directory_that_vanishes_is_one_error() {
+    let place = Place::new();
+    place.record("echo 1 > common/pid; sleep 1; cat common/guest.c > common/guest.o; false -o common/guest.o");
+    let child = place
+        .build("never")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    wait_for_compiler(&place);
+    for path in place.left_in_tmp() {
+        std::fs::remove_dir_all(path).expect("removed");
+    }
+    let output = ended(child);
+    assert_eq!(output.status.code(), Some(1));
+    let said = words(&output);
+    assert_eq!(said.matches("error:").count(), 1, "{said}");
+    assert!(said.contains("were deleted while it ran"), "{said}");
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_a_note() {
+    let place = Place::new();
+    // A file where a directory should be stops root, too.
+    std::fs::write(place.at("cache"), "").expect("written");
+    let output = run(&mut place.build("made"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("note: "), "{said}");
+    assert!(
+        said.contains("nothing is kept for the next build"),
+        "{said}"
+    );
+    assert!(place.at("made").exists());
+}
+
+/// The process that the made-up compiler says to have started.
+fn wait_for_compiler(place: &Place) -> String {
+    let mut found = String::new();
+    wait(|| {
+        for shadow in place.left_in_tmp() {
+            let text = std::fs::read_to_string(shadow.join("xen/common/pid"));
+            found = text.unwrap_or_default().trim().to_owned();
+        }
+        !found.is_empty()
+    });
+    found
+}
+
+fn wait(mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(120);
+    while !condition() {
+        assert!(Instant::now() < end, "it does not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether the process is gone, or only waits for its parent to notice.
+fn has_ended(id: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"));
+    stat.map_or(true, |stat| stat.contains(") Z "))
+}
+
+fn ended(child: Child) -> Output {
+    child.wait_with_output().expect("it ends")
+}
