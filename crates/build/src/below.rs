@@ -10,10 +10,11 @@ use crate::{Problem, Refused};
 use contents::{Contents, Place};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::section;
+use xsplice_abi::record;
 
 /// The key of the payload's metadata that names a source patch.
 pub(crate) const PATCH_KEY: &str = "patch";
@@ -32,6 +33,8 @@ pub struct Level {
     build_id: Vec<u8>,
     /// Build-id of what it goes on top of.
     depends: Vec<u8>,
+    /// Files of its patches that it was built without.
+    pub(crate) left_out: BTreeSet<String>,
     /// Its record of each source patch.
     records: Vec<String>,
     /// Its code and data.
@@ -112,6 +115,8 @@ impl Level {
                 (key == PATCH_KEY).then(|| value.to_owned())
             })
             .collect();
+        let record = contents(record::SECTION).and_then(record::json);
+        let left_out = record.map_or(BTreeSet::new(), left_out);
         let contents = Contents::read(&file).map_err(|reason| bad(&reason))?;
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
         for (index, symbol) in contents.symbols.iter().enumerate() {
@@ -128,6 +133,7 @@ impl Level {
             patches: 0,
             build_id,
             depends,
+            left_out,
             records,
             contents,
             by_name,
@@ -142,6 +148,18 @@ impl Level {
             .iter()
             .any(|record| record.old == *place)
     }
+}
+
+/// What the build record `json` says was to be left out.
+fn left_out(json: &str) -> BTreeSet<String> {
+    let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+    let names = record["options"]["leave_out"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    names
+        .filter_map(|name| Some(name.as_str()?.to_owned()))
+        .collect()
 }
 
 /// Each payload goes on top of the one before it.

@@ -124,20 +124,19 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         check_config(&tree, config)?;
     }
     let mut patches = SourcePatch::read_all(&options.patches)?;
-    let mut notes = Vec::new();
-    for patch in &mut patches {
-        patch.files.retain(|file| {
-            let left_out = options.leave_out.contains(file.path());
-            if left_out {
-                notes.push(format!("{}: left out, as asked for", file.path()));
-            }
-            !left_out
-        });
-    }
-    let below_patches = SourcePatch::read_all(&options.below_patches)?;
+    let mut notes: Vec<String> = leave_out_files(&mut patches, &options.leave_out)
+        .into_iter()
+        .map(|path| format!("{path}: left out, as asked for"))
+        .collect();
+    let mut below_patches = SourcePatch::read_all(&options.below_patches)?;
     let mut below = Below::read(&options.below)?;
     let hypervisor = options.xen_depends.as_deref().unwrap_or(&image.build_id);
     below.tie(&below_patches, hypervisor)?;
+    let mut done = 0;
+    for level in &below.levels {
+        leave_out_files(&mut below_patches[done..level.patches], &level.left_out);
+        done = level.patches;
+    }
     let rebuild = Rebuild::new(&tree, options.cache.as_deref(), progress)?;
     let levels = below.levels.iter().map(|level| {
         let patches = &below_patches[..level.patches];
@@ -252,6 +251,21 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         notes,
     };
     write(options, &image, &below, selection, &metadata, report)
+}
+
+/// Takes the files `names` out of `patches`; gives their paths.
+fn leave_out_files(patches: &mut [SourcePatch], names: &BTreeSet<String>) -> Vec<String> {
+    let mut paths = Vec::new();
+    for patch in patches {
+        patch.files.retain(|file| {
+            let left_out = names.contains(file.path());
+            if left_out {
+                paths.push(file.path().to_owned());
+            }
+            !left_out
+        });
+    }
+    paths
 }
 
 /// Tables of functions that changed: what the hypervisor did with their

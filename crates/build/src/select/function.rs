@@ -2,8 +2,10 @@
 //! Changed functions: which they are in the hypervisor, and what the payload
 //! says about them.
 
+use super::piece::HOOKS;
 use super::{FirstChange, Origin, Replaced, Selector, clone, label, runtime_name};
 use crate::payload::Func;
+use crate::unit::Unit;
 use sha2::{Digest, Sha256};
 use xsplice_abi::deny;
 use xsplice_abi::preimage::Preimage;
@@ -73,6 +75,16 @@ impl Selector<'_> {
         if let Some(why) = why {
             let message = format!(
                 "{} must not be patched: {why}; a fix there needs a reboot",
+                old.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        if origin == unit && is_hook_below(u, original) {
+            let message = format!(
+                "{} is a hook of a payload below, which is called only while this payload is not \
+                 applied: its change would have no effect; leave it as it is, and give this payload \
+                 a hook of another name",
                 old.name
             );
             self.refuse(unit, message);
@@ -212,7 +224,8 @@ impl Selector<'_> {
         (origin, original): (usize, usize),
         address: u64,
     ) -> Option<OldFunction> {
-        let shipped = self.homes.shipped(origin, original);
+        let build = self.units[origin].stages.len();
+        let shipped = self.homes.shipped(origin, build, original);
         let (name, old_size, extent) = match shipped {
             Some((object, index)) => {
                 let old = &object.symbols[index];
@@ -257,6 +270,14 @@ impl Selector<'_> {
             preimage: sites.and_then(|sites| preimage(address, whole, sites)),
         })
     }
+}
+
+/// Whether nothing but hooks of payloads below leads to the function at
+/// `original`.
+fn is_hook_below(u: &Unit, original: usize) -> bool {
+    let mut users = clone::uses(&u.original, original).peekable();
+    let hook = |section: usize| u.original.sections[section].name.starts_with(HOOKS);
+    users.peek().is_some() && users.all(|(section, _)| hook(section))
 }
 
 /// Where an assembly function jumps out of itself without a relocation.

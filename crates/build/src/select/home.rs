@@ -221,11 +221,17 @@ impl<'a> Homes<'a> {
         }
     }
 
-    /// The symbol as the hypervisor has it, if it has it in the unit's object.
-    pub(super) fn shipped(&self, unit: usize, original: usize) -> Option<(&'a Object, usize)> {
+    /// The symbol at `index` of a unit's `build` as the hypervisor has it, if it
+    /// has it in the unit's object.
+    pub(super) fn shipped(
+        &self,
+        unit: usize,
+        build: usize,
+        index: usize,
+    ) -> Option<(&'a Object, usize)> {
         let u = &self.units[unit];
-        let mut stages = u.stages.iter().rev();
-        let index = stages.try_fold(original, |index, stage| {
+        let mut stages = u.stages[..build].iter().rev();
+        let index = stages.try_fold(index, |index, stage| {
             stage.comparison.correlation.original(index)
         })?;
         Some((u.shipped(), index))

@@ -11,6 +11,7 @@ mod piece;
 mod private;
 mod reach;
 mod refuse;
+mod revived;
 mod selection;
 
 pub(crate) use clone::uses;
@@ -25,6 +26,7 @@ use crate::unit::Unit;
 use home::{Homes, Origin};
 use moved::Moves;
 use private::Privates;
+use revived::Revived;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use xsplice_diff::object::Object;
 use xsplice_diff::special::{self, Entry};
@@ -75,6 +77,7 @@ pub fn select(
         globals,
         moves: Moves::new(units),
         privates: Privates::find(units),
+        revived: revived::find(units),
         tables,
         placed: BTreeMap::new(),
         empty: BTreeSet::new(),
@@ -113,6 +116,8 @@ struct Selector<'a> {
     moves: Moves,
     /// Variables that move between files, at least one end private.
     privates: Privates,
+    /// What is in memory although the source below does not have it.
+    revived: Revived,
     tables: Vec<Vec<Entry>>,
     /// Pieces that are in the draft: part and offset in it.
     placed: BTreeMap<Place, (PartKind, u64)>,

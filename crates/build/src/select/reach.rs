@@ -3,6 +3,7 @@
 
 use super::function::ENDBR64;
 use super::private::is_writable;
+use super::revived::Former;
 use super::{Origin, Selector, Usage, runtime_name};
 use crate::Problem;
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
@@ -128,6 +129,11 @@ impl Selector<'_> {
             let place = self.place_of(origin, original, offset);
             return place.map_err(|problem| self.problems.push(problem)).ok();
         }
+        if let Some(former) = self.revived.get(&(unit, index)).cloned()
+            && (by_old_place || !symbol.function)
+        {
+            return self.reach_former(unit, index, former, offset);
+        }
         let original = u.comparison.correlation.original(index);
         // The hypervisor's variables stay where they are, also those of which
         // a change is left out.
@@ -220,31 +226,79 @@ impl Selector<'_> {
                 || takes_own_arguments(&old.name) && !takes_own_arguments(&new.name))
     }
 
+    /// What payloads below left out is where it was before.
+    fn reach_former(
+        &mut self,
+        unit: usize,
+        index: usize,
+        former: Former,
+        offset: i64,
+    ) -> Option<Reaches> {
+        let name = &self.units[unit].patched.symbols[index].name;
+        let message = match former {
+            Former::Same { build, index: old } => match self.place_at(unit, build, old, offset) {
+                Ok(Some(place)) => return Some(place),
+                Ok(None) => {
+                    let (kind, at) = self.take_symbol(unit, index)?;
+                    return Some(Reaches::Part(kind, at.cast_signed() + offset));
+                }
+                Err(problem) => {
+                    self.problems.push(problem);
+                    return None;
+                }
+            },
+            Former::Changed(why) => format!(
+                "the variable {name} is in memory, from before a payload below left it out, and is \
+                 not what the patched source has ({why}); give it a name of its own if it may begin \
+                 with its initial value"
+            ),
+            Former::Unclear => format!(
+                "the variable {name} may be one of those of that name that are in memory, from \
+                 before a payload below left them out, and nothing tells which; give it a name of \
+                 its own if it may begin with its initial value"
+            ),
+        };
+        self.refuse(unit, message);
+        None
+    }
+
     /// Where a symbol of the original is.
     fn place_of(&self, unit: usize, original: usize, offset: i64) -> Result<Reaches, Problem> {
-        let address = match self.origin(unit, original)? {
-            Origin::Below { name, .. } => return Ok(Reaches::Name(name, offset)),
+        let u = &self.units[unit];
+        let place = self.place_at(unit, u.stages.len(), original, offset)?;
+        place.ok_or_else(|| {
+            let message = format!("{} is nowhere in memory", u.original.symbols[original].name);
+            Problem::new(&u.file.source, message)
+        })
+    }
+
+    /// Where the symbol at `index` of a unit's `build` is, if it is anywhere.
+    fn place_at(
+        &self,
+        unit: usize,
+        build: usize,
+        index: usize,
+        offset: i64,
+    ) -> Result<Option<Reaches>, Problem> {
+        let address = match self.homes.at(unit, build, index)? {
+            Origin::Below { name, .. } => return Ok(Some(Reaches::Name(name, offset))),
             Origin::Hypervisor(address) => address,
-            Origin::Nowhere => {
-                let u = &self.units[unit];
-                let message = format!("{} is nowhere in memory", u.original.symbols[original].name);
-                return Err(Problem::new(&u.file.source, message));
-            }
+            Origin::Nowhere => return Ok(None),
         };
         // The patched source may have renamed it, or have it in another file.
-        let (name, global) = match self.homes.shipped(unit, original) {
+        let (name, global) = match self.homes.shipped(unit, build, index) {
             Some((shipped, index)) => (runtime_name(shipped, index), shipped.symbols[index].global),
             None => {
-                let name = &self.units[unit].original.symbols[original].name;
+                let name = &self.units[unit].build(build).symbols[index].name;
                 (name.clone(), self.image.global(name) == Some(address))
             }
         };
         let by_name = global && !self.rules.prelink;
         if by_name && !self.image.is_init(address) {
             debug_assert_eq!(self.image.global(&name), Some(address));
-            return Ok(Reaches::Name(name, offset));
+            return Ok(Some(Reaches::Name(name, offset)));
         }
-        Ok(Reaches::Address(name, address, offset))
+        Ok(Some(Reaches::Address(name, address, offset)))
     }
 
     /// What is freed after boot, and is used under a condition that is never true
