@@ -11,6 +11,7 @@ mod debian;
 mod debian_build;
 mod demo;
 mod fuzz;
+mod mutants;
 mod packages;
 mod rust_core;
 mod sanitize;
@@ -68,6 +69,9 @@ enum Command {
         #[arg(value_enum)]
         only: Option<sanitize::Sanitizer>,
     },
+    /// Change the code of engine, link and rendezvous in one place at a time, and
+    /// see whether their tests notice.
+    Mutants(mutants::Args),
     /// Show or clear what is cached.
     Cache {
         /// Delete it all.
@@ -129,6 +133,7 @@ fn main() -> ExitCode {
         Command::Bench { what: Bench::Xen } => bench::xen(),
         Command::Fuzz { minutes, xen } => fuzz::run(minutes, xen),
         Command::Sanitize { only } => sanitize::run(only),
+        Command::Mutants(args) => mutants::run(&args),
         Command::Cache { clear } => cache::run(clear),
     };
     match result {

@@ -432,16 +432,7 @@ pub enum Problem {
         function: String,
         addr: u64,
     },
-    /// The new function is not code (*stricter*).
-    #[error(
-        "function {index} ({function}): its new address {addr:#x} is not in the payload's text"
-    )]
-    NewAddress {
-        index: usize,
-        function: String,
-        addr: u64,
-    },
-    /// The new function is the old one, or the middle of one (*stricter*).
+    /// The new function is no code, the old one, or the middle of one (*stricter*).
     #[error("function {index} ({function}): its new address {addr:#x}: {what}")]
     NewFunction {
         index: usize,
@@ -647,43 +638,6 @@ pub enum Problem {
     AlternativesAlone {
         section: SectionId,
         missing: &'static str,
-    },
-    /// An alternative for code outside the payload.
-    #[error("{section}, entry {index}: {addr:#x}, {len} bytes, is outside the payload's text")]
-    AlternativeOrig {
-        section: SectionId,
-        index: usize,
-        addr: u64,
-        len: u32,
-    },
-    /// A replacement outside its section.
-    #[error("{section}, entry {index}: {addr:#x}, {len} bytes, is outside .altinstr_replacement")]
-    AlternativeRepl {
-        section: SectionId,
-        index: usize,
-        addr: u64,
-        len: u32,
-    },
-    /// A replacement that is longer than its place (*stricter*: Xen stops with
-    /// a bug).
-    #[error("{section}, entry {index}: {repl_len} bytes replace {total_len}; 255 at most fit")]
-    AlternativeLength {
-        section: SectionId,
-        index: usize,
-        repl_len: u8,
-        total_len: u32,
-    },
-    /// An alternative for a feature that this hypervisor does not know (*stricter*:
-    /// Xen stops with a bug).
-    #[error(
-        "{section}, entry {index}: processor feature {feature}; this hypervisor knows those \
-         below {limit}"
-    )]
-    AlternativeFeature {
-        section: SectionId,
-        index: usize,
-        feature: u16,
-        limit: u16,
     },
     /// An entry of a table that the hypervisor uses without a check (*stricter*).
     #[error("{section}, entry {index}: {what} ({addr:#x})")]

@@ -20,6 +20,12 @@ pub(crate) fn sort<T: Copy>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
     }
 }
 
+/// Sorts pairs, of which there are several lists: once in the code for all of them.
+#[inline(never)]
+pub(crate) fn sort_pairs(pairs: &mut [(u64, u64)]) {
+    sort(pairs, |a, b| a < b);
+}
+
 /// Puts what is at `root` to its place in a heap, below what is larger. It is
 /// nearly always small: first the larger ones come up all the way, then it goes
 /// back up, which takes half the comparisons (Wegener, "Bottom-up-heapsort").

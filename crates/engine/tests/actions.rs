@@ -637,6 +637,47 @@ fn a_replace_looks_at_what_will_be_there() {
     engine.act_on("third", Action::Replace).unwrap();
 }
 
+/// A replace on an applied payload that is reverted by a hook, which leaves a byte
+/// at this distance from the old function as well.
+fn replace_after_a_hook(leaves: u64, expected: &[u8]) -> (Engine<Hypervisor>, Result<(), Cause>) {
+    let mut engine = engine();
+    let first = Payload::new(&[func("target")]).hooks(section::HOOKS_REVERT, 1);
+    engine.load("first", &first);
+    engine.act_on("first", Action::Apply).unwrap();
+    let function = match expected {
+        [] => func("target"),
+        bytes => func("target").expecting(bytes),
+    };
+    engine.load("third", &Payload::on(&XEN_ID, &THIRD_ID, &[function]));
+    engine.host().memory().hook_leaves = Some((TARGET + leaves, 0xcd));
+    let done = engine.act_on("third", Action::Replace);
+    engine.host().memory().hook_leaves = None;
+    (engine, done)
+}
+
+#[test]
+fn what_a_revert_hook_leaves_is_held_against_expectations() {
+    let (engine, done) = replace_after_a_hook(8, &[0xcc; 9]);
+    assert!(
+        matches!(done, Err(Cause::Unexpected { index: 0 })),
+        "{done:?}"
+    );
+    assert_eq!(engine.applied(), ["first"]);
+    assert_eq!((engine.at(TARGET), engine.at(TARGET + 8)), (0xe9, 0xcd));
+    let (engine, done) = replace_after_a_hook(9, &[0xcc; 9]);
+    done.unwrap();
+    assert_eq!(engine.applied(), ["third"]);
+}
+
+#[test]
+fn what_a_revert_hook_leaves_is_what_the_next_revert_puts_back() {
+    let (mut engine, done) = replace_after_a_hook(2, &[]);
+    done.unwrap();
+    engine.act_on("third", Action::Revert).unwrap();
+    let left = [0, 1, 2, 3].map(|offset| engine.at(TARGET + offset));
+    assert_eq!(left, [0xcc, 0xcc, 0xcd, 0xcc]);
+}
+
 #[test]
 fn functions_of_applied_payloads_do_not_overlap() {
     let at = |own: u8, addr: u64| {

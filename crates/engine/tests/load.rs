@@ -5,8 +5,8 @@
 mod common;
 
 use common::{
-    BOOT_DATA, DENIED, ENDBR_TARGET, Func, Hypervisor, INIT, OWN_ID, Payload, SMALL, TARGET, TEXT,
-    USES_BOOT_DATA, XEN_ID, engine, func, load,
+    BOOT_DATA, DENIED, ENDBR_TARGET, Func, Hypervisor, INIT, OWN_ID, PAYLOADS, Payload, SMALL,
+    TARGET, TEXT, USES_BOOT_DATA, XEN_ID, engine, func, load,
 };
 use object::SectionKind;
 use xsplice_abi::payload::{LivepatchFunc, section};
@@ -646,6 +646,57 @@ fn relocations() {
 }
 
 #[test]
+fn what_is_not_loaded_has_no_address() {
+    // Also of the type that writes nothing.
+    for r_type in [R_PC32, 0] {
+        let mut payload = Payload::new(&[func("target")]);
+        let section = payload.section(".debug", SectionKind::Debug, &[0; 8], 1);
+        let symbol = payload.symbol("debugged", Some((section, 4)));
+        payload.relocation(payload.text, 4, r_type, symbol, -4);
+        refused(
+            &payload,
+            Errno::EINVAL,
+            |problem| matches!(problem, Problem::IgnoredSymbol { symbol, .. } if symbol == "debugged"),
+        );
+    }
+}
+
+#[test]
+fn an_old_function_lies_in_text_with_both_ends() {
+    // The text has 0x1000 bytes.
+    let at = |offset: u64, old_size: u32| {
+        let function = func("x").with(|f| {
+            f.old_addr.set(TEXT + offset);
+            f.old_size.set(old_size);
+        });
+        Payload::new(&[function])
+    };
+    load(&at(0xff0, 16).bytes()).unwrap();
+    for (offset, old_size) in [(0xff0, 17), (0xff0, u32::MAX), (0xfff, 16)] {
+        refused(&at(offset, old_size), Errno::EINVAL, is!(OldAddress { .. }));
+    }
+}
+
+#[test]
+fn new_code_is_code() {
+    let to = |new_addr: u64| {
+        let function = func("target").nop();
+        Payload::new(&[function.with(|f| f.new_addr.set(new_addr))])
+    };
+    load(&to(SMALL).bytes()).unwrap();
+    for new_addr in [INIT, TEXT - 16, PAYLOADS - 16, PAYLOADS + 0x1000] {
+        refused(
+            &to(new_addr),
+            Errno::EINVAL,
+            is!(NewFunction {
+                what: "it is not code",
+                ..
+            }),
+        );
+    }
+}
+
+#[test]
 fn relocations_that_xen_leaves_open() {
     const TYPES: [(u32, usize); 10] = [
         (R_64, 8),
@@ -847,17 +898,16 @@ fn alternatives_are_where_they_belong_and_fit() {
         })
     };
     assert!(load(&with(0, 4, 4).bytes()).is_ok());
-    refused(&with(0, 3, 4), Errno::EINVAL, is!(AlternativeLength { .. }));
-    refused(
-        &with(0, 5, 5),
-        Errno::EINVAL,
-        is!(AlternativeRepl { len: 5, .. }),
-    );
-    refused(&with(-1, 4, 4), Errno::EINVAL, is!(AlternativeOrig { .. }));
-    refused(
-        &with(0x1000, 4, 4),
-        Errno::EINVAL,
-        is!(AlternativeOrig { .. }),
+    entry_refused(&with(0, 3, 4), "longer than its code");
+    entry_refused(&with(0, 5, 5), "outside .altinstr_replacement");
+    entry_refused(&with(-1, 4, 4), "outside the payload's text");
+    entry_refused(&with(0x1000, 4, 4), "outside the payload's text");
+    let long = |pad_len| Entry { pad_len, ..ENTRY };
+    let code = [0x90; 512];
+    load(&alternatives_of(&code, &[0x90; 4], &[long(251)]).bytes()).unwrap();
+    entry_refused(
+        &alternatives_of(&code, &[0x90; 4], &[long(252)]),
+        "more than 255 bytes",
     );
 }
 
@@ -878,11 +928,7 @@ fn alternatives_are_for_features_that_the_hypervisor_knows() {
         load(&with(feature).bytes()).unwrap();
     }
     for feature in [64, 0x7fff, 0x8040, 0xffff] {
-        refused(
-            &with(feature),
-            Errno::EINVAL,
-            is!(AlternativeFeature { limit: 64, .. }),
-        );
+        entry_refused(&with(feature), "a processor feature");
     }
     entry_refused(&alternative(Entry { used: 1, ..ENTRY }), "applied already");
 }

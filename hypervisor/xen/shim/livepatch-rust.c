@@ -78,8 +78,8 @@ static DEFINE_RCU_READ_LOCK(memories_rcu);
 enum attention { NOTHING, TO_DO, BEING_DONE };
 static unsigned int __read_mostly attention;
 
-/* Changes with every change of what the list shows. */
-static uint32_t list_version;
+/* Changes with every payload that comes or goes, as Xen's own does. */
+static uint32_t list_version = 1;
 
 /* One for each CPU; does nothing, so that its CPU comes by. */
 static struct tasklet *__read_mostly tasklets;
@@ -792,7 +792,6 @@ void check_for_livepatch_work(void)
         {
             write_atomic(&attention, BEING_DONE);
             xsplice_run();
-            list_version++;
             write_atomic(&attention, NOTHING);
         }
         spin_unlock(&engine_lock);
@@ -867,7 +866,7 @@ static int upload(const struct xen_sysctl_livepatch_upload *op)
 
     rc = get_name(&op->name, buf, &name);
     if ( rc )
-        return refuse("a payload", rc,
+        return refuse("a payload", -EINVAL,
                       "its name is empty, too long or unreadable");
 
     if ( !op->size || op->size > LIVEPATCH_MAX_SIZE )
@@ -977,18 +976,18 @@ static int action(const struct xen_sysctl_livepatch_action *op)
     char buf[XEN_LIVEPATCH_NAME_SIZE];
     struct xsplice_text name;
     bool pending = false;
-    int rc = get_name(&op->name, buf, &name);
-
-    if ( rc )
-        return rc;
+    int rc;
 
     if ( op->pad || (op->flags & ~LIVEPATCH_ACTION_APPLY_NODEPS) )
         return -EINVAL;
 
+    rc = get_name(&op->name, buf, &name);
+    if ( rc )
+        return rc;
+
     rc = xsplice_action(name, op->cmd,
                         op->flags & LIVEPATCH_ACTION_APPLY_NODEPS, op->timeout,
                         &pending);
-    list_version++;
     if ( pending )
     {
         write_atomic(&attention, TO_DO);

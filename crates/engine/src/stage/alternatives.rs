@@ -19,6 +19,9 @@ use xsplice_memory::{self as memory, NoMemory};
 /// Size of a call through a pointer relative to the instruction.
 const INDIRECT_SIZE: u8 = 6;
 
+/// What is wrong with an entry, and the address or number that it is about.
+type Wrong = (&'static str, u64);
+
 /// Code that an entry goes over.
 #[derive(Clone, Copy)]
 struct Site {
@@ -83,10 +86,11 @@ impl Placed<'_> {
             let Some(entry) = Alternative::read(bytes, addr) else {
                 continue;
             };
-            let before = problems.count();
-            self.check_lengths(table, replacements, index, &entry, problems);
-            if problems.count() == before {
-                self.check_entry(loader, table, index, &entry, problems);
+            let wrong = self
+                .check_lengths(replacements, &entry)
+                .and_then(|()| self.check_entry(loader, &entry));
+            if let Err((what, addr)) = wrong {
+                table.push_wrong(index, what, addr, problems);
             }
             let site = Site {
                 addr: entry.orig,
@@ -103,41 +107,24 @@ impl Placed<'_> {
     #[inline(never)]
     fn check_lengths(
         &self,
-        table: &Table<'_, '_>,
         replacements: &Table<'_, '_>,
-        index: usize,
         entry: &Alternative,
-        problems: &mut Problems,
-    ) {
-        let section = || table.section.id();
+    ) -> Result<(), Wrong> {
         let total_len = entry.total_len();
-        if !self.in_text(entry.orig, u64::from(total_len)) {
-            problems.push(Problem::AlternativeOrig {
-                section: section(),
-                index,
-                addr: entry.orig,
-                len: total_len,
-            });
-        }
+        let repl_len = u64::from(entry.repl_len);
         let repl_end = entry.repl.checked_sub(replacements.addr);
-        let repl_end = repl_end.and_then(|at| at.checked_add(u64::from(entry.repl_len)));
-        if repl_end.is_none_or(|end| end > replacements.section.size) {
-            problems.push(Problem::AlternativeRepl {
-                section: section(),
-                index,
-                addr: entry.repl,
-                len: u32::from(entry.repl_len),
-            });
-        }
-        if u32::from(entry.repl_len) > total_len || total_len > u32::from(u8::MAX) {
-            let repl_len = entry.repl_len;
-            let section = section();
-            problems.push(Problem::AlternativeLength {
-                section,
-                index,
-                repl_len,
-                total_len,
-            });
+        let repl_end = repl_end.and_then(|at| at.checked_add(repl_len));
+        if !self.in_text(entry.orig, total_len.into()) {
+            Err(("its code is outside the payload's text", entry.orig))
+        } else if repl_end.is_none_or(|end| end > replacements.section.size) {
+            let what = "its replacement is outside .altinstr_replacement";
+            Err((what, entry.repl))
+        } else if repl_len > total_len.into() {
+            Err(("its replacement is longer than its code", repl_len))
+        } else if total_len > u8::MAX.into() {
+            Err(("its code has more than 255 bytes", total_len.into()))
+        } else {
+            Ok(())
         }
     }
 
@@ -146,27 +133,16 @@ impl Placed<'_> {
     fn check_entry(
         &self,
         loader: &Loader<'_, impl Host>,
-        table: &Table<'_, '_>,
-        index: usize,
         entry: &Alternative,
-        problems: &mut Problems,
-    ) {
-        let limits = loader.host.limits();
-        if entry.feature() >= limits.features {
-            problems.push(Problem::AlternativeFeature {
-                section: table.section.id(),
-                index,
-                feature: entry.feature(),
-                limit: limits.features,
-            });
-        }
-        let wrong = if entry.used != 0 {
+    ) -> Result<(), Wrong> {
+        let feature = entry.feature();
+        if feature >= loader.host.limits().features {
+            let what = "it is for a processor feature that this hypervisor does not know";
+            Err((what, feature.into()))
+        } else if entry.used != 0 {
             Err(("it is marked as applied already", entry.orig))
         } else {
             self.check_branch(loader, entry)
-        };
-        if let Err((what, addr)) = wrong {
-            table.push_wrong(index, what, addr, problems);
         }
     }
 
@@ -177,7 +153,7 @@ impl Placed<'_> {
         &self,
         loader: &Loader<'_, impl Host>,
         entry: &Alternative,
-    ) -> Result<(), (&'static str, u64)> {
+    ) -> Result<(), Wrong> {
         let code = self.image.get(entry.repl, usize::from(entry.repl_len));
         let Some(branch) = code.and_then(Branch::direct) else {
             return Ok(());
@@ -209,7 +185,7 @@ impl Placed<'_> {
         loader: &Loader<'_, impl Host>,
         at: u64,
         is_jump: bool,
-    ) -> Result<(), (&'static str, u64)> {
+    ) -> Result<(), Wrong> {
         let code = self.image.get(at, INDIRECT_SIZE.into());
         let Some(branch) = code.and_then(|code| Branch::indirect(code, is_jump)) else {
             return Err(("it is for a call through a pointer, and there is none", at));

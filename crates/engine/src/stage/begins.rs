@@ -8,7 +8,7 @@ use super::{Loader, Placed};
 use crate::elf::SHF_EXECINSTR;
 use crate::host::LandingPads;
 use crate::problem::{Problem, Problems};
-use crate::sort::sort;
+use crate::sort::sort_pairs;
 use crate::{Host, x86_64};
 use alloc::vec::Vec;
 use xsplice_memory::{self as memory, NoMemory};
@@ -48,7 +48,7 @@ impl Placed<'_> {
                 memory::push(&mut begins, (addr, addr.saturating_add(symbol.size)))?;
             }
         }
-        sort(&mut begins, |a, b| a < b);
+        sort_pairs(&mut begins);
         let mut last = 0;
         for (_, end) in &mut begins {
             last = last.max(*end);
@@ -58,32 +58,21 @@ impl Placed<'_> {
         Ok(())
     }
 
-    /// Why the code at `addr` is no function that can be called, if so.
+    /// Why there is no function at `addr`, if so.
     #[inline(never)]
-    pub(super) fn not_begun(
+    pub(super) fn not_function(
         &self,
         loader: &Loader<'_, impl Host>,
         addr: u64,
     ) -> Option<&'static str> {
         let begins = if self.image.text().contains(addr, 1) {
             self.begins.contains(addr)
-        } else {
+        } else if self.is_code(loader, addr) {
             loader.host.function_at(addr).is_none_or(|at| at == addr)
+        } else {
+            return Some("it is not code");
         };
         (!begins).then_some("no function begins there")
-    }
-
-    /// Why the hypervisor cannot call `addr` through a pointer, if so.
-    #[inline(never)]
-    pub(super) fn not_called(
-        &self,
-        loader: &Loader<'_, impl Host>,
-        addr: u64,
-    ) -> Option<&'static str> {
-        if !self.is_code(loader, addr) {
-            return Some("it is not code");
-        }
-        self.not_begun(loader, addr)
     }
 
     /// Whether a call through a pointer may end at `addr`; it is a problem where the

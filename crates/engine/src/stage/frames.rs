@@ -95,7 +95,7 @@ impl<'a> Placed<'a> {
             let wrong = if !self.in_text(frame.place, 2) {
                 Some(("its place is not in the payload's text", frame.place))
             } else if kind == CALLS {
-                let wrong = self.not_called(loader, frame.pointer);
+                let wrong = self.not_function(loader, frame.pointer);
                 if wrong.is_none() {
                     self.check_landing(loader, table, (index, frame.pointer), problems);
                 }

@@ -269,18 +269,10 @@ impl<H: Host> Candidate<'_, H> {
             });
             return false;
         }
-        if !self.placed.is_code(self.loader, new_addr) {
-            problems.push(Problem::NewAddress {
-                index,
-                function: self.name(),
-                addr: new_addr,
-            });
-            return false;
-        }
         let wrong = if new_addr == old_addr {
             Some("it is the old one, and the jump would lead to itself")
         } else {
-            self.placed.not_begun(self.loader, new_addr)
+            self.placed.not_function(self.loader, new_addr)
         };
         if let Some(what) = wrong {
             problems.push(Problem::NewFunction {

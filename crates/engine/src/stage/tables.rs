@@ -143,7 +143,7 @@ impl<'e> Placed<'e> {
                 // Xen takes it for one that is not there.
                 continue;
             }
-            if let Some(what) = self.not_called(loader, addr) {
+            if let Some(what) = self.not_function(loader, addr) {
                 problems.push_hook(table.section, index, addr, what);
             } else {
                 self.check_landing(loader, table, (index, addr), problems);

@@ -11,7 +11,7 @@ use crate::elf::{SHF_MERGE, SHF_WRITE};
 use crate::format::{Known, MAX_IMAGE, MAX_NAME};
 use crate::host::Symbol;
 use crate::problem::{Problem, Problems, Refusal, printable, same};
-use crate::sort::sort;
+use crate::sort::{sort, sort_pairs};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::mem::offset_of;
@@ -89,7 +89,7 @@ impl<'a> Placed<'a> {
             };
             memory::push(&mut covered, (note.address, u64::from(note.size)))?;
         }
-        sort(&mut covered, |a, b| a < b);
+        sort_pairs(&mut covered);
         for [(addr, size), (next, _)] in covered.array_windows() {
             if next - addr < *size {
                 let (section, addr) = (section.id(), *next);

@@ -75,6 +75,8 @@ pub(crate) struct Memory {
     pub(crate) hooks: Vec<(Hook, u8)>,
     /// What a hook of this kind returns, and which functions it says it patched.
     pub(crate) hook_fails: Option<Hook>,
+    /// A byte that revert hooks write besides.
+    pub(crate) hook_leaves: Option<(u64, u8)>,
     in_window: bool,
 }
 
@@ -148,6 +150,7 @@ impl Hypervisor {
             read: 0,
             hooks: Vec::new(),
             hook_fails: None,
+            hook_leaves: None,
             in_window: false,
         };
         Self {
@@ -395,6 +398,9 @@ impl Resident for Place {
                 let place = memory.bytes(patch.addr, bytes.len());
                 place.expect("text is written").copy_from_slice(bytes);
             }
+        }
+        if let (Hook::Revert, Some((addr, left))) = (hook, memory.hook_leaves) {
+            memory.bytes(addr, 1).expect("there is text")[0] = left;
         }
         status.settle(hook);
         Ok(())
