@@ -30,7 +30,7 @@ pub(crate) struct ObjectCache {
 
 impl ObjectCache {
     /// The cache at `directory` for the files of `tree`, which are known by
-    /// size and time, as make knows them.
+    /// size and times.
     pub(crate) fn open(directory: &Path, tree: &Tree) -> Result<Self, Refused> {
         let mut base = Sha256::new();
         base.update(FORMAT);
@@ -147,6 +147,9 @@ fn add_identity(hash: &mut Sha256, path: &Path) {
             metadata.len().cast_signed(),
             metadata.mtime(),
             metadata.mtime_nsec(),
+            // The only time that nobody sets back.
+            metadata.ctime(),
+            metadata.ctime_nsec(),
         ] {
             hash.update(number.to_le_bytes());
         }

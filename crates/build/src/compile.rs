@@ -28,7 +28,8 @@ pub(crate) fn run(tree: &Tree, shadow: &Shadow, command: &str) -> Result<(), Str
         Command::new("/bin/sh")
             .args(["-c", &command.replace(&*from, &to)])
             .current_dir(shadow.xen())
-            .env("TMPDIR", shadow.top()),
+            .env("TMPDIR", shadow.top())
+            .env("PYTHON", tree.python()),
     )
     .map_err(|e| format!("cannot run the command: {e}"))?;
     if status.success() {

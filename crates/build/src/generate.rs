@@ -5,7 +5,7 @@ use crate::account::{Hunk, account};
 use crate::below::{Below, PATCH_KEY};
 use crate::image::Image;
 use crate::payload::Identity;
-use crate::rebuild::{Patched, Rebuild};
+use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
 use crate::source::{PatchedSource, SourcePatch};
 use crate::tree::{ObjectFile, Tree};
@@ -183,6 +183,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         .collect();
     let (units, problems): (Vec<_>, Vec<_>) = units.into_iter().partition(Result::is_ok);
     let units: Vec<Unit> = units.into_iter().flatten().flatten().collect();
+    check_originals(&rebuild, &pairs, &units)?;
     let mut problems: Vec<Problem> = problems.into_iter().filter_map(Result::err).collect();
     if units.iter().all(|unit| unit.comparison.is_empty()) && problems.is_empty() {
         return Err(Refused::one(
@@ -266,6 +267,15 @@ fn leave_out_files(patches: &mut [SourcePatch], names: &BTreeSet<String>) -> Vec
         });
     }
     paths
+}
+
+/// Checks that what differs between the two builds differs because of the patch.
+fn check_originals(rebuild: &Rebuild, pairs: &[Pair], units: &[Unit]) -> Result<(), Refused> {
+    let changed = pairs.par_iter().filter(|pair| {
+        let mut units = units.iter();
+        units.any(|unit| unit.file.path == pair.object.path && !unit.comparison.is_empty())
+    });
+    crate::all(changed.map(|pair| rebuild.check_original(pair)).collect()).map(drop)
 }
 
 /// Tables of functions that changed: what the hypervisor did with their
@@ -466,12 +476,8 @@ fn metadata(
 
 /// Adds the compilers' names to failed proofs when they differ.
 fn explain_compiler(mut problems: Vec<Problem>, units: &[Unit], image: &Image) -> Vec<Problem> {
-    let ours = units
-        .iter()
-        .flat_map(|u| &u.original.sections)
-        .find(|s| s.name == ".comment")
-        .map(|s| crate::image::comment(&s.data));
-    if let Some(ours) = ours
+    let mut originals = units.iter().map(|unit| &unit.original);
+    if let Some(ours) = originals.find_map(crate::image::compiler)
         && ours != image.compiler
     {
         problems.push(Problem::new(

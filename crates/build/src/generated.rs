@@ -40,9 +40,10 @@ pub(crate) fn regenerate(base: &Arc<Base>, changes: &mut Changes) -> Result<(), 
             ready.clone_from(&waiting);
         }
         let variant = Variant::new(base, changes.clone());
+        let original = Variant::new(base, Changes::new());
         let results = ready
             .par_iter()
-            .map(|&index| regenerate_file(&variant, &tree.generated[index]));
+            .map(|&index| regenerate_file(&original, &variant, &tree.generated[index]));
         let files: Vec<_> = crate::all(results.collect())?;
         let files: Vec<(String, Vec<u8>)> = files.into_iter().flatten().collect();
         let fresh: BTreeSet<String> = files.iter().map(|(path, _)| path.clone()).collect();
@@ -76,10 +77,22 @@ fn reads_any(file: &GeneratedFile, files: &BTreeSet<String>) -> bool {
 
 /// The path and contents of `file` if they are other than before.
 fn regenerate_file(
+    original: &Variant,
     variant: &Variant,
     file: &GeneratedFile,
 ) -> Result<Option<(String, Vec<u8>)>, Problem> {
     let before = variant.contents(&file.path);
     let after = variant.generate(file)?;
-    Ok((before.as_ref() != Some(&after)).then(|| (file.path.clone(), after)))
+    if before.as_ref() == Some(&after) {
+        return Ok(None);
+    }
+    if original.contents(&file.path).as_ref() != Some(&original.generate(file)?) {
+        return Err(Problem::new(
+            &file.path,
+            "the tree's file differs from what the tree's source makes, without any patch: a file \
+             that it is made from was changed after the tree was built; restore the source that \
+             the hypervisor was built from, or build the tree again if this is that source",
+        ));
+    }
+    Ok(Some((file.path.clone(), after)))
 }

@@ -223,8 +223,15 @@ impl Image {
     }
 }
 
+/// The compiler's own words about itself in an object.
+pub(crate) fn compiler(object: &xsplice_diff::Object) -> Option<String> {
+    let mut sections = object.sections.iter();
+    let section = sections.find(|section| section.name == ".comment")?;
+    Some(comment(&section.data))
+}
+
 /// The first text of a `.comment` section.
-pub(crate) fn comment(data: &[u8]) -> String {
+fn comment(data: &[u8]) -> String {
     let texts = data.split(|&b| b == 0).filter(|t| !t.is_empty());
     texts
         .map(String::from_utf8_lossy)

@@ -2,9 +2,11 @@
 //! The objects that patched source reaches, compiled before and after.
 
 use crate::generated::regenerate;
+use crate::image::compiler;
 use crate::shadow::Changes;
 use crate::source::PatchedSource;
 use crate::tree::{ObjectFile, Tree};
+use crate::unit::Unit;
 use crate::variant::{Base, Variant};
 use crate::{Problem, Progress, Refused, compile};
 use rayon::prelude::*;
@@ -275,12 +277,59 @@ impl<'a> Rebuild<'a> {
         &self.original
     }
 
+    /// Checks that the tree's own object, if it is used, is what the tree's
+    /// source compiles to. Make goes by time stamps; source that was changed
+    /// without a new one would be taken for a part of the patch.
+    pub(crate) fn check_original(&self, pair: &Pair) -> Result<(), Problem> {
+        let object = pair.original_object();
+        let Some(built) = compile::built(self.base.tree, object) else {
+            return Ok(());
+        };
+        let difference = Pair {
+            object: object.clone(),
+            was: None,
+            original: Some(built),
+            patched: Some(self.original.compile(object)?),
+            below: Vec::new(),
+        };
+        let unit = Unit::compare(self.base.tree, &difference, None)?;
+        unit.map_or(Ok(()), |unit| Err(not_from_source(&unit)))
+    }
+
     fn original(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
         match compile::built(self.base.tree, object) {
             Some(built) => Ok(built),
             None => self.original.compile(object),
         }
     }
+}
+
+fn not_from_source(unit: &Unit) -> Problem {
+    const SHOWN: usize = 5;
+    let changes = &unit.comparison.changes;
+    let names: Vec<&str> = changes.iter().map(|change| change.name.as_str()).collect();
+    let more = match names.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let names = names.into_iter().take(SHOWN).collect::<Vec<_>>().join(", ");
+    let compiler = |object| compiler(object).unwrap_or_default();
+    let (built, now) = (compiler(&unit.original), compiler(&unit.patched));
+    let cause = if built == now {
+        "its source, or a header, was changed after it was built, and has an older time stamp; \
+         restore the source that the hypervisor was built from, or build the tree again if this \
+         is that source"
+            .to_owned()
+    } else {
+        format!("the tree was built by `{built}`, and the compiler here is `{now}`")
+    };
+    Problem::new(
+        &unit.file.source,
+        format!(
+            "the tree's object differs from what the tree's source compiles to, without any patch \
+             ({names}{more}): {cause}"
+        ),
+    )
 }
 
 /// What the object of `file` is called in the tree: commands have no quotes

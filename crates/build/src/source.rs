@@ -118,6 +118,7 @@ impl PatchedSource {
             return Err(Refused(problems));
         }
         source.follow_links(tree);
+        source.forget_unchanged(tree);
         Ok(source)
     }
 
@@ -299,6 +300,15 @@ impl PatchedSource {
                 self.files.insert(format!("xen/{link}"), lines);
             }
         }
+    }
+
+    /// What the patches leave as the tree has it is not reached by them.
+    fn forget_unchanged(&mut self, tree: &Tree) {
+        self.files.retain(|path, lines| {
+            let there = std::fs::read(tree.top.join(path)).ok();
+            let text = lines.as_deref().map(|lines| text(path, lines));
+            there.as_deref() != text.as_deref().map(str::as_bytes)
+        });
     }
 
     /// Of the files that say how the hypervisor is built, lists of objects are

@@ -121,6 +121,17 @@ impl Tree {
         })
     }
 
+    /// The interpreter of the build's own scripts; some of them look for it in
+    /// the environment.
+    pub(crate) fn python(&self) -> &str {
+        let programs = self.generated.iter().filter_map(|file| {
+            let program = file.command.split_whitespace().next()?;
+            let name = program.rsplit('/').next()?;
+            name.starts_with("python").then_some(program)
+        });
+        programs.min().unwrap_or("python3")
+    }
+
     /// Whether the tree is configured with `option`, such as `CONFIG_HVM`.
     pub fn enabled(&self, option: &str) -> bool {
         let config = std::fs::read_to_string(self.top.join("xen/.config")).unwrap_or_default();
@@ -249,8 +260,7 @@ impl Record {
             .collect();
         Some(Self {
             path: path.to_owned(),
-            // The record is a makefile: `$$` and `\#` stand for one character.
-            command: command.replace("$$", "$").replace("\\#", "#"),
+            command: unescaped(command),
             source,
             dependencies,
         })
@@ -288,6 +298,30 @@ impl Record {
             inputs,
         }
     }
+}
+
+/// A recorded command as the shell got it: the record is a makefile.
+fn unescaped(command: &str) -> String {
+    const ESCAPES: [(&str, &str); 6] = [
+        ("$$", "$"),
+        ("\\#", "#"),
+        ("$(pound)", "#"),
+        ("$(comma)", ","),
+        ("$(squote)", "'"),
+        ("$(empty)", ""),
+    ];
+    let mut text = String::new();
+    let mut rest = command;
+    while let Some(first) = rest.chars().next() {
+        let escape = ESCAPES.iter().find(|(escape, _)| rest.starts_with(escape));
+        let (length, meant) = match escape {
+            Some((escape, meant)) => (escape.len(), *meant),
+            None => (first.len_utf8(), &rest[..first.len_utf8()]),
+        };
+        text.push_str(meant);
+        rest = &rest[length..];
+    }
+    text
 }
 
 /// The list of offsets of structure members that assembly code uses, which the
@@ -351,4 +385,18 @@ fn normal(path: &str) -> String {
         }
     }
     parts.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_commands_are_read_as_make_reads_them() {
+        let recorded = "grep -v '^$(pound)' x; echo $$(id) $$$$ \\#define a$(comma)b";
+        assert_eq!(
+            unescaped(recorded),
+            "grep -v '^#' x; echo $(id) $$ #define a,b"
+        );
+    }
 }
