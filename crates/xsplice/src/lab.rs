@@ -155,11 +155,19 @@ fn try_payloads(payloads: &[PathBuf], machine: &Machine, json: bool) -> anyhow::
     }
     let mut host = boot(machine, files)?;
     let mut steps = Vec::new();
-    let tried = names
-        .iter()
-        .try_for_each(|name| try_payload(&mut host, name, json, &mut steps));
+    let tried = try_all(
+        &mut |argv| Ok(host.run(argv)?),
+        &names,
+        &mut |step: Step| {
+            if !json {
+                print_step(&step.command, &step.output);
+            }
+            steps.push(step);
+        },
+    );
     keep_console(&host, machine)?;
-    let error = tried.and_then(|()| Ok(host.shut_down()?)).err();
+    let stopped = tried.as_ref().ok().cloned().flatten();
+    let error = tried.and_then(|_| Ok(host.shut_down()?)).err();
     let failed = |step: &Step| !matches!(step.output.code, Some(0 | AGAIN));
     let code = if error.is_some() || steps.iter().any(failed) {
         1
@@ -172,8 +180,11 @@ fn try_payloads(payloads: &[PathBuf], machine: &Machine, json: bool) -> anyhow::
         let error = error.as_ref().map(|e| format!("{e:#}"));
         say!(
             "{:#}",
-            json!({ "ok": code == 0, "steps": steps, "error": error })
+            json!({ "ok": code == 0, "steps": steps, "stopped": stopped, "error": error })
         );
+    }
+    if let Some(stopped) = stopped {
+        complain!("{stopped}");
     }
     if let Some(error) = error {
         complain!("error: {error:#}");
@@ -200,12 +211,35 @@ fn place_of(name: &str) -> String {
     format!("/lab/{name}.livepatch")
 }
 
+/// Runs a command in dom0.
+type Run<'a> = dyn FnMut(&[&str]) -> anyhow::Result<Output> + 'a;
+
+/// Tries each payload by itself. Where one cannot be taken out again, what
+/// follows would be tried on top of it: then this stops, and gives the reason.
+fn try_all(
+    run: &mut Run,
+    names: &[String],
+    done: &mut dyn FnMut(Step),
+) -> anyhow::Result<Option<String>> {
+    for (number, name) in names.iter().enumerate() {
+        let Some(command) = try_payload(run, name, done)? else {
+            continue;
+        };
+        let mut stopped = format!("stopped: `{command}` did not happen, so {name} stays in place");
+        if let Some(rest) = names.get(number + 1..).filter(|rest| !rest.is_empty()) {
+            stopped += &format!("; not tried: {}", rest.join(", "));
+        }
+        return Ok(Some(stopped));
+    }
+    Ok(None)
+}
+
+/// Gives the command that did not take the payload out again, if so.
 fn try_payload(
-    host: &mut Host,
+    run: &mut Run,
     name: &str,
-    json: bool,
-    steps: &mut Vec<Step>,
-) -> anyhow::Result<()> {
+    done: &mut dyn FnMut(Step),
+) -> anyhow::Result<Option<String>> {
     let place = place_of(name);
     let commands: [&[&str]; 5] = [
         &["upload", name, &place],
@@ -218,26 +252,25 @@ fn try_payload(
         let argv = [&["xsplice"], command].concat();
         let text = command.join(" ");
         let mut tries = 1;
-        let mut output = host.run(&argv).with_context(|| text.clone())?;
+        let mut output = run(&argv).with_context(|| text.clone())?;
         while output.code == Some(AGAIN) && tries < TRIES {
             tries += 1;
-            output = host.run(&argv).with_context(|| text.clone())?;
+            output = run(&argv).with_context(|| text.clone())?;
         }
-        if !json {
-            print_step(&text, &output);
-        }
-        let uploaded = command[0] != "upload" || output.code == Some(0);
-        steps.push(Step {
+        let happened = output.code == Some(0);
+        done(Step {
             payload: name.to_owned(),
-            command: text,
+            command: text.clone(),
             tries,
             output,
         });
-        if !uploaded {
-            break;
+        match command[0] {
+            "upload" if !happened => break,
+            "revert" | "unload" if !happened => return Ok(Some(text)),
+            _ => {}
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<ExitCode> {
@@ -289,5 +322,51 @@ fn print_step(what: &str, output: &Output) {
     say!("$ {what}   [{code}]");
     for line in output.stdout.lines().chain(output.stderr.lines()) {
         say!("  {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is run, and why it stopped, where `busy` ends with "try again".
+    fn tried(busy: &str) -> (Vec<String>, Option<String>) {
+        let mut commands = Vec::new();
+        let mut run = |argv: &[&str]| {
+            let again = argv[1..].join(" ") == busy;
+            Ok(Output {
+                code: Some(if again { AGAIN } else { 0 }),
+                stdout: String::new(),
+                stderr: String::new(),
+            })
+        };
+        let names = ["one".to_owned(), "two".to_owned()];
+        let stopped = try_all(&mut run, &names, &mut |step| {
+            commands.push(format!("{} ({})", step.command, step.tries));
+        });
+        (commands, stopped.expect("it runs"))
+    }
+
+    #[test]
+    fn a_payload_that_stays_applied_is_the_last() {
+        let (commands, stopped) = tried("revert one");
+        let last = ["apply one (1)", "list (1)", "revert one (5)"];
+        assert_eq!(commands[1..], last);
+        assert_eq!(
+            stopped.as_deref(),
+            Some("stopped: `revert one` did not happen, so one stays in place; not tried: two")
+        );
+        let (commands, stopped) = tried("unload two");
+        assert_eq!(commands.len(), 10);
+        let words = "stopped: `unload two` did not happen, so two stays in place";
+        assert_eq!(stopped.as_deref(), Some(words));
+    }
+
+    #[test]
+    fn what_was_not_applied_keeps_nothing_from_the_next() {
+        let (commands, stopped) = tried("apply one");
+        assert_eq!((commands.len(), stopped), (10, None));
+        let (commands, stopped) = tried("upload one /lab/one.livepatch");
+        assert_eq!((commands.len(), stopped), (6, None));
     }
 }
