@@ -2,6 +2,18 @@
 //! Everything a person or CI does with this repository: `cargo xtask help`.
 #![forbid(unsafe_code)]
 
+/// A line on standard output, here and in all modules: what the standard macro
+/// makes a panic, `main` makes an error, or nothing if the reader went away.
+macro_rules! println {
+    () => { print!("\n") };
+    ($($text:tt)*) => { xsplice_system::lines::say!($($text)*) };
+}
+
+/// The same without the end of the line.
+macro_rules! print {
+    ($($text:tt)*) => { xsplice_system::lines::print(format_args!($($text)*)) };
+}
+
 mod axe;
 mod base;
 mod bench;
@@ -20,8 +32,10 @@ mod suite;
 mod test;
 mod xen;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use xsplice_system::lines::{self, complain};
 
 #[derive(Parser)]
 #[command(about = "Everything a person or CI does with this repository")]
@@ -136,10 +150,11 @@ fn main() -> ExitCode {
         Command::Mutants(args) => mutants::run(&args),
         Command::Cache { clear } => cache::run(clear),
     };
-    match result {
+    let printed = lines::finish().context("cannot write to standard output");
+    match result.and(printed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
