@@ -3,6 +3,7 @@
 
 use crate::account::{Hunk, account};
 use crate::below::{Below, PATCH_KEY};
+use crate::choice::Choices;
 use crate::image::Image;
 use crate::payload::Identity;
 use crate::rebuild::{Pair, Patched, Rebuild};
@@ -124,7 +125,9 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         check_config(&tree, config)?;
     }
     let mut patches = SourcePatch::read_all(&options.patches)?;
-    let mut notes: Vec<String> = leave_out_files(&mut patches, &options.leave_out)
+    let leave_out = Choices::new(&options.leave_out);
+    let allow = Choices::new(&options.allow);
+    let mut notes: Vec<String> = leave_out_files(&mut patches, &leave_out)
         .into_iter()
         .map(|path| format!("{path}: left out, as asked for"))
         .collect();
@@ -134,7 +137,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     below.tie(&below_patches, hypervisor)?;
     let mut done = 0;
     for level in &below.levels {
-        leave_out_files(&mut below_patches[done..level.patches], &level.left_out);
+        let left_out = Choices::new(&level.left_out);
+        leave_out_files(&mut below_patches[done..level.patches], &left_out);
         done = level.patches;
     }
     let rebuild = Rebuild::new(&tree, options.cache.as_deref(), progress)?;
@@ -199,9 +203,9 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let rules = Rules {
         tag: &tag,
         prelink: options.prelink,
-        leave_out: &options.leave_out,
+        leave_out: &leave_out,
         leave_out_init: options.leave_out_init,
-        allow: &options.allow,
+        allow: &allow,
     };
     let (selection, layouts) = rayon::join(
         || select(&units, &image, &below, &rules),
@@ -210,10 +214,12 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
                 &rebuild,
                 (levels.last(), &patched),
                 (&pairs, &units),
-                &options.allow,
+                &allow,
             )
         },
     );
+    problems.extend(leave_out.mistakes("--leave-out"));
+    problems.extend(allow.mistakes("--allow"));
     problems.extend(layouts.problems);
     notes.extend(layouts.notes);
     let selection = match selection {
@@ -255,7 +261,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
 }
 
 /// Takes the files `names` out of `patches`; gives their paths.
-fn leave_out_files(patches: &mut [SourcePatch], names: &BTreeSet<String>) -> Vec<String> {
+fn leave_out_files(patches: &mut [SourcePatch], names: &Choices) -> Vec<String> {
     let mut paths = Vec::new();
     for patch in patches {
         patch.files.retain(|file| {

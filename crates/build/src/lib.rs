@@ -20,6 +20,7 @@
 pub mod account;
 pub mod below;
 mod cache;
+pub mod choice;
 mod climb;
 mod compile;
 mod forgotten;

@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use xsplice_build::below::Below;
+use xsplice_build::choice::Choices;
 use xsplice_build::image::Image;
 use xsplice_build::payload::Identity;
 use xsplice_build::select::{Rules, Selection, select};
@@ -141,7 +142,7 @@ fn run(command: &mut Command) {
 }
 
 fn selection(units: &[Unit], image: &Image) -> Result<Selection, String> {
-    let none = BTreeSet::new();
+    let none = Choices::default();
     let rules = Rules {
         tag: "test",
         prelink: false,

@@ -71,9 +71,10 @@ pub(crate) struct Args {
     /// payload; repeat it for several.
     #[arg(long, value_name = "FILE")]
     hooks: Vec<PathBuf>,
-    /// Do without the change of this variable, boot-only function, assembly
-    /// section or file of the patch: a hook does what is needed, or the running hypervisor does not
-    /// need it. Repeat it for several.
+    /// Do without the change of this variable, boot-only function, table entry,
+    /// assembly section or file of the patch: a hook does what is needed, or the
+    /// running hypervisor does not need it. FILE:NAME is the one of that source
+    /// file. Repeat it for several.
     #[arg(long, value_name = "NAME")]
     leave_out: Vec<String>,
     /// Do without all changes of code and data that are only used while

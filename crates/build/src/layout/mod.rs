@@ -11,6 +11,7 @@ mod compare;
 mod dwarf;
 mod types;
 
+use crate::choice::Choices;
 use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::tree::ObjectFile;
 use crate::unit::Unit;
@@ -38,7 +39,7 @@ pub(crate) fn check(
     rebuild: &Rebuild,
     (below, patched): (Option<&Patched>, &Patched),
     (pairs, units): (&[Pair], &[Unit]),
-    allowed: &BTreeSet<String>,
+    allowed: &Choices,
 ) -> Findings {
     let before = below.map_or(rebuild.original_source(), |below| &below.variant);
     let changed = |pair: &&Pair| units.iter().find(|unit| unit.file.path == pair.object.path);
@@ -102,7 +103,7 @@ struct Side<'a> {
     new: Types,
 }
 
-fn compare_all(sides: &[Side], allowed: &BTreeSet<String>) -> Findings {
+fn compare_all(sides: &[Side], allowed: &Choices) -> Findings {
     let mut all: BTreeMap<&Name, (&Definition, Vec<Difference>)> = BTreeMap::new();
     for side in sides {
         for (name, old) in &side.old.definitions {
@@ -181,7 +182,7 @@ impl Findings {
         name: &Name,
         definition: &Definition,
         differences: &[Difference],
-        allowed: &BTreeSet<String>,
+        allowed: &Choices,
     ) {
         let words = |relation| -> Vec<&str> {
             let these = differences.iter().filter(|d| d.relation == relation);

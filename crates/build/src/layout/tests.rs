@@ -34,7 +34,7 @@ fn findings(sources: &[(&str, &str)], allowed: &[&str]) -> (Vec<String>, Vec<Str
         new: types(new),
     };
     let sides: Vec<Side> = objects.iter().zip(sources).map(side).collect();
-    let allowed = allowed.iter().map(|name| (*name).to_owned()).collect();
+    let allowed = Choices::new(&allowed.iter().map(|name| (*name).to_owned()).collect());
     let found = compare_all(&sides, &allowed);
     let first = |text: &str| text.split(": ").nth(1).unwrap_or_default().to_owned();
     let refused = found.problems.iter().map(|p| {
@@ -343,7 +343,7 @@ fn types_are_told_where_they_are_defined() {
         old: types(&source("int a;")),
         new: types(&source("long a;")),
     };
-    let found = compare_all(&[side], &BTreeSet::new());
+    let found = compare_all(&[side], &Choices::default());
     assert_eq!(found.problems[0].place, "include/xen/s.h:2");
 }
 

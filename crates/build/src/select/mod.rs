@@ -20,6 +20,7 @@ pub use selection::{Carried, FirstChange, Hook, LeftOut, Replaced, Selection};
 
 use crate::Problem;
 use crate::below::Below;
+use crate::choice::Choices;
 use crate::image::Image;
 use crate::payload::Kind as PartKind;
 use crate::unit::Unit;
@@ -40,11 +41,11 @@ pub struct Rules<'a> {
     pub prelink: bool,
     /// Changed variables and boot-only code that the payload does without, by
     /// name: a hook does what is needed, or nothing is.
-    pub leave_out: &'a BTreeSet<String>,
+    pub leave_out: &'a Choices,
     /// Whether the payload does without all changes of boot-only code.
     pub leave_out_init: bool,
     /// Functions to be patched although [`xsplice_abi::deny`] names them.
-    pub allow: &'a BTreeSet<String>,
+    pub allow: &'a Choices,
 }
 
 /// Selects from `units` what goes into a payload for `image`, on top of the

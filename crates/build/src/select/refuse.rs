@@ -28,12 +28,14 @@ impl Selector<'_> {
         if change.original.is_some_and(nowhere) {
             return;
         }
-        let left_out = self.rules.leave_out.contains(&change.name)
-            || (self.rules.leave_out_init && change.kind == Kind::Init);
-        if may_leave_out(old, change) && left_out {
+        let file = &self.units[unit].file.source;
+        let left_out = may_leave_out(old, change)
+            && (self.rules.leave_out.contains_of(file, &change.name)
+                || (self.rules.leave_out_init && change.kind == Kind::Init));
+        if left_out {
             self.selection.left_out.push(LeftOut {
                 name: change.name.clone(),
-                file: self.units[unit].file.source.clone(),
+                file: file.clone(),
                 why: change.why.clone(),
             });
         } else {
@@ -61,11 +63,24 @@ impl Selector<'_> {
                 let walked = matches!(section.class, Class::Data | Class::ReadOnly)
                     && !is_usual_section(section)
                     && !section.name.starts_with(HOOKS);
-                if walked && !reached {
+                let left_out = walked
+                    && !reached
+                    && self
+                        .rules
+                        .leave_out
+                        .contains_of(&u.file.source, &symbol.name);
+                if left_out {
+                    self.selection.left_out.push(LeftOut {
+                        name: symbol.name.clone(),
+                        file: u.file.source.clone(),
+                        why: format!("it is a new entry of the section {}", section.name),
+                    });
+                } else if walked && !reached {
                     let message = format!(
                         "{} is a new entry of the section {}, which the hypervisor walked while \
-                         booting: a payload cannot add to it",
-                        symbol.name, section.name
+                         booting: a payload cannot add to it; `--leave-out {}` builds the payload without \
+                         it",
+                        symbol.name, section.name, symbol.name
                     );
                     self.refuse(unit, message);
                 }

@@ -203,7 +203,7 @@ fn generate(objects: &[Object], image: &[u8], name: &str, below: &[PathBuf]) -> 
     let brings_variables =
         changes().any(|c| c.kind == Kind::Added && is_variable(&unit.patched, c.patched));
     let image = Image::read("image", image).expect("an image");
-    let none = BTreeSet::new();
+    let none = xsplice_build::choice::Choices::default();
     let rules = Rules {
         tag: name,
         prelink: false,

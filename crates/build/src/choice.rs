@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the caller names to be left out or allowed.
+
+use crate::Problem;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+/// How alike two names are at least, of which one may be meant by the other.
+const NEAR: f64 = 0.8;
+/// How many names a message lists.
+const LISTED: usize = 6;
+
+/// Names that the caller gave, each alone or as `FILE:NAME`, and what was asked
+/// for so far: a name that nothing asked for is a mistake.
+#[derive(Debug, Default)]
+pub struct Choices {
+    given: BTreeSet<String>,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    /// Those of the given names that were asked for.
+    used: BTreeSet<String>,
+    /// Every name that was asked for.
+    names: BTreeSet<String>,
+}
+
+impl Choices {
+    /// The names that the caller gave.
+    pub fn new(given: &BTreeSet<String>) -> Self {
+        Self {
+            given: given.clone(),
+            asked: Mutex::default(),
+        }
+    }
+
+    /// Whether the caller named `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.ask(name, [name.to_owned()])
+    }
+
+    /// Whether the caller named `name`, or `name` of the source `file`.
+    pub fn contains_of(&self, file: &str, name: &str) -> bool {
+        let forms = [
+            name.to_owned(),
+            format!("{file}:{name}"),
+            format!("xen/{file}:{name}"),
+        ];
+        self.ask(name, forms)
+    }
+
+    fn ask<const N: usize>(&self, name: &str, forms: [String; N]) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.names.insert(name.to_owned());
+        let named: Vec<String> = forms
+            .into_iter()
+            .filter(|form| self.given.contains(form))
+            .collect();
+        let any = !named.is_empty();
+        asked.used.extend(named);
+        any
+    }
+
+    /// The given names that nothing asked for, as problems with `option`.
+    pub(crate) fn mistakes(&self, option: &str) -> Vec<Problem> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused = self.given.difference(&asked.used);
+        unused
+            .map(|given| {
+                let name = given.rsplit(':').next().unwrap_or(given);
+                let mut near: Vec<(f64, &String)> = asked
+                    .names
+                    .iter()
+                    .map(|known| (strsim::jaro_winkler(name, known), known))
+                    .filter(|&(likeness, _)| likeness >= NEAR)
+                    .collect();
+                near.sort_by(|a, b| b.0.total_cmp(&a.0));
+                let near: Vec<&str> = near.into_iter().map(|(_, known)| known.as_str()).collect();
+                let all: Vec<&str> = asked.names.iter().map(String::as_str).collect();
+                let hint = match (near.as_slice(), all.as_slice()) {
+                    ([], []) => "there is nothing to be named".to_owned(),
+                    ([], all) => format!("it takes {}", list(all)),
+                    (near, _) => format!("is {} meant?", list(near)),
+                };
+                let message =
+                    format!("this build needs the option for nothing of that name; {hint}");
+                Problem::new(format!("{option} {given}"), message)
+            })
+            .collect()
+    }
+}
+
+fn list(names: &[&str]) -> String {
+    let listed = names[..names.len().min(LISTED)].join(", ");
+    match names.len().saturating_sub(LISTED) {
+        0 => listed,
+        more => format!("{listed} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choices(given: &[&str]) -> Choices {
+        Choices::new(&given.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    #[test]
+    fn a_name_is_that_of_all_files_or_of_one() {
+        let choices = choices(&["limit", "common/a.c:count", "xen/common/b.c:count"]);
+        assert!(choices.contains("limit") && choices.contains_of("common/z.c", "limit"));
+        assert!(choices.contains_of("common/a.c", "count"));
+        assert!(choices.contains_of("common/b.c", "count"));
+        assert!(!choices.contains_of("common/c.c", "count") && !choices.contains("count"));
+        assert_eq!(choices.mistakes("--leave-out"), []);
+    }
+
+    #[test]
+    fn a_name_that_nothing_has_is_a_mistake() {
+        let choices = choices(&["timer_slob", "common/a.c:timer_slop", "unlike"]);
+        for name in ["timer_slop", "opt_console"] {
+            assert!(!choices.contains_of("common/timer.c", name));
+        }
+        let mistakes = choices.mistakes("--leave-out");
+        let words: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        let start = "this build needs the option for nothing of that name";
+        assert_eq!(
+            words,
+            [
+                format!("--leave-out common/a.c:timer_slop: {start}; is timer_slop meant?"),
+                format!("--leave-out timer_slob: {start}; is timer_slop meant?"),
+                format!("--leave-out unlike: {start}; it takes opt_console, timer_slop"),
+            ]
+        );
+        let nothing = self::choices(&["x"]).mistakes("--allow");
+        assert!(nothing[0].message.ends_with("there is nothing to be named"));
+    }
+}
