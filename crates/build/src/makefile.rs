@@ -15,6 +15,22 @@ pub struct ObjectLists {
     pub removed: BTreeSet<String>,
 }
 
+impl ObjectLists {
+    /// Adds what a later patch does: it may take back what this one did.
+    pub(crate) fn follow(&mut self, later: Self) {
+        for object in later.added {
+            if !self.removed.remove(&object) {
+                self.added.insert(object);
+            }
+        }
+        for object in later.removed {
+            if !self.added.remove(&object) {
+                self.removed.insert(object);
+            }
+        }
+    }
+}
+
 /// Reads what `patch` does to a makefile. `enabled` says whether the tree is
 /// configured with an option, such as `CONFIG_HVM`.
 ///

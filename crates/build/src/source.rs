@@ -323,8 +323,7 @@ impl PatchedSource {
         let name = path.rsplit('/').next().unwrap_or_default();
         if name == "Makefile" {
             let lists = makefile::object_lists(file, &|option| tree.enabled(option))?;
-            self.lists.added.extend(lists.added);
-            self.lists.removed.extend(lists.removed);
+            self.lists.follow(lists);
             return Ok(());
         }
         let builds = ["Kconfig", "Makefile.", ".config"]
