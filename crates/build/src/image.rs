@@ -17,6 +17,8 @@ pub struct ImageSymbol {
     pub function: bool,
     /// Size in bytes; 0 where the source gives none.
     pub size: u64,
+    /// Whether a strong definition would have taken its place.
+    pub weak: bool,
     /// For a local symbol, the source file of its FILE symbol.
     pub file: Option<String>,
 }
@@ -69,6 +71,7 @@ impl Image {
                     address: symbol.st_value(endian),
                     function: kind == elf::STT_FUNC,
                     size: symbol.st_size(endian),
+                    weak: symbol.st_bind() == elf::STB_WEAK,
                     file: file.clone().filter(|_| local),
                 });
             }
@@ -111,6 +114,12 @@ impl Image {
     pub fn global(&self, name: &str) -> Option<u64> {
         let mut all = self.symbols.get(name)?.iter().filter(|s| s.file.is_none());
         all.next().map(|s| s.address)
+    }
+
+    /// Whether the global symbol `name` is a weak one; `None` if there is none.
+    pub fn global_is_weak(&self, name: &str) -> Option<bool> {
+        let mut all = self.symbols.get(name)?.iter().filter(|s| s.file.is_none());
+        all.next().map(|s| s.weak)
     }
 
     /// Whether the global symbol `name` is a function.

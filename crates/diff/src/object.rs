@@ -175,6 +175,8 @@ pub struct Symbol {
     pub tail: u64,
     /// Whether other objects can refer to it.
     pub global: bool,
+    /// Whether a definition of another object takes its place, if there is one.
+    pub weak: bool,
     /// Whether it is a function.
     pub function: bool,
     /// Whether it is a variable or constant; neither is said of labels.

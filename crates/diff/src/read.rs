@@ -115,6 +115,7 @@ impl<'a> Reader<'a> {
             meaning.push(if defined && named {
                 object.symbols.push(Symbol {
                     global: symbol.st_bind() != elf::STB_LOCAL,
+                    weak: symbol.st_bind() == elf::STB_WEAK,
                     function: kind == elf::STT_FUNC,
                     variable: kind == elf::STT_OBJECT,
                     name: name.into_owned(),

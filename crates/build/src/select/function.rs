@@ -37,6 +37,9 @@ impl Selector<'_> {
                 let Some(patched) = change.patched else {
                     continue;
                 };
+                if self.is_overridden(unit, patched) {
+                    continue;
+                }
                 match (change.kind, change.original) {
                     // Reached through its parent, by jumps, not by a trampoline.
                     (Kind::Function, Some(_)) if change.name.ends_with(".cold") => {

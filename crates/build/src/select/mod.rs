@@ -4,6 +4,7 @@
 
 mod clone;
 mod function;
+mod global;
 mod home;
 mod label;
 mod moved;
@@ -24,11 +25,12 @@ use crate::choice::Choices;
 use crate::image::Image;
 use crate::payload::Kind as PartKind;
 use crate::unit::Unit;
+use global::Globals;
 use home::{Homes, Origin};
 use moved::Moves;
 use private::Privates;
 use revived::Revived;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use xsplice_diff::object::Object;
 use xsplice_diff::special::{self, Entry};
 
@@ -60,14 +62,8 @@ pub fn select(
     rules: &Rules,
 ) -> Result<Selection, Vec<Problem>> {
     let homes = Homes::new(units, &below.levels, image)?;
-    let mut globals = HashMap::new();
-    for (unit, u) in units.iter().enumerate() {
-        for (index, symbol) in u.patched.symbols.iter().enumerate() {
-            if symbol.global {
-                globals.insert(symbol.name.as_str(), (unit, index));
-            }
-        }
-    }
+    let moves = Moves::new(units);
+    let (globals, problems) = Globals::new(units, &moves, image);
     let tables = units.iter().map(|u| special::entries(&u.patched)).collect();
     let mut selector = Selector {
         units,
@@ -76,14 +72,14 @@ pub fn select(
         below,
         rules,
         globals,
-        moves: Moves::new(units),
+        moves,
         privates: Privates::find(units),
         revived: revived::find(units),
         tables,
         placed: BTreeMap::new(),
         empty: BTreeSet::new(),
         queue: VecDeque::new(),
-        problems: Vec::new(),
+        problems,
         follower: String::new(),
         usage: Usage::Address,
         selection: Selection::default(),
@@ -112,7 +108,7 @@ struct Selector<'a> {
     below: &'a Below,
     rules: &'a Rules<'a>,
     /// Where the patched objects define each global symbol.
-    globals: HashMap<&'a str, (usize, usize)>,
+    globals: Globals<'a>,
     /// Where symbols were that are defined elsewhere now.
     moves: Moves,
     /// Variables that move between files, at least one end private.

@@ -110,6 +110,9 @@ impl Selector<'_> {
     fn reach_symbol(&mut self, unit: usize, index: usize, offset: i64) -> Option<Reaches> {
         let u = &self.units[unit];
         let symbol = &u.patched.symbols[index];
+        if self.is_overridden(unit, index) {
+            return self.reach_global(unit, &symbol.name, offset);
+        }
         let placed = self
             .placed
             .contains_key(&(unit, symbol.section, symbol.offset));
@@ -348,7 +351,7 @@ impl Selector<'_> {
     }
 
     fn reach_global(&mut self, unit: usize, name: &str, offset: i64) -> Option<Reaches> {
-        if let Some(&(other, index)) = self.globals.get(name) {
+        if let Some((other, index)) = self.globals.get(name) {
             return self.reach_symbol(other, index, offset);
         }
         match self.image.global(name) {
