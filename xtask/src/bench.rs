@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask bench`: how fast things are, next to the peer in the same run.
 
+mod cost;
 mod depth;
 mod engine;
 mod plot;
@@ -9,8 +10,9 @@ mod xen;
 pub(crate) use engine::run as engine;
 pub(crate) use xen::run as xen;
 
+use self::cost::Cost;
 use crate::base::Base;
-use crate::{base, command, debian_build, test};
+use crate::{base, cache, command, debian_build, test};
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,14 +27,30 @@ const DEPENDS: &str = "0000000000000000000000000000000000000000";
 /// How many of the tree's largest objects are compared.
 const OBJECTS: usize = 40;
 
+/// How often each patch is built cold, and then warm.
+const ROUNDS: usize = 3;
+
 /// Measures the generator; `peer` is a built livepatch-build-tools.
 pub(crate) fn generator(peer: Option<&Path>) -> anyhow::Result<()> {
     let xsplice = test::build_xsplice()?;
     let base = base::get()?;
-    println!("## From patch to payload, {} CPUs\n", cpus());
-    println!("| patch | cold | warm | peak memory |");
-    println!("|---|---:|---:|---:|");
-    let directory = tempfile::tempdir()?;
+    // Where the tree is, for work directories, objects and payloads.
+    let directory = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(cache::root()?)?;
+    println!(
+        "## From patch to payload, {} CPUs, {}, load {}\n",
+        cpus(),
+        command::output(
+            Command::new("stat")
+                .args(["-f", "-c", "%T"])
+                .arg(directory.path())
+        )?
+        .trim(),
+        load()?
+    );
+    println!("| patch | cold | CPU | warm | CPU | peak memory |");
+    println!("|---|---:|---:|---:|---:|---:|");
     let wide = directory.path().join("wide-header.patch");
     std::fs::write(&wide, WIDE)?;
     let mut patches: Vec<PathBuf> = ["extra-version", "two-files", "bug-and-alternative"]
@@ -40,20 +58,26 @@ pub(crate) fn generator(peer: Option<&Path>) -> anyhow::Result<()> {
         .map(|name| format!("examples/xen-4.17/{name}.patch").into())
         .collect();
     patches.push(wide);
+    let mut widest = Cost::default();
     for patch in &patches {
-        let cache = tempfile::tempdir()?;
-        let run = || build(&xsplice, &base, patch, directory.path(), cache.path());
-        let cold = run()?;
-        let warm = (0..3).map(|_| run()).collect::<anyhow::Result<Vec<_>>>()?;
-        let warm = warm.iter().map(|run| run.time).min().unwrap_or_default();
+        let (mut cold, mut warm, mut peak) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..ROUNDS {
+            let cache = tempfile::tempdir_in(directory.path())?;
+            for costs in [&mut cold, &mut warm] {
+                let run = build(&xsplice, &base, patch, directory.path(), cache.path())?;
+                costs.push(run.cost);
+                peak = peak.max(run.peak);
+            }
+        }
+        widest = Cost::median(&cold);
         println!(
-            "| {} | {:.2} s | {:.2} s | {} MiB |",
+            "| {} | {widest} | {} | {} MiB |",
             patch.file_stem().unwrap_or_default().to_string_lossy(),
-            cold.time.as_secs_f64(),
-            warm.as_secs_f64(),
-            cold.peak >> 10
+            Cost::median(&warm),
+            peak >> 10
         );
     }
+    against_make(&base, directory.path(), widest)?;
     if let Some(peer) = peer {
         flow(peer, &xsplice, &base, &patches[0])?;
     }
@@ -72,6 +96,45 @@ pub(crate) fn generator(peer: Option<&Path>) -> anyhow::Result<()> {
         println!("| ratio | {ratio:.1} | |");
     }
     Ok(())
+}
+
+/// What `make` needs for the objects that the wide header reaches: the build
+/// after it changed without that after one source changed, which links, too.
+fn against_make(base: &Base, directory: &Path, ours: Cost) -> anyhow::Result<()> {
+    let tree = directory.join("tree");
+    command::run(Command::new("cp").arg("-a").args([&base.tree, &tree]))?;
+    let make = debian_build::DebianBuild::new(&tree)?;
+    // Its commands have other paths in them: everything is compiled.
+    make.build()?;
+    let build_after = |changed: &str| -> anyhow::Result<Cost> {
+        command::run(Command::new("touch").arg(tree.join("xen").join(changed)))?;
+        Ok(Cost::of(|| make.build())?.1)
+    };
+    let (one, all) = (
+        build_after("common/version.c")?,
+        build_after("include/xen/cpumask.h")?,
+    );
+    let theirs = Cost {
+        time: all.time.saturating_sub(one.time),
+        cpu: all.cpu.saturating_sub(one.cpu),
+    };
+    println!("\n## The objects of wide-header, cold\n");
+    println!("| | time | CPU |\n|---|---:|---:|");
+    println!("| make | {theirs} |");
+    println!("| xsplice | {ours} |");
+    let ratio = |ours: Duration, theirs: Duration| ours.as_secs_f64() / theirs.as_secs_f64();
+    println!(
+        "| ratio | {:.2} | {:.2} |",
+        ratio(ours.time, theirs.time),
+        ratio(ours.cpu, theirs.cpu)
+    );
+    Ok(())
+}
+
+/// How many programs want to run, on average of the last minute.
+fn load() -> anyhow::Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }
 
 /// From a tree that is configured but not built to the end of the first patch.
@@ -113,7 +176,10 @@ fn flow(peer: &Path, xsplice: &Path, base: &Base, patch: &Path) -> anyhow::Resul
     let rebuilt = start.elapsed().as_secs_f64();
     let cache = tempfile::tempdir()?;
     let run = || build(xsplice, base, patch, directory.path(), cache.path());
-    let (cold, warm) = (run()?.time.as_secs_f64(), run()?.time.as_secs_f64());
+    let (cold, warm) = (
+        run()?.cost.time.as_secs_f64(),
+        run()?.cost.time.as_secs_f64(),
+    );
     let name = patch.file_stem().unwrap_or_default().to_string_lossy();
     println!("\n## The whole way of {name}, against the peer\n");
     if !status.success() {
@@ -145,7 +211,7 @@ fn cpus() -> usize {
 }
 
 struct Run {
-    time: Duration,
+    cost: Cost,
     /// Peak resident memory of `xsplice` itself in KiB.
     peak: u64,
 }
@@ -157,8 +223,8 @@ fn build(
     directory: &Path,
     cache: &Path,
 ) -> anyhow::Result<Run> {
-    let start = Instant::now();
-    let mut child = Command::new(xsplice)
+    let mut command = Command::new(xsplice);
+    command
         .args(["build", "-s"])
         .arg(&base.tree)
         .arg("-p")
@@ -168,27 +234,28 @@ fn build(
         .arg("-o")
         .arg(directory)
         .env("XDG_CACHE_HOME", cache)
+        .env("TMPDIR", directory)
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run xsplice")?;
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    while child.try_wait()?.is_none() {
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-        let kibibytes = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok());
-        peak = peak.max(kibibytes.unwrap_or(0));
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let time = start.elapsed();
-    let output = child.wait_with_output()?;
+        .stderr(Stdio::piped());
+    let ((output, peak), cost) = Cost::of(|| {
+        let mut child = command.spawn().context("cannot run xsplice")?;
+        let status = format!("/proc/{}/status", child.id());
+        let mut peak = 0;
+        while child.try_wait()?.is_none() {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+            let kibibytes = line.and_then(|l| l.trim().trim_end_matches(" kB").parse().ok());
+            peak = peak.max(kibibytes.unwrap_or(0));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok((child.wait_with_output()?, peak))
+    })?;
     let words = String::from_utf8_lossy(&output.stderr);
     // The wide patch is refused for changing nothing: after all the work.
     if !output.status.success() && !words.contains("it changes no code") {
         bail!("{}: {words}", patch.display());
     }
-    Ok(Run { time, peak })
+    Ok(Run { cost, peak })
 }
 
 fn largest_objects(base: &Base) -> anyhow::Result<Vec<(PathBuf, u64)>> {
