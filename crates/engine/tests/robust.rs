@@ -143,3 +143,11 @@ fn every_byte_with_each_bit_flipped() {
         );
     }
 }
+
+/// What is tried is near what loads.
+#[test]
+fn the_payloads_load_as_they_are() {
+    for file in [everything(), hooks(), small()] {
+        assert!(live(&file));
+    }
+}

@@ -175,13 +175,7 @@ impl<'e> Placed<'e> {
     }
 
     #[inline(never)]
-    pub(super) fn check_tables(
-        &self,
-        loader: &Loader<'_, impl Host>,
-        problems: &mut Problems,
-    ) -> Result<(), NoMemory> {
-        self.check_bug_frames(loader, problems);
-        self.check_changed_code(loader, problems)?;
+    pub(super) fn check_tables(&self, problems: &mut Problems) {
         self.check_exceptions(problems);
         if let Some(table) = self.table(Known::ModInfo, problems)
             && table.bytes.last() != Some(&0)
@@ -190,7 +184,6 @@ impl<'e> Placed<'e> {
                 section: table.section.id(),
             });
         }
-        Ok(())
     }
 
     #[inline(never)]

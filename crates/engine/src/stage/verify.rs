@@ -40,7 +40,9 @@ impl<'a> Relocated<'a> {
             placed.check_boot_references(loader, &contents.functions, problems)?;
         }
         contents.preimages = placed.preimages(problems)?;
-        placed.check_tables(loader, problems)?;
+        placed.check_changed_code(loader, problems)?;
+        placed.check_bug_frames(loader, problems);
+        placed.check_tables(problems);
         placed.symbols(loader, &mut contents)?;
         placed.fill_in_addresses(&contents.functions);
         if contents.findings.problems.refused() {

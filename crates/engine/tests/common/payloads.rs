@@ -29,7 +29,7 @@ pub(crate) fn everything() -> Vec<u8> {
     for name in [".bug_frames.0", ".ex_table"] {
         let table = payload.section(name, SectionKind::ReadOnlyData, &[0; 8], 4);
         payload.relocation(table, 0, 2, code, 1);
-        payload.relocation(table, 4, 2, code, 2);
+        payload.relocation(table, 4, 2, code, 4);
     }
     let entry = [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 4, 4, 0, 0];
     let table = payload.section(".altinstructions", SectionKind::ReadOnlyData, &entry, 1);
