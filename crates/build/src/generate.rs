@@ -41,7 +41,7 @@ pub struct Options {
     /// Build-id of what the payload is applied on top of, if not that of the
     /// last of `below` or the hypervisor's own.
     pub depends: Option<Vec<u8>>,
-    /// Build-id of the hypervisor, if not the one of `xen_syms`.
+    /// Build-id that `xen_syms` must have.
     pub xen_depends: Option<Vec<u8>>,
     /// Put addresses instead of names for all of the hypervisor's symbols.
     pub prelink: bool,
@@ -120,6 +120,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         &options.xen_syms.display().to_string(),
         &read(&options.xen_syms)?,
     )?;
+    check_hypervisor(options, &image)?;
     let tree = Tree::read(&options.source)?;
     if let Some(config) = &options.config {
         check_config(&tree, config)?;
@@ -133,7 +134,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         .collect();
     let mut below_patches = SourcePatch::read_all(&options.below_patches)?;
     let mut below = Below::read(&options.below)?;
-    let hypervisor = options.xen_depends.as_deref().unwrap_or(&image.build_id);
+    let hypervisor = image.build_id.as_slice();
     below.tie(&below_patches, hypervisor)?;
     let mut done = 0;
     for level in &below.levels {
@@ -199,7 +200,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             ),
         ));
     }
-    let tag = hex(&Sha256::digest(format!("{metadata:?}").as_bytes())[..4]);
+    let tag = tag(&metadata, &units, options.prelink);
     let rules = Rules {
         tag: &tag,
         prelink: options.prelink,
@@ -275,6 +276,40 @@ fn leave_out_files(patches: &mut [SourcePatch], names: &Choices) -> Vec<String> 
     paths
 }
 
+/// What makes the names of new symbols unlike those of any other payload: a
+/// hash of all that they are made from.
+fn tag(metadata: &[(String, String)], units: &[Unit], prelink: bool) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{metadata:?} {prelink}"));
+    for unit in units {
+        hash.update(&unit.file.path);
+        // What describes the code for a debugger has the names of directories.
+        let sections = unit.patched.sections.iter();
+        for section in sections.filter(|section| !section.name.starts_with(".debug")) {
+            hash.update(format!("{} {:?}", section.name, section.relocations));
+            hash.update(&section.data);
+        }
+    }
+    hex(&hash.finalize()[..4])
+}
+
+/// The hypervisor's build-id, which the user may name.
+fn check_hypervisor(options: &Options, image: &Image) -> Result<(), Refused> {
+    match &options.xen_depends {
+        Some(named) if *named != image.build_id => Err(Refused::one(
+            "--xen-depends",
+            format!(
+                "it names the hypervisor {}, but {} is that of {}: a payload is for the \
+                 hypervisor that it was proved against",
+                hex(named),
+                options.xen_syms.display(),
+                hex(&image.build_id)
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Checks that what differs between the two builds differs because of the patch.
 fn check_originals(rebuild: &Rebuild, pairs: &[Pair], units: &[Unit]) -> Result<(), Refused> {
     let changed = pairs.par_iter().filter(|pair| {
@@ -324,7 +359,7 @@ fn write(
             ),
         ));
     }
-    let hypervisor = options.xen_depends.as_deref().unwrap_or(&image.build_id);
+    let hypervisor = image.build_id.as_slice();
     let top = below.build_id();
     let depends = options.depends.as_deref().or(top).unwrap_or(hypervisor);
     if depends != hypervisor && top.is_none() {

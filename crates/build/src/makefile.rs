@@ -44,71 +44,97 @@ pub fn object_lists(
     let path = patch.path();
     let directory = path.strip_prefix("xen/").unwrap_or(path);
     let directory = directory.rsplit_once('/').map_or("", |(dir, _)| dir);
-    let mut lists = ObjectLists::default();
     let mut problems = Vec::new();
+    let mut refuse = |text: &str| {
+        let message = format!(
+            "`{}` changes how the hypervisor is built, which a payload cannot carry; only \
+             lines that list objects are understood, such as `obj-y += name.o`; \
+             `--leave-out {path}` does without, if the code does not need it",
+            text.trim()
+        );
+        problems.push(Problem::new(path, message));
+    };
+    let (mut added, mut removed) = (Vec::new(), Vec::new());
     for line in patch.hunks.iter().flat_map(|hunk| &hunk.lines) {
         let (text, list) = match line {
             Line::Context(_) => continue,
-            Line::Added(text) => (text, &mut lists.added),
-            Line::Removed(text) => (text, &mut lists.removed),
+            Line::Added(text) => (text, &mut added),
+            Line::Removed(text) => (text, &mut removed),
         };
-        match objects(text, enabled) {
-            Some(names) => list.extend(names.iter().map(|name| match directory {
-                "" => (*name).to_owned(),
-                _ => format!("{directory}/{name}"),
-            })),
-            None => problems.push(Problem::new(
-                path,
-                format!(
-                    "`{}` changes how the hypervisor is built, which a payload cannot carry; only \
-                     lines that list objects are understood, such as `obj-y += name.o`; \
-                     `--leave-out {path}` does without, if the code does not need it",
-                    text.trim()
-                ),
-            )),
+        match entries(text, enabled) {
+            Some(found) => list.extend(found),
+            None => refuse(text),
         }
     }
-    if !problems.is_empty() {
-        return Err(Refused(problems));
+    // What is on both sides only moved, or is under another condition.
+    added.retain(|entry| {
+        let same = removed.iter().position(|other| other.is(entry));
+        same.map(|at| removed.remove(at)).is_none()
+    });
+    let mut lists = ObjectLists::default();
+    for (entries, list) in [(added, &mut lists.added), (removed, &mut lists.removed)] {
+        for entry in entries {
+            if entry.is_plain() {
+                list.insert(match directory {
+                    "" => entry.name.to_owned(),
+                    _ => format!("{directory}/{}", entry.name),
+                });
+            } else {
+                refuse(entry.line);
+            }
+        }
     }
-    // What is on both sides only moved.
-    let both: Vec<String> = lists.added.intersection(&lists.removed).cloned().collect();
-    for name in both {
-        lists.added.remove(&name);
-        lists.removed.remove(&name);
+    match problems.is_empty() {
+        true => Ok(lists),
+        false => Err(Refused(problems)),
     }
-    Ok(lists)
 }
 
-/// The objects that a line names; `None` if it is no list of objects.
-fn objects<'a>(line: &'a str, enabled: &dyn Fn(&str) -> bool) -> Option<Vec<&'a str>> {
-    let line = line.split('#').next().unwrap_or_default().trim();
-    if line.is_empty() {
+/// What a line adds to a list.
+struct Entry<'a> {
+    /// `obj`, `lib`, `obj-bin`.
+    list: &'a str,
+    name: &'a str,
+    line: &'a str,
+}
+
+impl Entry<'_> {
+    fn is(&self, other: &Self) -> bool {
+        (self.list, self.name) == (other.list, other.name)
+    }
+
+    /// Whether it is an object that is compiled as others are. Code that is
+    /// freed after boot goes into `.init.o`.
+    fn is_plain(&self) -> bool {
+        let usual = |c: char| c.is_ascii_alphanumeric() || "-_+./".contains(c);
+        let mut parts = self.name.split('/');
+        matches!(self.list, "obj" | "lib")
+            && self.name.ends_with(".o")
+            && !self.name.ends_with(".init.o")
+            && self.name.chars().all(usual)
+            && !parts.any(|part| matches!(part, "" | "." | ".."))
+    }
+}
+
+/// What a line adds to lists of objects, with the configuration as it is; `None`
+/// if it is another line.
+fn entries<'a>(line: &'a str, enabled: &dyn Fn(&str) -> bool) -> Option<Vec<Entry<'a>>> {
+    let text = line.split('#').next().unwrap_or_default().trim();
+    if text.is_empty() {
         return Some(Vec::new());
     }
-    let (list, names) = line.split_once("+=")?;
-    let list = list.trim();
-    let switch = list
-        .strip_prefix("obj-")
-        .or_else(|| list.strip_prefix("lib-"))?;
+    let (list, names) = text.split_once("+=")?;
+    let (list, switch) = list.trim().rsplit_once('-')?;
     let active = match switch.strip_prefix("$(").and_then(|s| s.strip_suffix(')')) {
         Some(option) => enabled(option),
         None if switch == "y" => true,
         None => return None,
     };
-    let names: Vec<&str> = names.split_whitespace().collect();
-    // Code that is freed after boot goes into `.init.o`.
-    let usual = |c: char| c.is_ascii_alphanumeric() || "-_+./".contains(c);
-    let plain = |name: &&str| {
-        name.ends_with(".o")
-            && !name.ends_with(".init.o")
-            && name.chars().all(usual)
-            && !name.split('/').any(|part| matches!(part, "" | "." | ".."))
-    };
-    if !names.iter().all(plain) {
+    if !matches!(list, "obj" | "lib" | "obj-bin") || names.trim_end().ends_with('\\') {
         return None;
     }
-    Some(if active { names } else { Vec::new() })
+    let names = names.split_whitespace().filter(|_| active);
+    Some(names.map(|name| Entry { list, name, line }).collect())
 }
 
 #[cfg(test)]
@@ -149,6 +175,17 @@ mod tests {
             lists("-obj-y += one.o\n+obj-y += one.o\n").expect("lists"),
             ObjectLists::default()
         );
+    }
+
+    #[test]
+    fn what_is_linked_as_before_is_no_change() {
+        let unchanged = "-obj-$(CONFIG_HVM) += one.o dir/ two.init.o\n+obj-y += one.o\n\
+                         +obj-y += dir/\n+obj-y += two.init.o\n-obj-bin-y += three.o\n\
+                         +obj-bin-$(CONFIG_HVM) += three.o\n+obj-$(CONFIG_ARGO) += four.init.o\n";
+        assert_eq!(lists(unchanged).expect("lists"), ObjectLists::default());
+        assert!(lists("-lib-y += one.o\n+obj-bin-y += one.o\n").is_err());
+        let found = lists("-lib-y += one.o\n+obj-y += one.o\n").expect("lists");
+        assert_eq!(found.added, found.removed);
     }
 
     #[test]

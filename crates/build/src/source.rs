@@ -119,6 +119,7 @@ impl PatchedSource {
         }
         source.follow_links(tree);
         source.forget_unchanged(tree);
+        source.forget_linked(tree);
         Ok(source)
     }
 
@@ -311,6 +312,14 @@ impl PatchedSource {
         });
     }
 
+    /// What one list loses and another gains, and what is linked already, does
+    /// not come.
+    fn forget_linked(&mut self, tree: &Tree) {
+        let ObjectLists { added, removed } = &mut self.lists;
+        let linked = |path: &String| tree.objects.iter().any(|object| object.path == *path);
+        added.retain(|path| !removed.remove(path) && !linked(path));
+    }
+
     /// Of the files that say how the hypervisor is built, lists of objects are
     /// followed, and everything else is refused.
     fn check_build_file(&mut self, tree: &Tree, file: &FilePatch) -> Result<(), Refused> {
@@ -322,6 +331,9 @@ impl PatchedSource {
         }
         let name = path.rsplit('/').next().unwrap_or_default();
         if name == "Makefile" {
+            if is_unbuilt(tree, path) {
+                return Ok(());
+            }
             let lists = makefile::object_lists(file, &|option| tree.enabled(option))?;
             self.lists.follow(lists);
             return Ok(());
@@ -342,6 +354,17 @@ impl PatchedSource {
         }
         Ok(())
     }
+}
+
+/// Whether nothing is compiled in the directory of a makefile of the
+/// hypervisor's code, or below it.
+fn is_unbuilt(tree: &Tree, makefile: &str) -> bool {
+    const CODE: [&str; 6] = ["arch/", "common/", "crypto/", "drivers/", "lib/", "xsm/"];
+    let path = makefile.strip_prefix("xen/").unwrap_or(makefile);
+    let directory = path.strip_suffix("Makefile").unwrap_or(path);
+    let mut objects = tree.objects.iter();
+    CODE.iter().any(|code| directory.starts_with(code))
+        && !objects.any(|object| object.path.starts_with(directory))
 }
 
 fn one(problem: Problem) -> Refused {

@@ -98,6 +98,15 @@ impl Tree {
             mut generated,
             links,
         } = records;
+        if let Some(version) = too_old(&xen) {
+            return Err(Refused::one(
+                place(),
+                format!(
+                    "this is the source of Xen {version}; xsplice needs what the build records \
+                     from 4.17 on"
+                ),
+            ));
+        }
         if objects.is_empty() {
             return Err(Refused::one(
                 place(),
@@ -106,6 +115,11 @@ impl Tree {
             ));
         }
         objects.extend(assembly_offsets(&xen, &objects));
+        let linked = linked(&xen);
+        if !linked.is_empty() {
+            objects
+                .retain(|object| linked.contains(&object.path) || is_used_unlinked(&xen, object));
+        }
         for object in &mut objects {
             let through = object.dependencies.iter().filter_map(|d| links.get(d));
             let through: Vec<String> = through.cloned().collect();
@@ -298,6 +312,59 @@ impl Record {
             inputs,
         }
     }
+}
+
+/// The version of the source at `xen` if its build records too little.
+fn too_old(xen: &Path) -> Option<String> {
+    const OLDEST: (u32, u32) = (4, 17);
+    let makefile = std::fs::read_to_string(xen.join("Makefile")).ok()?;
+    let number = |name: &str| -> Option<u32> {
+        let mut lines = makefile.lines();
+        lines.find_map(|line| {
+            let line = line.trim_start_matches("export ").trim_start();
+            let value = line.strip_prefix(name)?.trim_start();
+            value
+                .trim_start_matches([':', '?'])
+                .strip_prefix('=')?
+                .trim()
+                .parse()
+                .ok()
+        })
+    };
+    let version = (number("XEN_VERSION")?, number("XEN_SUBVERSION")?);
+    (version < OLDEST).then(|| format!("{}.{}", version.0, version.1))
+}
+
+/// Every object that was linked into the hypervisor, or put into its library;
+/// empty if the build did not record it.
+fn linked(xen: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut waiting = vec!["prelink.o".to_owned()];
+    while let Some(path) = waiting.pop() {
+        let (directory, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        let record = xen.join(directory).join(format!(".{name}.cmd"));
+        let text = std::fs::read_to_string(record).unwrap_or_default();
+        let command = text.split_once(" := ").map_or("", |(_, rest)| rest);
+        let command = command.lines().next().unwrap_or_default();
+        let inputs = command.split([' ', ';']).filter(|word| {
+            (word.ends_with(".o") || word.ends_with(".a")) && !word.starts_with('-')
+        });
+        for input in inputs.map(normal) {
+            if found.insert(input.clone()) {
+                waiting.push(input);
+            }
+        }
+    }
+    found
+}
+
+/// Whether an object that is not linked is part of the hypervisor in another
+/// way: its code is included elsewhere, or the linker's first pass needs it.
+fn is_used_unlinked(xen: &Path, object: &ObjectFile) -> bool {
+    let stem = object.path.strip_suffix(".o").unwrap_or(&object.path);
+    !object.path.ends_with(".o")
+        || stem.ends_with("-dummy")
+        || xen.join(format!("{stem}.bin")).is_file()
 }
 
 /// A recorded command as the shell got it: the record is a makefile.

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// in order.
     #[arg(long, value_name = "FILE")]
     depends_patch: Vec<PathBuf>,
-    /// Build-id of the hypervisor, if not that of xen-syms.
+    /// Build-id of the hypervisor: refuse the xen-syms of any other.
     #[arg(long, value_name = "ID", value_parser = build_id)]
     xen_depends: Option<BuildId>,
     /// Put addresses in place of all names of the hypervisor's symbols.
