@@ -15,6 +15,8 @@ pub(crate) struct Operand {
     pub(crate) target: u64,
     /// How many bytes are read or written there; 0 where that is not said.
     pub(crate) accessed: u64,
+    /// Whether it is where a jump or a call goes.
+    pub(crate) branch: bool,
 }
 
 /// A decoded instruction.
@@ -44,6 +46,7 @@ impl Code {
                 field: immediate,
                 target: instruction.near_branch_target(),
                 accessed: 0,
+                branch: true,
             });
         } else {
             let accessed = match instruction.memory_size().size() {
@@ -58,6 +61,7 @@ impl Code {
                     field: displacement,
                     target,
                     accessed,
+                    branch: false,
                 });
             }
             operands.extend(
@@ -67,6 +71,7 @@ impl Code {
                         field: immediate,
                         target,
                         accessed: 0,
+                        branch: false,
                     }),
             );
         }

@@ -6,7 +6,7 @@
 //! mean the end of one or the start of the other. The relocation says which.
 
 use crate::Unusable;
-use crate::image::{EntityId, Image, Name};
+use crate::image::{Entity, EntityId, Image, Name};
 use object::read::elf::{ElfFile64, SectionHeader as _};
 use object::{
     Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
@@ -78,8 +78,16 @@ impl Objects {
             let inside = image.entities[first..]
                 .iter()
                 .take_while(|entity| entity.address < range.end);
-            for (id, _) in (first..).zip(inside) {
-                objects.alignment.insert(id, section.align());
+            let inside: Vec<_> = (first..).zip(inside).collect();
+            let alone = inside.len() == 1;
+            for (id, entity) in inside {
+                // Where objects share a section, each has its own.
+                let alignment = if alone {
+                    section.align()
+                } else {
+                    natural(entity)
+                };
+                objects.alignment.insert(id, alignment);
             }
         }
         if mismatched != 0 {
@@ -233,6 +241,14 @@ impl<'a> Placed<'a> {
         };
         Some(Meant::Constant(extent))
     }
+}
+
+/// The alignment of a number or a pointer of the object's size, if it has it.
+fn natural(entity: &Entity) -> u64 {
+    const WIDEST: u64 = 8;
+    let number = entity.size.is_power_of_two() && entity.size <= WIDEST;
+    let aligned = number && entity.address.is_multiple_of(entity.size);
+    if aligned { entity.size } else { 1 }
 }
 
 /// Size of a relocated field, and whether it counts from its own place.

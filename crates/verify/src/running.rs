@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The running hypervisor with payloads applied.
 
-use crate::image::{Class, Image};
+use crate::code::Code;
+use crate::image::{Class, Entity, Image};
 use crate::payload::{self, Replaced};
 use crate::tables::{Table, Tables};
 use crate::{Input, Unusable};
@@ -14,8 +15,9 @@ pub(crate) struct Running {
     pub(crate) tables: Tables,
     /// By the address of what is replaced: later payloads go over earlier ones.
     pub(crate) replaced: HashMap<u64, Replaced>,
-    /// The table entries of the payloads, by where they are.
-    pub(crate) entries: Vec<(Table, u64)>,
+    /// The table entries of the payloads: the code that each is about, and where
+    /// the entry itself is.
+    pub(crate) entries: Vec<(Table, u64, u64)>,
     pub(crate) hooks: Vec<(String, u64)>,
     /// What relocations of the payloads lead to.
     starts: BTreeSet<u64>,
@@ -37,11 +39,9 @@ impl Running {
     pub(crate) fn apply(&mut self, input: &Input) -> Result<(), Unusable> {
         let brought = payload::apply(&mut self.image, input.name, input.data)?;
         for (table, start, size) in brought.tables {
-            self.tables.add(&self.image, table, start..start + size);
-            let mut at = start;
-            while at + table.entry_size() <= start + size {
-                self.entries.push((table, at));
-                at += table.entry_size();
+            let range = start..start + size;
+            for (place, at) in self.tables.add(&self.image, table, range) {
+                self.entries.push((table, place, at));
             }
         }
         for replaced in brought.replaced {
@@ -67,6 +67,34 @@ impl Running {
             entity.class == Class::PayloadText
                 && entity.size == UD2.len() as u64
                 && self.image.from(address).starts_with(&UD2)
+        })
+    }
+
+    /// Whether the hypervisor itself has the address of the function at `address`
+    /// anywhere but in calls.
+    pub(crate) fn takes_address(&self, address: u64) -> bool {
+        let image = &self.image;
+        let own = image.entities.iter().filter(|e| !e.class.is_payload());
+        let bytes = address.to_le_bytes();
+        own.clone().any(|entity| {
+            if entity.runs {
+                return Self::code_of(image, entity).any(|code| {
+                    code.operands
+                        .iter()
+                        .any(|o| !o.branch && o.target == address)
+                });
+            }
+            let contents = image.bytes(entity.address, entity.size).unwrap_or_default();
+            contents.as_chunks::<8>().0.contains(&bytes)
+        })
+    }
+
+    fn code_of<'a>(image: &'a Image, entity: &'a Entity) -> impl Iterator<Item = Code> + 'a {
+        let mut at = entity.address;
+        std::iter::from_fn(move || {
+            let code = (at < entity.end()).then(|| Code::at(image, at)).flatten()?;
+            at += code.len();
+            Some(code)
         })
     }
 

@@ -17,7 +17,7 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    pub(crate) fn entry_size(self) -> u64 {
+    fn entry_size(self) -> u64 {
         match self {
             Self::Bug(MESSAGE) => 16,
             Self::Bug(_) | Self::Exceptions | Self::EarlyExceptions => 8,
@@ -128,17 +128,25 @@ impl Tables {
         tables
     }
 
-    /// Adds those in `range`.
-    pub(crate) fn add(&mut self, image: &Image, table: Table, range: Range<u64>) {
+    /// Adds those in `range`; returns what code each is about and where it is.
+    pub(crate) fn add(
+        &mut self,
+        image: &Image,
+        table: Table,
+        range: Range<u64>,
+    ) -> Vec<(u64, u64)> {
+        let mut added = Vec::new();
         let size = table.entry_size();
         let mut at = range.start;
         while at + size <= range.end {
             if let Some((place, says)) = read(image, table, at) {
                 let entry = Entry { table, at, says };
                 self.entries.entry(place).or_default().push(entry);
+                added.push((place, at));
             }
             at += size;
         }
+        added
     }
 
     /// Those about code in `range`, with the place of each, table by table.

@@ -10,6 +10,7 @@ impl Walk<'_> {
     pub(super) fn finish(mut self) -> Verdict {
         self.check_states();
         self.check_replaced();
+        self.check_arguments();
         self.check_entries();
         let mut verdict = Verdict::default();
         for (&id, mates) in &self.mates {
@@ -119,13 +120,53 @@ impl Walk<'_> {
         }
     }
 
+    /// A function keeps the arguments with which those call it that hold its
+    /// address from before.
+    fn check_arguments(&mut self) {
+        let mut problems = Vec::new();
+        for (&id, mates) in &self.mates {
+            for replaced in self.running.replaced.values() {
+                let ours = &self.patched.entities[id].names;
+                let theirs = self.running.image.at.get(&replaced.old);
+                let theirs = theirs.map_or(&[][..], Vec::as_slice);
+                let same = theirs.iter().any(|name| ours.contains(name));
+                let clone = ours.iter().all(|name| name.symbol.contains('.'));
+                if mates.contains(&replaced.new)
+                    && !same
+                    && clone
+                    && self.running.takes_address(replaced.old)
+                {
+                    problems.push((
+                        replaced.name.clone(),
+                        format!(
+                            "{}, which can have other arguments, replaces it, but its address \
+                             is kept in memory",
+                            self.patched.entities[id].name()
+                        ),
+                    ));
+                }
+            }
+        }
+        for (name, problem) in problems {
+            self.differ(Kind::Code, &name, problem);
+        }
+    }
+
     fn check_entries(&mut self) {
-        for &(table, at) in &self.running.entries {
-            if !self.entries.contains(&at) {
+        let paired: HashSet<u64> = self.mates.values().flatten().copied().collect();
+        for &(table, place, at) in &self.running.entries {
+            let image = &self.running.image;
+            let function = image.containing(place).map(|id| image.entities[id].address);
+            // What differs in a function that was compared is said of that.
+            if !self.entries.contains(&at) && !function.is_some_and(|f| paired.contains(&f)) {
+                let about = image.place(place);
                 self.differ(
                     Kind::LeftOver,
-                    &format!("{} at {at:#x}", table.name()),
-                    "it is about code that the patched hypervisor does not have",
+                    &about,
+                    format!(
+                        "the payload has a {} for it, but the patched hypervisor has no such code",
+                        table.name()
+                    ),
                 );
             }
         }

@@ -204,7 +204,9 @@ impl Lines {
     /// `added` before the function that begins in line `at`, and `used` in it.
     fn added_and_used(&self, at: usize, added: &str, used: &str) -> Option<Vec<String>> {
         let code = self.first_code(at)?;
-        let mut new = vec![added.to_owned()];
+        let mut new = vec![format!(
+            "#include <xen/lib.h>\n#include <xen/smp.h>\n\n{added}"
+        )];
         new.extend_from_slice(&self.all[at..=code]);
         new.push(used.to_owned());
         Some(new)
