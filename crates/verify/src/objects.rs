@@ -42,6 +42,9 @@ pub(crate) struct Field {
     /// Whether its value counts from its own place.
     pub(crate) relative: bool,
     pub(crate) meant: Meant,
+    /// Whether the bytes there are read or written, and not only their address
+    /// is taken.
+    pub(crate) accessed: bool,
 }
 
 /// The relocations of a hypervisor, by address of the field.
@@ -216,6 +219,7 @@ impl<'a> Placed<'a> {
             size,
             relative,
             meant,
+            accessed: false,
         })
     }
 

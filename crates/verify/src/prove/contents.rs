@@ -25,7 +25,7 @@ impl Walk<'_> {
         if entity.class.is_writable() && !self.has_one_place(id, at) {
             return;
         }
-        let origin = self.origin(id);
+        let origin = self.origin(id, at);
         if let Err(message) = self.same_contents(&origin, (entity.address, at), entity.size) {
             let (kind, what) = match entity.class {
                 class if class.is_init() => (Kind::BootOnly, "it is used only while booting"),

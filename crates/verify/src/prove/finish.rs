@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 impl Walk<'_> {
     pub(super) fn finish(mut self) -> Verdict {
+        self.check_borders();
         self.check_states();
         self.check_replaced();
         self.check_arguments();
@@ -30,6 +31,42 @@ impl Walk<'_> {
         }
         verdict.differences = self.differences.into_iter().collect();
         verdict
+    }
+
+    /// Where two objects meet, an address is right if it is right for both.
+    fn check_borders(&mut self) {
+        for border in std::mem::take(&mut self.borders) {
+            let size = self.patched.entities[border.before].size;
+            let stands = |id: EntityId, at: u64| {
+                let mates = self.mates.get(&id).map_or(&[][..], Vec::as_slice);
+                mates.contains(&at)
+            };
+            let end = stands(border.before, border.running.wrapping_sub(size));
+            let start = stands(border.behind, border.running);
+            let mates = self
+                .mates
+                .get(&border.before)
+                .map_or(&[][..], Vec::as_slice);
+            let payload = |&at: &u64| self.running.image.class(at).is_some_and(Class::is_payload);
+            // The hypervisor's own code knows nothing of what a payload brings.
+            let unknown = !border.origin.payload && mates.iter().all(payload);
+            if start && (end || unknown) {
+                continue;
+            }
+            let name = |id: EntityId| self.patched.entities[id].name();
+            let (before, behind) = (name(border.before), name(border.behind));
+            let place = self.running.image.place(border.running);
+            let message = match (end, start) {
+                (false, false) => {
+                    format!("it leads to {place}, neither to the end of {before} nor to {behind}")
+                }
+                _ => format!(
+                    "it leads to {place}; whether the end of {before} or {behind} is meant cannot \
+                     be told, and these lie elsewhere"
+                ),
+            };
+            self.leads_astray(&border.origin, Kind::Reference, &message);
+        }
     }
 
     /// A variable of the payload must not stand for one that the running

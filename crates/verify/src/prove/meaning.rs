@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What an operand or a pointer means, and whether both mean the same.
 
-use super::{Origin, Pair, Walk};
+use super::{Border, Origin, Pair, Walk};
 use crate::image::{Class, EntityId};
 use crate::objects::{Extent, Field, Meant};
 use crate::verdict::Kind;
@@ -14,6 +14,8 @@ enum Meaning {
     Name(u64, u64),
     Code,
     Constant(Extent),
+    /// The end of the first or the start of the second.
+    Border(EntityId, EntityId),
 }
 
 impl Walk<'_> {
@@ -34,13 +36,27 @@ impl Walk<'_> {
                 let count = inside.take_while(|e| e.address < start + size).count();
                 match count {
                     1 => entity(first),
-                    _ => self.by_address(target),
+                    _ if field.is_some_and(|field| field.accessed) => self.by_address(target),
+                    _ => self
+                        .border(target)
+                        .unwrap_or_else(|| self.by_address(target)),
                 }
             }
             Some(Meant::Constant(_)) if self.is_code(target) => Meaning::Code,
             Some(&Meant::Constant(extent)) => Meaning::Constant(extent),
             None => self.by_address(target),
         }
+    }
+
+    /// Objects that share a section can be told apart by their addresses only.
+    fn border(&self, target: u64) -> Option<Meaning> {
+        // Nobody asks for the end of a number or a pointer.
+        const NUMBER: u64 = 8;
+        let behind = self.patched.starting_at(target)?;
+        let before = behind.checked_sub(1)?;
+        let entity = &self.patched.entities[before];
+        let meet = entity.end() == target && entity.size > NUMBER && !entity.runs;
+        meet.then_some(Meaning::Border(before, behind))
     }
 
     fn by_address(&self, target: u64) -> Meaning {
@@ -81,6 +97,12 @@ impl Walk<'_> {
                     self.leads_elsewhere(origin, patched, running);
                 }
             }
+            Meaning::Border(before, behind) => self.borders.push(Border {
+                origin: origin.clone(),
+                before,
+                behind,
+                running,
+            }),
             Meaning::Constant(extent) => self.constant(origin, (patched, running), extent),
         }
     }

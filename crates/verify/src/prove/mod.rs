@@ -32,6 +32,7 @@ pub(crate) fn prove(patched: &Image, objects: &Objects, running: &Running) -> Ve
         queue: VecDeque::new(),
         compared: HashSet::new(),
         entries: HashSet::new(),
+        borders: Vec::new(),
         differences: BTreeSet::new(),
     };
     walk.start();
@@ -51,6 +52,8 @@ struct Origin {
     place: Place,
     /// Whether it is used only while booting.
     init: bool,
+    /// Whether a payload has what is compared with it.
+    payload: bool,
 }
 
 impl Origin {
@@ -99,7 +102,18 @@ struct Walk<'a> {
     compared: HashSet<(u64, u64)>,
     /// Table entries of the running hypervisor that have a counterpart.
     entries: HashSet<u64>,
+    /// Addresses where two objects meet, and it is not known which is meant.
+    borders: Vec<Border>,
     differences: BTreeSet<Difference>,
+}
+
+/// An address in the running hypervisor that stands for the end of one object
+/// of the patched one or for the start of the next.
+struct Border {
+    origin: Origin,
+    before: EntityId,
+    behind: EntityId,
+    running: u64,
 }
 
 impl Walk<'_> {
@@ -197,6 +211,7 @@ impl Walk<'_> {
                     name: name.to_string().into(),
                     place: Place::Offset(0),
                     init: false,
+                    payload: false,
                 };
                 let at = self.running.live(at);
                 self.queue.push_back(Pair::Code(address, at, origin));

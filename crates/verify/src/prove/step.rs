@@ -73,7 +73,7 @@ impl Walk<'_> {
             return Err(format!("it has {size} bytes and not {}", entity.size));
         }
         let range = entity.address..entity.end();
-        let mut origin = self.origin(id);
+        let mut origin = self.origin(id, at);
         let mut offset = 0;
         while offset < size {
             let places = (entity.address + offset, at + offset);
@@ -85,12 +85,14 @@ impl Walk<'_> {
         self.same_entries(&origin, range, at)
     }
 
-    pub(super) fn origin(&self, id: EntityId) -> Origin {
+    pub(super) fn origin(&self, id: EntityId, at: u64) -> Origin {
+        let class = self.running.image.class(at);
         let entity = &self.patched.entities[id];
         Origin {
             name: entity.name().into(),
             place: Place::Offset(0),
             init: entity.class.is_init(),
+            payload: class.is_some_and(Class::is_payload),
         }
     }
 
@@ -236,6 +238,7 @@ impl Walk<'_> {
         let field = field.cloned();
         // As many bytes as are read, at least.
         let field = field.map(|mut field| {
+            field.accessed = ours.accessed != 0;
             if let Meant::Constant(Extent::Text) = field.meant
                 && ours.accessed != 0
             {
