@@ -6,7 +6,8 @@ use crate::rebuild::Pair;
 use crate::tree::{ObjectFile, Tree};
 use crate::witness::{self, Build, Compile};
 use std::collections::BTreeSet;
-use xsplice_diff::compare::Comparison;
+use xsplice_diff::compare::{Comparison, compare_knowing};
+use xsplice_diff::names::base_name;
 use xsplice_diff::object::Object;
 use xsplice_diff::shared;
 
@@ -77,7 +78,54 @@ impl Unit {
             objects.read_with_witnesses(pair, compile)?;
             unit = objects.compare(pair);
         }
+        if let Some(compile) = compile {
+            unit.settle_locals(pair, compile);
+        }
         Ok((!unit.comparison.is_empty() || !unit.stages.is_empty()).then_some(unit))
+    }
+
+    /// Finds out from debugging information whose a static variable is that is
+    /// used by functions of other names before and after, as when a compiler
+    /// inlines its function in one build only.
+    fn settle_locals(&mut self, pair: &Pair, compile: &Compile) {
+        let lone = self.lone_locals();
+        if lone.is_empty() {
+            return;
+        }
+        let original = compile(
+            Build::Original,
+            &pair.original_object().with_types(),
+            String::new(),
+        );
+        let patched = compile(Build::Patched, &pair.object.with_types(), String::new());
+        let (Ok(original), Ok(patched)) = (original, patched) else {
+            return;
+        };
+        let is_same = |name: &String| {
+            let before = crate::layout::declared_in(&original, name);
+            before.len() == 1 && before == crate::layout::declared_in(&patched, name)
+        };
+        let same: BTreeSet<String> = lone.into_iter().filter(is_same).collect();
+        if !same.is_empty() {
+            self.comparison = compare_knowing(&self.original, &self.patched, &same);
+        }
+    }
+
+    /// Names of unmatched static variables of functions, of which each build has
+    /// one.
+    fn lone_locals(&self) -> BTreeSet<String> {
+        let all = |object: &Object, name: &str| {
+            let locals = object.symbols.iter().filter(|s| s.name != name);
+            locals
+                .filter(|s| !s.function && base_name(&s.name) == name)
+                .count()
+        };
+        let ambiguous = self.comparison.correlation.ambiguous.iter();
+        let names = ambiguous.map(|&index| base_name(&self.patched.symbols[index].name));
+        names
+            .filter(|name| all(&self.original, name) == 1 && all(&self.patched, name) == 1)
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -215,23 +263,8 @@ fn linked_file_name(tree: &Tree, object: &ObjectFile) -> Option<String> {
 impl Unit {
     /// The comparison of two sources, compiled by gcc with flags of Xen's.
     pub(crate) fn of_sources(original: &str, patched: &str) -> Self {
-        let [original, patched] = [original, patched].map(|text| {
-            let directory = tempfile::tempdir().expect("a directory");
-            let (c, o) = (directory.path().join("x.c"), directory.path().join("x.o"));
-            std::fs::write(&c, text).expect("written");
-            let status = std::process::Command::new("gcc")
-                .args([
-                    "-O2",
-                    "-fpic",
-                    "-fno-builtin",
-                    "-fno-asynchronous-unwind-tables",
-                ])
-                .args(["-fdata-sections", "-ffunction-sections", "-c", "-o"])
-                .args([&o, &c])
-                .status();
-            assert!(status.expect("this test needs gcc").success(), "{text}");
-            Object::read("x.o", &std::fs::read(o).expect("compiled")).expect("an object")
-        });
+        let [original, patched] = [original, patched]
+            .map(|text| Object::read("x.o", &compiled(text, &[])).expect("an object"));
         Self {
             file: ObjectFile {
                 path: "x.o".to_owned(),
@@ -245,5 +278,71 @@ impl Unit {
             patched,
             stages: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+fn compiled(text: &str, flags: &[&str]) -> Vec<u8> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (c, o) = (directory.path().join("x.c"), directory.path().join("x.o"));
+    std::fs::write(&c, text).expect("written");
+    let status = std::process::Command::new("gcc")
+        .args([
+            "-O2",
+            "-fpic",
+            "-fno-builtin",
+            "-fno-asynchronous-unwind-tables",
+        ])
+        .args(["-fdata-sections", "-ffunction-sections"])
+        .args(flags)
+        .args(["-c", "-o"])
+        .args([&o, &c])
+        .status();
+    assert!(status.expect("this test needs gcc").success(), "{text}");
+    std::fs::read(o).expect("compiled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the one static variable of `patched` is that of `original`.
+    fn is_kept(original: &str, patched: &str) -> bool {
+        let mut unit = Unit::of_sources(original, patched);
+        assert_eq!(unit.lone_locals().len(), 1, "the objects do not tell");
+        let pair = Pair {
+            object: unit.file.clone(),
+            was: None,
+            original: None,
+            patched: None,
+            below: Vec::new(),
+        };
+        unit.settle_locals(&pair, &|build, _, _| {
+            let text = if build == Build::Patched {
+                patched
+            } else {
+                original
+            };
+            Ok(compiled(text, &["-g"]))
+        });
+        unit.comparison.correlation.ambiguous.is_empty()
+    }
+
+    #[test]
+    fn a_static_variable_stays_with_its_function_when_that_is_inlined() {
+        const SOURCE: &str = "static __attribute__((HOW)) long tick(long x)\n\
+            { static long n; n += x; return n; }\nlong call(long x) { return tick(x) + 1; }";
+        let inlined = SOURCE.replace("HOW", "always_inline");
+        let called = SOURCE.replace("HOW", "noinline");
+        assert!(is_kept(&inlined, &called) && is_kept(&called, &inlined));
+    }
+
+    #[test]
+    fn a_static_variable_of_another_function_is_another_one() {
+        const COUNTS: &str = "(long x) { static long n; n += x; return n; }\n";
+        const PLAIN: &str = "(long x) { return x; }\n";
+        let original = format!("long f{COUNTS}long g{PLAIN}");
+        let patched = format!("long f{PLAIN}long g{COUNTS}");
+        assert!(!is_kept(&original, &patched));
     }
 }

@@ -97,7 +97,13 @@ impl Comparison {
 
 /// Compares `patched` with `original`.
 pub fn compare(original: &Object, patched: &Object) -> Comparison {
-    let correlation = Correlation::new(original, patched);
+    compare_knowing(original, patched, &BTreeSet::new())
+}
+
+/// As [`compare`]; the static variables of functions that have the names `same`
+/// in the source are known to belong to one function in both.
+pub fn compare_knowing(original: &Object, patched: &Object, same: &BTreeSet<String>) -> Comparison {
+    let correlation = Correlation::knowing(original, patched, same);
     let needier = placement::needier(original, patched, |index| correlation.original(index));
     let comparer = Comparer {
         original,

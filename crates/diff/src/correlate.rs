@@ -70,7 +70,14 @@ pub struct Correlation {
 impl Correlation {
     /// Matches the symbols of two builds of an object.
     pub fn new(original: &Object, patched: &Object) -> Self {
+        Self::knowing(original, patched, &BTreeSet::new())
+    }
+
+    /// As [`Correlation::new`]; the static variables of functions that have the
+    /// names `same` in the source are known to belong to one function.
+    pub fn knowing(original: &Object, patched: &Object, same: &BTreeSet<String>) -> Self {
         let mut correlator = Correlator {
+            same,
             original: Side::new(original),
             patched: Side::new(patched),
             matches: HashMap::new(),
@@ -284,6 +291,8 @@ impl<'a> Side<'a> {
 }
 
 struct Correlator<'a> {
+    /// Names of static variables of which it is known whose they are.
+    same: &'a BTreeSet<String>,
     original: Side<'a>,
     patched: Side<'a>,
     matches: HashMap<usize, Match>,
@@ -357,7 +366,11 @@ impl<'a> Correlator<'a> {
         ) else {
             return false;
         };
-        is_local(&self.original, original)
+        let known = self
+            .same
+            .contains(base_name(&self.original.symbol(original).name));
+        !known
+            && is_local(&self.original, original)
             && is_local(&self.patched, patched)
             && old.is_disjoint(new)
     }

@@ -75,6 +75,18 @@ pub(crate) fn check(
     }
 }
 
+/// The functions that declare a variable `name`, as the debugging information of
+/// the object `bytes` has it; empty if it cannot be read.
+pub(crate) fn declared_in(bytes: &[u8], name: &str) -> BTreeSet<String> {
+    let types = dwarf::read(bytes).unwrap_or_default();
+    let variables = types
+        .definitions
+        .keys()
+        .filter(|known| known.kind.is_variable());
+    let here = variables.filter(|known| known.name == name && !known.scope.is_empty());
+    here.map(|known| known.scope.clone()).collect()
+}
+
 /// How the types of an object are kept; raised when they are read differently.
 const KEPT: &str = "types 1";
 
