@@ -13,6 +13,7 @@ use crate::tree::{ObjectFile, Tree};
 use crate::unit::Unit;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
+use xsplice_diff::Kind;
 
 /// What a hunk does.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -32,6 +33,12 @@ pub enum Effect {
     },
     /// It changes only what the running hypervisor does not use.
     Unused {
+        /// What that is.
+        names: BTreeSet<String>,
+    },
+    /// It changes only where variables lie, and those of the running hypervisor
+    /// lie as well.
+    Placement {
         /// What that is.
         names: BTreeSet<String>,
     },
@@ -137,7 +144,7 @@ impl Accounting<'_> {
         // nothing that another does not undo. The smallest are compiled first.
         reached.retain(|pair| self.units.iter().any(|u| u.file.path == pair.object.path));
         reached.sort_by_key(|pair| pair.patched.as_ref().map_or(0, Vec::len));
-        let mut others = BTreeSet::new();
+        let (mut others, mut only_placement) = (BTreeSet::new(), true);
         for pair in reached {
             let still_built = without.objects().find(|o| o.path == pair.object.path);
             let bytes = match still_built {
@@ -158,6 +165,8 @@ impl Accounting<'_> {
                 return Ok(needed);
             };
             let changes = unit.iter().flat_map(|unit| &unit.comparison.changes);
+            let places = |kind| matches!(kind, Kind::Elsewhere | Kind::Alignment);
+            only_placement &= changes.clone().all(|change| places(change.kind));
             let (ours, not_ours): (BTreeSet<_>, BTreeSet<_>) = changes
                 .map(|change| change.name.clone())
                 .partition(|name| self.in_payload(name, &pair.object));
@@ -171,6 +180,8 @@ impl Accounting<'_> {
             Effect::None { objects }
         } else if others.iter().any(left_out) {
             Effect::LeftOut { names: others }
+        } else if only_placement {
+            Effect::Placement { names: others }
         } else {
             Effect::Unused { names: others }
         })

@@ -325,8 +325,13 @@ impl Comparer<'_> {
             };
             return Some((kind, format!("its alignment goes from {had} to {needs}")));
         }
-        let stays = || (Kind::Elsewhere, self.where_it_was(original, patched));
-        (fate == Fate::Stays).then(stays)
+        if fate == Fate::Stays {
+            return Some((Kind::Elsewhere, self.where_it_was(original, patched)));
+        }
+        let had = placement::alignment(self.original, original).least;
+        let needs = placement::alignment(self.patched, patched).most;
+        let less = || format!("its alignment goes from {had} to {needs}");
+        (had > needs).then(|| (Kind::Elsewhere, less()))
     }
 
     /// Whether code lies elsewhere in its section only because there is more or

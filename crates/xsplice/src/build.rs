@@ -311,6 +311,10 @@ fn print_hunks(hunks: &[Hunk]) {
         let why = match &hunk.effect {
             Effect::InPayload { .. } => continue,
             Effect::LeftOut { names } => format!("left out: {}", list(names)),
+            Effect::Placement { names } => format!(
+                "changes only where data lie, and those of the running hypervisor lie as well: {}",
+                list(names)
+            ),
             Effect::Unused { names } => {
                 format!(
                     "changes only what the running hypervisor does not use: {}",
