@@ -160,7 +160,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
              there is nothing to patch",
         ));
     }
-    let pairs = rebuild.pairs(&patched, &levels)?;
+    let mut pairs = rebuild.pairs(&patched, &levels)?;
+    crate::archive::settle((&tree, &image), (&rebuild, &patched), &mut pairs)?;
     let hooks = rebuild.hooks(&patched, &options.hooks)?;
     let compile = |build, object: &ObjectFile, list: String| {
         let below = match build {
@@ -200,6 +201,9 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             ),
         ));
     }
+    let changed = units.iter().filter(|unit| !unit.comparison.is_empty());
+    let changed: Vec<&str> = changed.map(|unit| unit.file.path.as_str()).collect();
+    crate::archive::check_linked(&tree, &image, &changed)?;
     let tag = tag(&metadata, &units, options.prelink);
     let rules = Rules {
         tag: &tag,

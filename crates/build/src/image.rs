@@ -5,7 +5,7 @@ use crate::Refused;
 use object::elf;
 use object::read::elf::{ElfFile64, SectionHeader as _, Sym};
 use object::{Endianness, Object as _, ObjectSection as _};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 /// A symbol of the hypervisor.
@@ -26,6 +26,7 @@ pub struct ImageSymbol {
 /// The linked hypervisor.
 #[derive(Debug)]
 pub struct Image {
+    files: BTreeSet<String>,
     symbols: HashMap<String, Vec<ImageSymbol>>,
     /// Every address that has a name, in order.
     named: Vec<u64>,
@@ -59,11 +60,13 @@ impl Image {
         let mut symbols: HashMap<String, Vec<ImageSymbol>> = HashMap::new();
         let table = elf.elf_symbol_table();
         let mut file = None;
+        let mut files = BTreeSet::new();
         for symbol in table.iter() {
             let name = table.symbol_name(endian, symbol).map_err(|e| bad(&e))?;
             let name = String::from_utf8_lossy(name).into_owned();
             let kind = symbol.st_type();
             if kind == elf::STT_FILE {
+                files.insert(name.clone());
                 file = Some(name);
             } else if !name.is_empty() && symbol.st_shndx(endian) != elf::SHN_UNDEF {
                 let local = symbol.st_bind() == elf::STB_LOCAL;
@@ -100,6 +103,7 @@ impl Image {
             _ => return Err(bad(&"it lacks __init_begin or __init_end")),
         };
         Ok(Self {
+            files,
             symbols,
             named,
             init,
@@ -108,6 +112,11 @@ impl Image {
             build_id,
             compiler,
         })
+    }
+
+    /// Whether the object of the source `file` was linked.
+    pub fn has_file(&self, file: &str) -> bool {
+        self.files.contains(file)
     }
 
     /// The address of the global symbol `name`.

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+mod archive;
 pub mod below;
 mod cache;
 pub mod choice;

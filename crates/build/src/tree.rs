@@ -69,6 +69,8 @@ pub struct Tree {
     /// Symbolic links to source files, and where these are, both from the `xen`
     /// directory.
     pub links: BTreeMap<String, String>,
+    /// Objects in the hypervisor's library, of which only some are linked.
+    pub archived: BTreeSet<String>,
 }
 
 impl Tree {
@@ -132,6 +134,7 @@ impl Tree {
             objects,
             generated,
             links,
+            archived: inputs(&xen, "lib/lib.a").collect(),
         })
     }
 
@@ -341,21 +344,26 @@ fn linked(xen: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut waiting = vec!["prelink.o".to_owned()];
     while let Some(path) = waiting.pop() {
-        let (directory, name) = path.rsplit_once('/').unwrap_or(("", &path));
-        let record = xen.join(directory).join(format!(".{name}.cmd"));
-        let text = std::fs::read_to_string(record).unwrap_or_default();
-        let command = text.split_once(" := ").map_or("", |(_, rest)| rest);
-        let command = command.lines().next().unwrap_or_default();
-        let inputs = command.split([' ', ';']).filter(|word| {
-            (word.ends_with(".o") || word.ends_with(".a")) && !word.starts_with('-')
-        });
-        for input in inputs.map(normal) {
+        for input in inputs(xen, &path) {
             if found.insert(input.clone()) {
                 waiting.push(input);
             }
         }
     }
     found
+}
+
+/// The objects and libraries that `path` was made from, as recorded.
+fn inputs(xen: &Path, path: &str) -> impl Iterator<Item = String> {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let record = xen.join(directory).join(format!(".{name}.cmd"));
+    let text = std::fs::read_to_string(record).unwrap_or_default();
+    let command = text.split_once(" := ").map_or("", |(_, rest)| rest);
+    let command = command.lines().next().unwrap_or_default();
+    let words = command
+        .split([' ', ';'])
+        .filter(|word| (word.ends_with(".o") || word.ends_with(".a")) && !word.starts_with('-'));
+    words.map(normal).collect::<Vec<_>>().into_iter()
 }
 
 /// Whether an object that is not linked is part of the hypervisor in another

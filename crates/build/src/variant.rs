@@ -271,6 +271,7 @@ mod tests {
             objects: vec![object],
             generated: Vec::new(),
             links: BTreeMap::new(),
+            archived: BTreeSet::new(),
         };
         (directory, tree)
     }
