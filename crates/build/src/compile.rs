@@ -26,7 +26,7 @@ pub(crate) fn run(tree: &Tree, shadow: &Shadow, command: &str) -> Result<(), Str
     // What a compiler keeps for itself goes when the shadow goes.
     let (status, words) = interrupt::run(
         Command::new("/bin/sh")
-            .args(["-c", &command.replace(&*from, &to)])
+            .args(["-c", &command.replace(&*from, &quoted(&to))])
             .current_dir(shadow.xen())
             .env("TMPDIR", shadow.top())
             .env("PYTHON", tree.python()),
@@ -37,6 +37,15 @@ pub(crate) fn run(tree: &Tree, shadow: &Shadow, command: &str) -> Result<(), Str
     } else {
         let words = String::from_utf8_lossy(&words);
         Err(words.trim_end().replace(&*to, &from))
+    }
+}
+
+/// `path` as a shell takes it for one word: a work directory can be anywhere.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    match path.chars().all(plain) {
+        true => path.to_owned(),
+        false => format!("'{}'", path.replace('\'', "'\\''")),
     }
 }
 
