@@ -153,7 +153,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let patches: Vec<SourcePatch> = below_patches.into_iter().chain(patches).collect();
     let source = PatchedSource::apply(&tree, &patches, None)?;
     let patched = rebuild.lay_out(&source)?;
-    if patched.objects().next().is_none() {
+    let mut reached = levels.iter().chain([&patched]).flat_map(Patched::objects);
+    if reached.next().is_none() {
         return Err(Refused::one(
             "patch",
             "nothing that it changes goes into this hypervisor with this configuration: \

@@ -166,13 +166,13 @@ impl<'a> Rebuild<'a> {
     ) -> Result<Vec<Pair>, Refused> {
         let mut objects: Vec<(&ObjectFile, bool, bool)> = Vec::new();
         objects.extend(patched.objects.iter().map(|(o, had, has)| (o, *had, *has)));
-        // What a payload below added the patch may remove again.
+        // The patch may make the tree's again what a payload below changed.
         for (object, had, _) in levels.iter().flat_map(|level| &level.objects) {
             if objects
                 .iter()
                 .all(|(other, _, _)| other.path != object.path)
             {
-                objects.push((object, *had, false));
+                objects.push((object, *had, *had));
             }
         }
         self.progress.stage("compiling", 2 * objects.len());
@@ -205,12 +205,12 @@ impl<'a> Rebuild<'a> {
         object: &ObjectFile,
         shipped: Option<Vec<u8>>,
     ) -> Result<(Vec<Before>, Option<Vec<u8>>), Problem> {
-        let (mut before, mut bytes) = (Vec::new(), shipped);
+        let (mut before, mut bytes) = (Vec::new(), shipped.clone());
         for (level, source) in levels.iter().enumerate() {
             let after = match source.has(&object.path) {
                 Some(true) => Some(self.patched(source, object)?),
                 Some(false) => None,
-                None => bytes.clone(),
+                None => shipped.clone(),
             };
             let first = before.is_empty() && after == bytes;
             let bytes = std::mem::replace(&mut bytes, after);
