@@ -20,6 +20,8 @@ use std::ops::Range;
 pub(crate) enum Meant {
     /// Something with a name, at this address.
     Symbol(u64),
+    /// A name that the linker script gives to an address.
+    Marker(u64),
     /// The start of a section with symbols of its own.
     Section { start: u64, size: u64 },
     /// A constant without a name.
@@ -212,7 +214,14 @@ impl<'a> Placed<'a> {
             return None;
         };
         let meant = match self.names.get(&index) {
-            Some(&address) => Meant::Symbol(address),
+            Some(&address) => {
+                let symbol = self.elf.symbol_by_index(index).ok()?;
+                if symbol.is_undefined() {
+                    Meant::Marker(address)
+                } else {
+                    Meant::Symbol(address)
+                }
+            }
             None => self.meant(index, relocation)?,
         };
         Some(Field {

@@ -30,6 +30,7 @@ impl Walk<'_> {
                 None if self.is_code(address) => Meaning::Code,
                 None => Meaning::Name(address, target.wrapping_sub(address)),
             },
+            Some(&Meant::Marker(address)) => Meaning::Name(address, target.wrapping_sub(address)),
             Some(&Meant::Section { start, size }) => {
                 let first = self.patched.entities.partition_point(|e| e.address < start);
                 let inside = self.patched.entities[first..].iter();

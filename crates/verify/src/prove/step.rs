@@ -70,7 +70,8 @@ impl Walk<'_> {
             .ok_or_else(|| format!("no function begins at {}", self.running.image.place(at)))?;
         let size = self.running.image.entities[there].size;
         if size != entity.size {
-            return Err(format!("it has {size} bytes and not {}", entity.size));
+            let there = self.running.image.place(at);
+            return Err(format!("{there} has {size} bytes and not {}", entity.size));
         }
         let range = entity.address..entity.end();
         let mut origin = self.origin(id, at);
@@ -215,7 +216,9 @@ impl Walk<'_> {
 
     /// Values that differ from an address by the same.
     pub(super) fn value(&mut self, origin: &Origin, field: &Field, patched: i64, running: i64) {
-        let (Meant::Symbol(start) | Meant::Section { start, .. }) = field.meant else {
+        let (Meant::Symbol(start) | Meant::Marker(start) | Meant::Section { start, .. }) =
+            field.meant
+        else {
             if patched != running {
                 self.leads_astray(origin, Kind::Reference, "an offset to a constant differs");
             }
