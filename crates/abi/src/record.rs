@@ -9,7 +9,7 @@
 //! | key | value |
 //! |---|---|
 //! | `options` | what the build was told: `allow`, `leave_out`, `leave_out_init`, `prelink` |
-//! | `hunks` | a list: `patch`, `file`, `line`, `effect`, and `names` of what it changes |
+//! | `hunks` | a list: `patch`, `file`, `line`, `effect`, and `names` of what it changes; `others` of which each is as good |
 //! | `left_out` | a list of changes that the payload does without: `name`, `file`, `why` |
 //! | `warnings` | a list of texts: what who applies or unloads the payload has to see to |
 //! | `notes` | a list of texts for the reader |

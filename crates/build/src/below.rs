@@ -19,6 +19,32 @@ use xsplice_abi::record;
 /// The key of the payload's metadata that names a source patch.
 pub(crate) const PATCH_KEY: &str = "patch";
 
+/// The same of a patch that was given, but of which nothing is in the payload.
+/// Its lines may still be what others are about.
+const UNUSED_PATCH_KEY: &str = "unused-patch";
+
+/// Says in `metadata` which of the patches nothing is in the payload of, given
+/// by their order; and says so in words.
+pub(crate) fn mark_unused(
+    metadata: &mut [(String, String)],
+    unused: &BTreeSet<usize>,
+) -> Vec<String> {
+    let patches = metadata.iter_mut().filter(|(key, _)| key == PATCH_KEY);
+    let unused = patches
+        .enumerate()
+        .filter(|(index, _)| unused.contains(index));
+    unused
+        .map(|(_, (key, record))| {
+            UNUSED_PATCH_KEY.clone_into(key);
+            let name = record.rsplit_once(' ').map_or(&**record, |(name, _)| name);
+            format!(
+                "{name}: nothing of this patch is in the payload, and the payload's metadata says \
+                 so (`{UNUSED_PATCH_KEY}`)"
+            )
+        })
+        .collect()
+}
+
 /// A payload that is applied already.
 #[derive(Debug)]
 pub struct Level {
@@ -112,7 +138,9 @@ impl Level {
             .split(|&byte| byte == 0)
             .filter_map(|text| {
                 let (key, value) = std::str::from_utf8(text).ok()?.split_once('=')?;
-                (key == PATCH_KEY).then(|| value.to_owned())
+                [PATCH_KEY, UNUSED_PATCH_KEY]
+                    .contains(&key)
+                    .then(|| value.to_owned())
             })
             .collect();
         let record = contents(record::SECTION).and_then(record::json);

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The way of a patch, from start to end.
 
-use crate::account::{Hunk, account};
-use crate::below::{Below, PATCH_KEY};
+use crate::account::{self, Account, Accounted, Hunk};
+use crate::below::{self, Below, PATCH_KEY};
 use crate::choice::Choices;
 use crate::image::Image;
 use crate::payload::Identity;
 use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
 use crate::source::{PatchedSource, SourcePatch};
-use crate::tree::{ObjectFile, Tree};
+use crate::tree::Tree;
 use crate::unit::Unit;
 use crate::warning::Warning;
-use crate::witness::{self, Build};
 use crate::{Problem, Refused};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -128,10 +127,10 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let mut patches = SourcePatch::read_all(&options.patches)?;
     let leave_out = Choices::new(&options.leave_out);
     let allow = Choices::new(&options.allow);
-    let mut notes: Vec<String> = leave_out_files(&mut patches, &leave_out)
-        .into_iter()
-        .map(|path| format!("{path}: left out, as asked for"))
-        .collect();
+    let left_out = account::leave_out(&mut patches, &leave_out);
+    let files: BTreeSet<&str> = left_out.iter().map(|hunk| hunk.file.as_str()).collect();
+    let left_out_note = |file| format!("{file}: left out, as asked for");
+    let mut notes: Vec<String> = files.into_iter().map(left_out_note).collect();
     let mut below_patches = SourcePatch::read_all(&options.below_patches)?;
     let mut below = Below::read(&options.below)?;
     let hypervisor = image.build_id.as_slice();
@@ -139,45 +138,35 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let mut done = 0;
     for level in &below.levels {
         let left_out = Choices::new(&level.left_out);
-        leave_out_files(&mut below_patches[done..level.patches], &left_out);
+        account::leave_out(&mut below_patches[done..level.patches], &left_out);
         done = level.patches;
     }
     let rebuild = Rebuild::new(&tree, options.cache.as_deref(), progress)?;
     let levels = below.levels.iter().map(|level| {
         let patches = &below_patches[..level.patches];
-        rebuild.lay_out(&PatchedSource::apply(&tree, patches, None)?)
+        rebuild.lay_out(&PatchedSource::apply(&tree, patches, &BTreeSet::new())?)
     });
     let levels: Vec<Patched> = levels.collect::<Result<_, _>>()?;
-    let metadata = metadata(options, &patches, &image)?;
+    let mut metadata = metadata(options, &patches, &image)?;
     let own = below_patches.len();
     let patches: Vec<SourcePatch> = below_patches.into_iter().chain(patches).collect();
-    let source = PatchedSource::apply(&tree, &patches, None)?;
+    let source = PatchedSource::apply(&tree, &patches, &BTreeSet::new())?;
     let patched = rebuild.lay_out(&source)?;
     let mut reached = levels.iter().chain([&patched]).flat_map(Patched::objects);
     if reached.next().is_none() {
-        return Err(Refused::one(
-            "patch",
-            "nothing that it changes goes into this hypervisor with this configuration: \
-             there is nothing to patch",
-        ));
+        let message = match patches[own..].iter().all(|patch| patch.files.is_empty()) {
+            true => "all that it changes is left out, as asked for: there is nothing to patch",
+            false => {
+                "nothing that it changes goes into this hypervisor with this configuration: \
+                 there is nothing to patch"
+            }
+        };
+        return Err(Refused::one("patch", message));
     }
     let mut pairs = rebuild.pairs(&patched, &levels)?;
     crate::archive::settle((&tree, &image), (&rebuild, &patched), &mut pairs)?;
     let hooks = rebuild.hooks(&patched, &options.hooks)?;
-    let compile = |build, object: &ObjectFile, list: String| {
-        let below = match build {
-            Build::Patched => None,
-            Build::Original => levels.last(),
-            Build::Before(level) => levels[..level].last(),
-        };
-        let below = below.filter(|below| below.objects().any(|o| o.path == object.path));
-        let variant = match below {
-            Some(below) => &below.variant,
-            None if build == Build::Patched => patched.source_of(object),
-            None => rebuild.original_source(),
-        };
-        variant.with_file(witness::LIST, list).compile(object)
-    };
+    let compile = rebuild.compiler(&levels, &patched);
     progress.stage("comparing", pairs.len() + hooks.len());
     let units: Vec<Result<Option<Unit>, Problem>> = pairs
         .par_iter()
@@ -236,7 +225,22 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
             return Err(Refused(problems));
         }
     };
-    let hunks = account(&tree, &rebuild, (&patches, own), &pairs, &units, &selection)?;
+    let account = Account {
+        tree: &tree,
+        rebuild: &rebuild,
+        patches: &patches,
+        own,
+        levels: &levels,
+        patched: &patched,
+        pairs: &pairs,
+        hooks: (&options.hooks, &hooks),
+        units: &units,
+        selection: &selection,
+        select: &|units| select(units, &image, &below, &rules),
+    };
+    let Accounted { mut hunks, unused } = account.hunks();
+    hunks.extend(left_out);
+    notes.extend(below::mark_unused(&mut metadata, &unused));
     let changes = units
         .iter()
         .flat_map(|unit| &unit.comparison.changes)
@@ -264,21 +268,6 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         notes,
     };
     write(options, &image, &below, selection, &metadata, report)
-}
-
-/// Takes the files `names` out of `patches`; gives their paths.
-fn leave_out_files(patches: &mut [SourcePatch], names: &Choices) -> Vec<String> {
-    let mut paths = Vec::new();
-    for patch in patches {
-        patch.files.retain(|file| {
-            let left_out = names.contains(file.path());
-            if left_out {
-                paths.push(file.path().to_owned());
-            }
-            !left_out
-        });
-    }
-    paths
 }
 
 /// What makes the names of new symbols unlike those of any other payload: a

@@ -34,6 +34,7 @@ pub mod numbering;
 pub mod patch;
 pub mod payload;
 mod place;
+mod preprocessed;
 pub mod proof;
 mod rebuild;
 mod renamed;

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use xsplice_abi::payload as abi;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_abi::record;
+use xsplice_diff::names::base_name;
 
 /// Between the name of a new symbol and the tag of its payload.
 pub(crate) const VERSION_SUFFIX: &str = "@";
@@ -163,7 +164,7 @@ pub struct Func {
     pub preimage: Option<Preimage>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Part {
     data: Vec<u8>,
     size: u64,
@@ -196,6 +197,25 @@ pub struct Identity<'a> {
 }
 
 impl Draft {
+    /// Whether the payload does the same as `other`, whatever numbers the
+    /// compiler put behind names.
+    pub(crate) fn does_the_same(&self, other: &Self) -> bool {
+        let source_name = |name: &str| {
+            let name = name.split(VERSION_SUFFIX).next().unwrap_or_default();
+            base_name(name).to_owned()
+        };
+        let plain = |draft: &Self| -> Vec<_> {
+            let names = draft.names.iter();
+            names
+                .map(|(part, at, name, size, _)| (part.clone(), *at, source_name(name), *size))
+                .collect()
+        };
+        self.parts == other.parts
+            && self.fields == other.fields
+            && self.funcs == other.funcs
+            && plain(self) == plain(other)
+    }
+
     /// Appends `data`; returns its offset in the part.
     pub fn append(&mut self, kind: &Kind, data: &[u8], align: Align) -> u64 {
         let part = self.parts.entry(kind.clone()).or_default();

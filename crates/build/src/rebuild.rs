@@ -8,6 +8,7 @@ use crate::source::PatchedSource;
 use crate::tree::{ObjectFile, Tree};
 use crate::unit::Unit;
 use crate::variant::{Base, Variant};
+use crate::witness::{self, Build};
 use crate::{Problem, Progress, Refused, compile};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// The two builds of an object.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Pair {
     /// What is compiled.
     pub(crate) object: ObjectFile,
@@ -33,7 +34,7 @@ pub(crate) struct Pair {
 }
 
 /// A build of an object before a payload below changed its source.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Before {
     /// Index of the payload, the lowest being 0.
     pub(crate) level: usize,
@@ -58,9 +59,6 @@ pub(crate) struct Rebuild<'a> {
 /// Patched source, and what it reaches.
 pub(crate) struct Patched<'a> {
     pub(crate) variant: Variant<'a>,
-    /// Every file that differs from the tree, generated ones included, from
-    /// the `xen` directory.
-    pub(crate) touched: BTreeSet<String>,
     /// What has to be compiled, with whether the original and whether the
     /// patched tree has it.
     objects: Vec<(ObjectFile, bool, bool)>,
@@ -83,7 +81,7 @@ impl<'a> Patched<'a> {
     }
 
     /// Whether this source has the object `path`, if it reaches it.
-    fn has(&self, path: &str) -> Option<bool> {
+    pub(crate) fn has(&self, path: &str) -> Option<bool> {
         let mut objects = self.objects.iter();
         let (_, _, has) = objects.find(|(object, _, _)| object.path == path)?;
         Some(*has)
@@ -135,7 +133,6 @@ impl<'a> Rebuild<'a> {
         }
         Ok(Patched {
             variant: variant.for_objects(objects.iter().map(|(object, _, _)| object)),
-            touched,
             objects,
             hooks: OnceLock::new(),
         })
@@ -270,6 +267,29 @@ impl<'a> Rebuild<'a> {
     /// Why nothing is kept for the next build, if that is so.
     pub(crate) fn unwritable(&self) -> Option<&str> {
         self.base.unwritable()
+    }
+
+    /// Compiles an object again from any of the sources that lead to
+    /// `patched`: the tree's, and what each of `levels` leaves.
+    pub(crate) fn compiler(
+        &self,
+        levels: &[Patched],
+        patched: &Patched,
+    ) -> impl Fn(Build, &ObjectFile, String) -> Result<Vec<u8>, Problem> + Sync {
+        |build, object, list| {
+            let below = match build {
+                Build::Patched => None,
+                Build::Original => levels.last(),
+                Build::Before(level) => levels[..level].last(),
+            };
+            let below = below.filter(|below| below.objects().any(|o| o.path == object.path));
+            let variant = match below {
+                Some(below) => &below.variant,
+                None if build == Build::Patched => patched.source_of(object),
+                None => self.original_source(),
+            };
+            variant.with_file(witness::LIST, list).compile(object)
+        }
     }
 
     /// The variant that the tree is.

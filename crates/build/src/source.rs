@@ -65,7 +65,7 @@ impl SourcePatch {
 }
 
 /// One hunk of the patches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HunkId {
     /// Index of the patch.
     pub patch: usize,
@@ -91,7 +91,7 @@ pub struct PatchedSource {
 }
 
 impl PatchedSource {
-    /// Applies `patches` to the files of `tree`, in order, all but the hunk
+    /// Applies `patches` to the files of `tree`, in order, all but the hunks
     /// `without`.
     ///
     /// # Errors
@@ -99,15 +99,21 @@ impl PatchedSource {
     pub fn apply(
         tree: &Tree,
         patches: &[SourcePatch],
-        without: Option<HunkId>,
+        without: &BTreeSet<HunkId>,
     ) -> Result<Self, Refused> {
         let mut source = Self::default();
         let mut problems = Vec::new();
         for (patch, source_patch) in patches.iter().enumerate() {
             for (file, file_patch) in source_patch.files.iter().enumerate() {
+                let stays = |hunk| !without.contains(&HunkId { patch, file, hunk });
                 let mut file_patch = file_patch.clone();
-                if let Some(left_out) = without.filter(|w| (w.patch, w.file) == (patch, file)) {
-                    file_patch.hunks.remove(left_out.hunk);
+                let mut numbers = 0..;
+                let all = file_patch.hunks.len();
+                file_patch
+                    .hunks
+                    .retain(|_| numbers.next().is_none_or(stays));
+                if all > 0 && file_patch.hunks.is_empty() && !file_patch.is_rename() {
+                    continue;
                 }
                 if let Err(Refused(more)) = source.apply_file(tree, &file_patch) {
                     problems.extend(more);

@@ -37,9 +37,19 @@ impl ObjectFile {
         self.with_flags("-g -flto -fno-fat-lto-objects")
     }
 
+    /// The same, as the preprocessor leaves it.
+    pub(crate) fn preprocessed(&self) -> Self {
+        self.with_flags("-E")
+    }
+
     fn with_flags(&self, flags: &str) -> Self {
+        // What assembly is made from is compiled with `-S`.
+        let step = [" -c ", " -S "]
+            .into_iter()
+            .find(|step| self.command.contains(step));
+        let step = step.unwrap_or(" -o ");
         Self {
-            command: self.command.replacen(" -c ", &format!(" {flags} -c "), 1),
+            command: self.command.replacen(step, &format!(" {flags}{step}"), 1),
             ..self.clone()
         }
     }

@@ -12,7 +12,7 @@ use xsplice_diff::object::Object;
 use xsplice_diff::shared;
 
 /// An object before and after the patch, with the differences.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Unit {
     /// Where it came from.
     pub file: ObjectFile,
@@ -28,7 +28,7 @@ pub struct Unit {
 }
 
 /// What a payload below made of an object.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Stage {
     /// Index of the payload, the lowest being 0.
     pub level: usize,

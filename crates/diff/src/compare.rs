@@ -72,7 +72,7 @@ pub struct Change {
 }
 
 /// The result of [`compare`].
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Comparison {
     /// Every difference, in the order of the patched object's symbols.
     pub changes: Vec<Change>,

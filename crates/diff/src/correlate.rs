@@ -56,7 +56,7 @@ pub struct Match {
 }
 
 /// Which symbol is which.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Correlation {
     matches: HashMap<usize, Match>,
     /// Symbols of the patched object that are new, although the original has

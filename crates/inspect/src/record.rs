@@ -58,6 +58,7 @@ impl Hunk {
     pub fn effect_in_words(&self) -> &str {
         match self.effect.as_str() {
             "in_payload" => "in the payload",
+            "alternative" => "in the payload, as others that do the same",
             "left_out" => "left out, as the build was told",
             "unused" => "changes only what the running hypervisor does not use",
             "none" => "no effect on code",

@@ -287,7 +287,7 @@ fn explain_function(function: &PatchedFunction, hunks: &[Hunk]) {
         }
     }
     for hunk in hunks {
-        if let Effect::InPayload { names } = &hunk.effect
+        if let Effect::InPayload { names } | Effect::Alternative { names, .. } = &hunk.effect
             && names.contains(&function.name)
         {
             say!("      {}:{} of {}", hunk.file, hunk.line, hunk.patch);
@@ -301,7 +301,7 @@ fn list(names: &BTreeSet<String>) -> String {
 
 /// Says in one line how many hunks are in the payload, and names the others.
 fn print_hunks(hunks: &[Hunk]) {
-    let in_payload = |hunk: &&Hunk| matches!(hunk.effect, Effect::InPayload { .. });
+    let in_payload = |hunk: &&Hunk| hunk.effect.is_in_payload();
     say!(
         "Hunks: {} of {} in the payload",
         hunks.iter().filter(in_payload).count(),
@@ -310,6 +310,11 @@ fn print_hunks(hunks: &[Hunk]) {
     for hunk in hunks {
         let why = match &hunk.effect {
             Effect::InPayload { .. } => continue,
+            Effect::Alternative { others, names } => format!(
+                "any of this and {} is enough for {}",
+                list(others),
+                list(names)
+            ),
             Effect::LeftOut { names } => format!("left out: {}", list(names)),
             Effect::Placement { names } => format!(
                 "changes only where data lie, and those of the running hypervisor lie as well: {}",

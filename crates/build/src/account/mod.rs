@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What became of each hunk of the patches.
+//!
+//! A hunk is in the payload if the payload comes out differently without it. It
+//! has no effect if the payload comes out the same, without it alone and
+//! without all hunks of which this is said. Both are found by leaving hunks out
+//! and building again, so neither is a guess.
+
+mod without;
+
+use crate::Problem;
+use crate::choice::Choices;
+use crate::patch::FilePatch;
+use crate::rebuild::{Pair, Patched, Rebuild};
+use crate::select::Selection;
+use crate::source::{HunkId, SourcePatch, is_hypervisor};
+use crate::tree::Tree;
+use crate::unit::Unit;
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use without::{Outcome, Scope, Without};
+
+/// What a hunk does.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case", tag = "effect")]
+pub enum Effect {
+    /// It changes what is in the payload.
+    InPayload {
+        /// What the payload has that differs without it, of the first object
+        /// that does; empty if the rest of the patch does not compile without
+        /// it.
+        names: BTreeSet<String>,
+    },
+    /// The payload comes out the same without it, but not if others are left
+    /// out too: any of them is enough.
+    Alternative {
+        /// The others, as `FILE:LINE`.
+        others: BTreeSet<String>,
+        /// What the payload has that differs without all of them.
+        names: BTreeSet<String>,
+    },
+    /// It changes only what the payload does without, as was asked for.
+    LeftOut {
+        /// What that is.
+        names: BTreeSet<String>,
+    },
+    /// It changes only what the running hypervisor does not use.
+    Unused {
+        /// What that is.
+        names: BTreeSet<String>,
+    },
+    /// It changes only where variables lie, and those of the running hypervisor
+    /// lie as well.
+    Placement {
+        /// What that is.
+        names: BTreeSet<String>,
+    },
+    /// Every object that it reaches compiles to the same without it.
+    None {
+        /// How many objects that are.
+        objects: usize,
+    },
+    /// Nothing that is compiled into this hypervisor reads the file.
+    NotBuilt,
+}
+
+impl Effect {
+    /// Whether the payload has something of it.
+    pub fn is_in_payload(&self) -> bool {
+        matches!(self, Self::InPayload { .. } | Self::Alternative { .. })
+    }
+}
+
+/// A hunk and what it does.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Hunk {
+    /// The patch it is in.
+    pub patch: String,
+    /// The file it changes.
+    pub file: String,
+    /// The line it starts at in the old file.
+    pub line: usize,
+    /// What it does.
+    #[serde(flatten)]
+    pub effect: Effect,
+}
+
+/// What became of the hunks.
+#[derive(Debug)]
+pub(crate) struct Accounted {
+    pub(crate) hunks: Vec<Hunk>,
+    /// The patches of which nothing is in the payload, by index, the first of
+    /// the payload's own being 0.
+    pub(crate) unused: BTreeSet<usize>,
+}
+
+/// Takes the files `names` out of `patches`; returns what was in them.
+pub(crate) fn leave_out(patches: &mut [SourcePatch], names: &Choices) -> Vec<Hunk> {
+    let mut left_out = Vec::new();
+    for patch in patches {
+        let (out, stays): (Vec<FilePatch>, _) = std::mem::take(&mut patch.files)
+            .into_iter()
+            .partition(|file| names.contains(file.path()));
+        patch.files = stays;
+        for file in out {
+            let lines = file.hunks.iter().map(|hunk| hunk.old_start);
+            // Without hunks, such as a rename.
+            let whole = file.hunks.is_empty().then_some(1);
+            left_out.extend(lines.chain(whole).map(|line| Hunk {
+                patch: patch.name.clone(),
+                file: file.path().to_owned(),
+                line,
+                effect: Effect::LeftOut {
+                    names: BTreeSet::from([file.path().to_owned()]),
+                },
+            }));
+        }
+    }
+    left_out
+}
+
+/// Says what a payload would have, built from other `units`.
+pub(crate) type Select<'a> = dyn Fn(&[Unit]) -> Result<Selection, Vec<Problem>> + Sync + 'a;
+
+/// A payload, and all that it was built from.
+pub(crate) struct Account<'a, 't> {
+    pub(crate) tree: &'a Tree,
+    pub(crate) rebuild: &'a Rebuild<'t>,
+    /// All patches; the first `own` are those of payloads below.
+    pub(crate) patches: &'a [SourcePatch],
+    pub(crate) own: usize,
+    /// The source as each payload below leaves it.
+    pub(crate) levels: &'a [Patched<'t>],
+    /// The source as all patches leave it.
+    pub(crate) patched: &'a Patched<'t>,
+    /// The objects that the patches reach, hooks excepted.
+    pub(crate) pairs: &'a [Pair],
+    /// The user's hooks: files and objects.
+    pub(crate) hooks: (&'a [PathBuf], &'a [Pair]),
+    /// What differs, hooks included.
+    pub(crate) units: &'a [Unit],
+    pub(crate) selection: &'a Selection,
+    pub(crate) select: &'a Select<'a>,
+}
+
+impl<'t> Account<'_, 't> {
+    /// Finds what each hunk does.
+    pub(crate) fn hunks(&self) -> Accounted {
+        let without = Without::new(self);
+        let ids = self.ids();
+        let effects = ids.par_iter().map(|&id| match self.is_foreign(id) {
+            true => (id, Effect::NotBuilt),
+            false => (id, self.alone(&without, id)),
+        });
+        let mut effects: BTreeMap<HunkId, Effect> = effects.collect();
+        self.together(&without, &mut effects);
+        let in_payload = effects.iter().filter(|(_, effect)| effect.is_in_payload());
+        let used: BTreeSet<usize> = in_payload.map(|(id, _)| id.patch).collect();
+        let patches = self.patches.iter().enumerate().skip(self.own);
+        let renames = |patch: &SourcePatch| patch.files.iter().any(FilePatch::is_rename);
+        let unused = patches.filter(|(index, patch)| !used.contains(index) && !renames(patch));
+        Accounted {
+            unused: unused.map(|(index, _)| index - self.own).collect(),
+            hunks: effects
+                .into_iter()
+                .map(|(id, effect)| self.hunk(id, effect))
+                .collect(),
+        }
+    }
+
+    fn ids(&self) -> Vec<HunkId> {
+        let mut ids = Vec::new();
+        for (patch, source) in self.patches.iter().enumerate().skip(self.own) {
+            for (file, changes) in source.files.iter().enumerate() {
+                ids.extend((0..changes.hunks.len()).map(|hunk| HunkId { patch, file, hunk }));
+            }
+        }
+        ids
+    }
+
+    fn is_foreign(&self, id: HunkId) -> bool {
+        !is_hypervisor(self.tree, self.patches[id.patch].files[id.file].path())
+    }
+
+    fn hunk(&self, id: HunkId, effect: Effect) -> Hunk {
+        let file = &self.patches[id.patch].files[id.file];
+        Hunk {
+            patch: self.patches[id.patch].name.clone(),
+            file: file.path().to_owned(),
+            line: file.hunks[id.hunk].old_start,
+            effect,
+        }
+    }
+
+    /// What the hunk does while all others are there.
+    fn alone(&self, without: &Without<'_, 't>, id: HunkId) -> Effect {
+        match without.leave_out(&BTreeSet::from([id]), Scope::Changed) {
+            Outcome::Other { names } => Effect::InPayload { names },
+            Outcome::Same { objects: 0, .. } => Effect::NotBuilt,
+            Outcome::Same { objects, names, .. } if names.is_empty() => Effect::None { objects },
+            Outcome::Same {
+                names,
+                only_placement,
+                ..
+            } => {
+                let left_out = |name: &String| {
+                    let mut all = self.selection.left_out.iter();
+                    all.any(|left_out| left_out.name == *name)
+                };
+                if names.iter().any(left_out) {
+                    Effect::LeftOut { names }
+                } else if only_placement {
+                    Effect::Placement { names }
+                } else {
+                    Effect::Unused { names }
+                }
+            }
+        }
+    }
+
+    /// Leaves out together what has no effect alone, and says what of it is
+    /// only one of several that do the same.
+    fn together(&self, without: &Without<'_, 't>, effects: &mut BTreeMap<HunkId, Effect>) {
+        let quiet = effects.iter().filter(|(_, effect)| !effect.is_in_payload());
+        let quiet: BTreeSet<HunkId> = quiet.map(|(id, _)| *id).collect();
+        let names_without = |hunks: &BTreeSet<HunkId>| match without.leave_out(hunks, Scope::All) {
+            Outcome::Other { names } => Some(names),
+            Outcome::Same { .. } => None,
+        };
+        if quiet.is_empty() || names_without(&quiet).is_none() {
+            return;
+        }
+        let mut out = BTreeSet::new();
+        for id in quiet {
+            let mut more = out.clone();
+            more.insert(id);
+            let Some(names) = names_without(&more) else {
+                out = more;
+                continue;
+            };
+            // As few of the others as show it.
+            for other in &out {
+                more.remove(other);
+                if names_without(&more).is_none() {
+                    more.insert(*other);
+                }
+            }
+            self.are_alternatives(&more, &names, effects);
+        }
+    }
+
+    fn are_alternatives(
+        &self,
+        hunks: &BTreeSet<HunkId>,
+        names: &BTreeSet<String>,
+        effects: &mut BTreeMap<HunkId, Effect>,
+    ) {
+        let place = |id: HunkId| {
+            let hunk = self.hunk(id, Effect::NotBuilt);
+            format!("{}:{}", hunk.file, hunk.line)
+        };
+        for &id in hunks {
+            let others: BTreeSet<String> = hunks
+                .iter()
+                .filter(|other| **other != id)
+                .map(|other| place(*other))
+                .collect();
+            let effect = match (effects.get_mut(&id), others.is_empty()) {
+                (
+                    Some(Effect::Alternative {
+                        others: known,
+                        names: more,
+                    }),
+                    _,
+                ) => {
+                    known.extend(others);
+                    more.extend(names.iter().cloned());
+                    continue;
+                }
+                (_, true) => Effect::InPayload {
+                    names: names.clone(),
+                },
+                (_, false) => Effect::Alternative {
+                    others,
+                    names: names.clone(),
+                },
+            };
+            effects.insert(id, effect);
+        }
+    }
+}
