@@ -36,13 +36,14 @@ const CODE: [&str; 7] = [
 ];
 
 /// What is kept of the library: what the shim calls.
-const ENTRIES: [&str; 12] = [
+const ENTRIES: [&str; 13] = [
     "xsplice_action",
     "xsplice_check",
     "xsplice_count",
     "xsplice_cpu_offline",
     "xsplice_cpu_online",
     "xsplice_get",
+    "xsplice_handled",
     "xsplice_hold",
     "xsplice_init",
     "xsplice_list",

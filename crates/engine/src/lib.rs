@@ -130,7 +130,7 @@ pub use host::{
     Status, Symbol,
 };
 pub use patch::Patch;
-pub use problem::{Problem, Refusal, SectionId, Severity};
+pub use problem::{Brief, Hex, Problem, Refusal, SectionId, Severity};
 pub use stack::{Loaded, Stack, Times, hash};
 pub use stage::{
     DependencyChecked, Function, LaidOut, Loader, Parsed, Policy, Relocated, Resolved, Verified,

@@ -73,8 +73,9 @@ pub(crate) fn bytes(bytes: &[u8]) -> Vec<u8> {
     memory::copy(bytes).unwrap_or_default()
 }
 
-/// Bytes as hexadecimal digits.
-pub(crate) struct Hex<'a>(pub(crate) &'a [u8]);
+/// Bytes as hexadecimal digits; of more than 64, the first.
+#[derive(Clone, Copy, Debug)]
+pub struct Hex<'a>(pub &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -850,23 +851,54 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Refusal {
+    /// The refusal with its first problems, for a console: it keeps few lines, and
+    /// those before them are wanted too.
+    #[must_use]
+    pub fn brief(&self) -> Brief<'_> {
+        Brief(self)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, most: usize, all_where: &str) -> fmt::Result {
         write!(
             f,
             "{} was not loaded ({})",
-            self.payload,
+            self.payload.as_bytes().escape_ascii(),
             self.errno().name().unwrap_or("?")
         )?;
-        self.problems
-            .iter()
+        let shown = self.problems.iter().take(most);
+        shown
+            .clone()
             .try_for_each(|problem| write!(f, "\n  {problem}"))?;
-        if self.more != 0 {
-            write!(f, "\n  and {} more", self.more)?;
+        let more = self.problems.len() - shown.len() + self.more;
+        if more != 0 {
+            write!(f, "\n  and {more} more{all_where}")?;
         }
         if self.no_memory {
             write!(f, "\n  {NoMemory}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, usize::MAX, "")
+    }
+}
+
+/// A [`Refusal`] with its first problems only.
+#[derive(Clone, Copy, Debug)]
+pub struct Brief<'a>(&'a Refusal);
+
+impl Brief<'_> {
+    /// How many problems are shown.
+    pub const PROBLEMS: usize = 10;
+}
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .write(f, Self::PROBLEMS, "; `xsplice check` shows all")
     }
 }

@@ -217,6 +217,13 @@ impl Loaded {
         &*self.memory
     }
 
+    /// Whether it has writable data: variables, whose values are lost when it is
+    /// unloaded.
+    #[must_use]
+    pub fn has_variables(&self) -> bool {
+        self.writable_data
+    }
+
     /// Whether it can be applied: it has no writable data that a revert left
     /// with the values of the time before.
     pub(crate) fn pristine(&self) -> bool {

@@ -59,6 +59,43 @@ macro_rules! is {
 }
 
 #[test]
+fn the_console_gets_the_first_problems_of_a_refusal_and_how_many_more() {
+    let mut payload = Payload::new(&[func("target")]);
+    for number in 0..50 {
+        let name = format!("unknown_{number}");
+        let symbol = payload.symbol(&name, None);
+        payload.relocation(payload.text, 8, R_64, symbol, 0);
+    }
+    let mut engine = engine();
+    let refusal = engine.upload("a\nforged: applied", &payload.bytes());
+    let refusal = refusal.expect_err("nobody knows these symbols").to_string();
+    assert!(refusal.contains("unknown_49"), "{refusal}");
+    let console = engine.host().memory().logged.join("\n");
+    let lines: Vec<&str> = console.lines().collect();
+    assert_eq!(lines.len(), 12, "{console}");
+    assert!(lines[0].starts_with("a\\nforged: applied was not loaded"));
+    let last = "  and 40 more; `xsplice check` shows all";
+    assert_eq!(lines[11], last, "{console}");
+}
+
+#[test]
+fn the_console_gets_the_metadata_of_what_is_applied() {
+    let mut payload = Payload::new(&[func("target")]);
+    let data = b"author=me\0forged=a\nb\0";
+    payload.section(".modinfo", SectionKind::ReadOnlyData, data, 1);
+    let mut engine = engine();
+    engine.upload("test", &payload.bytes()).expect("it is good");
+    engine.host().memory().logged.clear();
+    let mut act = |action| engine.act("test", action, Options::default());
+    act(Action::Apply).expect("it applies");
+    act(Action::Revert).expect("it reverts");
+    let console = engine.host().memory().logged.clone();
+    let shown = console.iter().filter(|line| line.starts_with("  "));
+    let shown: Vec<&str> = shown.map(String::as_str).collect();
+    assert_eq!(shown, ["  author=me", "  forged=a\\nb"], "{console:?}");
+}
+
+#[test]
 fn a_good_payload_loads_and_applies() {
     let mut payload = Payload::new(&[func("target")]);
     let (text, code) = (payload.text, payload.new_code);

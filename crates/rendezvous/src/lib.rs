@@ -49,6 +49,12 @@
 //! other, it would wait for those who wait for it; so it waits until its time
 //! is over, at most.
 //!
+//! A CPU that is offline may be parked: it runs nothing but the handlers of these
+//! events. It has no use for a non-maskable interrupt, which is dropped. A machine
+//! check is handled, but not while a closure runs: its handler waits for the end of
+//! the closure, or the leader waits for the end of the handler, which says so with
+//! [`handled`](Rendezvous::handled).
+//!
 //! # Memory ordering
 //!
 //! * *Closure after everything before.* A follower writes its place with
@@ -63,7 +69,8 @@
 //! * *Coming online.* The CPU writes its place and then reads the word; the
 //!   leader writes the word and then reads the place. At least one must see the
 //!   other, which release and acquire do not give: both have a sequentially
-//!   consistent fence in between.
+//!   consistent fence in between. So do an offline CPU that handles an event and
+//!   the leader, with the word that begins the last wait.
 //! * *Next leader.* Taking the lead reads with acquire what the leader before
 //!   wrote with release, so that closures happen one after the other.
 //!
@@ -116,6 +123,9 @@ const WAITING: u64 = GATHER;
 const MASKED: u64 = MASK;
 /// The place of a CPU that is offline; no meeting has this number.
 const OFFLINE: u64 = u64::MAX;
+/// The place of a CPU that is offline and runs the handler of an event. As with
+/// [`OFFLINE`], its step is none.
+const HANDLING: u64 = u64::MAX - (1 << STEP_BITS);
 
 const fn compose(meeting: u64, step: u64) -> u64 {
     (meeting << STEP_BITS) | step
@@ -277,19 +287,55 @@ impl Rendezvous {
         own.go_on(meeting, platform);
     }
 
-    /// To be called first by handlers of what cannot be masked. When this CPU
-    /// must keep still now, notes `event` and returns true: the handler returns
-    /// at once, and [`Platform::replay`] gives the event back.
+    /// To be called first by handlers of what cannot be masked. Returns true if
+    /// the handler must return at once: this CPU must keep still, and
+    /// [`Platform::replay`] gives the event back; or it is offline and the event is
+    /// a non-maskable interrupt. Otherwise the handler runs, and calls
+    /// [`handled`](Self::handled) at its end if the event is a machine check.
     #[must_use]
-    pub fn hold(&self, cpu: u32, event: Events) -> bool {
+    pub fn hold(&self, cpu: u32, event: Events, platform: &impl Platform) -> bool {
         let Some(own) = self.cpu(cpu) else {
             return false;
         };
-        let still = step(own.place.load(Ordering::Relaxed)) == MASKED;
-        if still {
+        let place = own.place.load(Ordering::Relaxed);
+        if step(place) == MASKED {
             own.held.fetch_or(event.0, Ordering::Relaxed);
+            return true;
         }
-        still
+        if ![OFFLINE, HANDLING].contains(&place) {
+            return false;
+        }
+        if event != Events::NMI {
+            self.handle_offline(own, platform);
+        }
+        event == Events::NMI
+    }
+
+    /// This CPU, which is offline, is about to run a handler: not while a closure
+    /// runs.
+    fn handle_offline(&self, own: &Cpu, platform: &impl Platform) {
+        loop {
+            own.place.store(HANDLING, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            if step(self.word.load(Ordering::Acquire)) != MASK {
+                break;
+            }
+            own.place.store(OFFLINE, Ordering::Release);
+            while step(self.word.load(Ordering::Acquire)) == MASK {
+                platform.relax();
+            }
+        }
+        platform.synchronise();
+    }
+
+    /// The handler of a machine check, for which [`hold`](Self::hold) returned
+    /// false, is done.
+    pub fn handled(&self, cpu: u32) {
+        if let Some(own) = self.cpu(cpu)
+            && own.place.load(Ordering::Relaxed) == HANDLING
+        {
+            own.place.store(OFFLINE, Ordering::Release);
+        }
     }
 
     /// Stops all other CPUs that are online, runs `closure`, lets them go.
@@ -321,7 +367,8 @@ impl Rendezvous {
         fence(Ordering::SeqCst);
         let deadline = platform.now().saturating_add(timeout);
         for (other, state) in self.others(cpu) {
-            if state.place.load(Ordering::Relaxed) != OFFLINE {
+            let place = state.place.load(Ordering::Relaxed);
+            if ![OFFLINE, HANDLING].contains(&place) {
                 platform.kick(other);
             }
         }
@@ -341,6 +388,8 @@ impl Rendezvous {
         platform.mask();
         own.place.store(compose(meeting, MASKED), Ordering::Release);
         self.word.store(compose(meeting, MASK), Ordering::Release);
+        // An offline CPU that handles an event sees the word, or is seen.
+        fence(Ordering::SeqCst);
         let met = all_reach(MASKED);
         if met {
             closure();

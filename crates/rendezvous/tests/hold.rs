@@ -26,7 +26,7 @@ impl<'r> Alone<'r> {
     }
 
     fn event(&self, during: &'static str) {
-        let held = self.rendezvous.hold(0, Events::NMI);
+        let held = self.rendezvous.hold(0, Events::NMI, self);
         self.done.borrow_mut().push((during, held));
     }
 }
@@ -59,12 +59,14 @@ fn events_are_held_while_the_cpu_must_keep_still() {
     let rendezvous = Rendezvous::new(2).unwrap();
     let alone = Alone::new(&rendezvous);
     rendezvous.online(0, &alone);
-    assert!(!rendezvous.hold(0, Events::NMI), "nothing goes on");
+    assert!(!rendezvous.hold(0, Events::NMI, &alone), "nothing goes on");
     let met = rendezvous.lead(0, 0, &alone, || {
         alone.event("closure");
-        assert!(rendezvous.hold(0, Events::MACHINE_CHECK));
-        assert!(!rendezvous.hold(1, Events::NMI), "it is offline");
-        assert!(!rendezvous.hold(2, Events::NMI), "it does not exist");
+        assert!(rendezvous.hold(0, Events::MACHINE_CHECK, &alone));
+        assert!(
+            !rendezvous.hold(2, Events::NMI, &alone),
+            "it does not exist"
+        );
         assert_eq!(rendezvous.lead(1, 0, &alone, || ()), Err(Failure::Busy));
     });
     assert_eq!(met, Ok(()));
@@ -80,7 +82,39 @@ fn events_are_held_while_the_cpu_must_keep_still() {
     let both = Events::NMI | Events::MACHINE_CHECK;
     assert_eq!(alone.replayed.take(), both);
     assert!(both.contains(Events::NMI) && !Events::NMI.contains(both));
-    assert!(!rendezvous.hold(0, Events::NMI), "it is over");
+    assert!(!rendezvous.hold(0, Events::NMI, &alone), "it is over");
+}
+
+#[test]
+fn a_cpu_that_is_offline_has_no_use_for_an_nmi() {
+    let rendezvous = Rendezvous::new(2).unwrap();
+    let alone = Alone::new(&rendezvous);
+    rendezvous.online(0, &alone);
+    assert!(rendezvous.hold(1, Events::NMI, &alone));
+    let met = rendezvous.lead(0, 0, &alone, || {
+        assert!(rendezvous.hold(1, Events::NMI, &alone));
+    });
+    assert_eq!(met, Ok(()));
+    rendezvous.online(1, &alone);
+    assert!(!rendezvous.hold(1, Events::NMI, &alone));
+}
+
+#[test]
+fn the_leader_waits_for_a_machine_check_of_a_cpu_that_is_offline() {
+    let rendezvous = Rendezvous::new(2).unwrap();
+    let alone = Alone::new(&rendezvous);
+    rendezvous.online(0, &alone);
+    assert!(!rendezvous.hold(1, Events::MACHINE_CHECK, &alone));
+    assert!(
+        rendezvous.hold(1, Events::NMI, &alone),
+        "one inside the other"
+    );
+    let met = rendezvous.lead(0, 0, &alone, || unreachable!());
+    assert_eq!(met, Err(Failure::NotWaiting(vec![1])));
+    assert_eq!(alone.kicked.get(), 0, "it runs nothing else");
+    rendezvous.handled(1);
+    rendezvous.handled(0);
+    assert_eq!(rendezvous.lead(0, 0, &alone, || ()), Ok(()));
 }
 
 #[test]

@@ -302,12 +302,10 @@ impl Checked {
         }
         self.raised.store(true, Ordering::Relaxed);
         self.stage.set(Stage::Held);
-        if !self
-            .machine
-            .rendezvous
-            .hold(self.cpu, Events::MACHINE_CHECK)
-        {
+        let rendezvous = &self.machine.rendezvous;
+        if !rendezvous.hold(self.cpu, Events::MACHINE_CHECK, &self.clock) {
             self.handle();
+            rendezvous.handled(self.cpu);
         }
     }
 
@@ -418,4 +416,27 @@ fn a_machine_check_of_one_cpu() {
 #[test]
 fn a_machine_check_of_all_cpus() {
     machine_checks(2);
+}
+
+/// A parked CPU runs the handler of a machine check before, after or instead of the
+/// closure, but never beside it.
+#[test]
+fn a_machine_check_of_a_cpu_that_is_offline() {
+    explore(&["met", "without 2", "2 not masked"], || {
+        let machine = Machine::new(1);
+        let parked = {
+            let machine = Arc::clone(&machine);
+            thread::spawn(move || {
+                let clock = Clock::default();
+                let held = machine.rendezvous.hold(2, Events::MACHINE_CHECK, &clock);
+                assert!(!held, "nobody would replay it");
+                machine.run();
+                machine.rendezvous.handled(2);
+            })
+        };
+        let met = machine.lead(0, 2);
+        parked.join().unwrap();
+        assert_eq!(machine.run(), u32::from(met.is_ok()));
+        name(&met)
+    });
 }

@@ -57,6 +57,8 @@
 struct xsplice_memory {
     /* What hooks are given. */
     struct payload payload;
+    /* Its name as the console may have it. */
+    char printable_name[XEN_LIVEPATCH_NAME_SIZE];
     uint64_t base, size;
     /* What the payload's tables are copied to: one piece, of this size. */
     void *copies;
@@ -331,7 +333,8 @@ static const char *cf_check lookup_symbol(
         if ( !isprint(*c) )
             *c = '?';
 
-    return name;
+    /* Not the symbol's name: so `%pS` shows both, as "symbol [payload]". */
+    return memory->printable_name;
 }
 
 /* Copies bytes to *to, which is behind them then. Where they are now. */
@@ -399,6 +402,9 @@ int xsplice_memory_register(struct xsplice_memory *memory,
     if ( from->name.len >= sizeof(payload->name) )
         return -EINVAL;
     memcpy(payload->name, from->name.data, from->name.len);
+    for ( i = 0; i < from->name.len; i++ )
+        memory->printable_name[i] =
+            isprint(payload->name[i]) ? payload->name[i] : '?';
 
     payload->state = LIVEPATCH_STATE_CHECKED;
     payload->text_addr = pointer(from->text.start);
@@ -584,6 +590,9 @@ void xsplice_unmask(void)
     local_irq_restore(this_cpu(irq_flags));
 }
 
+/* The vector of #MC, which Xen's headers call by two names. */
+#define MACHINE_CHECK_VECTOR 18
+
 /* An instruction that waits for all before it and drops what is fetched. */
 static inline void serialise(void)
 {
@@ -595,14 +604,26 @@ void xsplice_synchronise(void)
     serialise();
 }
 
+/*
+ * Called for every NMI from the first meeting on, and not only during meetings: a
+ * CPU that leaves one late still needs it.
+ */
 static int cf_check xsplice_hold_nmi(const struct cpu_user_regs *regs, int cpu)
 {
     return xsplice_hold(cpu, XSPLICE_NMI) ||
            (nmi_before && nmi_before(regs, cpu));
 }
 
+static void take_nmis(void)
+{
+    nmi_callback_t *callback = set_nmi_callback(xsplice_hold_nmi);
+
+    if ( callback != xsplice_hold_nmi )
+        nmi_before = callback;
+}
+
 /*
- * Called for every machine check. While this CPU keeps still, it is handled
+ * Called at the start of every machine check. While this CPU keeps still, it is handled
  * later: its banks and MCG_STATUS keep all that is known of it, MCIP included,
  * so that a second one resets the machine, as it does during the handler.
  * Where the CPU cannot go on from, it does not: no code is waited for then, as
@@ -631,6 +652,33 @@ bool xsplice_hold_machine_check(void)
     return true;
 }
 
+/* Called at the end of every machine check that was not held. */
+void xsplice_machine_check_done(void)
+{
+    xsplice_handled(smp_processor_id());
+}
+
+/*
+ * Calls the handler as the exception would have. An `int` instruction would not do:
+ * with FRED it is an event of another type, which is fatal in the hypervisor.
+ */
+static void replay_machine_check(void)
+{
+    unsigned long flags;
+    struct cpu_user_regs regs = {
+        .rip = (unsigned long)replay_machine_check,
+        .cs = __HYPERVISOR_CS,
+        .rsp = (unsigned long)__builtin_frame_address(0),
+        .ss = __HYPERVISOR_DS,
+        .entry_vector = MACHINE_CHECK_VECTOR,
+    };
+
+    local_irq_save(flags);
+    regs.rflags = flags;
+    do_machine_check(&regs);
+    local_irq_restore(flags);
+}
+
 void xsplice_replay(enum xsplice_event event)
 {
     switch ( event )
@@ -640,7 +688,7 @@ void xsplice_replay(enum xsplice_event event)
         break;
 
     case XSPLICE_MACHINE_CHECK:
-        asm volatile ( "int %0" :: "i" (TRAP_machine_check) : "memory" );
+        replay_machine_check();
         break;
     }
 }
@@ -650,15 +698,14 @@ bool xsplice_meeting_begin(void)
     if ( !get_cpu_maps() )
         return false;
 
-    /* Before any CPU keeps still: none is in the handler then. */
-    nmi_before = set_nmi_callback(xsplice_hold_nmi);
+    /* Others may have put theirs in its place. */
+    take_nmis();
 
     return true;
 }
 
 void xsplice_meeting_end(void)
 {
-    set_nmi_callback(nmi_before);
     put_cpu_maps();
 }
 
@@ -1039,15 +1086,24 @@ int livepatch_op(struct xen_sysctl_livepatch_op *op)
 
 static void cf_check show(unsigned char key)
 {
-    if ( spin_trylock(&engine_lock) )
-    {
-        printk(LIVEPATCH "%u payloads in %lu pages, %lu bytes of heap\n",
-               xsplice_count(), payload_pages, heap_bytes);
-        xsplice_show();
+    struct xsplice_cursor cursor = { };
+    bool first = true, more;
+
+    /* A console is slow: the lock is held for a few lines at a time. */
+    do {
+        if ( !spin_trylock(&engine_lock) )
+        {
+            printk(LIVEPATCH "an action is under way; ask again\n");
+            return;
+        }
+        if ( first )
+            printk(LIVEPATCH "%u payloads in %lu pages, %lu bytes of heap\n",
+                   xsplice_count(), payload_pages, heap_bytes);
+        first = false;
+        more = xsplice_show(&cursor);
         spin_unlock(&engine_lock);
-    }
-    else
-        printk(LIVEPATCH "an action is under way; ask again\n");
+        process_pending_softirqs();
+    } while ( more );
 }
 
 /*
@@ -1070,6 +1126,7 @@ static int __init cf_check livepatch_init(void)
 
     xsplice_init(nr_cpu_ids);
     xsplice_cpu_online(smp_processor_id());
+    take_nmis();
     register_cpu_notifier(&cpu_notifier);
     register_keyhandler('x', show, "list live patches", 1);
 

@@ -84,6 +84,12 @@ enum xsplice_event {
     XSPLICE_MACHINE_CHECK,
 };
 
+/* How far a list of payloads and their functions is. */
+struct xsplice_cursor {
+    uint32_t payload;
+    uint32_t function;
+};
+
 /* What a hook sees of its payload, and may change. */
 struct xsplice_status {
     uint32_t state;
@@ -169,8 +175,10 @@ void xsplice_cpu_online(unsigned int cpu);
 void xsplice_cpu_offline(unsigned int cpu);
 /* Takes part in a rendezvous, if there is one. */
 void xsplice_check(unsigned int cpu);
-/* Whether an event on this CPU has to wait; it is then replayed. */
+/* Whether the handler of an event on this CPU must return at once. */
 bool xsplice_hold(unsigned int cpu, enum xsplice_event event);
+/* The handler of a machine check on this CPU, which had not to, is done. */
+void xsplice_handled(unsigned int cpu);
 
 void xsplice_init(unsigned int cpus);
 int xsplice_upload(struct xsplice_text name, struct xsplice_text file);
@@ -184,7 +192,10 @@ int xsplice_action(struct xsplice_text name, unsigned int action, bool nodeps,
                    unsigned int timeout, bool *pending);
 /* Stops all CPUs and does what an action has prepared. */
 void xsplice_run(void);
-/* Says on the console what is loaded. */
-void xsplice_show(void);
+/*
+ * Says on the console what is loaded, a few lines from *cursor on, and moves it on;
+ * whether there is more.
+ */
+bool xsplice_show(struct xsplice_cursor *cursor);
 
 #endif /* LIVEPATCH_RUST_H */

@@ -3,13 +3,13 @@
 //! What the shim calls.
 #![expect(unsafe_code, reason = "everything here is called from C")]
 
-use crate::ffi::{self, Entry, Event, Text};
+use crate::ffi::{self, Cursor, Entry, Event, Text};
 use crate::host::{Cpus, Xen};
 use crate::memory::state_number;
 use crate::symbols::Symbols;
 use core::cell::{Cell, OnceCell, UnsafeCell};
 use xsplice_abi::errno::Errno;
-use xsplice_engine::{Action, Engine, Host, Loaded, Options, Policy, Progress};
+use xsplice_engine::{Action, Engine, Hex, Host, Loaded, Options, Policy, Progress};
 use xsplice_rendezvous::Rendezvous;
 
 /// Set once, before the other CPUs start.
@@ -103,7 +103,15 @@ extern "C" fn xsplice_check(cpu: u32) {
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_hold(cpu: u32, event: Event) -> bool {
     let rendezvous = RENDEZVOUS.0.get();
-    rendezvous.is_some_and(|rendezvous| rendezvous.hold(cpu, event.into()))
+    rendezvous.is_some_and(|rendezvous| rendezvous.hold(cpu, event.into(), &Cpus))
+}
+
+/// The handler of a machine check on `cpu` is done.
+#[unsafe(no_mangle)]
+extern "C" fn xsplice_handled(cpu: u32) {
+    if let Some(rendezvous) = RENDEZVOUS.0.get() {
+        rendezvous.handled(cpu);
+    }
 }
 
 /// Loads a payload.
@@ -223,35 +231,64 @@ unsafe extern "C" fn xsplice_run() {
     let _: Result<(), Errno> = unsafe { with_engine(run) };
 }
 
-/// Says on the console what is loaded.
+/// How many functions are shown with the lock held.
+const FUNCTIONS_AT_ONCE: u32 = 16;
+
+/// Says on the console what is loaded, some of it from `cursor` on, and moves it on;
+/// whether there is more.
 ///
 /// # Safety
 /// The caller has the lock.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn xsplice_show() {
+unsafe extern "C" fn xsplice_show(cursor: &mut Cursor) -> bool {
     let show = |engine: &mut Engine<Xen>| {
-        let host = engine.host();
-        for payload in engine.stack().loaded() {
-            let times = payload.times();
-            host.log(format_args!(
-                "{}: {:?}, result {}, waited {} ns, stopped for {} ns",
-                payload.name(),
-                payload.state(),
-                payload.result(),
-                times.waiting,
-                times.window
-            ));
-            for function in payload.functions() {
-                host.log(format_args!(
-                    "  {} at {:#x}, {} -> {} bytes",
-                    function.name(host),
-                    function.old_addr,
-                    function.old_size,
-                    function.new_size
-                ));
-            }
-        }
+        let payload = engine.stack().loaded().nth(cursor.payload as usize);
+        payload.is_some_and(|payload| {
+            show_payload(engine.host(), payload, cursor);
+            true
+        })
     };
     // SAFETY: the caller has the lock.
-    let _: Result<(), Errno> = unsafe { with_engine(show) };
+    unsafe { with_engine(show) }.unwrap_or(false)
+}
+
+fn show_payload(host: &Xen, payload: &Loaded, cursor: &mut Cursor) {
+    if cursor.function == 0 {
+        let times = payload.times();
+        host.log(format_args!(
+            "{}: {:?}, result {}, at {:#x}, waited {} ns, stopped for {} ns",
+            payload.name().as_bytes().escape_ascii(),
+            payload.state(),
+            payload.result(),
+            payload.memory().base(),
+            times.waiting,
+            times.window
+        ));
+        host.log(format_args!("  build-id {}", Hex(payload.build_id())));
+        host.log(format_args!("  depends on {}", Hex(payload.depends())));
+        for line in payload.metadata() {
+            host.log(format_args!("  {line}"));
+        }
+    }
+    let functions = payload.functions().iter().skip(cursor.function as usize);
+    let mut shown = 0;
+    for function in functions.take(FUNCTIONS_AT_ONCE as usize) {
+        host.log(format_args!(
+            "  {} at {:#x}, {} -> {} bytes at {:#x}",
+            function.name(host),
+            function.old_addr,
+            function.old_size,
+            function.new_size,
+            function.new_addr
+        ));
+        shown += 1;
+    }
+    if shown == FUNCTIONS_AT_ONCE {
+        cursor.function = cursor.function.saturating_add(shown);
+    } else {
+        *cursor = Cursor {
+            payload: cursor.payload.saturating_add(1),
+            function: 0,
+        };
+    }
 }

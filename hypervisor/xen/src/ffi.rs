@@ -173,6 +173,13 @@ impl From<Event> for Events {
     }
 }
 
+/// How far a list of payloads and their functions is.
+#[repr(C)]
+pub(crate) struct Cursor {
+    pub(crate) payload: u32,
+    pub(crate) function: u32,
+}
+
 #[repr(C)]
 pub(crate) struct Status {
     pub(crate) state: u32,

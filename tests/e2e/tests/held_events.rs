@@ -46,6 +46,10 @@ fn events_in_the_window_are_raised_again() -> anyhow::Result<()> {
     let monitor = hardware.join().expect("it does not panic")?;
     let reverted = settled(&mut host, &["xsplice", "revert", "slow"])?;
     ensure!(reverted.code == Some(0), "{reverted:?}\n{}", host.console());
+    let listed = host.press('x', "extra_version")?;
+    for line in ["build-id ", "depends on ", "patch=slow-window.patch"] {
+        ensure!(listed.contains(line), "{line}: not in\n{listed}");
+    }
     // The console is behind what happens.
     for line in ["afterwards: ", UNKNOWN_NMI] {
         monitor.wait_for(line)?;
@@ -73,6 +77,7 @@ fn events_in_the_window_are_raised_again() -> anyhow::Result<()> {
     for line in [
         "MCE: send MCE# to DOM0 through virq",
         "afterwards: 2 NMIs came, MCG_STATUS is 0\n",
+        " [slow]\n",
     ] {
         ensure!(after.contains(line), "{line}: not in\n{after}");
     }

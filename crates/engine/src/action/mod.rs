@@ -207,7 +207,7 @@ impl<H: Host> Engine<H> {
                 // What the payload had is free again.
                 refusal.payload = same(name);
             }
-            self.host.log(format_args!("{refusal}"));
+            self.host.log(format_args!("{}", refusal.brief()));
             return Err(refusal);
         }
         let gone = || Refusal::new(name, Problem::NothingToDo);
@@ -397,15 +397,27 @@ impl<H: Host> Engine<H> {
             }
         }
         match &result {
-            Ok(()) => self.host.log(format_args!(
-                "{}: {action} done; waited {} ns, stopped for {} ns",
-                self.name(id),
-                times.waiting,
-                times.window
-            )),
+            Ok(()) => self.log_done(action, id, times),
             Err(failure) => self.host.log(format_args!("{failure}")),
         }
         result
+    }
+
+    /// Says what was done, and what the payload says of itself if it is there now.
+    #[inline(never)]
+    fn log_done(&self, action: Action, id: Id, times: Times) {
+        self.host.log(format_args!(
+            "{}: {action} done; waited {} ns, stopped for {} ns",
+            self.name(id),
+            times.waiting,
+            times.window
+        ));
+        let applied = matches!(action, Action::Apply | Action::Replace);
+        if let Some(payload) = self.stack.get(id).filter(|_| applied) {
+            for line in payload.metadata() {
+                self.host.log(format_args!("  {line}"));
+            }
+        }
     }
 
     /// [`start`](Self::start) and [`run`](Self::run).

@@ -71,6 +71,8 @@ pub(crate) struct Memory {
     pub(crate) calls: u32,
     /// Bytes that were read.
     pub(crate) read: usize,
+    /// The log.
+    pub(crate) logged: Vec<String>,
     /// Hooks that were called, with what their payload's build-id begins with.
     pub(crate) hooks: Vec<(Hook, u8)>,
     /// What a hook of this kind returns, and which functions it says it patched.
@@ -148,6 +150,7 @@ impl Hypervisor {
             fail_in: None,
             calls: 0,
             read: 0,
+            logged: Vec::new(),
             hooks: Vec::new(),
             hook_fails: None,
             hook_leaves: None,
@@ -306,7 +309,10 @@ impl Host for Hypervisor {
     }
 
     fn log(&self, line: fmt::Arguments<'_>) {
-        assert!(!self.memory().in_window, "{line}");
+        let line = line.to_string();
+        let mut memory = self.memory();
+        assert!(!memory.in_window, "{line}");
+        memory.logged.push(line);
     }
 
     fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
