@@ -81,6 +81,9 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Why it would not replace what is applied.
     pub replace_problems: Vec<Problem>,
+    /// Payloads that it would replace and whose variables would be lost: what
+    /// replaces them starts with initial values of its own.
+    pub replace_loses: Vec<String>,
     /// How many further problems were found and not recorded.
     pub more_problems: usize,
     /// Bytes that an apply writes while the CPUs stand still.
@@ -152,6 +155,7 @@ impl Report {
             build_id: None,
             problems: Vec::new(),
             replace_problems: Vec::new(),
+            replace_loses: Vec::new(),
             more_problems: 0,
             apply_writes: 0,
             replace_writes: 0,
@@ -268,6 +272,8 @@ impl<'i> Checker<'i> {
             .flat_map(Loaded::functions)
             .map(written)
             .sum();
+        let with_variables = engine.stack().applied().filter(|p| p.has_variables());
+        let variables = with_variables.map(|p| p.name().to_owned()).collect();
         if let Err(refusal) = engine.upload(name, file) {
             let report = Report {
                 problems: refusal.problems.iter().map(Problem::from).collect(),
@@ -290,7 +296,10 @@ impl<'i> Checker<'i> {
             Err(_) => return (report, None),
         };
         match replace {
-            Ok(()) => report.replaces = true,
+            Ok(()) => {
+                report.replaces = true;
+                report.replace_loses = variables;
+            }
             Err(failure) => report.replace_problems = Problem::of(&failure),
         }
         let action = match engine.act(name, Action::Apply, Options::default()) {

@@ -159,6 +159,13 @@ fn print(report: &Report) {
     if report.replaces && stacked {
         let (bytes, below) = (report.replace_writes, report.below.join(", "));
         lines.push(format!("  {bytes} bytes when it replaces {below}"));
+        for name in &report.replace_loses {
+            lines.push(format!(
+                "  replace: the variables of {name} are lost, those of {} start with their \
+                 initial values",
+                report.name
+            ));
+        }
     }
     for line in lines {
         if is_good(report) {
