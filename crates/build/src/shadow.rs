@@ -6,6 +6,7 @@ use crate::tree::Tree;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use xsplice_system::interrupt::{self, Directory};
 
 /// The files that differ from the tree, by path from its top; `None` where
@@ -23,8 +24,8 @@ pub(crate) struct Shadow {
     directory: Directory,
     /// The real directories, from `xen`; itself is the empty path.
     real: BTreeSet<PathBuf>,
-    /// Everything that was put here.
-    made: Vec<PathBuf>,
+    /// Everything that was put here and is to stay.
+    made: Mutex<BTreeSet<PathBuf>>,
 }
 
 /// Leads to the original tree. Links go through it, because file systems keep
@@ -53,7 +54,7 @@ impl Shadow {
         let mut shadow = Self {
             directory,
             real: real(changes, writable, left),
-            made: Vec::new(),
+            made: Mutex::default(),
         };
         let way = shadow.top().join(TREE);
         // Given back before the shadow goes, which a failure makes it do.
@@ -82,12 +83,28 @@ impl Shadow {
 
     /// Whether everything is there that was put here.
     pub(crate) fn is_whole(&self) -> bool {
-        let mut made = self.made.iter();
-        made.all(|path| path.symlink_metadata().is_ok())
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.iter().all(|path| path.symlink_metadata().is_ok())
+    }
+
+    /// Removes the file at `path`, given from `xen`, if it is there: a command is
+    /// about to write it. Returns where that is.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub(crate) fn make_way(&self, path: &str) -> std::io::Result<PathBuf> {
+        let path = self.xen().join(path);
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.remove(&path);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(path),
+        }
     }
 
     fn fill(&mut self, tree: &Tree, changes: &Changes) -> Result<(), Refused> {
         let (xen, original) = (self.xen(), tree.top.join("xen"));
+        let mut made = BTreeSet::new();
         for directory in &self.real {
             let here = xen.join(directory);
             std::fs::create_dir_all(&here).map_err(|e| Refused::io(&here, &e))?;
@@ -111,16 +128,17 @@ impl Shadow {
                 };
                 let link = xen.join(path);
                 symlink(target, &link).map_err(|e| Refused::io(&link, &e))?;
-                self.made.push(link);
+                made.insert(link);
             }
         }
         for (path, contents) in changes {
             if let Some(contents) = contents {
                 let path = self.top().join(path);
                 std::fs::write(&path, contents).map_err(|e| Refused::io(&path, &e))?;
-                self.made.push(path);
+                made.insert(path);
             }
         }
+        self.made = Mutex::new(made);
         Ok(())
     }
 }

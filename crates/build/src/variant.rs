@@ -108,13 +108,10 @@ impl<'a> Variant<'a> {
     pub(crate) fn generate(&self, file: &GeneratedFile) -> Result<Vec<u8>, Problem> {
         self.kept(&[&file.path, &file.command], || {
             let shadow = self.shadow(written(&file.path, &file.command))?;
-            let output = shadow.xen().join(&file.path);
             // Some commands leave alone what is there.
-            if let Err(error) = std::fs::remove_file(&output)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                return Err(Problem::new(&file.path, error.to_string()));
-            }
+            let output = shadow
+                .make_way(&file.path)
+                .map_err(|e| Problem::new(&file.path, e.to_string()))?;
             compile::run(self.base.tree, &shadow, &file.command)
                 .map_err(|words| format!("cannot be regenerated: {words}"))
                 .and_then(|()| std::fs::read(&output).map_err(|e| e.to_string()))

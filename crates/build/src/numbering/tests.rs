@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 use super::*;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -322,6 +323,7 @@ proptest! {
     #![proptest_config(ProptestConfig {
         cases: 100,
         failure_persistence: None,
+        rng_seed: RngSeed::Fixed(1),
         ..ProptestConfig::default()
     })]
 

@@ -290,7 +290,7 @@ impl Failure {
                 let difference = match theirs {
                     Some(theirs) if words(ours) == words(theirs) => format!(
                         "only white space differs, as after a mailer or an editor: the patch has \
-                         `{}`, the tree `{}`",
+                         {}, the tree {}",
                         visible(wanted),
                         visible(found.as_deref().unwrap_or_default())
                     ),
@@ -309,16 +309,21 @@ impl Failure {
     }
 }
 
-/// A line in which white space can be told apart.
+/// A line in which white space can be told apart, and whether it ends.
 fn visible(line: &str) -> String {
-    let line = line.strip_suffix('\n').unwrap_or(line);
-    line.chars()
+    let (line, end) = match line.strip_suffix('\n') {
+        Some(line) => (line, ""),
+        None => (line, " (no newline)"),
+    };
+    let shown = line
+        .chars()
         .flat_map(|c| match c {
             ' ' => vec!['\u{b7}'],
             '\\' | '"' | '\'' => vec![c],
             c => c.escape_debug().collect(),
         })
-        .collect()
+        .collect::<String>();
+    format!("`{shown}`{end}")
 }
 
 #[cfg(test)]
@@ -433,6 +438,10 @@ mod tests {
             &hunk.replace("-two", "-        two x"),
         );
         let shown = "the patch has `········two·x`, the tree `\\ttwo·x`";
+        assert!(words.contains(shown), "{words}");
+        let last = "@@ -2,2 +2,2 @@\n two\n-three\n\\ No newline at end of file\n+3\n";
+        let words = refused("one\ntwo\nthree\nfour\n", last);
+        let shown = "the patch has `three` (no newline), the tree `three`";
         assert!(words.contains(shown), "{words}");
     }
 
