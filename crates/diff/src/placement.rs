@@ -161,7 +161,11 @@ pub fn alignment(object: &Object, index: usize) -> Alignment {
     };
     let most = multiple.min(align);
     Alignment {
-        least: (padding + 1).next_power_of_two().min(most),
+        // More padding than any alignment makes is in a damaged object only.
+        least: padding
+            .checked_add(1)
+            .and_then(u64::checked_next_power_of_two)
+            .map_or(most, |least| least.min(most)),
         most,
     }
 }

@@ -58,7 +58,8 @@ impl Hunk {
     pub fn effect_in_words(&self) -> &str {
         match self.effect.as_str() {
             "in_payload" => "in the payload",
-            "alternative" => "in the payload, as others that do the same",
+            "alternative" => "one of several hunks of which any is enough",
+            "placement" => "changes only where data lie, and those of the hypervisor lie as well",
             "left_out" => "left out, as the build was told",
             "unused" => "changes only what the running hypervisor does not use",
             "none" => "no effect on code",
@@ -90,7 +91,9 @@ impl Record {
 
     /// The hunks that change `function`.
     pub(crate) fn hunks_of<'a>(&'a self, function: &'a str) -> impl Iterator<Item = &'a Hunk> {
-        let here = self.hunks.iter().filter(|hunk| hunk.effect == "in_payload");
+        let inside = ["in_payload", "alternative"];
+        let here = self.hunks.iter();
+        let here = here.filter(move |hunk| inside.contains(&hunk.effect.as_str()));
         here.filter(move |hunk| hunk.names.iter().any(|name| name == function))
     }
 }
