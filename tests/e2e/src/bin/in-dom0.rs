@@ -2,8 +2,10 @@
 //! What tests do in dom0 thousands of times: one process does it, because
 //! starting one is what takes long on an emulated machine.
 //!
-//! `upload-each FILE...` uploads files under their names, whatever they hold,
-//! and writes the error number of each; what is accepted is unloaded.
+//! `try-each FILE...` uploads files under their names, whatever they hold; what is
+//! accepted is unloaded. Those written as `+FILE` are applied before that, run if
+//! they patch what tells the version, and reverted. The error number of each step is
+//! printed.
 //! `nameless FILE` uploads it under a name that is no text, and reverts what has
 //! that name, with the C tool: ours has no such names.
 //! `cycles NUMBER FIRST SECOND` brings two payloads in and out while other
@@ -31,14 +33,14 @@ fn main() -> anyhow::Result<()> {
     let hypervisor = Privcmd::open()?;
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["upload-each", files @ ..] => upload_each(&hypervisor, files),
+        ["try-each", files @ ..] => try_each(&hypervisor, files),
         ["nameless", file] => nameless(file),
         ["cycles", number, first, second] => {
             let done = cycles(&hypervisor, number.parse()?, first, second)?;
             println!("{}", serde_json::to_string(&done)?);
             Ok(())
         }
-        _ => bail!("upload-each FILE..., nameless FILE or cycles NUMBER FIRST SECOND"),
+        _ => bail!("try-each [+]FILE..., nameless FILE or cycles NUMBER FIRST SECOND"),
     }
 }
 
@@ -46,23 +48,49 @@ fn errno(error: Errno) -> anyhow::Error {
     anyhow::anyhow!("{error}")
 }
 
-fn upload_each(hypervisor: &Privcmd, files: &[&str]) -> anyhow::Result<()> {
-    let livepatch = Livepatch::negotiate(hypervisor).map_err(errno)?;
+fn try_each(hypervisor: &Privcmd, files: &[&str]) -> anyhow::Result<()> {
     for file in files {
-        let data = std::fs::read(file).with_context(|| (*file).to_owned())?;
+        let (file, apply) = match file.strip_prefix('+') {
+            Some(file) => (file, true),
+            None => (*file, false),
+        };
+        let data = std::fs::read(file).with_context(|| file.to_owned())?;
         let name = Path::new(file).file_name().unwrap_or_default();
         let name = name.to_string_lossy();
-        let result = livepatch.upload(&name, &data);
-        let number = result.map_or_else(|Errno(number)| number, |()| 0);
-        if number == 0 {
-            act(&livepatch, &name, Action::Unload, &AtomicU64::new(0))?;
+        let mut line = name.clone().into_owned();
+        for result in steps(hypervisor, &name, &data, apply)? {
+            line.push_str(&format!(" {}", result.map_or_else(|Errno(e)| e, |()| 0)));
         }
-        let line = format!("{name} {number}\n");
+        line.push('\n');
         // If the next one crashes the hypervisor, its console still has this.
         std::fs::write("/dev/console", &line)?;
         print!("{line}");
     }
     Ok(())
+}
+
+/// The results of its upload, and of its apply and its revert where there are any.
+/// Afterwards it is gone.
+fn steps(
+    hypervisor: &Privcmd,
+    name: &str,
+    data: &[u8],
+    apply: bool,
+) -> anyhow::Result<Vec<Result<(), Errno>>> {
+    let livepatch = Livepatch::negotiate(hypervisor).map_err(errno)?;
+    let late = AtomicU64::new(0);
+    let mut results = vec![livepatch.upload(name, data)];
+    if results == [Ok(())] {
+        if apply {
+            results.push(settle(&livepatch, name, Action::Apply, &late)?);
+        }
+        if results == [Ok(()), Ok(())] {
+            version_info(hypervisor).map_err(errno)?;
+            results.push(settle(&livepatch, name, Action::Revert, &late)?);
+        }
+        act(&livepatch, name, Action::Unload, &late)?;
+    }
+    Ok(results)
 }
 
 fn nameless(file: &str) -> anyhow::Result<()> {
@@ -83,16 +111,28 @@ fn act(
     action: Action,
     late: &AtomicU64,
 ) -> anyhow::Result<()> {
+    let done = settle(livepatch, name, action, late)?;
+    done.map_err(|error| anyhow::anyhow!("{action:?} {name}: {error}"))
+}
+
+/// As [`act`]; a refusal is a result, and so is that the CPUs came late each time.
+fn settle(
+    livepatch: &Livepatch<Privcmd>,
+    name: &str,
+    action: Action,
+    late: &AtomicU64,
+) -> anyhow::Result<Result<(), Errno>> {
     let timeout = u32::try_from(TIMEOUT.as_nanos())?;
+    let mut done = Ok(());
     for _ in 0..TRIES {
-        match livepatch.act(name, action, timeout, false) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EBUSY | Errno::EAGAIN) => late.fetch_add(1, Ordering::Relaxed),
-            Err(error) => bail!("{action:?} {name}: {error}"),
-        };
+        done = livepatch.act(name, action, timeout, false);
+        if !matches!(done, Err(Errno::EBUSY | Errno::EAGAIN)) {
+            break;
+        }
+        late.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(TIMEOUT);
     }
-    bail!("{action:?} {name}: late {TRIES} times")
+    Ok(done)
 }
 
 /// What the others do meanwhile, and how it goes.

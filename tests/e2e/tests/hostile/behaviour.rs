@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whether a mutant still does what the good payload does.
+//!
+//! Applying a payload runs its code, and that may do anything: end the hypervisor
+//! too. Only those mutants are applied whose sections in memory have the contents
+//! and relocations of the good payload: code, with what alternatives and exception
+//! table make of it, data, hooks, and where the records write jumps and lead them.
+//! They may differ in all else: notes, bug frames (good code does not raise them),
+//! symbols, flags and versions of records, places in the file. Any harm they do
+//! comes from what the hypervisor takes for granted. They are compared as the ELF
+//! specification reads them, with a reader that the engine does not use.
+
+use object::read::elf::ElfFile64;
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use object::{RelocationFlags, RelocationTarget, SectionFlags, SectionIndex, elf};
+
+/// What good code does without, by the beginning of its section's name.
+const UNUSED: [&str; 5] = [
+    ".bug_frames.",
+    ".livepatch.depends",
+    ".livepatch.xen_depends",
+    ".modinfo",
+    ".note.",
+];
+const RECORDS: &str = ".livepatch.funcs";
+/// Size of a record, and of its name, addresses and sizes: what comes behind them
+/// does not say where a jump is written, and where it leads.
+const RECORD: usize = 104;
+const JUMP: usize = 32;
+
+type File<'d> = ElfFile64<'d, object::Endianness>;
+
+/// A section that is in memory while the payload is applied.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Part {
+    name: String,
+    flags: u64,
+    size: u64,
+    data: Vec<u8>,
+    /// Offset, type, what it is against, and the addend.
+    relocations: Vec<(u64, u32, String, i64)>,
+}
+
+/// Whether both files do the same when they are applied.
+pub(crate) fn same(good: &[u8], mutant: &[u8]) -> bool {
+    match (parts(good), parts(mutant)) {
+        (Ok(good), Ok(mutant)) => good == mutant,
+        _ => false,
+    }
+}
+
+fn parts(data: &[u8]) -> object::read::Result<Vec<Part>> {
+    let file = File::parse(data)?;
+    let mut parts = Vec::new();
+    for section in file.sections() {
+        let SectionFlags::Elf { sh_flags, .. } = section.flags() else {
+            continue;
+        };
+        let name = section.name()?;
+        let unused = UNUSED.iter().any(|begin| name.starts_with(begin));
+        if sh_flags.0 & elf::SHF_ALLOC.0 == 0 || unused || section.size() == 0 {
+            continue;
+        }
+        let mut data = section.data()?.to_vec();
+        if name == RECORDS {
+            data.chunks_mut(RECORD)
+                .filter_map(|record| record.get_mut(JUMP..))
+                .for_each(|rest| rest.fill(0));
+        }
+        let mut relocations = Vec::new();
+        for (offset, relocation) in section.relocations() {
+            let RelocationFlags::Elf { r_type } = relocation.flags() else {
+                continue;
+            };
+            let target = target(&file, relocation.target())?;
+            relocations.push((offset, r_type.0, target, relocation.addend()));
+        }
+        parts.push(Part {
+            name: name.to_owned(),
+            flags: sh_flags.0 & (elf::SHF_WRITE.0 | elf::SHF_EXECINSTR.0),
+            size: section.size(),
+            data,
+            relocations,
+        });
+    }
+    parts.sort();
+    Ok(parts)
+}
+
+/// What a relocation is against: a name, or a place in a section.
+fn target(file: &File<'_>, target: RelocationTarget) -> object::read::Result<String> {
+    let RelocationTarget::Symbol(index) = target else {
+        return Ok("nothing".to_owned());
+    };
+    let symbol = file.symbol_by_index(index)?;
+    let section: Option<SectionIndex> = symbol.section_index();
+    Ok(match section {
+        Some(section) => {
+            let section = file.section_by_index(section)?;
+            format!("{}+{:#x}", section.name()?, symbol.address())
+        }
+        None => format!("{} {:#x}", symbol.name()?, symbol.address()),
+    })
+}
