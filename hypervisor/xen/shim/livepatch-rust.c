@@ -57,8 +57,6 @@
 struct xsplice_memory {
     /* What hooks are given. */
     struct payload payload;
-    /* Its name as the console may have it. */
-    char printable_name[XEN_LIVEPATCH_NAME_SIZE];
     uint64_t base, size;
     /* What the payload's tables are copied to: one piece, of this size. */
     void *copies;
@@ -303,13 +301,20 @@ uint64_t xsplice_memory_base(const struct xsplice_memory *memory)
     return memory->base;
 }
 
+/* What was in a payload goes to the console. */
+static void make_printable(char *text, size_t len)
+{
+    for ( ; len; text++, len-- )
+        if ( !isprint(*text) )
+            *text = '?';
+}
+
 static const char *cf_check lookup_symbol(
     unsigned long addr, unsigned long *size, unsigned long *offset, char *name)
 {
     const struct xsplice_memory *memory = find_memory(addr, 1);
     const struct livepatch_symbol *best = NULL;
     unsigned int i;
-    char *c;
 
     if ( !memory )
         return NULL;
@@ -327,14 +332,11 @@ static const char *cf_check lookup_symbol(
 
     *size = best->size;
     *offset = addr - best->value;
-    strlcpy(name, best->name, KSYM_NAME_LEN + 1);
-    /* It is as it was in the payload, and goes to the console. */
-    for ( c = name; *c; c++ )
-        if ( !isprint(*c) )
-            *c = '?';
+    /* As Xen has it: `%pS` shows what is returned, and then this in brackets. */
+    strlcpy(name, memory->payload.name, KSYM_NAME_LEN + 1);
+    make_printable(name, strlen(name));
 
-    /* Not the symbol's name: so `%pS` shows both, as "symbol [payload]". */
-    return memory->printable_name;
+    return best->name;
 }
 
 /* Copies bytes to *to, which is behind them then. Where they are now. */
@@ -386,6 +388,7 @@ static int copy_tables(struct xsplice_memory *memory,
             .size = symbol->size,
             .new_symbol = symbol->new,
         };
+        make_printable(to - symbol->name.len, symbol->name.len);
         *(char *)to++ = 0;
     }
 
@@ -402,9 +405,6 @@ int xsplice_memory_register(struct xsplice_memory *memory,
     if ( from->name.len >= sizeof(payload->name) )
         return -EINVAL;
     memcpy(payload->name, from->name.data, from->name.len);
-    for ( i = 0; i < from->name.len; i++ )
-        memory->printable_name[i] =
-            isprint(payload->name[i]) ? payload->name[i] : '?';
 
     payload->state = LIVEPATCH_STATE_CHECKED;
     payload->text_addr = pointer(from->text.start);
