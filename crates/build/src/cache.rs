@@ -92,7 +92,7 @@ impl ObjectCache {
         if let Err(error) = written {
             let place = self.directory.display();
             self.unwritable
-                .get_or_init(|| format!("{place}: {error}: nothing is kept for the next build"));
+                .get_or_init(|| format!("{place}: {error}: compiled objects are not cached"));
         }
     }
 

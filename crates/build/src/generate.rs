@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use xsplice_abi::note::hex;
 use xsplice_diff::Kind;
+use xsplice_system::file;
 
 /// What a payload is to be built from.
 #[derive(Debug, Clone, Default)]
@@ -102,13 +103,20 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+/// How many compilers run at once at most: more only slow each other down.
+const MOST_JOBS: usize = 256;
+
 /// Builds a payload.
 ///
 /// # Errors
 /// Every problem that was found; then nothing is written.
 pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Refused> {
+    let inputs = [&options.patches, &options.below, &options.below_patches];
+    let inputs = inputs.into_iter().chain([&options.hooks]).flatten();
+    file::keep_apart(&options.output, inputs.chain([&options.xen_syms]))
+        .map_err(|e| Refused::io(&options.output, &e))?;
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.jobs)
+        .num_threads(options.jobs.min(MOST_JOBS))
         .build()
         .map_err(|e| Refused::one("compiler", e.to_string()))?;
     pool.install(|| generate_in_pool(options, progress))
@@ -246,7 +254,6 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         .flat_map(|unit| &unit.comparison.changes)
         .map(|change| format!("{}: {}", change.name, change.why));
     let foreign = source.foreign.iter();
-    notes.extend(rebuild.unwritable().map(str::to_owned));
     notes.extend(source.loose.iter().cloned());
     notes.extend(units.iter().flat_map(stored_addresses));
     notes.extend(crate::forgotten::notes(&units, &source));
@@ -267,7 +274,10 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         hunks,
         notes,
     };
-    write(options, &image, &below, selection, &metadata, report)
+    let mut report = write(options, &image, &below, selection, &metadata, report)?;
+    // About this machine, and so not for the payload to record.
+    report.notes.extend(rebuild.unwritable().map(str::to_owned));
+    Ok(report)
 }
 
 /// What makes the names of new symbols unlike those of any other payload: a
@@ -381,8 +391,7 @@ fn write(
         below,
         depends == image.build_id.as_slice() || options.depends.is_none(),
     )?;
-    xsplice_system::file::write(&options.output, &payload)
-        .map_err(|e| Refused::io(&options.output, &e))?;
+    file::write(&options.output, &payload).map_err(|e| Refused::io(&options.output, &e))?;
     Ok(Report {
         size: payload.len(),
         hypervisor: hex(hypervisor),

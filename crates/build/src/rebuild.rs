@@ -264,7 +264,7 @@ impl<'a> Rebuild<'a> {
         patched.variant.compile(object)
     }
 
-    /// Why nothing is kept for the next build, if that is so.
+    /// Why compiled objects are not cached, if that is so.
     pub(crate) fn unwritable(&self) -> Option<&str> {
         self.base.unwritable()
     }

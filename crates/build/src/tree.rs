@@ -99,7 +99,7 @@ impl Tree {
         } else {
             return Err(Refused::one(
                 place(),
-                "this is no Xen source tree: there is no xen/Rules.mk",
+                "not a Xen source tree: there is no xen/Rules.mk",
             ));
         };
         let mut records = Records::default();

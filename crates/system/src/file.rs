@@ -47,6 +47,10 @@ pub fn write(path: &Path, data: &[u8]) -> Result<()> {
 /// If the directory cannot be written to; then nothing has changed.
 pub fn replace(path: &Path, data: &[u8]) -> Result<()> {
     let directory = parent(path);
+    if !directory.is_dir() {
+        let message = format!("there is no directory {}", directory.display());
+        return Err(Error::new(ErrorKind::NotFound, message));
+    }
     let _undisturbed = interrupt::hold();
     let mut file = tempfile::Builder::new()
         .permissions(PermissionsExt::from_mode(0o644))
@@ -54,6 +58,26 @@ pub fn replace(path: &Path, data: &[u8]) -> Result<()> {
     file.write_all(data)?;
     file.persist(path)?;
     Ok(())
+}
+
+/// Sees to it that writing `output` loses none of `inputs`.
+///
+/// # Errors
+/// If one of them is the same regular file.
+pub fn keep_apart<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    let identity = |path: &Path| {
+        let metadata = path.metadata().ok().filter(Metadata::is_file)?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let output = identity(output);
+    let same = |input: &&PathBuf| output.is_some() && identity(input) == output;
+    match inputs.into_iter().find(same) {
+        None => Ok(()),
+        Some(input) => Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("it would overwrite the input {}", input.display()),
+        )),
+    }
 }
 
 fn parent(path: &Path) -> &Path {
@@ -103,6 +127,22 @@ mod tests {
             write(&link, data).expect("written");
             assert!(link.is_symlink());
             assert_eq!(std::fs::read(&file).expect("it is there"), data);
+        }
+    }
+
+    #[test]
+    fn an_input_is_not_written_over_by_any_of_its_names() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = |name| directory.path().join(name);
+        std::fs::write(place("input"), "x").expect("written");
+        symlink("input", place("link")).expect("linked");
+        let inputs = [place("other"), place("input")];
+        for output in ["input", "link"] {
+            let error = keep_apart(&place(output), &inputs).expect_err(output);
+            assert!(error.to_string().contains("would overwrite the input"));
+        }
+        for output in ["new", "other", "/dev/null"] {
+            keep_apart(&place(output), &inputs).expect(output);
         }
     }
 

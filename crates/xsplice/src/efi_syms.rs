@@ -53,6 +53,8 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
 
 /// Returns the build-id of `xen.efi`.
 fn write(args: &Args) -> anyhow::Result<String> {
+    file::keep_apart(&args.output, [&args.xen_syms, &args.xen_efi])
+        .with_context(|| args.output.display().to_string())?;
     let read = |path: &PathBuf| std::fs::read(path).with_context(|| path.display().to_string());
     let image = efi_symbols(&read(&args.xen_syms)?, &read(&args.xen_efi)?)?;
     let build_id = hex(Image::parse(&image)?.build_id());

@@ -69,6 +69,12 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
 
 fn write(args: &Args) -> anyhow::Result<xsplice_offline::Report> {
     let context = |path: &Path| path.display().to_string();
+    let inputs = [&args.payload, &args.xen_syms];
+    file::keep_apart(
+        &args.output,
+        inputs.into_iter().chain(&args.patch).chain(&args.on),
+    )
+    .with_context(|| context(&args.output))?;
     let data = read(&args.payload)?;
     let image = read_image(&args.xen_syms)?;
     let payload = Payload::read(&data, Some(&image)).with_context(|| context(&args.payload))?;
