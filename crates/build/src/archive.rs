@@ -5,6 +5,7 @@
 use crate::image::Image;
 use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::tree::Tree;
+use crate::unit::Unit;
 use crate::{Problem, Refused};
 use object::{Object as _, ObjectSymbol as _};
 use std::collections::BTreeSet;
@@ -24,10 +25,17 @@ pub(crate) fn settle(
         .iter()
         .filter(|object| tree.archived.contains(&object.path) && !image.has_file(&object.source))
         .collect();
-    for pair in pairs.iter_mut() {
-        if members.iter().any(|member| member.path == pair.object.path) {
-            pair.original = None;
-        }
+    let is_member = |pair: &Pair| {
+        let mut members = members.iter();
+        members.any(|member| member.path == pair.object.path)
+    };
+    // Those that the patch leaves as they are only count if something needs them.
+    pairs.retain(|pair| {
+        let same = |unit: Option<Unit>| unit.is_none_or(|unit| unit.comparison.is_empty());
+        !is_member(pair) || !Unit::compare(tree, pair, None).is_ok_and(same)
+    });
+    for pair in pairs.iter_mut().filter(|pair| is_member(pair)) {
+        pair.original = None;
     }
     loop {
         let (mut needed, mut defined) = (BTreeSet::new(), BTreeSet::new());
