@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use xsplice_link::reloc::{Field, aarch64, x86_64};
+use xsplice_reloc::reloc::{Field, aarch64, x86_64};
 
 fuzz_target!(|input: (bool, u16, u64, i64, u64, Vec<u8>)| {
     let (arm, r_type, symbol, addend, place, mut bytes) = input;

@@ -285,7 +285,7 @@ fn collect(directory: &Path, all: &mut Vec<(PathBuf, u64)>) -> anyhow::Result<()
 
 /// One process compares them one after another, as the generator does on each CPU.
 fn compare_ours(objects: &[(PathBuf, u64)]) -> anyhow::Result<Duration> {
-    let program = test::build_example("xsplice-diff", "compare")?;
+    let program = test::build_example("xsplice-objdiff", "compare")?;
     let mut compare = Command::new(&program);
     for (path, _) in objects {
         compare.args([path, path]);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Whose code is changed; each change is tried with these crates' own tests.
-const PACKAGES: [&str; 3] = ["xsplice-engine", "xsplice-link", "xsplice-rendezvous"];
+const PACKAGES: [&str; 3] = ["xsplice-engine", "xsplice-reloc", "xsplice-rendezvous"];
 
 /// What is changed.
 #[derive(clap::Args)]

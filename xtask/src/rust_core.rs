@@ -20,7 +20,7 @@ use std::process::Command;
 const RUSTC: &str = "/usr/bin/rustc";
 const CARGO: &str = "/usr/bin/cargo";
 /// The target's description; its name is the file's.
-const TARGET: &str = "hypervisor/xen/x86_64-xen.json";
+const TARGET: &str = "crates/host-xen/x86_64-xen.json";
 const NAME: &str = "x86_64-xen";
 
 /// How code is made for Xen: its thunks for returns and indirect branches, its
@@ -83,7 +83,7 @@ const LARGEST_FRAME: u32 = 1536;
 /// How `core` and `alloc` are made.
 const RECIPE: &str = concat!(
     include_str!("rust_core.rs"),
-    include_str!("../../hypervisor/xen/x86_64-xen.json")
+    include_str!("../../crates/host-xen/x86_64-xen.json")
 );
 
 /// Builds the object; returns where it is.
@@ -106,7 +106,13 @@ pub(crate) fn object() -> anyhow::Result<PathBuf> {
     );
     command::output(
         Command::new(CARGO)
-            .args(["rustc", "--locked", "--package", "xsplice-xen", "--lib"])
+            .args([
+                "rustc",
+                "--locked",
+                "--package",
+                "xsplice-host-xen",
+                "--lib",
+            ])
             .args(["--profile", "xen", "--crate-type", "staticlib"])
             .args(["-Zjson-target-spec", "--target", TARGET, "--target-dir"])
             .arg(&target)
@@ -118,7 +124,10 @@ pub(crate) fn object() -> anyhow::Result<PathBuf> {
             .env_remove("RUSTUP_TOOLCHAIN"),
     )?;
     let object = target.join("livepatch-core.o");
-    prelink(&target.join(NAME).join("xen/libxsplice_xen.a"), &object)?;
+    prelink(
+        &target.join(NAME).join("xen/libxsplice_host_xen.a"),
+        &object,
+    )?;
     check(&object)?;
     Ok(object)
 }

@@ -22,7 +22,7 @@ const ALL: [Sanitizer; 3] = [Sanitizer::Address, Sanitizer::Valgrind, Sanitizer:
 /// What runs as machine code.
 const NATIVE: [&str; 3] = [
     "--package=xsplice-engine",
-    "--package=xsplice-inprocess",
+    "--package=xsplice-host-process",
     "--package=xsplice-rendezvous",
 ];
 
@@ -90,7 +90,7 @@ fn miri() -> anyhow::Result<Command> {
     nightly(&["miri", "--version"], "miri,rust-src")?;
     let mut tests = cargo(&["+nightly", "miri", "test"], "target/miri");
     tests.args(["--package=xsplice-engine", "--package=xsplice-rendezvous"]);
-    tests.args(["--package=xsplice-link", "--lib"]);
+    tests.args(["--package=xsplice-reloc", "--lib"]);
     // Those of the linker's results run it.
     for test in ["load", "actions", "hold", "microcode"] {
         tests.args(["--test", test]);

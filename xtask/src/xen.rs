@@ -2,7 +2,7 @@
 
 //! `cargo xtask xen build`: Debian's Xen with the engine of our choice.
 //!
-//! The tree is a copy of the base's, with the patches of `hypervisor/xen`, and
+//! The tree is a copy of the base's, with the patches of `crates/host-xen`, and
 //! stays in the cache; the shim and the Rust object are put into it whenever
 //! they change, and make does the rest.
 
@@ -27,13 +27,13 @@ pub(crate) enum Engine {
 const RECIPE: &str = concat!(
     include_str!("xen.rs"),
     include_str!("debian_build.rs"),
-    include_str!("../../hypervisor/xen/patches/0001-sysctl-continuation.patch"),
-    include_str!("../../hypervisor/xen/patches/0002-choice-of-engine.patch"),
-    include_str!("../../hypervisor/xen/patches/0003-machine-checks-wait.patch"),
+    include_str!("../../crates/host-xen/patches/0001-sysctl-continuation.patch"),
+    include_str!("../../crates/host-xen/patches/0002-choice-of-engine.patch"),
+    include_str!("../../crates/host-xen/patches/0003-machine-checks-wait.patch"),
 );
 
 /// Our part of the tree.
-const SOURCES: &str = "hypervisor/xen";
+const SOURCES: &str = "crates/host-xen";
 /// Where the shim and the Rust object go.
 const PLACE: &str = "xen/arch/x86";
 /// The Rust object, which the makefile copies to its place.

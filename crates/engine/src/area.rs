@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 use core::ops::Range;
-use xsplice_memory as memory;
+use xsplice_fallible as fallible;
 
 /// Addresses for payloads, for hosts that have no allocator of their own: the
 /// first gap that is large enough, with a free page behind each piece.
@@ -45,7 +45,7 @@ impl Area {
         if end > self.range.end {
             return None;
         }
-        memory::push(&mut self.used, (start, end)).ok()?;
+        fallible::push(&mut self.used, (start, end)).ok()?;
         self.used.get_mut(before..)?.rotate_right(1);
         Some(start)
     }

@@ -6,7 +6,7 @@
 use crate::format::{Bytes, Known, MAX_SECTIONS, MAX_SIZE};
 use crate::problem::{Problem, Problems, SectionId, text};
 use alloc::vec::Vec;
-use xsplice_memory as memory;
+use xsplice_fallible as fallible;
 
 pub(crate) const SHF_WRITE: u64 = 1;
 pub(crate) const SHF_ALLOC: u64 = 2;
@@ -246,7 +246,7 @@ fn sections<'a>(
     header: &Header,
     problems: &mut Problems,
 ) -> Option<Vec<Section<'a>>> {
-    let mut sections = problems.noted(memory::with_room(usize::from(header.count)))?;
+    let mut sections = problems.noted(fallible::with_room(usize::from(header.count)))?;
     let null = Section {
         index: 0,
         name: b"",
@@ -260,7 +260,7 @@ fn sections<'a>(
         entry_size: 0,
         data: b"",
     };
-    problems.noted(memory::push(&mut sections, null))?;
+    problems.noted(fallible::push(&mut sections, null))?;
     let mut in_file = 0;
     for index in 1..usize::from(header.count) {
         let bytes = header.section_header(file, index)?;
@@ -316,7 +316,7 @@ fn sections<'a>(
             });
         }
         in_file += section.data.len() as u64;
-        problems.noted(memory::push(&mut sections, section))?;
+        problems.noted(fallible::push(&mut sections, section))?;
     }
     let size = file.len() as u64;
     if in_file > size {
@@ -390,7 +390,7 @@ fn symbols<'a>(
     let names = strings(sections, usize::try_from(table.link).ok()?, problems)?;
     let entry = usize::try_from(table.entry_size).ok()?;
     let count = table.data.len().checked_div(entry)?;
-    let mut symbols = problems.noted(memory::with_room(count))?;
+    let mut symbols = problems.noted(fallible::with_room(count))?;
     for (index, record) in table.data.chunks_exact(entry).enumerate() {
         // Of a size that the compiler knows.
         let record = Bytes(record.first_chunk::<SYMBOL_SIZE>()?);
@@ -406,7 +406,7 @@ fn symbols<'a>(
             value: record.u64(8)?,
             size: record.u64(16)?,
         };
-        problems.noted(memory::push(&mut symbols, symbol))?;
+        problems.noted(fallible::push(&mut symbols, symbol))?;
     }
     Some(symbols)
 }

@@ -3,7 +3,7 @@
 //! Many names in one piece of memory.
 
 use alloc::vec::Vec;
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 
 /// Where a name is among [`Names`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl Names {
     pub(crate) fn add(&mut self, name: &[u8]) -> Result<Name, NoMemory> {
         // As many bytes as there can be in a payload fit.
         let [start, len] = [self.0.len(), name.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-        memory::append(&mut self.0, name)?;
+        fallible::append(&mut self.0, name)?;
         Ok(Name { start, len })
     }
 

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use thiserror::Error;
 use xsplice_abi::errno::Errno;
-use xsplice_link::reloc::Overflow;
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
+use xsplice_reloc::reloc::Overflow;
 
 /// A section of a payload, as errors name it.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,9 +39,9 @@ impl From<&Section<'_>> for SectionId {
 #[inline(never)]
 pub(crate) fn printable(name: &[u8]) -> Result<String, NoMemory> {
     const LIMIT: usize = 256;
-    let mut text = memory::with_room(LIMIT.min(name.len()))?;
+    let mut text = fallible::with_room(LIMIT.min(name.len()))?;
     for byte in name.escape_ascii().take(LIMIT) {
-        memory::push(&mut text, byte)?;
+        fallible::push(&mut text, byte)?;
     }
     // What is escaped is ASCII.
     Ok(String::from_utf8(text).unwrap_or_default())
@@ -51,7 +51,7 @@ pub(crate) fn printable(name: &[u8]) -> Result<String, NoMemory> {
 #[inline(never)]
 pub(crate) fn copied(name: &str) -> Result<String, NoMemory> {
     // It is a text already.
-    memory::copy(name.as_bytes()).map(|bytes| String::from_utf8(bytes).unwrap_or_default())
+    fallible::copy(name.as_bytes()).map(|bytes| String::from_utf8(bytes).unwrap_or_default())
 }
 
 // A message is worth having without the names in it: what follows is for
@@ -70,7 +70,7 @@ pub(crate) fn same(name: &str) -> String {
 /// A copy of bytes.
 #[inline(never)]
 pub(crate) fn bytes(bytes: &[u8]) -> Vec<u8> {
-    memory::copy(bytes).unwrap_or_default()
+    fallible::copy(bytes).unwrap_or_default()
 }
 
 /// Bytes as hexadecimal digits; of more than 64, the first.
@@ -730,7 +730,7 @@ impl Problems {
     pub(crate) fn push(&mut self, problem: Problem) {
         if self.list.len() >= Self::LIMIT {
             self.more += 1;
-        } else if memory::push(&mut self.list, problem).is_err() {
+        } else if fallible::push(&mut self.list, problem).is_err() {
             self.more += 1;
             self.no_memory = true;
         }

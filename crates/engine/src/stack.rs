@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::ops::Range;
 use xsplice_abi::payload::Expectation;
-use xsplice_memory::{self as memory, NoMemory, Room};
+use xsplice_fallible::{self as fallible, NoMemory, Room};
 
 /// Names a loaded payload for as long as the engine runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,8 +74,8 @@ impl Hooks {
     #[inline(never)]
     pub(crate) fn add(&mut self, hook: Hook, addr: u64) -> Result<(), NoMemory> {
         match hook {
-            Hook::Load => memory::push(&mut self.load, addr),
-            Hook::Unload => memory::push(&mut self.unload, addr),
+            Hook::Load => fallible::push(&mut self.load, addr),
+            Hook::Unload => fallible::push(&mut self.unload, addr),
             single => {
                 if let Some(place) = self.single.get_mut(single as usize) {
                     *place = addr;
@@ -130,7 +130,7 @@ pub(crate) struct NewSymbols {
 impl NewSymbols {
     pub(crate) fn add(&mut self, name: &[u8], addr: u64) -> Result<(), NoMemory> {
         let name = self.names.add(name)?;
-        memory::push(&mut self.list, (name, addr))
+        fallible::push(&mut self.list, (name, addr))
     }
 
     fn name(&self, index: usize) -> &[u8] {
@@ -283,14 +283,14 @@ impl Loaded {
     fn entries(&self) -> Result<Vec<Entry>, NoMemory> {
         let build_id = Some(Key::BuildId).filter(|_| !self.build_id.is_empty());
         let symbols = (0..self.symbols.list.len()).map(Key::Symbol);
-        let mut entries = memory::with_room(2 + symbols.len())?;
+        let mut entries = fallible::with_room(2 + symbols.len())?;
         for key in [Key::Name].into_iter().chain(build_id).chain(symbols) {
             let entry = Entry {
                 hash: hash(self.key(key)),
                 owner: self.id,
                 key,
             };
-            memory::push(&mut entries, entry)?;
+            fallible::push(&mut entries, entry)?;
         }
         // The order of symbols of the same name must not change.
         let index = |entry: &Entry| match entry.key {
@@ -562,7 +562,7 @@ impl Stack {
     #[inline(never)]
     pub(crate) fn to_note(&self, payload: &Loaded) -> Result<Noted, NoMemory> {
         let functions = payload.functions.iter().enumerate();
-        let mut patched = memory::collect(functions.map(|(index, function)| Patched {
+        let mut patched = fallible::collect(functions.map(|(index, function)| Patched {
             start: function.old_addr,
             end: function.end(),
             owner: payload.id,

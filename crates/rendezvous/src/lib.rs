@@ -93,7 +93,7 @@ use core::ops::BitOr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 
 /// What the rendezvous needs of the hypervisor.
 pub trait Platform {
@@ -221,7 +221,7 @@ impl Rendezvous {
         };
         Ok(Self {
             word: AtomicU64::new(compose(0, IDLE)),
-            cpus: memory::collect((0..cpus).map(cpu))?,
+            cpus: fallible::collect((0..cpus).map(cpu))?,
         })
     }
 
@@ -353,7 +353,7 @@ impl Rendezvous {
         closure: impl FnOnce(),
     ) -> Result<(), Failure> {
         // Nothing is allocated while CPUs wait. Without memory there are no names.
-        let mut missing = memory::with_room(self.cpus.len()).unwrap_or_default();
+        let mut missing = fallible::with_room(self.cpus.len()).unwrap_or_default();
         let before = self.word.load(Ordering::Relaxed);
         let meeting = meeting(before).wrapping_add(1);
         let gather = compose(meeting, GATHER);
@@ -424,7 +424,7 @@ impl Rendezvous {
             all = false;
             if missing.len() < missing.capacity() {
                 // There is room.
-                let _: Result<(), NoMemory> = memory::push(missing, other);
+                let _: Result<(), NoMemory> = fallible::push(missing, other);
             }
         }
         all

@@ -6,16 +6,18 @@ use xsplice_e2e::{base, build, config, local, settled};
 use xsplice_lab::Host;
 
 /// A unified diff that replaces the line `old` of `path` in the tree.
+/// A patch that changes the line `old` of a file, with the context that `diff -u` gives.
 fn diff(tree: &Path, path: &str, old: &str, new: &str) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(tree.join(path))?;
-    let number = text.lines().position(|l| l == old).map_or(0, |n| n + 1);
-    assert!(
-        number > 0,
+    let changed = text.replacen(&format!("\n{old}\n"), &format!("\n{new}\n"), 1);
+    assert_ne!(
+        text, changed,
         "{path} has no line {old:?}: the test needs another one"
     );
-    Ok(format!(
-        "--- a/{path}\n+++ b/{path}\n@@ -{number},1 +{number},1 @@\n-{old}\n+{new}\n"
-    ))
+    Ok(similar::TextDiff::from_lines(&text, &changed)
+        .unified_diff()
+        .header(&format!("a/{path}"), &format!("b/{path}"))
+        .to_string())
 }
 
 #[test]
@@ -33,8 +35,8 @@ fn patches_that_cannot_be_live_patched() -> anyhow::Result<()> {
         ),
         (
             "does-not-apply",
-            format!("--- a/{version}\n+++ b/{version}\n@@ -58 +58 @@\n-no such line\n+x\n"),
-            "hunk 1 (line 58) does not apply",
+            change(version, old, "    return NULL;")?.replace(old, "    return no_such_line;"),
+            "does not apply",
         ),
         (
             "no-compile",

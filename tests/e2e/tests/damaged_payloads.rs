@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xsplice_e2e::{base, exhaustive, own_payloads};
 use xsplice_engine::{Action, Engine, Guard, Options, Policy};
-use xsplice_offline::{Image, Machine, check};
+use xsplice_host_image::{Image, Machine, check};
 
 /// Payloads whose tables of sections are always tried with all values; those of
 /// the others have the same form and are left to exhaustive runs.

@@ -13,7 +13,7 @@ use xsplice_engine::{
     Absent, Action, Description, Engine, Errno, Guard, Hook, Host, Limits, Options, Policy,
     Protection, Region, Resident, Status,
 };
-use xsplice_offline::{Image, Machine};
+use xsplice_host_image::{Image, Machine};
 
 /// What the host and the memory that it gives share.
 #[derive(Debug, Default)]

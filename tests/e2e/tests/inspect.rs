@@ -90,19 +90,19 @@ fn no_damage_makes_inspect_or_check_panic() -> anyhow::Result<()> {
     let patch = repository().join("examples/xen-4.17/bug-and-alternative.patch");
     build(&base, &patch, &ours)?;
     let syms = std::fs::read(&base.xen_syms)?;
-    let shown_on = xsplice_inspect::Image::read(&syms)?;
-    let checked_on = xsplice_offline::Image::parse(&syms)?;
+    let shown_on = xsplice_review::Image::read(&syms)?;
+    let checked_on = xsplice_host_image::Image::parse(&syms)?;
     for path in [ours, base.test_payloads.join("xen_hello_world.livepatch")] {
         let whole = std::fs::read(&path)?;
-        ensure!(xsplice_inspect::compare(&whole, &shown_on)?.len() == 1);
+        ensure!(xsplice_review::compare(&whole, &shown_on)?.len() == 1);
         let (mut tried, mut shown, mut loaded) = (0, 0, 0);
         for data in damaged(&whole) {
             tried += 1;
-            if xsplice_inspect::Payload::read(&data, Some(&shown_on)).is_ok() {
+            if xsplice_review::Payload::read(&data, Some(&shown_on)).is_ok() {
                 shown += 1;
-                xsplice_inspect::compare(&data, &shown_on)?;
+                xsplice_review::compare(&data, &shown_on)?;
             }
-            let verdicts = xsplice_offline::check(&checked_on, &[("damaged", &data)]);
+            let verdicts = xsplice_host_image::check(&checked_on, &[("damaged", &data)]);
             loaded += usize::from(verdicts.iter().any(|verdict| verdict.loads));
         }
         println!(

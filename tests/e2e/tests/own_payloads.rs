@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use xsplice_e2e::{Base, base};
-use xsplice_offline::{Image, Report, check};
+use xsplice_host_image::{Image, Report, check};
 
 fn report(base: &Base, image: &Image, below: Option<&str>, name: &str) -> anyhow::Result<Report> {
     let read = |name: &str| {

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use xsplice_diff::{Kind, Object};
+use xsplice_objdiff::{Kind, Object};
 
 /// Put before a source file, it moves all that is behind it, and takes numbers
 /// that the compiler gives to variables that are local to functions.
@@ -80,7 +80,7 @@ fn no_object_of_the_tree_differs_from_itself() -> anyhow::Result<()> {
         let path = path.display().to_string();
         let original = Object::read(&path, data)?;
         let patched = Object::read(&path, data)?;
-        for change in xsplice_diff::compare(&original, &patched).changes {
+        for change in xsplice_objdiff::compare(&original, &patched).changes {
             differences.push(format!("{path}: {}: {}", change.name, change.why));
         }
         longest = longest.max(started.elapsed());
@@ -150,9 +150,9 @@ fn what_only_moved_is_the_same() -> anyhow::Result<()> {
         let moved = Object::read(&name, &std::fs::read(&output)?)?;
         compared += 1;
         symbols += original.symbols.len();
-        let comparison = xsplice_diff::compare(&original, &moved);
+        let comparison = xsplice_objdiff::compare(&original, &moved);
         let ours = |name: &str| {
-            let base = xsplice_diff::names::base_name(name);
+            let base = xsplice_objdiff::names::base_name(name);
             ["put_before", "count", "rover", "warned", "text"].contains(&base)
         };
         for change in comparison.changes {

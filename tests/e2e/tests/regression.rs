@@ -11,8 +11,8 @@ use std::mem::offset_of;
 use std::path::Path;
 use xsplice_abi::payload::LivepatchFunc;
 use xsplice_e2e::{Base, base, build, config, repository, rust_base};
+use xsplice_host_image::Image;
 use xsplice_lab::{Host, Output};
-use xsplice_offline::Image;
 
 /// What the hypervisor says that it is, after a step.
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use xsplice_abi::deny::{self, ROOTS, Where};
 use xsplice_e2e::{Base, base, repository, rust_base};
-use xsplice_offline::{Image, check};
+use xsplice_host_image::{Image, check};
 
 fn image(base: &Base) -> anyhow::Result<Image> {
     Ok(Image::parse(&std::fs::read(&base.xen_syms)?)?)
@@ -97,7 +97,7 @@ fn payload(image: &Image, define: &[String]) -> anyhow::Result<Vec<u8>> {
         .args(define)
         .arg("-o")
         .arg(&output)
-        .arg(repository().join("crates/offline/tests/fixture/payload.S"))
+        .arg(repository().join("crates/host-image/tests/fixture/payload.S"))
         .status()?;
     ensure!(status.success(), "gcc: {status}");
     Ok(std::fs::read(output)?)

@@ -74,7 +74,7 @@ fn build() -> anyhow::Result<PathBuf> {
     let output = command::output(
         Command::new("cargo")
             .args(["bench", "--quiet", "--no-run", "--message-format=json"])
-            .args(["--package", "xsplice-inprocess", "--bench", "engine"])
+            .args(["--package", "xsplice-host-process", "--bench", "engine"])
             .args(["--target-dir", "target/depth"])
             .env(
                 "RUSTFLAGS",

@@ -15,7 +15,7 @@ const PLOT: &str = "docs/bench/engine.svg";
 /// Measures the engine. The tables are printed, and with `write` put into the
 /// report, with a plot next to it.
 pub(crate) fn run(write: bool) -> anyhow::Result<()> {
-    let benchmark = ["--package", "xsplice-inprocess", "--bench", "engine"];
+    let benchmark = ["--package", "xsplice-host-process", "--bench", "engine"];
     let mut bench = Command::new("cargo");
     let tables = command::output(bench.args(["bench", "--quiet"]).args(benchmark))?;
     let processors = cpus();

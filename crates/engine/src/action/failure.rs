@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use thiserror::Error;
 use xsplice_abi::errno::Errno;
-use xsplice_memory::NoMemory;
+use xsplice_fallible::NoMemory;
 
 /// An action that did not happen. Everything is as it was before it.
 #[derive(Debug, PartialEq, Eq)]

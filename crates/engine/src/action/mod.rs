@@ -19,7 +19,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
-use xsplice_memory as memory;
+use xsplice_fallible as fallible;
 
 /// What can be done with a loaded payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -303,7 +303,7 @@ impl<H: Host> Engine<H> {
             reverts: Reverts::default(),
             noted: None,
         };
-        let mut applying = Box::write(memory::place()?, new);
+        let mut applying = Box::write(fallible::place()?, new);
         let (stack, reverts, guard) = (&self.stack, &mut applying.reverts, self.guard);
         let patches = match prepare::apply(&self.host, stack, id, action, reverts, options, guard) {
             Ok(patches) => patches,

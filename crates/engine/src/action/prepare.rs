@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use sha2::{Digest as _, Sha256};
 use xsplice_abi::payload::OPAQUE_SIZE;
 use xsplice_abi::preimage;
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 
 /// Whether nothing that is applied needs the payload.
 pub(super) fn unload(stack: &Stack, id: Id) -> Result<(), Cause> {
@@ -99,11 +99,11 @@ pub(super) fn apply(
 /// What is written over each function, and what is there before.
 #[inline(never)]
 fn patches<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Result<Vec<Patch>, Cause> {
-    let mut patches = memory::with_room(payload.functions.len())?;
+    let mut patches = fallible::with_room(payload.functions.len())?;
     for function in &payload.functions {
         let patch = Patch::new(function, |addr, buf| text.read(addr, buf));
         let errno = Errno::EFAULT;
-        memory::push(&mut patches, patch.ok_or(Cause::Closed { errno })?)?;
+        fallible::push(&mut patches, patch.ok_or(Cause::Closed { errno })?)?;
     }
     Ok(patches)
 }
@@ -118,14 +118,14 @@ fn take_out<'s>(
     let mut vetoing = None;
     for payload in stack.applied().rev() {
         for patch in &payload.patches {
-            memory::push(&mut reverts.writes, patch.undo())?;
+            fallible::push(&mut reverts.writes, patch.undo())?;
         }
         let revert = Revert {
             payload: payload.id,
             written: reverts.writes.len(),
             hooked: payload.hooks.in_window(),
         };
-        memory::push(&mut reverts.payloads, revert)?;
+        fallible::push(&mut reverts.payloads, revert)?;
         reverts.look_again |= payload.hooks.single(Hook::Revert).is_some();
         vetoing = payload
             .hooks
@@ -200,7 +200,7 @@ fn changed<H: Host>(
     problems: &mut Problems,
 ) -> Result<(), NoMemory> {
     for note in preimage::notes(&payload.preimages).flatten() {
-        let mut code = memory::filled(0, usize::try_from(note.size).unwrap_or(0))?;
+        let mut code = fallible::filled(0, usize::try_from(note.size).unwrap_or(0))?;
         let found = text.read(note.address, &mut code);
         note.mask(&mut code);
         if !found || Sha256::digest(&code)[..] != note.hash {
@@ -217,7 +217,7 @@ fn changed<H: Host>(
 #[inline(never)]
 fn unproved(host: &impl Host, payload: &Loaded, problems: &mut Problems) -> Result<(), NoMemory> {
     let notes = preimage::notes(&payload.preimages).flatten();
-    let mut proved = memory::collect(notes.map(|note| note.address))?;
+    let mut proved = fallible::collect(notes.map(|note| note.address))?;
     sort(&mut proved, |a, b| a < b);
     for (index, function) in payload.functions.iter().enumerate() {
         if proved.binary_search(&function.old_addr).is_err() {
@@ -272,13 +272,13 @@ impl<'h, H: Host> AsIfReverted<'h, H> {
     /// After `writes`, in their order.
     #[inline(never)]
     fn new(host: &'h H, writes: &[Write]) -> Result<Self, NoMemory> {
-        let mut sorted = memory::collect(writes.iter().enumerate())?;
+        let mut sorted = fallible::collect(writes.iter().enumerate())?;
         sort(&mut sorted, |(a, x), (b, y)| (x.addr, b) < (y.addr, a));
         let count = writes.iter().map(|write| write.bytes().len()).sum();
-        let mut old = memory::with_room(count)?;
+        let mut old = fallible::with_room(count)?;
         for (order, write) in sorted {
             for (addr, byte) in (write.addr..).zip(write.bytes()) {
-                memory::push(&mut old, (addr, order, *byte))?;
+                fallible::push(&mut old, (addr, order, *byte))?;
             }
         }
         // It is in order already where they do not overlap. The last one counts.

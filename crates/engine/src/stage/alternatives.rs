@@ -14,7 +14,7 @@ use crate::sort::sort;
 use crate::x86_64::{ALTERNATIVE_SIZE, Alternative, Branch, CALL_SITE_SIZE, displacement};
 use crate::{Host, Region};
 use alloc::vec::Vec;
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 
 /// Size of a call through a pointer relative to the instruction.
 const INDIRECT_SIZE: u8 = 6;
@@ -97,7 +97,7 @@ impl Placed<'_> {
                 lengths: (entry.orig_len.into(), entry.total_len()),
                 index,
             };
-            memory::push(&mut sites, site)?;
+            fallible::push(&mut sites, site)?;
         }
         check_order(table, &mut sites, problems);
         Ok(())

@@ -11,7 +11,7 @@ use crate::problem::{Problem, Problems};
 use crate::sort::sort_pairs;
 use crate::{Host, x86_64};
 use alloc::vec::Vec;
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 
 /// What begins in the payload's text, in order. With each, where the last function
 /// ends that begins no later; nothing is known of code without symbols.
@@ -37,7 +37,7 @@ impl Placed<'_> {
             if let Some(addr) = address
                 && section.flags & SHF_EXECINSTR != 0
             {
-                memory::push(&mut begins, (*addr, *addr))?;
+                fallible::push(&mut begins, (*addr, *addr))?;
             }
         }
         for (symbol, target) in self.elf.symbols.iter().zip(&self.targets) {
@@ -45,7 +45,7 @@ impl Placed<'_> {
                 && self.image.text().contains(addr, 1)
                 && !symbol.name().is_empty()
             {
-                memory::push(&mut begins, (addr, addr.saturating_add(symbol.size)))?;
+                fallible::push(&mut begins, (addr, addr.saturating_add(symbol.size)))?;
             }
         }
         sort_pairs(&mut begins);

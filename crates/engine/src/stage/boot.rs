@@ -13,7 +13,7 @@ use crate::Host;
 use crate::problem::{Problem, Problems};
 use crate::sort::sort;
 use alloc::vec::Vec;
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 
 /// A relocated field that leads to what is freed after boot.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ impl Places {
     /// Of references in order.
     fn of(references: &[BootReference]) -> Result<Self, NoMemory> {
         let leads = references.iter().map(|reference| (reference.leads, false));
-        let mut places = memory::collect(leads)?;
+        let mut places = fallible::collect(leads)?;
         places.dedup();
         Ok(Self(places))
     }

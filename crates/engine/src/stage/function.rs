@@ -13,7 +13,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION};
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 use zerocopy::FromBytes as _;
 
 /// A function that the payload patches.
@@ -345,8 +345,8 @@ impl Placed<'_> {
             problems.push_empty(table.section);
         }
         let count = table.bytes.len() / size_of::<LivepatchFunc>();
-        contents.functions = memory::with_room(count)?;
-        contents.expectations = memory::with_room(count)?;
+        contents.functions = fallible::with_room(count)?;
+        contents.expectations = fallible::with_room(count)?;
         let problems = &mut contents.findings.problems;
         let expected = "a multiple of 104 (function records)";
         for (index, _, record) in table.entries(FUNC_SIZE, expected, problems) {
@@ -420,8 +420,8 @@ impl Placed<'_> {
             let function = candidate.function;
             loader.note_owner(function.old_addr, uses)?;
             loader.note_owner(function.new_addr, uses)?;
-            memory::push(functions, function)?;
-            memory::push(expectations, record.expect)?;
+            fallible::push(functions, function)?;
+            fallible::push(expectations, record.expect)?;
         }
         Ok(())
     }
@@ -459,7 +459,7 @@ pub(super) fn check_all(
 /// In the order of their addresses.
 #[inline(never)]
 fn sorted(functions: &[Function]) -> Result<Vec<&Function>, NoMemory> {
-    let mut sorted = memory::collect(functions)?;
+    let mut sorted = fallible::collect(functions)?;
     sort(&mut sorted, |a, b| {
         a.old_addr < b.old_addr || a.old_addr == b.old_addr && a.index < b.index
     });
@@ -511,7 +511,7 @@ impl Cursor {
         let last = end.saturating_add(x86_64::LONGEST as u64);
         let last = last.min(function.end()).max(end);
         let size = usize::try_from(last - self.at).unwrap_or(usize::MAX);
-        let mut code = memory::filled(0, size.min(FUNCTION_LIMIT))?;
+        let mut code = fallible::filled(0, size.min(FUNCTION_LIMIT))?;
         if !host.read(self.at, &mut code) {
             return undecodable(self.at);
         }

@@ -12,7 +12,7 @@ use crate::problem::{Problem, Refusal};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hint::black_box;
-use xsplice_memory as memory;
+use xsplice_fallible as fallible;
 
 const TEXT: usize = 0;
 const WRITABLE: usize = 1;
@@ -64,7 +64,7 @@ impl<'a> DependencyChecked<'a> {
         } = *self.0;
         let problems = &mut findings.problems;
         let mut sizes = [0_u64; 3];
-        let mut addresses = memory::filled(None, elf.sections.len())?;
+        let mut addresses = fallible::filled(None, elf.sections.len())?;
         for (section, address) in elf.sections.iter().zip(&mut addresses) {
             if !section.allocated() {
                 continue;
@@ -112,7 +112,7 @@ impl<'a> DependencyChecked<'a> {
 
         let base = resident.base();
         let mut image = Box::write(
-            memory::place()?,
+            fallible::place()?,
             Image {
                 spans: Default::default(),
                 memory: resident,
@@ -159,7 +159,7 @@ impl<'a> DependencyChecked<'a> {
             let made = image.memory.bytes_mut();
             clear(made.get_mut(gap..span.start + len).unwrap_or_default());
         }
-        let place = memory::place()?;
+        let place = fallible::place()?;
         Ok(LaidOut(Box::write(
             place,
             Placed {

@@ -36,7 +36,7 @@ use alloc::vec::Vec;
 use begins::Begins;
 use boot::BootReference;
 use resolve::Target;
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 
 /// What is accepted beyond what every host accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Uses {
     #[inline(always)]
     fn note(&mut self, id: Option<Id>) -> Result<(), NoMemory> {
         match id {
-            Some(id) if self.0.last() != Some(&id) => memory::push(&mut self.0, id),
+            Some(id) if self.0.last() != Some(&id) => fallible::push(&mut self.0, id),
             _ => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use super::{File, Findings};
 use crate::elf::Elf;
 use crate::problem::Refusal;
 use alloc::boxed::Box;
-use xsplice_memory as memory;
+use xsplice_fallible as fallible;
 
 /// A relocatable ELF file for this machine, within the loader's limits.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl<'a> Parsed<'a> {
     #[inline(never)]
     pub fn parse(name: &str, file: &'a [u8]) -> Result<Self, Refusal> {
         let mut findings = Findings::new(name)?;
-        let place = memory::place()?;
+        let place = fallible::place()?;
         match Elf::parse(file, &mut findings.problems) {
             Some(elf) => Ok(Self(Box::write(
                 place,

@@ -11,8 +11,8 @@ use crate::format::Bytes;
 use crate::problem::{Problem, text};
 use crate::x86_64::stock_relocation;
 use alloc::boxed::Box;
-use xsplice_link::reloc::{Overflow, Relocation, WriteError, x86_64};
-use xsplice_memory as memory;
+use xsplice_fallible as fallible;
+use xsplice_reloc::reloc::{Overflow, Relocation, WriteError, x86_64};
 
 const RELA_SIZE: usize = 24;
 
@@ -103,7 +103,7 @@ impl Placed<'_> {
                         addr,
                         leads: addr.wrapping_add_signed(entry.addend),
                     };
-                    problems.noted(memory::push(boot_references, reference));
+                    problems.noted(fallible::push(boot_references, reference));
                 }
                 Err(wrong) => problems.push(table.problem(index, &entry, wrong)),
             }

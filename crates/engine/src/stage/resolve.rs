@@ -7,7 +7,7 @@ use crate::elf::{SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF};
 use crate::problem::{Problem, Refusal};
 use crate::{Host, Region};
 use alloc::boxed::Box;
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 
 /// What a symbol stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl<'a> LaidOut<'a> {
             ..
         } = &mut *self.0;
         let Findings { problems, uses, .. } = findings;
-        *targets = memory::with_room(elf.symbols.len())?;
+        *targets = fallible::with_room(elf.symbols.len())?;
         for (index, symbol) in elf.symbols.iter().enumerate() {
             let target = match symbol.section {
                 _ if index == 0 => Target::Unknown,
@@ -84,7 +84,7 @@ impl<'a> LaidOut<'a> {
                     Some(Some(base)) => Target::Address(base.wrapping_add(symbol.value)),
                 },
             };
-            memory::push(targets, target)?;
+            fallible::push(targets, target)?;
         }
         Ok(Resolved(self.0))
     }

@@ -11,7 +11,7 @@ use crate::format::{Bytes, Known};
 use crate::host::Hook;
 use crate::problem::{Problem, Problems};
 use core::ops::Range;
-use xsplice_memory::NoMemory;
+use xsplice_fallible::NoMemory;
 
 /// A section with the address and the bytes it has after relocation.
 pub(super) struct Table<'a, 'e> {

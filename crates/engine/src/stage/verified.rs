@@ -14,7 +14,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 use xsplice_abi::payload::Expectation;
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 
 /// A payload that passed every check and can be put on the stack. Dropping it
 /// gives its memory back.
@@ -100,7 +100,7 @@ impl Contents<'_> {
     /// Nothing is known.
     #[inline(never)]
     pub(super) fn boxed() -> Result<Box<Self>, NoMemory> {
-        Ok(Box::write(memory::place()?, Self::default()))
+        Ok(Box::write(fallible::place()?, Self::default()))
     }
 
     /// Gives the payload to the hypervisor; what it failed to do, if it did.
@@ -136,8 +136,8 @@ impl Contents<'_> {
         text: Range<u64>,
         memory: Box<dyn Resident>,
     ) -> Result<(), NoMemory> {
-        let patched = memory::filled(false, self.functions.len())?;
-        let place = memory::place()?;
+        let patched = fallible::filled(false, self.functions.len())?;
+        let place = fallible::place()?;
         stack.push(Box::write(
             place,
             Loaded {

@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::mem::offset_of;
 use xsplice_abi::payload::LivepatchFunc;
 use xsplice_abi::preimage;
-use xsplice_memory::{self as memory, NoMemory};
+use xsplice_fallible::{self as fallible, NoMemory};
 
 impl<'a> Relocated<'a> {
     /// Checks what the payload patches, its hooks, its tables and its symbols.
@@ -61,8 +61,8 @@ impl<'a> Placed<'a> {
         contents.tables = self.tables();
         contents.metadata = self.metadata()?;
         contents.writable_data = self.writable_data();
-        contents.build_id = memory::copy(self.build_id)?;
-        contents.depends = memory::copy(self.depends)?;
+        contents.build_id = fallible::copy(self.build_id)?;
+        contents.depends = fallible::copy(self.depends)?;
         Ok(())
     }
 
@@ -89,7 +89,7 @@ impl<'a> Placed<'a> {
                 problems.push(Problem::PreimageDamaged { section });
                 return Ok(Vec::new());
             };
-            memory::push(&mut covered, (note.address, u64::from(note.size)))?;
+            fallible::push(&mut covered, (note.address, u64::from(note.size)))?;
         }
         sort_pairs(&mut covered);
         for [(addr, size), (next, _)] in covered.array_windows() {
@@ -107,7 +107,7 @@ impl<'a> Placed<'a> {
                 limit,
             });
         }
-        memory::copy(section.data)
+        fallible::copy(section.data)
     }
 
     /// Writes into each record the address that its name was found at.
@@ -139,7 +139,7 @@ impl<'a> Placed<'a> {
         let mut metadata = Vec::new();
         for string in strings.split(|byte| *byte == 0) {
             if !string.is_empty() {
-                memory::push(&mut metadata, printable(string)?)?;
+                fallible::push(&mut metadata, printable(string)?)?;
             }
         }
         Ok(metadata)
@@ -162,7 +162,7 @@ impl<'a> Placed<'a> {
         } = contents;
         let mut replacements = Vec::new();
         let mut next = functions.iter().peekable();
-        *symbols = memory::with_room(self.elf.symbols.len())?;
+        *symbols = fallible::with_room(self.elf.symbols.len())?;
         // On top of nothing, while there is something: only replace applies it,
         // and then what has the same name is gone.
         let only_replaces = self.depends == loader.host.build_id() && loader.stack.top().is_some();
@@ -200,7 +200,7 @@ impl<'a> Placed<'a> {
                 size: symbol.size,
                 new,
             };
-            memory::push(symbols, shown)?;
+            fallible::push(symbols, shown)?;
             if !new {
                 continue;
             }
@@ -237,7 +237,7 @@ fn is_replacement(
     sorted: &mut Vec<u64>,
 ) -> Result<bool, NoMemory> {
     if sorted.is_empty() {
-        *sorted = memory::collect(functions.iter().map(|function| function.new_addr))?;
+        *sorted = fallible::collect(functions.iter().map(|function| function.new_addr))?;
         sort(sorted, |a, b| a < b);
     }
     Ok(sorted.binary_search(&addr).is_ok())

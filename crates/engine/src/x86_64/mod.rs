@@ -7,7 +7,7 @@ mod length;
 pub(crate) use length::{LONGEST, across};
 
 use crate::format::Bytes;
-use xsplice_link::reloc::x86_64::{R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32};
+use xsplice_reloc::reloc::x86_64::{R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32};
 
 /// Size of a trampoline: `jmp rel32`.
 pub(crate) const JUMP_SIZE: u32 = 5;

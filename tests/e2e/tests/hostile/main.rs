@@ -27,8 +27,8 @@ use xsplice_abi::errno::Errno;
 use xsplice_e2e::mutation::Random;
 use xsplice_e2e::{Base, build, config, exhaustive, memory, repository, rust_base, seed, settled};
 use xsplice_engine::{Action, Engine, Options, Policy, Severity};
+use xsplice_host_image::{Image, Machine};
 use xsplice_lab::{Error, Host};
-use xsplice_offline::{Image, Machine};
 
 /// The payloads that are changed: of Xen's own, and of our generator. One of Xen's
 /// is not among them, `xen_prepost_hooks`: it ends the hypervisor itself if its

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::Path;
 use xsplice_abi::payload::section;
 use xsplice_abi::{deny, note};
-use xsplice_build::payload::{Align, Draft, Field, Func, Identity, Kind, Reaches};
+use xsplice_generator::payload::{Align, Draft, Field, Func, Identity, Kind, Reaches};
 use xsplice_stopwatch::page;
 
 /// A function of the hypervisor that a payload can replace.

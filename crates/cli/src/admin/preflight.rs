@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Checks a payload against the running hypervisor's image before an upload.
+//!
+//! A hypervisor checks less than the engine does, and says why only on its
+//! console. Where the image with symbols is installed, the engine can say it
+//! first, in full.
+
+use super::payload_file::Identity;
+use crate::output::complain;
+use anyhow::bail;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use xsplice_abi::note::hex;
+use xsplice_host_image::{Image, Severity, check};
+
+/// Where distributions put a hypervisor's image with symbols.
+const DIRECTORIES: [&str; 4] = [
+    "/boot",
+    "/usr/lib/debug",
+    "/usr/lib/debug/boot",
+    "/usr/lib/debug/xen",
+];
+
+/// Whether and against what a payload is checked.
+#[derive(clap::Args)]
+pub(crate) struct Preflight {
+    /// Image of the running hypervisor with symbols, to check the payload
+    /// against [default: found by its build-id in /boot and /usr/lib/debug].
+    #[arg(long, value_name = "FILE")]
+    xen_syms: Option<PathBuf>,
+    /// Leave the check to the hypervisor.
+    #[arg(long, conflicts_with = "xen_syms")]
+    no_check: bool,
+}
+
+impl Preflight {
+    /// Checks a payload for the hypervisor that runs.
+    ///
+    /// # Errors
+    /// Everything for which the payload would be refused, or should be.
+    pub(super) fn run(&self, name: &str, data: &[u8], identity: &Identity) -> anyhow::Result<()> {
+        // On top of others it can use symbols of theirs, which only the
+        // hypervisor has.
+        if self.no_check || identity.depends != identity.hypervisor {
+            return Ok(());
+        }
+        let Some((path, image)) = self.image(&identity.hypervisor)? else {
+            return Ok(());
+        };
+        let reports = check(&image, &[(name, data)]);
+        let problems = reports.iter().flat_map(|report| &report.problems);
+        let (refused, told): (Vec<_>, Vec<_>) =
+            problems.partition(|problem| problem.severity == Severity::NotLoaded);
+        for problem in told {
+            complain!("warning: {name}: {}", problem.message);
+        }
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let mut message = format!("{name} is not for this hypervisor ({}):", path.display());
+        for problem in refused {
+            let _ = write!(message, "\n  {}", problem.message);
+        }
+        bail!("{message}\n  `--no-check` leaves the decision to the hypervisor");
+    }
+
+    /// The image that was given, or the installed one with the build-id of the
+    /// running hypervisor.
+    fn image(&self, build_id: &str) -> anyhow::Result<Option<(PathBuf, Image)>> {
+        if let Some(path) = &self.xen_syms {
+            let Some(image) = read(path) else {
+                bail!("{}: this is no image of a hypervisor", path.display());
+            };
+            if hex(image.build_id()) != build_id {
+                let of = hex(image.build_id());
+                bail!(
+                    "{}: it is the image with build-id {of}; this host runs {build_id}",
+                    path.display()
+                );
+            }
+            return Ok(Some((path.clone(), image)));
+        }
+        let entries = DIRECTORIES.iter().filter_map(|d| std::fs::read_dir(d).ok());
+        let found = entries.flatten().flatten().filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("xen-syms") && !name.ends_with(".map")
+        });
+        let mut images = found.filter_map(|entry| Some((entry.path(), read(&entry.path())?)));
+        Ok(images.find(|(_, image)| hex(image.build_id()) == build_id))
+    }
+}
+
+fn read(path: &Path) -> Option<Image> {
+    Image::parse(&std::fs::read(path).ok()?).ok()
+}

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `xsplice build`: from a source patch to a payload.
+
+use crate::output::{complain, say};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use xsplice_generator::account::{Effect, Hunk};
+use xsplice_generator::{Options, PatchedFunction, Progress, Report, generate};
+
+const EXAMPLES: &str = "\
+Examples:
+  xsplice build -s xen-4.17 -p fix.patch --xen-syms xen-syms -o fix.livepatch
+  xsplice build -s xen-4.17 -p one.patch -p two.patch --xen-syms xen-syms -o out/ -j 8
+  xsplice build -s xen-4.17 -p fix.patch --xen-syms xen-syms -o fix.livepatch --json
+
+The tree must have been built once, with the configuration and compiler of the
+hypervisor: xsplice proves that, function by function, and says where it fails.";
+
+/// Arguments of `xsplice build`; the short ones are those of livepatch-build.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The built Xen source tree.
+    #[arg(short, long, value_name = "DIR")]
+    srcdir: PathBuf,
+    /// Source patch, unified diff; repeat it for several, in order.
+    #[arg(short, long, required = true, value_name = "FILE")]
+    patch: Vec<PathBuf>,
+    /// The payload to write, or a directory for it; `-` is standard output.
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+    /// The hypervisor's configuration; the tree must have been built with it.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How many compilers run at once [default: one for each CPU].
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    jobs: usize,
+    /// The `xen-syms` of the hypervisor to be patched.
+    #[arg(long, value_name = "FILE")]
+    xen_syms: PathBuf,
+    /// What this payload goes on top of: a payload file, whose functions and
+    /// symbols are then the base, or only a build-id. Repeat it with the files
+    /// of a stack, the lowest first.
+    #[arg(long, value_name = "FILE|ID", value_parser = depends)]
+    depends: Vec<Depends>,
+    /// Source patch of a payload given with --depends; repeat it for several,
+    /// in order.
+    #[arg(long, value_name = "FILE")]
+    depends_patch: Vec<PathBuf>,
+    /// Build-id of the hypervisor: refuse the xen-syms of any other.
+    #[arg(long, value_name = "ID", value_parser = build_id)]
+    xen_depends: Option<BuildId>,
+    /// Put addresses in place of all names of the hypervisor's symbols.
+    #[arg(long)]
+    prelink: bool,
+    /// Accepted for scripts made for livepatch-build: nothing is built that
+    /// could be skipped.
+    #[arg(long, value_name = "STAGE")]
+    skip: Option<String>,
+    /// C source of hooks (LIVEPATCH_LOAD_HOOK and so on), compiled into the
+    /// payload; repeat it for several.
+    #[arg(long, value_name = "FILE")]
+    hooks: Vec<PathBuf>,
+    /// Do without the change of this variable, boot-only function, table entry,
+    /// assembly section or file of the patch: a hook does what is needed, or the
+    /// running hypervisor does not need it. FILE:NAME is the one of that source
+    /// file. Repeat it for several.
+    #[arg(long, value_name = "NAME")]
+    leave_out: Vec<String>,
+    /// Do without all changes of code and data that are only used while
+    /// booting; each is named.
+    #[arg(long)]
+    leave_out_init: bool,
+    /// Accept the changed layout of this structure; repeat it for several.
+    #[arg(long, value_name = "NAME")]
+    allow: Vec<String>,
+    /// `KEY=VALUE` for the payload's metadata, which the hypervisor lists;
+    /// repeat it for several.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    meta: Vec<(String, String)>,
+    /// Compile everything anew instead of using what earlier runs compiled.
+    #[arg(long)]
+    no_cache: bool,
+    /// Print for each function which instruction changed first and which hunks
+    /// of the patches change it, for everything new what uses it, and for each
+    /// hunk what it changes.
+    #[arg(long)]
+    explain: bool,
+    /// Print what is done in each stage.
+    #[arg(long)]
+    debug: bool,
+}
+
+#[derive(Clone)]
+struct BuildId(Vec<u8>);
+
+#[derive(Clone)]
+enum Depends {
+    Payload(PathBuf),
+    BuildId(BuildId),
+}
+
+fn depends(text: &str) -> Result<Depends, String> {
+    let path = PathBuf::from(text);
+    if path.is_file() {
+        return Ok(Depends::Payload(path));
+    }
+    build_id(text)
+        .map(Depends::BuildId)
+        .map_err(|error| format!("there is no such file, and {error}"))
+}
+
+fn build_id(text: &str) -> Result<BuildId, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text).as_bytes();
+    let (pairs, rest) = digits.as_chunks::<2>();
+    let bytes: Option<Vec<u8>> = pairs
+        .iter()
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect();
+    match bytes {
+        Some(bytes) if !bytes.is_empty() && rest.is_empty() => Ok(BuildId(bytes)),
+        _ => Err("a build-id is an even number of hexadecimal digits".to_owned()),
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "metadata is written KEY=VALUE".to_owned())
+}
+
+/// `xsplice/objects` in the user's cache directory, if there is one.
+fn object_cache() -> Option<PathBuf> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    variable("XDG_CACHE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("xsplice/objects"))
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
+    let below = args.depends.iter().filter_map(|depends| match depends {
+        Depends::Payload(path) => Some(path.clone()),
+        Depends::BuildId(_) => None,
+    });
+    let options = Options {
+        source: args.srcdir.clone(),
+        patches: args.patch.clone(),
+        xen_syms: args.xen_syms.clone(),
+        output: output_file(args),
+        config: args.config.clone(),
+        below: below.collect(),
+        below_patches: args.depends_patch.clone(),
+        depends: args.depends.iter().rev().find_map(|depends| match depends {
+            Depends::BuildId(id) => Some(id.0.clone()),
+            Depends::Payload(_) => None,
+        }),
+        xen_depends: args.xen_depends.clone().map(|id| id.0),
+        prelink: args.prelink,
+        jobs: args.jobs,
+        hooks: args.hooks.clone(),
+        leave_out: args.leave_out.iter().cloned().collect(),
+        leave_out_init: args.leave_out_init,
+        allow: args.allow.iter().cloned().collect(),
+        metadata: args.meta.clone(),
+        cache: (!args.no_cache).then(object_cache).flatten(),
+    };
+    let bar = Bar {
+        bar: Mutex::new(ProgressBar::hidden()),
+        debug: args.debug,
+        quiet: json,
+    };
+    let result = generate(&options, &bar);
+    bar.finish();
+    match result {
+        Ok(report) if json => match serde_json::to_string_pretty(&report) {
+            Ok(text) => {
+                say!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                complain!("error: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Ok(report) => {
+            print(&report, args.explain);
+            ExitCode::SUCCESS
+        }
+        Err(refused) => {
+            if json {
+                say!("{}", serde_json::json!({ "problems": refused.0 }));
+            }
+            for problem in &refused.0 {
+                complain!("error: {problem}");
+            }
+            complain!("No payload was written.");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `-o` names a file, or a directory as with livepatch-build.
+fn output_file(args: &Args) -> PathBuf {
+    if !args.output.is_dir() {
+        return args.output.clone();
+    }
+    let stem = args.patch[0].file_stem().unwrap_or_default();
+    args.output.join(stem).with_extension("livepatch")
+}
+
+fn print(report: &Report, explain: bool) {
+    for note in &report.notes {
+        say!("note: {note}");
+    }
+    for warning in &report.warnings {
+        say!("warning: {warning}");
+    }
+    say!("Replaced functions:");
+    for f in &report.functions {
+        say!(
+            "  {:<32} {:<28} {:>6} -> {:<6} {}",
+            f.name,
+            f.file,
+            f.old_size,
+            f.new_size,
+            f.why
+        );
+        if explain {
+            explain_function(f, &report.hunks);
+        }
+    }
+    if !report.carried.is_empty() {
+        say!("New in the payload:");
+        for c in &report.carried {
+            say!("  {:<32} {:<28} {:>6} bytes", c.name, c.file, c.size);
+            if explain && !c.used_by.is_empty() {
+                say!("      used by {}", c.used_by);
+            }
+        }
+    }
+    if !report.hooks.is_empty() {
+        say!("Hooks:");
+        for hook in &report.hooks {
+            say!(
+                "  {:<32} {:<28} {:>6} called",
+                hook.stage,
+                hook.file,
+                hook.functions
+            );
+        }
+    }
+    if !report.left_out.is_empty() {
+        say!("Left out, as asked for:");
+        for change in &report.left_out {
+            say!("  {}: {} ({})", change.file, change.name, change.why);
+        }
+    }
+    print_hunks(&report.hunks);
+    say!(
+        "{}: {} bytes, for the hypervisor with build-id {}; every replaced function proved equal to it",
+        report.output.display(),
+        report.size,
+        report.hypervisor
+    );
+}
+
+fn explain_function(function: &PatchedFunction, hunks: &[Hunk]) {
+    if let Some(change) = &function.first_change {
+        say!("      - +{:#06x} {}", change.old_offset, change.old);
+        say!("      + +{:#06x} {}", change.new_offset, change.new);
+        if let Some(line) = &change.line {
+            say!("        at {line}");
+        }
+    }
+    for hunk in hunks {
+        if let Effect::InPayload { names } | Effect::Alternative { names, .. } = &hunk.effect
+            && names.contains(&function.name)
+        {
+            say!("      {}:{} of {}", hunk.file, hunk.line, hunk.patch);
+        }
+    }
+}
+
+fn list(names: &BTreeSet<String>) -> String {
+    names.iter().cloned().collect::<Vec<_>>().join(", ")
+}
+
+/// Says in one line how many hunks are in the payload, and names the others.
+fn print_hunks(hunks: &[Hunk]) {
+    let in_payload = |hunk: &&Hunk| hunk.effect.is_in_payload();
+    say!(
+        "Hunks: {} of {} in the payload",
+        hunks.iter().filter(in_payload).count(),
+        hunks.len()
+    );
+    for hunk in hunks {
+        let why = match &hunk.effect {
+            Effect::InPayload { .. } => continue,
+            Effect::Alternative { others, names } => format!(
+                "any of this and {} is enough for {}",
+                list(others),
+                list(names)
+            ),
+            Effect::LeftOut { names } => format!("left out: {}", list(names)),
+            Effect::Placement { names } => format!(
+                "changes only where data lie, and those of the running hypervisor lie as well: {}",
+                list(names)
+            ),
+            Effect::Unused { names } => {
+                format!(
+                    "changes only what the running hypervisor does not use: {}",
+                    list(names)
+                )
+            }
+            Effect::None { objects: 1 } => {
+                "no effect on code: the object that it reaches compiles to the same without it"
+                    .to_owned()
+            }
+            Effect::None { objects } => format!(
+                "no effect on code: the {objects} objects that it reaches compile to the same \
+                 without it"
+            ),
+            Effect::NotBuilt => "not compiled into this hypervisor".to_owned(),
+        };
+        say!("  {}:{}: {why}", hunk.file, hunk.line);
+    }
+}
+
+struct Bar {
+    bar: Mutex<ProgressBar>,
+    debug: bool,
+    quiet: bool,
+}
+
+impl Bar {
+    fn finish(&self) {
+        if let Ok(bar) = self.bar.lock() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Bar {
+    fn stage(&self, name: &str, steps: usize) {
+        self.finish();
+        if self.debug {
+            complain!("{name}: {steps} steps");
+        }
+        if self.quiet || !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::new(steps as u64).with_message(name.to_owned());
+        if let Ok(style) = ProgressStyle::with_template("{msg:>12} [{bar:30}] {pos}/{len}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        if let Ok(mut current) = self.bar.lock() {
+            *current = bar;
+        }
+    }
+
+    fn step(&self) {
+        if let Ok(bar) = self.bar.lock() {
+            bar.inc(1);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `xsplice check`.
+
+use crate::output::{complain, failure, say};
+use anyhow::{Context as _, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use xsplice_host_image::{Checker, Function, Guard, Image, Report, Severity};
+
+const EXAMPLES: &str = "\
+Examples:
+  xsplice check fix.livepatch --xen-syms xen-syms
+  xsplice check all.livepatch --applied first.livepatch,second.livepatch --xen-syms xen-syms
+
+Each payload is applied on those before it; one that does not apply, but
+replaces what is applied, does that. Exits with 0 if each does one of the two.";
+
+/// Arguments of `xsplice check`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Payloads, in the order in which they would be loaded and applied.
+    #[arg(required = true, value_name = "PAYLOAD")]
+    payloads: Vec<PathBuf>,
+    /// Image of the hypervisor, with symbols.
+    #[arg(long, value_name = "FILE")]
+    xen_syms: PathBuf,
+    /// Payloads that are applied already, from the bottom up.
+    #[arg(long, value_name = "PAYLOAD", value_delimiter = ',')]
+    applied: Vec<PathBuf>,
+    /// What must hold of the hypervisor before a payload is applied.
+    #[arg(long, value_enum, default_value_t = Policy::Both)]
+    policy: Policy,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Policy {
+    /// The build-ids of what the payload goes on top of.
+    Stack,
+    /// The hash of each function it patches, whatever is below.
+    OldCode,
+    /// The build-ids, and the hashes that the payload has.
+    Both,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
+    match check(args).and_then(|reports| {
+        let good = reports.iter().all(is_good);
+        if json {
+            say!("{}", serde_json::to_string_pretty(&reports)?);
+        } else {
+            reports.iter().for_each(print);
+        }
+        Ok(good)
+    }) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => failure(&error, json),
+    }
+}
+
+fn is_good(report: &Report) -> bool {
+    report.applies || report.replaces
+}
+
+fn check(args: &Args) -> anyhow::Result<Vec<Report>> {
+    let image = read(&args.xen_syms)?;
+    let image = Image::parse(&image).with_context(|| args.xen_syms.display().to_string())?;
+    let mut payloads: Vec<(String, Vec<u8>)> = Vec::new();
+    for path in args.applied.iter().chain(&args.payloads) {
+        let name = path
+            .file_stem()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy()
+            .into_owned();
+        let taken = payloads.iter().any(|(other, _)| *other == name);
+        ensure!(
+            !taken,
+            "{}: another payload is called {name} too",
+            path.display()
+        );
+        payloads.push((name, read(path)?));
+    }
+    let guard = match args.policy {
+        Policy::Stack => Guard::Stack,
+        Policy::OldCode => Guard::OldCode,
+        Policy::Both => Guard::Both,
+    };
+    let mut reports = Checker::new(&image).with_guard(guard).check(&payloads);
+    let asked = reports.split_off(args.applied.len());
+    if let Some(report) = reports.iter().find(|report| !is_good(report)) {
+        let reasons = report.problems.iter();
+        let reasons: Vec<_> = reasons.map(|problem| problem.message.as_str()).collect();
+        bail!(
+            "{} cannot be applied already, as --applied says: {}",
+            report.name,
+            reasons.join("; ")
+        );
+    }
+    Ok(asked)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// What would become of the payload, in a line.
+fn verdict(report: &Report) -> String {
+    let errno_of = |severity| {
+        let mut problems = report.problems.iter();
+        let found = problems.find(|problem| problem.severity == severity);
+        found.map(|problem| problem.errno)
+    };
+    if let Some(errno) = errno_of(Severity::NotLoaded) {
+        return format!("would not load ({errno})");
+    }
+    let not_applied = errno_of(Severity::NotApplied).unwrap_or("?");
+    let not_replaced = report.replace_problems.first();
+    let not_replaced = not_replaced.map_or("?", |problem| problem.errno);
+    // Where nothing is applied, there is nothing to replace.
+    match (report.applies, report.replaces, report.below.is_empty()) {
+        (true, _, true) => "would load and apply".to_owned(),
+        (true, true, false) => "would load, and apply or replace".to_owned(),
+        (true, false, false) => format!("would load and apply, but not replace ({not_replaced})"),
+        (false, true, false) => format!("would load and replace, but not apply ({not_applied})"),
+        (false, false, false) => {
+            format!("would load, but neither apply ({not_applied}) nor replace ({not_replaced})")
+        }
+        (false, _, true) => format!("would load, but not apply ({not_applied})"),
+    }
+}
+
+/// Verdicts that are good go to standard output, the others to standard error.
+fn print(report: &Report) {
+    let mut lines = vec![format!("{}: {}", report.name, verdict(report))];
+    for problem in &report.problems {
+        lines.push(match problem.severity {
+            Severity::Warning => format!("  warning: {}", problem.message),
+            Severity::NotApplied | Severity::NotLoaded => format!("  {}", problem.message),
+        });
+    }
+    if report.more_problems != 0 {
+        lines.push(format!("  and {} more", report.more_problems));
+    }
+    let stacked = !report.below.is_empty();
+    if stacked {
+        let reasons = report.replace_problems.iter();
+        lines.extend(reasons.map(|problem| format!("  replace: {}", problem.message)));
+    }
+    for function in &report.functions {
+        describe(function, &mut lines);
+    }
+    if report.applies {
+        let bytes = report.apply_writes;
+        lines.push(format!(
+            "  {bytes} bytes are written while the CPUs stand still"
+        ));
+    }
+    if report.replaces && stacked {
+        let (bytes, below) = (report.replace_writes, report.below.join(", "));
+        lines.push(format!("  {bytes} bytes when it replaces {below}"));
+        for name in &report.replace_loses {
+            lines.push(format!(
+                "  replace: the variables of {name} are lost, those of {} start with their \
+                 initial values",
+                report.name
+            ));
+        }
+    }
+    for line in lines {
+        if is_good(report) {
+            say!("{line}");
+        } else {
+            complain!("{line}");
+        }
+    }
+}
+
+fn describe(function: &Function, lines: &mut Vec<String>) {
+    let name = match function.name.as_str() {
+        "" => "(no name)",
+        name => name,
+    };
+    let (addr, old, new) = (function.old_addr, function.old_size, function.new_size);
+    lines.push(format!("  {name} at {addr:#x}: {old} -> {new} bytes"));
+    if let Some(why) = function.denied {
+        lines.push(format!("    warning: {why}"));
+    }
+    if !function.boot_time_sites.is_empty() {
+        lines.push(format!(
+            "    the hypervisor patches code under the trampoline while it boots, at {}",
+            list(&function.boot_time_sites)
+        ));
+    }
+    if !function.address_taken.is_empty() {
+        lines.push(format!(
+            "    its address is taken, at {}: such calls go by way of the old function",
+            list(&function.address_taken)
+        ));
+    }
+}
+
+/// The first addresses of a list, and how many there are further.
+fn list(addresses: &[u64]) -> String {
+    const SHOWN: usize = 3;
+    let shown = addresses.iter().take(SHOWN);
+    let shown: Vec<_> = shown.map(|address| format!("{address:#x}")).collect();
+    match addresses.len().checked_sub(SHOWN) {
+        None | Some(0) => shown.join(", "),
+        Some(more) => format!("{} and {more} more", shown.join(", ")),
+    }
+}

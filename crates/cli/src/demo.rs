@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `xsplice demo`: the life of live patches on a hypervisor in this process.
+
+use crate::output::{failure, say};
+use anyhow::{Context as _, ensure};
+use serde::Serialize;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use xsplice_engine::{Action, Engine, Options, Policy};
+use xsplice_host_process::{Cpus, Machine, call, image, payloads};
+
+/// Arguments of `xsplice demo`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// CPUs of the hypervisor, each of them a thread.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+}
+
+/// What happened, and what could be seen afterwards.
+#[derive(Serialize)]
+struct Step {
+    milliseconds: u128,
+    what: String,
+    /// For how long the CPUs stood still.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_ns: Option<u64>,
+    version: String,
+    /// Whether the hypervisor gives a guest memory that is not there.
+    vulnerable: bool,
+    /// Calls that guests made since the step before.
+    guest_calls: u64,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
+    let result = demo(args.cpus, &mut |step| {
+        if json {
+            say!("{}", serde_json::to_string(&step)?);
+        } else {
+            print(&step);
+        }
+        Ok(())
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure(&error, json),
+    }
+}
+
+fn print(step: &Step) {
+    let Step {
+        milliseconds,
+        what,
+        version,
+        guest_calls,
+        ..
+    } = step;
+    let window = match step.window_ns {
+        Some(ns) => format!(" (CPUs stopped for {} µs)", ns.div_ceil(1000)),
+        None => String::new(),
+    };
+    let repaired = if step.vulnerable {
+        "vulnerable"
+    } else {
+        "repaired"
+    };
+    say!("[{milliseconds:>4} ms] {what}{window}");
+    say!("          version {version}, {repaired}; {guest_calls} guest calls meanwhile");
+}
+
+fn demo(cpus: u32, report: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let machine = Machine::new(image(), cpus).context("cannot make a hypervisor here")?;
+    let original = machine.text();
+    let mut engine = Engine::new(machine.clone(), Policy::Stock);
+    let calls = Arc::new(AtomicU64::new(0));
+    let guests = Cpus::run(&machine, cpus, |_| {
+        let calls = Arc::clone(&calls);
+        move |hypercall: &dyn Fn(u64, u64, u64) -> i64| {
+            hypercall(call::GRANT, 0, 4096);
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let mut see = |what: String, window_ns| {
+        std::thread::sleep(Duration::from_millis(20));
+        let version = machine.hypercall(call::VERSION, 0, 0);
+        report(Step {
+            milliseconds: start.elapsed().as_millis(),
+            what,
+            window_ns,
+            version: format!("{}.{}", version / 10, version % 10),
+            vulnerable: machine.hypercall(call::GRANT, u64::MAX, 2) == 0,
+            guest_calls: calls.swap(0, Ordering::Relaxed),
+        })
+    };
+    see(
+        format!("a hypervisor with {cpus} CPUs runs in this process"),
+        None,
+    )?;
+    for (name, file) in [
+        ("grant-fix", payloads::GRANT),
+        ("version", payloads::VERSION),
+        ("cumulative", payloads::CUMULATIVE),
+    ] {
+        let size = file.len();
+        engine.upload(name, file)?;
+        see(
+            format!("upload {name}: {size} bytes, checked, linked and protected"),
+            None,
+        )?;
+    }
+    for (action, name) in [
+        (Action::Apply, "grant-fix"),
+        (Action::Apply, "version"),
+        (Action::Replace, "cumulative"),
+        (Action::Revert, "cumulative"),
+    ] {
+        // Patient: the CPUs are threads, and this machine may be busy.
+        let options = Options {
+            timeout: 2_000_000_000,
+            ..Options::default()
+        };
+        engine.act(name, action, options)?;
+        let payload = engine.stack().find(name);
+        see(
+            format!("{action} {name}"),
+            payload.map(|payload| payload.times().window),
+        )?;
+    }
+    for name in ["grant-fix", "version", "cumulative"] {
+        engine.act(name, Action::Unload, Options::default())?;
+    }
+    see("unload all".to_owned(), None)?;
+    drop(guests);
+    ensure!(
+        machine.text() == original,
+        "the text is not as it was in the beginning"
+    );
+    Ok(())
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `xsplice efi-syms`.
+
+use crate::output::{failure, say};
+use anyhow::Context as _;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use xsplice_abi::note::hex;
+use xsplice_host_image::{Image, efi_symbols};
+use xsplice_system::file;
+
+const EXAMPLES: &str = "\
+Examples:
+  xsplice efi-syms --xen-syms xen-syms --xen-efi xen.efi -o xen-efi-syms
+  xsplice build -s xen-4.17 -p fix.patch --xen-syms xen-efi-syms -o fix-efi.livepatch
+
+xen.efi has a build-id of its own, and its data lies elsewhere: a payload is
+either for it or for the xen.gz of the same build.";
+
+/// Arguments of `xsplice efi-syms`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The `xen-syms` of the same build.
+    #[arg(long, value_name = "FILE")]
+    xen_syms: PathBuf,
+    /// The hypervisor that UEFI firmware starts.
+    #[arg(long, value_name = "FILE")]
+    xen_efi: PathBuf,
+    /// The file to write; `-` is standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
+    match write(args) {
+        Ok(build_id) => {
+            if json {
+                say!(
+                    "{:#}",
+                    json!({ "output": args.output, "build_id": build_id })
+                );
+            } else {
+                let output = args.output.display();
+                say!("{output}: for the hypervisor with build-id {build_id}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => failure(&error, json),
+    }
+}
+
+/// Returns the build-id of `xen.efi`.
+fn write(args: &Args) -> anyhow::Result<String> {
+    file::keep_apart(&args.output, [&args.xen_syms, &args.xen_efi])
+        .with_context(|| args.output.display().to_string())?;
+    let read = |path: &PathBuf| std::fs::read(path).with_context(|| path.display().to_string());
+    let image = efi_symbols(&read(&args.xen_syms)?, &read(&args.xen_efi)?)?;
+    let build_id = hex(Image::parse(&image)?.build_id());
+    file::write(&args.output, &image)
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
+    Ok(build_id)
+}

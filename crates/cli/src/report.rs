@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `xsplice report`.
+
+use crate::inspect::{read, read_image};
+use crate::output::{failure, say};
+use anyhow::{Context as _, bail};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use xsplice_review::{Payload, Review, SourcePatch};
+use xsplice_system::file;
+
+const EXAMPLES: &str = "\
+Examples:
+  xsplice report fix.livepatch --xen-syms xen-syms -p fix.patch -o fix.html
+  xsplice report second.livepatch --on first.livepatch --xen-syms xen-syms -o second.html
+
+A source patch is only shown if the payload records its SHA-256, or records no
+source patch at all.
+
+Exit codes: 0 if the payload would load and apply, 1 if not (the page is written
+and says why), or if no page could be written.";
+
+/// Arguments of `xsplice report`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The payload.
+    payload: PathBuf,
+    /// The hypervisor's image with symbols.
+    #[arg(long, value_name = "FILE")]
+    xen_syms: PathBuf,
+    /// Source patch that the payload was built from; repeat it for several.
+    #[arg(short, long, value_name = "FILE")]
+    patch: Vec<PathBuf>,
+    /// Payload that is loaded and applied before this one; repeat it for
+    /// several, in order.
+    #[arg(long, value_name = "PAYLOAD")]
+    on: Vec<PathBuf>,
+    /// The page to write; `-` is standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
+    match write(args) {
+        Ok(verdict) => {
+            let good = verdict.loads && verdict.applies;
+            if json {
+                say!("{:#}", json!({ "output": args.output, "check": verdict }));
+            } else {
+                let verdict = if good {
+                    "the payload would load and apply"
+                } else {
+                    "the payload would NOT load and apply; the page says why"
+                };
+                say!("{}: {verdict}", args.output.display());
+            }
+            if good {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => failure(&error, json),
+    }
+}
+
+fn write(args: &Args) -> anyhow::Result<xsplice_host_image::Report> {
+    let context = |path: &Path| path.display().to_string();
+    let inputs = [&args.payload, &args.xen_syms];
+    file::keep_apart(
+        &args.output,
+        inputs.into_iter().chain(&args.patch).chain(&args.on),
+    )
+    .with_context(|| context(&args.output))?;
+    let data = read(&args.payload)?;
+    let image = read_image(&args.xen_syms)?;
+    let payload = Payload::read(&data, Some(&image)).with_context(|| context(&args.payload))?;
+    let patches = patches(&args.patch, &payload)?;
+    let name = file_name(&args.payload);
+    let verdict = check(args, &name, data.clone())?;
+    let review = Review::new(&name, &data, &image, &patches, &verdict);
+    let page = review.with_context(|| context(&args.payload))?.to_html();
+    file::write(&args.output, page.as_bytes())
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
+    Ok(verdict)
+}
+
+/// The source patches; all that do not belong to the payload are named.
+fn patches(paths: &[PathBuf], payload: &Payload) -> anyhow::Result<Vec<SourcePatch>> {
+    let (mut patches, mut foreign) = (Vec::new(), Vec::new());
+    for path in paths {
+        let patch = SourcePatch::new(&file_name(path), &read(path)?, payload);
+        if patch.recorded == Some(false) {
+            foreign.push(format!("{} (sha256:{})", path.display(), patch.sha256));
+        }
+        patches.push(patch);
+    }
+    if foreign.is_empty() {
+        return Ok(patches);
+    }
+    let recorded = xsplice_review::report::recorded(payload);
+    let recorded: Vec<_> = recorded
+        .map(|(name, hash)| format!("{name} (sha256:{hash})"))
+        .collect();
+    bail!(
+        "the payload was not built from {}; it was built from {}",
+        foreign.join(", "),
+        recorded.join(", ")
+    )
+}
+
+/// The verdict on the payload, after those that are below it.
+fn check(args: &Args, name: &str, data: Vec<u8>) -> anyhow::Result<xsplice_host_image::Report> {
+    let image = read(&args.xen_syms)?;
+    let image = xsplice_host_image::Image::parse(&image);
+    let image = image.with_context(|| args.xen_syms.display().to_string())?;
+    let below = args.on.iter().enumerate();
+    let below = below.map(|(number, path)| Ok((format!("below {number}"), read(path)?)));
+    let mut payloads: Vec<_> = below.collect::<anyhow::Result<_>>()?;
+    payloads.push((name.to_owned(), data));
+    let mut verdicts = xsplice_host_image::check(&image, &payloads);
+    let verdict = verdicts.pop().context("the check gave no verdict")?;
+    for (path, below) in args.on.iter().zip(&verdicts) {
+        if !below.applies {
+            bail!(
+                "{}: would not load and apply itself; `xsplice check` says why",
+                path.display()
+            );
+        }
+    }
+    Ok(verdict)
+}
+
+/// Where a file lies is not the reader's business.
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The payload without some of the hunks.
+
+use super::Account;
+use crate::Problem;
+use crate::preprocessed::{Preprocessed, preprocess};
+use crate::rebuild::{Pair, Patched};
+use crate::select::Selection;
+use crate::source::{HunkId, PatchedSource};
+use crate::tree::ObjectFile;
+use crate::unit::Unit;
+use rayon::prelude::*;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use xsplice_objdiff::Kind;
+
+/// Which objects are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those that the patches change.
+    Changed,
+    /// All that the patches reach: hunks may undo what others do.
+    All,
+}
+
+/// How the payload comes out.
+pub(super) enum Outcome {
+    /// It does the same.
+    Same {
+        /// How many objects read what was left out.
+        objects: usize,
+        /// What differs in them that is not in the payload.
+        names: BTreeSet<String>,
+        /// Whether it differs only in where it lies.
+        only_placement: bool,
+    },
+    /// It differs.
+    Other {
+        /// What in it does; empty if the rest does not compile.
+        names: BTreeSet<String>,
+    },
+}
+
+impl Outcome {
+    fn broken() -> Self {
+        Self::Other {
+            names: BTreeSet::new(),
+        }
+    }
+}
+
+pub(super) struct Without<'a, 't> {
+    account: &'a Account<'a, 't>,
+    /// The sources of objects with all hunks, by path.
+    whole: Mutex<HashMap<String, Arc<Preprocessed>>>,
+}
+
+/// What one object is without the hunks.
+enum Rebuilt {
+    /// Nothing that it is made from differs.
+    Untouched,
+    /// It does the same.
+    Same,
+    /// It does not.
+    Other(Box<Difference>),
+    /// It cannot be built.
+    Broken,
+}
+
+struct Difference {
+    /// The object without the hunks.
+    pair: Pair,
+    /// What differs between the two builds.
+    names: BTreeSet<String>,
+    /// Whether it differs only in where it lies.
+    only_placement: bool,
+}
+
+/// The source without the hunks, and where it differs from the whole.
+struct Rest<'t> {
+    source: Patched<'t>,
+    /// Paths from the `xen` directory, those of generated files included.
+    differing: BTreeSet<String>,
+}
+
+impl<'a, 't> Without<'a, 't> {
+    pub(super) fn new(account: &'a Account<'a, 't>) -> Self {
+        Self {
+            account,
+            whole: Mutex::default(),
+        }
+    }
+
+    /// Leaves out `hunks`, and builds again what they reach.
+    pub(super) fn leave_out(&self, hunks: &BTreeSet<HunkId>, scope: Scope) -> Outcome {
+        // Later patches may need these lines.
+        let Some(rest) = self.rest(hunks) else {
+            return Outcome::broken();
+        };
+        let (mut changed, unchanged): (Vec<&Pair>, Vec<&Pair>) = self
+            .account
+            .pairs
+            .iter()
+            .partition(|pair| self.is_changed(pair));
+        // The smallest are compiled first, for one that differs is enough.
+        changed.sort_by_key(|pair| pair.patched.as_ref().map_or(0, Vec::len));
+        let mut differences = Vec::new();
+        let mut objects = 0;
+        let first = changed.iter().map(|pair| self.rebuilt(pair, &rest));
+        let hooks = self.hooks(&rest);
+        let more: Vec<Rebuilt> = match scope {
+            Scope::Changed => Vec::new(),
+            Scope::All => unchanged
+                .par_iter()
+                .map(|pair| self.rebuilt(pair, &rest))
+                .collect(),
+        };
+        for rebuilt in first.chain(hooks).chain(more) {
+            match rebuilt {
+                Rebuilt::Untouched => {}
+                Rebuilt::Same => objects += 1,
+                Rebuilt::Broken => return Outcome::broken(),
+                Rebuilt::Other(difference) => {
+                    objects += 1;
+                    let names = self.in_payload(&difference);
+                    if !names.is_empty() {
+                        return Outcome::Other { names };
+                    }
+                    differences.push(difference);
+                }
+            }
+        }
+        let names: BTreeSet<String> = differences
+            .iter()
+            .flat_map(|difference| difference.names.iter().cloned())
+            .collect();
+        if !self.is_same_payload(&rest, &differences) {
+            return Outcome::Other { names };
+        }
+        if scope == Scope::Changed {
+            objects += self.readers(&unchanged, &rest, objects == 0);
+        }
+        Outcome::Same {
+            objects,
+            names,
+            only_placement: differences.iter().all(|one| one.only_placement),
+        }
+    }
+
+    fn rest(&self, hunks: &BTreeSet<HunkId>) -> Option<Rest<'t>> {
+        let account = self.account;
+        let source = PatchedSource::apply(account.tree, account.patches, hunks).ok()?;
+        let source = account.rebuild.lay_out(&source).ok()?;
+        let (old, new) = (&source.variant.changes, &account.patched.variant.changes);
+        let paths = old.keys().chain(new.keys());
+        let differing = paths
+            .filter(|path| old.get(*path) != new.get(*path))
+            .filter_map(|path| Some(path.strip_prefix("xen/")?.to_owned()));
+        Some(Rest {
+            differing: differing.collect(),
+            source,
+        })
+    }
+
+    fn is_changed(&self, pair: &Pair) -> bool {
+        let mut units = self.account.units.iter();
+        units.any(|unit| unit.file.path == pair.object.path)
+    }
+
+    fn rebuilt(&self, pair: &Pair, rest: &Rest<'t>) -> Rebuilt {
+        let object = &pair.object;
+        let built = match rest.source.has(&object.path) {
+            Some(built) => built,
+            // Without the hunks, nothing reaches it.
+            None if pair.original == pair.patched => return Rebuilt::Untouched,
+            None => return self.compared(pair, pair.original.clone()),
+        };
+        if !built {
+            return match pair.patched {
+                Some(_) => self.compared(pair, None),
+                None => Rebuilt::Untouched,
+            };
+        }
+        if pair.patched.is_some() {
+            match self.is_same_source(object, rest) {
+                None => return Rebuilt::Untouched,
+                Some(true) => return Rebuilt::Same,
+                Some(false) => {}
+            }
+        }
+        match self.account.rebuild.patched(&rest.source, object) {
+            Ok(bytes) => self.compared(pair, Some(bytes)),
+            Err(_) => Rebuilt::Broken,
+        }
+    }
+
+    /// Whether the compiler gets to see the same; `None` if nothing that it
+    /// reads differs.
+    fn is_same_source(&self, object: &ObjectFile, rest: &Rest<'t>) -> Option<bool> {
+        let Ok(whole) = self.whole(object) else {
+            return Some(false);
+        };
+        if whole.files.is_disjoint(&rest.differing) {
+            return None;
+        }
+        let without = preprocess(&rest.source.variant, object);
+        Some(without.is_ok_and(|without| without.hash == whole.hash))
+    }
+
+    fn whole(&self, object: &ObjectFile) -> Result<Arc<Preprocessed>, Problem> {
+        let known = || self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(whole) = known().get(&object.path) {
+            return Ok(whole.clone());
+        }
+        let whole = Arc::new(preprocess(&self.account.patched.variant, object)?);
+        known().insert(object.path.clone(), whole.clone());
+        Ok(whole)
+    }
+
+    /// Compares `bytes`, the object without the hunks, with the whole one.
+    fn compared(&self, pair: &Pair, bytes: Option<Vec<u8>>) -> Rebuilt {
+        let difference = Pair {
+            original: bytes.clone(),
+            below: Vec::new(),
+            ..pair.clone()
+        };
+        let Ok(unit) = Unit::compare(self.account.tree, &difference, None) else {
+            return Rebuilt::Broken;
+        };
+        let changes = unit.iter().flat_map(|unit| &unit.comparison.changes);
+        let places = |kind| matches!(kind, Kind::Elsewhere | Kind::Alignment);
+        let only_placement = changes.clone().all(|change| places(change.kind));
+        let names: BTreeSet<String> = changes.map(|change| change.name.clone()).collect();
+        if names.is_empty() {
+            return Rebuilt::Same;
+        }
+        let pair = Pair {
+            patched: bytes,
+            ..pair.clone()
+        };
+        Rebuilt::Other(Box::new(Difference {
+            pair,
+            names,
+            only_placement,
+        }))
+    }
+
+    /// The user's hooks with the headers without the hunks.
+    fn hooks(&self, rest: &Rest<'t>) -> Vec<Rebuilt> {
+        let (files, whole) = self.account.hooks;
+        let Ok(pairs) = self.account.rebuild.hooks(&rest.source, files) else {
+            return vec![Rebuilt::Broken];
+        };
+        let pairs = pairs.into_iter().zip(whole);
+        pairs
+            .map(|(pair, whole)| self.compared(whole, pair.patched))
+            .collect()
+    }
+
+    /// The names of what differs and is in the payload.
+    fn in_payload(&self, difference: &Difference) -> BTreeSet<String> {
+        let Selection {
+            replaced, carried, ..
+        } = self.account.selection;
+        let source = &difference.pair.object.source;
+        let is_in = |name: &&String| {
+            let whole = name.trim_end_matches(".cold");
+            let mut replaced = replaced.iter().map(|r| (&r.name, &r.file));
+            let mut carried = carried.iter().map(|c| (&c.name, &c.file));
+            replaced.any(|(n, file)| (n == *name || n == whole) && file == source)
+                || carried.any(|(n, file)| n == *name && file == source)
+        };
+        difference.names.iter().filter(is_in).cloned().collect()
+    }
+
+    /// Whether the payload does the same with the other objects in it.
+    fn is_same_payload(&self, rest: &Rest<'t>, differences: &[Box<Difference>]) -> bool {
+        if differences.is_empty() {
+            return true;
+        }
+        let account = self.account;
+        let compile = account.rebuild.compiler(account.levels, &rest.source);
+        let mut units = Vec::new();
+        for pair in account.pairs.iter().chain(account.hooks.1) {
+            let is_it = |path: &str| path == pair.object.path;
+            let other = differences
+                .iter()
+                .find(|other| is_it(&other.pair.object.path));
+            let unit = match other {
+                Some(other) => Unit::compare(account.tree, &other.pair, Some(&compile)),
+                None => Ok(account
+                    .units
+                    .iter()
+                    .find(|unit| is_it(&unit.file.path))
+                    .cloned()),
+            };
+            match unit {
+                Ok(unit) => units.extend(unit),
+                Err(_) => return false,
+            }
+        }
+        (account.select)(&units)
+            .is_ok_and(|selection| selection.draft.does_the_same(&account.selection.draft))
+    }
+
+    /// How many of `pairs` read what differs. What the patches make an object
+    /// read in addition is only looked for if it matters.
+    fn readers(&self, pairs: &[&Pair], rest: &Rest<'t>, matters: bool) -> usize {
+        let recorded = |pair: &&&Pair| !pair.object.dependencies.is_disjoint(&rest.differing);
+        let reads = |pair: &&&Pair| {
+            let whole = self.whole(&pair.object);
+            whole.is_ok_and(|whole| !whole.files.is_disjoint(&rest.differing))
+        };
+        match pairs.iter().filter(recorded).count() {
+            0 if matters => pairs.par_iter().filter(reads).count(),
+            count => count,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The proof that an object is the one that a payload below was built from.
+//!
+//! Every piece of the object that the payload has a name for must be in the
+//! payload: every byte outside of relocated fields equal, and every relocated
+//! field leading to one and the same place for one and the same symbol. So the
+//! payload itself tells where everything is that its code uses: in the payload,
+//! in one below it, or in the hypervisor.
+
+use super::Level;
+use super::contents::{Field, Place, Record, Symbol};
+use crate::image::Image;
+use crate::payload::payload_name;
+use crate::select::{INIT_TRAP, runtime_name};
+use crate::tree::ObjectFile;
+use std::collections::{BTreeMap, BTreeSet};
+use xsplice_objdiff::compare::width;
+use xsplice_objdiff::object::{Object, Reference, Target};
+
+/// An object tied to a payload.
+#[derive(Debug)]
+pub(crate) struct LevelProof<'a> {
+    level: &'a Level,
+    object: &'a Object,
+    image: &'a Image,
+    /// Where the payload has the object's symbols, as indices of its own.
+    copies: BTreeMap<usize, usize>,
+    /// Where the functions are that it replaces.
+    replaced: BTreeMap<usize, Place>,
+    /// What its fields lead to.
+    implied: BTreeMap<usize, BTreeSet<Place>>,
+}
+
+/// What the payload has otherwise than the object: names, each with the reason.
+pub(crate) type Wrong = Vec<(String, String)>;
+
+impl<'a> LevelProof<'a> {
+    /// Ties `object`, which is `file` as the source of `level` has it, to its
+    /// payload; `image` is the hypervisor.
+    ///
+    /// # Errors
+    /// If the payload has something of it otherwise.
+    pub(crate) fn new(
+        level: &'a Level,
+        (file, object): (&ObjectFile, &'a Object),
+        image: &'a Image,
+    ) -> Result<Self, Wrong> {
+        let mut proof = Self {
+            level,
+            object,
+            image,
+            copies: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+            implied: BTreeMap::new(),
+        };
+        let mut wrong = Vec::new();
+        for (index, symbol) in object.symbols.iter().enumerate() {
+            let names = [
+                runtime_name(object, index),
+                payload_name(file, &symbol.name, ""),
+            ];
+            let found = level.named(&names).find(|&at| {
+                let replaces = level.record_of(at).is_some();
+                // A name of the hypervisor stands for a function that is replaced.
+                replaces
+                    || level.contents.symbols[at]
+                        .name
+                        .contains(crate::payload::VERSION_SUFFIX)
+            });
+            let Some(at) = found else {
+                continue;
+            };
+            match proof.compare(index, &level.contents.symbols[at]) {
+                Ok(()) => drop(proof.copies.insert(index, at)),
+                Err(why) => wrong.push((symbol.name.clone(), why)),
+            }
+        }
+        proof.add_other_names();
+        for (&index, &at) in &proof.copies {
+            if let Some(record) = level.record_of(at) {
+                proof.replaced.insert(index, record.old.clone());
+            }
+        }
+        if wrong.is_empty() {
+            Ok(proof)
+        } else {
+            Err(wrong)
+        }
+    }
+
+    /// The payload names each piece once; a function may have several names.
+    fn add_other_names(&mut self) {
+        let object = self.object;
+        for (index, symbol) in object.symbols.iter().enumerate() {
+            let mut copies = self.copies.iter();
+            let same = copies.find(|&(&other, _)| object.symbols[other].is_at(symbol));
+            if let Some((_, &at)) = same.filter(|_| symbol.size > 0) {
+                self.copies.entry(index).or_insert(at);
+            }
+        }
+    }
+
+    /// The payload's symbols that the object has.
+    pub(crate) fn copies(&self) -> impl Iterator<Item = usize> {
+        self.copies.values().copied()
+    }
+
+    /// Where the symbol at `index` is, as the payload has it: the old place of
+    /// a function that it replaces, its own place of what it brings, else what
+    /// its fields lead to. `None` if it does not have it.
+    ///
+    /// # Errors
+    /// If its fields lead to several places.
+    pub(crate) fn place(&self, index: usize) -> Result<Option<Place>, String> {
+        if let Some(old) = self.replaced.get(&index) {
+            return Ok(Some(old.clone()));
+        }
+        if let Some(&at) = self.copies.get(&index) {
+            let symbol = &self.level.contents.symbols[at];
+            return Ok(Some(Place::Here(
+                symbol.section,
+                symbol.offset.cast_signed(),
+            )));
+        }
+        let Some(implied) = self.implied.get(&index) else {
+            return Ok(None);
+        };
+        let mut places = implied.iter();
+        match (places.next(), places.next()) {
+            (Some(place), None) => Ok(Some(place.clone())),
+            _ => Err(format!(
+                "the payload {} uses several of it",
+                self.level.name
+            )),
+        }
+    }
+
+    /// Whether the payload has the symbol at `index` as `copy`; takes note of
+    /// what its fields lead to.
+    fn compare(&mut self, index: usize, copy: &Symbol) -> Result<(), String> {
+        let (level, object) = (self.level, self.object);
+        let symbol = &object.symbols[index];
+        if symbol.extent() != copy.size {
+            return Err(format!(
+                "it has {} bytes, not {}",
+                copy.size,
+                symbol.extent()
+            ));
+        }
+        let ours = object.bytes(symbol);
+        let at = Place::Here(copy.section, copy.offset.cast_signed());
+        let theirs = level.contents.bytes(&at).unwrap_or_default();
+        let Some(theirs) = theirs.get(..ours.len()) else {
+            return Err("it has no contents".to_owned());
+        };
+        let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());
+        let copied = level.contents.fields(copy.section, copy.offset, copy.size);
+        let mut relocated = vec![false; ours.len()];
+        for field in fields {
+            let start = usize::try_from(field.offset - symbol.offset).unwrap_or(usize::MAX);
+            let bytes = relocated.iter_mut().skip(start).take(width(field.r_type));
+            bytes.for_each(|byte| *byte = true);
+        }
+        if let Some(at) = (0..ours.len()).find(|&at| !relocated[at] && ours[at] != theirs[at]) {
+            return Err(format!("it differs at +{at:#x}"));
+        }
+        if fields.len() != copied.len() {
+            return Err("it refers to other things".to_owned());
+        }
+        for (field, copied) in fields.iter().zip(copied) {
+            let at = field.offset - symbol.offset;
+            let same = copied.offset - copy.offset == at && copied.r_type == field.r_type;
+            if !same || !self.follows(&field.reference, copied) {
+                let name = object.label(&field.reference.target);
+                return Err(format!("at +{at:#x} it does not lead to {name}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the payload's field can mean `reference`; takes note of what it
+    /// leads to.
+    fn follows(&mut self, reference: &Reference, field: &Field) -> bool {
+        let (level, object) = (self.level, self.object);
+        let start = field.leads_to(reference.bias.wrapping_add(reference.offset));
+        match &reference.target {
+            Target::Symbol(index) => {
+                if !level.is_trap(&start) {
+                    self.implied.entry(*index).or_default().insert(start);
+                }
+                true
+            }
+            // The hypervisor's own names mean what they say.
+            Target::External(name) => match start {
+                Place::Name(other, 0) => other == **name || self.image.global(name).is_none(),
+                Place::Name(..) => false,
+                Place::Here(..) | Place::Address(_) => true,
+            },
+            Target::Anonymous(section) => {
+                let Some((content, within)) = object.merged(*section, reference.offset) else {
+                    return true;
+                };
+                let place = field.leads_to(reference.bias.wrapping_add(within.cast_signed()));
+                let theirs = level.contents.bytes(&place).unwrap_or_default();
+                theirs.starts_with(content)
+            }
+        }
+    }
+}
+
+impl Level {
+    /// The payload's symbols that have one of `names`, which end where the tag
+    /// of the payload begins.
+    fn named<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = usize> + 'a {
+        let found = names.iter().filter_map(|name| self.by_name.get(name));
+        found.flatten().copied()
+    }
+
+    /// The record of the function at `symbol`, if it replaces another.
+    pub(crate) fn record_of(&self, symbol: usize) -> Option<&Record> {
+        let symbol = &self.contents.symbols[symbol];
+        let place = Place::Here(symbol.section, symbol.offset.cast_signed());
+        self.contents
+            .records
+            .iter()
+            .find(|record| record.new == place)
+    }
+
+    /// Whether a place is the trap that stands for boot-only code.
+    fn is_trap(&self, place: &Place) -> bool {
+        self.symbol_at(place)
+            .is_some_and(|symbol| symbol.name.starts_with(INIT_TRAP))
+    }
+
+    /// What the payload defines at `place`.
+    pub(crate) fn symbol_at(&self, place: &Place) -> Option<&Symbol> {
+        let &Place::Here(section, offset) = place else {
+            return None;
+        };
+        let mut symbols = self.contents.symbols.iter();
+        symbols.find(|symbol| (symbol.section, symbol.offset.cast_signed()) == (section, offset))
+    }
+}

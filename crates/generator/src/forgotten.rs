@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Variables whose values a patch makes the hypervisor forget.
+//!
+//! Where nothing writes a private variable, compilers take its initial value
+//! for it and leave it out. A patch that removes the last write does that to
+//! the reads that remain, and the running hypervisor may have another value.
+
+use crate::source::PatchedSource;
+use crate::unit::Unit;
+use xsplice_objdiff::compare::Kind;
+use xsplice_objdiff::names::base_name;
+use xsplice_objdiff::object::Class;
+
+/// What a reader should know about variables that the patched objects lack,
+/// although the patched source has them.
+pub(crate) fn notes(units: &[Unit], source: &PatchedSource) -> Vec<String> {
+    let texts = source.texts().filter_map(|(path, text)| {
+        let path = path.strip_prefix("xen/")?;
+        let unit = units.iter().find(|unit| unit.file.source == path)?;
+        Some((unit, text?))
+    });
+    let all = texts.flat_map(|(unit, text)| {
+        let names = forgotten(unit, &text).into_iter();
+        names.map(|name| {
+            format!(
+                "{}: {name} is not in the patched object, although the source names it: where \
+                 nothing writes it any more, the patched code takes its initial value for it, \
+                 not the one that the running hypervisor has",
+                unit.file.source
+            )
+        })
+    });
+    all.collect()
+}
+
+/// Private variables that only the original object has, and `text` names.
+fn forgotten<'a>(unit: &'a Unit, text: &str) -> Vec<&'a str> {
+    let removed = unit.comparison.changes.iter().filter_map(|change| {
+        let symbol = &unit.original.symbols[change.original?];
+        let class = unit.original.sections[symbol.section].class;
+        let private = !symbol.global && matches!(class, Class::Data | Class::Bss | Class::PerCpu);
+        (change.kind == Kind::Removed && private).then(|| base_name(&symbol.name))
+    });
+    let named = |name: &str| {
+        let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+        words.any(|word| word == name)
+    };
+    // One that could not be matched is there under another number.
+    let is_there = |name: &str| {
+        let mut symbols = unit.patched.symbols.iter();
+        symbols.any(|symbol| base_name(&symbol.name) == name)
+    };
+    removed
+        .filter(|name| named(name) && !is_there(name))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_nothing_writes_any_more_is_told() {
+        const READER: &str = "static int limit = 3, gone; int f(void) { return limit; }";
+        let writer = "void g(int x) { limit = x; }";
+        let both = "int h(void) { static int count; return gone++ + count++; }";
+        let (old, new) = (
+            format!("{READER}{writer}{both}"),
+            READER.replace(", gone", ""),
+        );
+        let unit = Unit::of_sources(&old, &new);
+        assert_eq!(forgotten(&unit, &new), ["limit"]);
+        assert_eq!(forgotten(&unit, "int other; /* count */"), ["count"]);
+    }
+
+    #[test]
+    fn a_flag_that_cannot_be_matched_is_not_told() {
+        const WARN: &str = "#define WARN(x) ({ static int warned; if (!warned) { warned = 1; \\\n\
+            print(x); } })\nvoid print(int);\n";
+        let old = format!("{WARN}void f(int x) {{ WARN(x); WARN(x + 1); }}");
+        let new = format!("{WARN}void f(int x) {{ WARN(x); x *= 3; WARN(x + 2); print(x); }}");
+        let unit = Unit::of_sources(&old, &new);
+        let mut changes = unit.comparison.changes.iter();
+        assert!(
+            changes.any(|c| c.kind == Kind::Removed),
+            "it is to be unmatched"
+        );
+        assert_eq!(forgotten(&unit, &new), Vec::<&str>::new());
+    }
+}

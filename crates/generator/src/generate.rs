@@ -1,0 +1,571 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The way of a patch, from start to end.
+
+use crate::account::{self, Account, Accounted, Hunk};
+use crate::below::{self, Below, PATCH_KEY};
+use crate::choice::Choices;
+use crate::image::Image;
+use crate::payload::Identity;
+use crate::rebuild::{Pair, Patched, Rebuild};
+use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
+use crate::source::{PatchedSource, SourcePatch};
+use crate::tree::Tree;
+use crate::unit::Unit;
+use crate::warning::Warning;
+use crate::{Problem, Refused};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use xsplice_abi::note::hex;
+use xsplice_objdiff::Kind;
+use xsplice_system::file;
+
+/// What a payload is to be built from.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The built source tree.
+    pub source: PathBuf,
+    /// Source patches, in the order in which they apply.
+    pub patches: Vec<PathBuf>,
+    /// The hypervisor's `xen-syms`.
+    pub xen_syms: PathBuf,
+    /// Where the payload goes.
+    pub output: PathBuf,
+    /// The configuration that the tree must have been built with.
+    pub config: Option<PathBuf>,
+    /// Payloads that this one goes on top of, the lowest first.
+    pub below: Vec<PathBuf>,
+    /// The source patches of those payloads, in the order in which they apply.
+    pub below_patches: Vec<PathBuf>,
+    /// Build-id of what the payload is applied on top of, if not that of the
+    /// last of `below` or the hypervisor's own.
+    pub depends: Option<Vec<u8>>,
+    /// Build-id that `xen_syms` must have.
+    pub xen_depends: Option<Vec<u8>>,
+    /// Put addresses instead of names for all of the hypervisor's symbols.
+    pub prelink: bool,
+    /// How many compilers run at once; 0 for one for each CPU.
+    pub jobs: usize,
+    /// C source of hooks, compiled into the payload.
+    pub hooks: Vec<PathBuf>,
+    /// Changed variables, boot-only code and files that the payload does
+    /// without.
+    pub leave_out: BTreeSet<String>,
+    /// Do without all changes of boot-only code.
+    pub leave_out_init: bool,
+    /// Functions to be patched although the deny-list has them, and structures
+    /// whose layout may change.
+    pub allow: BTreeSet<String>,
+    /// Further `key=value` pairs for the payload's metadata.
+    pub metadata: Vec<(String, String)>,
+    /// Where compiled objects are kept for the next run, if anywhere.
+    pub cache: Option<PathBuf>,
+}
+
+/// Receives what happens while a payload is built.
+pub trait Progress: Sync {
+    /// A stage begins that has `steps` steps.
+    fn stage(&self, name: &str, steps: usize);
+    /// One step of the stage is done.
+    fn step(&self);
+}
+
+/// A function that the payload replaces.
+pub type PatchedFunction = Replaced;
+
+/// What was built.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Report {
+    /// Where the payload is.
+    pub output: PathBuf,
+    /// Its size in bytes.
+    pub size: usize,
+    /// The hypervisor's build-id in hexadecimal.
+    pub hypervisor: String,
+    /// How many objects the patch reaches.
+    pub objects: usize,
+    /// Everything that differs between the two builds, used or not.
+    pub changes: Vec<String>,
+    /// Functions that are replaced.
+    pub functions: Vec<Replaced>,
+    /// New functions and variables.
+    pub carried: Vec<Carried>,
+    /// Functions that the hypervisor calls at stages of the payload's life.
+    pub hooks: Vec<Hook>,
+    /// Changes that the payload does without, as was asked for.
+    pub left_out: Vec<LeftOut>,
+    /// What became of each hunk of the patches.
+    pub hunks: Vec<Hunk>,
+    /// What whoever applies or takes out the payload has to know.
+    pub warnings: BTreeSet<Warning>,
+    /// What a reader should know.
+    pub notes: Vec<String>,
+}
+
+/// How many compilers run at once at most: more only slow each other down.
+const MOST_JOBS: usize = 256;
+
+/// Builds a payload.
+///
+/// # Errors
+/// Every problem that was found; then nothing is written.
+pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Refused> {
+    let inputs = [&options.patches, &options.below, &options.below_patches];
+    let inputs = inputs.into_iter().chain([&options.hooks]).flatten();
+    file::keep_apart(&options.output, inputs.chain([&options.xen_syms]))
+        .map_err(|e| Refused::io(&options.output, &e))?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.jobs.min(MOST_JOBS))
+        .build()
+        .map_err(|e| Refused::one("compiler", e.to_string()))?;
+    pool.install(|| generate_in_pool(options, progress))
+}
+
+fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report, Refused> {
+    let image = Image::read(
+        &options.xen_syms.display().to_string(),
+        &read(&options.xen_syms)?,
+    )?;
+    check_hypervisor(options, &image)?;
+    let tree = Tree::read(&options.source)?;
+    if let Some(config) = &options.config {
+        check_config(&tree, config)?;
+    }
+    let mut patches = SourcePatch::read_all(&options.patches)?;
+    let leave_out = Choices::new(&options.leave_out);
+    let allow = Choices::new(&options.allow);
+    let left_out = account::leave_out(&mut patches, &leave_out);
+    let files: BTreeSet<&str> = left_out.iter().map(|hunk| hunk.file.as_str()).collect();
+    let left_out_note = |file| format!("{file}: left out, as asked for");
+    let mut notes: Vec<String> = files.into_iter().map(left_out_note).collect();
+    let mut below_patches = SourcePatch::read_all(&options.below_patches)?;
+    let mut below = Below::read(&options.below)?;
+    let hypervisor = image.build_id.as_slice();
+    below.tie(&below_patches, hypervisor)?;
+    let mut done = 0;
+    for level in &below.levels {
+        let left_out = Choices::new(&level.left_out);
+        account::leave_out(&mut below_patches[done..level.patches], &left_out);
+        done = level.patches;
+    }
+    let rebuild = Rebuild::new(&tree, options.cache.as_deref(), progress)?;
+    let levels = below.levels.iter().map(|level| {
+        let patches = &below_patches[..level.patches];
+        rebuild.lay_out(&PatchedSource::apply(&tree, patches, &BTreeSet::new())?)
+    });
+    let levels: Vec<Patched> = levels.collect::<Result<_, _>>()?;
+    let mut metadata = metadata(options, &patches, &image)?;
+    let own = below_patches.len();
+    let patches: Vec<SourcePatch> = below_patches.into_iter().chain(patches).collect();
+    let source = PatchedSource::apply(&tree, &patches, &BTreeSet::new())?;
+    let patched = rebuild.lay_out(&source)?;
+    let mut reached = levels.iter().chain([&patched]).flat_map(Patched::objects);
+    if reached.next().is_none() {
+        let message = match patches[own..].iter().all(|patch| patch.files.is_empty()) {
+            true => "all that it changes is left out, as asked for: there is nothing to patch",
+            false => {
+                "nothing that it changes goes into this hypervisor with this configuration: \
+                 there is nothing to patch"
+            }
+        };
+        return Err(Refused::one("patch", message));
+    }
+    let mut pairs = rebuild.pairs(&patched, &levels)?;
+    crate::archive::settle((&tree, &image), (&rebuild, &patched), &mut pairs)?;
+    let hooks = rebuild.hooks(&patched, &options.hooks)?;
+    let compile = rebuild.compiler(&levels, &patched);
+    progress.stage("comparing", pairs.len() + hooks.len());
+    let units: Vec<Result<Option<Unit>, Problem>> = pairs
+        .par_iter()
+        .chain(&hooks)
+        .map(|pair| {
+            let unit = Unit::compare(&tree, pair, Some(&compile));
+            progress.step();
+            unit
+        })
+        .collect();
+    let (units, problems): (Vec<_>, Vec<_>) = units.into_iter().partition(Result::is_ok);
+    let units: Vec<Unit> = units.into_iter().flatten().flatten().collect();
+    check_originals(&rebuild, &pairs, &units)?;
+    let mut problems: Vec<Problem> = problems.into_iter().filter_map(Result::err).collect();
+    if units.iter().all(|unit| unit.comparison.is_empty()) && problems.is_empty() {
+        return Err(Refused::one(
+            "patch",
+            format!(
+                "it changes no code: all {} objects that it reaches compile to what they were \
+                 (only comments or lines without effect changed)",
+                pairs.len()
+            ),
+        ));
+    }
+    let changed = units.iter().filter(|unit| !unit.comparison.is_empty());
+    let changed: Vec<&str> = changed.map(|unit| unit.file.path.as_str()).collect();
+    crate::archive::check_linked(&tree, &image, &changed)?;
+    let tag = tag(&metadata, &units, options.prelink);
+    let rules = Rules {
+        tag: &tag,
+        prelink: options.prelink,
+        leave_out: &leave_out,
+        leave_out_init: options.leave_out_init,
+        allow: &allow,
+    };
+    let (selection, layouts) = rayon::join(
+        || select(&units, &image, &below, &rules),
+        || {
+            crate::layout::check(
+                &rebuild,
+                (levels.last(), &patched),
+                (&pairs, &units),
+                &allow,
+            )
+        },
+    );
+    problems.extend(leave_out.mistakes("--leave-out"));
+    problems.extend(allow.mistakes("--allow"));
+    problems.extend(layouts.problems);
+    notes.extend(layouts.notes);
+    let selection = match selection {
+        Ok(selection) if problems.is_empty() => selection,
+        selection => {
+            let more = selection.err().unwrap_or_default();
+            problems.extend(explain_compiler(more, &units, &image));
+            return Err(Refused(problems));
+        }
+    };
+    let account = Account {
+        tree: &tree,
+        rebuild: &rebuild,
+        patches: &patches,
+        own,
+        levels: &levels,
+        patched: &patched,
+        pairs: &pairs,
+        hooks: (&options.hooks, &hooks),
+        units: &units,
+        selection: &selection,
+        select: &|units| select(units, &image, &below, &rules),
+    };
+    let Accounted { mut hunks, unused } = account.hunks();
+    hunks.extend(left_out);
+    notes.extend(below::mark_unused(&mut metadata, &unused));
+    let changes = units
+        .iter()
+        .flat_map(|unit| &unit.comparison.changes)
+        .map(|change| format!("{}: {}", change.name, change.why));
+    let foreign = source.foreign.iter();
+    notes.extend(source.loose.iter().cloned());
+    notes.extend(units.iter().flat_map(stored_addresses));
+    notes.extend(crate::forgotten::notes(&units, &source));
+    let modes = source.mode_only.iter();
+    notes.extend(modes.map(|file| format!("{file}: its mode changes, which is no change of code")));
+    notes.extend(foreign.map(|file| format!("{file} is no part of this hypervisor: passed over")));
+    let report = Report {
+        changes: changes.collect(),
+        output: options.output.clone(),
+        size: 0,
+        hypervisor: String::new(),
+        objects: pairs.len(),
+        functions: Vec::new(),
+        carried: Vec::new(),
+        hooks: Vec::new(),
+        left_out: Vec::new(),
+        warnings: crate::warning::old_code(&units),
+        hunks,
+        notes,
+    };
+    let mut report = write(options, &image, &below, selection, &metadata, report)?;
+    // About this machine, and so not for the payload to record.
+    report.notes.extend(rebuild.unwritable().map(str::to_owned));
+    Ok(report)
+}
+
+/// What makes the names of new symbols unlike those of any other payload: a
+/// hash of all that they are made from.
+fn tag(metadata: &[(String, String)], units: &[Unit], prelink: bool) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{metadata:?} {prelink}"));
+    for unit in units {
+        hash.update(&unit.file.path);
+        // What describes the code for a debugger has the names of directories.
+        let sections = unit.patched.sections.iter();
+        for section in sections.filter(|section| !section.name.starts_with(".debug")) {
+            hash.update(format!("{} {:?}", section.name, section.relocations));
+            hash.update(&section.data);
+        }
+    }
+    hex(&hash.finalize()[..4])
+}
+
+/// The hypervisor's build-id, which the user may name.
+fn check_hypervisor(options: &Options, image: &Image) -> Result<(), Refused> {
+    match &options.xen_depends {
+        Some(named) if *named != image.build_id => Err(Refused::one(
+            "--xen-depends",
+            format!(
+                "it names the hypervisor {}, but {} is that of {}: a payload is for the \
+                 hypervisor that it was proved against",
+                hex(named),
+                options.xen_syms.display(),
+                hex(&image.build_id)
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that what differs between the two builds differs because of the patch.
+fn check_originals(rebuild: &Rebuild, pairs: &[Pair], units: &[Unit]) -> Result<(), Refused> {
+    let changed = pairs.par_iter().filter(|pair| {
+        let mut units = units.iter();
+        units.any(|unit| unit.file.path == pair.object.path && !unit.comparison.is_empty())
+    });
+    crate::all(changed.map(|pair| rebuild.check_original(pair)).collect()).map(drop)
+}
+
+/// Tables of functions that changed: what the hypervisor did with their
+/// addresses before, such as registering a handler, a payload cannot undo.
+fn stored_addresses(unit: &Unit) -> impl Iterator<Item = String> {
+    let changed = unit.comparison.changes.iter().filter(|change| {
+        let table = |index: usize| {
+            let symbol = &unit.patched.symbols[index];
+            let fields = unit
+                .patched
+                .relocations(symbol.section, symbol.offset, symbol.size);
+            change.original.is_some() && !fields.is_empty()
+        };
+        change.kind == Kind::Constant && change.patched.is_some_and(table)
+    });
+    changed.map(|change| {
+        format!(
+            "{}: {} changed ({}); where its address was stored before, the old one stays in use: \
+             change the functions in it instead, if that matters",
+            unit.file.source, change.name, change.why
+        )
+    })
+}
+
+fn write(
+    options: &Options,
+    image: &Image,
+    below: &Below,
+    mut selection: Selection,
+    metadata: &[(String, String)],
+    report: Report,
+) -> Result<Report, Refused> {
+    if selection.replaced.is_empty() && selection.hooks.is_empty() {
+        return Err(Refused::one(
+            "patch",
+            format!(
+                "it changes no function of the running hypervisor: nothing would use what it \
+                 changes ({})",
+                report.changes.join(", ")
+            ),
+        ));
+    }
+    let hypervisor = image.build_id.as_slice();
+    let top = below.build_id();
+    let depends = options.depends.as_deref().or(top).unwrap_or(hypervisor);
+    if depends != hypervisor && top.is_none() {
+        // What lies below may have put a trampoline where the old code was.
+        for func in &mut selection.draft.funcs {
+            func.expected.clear();
+            func.preimage = None;
+        }
+    }
+    let record = record(options, &selection, &report);
+    let payload = selection
+        .draft
+        .write(&Identity {
+            hypervisor,
+            depends,
+            metadata,
+            record: &record,
+        })
+        .map_err(|e| Refused::one("payload", e.to_string()))?;
+    let name = options.output.display().to_string();
+    check(
+        options,
+        &name,
+        &payload,
+        below,
+        depends == image.build_id.as_slice() || options.depends.is_none(),
+    )?;
+    file::write(&options.output, &payload).map_err(|e| Refused::io(&options.output, &e))?;
+    Ok(Report {
+        size: payload.len(),
+        hypervisor: hex(hypervisor),
+        functions: selection.replaced,
+        carried: selection.carried,
+        hooks: selection.hooks,
+        left_out: selection.left_out,
+        warnings: report
+            .warnings
+            .union(&selection.warnings)
+            .cloned()
+            .collect(),
+        ..report
+    })
+}
+
+/// What a reviewer of the payload should know, as [`xsplice_abi::record`] has it.
+fn record(options: &Options, selection: &Selection, report: &Report) -> serde_json::Value {
+    let warnings = report.warnings.union(&selection.warnings);
+    let warnings: Vec<String> = warnings.map(ToString::to_string).collect();
+    serde_json::json!({
+        "options": {
+            "allow": options.allow,
+            "leave_out": options.leave_out,
+            "leave_out_init": options.leave_out_init,
+            "prelink": options.prelink,
+        },
+        "hunks": report.hunks,
+        "left_out": selection.left_out,
+        "warnings": warnings,
+        "notes": report.notes,
+    })
+}
+
+/// Loads the payload as the hypervisor would, on top of those below. One of
+/// which only the build-id of what lies below is known can be loaded here as
+/// far as the hypervisor alone allows.
+fn check(
+    options: &Options,
+    name: &str,
+    payload: &[u8],
+    below: &Below,
+    known: bool,
+) -> Result<(), Refused> {
+    let syms = options.xen_syms.display().to_string();
+    let image = xsplice_host_image::Image::parse(&read(&options.xen_syms)?)
+        .map_err(|e| Refused::one(&syms, e.to_string()))?;
+    let stem = Path::new(name)
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let mut stack: Vec<(String, &[u8])> = below
+        .levels
+        .iter()
+        .map(|level| (level.name.clone(), level.data.as_slice()))
+        .collect();
+    stack.push((stem, payload));
+    let problems: Vec<Problem> = xsplice_host_image::check(&image, &stack)
+        .last()
+        .into_iter()
+        .flat_map(|report| &report.problems)
+        .filter(|problem| match problem.severity {
+            xsplice_host_image::Severity::Warning => false,
+            xsplice_host_image::Severity::NotApplied => known,
+            xsplice_host_image::Severity::NotLoaded => true,
+        })
+        .map(|problem| {
+            Problem::new(
+                name,
+                format!("our own check refuses it: {}", problem.message),
+            )
+        })
+        .collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Refused(problems))
+    }
+}
+
+fn metadata(
+    options: &Options,
+    patches: &[SourcePatch],
+    image: &Image,
+) -> Result<Vec<(String, String)>, Refused> {
+    let mut metadata = vec![
+        (
+            "generator".to_owned(),
+            concat!("xsplice ", env!("CARGO_PKG_VERSION")).to_owned(),
+        ),
+        ("compiler".to_owned(), image.compiler.clone()),
+    ];
+    for patch in patches {
+        metadata.push((PATCH_KEY.to_owned(), patch.record()));
+    }
+    let mut problems = Vec::new();
+    for (key, value) in &options.metadata {
+        if metadata.iter().any(|(own, _)| own == key) {
+            let message = "this key is written by the generator itself; choose another";
+            problems.push(Problem::new(format!("--meta {key}"), message));
+        } else if key.is_empty() || key.contains('=') {
+            let message = "a key must not be empty and must not contain `=`";
+            problems.push(Problem::new(format!("--meta {key}"), message));
+        }
+        for text in [key, value] {
+            if let Some(bad) = text.chars().find(|c| xsplice_abi::text::is_deceptive(*c)) {
+                problems.push(Problem::new(
+                    format!("--meta {}", xsplice_abi::text::escaped(key)),
+                    format!(
+                        "it contains {}: control characters, line breaks and marks of text \
+                         direction can make a list of payloads look like another one",
+                        bad.escape_unicode()
+                    ),
+                ));
+            }
+        }
+    }
+    metadata.extend(options.metadata.iter().cloned());
+    if problems.is_empty() {
+        Ok(metadata)
+    } else {
+        Err(Refused(problems))
+    }
+}
+
+/// Adds the compilers' names to failed proofs when they differ.
+fn explain_compiler(mut problems: Vec<Problem>, units: &[Unit], image: &Image) -> Vec<Problem> {
+    let mut originals = units.iter().map(|unit| &unit.original);
+    if let Some(ours) = originals.find_map(crate::image::compiler)
+        && ours != image.compiler
+    {
+        problems.push(Problem::new(
+            "compiler",
+            format!(
+                "the hypervisor was built by `{}`, the tree by `{ours}`",
+                image.compiler
+            ),
+        ));
+    }
+    problems
+}
+
+fn check_config(tree: &Tree, config: &Path) -> Result<(), Refused> {
+    let settings = |path: &Path| -> Result<BTreeSet<String>, Refused> {
+        let text = String::from_utf8_lossy(&read(path)?).into_owned();
+        Ok(text
+            .lines()
+            .filter(|l| l.starts_with("CONFIG_"))
+            .map(str::to_owned)
+            .collect())
+    };
+    let (wanted, built) = (settings(config)?, settings(&tree.top.join("xen/.config"))?);
+    let problems: Vec<Problem> = wanted
+        .symmetric_difference(&built)
+        .map(|setting| {
+            let place = if wanted.contains(setting) {
+                config.display().to_string()
+            } else {
+                "tree".into()
+            };
+            Problem::new(
+                place,
+                format!("only here: {setting}; rebuild the tree with this configuration"),
+            )
+        })
+        .collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Refused(problems))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Refused> {
+    std::fs::read(path).map_err(|e| Refused::io(path, &e))
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Types before and after the patch.
+//!
+//! What the running hypervisor has in memory keeps its layout and its meaning,
+//! and so does every function that is not in the payload. So every type that a
+//! changed object uses, directly or through pointers, is compared with what it
+//! was. Objects that the patch leaves as they were do the same with what is in
+//! memory as before, whatever became of the types.
+
+mod compare;
+mod dwarf;
+mod types;
+
+use crate::choice::Choices;
+use crate::rebuild::{Pair, Patched, Rebuild};
+use crate::tree::ObjectFile;
+use crate::unit::Unit;
+use crate::variant::Variant;
+use crate::{Problem, all};
+use compare::{Difference, Relation};
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use types::{Definition, Enumerator, Kind, Name, Types};
+use xsplice_objdiff::names::base_name;
+use xsplice_objdiff::object::{Class, Object};
+
+/// What came of the comparison.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// Types that what is in memory is not of any more.
+    pub(crate) problems: Vec<Problem>,
+    /// What a reader should know about the others.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Compares the types that the changed `units` use, between the source
+/// `below`, or the tree's own, and `patched`. Types in `allowed` may change.
+pub(crate) fn check(
+    rebuild: &Rebuild,
+    (below, patched): (Option<&Patched>, &Patched),
+    (pairs, units): (&[Pair], &[Unit]),
+    allowed: &Choices,
+) -> Findings {
+    let before = below.map_or(rebuild.original_source(), |below| &below.variant);
+    let changed = |pair: &&Pair| units.iter().find(|unit| unit.file.path == pair.object.path);
+    let changed: Vec<(&Pair, &Unit)> = pairs
+        .iter()
+        .filter(|pair| pair.object.source.ends_with(".c") && pair.object.path.ends_with(".o"))
+        .filter_map(|pair| Some((pair, changed(&pair)?)))
+        .collect();
+    let read: Vec<Result<Side, Problem>> = changed
+        .par_iter()
+        .map(|(pair, unit)| {
+            let types = |build: &Option<_>, source, object| {
+                let is_there = build.is_some();
+                is_there.then(|| types(source, object)).transpose()
+            };
+            let (old, new) = rayon::join(
+                || types(&pair.original, before, pair.original_object()),
+                || types(&pair.patched, &patched.variant, &pair.object),
+            );
+            Ok(Side {
+                object: &unit.original,
+                old: old?.unwrap_or_default(),
+                new: new?.unwrap_or_default(),
+            })
+        })
+        .collect();
+    match all(read) {
+        Ok(sides) => compare_all(&sides, allowed),
+        Err(refused) => Findings {
+            problems: refused.0,
+            notes: Vec::new(),
+        },
+    }
+}
+
+/// The functions that declare a variable `name`, as the debugging information of
+/// the object `bytes` has it; empty if it cannot be read.
+pub(crate) fn declared_in(bytes: &[u8], name: &str) -> BTreeSet<String> {
+    let types = dwarf::read(bytes).unwrap_or_default();
+    let variables = types
+        .definitions
+        .keys()
+        .filter(|known| known.kind.is_variable());
+    let here = variables.filter(|known| known.name == name && !known.scope.is_empty());
+    here.map(|known| known.scope.clone()).collect()
+}
+
+/// How the types of an object are kept; raised when they are read differently.
+const KEPT: &str = "types 1";
+
+/// The types that `object` uses.
+fn types(source: &Variant, object: &ObjectFile) -> Result<Types, Problem> {
+    let damaged = |words: String| {
+        let message = format!("its debugging information cannot be read: {words}");
+        Problem::new(&object.path, message)
+    };
+    let derive = |object: &ObjectFile| {
+        source.derive(object, KEPT, |bytes| {
+            let types = dwarf::read(bytes).map_err(|error| damaged(error.to_string()))?;
+            serde_json::to_vec(&types).map_err(|error| damaged(error.to_string()))
+        })
+    };
+    // Not every compiler can do without making code.
+    let kept = derive(&object.with_early_types()).or_else(|_| derive(&object.with_types()))?;
+    serde_json::from_slice(&kept).map_err(|error| damaged(error.to_string()))
+}
+
+/// The types of a changed object.
+struct Side<'a> {
+    /// From the original source.
+    object: &'a Object,
+    old: Types,
+    new: Types,
+}
+
+fn compare_all(sides: &[Side], allowed: &Choices) -> Findings {
+    let mut all: BTreeMap<&Name, (&Definition, Vec<Difference>)> = BTreeMap::new();
+    for side in sides {
+        for (name, old) in &side.old.definitions {
+            let Some((types, new)) = counterpart(sides, side, name) else {
+                continue;
+            };
+            if name.kind.is_variable() && !is_in_memory(side.object, name) {
+                continue;
+            }
+            for (old, new) in unequal(old, new) {
+                let found = compare::differences(name, (&side.old, types), old, new);
+                if found.is_empty() {
+                    continue;
+                }
+                let (_, known) = all.entry(name).or_insert((old, Vec::new()));
+                for difference in found {
+                    if !known.contains(&difference) {
+                        known.push(difference);
+                    }
+                }
+            }
+        }
+    }
+    let mut findings = Findings::default();
+    for (name, (definition, differences)) in all {
+        findings.tell(name, definition, &differences, allowed);
+    }
+    findings.notes.extend(enumerators(sides));
+    findings
+}
+
+/// What `name` of the old `side` is in the new one, or in one that gains what
+/// this one loses.
+fn counterpart<'a>(
+    sides: &'a [Side],
+    side: &'a Side,
+    name: &Name,
+) -> Option<(&'a Types, &'a [Definition])> {
+    let gains =
+        |other: &&Side| name.kind != Kind::Private && !other.old.definitions.contains_key(name);
+    let others = sides.iter().filter(gains);
+    let mut all = std::iter::once(side).chain(others);
+    all.find_map(|side| Some((&side.new, side.new.definitions.get(name)?.as_slice())))
+}
+
+/// The definitions of one name that are in one of the lists only. Where there
+/// are several, they belong to different blocks of one function.
+fn unequal<'a>(
+    old: &'a [Definition],
+    new: &'a [Definition],
+) -> impl Iterator<Item = (&'a Definition, &'a Definition)> {
+    let only = |all: &'a [Definition], other: &'a [Definition]| {
+        let known = |one: &&Definition| other.iter().any(|other| other.shape == one.shape);
+        all.iter().filter(move |one| !known(one))
+    };
+    only(old, new).zip(only(new, old))
+}
+
+/// Whether the object has a variable `name` that can be written to. Local
+/// variables that are not static have none of their own, which shows in the
+/// number that static ones get.
+fn is_in_memory(object: &Object, name: &Name) -> bool {
+    object.symbols.iter().any(|symbol| {
+        let class = object.sections[symbol.section].class;
+        let is_it = match name.scope.is_empty() {
+            true => symbol.name == name.name,
+            false => symbol.name != name.name && base_name(&symbol.name) == name.name,
+        };
+        is_it && matches!(class, Class::Data | Class::Bss | Class::PerCpu)
+    })
+}
+
+impl Findings {
+    fn tell(
+        &mut self,
+        name: &Name,
+        definition: &Definition,
+        differences: &[Difference],
+        allowed: &Choices,
+    ) {
+        let words = |relation| -> Vec<&str> {
+            let these = differences.iter().filter(|d| d.relation == relation);
+            these.map(|d| d.words.as_str()).collect()
+        };
+        let (lost, read) = (words(Relation::Lost), words(Relation::Read));
+        let (place, plain) = (&definition.place, &name.name);
+        if !read.is_empty() {
+            self.notes.push(format!(
+                "{place}: {name} {}: what the running hypervisor has in memory is used as it is; \
+                 see that the new code copes with it",
+                read.join(", ")
+            ));
+        }
+        if lost.is_empty() {
+            return;
+        }
+        let lost = lost.join(", ");
+        if allowed.contains(plain) || allowed.contains(&name.to_string()) {
+            self.notes
+                .push(format!("{place}: {name} {lost}: allowed, as asked for"));
+            return;
+        }
+        let message = format!(
+            "{name} {lost}: what the running hypervisor has in memory keeps the old layout, and so \
+             does all code that is not in the payload; keep what is there and put what is new \
+             elsewhere, or say `--allow {plain}` if none of it outlives a call of the changed \
+             functions"
+        );
+        self.problems.push(Problem::new(place, message));
+    }
+}
+
+/// Enumerators that change their values, told for each enumeration.
+fn enumerators(sides: &[Side]) -> Vec<String> {
+    let mut changes: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
+    for side in sides {
+        for (name, old) in &side.old.enumerators {
+            let words = match side.new.enumerators.get(name) {
+                Some(new) if new.value != old.value => {
+                    format!("{name} goes from {} to {}", old.value, new.value)
+                }
+                None if has_enumeration(&side.new, old) => {
+                    format!("{name}, which is {}, is gone", old.value)
+                }
+                _ => continue,
+            };
+            let enumeration = (old.place.as_str(), old.of.as_str());
+            changes.entry(enumeration).or_default().insert(words);
+        }
+    }
+    let note = |((place, of), words): ((&str, &str), BTreeSet<String>)| {
+        let of = match of {
+            "" => "an enumeration".to_owned(),
+            of => format!("enum {of}"),
+        };
+        let words: Vec<String> = words.into_iter().collect();
+        format!(
+            "{place}: {of}: {}: values that the running hypervisor keeps in memory have the old \
+             meaning; see that the new code copes with them",
+            words.join(", ")
+        )
+    };
+    changes.into_iter().map(note).collect()
+}
+
+/// Whether `types` still have the enumeration of `enumerator`.
+fn has_enumeration(types: &Types, enumerator: &Enumerator) -> bool {
+    let mut all = types.enumerators.values();
+    all.any(|other| (&other.of, &other.place) == (&enumerator.of, &enumerator.place))
+}
+
+#[cfg(test)]
+mod tests;

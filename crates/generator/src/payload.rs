@@ -1,0 +1,548 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Writing a payload as an ELF file in Xen's live-patch format.
+
+use crate::tree::ObjectFile;
+use object::read::elf::FileHeader as _;
+use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
+use object::{
+    Architecture, BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind,
+    SymbolFlags, SymbolKind, SymbolScope, elf,
+};
+use object::{Object as _, ObjectSection as _};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+use xsplice_abi::payload as abi;
+use xsplice_abi::preimage::{self, Preimage};
+use xsplice_abi::record;
+use xsplice_objdiff::names::base_name;
+
+/// Between the name of a new symbol and the tag of its payload.
+pub(crate) const VERSION_SUFFIX: &str = "@";
+
+/// The name of what is new in the payload with this `tag`: that of the symbol in
+/// its file. Of a source that is compiled several times, the object is the file.
+pub(crate) fn payload_name(file: &ObjectFile, symbol: &str, tag: &str) -> String {
+    fn stem(path: &str) -> &str {
+        path.rsplit_once('.').map_or(path, |(stem, _)| stem)
+    }
+    let place = match stem(&file.path) == stem(&file.source) {
+        true => &file.source,
+        false => &file.path,
+    };
+    format!("{place}#{symbol}{VERSION_SUFFIX}{tag}")
+}
+
+/// A section of the payload.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Functions.
+    Text,
+    /// Code with a section of its own: replacements of alternatives, fixups.
+    Code(String),
+    /// Read-only data.
+    RoData,
+    /// Strings.
+    Strings,
+    /// Variables with an initial value.
+    Data,
+    /// Variables that start as zero.
+    Bss,
+    /// A table about code.
+    Table(String),
+    /// Pointers to functions that the hypervisor calls at a stage of the
+    /// payload's life.
+    Hooks(String),
+}
+
+impl Kind {
+    /// The part for code from the section `name` of an object.
+    pub(crate) fn named_code(name: &str) -> Self {
+        if name.starts_with(".text") {
+            Self::Text
+        } else {
+            Self::Code(name.to_owned())
+        }
+    }
+
+    /// The part for entries of the table `name`.
+    pub(crate) fn table(name: &str) -> Self {
+        Self::Table(name.to_owned())
+    }
+
+    fn section(&self) -> (&str, SectionKind, elf::SectionFlags) {
+        let (alloc, write, exec) = (elf::SHF_ALLOC, elf::SHF_WRITE, elf::SHF_EXECINSTR);
+        match self {
+            Self::Text => (".text", SectionKind::Text, alloc | exec),
+            Self::Code(name) => (name, SectionKind::Text, alloc | exec),
+            Self::RoData => (".rodata", SectionKind::ReadOnlyData, alloc),
+            Self::Strings => (".rodata.str", SectionKind::ReadOnlyData, alloc),
+            Self::Data => (".data", SectionKind::Data, alloc | write),
+            Self::Bss => (".bss", SectionKind::UninitializedData, alloc | write),
+            Self::Table(name) | Self::Hooks(name) => (name, SectionKind::ReadOnlyData, alloc),
+        }
+    }
+}
+
+/// Where something may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Align {
+    /// At a multiple of this many bytes,
+    pub multiple: u64,
+    /// or this many behind one.
+    pub behind: u64,
+}
+
+impl Align {
+    /// At a multiple of `bytes`.
+    pub fn to(bytes: u64) -> Self {
+        Self {
+            multiple: bytes,
+            behind: 0,
+        }
+    }
+
+    /// The first such place that is not before `offset`.
+    fn next(self, offset: u64) -> u64 {
+        let before = offset.saturating_sub(self.behind);
+        before.next_multiple_of(self.multiple) + self.behind
+    }
+}
+
+/// A constant without a name of its own.
+#[derive(Debug)]
+pub struct Content {
+    /// Where it goes.
+    pub kind: Kind,
+    /// What it is.
+    pub bytes: Vec<u8>,
+    /// Alignment in bytes.
+    pub align: u64,
+}
+
+/// What a relocated field leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reaches {
+    /// An offset in another part of the payload.
+    Part(Kind, i64),
+    /// A symbol that the loader looks up by name, and an offset from it.
+    Name(String, i64),
+    /// A symbol at a proved address, and an offset from it.
+    Address(String, u64, i64),
+}
+
+/// A relocated field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    /// The part it is in.
+    pub part: Kind,
+    /// Its offset there.
+    pub offset: u64,
+    /// `R_X86_64_*`.
+    pub r_type: u32,
+    /// What is added to the address that it reaches.
+    pub addend: i64,
+    /// What it leads to.
+    pub reaches: Reaches,
+}
+
+/// A function to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Func {
+    /// The hypervisor's name of it.
+    pub name: String,
+    /// Its address in the hypervisor.
+    pub old_address: u64,
+    /// Its size there.
+    pub old_size: u64,
+    /// The part of the payload that has the new one, and the offset.
+    pub new: (Kind, u64),
+    /// Size of the new one.
+    pub new_size: u64,
+    /// What the hypervisor must have in memory at its start; may be empty.
+    pub expected: Vec<u8>,
+    /// What the whole function must be in memory, if it is known.
+    pub preimage: Option<Preimage>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Part {
+    data: Vec<u8>,
+    size: u64,
+    align: u64,
+}
+
+/// A payload in the making.
+#[derive(Debug, Default)]
+pub struct Draft {
+    parts: BTreeMap<Kind, Part>,
+    constants: HashMap<(Kind, Vec<u8>), u64>,
+    names: Vec<(Kind, u64, String, u64, bool)>,
+    /// Relocated fields.
+    pub fields: Vec<Field>,
+    /// Functions to be replaced.
+    pub funcs: Vec<Func>,
+}
+
+/// What a payload says about itself and what it needs.
+#[derive(Debug)]
+pub struct Identity<'a> {
+    /// Build-id of the hypervisor.
+    pub hypervisor: &'a [u8],
+    /// Build-id of what it is applied on top of.
+    pub depends: &'a [u8],
+    /// `key=value` pairs that the hypervisor lists with the payload.
+    pub metadata: &'a [(String, String)],
+    /// The build record ([`xsplice_abi::record`]).
+    pub record: &'a serde_json::Value,
+}
+
+impl Draft {
+    /// Whether the payload does the same as `other`, whatever numbers the
+    /// compiler put behind names.
+    pub(crate) fn does_the_same(&self, other: &Self) -> bool {
+        let source_name = |name: &str| {
+            let name = name.split(VERSION_SUFFIX).next().unwrap_or_default();
+            base_name(name).to_owned()
+        };
+        let plain = |draft: &Self| -> Vec<_> {
+            let names = draft.names.iter();
+            names
+                .map(|(part, at, name, size, _)| (part.clone(), *at, source_name(name), *size))
+                .collect()
+        };
+        self.parts == other.parts
+            && self.fields == other.fields
+            && self.funcs == other.funcs
+            && plain(self) == plain(other)
+    }
+
+    /// Appends `data`; returns its offset in the part.
+    pub fn append(&mut self, kind: &Kind, data: &[u8], align: Align) -> u64 {
+        let part = self.parts.entry(kind.clone()).or_default();
+        // Code is padded with one-byte NOPs, so that it can be disassembled.
+        let padding = if matches!(kind, Kind::Text | Kind::Code(_)) {
+            0x90
+        } else {
+            0
+        };
+        part.align = part.align.max(align.multiple);
+        let offset = align.next(part.size);
+        part.data
+            .resize(usize::try_from(offset).unwrap_or(usize::MAX), padding);
+        part.data.extend_from_slice(data);
+        part.size = offset + data.len() as u64;
+        offset
+    }
+
+    /// Reserves zeroed memory; returns its offset.
+    pub fn zeroes(&mut self, size: u64, align: Align) -> u64 {
+        let part = self.parts.entry(Kind::Bss).or_default();
+        part.align = part.align.max(align.multiple);
+        let offset = align.next(part.size);
+        part.size = offset + size;
+        offset
+    }
+
+    /// Puts a constant in, once for equal ones; returns where it is.
+    pub fn constant(&mut self, content: &Content) -> (Kind, u64) {
+        let key = (content.kind.clone(), content.bytes.clone());
+        let at = match self.constants.get(&key) {
+            Some(&at) => at,
+            None => {
+                let at = self.append(&content.kind, &content.bytes, Align::to(content.align));
+                self.constants.insert(key, at);
+                at
+            }
+        };
+        (content.kind.clone(), at)
+    }
+
+    /// Puts in code that traps, once for each name; returns its offset in
+    /// [`Kind::Text`].
+    pub fn trap(&mut self, name: &str) -> u64 {
+        let known = self.names.iter().find(|(_, _, other, _, _)| other == name);
+        if let Some((_, at, ..)) = known {
+            return *at;
+        }
+        let at = self.append(&Kind::Text, &UD2, Align::to(16));
+        self.name(&(Kind::Text, at), name.to_owned(), UD2.len() as u64, true);
+        at
+    }
+
+    /// Names a place.
+    pub fn name(&mut self, at: &(Kind, u64), name: String, size: u64, function: bool) {
+        self.names.push((at.0.clone(), at.1, name, size, function));
+    }
+
+    /// Writes the payload. Its build-id is a hash of all that it contains.
+    ///
+    /// # Errors
+    /// If the ELF writer refuses, in its words.
+    pub fn write(&self, identity: &Identity) -> Result<Vec<u8>, object::write::Error> {
+        let unnamed = self.write_with(identity, &[0; BUILD_ID_SIZE])?;
+        let hash = Sha256::digest(&unnamed);
+        self.write_with(identity, &hash[..BUILD_ID_SIZE])
+    }
+
+    fn write_with(&self, identity: &Identity, id: &[u8]) -> Result<Vec<u8>, object::write::Error> {
+        let mut writer = Writer {
+            object: Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little),
+            sections: BTreeMap::new(),
+            symbols: HashMap::new(),
+        };
+        for (kind, part) in &self.parts {
+            writer.add_part(kind, part);
+        }
+        for (kind, offset, name, size, function) in &self.names {
+            writer.add_name(kind, *offset, name, *size, *function);
+        }
+        for field in &self.fields {
+            let section = writer.sections[&field.part];
+            writer.add_field(section, field)?;
+        }
+        writer.add_funcs(&self.funcs)?;
+        writer.add_note(abi::section::DEPENDS, identity.depends);
+        writer.add_note(abi::section::XEN_DEPENDS, identity.hypervisor);
+        writer.add_note(abi::section::BUILD_ID, id);
+        writer.add_metadata(identity.metadata);
+        writer.add_preimages(&self.funcs);
+        writer.add_unloaded_note(record::SECTION, &record::note(&identity.record.to_string()));
+        let mut elf = writer.object.write()?;
+        set_entry_sizes(&mut elf);
+        Ok(elf)
+    }
+}
+
+/// The instruction that traps.
+const UD2: [u8; 2] = [0x0f, 0x0b];
+
+/// Length of the payload's build-id in bytes: that of the hypervisor's own.
+const BUILD_ID_SIZE: usize = 20;
+
+struct Writer<'a> {
+    object: Object<'a>,
+    sections: BTreeMap<Kind, SectionId>,
+    symbols: HashMap<String, SymbolId>,
+}
+
+impl Writer<'_> {
+    fn section(&mut self, name: &str, kind: SectionKind, flags: elf::SectionFlags) -> SectionId {
+        let id = self
+            .object
+            .add_section(Vec::new(), name.as_bytes().to_vec(), kind);
+        let sh_type = match kind {
+            SectionKind::UninitializedData => elf::SHT_NOBITS,
+            SectionKind::Note => elf::SHT_NOTE,
+            _ => elf::SHT_PROGBITS,
+        };
+        self.object.section_mut(id).flags = SectionFlags::Elf {
+            sh_type,
+            sh_flags: flags,
+        };
+        id
+    }
+
+    fn add_part(&mut self, kind: &Kind, part: &Part) {
+        let (name, section_kind, flags) = kind.section();
+        let id = self.section(name, section_kind, flags);
+        if *kind == Kind::Bss {
+            self.object.append_section_bss(id, part.size, part.align);
+        } else {
+            self.object
+                .append_section_data(id, &part.data, part.align.max(1));
+        }
+        self.sections.insert(kind.clone(), id);
+    }
+
+    fn add_name(&mut self, kind: &Kind, offset: u64, name: &str, size: u64, function: bool) {
+        self.object.add_symbol(Symbol {
+            name: name.as_bytes().to_vec(),
+            value: offset,
+            size,
+            kind: if function {
+                SymbolKind::Text
+            } else {
+                SymbolKind::Data
+            },
+            scope: SymbolScope::Compilation,
+            weak: false,
+            section: SymbolSection::Section(self.sections[kind]),
+            flags: SymbolFlags::None,
+        });
+    }
+
+    fn hypervisor_symbol(&mut self, name: &str, address: Option<u64>) -> SymbolId {
+        if let Some(&id) = self.symbols.get(name) {
+            return id;
+        }
+        let id = self.object.add_symbol(Symbol {
+            name: name.as_bytes().to_vec(),
+            value: address.unwrap_or(0),
+            size: 0,
+            kind: if address.is_some() {
+                SymbolKind::Data
+            } else {
+                SymbolKind::Unknown
+            },
+            scope: if address.is_some() {
+                SymbolScope::Compilation
+            } else {
+                SymbolScope::Unknown
+            },
+            weak: false,
+            section: if address.is_some() {
+                SymbolSection::Absolute
+            } else {
+                SymbolSection::Undefined
+            },
+            flags: SymbolFlags::None,
+        });
+        self.symbols.insert(name.to_owned(), id);
+        id
+    }
+
+    fn add_field(&mut self, section: SectionId, field: &Field) -> Result<(), object::write::Error> {
+        let (symbol, offset) = match &field.reaches {
+            Reaches::Part(kind, offset) => {
+                (self.object.section_symbol(self.sections[kind]), *offset)
+            }
+            Reaches::Name(name, offset) => (self.hypervisor_symbol(name, None), *offset),
+            Reaches::Address(name, address, offset) => {
+                (self.hypervisor_symbol(name, Some(*address)), *offset)
+            }
+        };
+        let addend = offset + field.addend;
+        self.relocate(
+            section,
+            field.offset,
+            symbol,
+            addend,
+            elf::RelocationType(field.r_type),
+        )
+    }
+
+    fn relocate(
+        &mut self,
+        section: SectionId,
+        offset: u64,
+        symbol: SymbolId,
+        addend: i64,
+        r_type: elf::RelocationType,
+    ) -> Result<(), object::write::Error> {
+        let flags = RelocationFlags::Elf { r_type };
+        self.object.add_relocation(
+            section,
+            Relocation {
+                offset,
+                symbol,
+                addend,
+                flags,
+            },
+        )
+    }
+
+    /// `.livepatch.funcs` and the names that it points to.
+    fn add_funcs(&mut self, funcs: &[Func]) -> Result<(), object::write::Error> {
+        if funcs.is_empty() {
+            return Ok(());
+        }
+        let (alloc, write) = (elf::SHF_ALLOC, elf::SHF_WRITE);
+        let strings = self.section(abi::section::STRINGS, SectionKind::ReadOnlyData, alloc);
+        let table = self.section(abi::section::FUNCS, SectionKind::Data, alloc | write);
+        let name_symbol = self.object.section_symbol(strings);
+        for func in funcs {
+            let mut name = func.name.clone().into_bytes();
+            name.push(0);
+            let name_at = self.object.append_section_data(strings, &name, 1);
+            let record = abi::LivepatchFunc {
+                old_addr: func.old_address.into(),
+                new_size: u32::try_from(func.new_size).unwrap_or(u32::MAX).into(),
+                old_size: u32::try_from(func.old_size).unwrap_or(u32::MAX).into(),
+                version: abi::PAYLOAD_VERSION,
+                expect: abi::Expectation::new(&func.expected).unwrap_or_default(),
+                ..Default::default()
+            };
+            let bytes = zerocopy::IntoBytes::as_bytes(&record);
+            let at = self.object.append_section_data(table, bytes, 8);
+            let new = self.object.section_symbol(self.sections[&func.new.0]);
+            self.relocate(
+                table,
+                at,
+                name_symbol,
+                name_at.cast_signed(),
+                elf::R_X86_64_64,
+            )?;
+            self.relocate(
+                table,
+                at + 8,
+                new,
+                func.new.1.cast_signed(),
+                elf::R_X86_64_64,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn add_note(&mut self, name: &str, id: &[u8]) {
+        let section = self.section(name, SectionKind::Note, elf::SHF_ALLOC);
+        self.object
+            .append_section_data(section, &xsplice_abi::note::build_id_note(id), 4);
+    }
+
+    fn add_preimages(&mut self, funcs: &[Func]) {
+        let mut notes = Vec::new();
+        for preimage in funcs.iter().filter_map(|func| func.preimage.as_ref()) {
+            preimage.append_to(&mut notes);
+        }
+        if !notes.is_empty() {
+            self.add_unloaded_note(preimage::SECTION, &notes);
+        }
+    }
+
+    /// An unmodified hypervisor ignores what is not to be loaded.
+    fn add_unloaded_note(&mut self, name: &str, notes: &[u8]) {
+        let section = self.section(name, SectionKind::Note, elf::SectionFlags(0));
+        self.object.append_section_data(section, notes, 4);
+    }
+
+    fn add_metadata(&mut self, metadata: &[(String, String)]) {
+        if metadata.is_empty() {
+            return;
+        }
+        let text: String = metadata.iter().map(|(k, v)| format!("{k}={v}\0")).collect();
+        let section = self.section(
+            abi::section::MODINFO,
+            SectionKind::ReadOnlyData,
+            elf::SHF_ALLOC,
+        );
+        self.object.append_section_data(section, text.as_bytes(), 1);
+    }
+}
+
+/// Writes into every section header of a table how large its entries are.
+fn set_entry_sizes(elf: &mut [u8]) {
+    const HEADER_SIZE: usize = size_of::<elf::SectionHeader64<Endianness>>();
+    const ENTRY_SIZE: usize = 56;
+    let Ok(file) = object::read::elf::ElfFile64::<Endianness>::parse(&*elf) else {
+        return;
+    };
+    let Ok(table) = usize::try_from(file.elf_header().e_shoff(file.endian())) else {
+        return;
+    };
+    let mut sizes = Vec::new();
+    for section in file.sections() {
+        let name = section.name().unwrap_or_default();
+        let size = match name {
+            abi::section::FUNCS => Some(size_of::<abi::LivepatchFunc>() as u64),
+            _ if name.starts_with(".livepatch.hooks.") => Some(8),
+            _ => xsplice_objdiff::special::entry_size(name),
+        };
+        sizes.extend(size.map(|size| (section.index().0, size)));
+    }
+    for (index, size) in sizes {
+        let at = table + index * HEADER_SIZE + ENTRY_SIZE;
+        if let Some(field) = elf.get_mut(at..at + 8) {
+            field.copy_from_slice(&size.to_le_bytes());
+        }
+    }
+}

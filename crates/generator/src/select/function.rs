@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Changed functions: which they are in the hypervisor, and what the payload
+//! says about them.
+
+use super::piece::HOOKS;
+use super::{FirstChange, Origin, Replaced, Selector, clone, label, runtime_name};
+use crate::payload::Func;
+use crate::unit::Unit;
+use sha2::{Digest, Sha256};
+use xsplice_abi::deny;
+use xsplice_abi::preimage::Preimage;
+use xsplice_objdiff::compare::{Change, Kind};
+use xsplice_objdiff::explain;
+use xsplice_objdiff::object::Object;
+use xsplice_objdiff::special;
+
+/// Size of the jump that leads from an old function to the new one.
+const TRAMPOLINE: u64 = 5;
+/// The landing pad that an indirect call needs at the start of a function.
+pub(super) const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+
+/// What the payload says about a function that it replaces.
+struct OldFunction {
+    name: String,
+    /// 0 to have the name looked up.
+    address: u64,
+    size: u64,
+    expected: Vec<u8>,
+    preimage: Option<Preimage>,
+}
+
+impl Selector<'_> {
+    pub(super) fn take_changed_functions(&mut self) {
+        let units = self.units;
+        for (unit, u) in units.iter().enumerate() {
+            for change in &u.comparison.changes {
+                let Some(patched) = change.patched else {
+                    continue;
+                };
+                if self.is_overridden(unit, patched) {
+                    continue;
+                }
+                match (change.kind, change.original) {
+                    // Reached through its parent, by jumps, not by a trampoline.
+                    (Kind::Function, Some(_)) if change.name.ends_with(".cold") => {
+                        self.take_symbol(unit, patched);
+                    }
+                    (Kind::Function, Some(original)) => {
+                        self.take_function(unit, change, (unit, original), patched);
+                    }
+                    (Kind::Added, None) if u.patched.symbols[patched].function => {
+                        if let Some(&origin) = self.moves.moved.get(&(unit, patched)) {
+                            self.take_function(unit, change, origin, patched);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn take_function(
+        &mut self,
+        unit: usize,
+        change: &Change,
+        (origin, original): (usize, usize),
+        patched: usize,
+    ) {
+        let u = &self.units[unit];
+        let old_object = &self.units[origin].original;
+        let old = &old_object.symbols[original];
+        let new = &u.patched.symbols[patched];
+        let section = old_object.sections.get(old.section);
+        let why = match section {
+            Some(section) if deny::entry_section(&section.name) => Some(deny::ENTRY),
+            _ => deny::reason(&old.name),
+        };
+        if let Some(why) = why {
+            let message = format!(
+                "{} must not be patched: {why}; a fix there needs a reboot",
+                old.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        if origin == unit && is_hook_below(u, original) {
+            let message = format!(
+                "{} is a hook of a payload below, which is called only while this payload is not \
+                 applied: its change would have no effect; leave it as it is, and give this payload \
+                 a hook of another name",
+                old.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        if let Some(place) = leaves_without_relocation(&u.patched, patched) {
+            let message = format!(
+                "{} jumps out of itself at +{place:#x} to other code of its section, which the \
+                 compiler or assembler took to stay where it is; nothing tells how much of it \
+                 belongs to the function",
+                new.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        if let Some(other) = self.merged_with(origin, original, (unit, patched)) {
+            let message = format!(
+                "{} and {other} are one piece of code in the hypervisor, because they were equal, \
+                 and the patch makes them differ: a jump from there can lead to one of them only; \
+                 patch the functions that call it",
+                old.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        if label::takes_own_labels(old_object, original) {
+            let message = format!(
+                "{} takes the addresses of its own labels, and may have stored them: they lead \
+                 into the old code; put them into a constant table",
+                old.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        // What moved is global, and has the arguments that the source says.
+        if origin == unit
+            && let Some(why) = clone::wrong_caller(u, original, patched)
+        {
+            let message = format!(
+                "the compiler gives {} other arguments than {}, and {why}; declare it `__used`, so \
+                 that the compiler keeps one with the arguments that the source says",
+                new.name, old.name
+            );
+            self.refuse(unit, message);
+            return;
+        }
+        let place = match self.origin(origin, original) {
+            Ok(place) => place,
+            Err(problem) => {
+                self.problems.push(problem);
+                return;
+            }
+        };
+        let old_function = match place {
+            Origin::Hypervisor(address) => {
+                match self.old_function(unit, (origin, original), address) {
+                    Some(old_function) => old_function,
+                    None => return,
+                }
+            }
+            Origin::Below { name, size } => OldFunction {
+                name,
+                address: 0,
+                size,
+                expected: Vec::new(),
+                preimage: None,
+            },
+            // It is new, if anything leads to it.
+            Origin::Nowhere => return,
+        };
+        let new_size = new.extent();
+        let first_change = explain::first_change(old_object, original, &u.patched, patched);
+        let why = if origin == unit {
+            change.why.clone()
+        } else {
+            format!("it was in {}", self.units[origin].file.source)
+        };
+        let (name, file) = (new.name.clone(), u.file.source.clone());
+        let Some((part, offset)) = self.take_symbol(unit, patched) else {
+            return;
+        };
+        let mut funcs = self.selection.draft.funcs.iter();
+        let address = old_function.address;
+        let same = |func: &Func| match address {
+            0 => func.old_address == 0 && func.name == old_function.name,
+            _ => func.old_address == address,
+        };
+        if funcs.any(same) {
+            // Another name of a function that is taken.
+            return;
+        }
+        self.selection.replaced.push(Replaced {
+            name,
+            file,
+            old_address: old_function.address,
+            old_size: old_function.size,
+            new_size,
+            why,
+            first_change: first_change.map(FirstChange::from),
+        });
+        self.selection.draft.funcs.push(Func {
+            name: old_function.name,
+            old_address: old_function.address,
+            old_size: old_function.size,
+            new: (part, offset),
+            new_size,
+            expected: old_function.expected,
+            preimage: old_function.preimage,
+        });
+    }
+
+    /// The name of another function that is the same piece of code as `original`
+    /// of the unit `origin`, and is not the same as `patched`.
+    fn merged_with(
+        &self,
+        origin: usize,
+        original: usize,
+        (unit, patched): (usize, usize),
+    ) -> Option<&str> {
+        let u = &self.units[origin];
+        let (old, new) = (&u.original.symbols, &u.patched.symbols);
+        let differs = |other: usize| origin != unit || !new[other].is_at(&new[patched]);
+        let matched = u.comparison.correlation.iter();
+        let others = matched.filter(|&(other, pair)| {
+            let same_code = old[pair.original].is_at(&old[original]) && old[original].size > 0;
+            pair.original != original && same_code && differs(other)
+        });
+        let names = others.map(|(_, pair)| old[pair.original].name.as_str());
+        names.min()
+    }
+
+    /// What the payload says about a function of the hypervisor that it
+    /// replaces; `None` if it cannot be.
+    fn old_function(
+        &mut self,
+        unit: usize,
+        (origin, original): (usize, usize),
+        address: u64,
+    ) -> Option<OldFunction> {
+        let build = self.units[origin].stages.len();
+        let shipped = self.homes.shipped(origin, build, original);
+        let (name, old_size, extent) = match shipped {
+            Some((object, index)) => {
+                let old = &object.symbols[index];
+                (runtime_name(object, index), old.size, old.extent())
+            }
+            // A payload below moved it here from another file.
+            None => {
+                let (name, size) = self.image.function_at(address)?;
+                (name, size, size)
+            }
+        };
+        let code = self.image.bytes(address, old_size).unwrap_or_default();
+        let landing_pad = code.starts_with(&ENDBR64);
+        let needed = TRAMPOLINE + if landing_pad { ENDBR64.len() as u64 } else { 0 };
+        let mut size = old_size;
+        if size < needed {
+            let padding = self.image.padding(address + size);
+            if size + padding < needed {
+                let message = format!(
+                    "{} has {size} bytes and {padding} bytes of padding behind it, too few for \
+                     the {needed} bytes of a trampoline; patch the functions that call it",
+                    name
+                );
+                self.refuse(unit, message);
+                return None;
+            }
+            size = needed;
+        }
+        // A payload below has put its own trampoline where the old code was.
+        let replaced = self.below.replaces(address);
+        let whole = self.image.bytes(address, extent).unwrap_or_default();
+        let sites = shipped.map(|(object, index)| boot_patches(object, index, whole));
+        let sites = sites.filter(|_| !replaced);
+        let code = self.image.bytes(address, size).unwrap_or_default();
+        Some(OldFunction {
+            name,
+            address,
+            size,
+            expected: sites
+                .as_ref()
+                .map_or(Vec::new(), |sites| stable_start(sites, code).to_vec()),
+            preimage: sites.and_then(|sites| preimage(address, whole, sites)),
+        })
+    }
+}
+
+/// Whether nothing but hooks of payloads below leads to the function at
+/// `original`.
+fn is_hook_below(u: &Unit, original: usize) -> bool {
+    let mut users = clone::uses(&u.original, original).peekable();
+    let hook = |section: usize| u.original.sections[section].name.starts_with(HOOKS);
+    users.peek().is_some() && users.all(|(section, _)| hook(section))
+}
+
+/// Where an assembly function jumps out of itself without a relocation.
+fn leaves_without_relocation(object: &Object, index: usize) -> Option<u64> {
+    let symbol = &object.symbols[index];
+    let code = object.bytes(symbol);
+    let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());
+    let mut decoder = iced_x86::Decoder::with_ip(64, code, 0, iced_x86::DecoderOptions::NONE);
+    decoder
+        .iter()
+        .filter(|instruction| {
+            let place = symbol.offset + instruction.ip();
+            let relocated = fields
+                .iter()
+                .any(|f| (place..place + instruction.len() as u64).contains(&f.offset));
+            let target = instruction.near_branch_target();
+            let branches = instruction.is_jcc_short_or_near()
+                || instruction.is_jmp_short_or_near()
+                || instruction.is_call_near();
+            branches && !relocated && target >= symbol.extent()
+        })
+        .map(|instruction| instruction.ip())
+        .next()
+}
+
+/// Where the hypervisor itself patches a function while booting, as offsets
+/// and lengths in order: alternatives, and the landing pad of a function that
+/// is never called through a pointer.
+fn boot_patches(object: &Object, function: usize, code: &[u8]) -> Vec<(u32, u32)> {
+    /// Offsets in `struct alt_instr` of the length of the code and of its padding.
+    const LENGTHS: [usize; 2] = [10, 12];
+    let mut sites = Vec::new();
+    if code.starts_with(&ENDBR64) {
+        sites.push((0, 4));
+    }
+    for entry in special::entries(object) {
+        let section = &object.sections[entry.section];
+        if entry.owner != Some(function) || section.name != ".altinstructions" {
+            continue;
+        }
+        let fields = object.relocations(entry.section, entry.offset, 4);
+        let place = fields
+            .first()
+            .and_then(|r| u32::try_from(r.reference.offset).ok());
+        let start = usize::try_from(entry.offset).unwrap_or(usize::MAX);
+        let bytes = section.data.get(start..).unwrap_or_default();
+        let length = LENGTHS
+            .iter()
+            .filter_map(|&at| bytes.get(at))
+            .map(|&b| u32::from(b));
+        sites.extend(place.map(|place| (place, length.sum())));
+    }
+    sites.sort_unstable();
+    sites
+}
+
+/// The first bytes of a function that no boot-time patching changes, at most
+/// as many as an expectation holds.
+fn stable_start<'a>(sites: &[(u32, u32)], code: &'a [u8]) -> &'a [u8] {
+    let first = sites.first();
+    let limit = first.map_or(usize::MAX, |&(at, _)| usize::try_from(at).unwrap_or(0));
+    &code[..code.len().min(limit).min(xsplice_abi::payload::OPAQUE_SIZE)]
+}
+
+/// What the whole function must be when the payload is applied.
+fn preimage(address: u64, code: &[u8], sites: Vec<(u32, u32)>) -> Option<Preimage> {
+    let mut preimage = Preimage {
+        address,
+        size: u32::try_from(code.len()).ok()?,
+        hash: [0; 32],
+        masked: sites,
+    };
+    let mut code = code.to_vec();
+    preimage.mask(&mut code);
+    preimage.hash = Sha256::digest(&code).into();
+    Some(preimage)
+}

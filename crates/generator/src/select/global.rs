@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which definition of a global name the linker takes: a strong one before weak
+//! ones, wherever they are.
+
+use super::Selector;
+use super::moved::Moves;
+use super::piece::HOOKS;
+use crate::Problem;
+use crate::image::Image;
+use crate::unit::Unit;
+use std::collections::HashMap;
+use xsplice_objdiff::compare::Kind;
+
+/// The definitions that the patched objects have of global names.
+#[derive(Debug, Default)]
+pub(super) struct Globals<'a> {
+    /// By name the one that the linker takes: unit and index.
+    taken: HashMap<&'a str, (usize, usize)>,
+}
+
+impl<'a> Globals<'a> {
+    /// # Errors
+    /// Where the definition that is taken is another one than in the hypervisor,
+    /// or nothing tells which is.
+    pub(super) fn new(units: &'a [Unit], moves: &Moves, image: &Image) -> (Self, Vec<Problem>) {
+        let mut globals = Self::default();
+        let mut problems = Vec::new();
+        for (unit, u) in units.iter().enumerate() {
+            for (index, symbol) in u.patched.symbols.iter().enumerate() {
+                let section = &u.patched.sections[symbol.section];
+                if !symbol.global || section.name.starts_with(HOOKS) {
+                    continue;
+                }
+                let Some(&(other, at)) = globals.taken.get(symbol.name.as_str()) else {
+                    globals.taken.insert(&symbol.name, (unit, index));
+                    continue;
+                };
+                match (units[other].patched.symbols[at].weak, symbol.weak) {
+                    (_, false) => {
+                        globals.taken.insert(&symbol.name, (unit, index));
+                    }
+                    (false, true) => {}
+                    (true, true) => problems.push(Problem::new(
+                        &u.file.source,
+                        format!(
+                            "{} is defined here and in {}, and nothing tells which of them the \
+                             linker takes",
+                            symbol.name, units[other].file.source
+                        ),
+                    )),
+                }
+            }
+        }
+        for (unit, u) in units.iter().enumerate() {
+            let changes = u.comparison.changes.iter();
+            for change in changes.filter(|c| c.kind == Kind::Added && c.original.is_none()) {
+                let Some(index) = change.patched else {
+                    continue;
+                };
+                let symbol = &u.patched.symbols[index];
+                let known = moves.moved.contains_key(&(unit, index))
+                    || moves.renewed.contains_key(&(unit, index));
+                if !symbol.global || known {
+                    continue;
+                }
+                match image.global_is_weak(&symbol.name) {
+                    None => {}
+                    // The hypervisor's is the one.
+                    Some(false) if symbol.weak => {
+                        globals.taken.remove(symbol.name.as_str());
+                    }
+                    Some(_) => problems.push(Problem::new(
+                        &u.file.source,
+                        format!(
+                            "{} is new here, and the hypervisor has one of that name from a file \
+                             that keeps it: a payload cannot let the new one take its place; give \
+                             it a name of its own, or change the other",
+                            symbol.name
+                        ),
+                    )),
+                }
+            }
+        }
+        (globals, problems)
+    }
+
+    /// The definition of `name` that the linker takes, if it is in a patched
+    /// object.
+    pub(super) fn get(&self, name: &str) -> Option<(usize, usize)> {
+        self.taken.get(name).copied()
+    }
+}
+
+impl Selector<'_> {
+    /// Whether another definition is taken in place of the weak one at `index`.
+    pub(super) fn is_overridden(&self, unit: usize, index: usize) -> bool {
+        let symbol = &self.units[unit].patched.symbols[index];
+        symbol.weak && self.globals.get(&symbol.name) != Some((unit, index))
+    }
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where everything is in memory that the source below the payload has.
+//!
+//! The payloads below are levels on top of the hypervisor. What a level's
+//! payload says of a symbol is true, because the payload was proved to be that
+//! of its source; what it does not mention is where the level below has it. At
+//! the bottom is the hypervisor, which was proved likewise.
+
+use crate::Problem;
+use crate::below::Level;
+use crate::below::contents::Place;
+use crate::below::proof::LevelProof;
+use crate::image::Image;
+use crate::payload::VERSION_SUFFIX;
+use crate::proof::Proof;
+use crate::select::INIT_TRAP;
+use crate::unit::Unit;
+use std::collections::BTreeSet;
+use xsplice_objdiff::compare::Kind;
+use xsplice_objdiff::names::base_name;
+use xsplice_objdiff::object::Object;
+
+/// Where a symbol of the source below is in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// In the hypervisor, at a proved address.
+    Hypervisor(u64),
+    /// In a payload below, by a name that is only there.
+    Below {
+        /// The name.
+        name: String,
+        /// The size in bytes.
+        size: u64,
+    },
+    /// Nowhere: nothing that is in memory uses it.
+    Nowhere,
+}
+
+/// All proofs.
+pub(super) struct Homes<'a> {
+    units: &'a [Unit],
+    levels: &'a [Level],
+    image: &'a Image,
+    /// Of each unit's object in the hypervisor.
+    hypervisor: Vec<Proof<'a>>,
+    /// Of what each stage of each unit made of the object.
+    payloads: Vec<Vec<LevelProof<'a>>>,
+}
+
+impl<'a> Homes<'a> {
+    /// Ties all units to the hypervisor and the payloads below.
+    ///
+    /// # Errors
+    /// If a payload is not what its source compiles to.
+    pub(super) fn new(
+        units: &'a [Unit],
+        levels: &'a [Level],
+        image: &'a Image,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut payloads = Vec::new();
+        for u in units {
+            let mut proofs = Vec::new();
+            for (at, stage) in u.stages.iter().enumerate() {
+                let level = &levels[stage.level];
+                match LevelProof::new(level, (&u.file, u.build(at + 1)), image) {
+                    Ok(proof) => proofs.push(proof),
+                    Err(wrong) => problems.extend(wrong.into_iter().map(|(name, why)| {
+                        not_of_its_source(level, &u.file.source, &format!("of {name}: {why}"))
+                    })),
+                }
+            }
+            payloads.push(proofs);
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let hypervisor = units.iter().map(|u| Proof::new(u.shipped(), image));
+        let homes = Self {
+            units,
+            levels,
+            image,
+            hypervisor: hypervisor.collect(),
+            payloads,
+        };
+        problems.extend(homes.unexplained());
+        problems.extend(homes.not_replaced());
+        if problems.is_empty() {
+            Ok(homes)
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// Where the symbol at `original` of a unit's original is.
+    ///
+    /// # Errors
+    /// If nothing proves it.
+    pub(super) fn of(&self, unit: usize, original: usize) -> Result<Origin, Problem> {
+        self.at(unit, self.units[unit].stages.len(), original)
+    }
+
+    /// Whether nothing in memory is the symbol at `original` of a unit's original.
+    pub(super) fn is_nowhere(&self, unit: usize, original: usize) -> bool {
+        let stages = &self.units[unit].stages;
+        !stages.is_empty() && matches!(self.of(unit, original), Ok(Origin::Nowhere))
+    }
+
+    /// Where the symbol at `index` of a unit's `build` is.
+    pub(super) fn at(&self, unit: usize, build: usize, index: usize) -> Result<Origin, Problem> {
+        let u = &self.units[unit];
+        let Some(below) = build.checked_sub(1) else {
+            return self.hypervisor[unit].address(index).map(Origin::Hypervisor);
+        };
+        let stage = &u.stages[below];
+        let symbol = &u.build(build).symbols[index];
+        let said = self.payloads[unit][below].place(index);
+        let said = said.map_err(|why| {
+            Problem::new(
+                &u.file.source,
+                format!("{} is not clear: {why}", symbol.name),
+            )
+        })?;
+        if let Some(place) = said {
+            return self.home(stage.level, &u.file.source, &place);
+        }
+        match stage.comparison.correlation.original(index) {
+            Some(before) => {
+                let changes = stage.comparison.changes.iter();
+                let mut of_this = changes.filter(|change| change.patched == Some(index));
+                // Nothing uses what the level made of it.
+                if of_this.any(|change| change.kind == Kind::Constant) {
+                    return Ok(Origin::Nowhere);
+                }
+                self.at(unit, below, before)
+            }
+            None if symbol.global => Ok(self.global(stage.level, &symbol.name)),
+            None => match self.lost(stage.level, unit, base_name(&symbol.name)) {
+                Some(file) => Err(Problem::new(
+                    &u.file.source,
+                    format!(
+                        "the payload {} took {} out of {file}, and nothing tells whether this one \
+                         is the same; give all patches to one build, to be used with `replace`",
+                        self.levels[stage.level].name, symbol.name
+                    ),
+                )),
+                None => Ok(Origin::Nowhere),
+            },
+        }
+    }
+
+    /// Where a global symbol is that another file had before `level`.
+    fn global(&self, level: usize, name: &str) -> Origin {
+        for (unit, u) in self.units.iter().enumerate() {
+            for (build, stage) in u
+                .stages
+                .iter()
+                .enumerate()
+                .filter(|(_, s)| s.level == level)
+            {
+                let mut symbols = stage.object.symbols.iter();
+                let index = symbols.position(|symbol| symbol.global && symbol.name == name);
+                if let Some(home) = index.and_then(|index| self.at(unit, build, index).ok()) {
+                    return home;
+                }
+            }
+        }
+        let address = self.image.global(name);
+        address.map_or(Origin::Nowhere, Origin::Hypervisor)
+    }
+
+    /// The other file in which `level` leaves out a private symbol of this name.
+    fn lost(&self, level: usize, unit: usize, name: &str) -> Option<&str> {
+        let others = self.units.iter().enumerate().filter(|(at, _)| *at != unit);
+        let losers = others.map(|(_, u)| u).find(|u| {
+            let mut stages = u.stages.iter().filter(|stage| stage.level == level);
+            stages.any(|stage| {
+                let mut removed = stage
+                    .comparison
+                    .changes
+                    .iter()
+                    .filter(|c| c.patched.is_none());
+                removed.any(|c| base_name(&c.name) == name)
+            })
+        });
+        losers.map(|u| u.file.source.as_str())
+    }
+
+    /// What a payload's place is.
+    fn home(&self, level: usize, file: &str, place: &Place) -> Result<Origin, Problem> {
+        let unnamed = || {
+            let message = format!(
+                "{} uses {place:?}, which nothing names",
+                self.levels[level].name
+            );
+            Problem::new(file, message)
+        };
+        match place {
+            Place::Address(address) => Ok(Origin::Hypervisor(*address)),
+            Place::Here(..) => {
+                let symbol = self.levels[level].symbol_at(place).ok_or_else(unnamed)?;
+                Ok(Origin::Below {
+                    name: symbol.name.clone(),
+                    size: symbol.size,
+                })
+            }
+            Place::Name(name, 0) => {
+                let mut below = self.levels[..level]
+                    .iter()
+                    .flat_map(|l| &l.contents.symbols);
+                if let Some(symbol) = below.find(|symbol| symbol.name == *name && is_new(name)) {
+                    return Ok(Origin::Below {
+                        name: name.clone(),
+                        size: symbol.size,
+                    });
+                }
+                let address = self.image.named(name);
+                address.map(Origin::Hypervisor).ok_or_else(unnamed)
+            }
+            Place::Name(..) => Err(unnamed()),
+        }
+    }
+
+    /// The symbol at `index` of a unit's `build` as the hypervisor has it, if it
+    /// has it in the unit's object.
+    pub(super) fn shipped(
+        &self,
+        unit: usize,
+        build: usize,
+        index: usize,
+    ) -> Option<(&'a Object, usize)> {
+        let u = &self.units[unit];
+        let mut stages = u.stages[..build].iter().rev();
+        let index = stages.try_fold(index, |index, stage| {
+            stage.comparison.correlation.original(index)
+        })?;
+        Some((u.shipped(), index))
+    }
+
+    /// What payloads have that their source does not tell of.
+    fn unexplained(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (at, level) in self.levels.iter().enumerate() {
+            let mut known = BTreeSet::new();
+            for (u, proofs) in self.units.iter().zip(&self.payloads) {
+                for (_, proof) in u.stages.iter().zip(proofs).filter(|(s, _)| s.level == at) {
+                    known.extend(proof.copies());
+                }
+            }
+            for (index, symbol) in level.contents.symbols.iter().enumerate() {
+                // A trap is no code of the source, and hooks given beside it are
+                // nobody's to refer to.
+                let own = symbol.name.starts_with(INIT_TRAP) || symbol.name.contains(".hooks.c#");
+                let listed = level.record_of(index).is_some() || is_new(&symbol.name);
+                if listed && !own && !known.contains(&index) {
+                    let name = symbol.name.split(VERSION_SUFFIX).next().unwrap_or_default();
+                    problems.push(not_of_its_source(level, name, "of it"));
+                }
+            }
+        }
+        problems
+    }
+
+    /// Functions that the source of a level changes and its payload leaves as
+    /// they are.
+    fn not_replaced(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (unit, u) in self.units.iter().enumerate() {
+            for (build, stage) in u.stages.iter().enumerate() {
+                let level = &self.levels[stage.level];
+                for change in &stage.comparison.changes {
+                    let (Some(before), Some(_)) = (change.original, change.patched) else {
+                        continue;
+                    };
+                    let place = match self.at(unit, build, before) {
+                        _ if change.kind != Kind::Function || change.name.ends_with(".cold") => {
+                            continue;
+                        }
+                        Ok(Origin::Hypervisor(address)) => Place::Address(address),
+                        Ok(Origin::Below { name, .. }) => Place::Name(name, 0),
+                        Ok(Origin::Nowhere) => continue,
+                        Err(problem) => {
+                            problems.push(problem);
+                            continue;
+                        }
+                    };
+                    let replaced = level.replaces(&place);
+                    if !replaced {
+                        let what = format!("a change of {}: {}", change.name, change.why);
+                        problems.push(not_of_its_source(level, &u.file.source, &what));
+                    }
+                }
+            }
+        }
+        problems
+    }
+}
+
+/// Whether `name` is that of something new in a payload.
+fn is_new(name: &str) -> bool {
+    name.contains(VERSION_SUFFIX)
+}
+
+fn not_of_its_source(level: &Level, place: &str, what: &str) -> Problem {
+    Problem::new(
+        place,
+        format!(
+            "the payload {} has something else than its source compiles to ({what}): was it built \
+             with other options, another compiler, another version of xsplice, or from another \
+             tree? Build it again",
+            level.name
+        ),
+    )
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Addresses of labels: they lead into one build of a function, and the new
+//! function needs those of its own.
+
+use super::Selector;
+use crate::payload::Reaches;
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use std::collections::BTreeSet;
+use xsplice_objdiff::compare::Kind;
+use xsplice_objdiff::object::{Class, Object, Target};
+
+impl Selector<'_> {
+    /// The replaced function that the private data at `index` lead into, itself
+    /// or by other data.
+    fn leads_into(&self, unit: usize, index: usize, seen: &mut BTreeSet<usize>) -> Option<&str> {
+        let u = &self.units[unit];
+        let data = &u.patched.symbols[index];
+        if data.function || data.is_label() || !seen.insert(index) {
+            return None;
+        }
+        let fields = u
+            .patched
+            .relocations(data.section, data.offset, data.extent());
+        fields.iter().find_map(|field| {
+            let Target::Symbol(target) = field.reference.target else {
+                return None;
+            };
+            let symbol = &u.patched.symbols[target];
+            if !symbol.function {
+                let private =
+                    !symbol.global && u.patched.sections[symbol.section].class == Class::ReadOnly;
+                return self.leads_into(unit, target, seen).filter(|_| private);
+            }
+            let mut changes = u.comparison.changes.iter();
+            let replaced = changes.any(|c| c.patched == Some(target) && c.kind == Kind::Function);
+            (field.reference.offset != 0 && replaced).then_some(symbol.name.as_str())
+        })
+    }
+
+    /// Where a reference to data with addresses of labels leads, if the code
+    /// that they are in is replaced: the outer option is empty if it is not.
+    pub(super) fn reach_labels(
+        &mut self,
+        unit: usize,
+        index: usize,
+        offset: i64,
+    ) -> Option<Option<Reaches>> {
+        let function = self
+            .leads_into(unit, index, &mut BTreeSet::new())?
+            .to_owned();
+        let object = &self.units[unit].patched;
+        let symbol = &object.symbols[index];
+        let constant = object.sections[symbol.section].class == Class::ReadOnly;
+        if !constant || symbol.global {
+            let message = format!(
+                "{} holds addresses of labels in {function}, which is replaced, and may hold others \
+                 by now: they lead into the old code; make it a constant of its function",
+                symbol.name
+            );
+            self.refuse(unit, message);
+            return Some(None);
+        }
+        let place = self.take_symbol(unit, index);
+        Some(place.map(|(kind, at)| Reaches::Part(kind, at.cast_signed() + offset)))
+    }
+}
+
+/// Whether the function at `index` takes addresses within itself: the assembler
+/// knows the distance and leaves no relocation.
+pub(super) fn takes_own_labels(object: &Object, index: usize) -> bool {
+    let symbol = &object.symbols[index];
+    let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());
+    let code = object.bytes(symbol);
+    let mut decoder = Decoder::with_ip(64, code, symbol.offset, DecoderOptions::NONE);
+    decoder.iter().any(|instruction| {
+        let target = instruction.ip_rel_memory_address();
+        let bytes = instruction.ip()..instruction.next_ip();
+        instruction.mnemonic() == Mnemonic::Lea
+            && instruction.is_ip_rel_memory_operand()
+            && (symbol.offset..symbol.end()).contains(&target)
+            && !fields.iter().any(|field| bytes.contains(&field.offset))
+    })
+}

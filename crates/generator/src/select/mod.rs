@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Collects what a payload needs: the changed functions and everything new
+//! that they lead to.
+
+mod clone;
+mod function;
+mod global;
+mod home;
+mod label;
+mod moved;
+mod piece;
+mod private;
+mod reach;
+mod refuse;
+mod revived;
+mod selection;
+
+pub(crate) use clone::uses;
+pub(crate) use reach::INIT_TRAP;
+pub use selection::{Carried, FirstChange, Hook, LeftOut, Replaced, Selection};
+
+use crate::Problem;
+use crate::below::Below;
+use crate::choice::Choices;
+use crate::image::Image;
+use crate::payload::Kind as PartKind;
+use crate::unit::Unit;
+use global::Globals;
+use home::{Homes, Origin};
+use moved::Moves;
+use private::Privates;
+use revived::Revived;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use xsplice_objdiff::object::Object;
+use xsplice_objdiff::special::{self, Entry};
+
+/// What a caller decides about the selection.
+#[derive(Debug)]
+pub struct Rules<'a> {
+    /// Makes the names of new symbols unlike those of any other payload.
+    pub tag: &'a str,
+    /// Whether all of the hypervisor's symbols are given by address.
+    pub prelink: bool,
+    /// Changed variables and boot-only code that the payload does without, by
+    /// name: a hook does what is needed, or nothing is.
+    pub leave_out: &'a Choices,
+    /// Whether the payload does without all changes of boot-only code.
+    pub leave_out_init: bool,
+    /// Functions to be patched although [`xsplice_abi::deny`] names them.
+    pub allow: &'a Choices,
+}
+
+/// Selects from `units` what goes into a payload for `image`, on top of the
+/// payloads `below`.
+///
+/// # Errors
+/// Everything that cannot be patched, by name.
+pub fn select(
+    units: &[Unit],
+    image: &Image,
+    below: &Below,
+    rules: &Rules,
+) -> Result<Selection, Vec<Problem>> {
+    let homes = Homes::new(units, &below.levels, image)?;
+    let moves = Moves::new(units);
+    let (globals, problems) = Globals::new(units, &moves, image);
+    let tables = units.iter().map(|u| special::entries(&u.patched)).collect();
+    let mut selector = Selector {
+        units,
+        homes,
+        image,
+        below,
+        rules,
+        globals,
+        moves,
+        privates: Privates::find(units),
+        revived: revived::find(units),
+        tables,
+        placed: BTreeMap::new(),
+        empty: BTreeSet::new(),
+        queue: VecDeque::new(),
+        problems,
+        follower: String::new(),
+        usage: Usage::Address,
+        selection: Selection::default(),
+    };
+    selector.refuse_unpatchable();
+    selector.compare_moved_data();
+    selector.take_changed_functions();
+    selector.take_hooks();
+    selector.follow();
+    selector.refuse_unreached_table_entries();
+    selector.refuse_divided();
+    if selector.problems.is_empty() {
+        Ok(selector.selection)
+    } else {
+        Err(selector.problems)
+    }
+}
+
+/// A piece of a patched object: unit, section, offset.
+type Place = (usize, usize, u64);
+
+struct Selector<'a> {
+    units: &'a [Unit],
+    homes: Homes<'a>,
+    image: &'a Image,
+    below: &'a Below,
+    rules: &'a Rules<'a>,
+    /// Where the patched objects define each global symbol.
+    globals: Globals<'a>,
+    /// Where symbols were that are defined elsewhere now.
+    moves: Moves,
+    /// Variables that move between files, at least one end private.
+    privates: Privates,
+    /// What is in memory although the source below does not have it.
+    revived: Revived,
+    tables: Vec<Vec<Entry>>,
+    /// Pieces that are in the draft: part and offset in it.
+    placed: BTreeMap<Place, (PartKind, u64)>,
+    /// Pieces of no bytes, which another piece may begin with too.
+    empty: BTreeSet<Place>,
+    /// Pieces whose references are not followed yet.
+    queue: VecDeque<(Place, u64)>,
+    problems: Vec<Problem>,
+    /// Name of the piece whose references are being followed.
+    follower: String,
+    /// What the reference is for.
+    usage: Usage,
+    selection: Selection,
+}
+
+/// What a reference is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Usage {
+    /// It is in an entry of a table about code, or of hooks.
+    Table,
+    /// A call or jump.
+    Branch,
+    /// Everything else: the address is taken, or what is there is accessed.
+    Address,
+}
+
+impl Selector<'_> {
+    /// Where something of the original is.
+    fn origin(&self, unit: usize, original: usize) -> Result<Origin, Problem> {
+        self.homes.of(unit, original)
+    }
+
+    fn refuse(&mut self, unit: usize, message: String) {
+        let problem = Problem::new(&self.units[unit].file.source, message);
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// The name by which the hypervisor's own symbol table knows a symbol.
+pub(crate) fn runtime_name(object: &Object, index: usize) -> String {
+    let symbol = &object.symbols[index];
+    if symbol.global {
+        symbol.name.clone()
+    } else {
+        format!("{}#{}", object.file, symbol.name)
+    }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Symbols of one name that are defined elsewhere after the patch: in another
+//! object, or in a place that cannot stand for the one that they had.
+
+use super::{Origin, Selector};
+use crate::unit::Unit;
+use crate::uses::{Use, uses};
+use std::collections::HashMap;
+use std::ops::Range;
+use xsplice_objdiff::object::{Class, Object, Symbol};
+use xsplice_objdiff::placement::{Fate, describe, fate};
+
+/// A symbol: unit, index in the patched object.
+type New = (usize, usize);
+/// A symbol: unit, index in the original object.
+type Old = (usize, usize);
+
+/// Where symbols were that are defined elsewhere now.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    /// Those that one object loses and another gains, and that are the same.
+    pub(super) moved: HashMap<New, Old>,
+    /// Those that are new, although the hypervisor has something of that name.
+    pub(super) renewed: HashMap<New, Old>,
+}
+
+impl Moves {
+    pub(super) fn new(units: &[Unit]) -> Self {
+        let mut moves = Self::default();
+        let mut lost: HashMap<&str, Old> = HashMap::new();
+        for (unit, u) in units.iter().enumerate() {
+            for index in 0..u.patched.symbols.len() {
+                if let Some(original) = u.comparison.correlation.renewed(index) {
+                    moves.renewed.insert((unit, index), (unit, original));
+                }
+            }
+            for change in u.comparison.changes.iter().filter(|c| c.patched.is_none()) {
+                if let Some(index) = change.original.filter(|&i| u.original.symbols[i].global) {
+                    lost.insert(&change.name, (unit, index));
+                }
+            }
+        }
+        for (unit, u) in units.iter().enumerate() {
+            for change in u.comparison.changes.iter().filter(|c| c.original.is_none()) {
+                let Some(index) = change.patched.filter(|&i| u.patched.symbols[i].global) else {
+                    continue;
+                };
+                let new = (unit, index);
+                if let Some(&old) = lost.get(change.name.as_str())
+                    && !moves.renewed.contains_key(&new)
+                {
+                    let same = fate_of(units, old, new) != Fate::New;
+                    let which = if same {
+                        &mut moves.moved
+                    } else {
+                        &mut moves.renewed
+                    };
+                    which.insert(new, old);
+                }
+            }
+        }
+        moves
+    }
+}
+
+fn fate_of(units: &[Unit], (origin, original): Old, (unit, index): New) -> Fate {
+    let section = |object: &Object, index: usize| -> usize { object.symbols[index].section };
+    let (from, to) = (&units[origin].original, &units[unit].patched);
+    if from.symbols[original].function != to.symbols[index].function {
+        return Fate::New;
+    }
+    fate(
+        &from.sections[section(from, original)],
+        &to.sections[section(to, index)],
+    )
+}
+
+impl Selector<'_> {
+    /// A variable or constant that another object defines now is where it was,
+    /// if it is what it was; else the rules are those for changed ones.
+    pub(super) fn compare_moved_data(&mut self) {
+        let units = self.units;
+        let moved = self.moves.moved.iter().chain(&self.privates.same);
+        let mut moved: Vec<(New, Old)> = moved.map(|(&new, &old)| (new, old)).collect();
+        moved.sort_unstable();
+        for ((unit, index), (origin, _)) in moved {
+            if units[unit].patched.symbols[index].function {
+                continue;
+            }
+            // Both objects have the one symbol in common.
+            let comparison =
+                xsplice_objdiff::compare(&units[origin].original, &units[unit].patched);
+            let change = comparison
+                .changes
+                .into_iter()
+                .find(|c| c.patched == Some(index));
+            if let Some(change) = change {
+                self.judge(origin, unit, &change);
+            }
+        }
+    }
+
+    /// Refuses what the payload would carry for some of its users only.
+    pub(super) fn refuse_divided(&mut self) {
+        let mut renewed: Vec<(New, Old)> =
+            self.moves.renewed.iter().map(|(&n, &o)| (n, o)).collect();
+        renewed.sort_unstable();
+        for ((unit, index), (origin, original)) in renewed {
+            let old = &self.units[origin].original.symbols[original];
+            if !old.global {
+                continue;
+            }
+            let Some(address) = self.image.global(&old.name) else {
+                continue;
+            };
+            let range = address..address + old.size.max(1);
+            let users = self.users_left(&range);
+            if users.is_empty() {
+                continue;
+            }
+            let why = self.where_it_was((unit, index), (origin, original));
+            let message = format!(
+                "{} {why}: it is new, but {} in the hypervisor, which the patch does not change, {} \
+                 the old one; give the new one a name of its own",
+                old.name,
+                users.join(", "),
+                if users.len() == 1 { "uses" } else { "use" }
+            );
+            self.refuse(unit, message);
+        }
+    }
+
+    /// What uses a place of the hypervisor after boot, and is not replaced.
+    fn users_left(&self, range: &Range<u64>) -> Vec<String> {
+        let replaced = |place: u64| {
+            let mut funcs = self.selection.draft.funcs.iter();
+            funcs.any(|func| (func.old_address..func.old_address + func.old_size).contains(&place))
+        };
+        let left = uses(self.image, range).into_iter().filter(|user| {
+            let own = range.contains(&user.place);
+            !own && !self.image.is_init(user.place) && !replaced(user.place)
+        });
+        let mut names: Vec<String> = left.map(|user| user.user).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Why something new cannot begin with the value that the patched source
+    /// gives it, because what had its name has another one by now.
+    pub(super) fn lost_value(&self, new: New) -> Option<String> {
+        let &(origin, original) = self.moves.renewed.get(&new)?;
+        let writable = |symbol: &Symbol, object: &Object| {
+            let class = object.sections[symbol.section].class;
+            matches!(class, Class::Data | Class::Bss | Class::PerCpu)
+        };
+        let (before, after) = (&self.units[origin].original, &self.units[new.0].patched);
+        let (old, symbol) = (&before.symbols[original], &after.symbols[new.1]);
+        let why = self.where_it_was(new, (origin, original));
+        let name = &symbol.name;
+        if !writable(symbol, after) || self.rules.allow.contains(name) {
+            return None;
+        }
+        if writable(old, before) {
+            return Some(format!(
+                "{name} {why}: its value in the running hypervisor would be lost; give the new one \
+                 a name of its own and copy the value in a hook, or say `--allow {name}` if it may \
+                 begin with its initial value"
+            ));
+        }
+        if before.sections[old.section].class != Class::Init {
+            return None;
+        }
+        let set = match self.origin(origin, original) {
+            Ok(Origin::Hypervisor(address)) => {
+                let range = address..address + old.size.max(1);
+                let all = uses(self.image, &range);
+                all.into_iter().find(|user: &Use| !user.only_reads)
+            }
+            _ => None,
+        }?;
+        Some(format!(
+            "{name} {why}: {} may have set it while booting, and what it was is freed; set it in a \
+             hook and say `--allow {name}`, or say that if it may begin with its initial value",
+            set.user
+        ))
+    }
+
+    fn where_it_was(&self, (unit, index): New, (origin, original): Old) -> String {
+        let section = |object: &Object, index: usize| object.symbols[index].section;
+        let (from, to) = (&self.units[origin].original, &self.units[unit].patched);
+        format!(
+            "was in {} and is in {} now",
+            describe(&from.sections[section(from, original)]),
+            describe(&to.sections[section(to, index)])
+        )
+    }
+
+    /// Whether what lies where the original has it lies well for the patched
+    /// source, as the place in the hypervisor shows.
+    pub(super) fn lies_well(&self, (origin, original): Old, needs: u64) -> bool {
+        match self.origin(origin, original) {
+            Ok(Origin::Hypervisor(address)) => address.is_multiple_of(needs.max(1)),
+            _ => false,
+        }
+    }
+}

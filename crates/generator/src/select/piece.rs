@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Pieces of patched objects, which become parts of the payload.
+
+use super::{Carried, Hook, Selector, runtime_name};
+use crate::payload::{Align, Kind as PartKind, payload_name};
+use crate::unit::Unit;
+use xsplice_objdiff::compare::Kind;
+use xsplice_objdiff::object::Class;
+use xsplice_objdiff::special::{self, Entry};
+
+/// What the names of sections of hooks start with; the stage follows.
+pub(super) const HOOKS: &str = ".livepatch.hooks.";
+/// What the memory of a payload is a multiple of, in bytes.
+const PAGE: u64 = 4096;
+/// Size of a pointer in bytes.
+const POINTER: u64 = 8;
+
+impl Selector<'_> {
+    /// Puts a symbol of a patched object into the draft, with the entries of
+    /// the tables about it.
+    pub(super) fn take_symbol(&mut self, unit: usize, index: usize) -> Option<(PartKind, u64)> {
+        let u = &self.units[unit];
+        let symbol = &u.patched.symbols[index];
+        if let Some(at) = self.placed.get(&(unit, symbol.section, symbol.offset)) {
+            return Some(at.clone());
+        }
+        let section = &u.patched.sections[symbol.section];
+        let kind = match section.class {
+            Class::Text => PartKind::Text,
+            // Relocated at load time, read-only afterwards.
+            Class::ReadOnly => PartKind::RoData,
+            Class::Data => PartKind::Data,
+            Class::Bss => PartKind::Bss,
+            Class::PerCpu => {
+                self.refuse(
+                    unit,
+                    format!(
+                        "{} is a new per-CPU variable: the CPUs' areas were laid out at boot and \
+                         have no place for it; use an array indexed by CPU",
+                        symbol.name
+                    ),
+                );
+                return None;
+            }
+            Class::Init | Class::Special | Class::Ignored => {
+                let message = format!(
+                    "{} in {} is not there any more when the payload is applied",
+                    symbol.name, section.name
+                );
+                self.refuse(unit, message);
+                return None;
+            }
+        };
+        if symbol.size == 0 {
+            self.refuse(
+                unit,
+                format!("{} has no size and cannot be carried", symbol.name),
+            );
+            return None;
+        }
+        if let Some(message) = self.lost_value((unit, index)) {
+            self.refuse(unit, message);
+            return None;
+        }
+        let moved = self
+            .moves
+            .moved
+            .get(&(unit, index))
+            .copied()
+            .filter(|_| symbol.function);
+        let replaces = u.comparison.changes.iter().any(|c| {
+            c.kind == Kind::Function && c.patched == Some(index) && !c.name.ends_with(".cold")
+        });
+        let name = if let Some((origin, original)) = moved {
+            runtime_name(&self.units[origin].original, original)
+        } else if replaces {
+            runtime_name(&u.patched, index)
+        } else {
+            payload_name(&u.file, &symbol.name, self.rules.tag)
+        };
+        let at = self.place(unit, symbol.section, symbol.offset, symbol.extent(), kind);
+        self.selection
+            .draft
+            .name(&at, name, symbol.extent(), symbol.function);
+        if !replaces && moved.is_none() && !symbol.name.ends_with(".cold") {
+            self.selection.carried.push(Carried {
+                name: symbol.name.clone(),
+                file: u.file.source.clone(),
+                size: symbol.extent(),
+                used_by: self.follower.clone(),
+            });
+        }
+        let entries: Vec<Entry> = self.tables[unit]
+            .iter()
+            .filter(|e| e.owner == Some(index))
+            .cloned()
+            .collect();
+        for entry in entries {
+            self.take_entry(unit, &entry);
+        }
+        // A function and its cold part jump into each other.
+        let cold = format!("{}.cold", symbol.name);
+        if let Some(cold) = u.patched.symbols.iter().position(|s| s.name == cold) {
+            self.take_symbol(unit, cold);
+        }
+        Some(at)
+    }
+
+    /// The sections of hooks in patched objects: every function that they
+    /// point to goes into the payload.
+    pub(super) fn take_hooks(&mut self) {
+        let units = self.units;
+        for (unit, u) in units.iter().enumerate() {
+            for (index, section) in u.patched.sections.iter().enumerate() {
+                let Some(stage) = section.name.strip_prefix(HOOKS) else {
+                    continue;
+                };
+                if section.size == 0 {
+                    continue;
+                }
+                let taken = self.selection.hooks.iter().filter(|h| h.stage == stage);
+                let elsewhere: Vec<String> = taken.map(|hook| hook.file.clone()).collect();
+                let Some(pieces) = new_hooks(u, index) else {
+                    let message = format!(
+                        "the payloads below have {stage} hooks in this file, and nothing tells \
+                         which of {} are new",
+                        section.name
+                    );
+                    self.refuse(unit, message);
+                    continue;
+                };
+                let functions = pieces.iter().map(|(_, size)| size / POINTER).sum::<u64>();
+                if functions == 0 {
+                    continue;
+                }
+                let several = matches!(stage, "load" | "unload");
+                if (functions > 1 || !elsewhere.is_empty()) && !several {
+                    let places = match elsewhere.as_slice() {
+                        [] => String::new(),
+                        files => format!(" (here and in {})", files.join(", ")),
+                    };
+                    let message = format!(
+                        "there is more than one {stage} hook{places}, and the hypervisor calls one \
+                         only; call the others from it"
+                    );
+                    self.refuse(unit, message);
+                    continue;
+                }
+                for (offset, size) in pieces {
+                    let kind = PartKind::Hooks(section.name.clone());
+                    self.place(unit, index, offset, size, kind);
+                }
+                self.selection.hooks.push(Hook {
+                    stage: stage.to_owned(),
+                    file: u.file.source.clone(),
+                    functions,
+                });
+            }
+        }
+    }
+
+    fn take_entry(&mut self, unit: usize, entry: &Entry) {
+        let object = &self.units[unit].patched;
+        let table = object.sections[entry.section].name.clone();
+        if table == ".ex_table.pre" {
+            self.refuse(
+                unit,
+                "a changed function has an entry in .ex_table.pre, which the hypervisor does not \
+                 read from payloads"
+                    .to_owned(),
+            );
+            return;
+        }
+        for (section, offset, size) in special::pieces(object, entry) {
+            // An empty replacement begins where the next one does.
+            let placed = self.placed.contains_key(&(unit, section, offset));
+            if !placed || self.empty.remove(&(unit, section, offset)) {
+                if size == 0 {
+                    self.empty.insert((unit, section, offset));
+                }
+                let kind = PartKind::named_code(&object.sections[section].name);
+                self.place(unit, section, offset, size, kind);
+            }
+        }
+        self.place(
+            unit,
+            entry.section,
+            entry.offset,
+            entry.size,
+            PartKind::table(&table),
+        );
+    }
+
+    pub(super) fn place(
+        &mut self,
+        unit: usize,
+        section: usize,
+        offset: u64,
+        size: u64,
+        kind: PartKind,
+    ) -> (PartKind, u64) {
+        let object = &self.units[unit].patched;
+        let from = &object.sections[section];
+        if from.align > PAGE {
+            let message = format!(
+                "{} needs an alignment of {} bytes, and the hypervisor places a payload at a \
+                 multiple of {PAGE} only; allocate it in a hook",
+                object
+                    .symbol_at(section, offset)
+                    .map_or(&from.name, |index| &object.symbols[index].name),
+                from.align
+            );
+            self.refuse(unit, message);
+        }
+        let object = &self.units[unit].patched;
+        let from = &object.sections[section];
+        let align = Align {
+            multiple: from.align,
+            behind: offset % from.align,
+        };
+        let at = if kind == PartKind::Bss {
+            self.selection.draft.zeroes(size, align)
+        } else {
+            let range = usize::try_from(offset)
+                .ok()
+                .zip(usize::try_from(offset + size).ok());
+            let data = range
+                .and_then(|(start, end)| from.data.get(start..end))
+                .unwrap_or_default();
+            self.selection.draft.append(&kind, data, align)
+        };
+        self.placed
+            .insert((unit, section, offset), (kind.clone(), at));
+        self.queue.push_back(((unit, section, offset), size));
+        (kind, at)
+    }
+}
+
+/// Offset and size of each pointer to a hook in the section at `index` that the
+/// original does not have; `None` if nothing tells which these are.
+fn new_hooks(u: &Unit, index: usize) -> Option<Vec<(u64, u64)>> {
+    let section = &u.patched.sections[index];
+    if u.original.sections.iter().all(|s| s.name != section.name) {
+        return Some(vec![(0, section.size)]);
+    }
+    let symbols = u.patched.symbols.iter().enumerate();
+    let here: Vec<_> = symbols.filter(|(_, s)| s.section == index).collect();
+    let named: u64 = here.iter().map(|(_, symbol)| symbol.size).sum();
+    let new = here
+        .iter()
+        .filter(|(index, _)| u.comparison.correlation.get(*index).is_none());
+    let new = new.map(|(_, symbol)| (symbol.offset, symbol.size));
+    (named == section.size).then(|| new.collect())
+}

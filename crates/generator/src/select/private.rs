@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Variables that a patch moves to another file, at least one end private.
+//!
+//! A private name says little: two files may have one each. Where one file loses
+//! a variable and another gains one of that name, they are the same if a function
+//! of one name uses both and they are alike; otherwise nothing tells, and the
+//! patch has to.
+
+use crate::unit::Unit;
+use std::collections::{BTreeSet, HashMap};
+use xsplice_objdiff::compare::is_once_flag;
+use xsplice_objdiff::names::{base_name, source_name};
+use xsplice_objdiff::object::{Class, Object, Relocation, Symbol, Target};
+
+/// A symbol: the unit, and the index in one of its objects.
+type Place = (usize, usize);
+
+/// What became of variables that one file loses and another gains.
+#[derive(Debug, Default)]
+pub(super) struct Privates {
+    /// Where those were that are the same, by where they are.
+    pub(super) same: HashMap<Place, Place>,
+    /// Those that may be the same, or not.
+    pub(super) unclear: BTreeSet<Place>,
+}
+
+impl Privates {
+    pub(super) fn find(units: &[Unit]) -> Self {
+        let mut lost: HashMap<&str, Vec<Place>> = HashMap::new();
+        let mut gained: HashMap<&str, Vec<Place>> = HashMap::new();
+        for (unit, u) in units.iter().enumerate() {
+            for change in &u.comparison.changes {
+                let (side, index, object) = match (change.original, change.patched) {
+                    (Some(index), None) => (&mut lost, index, &u.original),
+                    (None, Some(index)) => (&mut gained, index, &u.patched),
+                    _ => continue,
+                };
+                let symbol = &object.symbols[index];
+                if is_writable(object, index) && !is_once_flag(object, symbol) {
+                    let name = base_name(&symbol.name);
+                    side.entry(name).or_default().push((unit, index));
+                }
+            }
+        }
+        let mut found = Self::default();
+        for (name, new) in gained {
+            let old = lost.get(name).map_or(&[][..], Vec::as_slice);
+            for &new in &new {
+                found.judge(units, new, old);
+            }
+        }
+        // One variable is not two.
+        let mut taken: HashMap<Place, usize> = HashMap::new();
+        for &old in found.same.values() {
+            *taken.entry(old).or_default() += 1;
+        }
+        let twice = found.same.iter().filter(|(_, old)| taken[old] > 1);
+        found.unclear.extend(twice.map(|(&new, _)| new));
+        found.same.retain(|_, old| taken[old] == 1);
+        found
+    }
+
+    fn judge(&mut self, units: &[Unit], new: Place, lost: &[Place]) {
+        let patched = &units[new.0].patched;
+        let global = patched.symbols[new.1].global;
+        let mut elsewhere: Vec<Place> = lost.iter().copied().filter(|old| old.0 != new.0).collect();
+        elsewhere.retain(|&(unit, index)| !global || !units[unit].original.symbols[index].global);
+        if elsewhere.is_empty() {
+            return;
+        }
+        let after = users(units.iter().map(|u| &u.patched), new);
+        elsewhere.retain(|&old| {
+            let before = users(units.iter().map(|u| &u.original), old);
+            !before.is_disjoint(&after)
+        });
+        match elsewhere[..] {
+            [old] if is_alike((&units[old.0].original, old.1), (patched, new.1)) => {
+                self.same.insert(new, old);
+            }
+            _ => {
+                self.unclear.insert(new);
+            }
+        }
+    }
+}
+
+/// The names in the source of what refers to a symbol of one of `objects`.
+fn users<'a>(objects: impl Iterator<Item = &'a Object> + Clone, place: Place) -> BTreeSet<&'a str> {
+    let mut found = BTreeSet::new();
+    let Some(symbol) = objects.clone().nth(place.0).map(|o| &o.symbols[place.1]) else {
+        return found;
+    };
+    for (unit, object) in objects.enumerate() {
+        let is_it = |target: &Target| match target {
+            Target::Symbol(index) => (unit, *index) == place,
+            Target::External(name) => symbol.global && **name == *symbol.name,
+            Target::Anonymous(_) => false,
+        };
+        for (at, section) in object.sections.iter().enumerate() {
+            let refers = section
+                .relocations
+                .iter()
+                .filter(|r| is_it(&r.reference.target));
+            let users = refers.filter_map(|r| object.symbol_at(at, r.offset));
+            found.extend(users.map(|user| source_name(&object.symbols[user].name)));
+        }
+    }
+    found
+}
+
+/// Whether two variables have the same size, class and initial value.
+fn is_alike((old, a): (&Object, usize), (new, b): (&Object, usize)) -> bool {
+    let (a, b) = (&old.symbols[a], &new.symbols[b]);
+    let class = |object: &Object, section: usize| object.sections[section].class;
+    let leads_to = |object: &Object, at: &Symbol| -> Vec<_> {
+        let fields = object.relocations(at.section, at.offset, at.size);
+        let place = |r: &Relocation| {
+            let target = object.label(&r.reference.target);
+            (
+                r.offset - at.offset,
+                source_name(&target).to_owned(),
+                r.reference.offset,
+            )
+        };
+        fields.iter().map(place).collect()
+    };
+    a.size == b.size
+        && class(old, a.section) == class(new, b.section)
+        && old.bytes(a) == new.bytes(b)
+        && leads_to(old, a) == leads_to(new, b)
+}
+
+/// Whether a symbol is a variable that keeps its value.
+pub(super) fn is_writable(object: &Object, index: usize) -> bool {
+    let symbol = &object.symbols[index];
+    let class = object.sections[symbol.section].class;
+    !symbol.function && matches!(class, Class::Data | Class::Bss | Class::PerCpu)
+}

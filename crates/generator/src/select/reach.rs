@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What every reference out of the payload's pieces is to lead to.
+
+use super::function::ENDBR64;
+use super::private::is_writable;
+use super::revived::Former;
+use super::{Origin, Selector, Usage, runtime_name};
+use crate::Problem;
+use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
+use crate::warning::Warning;
+use xsplice_objdiff::compare::{Kind, is_once_flag};
+use xsplice_objdiff::names::{parent_of_cold, takes_own_arguments};
+use xsplice_objdiff::object::{Class, Merge, Object, Relocation, Target};
+use xsplice_objdiff::special;
+
+/// What stands for the file in the name of a trap in place of boot-only code.
+pub(crate) const INIT_TRAP: &str = "freed-after-boot";
+
+impl Selector<'_> {
+    /// Follows every reference out of the pieces taken so far, and out of
+    /// those that this brings in.
+    pub(super) fn follow(&mut self) {
+        let units = self.units;
+        while let Some((place, size)) = self.queue.pop_front() {
+            let (unit, section, offset) = place;
+            let (kind, at) = self.placed[&place].clone();
+            let object = &units[unit].patched;
+            self.follower = object
+                .symbol_at(section, offset)
+                .map_or(&object.sections[section].name, |i| &object.symbols[i].name)
+                .clone();
+            for relocation in units[unit].patched.relocations(section, offset, size) {
+                self.usage = match kind {
+                    PartKind::Table(_) | PartKind::Hooks(_) => Usage::Table,
+                    _ if relocation.branch => Usage::Branch,
+                    _ => Usage::Address,
+                };
+                if let Some(reaches) = self.reach(unit, relocation) {
+                    self.selection.draft.fields.push(Field {
+                        part: kind.clone(),
+                        offset: at + (relocation.offset - offset),
+                        r_type: relocation.r_type,
+                        addend: relocation.reference.bias,
+                        reaches,
+                    });
+                }
+            }
+        }
+    }
+
+    /// What a relocated field of the payload is to lead to.
+    fn reach(&mut self, unit: usize, relocation: &Relocation) -> Option<Reaches> {
+        let object = &self.units[unit].patched;
+        let reference = &relocation.reference;
+        match &reference.target {
+            Target::External(name) => self.reach_global(unit, name, reference.offset),
+            Target::Symbol(index) => self.reach_symbol(unit, *index, reference.offset),
+            Target::Anonymous(section) => {
+                let from = &object.sections[*section];
+                let Ok(offset) = u64::try_from(reference.offset) else {
+                    let message = format!("a reference leads out of {}", from.name);
+                    self.refuse(unit, message);
+                    return None;
+                };
+                let Some(merge) = from.merge else {
+                    return self.reach_piece(unit, *section, offset);
+                };
+                let (kind, align) = match merge {
+                    Merge::Strings(1) => (PartKind::Strings, 1),
+                    Merge::Strings(size) | Merge::Constants(size) => (PartKind::RoData, size),
+                };
+                let content = object.merged(*section, reference.offset);
+                let content = content.map(|(bytes, within)| {
+                    let bytes = bytes.to_vec();
+                    (Content { kind, bytes, align }, within)
+                });
+                let Some((content, within)) = content else {
+                    let message = format!("a reference leads out of {}", from.name);
+                    self.refuse(unit, message);
+                    return None;
+                };
+                let (kind, at) = self.selection.draft.constant(&content);
+                Some(Reaches::Part(kind, (at + within).cast_signed()))
+            }
+        }
+    }
+
+    fn reach_piece(&mut self, unit: usize, section: usize, offset: u64) -> Option<Reaches> {
+        let object = &self.units[unit].patched;
+        let piece = special::piece(object, section, offset);
+        let within = (offset - piece.start).cast_signed();
+        if let Some((kind, at)) = self.placed.get(&(unit, section, piece.start)) {
+            return Some(Reaches::Part(kind.clone(), at.cast_signed() + within));
+        }
+        let from = &object.sections[section];
+        let kind = match from.class {
+            Class::Text | Class::Special => PartKind::named_code(&from.name),
+            Class::ReadOnly => PartKind::RoData,
+            _ => {
+                let message = format!("a changed function refers to unnamed data in {}", from.name);
+                self.refuse(unit, message);
+                return None;
+            }
+        };
+        let size = piece.end.saturating_sub(piece.start);
+        let (kind, at) = self.place(unit, section, piece.start, size, kind);
+        Some(Reaches::Part(kind, at.cast_signed() + within))
+    }
+
+    fn reach_symbol(&mut self, unit: usize, index: usize, offset: i64) -> Option<Reaches> {
+        let u = &self.units[unit];
+        let symbol = &u.patched.symbols[index];
+        if self.is_overridden(unit, index) {
+            return self.reach_global(unit, &symbol.name, offset);
+        }
+        let placed = self
+            .placed
+            .contains_key(&(unit, symbol.section, symbol.offset));
+        // Who refers to a function that is replaced goes by its old place, as
+        // the hypervisor does: so it has one address, and a payload on top that
+        // replaces it again is heeded here too.
+        let whole_function = symbol.function && parent_of_cold(&symbol.name).is_none();
+        let by_old_place = whole_function
+            && offset == 0
+            && self.usage != Usage::Table
+            && !self.is_only_now_called_through_pointers(unit, index);
+        let moved = self.moves.moved.get(&(unit, index));
+        if let Some(&(origin, original)) = moved.or(self.privates.same.get(&(unit, index)))
+            && (by_old_place || !symbol.function)
+            && !self.homes.is_nowhere(origin, original)
+        {
+            let place = self.place_of(origin, original, offset);
+            return place.map_err(|problem| self.problems.push(problem)).ok();
+        }
+        if let Some(former) = self.revived.get(&(unit, index)).cloned()
+            && (by_old_place || !symbol.function)
+        {
+            return self.reach_former(unit, index, former, offset);
+        }
+        let original = u.comparison.correlation.original(index);
+        // The hypervisor's variables stay where they are, also those of which
+        // a change is left out.
+        let mut changes = u.comparison.changes.iter();
+        let replaced = changes.any(|c| c.patched == Some(index) && !c.kind.stays());
+        if (placed || replaced) && !by_old_place || original.is_none() {
+            if original.is_none() && !is_once_flag(&u.patched, symbol) {
+                self.refuse_unclear(unit, index)?;
+            }
+            if whole_function && offset == 0 && self.usage == Usage::Address {
+                self.selection.warnings.insert(Warning::HandedOut {
+                    function: symbol.name.clone(),
+                    file: u.file.source.clone(),
+                    by: self.follower.clone(),
+                });
+            }
+            let (kind, at) = self.take_symbol(unit, index)?;
+            return Some(Reaches::Part(kind, at.cast_signed() + offset));
+        }
+        let original = original?;
+        if let Some(labels) = self.reach_labels(unit, index, offset) {
+            return labels;
+        }
+        if self.homes.is_nowhere(unit, original) {
+            let (kind, at) = self.take_symbol(unit, index)?;
+            return Some(Reaches::Part(kind, at.cast_signed() + offset));
+        }
+        match self.place_of(unit, original, offset) {
+            Ok(Reaches::Address(_, address, _)) if self.image.is_init(address) => {
+                self.reach_init(unit, &symbol.name, address, symbol.function, offset)
+            }
+            Ok(place) => Some(place),
+            // A copy of a constant is as good here, too.
+            Err(_) if u.patched.sections[symbol.section].class == Class::ReadOnly => {
+                let (kind, at) = self.take_symbol(unit, index)?;
+                Some(Reaches::Part(kind, at.cast_signed() + offset))
+            }
+            Err(problem) => {
+                if !self.problems.contains(&problem) {
+                    self.problems.push(problem);
+                }
+                None
+            }
+        }
+    }
+
+    /// Refuses a variable of which nothing tells whether it is one of the
+    /// original's; `None` if it is refused.
+    fn refuse_unclear(&mut self, unit: usize, index: usize) -> Option<()> {
+        let u = &self.units[unit];
+        let name = &u.patched.symbols[index].name;
+        let ambiguous = u.comparison.correlation.ambiguous.contains(&index);
+        let message = if ambiguous && is_writable(&u.patched, index) {
+            format!(
+                "the variable {name} may be the same as one of those of that name in the original, \
+                 and nothing tells which; give it a name of its own, or declare it outside of its \
+                 function if it is to keep its value"
+            )
+        } else if self.privates.unclear.contains(&(unit, index)) {
+            format!(
+                "the variable {name} is new here, another file loses one of that name, and nothing \
+                 tells whether it is the same; give it another name if it is new, or leave size, \
+                 initial value and a function that uses it as they were if it only moves"
+            )
+        } else {
+            return Some(());
+        };
+        self.refuse(unit, message);
+        None
+    }
+
+    /// Whether the address of the function at `index` is taken, and a pointer
+    /// must not lead to its old place: there is none of the landing pads that
+    /// processors want where pointers lead, or, when the payload is reverted, a
+    /// function that takes other arguments.
+    fn is_only_now_called_through_pointers(&self, unit: usize, index: usize) -> bool {
+        let u = &self.units[unit];
+        let (origin, original) = match self.moves.moved.get(&(unit, index)) {
+            Some(&origin) => origin,
+            None => match u.comparison.correlation.original(index) {
+                Some(original) => (unit, original),
+                None => return false,
+            },
+        };
+        let before = &self.units[origin].original;
+        let (old, new) = (&before.symbols[original], &u.patched.symbols[index]);
+        let lands = |object: &Object, symbol| object.bytes(symbol).starts_with(&ENDBR64);
+        self.usage == Usage::Address
+            && (lands(&u.patched, new) && !lands(before, old)
+                || takes_own_arguments(&old.name) && !takes_own_arguments(&new.name))
+    }
+
+    /// What payloads below left out is where it was before.
+    fn reach_former(
+        &mut self,
+        unit: usize,
+        index: usize,
+        former: Former,
+        offset: i64,
+    ) -> Option<Reaches> {
+        let name = &self.units[unit].patched.symbols[index].name;
+        let message = match former {
+            Former::Same { build, index: old } => match self.place_at(unit, build, old, offset) {
+                Ok(Some(place)) => return Some(place),
+                Ok(None) => {
+                    let (kind, at) = self.take_symbol(unit, index)?;
+                    return Some(Reaches::Part(kind, at.cast_signed() + offset));
+                }
+                Err(problem) => {
+                    self.problems.push(problem);
+                    return None;
+                }
+            },
+            Former::Changed(why) => format!(
+                "the variable {name} is in memory, from before a payload below left it out, and is \
+                 not what the patched source has ({why}); give it a name of its own if it may begin \
+                 with its initial value"
+            ),
+            Former::Unclear => format!(
+                "the variable {name} may be one of those of that name that are in memory, from \
+                 before a payload below left them out, and nothing tells which; give it a name of \
+                 its own if it may begin with its initial value"
+            ),
+        };
+        self.refuse(unit, message);
+        None
+    }
+
+    /// Where a symbol of the original is.
+    fn place_of(&self, unit: usize, original: usize, offset: i64) -> Result<Reaches, Problem> {
+        let u = &self.units[unit];
+        let place = self.place_at(unit, u.stages.len(), original, offset)?;
+        place.ok_or_else(|| {
+            let message = format!("{} is nowhere in memory", u.original.symbols[original].name);
+            Problem::new(&u.file.source, message)
+        })
+    }
+
+    /// Where the symbol at `index` of a unit's `build` is, if it is anywhere.
+    fn place_at(
+        &self,
+        unit: usize,
+        build: usize,
+        index: usize,
+        offset: i64,
+    ) -> Result<Option<Reaches>, Problem> {
+        let address = match self.homes.at(unit, build, index)? {
+            Origin::Below { name, .. } => return Ok(Some(Reaches::Name(name, offset))),
+            Origin::Hypervisor(address) => address,
+            Origin::Nowhere => return Ok(None),
+        };
+        // The patched source may have renamed it, or have it in another file.
+        let (name, global) = match self.homes.shipped(unit, build, index) {
+            Some((shipped, index)) => (runtime_name(shipped, index), shipped.symbols[index].global),
+            None => {
+                let name = &self.units[unit].build(build).symbols[index].name;
+                (name.clone(), self.image.global(name) == Some(address))
+            }
+        };
+        let by_name = global && !self.rules.prelink;
+        if by_name && !self.image.is_init(address) {
+            debug_assert_eq!(self.image.global(&name), Some(address));
+            return Ok(Some(Reaches::Name(name, offset)));
+        }
+        Ok(Some(Reaches::Address(name, address, offset)))
+    }
+
+    /// What is freed after boot, and is used under a condition that is never true
+    /// after boot, as the original does. A call leads to a trap instead of to
+    /// memory that is used for something else by now. Of data only the address
+    /// may matter (it tells where a copy in low memory is): that stays what it is
+    /// in the code that is replaced.
+    fn reach_init(
+        &mut self,
+        unit: usize,
+        name: &str,
+        address: u64,
+        function: bool,
+        offset: i64,
+    ) -> Option<Reaches> {
+        let u = &self.units[unit];
+        let original = &u.original;
+        let refers = |relocation: &Relocation| match &relocation.reference.target {
+            Target::Symbol(index) => original.symbols[*index].name == name,
+            Target::External(external) => **external == *name,
+            Target::Anonymous(_) => false,
+        };
+        if function && offset == 0 {
+            let mut code = original.sections.iter().filter(|s| s.class == Class::Text);
+            if code.any(|section| section.relocations.iter().any(refers)) {
+                let trap = format!("{}#{name}{VERSION_SUFFIX}{}", INIT_TRAP, self.rules.tag);
+                let at = self.selection.draft.trap(&trap);
+                return Some(Reaches::Part(PartKind::Text, at.cast_signed()));
+            }
+        } else {
+            let changes = u.comparison.changes.iter();
+            let mut replaced = changes
+                .filter(|change| change.kind == Kind::Function)
+                .filter_map(|change| Some(&original.symbols[change.original?]));
+            if replaced.any(|s| {
+                let fields = original.relocations(s.section, s.offset, s.extent());
+                fields.iter().any(refers)
+            }) {
+                return Some(Reaches::Address(name.to_owned(), address, offset));
+            }
+        }
+        let message = format!(
+            "{name} at {address:#x} is freed after boot, and a changed function refers to it"
+        );
+        self.refuse(unit, message);
+        None
+    }
+
+    fn reach_global(&mut self, unit: usize, name: &str, offset: i64) -> Option<Reaches> {
+        if let Some((other, index)) = self.globals.get(name) {
+            return self.reach_symbol(other, index, offset);
+        }
+        match self.image.global(name) {
+            Some(address) if self.image.is_init(address) => {
+                self.reach_init(unit, name, address, self.image.is_function(name), offset)
+            }
+            Some(address) if self.rules.prelink => {
+                Some(Reaches::Address(name.to_owned(), address, offset))
+            }
+            Some(_) => Some(Reaches::Name(name.to_owned(), offset)),
+            None => {
+                self.refuse(
+                    unit,
+                    format!(
+                        "{name} is neither in the hypervisor nor in anything the patch reaches"
+                    ),
+                );
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Changes that no payload can make, refused by name with the ways out.
+
+use super::piece::HOOKS;
+use super::{LeftOut, Selector};
+use xsplice_objdiff::compare::{Change, Kind};
+use xsplice_objdiff::object::{Class, Object, Section};
+use xsplice_objdiff::placement;
+
+impl Selector<'_> {
+    pub(super) fn refuse_unpatchable(&mut self) {
+        for (unit, u) in self.units.iter().enumerate() {
+            for change in &u.comparison.changes {
+                self.judge(unit, unit, change);
+            }
+        }
+    }
+
+    /// Refuses a change from the original of the unit `origin` to the patched
+    /// object of `unit` if no payload can make it, unless it is left out.
+    pub(super) fn judge(&mut self, origin: usize, unit: usize, change: &Change) {
+        let (old, new) = (&self.units[origin].original, &self.units[unit].patched);
+        let Some(message) = self.unpatchable((origin, old), new, change) else {
+            return;
+        };
+        // What is nowhere in memory yet has no value to be lost.
+        let nowhere = |index| self.homes.is_nowhere(origin, index);
+        if change.original.is_some_and(nowhere) {
+            return;
+        }
+        let file = &self.units[unit].file.source;
+        let left_out = may_leave_out(old, change)
+            && (self.rules.leave_out.contains_of(file, &change.name)
+                || (self.rules.leave_out_init && change.kind == Kind::Init));
+        if left_out {
+            self.selection.left_out.push(LeftOut {
+                name: change.name.clone(),
+                file: file.clone(),
+                why: change.why.clone(),
+            });
+        } else {
+            self.refuse(unit, message);
+        }
+    }
+
+    /// What the hypervisor finds by walking a section, such as its schedulers,
+    /// cannot be added to.
+    pub(super) fn refuse_unreached_table_entries(&mut self) {
+        for (unit, u) in self.units.iter().enumerate() {
+            for change in u
+                .comparison
+                .changes
+                .iter()
+                .filter(|c| c.kind == Kind::Added)
+            {
+                let Some(symbol) = change.patched.map(|index| &u.patched.symbols[index]) else {
+                    continue;
+                };
+                let section = &u.patched.sections[symbol.section];
+                let reached = self
+                    .placed
+                    .contains_key(&(unit, symbol.section, symbol.offset));
+                let walked = matches!(section.class, Class::Data | Class::ReadOnly)
+                    && !is_usual_section(section)
+                    && !section.name.starts_with(HOOKS);
+                let left_out = walked
+                    && !reached
+                    && self
+                        .rules
+                        .leave_out
+                        .contains_of(&u.file.source, &symbol.name);
+                if left_out {
+                    self.selection.left_out.push(LeftOut {
+                        name: symbol.name.clone(),
+                        file: u.file.source.clone(),
+                        why: format!("it is a new entry of the section {}", section.name),
+                    });
+                } else if walked && !reached {
+                    let message = format!(
+                        "{} is a new entry of the section {}, which the hypervisor walked while \
+                         booting: a payload cannot add to it; `--leave-out {}` builds the payload without \
+                         it",
+                        symbol.name, section.name, symbol.name
+                    );
+                    self.refuse(unit, message);
+                }
+            }
+        }
+    }
+
+    /// Why a change cannot be in a payload, and the ways out; `None` if it can.
+    fn unpatchable(
+        &self,
+        (origin, old): (usize, &Object),
+        new: &Object,
+        change: &Change,
+    ) -> Option<String> {
+        let name = &change.name;
+        let size =
+            |object: &Object, index: Option<usize>| index.map_or(0, |i| object.symbols[i].size);
+        Some(match change.kind {
+            Kind::Init => format!(
+                "{name} is only used while booting and freed afterwards, and it changed ({}): a \
+                 payload comes too late for it; `--leave-out {name}` builds the payload without \
+                 this part if the running hypervisor does not need it, a hook can do what it does",
+                change.why
+            ),
+            Kind::Data => format!(
+                "the initial value of the variable {name} changed ({}): the running hypervisor \
+                 already uses the old one; change it in a hook (--hooks) and say \
+                 `--leave-out {name}`",
+                change.why
+            ),
+            Kind::Unsized => format!(
+                "hand-written assembly at {name} changed ({}): nothing tells where its \
+                 functions end, so it cannot be patched; `--leave-out {name}` builds the payload \
+                 without this part if the running hypervisor does not need it",
+                change.why
+            ),
+            Kind::Resized => format!(
+                "the variable {name} goes from {} to {} bytes: other code uses the old layout; \
+                 keep the layout and put what is new into a new variable",
+                size(old, change.original),
+                size(new, change.patched)
+            ),
+            Kind::Constant if is_global(old, change) => format!(
+                "the constant {name} changed ({}), and code in other files uses it: it cannot be \
+                 replaced in place",
+                change.why
+            ),
+            Kind::Misplaced if is_locked(old, change) => format!(
+                "{name}: {}: the hypervisor made it read-only after boot, and a payload cannot \
+                 write to it; put what is to be written into a variable of its own",
+                change.why
+            ),
+            Kind::Misplaced => format!(
+                "{name}: {}: the running hypervisor has it where it was, and a payload cannot move \
+                 it; `--leave-out {name}` builds the payload without this part if it may stay there",
+                change.why
+            ),
+            Kind::Alignment => {
+                let needs = change
+                    .patched
+                    .map(|index| placement::alignment(new, index).most);
+                let original = change.original.zip(needs);
+                if original.is_some_and(|(index, needs)| self.lies_well((origin, index), needs)) {
+                    return None;
+                }
+                format!(
+                    "{name}: {}, and where it lies in the running hypervisor is no multiple of \
+                     that: it cannot be moved; `--leave-out {name}` builds the payload without \
+                     this part if it may stay there",
+                    change.why
+                )
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// Whether the caller may decide to do without a change that cannot be made.
+fn may_leave_out(old: &Object, change: &Change) -> bool {
+    match change.kind {
+        Kind::Init | Kind::Data | Kind::Unsized | Kind::Alignment => true,
+        Kind::Misplaced => !is_locked(old, change),
+        _ => false,
+    }
+}
+
+fn is_global(old: &Object, change: &Change) -> bool {
+    change.original.is_some_and(|i| old.symbols[i].global)
+}
+
+/// Whether what changes is write-protected in the running hypervisor.
+fn is_locked(old: &Object, change: &Change) -> bool {
+    change.original.is_some_and(|index| {
+        let section = old.symbols[index].section;
+        old.sections[section].home == placement::LOCKED
+    })
+}
+
+/// Whether variables are in `section` because of what they are, not in order
+/// to be found there.
+fn is_usual_section(section: &Section) -> bool {
+    const USUAL: [&str; 5] = [
+        ".data",
+        ".rodata",
+        ".data.read_mostly",
+        ".data.page_aligned",
+        placement::LOCKED,
+    ];
+    USUAL.contains(&&*section.home)
+}

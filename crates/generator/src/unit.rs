@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! An object before and after the patch.
+
+use crate::Problem;
+use crate::rebuild::Pair;
+use crate::tree::{ObjectFile, Tree};
+use crate::witness::{self, Build, Compile};
+use std::collections::BTreeSet;
+use xsplice_objdiff::compare::{Comparison, compare_knowing};
+use xsplice_objdiff::names::base_name;
+use xsplice_objdiff::object::Object;
+use xsplice_objdiff::shared;
+
+/// An object before and after the patch, with the differences.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    /// Where it came from.
+    pub file: ObjectFile,
+    /// Built from the original source; empty for a new object.
+    pub original: Object,
+    /// Built from the patched source; empty for a removed object.
+    pub patched: Object,
+    /// What differs.
+    pub comparison: Comparison,
+    /// What the payloads below made of the object, from the first that changes
+    /// it to the topmost, whose result is the original.
+    pub stages: Vec<Stage>,
+}
+
+/// What a payload below made of an object.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Index of the payload, the lowest being 0.
+    pub level: usize,
+    /// The object before it.
+    pub object: Object,
+    /// From that one to what the payload made of it.
+    pub comparison: Comparison,
+}
+
+impl Unit {
+    /// The object as the hypervisor has it.
+    pub fn shipped(&self) -> &Object {
+        self.build(0)
+    }
+
+    /// The object before the stage at `build`, or the original if there are as
+    /// many stages.
+    pub(crate) fn build(&self, build: usize) -> &Object {
+        let stage = self.stages.get(build);
+        stage.map_or(&self.original, |stage| &stage.object)
+    }
+
+    /// Compares the two builds of an object; `None` if they do the same, and no
+    /// payload below changed it.
+    /// `compile` is asked for what the objects alone do not tell; without it
+    /// they are only compared, and nothing may be taken from the result.
+    ///
+    /// # Errors
+    /// If they cannot be compared.
+    pub(crate) fn compare(
+        tree: &Tree,
+        pair: &Pair,
+        compile: Option<&Compile>,
+    ) -> Result<Option<Self>, Problem> {
+        if pair.original == pair.patched && pair.below.is_empty() {
+            return Ok(None);
+        }
+        if pair.object.path.ends_with(".s") {
+            return compare_offsets(pair);
+        }
+        let objects = Objects::read(tree, pair)?;
+        let mut unit = objects.compare(pair);
+        if let Some(compile) = compile
+            && needs_witnesses(&unit)
+        {
+            let mut objects = Objects::read(tree, pair)?;
+            objects.read_with_witnesses(pair, compile)?;
+            unit = objects.compare(pair);
+        }
+        if let Some(compile) = compile {
+            unit.settle_locals(pair, compile);
+        }
+        Ok((!unit.comparison.is_empty() || !unit.stages.is_empty()).then_some(unit))
+    }
+
+    /// Finds out from debugging information whose a static variable is that is
+    /// used by functions of other names before and after, as when a compiler
+    /// inlines its function in one build only.
+    fn settle_locals(&mut self, pair: &Pair, compile: &Compile) {
+        let lone = self.lone_locals();
+        if lone.is_empty() {
+            return;
+        }
+        let original = compile(
+            Build::Original,
+            &pair.original_object().with_types(),
+            String::new(),
+        );
+        let patched = compile(Build::Patched, &pair.object.with_types(), String::new());
+        let (Ok(original), Ok(patched)) = (original, patched) else {
+            return;
+        };
+        let is_same = |name: &String| {
+            let before = crate::layout::declared_in(&original, name);
+            before.len() == 1 && before == crate::layout::declared_in(&patched, name)
+        };
+        let same: BTreeSet<String> = lone.into_iter().filter(is_same).collect();
+        if !same.is_empty() {
+            self.comparison = compare_knowing(&self.original, &self.patched, &same);
+        }
+    }
+
+    /// Names of unmatched static variables of functions, of which each build has
+    /// one.
+    fn lone_locals(&self) -> BTreeSet<String> {
+        let all = |object: &Object, name: &str| {
+            let locals = object.symbols.iter().filter(|s| s.name != name);
+            locals
+                .filter(|s| !s.function && base_name(&s.name) == name)
+                .count()
+        };
+        let ambiguous = self.comparison.correlation.ambiguous.iter();
+        let names = ambiguous.map(|&index| base_name(&self.patched.symbols[index].name));
+        names
+            .filter(|name| all(&self.original, name) == 1 && all(&self.patched, name) == 1)
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// The builds of one object, read, in the order of time.
+struct Objects(Vec<Object>);
+
+/// All builds that `pair` has, in the order of time.
+fn builds(pair: &Pair) -> impl Iterator<Item = (Build, Option<&[u8]>)> {
+    let before = pair.below.iter();
+    let before = before.map(|b| (Build::Before(b.level), b.bytes.as_deref()));
+    before.chain([
+        (Build::Original, pair.original.as_deref()),
+        (Build::Patched, pair.patched.as_deref()),
+    ])
+}
+
+impl Objects {
+    fn read(tree: &Tree, pair: &Pair) -> Result<Self, Problem> {
+        // The build gives the FILE symbol its path after compiling.
+        let name = linked_file_name(tree, pair.original_object())
+            .unwrap_or(pair.original_object().source.clone());
+        let read = |bytes: Option<&[u8]>| {
+            let Some(bytes) = bytes else {
+                return Ok(Object::default());
+            };
+            let mut object = Object::read(&pair.object.path, bytes).map_err(|e| {
+                Problem::new(
+                    &pair.object.source,
+                    format!("changed boot code or an object that cannot be compared: {e}"),
+                )
+            })?;
+            object.file.clone_from(&name);
+            Ok(object)
+        };
+        let objects = builds(pair).map(|(_, bytes)| read(bytes));
+        Ok(Self(objects.collect::<Result<_, _>>()?))
+    }
+
+    fn compare(self, pair: &Pair) -> Unit {
+        let Self(mut objects) = self;
+        let bytes: Vec<_> = builds(pair).map(|(_, bytes)| bytes).collect();
+        let steps = objects.windows(2).zip(bytes.windows(2));
+        let mut comparisons: Vec<Comparison> = steps
+            .map(|(objects, bytes)| match bytes[0] == bytes[1] {
+                // Nothing else tells which is which of symbols that are alike.
+                true => Comparison::of_one(&objects[0]),
+                false => xsplice_objdiff::compare(&objects[0], &objects[1]),
+            })
+            .collect();
+        let comparison = comparisons.pop().unwrap_or_default();
+        let patched = objects.pop().unwrap_or_default();
+        let original = objects.pop().unwrap_or_default();
+        let stages = pair.below.iter().zip(objects).zip(comparisons);
+        let stages = stages.map(|((before, object), comparison)| Stage {
+            level: before.level,
+            object,
+            comparison,
+        });
+        Unit {
+            file: pair.object.clone(),
+            stages: stages.collect(),
+            original,
+            patched,
+            comparison,
+        }
+    }
+
+    fn read_with_witnesses(&mut self, pair: &Pair, compile: &Compile) -> Result<(), Problem> {
+        for ((build, bytes), object) in builds(pair).zip(&mut self.0) {
+            if let Some(bytes) = bytes {
+                let file = std::mem::take(&mut object.file);
+                let compiled = match build {
+                    Build::Patched => &pair.object,
+                    Build::Original | Build::Before(_) => pair.original_object(),
+                };
+                *object = witness::read(compiled, (build, bytes), object, compile)?;
+                object.file = file;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the objects alone do not tell what references in them mean.
+fn needs_witnesses(unit: &Unit) -> bool {
+    let needed = |old: &Object, new: &Object, comparison: &Comparison| {
+        !new.sections.is_empty() && shared::needs_witness(old, new, comparison)
+    };
+    let mut stages = unit.stages.iter().enumerate();
+    needed(&unit.original, &unit.patched, &unit.comparison)
+        || stages.any(|(at, s)| needed(&s.object, unit.build(at + 1), &s.comparison))
+}
+
+/// Offsets that assembly code uses must be what they were.
+fn compare_offsets(pair: &Pair) -> Result<Option<Unit>, Problem> {
+    let text = |bytes: &Option<Vec<u8>>| bytes.clone().unwrap_or_default();
+    let changed = changed_offsets(&text(&pair.original), &text(&pair.patched));
+    if changed.is_empty() {
+        return Ok(None);
+    }
+    Err(Problem::new(
+        &pair.object.source,
+        format!(
+            "the layout of structures changes that assembly code uses ({}): the running \
+             hypervisor's assembly and data have the old one; keep the layout of the structure",
+            changed.join(", ")
+        ),
+    ))
+}
+
+/// Names of the offsets that differ in two lists for assembly code: lines such
+/// as `.ascii "==>#define VCPU_processor 0 ...`.
+fn changed_offsets(old: &[u8], new: &[u8]) -> Vec<String> {
+    let definitions = |text: &[u8]| -> BTreeSet<String> {
+        let text = String::from_utf8_lossy(text).into_owned();
+        text.lines()
+            .filter_map(|l| Some(l.split_once("==>#define ")?.1.to_owned()))
+            .collect()
+    };
+    let (old, new) = (definitions(old), definitions(new));
+    let names: BTreeSet<String> = old
+        .symmetric_difference(&new)
+        .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
+        .collect();
+    names.into_iter().collect()
+}
+
+/// The FILE symbol of the object that the build of the tree linked.
+fn linked_file_name(tree: &Tree, object: &ObjectFile) -> Option<String> {
+    let data = std::fs::read(tree.top.join("xen").join(&object.path)).ok()?;
+    Some(Object::read(&object.path, &data).ok()?.file)
+}
+
+#[cfg(test)]
+impl Unit {
+    /// The comparison of two sources, compiled by gcc with flags of Xen's.
+    pub(crate) fn of_sources(original: &str, patched: &str) -> Self {
+        let [original, patched] = [original, patched]
+            .map(|text| Object::read("x.o", &compiled(text, &[])).expect("an object"));
+        Self {
+            file: ObjectFile {
+                path: "x.o".to_owned(),
+                command: String::new(),
+                output: "x.o".to_owned(),
+                source: "x.c".to_owned(),
+                dependencies: BTreeSet::new(),
+            },
+            comparison: xsplice_objdiff::compare(&original, &patched),
+            original,
+            patched,
+            stages: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+fn compiled(text: &str, flags: &[&str]) -> Vec<u8> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (c, o) = (directory.path().join("x.c"), directory.path().join("x.o"));
+    std::fs::write(&c, text).expect("written");
+    let status = std::process::Command::new("gcc")
+        .args([
+            "-O2",
+            "-fpic",
+            "-fno-builtin",
+            "-fno-asynchronous-unwind-tables",
+        ])
+        .args(["-fdata-sections", "-ffunction-sections"])
+        .args(flags)
+        .args(["-c", "-o"])
+        .args([&o, &c])
+        .status();
+    assert!(status.expect("this test needs gcc").success(), "{text}");
+    std::fs::read(o).expect("compiled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the one static variable of `patched` is that of `original`.
+    fn is_kept(original: &str, patched: &str) -> bool {
+        let mut unit = Unit::of_sources(original, patched);
+        assert_eq!(unit.lone_locals().len(), 1, "the objects do not tell");
+        let pair = Pair {
+            object: unit.file.clone(),
+            was: None,
+            original: None,
+            patched: None,
+            below: Vec::new(),
+        };
+        unit.settle_locals(&pair, &|build, _, _| {
+            let text = if build == Build::Patched {
+                patched
+            } else {
+                original
+            };
+            Ok(compiled(text, &["-g"]))
+        });
+        unit.comparison.correlation.ambiguous.is_empty()
+    }
+
+    #[test]
+    fn a_static_variable_stays_with_its_function_when_that_is_inlined() {
+        const SOURCE: &str = "static __attribute__((HOW)) long tick(long x)\n\
+            { static long n; n += x; return n; }\nlong call(long x) { return tick(x) + 1; }";
+        let inlined = SOURCE.replace("HOW", "always_inline");
+        let called = SOURCE.replace("HOW", "noinline");
+        assert!(is_kept(&inlined, &called) && is_kept(&called, &inlined));
+    }
+
+    #[test]
+    fn a_static_variable_of_another_function_is_another_one() {
+        const COUNTS: &str = "(long x) { static long n; n += x; return n; }\n";
+        const PLAIN: &str = "(long x) { return x; }\n";
+        let original = format!("long f{COUNTS}long g{PLAIN}");
+        let patched = format!("long f{PLAIN}long g{COUNTS}");
+        assert!(!is_kept(&original, &patched));
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What whoever applies or takes out the payload has to know.
+
+use crate::select::uses;
+use crate::unit::Unit;
+use std::collections::BTreeSet;
+use std::fmt;
+use xsplice_objdiff::Kind;
+
+/// Something that no tool can see to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Warning {
+    /// The hypervisor may keep the address of a function that is only in the
+    /// payload, and call it when the payload is gone.
+    HandedOut {
+        /// The function.
+        function: String,
+        /// Its source file.
+        file: String,
+        /// What in the payload takes its address.
+        by: String,
+    },
+    /// The hypervisor may keep the address of a function that the patched source
+    /// does not have any more, and go on calling the old code.
+    OldCodeStays {
+        /// The function.
+        function: String,
+        /// Its source file.
+        file: String,
+        /// What in the original takes its address.
+        by: String,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HandedOut { function, file, by } => write!(
+                f,
+                "{file}: {by} takes the address of {function}, which is only in the payload: if the \
+                 hypervisor keeps it (for a timer, a tasklet, a key, a table of handlers), it must \
+                 be out of use before the payload is reverted and unloaded, or the host crashes"
+            ),
+            Self::OldCodeStays { function, file, by } => write!(
+                f,
+                "{file}: {function} is not in the patched source, and {by} takes its address: where \
+                 the hypervisor keeps that, the old code stays in use"
+            ),
+        }
+    }
+}
+
+/// Functions that the patched source lacks and whose address may be stored.
+pub(crate) fn old_code(units: &[Unit]) -> BTreeSet<Warning> {
+    let mut found = BTreeSet::new();
+    for unit in units {
+        let removed = unit.comparison.changes.iter().filter_map(|change| {
+            let index = change.original.filter(|_| change.kind == Kind::Removed)?;
+            let symbol = &unit.original.symbols[index];
+            // A global function that moved to another file is replaced.
+            (symbol.function && !symbol.global).then_some((index, symbol))
+        });
+        for (index, symbol) in removed {
+            for (section, relocation) in uses(&unit.original, index).filter(|(_, r)| !r.branch) {
+                let object = &unit.original;
+                let user = object.symbol_at(section, relocation.offset);
+                let by = user.map_or(&object.sections[section].name, |i| &object.symbols[i].name);
+                found.insert(Warning::OldCodeStays {
+                    function: symbol.name.clone(),
+                    file: unit.file.source.clone(),
+                    by: by.clone(),
+                });
+            }
+        }
+    }
+    found
+}

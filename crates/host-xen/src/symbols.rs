@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The hypervisor's symbols, gone through once.
+//!
+//! Xen keeps their names compressed: to find what is at an address, it expands
+//! a hundred of them, and a payload asks for every function and every new symbol.
+
+use crate::ffi;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::ops::Range;
+use xsplice_abi::deny;
+use xsplice_engine::hash;
+use xsplice_fallible::{self as fallible, NoMemory};
+
+/// What is asked for of the hypervisor's symbols.
+#[derive(Debug)]
+pub(crate) struct Symbols {
+    /// Where the hypervisor's code is.
+    text: Range<u64>,
+    /// What begins in it, in order.
+    functions: Vec<Function>,
+    /// For each of its blocks, and what is behind them, how many functions begin
+    /// before it.
+    blocks: Vec<u32>,
+    /// Offsets of those that must not be patched, in order, and why.
+    denied: Vec<(u32, &'static str)>,
+    /// Code on the ways into and out of the hypervisor.
+    entry: Range<u64>,
+    /// What was asked for last: it is asked for several things.
+    last: Cell<Option<(u64, Function)>>,
+    /// Hashes of all names, each at the first free place from the one that it
+    /// names. At least half of the places are free.
+    names: Vec<u32>,
+}
+
+/// The offset of a function, and in the lowest bit whether it must not be
+/// patched.
+#[derive(Clone, Copy, Debug)]
+struct Function(u32);
+
+impl Function {
+    fn offset(self) -> u32 {
+        self.0 >> 1
+    }
+
+    fn denied(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+/// Bits of an offset in a block: few functions begin in one.
+const BLOCK: u32 = 9;
+
+/// A place that is free; no name has this hash.
+const FREE: u32 = 0;
+
+impl Symbols {
+    /// Goes through all symbols.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub(crate) fn new(image: &ffi::Image) -> Result<Self, NoMemory> {
+        let text = image.text.into();
+        let (mut functions, mut denied, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut blocks = Vec::new();
+        let mut edges = [0; 2];
+        let mut buf = [0; ffi::NAME_SIZE];
+        let mut index = 0;
+        while let Some((addr, name)) = ffi::next_symbol(&mut index, &mut buf) {
+            fallible::push(&mut hashes, short_hash(name))?;
+            let Some(offset) = offset(&text, addr) else {
+                continue;
+            };
+            for (edge, known) in edges.iter_mut().zip(deny::ENTRY_EDGES) {
+                if name == known.as_bytes() {
+                    *edge = addr;
+                }
+            }
+            while blocks.len() <= block(offset) {
+                fallible::push(&mut blocks, count(&functions))?;
+            }
+            if functions.last().map(|last: &Function| last.offset()) != Some(offset) {
+                fallible::push(&mut functions, Function(offset << 1))?;
+            }
+            if let Some(reason) = str::from_utf8(name).ok().and_then(deny::reason) {
+                fallible::push(&mut denied, (offset, reason))?;
+                if let Some(last) = functions.last_mut() {
+                    last.0 |= 1;
+                }
+            }
+        }
+        let end = offset(&text, text.end - 1).map_or(0, block);
+        while blocks.len() <= end + 1 {
+            fallible::push(&mut blocks, count(&functions))?;
+        }
+        let [entry, entry_end] = edges;
+        let mut names = fallible::filled(FREE, (2 * hashes.len()).next_power_of_two())?;
+        for hash in hashes {
+            if let Some(held) = place(&names, hash).and_then(|place| names.get_mut(place)) {
+                *held = hash;
+            }
+        }
+        Ok(Self {
+            text,
+            functions,
+            blocks,
+            denied,
+            entry: entry..entry_end,
+            last: Cell::new(None),
+            names,
+        })
+    }
+
+    /// Whether any symbol may have this name; false is certain.
+    pub(crate) fn may_have(&self, name: &[u8]) -> bool {
+        let hash = short_hash(name);
+        let held = place(&self.names, hash).and_then(|place| self.names.get(place));
+        held == Some(&hash)
+    }
+
+    /// Where the function with `addr` begins.
+    pub(crate) fn function_at(&self, addr: u64) -> Option<u64> {
+        Some(self.text.start + u64::from(self.function(addr)?.offset()))
+    }
+
+    /// Why code in `range` must not be patched, if so.
+    pub(crate) fn denied(&self, range: &Range<u64>) -> Option<&'static str> {
+        if range.start < self.entry.end && self.entry.start < range.end {
+            return Some(deny::ENTRY);
+        }
+        let begin = self.function(range.start)?;
+        let last = self.function(range.end.saturating_sub(1)).unwrap_or(begin);
+        // Mostly the same one, which says by itself whether it is.
+        if begin.offset() == last.offset() && !begin.denied() {
+            return None;
+        }
+        let first = self
+            .denied
+            .partition_point(|(start, _)| *start < begin.offset());
+        let (start, why) = self.denied.get(first)?;
+        (*start <= last.offset()).then_some(*why)
+    }
+
+    /// The function with `addr`: the last one that begins no later.
+    fn function(&self, addr: u64) -> Option<Function> {
+        if let Some((last, found)) = self.last.get()
+            && last == addr
+        {
+            return Some(found);
+        }
+        let found = self.find(addr)?;
+        self.last.set(Some((addr, found)));
+        Some(found)
+    }
+
+    fn find(&self, addr: u64) -> Option<Function> {
+        let offset = offset(&self.text, addr)?;
+        let begun = |block| self.blocks.get(block).map(|count: &u32| *count as usize);
+        let (before, behind) = (begun(block(offset))?, begun(block(offset) + 1)?);
+        // The one with the beginning of the block may begin before it.
+        let near = self.functions.get(before.saturating_sub(1)..behind)?;
+        near.iter()
+            .rev()
+            .find(|near| near.offset() <= offset)
+            .copied()
+    }
+}
+
+fn block(offset: u32) -> usize {
+    (offset >> BLOCK) as usize
+}
+
+fn count(functions: &[Function]) -> u32 {
+    u32::try_from(functions.len()).unwrap_or(u32::MAX)
+}
+
+fn offset(text: &Range<u64>, addr: u64) -> Option<u32> {
+    let offset = addr.checked_sub(text.start)?;
+    u32::try_from(offset).ok().filter(|_| text.contains(&addr))
+}
+
+/// Where a hash is, or would be.
+fn place(names: &[u32], hash: u32) -> Option<usize> {
+    let mask = names.len().checked_sub(1)?;
+    let first = hash as usize & mask;
+    (0..names.len())
+        .map(|at| (first + at) & mask)
+        .find(|place| matches!(names.get(*place), Some(held) if [FREE, hash].contains(held)))
+}
+
+/// Half of the hash of a name, without the one value that is [`FREE`].
+fn short_hash(name: &[u8]) -> u32 {
+    let hash = hash(name);
+    let [a, b, c, d, ..] = (hash ^ hash >> 32).to_le_bytes();
+    u32::from_le_bytes([a, b, c, d]).max(FREE + 1)
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A payload's sections at made-up addresses, so that every field can be
+//! followed as the hypervisor would.
+
+use crate::Error;
+use object::read::elf::{ElfFile64, FileHeader as _, Sym as _};
+use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, elf};
+use std::collections::BTreeMap;
+use xsplice_reloc::reloc::x86_64;
+
+/// Where the first section is put: near enough to Xen for every relocation, and
+/// apart from it.
+const START: u64 = 0xffff_82d0_7000_0000;
+/// Symbols that only the hypervisor knows stand here, one each eight bytes.
+const UNKNOWN: u64 = 0xffff_82d0_7800_0000;
+/// How far they reach: not into any hypervisor.
+const UNKNOWN_SIZE: u64 = 1 << 27;
+/// What a section takes up in the layout at most, in bytes.
+const LARGEST: u64 = 1 << 24;
+
+/// One section, laid out and relocated.
+#[derive(Debug)]
+pub(crate) struct Section {
+    pub(crate) name: String,
+    pub(crate) address: u64,
+    pub(crate) size: u64,
+    pub(crate) data: Vec<u8>,
+    pub(crate) flags: elf::SectionFlags,
+    pub(crate) fields: Vec<Field>,
+}
+
+/// One relocated field of a section.
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub(crate) offset: u64,
+    /// Type of the relocation, as the ABI document names it.
+    pub(crate) kind: String,
+    /// The symbol, or for one without a name its section.
+    pub(crate) symbol: String,
+    pub(crate) addend: i64,
+}
+
+/// One symbol at the address it has in this layout.
+#[derive(Debug)]
+pub(crate) struct Symbol {
+    pub(crate) name: String,
+    pub(crate) address: u64,
+    pub(crate) size: u64,
+    pub(crate) function: bool,
+    pub(crate) global: bool,
+    pub(crate) place: Place,
+}
+
+/// Where a symbol is defined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the payload.
+    Here,
+    /// Its value is its address.
+    Absolute,
+    /// In the hypervisor, or in a payload below.
+    Elsewhere,
+    /// It is no place: the name of a source file or a section.
+    Nowhere,
+}
+
+/// The whole file.
+#[derive(Debug)]
+pub(crate) struct Elf {
+    pub(crate) sections: Vec<Section>,
+    pub(crate) symbols: Vec<Symbol>,
+}
+
+impl Elf {
+    /// Reads `data`; `known` gives the hypervisor's symbols an address.
+    pub(crate) fn read(data: &[u8], known: &dyn Fn(&str) -> Option<u64>) -> Result<Self, Error> {
+        let file = ElfFile64::<Endianness>::parse(data)?;
+        let header = file.elf_header();
+        let (kind, machine) = (
+            header.e_type(file.endian()),
+            header.e_machine(file.endian()),
+        );
+        if machine != elf::EM_X86_64 || kind != elf::ET_REL {
+            return Err(Error::WrongKind(format!(
+                "no payload for x86-64: ELF type {}, machine {} (expected {}, {})",
+                kind.0,
+                machine.0,
+                elf::ET_REL.0,
+                elf::EM_X86_64.0
+            )));
+        }
+        let mut sections = lay_out(&file)?;
+        let symbols = symbols(&file, &sections, known);
+        for (index, section) in &mut sections {
+            let Ok(from) = file.section_by_index(object::SectionIndex(*index)) else {
+                continue;
+            };
+            for (offset, relocation) in from.relocations() {
+                relocate(section, offset, &relocation, &symbols);
+            }
+        }
+        Ok(Self {
+            sections: sections.into_values().collect(),
+            symbols: symbols.into_values().collect(),
+        })
+    }
+
+    pub(crate) fn section(&self, name: &str) -> Option<&Section> {
+        self.sections.iter().find(|section| section.name == name)
+    }
+
+    /// The section that holds `address`, and the offset there.
+    pub(crate) fn place(&self, address: u64) -> Option<(&str, u64)> {
+        self.sections.iter().find_map(|section| {
+            let offset = address.checked_sub(section.address)?;
+            (offset < section.size).then_some((section.name.as_str(), offset))
+        })
+    }
+
+    /// The symbol at `address` that is to be looked up when the payload is
+    /// loaded, if no address is known for it.
+    pub(crate) fn needed(&self, address: u64) -> Option<&str> {
+        let mut all = self.symbols.iter();
+        let symbol = all.find(|s| s.place == Place::Elsewhere && s.address == address);
+        symbol.map(|symbol| symbol.name.as_str())
+    }
+
+    /// Whether `address` stands for a symbol whose address is not known.
+    pub(crate) fn is_unknown(address: u64) -> bool {
+        (UNKNOWN..UNKNOWN + UNKNOWN_SIZE).contains(&address)
+    }
+
+    /// Whether `address` is in code of the payload.
+    pub(crate) fn is_code(&self, address: u64) -> bool {
+        self.sections.iter().any(|section| {
+            let end = section.address.saturating_add(section.size);
+            section.flags.contains(elf::SHF_EXECINSTR) && (section.address..end).contains(&address)
+        })
+    }
+
+    /// What is at `address`, as a symbol or a section and an offset.
+    pub(crate) fn label(&self, address: u64) -> Option<String> {
+        let (name, offset) = self.name(address).or_else(|| self.place(address))?;
+        Some(match offset {
+            0 => name.to_owned(),
+            offset => format!("{name}+{offset:#x}"),
+        })
+    }
+
+    /// The bytes from `address` to the end of its section.
+    pub(crate) fn bytes(&self, address: u64) -> Option<&[u8]> {
+        self.sections.iter().find_map(|section| {
+            let offset = address.checked_sub(section.address)?;
+            let bytes = section.data.get(usize::try_from(offset).ok()?..)?;
+            (!bytes.is_empty()).then_some(bytes)
+        })
+    }
+
+    /// The text at `address`, without its terminating zero.
+    pub(crate) fn string(&self, address: u64) -> Option<String> {
+        let bytes = self.bytes(address)?;
+        let end = bytes.iter().position(|&b| b == 0)?;
+        Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
+    }
+
+    /// The name of the symbol that covers `address`, and the distance from it.
+    pub(crate) fn name(&self, address: u64) -> Option<(&str, u64)> {
+        let covering = self.symbols.iter().filter(|symbol| {
+            let end = symbol.address.saturating_add(symbol.size.max(1));
+            let named = !symbol.name.is_empty() && !symbol.name.starts_with(".L");
+            named && symbol.place != Place::Nowhere && (symbol.address..end).contains(&address)
+        });
+        covering
+            .map(|symbol| (symbol.name.as_str(), address - symbol.address))
+            .next()
+    }
+}
+
+fn lay_out(file: &ElfFile64<Endianness>) -> Result<BTreeMap<usize, Section>, Error> {
+    let mut sections = BTreeMap::new();
+    let mut next = START;
+    for section in file.sections() {
+        let flags = match section.flags() {
+            object::SectionFlags::Elf { sh_flags, .. } => sh_flags,
+            _ => elf::SectionFlags(0),
+        };
+        let align = section.align().clamp(1, 4096);
+        next = next.next_multiple_of(align.next_power_of_two());
+        // Sizes are the file's own words: a wild one must not lay out wildly.
+        let size = section.size().min(LARGEST);
+        sections.insert(
+            section.index().0,
+            Section {
+                name: section.name()?.to_owned(),
+                address: next,
+                size: section.size(),
+                data: section.data()?.to_vec(),
+                flags,
+                fields: Vec::new(),
+            },
+        );
+        next = next.saturating_add(size);
+    }
+    Ok(sections)
+}
+
+fn symbols(
+    file: &ElfFile64<Endianness>,
+    sections: &BTreeMap<usize, Section>,
+    known: &dyn Fn(&str) -> Option<u64>,
+) -> BTreeMap<usize, Symbol> {
+    let mut symbols = BTreeMap::new();
+    for symbol in file.symbols() {
+        let section = symbol.section_index().and_then(|i| sections.get(&i.0));
+        let place = match symbol.elf_symbol().st_type() {
+            elf::STT_FILE | elf::STT_SECTION => Place::Nowhere,
+            _ if section.is_some() => Place::Here,
+            _ if symbol.elf_symbol().st_shndx(file.endian()) == elf::SHN_ABS => Place::Absolute,
+            _ => Place::Elsewhere,
+        };
+        let name = match (symbol.name(), section) {
+            (Ok(""), Some(section)) => section.name.clone(),
+            (name, _) => name.unwrap_or_default().to_owned(),
+        };
+        let unknown = UNKNOWN.wrapping_add((symbol.index().0 as u64).wrapping_mul(8));
+        let address = match section {
+            Some(section) => section.address.wrapping_add(symbol.address()),
+            None if place == Place::Absolute => symbol.address(),
+            None => known(&name).unwrap_or(unknown),
+        };
+        symbols.insert(
+            symbol.index().0,
+            Symbol {
+                name,
+                address,
+                size: symbol.size(),
+                function: symbol.elf_symbol().st_type() == elf::STT_FUNC,
+                global: symbol.is_global(),
+                place,
+            },
+        );
+    }
+    symbols
+}
+
+fn relocate(
+    section: &mut Section,
+    offset: u64,
+    relocation: &object::Relocation,
+    symbols: &BTreeMap<usize, Symbol>,
+) {
+    let object::RelocationFlags::Elf { r_type } = relocation.flags() else {
+        return;
+    };
+    let symbol = match relocation.target() {
+        object::RelocationTarget::Symbol(index) => symbols.get(&index.0),
+        _ => None,
+    };
+    let kind = x86_64::lookup(r_type.0);
+    section.fields.push(Field {
+        offset,
+        kind: kind.map_or_else(|| format!("type {}", r_type.0), |kind| kind.name.to_owned()),
+        symbol: symbol.map(|s| s.name.clone()).unwrap_or_default(),
+        addend: relocation.addend(),
+    });
+    let (Some(kind), Some(symbol)) = (kind, symbol) else {
+        return;
+    };
+    let place = section.address.wrapping_add(offset);
+    let value = kind.value(symbol.address, relocation.addend(), place);
+    let field = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| section.data.get_mut(offset..));
+    if let Some(field) = field {
+        // A value that does not fit is for the check to refuse; here the field
+        // only stays what it was.
+        let _ = kind.write(field, value);
+    }
+}

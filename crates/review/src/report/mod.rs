@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A payload as one HTML page for the person who reviews it.
+//!
+//! The page refers to nothing outside of itself, runs no script, and is the
+//! same bytes for the same input.
+
+mod page;
+
+use crate::image::{Image, Use};
+use crate::payload::Payload;
+use crate::{Error, Listing, compare};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
+use xsplice_abi::note::hex;
+use xsplice_abi::text::escaped;
+
+/// Everything that the page shows.
+pub struct Review<'a> {
+    name: &'a str,
+    sha256: String,
+    payload: Payload,
+    functions: Vec<Reviewed>,
+    patches: &'a [SourcePatch],
+    verdict: &'a xsplice_host_image::Report,
+}
+
+/// A function of the payload, and who uses it.
+struct Reviewed {
+    listing: Listing,
+    uses: Vec<Caller>,
+}
+
+/// A place that leads to a function.
+struct Caller {
+    place: Use,
+    /// The functions that lead to the one with the place.
+    callers: BTreeSet<String>,
+}
+
+/// A source patch that belongs to a payload.
+pub struct SourcePatch {
+    /// The name of its file.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// SHA-256 of its file in hexadecimal.
+    pub sha256: String,
+    /// Whether the payload says that it was built from it; `None` if it does not
+    /// say what it was built from.
+    pub recorded: Option<bool>,
+}
+
+impl SourcePatch {
+    /// Looks the patch up in what `payload` says that it was built from.
+    pub fn new(name: &str, data: &[u8], payload: &Payload) -> Self {
+        let sha256 = hex(&Sha256::digest(data));
+        let mut recorded = recorded(payload).peekable();
+        Self {
+            name: name.to_owned(),
+            text: String::from_utf8_lossy(data).into_owned(),
+            recorded: recorded
+                .peek()
+                .is_some()
+                .then(|| recorded.any(|(_, hash)| hash == sha256)),
+            sha256,
+        }
+    }
+}
+
+/// Name and SHA-256 of each source patch that `payload` says that it was built
+/// from: its metadata `patch=NAME sha256:HASH`.
+pub fn recorded(payload: &Payload) -> impl Iterator<Item = (&str, &str)> {
+    let entries = payload.metadata.iter();
+    entries.filter_map(|entry| entry.strip_prefix("patch=")?.rsplit_once(" sha256:"))
+}
+
+impl<'a> Review<'a> {
+    /// Puts together what there is to say about the payload `data` on the
+    /// hypervisor `image`; `verdict` is what the check said about it.
+    ///
+    /// # Errors
+    /// If the payload cannot be read.
+    pub fn new(
+        name: &'a str,
+        data: &[u8],
+        image: &Image,
+        patches: &'a [SourcePatch],
+        verdict: &'a xsplice_host_image::Report,
+    ) -> Result<Self, Error> {
+        let listings = compare(data, image)?;
+        let places: Vec<_> = listings
+            .iter()
+            .map(|listing| {
+                let function = &listing.function;
+                let address = function.old_address.unwrap_or(0);
+                (address, u64::from(function.old_size))
+            })
+            .collect();
+        let uses = image.uses(&places);
+        // Who calls the callers, in one pass for all of them.
+        let callers: BTreeSet<u64> = uses.iter().flatten().map(|place| place.address).collect();
+        let callers: Vec<(u64, u64)> = callers.into_iter().map(|address| (address, 0)).collect();
+        let above = image.uses(&callers);
+        let caller = |place: Use| {
+            let at = callers.binary_search_by_key(&place.address, |(address, _)| *address);
+            let above = at.ok().and_then(|index| above.get(index));
+            let names = above.into_iter().flatten().map(|place| place.user.clone());
+            Caller {
+                callers: names.filter(|name| *name != place.user).collect(),
+                place,
+            }
+        };
+        Ok(Self {
+            name,
+            sha256: hex(&Sha256::digest(data)),
+            payload: Payload::read(data, Some(image))?,
+            functions: listings
+                .into_iter()
+                .zip(uses)
+                .map(|(listing, uses)| Reviewed {
+                    listing,
+                    uses: uses.into_iter().map(caller).collect(),
+                })
+                .collect(),
+            patches,
+            verdict,
+        })
+    }
+
+    /// The page. Nothing that a file says can hide in it: characters that are not
+    /// seen, or that change the order of others, are escaped.
+    pub fn to_html(&self) -> String {
+        let page = page::page(self).into_string();
+        let space = ['\n', '\t'];
+        let pieces = page.split_inclusive(space).map(|piece| {
+            let text = piece.trim_end_matches(space);
+            format!("{}{}", escaped(text), &piece[text.len()..])
+        });
+        pieces.collect()
+    }
+}

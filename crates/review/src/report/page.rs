@@ -1,0 +1,498 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The page's HTML. Everything that comes from a file is escaped by `maud`.
+
+use super::{Caller, Review, Reviewed, SourcePatch, recorded};
+use crate::compare::{Code, Line, Listing};
+use crate::image::How;
+use crate::payload::Payload;
+use crate::record::Record;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use xsplice_abi::text::escaped;
+use xsplice_host_image::Severity;
+
+const STYLE: &str = include_str!("page.css");
+/// Lines without a difference that are shown around one that has it.
+const CONTEXT: usize = 3;
+
+pub(super) fn page(review: &Review) -> Markup {
+    let payload = &review.payload;
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "Live patch " (review.name) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header { h1 { "Live patch " (review.name) } }
+                main {
+                    (summary(review))
+                    (checks(review))
+                    (record(payload))
+                    (patches(review.patches, payload))
+                    @if !review.functions.is_empty() {
+                        h2 { "Functions" }
+                        @for (index, function) in review.functions.iter().enumerate() {
+                            (reviewed(index, function, payload.record.as_ref()))
+                        }
+                    }
+                    (hooks(payload))
+                    (data(payload))
+                    (tables(payload))
+                    (symbols(payload))
+                    (sections(payload))
+                }
+                footer { (decision()) }
+            }
+        }
+    }
+}
+
+fn summary(review: &Review) -> Markup {
+    let payload = &review.payload;
+    let id = |id: &Option<String>| id.clone().unwrap_or_else(|| "none".to_owned());
+    let ours = payload.depends.is_some() && payload.depends == payload.xen_depends;
+    html! {
+        dl {
+            dt { "Build-id" } dd { code { (id(&payload.build_id)) } }
+            dt { "For hypervisor" } dd { code { (id(&payload.xen_depends)) } }
+            dt { "Goes on top of" }
+            dd {
+                @if ours { "the hypervisor itself" } @else { code { (id(&payload.depends)) } }
+            }
+            dt { "SHA-256" } dd { code { (review.sha256) } }
+            @for entry in &payload.metadata {
+                @let (key, value) = entry.split_once('=').unwrap_or(("metadata", entry));
+                dt { (escaped(key)) } dd { (escaped(value)) }
+            }
+        }
+        @if !review.functions.is_empty() {
+            (wide("Functions", html! { table {
+                thead { tr {
+                    th { "Function" } th.number { "Old bytes" } th.number { "New bytes" }
+                    th { "Differences" }
+                } }
+                tbody {
+                    @for (index, function) in review.functions.iter().enumerate() {
+                        @let listing = &function.listing;
+                        tr {
+                            td { a href=(format!("#f{index}")) { (listing.function.name) } }
+                            td.number { (listing.function.old_size) }
+                            td.number { (listing.function.new_size) }
+                            td { (differences(listing)) }
+                        }
+                    }
+                }
+            } }))
+        }
+    }
+}
+
+/// What may be wider than the screen: it scrolls, with the keyboard too.
+fn wide(label: &str, content: Markup) -> Markup {
+    html! { div.wide role="region" aria-label=(label) tabindex="0" { (content) } }
+}
+
+fn checks(review: &Review) -> Markup {
+    let verdict = review.verdict;
+    let mark = |passed: bool, words: &str| {
+        let (class, word) = if passed {
+            ("good", "yes")
+        } else {
+            ("bad", "no")
+        };
+        html! { li { span.badge.(class) { (word) } " " (words) } }
+    };
+    html! {
+        h2 { "Checks" }
+        p {
+            "What the engine says that loads and applies payloads, on the image of the hypervisor. "
+            "It does not run hooks."
+        }
+        ul.plain {
+            (mark(verdict.loads, "It would load: format, dependencies, symbols, relocations and \
+                tables are in order."))
+            (mark(verdict.applies, "It would apply: what it patches is what it expects."))
+            @for problem in &verdict.problems {
+                @let class = match problem.severity {
+                    Severity::Warning => "warning",
+                    Severity::NotApplied | Severity::NotLoaded => "bad",
+                };
+                li { span.badge.(class) { (problem.errno) } " " (problem.message) }
+            }
+            @if verdict.more_problems > 0 { li { "and " (verdict.more_problems) " more" } }
+        }
+    }
+}
+
+/// What the generator recorded: what the build was told, what became of each
+/// hunk, and what the reviewer should know.
+fn record(payload: &Payload) -> Markup {
+    let Some(record) = &payload.record else {
+        return html! {
+            h2 { "How it was built" }
+            p { "The payload has no record of its build: another generator made it." }
+        };
+    };
+    let options = &record.options;
+    let given = [
+        ("Refusals overridden (--allow)", options.allow.join(", ")),
+        ("To be left out (--leave-out)", options.leave_out.join(", ")),
+        (
+            "Boot-only code",
+            (if options.leave_out_init {
+                "left out"
+            } else {
+                ""
+            })
+            .to_owned(),
+        ),
+        (
+            "Symbols",
+            (if options.prelink { "as addresses" } else { "" }).to_owned(),
+        ),
+    ];
+    html! {
+        h2 { "How it was built" }
+        @if given.iter().all(|(_, value)| value.is_empty()) {
+            p { "No refusal was overridden and nothing was to be left out." }
+        } @else {
+            dl {
+                @for (key, value) in given.iter().filter(|(_, value)| !value.is_empty()) {
+                    dt { (key) } dd { (value) }
+                }
+            }
+        }
+        @if !record.left_out.is_empty() {
+            h3 { "Left out" }
+            ul {
+                @for change in &record.left_out {
+                    li { code { (change.name) } " of " (change.file) ": " (change.why) }
+                }
+            }
+        }
+        @if !record.warnings.is_empty() {
+            h3 { "Warnings" }
+            ul { @for warning in &record.warnings { li { strong { (warning) } } } }
+        }
+        @if !record.notes.is_empty() {
+            h3 { "Notes" }
+            ul { @for note in &record.notes { li { (note) } } }
+        }
+        @if !record.hunks.is_empty() {
+            h3 { "Hunks of the source patches" }
+            (wide("Hunks of the source patches", html! { table {
+                thead { tr { th { "Hunk" } th { "Effect" } th { "Changes" } } }
+                tbody {
+                    @for hunk in &record.hunks {
+                        tr {
+                            td { (hunk.file) ":" (hunk.line) }
+                            td { (hunk.effect_in_words()) }
+                            td { (hunk.names.join(", ")) }
+                        }
+                    }
+                }
+            } }))
+        }
+    }
+}
+
+/// Room for what the reviewer decides, on paper.
+fn decision() -> Markup {
+    html! {
+        h2 { "Decision" }
+        dl.decision {
+            dt { "Reviewed by" } dd {}
+            dt { "Date" } dd {}
+            dt { "Decision" } dd { "\u{2610} sign off   \u{2610} reject" }
+            dt { "Remarks" } dd {}
+        }
+    }
+}
+
+fn patches(patches: &[SourcePatch], payload: &Payload) -> Markup {
+    let given = |hash: &str| patches.iter().any(|patch| patch.sha256 == hash);
+    let missing: Vec<_> = recorded(payload).filter(|(_, hash)| !given(hash)).collect();
+    html! {
+        @if !patches.is_empty() || !missing.is_empty() { h2 { "Source patches" } }
+        @for patch in patches {
+            h3 { (patch.name) }
+            p {
+                @match patch.recorded {
+                    Some(true) => { span.badge.good { "verified" }
+                        " The payload records this file's SHA-256." },
+                    Some(false) => { span.badge.bad { "another file" }
+                        " The payload records other source patches." },
+                    None => { span.badge.warning { "not verified" }
+                        " The payload does not record its source patches." },
+                }
+                br; code { (patch.sha256) }
+            }
+            pre.wide role="region" aria-label=(patch.name) tabindex="0" {
+                @for line in patch.text.lines() {
+                    span.(line_class(line)) { (line) "\n" }
+                }
+            }
+        }
+        @for (name, hash) in missing {
+            p { span.badge.warning { "not shown" } " " (name) " " code { (hash) } }
+        }
+    }
+}
+
+fn line_class(line: &str) -> &'static str {
+    match line.as_bytes() {
+        [b'+', b'+', b'+', ..] | [b'-', b'-', b'-', ..] | [b'd', b'i', b'f', b'f', ..] => "file",
+        [b'@', b'@', ..] => "hunk",
+        [b'+', ..] => "added",
+        [b'-', ..] => "removed",
+        _ => "context",
+    }
+}
+
+/// What is different, in a few words.
+fn differences(listing: &Listing) -> String {
+    let Some(first) = listing.lines.iter().find(|line| !line.same) else {
+        return "no instruction: what they lead to, or the tables about them".to_owned();
+    };
+    let count = |wanted: &dyn Fn(&Line) -> bool| {
+        let differing = listing.lines.iter().filter(|line| !line.same);
+        differing.filter(|line| wanted(line)).count()
+    };
+    let changed = count(&|line| line.old.is_some() && line.new.is_some());
+    let removed = count(&|line| line.new.is_none());
+    let added = count(&|line| line.old.is_none());
+    let offset = first.old.as_ref().or(first.new.as_ref());
+    format!(
+        "first at +{:#x}; instructions: {changed} changed, {added} added, {removed} removed",
+        offset.map_or(0, |code| code.offset)
+    )
+}
+
+fn reviewed(index: usize, reviewed: &Reviewed, record: Option<&Record>) -> Markup {
+    let listing = &reviewed.listing;
+    let function = &listing.function;
+    let hunks: Vec<_> = record
+        .into_iter()
+        .flat_map(|record| record.hunks_of(&function.name))
+        .collect();
+    html! {
+        section id=(format!("f{index}")) {
+            h3 { (function.name) }
+            (place(listing))
+            @if !hunks.is_empty() {
+                h4 { "Hunks in it" }
+                ul {
+                    @for hunk in hunks { li { (hunk.file) ":" (hunk.line) " of " (hunk.patch) } }
+                }
+            }
+            h4 { "Who uses it" }
+            (uses(&reviewed.uses))
+            h4 { "Old and new code" }
+            div.listing { (lines(&listing.lines)) }
+        }
+    }
+}
+
+fn place(listing: &Listing) -> Markup {
+    let function = &listing.function;
+    html! {
+        dl {
+            dt { "Old code" }
+            dd {
+                (function.old_size) " bytes at "
+                @if let Some(address) = function.old_address { code { (format!("{address:#x}")) } }
+                @else { "an address that this hypervisor does not tell" }
+            }
+            dt { "New code" }
+            dd {
+                @if let Some(new) = &function.new {
+                    (function.new_size) " bytes at "
+                    code { (new.section) (format!("+{:#x}", new.offset)) }
+                } @else { (function.new_size) " bytes of no-ops" }
+            }
+            dt { "Expects" }
+            dd {
+                @match &function.expected {
+                    Some(bytes) => code { (bytes) },
+                    None => "nothing of the bytes in memory",
+                }
+            }
+            @if let Some(hash) = &function.preimage {
+                dt { "Preimage" } dd { code { "sha256:" (hash) } }
+            }
+            dt { "Differences" } dd { (differences(listing)) }
+        }
+    }
+}
+
+/// Callers of a caller that are named; the others are counted.
+const NAMED: usize = 6;
+
+fn uses(uses: &[Caller]) -> Markup {
+    html! {
+        @if uses.is_empty() {
+            p { "No direct call, jump or pointer in the hypervisor leads to it." }
+        } @else {
+            ul {
+                @for caller in uses {
+                    @let how = match caller.place.how {
+                        How::Call => "calls it",
+                        How::Jump => "jumps to it",
+                        How::Address => "takes its address",
+                        How::Pointer => "holds its address",
+                    };
+                    li {
+                        code { (caller.place.user) (format!("+{:#x}", caller.place.offset)) }
+                        " " (how)
+                        @if !caller.callers.is_empty() {
+                            @let names: Vec<&str> =
+                                caller.callers.iter().take(NAMED).map(String::as_str).collect();
+                            span.path {
+                                ", and is used by " (names.join(", "))
+                                @if caller.callers.len() > NAMED {
+                                    " and " (caller.callers.len() - NAMED) " more"
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The lines, those far from any difference folded.
+fn lines(lines: &[Line]) -> Markup {
+    let differs = |at: usize| lines.get(at).is_some_and(|line| !line.same);
+    let near: Vec<bool> = (0..lines.len())
+        .map(|at| (at.saturating_sub(CONTEXT)..=at + CONTEXT).any(differs))
+        .collect();
+    let mut start = 0;
+    html! {
+        @for run in near.chunk_by(|a, b| a == b) {
+            @let shown = &lines[start..start + run.len()];
+            @if run[0] || shown.len() <= CONTEXT {
+                @for one in shown { (line(one)) }
+            } @else {
+                details {
+                    summary { (shown.len()) " instructions without a difference" }
+                    @for one in shown { (line(one)) }
+                }
+            }
+            ({ start += run.len(); "" })
+        }
+    }
+}
+
+/// One line; the mark before each side says what the colour says.
+fn line(line: &Line) -> Markup {
+    let (class, marks) = match (&line.old, &line.new) {
+        _ if line.same => ("same", [" ", " "]),
+        (Some(_), Some(_)) => ("changed", ["\u{2212}", "+"]),
+        (Some(_), None) => ("removed", ["\u{2212}", " "]),
+        _ => ("added", [" ", "+"]),
+    };
+    let side = |code: &Option<Code>, mark: &str| {
+        html! {
+            @if let Some(code) = code {
+                span.mark { (mark) }
+                span.offset { (format!("{:x}", code.offset)) } span { (code.text) }
+            }
+        }
+    };
+    html! {
+        div.line.(class) {
+            div.old { (side(&line.old, marks[0])) } div.new { (side(&line.new, marks[1])) }
+        }
+    }
+}
+
+fn hooks(payload: &Payload) -> Markup {
+    html! {
+        @if !payload.hooks.is_empty() {
+            h2 { "Hooks" }
+            p { "Functions of the payload that the hypervisor calls." }
+            dl {
+                @for hook in &payload.hooks {
+                    dt { (hook.stage) } dd { code { (hook.functions.join(", ")) } }
+                }
+            }
+        }
+    }
+}
+
+fn data(payload: &Payload) -> Markup {
+    html! {
+        @if !payload.carried.is_empty() {
+            h2 { "Brings with it" }
+            (wide("Brings with it", html! { table {
+                thead { tr {
+                    th { "Name" } th { "Kind" } th.number { "Bytes" } th { "Section" }
+                } }
+                tbody {
+                    @for symbol in &payload.carried {
+                        tr {
+                            td { (symbol.name) }
+                            td { @if symbol.function { "function" } @else { "data" } }
+                            td.number { (symbol.size) }
+                            td { code { (symbol.section) } }
+                        }
+                    }
+                }
+            } }))
+        }
+    }
+}
+
+fn tables(payload: &Payload) -> Markup {
+    html! {
+        @if !payload.tables.is_empty() { h2 { "Tables about the code" } }
+        @for table in &payload.tables {
+            h3 { code { (table.name) } }
+            ul {
+                @for entry in &table.entries {
+                    li { code { (entry.place) } ": " (entry.meaning) }
+                }
+            }
+        }
+    }
+}
+
+fn symbols(payload: &Payload) -> Markup {
+    html! {
+        @if !payload.needed.is_empty() || !payload.absolute.is_empty() {
+            h2 { "Refers to in the hypervisor" }
+            ul.columns {
+                @for name in &payload.needed { li { code { (name) } } }
+                @for symbol in &payload.absolute {
+                    li { code { (symbol.name) } " at " code { (format!("{:#x}", symbol.address)) } }
+                }
+            }
+        }
+    }
+}
+
+fn sections(payload: &Payload) -> Markup {
+    html! {
+        h2 { "Sections" }
+        (wide("Sections", html! { table {
+            thead { tr {
+                th { "Section" } th { "Flags" } th.number { "Bytes" } th.number { "Relocations" }
+            } }
+            tbody {
+                @for section in &payload.sections {
+                    tr {
+                        td { code { (section.name) } }
+                        td { (section.flags) }
+                        td.number { (section.size) }
+                        td.number { (section.relocations.len()) }
+                    }
+                }
+            }
+        } }))
+    }
+}
