@@ -48,15 +48,18 @@ pub(crate) struct Args {
     /// The `xen-syms` of the hypervisor to be patched.
     #[arg(long, value_name = "FILE")]
     xen_syms: PathBuf,
-    /// What this payload goes on top of: a payload file, whose functions and
-    /// symbols are then the base, or only a build-id. Repeat it with the files
-    /// of a stack, the lowest first.
-    #[arg(long, value_name = "FILE|ID", value_parser = depends)]
-    depends: Vec<Depends>,
-    /// Source patch of a payload given with --depends; repeat it for several,
-    /// in order.
+    /// Payload that is applied already, for the new one to go on top of; repeat
+    /// it for a stack, the lowest first.
     #[arg(long, value_name = "FILE")]
-    depends_patch: Vec<PathBuf>,
+    on: Vec<PathBuf>,
+    /// Source patch of a payload given with --on; repeat it for several, in
+    /// order.
+    #[arg(long, value_name = "FILE")]
+    on_patch: Vec<PathBuf>,
+    /// Build-id of what the payload goes on top of [default: that of the last
+    /// --on, or of the hypervisor].
+    #[arg(long, value_name = "ID", value_parser = depends)]
+    depends: Option<BuildId>,
     /// Build-id of the hypervisor: refuse the xen-syms of any other.
     #[arg(long, value_name = "ID", value_parser = build_id)]
     xen_depends: Option<BuildId>,
@@ -104,20 +107,10 @@ pub(crate) struct Args {
 #[derive(Clone)]
 struct BuildId(Vec<u8>);
 
-#[derive(Clone)]
-enum Depends {
-    Payload(PathBuf),
-    BuildId(BuildId),
-}
-
-fn depends(text: &str) -> Result<Depends, String> {
-    let path = PathBuf::from(text);
-    if path.is_file() {
-        return Ok(Depends::Payload(path));
-    }
-    build_id(text)
-        .map(Depends::BuildId)
-        .map_err(|error| format!("there is no such file, and {error}"))
+fn depends(text: &str) -> Result<BuildId, String> {
+    build_id(text).map_err(|error| {
+        format!("{error}; to build on top of a payload, give its file with `--on`")
+    })
 }
 
 fn build_id(text: &str) -> Result<BuildId, String> {
@@ -129,7 +122,7 @@ fn build_id(text: &str) -> Result<BuildId, String> {
         .collect();
     match bytes {
         Some(bytes) if !bytes.is_empty() && rest.is_empty() => Ok(BuildId(bytes)),
-        _ => Err("a build-id is an even number of hexadecimal digits".to_owned()),
+        _ => Err("a build-id has two hexadecimal digits for each byte".to_owned()),
     }
 }
 
@@ -152,22 +145,15 @@ fn object_cache() -> Option<PathBuf> {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
-    let below = args.depends.iter().filter_map(|depends| match depends {
-        Depends::Payload(path) => Some(path.clone()),
-        Depends::BuildId(_) => None,
-    });
     let options = Options {
         source: args.srcdir.clone(),
         patches: args.patch.clone(),
         xen_syms: args.xen_syms.clone(),
         output: output_file(args),
         config: args.config.clone(),
-        below: below.collect(),
-        below_patches: args.depends_patch.clone(),
-        depends: args.depends.iter().rev().find_map(|depends| match depends {
-            Depends::BuildId(id) => Some(id.0.clone()),
-            Depends::Payload(_) => None,
-        }),
+        below: args.on.clone(),
+        below_patches: args.on_patch.clone(),
+        depends: args.depends.clone().map(|id| id.0),
         xen_depends: args.xen_depends.clone().map(|id| id.0),
         prelink: args.prelink,
         jobs: args.jobs,

@@ -10,7 +10,7 @@ use xsplice_host_image::{Checker, Function, Guard, Image, Report, Severity};
 const EXAMPLES: &str = "\
 Examples:
   xsplice check fix.livepatch --xen-syms xen-syms
-  xsplice check all.livepatch --applied first.livepatch,second.livepatch --xen-syms xen-syms
+  xsplice check all.livepatch --on first.livepatch --on second.livepatch --xen-syms xen-syms
 
 Each payload is applied on those before it; one that does not apply, but
 replaces what is applied, does that. Exits with 0 if each does one of the two.";
@@ -20,21 +20,21 @@ replaces what is applied, does that. Exits with 0 if each does one of the two.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Payloads, in the order in which they would be loaded and applied.
-    #[arg(required = true, value_name = "PAYLOAD")]
+    #[arg(required = true, value_name = "FILE")]
     payloads: Vec<PathBuf>,
     /// Image of the hypervisor, with symbols.
     #[arg(long, value_name = "FILE")]
     xen_syms: PathBuf,
-    /// Payloads that are applied already, from the bottom up.
-    #[arg(long, value_name = "PAYLOAD", value_delimiter = ',')]
-    applied: Vec<PathBuf>,
-    /// What must hold of the hypervisor before a payload is applied.
-    #[arg(long, value_enum, default_value_t = Policy::Both)]
-    policy: Policy,
+    /// Payload that is applied already; repeat it for a stack, the lowest first.
+    #[arg(long, value_name = "FILE")]
+    on: Vec<PathBuf>,
+    /// Which checks must pass before a payload is applied.
+    #[arg(long, value_enum, default_value_t = GuardBy::Both)]
+    guard: GuardBy,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Policy {
+enum GuardBy {
     /// The build-ids of what the payload goes on top of.
     Stack,
     /// The hash of each function it patches, whatever is below.
@@ -67,7 +67,7 @@ fn check(args: &Args) -> anyhow::Result<Vec<Report>> {
     let image = read(&args.xen_syms)?;
     let image = Image::parse(&image).with_context(|| args.xen_syms.display().to_string())?;
     let mut payloads: Vec<(String, Vec<u8>)> = Vec::new();
-    for path in args.applied.iter().chain(&args.payloads) {
+    for path in args.on.iter().chain(&args.payloads) {
         let name = path
             .file_stem()
             .unwrap_or(path.as_os_str())
@@ -81,18 +81,18 @@ fn check(args: &Args) -> anyhow::Result<Vec<Report>> {
         );
         payloads.push((name, read(path)?));
     }
-    let guard = match args.policy {
-        Policy::Stack => Guard::Stack,
-        Policy::OldCode => Guard::OldCode,
-        Policy::Both => Guard::Both,
+    let guard = match args.guard {
+        GuardBy::Stack => Guard::Stack,
+        GuardBy::OldCode => Guard::OldCode,
+        GuardBy::Both => Guard::Both,
     };
     let mut reports = Checker::new(&image).with_guard(guard).check(&payloads);
-    let asked = reports.split_off(args.applied.len());
+    let asked = reports.split_off(args.on.len());
     if let Some(report) = reports.iter().find(|report| !is_good(report)) {
         let reasons = report.problems.iter();
         let reasons: Vec<_> = reasons.map(|problem| problem.message.as_str()).collect();
         bail!(
-            "{} cannot be applied already, as --applied says: {}",
+            "{} was given with --on, but it could not be applied: {}",
             report.name,
             reasons.join("; ")
         );

@@ -34,9 +34,8 @@ pub(crate) struct Args {
     /// Source patch that the payload was built from; repeat it for several.
     #[arg(short, long, value_name = "FILE")]
     patch: Vec<PathBuf>,
-    /// Payload that is loaded and applied before this one; repeat it for
-    /// several, in order.
-    #[arg(long, value_name = "PAYLOAD")]
+    /// Payload that is applied already; repeat it for a stack, the lowest first.
+    #[arg(long, value_name = "FILE")]
     on: Vec<PathBuf>,
     /// The page to write; `-` is standard output.
     #[arg(short, long, value_name = "FILE")]

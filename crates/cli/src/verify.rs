@@ -20,9 +20,12 @@ same. Exits with 0 if it is, and with 1 if not.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Payloads, from the bottom up.
-    #[arg(required = true, value_name = "PAYLOAD")]
+    /// Payloads, the lowest first.
+    #[arg(required = true, value_name = "FILE")]
     payloads: Vec<PathBuf>,
+    /// Payload that is applied already; repeat it for a stack, the lowest first.
+    #[arg(long, value_name = "FILE")]
+    on: Vec<PathBuf>,
     /// The running hypervisor, with symbols.
     #[arg(long, value_name = "FILE")]
     xen_syms: PathBuf,
@@ -34,18 +37,18 @@ pub(crate) struct Args {
         requires = "patches",
         required_unless_present = "patched_syms"
     )]
-    source: Option<PathBuf>,
-    /// Source patches of the payloads, in order.
+    srcdir: Option<PathBuf>,
+    /// Source patch of the payloads; repeat it for several, in order.
     #[arg(short, long = "patch", value_name = "FILE")]
     patches: Vec<PathBuf>,
     /// The patched hypervisor, where it is built already.
-    #[arg(long, value_name = "FILE", conflicts_with = "source")]
+    #[arg(long, value_name = "FILE", conflicts_with = "srcdir")]
     patched_syms: Option<PathBuf>,
     /// The `prelink.o` that it was linked from, if not in the same directory.
     #[arg(long, value_name = "FILE", requires = "patched_syms")]
     patched_objects: Option<PathBuf>,
-    /// What the payloads were built without.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    /// What the payloads were built without; repeat it for several.
+    #[arg(long, value_name = "NAME")]
     leave_out: Vec<String>,
 }
 
@@ -67,11 +70,12 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
 fn opinion(args: &Args) -> anyhow::Result<Verdict> {
     let original = read(&args.xen_syms)?;
     let payloads: Vec<(String, Vec<u8>)> = args
-        .payloads
+        .on
         .iter()
+        .chain(&args.payloads)
         .map(|path| Ok((path.display().to_string(), read(path)?)))
         .collect::<anyhow::Result<_>>()?;
-    let patched = match (&args.source, &args.patched_syms) {
+    let patched = match (&args.srcdir, &args.patched_syms) {
         (Some(source), _) => build(source, &args.patches)?,
         (None, Some(syms)) => built(syms, args.patched_objects.as_deref())?,
         (None, None) => anyhow::bail!("give -s and -p, or --patched-syms"),

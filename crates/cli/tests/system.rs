@@ -365,6 +365,51 @@ fn a_cache_that_cannot_be_written_is_a_note() {
     assert!(place.at("made").exists());
 }
 
+#[test]
+fn a_build_id_is_no_payload_and_a_payload_no_build_id() {
+    let place = Place::new();
+    for given in ["tree", "xen-syms", "not-there", "abc"] {
+        let output = run_to_end(place.build("never").args(["--depends", given]));
+        assert_eq!(output.status.code(), Some(1), "{given}");
+        let said = words(&output);
+        assert!(
+            said.contains("two hexadecimal digits for each byte"),
+            "{said}"
+        );
+        assert!(said.contains("give its file with `--on`"), "{said}");
+    }
+    let output = run_to_end(
+        place
+            .build("never")
+            .args(["--on", "tree", "--on-patch", "fix.patch"]),
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        words(&output).contains("tree: Is a directory"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn payloads_that_are_applied_already_are_named_alike_everywhere() {
+    let place = Place::new();
+    run(&mut place.build("plain"));
+    let commands: [&[&str]; 3] = [
+        &["check", "plain", "--guard", "stack"],
+        &["report", "plain", "-o", "page"],
+        &["verify", "plain", "-s", "tree", "-p", "fix.patch"],
+    ];
+    for arguments in commands {
+        let mut command = Command::new(XSPLICE);
+        command.args(arguments).args(["--xen-syms", "xen-syms"]);
+        command.args(["--on", "not-there", "--on", "neither"]);
+        let output = run_to_end(command.current_dir(place.directory.path()));
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = words(&output);
+        assert!(said.contains("cannot read not-there"), "{said}");
+    }
+}
+
 /// The process that the made-up compiler says to have started.
 fn wait_for_compiler(place: &Place) -> String {
     let mut found = String::new();

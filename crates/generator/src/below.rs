@@ -100,10 +100,9 @@ impl Below {
     ) -> Result<(), Refused> {
         if self.levels.is_empty() != patches.is_empty() {
             return Err(Refused::one(
-                "--depends",
-                "a payload on top of others needs both: the payloads (--depends) and the source \
-                 patches that they were built from (--depends-patch), so that their functions are \
-                 the base",
+                "--on",
+                "a payload on top of others needs both: the payloads (--on) and the source patches \
+                 that they were built from (--on-patch)",
             ));
         }
         check_order(&self.levels, hypervisor)?;
@@ -198,7 +197,7 @@ fn check_order(levels: &[Level], hypervisor: &[u8]) -> Result<(), Refused> {
         if level.depends != below.1 {
             let meant = levels.iter().find(|l| l.build_id == level.depends);
             problems.push(Problem::new(
-                format!("--depends {}", level.name),
+                format!("--on {}", level.name),
                 format!(
                     "it goes on top of {}, not on {}: give every payload of the stack, the lowest \
                      first",
@@ -234,7 +233,7 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
     let mut problems = Vec::new();
     for level in levels.iter().filter(|level| level.records.is_empty()) {
         problems.push(Problem::new(
-            format!("--depends {}", level.name),
+            format!("--on {}", level.name),
             "its metadata does not name the source patches that it was built from: only payloads \
              that `xsplice build` made can be built upon",
         ));
@@ -242,12 +241,12 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
     for (level, record) in &wanted {
         if !given.iter().any(|given| same(given, record)) {
             let message = format!("{level} was built from {record}, which is none of the files");
-            problems.push(Problem::new("--depends-patch", message));
+            problems.push(Problem::new("--on-patch", message));
         }
     }
     for (patch, record) in patches.iter().zip(&given) {
         if !wanted.iter().any(|(_, wanted)| same(wanted, record)) {
-            let place = format!("--depends-patch {}", patch.name);
+            let place = format!("--on-patch {}", patch.name);
             let message = format!("none of the payloads was built from this file ({record})");
             problems.push(Problem::new(place, message));
         }
@@ -265,7 +264,7 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
             "the payloads were built from these files in another order, which is: {}",
             right.collect::<Vec<_>>().join(", ")
         );
-        problems.push(Problem::new("--depends-patch", message));
+        problems.push(Problem::new("--on-patch", message));
     }
     if !problems.is_empty() {
         return Err(Refused(problems));

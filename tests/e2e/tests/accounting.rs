@@ -43,11 +43,11 @@ fn a_patch_of_which_nothing_is_in_the_payload_is_not_recorded_as_being_in_it() -
     // What goes on top of it is still about the lines of both.
     let on_top = here.join("stack/on-new-header.patch");
     let stack = [
-        "--depends",
+        "--on",
         &below,
-        "--depends-patch",
+        "--on-patch",
         &comment,
-        "--depends-patch",
+        "--on-patch",
         &header,
     ];
     run(&[&common[..], &stack, &["-p", &text(&on_top), "-o", &top]].concat())?;

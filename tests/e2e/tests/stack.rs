@@ -17,7 +17,7 @@
 //! - `# info:` text of `xsplice info` while this level is the topmost, and
 //!   `# back:` when it is that again, the one above it reverted;
 //! - `# console:` text that the hypervisor prints when it is applied;
-//! - `# depends:` and `# depends-patch:` files to be given in place of those of
+//! - `# on:` and `# on-patch:` files to be given in place of those of
 //!   the levels below.
 
 use anyhow::{Context, ensure};
@@ -49,8 +49,8 @@ fn build_on(
     add("--xen-syms", &base.xen_syms);
     add("-p", &top.patch);
     add("-o", &top.payload);
-    payloads.iter().for_each(|path| add("--depends", path));
-    patches.iter().for_each(|path| add("--depends-patch", path));
+    payloads.iter().for_each(|path| add("--on", path));
+    patches.iter().for_each(|path| add("--on-patch", path));
     words.extend_from_slice(options);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     local(&words)
@@ -104,7 +104,7 @@ impl Stack {
         let names = directive(text, key)?;
         let files = names.split_whitespace().map(|name| {
             let level = self.built.iter().find(|built| {
-                built.patch.file_stem() == Path::new(name).file_stem() && key == "depends"
+                built.patch.file_stem() == Path::new(name).file_stem() && key == "on"
             });
             level.map_or(self.directory.join(name), |built| built.payload.clone())
         });
@@ -115,10 +115,10 @@ impl Stack {
     fn build_level(&mut self, base: &Base, top: Built) -> anyhow::Result<bool> {
         let text = std::fs::read_to_string(&top.patch)?;
         let name = top.patch.display();
-        let payloads = self.named(&text, "depends");
+        let payloads = self.named(&text, "on");
         let below = self.built.iter();
         let payloads = payloads.unwrap_or(below.clone().map(|b| b.payload.clone()).collect());
-        let patches = self.named(&text, "depends-patch");
+        let patches = self.named(&text, "on-patch");
         let patches = patches.unwrap_or(below.map(|b| b.patch.clone()).collect());
         let result = build_on(base, &top, &payloads, &patches, &options(&text))?;
         let stderr = String::from_utf8_lossy(&result.stderr);
