@@ -167,7 +167,7 @@ mod tests {
     use anyhow::bail;
 
     #[test]
-    fn what_is_held_is_held_once() -> anyhow::Result<()> {
+    fn cache_lock_is_exclusive() -> anyhow::Result<()> {
         let file = tempfile::NamedTempFile::new()?;
         let held = hold(file.path())?;
         let other = File::open(file.path())?;

@@ -46,17 +46,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Patch a running Debian Xen and revert it, everything from nothing.
+    /// Download Debian's Xen, patch it while it runs, and revert it.
     Demo,
-    /// Run all tests, those on the real Xen included.
+    /// Run the whole test suite, including the tests that boot a real Xen.
     Test(test::Args),
-    /// Get Debian's Xen and rebuild it; print where everything is.
+    /// Download Debian's Xen and rebuild it; print where everything is.
     Base {
-        /// See whether Debian has a newer one, also if one is cached.
+        /// Look for a newer version even if one is cached.
         #[arg(long)]
         update: bool,
     },
-    /// Debian's Xen with the engine in it.
+    /// Debian's Xen with the engine as its live-patch core.
     Xen {
         #[command(subcommand)]
         what: Xen,
@@ -66,13 +66,13 @@ enum Command {
         #[command(subcommand)]
         what: Bench,
     },
-    /// Feed the engine with what a fuzzer makes up.
+    /// Fuzz the engine.
     Fuzz {
-        /// For how long, all together.
+        /// Total time.
         #[arg(long, value_name = "N", default_value_t = 4,
               value_parser = clap::value_parser!(u32).range(1..))]
         minutes: u32,
-        /// Try all values of all headers of Xen's own test payloads first.
+        /// Try every value of every header field of Xen's own test payloads first.
         #[arg(long)]
         xen: bool,
     },
@@ -83,8 +83,8 @@ enum Command {
         #[arg(value_enum)]
         only: Option<sanitize::Sanitizer>,
     },
-    /// Change the code of engine, link and rendezvous in one place at a time, and
-    /// see whether their tests notice.
+    /// Mutation testing of engine, reloc and rendezvous: change one place at a time
+    /// and see whether a test fails.
     Mutants(mutants::Args),
     /// Show or clear what is cached.
     Cache {
@@ -115,9 +115,9 @@ enum Bench {
         #[arg(long, value_name = "DIR")]
         peer: Option<std::path::PathBuf>,
     },
-    /// The engine: loads and actions, by how much there is of everything.
+    /// The engine: loads and actions, by number of functions, symbols and payloads.
     Engine {
-        /// Put tables and plot into BENCHMARKS.md and docs/bench.
+        /// Write tables and plot to BENCHMARKS.md and docs/bench.
         #[arg(long)]
         write: bool,
     },

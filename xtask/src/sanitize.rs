@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `cargo xtask sanitize`: tests under what sees accesses that they survive.
+//! `cargo xtask sanitize`: the tests under memory-error detectors.
 
 use crate::{command, packages};
 use anyhow::Context as _;

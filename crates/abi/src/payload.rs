@@ -14,7 +14,7 @@ pub const OPAQUE_SIZE: usize = 31;
 pub mod section {
     /// Array of [`LivepatchFunc`](super::LivepatchFunc).
     pub const FUNCS: &str = ".livepatch.funcs";
-    /// Build-id of what the payload goes on top of.
+    /// Build-id of what the payload depends on.
     pub const DEPENDS: &str = ".livepatch.depends";
     /// Build-id of the hypervisor.
     pub const XEN_DEPENDS: &str = ".livepatch.xen_depends";

@@ -17,8 +17,8 @@ Examples:
   xsplice build -s xen-4.17 -p one.patch -p two.patch --xen-syms xen-syms -o out/ -j 8
   xsplice build -s xen-4.17 -p fix.patch --xen-syms xen-syms -o fix.livepatch --json
 
-The tree must have been built once, with the configuration and compiler of the
-hypervisor: xsplice proves that, function by function, and says where it fails.";
+The tree must have been built once with the hypervisor's configuration and
+compiler: xsplice proves this for every function that it replaces.";
 
 /// Arguments of `xsplice build`; the short ones are those of livepatch-build.
 #[derive(clap::Args)]
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// The hypervisor's configuration; the tree must have been built with it.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How many compilers run at once [default: one for each CPU].
+    /// Number of parallel compile jobs [default: one per CPU].
     #[arg(
         short,
         long,
@@ -48,40 +48,38 @@ pub(crate) struct Args {
     /// The `xen-syms` of the hypervisor to be patched.
     #[arg(long, value_name = "FILE")]
     xen_syms: PathBuf,
-    /// Payload that is applied already, for the new one to go on top of; repeat
-    /// it for a stack, the lowest first.
+    /// Payload that is applied already and that this one depends on; repeat it for
+    /// a stack, the lowest first.
     #[arg(long, value_name = "FILE")]
     on: Vec<PathBuf>,
     /// Source patch of a payload given with --on; repeat it for several, in
     /// order.
     #[arg(long, value_name = "FILE")]
     on_patch: Vec<PathBuf>,
-    /// Build-id of what the payload goes on top of [default: that of the last
-    /// --on, or of the hypervisor].
+    /// Build-id that the payload depends on [default: that of the last --on, or
+    /// of the hypervisor].
     #[arg(long, value_name = "ID", value_parser = depends)]
     depends: Option<BuildId>,
     /// Build-id of the hypervisor: refuse the xen-syms of any other.
     #[arg(long, value_name = "ID", value_parser = build_id)]
     xen_depends: Option<BuildId>,
-    /// Put addresses in place of all names of the hypervisor's symbols.
+    /// Resolve all hypervisor symbols to addresses at build time.
     #[arg(long)]
     prelink: bool,
-    /// Accepted for scripts made for livepatch-build: nothing is built that
-    /// could be skipped.
+    /// Ignored; accepted for compatibility with livepatch-build.
     #[arg(long, value_name = "STAGE")]
     skip: Option<String>,
     /// C source of hooks (LIVEPATCH_LOAD_HOOK and so on), compiled into the
     /// payload; repeat it for several.
     #[arg(long, value_name = "FILE")]
     hooks: Vec<PathBuf>,
-    /// Do without the change of this variable, boot-only function, table entry,
-    /// assembly section or file of the patch: a hook does what is needed, or the
-    /// running hypervisor does not need it. FILE:NAME is the one of that source
-    /// file. Repeat it for several.
+    /// Leave out this change: a variable, `__init` function, table entry, assembly
+    /// section or file of the patch that the running hypervisor does not need, or
+    /// that a hook takes care of. FILE:NAME names the one in that source file.
+    /// Repeat it for several.
     #[arg(long, value_name = "NAME")]
     leave_out: Vec<String>,
-    /// Do without all changes of code and data that are only used while
-    /// booting; each is named.
+    /// Leave out all changes to `__init` code and data; each is reported.
     #[arg(long)]
     leave_out_init: bool,
     /// Accept the changed layout of this structure; repeat it for several.
@@ -91,15 +89,14 @@ pub(crate) struct Args {
     /// repeat it for several.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     meta: Vec<(String, String)>,
-    /// Compile everything anew instead of using what earlier runs compiled.
+    /// Ignore the object cache.
     #[arg(long)]
     no_cache: bool,
-    /// Print for each function which instruction changed first and which hunks
-    /// of the patches change it, for everything new what uses it, and for each
-    /// hunk what it changes.
+    /// For each function, print the first changed instruction and the hunks that
+    /// change it; for each new symbol, what uses it; for each hunk, its effect.
     #[arg(long)]
     explain: bool,
-    /// Print what is done in each stage.
+    /// Print every stage as it runs.
     #[arg(long)]
     debug: bool,
 }
@@ -250,14 +247,14 @@ fn print(report: &Report, explain: bool) {
         }
     }
     if !report.left_out.is_empty() {
-        say!("Left out, as asked for:");
+        say!("Left out (--leave-out):");
         for change in &report.left_out {
             say!("  {}: {} ({})", change.file, change.name, change.why);
         }
     }
     print_hunks(&report.hunks);
     say!(
-        "{}: {} bytes, for the hypervisor with build-id {}; every replaced function proved equal to it",
+        "{}: {} bytes, for the hypervisor with build-id {}; every replaced function was verified byte for byte against it",
         report.output.display(),
         report.size,
         report.hypervisor
@@ -313,12 +310,10 @@ fn print_hunks(hunks: &[Hunk]) {
                 )
             }
             Effect::None { objects: 1 } => {
-                "no effect on code: the object that it reaches compiles to the same without it"
-                    .to_owned()
+                "no effect on code: the affected object is identical without this hunk".to_owned()
             }
             Effect::None { objects } => format!(
-                "no effect on code: the {objects} objects that it reaches compile to the same \
-                 without it"
+                "no effect on code: the {objects} affected objects are identical without this hunk"
             ),
             Effect::NotBuilt => "not compiled into this hypervisor".to_owned(),
         };

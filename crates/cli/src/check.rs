@@ -35,7 +35,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum GuardBy {
-    /// The build-ids of what the payload goes on top of.
+    /// The build-ids of what the payload depends on.
     Stack,
     /// The hash of each function it patches, whatever is below.
     OldCode,
@@ -152,9 +152,7 @@ fn print(report: &Report) {
     }
     if report.applies {
         let bytes = report.apply_writes;
-        lines.push(format!(
-            "  {bytes} bytes are written while the CPUs stand still"
-        ));
+        lines.push(format!("  {bytes} bytes patched with all CPUs stopped"));
     }
     if report.replaces && stacked {
         let (bytes, below) = (report.replace_writes, report.below.join(", "));
@@ -194,7 +192,7 @@ fn describe(function: &Function, lines: &mut Vec<String>) {
     }
     if !function.address_taken.is_empty() {
         lines.push(format!(
-            "    its address is taken, at {}: such calls go by way of the old function",
+            "    its address is taken, at {}: indirect calls still go through the old entry point",
             list(&function.address_taken)
         ));
     }

@@ -137,7 +137,7 @@ fn demo(cpus: u32, report: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> anyhow
     drop(guests);
     ensure!(
         machine.text() == original,
-        "the text is not as it was in the beginning"
+        "the text differs from the original after the revert"
     );
     Ok(())
 }

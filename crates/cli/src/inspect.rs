@@ -80,7 +80,7 @@ fn show(args: &Args, json: bool) -> anyhow::Result<String> {
 fn describe(text: &mut String, payload: &Payload, relocations: bool) -> std::fmt::Result {
     for (what, id) in [
         ("build-id", &payload.build_id),
-        ("goes on top of", &payload.depends),
+        ("depends on", &payload.depends),
         ("for hypervisor", &payload.xen_depends),
     ] {
         writeln!(text, "{what:<16}{}", id.as_deref().unwrap_or("none"))?;

@@ -24,7 +24,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed; standard error says why
-  2  the hypervisor was busy, nothing changed: try again";
+  2  the hypervisor was busy and nothing changed; try again";
 
 /// Live patching for the Xen hypervisor.
 #[derive(Parser)]
@@ -45,9 +45,9 @@ enum Command {
     Check(check::Args),
     /// Show what is in a payload.
     Inspect(inspect::Args),
-    /// Write the `xen-syms` of a `xen.efi`, for hosts that boot that.
+    /// Create the `xen-syms` of a `xen.efi`.
     EfiSyms(efi_syms::Args),
-    /// Show the life of live patches on a hypervisor in this process.
+    /// Demonstrate apply, revert and replace on a simulated hypervisor.
     Demo(demo::Args),
     /// Write an HTML page about a payload, for its reviewer.
     Report(report::Args),
@@ -60,7 +60,7 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it makes files and processes that must not outlive it.
+    /// Whether it creates files or processes that must not outlive it.
     fn makes_files(&self) -> bool {
         matches!(
             self,

@@ -133,7 +133,7 @@ fn check(args: &Args, name: &str, data: Vec<u8>) -> anyhow::Result<xsplice_host_
     Ok(verdict)
 }
 
-/// Where a file lies is not the reader's business.
+/// Only the file name: the path is local to the author.
 fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     name.to_string_lossy().into_owned()

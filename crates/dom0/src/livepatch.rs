@@ -205,7 +205,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
             let sizes = self.sizes()?;
             match self.list_all(&sizes) {
                 Ok(Some(payloads)) => return Ok(payloads),
-                // It changed while it was read: begin anew.
+                // The list changed while it was read: retry from the start.
                 Ok(None) | Err(Errno::EINVAL | Errno::ENOMEM | Errno::ENOBUFS) => {}
                 Err(errno) => return Err(errno),
             }

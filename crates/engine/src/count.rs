@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! How often what happened.
+//! Counters.
 
 use crate::Times;
 use crate::action::{Action, Cause};

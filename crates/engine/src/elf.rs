@@ -392,7 +392,7 @@ fn symbols<'a>(
     let count = table.data.len().checked_div(entry)?;
     let mut symbols = problems.noted(fallible::with_room(count))?;
     for (index, record) in table.data.chunks_exact(entry).enumerate() {
-        // Of a size that the compiler knows.
+        // A fixed-size array lets the compiler drop bounds checks.
         let record = Bytes(record.first_chunk::<SYMBOL_SIZE>()?);
         let offset = record.u32(0)?;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);

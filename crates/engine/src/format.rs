@@ -20,7 +20,7 @@ pub(crate) const FUNC_SIZE: u64 = size_of::<LivepatchFunc>() as u64;
 pub(crate) const NOP_LIMIT: u32 = 31;
 const _: () = assert!(NOP_LIMIT as usize == OPAQUE_SIZE);
 
-/// A section that means something.
+/// A section that the loader interprets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
     BuildId,
@@ -123,7 +123,7 @@ impl Known {
         let index = ENDS.iter().position(|known| *known == end)?;
         let &(known_name, known) = NAMES.get(index)?;
         let known_name = known_name.as_bytes();
-        // What the words leave over is in the end.
+        // The remaining bytes are compared as the tail.
         let mut words = known_name.as_chunks().0.iter().zip(name.as_chunks().0);
         let same = known_name.len() == name.len()
             && words.all(|(a, b)| u64::from_le_bytes(*a) == u64::from_le_bytes(*b));
@@ -192,8 +192,8 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// A bit in each byte that is zero, and maybe in some that are not behind the
-/// first of them: without looking at each byte, as there are many names.
+/// Sets the top bit of every zero byte, all eight at once, as there are many names;
+/// bytes after the first zero may be false positives.
 fn zeros(bytes: [u8; 8]) -> u64 {
     const LOW: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = LOW << 7;

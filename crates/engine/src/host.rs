@@ -175,12 +175,12 @@ pub trait Resident: fmt::Debug {
     /// The address of the first byte.
     fn base(&self) -> u64;
 
-    /// The payload as far as it is made, before [`register`](Self::register).
+    /// The payload image under construction, before [`register`](Self::register).
     fn bytes(&self) -> &[u8];
 
-    /// The same, to make it, whatever was there. A host that cannot let the payload
-    /// be made where it stays gives other memory, and copies it from there when it
-    /// is registered.
+    /// Mutable access; the initial contents are unspecified. A host that cannot
+    /// build the payload in its final place returns a buffer and copies it when the
+    /// payload is registered.
     fn bytes_mut(&mut self) -> &mut [u8];
 
     /// Takes over the payload, which is made, and its tables: applies its
@@ -231,7 +231,7 @@ pub struct Description<'a> {
     pub call_sites: Range<u64>,
     /// Build-id of the payload.
     pub build_id: &'a [u8],
-    /// Build-id that it goes on top of.
+    /// Build-id that it depends on.
     pub depends: &'a [u8],
     /// `.modinfo`: strings that each end with a zero byte.
     pub metadata: Range<u64>,

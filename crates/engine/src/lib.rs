@@ -74,8 +74,8 @@
 //!
 //! # Memory
 //!
-//! Every list of the engine asks for its memory and takes no for an answer: the
-//! upload or action is refused with `ENOMEM` ([`Refusal::no_memory`],
+//! All allocation in the engine is fallible: without memory, the upload or
+//! action is refused with `ENOMEM` ([`Refusal::no_memory`],
 //! [`Cause::NoMemory`]), and all is as before. An action has all its memory when
 //! [`Engine::start`] returns. [`Engine::run`], a revert, an unload and the list of
 //! what is loaded need none. Messages are formatted straight into [`Host::log`];

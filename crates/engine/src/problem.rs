@@ -243,7 +243,7 @@ pub enum Problem {
     WritableText { section: SectionId },
     /// A section to be loaded has alignment 0 (*stricter*: Xen places it over
     /// the sections before it).
-    #[error("{section} has alignment 0, which Xen's loader takes wrongly; use 1")]
+    #[error("{section} has alignment 0, which Xen's loader mishandles; use 1")]
     ZeroAlignment { section: SectionId },
     /// An alignment that the loader cannot give.
     #[error("{section}: alignment {align:#x} is more than a page; only a page is guaranteed")]
@@ -473,8 +473,8 @@ pub enum Problem {
     /// Fewer bytes to be made no-ops than the landing pad takes (*stricter*: Xen
     /// computes a negative length).
     #[error(
-        "function {index} ({function}): {new_size} bytes to make no-ops, but it begins with an \
-         endbr64 of {endbr}, which must stay"
+        "function {index} ({function}): {new_size} bytes to make no-ops, but it starts with a \
+         {endbr}-byte endbr64, which must be kept"
     )]
     NopInEndbr {
         index: usize,
@@ -516,7 +516,7 @@ pub enum Problem {
     #[error(
         "function {index} ({function}): the {size} bytes to be patched at {addr:#x} {what} inside \
          of the instruction at {begin:#x}, which has {length}; \
-         the payload is for a hypervisor that was compiled otherwise"
+         the payload is for a hypervisor that was built differently"
     )]
     Boundary {
         index: usize,
@@ -567,8 +567,8 @@ pub enum Problem {
     Preimage { addr: u64, size: u32 },
     /// A function without a preimage note, where the guard is the old code.
     #[error(
-        "function {index} ({function}): no preimage note has its hash, and old code is what this \
-         hypervisor wants to see"
+        "function {index} ({function}): it has no preimage note, and this hypervisor requires one for \
+         every function"
     )]
     NoPreimage { index: usize, function: String },
     /// A function shares bytes with one that an applied payload patches

@@ -156,7 +156,7 @@ impl Loaded {
         &self.build_id
     }
 
-    /// The build-id that it goes on top of.
+    /// The build-id that it depends on.
     #[must_use]
     pub fn depends(&self) -> &[u8] {
         &self.depends
@@ -306,8 +306,7 @@ impl Loaded {
     }
 }
 
-/// A number that is another one for most other bytes: FNV-1a
-/// (draft-eastlake-fnv, section 2).
+/// The FNV-1a hash (draft-eastlake-fnv, section 2).
 #[must_use]
 pub fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

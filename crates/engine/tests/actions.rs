@@ -17,7 +17,7 @@ use xsplice_engine::{
     Action, Cause, Engine, Errno, Guard, Hook, Host as _, Options, Progress, State,
 };
 
-/// Build-id of the payload that goes on top of [`OWN_ID`].
+/// Build-id of the payload that depends on [`OWN_ID`].
 const SECOND_ID: [u8; 20] = [0x33; 20];
 /// Build-id of the payload that replaces the others.
 const THIRD_ID: [u8; 20] = [0x44; 20];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Memory that may not be there.
+//! Fallible allocation.
 //!
 //! A hypervisor must not stop because a list could not grow. The usual
 //! operations of `alloc` have no other answer; these say [`NoMemory`]. For Xen,

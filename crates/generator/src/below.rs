@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The payloads that a new one goes on top of, each with its source patches.
+//! The payloads that a new one depends on, each with its source patches.
 
 pub(crate) mod contents;
 pub(crate) mod proof;
@@ -57,7 +57,7 @@ pub struct Level {
     pub patches: usize,
     /// Its build-id.
     build_id: Vec<u8>,
-    /// Build-id of what it goes on top of.
+    /// Build-id of what it depends on.
     depends: Vec<u8>,
     /// Files of its patches that it was built without.
     pub(crate) left_out: BTreeSet<String>,
@@ -124,7 +124,7 @@ impl Below {
 impl Level {
     fn read(path: &Path) -> Result<Self, Problem> {
         let place = || path.display().to_string();
-        let bad = |reason: &str| Problem::new(place(), format!("it is no payload: {reason}"));
+        let bad = |reason: &str| Problem::new(place(), format!("not a payload: {reason}"));
         let data = std::fs::read(path).map_err(|e| Problem::new(place(), e.to_string()))?;
         let file = ElfFile64::<Endianness>::parse(&*data).map_err(|e| bad(&e.to_string()))?;
         let contents = |name: &str| file.section_by_name(name)?.data().ok();
@@ -199,7 +199,7 @@ fn check_order(levels: &[Level], hypervisor: &[u8]) -> Result<(), Refused> {
             problems.push(Problem::new(
                 format!("--on {}", level.name),
                 format!(
-                    "it goes on top of {}, not on {}: give every payload of the stack, the lowest \
+                    "it depends on {}, not on {}: give every payload of the stack, the lowest \
                      first",
                     match meant {
                         Some(meant) => meant.name.clone(),

@@ -34,7 +34,7 @@ pub struct Options {
     pub output: PathBuf,
     /// The configuration that the tree must have been built with.
     pub config: Option<PathBuf>,
-    /// Payloads that this one goes on top of, the lowest first.
+    /// Payloads that this one depends on, the lowest first.
     pub below: Vec<PathBuf>,
     /// The source patches of those payloads, in the order in which they apply.
     pub below_patches: Vec<PathBuf>,
@@ -93,7 +93,7 @@ pub struct Report {
     pub carried: Vec<Carried>,
     /// Functions that the hypervisor calls at stages of the payload's life.
     pub hooks: Vec<Hook>,
-    /// Changes that the payload does without, as was asked for.
+    /// Changes that were left out (`--leave-out`).
     pub left_out: Vec<LeftOut>,
     /// What became of each hunk of the patches.
     pub hunks: Vec<Hunk>,
@@ -137,7 +137,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let allow = Choices::new(&options.allow);
     let left_out = account::leave_out(&mut patches, &leave_out);
     let files: BTreeSet<&str> = left_out.iter().map(|hunk| hunk.file.as_str()).collect();
-    let left_out_note = |file| format!("{file}: left out, as asked for");
+    let left_out_note = |file| format!("{file}: left out (--leave-out)");
     let mut notes: Vec<String> = files.into_iter().map(left_out_note).collect();
     let mut below_patches = SourcePatch::read_all(&options.below_patches)?;
     let mut below = Below::read(&options.below)?;
@@ -163,7 +163,9 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let mut reached = levels.iter().chain([&patched]).flat_map(Patched::objects);
     if reached.next().is_none() {
         let message = match patches[own..].iter().all(|patch| patch.files.is_empty()) {
-            true => "all that it changes is left out, as asked for: there is nothing to patch",
+            true => {
+                "everything that it changes is left out (--leave-out): there is nothing to patch"
+            }
             false => {
                 "nothing that it changes goes into this hypervisor with this configuration: \
                  there is nothing to patch"
@@ -258,8 +260,10 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     notes.extend(units.iter().flat_map(stored_addresses));
     notes.extend(crate::forgotten::notes(&units, &source));
     let modes = source.mode_only.iter();
-    notes.extend(modes.map(|file| format!("{file}: its mode changes, which is no change of code")));
-    notes.extend(foreign.map(|file| format!("{file} is no part of this hypervisor: passed over")));
+    notes.extend(
+        modes.map(|file| format!("{file}: only its mode changes, which does not affect code")),
+    );
+    notes.extend(foreign.map(|file| format!("{file}: not part of this hypervisor; ignored")));
     let report = Report {
         changes: changes.collect(),
         output: options.output.clone(),
@@ -462,7 +466,7 @@ fn check(
         .map(|problem| {
             Problem::new(
                 name,
-                format!("our own check refuses it: {}", problem.message),
+                format!("the pre-flight check refuses it: {}", problem.message),
             )
         })
         .collect();

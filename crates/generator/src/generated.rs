@@ -26,7 +26,7 @@ pub(crate) fn regenerate(base: &Arc<Base>, changes: &mut Changes) -> Result<(), 
     let from_xen = |path: &String| Some(path.strip_prefix("xen/")?.to_owned());
     let mut waiting = reached_by(&changes.keys().filter_map(from_xen).collect());
     while !waiting.is_empty() {
-        // What another one that waits is made from is made first.
+        // Build dependencies first.
         let outputs: BTreeSet<String> = waiting
             .iter()
             .map(|&index| tree.generated[index].path.clone())

@@ -75,7 +75,7 @@ impl<'a> Proof<'a> {
         match matching.as_slice() {
             [address] => Ok(*address),
             [] if candidates.is_empty() => refuse(format!(
-                "{} is not in xen-syms; is the configuration another?",
+                "{} is not in xen-syms; was Xen built with a different configuration?",
                 symbol.name
             )),
             [] => refuse(format!(
@@ -85,7 +85,7 @@ impl<'a> Proof<'a> {
                 reasons.join("; ")
             )),
             several => refuse(format!(
-                "{} could be any of {} equal places in the hypervisor",
+                "{} matches {} identical places in the hypervisor",
                 symbol.name,
                 several.len()
             )),

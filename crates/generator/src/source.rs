@@ -381,7 +381,7 @@ fn one(problem: Problem) -> Refused {
 /// another path.
 fn foreign_hint(problem: Problem, path: &str) -> Problem {
     let hint = format!(
-        "{path} is no part of this hypervisor; `--leave-out {path}` does without it, if no other \
+        "{path} is not part of this hypervisor; `--leave-out {path}` builds without it, if no other \
          file was meant"
     );
     Problem::new(problem.place, format!("{}; {hint}", problem.message))

@@ -28,7 +28,7 @@ pub enum EfiError {
     #[error("this is not a usable xen.efi: {0}")]
     Program(#[source] object::Error),
     /// No debug directory with an identity.
-    #[error("xen.efi has no build-id, so it cannot be told which payloads are for it")]
+    #[error("xen.efi has no build-id, so payloads cannot be matched to it")]
     NoBuildId,
     /// No symbol table.
     #[error("xen.efi has no symbols; pass the file that was not stripped")]

@@ -33,7 +33,7 @@ pub enum Error {
     #[error("the image has no symbols; pass the xen-syms file that was not stripped")]
     NoSymbols,
     /// No build-id note.
-    #[error("the image has no build-id, so it cannot be told which payloads are for it")]
+    #[error("the image has no build-id, so payloads cannot be matched to it")]
     NoBuildId,
 }
 

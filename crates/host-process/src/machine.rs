@@ -304,7 +304,7 @@ impl Host for Machine {
         let shared = &*self.shared;
         let (step, cpus) = match shared.rendezvous.lead(LEADER, timeout, shared, window) {
             Ok(()) => return Ok(()),
-            Err(Failure::Busy) => ("another one goes on", Vec::new()),
+            Err(Failure::Busy) => ("another rendezvous is in progress", Vec::new()),
             Err(Failure::NotWaiting(cpus)) => ("not all CPUs are waiting", cpus),
             Err(Failure::NotMasked(cpus)) => ("not all CPUs have interrupts off", cpus),
         };

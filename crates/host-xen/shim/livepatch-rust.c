@@ -81,7 +81,7 @@ static unsigned int __read_mostly attention;
 /* Changes with every payload that comes or goes, as Xen's own does. */
 static uint32_t list_version = 1;
 
-/* One for each CPU; does nothing, so that its CPU comes by. */
+/* One per CPU; does nothing but bring its CPU to check_for_livepatch_work(). */
 static struct tasklet *__read_mostly tasklets;
 
 /* What the core has: bytes of the heap, and pages of payloads; as its lock. */

@@ -56,7 +56,7 @@ fn entry(payload: &Loaded) -> Entry {
     }
 }
 
-/// Makes the engine, while there is one CPU.
+/// Initialises the engine; called on the boot CPU before SMP bring-up.
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_init(cpus: u32) {
     let image = ffi::image();
@@ -133,7 +133,7 @@ unsafe extern "C" fn xsplice_upload(name_text: Text<'_>, file: Text<'_>) -> i32 
     code(unsafe { with_engine(upload) }.flatten())
 }
 
-/// Says how a payload is.
+/// Reports the status of a payload.
 ///
 /// # Safety
 /// The caller has the lock.
@@ -225,7 +225,7 @@ unsafe extern "C" fn xsplice_action(
 /// The caller has the lock.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn xsplice_run() {
-    // How it went is in the payload's result and in the log.
+    // Errors are reported through the payload's result and the log.
     let run = |engine: &mut Engine<Xen>| drop(engine.run());
     // SAFETY: the caller has the lock.
     let _: Result<(), Errno> = unsafe { with_engine(run) };

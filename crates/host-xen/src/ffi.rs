@@ -305,7 +305,7 @@ pub(crate) fn next_symbol<'a>(
     more.then_some((addr, name.to_bytes()))
 }
 
-/// Makes `cpu` come by.
+/// Kicks `cpu` so that it enters the rendezvous check.
 pub(crate) fn kick(cpu: u32) {
     // SAFETY: the rendezvous has as many CPUs as the shim has tasklets.
     unsafe { xsplice_kick(cpu) }
@@ -334,7 +334,7 @@ pub(crate) fn text_begin() -> i32 {
 
 /// Writes code, in the window; `addr` is where it can be written.
 pub(crate) fn text_write(addr: u64, bytes: &[u8]) {
-    /// What nearly all writes are; a call would take longer than the write.
+    /// Fast path: a five-byte jump is stored inline; a call would take longer.
     type Jump = [u8; 5];
     match (<&Jump>::try_from(bytes), usize::try_from(addr)) {
         (Ok(jump), Ok(addr)) => {

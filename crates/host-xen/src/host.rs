@@ -150,7 +150,7 @@ impl Host for Xen {
     fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
         if !ffi::meeting_begin() {
             return Err(Absent {
-                step: "CPUs are being taken in or out",
+                step: "CPU hotplug is in progress",
                 cpus: Vec::new(),
             });
         }
@@ -160,7 +160,7 @@ impl Host for Xen {
         ffi::meeting_end();
         let (step, cpus) = match met {
             Ok(()) => return Ok(()),
-            Err(Failure::Busy) => ("another rendezvous goes on", Vec::new()),
+            Err(Failure::Busy) => ("another rendezvous is in progress", Vec::new()),
             Err(Failure::NotWaiting(cpus)) => ("not all CPUs are waiting", cpus),
             Err(Failure::NotMasked(cpus)) => ("not all CPUs have interrupts off", cpus),
         };

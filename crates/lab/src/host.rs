@@ -115,7 +115,7 @@ pub enum Error {
         console: String,
     },
     /// What came from dom0 is none of its replies.
-    #[error("dom0 says: {0}")]
+    #[error("unexpected reply from dom0: {0}")]
     NoReply(String),
     /// dom0 could not do what it was asked.
     #[error("dom0: {0}")]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What compilers add to the names of the source.
 
-/// Words that compilers put behind the name of a function that they made out
-/// of another: specialised for its callers or one of a function's aliases.
+/// Suffixes the compiler adds to the names of clones of a function: specialised
+/// for its callers, or an alias of it.
 const CLONES: [&str; 4] = ["isra", "constprop", "localalias", "llvm"];
 
 /// Words behind the name of a piece that was split off a function.

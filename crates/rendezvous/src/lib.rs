@@ -170,7 +170,7 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (cpus, what) = match self {
-            Self::Busy => return f.write_str("the CPUs are meeting already"),
+            Self::Busy => return f.write_str("another rendezvous is in progress"),
             Self::NotWaiting(cpus) => (cpus, "did not come"),
             Self::NotMasked(cpus) => (cpus, "did not turn interrupts off"),
         };

@@ -60,7 +60,7 @@ pub(crate) enum Place {
     Absolute,
     /// In the hypervisor, or in a payload below.
     Elsewhere,
-    /// It is no place: the name of a source file or a section.
+    /// Not a location: an STT_FILE or STT_SECTION symbol.
     Nowhere,
 }
 

@@ -18,7 +18,7 @@ use zerocopy::FromBytes as _;
 pub struct Payload {
     /// Its own build-id in hexadecimal.
     pub build_id: Option<String>,
-    /// Build-id of what it goes on top of.
+    /// Build-id of what it depends on.
     pub depends: Option<String>,
     /// Build-id of the hypervisor.
     pub xen_depends: Option<String>,

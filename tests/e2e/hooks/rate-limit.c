@@ -4,7 +4,7 @@
 
 extern int sched_ratelimit_us;
 
-/* Whoever chose another value on the command line keeps it. */
+/* Keep a value set on the command line. */
 static void change(int from, int to)
 {
     if ( sched_ratelimit_us != from )

@@ -75,7 +75,7 @@ fn what_is_left_out_is_not_said_to_go_nowhere() -> anyhow::Result<()> {
     ])?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(
-        refused.status.code() == Some(1) && said.contains("all that it changes is left out"),
+        refused.status.code() == Some(1) && said.contains("everything that it changes is left out"),
         "{refused:?}"
     );
     Ok(())

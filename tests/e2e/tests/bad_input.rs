@@ -110,14 +110,14 @@ fn files_that_are_no_payloads() -> anyhow::Result<()> {
     let mut foreign = hello.clone();
     foreign[18] = 183;
     let cases: [(&str, &[u8], &str); 4] = [
-        ("text", b"not a payload", "this is no ELF file"),
-        ("short", &hello[..hello.len() / 2], "cut short"),
+        ("text", b"not a payload", "not an ELF file"),
+        ("short", &hello[..hello.len() / 2], "truncated"),
         (
             "foreign",
             &foreign,
             "another machine (ELF machine number 183",
         ),
-        ("empty", b"", "this is no ELF file"),
+        ("empty", b"", "not an ELF file"),
     ];
     for (name, data, words) in cases {
         let path = directory.path().join(name);

@@ -16,7 +16,7 @@ fn info(host: &mut Host) -> anyhow::Result<serde_json::Value> {
 }
 
 #[test]
-fn xen_efi_takes_payloads_of_its_own_and_none_for_xen_gz() -> anyhow::Result<()> {
+fn xen_efi_rejects_payloads_built_for_xen_gz() -> anyhow::Result<()> {
     let gz = rust_base()?;
     let directory = tempfile::tempdir()?;
     let efi = Base {

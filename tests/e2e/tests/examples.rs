@@ -60,17 +60,17 @@ fn asked(host: &mut Host, field: &str) -> anyhow::Result<String> {
 }
 
 #[test]
-fn every_example_works_and_goes_away_again() -> anyhow::Result<()> {
+fn examples_apply_and_revert() -> anyhow::Result<()> {
     every_example(&base()?).map(drop)
 }
 
 #[test]
-fn every_example_works_and_goes_away_again_with_our_core() -> anyhow::Result<()> {
+fn examples_apply_and_revert_with_our_core() -> anyhow::Result<()> {
     every_example(&rust_base()?).map(drop)
 }
 
 #[test]
-fn every_example_works_and_goes_away_again_with_our_core_and_xen_s_checks() -> anyhow::Result<()> {
+fn examples_apply_and_revert_on_debug_xen() -> anyhow::Result<()> {
     let console = every_example(&debug_base()?)?;
     anyhow::ensure!(console.contains("debug=y"), "{console}");
     Ok(())

@@ -17,12 +17,12 @@ use xsplice_lab::Host;
 const AT_A_TIME: u64 = 50;
 
 #[test]
-fn payloads_come_and_go_under_load() -> anyhow::Result<()> {
+fn apply_revert_cycles_under_load() -> anyhow::Result<()> {
     come_and_go(&rust_base()?, if exhaustive() { 500 } else { 100 })
 }
 
 #[test]
-fn payloads_come_and_go_under_load_with_xen_s_checks() -> anyhow::Result<()> {
+fn apply_revert_cycles_under_load_on_debug_xen() -> anyhow::Result<()> {
     come_and_go(&debug_base()?, 4)
 }
 

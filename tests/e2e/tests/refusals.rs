@@ -5,8 +5,9 @@ use std::time::Duration;
 use xsplice_e2e::{base, config};
 use xsplice_lab::Host;
 
+/// All on one host: a boot costs more than the three.
 #[test]
-fn only_root_may_what_would_crash_is_refused_and_what_hangs_is_killed() -> anyhow::Result<()> {
+fn refusals_and_time_limits() -> anyhow::Result<()> {
     let base = base()?;
     let mut config = config(&base)?;
     for program in ["setpriv", "sleep"] {
@@ -18,6 +19,14 @@ fn only_root_may_what_would_crash_is_refused_and_what_hangs_is_killed() -> anyho
     let xen_syms = "usr/lib/debug/boot/xen-syms".to_owned();
     config.files.push((xen_syms, base.xen_syms.clone()));
     let mut host = Host::boot(&config)?;
+    non_root_is_refused(&mut host)?;
+    crashing_payload_is_refused(&mut host)?;
+    hung_command_is_killed(&mut host)?;
+    host.shut_down()?;
+    Ok(())
+}
+
+fn non_root_is_refused(host: &mut Host) -> anyhow::Result<()> {
     let nobody = ["/bin/setpriv", "--reuid=65534", "--clear-groups"];
     for command in [&["list"][..], &["info"], &["unload", "x"]] {
         let argv = [&nobody[..], &["/bin/xsplice"], command].concat();
@@ -27,7 +36,11 @@ fn only_root_may_what_would_crash_is_refused_and_what_hangs_is_killed() -> anyho
         let words = "only root in dom0 may patch the hypervisor";
         assert!(output.stderr.contains(words), "{output:?}");
     }
-    // The hypervisor would take this one, and crash when it is applied.
+    Ok(())
+}
+
+/// The hypervisor would accept this payload, and crash when it is applied.
+fn crashing_payload_is_refused(host: &mut Host) -> anyhow::Result<()> {
     let nop = ["/bin/xsplice", "upload", "nop", "/lab/xen_nop.livepatch"];
     let output = host.run(&nop)?;
     assert_eq!(output.code, Some(1), "{output:?}");
@@ -35,6 +48,10 @@ fn only_root_may_what_would_crash_is_refused_and_what_hangs_is_killed() -> anyho
     let anyway = [&nop[..], &["--no-check"]].concat();
     assert_eq!(host.run(&anyway)?.code, Some(0));
     assert_eq!(host.run(&["/bin/xsplice", "unload", "nop"])?.code, Some(0));
+    Ok(())
+}
+
+fn hung_command_is_killed(host: &mut Host) -> anyhow::Result<()> {
     let killed = host.run_within(&["/bin/sleep", "600"], Duration::from_secs(2));
     let words = killed.expect_err("it hangs").to_string();
     assert_eq!(
@@ -42,6 +59,5 @@ fn only_root_may_what_would_crash_is_refused_and_what_hangs_is_killed() -> anyho
         "dom0: /bin/sleep 600: killed, because it took longer than 2 s"
     );
     assert_eq!(host.run(&["/bin/xsplice", "list"])?.code, Some(0));
-    host.shut_down()?;
     Ok(())
 }

@@ -33,7 +33,7 @@ enum Series {
     Loaded,
     /// The window of an apply, by functions.
     Apply,
-    /// The same, of functions on pages that nobody runs. QEMU has not translated
+    /// The same, of functions on cold pages. QEMU has not translated
     /// anything of them then, so that bytes are written there like data.
     ApplyCold,
     /// The window of a replace, by how many payloads are replaced.

@@ -16,28 +16,28 @@ use xsplice_dom0::{Action, Errno, Livepatch, Payload, Privcmd, State, version_in
 /// The admin commands.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Give the hypervisor a payload, without applying it.
+    /// Upload a payload without applying it.
     #[command(after_help = "Example:\n  xsplice upload xsa-480 xsa-480.livepatch")]
     Upload {
-        /// What it is to be called.
+        /// Name for the payload.
         name: String,
         /// The payload.
         file: PathBuf,
         #[command(flatten)]
         preflight: Preflight,
     },
-    /// Put a payload's functions in use.
+    /// Apply an uploaded payload.
     #[command(after_help = "Example:\n  xsplice apply xsa-480")]
     Apply {
         /// The payload.
         name: String,
-        /// Do not check which payloads it depends on, only the hypervisor.
+        /// Check only that the payload is for this hypervisor, not which payloads it depends on.
         #[arg(long)]
         nodeps: bool,
         #[command(flatten)]
         limits: Limits,
     },
-    /// Put the functions that a payload replaced back in use.
+    /// Revert an applied payload.
     #[command(
         after_help = "Examples:\n  xsplice revert xsa-480\n  xsplice revert xsa-480 --timeout 100 --retries 20"
     )]
@@ -47,7 +47,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         limits: Limits,
     },
-    /// Revert all payloads and apply this one, in one step.
+    /// Revert all applied payloads and apply this one, in one action.
     #[command(
         after_help = "Examples:\n  xsplice upload all-fixes all-fixes.livepatch\n  xsplice replace all-fixes"
     )]
@@ -57,21 +57,21 @@ pub(crate) enum Command {
         #[command(flatten)]
         limits: Limits,
     },
-    /// Take a payload out of the hypervisor.
+    /// Unload a payload that is not applied.
     #[command(after_help = "Example:\n  xsplice unload xsa-480")]
     Unload {
         /// The payload.
         name: String,
     },
-    /// Upload a payload and apply it; what fails leaves nothing behind.
+    /// Upload and apply a payload; on failure, unload it again.
     #[command(after_help = "Example:\n  xsplice load xsa-480.livepatch")]
     Load {
         /// The payload.
         file: PathBuf,
-        /// What it is to be called [default: the name of the file].
+        /// Name for the payload [default: the name of the file].
         #[arg(long)]
         name: Option<String>,
-        /// Do not check which payloads it depends on, only the hypervisor.
+        /// Check only that the payload is for this hypervisor, not which payloads it depends on.
         #[arg(long)]
         nodeps: bool,
         #[command(flatten)]
@@ -82,21 +82,21 @@ pub(crate) enum Command {
     /// List the payloads that the hypervisor holds.
     #[command(after_help = "Examples:\n  xsplice list\n  xsplice list --json")]
     List,
-    /// Tell what hypervisor this host runs.
+    /// Show the running hypervisor.
     #[command(
         after_help = "Examples:\n  xsplice info\n  xsplice info --json | jq -r .hypervisor.build_id"
     )]
     Info,
 }
 
-/// How long and how often to try.
+/// How long a rendezvous may take, and how often it is retried.
 #[derive(clap::Args, Clone, Copy)]
 pub(crate) struct Limits {
-    /// How long the CPUs may take to come together, in milliseconds.
+    /// Rendezvous timeout in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = TIMEOUT_MS,
           value_parser = clap::value_parser!(u32).range(1..=4294))]
     timeout: u32,
-    /// How often to try again when they did not.
+    /// Retries after a rendezvous timeout.
     #[arg(long, value_name = "N", default_value_t = 5)]
     retries: u32,
 }
@@ -163,7 +163,7 @@ fn execute(command: &Command) -> anyhow::Result<Report> {
         _ => None,
     };
     match (command, &file) {
-        // Another tool may have given a loaded payload any name.
+        // Another tool may have uploaded a payload under any name.
         (Command::Apply { name, .. } | Command::Revert { name, .. }, _)
         | (Command::Replace { name, .. } | Command::Unload { name }, _) => check_length(name)?,
         (_, Some((name, _))) => check_new_name(name)?,

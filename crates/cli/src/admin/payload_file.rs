@@ -12,7 +12,7 @@ use xsplice_abi::payload::section;
 pub(super) struct Identity {
     /// Build-id of the hypervisor that it was made for.
     pub(super) hypervisor: String,
-    /// Build-id of what it goes on top of.
+    /// Build-id of what it depends on.
     pub(super) depends: String,
 }
 
@@ -25,10 +25,10 @@ pub(super) fn read(path: &Path) -> anyhow::Result<(Vec<u8>, Identity)> {
 
 fn identify(data: &[u8]) -> anyhow::Result<Identity> {
     if data.len() < 4 || data[..4] != elf::ELFMAG {
-        bail!("this is no ELF file, so it is no payload");
+        bail!("not an ELF file, so not a payload");
     }
     let header = elf::FileHeader64::<Endianness>::parse(data)
-        .context("the ELF header is damaged or cut short, or is for a 32-bit machine")?;
+        .context("the ELF header is damaged or truncated, or is for a 32-bit machine")?;
     let endian = header.endian().context("the ELF header is damaged")?;
     let machine = header.e_machine(endian);
     if machine != elf::EM_X86_64 {
@@ -43,17 +43,17 @@ fn identify(data: &[u8]) -> anyhow::Result<Identity> {
     }
     let sections = header
         .sections(endian, data)
-        .context("the section table is not all there: is the file cut short?")?;
+        .context("the section table extends past the end of the file: is the file truncated?")?;
     for section in sections.iter() {
         section
             .data(endian, data)
-            .context("a section is not all there: is the file cut short?")?;
+            .context("a section extends past the end of the file: is the file truncated?")?;
     }
     let id = |name: &str| -> anyhow::Result<String> {
         let (_, section) = sections
             .section_by_name(endian, name.as_bytes())
             .with_context(|| {
-                format!("it has no section {name}: it is no payload, or a broken one")
+                format!("it has no section {name}: not a payload, or a damaged one")
             })?;
         let note = section.data(endian, data)?;
         let id = parse_build_id(note)

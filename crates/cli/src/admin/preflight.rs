@@ -28,7 +28,7 @@ pub(crate) struct Preflight {
     /// against [default: found by its build-id in /boot and /usr/lib/debug].
     #[arg(long, value_name = "FILE")]
     xen_syms: Option<PathBuf>,
-    /// Leave the check to the hypervisor.
+    /// Skip the pre-flight check.
     #[arg(long, conflicts_with = "xen_syms")]
     no_check: bool,
 }

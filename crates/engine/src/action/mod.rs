@@ -60,7 +60,7 @@ pub struct Options {
 /// expectations say always must.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Guard {
-    /// The build-id of what it goes on top of.
+    /// The build-id of what it depends on.
     Stack,
     /// The hash of each old function, which its preimage notes have: payloads go
     /// on top of each other in any order in which their functions do not differ.

@@ -136,7 +136,7 @@ fn take_out<'s>(
     Ok(vetoing)
 }
 
-/// Whether the payload goes on top of `below`, or of the hypervisor itself.
+/// Whether the payload depends on `below`, or of the hypervisor itself.
 #[inline(never)]
 fn depends(host: &impl Host, payload: &Loaded, below: Option<&Loaded>, problems: &mut Problems) {
     let (top, top_name) = match below {

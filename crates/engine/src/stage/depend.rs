@@ -16,7 +16,7 @@ pub struct DependencyChecked<'a>(pub(super) Box<File<'a>>);
 
 impl<'a> Parsed<'a> {
     /// Compares the payload's notes with the hypervisor and with what is loaded.
-    /// What it goes on top of counts only when it is applied.
+    /// What it depends on counts only when it is applied.
     ///
     /// # Errors
     /// [`Refusal`] when the payload is for another hypervisor: whatever else

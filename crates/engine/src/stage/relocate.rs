@@ -124,7 +124,7 @@ struct Entry {
 
 impl Entry {
     fn read(record: &[u8]) -> Option<Self> {
-        // Of a size that the compiler knows.
+        // A fixed-size array lets the compiler drop bounds checks.
         let record = Bytes(record.first_chunk::<RELA_SIZE>()?);
         Some(Self {
             offset: record.u64(0)?,
@@ -184,7 +184,7 @@ impl Table<'_, '_> {
         let (symbol, boot) = match *target {
             Target::Address(addr) => (addr, None),
             Target::Init(addr) => (addr, Some(addr)),
-            // Whoever could not find it has said so.
+            // Already reported by `resolve`.
             Target::Unknown => return Ok(None),
             Target::Ignored => return Err(Wrong::Ignored),
         };

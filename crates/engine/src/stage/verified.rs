@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A payload that is good, and how it gets onto the stack.
+//! A verified payload, and its installation.
 
 use super::tables::Tables;
 use super::{Findings, Function};

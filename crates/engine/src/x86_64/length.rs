@@ -3,8 +3,8 @@
 //! How long an instruction is: opcode maps of the Intel SDM, volume 2,
 //! appendix A, and of AMD's manual, volume 3, for XOP; 64-bit mode.
 //!
-//! Which instruction it is does not matter here. Some bytes that are no valid
-//! instruction get a length as well, but no valid one gets a wrong one.
+//! Which instruction it is does not matter here. Invalid
+//! encodings may get a length; valid ones always get the right one.
 
 /// What follows an opcode.
 #[derive(Clone, Copy)]

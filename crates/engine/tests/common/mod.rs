@@ -512,7 +512,7 @@ impl Payload {
         Self::on(&XEN_ID, &OWN_ID, functions)
     }
 
-    /// A payload with build-id `own` that goes on top of `depends`.
+    /// A payload with build-id `own` that depends on `depends`.
     pub(crate) fn on(depends: &[u8], own: &[u8], functions: &[Func]) -> Self {
         let mut payload = Self::bare();
         payload.notes(depends, own);

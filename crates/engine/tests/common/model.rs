@@ -28,7 +28,7 @@ pub(crate) enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
     pub(crate) own: u8,
-    /// Build-id of what it goes on top of; none for the hypervisor.
+    /// Build-id of what it depends on; none for the hypervisor.
     pub(crate) depends: Option<u8>,
     /// Build-id of a payload whose symbol it refers to.
     pub(crate) uses: Option<u8>,

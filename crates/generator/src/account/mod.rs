@@ -40,7 +40,7 @@ pub enum Effect {
         /// What the payload has that differs without all of them.
         names: BTreeSet<String>,
     },
-    /// It changes only what the payload does without, as was asked for.
+    /// It changes only what was left out (`--leave-out`).
     LeftOut {
         /// What that is.
         names: BTreeSet<String>,

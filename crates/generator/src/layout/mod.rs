@@ -215,7 +215,7 @@ impl Findings {
         let lost = lost.join(", ");
         if allowed.contains(plain) || allowed.contains(&name.to_string()) {
             self.notes
-                .push(format!("{place}: {name} {lost}: allowed, as asked for"));
+                .push(format!("{place}: {name} {lost}: allowed (--allow)"));
             return;
         }
         let message = format!(

@@ -396,13 +396,13 @@ mod tests {
     #[test]
     fn every_hunk_that_does_not_apply_is_named() {
         let hunks = "@@ -1,2 +1,2 @@\n-eins\n+1\n two\n@@ -2,3 +2,3 @@\n two\n-drei\n+3\n four\n\
-                     @@ -4,2 +4,2 @@\n four\n-fuenf\n+5\n";
+                     @@ -4,2 +4,2 @@\n four\n-sixth\n+5\n";
         let Refused(problems) = apply(OLD, &only(hunks)).expect_err("three do not apply");
         let words: Vec<&str> = problems.iter().map(|p| p.message.as_str()).collect();
         assert_eq!(words.len(), 3, "{words:?}");
         assert!(words[0].starts_with("hunk 1 (line 1) does not apply"));
         assert!(words[1].contains("hunk 2 (line 2)"), "{words:?}");
-        assert!(words[2].contains("the patch has `fuenf`, the tree `five`"));
+        assert!(words[2].contains("the patch has `sixth`, the tree `five`"));
     }
 
     #[test]

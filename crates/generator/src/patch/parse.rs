@@ -36,7 +36,7 @@ pub fn parse(name: &str, data: &[u8]) -> Result<Vec<FilePatch>, Refused> {
     if files.iter().all(FilePatch::is_mode_only) {
         return Err(Refused::one(
             name,
-            "it changes only the modes of files, which is no change of code",
+            "it changes only file modes, which does not affect code",
         ));
     }
     Ok(files)
@@ -294,7 +294,7 @@ impl<'a> Parser<'a> {
             let line = self.text(0)?;
             if line.is_empty() {
                 self.next = start;
-                return Err(self.damaged("the hunk is cut short"));
+                return Err(self.damaged("the hunk is truncated"));
             }
             let rest = || line.get(1..).unwrap_or_default().to_owned();
             let (old, new, line) = match line.as_bytes().first() {
@@ -335,7 +335,7 @@ impl<'a> Parser<'a> {
             .is_some_and(|line| ends_within(line))
         {
             self.next -= 1;
-            return Err(self.damaged("the file ends within this line: the patch is cut short"));
+            return Err(self.damaged("the file ends within this line: the patch is truncated"));
         }
         Ok(hunk)
     }
@@ -668,7 +668,7 @@ mod tests {
                 "--- a/f\n+++ b/f\n@@ nonsense @@\n".to_owned(),
                 "without a hunk",
             ),
-            (file.replace("-1,2 +1,2", "-1,9 +1,9"), "cut short"),
+            (file.replace("-1,2 +1,2", "-1,9 +1,9"), "truncated"),
             (format!("{file}+more\n"), "more lines"),
             (format!("{file}\n-more\n"), "more lines"),
             (format!("{file} more\n"), "more lines"),

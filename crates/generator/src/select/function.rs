@@ -105,8 +105,8 @@ impl Selector<'_> {
         }
         if let Some(other) = self.merged_with(origin, original, (unit, patched)) {
             let message = format!(
-                "{} and {other} are one piece of code in the hypervisor, because they were equal, \
-                 and the patch makes them differ: a jump from there can lead to one of them only; \
+                "{} and {other} share one piece of code in the hypervisor (identical code folding), \
+                 and the patch makes them differ: its trampoline can lead to only one of them; \
                  patch the functions that call it",
                 old.name
             );

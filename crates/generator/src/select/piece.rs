@@ -44,7 +44,7 @@ impl Selector<'_> {
             }
             Class::Init | Class::Special | Class::Ignored => {
                 let message = format!(
-                    "{} in {} is not there any more when the payload is applied",
+                    "{} in {} has been freed by the time the payload is applied",
                     symbol.name, section.name
                 );
                 self.refuse(unit, message);

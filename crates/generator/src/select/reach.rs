@@ -13,7 +13,7 @@ use xsplice_objdiff::names::{parent_of_cold, takes_own_arguments};
 use xsplice_objdiff::object::{Class, Merge, Object, Relocation, Target};
 use xsplice_objdiff::special;
 
-/// What stands for the file in the name of a trap in place of boot-only code.
+/// File-name prefix of the symbols that stand for freed boot-only code.
 pub(crate) const INIT_TRAP: &str = "freed-after-boot";
 
 impl Selector<'_> {
@@ -58,7 +58,7 @@ impl Selector<'_> {
             Target::Anonymous(section) => {
                 let from = &object.sections[*section];
                 let Ok(offset) = u64::try_from(reference.offset) else {
-                    let message = format!("a reference leads out of {}", from.name);
+                    let message = format!("a reference points outside {}", from.name);
                     self.refuse(unit, message);
                     return None;
                 };
@@ -75,7 +75,7 @@ impl Selector<'_> {
                     (Content { kind, bytes, align }, within)
                 });
                 let Some((content, within)) = content else {
-                    let message = format!("a reference leads out of {}", from.name);
+                    let message = format!("a reference points outside {}", from.name);
                     self.refuse(unit, message);
                     return None;
                 };

@@ -100,9 +100,10 @@ impl Selector<'_> {
             |object: &Object, index: Option<usize>| index.map_or(0, |i| object.symbols[i].size);
         Some(match change.kind {
             Kind::Init => format!(
-                "{name} is only used while booting and freed afterwards, and it changed ({}): a \
-                 payload comes too late for it; `--leave-out {name}` builds the payload without \
-                 this part if the running hypervisor does not need it, a hook can do what it does",
+                "{name} is only used while booting and freed afterwards, and it changed ({}): \
+                 live patching cannot re-run boot code; `--leave-out {name}` builds the payload \
+                 without this part if the running hypervisor does not need it, or a hook can do its \
+                 work",
                 change.why
             ),
             Kind::Data => format!(

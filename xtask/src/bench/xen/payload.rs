@@ -94,7 +94,7 @@ impl Image {
     }
 
     /// A payload that replaces these `functions` of the targets and has `symbols`
-    /// symbols of its own; it goes on top of the payload `below`, or of the
+    /// symbols of its own; it depends on the payload `below`, or of the
     /// hypervisor.
     pub(super) fn payload(
         &self,

@@ -22,7 +22,7 @@ impl Series {
             Self::Symbols => "Upload, by symbols",
             Self::Loaded => "Upload of 1,000 functions and symbols, by payloads like it before it",
             Self::Apply => "Window of an apply, by functions",
-            Self::ApplyCold => "Window of an apply, by functions, on pages that nobody runs",
+            Self::ApplyCold => "Window of an apply, by functions, on cold pages",
             Self::Replace => "Window of a replace, by payloads that are replaced",
         }
     }
