@@ -82,7 +82,8 @@ pub(crate) struct Args {
     /// Leave out all changes to `__init` code and data; each is reported.
     #[arg(long)]
     leave_out_init: bool,
-    /// Accept the changed layout of this structure; repeat it for several.
+    /// Accept the changed layout of this structure, or that this variable begins
+    /// with its initial value; repeat it for several.
     #[arg(long, value_name = "NAME")]
     allow: Vec<String>,
     /// `KEY=VALUE` for the payload's metadata, which the hypervisor lists;

@@ -5,6 +5,7 @@ use crate::account::{self, Account, Accounted, Hunk};
 use crate::below::{self, Below, PATCH_KEY};
 use crate::choice::Choices;
 use crate::image::Image;
+use crate::patch::Edits;
 use crate::payload::Identity;
 use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
@@ -205,12 +206,14 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let changed: Vec<&str> = changed.map(|unit| unit.file.path.as_str()).collect();
     crate::archive::check_linked(&tree, &image, &changed)?;
     let tag = tag(&metadata, &units, options.prelink);
+    let edits = Edits::new(patches[own..].iter().flat_map(|patch| &patch.files));
     let rules = Rules {
         tag: &tag,
         prelink: options.prelink,
         leave_out: &leave_out,
         leave_out_init: options.leave_out_init,
         allow: &allow,
+        edits: &edits,
     };
     let (selection, layouts) = rayon::join(
         || select(&units, &image, &below, &rules),
@@ -258,6 +261,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let foreign = source.foreign.iter();
     notes.extend(source.loose.iter().cloned());
     notes.extend(units.iter().flat_map(stored_addresses));
+    notes.extend(selection.notes.iter().cloned());
     notes.extend(crate::forgotten::notes(&units, &source));
     let modes = source.mode_only.iter();
     notes.extend(

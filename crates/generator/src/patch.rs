@@ -2,10 +2,12 @@
 //! Unified diffs: reading them, and applying them.
 
 mod apply;
+mod edits;
 mod parse;
 mod path;
 
 pub use apply::apply;
+pub use edits::Edits;
 pub use parse::parse;
 
 /// A change to one file.

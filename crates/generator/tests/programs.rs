@@ -22,6 +22,7 @@ use xsplice_engine::{Action, Engine, Options, Policy};
 use xsplice_generator::below::Below;
 use xsplice_generator::choice::Choices;
 use xsplice_generator::image::Image;
+use xsplice_generator::patch::Edits;
 use xsplice_generator::payload::Identity;
 use xsplice_generator::select::{Rules, Selection, select};
 use xsplice_generator::tree::ObjectFile;
@@ -149,6 +150,7 @@ fn selection(units: &[Unit], image: &Image) -> Result<Selection, String> {
         leave_out: &none,
         leave_out_init: false,
         allow: &none,
+        edits: &Edits::default(),
     };
     let below = Below::read(&[]).expect("nothing");
     select(units, image, &below, &rules).map_err(|problems| {

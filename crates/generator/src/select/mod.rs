@@ -12,6 +12,7 @@ mod piece;
 mod private;
 mod reach;
 mod refuse;
+mod renamed;
 mod revived;
 mod selection;
 
@@ -23,12 +24,14 @@ use crate::Problem;
 use crate::below::Below;
 use crate::choice::Choices;
 use crate::image::Image;
+use crate::patch::Edits;
 use crate::payload::Kind as PartKind;
 use crate::unit::Unit;
 use global::Globals;
 use home::{Homes, Origin};
 use moved::Moves;
 use private::Privates;
+use renamed::Renamed;
 use revived::Revived;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use xsplice_objdiff::object::Object;
@@ -46,8 +49,12 @@ pub struct Rules<'a> {
     pub leave_out: &'a Choices,
     /// Whether the payload does without all changes of boot-only code.
     pub leave_out_init: bool,
-    /// Functions to be patched although [`xsplice_abi::deny`] names them.
+    /// Functions to be patched although [`xsplice_abi::deny`] names them, and
+    /// variables that begin with their initial value although they may be old
+    /// ones under another name.
     pub allow: &'a Choices,
+    /// The lines that the patches change.
+    pub edits: &'a Edits,
 }
 
 /// Selects from `units` what goes into a payload for `image`, on top of the
@@ -64,6 +71,8 @@ pub fn select(
     let homes = Homes::new(units, &below.levels, image)?;
     let moves = Moves::new(units);
     let (globals, problems) = Globals::new(units, &moves, image);
+    let privates = Privates::find(units);
+    let renamed = Renamed::find(units, (&moves, &privates), rules.edits);
     let tables = units.iter().map(|u| special::entries(&u.patched)).collect();
     let mut selector = Selector {
         units,
@@ -73,7 +82,8 @@ pub fn select(
         rules,
         globals,
         moves,
-        privates: Privates::find(units),
+        privates,
+        renamed,
         revived: revived::find(units),
         tables,
         placed: BTreeMap::new(),
@@ -91,6 +101,7 @@ pub fn select(
     selector.follow();
     selector.refuse_unreached_table_entries();
     selector.refuse_divided();
+    selector.tell_renamed();
     if selector.problems.is_empty() {
         Ok(selector.selection)
     } else {
@@ -113,6 +124,8 @@ struct Selector<'a> {
     moves: Moves,
     /// Variables that move between files, at least one end private.
     privates: Privates,
+    /// Variables that take the place of others.
+    renamed: Renamed,
     /// What is in memory although the source below does not have it.
     revived: Revived,
     tables: Vec<Vec<Entry>>,

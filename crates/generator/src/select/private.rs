@@ -13,7 +13,7 @@ use xsplice_objdiff::names::{base_name, source_name};
 use xsplice_objdiff::object::{Class, Object, Relocation, Symbol, Target};
 
 /// A symbol: the unit, and the index in one of its objects.
-type Place = (usize, usize);
+pub(super) type Place = (usize, usize);
 
 /// What became of variables that one file loses and another gains.
 #[derive(Debug, Default)]
@@ -85,7 +85,10 @@ impl Privates {
 }
 
 /// The names in the source of what refers to a symbol of one of `objects`.
-fn users<'a>(objects: impl Iterator<Item = &'a Object> + Clone, place: Place) -> BTreeSet<&'a str> {
+pub(super) fn users<'a>(
+    objects: impl Iterator<Item = &'a Object> + Clone,
+    place: Place,
+) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
     let Some(symbol) = objects.clone().nth(place.0).map(|o| &o.symbols[place.1]) else {
         return found;
@@ -109,7 +112,7 @@ fn users<'a>(objects: impl Iterator<Item = &'a Object> + Clone, place: Place) ->
 }
 
 /// Whether two variables have the same size, class and initial value.
-fn is_alike((old, a): (&Object, usize), (new, b): (&Object, usize)) -> bool {
+pub(super) fn is_alike((old, a): (&Object, usize), (new, b): (&Object, usize)) -> bool {
     let (a, b) = (&old.symbols[a], &new.symbols[b]);
     let class = |object: &Object, section: usize| object.sections[section].class;
     let leads_to = |object: &Object, at: &Symbol| -> Vec<_> {

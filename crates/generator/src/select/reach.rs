@@ -125,7 +125,9 @@ impl Selector<'_> {
             && self.usage != Usage::Table
             && !self.is_only_now_called_through_pointers(unit, index);
         let moved = self.moves.moved.get(&(unit, index));
-        if let Some(&(origin, original)) = moved.or(self.privates.same.get(&(unit, index)))
+        let same = || self.privates.same.get(&(unit, index));
+        let renamed = || self.renamed.same.get(&(unit, index));
+        if let Some(&(origin, original)) = moved.or_else(same).or_else(renamed)
             && (by_old_place || !symbol.function)
             && !self.homes.is_nowhere(origin, original)
         {
@@ -201,6 +203,8 @@ impl Selector<'_> {
                  tells whether it is the same; give it another name if it is new, or leave size, \
                  initial value and a function that uses it as they were if it only moves"
             )
+        } else if let Some(message) = self.may_be_renamed((unit, index)) {
+            message
         } else {
             return Some(());
         };

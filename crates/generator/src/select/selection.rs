@@ -79,6 +79,8 @@ pub struct Selection {
     pub hooks: Vec<Hook>,
     /// Changes that the payload does without.
     pub left_out: Vec<LeftOut>,
+    /// What a reader should know.
+    pub notes: BTreeSet<String>,
     /// What no tool can see to.
     pub warnings: BTreeSet<Warning>,
 }

@@ -35,6 +35,7 @@ use std::process::Command;
 use xsplice_engine::{Action, Engine, Options, Policy};
 use xsplice_generator::below::Below;
 use xsplice_generator::image::Image;
+use xsplice_generator::patch::Edits;
 use xsplice_generator::payload::Identity;
 use xsplice_generator::select::{Rules, select};
 use xsplice_generator::tree::ObjectFile;
@@ -210,6 +211,7 @@ fn generate(objects: &[Object], image: &[u8], name: &str, below: &[PathBuf]) -> 
         leave_out: &none,
         leave_out_init: false,
         allow: &none,
+        edits: &Edits::default(),
     };
     let below = Below::read(below).expect("payloads");
     let selection = match select(&[unit], &image, &below, &rules) {

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The lines that patches take away and add, wherever they are.
+
+use super::{FilePatch, Line};
+use std::collections::BTreeMap;
+
+/// Lines that only one side has, without the space around and within them.
+/// Lines that move are on both sides, and so on none.
+#[derive(Debug, Default, Clone)]
+pub struct Edits {
+    /// How often the patched source has a line more than the original.
+    gained: BTreeMap<String, i64>,
+}
+
+impl Edits {
+    /// The lines of all hunks of `files`.
+    pub fn new<'a>(files: impl Iterator<Item = &'a FilePatch>) -> Self {
+        let mut gained = BTreeMap::new();
+        let hunks = files.flat_map(|file| &file.hunks);
+        for line in hunks.flat_map(|hunk| &hunk.lines) {
+            let (text, count) = match line {
+                Line::Added(text) => (text, 1),
+                Line::Removed(text) => (text, -1),
+                Line::Context(_) => continue,
+            };
+            let words: Vec<&str> = text.split_whitespace().collect();
+            *gained.entry(words.join(" ")).or_default() += count;
+        }
+        gained.retain(|_, count| *count != 0);
+        Self { gained }
+    }
+
+    /// Whether every line that loses the name `old` is one that gains the name
+    /// `new`, and the other way round, and the name is all that differs.
+    pub fn rename(&self, old: &str, new: &str) -> bool {
+        let mention = |name: &str, sign: i64| -> BTreeMap<String, i64> {
+            let lines = self.gained.iter().filter(|(_, count)| **count * sign > 0);
+            let lines = lines.filter(|(line, _)| words(line).any(|word| word == name));
+            lines
+                .map(|(line, count)| (without_name(line, name), count * sign))
+                .collect()
+        };
+        let before = mention(old, -1);
+        !before.is_empty() && before == mention(new, 1)
+    }
+}
+
+/// Identifiers and what is between them, in order.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    let part_of_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        let named = part_of_name(rest.chars().next()?);
+        let end = rest.find(|c| part_of_name(c) != named);
+        let (word, behind) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = behind;
+        Some(word)
+    })
+}
+
+/// `line` with a mark, which no source contains, for each `name`.
+fn without_name(line: &str, name: &str) -> String {
+    let marked = words(line).map(|word| if word == name { "\0" } else { word });
+    marked.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::patch::Hunk;
+
+    fn edits(removed: &[&str], added: &[&str]) -> Edits {
+        let removed = removed.iter().map(|text| Line::Removed((*text).to_owned()));
+        let added = added.iter().map(|text| Line::Added((*text).to_owned()));
+        let file = FilePatch {
+            old: None,
+            new: None,
+            written: String::new(),
+            hunks: vec![Hunk {
+                old_start: 1,
+                lines: removed.chain(added).collect(),
+            }],
+        };
+        Edits::new(std::iter::once(&file))
+    }
+
+    #[test]
+    fn a_name_is_changed_where_nothing_else_is() {
+        let edits = edits(
+            &["static int a;\n", "\ta = b;\n", "other();\n", "moved(a);\n"],
+            &["  static int c;\n", "c = b;\n", "more();\n", "moved(a);\n"],
+        );
+        assert!(edits.rename("a", "c"));
+        assert!(!edits.rename("c", "a") && !edits.rename("a", "b") && !edits.rename("x", "y"));
+    }
+
+    #[test]
+    fn a_line_that_differs_in_more_is_no_change_of_name() {
+        assert!(!edits(&["int a;", "a = 1;"], &["int c;", "c = 2;"]).rename("a", "c"));
+        assert!(!edits(&["int a;"], &["int c;", "c++;"]).rename("a", "c"));
+        assert!(!edits(&["int a;", "a++;"], &["int c;"]).rename("a", "c"));
+        assert!(!edits(&["int a;"], &["int ca;"]).rename("a", "c"));
+        let twice = edits(&["a = a;", "a = a;"], &["c = c;"]);
+        assert!(!twice.rename("a", "c"));
+    }
+}
