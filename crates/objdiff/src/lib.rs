@@ -15,6 +15,7 @@
 //! same thing: the same symbol and offset, or equal contents.
 #![forbid(unsafe_code)]
 
+mod change;
 pub mod compare;
 pub mod correlate;
 pub mod explain;

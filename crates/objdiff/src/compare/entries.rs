@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the tables about code say of a symbol.
+
+use super::{Comparer, Seen};
+use crate::object::Object;
+use crate::special::{self, Entry};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the tables say about each symbol, by the name of the table: which of
+/// them comes first in an object is of no meaning.
+pub(super) type Entries = BTreeMap<Option<usize>, BTreeMap<String, Vec<Entry>>>;
+
+pub(super) fn by_owner(object: &Object) -> Entries {
+    let mut map = Entries::new();
+    for entry in special::entries(object) {
+        let table = object.sections[entry.section].name.clone();
+        let tables = map.entry(entry.owner).or_default();
+        tables.entry(table).or_default().push(entry);
+    }
+    map
+}
+
+impl Comparer<'_> {
+    pub(super) fn entries_difference(
+        &self,
+        original: Option<usize>,
+        patched: Option<usize>,
+        seen: &mut Seen,
+    ) -> Option<String> {
+        let none = BTreeMap::new();
+        let old = self.original_entries.get(&original).unwrap_or(&none);
+        let new = self.patched_entries.get(&patched).unwrap_or(&none);
+        let tables: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        tables.into_iter().find_map(|table| {
+            let count = |entries: Option<&Vec<Entry>>| entries.map_or(0, Vec::len);
+            let (Some(old), Some(new)) = (old.get(table), new.get(table)) else {
+                let (was, is) = (count(old.get(table)), count(new.get(table)));
+                return Some(format!("it has {is} entries in {table}, it had {was}"));
+            };
+            if old.len() != new.len() {
+                let (was, is) = (old.len(), new.len());
+                return Some(format!("it has {is} entries in {table}, it had {was}"));
+            }
+            let mut pairs = old.iter().zip(new);
+            let same = pairs.all(|(old, new)| self.same_entry(old, new, seen));
+            (!same).then(|| format!("its entry in {table} differs"))
+        })
+    }
+
+    fn same_entry(&self, old: &Entry, new: &Entry, seen: &mut Seen) -> bool {
+        let old_place = (old.section, old.offset);
+        let new_place = (new.section, new.offset);
+        let difference = self.range_difference(old_place, new_place, new.size, seen);
+        old.size == new.size && difference.is_none() && self.pieces_equal(old, new, seen)
+    }
+
+    fn pieces_equal(&self, old: &Entry, new: &Entry, seen: &mut Seen) -> bool {
+        let old = special::pieces(self.original, old);
+        let new = special::pieces(self.patched, new);
+        old.len() == new.len()
+            && old.into_iter().zip(new).all(|(old, new)| {
+                let places = ((old.0, old.1), (new.0, new.1));
+                old.2 == new.2
+                    && self
+                        .range_difference(places.0, places.1, new.2, seen)
+                        .is_none()
+            })
+    }
+}
