@@ -29,31 +29,77 @@ impl Comparer<'_> {
                 old.get(name).unwrap_or(&none),
                 new.get(name).unwrap_or(&none),
             );
-            let why = if old.len() == new.len() {
-                old.iter().zip(new).find_map(|(old, new)| {
-                    if old.1 != new.1 {
-                        return Some(format!("its size goes from {} to {} bytes", old.1, new.1));
-                    }
-                    self.range_difference((old.0, 0), (new.0, 0), new.1, &mut Seen::new())
-                })
-            } else {
-                Some(format!(
-                    "there are {} of it, there were {}",
-                    new.len(),
-                    old.len()
-                ))
+            let why = match old.len() == new.len() {
+                true => {
+                    let mut pairs = old.iter().zip(new);
+                    pairs.find_map(|(&old, &new)| self.nameless_difference(old, new))
+                }
+                false => Some(self.come_or_gone(name, old, new)),
             };
             if let Some(why) = why {
                 differs(name.to_owned(), why);
             }
         }
     }
+
+    /// How the starts of two sections differ.
+    fn nameless_difference(&self, old: Start, new: Start) -> Option<String> {
+        if old.size != new.size {
+            return Some(format!(
+                "its size goes from {} to {} bytes",
+                old.size, new.size
+            ));
+        }
+        let places = ((old.section, 0), (new.section, 0));
+        let differs = self.range_difference(places.0, places.1, new.size, &mut Seen::new());
+        let was = self.original.sections[old.section].align;
+        let is = self.patched.sections[new.section].align;
+        differs.or_else(|| (was != is).then(|| format!("its alignment goes from {was} to {is}")))
+    }
+
+    /// How sections of one name differ of which not as many have such a start.
+    fn come_or_gone(&self, name: &str, old: &[Start], new: &[Start]) -> String {
+        let size = |all: &[Start]| all.iter().map(|start| start.size).sum::<u64>();
+        let align = |object: &Object| {
+            let sections = object.sections.iter().filter(|s| s.name == name);
+            sections.map(|section| section.align).max()
+        };
+        let mut why = match (old, new) {
+            (old, []) => format!(
+                "{} bytes at its start, which have no symbol, are gone",
+                size(old)
+            ),
+            ([], new) => format!(
+                "{} bytes at its start, which have no symbol, are new",
+                size(new)
+            ),
+            (old, new) => format!(
+                "{} bytes without a symbol are in {} sections of this name, {} were in {}",
+                size(new),
+                new.len(),
+                size(old),
+                old.len()
+            ),
+        };
+        if let (Some(was), Some(is)) = (align(self.original), align(self.patched))
+            && was != is
+        {
+            why += &format!(", and its alignment goes from {was} to {is}");
+        }
+        why
+    }
 }
 
-/// For each section name the sections that begin with something without a name
-/// that nothing refers to, with its size.
-fn nameless(object: &Object) -> BTreeMap<&str, Vec<(usize, u64)>> {
-    let mut found: BTreeMap<&str, Vec<(usize, u64)>> = BTreeMap::new();
+/// What a section begins with, without a name, and that nothing refers to.
+#[derive(Clone, Copy)]
+struct Start {
+    section: usize,
+    size: u64,
+}
+
+/// For each section name the sections that have such a start.
+fn nameless(object: &Object) -> BTreeMap<&str, Vec<Start>> {
+    let mut found: BTreeMap<&str, Vec<Start>> = BTreeMap::new();
     for (index, section) in object.sections.iter().enumerate() {
         let first = object.symbols_in(index).next();
         let size = first.map_or(section.size, |first| object.symbols[first].offset);
@@ -61,7 +107,10 @@ fn nameless(object: &Object) -> BTreeMap<&str, Vec<(usize, u64)>> {
             || section.merge.is_some()
             || !object.pieces_in(index).is_empty();
         if size > 0 && !compared {
-            found.entry(&section.name).or_default().push((index, size));
+            found.entry(&section.name).or_default().push(Start {
+                section: index,
+                size,
+            });
         }
     }
     found
