@@ -5,6 +5,7 @@
 //! for it and leave it out. A patch that removes the last write does that to
 //! the reads that remain, and the running hypervisor may have another value.
 
+use crate::patch::Edits;
 use crate::source::PatchedSource;
 use crate::unit::Unit;
 use xsplice_objdiff::compare::Kind;
@@ -13,7 +14,7 @@ use xsplice_objdiff::object::Class;
 
 /// What a reader should know about variables that the patched objects lack,
 /// although the patched source has them.
-pub(crate) fn notes(units: &[Unit], source: &PatchedSource) -> Vec<String> {
+pub(crate) fn notes(units: &[Unit], source: &PatchedSource, edits: &Edits) -> Vec<String> {
     let texts = source.texts().filter_map(|(path, text)| {
         let path = path.strip_prefix("xen/")?;
         let unit = units.iter().find(|unit| unit.file.source == path)?;
@@ -21,16 +22,34 @@ pub(crate) fn notes(units: &[Unit], source: &PatchedSource) -> Vec<String> {
     });
     let all = texts.flat_map(|(unit, text)| {
         let names = forgotten(unit, &text).into_iter();
-        names.map(|name| {
-            format!(
-                "{}: {name} is not in the patched object, although the source names it: where \
-                 nothing writes it any more, the patched code takes its initial value for it, \
-                 not the one that the running hypervisor has",
-                unit.file.source
-            )
-        })
+        let names = names.filter(|name| !is_anywhere(units, name));
+        names.map(|name| note(&unit.file.source, name, edits))
     });
     all.collect()
+}
+
+fn note(file: &str, name: &str, edits: &Edits) -> String {
+    if edits.end_static(name) {
+        return format!(
+            "{file}: {name} is not static any more: the patched code does not use the variable of \
+             the running hypervisor, nor the value that this has"
+        );
+    }
+    format!(
+        "{file}: {name} is not in the patched object, although the source names it: where nothing \
+         writes it any more, the patched code takes its initial value for it, not the one that the \
+         running hypervisor has"
+    )
+}
+
+/// Whether a patched object has, or refers to, a variable of this name: one that
+/// moved is in another file, and one that could not be matched is there under
+/// another number.
+fn is_anywhere(units: &[Unit], name: &str) -> bool {
+    units.iter().any(|unit| {
+        let mut symbols = unit.patched.symbols.iter();
+        symbols.any(|symbol| base_name(&symbol.name) == name)
+    })
 }
 
 /// Private variables that only the original object has, and `text` names.
@@ -45,14 +64,7 @@ fn forgotten<'a>(unit: &'a Unit, text: &str) -> Vec<&'a str> {
         let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
         words.any(|word| word == name)
     };
-    // One that could not be matched is there under another number.
-    let is_there = |name: &str| {
-        let mut symbols = unit.patched.symbols.iter();
-        symbols.any(|symbol| base_name(&symbol.name) == name)
-    };
-    removed
-        .filter(|name| named(name) && !is_there(name))
-        .collect()
+    removed.filter(|name| named(name)).collect()
 }
 
 #[cfg(test)]
@@ -70,6 +82,7 @@ mod tests {
         );
         let unit = Unit::of_sources(&old, &new);
         assert_eq!(forgotten(&unit, &new), ["limit"]);
+        assert!(!is_anywhere(std::slice::from_ref(&unit), "limit"));
         assert_eq!(forgotten(&unit, "int other; /* count */"), ["count"]);
     }
 
@@ -85,6 +98,6 @@ mod tests {
             changes.any(|c| c.kind == Kind::Removed),
             "it is to be unmatched"
         );
-        assert_eq!(forgotten(&unit, &new), Vec::<&str>::new());
+        assert!(is_anywhere(&[unit], "warned"));
     }
 }

@@ -262,7 +262,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     notes.extend(source.loose.iter().cloned());
     notes.extend(units.iter().flat_map(stored_addresses));
     notes.extend(selection.notes.iter().cloned());
-    notes.extend(crate::forgotten::notes(&units, &source));
+    notes.extend(crate::forgotten::notes(&units, &source, &edits));
     let modes = source.mode_only.iter();
     notes.extend(
         modes.map(|file| format!("{file}: only its mode changes, which does not affect code")),

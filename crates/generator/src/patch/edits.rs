@@ -30,6 +30,19 @@ impl Edits {
         Self { gained }
     }
 
+    /// Whether lines that are gone called `name` static, and no line that came does.
+    pub fn end_static(&self, name: &str) -> bool {
+        let declares = |sign: i64| {
+            let mut lines = self.gained.iter().filter(|(_, count)| **count * sign > 0);
+            lines.any(|(line, _)| {
+                ["static", name]
+                    .iter()
+                    .all(|all| words(line).any(|w| w == *all))
+            })
+        };
+        declares(-1) && !declares(1)
+    }
+
     /// Whether every line that loses the name `old` is one that gains the name
     /// `new`, and the other way round, and the name is all that differs.
     pub fn rename(&self, old: &str, new: &str) -> bool {
@@ -92,6 +105,14 @@ mod tests {
         );
         assert!(edits.rename("a", "c"));
         assert!(!edits.rename("c", "a") && !edits.rename("a", "b") && !edits.rename("x", "y"));
+    }
+
+    #[test]
+    fn a_variable_is_static_until_a_line_that_says_so_goes() {
+        let ends = |removed: &[&str], added: &[&str]| edits(removed, added).end_static("a");
+        assert!(ends(&["static int a;"], &["int a = f();"]));
+        assert!(!ends(&["static int a;"], &["static int a = 2;"]));
+        assert!(!ends(&["static int b;"], &["int a = f();"]) && !ends(&["a = 1;"], &[]));
     }
 
     #[test]
