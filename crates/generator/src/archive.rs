@@ -11,7 +11,8 @@ use object::{Object as _, ObjectSymbol as _};
 use std::collections::BTreeSet;
 
 /// Makes members that are not linked new to the hypervisor, and adds those that
-/// the patched objects need.
+/// the patched objects need. Returns the members that do not count: nothing needs
+/// them, and the patch leaves them as they are.
 ///
 /// # Errors
 /// If a member that is needed cannot be compiled.
@@ -19,7 +20,7 @@ pub(crate) fn settle(
     (tree, image): (&Tree, &Image),
     (rebuild, patched): (&Rebuild, &Patched),
     pairs: &mut Vec<Pair>,
-) -> Result<(), Refused> {
+) -> Result<BTreeSet<String>, Refused> {
     let members: Vec<_> = tree
         .objects
         .iter()
@@ -30,9 +31,14 @@ pub(crate) fn settle(
         members.any(|member| member.path == pair.object.path)
     };
     // Those that the patch leaves as they are only count if something needs them.
+    let mut unneeded = BTreeSet::new();
     pairs.retain(|pair| {
         let same = |unit: Option<Unit>| unit.is_none_or(|unit| unit.comparison.is_empty());
-        !is_member(pair) || !Unit::compare(tree, pair, None).is_ok_and(same)
+        let stays = !is_member(pair) || !Unit::compare(tree, pair, None).is_ok_and(same);
+        if !stays {
+            unneeded.insert(pair.object.path.clone());
+        }
+        stays
     });
     for pair in pairs.iter_mut().filter(|pair| is_member(pair)) {
         pair.original = None;
@@ -50,8 +56,9 @@ pub(crate) fn settle(
             !there && built.is_ok_and(|bytes| !needed.is_disjoint(&globals(&bytes, true)))
         });
         let Some(member) = missing else {
-            return Ok(());
+            return Ok(unneeded);
         };
+        unneeded.remove(&member.path);
         let bytes = rebuild.patched(patched, member);
         pairs.push(Pair {
             object: (*member).clone(),

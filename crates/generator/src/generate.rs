@@ -175,7 +175,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         return Err(Refused::one("patch", message));
     }
     let mut pairs = rebuild.pairs(&patched, &levels)?;
-    crate::archive::settle((&tree, &image), (&rebuild, &patched), &mut pairs)?;
+    let unneeded = crate::archive::settle((&tree, &image), (&rebuild, &patched), &mut pairs)?;
     let hooks = rebuild.hooks(&patched, &options.hooks)?;
     let compile = rebuild.compiler(&levels, &patched);
     progress.stage("comparing", pairs.len() + hooks.len());
@@ -193,14 +193,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     check_originals(&rebuild, &pairs, &units)?;
     let mut problems: Vec<Problem> = problems.into_iter().filter_map(Result::err).collect();
     if units.iter().all(|unit| unit.comparison.is_empty()) && problems.is_empty() {
-        return Err(Refused::one(
-            "patch",
-            format!(
-                "it changes no code: all {} objects that it reaches compile to what they were \
-                 (only comments or lines without effect changed)",
-                pairs.len()
-            ),
-        ));
+        return Err(no_code(&pairs, &unneeded));
     }
     let changed = units.iter().filter(|unit| !unit.comparison.is_empty());
     let changed: Vec<&str> = changed.map(|unit| unit.file.path.as_str()).collect();
@@ -286,6 +279,38 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     // About this machine, and so not for the payload to record.
     report.notes.extend(rebuild.unwritable().map(str::to_owned));
     Ok(report)
+}
+
+/// That nothing differs between the two builds, except in members of the library
+/// that are not linked.
+fn no_code(pairs: &[Pair], unneeded: &BTreeSet<String>) -> Refused {
+    let unneeded: Vec<&str> = unneeded.iter().map(String::as_str).collect();
+    let unlinked = match unneeded.as_slice() {
+        [] => String::new(),
+        [one] => format!("{one} is in the hypervisor's library, but not linked: nothing needs it"),
+        all => format!(
+            "{} are in the hypervisor's library, but not linked: nothing needs them",
+            all.join(", ")
+        ),
+    };
+    let compiled = match pairs {
+        [] => return Refused::one("patch", format!("it changes no code: {unlinked}")),
+        [pair] => format!("{}, the object that it reaches, compiles", pair.object.path),
+        all => format!("all {} objects that it reaches compile", all.len()),
+    };
+    let was = match pairs {
+        [_] => "what it was",
+        _ => "what they were",
+    };
+    let more = match unlinked.is_empty() {
+        true => unlinked,
+        false => format!("; {unlinked}"),
+    };
+    let message = format!(
+        "it changes no code: {compiled} to {was} (only comments or lines without effect \
+         changed){more}"
+    );
+    Refused::one("patch", message)
 }
 
 /// What makes the names of new symbols unlike those of any other payload: a
