@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use xsplice_generator::account::{Effect, Hunk};
-use xsplice_generator::{Options, PatchedFunction, Progress, Report, generate};
+use xsplice_generator::{Options, PatchedFunction, Progress, Refused, Report, generate};
+use xsplice_verify::Verdict;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -90,6 +91,10 @@ pub(crate) struct Args {
     /// repeat it for several.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     meta: Vec<(String, String)>,
+    /// Build the patched hypervisor as a whole, too, and write the payload only if
+    /// that proves it, as `xsplice verify` does.
+    #[arg(long)]
+    verify: bool,
     /// Ignore the object cache.
     #[arg(long)]
     no_cache: bool,
@@ -167,31 +172,55 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         debug: args.debug,
         quiet: json,
     };
+    if args.verify {
+        return crate::verified::run(args, options, &bar, json);
+    }
     let result = generate(&options, &bar);
     bar.finish();
     match result {
-        Ok(report) if json => match serde_json::to_string_pretty(&report) {
-            Ok(text) => {
-                say!("{text}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                complain!("error: {error}");
-                ExitCode::FAILURE
-            }
-        },
-        Ok(report) => {
-            print(&report, args.explain);
+        Ok(report) => shown(args, &report, None, json),
+        Err(refused) => refusal(&refused, json),
+    }
+}
+
+pub(crate) fn refusal(refused: &Refused, json: bool) -> ExitCode {
+    if json {
+        say!("{}", serde_json::json!({ "problems": refused.0 }));
+    }
+    for problem in &refused.0 {
+        complain!("error: {problem}");
+    }
+    complain!("No payload was written.");
+    ExitCode::FAILURE
+}
+
+/// Shows the report of a payload, and the verdict on it if there is one.
+pub(crate) fn shown(
+    args: &Args,
+    report: &Report,
+    verdict: Option<&Verdict>,
+    json: bool,
+) -> ExitCode {
+    if !json {
+        print(report, args.explain);
+        if let Some(verdict) = verdict {
+            crate::opinion::print(verdict);
+        }
+        return ExitCode::SUCCESS;
+    }
+    let value = serde_json::to_value(report).map(|mut value| {
+        if let Some(verdict) = verdict {
+            value["verify"] = serde_json::json!(verdict);
+        }
+        value
+    });
+    match value {
+        Ok(value) => {
+            say!("{value:#}");
             ExitCode::SUCCESS
         }
-        Err(refused) => {
-            if json {
-                say!("{}", serde_json::json!({ "problems": refused.0 }));
-            }
-            for problem in &refused.0 {
-                complain!("error: {problem}");
-            }
-            complain!("No payload was written.");
+        Err(error) => {
+            complain!("error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -322,14 +351,14 @@ fn print_hunks(hunks: &[Hunk]) {
     }
 }
 
-struct Bar {
+pub(crate) struct Bar {
     bar: Mutex<ProgressBar>,
     debug: bool,
     quiet: bool,
 }
 
 impl Bar {
-    fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if let Ok(bar) = self.bar.lock() {
             bar.finish_and_clear();
         }

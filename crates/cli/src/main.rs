@@ -16,8 +16,10 @@ mod demo;
 mod efi_syms;
 mod inspect;
 mod lab;
+mod opinion;
 mod output;
 mod report;
+mod verified;
 mod verify;
 
 const EXIT_CODES: &str = "\

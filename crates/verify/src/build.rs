@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Building the patched hypervisor, all of it, as the tree was built.
 
-use crate::Unusable;
 use crate::source::Source;
+use crate::types::{self, Types};
+use crate::{Plan, Progress, Unusable, record};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
+use xsplice_system::interrupt::{Directory, Process, run};
 
 /// A build of the patched source.
 #[derive(Debug)]
@@ -14,43 +19,108 @@ pub struct Patched {
     pub syms: Vec<u8>,
     /// The object that it was linked from.
     pub objects: Vec<u8>,
+    /// The types of what is in memory; `None` if they were not compared.
+    pub types: Option<Types>,
+    /// The source file of each global symbol.
+    pub files: BTreeMap<String, String>,
 }
 
-/// Builds the hypervisor of `tree` with `patches` in a copy of the tree, with
-/// the tree's objects where they are up to date, as the tree was built. Lines
-/// that the patches only move keep their numbers.
+/// Builds the hypervisor of the plan's tree with its patches in a copy of the
+/// tree, with the tree's objects where they are up to date, as the tree was built.
+/// Lines that the patches only move keep their numbers.
 ///
 /// # Errors
 /// If a patch does not apply, if the tree cannot be copied, or if the build
 /// fails.
-pub fn build(tree: &Path, patches: &[PathBuf]) -> Result<Patched, Unusable> {
-    let unusable =
-        |path: &Path, e: &dyn std::fmt::Display| Unusable::new(&path.display().to_string(), e);
-    let tree = tree.canonicalize().map_err(|e| unusable(tree, &e))?;
-    let top = match tree.parent() {
-        Some(parent) if tree.join("Rules.mk").is_file() => parent.to_owned(),
-        _ => tree,
-    };
-    let mut source = Source::default();
-    for path in patches {
-        let text = std::fs::read(path).map_err(|e| unusable(path, &e))?;
-        let name = path.display().to_string();
-        source.apply(&top, &name, &String::from_utf8_lossy(&text))?;
-    }
-    let directory = tempfile::Builder::new().prefix("xsplice-verify-").tempdir();
+pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> {
+    let top = top(plan.tree)?;
+    progress.stage("copying the tree");
+    let directory = Directory::new("xsplice-verify-");
     let directory = directory.map_err(|e| unusable(&std::env::temp_dir(), &e))?;
     let copy = directory.path();
     copy_tree(&top, copy).map_err(|e| unusable(&top, &e))?;
-    source.write(copy).map_err(|e| unusable(copy, &e))?;
-    let arguments = arguments(&top.join("xen")).map_err(|e| unusable(&top, &e))?;
-    make(copy, &arguments)?;
+    let recorded = record::arguments(&top.join("xen")).map_err(|e| unusable(&top, &e))?;
+    let mut source = Source::default();
+    let mut types = Types::default();
+    let mut before = top.join("xen");
+    // Each level changes what the levels below it left in memory.
+    let levels = plan.levels();
+    for (number, level) in levels.iter().enumerate() {
+        let began = SystemTime::now();
+        for path in *level {
+            let text = std::fs::read(path).map_err(|e| unusable(path, &e))?;
+            let name = path.display().to_string();
+            source.apply(&top, &name, &String::from_utf8_lossy(&text), plan.leave_out)?;
+        }
+        source.write(copy).map_err(|e| unusable(copy, &e))?;
+        if number + 1 == levels.len() {
+            add_hooks(copy, plan.hooks)?;
+        }
+        progress.stage("building the patched hypervisor");
+        make(copy, &recorded, progress)?;
+        progress.stage("comparing types");
+        let xen = copy.join("xen");
+        let objects = record::compiled_since(&xen, began).map_err(|e| unusable(&xen, &e))?;
+        types.merge(types::compare(&before, &xen, &objects, progress)?);
+        if number + 1 < levels.len() {
+            let kept = copy.join(format!("xen-level-{number}"));
+            duplicate(&xen, &kept).map_err(|e| unusable(&xen, &e))?;
+            before = kept;
+        }
+    }
     let read = |name: &str| {
         let path = copy.join("xen").join(name);
         std::fs::read(&path).map_err(|e| unusable(&path, &e))
     };
+    let xen = copy.join("xen");
     Ok(Patched {
         syms: read("xen-syms")?,
         objects: read("prelink.o")?,
+        types: Some(types),
+        files: record::files(&xen).map_err(|e| unusable(&xen, &e))?,
+    })
+}
+
+/// A build of the patched source that is there already; its types are compared
+/// with those of the built tree `original`, if that is given.
+///
+/// # Errors
+/// If a file cannot be read, or if an object of a tree cannot be compiled again.
+pub fn built(
+    syms: &Path,
+    objects: &Path,
+    original: Option<&Path>,
+    progress: &dyn Progress,
+) -> Result<Patched, Unusable> {
+    let read = |path: &Path| std::fs::read(path).map_err(|e| unusable(path, &e));
+    let mut patched = Patched {
+        syms: read(syms)?,
+        objects: read(objects)?,
+        types: None,
+        files: BTreeMap::new(),
+    };
+    if let Some(tree) = original {
+        let before = top(tree)?.join("xen");
+        let after = syms.canonicalize().map_err(|e| unusable(syms, &e))?;
+        let after = after.parent().unwrap_or(Path::new("/"));
+        progress.stage("comparing types");
+        let objects = record::different(&before, after).map_err(|e| unusable(after, &e))?;
+        patched.types = Some(types::compare(&before, after, &objects, progress)?);
+        patched.files = record::files(after).map_err(|e| unusable(after, &e))?;
+    }
+    Ok(patched)
+}
+
+fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Unusable {
+    Unusable::new(&path.display().to_string(), error)
+}
+
+/// The directory that has `xen` in it.
+fn top(tree: &Path) -> Result<PathBuf, Unusable> {
+    let tree = tree.canonicalize().map_err(|e| unusable(tree, &e))?;
+    Ok(match tree.parent() {
+        Some(parent) if tree.join("Rules.mk").is_file() => parent.to_owned(),
+        _ => tree,
     })
 }
 
@@ -63,75 +133,69 @@ fn copy_tree(top: &Path, copy: &Path) -> std::io::Result<()> {
             std::os::unix::fs::symlink(&path, copy.join(name))?;
         }
     }
-    let status = Command::new("cp")
-        .args(["-a", "--reflink=auto"])
-        .arg(top.join("xen"))
-        .arg(copy)
-        .status()?;
-    if status.success() {
+    duplicate(&top.join("xen"), &copy.join("xen"))
+}
+
+fn duplicate(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut command = Command::new("cp");
+    command.args(["-a", "--reflink=auto"]).arg(from).arg(to);
+    let (status, words) = run(&mut command)?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(std::io::Error::other(
+            String::from_utf8_lossy(&words).into_owned(),
+        )),
+    }
+}
+
+/// Hooks are compiled like any other file, and linked.
+fn add_hooks(copy: &Path, hooks: &[PathBuf]) -> Result<(), Unusable> {
+    if hooks.is_empty() {
         return Ok(());
     }
-    Err(std::io::Error::other("cp cannot copy it"))
+    let common = copy.join("xen/common");
+    let makefile = common.join("Makefile");
+    let mut text = std::fs::read_to_string(&makefile).map_err(|e| unusable(&makefile, &e))?;
+    for (number, hook) in hooks.iter().enumerate() {
+        let name = format!("xsplice-hooks-{number}");
+        std::fs::copy(hook, common.join(&name).with_extension("c"))
+            .map_err(|e| unusable(hook, &e))?;
+        text.push_str(&format!("\nobj-y += {name}.o\n"));
+    }
+    std::fs::write(&makefile, text).map_err(|e| unusable(&makefile, &e))
 }
 
-/// What make must be told so that it takes the tree's objects as they are.
-fn arguments(xen: &Path) -> std::io::Result<Vec<String>> {
-    let mut arguments = vec![
-        // The date of the build stays what it is.
-        "cmd_compile.h=:".to_owned(),
-        // No second hypervisor for UEFI.
-        "efi-y=".to_owned(),
-        "WGET=false".to_owned(),
-        "GIT=false".to_owned(),
-        "PYTHON=/usr/bin/python3".to_owned(),
-    ];
-    let command = |name: &str| std::fs::read_to_string(xen.join(name));
-    let link = command(".prelink.o.cmd")?;
-    if let Some(linker) = words(&link).first() {
-        arguments.push(format!("LD={linker}"));
-    }
-    let compile = command("common/.version.o.cmd")?;
-    let words = words(&compile);
-    if let Some(compiler) = words.first() {
-        arguments.push(format!("CC={compiler}"));
-    }
-    let maps = words.iter().filter(|word| {
-        let options = [
-            "-ffile-prefix-map=",
-            "-fdebug-prefix-map=",
-            "-fmacro-prefix-map=",
-        ];
-        options.iter().any(|option| word.starts_with(option))
-    });
-    let maps: Vec<&str> = maps.copied().collect();
-    if !maps.is_empty() {
-        arguments.push(format!("EXTRA_CFLAGS_XEN_CORE={}", maps.join(" ")));
-    }
-    Ok(arguments)
-}
-
-/// The words of a recorded command.
-fn words(record: &str) -> Vec<&str> {
-    let first = record.lines().next().unwrap_or_default();
-    let (_, command) = first.split_once(":=").unwrap_or_default();
-    command.split_whitespace().collect()
-}
-
-fn make(copy: &Path, arguments: &[String]) -> Result<(), Unusable> {
+fn make(copy: &Path, arguments: &[String], progress: &dyn Progress) -> Result<(), Unusable> {
+    let bad = |e: std::io::Error| Unusable::new("make", &e);
     let jobs = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let output = Command::new("make")
-        .arg("-C")
-        .arg(copy.join("xen"))
-        .args(arguments)
-        .arg(format!("-j{jobs}"))
-        .arg("xen")
-        .env_remove("MAKEFLAGS")
-        .output()
-        .map_err(|e| Unusable::new("make", &e))?;
-    if output.status.success() {
+    let mut command = Command::new("make");
+    command.arg("-C").arg(copy.join("xen")).args(arguments);
+    command.arg(format!("-j{jobs}")).arg("xen");
+    command.env_remove("MAKEFLAGS").stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = Process::spawn(&mut command).map_err(bad)?;
+    let (lines, errors) = (process.stdout.take(), process.stderr.take());
+    let errors = std::thread::scope(|scope| {
+        let errors = scope.spawn(|| {
+            let mut text = Vec::new();
+            if let Some(mut pipe) = errors {
+                // What cannot be read is missing from the message only.
+                let _ = pipe.read_to_end(&mut text);
+            }
+            text
+        });
+        for line in lines
+            .into_iter()
+            .flat_map(|pipe| BufReader::new(pipe).lines())
+        {
+            progress.step(line.unwrap_or_default().trim());
+        }
+        errors.join().unwrap_or_default()
+    });
+    if process.wait().map_err(bad)?.success() {
         return Ok(());
     }
-    let errors = String::from_utf8_lossy(&output.stderr);
+    let errors = String::from_utf8_lossy(&errors);
     let errors: Vec<&str> = errors
         .lines()
         .filter(|line| line.contains("rror"))

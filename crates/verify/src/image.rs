@@ -2,88 +2,13 @@
 //! A linked hypervisor as memory with names.
 
 use crate::Unusable;
+use crate::class::{Borders, Class, HOOKS, SectionKind};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use object::elf;
 use object::read::elf::{ElfFile64, SectionHeader as _, Sym};
 use object::{Endianness, Object as _, ObjectSection as _};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-
-/// What a piece of memory is to the running hypervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Class {
-    /// Code that is mapped whatever page tables are in use.
-    EntryText,
-    Text,
-    InitText,
-    ReadOnly,
-    RoAfterInit,
-    InitData,
-    ReadMostly,
-    Data,
-    Bss,
-    PerCpu,
-    /// Code, constants and variables of a payload.
-    PayloadText,
-    PayloadReadOnly,
-    PayloadData,
-}
-
-impl Class {
-    pub(crate) fn is_code(self) -> bool {
-        matches!(
-            self,
-            Self::Text | Self::EntryText | Self::InitText | Self::PayloadText
-        )
-    }
-
-    /// Freed once the hypervisor has booted.
-    pub(crate) fn is_init(self) -> bool {
-        matches!(self, Self::InitText | Self::InitData)
-    }
-
-    pub(crate) fn is_payload(self) -> bool {
-        matches!(
-            self,
-            Self::PayloadText | Self::PayloadReadOnly | Self::PayloadData
-        )
-    }
-
-    /// What runs may change it: there is one of it, and it has a state.
-    pub(crate) fn is_writable(self) -> bool {
-        matches!(
-            self,
-            Self::ReadMostly | Self::Data | Self::Bss | Self::PerCpu | Self::PayloadData
-        )
-    }
-
-    /// Whether what is in the patched hypervisor of this class can be `other`.
-    pub(crate) fn allows(self, other: Self) -> bool {
-        match other {
-            Self::PayloadText => self == Self::Text,
-            Self::PayloadReadOnly => self == Self::ReadOnly,
-            Self::PayloadData => matches!(self, Self::ReadMostly | Self::Data | Self::Bss),
-            _ => self == other,
-        }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::EntryText => "entry code",
-            Self::Text => "code",
-            Self::InitText => "boot-only code",
-            Self::ReadOnly => "read-only data",
-            Self::RoAfterInit => "data that is read-only after boot",
-            Self::InitData => "boot-only data",
-            Self::ReadMostly => "read-mostly data",
-            Self::Data => "data",
-            Self::Bss => "zero-initialised data",
-            Self::PerCpu => "per-CPU data",
-            Self::PayloadText => "the payload's code",
-            Self::PayloadReadOnly => "the payload's read-only data",
-            Self::PayloadData => "the payload's data",
-        }
-    }
-}
 
 /// A stretch of memory.
 #[derive(Debug)]
@@ -93,6 +18,8 @@ pub(crate) struct Segment {
     /// Shorter than `size` where the rest is zero.
     pub(crate) data: Vec<u8>,
     pub(crate) class: Class,
+    /// What the loader aligns its start to; 0 where the linker has placed it.
+    pub(crate) alignment: u64,
 }
 
 impl Segment {
@@ -165,6 +92,8 @@ pub(crate) struct Image {
     /// Every name, by address.
     pub(crate) at: BTreeMap<u64, Vec<Name>>,
     pub(crate) build_id: Vec<u8>,
+    /// Sections with pointers to hooks.
+    pub(crate) hook_lists: Vec<(String, Range<u64>)>,
 }
 
 /// A symbol as the file has it.
@@ -206,6 +135,7 @@ impl Image {
             names: HashMap::new(),
             at: BTreeMap::new(),
             build_id,
+            hook_lists: Vec::new(),
         };
         for section in elf.sections() {
             let header = section.elf_section_header();
@@ -216,7 +146,16 @@ impl Image {
             let contents = section.data().map_err(|e| bad(&e))?;
             let whole = section.name().map_err(|e| bad(&e))?;
             let sizes = (section.address(), section.size());
-            image.add_section(whole, sizes, contents, &borders);
+            if whole.starts_with(HOOKS) {
+                let range = sizes.0..sizes.0 + sizes.1;
+                image.hook_lists.push((whole.to_owned(), range));
+            }
+            let kind = SectionKind {
+                name: whole,
+                writable: flags.contains(elf::SHF_WRITE),
+                code: flags.contains(elf::SHF_EXECINSTR),
+            };
+            image.add_section(&kind, sizes, contents, &borders);
         }
         image.segments.sort_by_key(|segment| segment.address);
         image.add_symbols(symbols);
@@ -226,7 +165,7 @@ impl Image {
     /// Cuts a section where its class changes.
     fn add_section(
         &mut self,
-        name: &str,
+        section: &SectionKind,
         (address, size): (u64, u64),
         contents: &[u8],
         borders: &Borders,
@@ -244,7 +183,8 @@ impl Image {
                 address: from,
                 size: to - from,
                 data: data.unwrap_or_default().to_vec(),
-                class: borders.class(name, from),
+                class: borders.class(section, from),
+                alignment: 0,
             });
         }
     }
@@ -314,6 +254,17 @@ impl Image {
         self.segment(address).map(|segment| segment.class)
     }
 
+    /// `address` modulo `alignment`; `None` if that depends on where a payload is
+    /// loaded.
+    pub(crate) fn modulo(&self, address: u64, alignment: u64) -> Option<u64> {
+        let segment = self.segment(address)?;
+        match segment.alignment {
+            0 => Some(address % alignment),
+            known if known >= alignment => Some((address - segment.address) % alignment),
+            _ => None,
+        }
+    }
+
     /// What the file has from `address` to the end of that stretch of memory.
     pub(crate) fn from(&self, address: u64) -> &[u8] {
         let tail = self.segment(address).and_then(|segment| {
@@ -321,6 +272,26 @@ impl Image {
             segment.data.get(offset..)
         });
         tail.unwrap_or_default()
+    }
+
+    /// Whether nothing but padding is in `range`.
+    pub(crate) fn is_padding(&self, range: Range<u64>) -> bool {
+        const PADDING: [u8; 3] = [0, 0x90, 0xcc];
+        let mut at = range.start;
+        while at < range.end {
+            if self.containing(at).is_some() {
+                return false;
+            }
+            let data = self.from(at);
+            let mut decoder = Decoder::with_ip(64, data, at, DecoderOptions::NONE);
+            let instruction = decoder.decode();
+            at += match data.first() {
+                Some(byte) if PADDING.contains(byte) => 1,
+                Some(_) if instruction.mnemonic() == Mnemonic::Nop => instruction.len() as u64,
+                _ => return false,
+            };
+        }
+        true
     }
 
     /// `size` bytes at `address`; `None` if they are not all there.
@@ -361,6 +332,19 @@ impl Image {
         self.names.get(&name).copied()
     }
 
+    /// The address of the symbol that the hypervisor lists as `name`: that of a
+    /// local one begins with its file.
+    pub(crate) fn named(&self, name: &str) -> Option<u64> {
+        let local = name.split_once('#').and_then(|(file, symbol)| {
+            let name = Name {
+                file: Some(file.to_owned()),
+                symbol: symbol.to_owned(),
+            };
+            self.names.get(&name).copied()
+        });
+        local.or_else(|| self.global(name))
+    }
+
     /// The place at `address` for people: the name before it and how far.
     pub(crate) fn place(&self, address: u64) -> String {
         if let Some(id) = self.containing(address) {
@@ -376,43 +360,6 @@ impl Image {
                 names.first().map_or_else(String::new, Name::to_string)
             }
             _ => format!("{address:#x} ({class})"),
-        }
-    }
-}
-
-/// Where the classes of memory begin and end within sections.
-struct Borders {
-    entry: Range<u64>,
-    init: Range<u64>,
-    ro_after_init: Range<u64>,
-    per_cpu: Range<u64>,
-}
-
-impl Borders {
-    fn all(&self) -> impl Iterator<Item = u64> {
-        let all = [&self.entry, &self.init, &self.ro_after_init, &self.per_cpu];
-        all.map(|range| [range.start, range.end])
-            .into_iter()
-            .flatten()
-    }
-
-    fn class(&self, section: &str, address: u64) -> Class {
-        if self.init.contains(&address) {
-            return if section == ".init.text" {
-                Class::InitText
-            } else {
-                Class::InitData
-            };
-        }
-        match section {
-            ".text" if self.entry.contains(&address) => Class::EntryText,
-            ".text" => Class::Text,
-            _ if self.ro_after_init.contains(&address) => Class::RoAfterInit,
-            _ if self.per_cpu.contains(&address) => Class::PerCpu,
-            ".data.read_mostly" => Class::ReadMostly,
-            ".data" => Class::Data,
-            ".bss" => Class::Bss,
-            _ => Class::ReadOnly,
         }
     }
 }

@@ -16,26 +16,38 @@
 //! function of the patched hypervisor that can run after boot has a counterpart
 //! with the same instructions, whose operands lead to counterparts; every
 //! variable has one counterpart, of the same size, class, alignment and initial
-//! value; every entry of a table about code belongs to the counterpart. What
-//! has none is named.
+//! value; every entry of a table about code belongs to the counterpart; what is
+//! in memory has the layout that the patched source gives it. What has none is
+//! named.
 //!
-//! *What it cannot see*: how the meaning of memory changes while no code and no
-//! initial value does, such as two members of a structure that swap their names
-//! in all of the source; hooks, which are no part of the patched hypervisor.
+//! *What it cannot see*: whether values in memory keep their meaning where code
+//! and layout allow both, such as an enumerator that gets another number (this
+//! is noted); what hooks do while they run: they are compared with the patched
+//! source's, and named.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
 mod build;
+mod class;
 mod code;
+mod dwarf;
 mod image;
 mod objects;
 mod payload;
+mod plan;
 mod prove;
+mod record;
 mod running;
 mod source;
 mod tables;
+mod types;
 mod verdict;
 
-pub use build::{Patched, build};
+pub use build::{Patched, build, built};
+pub use payload::patches;
+pub use plan::{Accepted, Plan, Progress, Silent};
+pub use types::Types;
 pub use verdict::{Difference, Kind, Verdict};
 
 /// A file that cannot be used, and why.
@@ -75,8 +87,13 @@ pub struct Inputs<'a> {
     pub patched: Input<'a>,
     /// The `prelink.o` that it was linked from.
     pub objects: Input<'a>,
-    /// Names of what was left out on request.
-    pub left_out: Vec<String>,
+    /// The source file of each global symbol of the patched hypervisor, as far as
+    /// it is known.
+    pub files: BTreeMap<String, String>,
+    /// How types of the patched hypervisor differ, if that was looked at.
+    pub types: Option<&'a Types>,
+    /// Differences that are known.
+    pub accepted: Accepted,
 }
 
 /// Compares.
@@ -88,20 +105,28 @@ pub fn verify(inputs: &Inputs) -> Result<Verdict, Unusable> {
     let patched = image::Image::read(inputs.patched.name, inputs.patched.data)?;
     let objects = objects::Objects::read(&patched, inputs.objects.name, inputs.objects.data)?;
     let original = image::Image::read(inputs.original.name, inputs.original.data)?;
-    let mut running = running::Running::new(original);
+    let bad = |input: &Input, reason: String| Unusable::new(input.name, &reason);
+    let running = running::Running::new(original);
+    let mut running = running.map_err(|reason| bad(&inputs.original, reason))?;
     for payload in &inputs.payloads {
         running.apply(payload)?;
     }
-    let mut verdict = prove::prove(&patched, &objects, &running);
-    let (left_out, differences) = std::mem::take(&mut verdict.differences)
-        .into_iter()
-        .partition(|difference| {
-            inputs.left_out.iter().any(|name| {
-                difference.name == *name || difference.name.ends_with(&format!("#{name}"))
-            })
-        });
-    verdict.differences = differences;
-    verdict.left_out = left_out;
-    verdict.proved = verdict.differences.is_empty();
+    let verdict = prove::prove(&patched, &objects, &running, &inputs.files);
+    let mut verdict = verdict.map_err(|reason| bad(&inputs.patched, reason))?;
+    match inputs.types {
+        Some(types) => {
+            verdict
+                .differences
+                .extend(types.differences.iter().cloned());
+            verdict.notes.extend(types.notes.iter().cloned());
+            verdict.types = types.same;
+        }
+        None => verdict.differences.push(Difference {
+            kind: Kind::Layout,
+            name: "types".to_owned(),
+            message: "whether what is in memory keeps its layout was not looked at".to_owned(),
+        }),
+    }
+    inputs.accepted.sort(&mut verdict);
     Ok(verdict)
 }

@@ -7,6 +7,7 @@
 
 use crate::Unusable;
 use crate::image::{Entity, EntityId, Image, Name};
+use crate::tables::{self, Table};
 use object::read::elf::{ElfFile64, SectionHeader as _};
 use object::{
     Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
@@ -54,6 +55,15 @@ pub(crate) struct Field {
 pub(crate) struct Objects {
     fields: BTreeMap<u64, Field>,
     alignment: HashMap<EntityId, u64>,
+    /// What has a name and no size: up to the next name, or to the end of its
+    /// section.
+    pub(crate) stretches: BTreeMap<u64, u64>,
+    /// Where each section lies, and its name without a priority.
+    sections: BTreeMap<u64, (u64, String)>,
+    /// Names that the linker script gives, by address.
+    pub(crate) markers: BTreeMap<u64, Vec<Name>>,
+    /// How many bytes of each table the objects have.
+    pub(crate) tables: BTreeMap<Table, u64>,
 }
 
 impl Objects {
@@ -63,10 +73,19 @@ impl Objects {
         let placed = Placed::new(&elf, image).map_err(|e| Unusable::new(what, &e))?;
         let mut objects = Self::default();
         let mut mismatched = 0_usize;
+        objects.markers = placed.markers(image);
         for section in elf.sections() {
+            let name = section.name().map_err(|e| Unusable::new(what, &e))?;
+            if let Some(table) = tables::of_section(name).map_err(|e| Unusable::new(what, &e))? {
+                *objects.tables.entry(table).or_default() += section.size();
+            }
             let Some(&base) = placed.bases.get(&section.index()) else {
                 continue;
             };
+            let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            objects
+                .sections
+                .insert(base, (section.size(), prefix.to_owned()));
             for (offset, relocation) in section.relocations() {
                 if let Some(field) = placed.field(&relocation) {
                     objects.fields.insert(base + offset, field);
@@ -74,6 +93,7 @@ impl Objects {
             }
             let contents = section.data().map_err(|e| Unusable::new(what, &e))?;
             let range = base..base + section.size();
+            objects.add_stretches(image, placed.defined(section.index()), &range);
             if !objects.agrees(image, contents, &range) {
                 mismatched += 1;
             }
@@ -106,6 +126,44 @@ impl Objects {
         Ok(objects)
     }
 
+    /// Adds what has a name and no size; `names` is where the section's names are.
+    fn add_stretches(&mut self, image: &Image, names: &BTreeSet<u64>, range: &Range<u64>) {
+        for &start in names {
+            if image.containing(start).is_some() {
+                continue;
+            }
+            let name = names.range(start + 1..).next().copied();
+            let first = image.entities.partition_point(|e| e.address <= start);
+            let entity = image.entities.get(first).map(|e| e.address);
+            let ends = [name, entity, Some(range.end)];
+            let end = ends.into_iter().flatten().min().unwrap_or(range.end);
+            if start < end {
+                self.stretches.insert(start, end - start);
+            }
+        }
+    }
+
+    /// What lies between names of the linker script that differ in `start` and `end`
+    /// only, such as `__start_schedulers_array` and `__end_schedulers_array`, and
+    /// comes from few kinds of sections: an array, whose order and length count.
+    pub(crate) fn arrays(&self) -> Vec<Range<u64>> {
+        const KINDS: usize = 4;
+        let ends = |stem: &str| ["end", "stop"].map(|end| stem.replacen("start", end, 1));
+        let names = self.markers.iter();
+        let names = names.flat_map(|(&at, names)| names.iter().map(move |name| (name, at)));
+        let places: HashMap<&str, u64> = names.map(|(n, at)| (n.symbol.as_str(), at)).collect();
+        let starts = places.iter().filter(|(name, _)| name.contains("start"));
+        let ranges = starts.filter_map(|(name, &start)| {
+            let end = ends(name)
+                .iter()
+                .find_map(|end| places.get(end.as_str()).copied())?;
+            let inside = self.sections.range(start..end.max(start));
+            let kinds: BTreeSet<&str> = inside.map(|(_, (_, name))| name.as_str()).collect();
+            (1..=KINDS).contains(&kinds.len()).then_some(start..end)
+        });
+        ranges.collect()
+    }
+
     /// Whether the image has `contents` at `range`, apart from relocated fields.
     fn agrees(&self, image: &Image, contents: &[u8], range: &Range<u64>) -> bool {
         let Some(mut linked) = image.bytes(range.start, contents.len() as u64) else {
@@ -122,6 +180,14 @@ impl Objects {
             }
         }
         linked == contents
+    }
+
+    /// Whether `range` is the nameless end of a section.
+    pub(crate) fn is_behind(&self, image: &Image, range: &Range<u64>) -> bool {
+        let section = self.sections.range(..range.start).next_back();
+        let end = section.map(|(start, (size, _))| start + size);
+        let named = image.at.range(range.start..range.end).next();
+        range.start < range.end && end == Some(range.end) && named.is_none()
     }
 
     /// The relocated fields in `range`.
@@ -146,6 +212,8 @@ struct Placed<'a> {
     names: HashMap<SymbolIndex, u64>,
     /// Where the nameless constants of a section begin.
     starts: HashMap<SectionIndex, BTreeSet<u64>>,
+    /// Where a section's names are in the image.
+    defined: HashMap<SectionIndex, BTreeSet<u64>>,
 }
 
 impl<'a> Placed<'a> {
@@ -155,6 +223,7 @@ impl<'a> Placed<'a> {
             bases: HashMap::new(),
             names: HashMap::new(),
             starts: HashMap::new(),
+            defined: HashMap::new(),
         };
         let mut file = None;
         for symbol in elf.symbols() {
@@ -176,6 +245,7 @@ impl<'a> Placed<'a> {
             if let Some(section) = symbol.section_index() {
                 let base = address.wrapping_sub(symbol.address());
                 placed.bases.entry(section).or_insert(base);
+                placed.defined.entry(section).or_default().insert(address);
             }
         }
         for section in elf.sections() {
@@ -186,6 +256,27 @@ impl<'a> Placed<'a> {
             }
         }
         Ok(placed)
+    }
+
+    fn defined(&self, section: SectionIndex) -> &BTreeSet<u64> {
+        static NONE: BTreeSet<u64> = BTreeSet::new();
+        self.defined.get(&section).unwrap_or(&NONE)
+    }
+
+    /// Names that the objects use and the linker script gives.
+    fn markers(&self, image: &Image) -> BTreeMap<u64, Vec<Name>> {
+        let undefined = self.elf.symbols().filter(|symbol| symbol.is_undefined());
+        let mut markers: BTreeMap<u64, Vec<Name>> = BTreeMap::new();
+        for symbol in undefined {
+            let name = Name {
+                file: None,
+                symbol: symbol.name().unwrap_or_default().to_owned(),
+            };
+            if let Some(&address) = image.names.get(&name) {
+                markers.entry(address).or_default().push(name);
+            }
+        }
+        markers
     }
 
     /// Section and offset of the nameless constant that the relocation is for.

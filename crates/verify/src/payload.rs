@@ -3,7 +3,8 @@
 //! with it.
 
 use crate::Unusable;
-use crate::image::{Class, Image, Name, RawSymbol, Segment};
+use crate::class::Class;
+use crate::image::{Image, Name, RawSymbol, Segment};
 use crate::tables::{self, Table};
 use object::read::elf::{ElfFile64, SectionHeader as _};
 use object::{
@@ -15,19 +16,42 @@ use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::{LivepatchFunc, section as names};
 use zerocopy::FromBytes as _;
 
+/// What a payload is loaded to a multiple of: no section of it is aligned to more.
+const PAGE: u64 = 4096;
+
 /// A function that a payload replaces.
 #[derive(Debug, Clone)]
 pub(crate) struct Replaced {
     pub(crate) name: String,
+    /// Where its name is.
+    name_at: u64,
     pub(crate) old: u64,
     pub(crate) old_size: u64,
     pub(crate) new: u64,
     pub(crate) new_size: u64,
 }
 
+impl Replaced {
+    /// Finds the old function where the record has its name only, and its name
+    /// where it has the address.
+    fn look_up(&mut self, image: &Image) -> Result<(), String> {
+        if self.old == 0 {
+            let text = image.from(self.name_at).split(|&byte| byte == 0).next();
+            let name = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
+            let found = image.named(&name);
+            self.old = found.ok_or_else(|| format!("it replaces {name}, which is nowhere"))?;
+        }
+        let name = image.at.get(&self.old).and_then(|names| names.first());
+        self.name = name.map_or_else(|| format!("{:#x}", self.old), Name::to_string);
+        Ok(())
+    }
+}
+
 /// What a payload brings besides memory.
 #[derive(Debug, Default)]
 pub(crate) struct Brought {
+    /// What a payload on top of it depends on.
+    pub(crate) build_id: Vec<u8>,
     pub(crate) replaced: Vec<Replaced>,
     pub(crate) tables: Vec<(Table, u64, u64)>,
     /// Functions that the hypervisor calls at a stage of the payload's life.
@@ -36,8 +60,14 @@ pub(crate) struct Brought {
     pub(crate) starts: BTreeSet<u64>,
 }
 
-/// Puts the payload `data` into `image`; `what` is for messages.
-pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brought, Unusable> {
+/// Puts the payload `data` into `image`, on top of what has the build-id `below`;
+/// `what` is for messages.
+pub(crate) fn apply(
+    image: &mut Image,
+    below: &[u8],
+    what: &str,
+    data: &[u8],
+) -> Result<Brought, Unusable> {
     let bad = |reason: &dyn std::fmt::Display| Unusable::new(what, reason);
     let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
     if let Some(wanted) = build_id(&elf, names::XEN_DEPENDS)
@@ -49,6 +79,16 @@ pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brough
             hex(&image.build_id)
         )));
     }
+    if let Some(wanted) = build_id(&elf, names::DEPENDS)
+        && wanted != below
+    {
+        return Err(bad(&format!(
+            "it goes on top of what has the build-id {}, and below it is {}: give all payloads \
+             of the stack, the lowest first",
+            hex(&wanted),
+            hex(below)
+        )));
+    }
     let mut linker = Linker {
         elf: &elf,
         // Each payload begins on a page of its own, out of reach of the last.
@@ -57,7 +97,10 @@ pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brough
     };
     let segments = linker.lay_out().map_err(|e| bad(&e))?;
     let mut memory = Vec::new();
-    let mut brought = Brought::default();
+    let mut brought = Brought {
+        build_id: build_id(&elf, names::BUILD_ID).unwrap_or_default(),
+        ..Brought::default()
+    };
     for (index, mut segment) in segments {
         let starts = linker
             .relocate(image, index, &mut segment)
@@ -76,10 +119,20 @@ pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brough
     }
     image.add_symbols(symbols);
     for replaced in &mut brought.replaced {
-        let name = image.at.get(&replaced.old).and_then(|names| names.first());
-        replaced.name = name.map_or_else(|| format!("{:#x}", replaced.old), Name::to_string);
+        replaced.look_up(image).map_err(|reason| bad(&reason))?;
     }
     Ok(brought)
+}
+
+/// How many source patches the payload `data` says that it was built from; `None`
+/// if it does not say it.
+#[must_use]
+pub fn patches(data: &[u8]) -> Option<usize> {
+    let elf = ElfFile64::<Endianness>::parse(data).ok()?;
+    let texts = elf.section_by_name(names::MODINFO)?.data().ok()?;
+    let texts = texts.split(|&byte| byte == 0);
+    let count = texts.filter(|text| text.starts_with(b"patch=")).count();
+    (count != 0).then_some(count)
 }
 
 fn build_id(elf: &ElfFile64<'_, Endianness>, section: &str) -> Option<Vec<u8>> {
@@ -102,7 +155,7 @@ impl Brought {
             let hooks = pointers.iter().map(|p| u64::from_le_bytes(*p));
             self.hooks
                 .extend(hooks.map(|hook| (stage.to_owned(), hook)));
-        } else if let Some(table) = tables::of_section(name) {
+        } else if let Some(table) = tables::of_section(name)? {
             self.tables.push((table, segment.address, segment.size));
         }
         Ok(())
@@ -114,6 +167,7 @@ fn replaced(record: &[u8]) -> Result<Replaced, String> {
         .map_err(|_| "a record of functions is truncated".to_owned())?;
     Ok(Replaced {
         name: String::new(),
+        name_at: func.name.get(),
         old: func.old_addr.get(),
         old_size: func.old_size.get().into(),
         new: func.new_addr.get(),
@@ -154,6 +208,7 @@ impl Linker<'_> {
                 size: section.size(),
                 data: section.data()?.to_vec(),
                 class,
+                alignment: section.align().clamp(1, PAGE),
             };
             segments.push((section.index(), segment));
         }
@@ -216,15 +271,7 @@ impl Linker<'_> {
             }
             _ => {
                 let name = symbol.name().map_err(|e| e.to_string())?;
-                let found = match name.split_once('#') {
-                    Some((file, symbol)) => image.names.get(&Name {
-                        file: Some(file.to_owned()),
-                        symbol: symbol.to_owned(),
-                    }),
-                    None => None,
-                };
-                let found = found.copied().or_else(|| image.global(name));
-                found.ok_or_else(|| {
+                image.named(name).ok_or_else(|| {
                     format!("{name} is neither in the hypervisor nor in a payload below")
                 })
             }

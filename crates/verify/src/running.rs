@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The running hypervisor with payloads applied.
 
+use crate::class::Class;
 use crate::code::Code;
-use crate::image::{Class, Entity, Image};
+use crate::image::{Entity, Image};
 use crate::payload::{self, Replaced};
 use crate::tables::{Table, Tables};
 use crate::{Input, Unusable};
@@ -21,26 +22,31 @@ pub(crate) struct Running {
     pub(crate) hooks: Vec<(String, u64)>,
     /// What relocations of the payloads lead to.
     starts: BTreeSet<u64>,
+    /// Build-id of the topmost payload, or of the hypervisor.
+    top: Vec<u8>,
 }
 
 impl Running {
-    pub(crate) fn new(image: Image) -> Self {
-        Self {
-            tables: Tables::linked(&image),
+    pub(crate) fn new(image: Image) -> Result<Self, String> {
+        Ok(Self {
+            tables: Tables::linked(&image)?,
+            top: image.build_id.clone(),
             image,
             replaced: HashMap::new(),
             entries: Vec::new(),
             hooks: Vec::new(),
             starts: BTreeSet::new(),
-        }
+        })
     }
 
     /// Applies a payload on top.
     pub(crate) fn apply(&mut self, input: &Input) -> Result<(), Unusable> {
-        let brought = payload::apply(&mut self.image, input.name, input.data)?;
+        let brought = payload::apply(&mut self.image, &self.top, input.name, input.data)?;
+        let bad = |reason: String| Unusable::new(input.name, &reason);
         for (table, start, size) in brought.tables {
             let range = start..start + size;
-            for (place, at) in self.tables.add(&self.image, table, range) {
+            let added = self.tables.add(&self.image, table, range).map_err(bad)?;
+            for (place, at) in added {
                 self.entries.push((table, place, at));
             }
         }
@@ -49,13 +55,21 @@ impl Running {
         }
         self.hooks.extend(brought.hooks);
         self.starts.extend(brought.starts);
+        self.top = brought.build_id;
         Ok(())
     }
 
     /// Where execution is that enters at `address`.
     pub(crate) fn live(&self, address: u64) -> u64 {
-        let replaced = self.replaced.get(&address).filter(|func| func.new != 0);
-        replaced.map_or(address, |func| func.new)
+        let mut live = address;
+        // What replaces a function can be replaced itself, but not in a circle.
+        for _ in 0..=self.replaced.len() {
+            match self.replaced.get(&live) {
+                Some(func) if func.new != 0 => live = func.new,
+                _ => break,
+            }
+        }
+        live
     }
 
     /// Whether a payload has nothing but a trap at `address`.

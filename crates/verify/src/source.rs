@@ -27,9 +27,19 @@ struct Change<'a> {
 
 impl Source {
     /// Applies the unified diff `patch` to the files below `top`.
-    pub(crate) fn apply(&mut self, top: &Path, what: &str, patch: &str) -> Result<(), Unusable> {
+    /// Files that `leave_out` names stay as they are.
+    pub(crate) fn apply(
+        &mut self,
+        top: &Path,
+        what: &str,
+        patch: &str,
+        leave_out: &[String],
+    ) -> Result<(), Unusable> {
         for change in parse(what, patch)? {
-            self.change(top, what, &change)?;
+            let path = change.new.or(change.old).unwrap_or_default();
+            if !leave_out.iter().any(|name| name == path) {
+                self.change(top, what, &change)?;
+            }
         }
         Ok(())
     }
@@ -292,7 +302,7 @@ mod tests {
         std::fs::write(&file, old).expect("written");
         let mut source = Source::default();
         source
-            .apply(directory.path(), "test.patch", patch)
+            .apply(directory.path(), "test.patch", patch, &[])
             .expect("it applies");
         source.write(directory.path()).expect("written");
         std::fs::read_to_string(file).expect("it is there")

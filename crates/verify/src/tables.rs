@@ -67,9 +67,10 @@ const LINKED: [(Table, &str, &str); 8] = [
     ),
 ];
 
-/// The table that the payload's section `name` holds.
-pub(crate) fn of_section(name: &str) -> Option<Table> {
-    Some(match name {
+/// The table that the section `name` of an object or a payload holds.
+pub(crate) fn of_section(name: &str) -> Result<Option<Table>, String> {
+    const REPLACEMENTS: &str = ".altinstr_replacement";
+    Ok(Some(match name {
         ".bug_frames.0" => Table::Bug(0),
         ".bug_frames.1" => Table::Bug(1),
         ".bug_frames.2" => Table::Bug(2),
@@ -78,8 +79,15 @@ pub(crate) fn of_section(name: &str) -> Option<Table> {
         ".ex_table.pre" => Table::EarlyExceptions,
         ".altinstructions" => Table::Alternatives,
         ".alt_call_sites" => Table::AltCallSites,
-        _ => return None,
-    })
+        REPLACEMENTS => return Ok(None),
+        name if [".bug_frames", ".ex_table", ".alt"]
+            .iter()
+            .any(|known| name.starts_with(known)) =>
+        {
+            return Err(format!("{name} is a table of a kind that is not known"));
+        }
+        _ => return Ok(None),
+    }))
 }
 
 /// What an entry says about its place.
@@ -118,14 +126,20 @@ pub(crate) struct Tables {
 
 impl Tables {
     /// The tables of a linked hypervisor.
-    pub(crate) fn linked(image: &Image) -> Self {
+    pub(crate) fn linked(image: &Image) -> Result<Self, String> {
         let mut tables = Self::default();
         for (table, start, end) in LINKED {
             if let (Some(start), Some(end)) = (image.global(start), image.global(end)) {
-                tables.add(image, table, start..end);
+                tables.add(image, table, start..end)?;
             }
         }
-        tables
+        Ok(tables)
+    }
+
+    /// How many bytes the entries of `table` have together.
+    pub(crate) fn size(&self, table: Table) -> u64 {
+        let entries = self.entries.values().flatten();
+        entries.filter(|entry| entry.table == table).count() as u64 * table.entry_size()
     }
 
     /// Adds those in `range`; returns what code each is about and where it is.
@@ -134,19 +148,21 @@ impl Tables {
         image: &Image,
         table: Table,
         range: Range<u64>,
-    ) -> Vec<(u64, u64)> {
+    ) -> Result<Vec<(u64, u64)>, String> {
         let mut added = Vec::new();
         let size = table.entry_size();
         let mut at = range.start;
-        while at + size <= range.end {
-            if let Some((place, says)) = read(image, table, at) {
-                let entry = Entry { table, at, says };
-                self.entries.entry(place).or_default().push(entry);
-                added.push((place, at));
-            }
+        while at < range.end {
+            let whole = Some(at + size).filter(|&end| end <= range.end);
+            let entry = whole.and_then(|_| read(image, table, at));
+            let (place, says) =
+                entry.ok_or_else(|| format!("the last {} is truncated", table.name()))?;
+            let entry = Entry { table, at, says };
+            self.entries.entry(place).or_default().push(entry);
+            added.push((place, at));
             at += size;
         }
-        added
+        Ok(added)
     }
 
     /// Those about code in `range`, with the place of each, table by table.

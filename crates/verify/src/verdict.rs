@@ -28,6 +28,12 @@ pub enum Kind {
     Freed,
     /// What runs only while booting differs.
     BootOnly,
+    /// A hook is missing, left over or another.
+    Hook,
+    /// It is new, and nothing that was compared leads to it.
+    Unreached,
+    /// A type of what stays in memory has another layout.
+    Layout,
     /// The payload has what the patched hypervisor has not.
     LeftOver,
 }
@@ -61,6 +67,8 @@ pub struct Verdict {
     pub from_payload: usize,
     /// How many objects are the same in both.
     pub objects: usize,
+    /// How many types of what is in memory were compared and are the same.
+    pub types: usize,
     /// What is not.
     pub differences: Vec<Difference>,
     /// What is not, and was left out on request.

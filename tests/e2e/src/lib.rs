@@ -153,6 +153,21 @@ pub fn local(arguments: &[&str]) -> anyhow::Result<LocalOutput> {
     Ok(Command::new(xsplice()?).args(arguments).output()?)
 }
 
+/// Builds the hypervisor of the tree with `patches`, all of one payload.
+///
+/// # Errors
+/// If it does not build.
+pub fn patched(base: &Base, patches: &[PathBuf]) -> anyhow::Result<xsplice_verify::Patched> {
+    let plan = xsplice_verify::Plan {
+        tree: &base.tree,
+        patches,
+        levels: &[patches.len()],
+        hooks: &[],
+        leave_out: &[],
+    };
+    Ok(xsplice_verify::build(&plan, &xsplice_verify::Silent)?)
+}
+
 /// Builds the payload `name` from the source patch at `patch`.
 ///
 /// # Errors

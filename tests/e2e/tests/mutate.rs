@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use xsplice_e2e::mutation::{self, Mutation, Random};
-use xsplice_e2e::{Base, base, build};
+use xsplice_e2e::{Base, base, build, patched};
 use xsplice_verify::{Input, Inputs, Verdict};
 
 /// How many changes share one build of the hypervisor.
@@ -135,7 +135,7 @@ fn wrong(base: &Base, syms: &[u8], accepted: &[Accepted]) -> anyhow::Result<Vec<
 
 fn opinion(base: &Base, syms: &[u8], accepted: &[&Accepted]) -> anyhow::Result<Verdict> {
     let patches: Vec<PathBuf> = accepted.iter().map(|one| one.patch.clone()).collect();
-    let patched = xsplice_verify::build(&base.tree, &patches)?;
+    let patched = patched(base, &patches)?;
     fn input<'a>(name: &'a str, data: &'a [u8]) -> Input<'a> {
         Input { name, data }
     }
@@ -147,7 +147,9 @@ fn opinion(base: &Base, syms: &[u8], accepted: &[&Accepted]) -> anyhow::Result<V
             .collect(),
         patched: input("patched", &patched.syms),
         objects: input("prelink.o", &patched.objects),
-        left_out: Vec::new(),
+        files: patched.files.clone(),
+        types: patched.types.as_ref(),
+        accepted: xsplice_verify::Accepted::default(),
     })?)
 }
 

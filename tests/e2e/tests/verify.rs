@@ -6,8 +6,8 @@ use anyhow::{Context as _, ensure};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 use std::ops::Range;
-use xsplice_e2e::{Base, base, build, local, repository};
-use xsplice_verify::{Input, Inputs, Kind, Patched, Verdict};
+use xsplice_e2e::{Base, base, build, local, patched, repository};
+use xsplice_verify::{Accepted, Input, Inputs, Kind, Patched, Verdict};
 
 const PATCH: &str = "examples/xen-4.17/two-files.patch";
 
@@ -125,7 +125,7 @@ fn each_spoiled_payload_is_caught_with_the_true_reason() -> anyhow::Result<()> {
     let output = directory.path().join("good.livepatch");
     build(&base, &patch, &output)?;
     let good = std::fs::read(&output)?;
-    let patched = xsplice_verify::build(&base.tree, &[patch])?;
+    let patched = patched(&base, &[patch])?;
     let syms = std::fs::read(&base.xen_syms)?;
     let verdict = opinion(&syms, &patched, &[&good])?;
     ensure!(verdict.proved, "{:#?}", verdict.differences);
@@ -213,7 +213,9 @@ fn opinion(syms: &[u8], patched: &Patched, payloads: &[&[u8]]) -> anyhow::Result
         payloads: payloads.iter().map(|data| input("payload", data)).collect(),
         patched: input("patched", &patched.syms),
         objects: input("prelink.o", &patched.objects),
-        left_out: Vec::new(),
+        files: patched.files.clone(),
+        types: patched.types.as_ref(),
+        accepted: Accepted::default(),
     })?)
 }
 

@@ -2,7 +2,8 @@
 //! Comparing data.
 
 use super::{Origin, Place, Walk, step};
-use crate::image::{Class, EntityId};
+use crate::class::Class;
+use crate::image::EntityId;
 use crate::objects::{Extent, Field};
 use crate::verdict::Kind;
 
@@ -22,8 +23,17 @@ impl Walk<'_> {
             };
             return self.differ(kind, &name, message);
         }
-        if entity.class.is_writable() && !self.has_one_place(id, at) {
+        if entity.class.has_state() && !self.has_one_place(id, at) {
             return;
+        }
+        if entity.class != class && !class.is_payload()
+            || entity.class == Class::RoAfterInit && class.is_payload()
+        {
+            self.notes.insert(format!(
+                "{name} is {} and not {}, which it can be as well",
+                class.name(),
+                entity.class.name()
+            ));
         }
         let origin = self.origin(id, at);
         if let Err(message) = self.same_contents(&origin, (entity.address, at), entity.size) {
@@ -56,7 +66,7 @@ impl Walk<'_> {
             return Err(format!("{there} has {size} bytes and not {}", entity.size));
         }
         let alignment = self.objects.alignment(id);
-        if at % alignment != entity.address % alignment {
+        if self.running.image.modulo(at, alignment) != Some(entity.address % alignment) {
             return Err(format!("{there} is not aligned to {alignment} bytes"));
         }
         Ok(())
@@ -88,7 +98,7 @@ impl Walk<'_> {
         owner == id
     }
 
-    fn same_contents(
+    pub(super) fn same_contents(
         &mut self,
         origin: &Origin,
         (patched, running): (u64, u64),
@@ -110,13 +120,19 @@ impl Walk<'_> {
                 return Err("a pointer is truncated".to_owned());
             };
             let origin = origin.at(Place::Offset(offset as u64));
-            if field.relative {
+            if field.relative && self.patched.class(at).is_some_and(Class::is_code) {
+                // An instruction counts from its end, which is not known here.
+                let relative = |start: u64, value: i64| start.wrapping_add_signed(value);
+                let old = relative(at, old).cast_signed();
+                let new = relative(running + offset as u64, new).cast_signed();
+                self.value(&origin, &field, old, new);
+            } else if field.relative {
                 let targets = (
                     at.wrapping_add_signed(old),
                     (running + offset as u64).wrapping_add_signed(new),
                 );
                 self.lead(&origin, Some(&field), targets);
-            } else if field.size == 8 {
+            } else if field.size == 8 && self.patched.spans(old.cast_unsigned()) {
                 let targets = (old.cast_unsigned(), new.cast_unsigned());
                 self.lead(&origin, Some(&field), targets);
             } else {
@@ -207,19 +223,18 @@ impl Walk<'_> {
             let (Some(ours), Some(theirs)) = (ours, theirs) else {
                 return Err("a constant is truncated".to_owned());
             };
-            if ours != theirs {
-                let range = 0..ours.len();
-                let pointers = (step::value(&ours, &range), step::value(&theirs, &range));
-                let (Some(old), Some(new)) = pointers else {
-                    return Err("a constant is truncated".to_owned());
-                };
-                let targets = (old.cast_unsigned(), new.cast_unsigned());
-                if step != POINTER || !self.patched.spans(targets.0) {
-                    return Err(format!(
-                        "a constant of {size} bytes differs at +{offset:#x}"
-                    ));
-                }
+            let range = 0..ours.len();
+            let values = (step::value(&ours, &range), step::value(&theirs, &range));
+            let (Some(old), Some(new)) = values else {
+                return Err("a constant is truncated".to_owned());
+            };
+            let targets = (old.cast_unsigned(), new.cast_unsigned());
+            if step == POINTER && self.patched.spans(targets.0) {
                 self.lead(origin, None, targets);
+            } else if old != new {
+                return Err(format!(
+                    "a constant of {size} bytes differs at +{offset:#x}"
+                ));
             }
             offset += step;
         }

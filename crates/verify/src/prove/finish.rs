@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is only known once everything was compared.
 
-use super::Walk;
-use crate::image::{Class, EntityId};
+use super::{Origin, Walk};
+use crate::class::Class;
+use crate::image::EntityId;
 use crate::verdict::{Kind, Verdict};
 use std::collections::HashSet;
 
@@ -13,6 +14,8 @@ impl Walk<'_> {
         self.check_replaced();
         self.check_arguments();
         self.check_entries();
+        self.check_reached();
+        self.check_kept_addresses();
         let mut verdict = Verdict::default();
         for (&id, mates) in &self.mates {
             if !self.patched.entities[id].runs {
@@ -23,12 +26,7 @@ impl Walk<'_> {
             let payload = |&at: &u64| self.running.image.class(at) == Some(Class::PayloadText);
             verdict.from_payload += usize::from(mates.iter().any(payload));
         }
-        for (stage, hook) in &self.running.hooks {
-            let hook = self.running.image.place(*hook);
-            verdict.notes.push(format!(
-                "the {stage} hook {hook} is no part of what was compared"
-            ));
-        }
+        verdict.notes = self.notes.into_iter().collect();
         verdict.differences = self.differences.into_iter().collect();
         verdict
     }
@@ -43,6 +41,12 @@ impl Walk<'_> {
             };
             let end = stands(border.before, border.running.wrapping_sub(size));
             let start = stands(border.behind, border.running);
+            // What is local to another file cannot be meant.
+            if start && self.is_foreign(border.before, &border.origin)
+                || end && self.is_foreign(border.behind, &border.origin)
+            {
+                continue;
+            }
             let mates = self
                 .mates
                 .get(&border.before)
@@ -69,13 +73,26 @@ impl Walk<'_> {
         }
     }
 
+    /// Whether the entity is known only in another source file than the one that
+    /// `origin` is from.
+    fn is_foreign(&self, id: EntityId, origin: &Origin) -> bool {
+        let file = match origin.name.split_once('#') {
+            Some((file, _)) => Some(file),
+            None => self.files.get(&*origin.name).map(String::as_str),
+        };
+        let Some(file) = file else { return false };
+        let names = self.patched.entities[id].names.iter();
+        let mut files = names.map(|name| name.file.as_deref());
+        files.all(|known| known.is_some_and(|known| known != file))
+    }
+
     /// A variable of the payload must not stand for one that the running
     /// hypervisor has, and one of the running hypervisor only for its namesake.
     fn check_states(&mut self) {
         let mut problems = Vec::new();
         for (&id, mates) in &self.mates {
             let entity = &self.patched.entities[id];
-            let Some(&at) = mates.first().filter(|_| entity.class.is_writable()) else {
+            let Some(&at) = mates.first().filter(|_| entity.class.has_state()) else {
                 continue;
             };
             let payload = self.running.image.class(at) == Some(Class::PayloadData);
@@ -111,7 +128,7 @@ impl Walk<'_> {
         let mut same_file = Vec::new();
         let mut elsewhere = Vec::new();
         for there in &image.entities {
-            if !there.class.is_writable() || there.class.is_payload() {
+            if !there.class.has_state() || there.class.is_payload() {
                 continue;
             }
             for ours in &entity.names {
@@ -142,12 +159,16 @@ impl Walk<'_> {
     fn check_replaced(&mut self) {
         let paired: HashSet<u64> = self.mates.values().flatten().copied().collect();
         let image = &self.running.image;
-        let size = |at: u64| image.starting_at(at).map(|id| image.entities[id].size);
+        // Padding belongs to a function that is too short for a jump.
+        let covers = |at: u64, size: u64| {
+            let entity = image.starting_at(at).map(|id| &image.entities[id]);
+            entity.is_some_and(|e| e.size <= size && image.is_padding(e.end()..at + size))
+        };
         for replaced in self.running.replaced.values() {
             let problem = if !paired.contains(&replaced.new) {
                 "what replaces it is not in the patched hypervisor"
-            } else if size(replaced.old) != Some(replaced.old_size)
-                || size(replaced.new) != Some(replaced.new_size)
+            } else if !covers(replaced.old, replaced.old_size)
+                || !covers(replaced.new, replaced.new_size)
             {
                 "its sizes are not those that the payload has for it"
             } else {
@@ -186,6 +207,53 @@ impl Walk<'_> {
         }
         for (name, problem) in problems {
             self.differ(Kind::Code, &name, problem);
+        }
+    }
+
+    /// What is new in the patched hypervisor must have been compared.
+    fn check_reached(&mut self) {
+        let mut unreached = Vec::new();
+        for (id, entity) in self.patched.entities.iter().enumerate() {
+            let list = entity.class == Class::Hooks;
+            if !entity.class.is_init() && !list && !self.mates.contains_key(&id) {
+                unreached.push(entity.name());
+            }
+        }
+        // What is said of it already is enough.
+        unreached.retain(|name| !self.differences.iter().any(|d| d.name == *name));
+        for name in unreached {
+            self.differ(
+                Kind::Unreached,
+                &name,
+                "it is not in the running hypervisor, and nothing that was compared leads to it",
+            );
+        }
+    }
+
+    /// A function that the patched hypervisor has no longer must not stay in use
+    /// through an address that was stored before.
+    fn check_kept_addresses(&mut self) {
+        let paired: HashSet<u64> = self.mates.values().flatten().copied().collect();
+        let image = &self.running.image;
+        let own = image
+            .entities
+            .iter()
+            .filter(|e| e.runs && !e.class.is_payload());
+        let gone = own.filter(|e| {
+            !e.class.is_init()
+                && !paired.contains(&e.address)
+                && !self.running.replaced.contains_key(&e.address)
+        });
+        let kept: Vec<String> = gone
+            .filter(|e| self.running.takes_address(e.address))
+            .map(|e| e.name())
+            .collect();
+        for name in kept {
+            self.differ(
+                Kind::State,
+                &name,
+                "the patched hypervisor has it no longer, but its address can be kept in memory",
+            );
         }
     }
 

@@ -2,7 +2,8 @@
 //! What an operand or a pointer means, and whether both mean the same.
 
 use super::{Border, Origin, Pair, Walk};
-use crate::image::{Class, EntityId};
+use crate::class::Class;
+use crate::image::EntityId;
 use crate::objects::{Extent, Field, Meant};
 use crate::verdict::Kind;
 
@@ -14,6 +15,11 @@ enum Meaning {
     Name(u64, u64),
     Code,
     Constant(Extent),
+    /// What has no name and lies so many bytes behind the start of an object that
+    /// it shares a section with.
+    Behind(EntityId, u64),
+    /// Data of which nothing says where it begins or ends.
+    Unknown,
     /// The end of the first or the start of the second.
     Border(EntityId, EntityId),
 }
@@ -37,10 +43,12 @@ impl Walk<'_> {
                 let count = inside.take_while(|e| e.address < start + size).count();
                 match count {
                     1 => entity(first),
-                    _ if field.is_some_and(|field| field.accessed) => self.by_address(target),
+                    _ if field.is_some_and(|field| field.accessed) => {
+                        self.in_section(target, start)
+                    }
                     _ => self
                         .border(target)
-                        .unwrap_or_else(|| self.by_address(target)),
+                        .unwrap_or_else(|| self.in_section(target, start)),
                 }
             }
             Some(Meant::Constant(_)) if self.is_code(target) => Meaning::Code,
@@ -69,7 +77,19 @@ impl Walk<'_> {
         }
         match self.patched.at.range(..=target).next_back() {
             Some((&at, _)) if at == target => Meaning::Name(at, 0),
-            _ => Meaning::Constant(Extent::AtMost(1)),
+            _ => Meaning::Unknown,
+        }
+    }
+
+    /// What is at `target` of a section that begins at `start`.
+    fn in_section(&self, target: u64, start: u64) -> Meaning {
+        let before = self.patched.at.range(start..=target).next_back();
+        match (self.by_address(target), before) {
+            (Meaning::Unknown, Some((&at, _))) => match self.patched.starting_at(at) {
+                Some(id) => Meaning::Behind(id, target - at),
+                None => Meaning::Name(at, target - at),
+            },
+            (meaning, _) => meaning,
         }
     }
 
@@ -104,7 +124,32 @@ impl Walk<'_> {
                 behind,
                 running,
             }),
+            Meaning::Behind(id, offset) => self.lead_behind(origin, (id, offset), running),
+            Meaning::Unknown => {
+                let message = format!(
+                    "it leads to {}: what is there has no name and cannot be compared",
+                    self.patched.place(patched)
+                );
+                self.leads_astray(origin, Kind::Reference, &message);
+            }
             Meaning::Constant(extent) => self.constant(origin, (patched, running), extent),
+        }
+    }
+
+    /// What lies behind an object up to the next name is compared whole.
+    fn lead_behind(&mut self, origin: &Origin, (id, offset): (EntityId, u64), running: u64) {
+        let entity = &self.patched.entities[id];
+        let start = running.wrapping_sub(offset);
+        self.lead_to_entity(origin, (id, 0), start);
+        let (patched, running) = (entity.end(), start.wrapping_add(entity.size));
+        if !self.compared.insert((patched, running)) {
+            return;
+        }
+        let next = self.patched.at.range(patched + 1..).next();
+        let size = next.map_or(1, |(&next, _)| next - patched);
+        if let Err(message) = self.same_contents(origin, (patched, running), size) {
+            let message = format!("what lies behind {} differs: {message}", entity.name());
+            self.leads_astray(origin, Kind::Constant, &message);
         }
     }
 
@@ -125,6 +170,10 @@ impl Walk<'_> {
         if entity.class.is_init() && !origin.init && freed {
             // What is gone in both, whatever it was.
             return;
+        }
+        let booted = origin.init && class.is_some_and(Class::is_init);
+        if booted && !entity.class.is_init() {
+            return self.lead_to_booted(origin, id, (start, offset));
         }
         if freed && !entity.class.is_init() {
             let message = format!(
@@ -147,6 +196,36 @@ impl Walk<'_> {
         match class {
             Some(class) if class.is_code() == entity.class.is_code() => self.pair(id, start),
             _ => self.leads_elsewhere(origin, entity.address.wrapping_add(offset), running),
+        }
+    }
+
+    /// Boot-only code of the running hypervisor used boot-only code or data, which
+    /// the patched one keeps. That is past: it was right if the contents are the
+    /// same, and nothing is left of it if it has no state.
+    fn lead_to_booted(&mut self, origin: &Origin, id: EntityId, (start, offset): (u64, u64)) {
+        let entity = &self.patched.entities[id];
+        if entity.class.has_state() {
+            let message = format!(
+                "it was boot-only data, and {} used it ({}): what it was set to is lost",
+                origin.name,
+                self.place(origin.place)
+            );
+            return self.differ(Kind::State, &entity.name(), message);
+        }
+        if !self.compared.insert((entity.address, start)) {
+            return;
+        }
+        let past = Origin {
+            init: true,
+            ..self.origin(id, start)
+        };
+        let same = match entity.runs {
+            true => self.same_function(id, start),
+            false => self.same_contents(&past, (entity.address, start), entity.size),
+        };
+        if same.is_err() {
+            let running = start.wrapping_add(offset);
+            self.leads_elsewhere(origin, entity.address.wrapping_add(offset), running);
         }
     }
 

@@ -6,6 +6,7 @@
 //! fields that lead somewhere, and if what these lead to are pairs. Functions
 //! of one name make the first pairs; all others follow from these.
 
+mod arrays;
 mod contents;
 mod finish;
 mod meaning;
@@ -21,12 +22,29 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 /// Compares `running` with `patched`.
-pub(crate) fn prove(patched: &Image, objects: &Objects, running: &Running) -> Verdict {
+pub(crate) fn prove(
+    patched: &Image,
+    objects: &Objects,
+    running: &Running,
+    files: &BTreeMap<String, String>,
+) -> Result<Verdict, String> {
+    let tables = Tables::linked(patched)?;
+    if let Some(&table) = objects
+        .tables
+        .iter()
+        .find_map(|(table, &size)| (tables.size(*table) != size).then_some(table))
+    {
+        return Err(format!(
+            "its {} table is not where it is expected: this version of Xen is not known",
+            table.name()
+        ));
+    }
     let mut walk = Walk {
         patched,
         objects,
         running,
-        tables: Tables::linked(patched),
+        files,
+        tables,
         mates: BTreeMap::new(),
         taken: HashMap::new(),
         queue: VecDeque::new(),
@@ -34,14 +52,18 @@ pub(crate) fn prove(patched: &Image, objects: &Objects, running: &Running) -> Ve
         entries: HashSet::new(),
         borders: Vec::new(),
         differences: BTreeSet::new(),
+        notes: BTreeSet::new(),
     };
     walk.start();
     walk.run();
     walk.pair_the_rest();
     walk.run();
     walk.pair_boot_only();
+    walk.compare_stretches();
+    walk.compare_arrays();
+    walk.compare_hooks();
     walk.run();
-    walk.finish()
+    Ok(walk.finish())
 }
 
 /// Where a comparison is, for messages and for what is expected of it.
@@ -92,6 +114,8 @@ struct Walk<'a> {
     patched: &'a Image,
     objects: &'a Objects,
     running: &'a Running,
+    /// The source files of global symbols.
+    files: &'a BTreeMap<String, String>,
     tables: Tables,
     /// What stands for each function and object of the patched hypervisor.
     mates: BTreeMap<EntityId, Vec<u64>>,
@@ -105,6 +129,7 @@ struct Walk<'a> {
     /// Addresses where two objects meet, and it is not known which is meant.
     borders: Vec<Border>,
     differences: BTreeSet<Difference>,
+    notes: BTreeSet<String>,
 }
 
 /// An address in the running hypervisor that stands for the end of one object
@@ -179,10 +204,12 @@ impl Walk<'_> {
         let found = names
             .iter()
             .find_map(|name| self.running.image.names.get(name));
-        let running = &self.running.image;
-        found
-            .copied()
-            .filter(|&at| running.class(at).is_some_and(|class| !class.is_payload()))
+        let init = self.patched.entities[id].class.is_init();
+        let class = |&at: &u64| self.running.image.class(at);
+        // What was boot-only has left its place.
+        found.copied().filter(|at| {
+            class(at).is_some_and(|class| !class.is_payload() && (init || !class.is_init()))
+        })
     }
 
     /// Functions whose names the compiler did not make, and code that assembly

@@ -2,16 +2,17 @@
 //! Comparing code, instruction by instruction.
 
 use super::{Origin, Place, Walk};
+use crate::class::Class;
 use crate::code::{Code, Operand};
-use crate::image::{Class, EntityId};
+use crate::image::EntityId;
 use crate::objects::{Extent, Field, Meant};
 use crate::tables::{Entry, Says};
 use crate::verdict::Kind;
 use std::ops::Range;
 
 /// What comes after an instruction that both have.
-struct Passed {
-    length: u64,
+pub(super) struct Passed {
+    pub(super) length: u64,
     ends: bool,
 }
 
@@ -53,27 +54,32 @@ impl Walk<'_> {
             ));
         }
         let alignment = self.objects.alignment(id);
-        if class.is_payload() && at % alignment != entity.address % alignment {
-            return Err(format!(
-                "it is at {:#x} of {alignment:#x} bytes and not at {:#x}",
-                at % alignment,
-                entity.address % alignment
-            ));
+        let wanted = entity.address % alignment;
+        if class.is_payload() && self.running.image.modulo(at, alignment) != Some(wanted) {
+            let message = match self.running.image.modulo(at, alignment) {
+                Some(at) => {
+                    format!("it is at {at:#x} of {alignment:#x} bytes and not at {wanted:#x}")
+                }
+                None => format!("the payload does not align it to {alignment} bytes"),
+            };
+            return Err(message);
         }
         Ok(())
     }
 
-    fn same_function(&mut self, id: EntityId, at: u64) -> Result<(), String> {
+    pub(super) fn same_function(&mut self, id: EntityId, at: u64) -> Result<(), String> {
         let entity = &self.patched.entities[id];
         let there = self.running.image.starting_at(at);
         let there = there
             .ok_or_else(|| format!("no function begins at {}", self.running.image.place(at)))?;
         let size = self.running.image.entities[there].size;
-        if size != entity.size {
+        let behind = entity.end()..entity.address + size;
+        if size != entity.size && !self.objects.is_behind(self.patched, &behind) {
             let there = self.running.image.place(at);
             return Err(format!("{there} has {size} bytes and not {}", entity.size));
         }
-        let range = entity.address..entity.end();
+        // With what inline assembly puts behind the function's end.
+        let range = entity.address..entity.address + size;
         let mut origin = self.origin(id, at);
         let mut offset = 0;
         while offset < size {
@@ -92,7 +98,8 @@ impl Walk<'_> {
         Origin {
             name: entity.name().into(),
             place: Place::Offset(0),
-            init: entity.class.is_init(),
+            // What was freed after boot is past, whatever the patched one keeps.
+            init: entity.class.is_init() || class.is_some_and(Class::is_init),
             payload: class.is_some_and(Class::is_payload),
         }
     }
@@ -124,7 +131,7 @@ impl Walk<'_> {
     }
 
     /// Compares one instruction, of a function with the given bounds in both.
-    fn instruction(
+    pub(super) fn instruction(
         &mut self,
         origin: &Origin,
         (patched, running): (u64, u64),
@@ -254,7 +261,12 @@ impl Walk<'_> {
 
     /// Compares the table entries about code in `range` with those about as
     /// much code at `at`.
-    fn same_entries(&mut self, origin: &Origin, range: Range<u64>, at: u64) -> Result<(), String> {
+    pub(super) fn same_entries(
+        &mut self,
+        origin: &Origin,
+        range: Range<u64>,
+        at: u64,
+    ) -> Result<(), String> {
         let running = self.running;
         let there = at..at + (range.end - range.start);
         let theirs = running.tables.about(there);

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The second opinion that `verify`, `build` and `report` ask for.
+
+use crate::output::{complain, say};
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use xsplice_verify::{Accepted, Input, Inputs, Patched, Plan, Progress, Verdict};
+use xsplice_verify::{build, built, patches, verify};
+
+/// Where the patched hypervisor comes from.
+pub(crate) enum From<'a> {
+    /// It is built from this tree, with these patches and hooks.
+    Source {
+        tree: &'a Path,
+        patches: &'a [PathBuf],
+        hooks: &'a [PathBuf],
+    },
+    /// It is there already; types are compared with those of the tree.
+    Built {
+        syms: &'a Path,
+        objects: Option<&'a Path>,
+        tree: Option<&'a Path>,
+    },
+}
+
+/// What is to be judged.
+pub(crate) struct Question<'a> {
+    /// Names and contents of the payloads, from the bottom up.
+    pub(crate) payloads: &'a [(String, Vec<u8>)],
+    pub(crate) xen_syms: &'a Path,
+    pub(crate) from: From<'a>,
+    pub(crate) accepted: Accepted,
+}
+
+/// Asks; `quiet` shows nothing on the way.
+pub(crate) fn ask(question: &Question, quiet: bool) -> anyhow::Result<Verdict> {
+    let spinner = Spinner::new(quiet);
+    let original = read(question.xen_syms)?;
+    let patched = patched(question, &spinner)?;
+    spinner.stage("comparing the hypervisors");
+    let name = question.xen_syms.display().to_string();
+    let payloads = question.payloads.iter();
+    Ok(verify(&Inputs {
+        original: Input {
+            name: &name,
+            data: &original,
+        },
+        payloads: payloads.map(|(name, data)| Input { name, data }).collect(),
+        patched: Input {
+            name: "the patched hypervisor",
+            data: &patched.syms,
+        },
+        objects: Input {
+            name: "the patched hypervisor's prelink.o",
+            data: &patched.objects,
+        },
+        types: patched.types.as_ref(),
+        files: patched.files,
+        accepted: question.accepted.clone(),
+    })?)
+}
+
+fn patched(question: &Question, spinner: &Spinner) -> anyhow::Result<Patched> {
+    Ok(match question.from {
+        From::Source {
+            tree,
+            patches: all,
+            hooks,
+        } => {
+            let counts = question.payloads.iter().map(|(_, data)| patches(data));
+            let levels: Option<Vec<usize>> = counts.collect();
+            build(
+                &Plan {
+                    tree,
+                    patches: all,
+                    levels: &levels.unwrap_or_default(),
+                    hooks,
+                    leave_out: &question.accepted.leave_out,
+                },
+                spinner,
+            )?
+        }
+        From::Built {
+            syms,
+            objects,
+            tree,
+        } => {
+            let beside = syms.with_file_name("prelink.o");
+            built(syms, objects.unwrap_or(&beside), tree, spinner)?
+        }
+    })
+}
+
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Names and contents of payloads.
+pub(crate) fn payloads(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    let named = paths.iter();
+    named
+        .map(|path| Ok((path.display().to_string(), read(path)?)))
+        .collect()
+}
+
+/// A proof goes to standard output, anything else to standard error.
+pub(crate) fn print(verdict: &Verdict) {
+    for difference in &verdict.left_out {
+        say!("left out: {difference}");
+    }
+    for note in &verdict.notes {
+        say!("note: {note}");
+    }
+    for difference in &verdict.differences {
+        complain!("{difference}");
+    }
+    if verdict.proved {
+        say!("{}", summary(verdict));
+    } else {
+        complain!("{}", summary(verdict));
+    }
+}
+
+/// The verdict in one line.
+pub(crate) fn summary(verdict: &Verdict) -> String {
+    if verdict.proved {
+        format!(
+            "proved: {} functions ({} of the payload), {} objects and {} types are those of the \
+             patched hypervisor",
+            verdict.functions, verdict.from_payload, verdict.objects, verdict.types
+        )
+    } else {
+        format!(
+            "not proved: {} of the patched hypervisor's functions, objects and types have no equal",
+            verdict.differences.len()
+        )
+    }
+}
+
+/// Shows on a terminal what is being done.
+struct Spinner(Option<Mutex<ProgressBar>>);
+
+impl Spinner {
+    fn new(quiet: bool) -> Self {
+        if quiet || !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {wide_msg}") {
+            bar.set_style(style);
+        }
+        Self(Some(Mutex::new(bar)))
+    }
+
+    fn with(&self, act: impl FnOnce(&ProgressBar)) {
+        if let Some(Ok(bar)) = self.0.as_ref().map(Mutex::lock) {
+            act(&bar);
+        }
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.with(ProgressBar::finish_and_clear);
+    }
+}
+
+impl Progress for Spinner {
+    fn stage(&self, name: &str) {
+        self.with(|bar| {
+            bar.set_prefix(format!("{name}:"));
+            bar.set_message("");
+            bar.tick();
+        });
+    }
+
+    fn step(&self, what: &str) {
+        self.with(|bar| {
+            bar.set_message(what.to_owned());
+            bar.tick();
+        });
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `xsplice build --verify`: a payload that is written only once it is proved.
+
+use crate::build::{Args, Bar, refusal, shown};
+use crate::opinion::{self, From, Question};
+use crate::output::{complain, failure, say};
+use anyhow::{Context as _, bail};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use xsplice_generator::{Options, Refused, Report, generate};
+use xsplice_review::Payload;
+use xsplice_system::file;
+use xsplice_system::interrupt::Directory;
+use xsplice_verify::{Accepted, Verdict};
+
+/// How it went.
+enum Outcome {
+    Refused(Refused),
+    Judged(Box<Report>, Verdict),
+}
+
+pub(crate) fn run(args: &Args, options: Options, bar: &Bar, json: bool) -> ExitCode {
+    let result = build(options, bar, json);
+    bar.finish();
+    match result {
+        Ok(Outcome::Refused(refused)) => refusal(&refused, json),
+        Ok(Outcome::Judged(report, verdict)) if verdict.proved => {
+            shown(args, &report, Some(&verdict), json)
+        }
+        Ok(Outcome::Judged(_, verdict)) => {
+            if json {
+                say!("{:#}", serde_json::json!({ "verify": verdict }));
+            } else {
+                opinion::print(&verdict);
+            }
+            complain!("No payload was written.");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            let code = failure(&error, json);
+            complain!("No payload was written.");
+            code
+        }
+    }
+}
+
+fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome> {
+    let output = options.output.clone();
+    let given = [&options.patches, &options.below, &options.below_patches];
+    let given = given.into_iter().chain([&options.hooks]).flatten();
+    file::keep_apart(&output, given.chain([&options.xen_syms]))
+        .with_context(|| output.display().to_string())?;
+    if options.depends.is_some() {
+        bail!("--verify needs the payloads below: give their files with --on");
+    }
+    let directory = Directory::new("xsplice-build-")?;
+    options.output = directory
+        .path()
+        .join(output.file_name().unwrap_or_default());
+    let mut report = match generate(&options, bar) {
+        Ok(report) => report,
+        Err(refused) => return Ok(Outcome::Refused(refused)),
+    };
+    bar.finish();
+    let mut payloads = opinion::payloads(&options.below)?;
+    let accepted = accepted(&options, &payloads)?;
+    let payload = opinion::read(&options.output)?;
+    payloads.push((output.display().to_string(), payload));
+    let patches: Vec<PathBuf> = [options.below_patches, options.patches].concat();
+    let verdict = opinion::ask(
+        &Question {
+            payloads: &payloads,
+            xen_syms: &options.xen_syms,
+            from: From::Source {
+                tree: &options.source,
+                patches: &patches,
+                hooks: &options.hooks,
+            },
+            accepted,
+        },
+        json,
+    )?;
+    if verdict.proved {
+        let payload = payloads.pop().map(|(_, data)| data).unwrap_or_default();
+        file::write(&output, &payload)
+            .with_context(|| format!("cannot write {}", output.display()))?;
+        report.output = output;
+    }
+    Ok(Outcome::Judged(Box::new(report), verdict))
+}
+
+/// What the build was told, and what those of the payloads below recorded.
+fn accepted(options: &Options, below: &[(String, Vec<u8>)]) -> anyhow::Result<Accepted> {
+    let mut accepted = Accepted {
+        leave_out: options.leave_out.iter().cloned().collect(),
+        leave_out_init: options.leave_out_init,
+        allow: options.allow.iter().cloned().collect(),
+    };
+    for (name, data) in below {
+        let payload = Payload::read(data, None).with_context(|| name.clone())?;
+        if let Some(record) = payload.record {
+            accepted.leave_out.extend(record.options.leave_out);
+            accepted.leave_out_init |= record.options.leave_out_init;
+            accepted.allow.extend(record.options.allow);
+        }
+    }
+    Ok(accepted)
+}

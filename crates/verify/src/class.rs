@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What memory is to the running hypervisor.
+
+use std::ops::Range;
+
+/// What a piece of memory is to the running hypervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Class {
+    /// Code that is mapped whatever page tables are in use.
+    EntryText,
+    Text,
+    InitText,
+    ReadOnly,
+    RoAfterInit,
+    InitData,
+    ReadMostly,
+    Data,
+    Bss,
+    PerCpu,
+    /// Pointers to the functions that a payload has called at a stage of its life.
+    Hooks,
+    /// Code, constants and variables of a payload.
+    PayloadText,
+    PayloadReadOnly,
+    PayloadData,
+}
+
+impl Class {
+    pub(crate) fn is_code(self) -> bool {
+        matches!(
+            self,
+            Self::Text | Self::EntryText | Self::InitText | Self::PayloadText
+        )
+    }
+
+    /// Freed once the hypervisor has booted.
+    pub(crate) fn is_init(self) -> bool {
+        matches!(self, Self::InitText | Self::InitData)
+    }
+
+    pub(crate) fn is_payload(self) -> bool {
+        matches!(
+            self,
+            Self::PayloadText | Self::PayloadReadOnly | Self::PayloadData
+        )
+    }
+
+    /// What runs may change it: there is one of it, and it has a state.
+    pub(crate) fn is_writable(self) -> bool {
+        matches!(
+            self,
+            Self::ReadMostly | Self::Data | Self::Bss | Self::PerCpu | Self::PayloadData
+        )
+    }
+
+    /// What may have been written since the hypervisor started: besides what can
+    /// be written now, what was locked after boot.
+    pub(crate) fn has_state(self) -> bool {
+        self.is_writable() || self == Self::RoAfterInit
+    }
+
+    /// Whether what is in the patched hypervisor of this class can be `other`.
+    pub(crate) fn allows(self, other: Self) -> bool {
+        match other {
+            Self::PayloadText => self == Self::Text,
+            Self::PayloadReadOnly => self == Self::ReadOnly,
+            // A payload cannot lock what it brings.
+            Self::PayloadData => self.is_plain() || self == Self::RoAfterInit,
+            _ => self == other || self.is_plain() && other.is_plain(),
+        }
+    }
+
+    /// Variables that are as good in one place as in another.
+    fn is_plain(self) -> bool {
+        matches!(self, Self::ReadMostly | Self::Data | Self::Bss)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::EntryText => "entry code",
+            Self::Text => "code",
+            Self::InitText => "boot-only code",
+            Self::ReadOnly => "read-only data",
+            Self::RoAfterInit => "data that is read-only after boot",
+            Self::InitData => "boot-only data",
+            Self::ReadMostly => "read-mostly data",
+            Self::Data => "data",
+            Self::Bss => "zero-initialised data",
+            Self::PerCpu => "per-CPU data",
+            Self::Hooks => "a list of hooks",
+            Self::PayloadText => "the payload's code",
+            Self::PayloadReadOnly => "the payload's read-only data",
+            Self::PayloadData => "the payload's data",
+        }
+    }
+}
+
+/// How the names of sections with hooks begin.
+pub(crate) const HOOKS: &str = ".livepatch.hooks.";
+
+/// What a section's header says of it.
+pub(crate) struct SectionKind<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) writable: bool,
+    pub(crate) code: bool,
+}
+
+/// Where the classes of memory begin and end within sections.
+pub(crate) struct Borders {
+    pub(crate) entry: Range<u64>,
+    pub(crate) init: Range<u64>,
+    pub(crate) ro_after_init: Range<u64>,
+    pub(crate) per_cpu: Range<u64>,
+}
+
+impl Borders {
+    pub(crate) fn all(&self) -> impl Iterator<Item = u64> {
+        let all = [&self.entry, &self.init, &self.ro_after_init, &self.per_cpu];
+        all.map(|range| [range.start, range.end])
+            .into_iter()
+            .flatten()
+    }
+
+    pub(crate) fn class(&self, section: &SectionKind, address: u64) -> Class {
+        if self.init.contains(&address) {
+            return if section.code {
+                Class::InitText
+            } else {
+                Class::InitData
+            };
+        }
+        match section.name {
+            name if name.starts_with(HOOKS) => Class::Hooks,
+            ".text" if self.entry.contains(&address) => Class::EntryText,
+            ".text" => Class::Text,
+            _ if self.ro_after_init.contains(&address) => Class::RoAfterInit,
+            _ if self.per_cpu.contains(&address) => Class::PerCpu,
+            ".data.read_mostly" => Class::ReadMostly,
+            ".data" => Class::Data,
+            ".bss" => Class::Bss,
+            // Its header says that it is writable.
+            ".rodata" => Class::ReadOnly,
+            // What the linker script does not know by name.
+            _ if section.code => Class::Text,
+            _ if section.writable => Class::Data,
+            _ => Class::ReadOnly,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the patched hypervisor is built from, and what the payloads do without.
+
+use crate::verdict::{Difference, Kind, Verdict};
+use std::path::{Path, PathBuf};
+
+/// What the patched hypervisor is built from.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// The built source tree of the running hypervisor.
+    pub tree: &'a Path,
+    /// Source patches, in order.
+    pub patches: &'a [PathBuf],
+    /// How many of the patches each payload was built from, from the bottom up;
+    /// if that is not known, each patch counts as one payload's.
+    pub levels: &'a [usize],
+    /// C source of hooks.
+    pub hooks: &'a [PathBuf],
+    /// Files that stay as they are.
+    pub leave_out: &'a [String],
+}
+
+impl<'a> Plan<'a> {
+    /// The patches of each level.
+    pub(crate) fn levels(&self) -> Vec<&'a [PathBuf]> {
+        let mut rest = self.patches;
+        if self.levels.iter().sum::<usize>() != rest.len() || rest.is_empty() {
+            return rest.chunks(1).collect();
+        }
+        let mut levels = Vec::new();
+        for &count in self.levels.iter().filter(|count| **count != 0) {
+            let (level, above) = rest.split_at(count);
+            levels.push(level);
+            rest = above;
+        }
+        levels
+    }
+}
+
+/// Sees what is done.
+pub trait Progress: Sync {
+    /// A stage begins.
+    fn stage(&self, name: &str);
+    /// A step of the stage is done.
+    fn step(&self, what: &str);
+}
+
+/// Shows nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn stage(&self, _: &str) {}
+    fn step(&self, _: &str) {}
+}
+
+/// Differences that whoever asked knows of, as `xsplice build` takes them.
+#[derive(Debug, Clone, Default)]
+pub struct Accepted {
+    /// Changes of variables, boot-only code and table entries that the payloads do
+    /// without: `NAME` or `FILE:NAME`.
+    pub leave_out: Vec<String>,
+    /// All changes of what is used only while booting.
+    pub leave_out_init: bool,
+    /// Structures and variables that may have another layout or lose their state.
+    pub allow: Vec<String>,
+}
+
+impl Accepted {
+    fn accepts(&self, difference: &Difference) -> bool {
+        let named = |names: &[String]| names.iter().any(|name| is_named(&difference.name, name));
+        match difference.kind {
+            Kind::BootOnly => self.leave_out_init || named(&self.leave_out),
+            Kind::Layout => named(&self.allow),
+            Kind::State => named(&self.allow) || named(&self.leave_out),
+            Kind::InitialValue | Kind::Table | Kind::Class | Kind::Unreached => {
+                named(&self.leave_out)
+            }
+            _ => false,
+        }
+    }
+
+    /// Moves what is accepted to what was left out.
+    pub(crate) fn sort(&self, verdict: &mut Verdict) {
+        let differences = std::mem::take(&mut verdict.differences);
+        let sorted = differences.into_iter().partition(|d| self.accepts(d));
+        (verdict.left_out, verdict.differences) = sorted;
+        for name in self.leave_out.iter().chain(&self.allow) {
+            let mut used = verdict.left_out.iter();
+            // A path is a file that the patched hypervisor was built without.
+            if !name.contains('/') && !used.any(|d| is_named(&d.name, name)) {
+                let note = format!("{name} was to be left out or allowed, but does not differ");
+                verdict.notes.push(note);
+            }
+        }
+        verdict.proved = verdict.differences.is_empty();
+    }
+}
+
+/// Whether `given`, alone or as `FILE:NAME`, names what the hypervisor lists as
+/// `listed`.
+fn is_named(listed: &str, given: &str) -> bool {
+    let bare = |name: &str| {
+        let name = name.rsplit(' ').next().unwrap_or(name);
+        name.to_owned()
+    };
+    let (file, name) = match listed.split_once('#') {
+        Some((file, name)) => (Some(file), name),
+        None => (None, listed),
+    };
+    match (given.rsplit_once(':'), file) {
+        (Some((wanted, given)), Some(file)) => {
+            let wanted = wanted.strip_prefix("xen/").unwrap_or(wanted);
+            given == name && wanted.ends_with(file)
+        }
+        // Names of global symbols and types do not tell their file.
+        (Some((_, given)), None) => bare(name) == given,
+        (None, _) => bare(name) == given || name == given,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_all_files_or_of_one() {
+        assert!(is_named("common/a.c#count", "count"));
+        assert!(is_named("common/a.c#count", "xen/common/a.c:count"));
+        assert!(is_named("common/a.c#count", "common/a.c:count"));
+        assert!(!is_named("common/a.c#count", "common/b.c:count"));
+        assert!(is_named("struct domain", "domain"));
+        assert!(is_named("opt_limit", "xen/common/a.c:opt_limit"));
+        assert!(!is_named("opt_limit", "limit"));
+    }
+
+    #[test]
+    fn levels_are_as_long_as_is_known() {
+        let patches = ["a", "b", "c"].map(PathBuf::from);
+        let plan = |levels| Plan {
+            tree: Path::new("."),
+            patches: &patches,
+            levels,
+            hooks: &[],
+            leave_out: &[],
+        };
+        assert_eq!(plan(&[1, 2]).levels(), [&patches[..1], &patches[1..]]);
+        assert_eq!(plan(&[3]).levels(), [&patches[..]]);
+        assert_eq!(plan(&[]).levels().len(), 3);
+        assert_eq!(plan(&[2]).levels().len(), 3);
+    }
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is found by its place and not through references: what has no size,
+//! arrays that the linker puts together, lists of hooks.
+
+use super::{Origin, Place, Walk};
+use crate::class::{Class, HOOKS};
+use crate::image::EntityId;
+use crate::verdict::Kind;
+use std::collections::HashSet;
+use std::ops::Range;
+
+impl Walk<'_> {
+    /// Compares what has a name and no size with its namesake, byte by byte.
+    pub(super) fn compare_stretches(&mut self) {
+        let objects = self.objects;
+        for (&start, &size) in &objects.stretches {
+            let (Some(class), Some(names)) =
+                (self.patched.class(start), self.patched.at.get(&start))
+            else {
+                continue;
+            };
+            let name = names.first().map_or_else(String::new, ToString::to_string);
+            let running = &self.running.image;
+            let found = names.iter().find_map(|name| running.names.get(name));
+            let kind = match class {
+                class if class.is_init() => Kind::BootOnly,
+                Class::ReadOnly => Kind::Constant,
+                class if class.is_code() => Kind::NotReplaced,
+                _ => Kind::InitialValue,
+            };
+            let Some(&at) = found else {
+                // New code that is used was compared where it is used.
+                if !class.is_code() || class.is_init() {
+                    self.differ(kind, &name, "it is not in the running hypervisor");
+                }
+                continue;
+            };
+            let origin = self.nameless(&name, class);
+            let result = match class.is_code() && !class.is_init() {
+                true => self.same_code(&origin, (start, self.running.live(at)), size),
+                // Not all boot code is 64-bit code.
+                false => self.same_contents(&origin, (start, at), size),
+            };
+            let result = result.and_then(|()| self.same_entries(&origin, start..start + size, at));
+            if let Err(message) = result {
+                self.differ(
+                    kind,
+                    &name,
+                    format!("it has no size, and differs: {message}"),
+                );
+            }
+        }
+    }
+
+    fn same_code(&mut self, origin: &Origin, from: (u64, u64), size: u64) -> Result<(), String> {
+        let mut offset = 0;
+        while offset < size {
+            let (patched, running) = (from.0 + offset, from.1 + offset);
+            let origin = origin.at(Place::Instruction(patched, offset));
+            let own = (from.0..from.0 + size, from.1);
+            offset += self
+                .instruction(&origin, (patched, running), Some(own))?
+                .length;
+        }
+        Ok(())
+    }
+
+    fn nameless(&self, name: &str, class: Class) -> Origin {
+        Origin {
+            name: name.into(),
+            place: Place::Offset(0),
+            init: class.is_init(),
+            payload: false,
+        }
+    }
+
+    /// Compares arrays that the linker puts together: of schedulers, of runtime
+    /// parameters, of what is called while booting. No payload changes them.
+    pub(super) fn compare_arrays(&mut self) {
+        for range in self.objects.arrays() {
+            let Some(class) = self.patched.class(range.start).filter(|&class| {
+                let ordered = [
+                    Class::ReadOnly,
+                    Class::Data,
+                    Class::ReadMostly,
+                    Class::InitData,
+                ];
+                ordered.contains(&class)
+            }) else {
+                continue;
+            };
+            let there = [range.start, range.end].map(|at| {
+                let names = self.objects.markers.get(&at)?.iter();
+                names
+                    .filter_map(|name| self.running.image.names.get(name))
+                    .next()
+                    .copied()
+            });
+            let name = self.patched.place(range.start);
+            let name = match self.objects.markers.get(&range.start) {
+                Some(names) => names.first().map_or(name, ToString::to_string),
+                None => name,
+            };
+            let kind = match class.is_init() {
+                true => Kind::BootOnly,
+                false => Kind::Table,
+            };
+            let [Some(start), Some(end)] = there else {
+                self.differ(kind, &name, "the running hypervisor has no such array");
+                continue;
+            };
+            if self.same_members(kind, range.clone(), start..end) {
+                let origin = self.nameless(&name, class);
+                let size = range.end - range.start;
+                if let Err(message) = self.same_contents(&origin, (range.start, start), size) {
+                    self.differ(kind, &name, format!("the array differs: {message}"));
+                }
+            }
+        }
+    }
+
+    /// Whether two arrays have the same members; those that only one has are named.
+    fn same_members(&mut self, kind: Kind, patched: Range<u64>, running: Range<u64>) -> bool {
+        let members = |image: &crate::image::Image, range: &Range<u64>| -> Vec<(String, u64)> {
+            let first = image.entities.partition_point(|e| e.address < range.start);
+            let inside = image.entities[first..].iter();
+            inside
+                .take_while(|e| e.address < range.end)
+                .map(|e| (e.name(), e.address))
+                .collect()
+        };
+        let ours = members(self.patched, &patched);
+        let theirs = members(&self.running.image, &running);
+        let names = |of: &[(String, u64)]| of.iter().map(|m| m.0.clone()).collect::<HashSet<_>>();
+        let (our_names, their_names) = (names(&ours), names(&theirs));
+        let mut same = patched.end - patched.start == running.end - running.start;
+        for (name, _) in ours.iter().filter(|m| !their_names.contains(&m.0)) {
+            same = false;
+            self.differ(
+                kind,
+                name,
+                "it is new in an array that no payload can extend",
+            );
+        }
+        for (name, _) in theirs.iter().filter(|m| !our_names.contains(&m.0)) {
+            same = false;
+            let message =
+                "it is in an array of the running hypervisor and not in the patched one's";
+            self.differ(kind, name, message);
+        }
+        same
+    }
+
+    /// The hooks of the payloads are those of the patched source.
+    pub(super) fn compare_hooks(&mut self) {
+        let mut wanted: Vec<(String, u64)> = Vec::new();
+        for (stage, range) in self.patched.hooks() {
+            let data = self.patched.bytes(range.start, range.end - range.start);
+            let data = data.unwrap_or_default();
+            let (pointers, _) = data.as_chunks::<8>();
+            wanted.extend(
+                pointers
+                    .iter()
+                    .map(|p| (stage.clone(), u64::from_le_bytes(*p))),
+            );
+        }
+        let base = |place: String| match place.split_once('@') {
+            Some((name, _)) => name.to_owned(),
+            None => place,
+        };
+        let symbol = |place: &str| place.rsplit('#').next().unwrap_or(place).to_owned();
+        let mut brought: Vec<(String, String, u64)> = Vec::new();
+        for (stage, at) in &self.running.hooks {
+            let name = base(self.running.image.place(*at));
+            brought.push((stage.clone(), symbol(&name), *at));
+        }
+        for (stage, target) in wanted {
+            let name = symbol(&self.patched.place(target));
+            let found = brought
+                .iter()
+                .position(|(other, hook, _)| *other == stage && *hook == name);
+            match (found, self.patched.starting_at(target)) {
+                (Some(found), Some(id)) => {
+                    let (_, _, at) = brought.remove(found);
+                    self.hook(id, at, &stage);
+                }
+                _ => self.differ(
+                    Kind::Hook,
+                    &name,
+                    format!("the patched source has it as {stage} hook, the payload has not"),
+                ),
+            }
+        }
+        for (stage, name, _) in brought {
+            let message =
+                format!("the payload has it as {stage} hook, and the patched source has not");
+            self.differ(Kind::Hook, &name, message);
+        }
+    }
+
+    fn hook(&mut self, id: EntityId, at: u64, stage: &str) {
+        let name = self.patched.entities[id].name();
+        self.notes.insert(format!(
+            "{name} is a {stage} hook: what it does while it runs is not judged"
+        ));
+        self.pair(id, at);
+    }
+}
+
+impl crate::image::Image {
+    /// The lists of hooks: the stage, and where each is.
+    fn hooks(&self) -> Vec<(String, Range<u64>)> {
+        let lists = self.hook_lists.iter();
+        let stage = |name: &str| name.strip_prefix(HOOKS).unwrap_or(name).to_owned();
+        lists
+            .map(|(name, range)| (stage(name), range.clone()))
+            .collect()
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a kbuild tree recorded of how it was built.
+
+use object::read::elf::ElfFile64;
+use object::{Endianness, Object as _, ObjectSymbol, SymbolKind};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// What make must be told so that it takes the objects of the tree as they are.
+pub(crate) fn arguments(xen: &Path) -> std::io::Result<Vec<String>> {
+    let mut arguments = vec![
+        // The date of the build stays what it is.
+        "cmd_compile.h=:".to_owned(),
+        // No second hypervisor for UEFI.
+        "efi-y=".to_owned(),
+        "WGET=false".to_owned(),
+        "GIT=false".to_owned(),
+        "PYTHON=/usr/bin/python3".to_owned(),
+    ];
+    let record = |name: &str| std::fs::read_to_string(xen.join(name));
+    let link = record(".prelink.o.cmd")?;
+    if let Some(linker) = words(&link).first() {
+        arguments.push(format!("LD={linker}"));
+    }
+    let compile = record("common/.version.o.cmd")?;
+    let words = words(&compile);
+    if let Some(compiler) = words.first() {
+        arguments.push(format!("CC={compiler}"));
+    }
+    let maps = words.iter().filter(|word| {
+        let options = [
+            "-ffile-prefix-map=",
+            "-fdebug-prefix-map=",
+            "-fmacro-prefix-map=",
+        ];
+        options.iter().any(|option| word.starts_with(option))
+    });
+    let maps: Vec<&str> = maps.copied().collect();
+    if !maps.is_empty() {
+        arguments.push(format!("EXTRA_CFLAGS_XEN_CORE={}", maps.join(" ")));
+    }
+    Ok(arguments)
+}
+
+/// The recorded command.
+fn command(record: &str) -> &str {
+    let first = record.lines().next().unwrap_or_default();
+    first.split_once(":=").unwrap_or_default().1
+}
+
+fn words(record: &str) -> Vec<&str> {
+    command(record).split_whitespace().collect()
+}
+
+/// The command that compiles the C source of `object` to `output`, with what
+/// debuggers need; `None` if `object` does not come from C.
+pub(crate) fn debug_command(xen: &Path, object: &Path, output: &Path) -> Option<String> {
+    let record = std::fs::read_to_string(xen.join(cmd_file(object))).ok()?;
+    let compile = command(&record).split([';', '|']).next()?;
+    let compile = compile.split("&&").next()?;
+    let mut words = compile.split_whitespace().peekable();
+    let mut wanted = Vec::new();
+    let mut source = false;
+    while let Some(word) = words.next() {
+        match word {
+            "-MF" | "-MQ" | "-MT" | "-o" => drop(words.next()),
+            "-MMD" | "-MD" | "-MP" => {}
+            word => {
+                source |= word.ends_with(".c");
+                wanted.push(word);
+            }
+        }
+    }
+    let compiles = source && wanted.contains(&"-c");
+    compiles.then(|| format!("{} -g -o '{}'", wanted.join(" "), output.display()))
+}
+
+/// Objects that were compiled since `when`, relative to the tree.
+pub(crate) fn compiled_since(xen: &Path, when: SystemTime) -> std::io::Result<BTreeSet<PathBuf>> {
+    let objects = objects(xen)?;
+    let newer = objects.into_iter().filter(|object| {
+        let modified = xen.join(object).metadata().and_then(|m| m.modified());
+        modified.is_ok_and(|modified| modified >= when)
+    });
+    Ok(newer.collect())
+}
+
+/// Objects that two trees have and that differ, and those that only one has.
+pub(crate) fn different(before: &Path, after: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
+    let (old, new) = (objects(before)?, objects(after)?);
+    let contents = |tree: &Path, object: &PathBuf| std::fs::read(tree.join(object)).ok();
+    let all = old.union(&new).cloned();
+    Ok(all
+        .filter(|o| contents(before, o) != contents(after, o))
+        .collect())
+}
+
+/// The source file of each global symbol that an object of the tree defines.
+pub(crate) fn files(xen: &Path) -> std::io::Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    for object in objects(xen)? {
+        let data = std::fs::read(xen.join(&object))?;
+        let Ok(elf) = ElfFile64::<Endianness>::parse(&*data) else {
+            continue;
+        };
+        let is_file = |symbol: &_| ObjectSymbol::kind(symbol) == SymbolKind::File;
+        let mut sources = elf.symbols().filter(is_file);
+        // What was linked from several objects has several.
+        let (Some(source), None) = (sources.next(), sources.next()) else {
+            continue;
+        };
+        let globals = elf.symbols().filter(|s| s.is_global() && s.is_definition());
+        for name in globals.filter_map(|symbol| symbol.name().ok()) {
+            let source = source.name().unwrap_or_default();
+            files.insert(name.to_owned(), source.to_owned());
+        }
+    }
+    Ok(files)
+}
+
+/// All objects that the build compiled, relative to the tree.
+fn objects(xen: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
+    let mut objects = BTreeSet::new();
+    let mut directories = vec![PathBuf::new()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(xen.join(&directory))? {
+            let entry = entry?;
+            let path = directory.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|e| e == "o")
+                && xen.join(cmd_file(&path)).is_file()
+            {
+                objects.insert(path);
+            }
+        }
+    }
+    Ok(objects)
+}
+
+/// Where the command is recorded that made `object`.
+fn cmd_file(object: &Path) -> PathBuf {
+    let name = object.file_name().unwrap_or_default().to_string_lossy();
+    object.with_file_name(format!(".{name}.cmd"))
+}

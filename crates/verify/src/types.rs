@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Types of what stays in memory: the patched code must take it for what the
+//! running hypervisor made of it.
+//!
+//! Code and initial values do not show when two members of a structure change
+//! places in all of the source. Objects that were compiled again are compiled
+//! once more, from both sources, with what debuggers need, and every structure,
+//! union and variable that both know by one name must be the same.
+
+use crate::dwarf::{self, Described};
+use crate::verdict::{Difference, Kind};
+use crate::{Progress, Unusable, record};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use xsplice_system::interrupt::{Directory, run};
+
+/// How the types of two hypervisors differ.
+#[derive(Debug, Default)]
+pub struct Types {
+    /// Types of what is in memory that are not the same.
+    pub(crate) differences: BTreeSet<Difference>,
+    /// What a reader should know.
+    pub(crate) notes: BTreeSet<String>,
+    /// How many types are the same.
+    pub(crate) same: usize,
+}
+
+impl Types {
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.differences.extend(other.differences);
+        self.notes.extend(other.notes);
+        self.same = self.same.max(other.same);
+    }
+}
+
+/// By name, the descriptions that objects have of a type or variable.
+type Known = BTreeMap<String, BTreeSet<Described>>;
+
+/// Compares the types that `objects` know, of the trees `before` and `after`.
+pub(crate) fn compare(
+    before: &Path,
+    after: &Path,
+    objects: &BTreeSet<PathBuf>,
+    progress: &dyn Progress,
+) -> Result<Types, Unusable> {
+    let [old, new] = [
+        known(before, objects, progress),
+        known(after, objects, progress),
+    ];
+    let (old, new) = (old?, new?);
+    let mut types = Types::default();
+    for (name, descriptions) in &new {
+        let Some(earlier) = old.get(name) else {
+            continue;
+        };
+        let changed = descriptions.iter().find(|d| !earlier.contains(d));
+        match (changed, earlier.first()) {
+            (Some(now), Some(then)) if name.starts_with("enum ") => {
+                types.notes.insert(format!(
+                    "{name}: {}; what is kept in memory changes its meaning",
+                    now.differs(then)
+                ));
+            }
+            (Some(now), Some(then)) => {
+                // Of several, the one that is most like it says most.
+                let nearest = earlier.iter().min_by_key(|then| now.distance(then));
+                types.differences.insert(Difference {
+                    kind: Kind::Layout,
+                    name: name.clone(),
+                    message: format!(
+                        "what is in memory has another layout: {}",
+                        now.differs(nearest.unwrap_or(then))
+                    ),
+                });
+            }
+            _ => types.same += 1,
+        }
+    }
+    Ok(types)
+}
+
+/// What the objects of a tree say.
+fn known(
+    tree: &Path,
+    objects: &BTreeSet<PathBuf>,
+    progress: &dyn Progress,
+) -> Result<Known, Unusable> {
+    let bad = |e: &dyn std::fmt::Display| Unusable::new("debugging information", e);
+    let directory = Directory::new("xsplice-types-").map_err(|e| bad(&e))?;
+    let objects: Vec<&PathBuf> = objects.iter().collect();
+    let next = AtomicUsize::new(0);
+    let found: Mutex<(Known, Option<Unusable>)> = Mutex::default();
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let work = || {
+        while let Some(object) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
+            progress.step(&object.display().to_string());
+            let output = directory
+                .path()
+                .join(object.to_string_lossy().replace('/', "_"));
+            let described = describe(tree, object, &output);
+            let Ok(mut found) = found.lock() else { return };
+            match described {
+                Ok(described) => {
+                    for (name, description) in described {
+                        found.0.entry(name).or_default().insert(description);
+                    }
+                }
+                Err(error) => found.1 = Some(error),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(work);
+        }
+    });
+    match found.into_inner() {
+        Ok((known, None)) => Ok(known),
+        Ok((_, Some(error))) => Err(error),
+        Err(_) => Err(bad(&"reading it failed")),
+    }
+}
+
+/// What one object of a tree says; nothing if it is not of this tree, or not C.
+fn describe(
+    tree: &Path,
+    object: &Path,
+    output: &Path,
+) -> Result<BTreeMap<String, Described>, Unusable> {
+    let place = object.display().to_string();
+    if !tree.join(object).is_file() {
+        return Ok(BTreeMap::new());
+    }
+    let Some(command) = record::debug_command(tree, object, output) else {
+        return Ok(BTreeMap::new());
+    };
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(command).current_dir(tree);
+    let (status, words) = run(&mut shell).map_err(|e| Unusable::new(&place, &e))?;
+    if !status.success() {
+        let words = String::from_utf8_lossy(&words).into_owned();
+        return Err(Unusable::new(&place, &format!("does not compile: {words}")));
+    }
+    let data = std::fs::read(output).map_err(|e| Unusable::new(&place, &e))?;
+    // They are large, and there can be hundreds of them.
+    let _ = std::fs::remove_file(output);
+    dwarf::read(&data).map_err(|reason| Unusable::new(&place, &reason))
+}
