@@ -51,7 +51,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 pub(crate) fn read_image(path: &Path) -> anyhow::Result<Image> {
-    Image::read(&read(path)?).with_context(|| path.display().to_string())
+    Image::parse(&read(path)?).with_context(|| path.display().to_string())
 }
 
 fn show(args: &Args, json: bool) -> anyhow::Result<String> {

@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use xsplice_review::{Payload, Review, SourcePatch};
+use std::sync::Arc;
+use xsplice_review::{Image, Payload, Review, SourcePatch};
 use xsplice_system::file;
 
 const EXAMPLES: &str = "\
@@ -75,11 +76,11 @@ fn write(args: &Args) -> anyhow::Result<xsplice_host_image::Report> {
     )
     .with_context(|| context(&args.output))?;
     let data = read(&args.payload)?;
-    let image = read_image(&args.xen_syms)?;
+    let image = Arc::new(read_image(&args.xen_syms)?);
     let payload = Payload::read(&data, Some(&image)).with_context(|| context(&args.payload))?;
     let patches = patches(&args.patch, &payload)?;
     let name = file_name(&args.payload);
-    let verdict = check(args, &name, data.clone())?;
+    let verdict = check(args, &image, &name, data.clone())?;
     let review = Review::new(&name, &data, &image, &patches, &verdict);
     let page = review.with_context(|| context(&args.payload))?.to_html();
     file::write(&args.output, page.as_bytes())
@@ -112,9 +113,13 @@ fn patches(paths: &[PathBuf], payload: &Payload) -> anyhow::Result<Vec<SourcePat
 }
 
 /// The verdict on the payload, after those that are below it.
-fn check(args: &Args, name: &str, data: Vec<u8>) -> anyhow::Result<xsplice_host_image::Report> {
-    let image = read(&args.xen_syms)?;
-    let image = xsplice_host_image::Image::parse(&image);
+fn check(
+    args: &Args,
+    image: &Arc<Image>,
+    name: &str,
+    data: Vec<u8>,
+) -> anyhow::Result<xsplice_host_image::Report> {
+    let image = xsplice_host_image::Image::new(Arc::clone(image));
     let image = image.with_context(|| args.xen_syms.display().to_string())?;
     let below = args.on.iter().enumerate();
     let below = below.map(|(number, path)| Ok((format!("below {number}"), read(path)?)));

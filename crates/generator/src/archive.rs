@@ -2,13 +2,13 @@
 //! Members of the hypervisor's library, of which the linker takes those that
 //! something needs.
 
-use crate::image::Image;
 use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::tree::Tree;
 use crate::unit::Unit;
 use crate::{Problem, Refused};
 use object::{Object as _, ObjectSymbol as _};
 use std::collections::BTreeSet;
+use xsplice_xen_image::Image;
 
 /// Makes members that are not linked new to the hypervisor, and adds those that
 /// the patched objects need. Returns the members that do not count: nothing needs

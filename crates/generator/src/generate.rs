@@ -4,7 +4,6 @@
 use crate::account::{self, Account, Accounted, Hunk};
 use crate::below::{self, Below, PATCH_KEY};
 use crate::choice::Choices;
-use crate::image::Image;
 use crate::patch::Edits;
 use crate::payload::Identity;
 use crate::rebuild::{Pair, Patched, Rebuild};
@@ -18,9 +17,11 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use xsplice_abi::note::hex;
 use xsplice_objdiff::Kind;
 use xsplice_system::file;
+use xsplice_xen_image::Image;
 
 /// What a payload is to be built from.
 #[derive(Debug, Clone, Default)]
@@ -124,10 +125,9 @@ pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Re
 }
 
 fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report, Refused> {
-    let image = Image::read(
-        &options.xen_syms.display().to_string(),
-        &read(&options.xen_syms)?,
-    )?;
+    let image = Image::parse(&read(&options.xen_syms)?)
+        .map_err(|e| Refused::one(options.xen_syms.display().to_string(), e.to_string()))?;
+    let image = Arc::new(image);
     check_hypervisor(options, &image)?;
     let tree = Tree::read(&options.source)?;
     if let Some(config) = &options.config {
@@ -142,7 +142,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let mut notes: Vec<String> = files.into_iter().map(left_out_note).collect();
     let mut below_patches = SourcePatch::read_all(&options.below_patches)?;
     let mut below = Below::read(&options.below)?;
-    let hypervisor = image.build_id.as_slice();
+    let hypervisor = image.build_id();
     below.tie(&below_patches, hypervisor)?;
     let mut done = 0;
     for level in &below.levels {
@@ -333,14 +333,14 @@ fn tag(metadata: &[(String, String)], units: &[Unit], prelink: bool) -> String {
 /// The hypervisor's build-id, which the user may name.
 fn check_hypervisor(options: &Options, image: &Image) -> Result<(), Refused> {
     match &options.xen_depends {
-        Some(named) if *named != image.build_id => Err(Refused::one(
+        Some(named) if named.as_slice() != image.build_id() => Err(Refused::one(
             "--xen-depends",
             format!(
                 "it names the hypervisor {}, but {} is that of {}: a payload is for the \
                  hypervisor that it was proved against",
                 hex(named),
                 options.xen_syms.display(),
-                hex(&image.build_id)
+                hex(image.build_id())
             ),
         )),
         _ => Ok(()),
@@ -380,7 +380,7 @@ fn stored_addresses(unit: &Unit) -> impl Iterator<Item = String> {
 
 fn write(
     options: &Options,
-    image: &Image,
+    image: &Arc<Image>,
     below: &Below,
     mut selection: Selection,
     metadata: &[(String, String)],
@@ -396,7 +396,7 @@ fn write(
             ),
         ));
     }
-    let hypervisor = image.build_id.as_slice();
+    let hypervisor = image.build_id();
     let top = below.build_id();
     let depends = options.depends.as_deref().or(top).unwrap_or(hypervisor);
     if depends != hypervisor && top.is_none() {
@@ -418,11 +418,11 @@ fn write(
         .map_err(|e| Refused::one("payload", e.to_string()))?;
     let name = options.output.display().to_string();
     check(
-        options,
+        (options, image),
         &name,
         &payload,
         below,
-        depends == image.build_id.as_slice() || options.depends.is_none(),
+        depends == image.build_id() || options.depends.is_none(),
     )?;
     file::write(&options.output, &payload).map_err(|e| Refused::io(&options.output, &e))?;
     Ok(Report {
@@ -463,14 +463,14 @@ fn record(options: &Options, selection: &Selection, report: &Report) -> serde_js
 /// which only the build-id of what lies below is known can be loaded here as
 /// far as the hypervisor alone allows.
 fn check(
-    options: &Options,
+    (options, image): (&Options, &Arc<Image>),
     name: &str,
     payload: &[u8],
     below: &Below,
     known: bool,
 ) -> Result<(), Refused> {
     let syms = options.xen_syms.display().to_string();
-    let image = xsplice_host_image::Image::parse(&read(&options.xen_syms)?)
+    let image = xsplice_host_image::Image::new(Arc::clone(image))
         .map_err(|e| Refused::one(&syms, e.to_string()))?;
     let stem = Path::new(name)
         .file_stem()
@@ -516,7 +516,7 @@ fn metadata(
             "generator".to_owned(),
             concat!("xsplice ", env!("CARGO_PKG_VERSION")).to_owned(),
         ),
-        ("compiler".to_owned(), image.compiler.clone()),
+        ("compiler".to_owned(), image.compiler().to_owned()),
     ];
     for patch in patches {
         metadata.push((PATCH_KEY.to_owned(), patch.record()));
@@ -555,13 +555,13 @@ fn metadata(
 fn explain_compiler(mut problems: Vec<Problem>, units: &[Unit], image: &Image) -> Vec<Problem> {
     let mut originals = units.iter().map(|unit| &unit.original);
     if let Some(ours) = originals.find_map(crate::image::compiler)
-        && ours != image.compiler
+        && ours != image.compiler()
     {
         problems.push(Problem::new(
             "compiler",
             format!(
                 "the hypervisor was built by `{}`, the tree by `{ours}`",
-                image.compiler
+                image.compiler()
             ),
         ));
     }

@@ -27,7 +27,7 @@ mod compile;
 mod forgotten;
 mod generate;
 mod generated;
-pub mod image;
+mod image;
 mod layout;
 pub mod makefile;
 pub mod numbering;

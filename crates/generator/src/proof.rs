@@ -8,10 +8,10 @@
 //! the same time the address of each local symbol, duplicates included.
 
 use crate::Problem;
-use crate::image::Image;
 use std::collections::{BTreeMap, BTreeSet};
 use xsplice_objdiff::compare::width;
 use xsplice_objdiff::object::{Object, Symbol, Target};
+use xsplice_xen_image::Image;
 
 /// The original object tied to the image.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl<'a> Proof<'a> {
 
     fn candidates(&self, symbol: &Symbol) -> Vec<u64> {
         if symbol.global {
-            return self.image.global(&symbol.name).into_iter().collect();
+            return self.image.address_of(&symbol.name).into_iter().collect();
         }
         let locals = self.image.locals(&self.object.file, &symbol.name);
         let fitting = locals
@@ -146,7 +146,11 @@ impl<'a> Proof<'a> {
             let wrong = |name: &str| Err(format!("at +{at:#x} it does not lead to {name}"));
             match &reference.target {
                 Target::External(name) => {
-                    if self.image.global(name).is_some_and(|known| known != base) {
+                    if self
+                        .image
+                        .address_of(name)
+                        .is_some_and(|known| known != base)
+                    {
                         return wrong(name);
                     }
                 }

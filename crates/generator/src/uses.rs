@@ -2,9 +2,9 @@
 //! What in the linked hypervisor refers to a place of it: for what the objects
 //! that a patch reaches cannot tell.
 
-use crate::image::Image;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use std::ops::Range;
+use xsplice_xen_image::Image;
 
 /// Size of an address in data in bytes.
 const POINTER: usize = 8;
@@ -25,7 +25,9 @@ pub(crate) struct Use {
 pub(crate) fn uses(image: &Image, target: &Range<u64>) -> Vec<Use> {
     let mut found = Vec::new();
     let mut add = |place, only_reads| {
-        let user = image.name_at(place).unwrap_or_default().to_owned();
+        let user = image
+            .symbol_before(place)
+            .map_or_else(String::new, |symbol| symbol.name.clone());
         found.push(Use {
             place,
             user,

@@ -21,7 +21,6 @@ use std::process::Command;
 use xsplice_engine::{Action, Engine, Options, Policy};
 use xsplice_generator::below::Below;
 use xsplice_generator::choice::Choices;
-use xsplice_generator::image::Image;
 use xsplice_generator::patch::Edits;
 use xsplice_generator::payload::Identity;
 use xsplice_generator::select::{Rules, Selection, select};
@@ -29,6 +28,7 @@ use xsplice_generator::tree::ObjectFile;
 use xsplice_generator::unit::Unit;
 use xsplice_host_process::Machine;
 use xsplice_objdiff::{Object, compare};
+use xsplice_xen_image::Image;
 
 const FLAGS: [&str; 10] = [
     "-O2",
@@ -170,7 +170,7 @@ fn check(path: &Path) {
     let program = Program::read(path);
     let directory = tempfile::tempdir().expect("a directory");
     let (units, image) = program.build(directory.path());
-    let hypervisor = Image::read("image", &image).expect("an image");
+    let hypervisor = Image::parse(&image).expect("an image");
     let refused: Vec<&str> = program.lines("REFUSED").collect();
     let machine = Machine::new(&image, 1).unwrap_or_else(|error| panic!("{error}"));
     let mut engine = Engine::new(machine, Policy::Stock);
@@ -201,8 +201,8 @@ fn check(path: &Path) {
         selected.warnings
     );
     let identity = Identity {
-        hypervisor: &hypervisor.build_id,
-        depends: &hypervisor.build_id,
+        hypervisor: hypervisor.build_id(),
+        depends: hypervisor.build_id(),
         metadata: &[],
         record: &serde_json::Value::Null,
     };

@@ -25,7 +25,8 @@ mod surroundings;
 mod window;
 
 pub use efi::{EfiError, efi_symbols};
-pub use image::{Error, Image, Part};
+pub use image::{Image, Part};
 pub use machine::Machine;
 pub use report::{Checker, Function, Problem, Report, Severity, check};
 pub use xsplice_engine::Guard;
+pub use xsplice_xen_image::Error;

@@ -39,6 +39,7 @@ fn image(name: &str) -> Vec<u8> {
         "-Wl,--section-start=.init.text=0xffff82d040300000",
         "-Wl,--section-start=.init.data=0xffff82d040310000",
         "-Wl,-Tbss=0xffff82d040400000",
+        "-Wl,--defsym=__init_begin=0xffff82d040300000,--defsym=__init_end=0xffff82d040320000",
     ];
     gcc(name, &arguments, "hypervisor.c")
 }

@@ -44,6 +44,8 @@ fn link(name: &str, more: &[&str]) -> (Vec<u8>, Vec<u8>) {
         "-e",
         "target",
         text,
+        "--defsym=__init_begin=0",
+        "--defsym=__init_end=0",
         "-o",
         &syms,
         &object,

@@ -3,12 +3,14 @@
 
 use crate::Error;
 use crate::elf::Elf;
-use crate::image::Image;
 use crate::payload::{Function, functions};
+use crate::place;
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Mnemonic, OpKind};
 use serde::Serialize;
 use similar::{Algorithm, DiffOp};
+use std::borrow::Cow;
 use std::collections::HashMap;
+use xsplice_xen_image::Image;
 
 /// One function, before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -53,13 +55,13 @@ pub struct Code {
 /// # Errors
 /// If the payload cannot be read.
 pub fn compare(data: &[u8], image: &Image) -> Result<Vec<Listing>, Error> {
-    let elf = Elf::read(data, &|name| image.address(name))?;
+    let elf = Elf::read(data, &|name| image.address_of(name))?;
     let names = Names { image, elf: &elf };
     let listings = functions(&elf, Some(image))?
         .into_iter()
         .map(|(function, new)| {
             let old = function.old_address.and_then(|address| {
-                let code = code(image.bytes(address)?, function.old_size)?;
+                let code = code(image.tail(address)?, function.old_size)?;
                 Some(disassemble(code, address, &names))
             });
             let old = old.unwrap_or_default();
@@ -102,24 +104,26 @@ struct Name {
 impl Names<'_> {
     fn name(&self, address: u64) -> Name {
         let symbol = self.elf.name(address);
-        if let Some((name, offset)) = symbol.or_else(|| self.image.name(address)) {
+        let symbol = symbol.map(|(name, offset)| (Cow::from(name), offset));
+        if let Some((name, offset)) = symbol.or_else(|| place::symbol(self.image, address)) {
             // Behind the name of a new symbol is the tag of its payload.
-            let name = name.split('@').next().unwrap_or(name);
+            let name = name.split('@').next().unwrap_or_default();
             return Name {
                 short: with_offset(name.rsplit('#').next().unwrap_or(name), offset),
                 full: with_offset(name, offset),
             };
         }
         let bytes = self.elf.bytes(address);
-        if let Some(text) = bytes.or_else(|| self.image.bytes(address)).and_then(text) {
+        if let Some(text) = bytes.or_else(|| self.image.tail(address)).and_then(text) {
             return Name {
                 short: shortened(text),
                 full: format!("{text:?}"),
             };
         }
         let place = self.elf.place(address);
-        let place = match place.or_else(|| self.image.place(address)) {
-            Some((section, offset)) => with_offset(section, offset),
+        let place = place.map(|(section, offset)| (Cow::from(section), offset));
+        let place = match place.or_else(|| place::section(self.image, address)) {
+            Some((section, offset)) => with_offset(&section, offset),
             None => format!("{address:#x}"),
         };
         Name {

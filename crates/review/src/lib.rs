@@ -16,17 +16,18 @@
 
 pub mod compare;
 mod elf;
-mod image;
 pub mod payload;
+mod place;
 pub mod record;
 pub mod report;
 pub mod table;
+mod uses;
 
 pub use compare::{Line, Listing, compare};
-pub use image::Image;
 pub use payload::Payload;
 pub use record::Record;
 pub use report::{Review, SourcePatch};
+pub use xsplice_xen_image::Image;
 
 /// Why a file cannot be shown.
 #[derive(Debug, thiserror::Error)]

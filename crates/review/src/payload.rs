@@ -3,7 +3,7 @@
 
 use crate::Error;
 use crate::elf::{Elf, Place};
-use crate::image::Image;
+use crate::place;
 use crate::record::Record;
 use crate::table::{Table, tables};
 use object::elf;
@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::{LivepatchFunc, section};
 use xsplice_abi::preimage::{self, Note};
+use xsplice_xen_image::Image;
 use zerocopy::FromBytes as _;
 
 /// Everything that a payload says.
@@ -161,7 +162,7 @@ impl Payload {
     /// # Errors
     /// If it is no payload for x86-64, or is damaged.
     pub fn read(data: &[u8], image: Option<&Image>) -> Result<Self, Error> {
-        let elf = Elf::read(data, &|name| image?.address(name))?;
+        let elf = Elf::read(data, &|name| image?.address_of(name))?;
         let hooks = hooks(&elf);
         if elf.section(section::FUNCS).is_none() && hooks.is_empty() {
             return Err(Error::WrongKind(format!(
@@ -247,13 +248,13 @@ pub(crate) fn functions(
                 old => elf.needed(old).map(str::to_owned),
             };
             let old_address = match old {
-                0 => image.and_then(|image| image.address(&name)),
+                0 => image.and_then(|image| image.address_of(&name)),
                 old => Some(old).filter(|old| !Elf::is_unknown(*old)),
             };
             if name.is_empty() {
                 let known = image.zip(old_address);
-                let known = known.and_then(|(image, address)| image.name(address));
-                name = known.map_or("(no name)", |(name, _)| name).to_owned();
+                let known = known.and_then(|(image, address)| place::symbol(image, address));
+                name = known.map_or("(no name)".into(), |(name, _)| name.into_owned());
             }
             let preimage = preimages.iter().find(|preimage| preimage.address == old);
             let function = Function {

@@ -90,7 +90,7 @@ fn no_damage_makes_inspect_or_check_panic() -> anyhow::Result<()> {
     let patch = repository().join("examples/xen-4.17/bug-and-alternative.patch");
     build(&base, &patch, &ours)?;
     let syms = std::fs::read(&base.xen_syms)?;
-    let shown_on = xsplice_review::Image::read(&syms)?;
+    let shown_on = xsplice_review::Image::parse(&syms)?;
     let checked_on = xsplice_host_image::Image::parse(&syms)?;
     for path in [ours, base.test_payloads.join("xen_hello_world.livepatch")] {
         let whole = std::fs::read(&path)?;

@@ -143,6 +143,17 @@ impl Stack {
         format!("lab/{}-{level}.livepatch", self.name)
     }
 
+    /// Takes out what a failure left applied, so that the next stack finds the host as it was.
+    fn clear(&self, host: &mut Host) -> anyhow::Result<()> {
+        for level in (0..self.built.len()).rev() {
+            for command in ["revert", "unload"] {
+                let payload = format!("{}-{level}", self.name);
+                settled(host, &["xsplice", command, &payload])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Brings the stack in and out again.
     fn live(&self, host: &mut Host) -> anyhow::Result<()> {
         let before = tool(host, &["info"])?;
@@ -280,8 +291,10 @@ fn every_stack_does_what_it_says() -> anyhow::Result<()> {
     }
     let mut host = Host::boot(&config)?;
     for stack in &stacks {
-        let result = stack.live(&mut host);
-        failures.extend(result.err().map(|error| format!("{error:#}")));
+        if let Err(error) = stack.live(&mut host) {
+            failures.push(format!("{error:#}"));
+            stack.clear(&mut host)?;
+        }
     }
     let ended = host.shut_down();
     ensure!(failures.is_empty(), "{}", failures.join("\n"));

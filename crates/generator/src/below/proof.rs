@@ -9,13 +9,13 @@
 
 use super::Level;
 use super::contents::{Field, Place, Record, Symbol};
-use crate::image::Image;
 use crate::payload::payload_name;
 use crate::select::{INIT_TRAP, runtime_name};
 use crate::tree::ObjectFile;
 use std::collections::{BTreeMap, BTreeSet};
 use xsplice_objdiff::compare::width;
 use xsplice_objdiff::object::{Object, Reference, Target};
+use xsplice_xen_image::Image;
 
 /// An object tied to a payload.
 #[derive(Debug)]

@@ -566,7 +566,7 @@ mod tests {
             ]
         );
         let modes = "diff --git a/x b/x\nold mode 100644\nnew mode 100755\n";
-        assert!(refused(modes).contains("only the modes of files"));
+        assert!(refused(modes).contains("only file modes"));
     }
 
     #[test]

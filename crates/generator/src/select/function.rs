@@ -4,6 +4,7 @@
 
 use super::piece::HOOKS;
 use super::{FirstChange, Origin, Replaced, Selector, clone, label, runtime_name};
+use crate::image::padding;
 use crate::payload::Func;
 use crate::unit::Unit;
 use sha2::{Digest, Sha256};
@@ -236,8 +237,8 @@ impl Selector<'_> {
             }
             // A payload below moved it here from another file.
             None => {
-                let (name, size) = self.image.function_at(address)?;
-                (name, size, size)
+                let symbol = self.image.function_at(address)?;
+                (symbol.full_name().into_owned(), symbol.size, symbol.size)
             }
         };
         let code = self.image.bytes(address, old_size).unwrap_or_default();
@@ -245,7 +246,7 @@ impl Selector<'_> {
         let needed = TRAMPOLINE + if landing_pad { ENDBR64.len() as u64 } else { 0 };
         let mut size = old_size;
         if size < needed {
-            let padding = self.image.padding(address + size);
+            let padding = padding(self.image, address + size);
             if size + padding < needed {
                 let message = format!(
                     "{} has {size} bytes and {padding} bytes of padding behind it, too few for \

@@ -6,10 +6,10 @@ use super::Selector;
 use super::moved::Moves;
 use super::piece::HOOKS;
 use crate::Problem;
-use crate::image::Image;
 use crate::unit::Unit;
 use std::collections::HashMap;
 use xsplice_objdiff::compare::Kind;
+use xsplice_xen_image::{Binding, Image};
 
 /// The definitions that the patched objects have of global names.
 #[derive(Debug, Default)]
@@ -63,7 +63,10 @@ impl<'a> Globals<'a> {
                 if !symbol.global || known {
                     continue;
                 }
-                match image.global_is_weak(&symbol.name) {
+                match image
+                    .global(&symbol.name)
+                    .map(|known| known.binding == Binding::Weak)
+                {
                     None => {}
                     // The hypervisor's is the one.
                     Some(false) if symbol.weak => {

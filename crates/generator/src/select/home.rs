@@ -10,7 +10,6 @@ use crate::Problem;
 use crate::below::Level;
 use crate::below::contents::Place;
 use crate::below::proof::LevelProof;
-use crate::image::Image;
 use crate::payload::VERSION_SUFFIX;
 use crate::proof::Proof;
 use crate::select::INIT_TRAP;
@@ -19,6 +18,7 @@ use std::collections::BTreeSet;
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::names::base_name;
 use xsplice_objdiff::object::Object;
+use xsplice_xen_image::Image;
 
 /// Where a symbol of the source below is in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl<'a> Homes<'a> {
                 }
             }
         }
-        let address = self.image.global(name);
+        let address = self.image.address_of(name);
         address.map_or(Origin::Nowhere, Origin::Hypervisor)
     }
 
@@ -214,7 +214,7 @@ impl<'a> Homes<'a> {
                         size: symbol.size,
                     });
                 }
-                let address = self.image.named(name);
+                let address = self.image.only_known_as(name).map(|symbol| symbol.address);
                 address.map(Origin::Hypervisor).ok_or_else(unnamed)
             }
             Place::Name(..) => Err(unnamed()),

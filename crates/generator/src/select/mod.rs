@@ -23,7 +23,6 @@ pub use selection::{Carried, FirstChange, Hook, LeftOut, Replaced, Selection};
 use crate::Problem;
 use crate::below::Below;
 use crate::choice::Choices;
-use crate::image::Image;
 use crate::patch::Edits;
 use crate::payload::Kind as PartKind;
 use crate::unit::Unit;
@@ -36,6 +35,7 @@ use revived::Revived;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use xsplice_objdiff::object::Object;
 use xsplice_objdiff::special::{self, Entry};
+use xsplice_xen_image::Image;
 
 /// What a caller decides about the selection.
 #[derive(Debug)]

@@ -110,7 +110,7 @@ impl Selector<'_> {
             if !old.global {
                 continue;
             }
-            let Some(address) = self.image.global(&old.name) else {
+            let Some(address) = self.image.address_of(&old.name) else {
                 continue;
             };
             let range = address..address + old.size.max(1);

@@ -12,6 +12,7 @@ use xsplice_objdiff::compare::{Kind, is_once_flag};
 use xsplice_objdiff::names::{parent_of_cold, takes_own_arguments};
 use xsplice_objdiff::object::{Class, Merge, Object, Relocation, Target};
 use xsplice_objdiff::special;
+use xsplice_xen_image::Symbol;
 
 /// File-name prefix of the symbols that stand for freed boot-only code.
 pub(crate) const INIT_TRAP: &str = "freed-after-boot";
@@ -297,12 +298,12 @@ impl Selector<'_> {
             Some((shipped, index)) => (runtime_name(shipped, index), shipped.symbols[index].global),
             None => {
                 let name = &self.units[unit].build(build).symbols[index].name;
-                (name.clone(), self.image.global(name) == Some(address))
+                (name.clone(), self.image.address_of(name) == Some(address))
             }
         };
         let by_name = global && !self.rules.prelink;
         if by_name && !self.image.is_init(address) {
-            debug_assert_eq!(self.image.global(&name), Some(address));
+            debug_assert_eq!(self.image.address_of(&name), Some(address));
             return Ok(Some(Reaches::Name(name, offset)));
         }
         Ok(Some(Reaches::Address(name, address, offset)))
@@ -358,10 +359,14 @@ impl Selector<'_> {
         if let Some((other, index)) = self.globals.get(name) {
             return self.reach_symbol(other, index, offset);
         }
-        match self.image.global(name) {
-            Some(address) if self.image.is_init(address) => {
-                self.reach_init(unit, name, address, self.image.is_function(name), offset)
-            }
+        match self.image.address_of(name) {
+            Some(address) if self.image.is_init(address) => self.reach_init(
+                unit,
+                name,
+                address,
+                self.image.global(name).is_some_and(Symbol::is_function),
+                offset,
+            ),
             Some(address) if self.rules.prelink => {
                 Some(Reaches::Address(name.to_owned(), address, offset))
             }

@@ -34,7 +34,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_engine::{Action, Engine, Options, Policy};
 use xsplice_generator::below::Below;
-use xsplice_generator::image::Image;
 use xsplice_generator::patch::Edits;
 use xsplice_generator::payload::Identity;
 use xsplice_generator::select::{Rules, select};
@@ -43,6 +42,7 @@ use xsplice_generator::unit::{Stage, Unit};
 use xsplice_host_process::Machine;
 use xsplice_objdiff::object::Class;
 use xsplice_objdiff::{Kind, Object, compare};
+use xsplice_xen_image::Image;
 
 const CASES: u32 = 80;
 
@@ -203,7 +203,7 @@ fn generate(objects: &[Object], image: &[u8], name: &str, below: &[PathBuf]) -> 
     }
     let brings_variables =
         changes().any(|c| c.kind == Kind::Added && is_variable(&unit.patched, c.patched));
-    let image = Image::read("image", image).expect("an image");
+    let image = Image::parse(image).expect("an image");
     let none = xsplice_generator::choice::Choices::default();
     let rules = Rules {
         tag: name,
@@ -220,8 +220,8 @@ fn generate(objects: &[Object], image: &[u8], name: &str, below: &[PathBuf]) -> 
         Err(problems) => return Outcome::Refused(format!("{problems:?}")),
     };
     let identity = Identity {
-        hypervisor: &image.build_id,
-        depends: below.build_id().unwrap_or(&image.build_id),
+        hypervisor: image.build_id(),
+        depends: below.build_id().unwrap_or(image.build_id()),
         metadata: &[],
         record: &serde_json::Value::Null,
     };

@@ -7,13 +7,14 @@
 
 mod page;
 
-use crate::image::{Image, Use};
 use crate::payload::Payload;
+use crate::uses::{Use, uses};
 use crate::{Error, Listing, compare};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use xsplice_abi::note::hex;
 use xsplice_abi::text::escaped;
+use xsplice_xen_image::Image;
 
 /// Everything that the page shows.
 pub struct Review<'a> {
@@ -97,11 +98,11 @@ impl<'a> Review<'a> {
                 (address, u64::from(function.old_size))
             })
             .collect();
-        let uses = image.uses(&places);
+        let found = uses(image, &places);
         // Who calls the callers, in one pass for all of them.
-        let callers: BTreeSet<u64> = uses.iter().flatten().map(|place| place.address).collect();
+        let callers: BTreeSet<u64> = found.iter().flatten().map(|place| place.address).collect();
         let callers: Vec<(u64, u64)> = callers.into_iter().map(|address| (address, 0)).collect();
-        let above = image.uses(&callers);
+        let above = uses(image, &callers);
         let caller = |place: Use| {
             let at = callers.binary_search_by_key(&place.address, |(address, _)| *address);
             let above = at.ok().and_then(|index| above.get(index));
@@ -117,7 +118,7 @@ impl<'a> Review<'a> {
             payload: Payload::read(data, Some(image))?,
             functions: listings
                 .into_iter()
-                .zip(uses)
+                .zip(found)
                 .map(|(listing, uses)| Reviewed {
                     listing,
                     uses: uses.into_iter().map(caller).collect(),

@@ -4,9 +4,9 @@
 
 use super::{Caller, Review, Reviewed, SourcePatch, recorded};
 use crate::compare::{Code, Line, Listing};
-use crate::image::How;
 use crate::payload::Payload;
 use crate::record::Record;
+use crate::uses::How;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use xsplice_abi::text::escaped;
 use xsplice_host_image::Severity;

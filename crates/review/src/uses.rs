@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What of the hypervisor leads to a function.
+
+use crate::place;
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use serde::Serialize;
+use std::collections::HashMap;
+use xsplice_xen_image::Image;
+
+/// A place that leads to a function.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Use {
+    /// The function or table that holds the place.
+    pub(crate) user: String,
+    /// Its address.
+    #[serde(skip)]
+    pub(crate) address: u64,
+    /// Offset there in bytes.
+    pub(crate) offset: u64,
+    /// How it leads there.
+    pub(crate) how: How,
+}
+
+/// How a place leads to a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum How {
+    /// It calls it.
+    Call,
+    /// It jumps to it, as at the end of a function.
+    Jump,
+    /// It takes its address.
+    Address,
+    /// It is data that holds its address.
+    Pointer,
+}
+
+/// The places outside of it that lead to each of `functions`, given by
+/// address and size; in order. Code that is freed after boot is left out.
+///
+/// Calls through a register are not seen, but what loads the register is.
+pub(crate) fn uses(image: &Image, functions: &[(u64, u64)]) -> Vec<Vec<Use>> {
+    let wanted: HashMap<u64, usize> = functions
+        .iter()
+        .enumerate()
+        .map(|(index, (address, _))| (*address, index))
+        .collect();
+    let mut uses = vec![Vec::new(); functions.len()];
+    let mut add = |target: u64, place: u64, how: How| {
+        let Some(&index) = wanted.get(&target) else {
+            return;
+        };
+        let (start, size) = functions[index];
+        let within = place >= start && place - start < size;
+        if within || image.is_init(place) {
+            return;
+        }
+        if let Some((user, offset)) = place::symbol(image, place).or(place::section(image, place)) {
+            uses[index].push(Use {
+                user: user.into_owned(),
+                address: place - offset,
+                offset,
+                how,
+            });
+        }
+    };
+    for (start, code) in image.code() {
+        let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
+        for instruction in &mut decoder {
+            if let Some((target, how)) = leads_to(&instruction) {
+                add(target, instruction.ip(), how);
+            }
+        }
+    }
+    for (start, data) in image.data() {
+        for (at, word) in data.as_chunks::<8>().0.iter().enumerate() {
+            let place = start.wrapping_add(8 * at as u64);
+            add(u64::from_le_bytes(*word), place, How::Pointer);
+        }
+    }
+    uses.iter_mut().for_each(|uses| uses.sort());
+    uses
+}
+
+fn leads_to(instruction: &Instruction) -> Option<(u64, How)> {
+    let target = instruction.near_branch_target();
+    match instruction.flow_control() {
+        FlowControl::Call if target != 0 => Some((target, How::Call)),
+        FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch if target != 0 => {
+            Some((target, How::Jump))
+        }
+        _ if instruction.is_ip_rel_memory_operand() => {
+            Some((instruction.ip_rel_memory_address(), How::Address))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The file.
+
+use crate::{Binding, Kind, Section, Symbol};
+use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _, Sym as _};
+use object::{LittleEndian, Object as _, ObjectSection as _, elf};
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Why a file is not a linked hypervisor.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Not an ELF file, or a broken one.
+    #[error("this is not a usable ELF image; pass the xen-syms file of the hypervisor")]
+    Elf(#[from] object::Error),
+    /// Another kind of ELF file.
+    #[error(
+        "this ELF file is not a linked x86-64 image; \
+         pass the xen-syms file of the hypervisor, not the file that is booted"
+    )]
+    NotAnImage,
+    /// The file was stripped.
+    #[error("the image has no symbols; pass the xen-syms file that was not stripped")]
+    NoSymbols,
+    /// No build-id note.
+    #[error(
+        "the image has no build-id, so it cannot be told which payloads are for it; \
+         link the hypervisor with --build-id"
+    )]
+    NoBuildId,
+    /// A symbol of Xen's linker script is missing.
+    #[error("the image has no symbol {0}: it is not a Xen hypervisor")]
+    NoEdge(&'static str),
+}
+
+/// Where a symbol is in the list of all.
+type Index = usize;
+
+/// A linked hypervisor.
+#[derive(Debug)]
+pub struct Image {
+    build_id: Vec<u8>,
+    compiler: String,
+    sections: Vec<Section>,
+    /// In the order of the file.
+    symbols: Vec<Symbol>,
+    by_name: HashMap<String, Vec<Index>>,
+    /// What is a place in memory, in the order of addresses.
+    by_address: Vec<Index>,
+    files: HashSet<Arc<str>>,
+    init: Range<u64>,
+}
+
+impl Image {
+    /// Reads a `xen-syms` file.
+    ///
+    /// # Errors
+    /// [`enum@Error`] when the file is no linked x86-64 hypervisor with symbols and
+    /// build-id.
+    pub fn parse(file: &[u8]) -> Result<Self, Error> {
+        let elf = ElfFile64::<LittleEndian>::parse(file)?;
+        let (header, endian) = (elf.elf_header(), elf.endian());
+        if header.e_machine(endian) != elf::EM_X86_64 || header.e_type(endian) != elf::ET_EXEC {
+            return Err(Error::NotAnImage);
+        }
+        let build_id = elf.build_id()?.filter(|id| !id.is_empty());
+        let build_id = build_id.ok_or(Error::NoBuildId)?.to_vec();
+        let (symbols, files) = symbols(&elf)?;
+        if symbols.is_empty() {
+            return Err(Error::NoSymbols);
+        }
+        let mut by_name: HashMap<String, Vec<Index>> = HashMap::new();
+        for (index, symbol) in symbols.iter().enumerate() {
+            match by_name.get_mut(&symbol.name) {
+                Some(all) => all.push(index),
+                None => drop(by_name.insert(symbol.name.clone(), vec![index])),
+            }
+        }
+        let places = symbols.iter().enumerate();
+        let places = places.filter(|(_, symbol)| symbol.kind != Kind::Absolute);
+        let mut by_address: Vec<Index> = places.map(|(index, _)| index).collect();
+        by_address.sort_by_key(|&index| symbols[index].address);
+        let mut image = Self {
+            build_id,
+            compiler: String::new(),
+            sections: Vec::new(),
+            symbols,
+            by_name,
+            by_address,
+            files,
+            init: 0..0,
+        };
+        image.read_sections(&elf)?;
+        image.init = image.edge("__init_begin")?..image.edge("__init_end")?;
+        Ok(image)
+    }
+
+    fn read_sections(&mut self, elf: &ElfFile64<'_, LittleEndian>) -> Result<(), Error> {
+        for section in elf.sections() {
+            let flags = section.elf_section_header().sh_flags(elf.endian());
+            let data = section.data()?;
+            if !flags.contains(elf::SHF_ALLOC) {
+                if section.name_bytes()? == b".comment" {
+                    self.compiler = crate::compiler(data);
+                }
+                continue;
+            }
+            let end = section.address().checked_add(section.size());
+            let range = section.address()..end.ok_or(Error::NotAnImage)?;
+            if !range.is_empty() {
+                self.sections.push(Section {
+                    name: section.name()?.to_owned(),
+                    range,
+                    executable: flags.contains(elf::SHF_EXECINSTR),
+                    writable: flags.contains(elf::SHF_WRITE),
+                    data: data.to_vec(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn edge(&self, name: &'static str) -> Result<u64, Error> {
+        self.address_of(name).ok_or(Error::NoEdge(name))
+    }
+
+    /// The hypervisor's build-id.
+    #[must_use]
+    pub fn build_id(&self) -> &[u8] {
+        &self.build_id
+    }
+
+    /// The compiler's own words about itself; empty if there are none.
+    #[must_use]
+    pub fn compiler(&self) -> &str {
+        &self.compiler
+    }
+
+    /// Everything that is in memory when the hypervisor runs.
+    #[must_use]
+    pub fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// The section that holds `address`.
+    #[must_use]
+    pub fn section(&self, address: u64) -> Option<&Section> {
+        let mut all = self.sections.iter();
+        all.find(|section| section.range.contains(&address))
+    }
+
+    /// All symbols, in the order of the file.
+    #[must_use]
+    pub fn symbols(&self) -> &[Symbol] {
+        &self.symbols
+    }
+
+    /// Whether the object of the source `file` was linked.
+    #[must_use]
+    pub fn has_file(&self, file: &str) -> bool {
+        self.files.contains(file)
+    }
+
+    /// Code and data that are freed after boot.
+    #[must_use]
+    pub fn init(&self) -> Range<u64> {
+        self.init.clone()
+    }
+
+    /// Whether what is at `address` is freed after boot.
+    #[must_use]
+    pub fn is_init(&self, address: u64) -> bool {
+        self.init.contains(&address)
+    }
+
+    /// Every symbol that the source calls `name`.
+    pub fn all_named<'i>(&'i self, name: &str) -> impl Iterator<Item = &'i Symbol> + use<'i> {
+        let all = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
+        all.iter().map(|&index| &self.symbols[index])
+    }
+
+    /// The global symbol `name`.
+    #[must_use]
+    pub fn global(&self, name: &str) -> Option<&Symbol> {
+        self.all_named(name).find(|symbol| !symbol.is_local())
+    }
+
+    /// The address of the global symbol `name`.
+    #[must_use]
+    pub fn address_of(&self, name: &str) -> Option<u64> {
+        self.global(name).map(|symbol| symbol.address)
+    }
+
+    /// Every symbol `name` that the source `file` keeps to itself.
+    #[must_use]
+    pub fn locals(&self, file: &str, name: &str) -> Vec<&Symbol> {
+        self.all_named(name)
+            .filter(|symbol| symbol.file.as_deref() == Some(file))
+            .collect()
+    }
+
+    /// The symbols that the running hypervisor knows as `name` ([`Symbol::full_name`]).
+    #[must_use]
+    pub fn known_as(&self, name: &str) -> Vec<&Symbol> {
+        match name.split_once('#') {
+            Some((file, plain)) => self.locals(file, plain),
+            None => self.all_named(name).filter(|s| s.file.is_none()).collect(),
+        }
+    }
+
+    /// The symbol that the running hypervisor knows as `name`, if it has just one.
+    #[must_use]
+    pub fn only_known_as(&self, name: &str) -> Option<&Symbol> {
+        match self.known_as(name).as_slice() {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// The symbols that begin in `range`, in the order of addresses.
+    pub fn starting_in(&self, range: Range<u64>) -> impl Iterator<Item = &Symbol> {
+        let before = |address| {
+            self.by_address
+                .partition_point(|&index| self.symbols[index].address < address)
+        };
+        let first = before(range.start);
+        let found = &self.by_address[first..before(range.end).max(first)];
+        found.iter().map(|&index| &self.symbols[index])
+    }
+
+    /// The symbols that begin at `address`.
+    pub fn starting_at(&self, address: u64) -> impl Iterator<Item = &Symbol> {
+        self.starting_in(address..address.saturating_add(1))
+    }
+
+    /// The function at `address`.
+    #[must_use]
+    pub fn function_at(&self, address: u64) -> Option<&Symbol> {
+        self.symbol_before(address)
+            .filter(|symbol| symbol.is_function() && symbol.address == address)
+    }
+
+    /// The symbol that best names what is at `address`: of those that begin last at or
+    /// before it a function rather than data, a global one rather than a local one.
+    #[must_use]
+    pub fn symbol_before(&self, address: u64) -> Option<&Symbol> {
+        let behind = self
+            .by_address
+            .partition_point(|&index| self.symbols[index].address <= address);
+        let last = self.by_address.get(behind.checked_sub(1)?)?;
+        self.starting_at(self.symbols[*last].address)
+            .min_by_key(|symbol| (!symbol.is_function(), symbol.is_local(), symbol.full_name()))
+    }
+
+    /// Where the first symbol begins that does not begin before `address`.
+    #[must_use]
+    pub fn start_from(&self, address: u64) -> Option<u64> {
+        self.starting_in(address..u64::MAX)
+            .next()
+            .map(|symbol| symbol.address)
+    }
+
+    /// `size` bytes at `address`, if the file has them.
+    #[must_use]
+    pub fn bytes(&self, address: u64, size: u64) -> Option<&[u8]> {
+        self.tail(address)?.get(..usize::try_from(size).ok()?)
+    }
+
+    /// What the file has from `address` to the end of its section.
+    #[must_use]
+    pub fn tail(&self, address: u64) -> Option<&[u8]> {
+        let tails = self.sections.iter().filter_map(|s| s.tail(address));
+        tails.into_iter().find(|tail| !tail.is_empty())
+    }
+
+    /// The code, in pieces that each begin at a symbol: what is decoded in a piece is
+    /// not disturbed by data before it.
+    pub fn code(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let sections = self.sections.iter().filter(|section| section.executable);
+        sections.flat_map(|section| {
+            let end = section.range.start + section.data.len() as u64;
+            let mut starts: Vec<u64> = self
+                .starting_in(section.range.start..end)
+                .map(|symbol| symbol.address)
+                .collect();
+            starts.dedup();
+            let ends = starts.clone().into_iter().skip(1).chain([end]);
+            let pieces = starts.into_iter().zip(ends);
+            pieces.filter_map(|(from, to)| Some((from, self.bytes(from, to - from)?)))
+        })
+    }
+
+    /// Address and contents of what is not code.
+    pub fn data(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let sections = self.sections.iter().filter(|section| !section.executable);
+        sections.map(|section| (section.range.start, section.data.as_slice()))
+    }
+}
+
+/// The defined symbols with names, and the source files.
+fn symbols(elf: &ElfFile64<'_, LittleEndian>) -> Result<(Vec<Symbol>, HashSet<Arc<str>>), Error> {
+    let (endian, table) = (elf.endian(), elf.elf_symbol_table());
+    let (mut symbols, mut files) = (Vec::new(), HashSet::new());
+    let mut file: Option<Arc<str>> = None;
+    for symbol in table.iter() {
+        let name = table.symbol_name(endian, symbol)?;
+        let name = String::from_utf8_lossy(name);
+        let kind = match (symbol.st_type(), symbol.st_shndx(endian)) {
+            (elf::STT_FILE, _) => {
+                // The linker's own symbols follow a FILE symbol without a name.
+                file = (!name.is_empty()).then(|| Arc::from(name.as_ref()));
+                files.extend(file.clone());
+                continue;
+            }
+            (elf::STT_SECTION, _) | (_, elf::SHN_UNDEF) => continue,
+            _ if name.is_empty() => continue,
+            (_, elf::SHN_ABS) => Kind::Absolute,
+            (elf::STT_FUNC, _) => Kind::Function,
+            (elf::STT_OBJECT, _) => Kind::Data,
+            _ => Kind::Untyped,
+        };
+        let binding = match symbol.st_bind() {
+            elf::STB_LOCAL => Binding::Local,
+            elf::STB_WEAK => Binding::Weak,
+            _ => Binding::Global,
+        };
+        symbols.push(Symbol {
+            name: name.into_owned(),
+            address: symbol.st_value(endian),
+            size: symbol.st_size(endian),
+            kind,
+            binding,
+            file: file.clone().filter(|_| binding == Binding::Local),
+        });
+    }
+    Ok((symbols, files))
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is read of a linked program, and what is refused.
+
+use std::path::Path;
+use std::process::Command;
+use xsplice_xen_image::{Binding, Error, Image, Kind};
+
+const SOURCE: &str = r#"
+static int counter = 3;
+__attribute__((weak)) int weak(void) { return counter++; }
+static __attribute__((noinline)) int local(int x) { return x * counter; }
+int global(int x) { return local(x) + weak(); }
+__attribute__((section(".init.text"))) int at_boot(void) { return 1; }
+__asm__(".globl alias; .set alias, global");
+"#;
+
+const EDGES: [&str; 1] = ["-Wl,--defsym=__init_begin=0x300000,--defsym=__init_end=0x301000"];
+
+fn link(directory: &Path, further: &[&str]) -> Vec<u8> {
+    let (source, output) = (directory.join("x.c"), directory.join("x"));
+    std::fs::write(&source, SOURCE).unwrap();
+    let status = Command::new("gcc")
+        .current_dir(directory)
+        .args(["-O1", "-fno-pie", "-no-pie", "-static", "-nostdlib"])
+        .args(["-Wl,--build-id=sha1,-e,global,-Ttext=0x200000"])
+        .args(["-Wl,--section-start=.init.text=0x300000,--defsym=number=7"])
+        .args(further)
+        .args(["x.c", "-o"])
+        .arg(&output)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    std::fs::read(output).unwrap()
+}
+
+#[test]
+fn symbols_keep_their_files_and_kinds() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = Image::parse(&link(directory.path(), &EDGES)).unwrap();
+    assert_eq!(image.build_id().len(), 20);
+    assert!(
+        image.compiler().starts_with("GCC: "),
+        "{}",
+        image.compiler()
+    );
+    assert!(image.has_file("x.c") && !image.has_file("y.c"));
+
+    let global = image.global("global").unwrap();
+    assert_eq!(
+        (global.kind, global.binding),
+        (Kind::Function, Binding::Global)
+    );
+    assert_eq!(image.global("weak").unwrap().binding, Binding::Weak);
+    assert_eq!(image.global("number").unwrap().kind, Kind::Absolute);
+    assert!(image.global("local").is_none());
+    let local = image.only_known_as("x.c#local").unwrap();
+    assert_eq!(local.full_name(), "x.c#local");
+    assert_eq!(image.only_known_as("local"), None);
+    assert_eq!(image.only_known_as("x.c#counter").unwrap().size, 4);
+
+    // Of two names for one place the first in the alphabet names it.
+    let inside = image.symbol_before(global.address + 1).unwrap();
+    assert_eq!(inside.name, "alias");
+    assert_eq!(image.function_at(global.address + 1), None);
+    assert!(image.is_init(image.address_of("at_boot").unwrap()));
+    assert!(!image.is_init(global.address));
+    let data = image.bytes(image.only_known_as("x.c#counter").unwrap().address, 4);
+    assert_eq!(data, Some(&[3, 0, 0, 0][..]));
+    assert!(image.code().any(|(start, _)| start == local.address));
+}
+
+#[test]
+fn what_is_no_hypervisor_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = |further: &[&str]| Image::parse(&link(directory.path(), further)).unwrap_err();
+    assert!(matches!(error(&[]), Error::NoEdge("__init_begin")));
+    assert!(matches!(error(&["-s"]), Error::NoSymbols));
+    let mut without = EDGES.to_vec();
+    without.push("-Wl,--build-id=none");
+    assert!(matches!(error(&without), Error::NoBuildId));
+    assert!(matches!(Image::parse(b"text"), Err(Error::Elf(_))));
+    let whole = link(directory.path(), &EDGES);
+    for end in 0..whole.len() {
+        // A file cut short may be readable as far as it goes, never a panic.
+        let _ = Image::parse(&whole[..end]);
+    }
+}
