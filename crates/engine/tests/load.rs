@@ -1102,6 +1102,37 @@ fn call_sites_go_through_pointers_to_code() {
     assert!(problems.iter().any(is!(CallSites { .. })), "{problems:?}");
 }
 
+/// Where something else has changed the code before, the hypervisor finds no call.
+#[test]
+fn each_call_site_is_changed_once() {
+    // Two calls, through the same pointer.
+    let slot = 0x1000 + i32::try_from(size_of::<LivepatchFunc>()).unwrap();
+    let calls = [slot - 6, slot - 12].map(|slot| indirect(slot)[..6].to_vec());
+    let code = [calls.concat(), vec![0x90; 4]].concat();
+    let with = |sites: &[i64], alternative: Entry| {
+        let mut payload = alternatives_of(&code, &[0x90; 4], &[alternative]);
+        payload.section(".data", SectionKind::Data, &TARGET.to_le_bytes(), 8);
+        let table = vec![0; 4 * sites.len()];
+        let kind = SectionKind::ReadOnlyData;
+        let table = payload.section(".alt_call_sites", kind, &table, 4);
+        for (site, at) in sites.iter().zip((0_i64..).step_by(4)) {
+            let new_code = payload.new_code;
+            payload.relocation(table, at.cast_unsigned(), R_PC32, new_code, *site);
+        }
+        payload
+    };
+    let at = |orig| Entry { orig, ..ENTRY };
+    load(&with(&[0, 6], at(12)).bytes()).unwrap();
+    load(&with(&[6, 0], at(12)).bytes()).unwrap();
+    load(&with(&[6], at(0)).bytes()).unwrap();
+    for sites in [&[0, 0][..], &[6, 0, 6]] {
+        entry_refused(&with(sites, at(12)), "the code of another entry");
+    }
+    for (site, orig) in [(6, 3), (6, 6), (0, 5), (6, 11)] {
+        entry_refused(&with(&[site], at(orig)), "an alternative goes over");
+    }
+}
+
 /// A frame of a kind for the new code, with a pointer to `text` at `offset`.
 fn frame(kind: &str, words: &[u8], text: &[u8]) -> Payload {
     let mut payload = Payload::new(&[func("target")]);

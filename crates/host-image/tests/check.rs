@@ -13,20 +13,24 @@ fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn gcc(output: &str, arguments: &[&str], source: &str) -> Vec<u8> {
+fn gcc(output: &str, arguments: &[&str], sources: &[&str]) -> Vec<u8> {
     let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(output);
     let mut command = Command::new("gcc");
     command
         .args(arguments)
         .arg("-o")
         .arg(&output)
-        .arg(fixture(source));
+        .args(sources.iter().map(|source| fixture(source)));
     let status = command.status().expect("gcc is needed for this test");
     assert!(status.success(), "{command:?}");
     std::fs::read(&output).unwrap()
 }
 
 fn image(name: &str) -> Vec<u8> {
+    image_with(name, &[])
+}
+
+fn image_with(name: &str, options: &[&str]) -> Vec<u8> {
     let arguments = [
         "-O2",
         "-ffreestanding",
@@ -41,21 +45,80 @@ fn image(name: &str) -> Vec<u8> {
         "-Wl,-Tbss=0xffff82d040400000",
         "-Wl,--defsym=__init_begin=0xffff82d040300000,--defsym=__init_end=0xffff82d040320000",
     ];
-    gcc(name, &arguments, "hypervisor.c")
+    gcc(name, &[&arguments, options].concat(), &["hypervisor.c"])
 }
 
 /// A payload with build-id `own`, which calls `callee`.
 fn payload(file: &str, own: u8, callee: &str, depends: &[u8], xen: &[u8]) -> Vec<u8> {
+    let identity = identity(own, callee, depends, xen);
+    let identity: Vec<_> = identity.iter().map(String::as_str).collect();
+    gcc(
+        file,
+        &[&["-c"], identity.as_slice()].concat(),
+        &["payload.S"],
+    )
+}
+
+/// What `payload.S` is told of build-ids, and of what it calls.
+fn identity(own: u8, callee: &str, depends: &[u8], xen: &[u8]) -> [String; 4] {
     let list = |id: &[u8]| id.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
-    let arguments = [
-        "-c".to_owned(),
+    [
         format!("-DOWN_BYTE={own}"),
         format!("-DCALLEE={callee}"),
         format!("-DDEPENDS_ID={}", list(depends)),
         format!("-DXEN_ID={}", list(xen)),
-    ];
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    gcc(file, &arguments, "payload.S")
+    ]
+}
+
+/// Calls through pointers as Xen 4.21 has them, compiled: they become direct where
+/// the hypervisor has a table for them, and only if the pointer leads to code.
+#[test]
+fn calls_through_pointers_of_the_hypervisor() {
+    let with = Image::parse(&image_with("call-sites", &["-DCALL_SITES"])).unwrap();
+    let without = Image::parse(&image("no-call-sites")).unwrap();
+    let report = |image: &Image, slot: &str, site: &str| {
+        let xen = image.build_id();
+        let identity = identity(1, "target", xen, xen);
+        let mut options: Vec<_> = identity.iter().map(String::as_str).collect();
+        let (slot, site) = (format!("-DSLOT={slot}"), format!("-DSITE=\"{site}\""));
+        options.extend([slot.as_str(), site.as_str(), "-DNEW_ADDR=new_target"]);
+        options.extend(["-O2", "-ffreestanding", "-fno-pie", "-mcmodel=kernel"]);
+        options.extend(["-fcf-protection=branch", "-r", "-nostdlib"]);
+        let file = gcc("call-site.o", &options, &["payload.S", "call-site.c"]);
+        let [report] = check(image, &[("payload", &file)]).try_into().unwrap();
+        report
+    };
+    for slot in ["good_slot", "empty_slot"] {
+        let report = report(&with, slot, "1b");
+        assert!(report.loads && report.applies, "{slot}: {report:#?}");
+    }
+    for (image, slot, site, words) in [
+        (&with, "boot_slot", "1b", "leads to no code"),
+        (&with, "data_slot", "1b", "leads to no code"),
+        (&with, "good_slot", "1b + 1", "there is none"),
+        (
+            &with,
+            "good_slot",
+            "1b + 0x1000",
+            "outside the payload's text",
+        ),
+        (
+            &without,
+            "good_slot",
+            "1b",
+            "does not make such calls direct",
+        ),
+    ] {
+        let report = report(image, slot, site);
+        let [problem] = report.problems.as_slice() else {
+            panic!("{slot} {site}: {report:#?}");
+        };
+        assert!(
+            !report.loads && problem.message.contains(words),
+            "{report:#?}"
+        );
+        assert!(problem.message.contains(".alt_call_sites"), "{report:#?}");
+    }
 }
 
 #[test]
@@ -216,7 +279,7 @@ fn refusals_say_why() {
 #[test]
 fn files_that_are_no_image() {
     assert!(matches!(Image::parse(b"not ELF"), Err(Error::Elf(_))));
-    let relocatable = gcc("relocatable.o", &["-c"], "hypervisor.c");
+    let relocatable = gcc("relocatable.o", &["-c"], &["hypervisor.c"]);
     assert!(matches!(Image::parse(&relocatable), Err(Error::NotAnImage)));
     let whole = image("damaged");
     // Every header cut off, and then the rest in steps.

@@ -10,7 +10,7 @@ use super::tables::Table;
 use super::{Loader, Placed};
 use crate::format::{Bytes, Known};
 use crate::problem::{Problem, Problems};
-use crate::sort::sort;
+use crate::sort::{sort, sort_pairs};
 use crate::x86_64::{ALTERNATIVE_SIZE, Alternative, Branch, CALL_SITE_SIZE, displacement};
 use crate::{Host, Region};
 use alloc::vec::Vec;
@@ -39,14 +39,15 @@ impl Placed<'_> {
         loader: &Loader<'_, impl Host>,
         problems: &mut Problems,
     ) -> Result<(), NoMemory> {
+        let mut altered = Vec::new();
         if let Some(table) = self.table(Known::Alternatives, problems)
             && !table.bytes.is_empty()
             && let Some(replacements) = self.replacements(&table, problems)
         {
-            self.check_alternatives(loader, &table, &replacements, problems)?;
+            altered = self.check_alternatives(loader, &table, &replacements, problems)?;
         }
         if let Some(table) = self.table(Known::CallSites, problems) {
-            self.check_call_sites(loader, &table, problems);
+            self.check_call_sites(loader, &table, &altered, problems)?;
         }
         Ok(())
     }
@@ -72,6 +73,7 @@ impl Placed<'_> {
         None
     }
 
+    /// Checks the alternatives; the code that they go over, in order.
     #[inline(never)]
     fn check_alternatives(
         &self,
@@ -79,7 +81,7 @@ impl Placed<'_> {
         table: &Table<'_, '_>,
         replacements: &Table<'_, '_>,
         problems: &mut Problems,
-    ) -> Result<(), NoMemory> {
+    ) -> Result<Vec<Site>, NoMemory> {
         let mut sites = Vec::new();
         let expected = "a multiple of 14 (alternatives)";
         for (index, addr, bytes) in table.entries(ALTERNATIVE_SIZE, expected, problems) {
@@ -100,7 +102,7 @@ impl Placed<'_> {
             fallible::push(&mut sites, site)?;
         }
         check_order(table, &mut sites, problems);
-        Ok(())
+        Ok(sites)
     }
 
     /// Whether code and replacement are where they should be, and fit.
@@ -210,12 +212,15 @@ impl Placed<'_> {
         &self,
         loader: &Loader<'_, impl Host>,
         table: &Table<'_, '_>,
+        altered: &[Site],
         problems: &mut Problems,
-    ) {
+    ) -> Result<(), NoMemory> {
         if !table.bytes.is_empty() && !loader.host.limits().call_sites {
             let section = table.section.id();
-            return problems.push(Problem::CallSites { section });
+            problems.push(Problem::CallSites { section });
+            return Ok(());
         }
+        let mut sites = Vec::new();
         let expected = "a multiple of 4 (call sites)";
         for (index, addr, bytes) in table.entries(CALL_SITE_SIZE, expected, problems) {
             let offset = Bytes(bytes).i32(0).unwrap_or(0);
@@ -228,7 +233,10 @@ impl Placed<'_> {
             if let Err((what, addr)) = wrong {
                 table.push_wrong(index, what, addr, problems);
             }
+            fallible::push(&mut sites, (at, index as u64))?;
         }
+        check_apart(table, &mut sites, altered, problems);
+        Ok(())
     }
 
     /// Whether there is code that stays.
@@ -256,5 +264,35 @@ fn check_order(table: &Table<'_, '_>, sites: &mut [Site], problems: &mut Problem
         if let Some(what) = what {
             table.push_wrong(b.index, what, b.addr, problems);
         }
+    }
+}
+
+/// Each call is changed once: the hypervisor finds no call where it, or an
+/// alternative, has been before. `altered` is in order.
+#[inline(never)]
+fn check_apart(
+    table: &Table<'_, '_>,
+    sites: &mut [(u64, u64)],
+    altered: &[Site],
+    problems: &mut Problems,
+) {
+    sort_pairs(sites);
+    let mut end = 0;
+    for (at, index) in sites {
+        let behind = at.saturating_add(INDIRECT_SIZE.into());
+        let before = altered.partition_point(|site| site.addr < behind);
+        let near = before.checked_sub(1).and_then(|near| altered.get(near));
+        let over = |site: &Site| site.addr.saturating_add(site.lengths.1.into()) > *at;
+        let what = if *at < end {
+            Some("the code of another entry is a part of its code")
+        } else {
+            let is_altered = near.is_some_and(over);
+            is_altered.then_some("an alternative goes over its code")
+        };
+        if let Some(what) = what {
+            let index = usize::try_from(*index).unwrap_or(usize::MAX);
+            table.push_wrong(index, what, *at, problems);
+        }
+        end = behind;
     }
 }
