@@ -15,6 +15,7 @@
 #include <xen/err.h>
 #include <xen/guest_access.h>
 #include <xen/init.h>
+#include <xen/kexec.h>
 #include <xen/keyhandler.h>
 #include <xen/lib.h>
 #include <xen/livepatch.h>
@@ -78,7 +79,7 @@ static DEFINE_RCU_READ_LOCK(memories_rcu);
 enum attention { NOTHING, TO_DO, BEING_DONE };
 static unsigned int __read_mostly attention;
 
-/* Changes with every payload that comes or goes, as Xen's own does. */
+/* Changes with every upload and unload that succeeds, as Xen's own does. */
 static uint32_t list_version = 1;
 
 /* One per CPU; does nothing but bring its CPU to check_for_livepatch_work(). */
@@ -88,7 +89,6 @@ static struct tasklet *__read_mostly tasklets;
 static unsigned long heap_bytes, payload_pages;
 
 static DEFINE_PER_CPU(unsigned long, irq_flags);
-static nmi_callback_t *nmi_before;
 
 /*
  * Text is written through a second mapping of its pages, which is writable and
@@ -286,7 +286,6 @@ void xsplice_memory_drop(struct xsplice_memory *memory)
         list_del_rcu(&memory->list);
         /* Waits until nobody looks at the one or the other list any more. */
         unregister_virtual_region(&payload->region);
-        list_version++;
     }
 
     vfree(pointer(memory->base));
@@ -459,7 +458,6 @@ int xsplice_memory_register(struct xsplice_memory *memory,
 
     list_add_tail_rcu(&memory->list, &memories);
     register_virtual_region(region);
-    list_version++;
 
     return 0;
 }
@@ -605,21 +603,13 @@ void xsplice_synchronise(void)
 }
 
 /*
- * Called for every NMI from the first meeting on, and not only during meetings: a
- * CPU that leaves one late still needs it.
+ * Called at the start of every NMI, before any callback: Xen has one place for
+ * those, which others use too. A crash stops the other CPUs with NMIs, wherever
+ * they are.
  */
-static int cf_check xsplice_hold_nmi(const struct cpu_user_regs *regs, int cpu)
+bool xsplice_hold_nmi(void)
 {
-    return xsplice_hold(cpu, XSPLICE_NMI) ||
-           (nmi_before && nmi_before(regs, cpu));
-}
-
-static void take_nmis(void)
-{
-    nmi_callback_t *callback = set_nmi_callback(xsplice_hold_nmi);
-
-    if ( callback != xsplice_hold_nmi )
-        nmi_before = callback;
+    return !kexecing && xsplice_hold(smp_processor_id(), XSPLICE_NMI);
 }
 
 /*
@@ -695,13 +685,7 @@ void xsplice_replay(enum xsplice_event event)
 
 bool xsplice_meeting_begin(void)
 {
-    if ( !get_cpu_maps() )
-        return false;
-
-    /* Others may have put theirs in its place. */
-    take_nmis();
-
-    return true;
+    return get_cpu_maps();
 }
 
 void xsplice_meeting_end(void)
@@ -907,7 +891,8 @@ static int refuse(const char *payload, int rc, const char *reason)
 static int upload(const struct xen_sysctl_livepatch_upload *op)
 {
     char buf[XEN_LIVEPATCH_NAME_SIZE];
-    struct xsplice_text name, file;
+    struct xsplice_text name, file = { "", 0 };
+    struct xsplice_entry entry;
     void *data;
     int rc;
 
@@ -918,6 +903,10 @@ static int upload(const struct xen_sysctl_livepatch_upload *op)
 
     if ( !op->size || op->size > LIVEPATCH_MAX_SIZE )
         return refuse(buf, -EINVAL, "its size is 0 or more than 2 MiB");
+
+    /* That its name is taken counts before what is wrong with the file. */
+    if ( !xsplice_get(name, &entry) )
+        return xsplice_upload(name, file);
 
     data = xsplice_alloc(op->size, sizeof(uint64_t));
     if ( !data )
@@ -931,6 +920,7 @@ static int upload(const struct xen_sysctl_livepatch_upload *op)
         rc = xsplice_upload(name, file);
     }
     xsplice_free(data, op->size);
+    list_version += !rc;
 
     return rc;
 }
@@ -1035,6 +1025,7 @@ static int action(const struct xen_sysctl_livepatch_action *op)
     rc = xsplice_action(name, op->cmd,
                         op->flags & LIVEPATCH_ACTION_APPLY_NODEPS, op->timeout,
                         &pending);
+    list_version += !rc && op->cmd == LIVEPATCH_ACTION_UNLOAD;
     if ( pending )
     {
         write_atomic(&attention, TO_DO);
@@ -1126,7 +1117,6 @@ static int __init cf_check livepatch_init(void)
 
     xsplice_init(nr_cpu_ids);
     xsplice_cpu_online(smp_processor_id());
-    take_nmis();
     register_cpu_notifier(&cpu_notifier);
     register_keyhandler('x', show, "list live patches", 1);
 

@@ -250,7 +250,7 @@ fn one_meeting_after_another() {
     });
 }
 
-/// When a machine check comes to a CPU.
+/// When an event comes to a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
     /// It waits with interrupts on.
@@ -266,7 +266,7 @@ enum Moment {
     After,
 }
 
-/// How far the machine check is.
+/// How far the event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Pending,
@@ -274,9 +274,10 @@ enum Stage {
     Handled,
 }
 
-/// A CPU to which a machine check comes at a moment, afterwards when there is no
-/// such moment, or as soon as another CPU has one that is for all.
+/// A CPU to which an event comes at a moment, afterwards when there is no such
+/// moment, or as soon as another CPU has one that is for all.
 struct Checked {
+    event: Events,
     clock: Clock,
     machine: Arc<Machine>,
     cpu: u32,
@@ -303,9 +304,11 @@ impl Checked {
         self.raised.store(true, Ordering::Relaxed);
         self.stage.set(Stage::Held);
         let rendezvous = &self.machine.rendezvous;
-        if !rendezvous.hold(self.cpu, Events::MACHINE_CHECK, &self.clock) {
+        if !rendezvous.hold(self.cpu, self.event, &self.clock) {
             self.handle();
-            rendezvous.handled(self.cpu);
+            if self.event == Events::MACHINE_CHECK {
+                rendezvous.handled(self.cpu);
+            }
         }
     }
 
@@ -345,18 +348,17 @@ impl Platform for Checked {
         self.comes_to(Moment::Synchronising);
     }
     fn replay(&self, events: Events) {
-        assert_eq!(
-            (events, self.stage.get()),
-            (Events::MACHINE_CHECK, Stage::Held)
-        );
+        assert_eq!((events, self.stage.get()), (self.event, Stage::Held));
+        // It is raised again, and its handler asks again.
+        assert!(!self.machine.rendezvous.hold(self.cpu, events, &self.clock));
         self.handle();
     }
 }
 
-/// A machine check comes to CPU 0, which leads, and to CPU 1, at any moment of
-/// each; `together` of them wait for each other in the handler. It is handled
-/// once, and not while the closure runs.
-fn machine_checks(together: usize) {
+/// An event comes to CPU 0, which leads, and to CPU 1, at any moment of each;
+/// `together` of them wait for each other in the handler. It is handled once, and
+/// not while the closure runs.
+fn events(event: Events, together: usize) {
     /// Enough looks at the clock to wait in both steps.
     const TIMEOUT: u64 = 2;
     let moments = [
@@ -377,6 +379,7 @@ fn machine_checks(together: usize) {
             let raised = Arc::new(AtomicBool::new(false));
             let here = Arc::new(AtomicUsize::new(0));
             let cpu = |cpu: u32| Checked {
+                event,
                 clock: Clock::default(),
                 machine: Arc::clone(&machine),
                 cpu,
@@ -408,14 +411,19 @@ fn machine_checks(together: usize) {
 }
 
 #[test]
+fn an_nmi() {
+    events(Events::NMI, 1);
+}
+
+#[test]
 fn a_machine_check_of_one_cpu() {
-    machine_checks(1);
+    events(Events::MACHINE_CHECK, 1);
 }
 
 /// Whoever holds it back does not keep the others in the handler for ever.
 #[test]
 fn a_machine_check_of_all_cpus() {
-    machine_checks(2);
+    events(Events::MACHINE_CHECK, 2);
 }
 
 /// A parked CPU runs the handler of a machine check before, after or instead of the
@@ -437,6 +445,24 @@ fn a_machine_check_of_a_cpu_that_is_offline() {
         let met = machine.lead(0, 2);
         parked.join().unwrap();
         assert_eq!(machine.run(), u32::from(met.is_ok()));
+        name(&met)
+    });
+}
+
+/// A parked CPU drops an NMI at any moment: it runs nothing that may be patched.
+#[test]
+fn an_nmi_of_a_cpu_that_is_offline() {
+    explore(&["met"], || {
+        let machine = Machine::new(1);
+        let parked = {
+            let machine = Arc::clone(&machine);
+            thread::spawn(move || {
+                let clock = Clock::default();
+                assert!(machine.rendezvous.hold(2, Events::NMI, &clock));
+            })
+        };
+        let met = machine.lead(0, 2);
+        parked.join().unwrap();
         name(&met)
     });
 }
