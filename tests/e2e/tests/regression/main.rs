@@ -4,6 +4,8 @@
 //! test payloads: on Xen with its own live-patch core and on Xen with ours, with
 //! the C tool and with ours. All say and do the same.
 
+mod faults;
+
 use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _};
 use std::io::Write as _;
@@ -382,20 +384,30 @@ enum Core {
 struct Run {
     theirs: Vec<Output>,
     ours: Vec<Output>,
+    /// What is wrong with what it says to faults.
+    faults: Vec<String>,
 }
 
 fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
-    let mut host = Host::boot(&config(base)?)?;
+    let directory = tempfile::tempdir()?;
+    let mut config = config(base)?;
+    faults::add_to(&mut config, base, directory.path())?;
+    let mut host = Host::boot(&config)?;
     host.put("/lab/nop.livepatch", &nop(&base.test_payloads)?)?;
     let theirs = make(&mut host, "/c/xen-livepatch", STEPS, Tries::Ten)?;
     let ours = make(&mut host, "/bin/xen-livepatch", STEPS, Tries::Ten)?;
     make(&mut host, "xsplice", HOOKED, Tries::One)?;
+    let faults = faults::wrong(&faults::make(&mut host)?, core);
     if core == Core::Rust {
         half_an_instruction_is_refused(&mut host)?;
         what_runs_meanwhile_is_refused(&mut host, base)?;
     }
     host.shut_down()?;
-    Ok(Run { theirs, ours })
+    Ok(Run {
+        theirs,
+        ours,
+        faults,
+    })
 }
 
 #[test]
@@ -405,7 +417,11 @@ fn both_cores_say_and_do_the_same_with_both_tools() -> anyhow::Result<()> {
     let mut table =
         "steps\tcommand\tC core, C tool\tC core, ours\tour core, C tool\tour core, ours\n"
             .to_owned();
-    let mut differences = Vec::new();
+    let faults = [("our core", &rust.faults), ("Xen's own core", &c.faults)];
+    let mut differences: Vec<_> = faults
+        .iter()
+        .flat_map(|(core, faults)| faults.iter().map(move |fault| format!("{core}: {fault}")))
+        .collect();
     for (index, (number, arguments, ..)) in STEPS.iter().enumerate() {
         let four = [&c.theirs, &c.ours, &rust.theirs, &rust.ours].map(|run| &run[index]);
         let results = four.map(result).join("\t");
