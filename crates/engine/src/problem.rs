@@ -766,6 +766,12 @@ impl Problems {
         });
     }
 
+    /// A function is not what its preimage note says.
+    #[inline(never)]
+    pub(crate) fn push_preimage(&mut self, addr: u64, size: u32) {
+        self.push(Problem::Preimage { addr, size });
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.list.len() + self.more

@@ -308,7 +308,7 @@ impl<H: Host> Engine<H> {
         let patches = match prepare::apply(&self.host, stack, id, action, reverts, options, guard) {
             Ok(patches) => patches,
             Err(cause) => {
-                if cause == Cause::NeedsReload {
+                if matches!(cause, Cause::NeedsReload) {
                     self.set_result(id, Some(Errno::EINVAL));
                 }
                 return Err(cause);
