@@ -22,6 +22,7 @@ mod command;
 mod debian;
 mod debian_build;
 mod demo;
+mod docs;
 mod fuzz;
 mod mutants;
 mod packages;
@@ -86,6 +87,8 @@ enum Command {
     /// Mutation testing of engine, reloc and rendezvous: change one place at a time
     /// and see whether a test fails.
     Mutants(mutants::Args),
+    /// Check the documents and build the book from them.
+    Docs,
     /// Show or clear what is cached.
     Cache {
         /// Delete it all.
@@ -148,6 +151,7 @@ fn main() -> ExitCode {
         Command::Fuzz { minutes, xen } => fuzz::run(minutes, xen),
         Command::Sanitize { only } => sanitize::run(only),
         Command::Mutants(args) => mutants::run(&args),
+        Command::Docs => docs::run(),
         Command::Cache { clear } => cache::run(clear),
     };
     let printed = lines::finish().context("cannot write to standard output");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{axe, base, cache, command, packages, suite, xen};
+use crate::{axe, base, cache, command, docs, packages, suite, xen};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -93,8 +93,9 @@ fn mutate(count: u64, seed: u64, faults: &Path) -> anyhow::Result<()> {
     suite::run("xsplice-e2e", &["mutate".to_owned()], &variables)
 }
 
-/// Formatting, lints, dependencies and the tests that need neither Xen nor QEMU.
+/// Documents, formatting, lints, dependencies and the tests that need neither Xen nor QEMU.
 fn check_without_xen(fast: bool) -> anyhow::Result<()> {
+    docs::check()?;
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&[
         "clippy",
