@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Changes of makefiles that say no more than which objects there are.
 
-use crate::patch::{FilePatch, Line};
+mod condition;
+
 use crate::{Problem, Refused};
-use std::collections::BTreeSet;
+use condition::{Active, Line};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Objects that a patched makefile adds to the hypervisor and takes out of it,
 /// as paths from the `xen` directory.
@@ -31,56 +33,54 @@ impl ObjectLists {
     }
 }
 
-/// Reads what `patch` does to a makefile. `enabled` says whether the tree is
-/// configured with an option, such as `CONFIG_HVM`.
+/// Reads what a patch does to the makefile `path`, which goes from the text
+/// `original` to `patched`. `setting` is the value of an option of the tree's
+/// configuration, such as `CONFIG_HVM`, empty if it is not set.
 ///
 /// # Errors
-/// Every changed line that is more than a list of objects: how things are
-/// compiled is not a payload's to change.
+/// Every line that changes and is more than a list of objects, or of which only
+/// the build knows whether it counts: how things are compiled is not a payload's
+/// to change.
 pub fn object_lists(
-    patch: &FilePatch,
-    enabled: &dyn Fn(&str) -> bool,
+    path: &str,
+    (original, patched): (&str, &str),
+    setting: &dyn Fn(&str) -> String,
 ) -> Result<ObjectLists, Refused> {
-    let path = patch.path();
+    let refuse = |message: String| Problem::new(path, message);
+    let read = |text: &str| {
+        let lines = condition::lines(text, setting);
+        lines
+            .map(|lines| Makefile::new(lines, setting))
+            .map_err(|line| {
+                let message = format!("`{line}` has no beginning or no end here");
+                Refused(vec![refuse(message)])
+            })
+    };
+    let (before, after) = (read(original)?, read(patched)?);
+    let mut problems: Vec<Problem> = before
+        .other_lines(&after)
+        .into_iter()
+        .map(|line| refuse(changes_the_build(path, line)))
+        .collect();
     let directory = path.strip_prefix("xen/").unwrap_or(path);
     let directory = directory.rsplit_once('/').map_or("", |(dir, _)| dir);
-    let mut problems = Vec::new();
-    let mut refuse = |text: &str| {
-        let message = format!(
-            "`{}` changes how the hypervisor is built, which a payload cannot carry; only \
-             lines that list objects are understood, such as `obj-y += name.o`; \
-             `--leave-out {path}` does without, if the code does not need it",
-            text.trim()
-        );
-        problems.push(Problem::new(path, message));
-    };
-    let (mut added, mut removed) = (Vec::new(), Vec::new());
-    for line in patch.hunks.iter().flat_map(|hunk| &hunk.lines) {
-        let (text, list) = match line {
-            Line::Context(_) => continue,
-            Line::Added(text) => (text, &mut added),
-            Line::Removed(text) => (text, &mut removed),
-        };
-        match entries(text, enabled) {
-            Some(found) => list.extend(found),
-            None => refuse(text),
-        }
-    }
-    // What is on both sides only moved, or is under another condition.
-    added.retain(|entry| {
-        let same = removed.iter().position(|other| other.is(entry));
-        same.map(|at| removed.remove(at)).is_none()
-    });
     let mut lists = ObjectLists::default();
-    for (entries, list) in [(added, &mut lists.added), (removed, &mut lists.removed)] {
-        for entry in entries {
+    for (one, other, list) in [
+        (&after, &before, &mut lists.added),
+        (&before, &after, &mut lists.removed),
+    ] {
+        // What both have only moved, or is under another condition.
+        for (entry, text) in &one.entries {
+            if other.entries.contains_key(entry) {
+                continue;
+            }
             if entry.is_plain() {
                 list.insert(match directory {
-                    "" => entry.name.to_owned(),
+                    "" => entry.name.clone(),
                     _ => format!("{directory}/{}", entry.name),
                 });
             } else {
-                refuse(entry.line);
+                problems.push(refuse(changes_the_build(path, &Line::plain(text))));
             }
         }
     }
@@ -90,25 +90,84 @@ pub fn object_lists(
     }
 }
 
-/// What a line adds to a list.
-struct Entry<'a> {
-    /// `obj`, `lib`, `obj-bin`.
-    list: &'a str,
-    name: &'a str,
-    line: &'a str,
+fn changes_the_build(path: &str, line: &Line) -> String {
+    let way_out = format!("`--leave-out {path}` does without, if the code does not need it");
+    let text = &line.text;
+    match line.unknown.as_slice() {
+        [] => format!(
+            "`{text}` changes how the hypervisor is built, which a payload cannot carry; only \
+             lines that list objects are understood, such as `obj-y += name.o`; {way_out}"
+        ),
+        conditions => format!(
+            "`{text}` changes, and only the build knows whether `{}` holds; {way_out}",
+            conditions.join("`, `")
+        ),
+    }
 }
 
-impl Entry<'_> {
-    fn is(&self, other: &Self) -> bool {
-        (self.list, self.name) == (other.list, other.name)
+/// What a makefile says with a configuration.
+struct Makefile {
+    /// Objects in lists, each with its line.
+    entries: BTreeMap<Entry, String>,
+    /// All other lines that count, or may, in order.
+    others: Vec<Line>,
+}
+
+impl Makefile {
+    fn new(lines: Vec<Line>, setting: &dyn Fn(&str) -> String) -> Self {
+        let (mut listed, mut others) = (BTreeMap::new(), Vec::new());
+        for line in lines {
+            match (line.active, entries(&line.text, setting)) {
+                (Active::No, _) => {}
+                (Active::Yes, Some(entries)) => {
+                    listed.extend(entries.into_iter().map(|entry| (entry, line.text.clone())));
+                }
+                _ => others.push(line),
+            }
+        }
+        Self {
+            entries: listed,
+            others,
+        }
     }
 
+    /// The other lines that only one of two makefiles has, or that they have in
+    /// another order.
+    fn other_lines<'a>(&'a self, patched: &'a Self) -> Vec<&'a Line> {
+        let only = |all: &'a Self, other: &'a Self| {
+            let mut rest: Vec<&Line> = other.others.iter().collect();
+            let mut only: Vec<&Line> = all.others.iter().collect();
+            only.retain(|line| {
+                let same = rest.iter().position(|other| other == line);
+                same.map(|at| rest.remove(at)).is_none()
+            });
+            only
+        };
+        let mut found = only(self, patched);
+        found.extend(only(patched, self));
+        if found.is_empty() {
+            let mut pairs = self.others.iter().zip(&patched.others);
+            found.extend(pairs.find(|(old, new)| old != new).map(|(_, new)| new));
+        }
+        found
+    }
+}
+
+/// What a line adds to a list.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    /// `obj`, `lib`, `obj-bin`.
+    list: String,
+    name: String,
+}
+
+impl Entry {
     /// Whether it is an object that is compiled as others are. Code that is
     /// freed after boot goes into `.init.o`.
     fn is_plain(&self) -> bool {
         let usual = |c: char| c.is_ascii_alphanumeric() || "-_+./".contains(c);
         let mut parts = self.name.split('/');
-        matches!(self.list, "obj" | "lib")
+        matches!(&*self.list, "obj" | "lib")
             && self.name.ends_with(".o")
             && !self.name.ends_with(".init.o")
             && self.name.chars().all(usual)
@@ -118,40 +177,40 @@ impl Entry<'_> {
 
 /// What a line adds to lists of objects, with the configuration as it is; `None`
 /// if it is another line.
-fn entries<'a>(line: &'a str, enabled: &dyn Fn(&str) -> bool) -> Option<Vec<Entry<'a>>> {
-    let text = line.split('#').next().unwrap_or_default().trim();
-    if text.is_empty() {
-        return Some(Vec::new());
-    }
-    let (list, names) = text.split_once("+=")?;
+fn entries(line: &str, setting: &dyn Fn(&str) -> String) -> Option<Vec<Entry>> {
+    let (list, names) = line.split_once("+=").filter(|_| !line.starts_with('\t'))?;
     let (list, switch) = list.trim().rsplit_once('-')?;
     let active = match switch.strip_prefix("$(").and_then(|s| s.strip_suffix(')')) {
-        Some(option) => enabled(option),
+        Some(option) => matches!(&*setting(option), "y" | "m"),
         None if switch == "y" => true,
         None => return None,
     };
-    if !matches!(list, "obj" | "lib" | "obj-bin") || names.trim_end().ends_with('\\') {
+    if !matches!(list, "obj" | "lib" | "obj-bin") {
         return None;
     }
     let names = names.split_whitespace().filter(|_| active);
-    Some(names.map(|name| Entry { list, name, line }).collect())
+    let entry = |name: &str| Entry {
+        list: list.to_owned(),
+        name: name.to_owned(),
+    };
+    Some(names.map(entry).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::patch;
 
+    /// What comes of lines with `-`, `+` or a space in front.
     fn lists(lines: &str) -> Result<ObjectLists, Refused> {
-        let removed = lines.lines().filter(|l| l.starts_with('-')).count();
-        let added = lines.lines().filter(|l| l.starts_with('+')).count();
-        let text = format!(
-            "--- a/xen/common/Makefile\n+++ b/xen/common/Makefile\n@@ -1,{} +1,{} @@\n x\n{lines}",
-            removed + 1,
-            added + 1
-        );
-        let files = patch::parse("test.patch", text.as_bytes()).expect("a patch");
-        object_lists(&files[0], &|option| option == "CONFIG_HVM")
+        let side = |without: char| -> String {
+            let lines = lines.lines().filter(|line| !line.starts_with(without));
+            lines.map(|line| format!("{}\n", &line[1..])).collect()
+        };
+        let setting = |option: &str| match option {
+            "CONFIG_HVM" => "y".to_owned(),
+            _ => String::new(),
+        };
+        object_lists("xen/common/Makefile", (&side('+'), &side('-')), &setting)
     }
 
     #[test]
@@ -197,5 +256,46 @@ mod tests {
         .expect_err("six lines that are more than lists");
         assert_eq!(problems.len(), 6);
         assert!(problems[0].message.starts_with("`CFLAGS-y += -O3`"));
+    }
+
+    #[test]
+    fn a_list_counts_if_the_conditionals_around_it_hold() {
+        let in_hvm = " ifdef CONFIG_HVM\n+obj-y += one.o\n else\n+obj-y += two.o\n endif\n";
+        let found = lists(in_hvm).expect("lists");
+        assert_eq!(found.added, BTreeSet::from(["common/one.o".to_owned()]));
+        assert!(found.removed.is_empty());
+        let moved = "-obj-y += one.o\n+ifdef CONFIG_HVM\n+obj-y += one.o\n+endif\n";
+        assert_eq!(lists(moved).expect("lists"), ObjectLists::default());
+        let lost = "-obj-y += one.o\n+ifndef CONFIG_HVM\n+obj-y += one.o\n+endif\n";
+        let found = lists(lost).expect("lists");
+        assert_eq!(found.removed, BTreeSet::from(["common/one.o".to_owned()]));
+        let unread = " ifdef CONFIG_ARGO\n+CFLAGS-y += -O3\n endif\n";
+        assert_eq!(lists(unread).expect("lists"), ObjectLists::default());
+        // The other branch is read, where only the conditional changes.
+        let turned = "-ifdef CONFIG_HVM\n+ifndef CONFIG_HVM\n obj-y += one.o\n else\n \
+                      obj-y += two.o\n endif\n";
+        let found = lists(turned).expect("lists");
+        assert_eq!(found.added, BTreeSet::from(["common/two.o".to_owned()]));
+        assert_eq!(found.removed, BTreeSet::from(["common/one.o".to_owned()]));
+        let read = "-ifdef CONFIG_ARGO\n+ifdef CONFIG_HVM\n CFLAGS-y += -O3\n endif\n";
+        assert!(lists(read).is_err());
+    }
+
+    #[test]
+    fn a_list_under_a_condition_of_the_build_is_refused_with_it() {
+        let Refused(problems) = lists(" ifeq ($(V),y)\n+obj-y += one.o\n obj-y += two.o\n endif\n")
+            .expect_err("nothing tells");
+        assert_eq!(problems.len(), 1);
+        let start =
+            "`obj-y += one.o` changes, and only the build knows whether `ifeq ($(V),y)` holds";
+        assert!(problems[0].message.starts_with(start), "{}", problems[0]);
+        assert!(lists(" ifdef CONFIG_HVM\n+obj-y += one.o\n").is_err());
+    }
+
+    #[test]
+    fn lists_may_be_continued_and_other_lines_stay_in_order() {
+        let found = lists(" obj-y += one.o \\\n+  two.o \\\n   three.o\n").expect("lists");
+        assert_eq!(found.added, BTreeSet::from(["common/two.o".to_owned()]));
+        assert!(lists("-A := 1\n B := $(A)\n+A := 1\n").is_err());
     }
 }

@@ -181,7 +181,6 @@ impl PatchedSource {
             self.mode_only.insert(path.to_owned());
             return Ok(());
         }
-        self.check_build_file(tree, file)?;
         let text: String = old.iter().map(|l| l.text.as_str()).collect();
         let patched = patch::apply(&text, file).map_err(|Refused(problems)| {
             Refused(match foreign {
@@ -193,6 +192,8 @@ impl PatchedSource {
             })
         });
         let patch::Patched { mut lines, loose } = patched?;
+        let after: String = lines.iter().map(|line| line.text.as_str()).collect();
+        self.check_build_file(tree, file, (&text, &after))?;
         self.loose
             .extend(loose.into_iter().map(|note| format!("{path}: {note}")));
         for line in &mut lines {
@@ -328,7 +329,14 @@ impl PatchedSource {
 
     /// Of the files that say how the hypervisor is built, lists of objects are
     /// followed, and everything else is refused.
-    fn check_build_file(&mut self, tree: &Tree, file: &FilePatch) -> Result<(), Refused> {
+    /// Refuses what changes how the hypervisor is built, but for lists of
+    /// objects, which are followed. `texts` are the file before and after.
+    fn check_build_file(
+        &mut self,
+        tree: &Tree,
+        file: &FilePatch,
+        texts: (&str, &str),
+    ) -> Result<(), Refused> {
         let path = file.path();
         // Also read for the hypervisor.
         let shared = path == "Config.mk" || path.starts_with("config/");
@@ -336,11 +344,16 @@ impl PatchedSource {
             return Ok(());
         }
         let name = path.rsplit('/').next().unwrap_or_default();
-        if name == "Makefile" {
+        let renamed = file.is_rename()
+            && [&file.old, &file.new]
+                .into_iter()
+                .flatten()
+                .any(is_makefile);
+        if name == "Makefile" && !renamed {
             if is_unbuilt(tree, path) {
                 return Ok(());
             }
-            let lists = makefile::object_lists(file, &|option| tree.enabled(option))?;
+            let lists = makefile::object_lists(path, texts, &|option| tree.setting(option))?;
             self.lists.follow(lists);
             return Ok(());
         }
@@ -349,7 +362,7 @@ impl PatchedSource {
             .any(|n| name.starts_with(n))
             || name.ends_with(".mk")
             || path.starts_with("xen/scripts/");
-        if builds {
+        if builds || renamed {
             return Err(Refused::one(
                 path,
                 format!(
@@ -360,6 +373,12 @@ impl PatchedSource {
         }
         Ok(())
     }
+}
+
+fn is_makefile(path: &String) -> bool {
+    Path::new(path)
+        .file_name()
+        .is_some_and(|name| name == "Makefile")
 }
 
 /// Whether nothing is compiled in the directory of a makefile of the

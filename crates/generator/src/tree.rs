@@ -159,13 +159,14 @@ impl Tree {
         programs.min().unwrap_or("python3")
     }
 
-    /// Whether the tree is configured with `option`, such as `CONFIG_HVM`.
-    pub fn enabled(&self, option: &str) -> bool {
+    /// The value that the tree's configuration gives `option`, such as
+    /// `CONFIG_HVM`; empty if it is not set.
+    pub fn setting(&self, option: &str) -> String {
         let config = std::fs::read_to_string(self.top.join("xen/.config")).unwrap_or_default();
-        config.lines().any(|line| {
-            line.strip_prefix(option)
-                .is_some_and(|value| value == "=y" || value == "=m")
-        })
+        let mut values = config
+            .lines()
+            .filter_map(|line| line.strip_prefix(option)?.strip_prefix('='));
+        values.next().unwrap_or_default().to_owned()
     }
 
     /// How the build would compile the new object `path`, from the source of
