@@ -7,17 +7,32 @@
 
 use core::fmt::{self, Write as _};
 
-/// Whether `c` changes what is around it instead of being seen: a control
-/// character, a line or paragraph separator, or a mark of text direction (Unicode's
-/// `Bidi_Control`).
+/// Whether `c` is not seen, or changes what is around it: a control character, a
+/// line or paragraph separator, a mark of text direction, or a character without
+/// width (Unicode's `Bidi_Control` and `Default_Ignorable_Code_Point`).
 #[must_use]
 pub fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
-            '\u{2028}' | '\u{2029}' | '\u{61c}' | '\u{200e}' | '\u{200f}'
+            '\u{ad}'
+                | '\u{34f}'
+                | '\u{61c}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}'
+                | '\u{feff}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'
         )
-        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A text in which deceptive characters are escaped as in Rust's literals.
@@ -63,9 +78,31 @@ mod tests {
             r"a\tb\r\u{1b}[0m\u{202e}x"
         );
         for c in [
-            '\0', '\n', '\u{85}', '\u{200e}', '\u{2028}', '\u{2066}', '\u{61c}',
+            '\0',
+            '\n',
+            '\u{85}',
+            '\u{ad}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{2028}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{61c}',
+            '\u{feff}',
+            '\u{e0041}',
         ] {
             assert!(is_deceptive(c), "{c:?}");
+        }
+        for c in [
+            ' ',
+            '\u{a0}',
+            '\u{2027}',
+            '\u{202f}',
+            '\u{fffd}',
+            '\u{1f468}',
+        ] {
+            assert!(!is_deceptive(c), "{c:?}");
         }
     }
 }
