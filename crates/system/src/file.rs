@@ -2,10 +2,12 @@
 //! Files that a command was told to write.
 
 use crate::{interrupt, lines};
-use std::fs::{File, Metadata, OpenOptions};
+use rustix::fs::Access;
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{Error, ErrorKind, Result, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use xsplice_abi::text::escaped;
 
 /// How many links are followed: as many as the kernel does.
 const LINKS: usize = 40;
@@ -46,18 +48,50 @@ pub fn write(path: &Path, data: &[u8]) -> Result<()> {
 /// # Errors
 /// If the directory cannot be written to; then nothing has changed.
 pub fn replace(path: &Path, data: &[u8]) -> Result<()> {
-    let directory = parent(path);
-    if !directory.is_dir() {
-        let message = format!("there is no directory {}", directory.display());
-        return Err(Error::new(ErrorKind::NotFound, message));
-    }
+    let directory = existing_parent(path)?;
     let _undisturbed = interrupt::hold();
+    // The kernel takes the umask off this mode.
     let mut file = tempfile::Builder::new()
-        .permissions(PermissionsExt::from_mode(0o644))
+        .permissions(Permissions::from_mode(0o666))
         .tempfile_in(directory)?;
+    if let Ok(replaced) = path.metadata() {
+        // Who owns the file may change, and no other bit is for a new owner.
+        let mode = replaced.permissions().mode() & 0o777;
+        file.as_file()
+            .set_permissions(Permissions::from_mode(mode))?;
+    }
     file.write_all(data)?;
     file.persist(path)?;
     Ok(())
+}
+
+/// Checks before the work begins that [`write`] can write to `path`.
+///
+/// # Errors
+/// What [`write`] would fail with, as far as it can be known.
+pub fn check_writable(path: &Path) -> Result<()> {
+    if path == Path::new("-") {
+        return Ok(());
+    }
+    let path = follow(path)?;
+    let (place, rights) = match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => return Err(ErrorKind::IsADirectory.into()),
+        Ok(metadata) if is_descriptor(&path) || !metadata.is_file() => (&*path, Access::WRITE_OK),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => (existing_parent(&path)?, Access::WRITE_OK | Access::EXEC_OK),
+    };
+    rustix::fs::access(place, rights).map_err(|errno| {
+        let error = Error::from(errno);
+        Error::new(
+            error.kind(),
+            format!("cannot write to {}: {error}", shown(place)),
+        )
+    })
+}
+
+/// `path` for a message: what could deceive the reader is escaped.
+pub fn shown(path: &Path) -> String {
+    escaped(&path.to_string_lossy()).to_string()
 }
 
 /// Sees to it that writing `output` loses none of `inputs`.
@@ -75,7 +109,7 @@ pub fn keep_apart<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a PathBu
         None => Ok(()),
         Some(input) => Err(Error::new(
             ErrorKind::InvalidInput,
-            format!("it would overwrite the input {}", input.display()),
+            format!("it would overwrite the input {}", shown(input)),
         )),
     }
 }
@@ -83,6 +117,19 @@ pub fn keep_apart<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a PathBu
 fn parent(path: &Path) -> &Path {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     parent.unwrap_or(Path::new("."))
+}
+
+/// The directory that a file at `path` is to be in.
+fn existing_parent(path: &Path) -> Result<&Path> {
+    let directory = match path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        true => path,
+        false => parent(path),
+    };
+    if directory.is_dir() {
+        return Ok(directory);
+    }
+    let message = format!("there is no directory {}", shown(directory));
+    Err(Error::new(ErrorKind::NotFound, message))
 }
 
 /// What `path` leads to, there or not, if it is a link. The links of open
@@ -128,6 +175,54 @@ mod tests {
             assert!(link.is_symlink());
             assert_eq!(std::fs::read(&file).expect("it is there"), data);
         }
+    }
+
+    #[test]
+    fn a_new_file_has_the_usual_mode_and_a_replaced_one_keeps_its_own() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mode = |path: &Path| path.metadata().expect("it is there").mode() & 0o7777;
+        let (new, usual) = (directory.path().join("new"), directory.path().join("usual"));
+        File::create(&usual).expect("created");
+        write(&new, b"x").expect("written");
+        assert_eq!(mode(&new), mode(&usual));
+        for (before, after) in [
+            (0o600, 0o600),
+            (0o755, 0o755),
+            (0o444, 0o444),
+            (0o4711, 0o711),
+        ] {
+            std::fs::set_permissions(&new, Permissions::from_mode(before)).expect("set");
+            write(&new, b"y").expect("written");
+            assert_eq!(mode(&new), after);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_known_before() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| directory.path().join(name);
+        std::fs::write(place("file"), "x").expect("written");
+        symlink("missing/file", place("link")).expect("linked");
+        for good in ["file", "new"] {
+            check_writable(&place(good)).expect(good);
+        }
+        for good in ["-", "/dev/null"] {
+            check_writable(Path::new(good)).expect(good);
+        }
+        for bad in ["", "missing/file", "missing/", "file/x", "link"] {
+            let error = check_writable(&place(bad)).expect_err(bad);
+            assert!(write(&place(bad), b"x").is_err(), "{bad}: {error}");
+        }
+        // Root may write to every directory but to none of this kind.
+        check_writable(Path::new("/proc/self/new")).expect_err("read-only");
+    }
+
+    #[test]
+    fn names_of_files_deceive_nobody() {
+        assert_eq!(
+            shown(Path::new("a\u{1b}[2K\nb\u{200b}")),
+            r"a\u{1b}[2K\nb\u{200b}"
+        );
     }
 
     #[test]

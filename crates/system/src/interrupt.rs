@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Read, Result};
+use std::io::{Error, IsTerminal, Read, Result};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -131,7 +131,9 @@ impl Directory {
     /// If there is no place for it.
     pub fn new(prefix: &str) -> Result<Self> {
         let mut kept = kept();
-        let directory = tempfile::Builder::new().prefix(prefix).tempdir()?;
+        let directory = tempfile::Builder::new().prefix(prefix).tempdir();
+        // Without the name that was tried: what fails twice fails alike.
+        let directory = directory.map_err(|error| Error::from(error.kind()))?;
         let path = directory.keep();
         kept.directories.insert(path.clone());
         Ok(Self { path })

@@ -11,8 +11,9 @@
 //!
 //! *What it guarantees*: an error of writing is not lost; a signal that ends
 //! the program leaves nothing behind.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod file;
 pub mod interrupt;
 pub mod lines;
+mod startup;

@@ -4,8 +4,9 @@
 //! A reader may go away, as `head` does: a closed pipe is no error, and no
 //! panic. Every other error of writing is remembered, and [`finish`] gives it.
 
+use crate::startup;
 use std::fmt::Arguments;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Result, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -37,7 +38,7 @@ pub fn print(text: Arguments) {
     if TAKEN.load(Ordering::Relaxed) {
         let _ = std::io::stderr().write_fmt(text);
     } else {
-        keep(std::io::stdout().write_fmt(text));
+        keep(open().and_then(|()| std::io::stdout().write_fmt(text)));
     }
 }
 
@@ -45,7 +46,15 @@ pub fn print(text: Arguments) {
 /// from now on.
 pub fn take(data: &[u8]) {
     TAKEN.store(true, Ordering::Relaxed);
-    keep(std::io::stdout().write_all(data));
+    keep(open().and_then(|()| std::io::stdout().write_all(data)));
+}
+
+/// Whether standard output was there when the program started.
+fn open() -> Result<()> {
+    match startup::standard_output_was_closed() {
+        true => Err(std::io::Error::other("it is closed")),
+        false => Ok(()),
+    }
 }
 
 /// Writes at once what [`print`] may still hold back.
@@ -57,14 +66,14 @@ pub fn flush() {
 ///
 /// # Errors
 /// The first error of writing there, but for a pipe that its reader closed.
-pub fn finish() -> std::io::Result<()> {
+pub fn finish() -> Result<()> {
     flush();
     let error = ERROR.lock().unwrap_or_else(PoisonError::into_inner).take();
     error.map_or(Ok(()), Err)
 }
 
 /// Remembers the error of `written`, which wrote to standard output by itself.
-pub fn keep(written: std::io::Result<()>) {
+pub fn keep(written: Result<()>) {
     if let Err(error) = written
         && error.kind() != ErrorKind::BrokenPipe
     {
