@@ -96,6 +96,26 @@ pub struct Inputs<'a> {
     pub accepted: Accepted,
 }
 
+/// The running hypervisor with the payloads applied.
+fn running(original: Input, payloads: &[Input]) -> Result<running::Running, Unusable> {
+    let image = image::Image::read(original.name, original.data)?;
+    let running = running::Running::new(image);
+    let mut running = running.map_err(|reason| Unusable::new(original.name, &reason))?;
+    for payload in payloads {
+        running.apply(payload)?;
+    }
+    Ok(running)
+}
+
+/// Checks that the hypervisor and the payloads can be used, for a caller that
+/// has to build the patched hypervisor first.
+///
+/// # Errors
+/// The first input that cannot be used.
+pub fn check(original: Input, payloads: &[Input]) -> Result<(), Unusable> {
+    running(original, payloads).map(drop)
+}
+
 /// Compares.
 ///
 /// # Errors
@@ -104,15 +124,9 @@ pub struct Inputs<'a> {
 pub fn verify(inputs: &Inputs) -> Result<Verdict, Unusable> {
     let patched = image::Image::read(inputs.patched.name, inputs.patched.data)?;
     let objects = objects::Objects::read(&patched, inputs.objects.name, inputs.objects.data)?;
-    let original = image::Image::read(inputs.original.name, inputs.original.data)?;
-    let bad = |input: &Input, reason: String| Unusable::new(input.name, &reason);
-    let running = running::Running::new(original);
-    let mut running = running.map_err(|reason| bad(&inputs.original, reason))?;
-    for payload in &inputs.payloads {
-        running.apply(payload)?;
-    }
+    let running = running(inputs.original, &inputs.payloads)?;
     let verdict = prove::prove(&patched, &objects, &running, &inputs.files);
-    let mut verdict = verdict.map_err(|reason| bad(&inputs.patched, reason))?;
+    let mut verdict = verdict.map_err(|reason| Unusable::new(inputs.patched.name, &reason))?;
     match inputs.types {
         Some(types) => {
             verdict
