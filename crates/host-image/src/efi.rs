@@ -22,10 +22,10 @@ use xsplice_abi::note::build_id_note;
 #[derive(Debug, Error)]
 pub enum EfiError {
     /// Not the ELF file that is asked for.
-    #[error("this is not a usable xen-syms: {0}")]
+    #[error("this is not a usable xen-syms")]
     Symbols(#[source] object::Error),
     /// Not the PE file that is asked for.
-    #[error("this is not a usable xen.efi: {0}")]
+    #[error("this is not a usable xen.efi")]
     Program(#[source] object::Error),
     /// No debug directory with an identity.
     #[error("xen.efi has no build-id, so payloads cannot be matched to it")]
@@ -47,7 +47,7 @@ pub enum EfiError {
         theirs: usize,
     },
     /// Too large for an ELF file.
-    #[error("the image cannot be written: {0}")]
+    #[error("the image cannot be written")]
     Write(#[source] object::write::Error),
 }
 

@@ -33,7 +33,7 @@ pub use xsplice_xen_image::Image;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It is no ELF file, or a damaged one.
-    #[error("not a readable ELF file (is it truncated, or of another kind?): {0}")]
+    #[error("not a readable ELF file (is it truncated, or of another kind?)")]
     Malformed(#[from] object::read::Error),
     /// It is an ELF file of another kind.
     #[error("{0}")]
