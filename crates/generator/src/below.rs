@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::section;
 use xsplice_abi::record;
+use xsplice_system::file;
 
 /// The key of the payload's metadata that names a source patch.
 pub(crate) const PATCH_KEY: &str = "patch";
@@ -123,7 +124,7 @@ impl Below {
 
 impl Level {
     fn read(path: &Path) -> Result<Self, Problem> {
-        let place = || path.display().to_string();
+        let place = || file::shown(path);
         let bad = |reason: &str| Problem::new(place(), format!("not a payload: {reason}"));
         let data = std::fs::read(path).map_err(|e| Problem::new(place(), e.to_string()))?;
         let file = ElfFile64::<Endianness>::parse(&*data).map_err(|e| bad(&e.to_string()))?;

@@ -5,14 +5,19 @@ use crate::Refused;
 use crate::shadow::{self, Changes};
 use crate::tree::Tree;
 use sha2::{Digest, Sha256};
+use std::fs::DirBuilder;
+use std::io::{Error, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use xsplice_system::file;
 
 /// Raised when objects are compiled in another way than before.
 const FORMAT: &str = "2";
+/// How many directories of its path the cache makes: the user's cache directory,
+/// the program's in it, and its own. A home that is missing is not made up.
+const MADE: usize = 3;
 /// How many bytes the cache keeps: objects are small, a wide header change
 /// makes 15 MB of them.
 const LIMIT: u64 = 512 << 20;
@@ -47,7 +52,7 @@ impl ObjectCache {
             base,
             unwritable: Arc::default(),
         };
-        cache.note(std::fs::create_dir_all(directory));
+        cache.note(create(directory));
         Ok(cache)
     }
 
@@ -90,7 +95,7 @@ impl ObjectCache {
 
     fn note(&self, written: std::io::Result<()>) {
         if let Err(error) = written {
-            let place = self.directory.display();
+            let place = file::shown(&self.directory);
             self.unwritable
                 .get_or_init(|| format!("{place}: {error}: compiled objects are not cached"));
         }
@@ -119,6 +124,24 @@ impl ObjectCache {
             }
         }
     }
+}
+
+/// Makes the cache's directory, for its user alone.
+fn create(directory: &Path) -> std::io::Result<()> {
+    let made: Vec<&Path> = directory.ancestors().take(MADE).collect();
+    for path in made.into_iter().rev().filter(|path| !path.is_dir()) {
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let parent = path.parent().unwrap_or(path);
+                let message = format!("there is no directory {}", file::shown(parent));
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+            // Another build makes it, too.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+            made => made?,
+        }
+    }
+    Ok(())
 }
 
 /// The programs that the recorded commands start with, as found in `PATH`.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the caller names to be left out or allowed.
+//! What `--leave-out` and `--allow` name.
 
 use crate::Problem;
 use std::collections::BTreeSet;
@@ -79,19 +79,19 @@ impl Choices {
                 let near: Vec<&str> = near.into_iter().map(|(_, known)| known.as_str()).collect();
                 let all: Vec<&str> = asked.names.iter().map(String::as_str).collect();
                 let hint = match (near.as_slice(), all.as_slice()) {
-                    ([], []) => "there is nothing to be named".to_owned(),
-                    ([], all) => format!("it takes {}", list(all)),
-                    (near, _) => format!("is {} meant?", list(near)),
+                    ([], []) => "nothing in this build does".to_owned(),
+                    ([], all) => format!("it takes {}", listed(all)),
+                    (near, _) => format!("is {} meant?", listed(near)),
                 };
-                let message =
-                    format!("this build needs the option for nothing of that name; {hint}");
+                let message = format!("nothing of that name needs this option; {hint}");
                 Problem::new(format!("{option} {given}"), message)
             })
             .collect()
     }
 }
 
-fn list(names: &[&str]) -> String {
+/// The first of `names`, and how many there are further.
+pub(crate) fn listed(names: &[&str]) -> String {
     let listed = names[..names.len().min(LISTED)].join(", ");
     match names.len().saturating_sub(LISTED) {
         0 => listed,
@@ -125,7 +125,7 @@ mod tests {
         }
         let mistakes = choices.mistakes("--leave-out");
         let words: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-        let start = "this build needs the option for nothing of that name";
+        let start = "nothing of that name needs this option";
         assert_eq!(
             words,
             [
@@ -135,6 +135,6 @@ mod tests {
             ]
         );
         let nothing = self::choices(&["x"]).mistakes("--allow");
-        assert!(nothing[0].message.ends_with("there is nothing to be named"));
+        assert!(nothing[0].message.ends_with("nothing in this build does"));
     }
 }

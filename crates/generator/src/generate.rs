@@ -3,7 +3,7 @@
 
 use crate::account::{self, Account, Accounted, Hunk};
 use crate::below::{self, Below, PATCH_KEY};
-use crate::choice::Choices;
+use crate::choice::{Choices, listed};
 use crate::patch::Edits;
 use crate::payload::Identity;
 use crate::rebuild::{Pair, Patched, Rebuild};
@@ -116,6 +116,7 @@ pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Re
     let inputs = [&options.patches, &options.below, &options.below_patches];
     let inputs = inputs.into_iter().chain([&options.hooks]).flatten();
     file::keep_apart(&options.output, inputs.chain([&options.xen_syms]))
+        .and_then(|()| file::check_writable(&options.output))
         .map_err(|e| Refused::io(&options.output, &e))?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.jobs.min(MOST_JOBS))
@@ -126,7 +127,7 @@ pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Re
 
 fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report, Refused> {
     let image = Image::parse(&read(&options.xen_syms)?)
-        .map_err(|e| Refused::one(options.xen_syms.display().to_string(), e.to_string()))?;
+        .map_err(|e| Refused::one(file::shown(&options.xen_syms), e.to_string()))?;
     let image = Arc::new(image);
     check_hypervisor(options, &image)?;
     let tree = Tree::read(&options.source)?;
@@ -144,6 +145,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let mut below = Below::read(&options.below)?;
     let hypervisor = image.build_id();
     below.tie(&below_patches, hypervisor)?;
+    check_depends(options, &below)?;
     let mut done = 0;
     for level in &below.levels {
         let left_out = Choices::new(&level.left_out);
@@ -339,8 +341,24 @@ fn check_hypervisor(options: &Options, image: &Image) -> Result<(), Refused> {
                 "it names the hypervisor {}, but {} is that of {}: a payload is for the \
                  hypervisor that it was proved against",
                 hex(named),
-                options.xen_syms.display(),
+                file::shown(&options.xen_syms),
                 hex(image.build_id())
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What the payload depends on is known twice where payloads are below.
+fn check_depends(options: &Options, below: &Below) -> Result<(), Refused> {
+    match (&options.depends, below.build_id()) {
+        (Some(named), Some(top)) if named != top => Err(Refused::one(
+            "--depends",
+            format!(
+                "it names {}, but the last payload of --on has the build-id {}: leave one of the \
+                 two options out",
+                hex(named),
+                hex(top)
             ),
         )),
         _ => Ok(()),
@@ -399,7 +417,8 @@ fn write(
     let hypervisor = image.build_id();
     let top = below.build_id();
     let depends = options.depends.as_deref().or(top).unwrap_or(hypervisor);
-    if depends != hypervisor && top.is_none() {
+    let known = top.is_some() || depends == hypervisor;
+    if !known {
         // What lies below may have put a trampoline where the old code was.
         for func in &mut selection.draft.funcs {
             func.expected.clear();
@@ -416,14 +435,8 @@ fn write(
             record: &record,
         })
         .map_err(|e| Refused::one("payload", e.to_string()))?;
-    let name = options.output.display().to_string();
-    check(
-        (options, image),
-        &name,
-        &payload,
-        below,
-        depends == image.build_id() || options.depends.is_none(),
-    )?;
+    let name = file::shown(&options.output);
+    check((options, image), &name, &payload, below, known)?;
     file::write(&options.output, &payload).map_err(|e| Refused::io(&options.output, &e))?;
     Ok(Report {
         size: payload.len(),
@@ -469,7 +482,7 @@ fn check(
     below: &Below,
     known: bool,
 ) -> Result<(), Refused> {
-    let syms = options.xen_syms.display().to_string();
+    let syms = file::shown(&options.xen_syms);
     let image = xsplice_host_image::Image::new(Arc::clone(image))
         .map_err(|e| Refused::one(&syms, e.to_string()))?;
     let stem = Path::new(name)
@@ -522,7 +535,12 @@ fn metadata(
         metadata.push((PATCH_KEY.to_owned(), patch.record()));
     }
     let mut problems = Vec::new();
-    for (key, value) in &options.metadata {
+    for (index, (key, value)) in options.metadata.iter().enumerate() {
+        let twice = |(other, _): &&(String, String)| other == key;
+        if options.metadata[..index].iter().filter(twice).count() == 1 {
+            let message = "this key is given more than once; give it one value";
+            problems.push(Problem::new(format!("--meta {key}"), message));
+        }
         if metadata.iter().any(|(own, _)| own == key) {
             let message = "this key is written by the generator itself; choose another";
             problems.push(Problem::new(format!("--meta {key}"), message));
@@ -535,8 +553,9 @@ fn metadata(
                 problems.push(Problem::new(
                     format!("--meta {}", xsplice_abi::text::escaped(key)),
                     format!(
-                        "it contains {}: control characters, line breaks and marks of text \
-                         direction can make a list of payloads look like another one",
+                        "it contains {}: characters that are not seen (control characters, line \
+                         breaks, marks of text direction, characters without width) can make a \
+                         list of payloads look like another one",
                         bad.escape_unicode()
                     ),
                 ));
@@ -578,25 +597,30 @@ fn check_config(tree: &Tree, config: &Path) -> Result<(), Refused> {
             .collect())
     };
     let (wanted, built) = (settings(config)?, settings(&tree.top.join("xen/.config"))?);
-    let problems: Vec<Problem> = wanted
-        .symmetric_difference(&built)
-        .map(|setting| {
-            let place = if wanted.contains(setting) {
-                config.display().to_string()
-            } else {
-                "tree".into()
-            };
-            Problem::new(
-                place,
-                format!("only here: {setting}; rebuild the tree with this configuration"),
-            )
-        })
-        .collect();
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(Refused(problems))
+    if wanted.is_empty() {
+        let message = "it has no settings `CONFIG_...`: give the hypervisor's configuration";
+        return Err(Refused::one(file::shown(config), message));
     }
+    let only = |one: &BTreeSet<String>, other: &BTreeSet<String>, whose: &str| {
+        let settings: Vec<&str> = one.difference(other).map(String::as_str).collect();
+        (!settings.is_empty()).then(|| format!("only {whose} has {}", listed(&settings)))
+    };
+    let differences = [
+        only(&wanted, &built, "it"),
+        only(&built, &wanted, "the tree"),
+    ];
+    let differences: Vec<String> = differences.into_iter().flatten().collect();
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Refused::one(
+        file::shown(config),
+        format!(
+            "the tree was built with another configuration: {}; build the tree with this one, or \
+             give the one that it was built with",
+            differences.join("; ")
+        ),
+    ))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Refused> {

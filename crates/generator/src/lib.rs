@@ -84,7 +84,7 @@ impl Refused {
     }
 
     pub(crate) fn io(path: &std::path::Path, error: &std::io::Error) -> Self {
-        Self::one(path.display().to_string(), error.to_string())
+        Self::one(xsplice_system::file::shown(path), error.to_string())
     }
 }
 

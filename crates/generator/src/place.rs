@@ -24,7 +24,7 @@ pub(crate) fn check_links(top: &Path, path: &str) -> Result<(), Problem> {
             .strip_prefix(&place)
             .unwrap_or(Path::new(""));
         let (link, message) = (
-            place.display(),
+            place.to_string_lossy(),
             match target {
                 Some(target) => format!("name the file itself, {}", joined(&target, rest)),
                 None => "it leads out of the tree".to_owned(),
@@ -40,7 +40,7 @@ pub(crate) fn check_links(top: &Path, path: &str) -> Result<(), Problem> {
 
 fn joined(directory: &Path, rest: &Path) -> String {
     let path: PathBuf = directory.components().chain(rest.components()).collect();
-    path.display().to_string()
+    path.to_string_lossy().into_owned()
 }
 
 /// That the tree at `top` does not have the file that `patch` changes, with the

@@ -3,6 +3,7 @@
 
 use crate::generated::regenerate;
 use crate::image::compiler;
+use crate::select::HOOKS;
 use crate::shadow::Changes;
 use crate::source::PatchedSource;
 use crate::tree::{ObjectFile, Tree};
@@ -10,10 +11,12 @@ use crate::unit::Unit;
 use crate::variant::{Base, Variant};
 use crate::witness::{self, Build};
 use crate::{Problem, Progress, Refused, compile};
+use object::{Object as _, ObjectSection as _};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use xsplice_system::file;
 
 /// The two builds of an object.
 #[derive(Debug, Clone)]
@@ -227,8 +230,8 @@ impl<'a> Rebuild<'a> {
     ) -> Result<Vec<Pair>, Refused> {
         let mut changes = patched.variant.changes.clone();
         let objects = files.iter().enumerate().map(|(number, file)| {
-            let text = std::fs::read(file)
-                .map_err(|e| Problem::new(file.display().to_string(), e.to_string()))?;
+            let text =
+                std::fs::read(file).map_err(|e| Problem::new(file::shown(file), e.to_string()))?;
             let name = hooks_name(file, &files[..number]);
             let source = format!("common/{name}.hooks.c");
             let object = self
@@ -243,11 +246,19 @@ impl<'a> Rebuild<'a> {
         let variant = patched
             .hooks
             .get_or_init(|| Variant::new(&self.base, changes));
-        let pairs = objects.into_iter().map(|object| {
+        let pairs = objects.into_iter().zip(files).map(|(object, file)| {
+            let patched = variant.compile(&object)?;
+            if !has_hooks(&patched) {
+                return Err(Problem::new(
+                    file::shown(file),
+                    "there is no hook in it: a hook is a function that LIVEPATCH_LOAD_HOOK or \
+                     another macro of xen/livepatch_payload.h names",
+                ));
+            }
             Ok(Pair {
                 was: None,
                 original: None,
-                patched: Some(variant.compile(&object)?),
+                patched: Some(patched),
                 below: Vec::new(),
                 object,
             })
@@ -350,6 +361,15 @@ fn not_from_source(unit: &Unit) -> Problem {
              ({names}{more}): {cause}"
         ),
     )
+}
+
+/// Whether a compiled file of hooks has any.
+fn has_hooks(object: &[u8]) -> bool {
+    let object = object::File::parse(object);
+    object.is_ok_and(|object| {
+        let mut sections = object.sections();
+        sections.any(|section| section.name().is_ok_and(|name| name.starts_with(HOOKS)))
+    })
 }
 
 /// What the object of `file` is called in the tree: commands have no quotes

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A view of a source tree in which some files differ.
 
-use crate::Refused;
 use crate::tree::Tree;
+use crate::{Problem, Refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use xsplice_system::file;
 use xsplice_system::interrupt::{self, Directory};
 
 /// The files that differ from the tree, by path from its top; `None` where
@@ -49,8 +50,7 @@ impl Shadow {
         writable: &BTreeSet<PathBuf>,
         left: &BTreeSet<PathBuf>,
     ) -> Result<Self, Refused> {
-        let directory =
-            Directory::new("xsplice-").map_err(|e| Refused::io(&std::env::temp_dir(), &e))?;
+        let directory = Directory::new("xsplice-").map_err(|e| no_work_directory(&e))?;
         let mut shadow = Self {
             directory,
             real: real(changes, writable, left),
@@ -63,7 +63,11 @@ impl Shadow {
             .map_err(|e| Refused::io(&way, &e))
             .and_then(|()| shadow.fill(tree, changes));
         drop(undisturbed);
-        filled.map(|()| shadow)
+        match filled {
+            // Whatever the first file was that could not be made.
+            Err(_) if !shadow.top().is_dir() => Err(Refused(vec![deleted()])),
+            filled => filled.map(|()| shadow),
+        }
     }
 
     /// The directory that holds `xen`.
@@ -143,9 +147,25 @@ impl Shadow {
     }
 }
 
+fn no_work_directory(error: &std::io::Error) -> Refused {
+    Refused::one(
+        file::shown(&std::env::temp_dir()),
+        format!("no work directory can be made here ({error}); set TMPDIR to another directory"),
+    )
+}
+
+/// That the work directory went while it was in use.
+pub(crate) fn deleted() -> Problem {
+    Problem::new(
+        file::shown(&std::env::temp_dir()),
+        "files of this build that were here were deleted while it ran; see that nothing cleans \
+         this directory, or set TMPDIR to another one, and build again",
+    )
+}
+
 /// The key in `Changes` of a path from `xen`.
 fn key(path: &Path) -> String {
-    format!("xen/{}", path.display())
+    format!("xen/{}", path.to_string_lossy())
 }
 
 fn is_built(path: &Path) -> bool {

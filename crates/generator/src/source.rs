@@ -11,6 +11,7 @@ use crate::{Problem, Refused};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use xsplice_system::file;
 
 /// A source patch file, read.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl SourcePatch {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
-            files: patch::parse(&path.display().to_string(), &bytes)?,
+            files: patch::parse(&file::shown(path), &bytes)?,
             bytes,
         })
     }

@@ -4,6 +4,7 @@
 use crate::Refused;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use xsplice_system::file;
 
 /// A compiled object of the tree.
 #[derive(Debug, Clone)]
@@ -90,7 +91,7 @@ impl Tree {
     /// # Errors
     /// If there is no Xen source, or if it was not built.
     pub fn read(path: &Path) -> Result<Self, Refused> {
-        let place = || path.display().to_string();
+        let place = || file::shown(path);
         let path = path.canonicalize().map_err(|e| Refused::io(path, &e))?;
         let top = if path.join("xen/Rules.mk").is_file() {
             path.clone()

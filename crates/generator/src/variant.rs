@@ -5,7 +5,7 @@
 //! made is there a [`Shadow`] to make it in, and it has only what differs.
 
 use crate::cache::ObjectCache;
-use crate::shadow::{Changes, Shadow};
+use crate::shadow::{self, Changes, Shadow};
 use crate::tree::{GeneratedFile, ObjectFile, Tree};
 use crate::{Problem, Refused, climb, compile};
 use std::collections::{BTreeMap, BTreeSet};
@@ -193,11 +193,7 @@ fn explain(shadow: &Shadow, problem: Problem) -> Problem {
     if shadow.is_whole() {
         return problem;
     }
-    Problem::new(
-        std::env::temp_dir().display().to_string(),
-        "files of this build that were here were deleted while it ran; see that nothing cleans \
-         this directory, or set TMPDIR to another one, and build again",
-    )
+    shadow::deleted()
 }
 
 /// The directories that compiling `object` writes to.

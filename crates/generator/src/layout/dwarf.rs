@@ -314,7 +314,7 @@ impl<'a> UnitReader<'a> {
         let directory = directory.map(text).transpose()?.unwrap_or_default();
         let path = Path::new(&directory).join(text(name)?);
         let path = path.strip_prefix(".").unwrap_or(&path);
-        Ok(format!("{}:{line}", path.display()))
+        Ok(format!("{}:{line}", path.to_string_lossy()))
     }
 }
 

@@ -17,6 +17,7 @@ mod revived;
 mod selection;
 
 pub(crate) use clone::uses;
+pub(crate) use piece::HOOKS;
 pub(crate) use reach::INIT_TRAP;
 pub use selection::{Carried, FirstChange, Hook, LeftOut, Replaced, Selection};
 

@@ -9,7 +9,7 @@ use xsplice_objdiff::object::Class;
 use xsplice_objdiff::special::{self, Entry};
 
 /// What the names of sections of hooks start with; the stage follows.
-pub(super) const HOOKS: &str = ".livepatch.hooks.";
+pub(crate) const HOOKS: &str = ".livepatch.hooks.";
 /// What the memory of a payload is a multiple of, in bytes.
 const PAGE: u64 = 4096;
 /// Size of a pointer in bytes.
