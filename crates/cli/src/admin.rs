@@ -5,6 +5,7 @@ mod classic;
 mod commands;
 mod payload_file;
 mod preflight;
+mod replaced;
 
 pub(crate) use classic::{called_as_xen_livepatch, xen_livepatch};
 pub(crate) use commands::{Command, run};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice build`: from a source patch to a payload.
 
-use crate::output::{complain, say};
+use crate::output::{complain, problems, say, shown};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -37,14 +37,8 @@ pub(crate) struct Args {
     /// The hypervisor's configuration; the tree must have been built with it.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Number of parallel compile jobs [default: one per CPU].
-    #[arg(
-        short,
-        long,
-        value_name = "N",
-        default_value_t = 0,
-        hide_default_value = true
-    )]
+    /// Number of parallel compile jobs; 0 is one per CPU.
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
     jobs: usize,
     /// The `xen-syms` of the hypervisor to be patched.
     #[arg(long, value_name = "FILE")]
@@ -178,14 +172,14 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     let result = generate(&options, &bar);
     bar.finish();
     match result {
-        Ok(report) => shown(args, &report, None, json),
+        Ok(report) => show(args, &report, None, json),
         Err(refused) => refusal(&refused, json),
     }
 }
 
 pub(crate) fn refusal(refused: &Refused, json: bool) -> ExitCode {
     if json {
-        say!("{}", serde_json::json!({ "problems": refused.0 }));
+        say!("{:#}", problems(&refused.0, false));
     }
     for problem in &refused.0 {
         complain!("error: {problem}");
@@ -195,7 +189,7 @@ pub(crate) fn refusal(refused: &Refused, json: bool) -> ExitCode {
 }
 
 /// Shows the report of a payload, and the verdict on it if there is one.
-pub(crate) fn shown(
+pub(crate) fn show(
     args: &Args,
     report: &Report,
     verdict: Option<&Verdict>,
@@ -285,7 +279,7 @@ fn print(report: &Report, explain: bool) {
     print_hunks(&report.hunks);
     say!(
         "{}: {} bytes, for the hypervisor with build-id {}; every replaced function was verified byte for byte against it",
-        report.output.display(),
+        shown(&report.output),
         report.size,
         report.hypervisor
     );

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice check`.
 
-use crate::output::{complain, failure, say};
+use crate::output::{complain, failure, say, shown};
 use anyhow::{Context as _, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -65,7 +65,7 @@ fn is_good(report: &Report) -> bool {
 
 fn check(args: &Args) -> anyhow::Result<Vec<Report>> {
     let image = read(&args.xen_syms)?;
-    let image = Image::parse(&image).with_context(|| args.xen_syms.display().to_string())?;
+    let image = Image::parse(&image).with_context(|| shown(&args.xen_syms))?;
     let mut payloads: Vec<(String, Vec<u8>)> = Vec::new();
     for path in args.on.iter().chain(&args.payloads) {
         let name = path
@@ -77,7 +77,7 @@ fn check(args: &Args) -> anyhow::Result<Vec<Report>> {
         ensure!(
             !taken,
             "{}: another payload is called {name} too",
-            path.display()
+            shown(path)
         );
         payloads.push((name, read(path)?));
     }
@@ -101,7 +101,7 @@ fn check(args: &Args) -> anyhow::Result<Vec<Report>> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    std::fs::read(path).with_context(|| format!("cannot read {}", shown(path)))
 }
 
 /// What would become of the payload, in a line.

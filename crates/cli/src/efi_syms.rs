@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice efi-syms`.
 
-use crate::output::{failure, say};
+use crate::output::{failure, say, shown};
 use anyhow::Context as _;
 use serde_json::json;
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
                     json!({ "output": args.output, "build_id": build_id })
                 );
             } else {
-                let output = args.output.display();
+                let output = shown(&args.output);
                 say!("{output}: for the hypervisor with build-id {build_id}");
             }
             ExitCode::SUCCESS
@@ -54,11 +54,12 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
 /// Returns the build-id of `xen.efi`.
 fn write(args: &Args) -> anyhow::Result<String> {
     file::keep_apart(&args.output, [&args.xen_syms, &args.xen_efi])
-        .with_context(|| args.output.display().to_string())?;
-    let read = |path: &PathBuf| std::fs::read(path).with_context(|| path.display().to_string());
+        .and_then(|()| file::check_writable(&args.output))
+        .with_context(|| shown(&args.output))?;
+    let read = |path: &PathBuf| std::fs::read(path).with_context(|| shown(path));
     let image = efi_symbols(&read(&args.xen_syms)?, &read(&args.xen_efi)?)?;
     let build_id = hex(Image::parse(&image)?.build_id());
     file::write(&args.output, &image)
-        .with_context(|| format!("cannot write {}", args.output.display()))?;
+        .with_context(|| format!("cannot write {}", shown(&args.output)))?;
     Ok(build_id)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice inspect`.
 
-use crate::output::failure;
+use crate::output::{failure, shown};
 use anyhow::Context as _;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -47,15 +47,15 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
 }
 
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    std::fs::read(path).with_context(|| format!("cannot read {}", shown(path)))
 }
 
 pub(crate) fn read_image(path: &Path) -> anyhow::Result<Image> {
-    Image::parse(&read(path)?).with_context(|| path.display().to_string())
+    Image::parse(&read(path)?).with_context(|| shown(path))
 }
 
 fn show(args: &Args, json: bool) -> anyhow::Result<String> {
-    let name = || args.payload.display().to_string();
+    let name = || shown(&args.payload);
     let data = read(&args.payload)?;
     let image = args.xen_syms.as_deref().map(read_image).transpose()?;
     let payload = Payload::read(&data, image.as_ref()).with_context(name)?;

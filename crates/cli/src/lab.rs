@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice lab`: trying payloads on a disposable Xen host.
 
-use crate::output::{complain, failure, say};
+use crate::output::{complain, failure, problems, say, shown};
 use anyhow::{Context, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -135,11 +135,18 @@ fn boot(machine: &Machine, files: Vec<(String, PathBuf)>) -> anyhow::Result<Host
     Ok(Host::boot(&config)?)
 }
 
+/// Checks before the host boots that its console can be written.
+fn check_console(machine: &Machine) -> anyhow::Result<()> {
+    let writable = machine
+        .console
+        .as_deref()
+        .map(|path| file::check_writable(path).with_context(|| shown(path)));
+    writable.unwrap_or(Ok(()))
+}
+
 fn keep_console(host: &Host, machine: &Machine) -> anyhow::Result<()> {
     match &machine.console {
-        Some(path) => {
-            file::write(path, host.console().as_bytes()).with_context(|| path.display().to_string())
-        }
+        Some(path) => file::write(path, host.console().as_bytes()).with_context(|| shown(path)),
         None => Ok(()),
     }
 }
@@ -153,6 +160,7 @@ fn try_payloads(payloads: &[PathBuf], machine: &Machine, json: bool) -> anyhow::
         files.push((place_of(&name), path.clone()));
         names.push(name);
     }
+    check_console(machine)?;
     let mut host = boot(machine, files)?;
     let mut steps = Vec::new();
     let tried = try_all(
@@ -178,10 +186,12 @@ fn try_payloads(payloads: &[PathBuf], machine: &Machine, json: bool) -> anyhow::
     };
     if json {
         let error = error.as_ref().map(|e| format!("{e:#}"));
-        say!(
-            "{:#}",
-            json!({ "ok": code == 0, "steps": steps, "stopped": stopped, "error": error })
-        );
+        let messages = stopped.iter().chain(&error);
+        let found: Vec<_> = messages.map(|m| json!({ "message": m })).collect();
+        let mut value = problems(found, code == 2);
+        value["steps"] = json!(steps);
+        value["ok"] = json!(code == 0);
+        say!("{value:#}");
     }
     if let Some(stopped) = stopped {
         complain!("{stopped}");
@@ -274,12 +284,13 @@ fn try_payload(
 }
 
 fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<ExitCode> {
-    let name = || path.display().to_string();
+    let name = || shown(path);
     let text = std::fs::read_to_string(path).with_context(name)?;
     let steps = scenario::parse(&text).with_context(name)?;
     if steps.is_empty() {
         bail!("{}: there is no step in it", name());
     }
+    check_console(machine)?;
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut host = boot(machine, Vec::new())?;
     let mut results = Vec::new();

@@ -7,6 +7,7 @@
 use clap::{Parser, Subcommand};
 use output::{complain, say};
 use std::process::ExitCode;
+use xsplice_abi::text::escaped;
 use xsplice_system::{interrupt, lines};
 
 mod admin;
@@ -82,21 +83,29 @@ fn main() -> ExitCode {
     })
 }
 
+/// A wrong command line. Exit code 2 means "try again", which it never does.
+fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    // Words of the command line are in it.
+    let lines: Vec<String> = text.lines().map(|line| escaped(line).to_string()).collect();
+    let text = lines.join("\n");
+    if std::env::args_os().any(|argument| argument == "--json") {
+        let message = text.trim_end().trim_start_matches("error: ");
+        let problem = serde_json::json!({ "code": "usage", "message": message });
+        say!("{:#}", output::problems([problem], false));
+    }
+    complain!("{}", text.trim_end());
+    ExitCode::FAILURE
+}
+
 fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Exit code 2 means "try again", which a wrong command line never is.
-            let failed = error.use_stderr();
-            if failed && std::env::args_os().any(|argument| argument == "--json") {
-                let message = error.render().to_string();
-                say!("{:#}", serde_json::json!({ "error": message.trim_end() }));
-            }
-            let printed = error.print();
-            if failed {
-                return ExitCode::FAILURE;
-            }
-            lines::keep(printed);
+        Err(error) if error.use_stderr() => return usage(&error),
+        Err(help) => {
+            // One that prints by itself does not see that there is no output.
+            lines::print(format_args!(""));
+            lines::keep(help.print());
             return ExitCode::SUCCESS;
         }
     };

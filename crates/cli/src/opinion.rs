@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The second opinion that `verify`, `build` and `report` ask for.
 
-use crate::output::{complain, say};
-use anyhow::Context as _;
+use crate::output::{complain, say, shown};
+use anyhow::{Context as _, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use xsplice_verify::{Accepted, Input, Inputs, Patched, Plan, Progress, Verdict};
-use xsplice_verify::{build, built, patches, verify};
+use xsplice_verify::{build, built, check, patches, verify};
 
 /// Where the patched hypervisor comes from.
 pub(crate) enum From<'a> {
@@ -39,16 +39,20 @@ pub(crate) struct Question<'a> {
 pub(crate) fn ask(question: &Question, quiet: bool) -> anyhow::Result<Verdict> {
     let spinner = Spinner::new(quiet);
     let original = read(question.xen_syms)?;
+    let name = shown(question.xen_syms);
+    let original = Input {
+        name: &name,
+        data: &original,
+    };
+    let payloads = question.payloads.iter();
+    let payloads: Vec<Input> = payloads.map(|(name, data)| Input { name, data }).collect();
+    // What is given is looked at before minutes go into building the rest.
+    check(original, &payloads)?;
     let patched = patched(question, &spinner)?;
     spinner.stage("comparing the hypervisors");
-    let name = question.xen_syms.display().to_string();
-    let payloads = question.payloads.iter();
     Ok(verify(&Inputs {
-        original: Input {
-            name: &name,
-            data: &original,
-        },
-        payloads: payloads.map(|(name, data)| Input { name, data }).collect(),
+        original,
+        payloads,
         patched: Input {
             name: "the patched hypervisor",
             data: &patched.syms,
@@ -89,21 +93,25 @@ fn patched(question: &Question, spinner: &Spinner) -> anyhow::Result<Patched> {
             tree,
         } => {
             let beside = syms.with_file_name("prelink.o");
+            ensure!(
+                objects.is_some() || beside.exists(),
+                "{}: there is no prelink.o beside it: give the one that it was linked from with \
+                 --patched-objects",
+                shown(syms)
+            );
             built(syms, objects.unwrap_or(&beside), tree, spinner)?
         }
     })
 }
 
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    std::fs::read(path).with_context(|| format!("cannot read {}", shown(path)))
 }
 
 /// Names and contents of payloads.
 pub(crate) fn payloads(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let named = paths.iter();
-    named
-        .map(|path| Ok((path.display().to_string(), read(path)?)))
-        .collect()
+    named.map(|path| Ok((shown(path), read(path)?))).collect()
 }
 
 /// A proof goes to standard output, anything else to standard error.

@@ -3,7 +3,7 @@
 //! `xsplice report`.
 
 use crate::inspect::{read, read_image};
-use crate::output::{failure, say};
+use crate::output::{failure, say, shown};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
                 } else {
                     "the payload would NOT load and apply; the page says why"
                 };
-                say!("{}: {verdict}", args.output.display());
+                say!("{}: {verdict}", shown(&args.output));
             }
             if good {
                 ExitCode::SUCCESS
@@ -68,12 +68,13 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
 }
 
 fn write(args: &Args) -> anyhow::Result<xsplice_host_image::Report> {
-    let context = |path: &Path| path.display().to_string();
+    let context = |path: &Path| shown(path);
     let inputs = [&args.payload, &args.xen_syms];
     file::keep_apart(
         &args.output,
         inputs.into_iter().chain(&args.patch).chain(&args.on),
     )
+    .and_then(|()| file::check_writable(&args.output))
     .with_context(|| context(&args.output))?;
     let data = read(&args.payload)?;
     let image = Arc::new(read_image(&args.xen_syms)?);
@@ -84,7 +85,7 @@ fn write(args: &Args) -> anyhow::Result<xsplice_host_image::Report> {
     let review = Review::new(&name, &data, &image, &patches, &verdict);
     let page = review.with_context(|| context(&args.payload))?.to_html();
     file::write(&args.output, page.as_bytes())
-        .with_context(|| format!("cannot write {}", args.output.display()))?;
+        .with_context(|| format!("cannot write {}", shown(&args.output)))?;
     Ok(verdict)
 }
 
@@ -94,7 +95,7 @@ fn patches(paths: &[PathBuf], payload: &Payload) -> anyhow::Result<Vec<SourcePat
     for path in paths {
         let patch = SourcePatch::new(&file_name(path), &read(path)?, payload);
         if patch.recorded == Some(false) {
-            foreign.push(format!("{} (sha256:{})", path.display(), patch.sha256));
+            foreign.push(format!("{} (sha256:{})", shown(path), patch.sha256));
         }
         patches.push(patch);
     }
@@ -120,7 +121,7 @@ fn check(
     data: Vec<u8>,
 ) -> anyhow::Result<xsplice_host_image::Report> {
     let image = xsplice_host_image::Image::new(Arc::clone(image));
-    let image = image.with_context(|| args.xen_syms.display().to_string())?;
+    let image = image.with_context(|| shown(&args.xen_syms))?;
     let below = args.on.iter().enumerate();
     let below = below.map(|(number, path)| Ok((format!("below {number}"), read(path)?)));
     let mut payloads: Vec<_> = below.collect::<anyhow::Result<_>>()?;
@@ -131,7 +132,7 @@ fn check(
         if !below.applies {
             bail!(
                 "{}: would not load and apply itself; `xsplice check` says why",
-                path.display()
+                shown(path)
             );
         }
     }

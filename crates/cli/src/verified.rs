@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice build --verify`: a payload that is written only once it is proved.
 
-use crate::build::{Args, Bar, refusal, shown};
+use crate::build::{Args, Bar, refusal, show};
 use crate::opinion::{self, From, Question};
-use crate::output::{complain, failure, say};
+use crate::output::{complain, failure, say, shown};
 use anyhow::{Context as _, bail};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Args, options: Options, bar: &Bar, json: bool) -> ExitC
     match result {
         Ok(Outcome::Refused(refused)) => refusal(&refused, json),
         Ok(Outcome::Judged(report, verdict)) if verdict.proved => {
-            shown(args, &report, Some(&verdict), json)
+            show(args, &report, Some(&verdict), json)
         }
         Ok(Outcome::Judged(_, verdict)) => {
             if json {
@@ -49,7 +49,8 @@ fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome>
     let given = [&options.patches, &options.below, &options.below_patches];
     let given = given.into_iter().chain([&options.hooks]).flatten();
     file::keep_apart(&output, given.chain([&options.xen_syms]))
-        .with_context(|| output.display().to_string())?;
+        .and_then(|()| file::check_writable(&output))
+        .with_context(|| shown(&output))?;
     if options.depends.is_some() {
         bail!("--verify needs the payloads below: give their files with --on");
     }
@@ -65,7 +66,7 @@ fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome>
     let mut payloads = opinion::payloads(&options.below)?;
     let accepted = accepted(&options, &payloads)?;
     let payload = opinion::read(&options.output)?;
-    payloads.push((output.display().to_string(), payload));
+    payloads.push((shown(&output), payload));
     let patches: Vec<PathBuf> = [options.below_patches, options.patches].concat();
     let verdict = opinion::ask(
         &Question {
@@ -83,7 +84,7 @@ fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome>
     if verdict.proved {
         let payload = payloads.pop().map(|(_, data)| data).unwrap_or_default();
         file::write(&output, &payload)
-            .with_context(|| format!("cannot write {}", output.display()))?;
+            .with_context(|| format!("cannot write {}", shown(&output)))?;
         report.output = output;
     }
     Ok(Outcome::Judged(Box::new(report), verdict))

@@ -410,6 +410,263 @@ fn payloads_that_are_applied_already_are_named_alike_everywhere() {
     }
 }
 
+/// The reasons that a command gives to programs.
+fn problems(output: &Output) -> Vec<serde_json::Value> {
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    assert_eq!(value["try_again"], false, "{value}");
+    value["problems"].as_array().expect("a list").clone()
+}
+
+#[test]
+fn every_failure_has_one_form_in_json() {
+    let place = Place::new();
+    let commands: [(&[&str], &str); 5] = [
+        (&["build", "--nonsense"], "unexpected argument"),
+        (&["upload", "x"], "required arguments were not provided"),
+        (&["inspect", "fix.patch"], "not a readable ELF file"),
+        (&["upload", "x", "fix.patch"], "not an ELF file"),
+        (
+            &["check", "none", "--xen-syms", "none"],
+            "cannot read none: No such file",
+        ),
+    ];
+    for (arguments, words) in commands {
+        let mut command = Command::new(XSPLICE);
+        command.arg("--json").args(arguments);
+        let output = run_to_end(command.current_dir(place.directory.path()));
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let problems = problems(&output);
+        let message = problems[0]["message"].as_str().expect("a message");
+        assert!(message.contains(words), "{arguments:?}: {message}");
+        assert!(!message.starts_with("error"), "{message}");
+        let code = problems[0]["code"].as_str();
+        assert_eq!(
+            code == Some("usage"),
+            words.contains("argument"),
+            "{code:?}"
+        );
+    }
+    let output = run_to_end(place.build("x").args(["--json", "-c", "none"]));
+    assert_eq!(problems(&output)[0]["place"], "none");
+}
+
+#[test]
+fn another_configuration_is_one_error() {
+    let place = Place::new();
+    let built: String = (0..20).map(|n| format!("CONFIG_A{n}=y\n")).collect();
+    std::fs::write(place.at("tree/xen/.config"), built).expect("written");
+    std::fs::write(place.at("other"), "CONFIG_A0=y\nCONFIG_B=y\n").expect("written");
+    for (config, words) in [
+        ("fix.patch", "fix.patch: it has no settings"),
+        (
+            "other",
+            "only it has CONFIG_B=y; only the tree has CONFIG_A10=y, CONFIG_A11=y",
+        ),
+    ] {
+        let output = run_to_end(place.build("never").args(["-c", config]));
+        let said = words_of_one_error(&output);
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+fn words_of_one_error(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = words(output);
+    assert_eq!(said.matches("error:").count(), 1, "{said}");
+    said
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_known_before_the_build() {
+    let place = Place::new();
+    place.record("touch ran; false -c common/guest.c -o common/guest.o");
+    std::fs::create_dir_all(place.at("out/fix.livepatch")).expect("made");
+    for (output, words) in [
+        ("missing/x", "there is no directory missing"),
+        ("missing/", "there is no directory missing/"),
+        ("fix.patch/x", "ot a directory"),
+        ("out", "out/fix.livepatch: is a directory"),
+        ("/proc/self/x", "cannot write to /proc/self: "),
+    ] {
+        let said = words_of_one_error(&run_to_end(&mut place.build(output)));
+        assert!(said.contains(words), "{output}: {said}");
+    }
+    let arguments: [&[&str]; 2] = [
+        &["report", "none", "--xen-syms", "none"],
+        &["efi-syms", "--xen-efi", "none", "--xen-syms", "none"],
+    ];
+    for arguments in arguments {
+        let mut command = Command::new(XSPLICE);
+        command.args(arguments).args(["-o", "missing/x"]);
+        let output = run_to_end(command.current_dir(place.directory.path()));
+        let said = words_of_one_error(&output);
+        assert!(said.contains("there is no directory missing"), "{said}");
+    }
+}
+
+#[test]
+fn a_missing_work_directory_is_one_error() {
+    let place = Place::new();
+    let record = format!(
+        "cmd_common/two.o := {COMPILE} -c common/guest.c -o common/two.o\n\n\
+         source_common/two.o := common/guest.c\n\ndeps_common/two.o := \\\n\n"
+    );
+    std::fs::write(place.at("tree/xen/common/.two.o.cmd"), record).expect("written");
+    let output = run_to_end(place.build("never").env("TMPDIR", place.at("gone")));
+    let said = words_of_one_error(&output);
+    assert!(
+        said.contains("no work directory can be made here"),
+        "{said}"
+    );
+}
+
+#[test]
+fn no_home_is_made_up_for_the_cache() {
+    let place = Place::new();
+    let home = place.at("home");
+    let mut build = place.build("one");
+    let output = run(build.env_remove("XDG_CACHE_HOME").env("HOME", &home));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("compiled objects are not cached"), "{said}");
+    assert!(!home.exists());
+    std::fs::create_dir(&home).expect("made");
+    let mut build = place.build("two");
+    run(build.env_remove("XDG_CACHE_HOME").env("HOME", &home));
+    let cache = home.join(".cache").metadata().expect("it is there");
+    assert_eq!(cache.mode() & 0o777, 0o700);
+    let objects = home.join(".cache/xsplice/objects");
+    assert!(objects.read_dir().expect("a directory").next().is_some());
+}
+
+#[test]
+fn a_closed_standard_output_is_a_failure() {
+    let place = Place::new();
+    run(&mut place.build("plain"));
+    let commands: [&[&str]; 4] = [
+        &["--help"],
+        &["inspect", "plain"],
+        &["inspect", "plain", "--json"],
+        &["report", "plain", "--xen-syms", "xen-syms", "-o", "-"],
+    ];
+    for arguments in commands {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$@\" >&-", "sh", XSPLICE]);
+        let output = run_to_end(shell.args(arguments).current_dir(place.directory.path()));
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = words(&output);
+        assert!(
+            said.contains("cannot write to standard output: it is closed"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn names_of_files_are_shown_escaped() {
+    let place = Place::new();
+    let odd = "a\u{1b}[2K\nerror: b\u{200b}";
+    let shown = r"a\u{1b}[2K\nerror: b\u{200b}";
+    let commands: [&[&str]; 7] = [
+        &["check", odd, "--xen-syms", "xen-syms"],
+        &["inspect", odd],
+        &[
+            "verify",
+            odd,
+            "--xen-syms",
+            "xen-syms",
+            "--patched-syms",
+            "x",
+        ],
+        &["report", odd, "--xen-syms", "xen-syms", "-o", "page"],
+        &["upload", "x", odd],
+        &[
+            "build",
+            "-s",
+            odd,
+            "-p",
+            "fix.patch",
+            "--xen-syms",
+            "xen-syms",
+            "-o",
+            "x",
+        ],
+        &[
+            "build",
+            "-s",
+            "tree",
+            "-p",
+            odd,
+            "--xen-syms",
+            "xen-syms",
+            "-o",
+            "x",
+        ],
+    ];
+    for arguments in commands {
+        let mut command = Command::new(XSPLICE);
+        let output = run_to_end(command.args(arguments).current_dir(place.directory.path()));
+        let said = words(&output);
+        assert!(said.contains(shown), "{arguments:?}: {said}");
+        assert!(!said.contains(['\u{1b}', '\u{200b}']), "{said:?}");
+    }
+}
+
+#[test]
+fn metadata_that_deceives_or_repeats_itself_is_refused() {
+    let place = Place::new();
+    for (options, words) in [
+        (["a=1\u{200b}", "b=2"], "it contains \\u{200b}"),
+        (["a=1", "a=2"], "this key is given more than once"),
+        (
+            ["compiler=x", "b=2"],
+            "this key is written by the generator itself",
+        ),
+    ] {
+        let options = options.map(|option| format!("--meta={option}"));
+        let output = run_to_end(place.build("never").args(options));
+        let said = words_of_one_error(&output);
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn a_file_of_hooks_has_hooks() {
+    let place = Place::new();
+    std::fs::write(place.at("none.c"), "/* later */\n").expect("written");
+    let output = run_to_end(place.build("never").args(["--hooks", "none.c"]));
+    let said = words_of_one_error(&output);
+    assert!(said.contains("none.c: there is no hook in it"), "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_said_once() {
+    let place = Place::new();
+    run(&mut place.build("plain"));
+    let payload = std::fs::read(place.at("plain")).expect("it is there");
+    std::fs::write(place.at("cut"), &payload[..300]).expect("written");
+    let mut command = Command::new(XSPLICE);
+    let output = run_to_end(
+        command
+            .args(["inspect", "cut"])
+            .current_dir(place.directory.path()),
+    );
+    let said = words_of_one_error(&output);
+    assert!(said.contains("cut: not a readable ELF file"), "{said}");
+    let reason = said.trim_end().rsplit(": ").next().unwrap_or_default();
+    assert_eq!(said.matches(reason).count(), 1, "{said}");
+}
+
+#[test]
+fn what_is_given_is_looked_at_before_what_is_missing() {
+    let place = Place::new();
+    let mut command = Command::new(XSPLICE);
+    command.args(["verify", "fix.patch", "--xen-syms", "fix.patch"]);
+    command.args(["--patched-syms", "xen-syms"]);
+    let output = run_to_end(command.current_dir(place.directory.path()));
+    let said = words_of_one_error(&output);
+    assert!(said.starts_with("error: fix.patch: "), "{said}");
+}
+
 /// The process that the made-up compiler says to have started.
 fn wait_for_compiler(place: &Place) -> String {
     let mut found = String::new();

@@ -70,6 +70,7 @@ pub(crate) fn xen_livepatch() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let Some(command) = COMMANDS.iter().find(|c| c.starts_with(word.as_str())) else {
+        let word = escaped(word);
         complain!("Unrecognised command '{word}' -- try 'xen-livepatch help'");
         return ExitCode::FAILURE;
     };
@@ -149,8 +150,9 @@ impl Tool<'_> {
             return usage();
         };
         check_name(name)?;
+        let shown = escaped(path);
         let mut file = File::open(path)
-            .map_err(|e| failed(&format!("Could not open {path}."), errno_of(&e)))?;
+            .map_err(|e| failed(&format!("Could not open {shown}."), errno_of(&e)))?;
         let mut data = Vec::new();
         let read = file.read_to_end(&mut data);
         if let Err(error) = read {
@@ -159,12 +161,12 @@ impl Tool<'_> {
                 Errno::EISDIR => Errno::ENODEV,
                 errno => errno,
             };
-            return Err(failed(&format!("Could not map {path}."), errno));
+            return Err(failed(&format!("Could not map {shown}."), errno));
         }
         if data.is_empty() {
-            return Err(failed(&format!("Could not map {path}."), Errno::EINVAL));
+            return Err(failed(&format!("Could not map {shown}."), Errno::EINVAL));
         }
-        say(&format!("Uploading {path}... "));
+        say(&format!("Uploading {shown}... "));
         match self.livepatch().and_then(|l| l.upload(name, &data)) {
             Ok(()) => {
                 say("completed\n");
@@ -200,8 +202,9 @@ impl Tool<'_> {
         check_name(name)?;
         let nodeps = parse_flags(action, flags)?;
         let status = |name: &str| self.livepatch().and_then(|l| l.get(name));
+        let shown = &*escaped(name).to_string();
         let before = status(name)
-            .map_err(|errno| failed(&format!("Failed to get status of {name}."), errno))?;
+            .map_err(|errno| failed(&format!("Failed to get status of {shown}."), errno))?;
         if before.rc == -Errno::EAGAIN.0 {
             complain!(
                 "Cannot execute {}.\nOperation already in progress.",
@@ -219,7 +222,7 @@ impl Tool<'_> {
             return Ok(());
         }
         if before.state != allowed {
-            return wrong_state(name, before.state, allowed);
+            return wrong_state(shown, before.state, allowed);
         }
         let verb = match action {
             Action::Apply => "Applying",
@@ -227,7 +230,7 @@ impl Tool<'_> {
             Action::Unload => "Unloading",
             Action::Replace => "Replacing all live patches with",
         };
-        say(&format!("{verb} {name}... "));
+        say(&format!("{verb} {shown}... "));
         let started = self
             .livepatch()
             .and_then(|l| l.action(name, action, TIMEOUT_MS * 1_000_000, nodeps));
@@ -261,7 +264,7 @@ impl Tool<'_> {
             }
             (Ok(state), expected) => {
                 say("failed\n");
-                wrong_state(name, state, expected.unwrap_or(State::Unknown(0)))
+                wrong_state(shown, state, expected.unwrap_or(State::Unknown(0)))
             }
         }
     }
@@ -303,7 +306,7 @@ fn check_name(name: &str) -> Outcome {
 fn parse_flags(action: Action, flags: &[String]) -> Result<bool, Failure> {
     for flag in flags {
         if action != Action::Apply || flag != "--nodeps" {
-            complain!("Unsupported flag: {flag}.");
+            complain!("Unsupported flag: {}.", escaped(flag));
             return Err(Failure::Errno(Errno::EINVAL));
         }
     }

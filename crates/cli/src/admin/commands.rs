@@ -2,15 +2,16 @@
 //! The commands under their own syntax.
 
 use super::preflight::Preflight;
+use super::replaced::Replaced;
 use super::{TIMEOUT_MS, name_of, payload_file, verb};
-use crate::output::{complain, say};
+use crate::output::{failed, say};
 use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
-use xsplice_abi::text::escaped;
+use xsplice_abi::text::{escaped, is_deceptive};
 use xsplice_dom0::{Action, Errno, Livepatch, Payload, Privcmd, State, version_info};
 
 /// The admin commands.
@@ -54,6 +55,10 @@ pub(crate) enum Command {
     Replace {
         /// The payload.
         name: String,
+        /// File of a payload that is applied already, to say whether its variables
+        /// are lost; repeat it for several. Installed ones are found.
+        #[arg(long, value_name = "FILE")]
+        on: Vec<PathBuf>,
         #[command(flatten)]
         limits: Limits,
     },
@@ -124,13 +129,7 @@ pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
             let again = error
                 .downcast_ref::<Errno>()
                 .is_some_and(|e| matches!(*e, Errno::EAGAIN | Errno::EBUSY));
-            if json {
-                say!(
-                    "{:#}",
-                    json!({ "error": format!("{error:#}"), "try_again": again })
-                );
-            }
-            complain!("error: {error:#}");
+            failed(&error, again, json);
             if again {
                 ExitCode::from(2)
             } else {
@@ -143,12 +142,15 @@ pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
 struct Report {
     text: String,
     value: Value,
+    /// Whether the hypervisor did something.
+    acted: bool,
 }
 
 fn done(name: &str, what: &str, state: Option<State>) -> Report {
     Report {
-        text: format!("{name}: {what}"),
+        text: format!("{}: {what}", escaped(name)),
         value: json!({ "name": name, "done": what, "state": state }),
+        acted: true,
     }
 }
 
@@ -182,7 +184,9 @@ fn execute(command: &Command) -> anyhow::Result<Report> {
             limits,
         } => act(&livepatch, name, Action::Apply, *nodeps, *limits),
         Command::Revert { name, limits } => act(&livepatch, name, Action::Revert, false, *limits),
-        Command::Replace { name, limits } => act(&livepatch, name, Action::Replace, false, *limits),
+        Command::Replace { name, on, limits } => {
+            replace(&hypervisor, &livepatch, name, on, *limits)
+        }
         Command::Unload { name } => act(&livepatch, name, Action::Unload, false, Limits::default()),
         Command::Info => info(&hypervisor),
         Command::Upload { preflight, .. } | Command::Load { preflight, .. } => {
@@ -229,7 +233,7 @@ fn check_new_name(name: &str) -> anyhow::Result<()> {
     check_length(name)?;
     if let Some(bad) = name
         .chars()
-        .find(|c| c.is_control() || c.is_whitespace() || *c == '/')
+        .find(|c| is_deceptive(*c) || c.is_whitespace() || *c == '/')
     {
         bail!("the name {name:?} has the character {bad:?}: use letters, digits, '-', '_', '.'");
     }
@@ -258,6 +262,30 @@ fn check_belongs(hypervisor: &Privcmd, identity: &payload_file::Identity) -> any
     Ok(())
 }
 
+/// Replaces what is applied, and says whose variables went with it.
+fn replace(
+    hypervisor: &Privcmd,
+    livepatch: &Livepatch<Privcmd>,
+    name: &str,
+    on: &[PathBuf],
+    limits: Limits,
+) -> anyhow::Result<Report> {
+    let payloads = livepatch.list().map_err(explain_interface)?;
+    let applied = payloads
+        .into_iter()
+        .filter(|payload| payload.status.state == State::Applied && payload.name != name);
+    let applied: Vec<String> = applied.map(|payload| payload.name).collect();
+    let running = version_info(hypervisor).map_err(explain_interface)?;
+    let replaced = Replaced::look(&applied, on, running.build_id.as_deref())?;
+    let mut report = act(livepatch, name, Action::Replace, false, limits)?;
+    if report.acted {
+        report.value["variables"] = json!(replaced);
+        let lines = [vec![report.text], replaced.lines(name)].concat();
+        report.text = lines.join("\n");
+    }
+    Ok(report)
+}
+
 /// Starts an action, waits for its end, and tries again when the CPUs did not
 /// come together in time.
 fn act(
@@ -267,9 +295,10 @@ fn act(
     nodeps: bool,
     limits: Limits,
 ) -> anyhow::Result<Report> {
+    let called = &*escaped(name).to_string();
     let missing = |e: Errno| match e {
         Errno::ENOENT => {
-            anyhow!("{name}: the hypervisor holds no payload of this name; see `xsplice list`")
+            anyhow!("{called}: the hypervisor holds no payload of this name; see `xsplice list`")
         }
         other => explain_interface(other),
     };
@@ -287,10 +316,13 @@ fn act(
             }
             _ => "no action needed",
         };
-        return Ok(done(name, what, wanted));
+        return Ok(Report {
+            acted: false,
+            ..done(name, what, wanted)
+        });
     }
     if action == Action::Unload && before.state == State::Applied {
-        bail!("{name} is applied: revert it before it is unloaded");
+        bail!("{called} is applied: revert it before it is unloaded");
     }
     let mut tries = 0;
     loop {
@@ -309,7 +341,7 @@ fn act(
                 tries += 1;
                 std::thread::sleep(Duration::from_millis(20 << tries.min(5)));
             }
-            Err(errno) => return Err(explain_action(errno, name, action, tries, limits)),
+            Err(errno) => return Err(explain_action(errno, called, action, tries, limits)),
         }
     }
 }
@@ -395,6 +427,7 @@ fn list(payloads: Vec<Payload>) -> Report {
         return Report {
             text: "no payloads are loaded".to_owned(),
             value,
+            acted: false,
         };
     }
     let lines: Vec<String> = payloads
@@ -421,6 +454,7 @@ fn list(payloads: Vec<Payload>) -> Report {
     Report {
         text: lines.join("\n"),
         value,
+        acted: false,
     }
 }
 
@@ -463,5 +497,9 @@ fn info(hypervisor: &Privcmd) -> anyhow::Result<Report> {
         "sysctl_interface": interface,
         "payloads": payloads,
     });
-    Ok(Report { text, value })
+    Ok(Report {
+        text,
+        value,
+        acted: false,
+    })
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Looking at a payload file before it goes to the hypervisor.
 
+use crate::output::shown;
 use anyhow::{Context, bail};
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endianness, elf};
@@ -18,9 +19,25 @@ pub(super) struct Identity {
 
 /// Reads the payload at `path`.
 pub(super) fn read(path: &Path) -> anyhow::Result<(Vec<u8>, Identity)> {
-    let data = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let identity = identify(&data).with_context(|| path.display().to_string())?;
+    let data = std::fs::read(path).with_context(|| shown(path))?;
+    let identity = identify(&data).with_context(|| shown(path))?;
     Ok((data, identity))
+}
+
+/// Whether the payload has variables: data that it can change. The list of what
+/// it replaces, which the hypervisor writes to, does not count.
+pub(super) fn has_variables(data: &[u8]) -> anyhow::Result<bool> {
+    let header = elf::FileHeader64::<Endianness>::parse(data)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, data)?;
+    let writable = elf::SHF_ALLOC.0 | elf::SHF_WRITE.0;
+    Ok(sections.iter().any(|entry| {
+        let flags = entry.sh_flags(endian).0;
+        let name = sections.section_name(endian, entry).unwrap_or_default();
+        flags & writable == writable
+            && entry.sh_size(endian) != 0
+            && name != section::FUNCS.as_bytes()
+    }))
 }
 
 fn identify(data: &[u8]) -> anyhow::Result<Identity> {

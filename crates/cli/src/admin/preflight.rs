@@ -6,7 +6,7 @@
 //! first, in full.
 
 use super::payload_file::Identity;
-use crate::output::complain;
+use crate::output::{complain, shown};
 use anyhow::bail;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ impl Preflight {
         if refused.is_empty() {
             return Ok(());
         }
-        let mut message = format!("{name} is not for this hypervisor ({}):", path.display());
+        let mut message = format!("{name} is not for this hypervisor ({}):", shown(&path));
         for problem in refused {
             let _ = write!(message, "\n  {}", problem.message);
         }
@@ -69,13 +69,13 @@ impl Preflight {
     fn image(&self, build_id: &str) -> anyhow::Result<Option<(PathBuf, Image)>> {
         if let Some(path) = &self.xen_syms {
             let Some(image) = read(path) else {
-                bail!("{}: this is no image of a hypervisor", path.display());
+                bail!("{}: this is no image of a hypervisor", shown(path));
             };
             if hex(image.build_id()) != build_id {
                 let of = hex(image.build_id());
                 bail!(
                     "{}: it is the image with build-id {of}; this host runs {build_id}",
-                    path.display()
+                    shown(path)
                 );
             }
             return Ok(Some((path.clone(), image)));
