@@ -59,12 +59,16 @@ impl Walk<'_> {
 
     /// Objects that share a section can be told apart by their addresses only.
     fn border(&self, target: u64) -> Option<Meaning> {
-        // Nobody asks for the end of a number or a pointer.
+        // Nobody asks for the end of a number or a pointer, or of the name of a
+        // function, which the compiler keeps.
         const NUMBER: u64 = 8;
+        const NAMES: [&str; 3] = ["__func__", "__FUNCTION__", "__PRETTY_FUNCTION__"];
         let behind = self.patched.starting_at(target)?;
         let before = behind.checked_sub(1)?;
         let entity = &self.patched.entities[before];
-        let meet = entity.end() == target && entity.size > NUMBER && !entity.runs;
+        let mut names = entity.names.iter();
+        let asked_for = entity.size > NUMBER && !names.all(|name| NAMES.contains(&name.base()));
+        let meet = entity.end() == target && asked_for && !entity.runs;
         meet.then_some(Meaning::Border(before, behind))
     }
 
