@@ -10,15 +10,16 @@ use object::{Object as _, ObjectSymbol as _};
 use std::collections::BTreeSet;
 use xsplice_xen_image::Image;
 
-/// Makes members that are not linked new to the hypervisor, and adds those that
-/// the patched objects need. Returns the members that do not count: nothing needs
-/// them, and the patch leaves them as they are.
+/// Adds the members that the patched objects, or those of a level below, need:
+/// they are new to whoever needs them first. Returns the members that do not
+/// count: nothing needs them, and the patch leaves them as they are.
 ///
 /// # Errors
 /// If a member that is needed cannot be compiled.
 pub(crate) fn settle(
     (tree, image): (&Tree, &Image),
-    (rebuild, patched): (&Rebuild, &Patched),
+    rebuild: &Rebuild,
+    (levels, patched): (&[Patched], &Patched),
     pairs: &mut Vec<Pair>,
 ) -> Result<BTreeSet<String>, Refused> {
     let members: Vec<_> = tree
@@ -26,48 +27,56 @@ pub(crate) fn settle(
         .iter()
         .filter(|object| tree.archived.contains(&object.path) && !image.has_file(&object.source))
         .collect();
-    let is_member = |pair: &Pair| {
-        let mut members = members.iter();
-        members.any(|member| member.path == pair.object.path)
-    };
-    // Those that the patch leaves as they are only count if something needs them.
+    let has = |pairs: &[Pair], path: &str| pairs.iter().any(|pair| pair.object.path == path);
+    let is_member = |pair: &mut Pair| members.iter().any(|m| m.path == pair.object.path);
+    let reached: Vec<Pair> = pairs.extract_if(.., is_member).collect();
+    for level in 0..=levels.len() {
+        loop {
+            let needed = needed(pairs, level, levels.len(), image);
+            let missing = members.iter().find(|member| {
+                let built = std::fs::read(tree.top.join("xen").join(&member.path));
+                let defines = |bytes: Vec<u8>| !needed.is_disjoint(&globals(&bytes, true));
+                !has(pairs, &member.path) && built.is_ok_and(defines)
+            });
+            let Some(member) = missing else {
+                break;
+            };
+            let pair = rebuild.linked_from(level, (levels, patched), member);
+            pairs.push(pair.map_err(|problem| Refused(vec![problem]))?);
+        }
+    }
+    // Those that the patch changes and nothing needs are named as such.
     let mut unneeded = BTreeSet::new();
-    pairs.retain(|pair| {
+    for mut pair in reached {
         let same = |unit: Option<Unit>| unit.is_none_or(|unit| unit.comparison.is_empty());
-        let stays = !is_member(pair) || !Unit::compare(tree, pair, None).is_ok_and(same);
-        if !stays {
-            unneeded.insert(pair.object.path.clone());
+        let changes = !Unit::compare(tree, &pair, None).is_ok_and(same);
+        if has(pairs, &pair.object.path) {
+            continue;
+        } else if changes {
+            pair.original = None;
+            pair.below.clear();
+            pairs.push(pair);
+        } else {
+            unneeded.insert(pair.object.path);
         }
-        stays
+    }
+    Ok(unneeded)
+}
+
+/// The names that objects refer to as `level` leaves them, and that neither they
+/// nor the hypervisor have; the patch is on top of `top` levels.
+fn needed(pairs: &[Pair], level: usize, top: usize, image: &Image) -> BTreeSet<String> {
+    let (mut needed, mut defined) = (BTreeSet::new(), BTreeSet::new());
+    let builds = pairs.iter().filter_map(|pair| match level == top {
+        true => pair.patched.as_deref(),
+        false => pair.after(level),
     });
-    for pair in pairs.iter_mut().filter(|pair| is_member(pair)) {
-        pair.original = None;
+    for bytes in builds {
+        needed.extend(globals(bytes, false));
+        defined.extend(globals(bytes, true));
     }
-    loop {
-        let (mut needed, mut defined) = (BTreeSet::new(), BTreeSet::new());
-        for bytes in pairs.iter().filter_map(|pair| pair.patched.as_deref()) {
-            needed.extend(globals(bytes, false));
-            defined.extend(globals(bytes, true));
-        }
-        needed.retain(|name| image.global(name).is_none() && !defined.contains(name));
-        let missing = members.iter().find(|member| {
-            let built = std::fs::read(tree.top.join("xen").join(&member.path));
-            let there = pairs.iter().any(|pair| pair.object.path == member.path);
-            !there && built.is_ok_and(|bytes| !needed.is_disjoint(&globals(&bytes, true)))
-        });
-        let Some(member) = missing else {
-            return Ok(unneeded);
-        };
-        unneeded.remove(&member.path);
-        let bytes = rebuild.patched(patched, member);
-        pairs.push(Pair {
-            object: (*member).clone(),
-            was: None,
-            original: None,
-            patched: Some(bytes.map_err(|problem| Refused(vec![problem]))?),
-            below: Vec::new(),
-        });
-    }
+    needed.retain(|name| image.global(name).is_none() && !defined.contains(name));
+    needed
 }
 
 /// That everything which changes is in members that are not linked.

@@ -177,7 +177,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         return Err(Refused::one("patch", message));
     }
     let mut pairs = rebuild.pairs(&patched, &levels)?;
-    let unneeded = crate::archive::settle((&tree, &image), (&rebuild, &patched), &mut pairs)?;
+    let sources = (levels.as_slice(), &patched);
+    let unneeded = crate::archive::settle((&tree, &image), &rebuild, sources, &mut pairs)?;
     let hooks = rebuild.hooks(&patched, &options.hooks)?;
     let compile = rebuild.compiler(&levels, &patched);
     progress.stage("comparing", pairs.len() + hooks.len());

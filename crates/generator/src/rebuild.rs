@@ -50,6 +50,14 @@ impl Pair {
     pub(crate) fn original_object(&self) -> &ObjectFile {
         self.was.as_ref().unwrap_or(&self.object)
     }
+
+    /// The build that the payload below with this index left.
+    pub(crate) fn after(&self, level: usize) -> Option<&[u8]> {
+        let mut later = self.below.iter().filter(|before| before.level > level);
+        later
+            .next()
+            .map_or(self.original.as_deref(), |before| before.bytes.as_deref())
+    }
 }
 
 /// Compiles objects of `tree` from the original and from patched source.
@@ -219,6 +227,31 @@ impl<'a> Rebuild<'a> {
             }
         }
         Ok((before, bytes))
+    }
+
+    /// The builds of an object of the tree that only the payload below with the
+    /// index `level` brought into the hypervisor, or the patch on top of them.
+    pub(crate) fn linked_from(
+        &self,
+        level: usize,
+        (levels, patched): (&[Patched], &Patched),
+        object: &ObjectFile,
+    ) -> Result<Pair, Problem> {
+        let shipped = Some(self.original(object)?);
+        let (mut below, mut original) = self.built_below(levels, object, shipped)?;
+        below.retain(|before| before.level > level);
+        if level < levels.len() {
+            below.insert(0, Before { level, bytes: None });
+        } else {
+            original = None;
+        }
+        Ok(Pair {
+            object: object.clone(),
+            was: None,
+            original,
+            patched: Some(self.patched(patched, object)?),
+            below,
+        })
     }
 
     /// Compiles the user's sources of hooks, which may be anywhere, as the tree
