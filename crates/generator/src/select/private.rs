@@ -36,7 +36,7 @@ impl Privates {
                     _ => continue,
                 };
                 let symbol = &object.symbols[index];
-                if is_writable(object, index) && !is_once_flag(object, symbol) {
+                if is_writable(object, index) {
                     let name = base_name(&symbol.name);
                     side.entry(name).or_default().push((unit, index));
                 }
@@ -77,6 +77,8 @@ impl Privates {
             [old] if is_alike((&units[old.0].original, old.1), (patched, new.1)) => {
                 self.same.insert(new, old);
             }
+            // At worst a message is printed again.
+            _ if is_once_flag(patched, &patched.symbols[new.1]) => {}
             _ => {
                 self.unclear.insert(new);
             }
