@@ -81,12 +81,13 @@ fn regenerate_file(
     variant: &Variant,
     file: &GeneratedFile,
 ) -> Result<Option<(String, Vec<u8>)>, Problem> {
-    let before = variant.contents(&file.path);
+    let before = variant.contents(&file.path).unwrap_or_default();
     let after = variant.generate(file)?;
-    if before.as_ref() == Some(&after) {
+    if code(&before) == code(&after) {
         return Ok(None);
     }
-    if original.contents(&file.path).as_ref() != Some(&original.generate(file)?) {
+    let built = original.contents(&file.path).unwrap_or_default();
+    if code(&built) != code(&original.generate(file)?) {
         return Err(Problem::new(
             &file.path,
             "the tree's file differs from what the tree's source makes, without any patch: a file \
@@ -95,4 +96,13 @@ fn regenerate_file(
         ));
     }
     Ok(Some((file.path.clone(), after)))
+}
+
+/// What is in a file behind a comment at its start, which may have the path of
+/// what generated it.
+fn code(file: &[u8]) -> &[u8] {
+    let comment = file.starts_with(b"/*");
+    let end = file.windows(2).position(|two| two == b"*/");
+    let end = end.filter(|_| comment).map_or(0, |end| end + 2);
+    file.get(end..).unwrap_or_default()
 }

@@ -43,6 +43,7 @@ mod shadow;
 pub mod source;
 pub mod tree;
 pub mod unit;
+mod unrecorded;
 mod uses;
 mod variant;
 pub mod warning;

@@ -128,6 +128,7 @@ impl Tree {
             ));
         }
         objects.extend(assembly_offsets(&xen, &objects));
+        generated.extend(crate::unrecorded::generated(&xen, &generated));
         let linked = linked(&xen);
         if !linked.is_empty() {
             objects
