@@ -318,7 +318,7 @@ fn print_hunks(hunks: &[Hunk]) {
         let why = match &hunk.effect {
             Effect::InPayload { .. } => continue,
             Effect::Alternative { others, names } => format!(
-                "any of this and {} is enough for {}",
+                "no effect alone, but leaving it out together with {} changes {}",
                 list(others),
                 list(names)
             ),

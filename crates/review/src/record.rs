@@ -58,7 +58,7 @@ impl Hunk {
     pub fn effect_in_words(&self) -> &str {
         match self.effect.as_str() {
             "in_payload" => "in the payload",
-            "alternative" => "one of several hunks of which any is enough",
+            "alternative" => "no effect alone, but needed where others are left out",
             "placement" => "changes only where data lie, and those of the hypervisor lie as well",
             "left_out" => "left out, as the build was told",
             "unused" => "changes only what the running hypervisor does not use",

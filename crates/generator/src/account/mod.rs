@@ -33,11 +33,11 @@ pub enum Effect {
         names: BTreeSet<String>,
     },
     /// The payload comes out the same without it, but not if others are left
-    /// out too: any of them is enough.
+    /// out too.
     Alternative {
         /// The others, as `FILE:LINE`.
         others: BTreeSet<String>,
-        /// What the payload has that differs without all of them.
+        /// What the payload has that differs without all of these and it.
         names: BTreeSet<String>,
     },
     /// It changes only what was left out (`--leave-out`).
