@@ -71,6 +71,16 @@ impl Name {
             _ => &self.symbol,
         }
     }
+
+    /// Whether the compiler gave it a number.
+    pub(crate) fn is_numbered(&self) -> bool {
+        self.base() != self.symbol
+    }
+
+    /// Whether both are one name of one file, whatever their numbers are.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        (&self.file, self.base()) == (&other.file, other.base())
+    }
 }
 
 impl std::fmt::Display for Name {

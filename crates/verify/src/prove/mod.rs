@@ -13,7 +13,7 @@ mod meaning;
 mod step;
 
 use crate::code::Code;
-use crate::image::{EntityId, Image};
+use crate::image::{EntityId, Image, Name};
 use crate::objects::Objects;
 use crate::running::Running;
 use crate::tables::{Table, Tables};
@@ -59,6 +59,8 @@ pub(crate) fn prove(
     walk.pair_the_rest();
     walk.run();
     walk.pair_boot_only();
+    walk.run();
+    walk.pair_numbered();
     walk.compare_stretches();
     walk.compare_arrays();
     walk.compare_hooks();
@@ -263,19 +265,46 @@ impl Walk<'_> {
         }
     }
 
+    /// Boot-only code and data that have the name of the source.
     fn pair_boot_only(&mut self) {
+        for (id, entity) in self.patched.entities.iter().enumerate() {
+            let numbered = entity.names.iter().all(Name::is_numbered);
+            if entity.class.is_init() && !numbered && !self.mates.contains_key(&id) {
+                self.pair_past(id, self.namesake(id));
+            }
+        }
+    }
+
+    /// Boot-only static variables and clones that no reference led to: the compiler
+    /// numbers them in every build anew.
+    fn pair_numbered(&mut self) {
         for (id, entity) in self.patched.entities.iter().enumerate() {
             if !entity.class.is_init() || self.mates.contains_key(&id) {
                 continue;
             }
-            match self.namesake(id) {
-                Some(at) => self.pair(id, at),
-                None => self.differ(
-                    Kind::BootOnly,
-                    &entity.name(),
-                    "is used only while booting, and is not in the running hypervisor",
-                ),
-            }
+            let running = &self.running.image;
+            let alike = running.entities.iter().filter(|there| {
+                let same = |ours: &Name| there.names.iter().any(|name| name.is_like(ours));
+                there.class.is_init() && entity.names.iter().any(same)
+            });
+            let places: Vec<u64> = alike.map(|there| there.address).collect();
+            let at = match places.as_slice() {
+                &[only] => Some(only),
+                _ => self.namesake(id),
+            };
+            self.pair_past(id, at);
+        }
+    }
+
+    /// Pairs what was used while booting.
+    fn pair_past(&mut self, id: EntityId, at: Option<u64>) {
+        match at {
+            Some(at) => self.pair(id, at),
+            None => self.differ(
+                Kind::BootOnly,
+                &self.patched.entities[id].name(),
+                "is used only while booting, and is not in the running hypervisor",
+            ),
         }
     }
 }
