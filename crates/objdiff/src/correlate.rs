@@ -211,6 +211,28 @@ impl<'a> Side<'a> {
         (self.sort(index), role(&self.symbol(index).name))
     }
 
+    /// Whether the compiler puts numbers behind the names of further variables
+    /// like this one, which is local to a function: `f.count`, `f.count.2`.
+    fn is_counted(&self, index: usize) -> bool {
+        let symbol = self.symbol(index);
+        let others = || self.object.symbols.iter().filter(|s| s.name != symbol.name);
+        !symbol.function
+            && symbol.name.contains('.')
+            && others().any(|other| base_name(&other.name) == symbol.name)
+    }
+
+    /// Open variables that have their name in the source in common with others.
+    fn variables_alike(&self) -> BTreeSet<usize> {
+        let mut alike: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for &index in &self.open {
+            if matches!(self.sort(index), Sort::Variable | Sort::PerCpu) {
+                alike.entry(self.role(index)).or_default().push(index);
+            }
+        }
+        let several = alike.into_values().filter(|all| all.len() > 1);
+        several.flatten().collect()
+    }
+
     fn find_users(&mut self) {
         for (index, symbol) in self.object.symbols.iter().enumerate() {
             let fields = self
@@ -301,10 +323,11 @@ struct Correlator<'a> {
 
 impl<'a> Correlator<'a> {
     fn run(&mut self) {
-        // A name with a number is no name: the compiler counts from zero again.
+        // A name with a number is no name: the compiler counts from zero again. So
+        // is one without, where that is the first of those that are counted.
         self.step(By::Name, |side: &Side<'a>, index| {
             let symbol = side.symbol(index);
-            (base_name(&symbol.name) == symbol.name)
+            (base_name(&symbol.name) == symbol.name && !side.is_counted(index))
                 .then(|| (side.sort(index), symbol.name.clone()))
         });
         if self.done() {
@@ -319,8 +342,14 @@ impl<'a> Correlator<'a> {
             Some((side.role(index), side.users.get(&index)?.clone()))
         });
         self.match_by_use();
+        // Of several variables, an initial value does not tell which is which: a
+        // patch may change that, too.
+        let several = [&self.original, &self.patched].map(Side::variables_alike);
+        let original: *const Object = self.original.object;
         self.step(By::Content, |side: &Side<'a>, index| {
-            Some((side.role(index), side.shape(index), side.leads_to(index)))
+            let several = &several[usize::from(!std::ptr::eq(side.object, original))];
+            (!several.contains(&index))
+                .then(|| (side.role(index), side.shape(index), side.leads_to(index)))
         });
         self.match_renamed();
     }
