@@ -63,7 +63,7 @@ pub(super) fn print(counted: &[Results], timed: &[Results], idle: &[u64], size: 
         }
     }
     if let &[theirs, ours] = idle {
-        println!("\n### On the way to a guest, nothing to be done\n");
+        println!("\n### The check on the way to a guest\n");
         println!("Instructions of `check_for_livepatch_work`: C {theirs}, Rust {ours}.");
         let target = "On the way to a guest: no more instructions".to_owned();
         targets.push((ours <= theirs, target));
