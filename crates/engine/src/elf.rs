@@ -90,32 +90,10 @@ impl<'a> Elf<'a> {
         let symbol_table = symbol_table(&sections, problems);
         let names = strings(&sections, usize::from(header.names), problems);
         let (symbol_table, names) = (symbol_table?, names?);
-        let mut firsts = [0; Known::COUNT];
-        for (index, section) in (0..).zip(&mut sections).skip(1) {
-            let offset = header
-                .section_header(file, section.index)
-                .and_then(|at| at.u32(0))?;
-            match usize::try_from(offset)
-                .ok()
-                .and_then(|at| Bytes(names).c_str(at, NAME_LIMIT))
-            {
-                Some(name) => {
-                    section.name = name;
-                    section.known = Known::of(name);
-                    let first = section
-                        .known
-                        .and_then(|known| firsts.get_mut(known.index()));
-                    if let Some(first @ 0) = first {
-                        *first = index;
-                    }
-                }
-                None => problems.push(Problem::SectionName {
-                    index: section.index,
-                    offset,
-                }),
-            }
-        }
-        let symbols = symbols(&sections, symbol_table, problems)?;
+        let firsts = name_sections(file, &header, &mut sections, names, problems)?;
+        let table = sections.get(symbol_table)?;
+        let names = strings(&sections, usize::try_from(table.link).ok()?, problems)?;
+        let symbols = symbols(table, names, problems)?;
         (!problems.refused()).then_some(Self {
             sections,
             symbols,
@@ -142,6 +120,7 @@ impl Header {
     }
 }
 
+#[inline(never)]
 fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
     let size = file.len() as u64;
     if size == 0 || size > MAX_SIZE {
@@ -241,6 +220,7 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
     (!problems.refused()).then_some(header)
 }
 
+#[inline(never)]
 fn sections<'a>(
     file: &'a [u8],
     header: &Header,
@@ -328,6 +308,7 @@ fn sections<'a>(
     (!problems.refused()).then_some(sections)
 }
 
+#[inline(never)]
 fn symbol_table(sections: &[Section<'_>], problems: &mut Problems) -> Option<usize> {
     let mut tables = sections.iter().filter(|section| section.kind == SHT_SYMTAB);
     let Some(table) = tables.next() else {
@@ -381,13 +362,46 @@ fn strings<'a>(
     None
 }
 
+/// Gives the sections their names; the first one of each that is known. (Not where
+/// it is called from: the stack is deepest below there.)
+#[inline(never)]
+fn name_sections<'a>(
+    file: &[u8],
+    header: &Header,
+    sections: &mut [Section<'a>],
+    names: &'a [u8],
+    problems: &mut Problems,
+) -> Option<[u16; Known::COUNT]> {
+    let mut firsts = [0; Known::COUNT];
+    for (index, section) in (0..).zip(sections).skip(1) {
+        let header = header.section_header(file, section.index)?;
+        let offset = header.u32(0)?;
+        let at = usize::try_from(offset).ok();
+        let Some(name) = at.and_then(|at| Bytes(names).c_str(at, NAME_LIMIT)) else {
+            problems.push(Problem::SectionName {
+                index: section.index,
+                offset,
+            });
+            continue;
+        };
+        section.name = name;
+        section.known = Known::of(name);
+        let first = section.known;
+        let first = first.and_then(|known| firsts.get_mut(known.index()));
+        if let Some(first @ 0) = first {
+            *first = index;
+        }
+    }
+    Some(firsts)
+}
+
+/// The symbols of a table, whose names are in `names`.
+#[inline(never)]
 fn symbols<'a>(
-    sections: &[Section<'a>],
-    table: usize,
+    table: &Section<'a>,
+    names: &'a [u8],
     problems: &mut Problems,
 ) -> Option<Vec<Symbol<'a>>> {
-    let table = sections.get(table)?;
-    let names = strings(sections, usize::try_from(table.link).ok()?, problems)?;
     let entry = usize::try_from(table.entry_size).ok()?;
     let count = table.data.len().checked_div(entry)?;
     let mut symbols = problems.noted(fallible::with_room(count))?;

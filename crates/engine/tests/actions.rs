@@ -14,7 +14,7 @@ use std::io::Write as _;
 use xsplice_abi::payload::section;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
-    Action, Cause, Engine, Errno, Guard, Hook, Host as _, Options, Progress, State,
+    Absent, Action, Cause, Engine, Errno, Failure, Guard, Hook, Host as _, Options, Progress, State,
 };
 
 /// Build-id of the payload that depends on [`OWN_ID`].
@@ -166,6 +166,43 @@ fn what_happened_is_counted() {
     );
 }
 
+/// As in Xen: which failures the call that asked for the action reports, and which
+/// are only in the payload's result.
+#[test]
+fn where_a_failure_is_reported() {
+    let hook = |hook| Cause::Hook {
+        owner: String::new(),
+        hook,
+        errno: Errno::EPERM,
+    };
+    let absent = Absent {
+        step: "",
+        cpus: vec![],
+    };
+    let errno = Errno::EBUSY;
+    for (cause, only_in_result) in [
+        (Cause::NeedsReload, true),
+        (Cause::Absent(absent), true),
+        (Cause::Closed { errno }, true),
+        (Cause::Unexpected { index: 0 }, true),
+        (hook(Hook::Apply), true),
+        (hook(Hook::Revert), true),
+        (hook(Hook::PreApply), false),
+        (hook(Hook::PreRevert), false),
+        (Cause::NoSuchPayload, false),
+        (Cause::Applied, false),
+        (Cause::Dangling, false),
+        (Cause::Unmet { problems: vec![] }, false),
+    ] {
+        let failure = Failure {
+            payload: String::new(),
+            action: Action::Apply,
+            cause,
+        };
+        assert_eq!(failure.only_in_result(), only_in_result, "{failure}");
+    }
+}
+
 #[test]
 fn no_ops() {
     let mut engine = engine();
@@ -315,6 +352,24 @@ fn replace() {
     assert_eq!(hooks, [(Hook::Unload, 0x33), (Hook::Unload, 0x22)]);
     engine.act_on("third", Action::Revert).unwrap();
     assert_eq!(engine.at(TARGET), 0xcc);
+}
+
+/// What a replace puts back is not always as long as a jump.
+#[test]
+fn replace_puts_code_back_that_no_ops_went_over() {
+    let mut engine = engine();
+    let no_ops = func("target").nop().with(|f| f.new_size.set(11));
+    engine.load("no-ops", &Payload::new(&[no_ops]));
+    let before = engine.host().machine();
+    engine.act_on("no-ops", Action::Apply).unwrap();
+    assert_ne!(engine.host().machine(), before);
+    let elsewhere = Payload::on(&XEN_ID, &THIRD_ID, &[func("file.c#local")]);
+    engine.load("elsewhere", &elsewhere);
+    engine.act_on("elsewhere", Action::Replace).unwrap();
+    assert_eq!(engine.applied(), ["elsewhere"]);
+    engine.act_on("elsewhere", Action::Revert).unwrap();
+    engine.act_on("elsewhere", Action::Unload).unwrap();
+    assert_eq!(engine.host().machine(), before);
 }
 
 #[test]
