@@ -25,7 +25,7 @@ const DIRECTORIES: [&str; 7] = [
 ];
 
 /// Checks the documents and builds the book.
-pub(crate) fn run() -> anyhow::Result<()> {
+pub(crate) fn build() -> anyhow::Result<()> {
     check()?;
     let source = PathBuf::from(BOOK).join("src");
     assemble(&source)?;

@@ -88,7 +88,11 @@ enum Command {
     /// and see whether a test fails.
     Mutants(mutants::Args),
     /// Check the documents and build the book from them.
-    Docs,
+    Docs {
+        /// Only check them; this needs no mdbook.
+        #[arg(long)]
+        check: bool,
+    },
     /// Show or clear what is cached.
     Cache {
         /// Delete it all.
@@ -151,7 +155,8 @@ fn main() -> ExitCode {
         Command::Fuzz { minutes, xen } => fuzz::run(minutes, xen),
         Command::Sanitize { only } => sanitize::run(only),
         Command::Mutants(args) => mutants::run(&args),
-        Command::Docs => docs::run(),
+        Command::Docs { check: true } => docs::check(),
+        Command::Docs { check: false } => docs::build(),
         Command::Cache { clear } => cache::run(clear),
     };
     let printed = lines::finish().context("cannot write to standard output");
