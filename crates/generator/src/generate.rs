@@ -473,9 +473,9 @@ fn record(options: &Options, selection: &Selection, report: &Report) -> serde_js
     })
 }
 
-/// Loads the payload as the hypervisor would, on top of those below. One of
-/// which only the build-id of what lies below is known can be loaded here as
-/// far as the hypervisor alone allows.
+/// Loads the payload as the hypervisor would, on top of those below. If only the
+/// build-id of the dependency is known, the check is limited to the hypervisor
+/// itself.
 fn check(
     (options, image): (&Options, &Arc<Image>),
     name: &str,
