@@ -258,6 +258,10 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     notes.extend(source.loose.iter().cloned());
     notes.extend(units.iter().flat_map(stored_addresses));
     notes.extend(selection.notes.iter().cloned());
+    let files = patches[own..].iter().flat_map(|patch| &patch.files);
+    notes.extend(crate::constants::notes(
+        files.filter(|file| !source.foreign.contains(file.path())),
+    ));
     notes.extend(crate::forgotten::notes(&units, &source, &edits));
     let modes = source.mode_only.iter();
     notes.extend(

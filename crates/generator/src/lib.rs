@@ -24,6 +24,7 @@ mod cache;
 pub mod choice;
 mod climb;
 mod compile;
+mod constants;
 mod forgotten;
 mod generate;
 mod generated;
