@@ -182,7 +182,7 @@ pub(crate) fn refusal(refused: &Refused, json: bool) -> ExitCode {
         say!("{:#}", problems(&refused.0, false));
     }
     for problem in &refused.0 {
-        complain!("error: {problem}");
+        complain!("error: {problem} [{}]", problem.code);
     }
     complain!("No payload was written.");
     ExitCode::FAILURE

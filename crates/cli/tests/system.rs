@@ -448,6 +448,11 @@ fn every_failure_has_one_form_in_json() {
     }
     let output = run_to_end(place.build("x").args(["--json", "-c", "none"]));
     assert_eq!(problems(&output)[0]["place"], "none");
+    assert_eq!(problems(&output)[0]["code"], "unreadable-file");
+    assert!(
+        words(&output).contains(" [unreadable-file]\n"),
+        "{output:?}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::tree::Tree;
 use crate::unit::Unit;
-use crate::{Problem, Refused};
+use crate::{Code, Problem, Refused};
 use object::{Object as _, ObjectSymbol as _};
 use std::collections::BTreeSet;
 use xsplice_xen_image::Image;
@@ -92,7 +92,7 @@ pub(crate) fn check_linked(tree: &Tree, image: &Image, changed: &[&str]) -> Resu
     let problems = changed.iter().map(|path| {
         let message = "it is in the hypervisor's library, but nothing needed it, so that it is \
                        not linked: there is nothing to patch";
-        Problem::new(*path, message)
+        Problem::new(Code::NothingToPatch, *path, message)
     });
     Err(Refused(problems.collect()))
 }

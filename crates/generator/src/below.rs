@@ -6,7 +6,7 @@ pub(crate) mod proof;
 
 use crate::payload::VERSION_SUFFIX;
 use crate::source::SourcePatch;
-use crate::{Problem, Refused};
+use crate::{Code, Problem, Refused};
 use contents::{Contents, Place};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _};
@@ -101,6 +101,7 @@ impl Below {
     ) -> Result<(), Refused> {
         if self.levels.is_empty() != patches.is_empty() {
             return Err(Refused::one(
+                Code::BadOption,
                 "--on",
                 "a payload on top of others needs both: the payloads (--on) and the source patches \
                  that they were built from (--on-patch)",
@@ -125,8 +126,15 @@ impl Below {
 impl Level {
     fn read(path: &Path) -> Result<Self, Problem> {
         let place = || file::shown(path);
-        let bad = |reason: &str| Problem::new(place(), format!("not a payload: {reason}"));
-        let data = std::fs::read(path).map_err(|e| Problem::new(place(), e.to_string()))?;
+        let bad = |reason: &str| {
+            Problem::new(
+                Code::NotAPayload,
+                place(),
+                format!("not a payload: {reason}"),
+            )
+        };
+        let data = std::fs::read(path)
+            .map_err(|e| Problem::new(Code::UnreadableFile, place(), e.to_string()))?;
         let file = ElfFile64::<Endianness>::parse(&*data).map_err(|e| bad(&e.to_string()))?;
         let contents = |name: &str| file.section_by_name(name)?.data().ok();
         let id = |name: &str| Some(contents(name).and_then(parse_build_id)?.to_vec());
@@ -198,6 +206,7 @@ fn check_order(levels: &[Level], hypervisor: &[u8]) -> Result<(), Refused> {
         if level.depends != below.1 {
             let meant = levels.iter().find(|l| l.build_id == level.depends);
             problems.push(Problem::new(
+                Code::WrongStack,
                 format!("--on {}", level.name),
                 format!(
                     "it depends on {}, not on {}: give every payload of the stack, the lowest \
@@ -234,6 +243,7 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
     let mut problems = Vec::new();
     for level in levels.iter().filter(|level| level.records.is_empty()) {
         problems.push(Problem::new(
+            Code::WrongStack,
             format!("--on {}", level.name),
             "its metadata does not name the source patches that it was built from: only payloads \
              that `xsplice build` made can be built upon",
@@ -242,14 +252,14 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
     for (level, record) in &wanted {
         if !given.iter().any(|given| same(given, record)) {
             let message = format!("{level} was built from {record}, which is none of the files");
-            problems.push(Problem::new("--on-patch", message));
+            problems.push(Problem::new(Code::WrongStack, "--on-patch", message));
         }
     }
     for (patch, record) in patches.iter().zip(&given) {
         if !wanted.iter().any(|(_, wanted)| same(wanted, record)) {
             let place = format!("--on-patch {}", patch.name);
             let message = format!("none of the payloads was built from this file ({record})");
-            problems.push(Problem::new(place, message));
+            problems.push(Problem::new(Code::WrongStack, place, message));
         }
     }
     let in_order = given.len() == wanted.len()
@@ -265,7 +275,7 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
             "the payloads were built from these files in another order, which is: {}",
             right.collect::<Vec<_>>().join(", ")
         );
-        problems.push(Problem::new("--on-patch", message));
+        problems.push(Problem::new(Code::WrongStack, "--on-patch", message));
     }
     if !problems.is_empty() {
         return Err(Refused(problems));

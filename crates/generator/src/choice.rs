@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What `--leave-out` and `--allow` name.
 
-use crate::Problem;
+use crate::{Code, Problem};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -84,7 +84,7 @@ impl Choices {
                     (near, _) => format!("is {} meant?", listed(near)),
                 };
                 let message = format!("nothing of that name needs this option; {hint}");
-                Problem::new(format!("{option} {given}"), message)
+                Problem::new(Code::BadOption, format!("{option} {given}"), message)
             })
             .collect()
     }

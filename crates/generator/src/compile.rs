@@ -3,7 +3,7 @@
 
 use crate::shadow::Shadow;
 use crate::tree::{ObjectFile, Tree};
-use crate::{Problem, Refused};
+use crate::{Code, Problem, Refused};
 use std::process::Command;
 use std::time::SystemTime;
 use xsplice_system::interrupt;
@@ -14,10 +14,21 @@ pub(crate) fn compile(
     shadow: &Shadow,
     object: &ObjectFile,
 ) -> Result<Vec<u8>, Problem> {
-    run(tree, shadow, &object.command)
-        .map_err(|words| Problem::new(&object.source, format!("does not compile:\n{words}")))?;
+    run(tree, shadow, &object.command).map_err(|words| {
+        Problem::new(
+            Code::DoesNotCompile,
+            &object.source,
+            format!("does not compile:\n{words}"),
+        )
+    })?;
     let path = shadow.xen().join(&object.output);
-    std::fs::read(&path).map_err(|e| Problem::new(&object.path, Refused::io(&path, &e).to_string()))
+    std::fs::read(&path).map_err(|e| {
+        Problem::new(
+            Code::DoesNotCompile,
+            &object.path,
+            Refused::io(&path, &e).to_string(),
+        )
+    })
 }
 
 /// Runs a recorded command in `shadow`; an error is what the command said.

@@ -12,7 +12,7 @@ use crate::source::{PatchedSource, SourcePatch};
 use crate::tree::Tree;
 use crate::unit::Unit;
 use crate::warning::Warning;
-use crate::{Problem, Refused};
+use crate::{Code, Problem, Refused};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -121,13 +121,18 @@ pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Re
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.jobs.min(MOST_JOBS))
         .build()
-        .map_err(|e| Refused::one("compiler", e.to_string()))?;
+        .map_err(|e| Refused::one(Code::WorkDirectory, "compiler", e.to_string()))?;
     pool.install(|| generate_in_pool(options, progress))
 }
 
 fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report, Refused> {
-    let image = Image::parse(&read(&options.xen_syms)?)
-        .map_err(|e| Refused::one(file::shown(&options.xen_syms), e.to_string()))?;
+    let image = Image::parse(&read(&options.xen_syms)?).map_err(|e| {
+        Refused::one(
+            Code::NotXenSyms,
+            file::shown(&options.xen_syms),
+            e.to_string(),
+        )
+    })?;
     let image = Arc::new(image);
     check_hypervisor(options, &image)?;
     let tree = Tree::read(&options.source)?;
@@ -174,7 +179,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
                  there is nothing to patch"
             }
         };
-        return Err(Refused::one("patch", message));
+        return Err(Refused::one(Code::NothingToPatch, "patch", message));
     }
     let mut pairs = rebuild.pairs(&patched, &levels)?;
     let sources = (levels.as_slice(), &patched);
@@ -301,7 +306,13 @@ fn no_code(pairs: &[Pair], unneeded: &BTreeSet<String>) -> Refused {
         ),
     };
     let compiled = match pairs {
-        [] => return Refused::one("patch", format!("it changes no code: {unlinked}")),
+        [] => {
+            return Refused::one(
+                Code::NothingToPatch,
+                "patch",
+                format!("it changes no code: {unlinked}"),
+            );
+        }
         [pair] => format!("{}, the object that it reaches, compiles", pair.object.path),
         all => format!("all {} objects that it reaches compile", all.len()),
     };
@@ -317,7 +328,7 @@ fn no_code(pairs: &[Pair], unneeded: &BTreeSet<String>) -> Refused {
         "it changes no code: {compiled} to {was} (only comments or lines without effect \
          changed){more}"
     );
-    Refused::one("patch", message)
+    Refused::one(Code::NothingToPatch, "patch", message)
 }
 
 /// What makes the names of new symbols unlike those of any other payload: a
@@ -341,6 +352,7 @@ fn tag(metadata: &[(String, String)], units: &[Unit], prelink: bool) -> String {
 fn check_hypervisor(options: &Options, image: &Image) -> Result<(), Refused> {
     match &options.xen_depends {
         Some(named) if named.as_slice() != image.build_id() => Err(Refused::one(
+            Code::WrongHypervisor,
             "--xen-depends",
             format!(
                 "it names the hypervisor {}, but {} is that of {}: a payload is for the \
@@ -358,6 +370,7 @@ fn check_hypervisor(options: &Options, image: &Image) -> Result<(), Refused> {
 fn check_depends(options: &Options, below: &Below) -> Result<(), Refused> {
     match (&options.depends, below.build_id()) {
         (Some(named), Some(top)) if named != top => Err(Refused::one(
+            Code::WrongStack,
             "--depends",
             format!(
                 "it names {}, but the last payload of --on has the build-id {}: leave one of the \
@@ -411,6 +424,7 @@ fn write(
 ) -> Result<Report, Refused> {
     if selection.replaced.is_empty() && selection.hooks.is_empty() {
         return Err(Refused::one(
+            Code::NothingToPatch,
             "patch",
             format!(
                 "it changes no function of the running hypervisor: nothing would use what it \
@@ -439,7 +453,7 @@ fn write(
             metadata,
             record: &record,
         })
-        .map_err(|e| Refused::one("payload", e.to_string()))?;
+        .map_err(|e| Refused::one(Code::CannotWrite, "payload", e.to_string()))?;
     let name = file::shown(&options.output);
     check((options, image), &name, &payload, below, known)?;
     file::write(&options.output, &payload).map_err(|e| Refused::io(&options.output, &e))?;
@@ -489,7 +503,7 @@ fn check(
 ) -> Result<(), Refused> {
     let syms = file::shown(&options.xen_syms);
     let image = xsplice_host_image::Image::new(Arc::clone(image))
-        .map_err(|e| Refused::one(&syms, e.to_string()))?;
+        .map_err(|e| Refused::one(Code::NotXenSyms, &syms, e.to_string()))?;
     let stem = Path::new(name)
         .file_stem()
         .unwrap_or_default()
@@ -512,6 +526,7 @@ fn check(
         })
         .map(|problem| {
             Problem::new(
+                Code::PreFlight,
                 name,
                 format!("the pre-flight check refuses it: {}", problem.message),
             )
@@ -544,18 +559,31 @@ fn metadata(
         let twice = |(other, _): &&(String, String)| other == key;
         if options.metadata[..index].iter().filter(twice).count() == 1 {
             let message = "this key is given more than once; give it one value";
-            problems.push(Problem::new(format!("--meta {key}"), message));
+            problems.push(Problem::new(
+                Code::BadOption,
+                format!("--meta {key}"),
+                message,
+            ));
         }
         if metadata.iter().any(|(own, _)| own == key) {
             let message = "this key is written by the generator itself; choose another";
-            problems.push(Problem::new(format!("--meta {key}"), message));
+            problems.push(Problem::new(
+                Code::BadOption,
+                format!("--meta {key}"),
+                message,
+            ));
         } else if key.is_empty() || key.contains('=') {
             let message = "a key must not be empty and must not contain `=`";
-            problems.push(Problem::new(format!("--meta {key}"), message));
+            problems.push(Problem::new(
+                Code::BadOption,
+                format!("--meta {key}"),
+                message,
+            ));
         }
         for text in [key, value] {
             if let Some(bad) = text.chars().find(|c| xsplice_abi::text::is_deceptive(*c)) {
                 problems.push(Problem::new(
+                    Code::BadOption,
                     format!("--meta {}", xsplice_abi::text::escaped(key)),
                     format!(
                         "it contains {}: characters that are not seen (control characters, line \
@@ -582,6 +610,7 @@ fn explain_compiler(mut problems: Vec<Problem>, units: &[Unit], image: &Image) -
         && ours != image.compiler()
     {
         problems.push(Problem::new(
+            Code::OtherCompiler,
             "compiler",
             format!(
                 "the hypervisor was built by `{}`, the tree by `{ours}`",
@@ -604,7 +633,11 @@ fn check_config(tree: &Tree, config: &Path) -> Result<(), Refused> {
     let (wanted, built) = (settings(config)?, settings(&tree.top.join("xen/.config"))?);
     if wanted.is_empty() {
         let message = "it has no settings `CONFIG_...`: give the hypervisor's configuration";
-        return Err(Refused::one(file::shown(config), message));
+        return Err(Refused::one(
+            Code::OtherConfiguration,
+            file::shown(config),
+            message,
+        ));
     }
     let only = |one: &BTreeSet<String>, other: &BTreeSet<String>, whose: &str| {
         let settings: Vec<&str> = one.difference(other).map(String::as_str).collect();
@@ -619,6 +652,7 @@ fn check_config(tree: &Tree, config: &Path) -> Result<(), Refused> {
         return Ok(());
     }
     Err(Refused::one(
+        Code::OtherConfiguration,
         file::shown(config),
         format!(
             "the tree was built with another configuration: {}; build the tree with this one, or \

@@ -4,7 +4,7 @@
 use crate::shadow::Changes;
 use crate::tree::GeneratedFile;
 use crate::variant::{Base, Variant};
-use crate::{Problem, Refused};
+use crate::{Code, Problem, Refused};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -49,6 +49,7 @@ pub(crate) fn regenerate(base: &Arc<Base>, changes: &mut Changes) -> Result<(), 
         let fresh: BTreeSet<String> = files.iter().map(|(path, _)| path.clone()).collect();
         if let Some(path) = fresh.iter().find(|path| path.ends_with(".lds")) {
             return Err(Refused::one(
+                Code::BuildSystem,
                 path,
                 "the patch changes how the hypervisor is linked, which a payload cannot carry",
             ));
@@ -89,6 +90,7 @@ fn regenerate_file(
     let built = original.contents(&file.path).unwrap_or_default();
     if code(&built) != code(&original.generate(file)?) {
         return Err(Problem::new(
+            Code::ChangedTree,
             &file.path,
             "the tree's file differs from what the tree's source makes, without any patch: a file \
              that it is made from was changed after the tree was built; restore the source that \

@@ -23,6 +23,7 @@ pub mod below;
 mod cache;
 pub mod choice;
 mod climb;
+mod code;
 mod compile;
 mod constants;
 mod forgotten;
@@ -50,11 +51,14 @@ mod variant;
 pub mod warning;
 mod witness;
 
+pub use code::Code;
 pub use generate::{Options, PatchedFunction, Progress, Report, generate};
 
 /// One thing that keeps a payload from being built.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
+    /// Which refusal it is.
+    pub code: Code,
     /// The file or object it is about.
     pub place: String,
     /// What is wrong and what to do.
@@ -62,8 +66,9 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(place: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, place: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
+            code,
             place: place.into(),
             message: message.into(),
         }
@@ -81,12 +86,16 @@ impl std::fmt::Display for Problem {
 pub struct Refused(pub Vec<Problem>);
 
 impl Refused {
-    pub(crate) fn one(place: impl Into<String>, message: impl Into<String>) -> Self {
-        Self(vec![Problem::new(place, message)])
+    pub(crate) fn one(code: Code, place: impl Into<String>, message: impl Into<String>) -> Self {
+        Self(vec![Problem::new(code, place, message)])
     }
 
     pub(crate) fn io(path: &std::path::Path, error: &std::io::Error) -> Self {
-        Self::one(xsplice_system::file::shown(path), error.to_string())
+        Self::one(
+            Code::UnreadableFile,
+            xsplice_system::file::shown(path),
+            error.to_string(),
+        )
     }
 }
 

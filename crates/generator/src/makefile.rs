@@ -3,7 +3,7 @@
 
 mod condition;
 
-use crate::{Problem, Refused};
+use crate::{Code, Problem, Refused};
 use condition::{Active, Line};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,7 +46,7 @@ pub fn object_lists(
     (original, patched): (&str, &str),
     setting: &dyn Fn(&str) -> String,
 ) -> Result<ObjectLists, Refused> {
-    let refuse = |message: String| Problem::new(path, message);
+    let refuse = |message: String| Problem::new(Code::BuildSystem, path, message);
     let read = |text: &str| {
         let lines = condition::lines(text, setting);
         lines

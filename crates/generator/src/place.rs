@@ -5,8 +5,8 @@
 //! directory. Such a part of a patch must not be passed over, and nothing may
 //! be written through a link.
 
-use crate::Problem;
 use crate::patch::FilePatch;
+use crate::{Code, Problem};
 use std::path::{Path, PathBuf};
 
 /// Checks that no part of `path`, from `top`, is a symbolic link.
@@ -31,6 +31,7 @@ pub(crate) fn check_links(top: &Path, path: &str) -> Result<(), Problem> {
             },
         );
         return Err(Problem::new(
+            Code::BadPath,
             path,
             format!("the patch goes through the symbolic link {link}: {message}"),
         ));
@@ -59,7 +60,7 @@ pub(crate) fn missing(top: &Path, patch: &FilePatch, path: &str) -> Problem {
              `--leave-out {path}` does without this part, if it is not the hypervisor's"
         ),
     };
-    Problem::new(path, message)
+    Problem::new(Code::BadPath, path, message)
 }
 
 /// Checks that a new file is to be in a directory of the tree.
@@ -90,7 +91,7 @@ pub(crate) fn check_new(top: &Path, patch: &FilePatch, path: &str) -> Result<(),
             first.unwrap_or_default()
         ),
     };
-    Err(Problem::new(path, message))
+    Err(Problem::new(Code::BadPath, path, message))
 }
 
 fn hint(written: &str, path: &str, meant: &str) -> String {

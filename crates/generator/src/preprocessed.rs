@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a compiler gets to see of an object's source.
 
-use crate::Problem;
 use crate::tree::ObjectFile;
 use crate::variant::Variant;
+use crate::{Code, Problem};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -27,9 +27,11 @@ const KEPT: &str = "preprocessed 1";
 pub(crate) fn preprocess(source: &Variant, object: &ObjectFile) -> Result<Preprocessed, Problem> {
     let kept = source.derive(&object.preprocessed(), KEPT, |text| {
         let read = Preprocessed::read(&String::from_utf8_lossy(text));
-        serde_json::to_vec(&read).map_err(|e| Problem::new(&object.path, e.to_string()))
+        serde_json::to_vec(&read)
+            .map_err(|e| Problem::new(Code::UnreadableObject, &object.path, e.to_string()))
     })?;
-    serde_json::from_slice(&kept).map_err(|e| Problem::new(&object.path, e.to_string()))
+    serde_json::from_slice(&kept)
+        .map_err(|e| Problem::new(Code::UnreadableObject, &object.path, e.to_string()))
 }
 
 impl Preprocessed {

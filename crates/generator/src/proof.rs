@@ -7,7 +7,7 @@
 //! that the object names. What the fields of proved functions lead to is at
 //! the same time the address of each local symbol, duplicates included.
 
-use crate::Problem;
+use crate::{Code, Problem};
 use std::collections::{BTreeMap, BTreeSet};
 use xsplice_objdiff::compare::width;
 use xsplice_objdiff::object::{Object, Symbol, Target};
@@ -71,7 +71,8 @@ impl<'a> Proof<'a> {
                 }
             })
             .collect();
-        let refuse = |message: String| Err(Problem::new(&self.object.file, message));
+        let refuse =
+            |message: String| Err(Problem::new(Code::NotProved, &self.object.file, message));
         match matching.as_slice() {
             [address] => Ok(*address),
             [] if candidates.is_empty() => refuse(format!(

@@ -10,7 +10,7 @@ use crate::tree::{ObjectFile, Tree};
 use crate::unit::Unit;
 use crate::variant::{Base, Variant};
 use crate::witness::{self, Build};
-use crate::{Problem, Progress, Refused, compile};
+use crate::{Code, Problem, Progress, Refused, compile};
 use object::{Object as _, ObjectSection as _};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -137,6 +137,7 @@ impl<'a> Rebuild<'a> {
         for (object, _, built) in &objects {
             if *built && source.removes(&object.source) {
                 return Err(Refused::one(
+                    Code::BuildSystem,
                     &object.source,
                     "the patch removes this file, but the makefile still lists its object",
                 ));
@@ -157,6 +158,7 @@ impl<'a> Rebuild<'a> {
             .and_then(|source| self.base.tree.new_object(path, source))
             .ok_or_else(|| {
                 Refused::one(
+                    Code::BuildSystem,
                     path,
                     "the patch adds this object, but its source is not there, or the tree compiles \
                      nothing else in its directory, so that nothing tells how",
@@ -263,15 +265,18 @@ impl<'a> Rebuild<'a> {
     ) -> Result<Vec<Pair>, Refused> {
         let mut changes = patched.variant.changes.clone();
         let objects = files.iter().enumerate().map(|(number, file)| {
-            let text =
-                std::fs::read(file).map_err(|e| Problem::new(file::shown(file), e.to_string()))?;
+            let text = std::fs::read(file).map_err(|e| {
+                Problem::new(Code::UnreadableFile, file::shown(file), e.to_string())
+            })?;
             let name = hooks_name(file, &files[..number]);
             let source = format!("common/{name}.hooks.c");
             let object = self
                 .base
                 .tree
                 .new_object(&format!("common/{name}.hooks.o"), &source)
-                .ok_or_else(|| Problem::new("tree", "it compiles nothing in common/"))?;
+                .ok_or_else(|| {
+                    Problem::new(Code::NotBuilt, "tree", "it compiles nothing in common/")
+                })?;
             changes.insert(format!("xen/{source}"), Some(text));
             Ok(object)
         });
@@ -283,6 +288,7 @@ impl<'a> Rebuild<'a> {
             let patched = variant.compile(&object)?;
             if !has_hooks(&patched) {
                 return Err(Problem::new(
+                    Code::Hooks,
                     file::shown(file),
                     "there is no hook in it: a hook is a function that LIVEPATCH_LOAD_HOOK or \
                      another macro of xen/livepatch_payload.h names",
@@ -388,6 +394,7 @@ fn not_from_source(unit: &Unit) -> Problem {
         format!("the tree was built by `{built}`, and the compiler here is `{now}`")
     };
     Problem::new(
+        Code::ChangedTree,
         &unit.file.source,
         format!(
             "the tree's object differs from what the tree's source compiles to, without any patch \

@@ -2,7 +2,7 @@
 //! A view of a source tree in which some files differ.
 
 use crate::tree::Tree;
-use crate::{Problem, Refused};
+use crate::{Code, Problem, Refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -149,6 +149,7 @@ impl Shadow {
 
 fn no_work_directory(error: &std::io::Error) -> Refused {
     Refused::one(
+        Code::WorkDirectory,
         file::shown(&std::env::temp_dir()),
         format!("no work directory can be made here ({error}); set TMPDIR to another directory"),
     )
@@ -157,6 +158,7 @@ fn no_work_directory(error: &std::io::Error) -> Refused {
 /// That the work directory went while it was in use.
 pub(crate) fn deleted() -> Problem {
     Problem::new(
+        Code::WorkDirectory,
         file::shown(&std::env::temp_dir()),
         "files of this build that were here were deleted while it ran; see that nothing cleans \
          this directory, or set TMPDIR to another one, and build again",

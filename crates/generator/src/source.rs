@@ -7,7 +7,7 @@ use crate::patch::{self, FilePatch, PatchedLine};
 use crate::place;
 use crate::shadow::Changes;
 use crate::tree::Tree;
-use crate::{Problem, Refused};
+use crate::{Code, Problem, Refused};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -207,6 +207,7 @@ impl PatchedSource {
         let removed = file.new.is_none();
         if removed && !lines.is_empty() {
             return Err(Refused::one(
+                Code::DoesNotApply,
                 path,
                 "the patch removes this file, but the tree's has more lines than the patch knows; \
                  is the patch for another version of the source?",
@@ -229,6 +230,7 @@ impl PatchedSource {
         };
         if there == Some(false) {
             return Err(Refused::one(
+                Code::DoesNotApply,
                 path,
                 "the patch adds this file, but the tree has it already: is the patch applied to \
                  the tree, or for another version of the source?",
@@ -246,6 +248,7 @@ impl PatchedSource {
         if let Some(lines) = self.files.get(path) {
             return lines.clone().ok_or_else(|| {
                 Refused::one(
+                    Code::DoesNotApply,
                     path,
                     "the patch changes this file, but one before removes it",
                 )
@@ -264,6 +267,7 @@ impl PatchedSource {
             }
             Err(_) => {
                 return Err(Refused::one(
+                    Code::BadPatch,
                     path,
                     "the patch changes this file, which is not UTF-8: its text cannot be kept as \
                      it is",
@@ -291,6 +295,7 @@ impl PatchedSource {
         let missing = place::missing(&tree.top, file, path);
         match gone {
             Some(what) => Problem::new(
+                Code::DoesNotApply,
                 path,
                 format!(
                     "the patch {what}: is it applied to the tree already? {}",
@@ -365,6 +370,7 @@ impl PatchedSource {
             || path.starts_with("xen/scripts/");
         if builds || renamed {
             return Err(Refused::one(
+                Code::BuildSystem,
                 path,
                 format!(
                     "the patch changes how the hypervisor is configured or built, which a payload \
@@ -404,7 +410,11 @@ fn foreign_hint(problem: Problem, path: &str) -> Problem {
         "{path} is not part of this hypervisor; `--leave-out {path}` builds without it, if no other \
          file was meant"
     );
-    Problem::new(problem.place, format!("{}; {hint}", problem.message))
+    Problem::new(
+        problem.code,
+        problem.place,
+        format!("{}; {hint}", problem.message),
+    )
 }
 
 /// Whether the file `path` can be part of the hypervisor that the tree was

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A built Xen source tree: what was compiled from what, and how.
 
-use crate::Refused;
+use crate::{Code, Refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use xsplice_system::file;
@@ -99,6 +99,7 @@ impl Tree {
             path.parent().unwrap_or(&path).to_owned()
         } else {
             return Err(Refused::one(
+                Code::NotATree,
                 place(),
                 "not a Xen source tree: there is no xen/Rules.mk",
             ));
@@ -113,6 +114,7 @@ impl Tree {
         } = records;
         if let Some(version) = too_old(&xen) {
             return Err(Refused::one(
+                Code::NotATree,
                 place(),
                 format!(
                     "this is the source of Xen {version}; xsplice needs what the build records \
@@ -122,6 +124,7 @@ impl Tree {
         }
         if objects.is_empty() {
             return Err(Refused::one(
+                Code::NotBuilt,
                 place(),
                 "the tree was not built: no compile commands are recorded in it; \
                  build it once with `make -C xen` and the hypervisor's own configuration",

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An object before and after the patch.
 
-use crate::Problem;
 use crate::rebuild::Pair;
 use crate::tree::{ObjectFile, Tree};
 use crate::witness::{self, Build, Compile};
+use crate::{Code, Problem};
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::{Comparison, compare_knowing};
 use xsplice_objdiff::names::base_name;
@@ -153,6 +153,7 @@ impl Objects {
             };
             let mut object = Object::read(&pair.object.path, bytes).map_err(|e| {
                 Problem::new(
+                    Code::UnreadableObject,
                     &pair.object.source,
                     format!("changed boot code or an object that cannot be compared: {e}"),
                 )
@@ -227,6 +228,7 @@ fn compare_offsets(pair: &Pair) -> Result<Option<Unit>, Problem> {
         return Ok(None);
     }
     Err(Problem::new(
+        Code::Layout,
         &pair.object.source,
         format!(
             "the layout of structures changes that assembly code uses ({}): the running \

@@ -7,7 +7,7 @@
 use crate::cache::ObjectCache;
 use crate::shadow::{self, Changes, Shadow};
 use crate::tree::{GeneratedFile, ObjectFile, Tree};
-use crate::{Problem, Refused, climb, compile};
+use crate::{Code, Problem, Refused, climb, compile};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -111,11 +111,16 @@ impl<'a> Variant<'a> {
             // Some commands leave alone what is there.
             let output = shadow
                 .make_way(&file.path)
-                .map_err(|e| Problem::new(&file.path, e.to_string()))?;
+                .map_err(|e| Problem::new(Code::DoesNotCompile, &file.path, e.to_string()))?;
             compile::run(self.base.tree, &shadow, &file.command)
                 .map_err(|words| format!("cannot be regenerated: {words}"))
                 .and_then(|()| std::fs::read(&output).map_err(|e| e.to_string()))
-                .map_err(|message| explain(&shadow, Problem::new(&file.path, message)))
+                .map_err(|message| {
+                    explain(
+                        &shadow,
+                        Problem::new(Code::DoesNotCompile, &file.path, message),
+                    )
+                })
         })
     }
 

@@ -3,8 +3,8 @@
 //!
 //! See [`xsplice_objdiff::shared`] for when this is needed and why.
 
-use crate::Problem;
 use crate::tree::ObjectFile;
+use crate::{Code, Problem};
 use xsplice_objdiff::{Object, ReadError};
 
 /// A build of an object.
@@ -36,6 +36,7 @@ pub(crate) fn read(
 ) -> Result<Object, Problem> {
     let unknown = |why: &dyn std::fmt::Display| {
         Problem::new(
+            Code::SharedSection,
             &file.source,
             format!(
                 "the patch adds, removes or moves a variable in a section that several share, and \
@@ -56,6 +57,6 @@ pub(crate) fn read(
     let witness = compile(build, &again, globals).map_err(|problem| unknown(&problem.message))?;
     Object::read_with(&file.path, bytes, &witness).map_err(|error| match error {
         ReadError::Doubtful { .. } => unknown(&error),
-        other => Problem::new(&file.source, other.to_string()),
+        other => Problem::new(Code::UnreadableObject, &file.source, other.to_string()),
     })
 }

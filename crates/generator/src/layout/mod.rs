@@ -16,7 +16,7 @@ use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::tree::ObjectFile;
 use crate::unit::Unit;
 use crate::variant::Variant;
-use crate::{Problem, all};
+use crate::{Code, Problem, all};
 use compare::{Difference, Relation};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,7 +94,7 @@ const KEPT: &str = "types 1";
 fn types(source: &Variant, object: &ObjectFile) -> Result<Types, Problem> {
     let damaged = |words: String| {
         let message = format!("its debugging information cannot be read: {words}");
-        Problem::new(&object.path, message)
+        Problem::new(Code::UnreadableObject, &object.path, message)
     };
     let derive = |object: &ObjectFile| {
         source.derive(object, KEPT, |bytes| {
@@ -224,7 +224,8 @@ impl Findings {
              elsewhere, or say `--allow {plain}` if none of it outlives a call of the changed \
              functions"
         );
-        self.problems.push(Problem::new(place, message));
+        self.problems
+            .push(Problem::new(Code::Layout, place, message));
     }
 }
 

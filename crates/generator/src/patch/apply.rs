@@ -6,7 +6,7 @@
 //! place is guessed.
 
 use super::{FilePatch, Hunk, Line, Patched, PatchedLine};
-use crate::{Problem, Refused};
+use crate::{Code, Problem, Refused};
 
 /// How many lines of context at each end of a hunk may differ from the file.
 const FUZZ: usize = 2;
@@ -231,13 +231,13 @@ fn problems(patch: &FilePatch, failures: &[(usize, Failure)]) -> Vec<Problem> {
     if failures.len() == patch.hunks.len() && failures.iter().all(applied) {
         let message = "the tree has this change already: is the patch applied to it? The tree must \
                        be the source that the hypervisor was built from";
-        return vec![Problem::new(patch.path(), message)];
+        return vec![Problem::new(Code::DoesNotApply, patch.path(), message)];
     }
     let mut problems: Vec<Problem> = Vec::new();
     for (index, failure) in failures {
         let hunk = &patch.hunks[*index];
         let name = format!("hunk {} (line {})", index + 1, hunk.old_start);
-        let problem = Problem::new(patch.path(), failure.message(&name));
+        let problem = Problem::new(Code::DoesNotApply, patch.path(), failure.message(&name));
         if !problems.contains(&problem) {
             problems.push(problem);
         }

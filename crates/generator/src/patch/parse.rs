@@ -6,7 +6,7 @@
 
 use super::path::{self, FileName};
 use super::{FilePatch, Hunk, Line};
-use crate::{Problem, Refused};
+use crate::{Code, Problem, Refused};
 
 /// Reads the unified diff `data` of the file `name`, `git format-patch` or
 /// `git diff` output included; text outside of the diffs is passed over.
@@ -17,7 +17,7 @@ use crate::{Problem, Refused};
 pub fn parse(name: &str, data: &[u8]) -> Result<Vec<FilePatch>, Refused> {
     let lines: Vec<&[u8]> = data.split_inclusive(|&b| b == b'\n').collect();
     if lines.is_empty() {
-        return Err(Refused::one(name, "the file is empty"));
+        return Err(Refused::one(Code::BadPatch, name, "the file is empty"));
     }
     let mut parser = Parser {
         name,
@@ -31,10 +31,15 @@ pub fn parse(name: &str, data: &[u8]) -> Result<Vec<FilePatch>, Refused> {
     }
     let files = parser.files;
     if files.is_empty() {
-        return Err(Refused::one(name, "there is no unified diff in this file"));
+        return Err(Refused::one(
+            Code::BadPatch,
+            name,
+            "there is no unified diff in this file",
+        ));
     }
     if files.iter().all(FilePatch::is_mode_only) {
         return Err(Refused::one(
+            Code::NothingToPatch,
             name,
             "it changes only file modes, which does not affect code",
         ));
@@ -413,7 +418,7 @@ impl<'a> Parser<'a> {
 
     fn at(&self, ahead: usize, message: impl Into<String>) -> Refused {
         let place = format!("{}:{}", self.name, self.next + ahead + 1);
-        Refused(vec![Problem::new(place, message)])
+        Refused(vec![Problem::new(Code::BadPatch, place, message)])
     }
 
     fn damaged(&self, what: &str) -> Refused {

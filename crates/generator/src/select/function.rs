@@ -4,6 +4,7 @@
 
 use super::piece::HOOKS;
 use super::{FirstChange, Origin, Replaced, Selector, clone, label, runtime_name};
+use crate::Code;
 use crate::image::padding;
 use crate::payload::Func;
 use crate::unit::Unit;
@@ -81,7 +82,7 @@ impl Selector<'_> {
                 "{} must not be patched: {why}; a fix there needs a reboot",
                 old.name
             );
-            self.refuse(unit, message);
+            self.refuse(Code::DenyList, unit, message);
             return;
         }
         if origin == unit && is_hook_below(u, original) {
@@ -91,7 +92,7 @@ impl Selector<'_> {
                  a hook of another name",
                 old.name
             );
-            self.refuse(unit, message);
+            self.refuse(Code::Hooks, unit, message);
             return;
         }
         if let Some(place) = leaves_without_relocation(&u.patched, patched) {
@@ -101,7 +102,7 @@ impl Selector<'_> {
                  belongs to the function",
                 new.name
             );
-            self.refuse(unit, message);
+            self.refuse(Code::SharedCode, unit, message);
             return;
         }
         if let Some(other) = self.merged_with(origin, original, (unit, patched)) {
@@ -111,7 +112,7 @@ impl Selector<'_> {
                  patch the functions that call it",
                 old.name
             );
-            self.refuse(unit, message);
+            self.refuse(Code::SharedCode, unit, message);
             return;
         }
         if label::takes_own_labels(old_object, original) {
@@ -120,7 +121,7 @@ impl Selector<'_> {
                  into the old code; put them into a constant table",
                 old.name
             );
-            self.refuse(unit, message);
+            self.refuse(Code::LabelAddress, unit, message);
             return;
         }
         // What moved is global, and has the arguments that the source says.
@@ -132,7 +133,7 @@ impl Selector<'_> {
                  that the compiler keeps one with the arguments that the source says",
                 new.name, old.name
             );
-            self.refuse(unit, message);
+            self.refuse(Code::OtherArguments, unit, message);
             return;
         }
         let place = match self.origin(origin, original) {
@@ -253,7 +254,7 @@ impl Selector<'_> {
                      the {needed} bytes of a trampoline; patch the functions that call it",
                     name
                 );
-                self.refuse(unit, message);
+                self.refuse(Code::TooSmall, unit, message);
                 return None;
             }
             size = needed;

@@ -5,8 +5,8 @@
 use super::Selector;
 use super::moved::Moves;
 use super::piece::HOOKS;
-use crate::Problem;
 use crate::unit::Unit;
+use crate::{Code, Problem};
 use std::collections::HashMap;
 use xsplice_objdiff::compare::Kind;
 use xsplice_xen_image::{Binding, Image};
@@ -41,6 +41,7 @@ impl<'a> Globals<'a> {
                     }
                     (false, true) => {}
                     (true, true) => problems.push(Problem::new(
+                        Code::NameTaken,
                         &u.file.source,
                         format!(
                             "{} is defined here and in {}, and nothing tells which of them the \
@@ -73,6 +74,7 @@ impl<'a> Globals<'a> {
                         globals.taken.remove(symbol.name.as_str());
                     }
                     Some(_) => problems.push(Problem::new(
+                        Code::NameTaken,
                         &u.file.source,
                         format!(
                             "{} is new here, and the hypervisor has one of that name from a file \

@@ -6,7 +6,6 @@
 //! of its source; what it does not mention is where the level below has it. At
 //! the bottom is the hypervisor, which was proved likewise.
 
-use crate::Problem;
 use crate::below::Level;
 use crate::below::contents::Place;
 use crate::below::proof::LevelProof;
@@ -14,6 +13,7 @@ use crate::payload::VERSION_SUFFIX;
 use crate::proof::Proof;
 use crate::select::INIT_TRAP;
 use crate::unit::Unit;
+use crate::{Code, Problem};
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::names::base_name;
@@ -117,6 +117,7 @@ impl<'a> Homes<'a> {
         let said = self.payloads[unit][below].place(index);
         let said = said.map_err(|why| {
             Problem::new(
+                Code::AmbiguousVariable,
                 &u.file.source,
                 format!("{} is not clear: {why}", symbol.name),
             )
@@ -137,6 +138,7 @@ impl<'a> Homes<'a> {
             None if symbol.global => Ok(self.global(stage.level, &symbol.name)),
             None => match self.lost(stage.level, unit, base_name(&symbol.name)) {
                 Some(file) => Err(Problem::new(
+                    Code::AmbiguousVariable,
                     &u.file.source,
                     format!(
                         "the payload {} took {} out of {file}, and nothing tells whether this one \
@@ -193,7 +195,7 @@ impl<'a> Homes<'a> {
                 "{} uses {place:?}, which nothing names",
                 self.levels[level].name
             );
-            Problem::new(file, message)
+            Problem::new(Code::WrongStack, file, message)
         };
         match place {
             Place::Address(address) => Ok(Origin::Hypervisor(*address)),
@@ -303,6 +305,7 @@ fn is_new(name: &str) -> bool {
 
 fn not_of_its_source(level: &Level, place: &str, what: &str) -> Problem {
     Problem::new(
+        Code::WrongStack,
         place,
         format!(
             "the payload {} has something else than its source compiles to ({what}): was it built \

@@ -3,6 +3,7 @@
 //! function needs those of its own.
 
 use super::Selector;
+use crate::Code;
 use crate::payload::Reaches;
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use std::collections::BTreeSet;
@@ -57,7 +58,7 @@ impl Selector<'_> {
                  by now: they lead into the old code; make it a constant of its function",
                 symbol.name
             );
-            self.refuse(unit, message);
+            self.refuse(Code::LabelAddress, unit, message);
             return Some(None);
         }
         let place = self.take_symbol(unit, index);

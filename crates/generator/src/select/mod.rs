@@ -21,6 +21,7 @@ pub(crate) use piece::HOOKS;
 pub(crate) use reach::INIT_TRAP;
 pub use selection::{Carried, FirstChange, Hook, LeftOut, Replaced, Selection};
 
+use crate::Code;
 use crate::Problem;
 use crate::below::Below;
 use crate::choice::Choices;
@@ -161,8 +162,8 @@ impl Selector<'_> {
         self.homes.of(unit, original)
     }
 
-    fn refuse(&mut self, unit: usize, message: String) {
-        let problem = Problem::new(&self.units[unit].file.source, message);
+    fn refuse(&mut self, code: Code, unit: usize, message: String) {
+        let problem = Problem::new(code, &self.units[unit].file.source, message);
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }

@@ -3,6 +3,7 @@
 //! object, or in a place that cannot stand for the one that they had.
 
 use super::{Origin, Selector};
+use crate::Code;
 use crate::unit::Unit;
 use crate::uses::{Use, uses};
 use std::collections::HashMap;
@@ -126,7 +127,7 @@ impl Selector<'_> {
                 users.join(", "),
                 if users.len() == 1 { "uses" } else { "use" }
             );
-            self.refuse(unit, message);
+            self.refuse(Code::NameTaken, unit, message);
         }
     }
 

@@ -2,6 +2,7 @@
 //! Pieces of patched objects, which become parts of the payload.
 
 use super::{Carried, Hook, Selector, runtime_name};
+use crate::Code;
 use crate::payload::{Align, Kind as PartKind, payload_name};
 use crate::unit::Unit;
 use xsplice_objdiff::compare::Kind;
@@ -33,6 +34,7 @@ impl Selector<'_> {
             Class::Bss => PartKind::Bss,
             Class::PerCpu => {
                 self.refuse(
+                    Code::PerCpu,
                     unit,
                     format!(
                         "{} is a new per-CPU variable: the CPUs' areas were laid out at boot and \
@@ -47,19 +49,20 @@ impl Selector<'_> {
                     "{} in {} has been freed by the time the payload is applied",
                     symbol.name, section.name
                 );
-                self.refuse(unit, message);
+                self.refuse(Code::FreedReference, unit, message);
                 return None;
             }
         };
         if symbol.size == 0 {
             self.refuse(
+                Code::UnknownReference,
                 unit,
                 format!("{} has no size and cannot be carried", symbol.name),
             );
             return None;
         }
         if let Some(message) = self.lost_value((unit, index)) {
-            self.refuse(unit, message);
+            self.refuse(Code::LostValue, unit, message);
             return None;
         }
         let moved = self
@@ -126,7 +129,7 @@ impl Selector<'_> {
                          which of {} are new",
                         section.name
                     );
-                    self.refuse(unit, message);
+                    self.refuse(Code::Hooks, unit, message);
                     continue;
                 };
                 let functions = pieces.iter().map(|(_, size)| size / POINTER).sum::<u64>();
@@ -143,7 +146,7 @@ impl Selector<'_> {
                         "there is more than one {stage} hook{places}, and the hypervisor calls one \
                          only; call the others from it"
                     );
-                    self.refuse(unit, message);
+                    self.refuse(Code::Hooks, unit, message);
                     continue;
                 }
                 for (offset, size) in pieces {
@@ -164,6 +167,7 @@ impl Selector<'_> {
         let table = object.sections[entry.section].name.clone();
         if table == ".ex_table.pre" {
             self.refuse(
+                Code::UnknownReference,
                 unit,
                 "a changed function has an entry in .ex_table.pre, which the hypervisor does not \
                  read from payloads"
@@ -210,7 +214,7 @@ impl Selector<'_> {
                     .map_or(&from.name, |index| &object.symbols[index].name),
                 from.align
             );
-            self.refuse(unit, message);
+            self.refuse(Code::Placement, unit, message);
         }
         let object = &self.units[unit].patched;
         let from = &object.sections[section];

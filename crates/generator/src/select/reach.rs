@@ -5,9 +5,9 @@ use super::function::ENDBR64;
 use super::private::is_writable;
 use super::revived::Former;
 use super::{Origin, Selector, Usage, runtime_name};
-use crate::Problem;
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use crate::warning::Warning;
+use crate::{Code, Problem};
 use xsplice_objdiff::compare::{Kind, is_once_flag};
 use xsplice_objdiff::names::{parent_of_cold, takes_own_arguments};
 use xsplice_objdiff::object::{Class, Merge, Object, Relocation, Target};
@@ -60,7 +60,7 @@ impl Selector<'_> {
                 let from = &object.sections[*section];
                 let Ok(offset) = u64::try_from(reference.offset) else {
                     let message = format!("a reference points outside {}", from.name);
-                    self.refuse(unit, message);
+                    self.refuse(Code::UnknownReference, unit, message);
                     return None;
                 };
                 let Some(merge) = from.merge else {
@@ -77,7 +77,7 @@ impl Selector<'_> {
                 });
                 let Some((content, within)) = content else {
                     let message = format!("a reference points outside {}", from.name);
-                    self.refuse(unit, message);
+                    self.refuse(Code::UnknownReference, unit, message);
                     return None;
                 };
                 let (kind, at) = self.selection.draft.constant(&content);
@@ -99,7 +99,7 @@ impl Selector<'_> {
             Class::ReadOnly => PartKind::RoData,
             _ => {
                 let message = format!("a changed function refers to unnamed data in {}", from.name);
-                self.refuse(unit, message);
+                self.refuse(Code::UnknownReference, unit, message);
                 return None;
             }
         };
@@ -209,7 +209,7 @@ impl Selector<'_> {
         } else {
             return Some(());
         };
-        self.refuse(unit, message);
+        self.refuse(Code::AmbiguousVariable, unit, message);
         None
     }
 
@@ -266,7 +266,7 @@ impl Selector<'_> {
                  its own if it may begin with its initial value"
             ),
         };
-        self.refuse(unit, message);
+        self.refuse(Code::AmbiguousVariable, unit, message);
         None
     }
 
@@ -276,7 +276,7 @@ impl Selector<'_> {
         let place = self.place_at(unit, u.stages.len(), original, offset)?;
         place.ok_or_else(|| {
             let message = format!("{} is nowhere in memory", u.original.symbols[original].name);
-            Problem::new(&u.file.source, message)
+            Problem::new(Code::UnknownReference, &u.file.source, message)
         })
     }
 
@@ -351,7 +351,7 @@ impl Selector<'_> {
         let message = format!(
             "{name} at {address:#x} is freed after boot, and a changed function refers to it"
         );
-        self.refuse(unit, message);
+        self.refuse(Code::FreedReference, unit, message);
         None
     }
 
@@ -373,6 +373,7 @@ impl Selector<'_> {
             Some(_) => Some(Reaches::Name(name.to_owned(), offset)),
             None => {
                 self.refuse(
+                    Code::UnknownReference,
                     unit,
                     format!(
                         "{name} is neither in the hypervisor nor in anything the patch reaches"

@@ -3,6 +3,7 @@
 
 use super::piece::HOOKS;
 use super::{LeftOut, Selector};
+use crate::Code;
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::object::{Class, Object, Section};
 use xsplice_objdiff::placement;
@@ -20,7 +21,7 @@ impl Selector<'_> {
     /// object of `unit` if no payload can make it, unless it is left out.
     pub(super) fn judge(&mut self, origin: usize, unit: usize, change: &Change) {
         let (old, new) = (&self.units[origin].original, &self.units[unit].patched);
-        let Some(message) = self.unpatchable((origin, old), new, change) else {
+        let Some((code, message)) = self.unpatchable((origin, old), new, change) else {
             return;
         };
         // What is nowhere in memory yet has no value to be lost.
@@ -39,7 +40,7 @@ impl Selector<'_> {
                 why: change.why.clone(),
             });
         } else {
-            self.refuse(unit, message);
+            self.refuse(code, unit, message);
         }
     }
 
@@ -82,7 +83,7 @@ impl Selector<'_> {
                          it",
                         symbol.name, section.name, symbol.name
                     );
-                    self.refuse(unit, message);
+                    self.refuse(Code::TableEntry, unit, message);
                 }
             }
         }
@@ -94,11 +95,12 @@ impl Selector<'_> {
         (origin, old): (usize, &Object),
         new: &Object,
         change: &Change,
-    ) -> Option<String> {
+    ) -> Option<(Code, String)> {
+        let code = code(change.kind)?;
         let name = &change.name;
         let size =
             |object: &Object, index: Option<usize>| index.map_or(0, |i| object.symbols[i].size);
-        Some(match change.kind {
+        let message = match change.kind {
             Kind::Init => format!(
                 "{name} is only used while booting and freed afterwards, and it changed ({}): \
                  live patching cannot re-run boot code; `--leave-out {name}` builds the payload \
@@ -155,8 +157,22 @@ impl Selector<'_> {
                 )
             }
             _ => return None,
-        })
+        };
+        Some((code, message))
     }
+}
+
+/// The refusal of a change of this kind; `None` if a payload always carries it.
+fn code(kind: Kind) -> Option<Code> {
+    Some(match kind {
+        Kind::Init => Code::BootOnly,
+        Kind::Data => Code::InitialValue,
+        Kind::Unsized => Code::Assembly,
+        Kind::Resized => Code::Layout,
+        Kind::Constant => Code::SharedConstant,
+        Kind::Misplaced | Kind::Alignment => Code::Placement,
+        Kind::Function | Kind::Added | Kind::Removed | Kind::Elsewhere => return None,
+    })
 }
 
 /// Whether the caller may decide to do without a change that cannot be made.
