@@ -56,6 +56,8 @@ pub(crate) fn prove(
     };
     walk.start();
     walk.run();
+    walk.pair_at_borders();
+    walk.run();
     walk.pair_the_rest();
     walk.run();
     walk.pair_boot_only();
@@ -244,6 +246,28 @@ impl Walk<'_> {
                 };
                 let at = self.running.live(at);
                 self.queue.push_back(Pair::Code(address, at, origin));
+            }
+        }
+    }
+
+    /// Objects that addresses lead to only where they begin and another one ends:
+    /// what has their name in the running hypervisor, if it begins there, too.
+    fn pair_at_borders(&mut self) {
+        let places = self
+            .borders
+            .iter()
+            .map(|border| (border.behind, border.running));
+        for (id, running) in places.collect::<Vec<_>>() {
+            let image = &self.running.image;
+            let names = &self.patched.entities[id].names;
+            let alike = image.starting_at(running).is_some_and(|there| {
+                let there = &image.entities[there].names;
+                there
+                    .iter()
+                    .any(|name| names.iter().any(|ours| name.is_like(ours)))
+            });
+            if alike && !self.mates.contains_key(&id) {
+                self.pair(id, running);
             }
         }
     }
