@@ -105,7 +105,9 @@ impl<'d> Unit<'_, 'd> {
     fn describe(&self, all: &mut BTreeMap<String, Described>) -> gimli::Result<()> {
         let mut entries = self.unit.entries();
         while let Some(entry) = entries.next_dfs()? {
-            if entry.attr_value(gimli::DW_AT_declaration).is_some() {
+            // A declaration, or what the compiler made, such as a function's name.
+            let passed_over = [gimli::DW_AT_declaration, gimli::DW_AT_artificial];
+            if passed_over.iter().any(|&at| entry.attr_value(at).is_some()) {
                 continue;
             }
             let Some(name) = self.name(entry)? else {
