@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use xsplice_review::Payload;
 use xsplice_verify::{Accepted, Input, Inputs, Patched, Plan, Progress, Verdict};
 use xsplice_verify::{build, built, check, patches, verify};
 
@@ -112,6 +113,22 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 pub(crate) fn payloads(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let named = paths.iter();
     named.map(|path| Ok((shown(path), read(path)?))).collect()
+}
+
+/// What is accepted, and what the builds of `payloads` recorded that they were told.
+pub(crate) fn as_recorded(
+    mut accepted: Accepted,
+    payloads: &[(String, Vec<u8>)],
+) -> anyhow::Result<Accepted> {
+    for (name, data) in payloads {
+        let payload = Payload::read(data, None).with_context(|| name.clone())?;
+        if let Some(record) = payload.record {
+            accepted.leave_out.extend(record.options.leave_out);
+            accepted.leave_out_init |= record.options.leave_out_init;
+            accepted.allow.extend(record.options.allow);
+        }
+    }
+    Ok(accepted)
 }
 
 /// A proof goes to standard output, anything else to standard error.

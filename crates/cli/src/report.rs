@@ -3,14 +3,16 @@
 //! `xsplice report`.
 
 use crate::inspect::{read, read_image};
+use crate::opinion::{self, From, Question};
 use crate::output::{failure, say, shown};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use xsplice_review::{Image, Payload, Review, SourcePatch};
+use xsplice_review::{Image, Opinion, Payload, Review, SourcePatch};
 use xsplice_system::file;
+use xsplice_verify::{Accepted, Difference, Verdict};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,8 +22,12 @@ Examples:
 A source patch is only shown if the payload records its SHA-256, or records no
 source patch at all.
 
-Exit codes: 0 if the payload would load and apply, 1 if not (the page is written
-and says why), or if no page could be written.";
+With -s the patched hypervisor is built as a whole, and the page says whether the
+payload is proved, as `xsplice verify` does. Without it the page says that this
+was not asked for: a payload cannot say it of itself.
+
+Exit codes: 0 if the payload would load and apply, and is proved if that was asked
+for; 1 if not (the page is written and says why), or if no page could be written.";
 
 /// Arguments of `xsplice report`.
 #[derive(clap::Args)]
@@ -35,6 +41,17 @@ pub(crate) struct Args {
     /// Source patch that the payload was built from; repeat it for several.
     #[arg(short, long, value_name = "FILE")]
     patch: Vec<PathBuf>,
+    /// The built source tree of the hypervisor: have the payload verified, too.
+    #[arg(short, long, value_name = "DIR", requires = "patch")]
+    srcdir: Option<PathBuf>,
+    /// Source patch of a payload given with --on, for -s; repeat it for several, in
+    /// order.
+    #[arg(long, value_name = "FILE", requires = "srcdir")]
+    on_patch: Vec<PathBuf>,
+    /// C source of hooks that the payload was built with, for -s; repeat it for
+    /// several.
+    #[arg(long, value_name = "FILE", requires = "srcdir")]
+    hooks: Vec<PathBuf>,
     /// Payload that is applied already; repeat it for a stack, the lowest first.
     #[arg(long, value_name = "FILE")]
     on: Vec<PathBuf>,
@@ -44,18 +61,26 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
-    match write(args) {
-        Ok(verdict) => {
-            let good = verdict.loads && verdict.applies;
+    match write(args, json) {
+        Ok((verdict, opinion)) => {
+            let loads = verdict.loads && verdict.applies;
+            let good = loads && opinion.as_ref().is_none_or(|opinion| opinion.proved);
             if json {
-                say!("{:#}", json!({ "output": args.output, "check": verdict }));
+                let output = &args.output;
+                say!(
+                    "{:#}",
+                    json!({ "output": output, "check": verdict, "verify": opinion })
+                );
             } else {
-                let verdict = if good {
+                let verdict = if loads {
                     "the payload would load and apply"
                 } else {
                     "the payload would NOT load and apply; the page says why"
                 };
                 say!("{}: {verdict}", shown(&args.output));
+                if let Some(opinion) = &opinion {
+                    say!("{}: {}", shown(&args.output), opinion::summary(opinion));
+                }
             }
             if good {
                 ExitCode::SUCCESS
@@ -67,7 +92,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     }
 }
 
-fn write(args: &Args) -> anyhow::Result<xsplice_host_image::Report> {
+fn write(args: &Args, json: bool) -> anyhow::Result<(xsplice_host_image::Report, Option<Verdict>)> {
     let context = |path: &Path| shown(path);
     let inputs = [&args.payload, &args.xen_syms];
     file::keep_apart(
@@ -82,11 +107,46 @@ fn write(args: &Args) -> anyhow::Result<xsplice_host_image::Report> {
     let patches = patches(&args.patch, &payload)?;
     let name = file_name(&args.payload);
     let verdict = check(args, &image, &name, data.clone())?;
+    let opinion = opinion(args, json)?;
+    let words = opinion.as_ref().map(in_words);
     let review = Review::new(&name, &data, &image, &patches, &verdict);
-    let page = review.with_context(|| context(&args.payload))?.to_html();
+    let review = review.with_context(|| context(&args.payload))?;
+    let page = review.with_opinion(words.as_ref()).to_html();
     file::write(&args.output, page.as_bytes())
         .with_context(|| format!("cannot write {}", shown(&args.output)))?;
-    Ok(verdict)
+    Ok((verdict, opinion))
+}
+
+/// The second opinion, if it is asked for.
+fn opinion(args: &Args, json: bool) -> anyhow::Result<Option<Verdict>> {
+    let Some(tree) = &args.srcdir else {
+        return Ok(None);
+    };
+    let paths: Vec<PathBuf> = args.on.iter().chain([&args.payload]).cloned().collect();
+    let payloads = opinion::payloads(&paths)?;
+    let patches = [args.on_patch.as_slice(), &args.patch].concat();
+    let question = Question {
+        payloads: &payloads,
+        xen_syms: &args.xen_syms,
+        from: From::Source {
+            tree,
+            patches: &patches,
+            hooks: &args.hooks,
+        },
+        accepted: opinion::as_recorded(Accepted::default(), &payloads)?,
+    };
+    opinion::ask(&question, json).map(Some)
+}
+
+fn in_words(verdict: &Verdict) -> Opinion {
+    let words = |differences: &[Difference]| differences.iter().map(ToString::to_string).collect();
+    Opinion {
+        proved: verdict.proved,
+        summary: opinion::summary(verdict),
+        differences: words(&verdict.differences),
+        left_out: words(&verdict.left_out),
+        notes: verdict.notes.clone(),
+    }
 }
 
 /// The source patches; all that do not belong to the payload are named.

@@ -8,7 +8,6 @@ use anyhow::{Context as _, bail};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use xsplice_generator::{Options, Refused, Report, generate};
-use xsplice_review::Payload;
 use xsplice_system::file;
 use xsplice_system::interrupt::Directory;
 use xsplice_verify::{Accepted, Verdict};
@@ -64,7 +63,14 @@ fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome>
     };
     bar.finish();
     let mut payloads = opinion::payloads(&options.below)?;
-    let accepted = accepted(&options, &payloads)?;
+    let accepted = opinion::as_recorded(
+        Accepted {
+            leave_out: options.leave_out.iter().cloned().collect(),
+            leave_out_init: options.leave_out_init,
+            allow: options.allow.iter().cloned().collect(),
+        },
+        &payloads,
+    )?;
     let payload = opinion::read(&options.output)?;
     payloads.push((shown(&output), payload));
     let patches: Vec<PathBuf> = [options.below_patches, options.patches].concat();
@@ -88,22 +94,4 @@ fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome>
         report.output = output;
     }
     Ok(Outcome::Judged(Box::new(report), verdict))
-}
-
-/// What the build was told, and what those of the payloads below recorded.
-fn accepted(options: &Options, below: &[(String, Vec<u8>)]) -> anyhow::Result<Accepted> {
-    let mut accepted = Accepted {
-        leave_out: options.leave_out.iter().cloned().collect(),
-        leave_out_init: options.leave_out_init,
-        allow: options.allow.iter().cloned().collect(),
-    };
-    for (name, data) in below {
-        let payload = Payload::read(data, None).with_context(|| name.clone())?;
-        if let Some(record) = payload.record {
-            accepted.leave_out.extend(record.options.leave_out);
-            accepted.leave_out_init |= record.options.leave_out_init;
-            accepted.allow.extend(record.options.allow);
-        }
-    }
-    Ok(accepted)
 }

@@ -26,7 +26,7 @@ mod uses;
 pub use compare::{Line, Listing, compare};
 pub use payload::Payload;
 pub use record::Record;
-pub use report::{Review, SourcePatch};
+pub use report::{Opinion, Review, SourcePatch};
 pub use xsplice_xen_image::Image;
 
 /// Why a file cannot be shown.

@@ -60,11 +60,11 @@ pub(crate) struct Brought {
     pub(crate) starts: BTreeSet<u64>,
 }
 
-/// Puts the payload `data` into `image`, on top of what has the build-id `below`;
+/// Puts the payload `data` into `image`, on top of what has the build-ids `below`;
 /// `what` is for messages.
 pub(crate) fn apply(
     image: &mut Image,
-    below: &[u8],
+    below: &[Vec<u8>],
     what: &str,
     data: &[u8],
 ) -> Result<Brought, Unusable> {
@@ -80,13 +80,12 @@ pub(crate) fn apply(
         )));
     }
     if let Some(wanted) = build_id(&elf, names::DEPENDS)
-        && wanted != below
+        && !below.contains(&wanted)
     {
         return Err(bad(&format!(
-            "it goes on top of what has the build-id {}, and below it is {}: give all payloads \
+            "it goes on top of what has the build-id {}, which is not below it: give all payloads \
              of the stack, the lowest first",
-            hex(&wanted),
-            hex(below)
+            hex(&wanted)
         )));
     }
     let mut linker = Linker {

@@ -22,15 +22,15 @@ pub(crate) struct Running {
     pub(crate) hooks: Vec<(String, u64)>,
     /// What relocations of the payloads lead to.
     starts: BTreeSet<u64>,
-    /// Build-id of the topmost payload, or of the hypervisor.
-    top: Vec<u8>,
+    /// Build-ids of the hypervisor and of the payloads.
+    ids: Vec<Vec<u8>>,
 }
 
 impl Running {
     pub(crate) fn new(image: Image) -> Result<Self, String> {
         Ok(Self {
             tables: Tables::linked(&image)?,
-            top: image.build_id.clone(),
+            ids: vec![image.build_id.clone()],
             image,
             replaced: HashMap::new(),
             entries: Vec::new(),
@@ -41,7 +41,7 @@ impl Running {
 
     /// Applies a payload on top.
     pub(crate) fn apply(&mut self, input: &Input) -> Result<(), Unusable> {
-        let brought = payload::apply(&mut self.image, &self.top, input.name, input.data)?;
+        let brought = payload::apply(&mut self.image, &self.ids, input.name, input.data)?;
         let bad = |reason: String| Unusable::new(input.name, &reason);
         for (table, start, size) in brought.tables {
             let range = start..start + size;
@@ -55,7 +55,7 @@ impl Running {
         }
         self.hooks.extend(brought.hooks);
         self.starts.extend(brought.starts);
-        self.top = brought.build_id;
+        self.ids.push(brought.build_id);
         Ok(())
     }
 

@@ -24,6 +24,23 @@ pub struct Review<'a> {
     functions: Vec<Reviewed>,
     patches: &'a [SourcePatch],
     verdict: &'a xsplice_host_image::Report,
+    opinion: Option<&'a Opinion>,
+}
+
+/// What `xsplice verify` said about the payload when the page was made. A payload
+/// cannot say it of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Opinion {
+    /// Whether the hypervisor with the payload is the patched one.
+    pub proved: bool,
+    /// The verdict in one line.
+    pub summary: String,
+    /// What is not the same.
+    pub differences: Vec<String>,
+    /// What is not the same, as the build was told.
+    pub left_out: Vec<String>,
+    /// What a reader should know.
+    pub notes: Vec<String>,
 }
 
 /// A function of the payload, and who uses it.
@@ -126,7 +143,15 @@ impl<'a> Review<'a> {
                 .collect(),
             patches,
             verdict,
+            opinion: None,
         })
+    }
+
+    /// Adds the second opinion, where it was asked for.
+    #[must_use]
+    pub fn with_opinion(mut self, opinion: Option<&'a Opinion>) -> Self {
+        self.opinion = opinion;
+        self
     }
 
     /// The page. Nothing that a file says can hide in it: characters that are not

@@ -2,7 +2,7 @@
 
 //! The page's HTML. Everything that comes from a file is escaped by `maud`.
 
-use super::{Caller, Review, Reviewed, SourcePatch, recorded};
+use super::{Caller, Opinion, Review, Reviewed, SourcePatch, recorded};
 use crate::compare::{Code, Line, Listing};
 use crate::payload::Payload;
 use crate::record::Record;
@@ -31,6 +31,7 @@ pub(super) fn page(review: &Review) -> Markup {
                 main {
                     (summary(review))
                     (checks(review))
+                    (opinion(review.opinion))
                     (record(payload))
                     (patches(review.patches, payload))
                     @if !review.functions.is_empty() {
@@ -96,16 +97,17 @@ fn wide(label: &str, content: Markup) -> Markup {
     html! { div.wide role="region" aria-label=(label) tabindex="0" { (content) } }
 }
 
+fn mark(passed: bool, words: &str) -> Markup {
+    let (class, word) = if passed {
+        ("good", "yes")
+    } else {
+        ("bad", "no")
+    };
+    html! { li { span.badge.(class) { (word) } " " (words) } }
+}
+
 fn checks(review: &Review) -> Markup {
     let verdict = review.verdict;
-    let mark = |passed: bool, words: &str| {
-        let (class, word) = if passed {
-            ("good", "yes")
-        } else {
-            ("bad", "no")
-        };
-        html! { li { span.badge.(class) { (word) } " " (words) } }
-    };
     html! {
         h2 { "Checks" }
         p {
@@ -130,6 +132,34 @@ fn checks(review: &Review) -> Markup {
 
 /// What the generator recorded: what the build was told, what became of each
 /// hunk, and what the reviewer should know.
+fn opinion(opinion: Option<&Opinion>) -> Markup {
+    let list = |title: &str, items: &[String]| {
+        html! {
+            @if !items.is_empty() {
+                p { (title) }
+                ul { @for item in items { li { (escaped(item)) } } }
+            }
+        }
+    };
+    html! {
+        h2 { "Second opinion" }
+        @match opinion {
+            None => p {
+                "Not asked for. " code { "xsplice report -s TREE" } " builds the patched \
+                 hypervisor as a whole, and proves that the running one with the payload is \
+                 the same."
+            },
+            Some(opinion) => {
+                ul.plain { (mark(opinion.proved, &opinion.summary)) }
+                p { "Found by " code { "xsplice verify" } " when this page was made." }
+                (list("Not the same:", &opinion.differences))
+                (list("Not the same, as the build was told:", &opinion.left_out))
+                (list("Notes:", &opinion.notes))
+            }
+        }
+    }
+}
+
 fn record(payload: &Payload) -> Markup {
     let Some(record) = &payload.record else {
         return html! {
