@@ -244,7 +244,7 @@ impl<'d> Unit<'_, 'd> {
                 for range in self.children(target.offset())? {
                     let count = Self::number(&range, gimli::DW_AT_count);
                     let bound = Self::number(&range, gimli::DW_AT_upper_bound);
-                    let count = count.or_else(|| Some(bound? + 1));
+                    let count = count.or_else(|| Some(bound?.wrapping_add(1)));
                     counts += &count.map_or_else(|| "[]".to_owned(), |count| format!("[{count}]"));
                 }
                 format!("{counts} of {}", inner()?)

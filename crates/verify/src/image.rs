@@ -43,7 +43,7 @@ pub(crate) struct Entity {
 
 impl Entity {
     pub(crate) fn end(&self) -> u64 {
-        self.address + self.size
+        self.address.saturating_add(self.size)
     }
 
     /// Its name for people.
@@ -228,7 +228,7 @@ impl Image {
             let Some(class) = self.class(address).filter(|_| address >= end) else {
                 continue;
             };
-            end = address + size;
+            end = address.saturating_add(size);
             names.sort();
             self.entities.push(Entity {
                 address,

@@ -186,8 +186,18 @@ impl Objects {
     pub(crate) fn is_behind(&self, image: &Image, range: &Range<u64>) -> bool {
         let section = self.sections.range(..range.start).next_back();
         let end = section.map(|(start, (size, _))| start + size);
-        let named = image.at.range(range.start..range.end).next();
-        range.start < range.end && end == Some(range.end) && named.is_none()
+        let named = image.at.range(range.start..).next();
+        let named = named.is_some_and(|(&at, _)| at < range.end);
+        range.start < range.end && end == Some(range.end) && !named
+    }
+
+    /// Whether any field leads into `range`, or to the section that it is in.
+    pub(crate) fn is_used(&self, range: &Range<u64>) -> bool {
+        self.fields.values().any(|field| match field.meant {
+            Meant::Symbol(address) => range.contains(&address),
+            Meant::Section { start, size } => start < range.end && range.start < start + size,
+            Meant::Marker(_) | Meant::Constant(_) => false,
+        })
     }
 
     /// The relocated fields in `range`.

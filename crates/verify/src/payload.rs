@@ -197,7 +197,7 @@ impl Linker<'_> {
             };
             let address = self.next.next_multiple_of(section.align().max(1));
             // A gap, so that the end of one is not the start of another.
-            self.next = address + section.size() + 16;
+            self.next = address.saturating_add(section.size()).saturating_add(16);
             self.bases.insert(section.index(), address);
             if section.size() == 0 {
                 continue;

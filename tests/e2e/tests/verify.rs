@@ -22,7 +22,7 @@ struct Case {
     named: &'static str,
 }
 
-const CASES: [Case; 12] = [
+const TWO_FILES: [Case; 13] = [
     Case {
         name: "a call leads to another function",
         spoil: |payload| payload.redirect(".rela.text", "xen_build_id", "strlcpy"),
@@ -115,23 +115,98 @@ const CASES: [Case; 12] = [
         kind: Kind::LeftOver,
         named: "sizes",
     },
+    Case {
+        name: "an exception is continued elsewhere",
+        spoil: |payload| payload.add(".rela.ex_table", 1, 1),
+        kind: Kind::Code,
+        named: "exception table entry of",
+    },
+];
+
+/// Of `second-opinion.patch`, which has more kinds of things.
+const EVERY_KIND: [Case; 11] = [
+    Case {
+        name: "an initial value is stale",
+        spoil: |payload| payload.flip(".data", 16),
+        kind: Kind::InitialValue,
+        named: "live_calls",
+    },
+    Case {
+        name: "an array's contents differ",
+        spoil: |payload| payload.flip(".data", 0),
+        kind: Kind::InitialValue,
+        named: "live_table",
+    },
+    Case {
+        name: "another function is the hook",
+        spoil: |payload| payload.add(".rela.livepatch.hooks.load", 0, -0x50),
+        kind: Kind::Hook,
+        named: "the patched source has it as load hook",
+    },
+    Case {
+        name: "the hook is missing",
+        spoil: |payload| payload.cut(".livepatch.hooks.load", 8),
+        kind: Kind::Hook,
+        named: "live_hook",
+    },
+    Case {
+        name: "code loses its alignment",
+        spoil: |payload| payload.set_alignment(".text", 1),
+        kind: Kind::Class,
+        named: "the payload does not align it to 16 bytes",
+    },
+    Case {
+        name: "data lose their alignment",
+        spoil: |payload| payload.set_alignment(".data", 1),
+        kind: Kind::Class,
+        named: "is not aligned to",
+    },
+    Case {
+        name: "a bug frame has another line",
+        spoil: |payload| payload.add(".rela.bug_frames.1", 1, 1 << 24),
+        kind: Kind::Code,
+        named: "bug frame of",
+    },
+    Case {
+        name: "a bug frame is missing",
+        spoil: |payload| payload.cut(".bug_frames.1", 8),
+        kind: Kind::Code,
+        named: "bug frame is missing",
+    },
+    Case {
+        name: "the end of an array is taken too far",
+        spoil: |payload| payload.add(".rela.text", 0, 4),
+        kind: Kind::Reference,
+        named: "xen_changeset",
+    },
+    Case {
+        name: "a call leads to boot-only code",
+        spoil: |payload| {
+            let freed = payload.symbol("__start_xen")?;
+            payload.make_absolute("__x86_return_thunk", freed)
+        },
+        kind: Kind::Freed,
+        named: "is freed after boot",
+    },
+    Case {
+        name: "it goes on top of another payload",
+        spoil: |payload| payload.flip(".livepatch.depends", 20),
+        kind: Kind::LeftOver,
+        named: "which is not below it",
+    },
 ];
 
 #[test]
 fn each_spoiled_payload_is_caught_with_the_true_reason() -> anyhow::Result<()> {
     let base = base()?;
-    let patch = repository().join(PATCH);
-    let directory = tempfile::tempdir()?;
-    let output = directory.path().join("good.livepatch");
-    build(&base, &patch, &output)?;
-    let good = std::fs::read(&output)?;
-    let patched = patched(&base, &[patch])?;
+    let more = repository().join("tests/e2e/patches/second-opinion.patch");
+    let (good, patched) = good(&base, &repository().join(PATCH))?;
     let syms = std::fs::read(&base.xen_syms)?;
     let verdict = opinion(&syms, &patched, &[&good])?;
     ensure!(verdict.proved, "{:#?}", verdict.differences);
     ensure!(verdict.from_payload == 5, "{verdict:?}");
     ensure!(
-        verdict.functions > 4000 && verdict.objects > 2000,
+        verdict.functions > 4000 && verdict.objects > 2000 && verdict.types > 0,
         "{verdict:?}"
     );
     let none = opinion(&syms, &patched, &[])?;
@@ -139,23 +214,94 @@ fn each_spoiled_payload_is_caught_with_the_true_reason() -> anyhow::Result<()> {
         let mut differences = none.differences.iter();
         ensure!(differences.any(|d| d.name == name), "{none:#?}");
     }
-    for case in CASES {
+    caught(&syms, &patched, &good, &TWO_FILES)?;
+    let (good, patched) = self::good(&base, &more)?;
+    let verdict = opinion(&syms, &patched, &[&good])?;
+    ensure!(verdict.proved, "{:#?}", verdict.differences);
+    let notes = verdict.notes.join("\n");
+    for words in [
+        "live_hook is a load hook",
+        "live_other is new, and nothing uses it",
+    ] {
+        ensure!(notes.contains(words), "{notes}");
+    }
+    caught(&syms, &patched, &good, &EVERY_KIND)
+}
+
+/// The payload of a patch, and a build of the patched source.
+fn good(base: &Base, patch: &std::path::Path) -> anyhow::Result<(Vec<u8>, Patched)> {
+    let directory = tempfile::tempdir()?;
+    let output = directory.path().join("good.livepatch");
+    build(base, patch, &output)?;
+    Ok((std::fs::read(&output)?, patched(base, &[patch.to_owned()])?))
+}
+
+fn caught(syms: &[u8], patched: &Patched, good: &[u8], cases: &[Case]) -> anyhow::Result<()> {
+    let mut missed = Vec::new();
+    for case in cases {
         let mut payload = Payload {
-            bytes: good.clone(),
+            bytes: good.to_owned(),
         };
         (case.spoil)(&mut payload).context(case.name)?;
-        let verdict = opinion(&syms, &patched, &[&payload.bytes]).context(case.name)?;
-        let found = verdict
-            .differences
-            .iter()
-            .any(|d| d.kind == case.kind && d.to_string().contains(case.named));
-        ensure!(
-            !verdict.proved && found,
-            "{}: {:#?}",
-            case.name,
-            verdict.differences
-        );
+        let found = match opinion(syms, patched, &[&payload.bytes]) {
+            Ok(verdict) => {
+                let right = |d: &xsplice_verify::Difference| {
+                    d.kind == case.kind && d.to_string().contains(case.named)
+                };
+                let found = !verdict.proved && verdict.differences.iter().any(right);
+                (found, format!("{:#?}", verdict.differences))
+            }
+            Err(error) => (error.to_string().contains(case.named), error.to_string()),
+        };
+        if !found.0 {
+            missed.push(format!("{}: {}", case.name, found.1));
+        }
     }
+    ensure!(missed.is_empty(), "{}", missed.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn what_the_build_was_told_is_accepted_and_nothing_else() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let output = directory.path().join("out.livepatch");
+    let patch = |name: &str| repository().join("tests/e2e/patches").join(name);
+    let run = |name: &str, more: &[&str]| {
+        let text = |path: &std::path::Path| path.display().to_string();
+        let (tree, patch) = (text(&base.tree), text(&patch(name)));
+        let (syms, to) = (text(&base.xen_syms), text(&output));
+        let all = [
+            "build",
+            "-s",
+            &tree,
+            "-p",
+            &patch,
+            "--xen-syms",
+            &syms,
+            "-o",
+            &to,
+        ];
+        local(&[&all[..], more].concat())
+    };
+    let told = ["--allow", "priv_op_ctxt"];
+    let result = run("layout-allowed.patch", &[&told[..], &["--verify"]].concat())?;
+    let stdout = String::from_utf8_lossy(&result.stdout);
+    ensure!(result.status.success() && output.is_file(), "{result:?}");
+    ensure!(
+        stdout.contains("left out: struct priv_op_ctxt") && stdout.contains("\nproved: "),
+        "{stdout}"
+    );
+    let result = verify(&base, &output, &[&patch("layout-allowed.patch")])?;
+    let verdict: serde_json::Value = serde_json::from_slice(&result.stdout)?;
+    let differences = verdict["differences"].as_array().context("differences")?;
+    ensure!(
+        result.status.code() == Some(1)
+            && differences.len() == 1
+            && differences[0]["kind"] == "layout"
+            && differences[0]["name"] == "struct priv_op_ctxt",
+        "{verdict:#}"
+    );
     Ok(())
 }
 
@@ -291,6 +437,35 @@ impl Payload {
             .find(|s| s.name() == Ok(symbol))
             .context(symbol.to_owned())?;
         Ok(u32::try_from(found.index().0)?)
+    }
+
+    /// Adds to the addend of the `index`th relocation of a section.
+    fn add(&mut self, section: &str, index: usize, by: i64) -> anyhow::Result<()> {
+        let at = self.section(section)?.start + index * RELA + 16;
+        let addend = u64::from_le_bytes(self.bytes[at..at + 8].try_into()?);
+        self.put(at, addend.wrapping_add_signed(by));
+        Ok(())
+    }
+
+    fn flip(&mut self, section: &str, offset: usize) -> anyhow::Result<()> {
+        let at = self.section(section)?.start + offset;
+        self.bytes[at] ^= 1;
+        Ok(())
+    }
+
+    fn set_alignment(&mut self, section: &str, alignment: u64) -> anyhow::Result<()> {
+        let header = self.header(section)?;
+        self.put(header + 0x30, alignment);
+        Ok(())
+    }
+
+    /// Makes a symbol of the hypervisor a number.
+    fn make_absolute(&mut self, symbol: &str, address: u64) -> anyhow::Result<()> {
+        const SIZE: usize = 24;
+        let entry = self.section(".symtab")?.start + usize::try_from(self.index(symbol)?)? * SIZE;
+        self.bytes[entry + 6..entry + 8].copy_from_slice(&object::elf::SHN_ABS.0.to_le_bytes());
+        self.put(entry + 8, address);
+        Ok(())
     }
 
     fn redirect(&mut self, section: &str, from: &str, to: &str) -> anyhow::Result<()> {

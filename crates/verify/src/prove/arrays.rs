@@ -133,7 +133,7 @@ impl Walk<'_> {
         let theirs = members(&self.running.image, &running);
         let names = |of: &[(String, u64)]| of.iter().map(|m| m.0.clone()).collect::<HashSet<_>>();
         let (our_names, their_names) = (names(&ours), names(&theirs));
-        let mut same = patched.end - patched.start == running.end - running.start;
+        let mut same = patched.end - patched.start == running.end.wrapping_sub(running.start);
         for (name, _) in ours.iter().filter(|m| !their_names.contains(&m.0)) {
             same = false;
             self.differ(

@@ -216,6 +216,11 @@ impl Walk<'_> {
         for (id, entity) in self.patched.entities.iter().enumerate() {
             let list = entity.class == Class::Hooks;
             if !entity.class.is_init() && !list && !self.mates.contains_key(&id) {
+                if entity.runs && !self.objects.is_used(&(entity.address..entity.end())) {
+                    let note = format!("{} is new, and nothing uses it", entity.name());
+                    self.notes.insert(note);
+                    continue;
+                }
                 unreached.push(entity.name());
             }
         }
