@@ -119,7 +119,7 @@ const TWO_FILES: [Case; 13] = [
         name: "an exception is continued elsewhere",
         spoil: |payload| payload.add(".rela.ex_table", 1, 1),
         kind: Kind::Code,
-        named: "exception table entry of",
+        named: "compat_xen_version: 0x",
     },
 ];
 

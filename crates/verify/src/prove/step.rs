@@ -116,7 +116,14 @@ impl Walk<'_> {
             let passed = self.instruction(&origin, (patched, running), None);
             let passed = match passed {
                 Ok(passed) => passed,
-                Err(message) => return self.leads_astray(&origin, Kind::Code, &message),
+                Err(message) => {
+                    let kind = if origin.init {
+                        Kind::BootOnly
+                    } else {
+                        Kind::Code
+                    };
+                    return self.differ(kind, &origin.name, message);
+                }
             };
             let range = patched..patched + passed.length;
             if let Err(message) = self.same_entries(&origin, range, running) {
