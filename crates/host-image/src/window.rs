@@ -45,7 +45,7 @@ fn always_called(image: &Image, addr: u64) -> Vec<u64> {
     let Some(code) = image.code(addr) else {
         return Vec::new();
     };
-    let function = Function::decode(addr, &code);
+    let function = Function::decode(addr, code);
     let steps = function.instructions.iter();
     let leads = steps.filter_map(|(at, instruction)| {
         let target = function.leaves_to(instruction)?;
