@@ -195,10 +195,19 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
         count: bytes.u16(60)?,
         names: bytes.u16(62)?,
     };
-    let mut bad_table = |what, value| problems.push(Problem::SectionTable { what, value });
     if header.names == SHN_UNDEF {
-        bad_table("the index of the section of names is undefined", 0);
-    } else if header.names >= header.count {
+        let what = "the index of the section of names is undefined";
+        problems.push(Problem::SectionTable { what, value: 0 });
+    }
+    // As in Xen, this counts before where the table is.
+    if header.count >= MAX_SECTIONS {
+        problems.push(Problem::TooManySections {
+            count: header.count,
+            limit: MAX_SECTIONS,
+        });
+    }
+    let mut bad_table = |what, value| problems.push(Problem::SectionTable { what, value });
+    if header.names >= header.count {
         bad_table(
             "the section of names does not exist",
             u64::from(header.names),
@@ -210,12 +219,6 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
         bad_table("its entries are too small", u64::from(header.entry_size));
     } else if (size - header.table) / u64::from(header.entry_size) < u64::from(header.count) {
         bad_table("it ends past the end of the file", header.table);
-    }
-    if header.count >= MAX_SECTIONS {
-        problems.push(Problem::TooManySections {
-            count: header.count,
-            limit: MAX_SECTIONS,
-        });
     }
     (!problems.refused()).then_some(header)
 }
