@@ -253,6 +253,17 @@ fn the_classic_tool_fails_on_a_full_disk_too() {
     assert_ne!(output.status.code(), Some(0), "{output:?}");
 }
 
+/// `command`, started by a program that becomes it.
+fn by(starter: &[&str], command: &Command) -> Command {
+    let mut started = Command::new(starter[0]);
+    started.args(&starter[1..]);
+    started.arg(command.get_program()).args(command.get_args());
+    let variables = command.get_envs();
+    started.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    started.current_dir(command.get_current_dir().expect("a directory"));
+    started
+}
+
 #[test]
 fn a_signal_leaves_nothing_behind() {
     let signals = [
@@ -266,8 +277,8 @@ fn a_signal_leaves_nothing_behind() {
         "sh -c 'sleep 1000 & echo $! > common/pid; wait' -c common/guest.c -o common/guest.o",
     );
     for (signal, code, name) in signals {
-        let child = place
-            .build("never")
+        // Whoever runs the tests may ignore signals, as `nohup` does.
+        let child = by(&["env", "--default-signal"], &place.build("never"))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -294,21 +305,14 @@ fn a_signal_that_is_ignored_stays_so() {
     place.record(&format!(
         "sleep 1; {COMPILE} -c common/guest.c -o common/guest.o"
     ));
-    let build = place.build("made");
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
-    shell.arg(build.get_program()).args(build.get_args());
-    shell.envs(
-        build
-            .get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    shell.current_dir(place.directory.path());
-    let child = shell
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it runs");
+    let child = by(
+        &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"],
+        &place.build("made"),
+    )
+    .stdout(Stdio::null())
+    .stderr(Stdio::piped())
+    .spawn()
+    .expect("it runs");
     wait(|| !place.left_in_tmp().is_empty());
     kill_process(Pid::from_child(&child), Signal::HUP).expect("sent");
     let output = ended(child);
