@@ -35,6 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "-static",
         "-no-pie",
         "-Wl,-e,hypercall,-Ttext-segment=0x200000000000,-z,separate-code",
+        // Nothing of it is freed after boot.
+        "-Wl,--defsym=__init_begin=0,--defsym=__init_end=0",
         &format!("-Wl,--build-id=0x{}", "aa".repeat(20)),
     ];
     cc("hypervisor.c", &image, &link)?;
