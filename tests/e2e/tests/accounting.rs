@@ -59,7 +59,8 @@ fn what_is_left_out_is_not_said_to_go_nowhere() -> anyhow::Result<()> {
     let base = base()?;
     let patch = Path::new(env!("CARGO_MANIFEST_DIR")).join("patches/shifted-lines.patch");
     let text = |path: &Path| path.display().to_string();
-    let output = tempfile::tempdir()?.path().join("x.livepatch");
+    let directory = tempfile::tempdir()?;
+    let output = directory.path().join("x.livepatch");
     let refused = local(&[
         "build",
         "-s",
