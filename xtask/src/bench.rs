@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 /// A patch that reaches nearly every object and changes the code of none.
 const WIDE: &str = "--- a/xen/include/xen/cpumask.h\n+++ b/xen/include/xen/cpumask.h\n\
-                    @@ -1,2 +1,3 @@\n #ifndef __XEN_CPUMASK_H\n #define __XEN_CPUMASK_H\n\
-                    +extern int xsplice_bench_unused;\n";
+                    @@ -1,4 +1,5 @@\n #ifndef __XEN_CPUMASK_H\n #define __XEN_CPUMASK_H\n\
+                    +extern int xsplice_bench_unused;\n \n /*\n";
 /// The build-id that the peer is told; it does not look at it.
 const DEPENDS: &str = "0000000000000000000000000000000000000000";
 /// How many of the tree's largest objects are compared.
