@@ -15,6 +15,9 @@
 //! // FLAGS: -O3         flags on top of the usual ones
 //! ```
 
+mod common;
+
+use common::{FLAGS, LINK, run};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
@@ -29,30 +32,6 @@ use xsplice_generator::unit::Unit;
 use xsplice_host_process::Machine;
 use xsplice_objdiff::{Object, compare};
 use xsplice_xen_image::Image;
-
-const FLAGS: [&str; 10] = [
-    "-O2",
-    "-ffreestanding",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-ffunction-sections",
-    "-fdata-sections",
-    "-fno-stack-protector",
-    "-fno-asynchronous-unwind-tables",
-    "-mno-sse",
-    "-w",
-];
-
-const LINK: [&str; 7] = [
-    "-nostdlib",
-    "-static",
-    "-no-pie",
-    "-Wl,-e,hypercall,-Ttext-segment=0x100000000000,-z,separate-code",
-    "-Wl,--build-id=0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-    // Nothing is freed after boot.
-    "-Wl,--defsym=__init_begin=0",
-    "-Wl,--defsym=__init_end=0",
-];
 
 const DRIVER: &str = "long call(void);\n\
     unsigned long hypercall(unsigned long n, unsigned long a, unsigned long b)\n\
@@ -130,16 +109,10 @@ impl Program {
 
     fn compile(&self, source: &Path, output: &Path, defines: &[&str]) {
         let mut gcc = Command::new("gcc");
-        gcc.args(FLAGS).args(defines);
+        gcc.args(["-O2", "-w"]).args(FLAGS).args(defines);
         gcc.args(self.lines("FLAGS").flat_map(str::split_whitespace));
         run(gcc.args(["-c", "-o"]).args([output, source]));
     }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().expect("this test needs gcc");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {stderr}");
 }
 
 fn selection(units: &[Unit], image: &Image) -> Result<Selection, String> {

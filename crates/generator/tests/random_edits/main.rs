@@ -21,10 +21,13 @@
 //! others, other ones in every run.
 
 mod choices;
+#[path = "../common/mod.rs"]
+mod common;
 mod edit;
 mod program;
 
 use choices::Choices;
+use common::{FLAGS, LINK, run};
 use program::{ENTRIES, Memory, Program};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -48,28 +51,6 @@ const CASES: u32 = 80;
 
 /// How often each entry is called between two actions.
 const CALLS: u64 = 8;
-
-const FLAGS: [&str; 8] = [
-    "-ffreestanding",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-ffunction-sections",
-    "-fdata-sections",
-    "-fno-stack-protector",
-    "-fno-asynchronous-unwind-tables",
-    "-mno-sse",
-];
-
-const LINK: [&str; 7] = [
-    "-nostdlib",
-    "-static",
-    "-no-pie",
-    "-Wl,-e,hypercall,-Ttext-segment=0x100000000000,-z,separate-code",
-    "-Wl,--build-id=0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-    // Nothing is freed after boot.
-    "-Wl,--defsym=__init_begin=0",
-    "-Wl,--defsym=__init_end=0",
-];
 
 /// A program, the same after one patch, two and three, and how all are compiled.
 struct Case {
@@ -147,12 +128,6 @@ impl Case {
         }
         (objects, read("image"))
     }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().expect("this test needs gcc and clang");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {stderr}");
 }
 
 /// What came of a patch.
