@@ -59,7 +59,7 @@ fn payload(file: &str, own: u8, callee: &str, depends: &[u8], xen: &[u8]) -> Vec
     )
 }
 
-/// What `payload.S` is told of build-ids, and of what it calls.
+/// The build-ids of `payload.S`, and what it calls.
 fn identity(own: u8, callee: &str, depends: &[u8], xen: &[u8]) -> [String; 4] {
     let list = |id: &[u8]| id.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
     [

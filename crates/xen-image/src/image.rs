@@ -151,22 +151,10 @@ impl Image {
         all.find(|section| section.range.contains(&address))
     }
 
-    /// All symbols, in the order of the file.
-    #[must_use]
-    pub fn symbols(&self) -> &[Symbol] {
-        &self.symbols
-    }
-
     /// Whether the object of the source `file` was linked.
     #[must_use]
     pub fn has_file(&self, file: &str) -> bool {
         self.files.contains(file)
-    }
-
-    /// Code and data that are freed after boot.
-    #[must_use]
-    pub fn init(&self) -> Range<u64> {
-        self.init.clone()
     }
 
     /// Whether what is at `address` is freed after boot.

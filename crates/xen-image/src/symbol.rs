@@ -2,7 +2,6 @@
 //! A name and what it stands for.
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// What a symbol stands for.
@@ -47,12 +46,6 @@ pub struct Symbol {
 }
 
 impl Symbol {
-    /// Its addresses; empty without a size.
-    #[must_use]
-    pub const fn range(&self) -> Range<u64> {
-        self.address..self.address.saturating_add(self.size)
-    }
-
     /// Whether it is a function.
     #[must_use]
     pub const fn is_function(&self) -> bool {
