@@ -53,8 +53,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
 
 /// Returns the build-id of `xen.efi`.
 fn write(args: &Args) -> anyhow::Result<String> {
-    file::keep_apart(&args.output, [&args.xen_syms, &args.xen_efi])
-        .and_then(|()| file::check_writable(&args.output))
+    file::check_output(&args.output, [&args.xen_syms, &args.xen_efi])
         .with_context(|| shown(&args.output))?;
     let read = |path: &PathBuf| std::fs::read(path).with_context(|| shown(path));
     let image = efi_symbols(&read(&args.xen_syms)?, &read(&args.xen_efi)?)?;

@@ -93,24 +93,20 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
 }
 
 fn write(args: &Args, json: bool) -> anyhow::Result<(xsplice_host_image::Report, Option<Verdict>)> {
-    let context = |path: &Path| shown(path);
-    let inputs = [&args.payload, &args.xen_syms];
-    file::keep_apart(
-        &args.output,
-        inputs.into_iter().chain(&args.patch).chain(&args.on),
-    )
-    .and_then(|()| file::check_writable(&args.output))
-    .with_context(|| context(&args.output))?;
+    let lists = [&args.patch, &args.on, &args.on_patch, &args.hooks];
+    let inputs = lists.into_iter().flatten();
+    file::check_output(&args.output, inputs.chain([&args.payload, &args.xen_syms]))
+        .with_context(|| shown(&args.output))?;
     let data = read(&args.payload)?;
     let image = Arc::new(read_image(&args.xen_syms)?);
-    let payload = Payload::read(&data, Some(&image)).with_context(|| context(&args.payload))?;
+    let payload = Payload::read(&data, Some(&image)).with_context(|| shown(&args.payload))?;
     let patches = patches(&args.patch, &payload)?;
     let name = file_name(&args.payload);
     let verdict = check(args, &image, &name, data.clone())?;
     let opinion = opinion(args, json)?;
     let words = opinion.as_ref().map(in_words);
     let review = Review::new(&name, &data, &image, &patches, &verdict);
-    let review = review.with_context(|| context(&args.payload))?;
+    let review = review.with_context(|| shown(&args.payload))?;
     let page = review.with_opinion(words.as_ref()).to_html();
     file::write(&args.output, page.as_bytes())
         .with_context(|| format!("cannot write {}", shown(&args.output)))?;

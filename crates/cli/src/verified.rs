@@ -45,11 +45,7 @@ pub(crate) fn run(args: &Args, options: Options, bar: &Bar, json: bool) -> ExitC
 
 fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome> {
     let output = options.output.clone();
-    let given = [&options.patches, &options.below, &options.below_patches];
-    let given = given.into_iter().chain([&options.hooks]).flatten();
-    file::keep_apart(&output, given.chain([&options.xen_syms]))
-        .and_then(|()| file::check_writable(&output))
-        .with_context(|| shown(&output))?;
+    options.check_output().with_context(|| shown(&output))?;
     if options.depends.is_some() {
         bail!("--verify needs the payloads below: give their files with --on");
     }

@@ -231,6 +231,43 @@ fn what_cannot_be_printed_is_a_failure() {
     assert!(words(&output).contains("No payload was written"));
 }
 
+#[test]
+fn no_input_is_overwritten() {
+    let place = Place::new();
+    for name in ["config", "below.patch", "hook.c"] {
+        std::fs::write(place.at(name), name).expect("written");
+    }
+    let mut build = place.build("config");
+    let report = |more: &[&str]| {
+        let mut command = Command::new(XSPLICE);
+        command.args(["report", "some.livepatch", "--xen-syms", "xen-syms"]);
+        command.args(["-p", "fix.patch", "-s", "tree"]).args(more);
+        command.current_dir(place.directory.path());
+        command
+    };
+    let commands = [
+        (build.args(["-c", "config"]), "config"),
+        (
+            &mut report(&["--on-patch", "below.patch", "-o", "below.patch"]),
+            "below.patch",
+        ),
+        (
+            &mut report(&["--hooks", "hook.c", "-o", "hook.c"]),
+            "hook.c",
+        ),
+    ];
+    for (command, name) in commands {
+        let output = run_to_end(command);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let expected = format!("it would overwrite the input {name}");
+        assert!(words(&output).contains(&expected), "{output:?}");
+        assert_eq!(
+            std::fs::read_to_string(place.at(name)).expect("there"),
+            name
+        );
+    }
+}
+
 /// What came of a command, whatever its exit code.
 fn run_to_end(command: &mut Command) -> Output {
     command.output().expect("it runs")

@@ -105,6 +105,19 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+impl Options {
+    /// Finds out before the work whether the payload can be written where it is to
+    /// go, and none of the inputs is there.
+    ///
+    /// # Errors
+    /// If one is, or nothing can be written there.
+    pub fn check_output(&self) -> std::io::Result<()> {
+        let lists = [&self.patches, &self.below, &self.below_patches, &self.hooks];
+        let inputs = lists.into_iter().flatten().chain(&self.config);
+        file::check_output(&self.output, inputs.chain([&self.xen_syms]))
+    }
+}
+
 /// How many compilers run at once at most: more only slow each other down.
 const MOST_JOBS: usize = 256;
 
@@ -113,10 +126,8 @@ const MOST_JOBS: usize = 256;
 /// # Errors
 /// Every problem that was found; then nothing is written.
 pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Refused> {
-    let inputs = [&options.patches, &options.below, &options.below_patches];
-    let inputs = inputs.into_iter().chain([&options.hooks]).flatten();
-    file::keep_apart(&options.output, inputs.chain([&options.xen_syms]))
-        .and_then(|()| file::check_writable(&options.output))
+    options
+        .check_output()
         .map_err(|e| Refused::io(&options.output, &e))?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.jobs.min(MOST_JOBS))

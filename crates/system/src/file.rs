@@ -94,11 +94,20 @@ pub fn shown(path: &Path) -> String {
     escaped(&path.to_string_lossy()).to_string()
 }
 
-/// Sees to it that writing `output` loses none of `inputs`.
+/// Finds out before the work whether `output` can be written without losing one of
+/// `inputs`.
 ///
 /// # Errors
-/// If one of them is the same regular file.
-pub fn keep_apart<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+/// If one of them is the same regular file, or nothing can be written there.
+pub fn check_output<'a>(
+    output: &Path,
+    inputs: impl IntoIterator<Item = &'a PathBuf>,
+) -> Result<()> {
+    keep_apart(output, inputs)?;
+    check_writable(output)
+}
+
+fn keep_apart<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     let identity = |path: &Path| {
         let metadata = path.metadata().ok().filter(Metadata::is_file)?;
         Some((metadata.dev(), metadata.ino()))
