@@ -136,6 +136,15 @@ impl Tables {
         Ok(tables)
     }
 
+    /// Where code goes on after exceptions, in no order.
+    pub(crate) fn fixups(&self) -> impl Iterator<Item = u64> {
+        let entries = self.entries.values().flatten();
+        entries.filter_map(|entry| match entry.says {
+            Says::Exception { continues } => Some(continues),
+            _ => None,
+        })
+    }
+
     /// How many bytes the entries of `table` have together.
     pub(crate) fn size(&self, table: Table) -> u64 {
         let entries = self.entries.values().flatten();

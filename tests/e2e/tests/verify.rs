@@ -228,6 +228,33 @@ fn each_spoiled_payload_is_caught_with_the_true_reason() -> anyhow::Result<()> {
     caught(&syms, &patched, &good, &EVERY_KIND)
 }
 
+/// What a function does after an exception belongs to it wherever it lies: the old
+/// code of a replaced function is compared with nothing, the new one's is.
+#[test]
+fn fixups_go_with_the_functions_that_they_are_for() -> anyhow::Result<()> {
+    const FIXUPS: [Case; 2] = [
+        Case {
+            name: "a fixup returns to another instruction",
+            spoil: |payload| payload.add(".rela.fixup", 0, 16),
+            kind: Kind::Code,
+            named: "physdev_op",
+        },
+        Case {
+            name: "a fixup does something else",
+            spoil: |payload| payload.flip(".fixup", 1),
+            kind: Kind::Code,
+            named: "physdev_op",
+        },
+    ];
+    let base = base()?;
+    let patch = repository().join("tests/e2e/patches/replaced-fixups.patch");
+    let (good, patched) = good(&base, &patch)?;
+    let syms = std::fs::read(&base.xen_syms)?;
+    let verdict = opinion(&syms, &patched, &[&good])?;
+    ensure!(verdict.proved, "{:#?}", verdict.differences);
+    caught(&syms, &patched, &good, &FIXUPS)
+}
+
 /// The payload of a patch, and a build of the patched source.
 fn good(base: &Base, patch: &std::path::Path) -> anyhow::Result<(Vec<u8>, Patched)> {
     let directory = tempfile::tempdir()?;

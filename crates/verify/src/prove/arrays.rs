@@ -6,13 +6,16 @@ use super::{Origin, Place, Walk};
 use crate::class::{Class, HOOKS};
 use crate::image::EntityId;
 use crate::verdict::Kind;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 impl Walk<'_> {
-    /// Compares what has a name and no size with its namesake, byte by byte.
+    /// Compares what has a name and no size with its namesake, byte by byte. Fixups
+    /// of other functions may lie behind it: they are compared where an entry of an
+    /// exception table leads to them, and those of replaced functions are elsewhere.
     pub(super) fn compare_stretches(&mut self) {
         let objects = self.objects;
+        let fixups: BTreeSet<u64> = self.tables.fixups().collect();
         for (&start, &size) in &objects.stretches {
             let (Some(class), Some(names)) =
                 (self.patched.class(start), self.patched.at.get(&start))
@@ -20,6 +23,10 @@ impl Walk<'_> {
                 continue;
             };
             let name = names.first().map_or_else(String::new, ToString::to_string);
+            let fixup = fixups.range(start + 1..start + size).next();
+            let size = fixup
+                .filter(|_| class.is_code())
+                .map_or(size, |fixup| fixup - start);
             let running = &self.running.image;
             let found = names.iter().find_map(|name| running.names.get(name));
             let kind = match class {
