@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Run only this test program on the real Xen; repeat it for several.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Hold the deny-list against these `xen-syms` files of other versions, too.
+    #[arg(long, value_name = "DIR", conflicts_with = "fast")]
+    xen_syms: Option<PathBuf>,
 }
 
 /// One test, for longer than with the others.
@@ -76,6 +79,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     variables.push(("XSPLICE_SEED", args.seed.to_string().into()));
     if args.all {
         variables.push(("XSPLICE_ALL", "1".into()));
+    }
+    if let Some(directory) = &args.xen_syms {
+        let directory = directory.canonicalize();
+        let directory = directory.context("the directory of xen-syms files")?;
+        variables.push(("XSPLICE_XEN_SYMS", directory.into()));
     }
     suite::run("xsplice-e2e", &args.only, &variables)
 }

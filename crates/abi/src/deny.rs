@@ -7,7 +7,8 @@
 //! machine checks under Xen's own core: the whole handler), the code that waits,
 //! and the code that writes. [`ROOTS`] names where these begin; what they call on
 //! every path follows from the hypervisor's image, and [`CALLED`] has it for who
-//! has no image to walk.
+//! has no image to walk. [`AREAS`] has the code that runs where payloads are not
+//! mapped.
 
 use Why::{Event, Waits, Writes};
 
@@ -18,6 +19,8 @@ pub enum Where {
     Everywhere,
     /// Those with Xen's own live-patch core.
     OwnCore,
+    /// Those of them from this minor version of Xen 4 on.
+    OwnCoreSince(u32),
     /// Those with ours.
     OurCore,
     /// Those from this minor version of Xen 4 on.
@@ -70,6 +73,7 @@ impl Why {
 /// Why what enters and leaves the hypervisor must not be patched.
 pub const ENTRY: &str = "CPUs run it on their way into or out of the hypervisor, \
     where page-table isolation does not map payloads";
+const COPIED: &str = "kexec copies it and runs the copy on page tables that do not map payloads";
 const CORE: &str = "it is part of the live-patch core";
 
 const fn root(name: &'static str, why: Why, place: Where) -> Root {
@@ -115,6 +119,7 @@ pub const ROOTS: &[Root] = &[
     root("mcheck_mca_clearbanks", Event, Where::Some),
     // What it calls while CPUs wait is done before the first byte is written.
     alone("check_for_livepatch_work", Waits, Where::Everywhere),
+    alone("do_livepatch_work", Waits, Where::OwnCoreSince(19)),
     alone("livepatch_spin", Waits, Where::Some),
     root("xsplice_relax", Waits, Where::OurCore),
     root("xsplice_mask", Waits, Where::OurCore),
@@ -232,15 +237,44 @@ pub fn called() -> impl Iterator<Item = &'static str> {
     CALLED.iter().map(|(_, name)| *name)
 }
 
-/// Whether code of this section of an object is on the hypervisor's entry paths.
-#[must_use]
-pub fn entry_section(name: &str) -> bool {
-    let rest = name.strip_prefix(".text.entry");
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+/// Code of which nothing must be patched.
+#[derive(Clone, Copy, Debug)]
+pub struct Area {
+    /// Its section in objects.
+    section: &'static str,
+    /// The symbols at its edges in a hypervisor.
+    pub edges: [&'static str; 2],
+    /// Why it must not be patched.
+    pub why: &'static str,
 }
 
-/// The symbols at the edges of that code in a hypervisor.
-pub const ENTRY_EDGES: [&str; 2] = ["_stextentry", "_etextentry"];
+/// The code that CPUs run where payloads are not mapped.
+///
+/// With page-table isolation, a CPU enters on page tables that map stacks,
+/// descriptor tables and the first of these areas only, and leaves on them. The
+/// area is all that can run there, and some code that runs after the switch.
+pub const AREAS: [Area; 2] = [
+    Area {
+        section: ".text.entry",
+        edges: ["_stextentry", "_etextentry"],
+        why: ENTRY,
+    },
+    Area {
+        section: ".text.kexec",
+        edges: ["kexec_reloc", "kexec_reloc_end"],
+        why: COPIED,
+    },
+];
+
+/// Why code of this section of an object must not be patched, if so.
+#[must_use]
+pub fn section_reason(name: &str) -> Option<&'static str> {
+    let is_in = |area: &&Area| {
+        let rest = name.strip_prefix(area.section);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    AREAS.iter().find(is_in).map(|area| area.why)
+}
 
 #[cfg(test)]
 mod tests {
@@ -258,7 +292,11 @@ mod tests {
 
     #[test]
     fn entry_code_is_known_by_its_section() {
-        assert!(entry_section(".text.entry") && entry_section(".text.entry.__x86_return_thunk"));
-        assert!(!entry_section(".text.entry_from_pv") && !entry_section(".text"));
+        let thunk = ".text.entry.__x86_return_thunk";
+        assert_eq!(section_reason(".text.entry"), Some(ENTRY));
+        assert_eq!(section_reason(thunk), Some(ENTRY));
+        assert_eq!(section_reason(".text.kexec"), Some(COPIED));
+        assert!(section_reason(".text.entry_from_pv").is_none());
+        assert!(section_reason(".text").is_none());
     }
 }

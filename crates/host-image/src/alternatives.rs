@@ -15,7 +15,9 @@ pub(crate) struct Alternative {
     pub(crate) repl: u64,
     /// In the highest bit, whether the feature must be absent.
     pub(crate) feature: u16,
+    /// With the padding.
     pub(crate) orig_len: u8,
+    pub(crate) repl_len: u8,
     pub(crate) pad_len: u8,
 }
 
@@ -46,6 +48,7 @@ fn read(entry: &[u8], at: u64) -> Option<Alternative> {
         repl: leads(at.wrapping_add(4), *repl),
         feature: u16::from_le_bytes(*feature),
         orig_len: *rest.first()?,
+        repl_len: *rest.get(1)?,
         pad_len: *rest.get(2)?,
     })
 }

@@ -29,8 +29,8 @@ pub struct Part<'i> {
 #[derive(Debug)]
 pub struct Image {
     file: Arc<xsplice_xen_image::Image>,
-    /// Code on the ways into and out of the hypervisor.
-    entry: Range<u64>,
+    /// Code of which nothing must be patched, and why.
+    areas: Vec<(Range<u64>, &'static str)>,
     payload_area: Range<u64>,
     surroundings: OnceLock<Surroundings>,
     /// Where functions begin that must not be patched, and why.
@@ -66,9 +66,12 @@ impl Image {
         let limit = (start / VIRTUAL_SIZE * VIRTUAL_SIZE).saturating_add(VIRTUAL_SIZE);
         let area = file.address_of("__2M_rwdata_end").unwrap_or(end).max(end);
         let payload_area = area.checked_next_multiple_of(PAGE).unwrap_or(limit)..limit;
-        let [entry, entry_end] = deny::ENTRY_EDGES.map(|name| file.address_of(name));
+        let areas = deny::AREAS.iter().filter_map(|area| {
+            let [start, end] = area.edges.map(|name| file.address_of(name));
+            Some((start?..end?, area.why))
+        });
         Ok(Self {
-            entry: entry.zip(entry_end).map_or(0..0, |(from, to)| from..to),
+            areas: areas.collect(),
             file,
             payload_area,
             surroundings: OnceLock::new(),
@@ -140,13 +143,21 @@ impl Image {
     /// the functions in it has.
     #[must_use]
     pub fn denied(&self, range: Range<u64>) -> Option<&'static str> {
-        if range.start < self.entry.end && self.entry.start < range.end {
-            return Some(deny::ENTRY);
+        let touches = |area: &Range<u64>| range.start < area.end && area.start < range.end;
+        if let Some((_, why)) = self.areas.iter().find(|(area, _)| touches(area)) {
+            return Some(why);
         }
         let start = self.function_at(range.start).unwrap_or(range.start);
         let denied = self.denied.get_or_init(|| window::of(self));
         let mut inside = denied.range(start..range.end.max(start));
         inside.next().map(|(_, why)| *why)
+    }
+
+    /// Code on the ways into and out of the hypervisor.
+    pub(crate) fn entry(&self) -> Range<u64> {
+        let mut areas = self.areas.iter();
+        let entry = areas.find(|(_, why)| *why == deny::ENTRY);
+        entry.map_or(0..0, |(range, _)| range.clone())
     }
 
     /// What `addr` belongs to.

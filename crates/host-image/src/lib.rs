@@ -16,7 +16,9 @@
 #![forbid(unsafe_code)]
 
 mod alternatives;
+mod code;
 mod efi;
+mod entry;
 mod image;
 mod limits;
 mod machine;

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the hypervisor runs while code is being patched: the roots of
-//! [`xsplice_abi::deny`], and what they call on every path, read from its code.
+//! The functions that must not be patched. Those that run while code is being
+//! patched are the roots of [`xsplice_abi::deny`], and what they call on every path,
+//! read from the hypervisor's code.
 
 use crate::Image;
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction};
+use crate::code::{decode, near_target};
+use crate::entry;
+use iced_x86::{FlowControl, Instruction};
 use std::collections::{BTreeMap, BTreeSet};
 use xsplice_abi::deny::{self, ROOTS, Root};
 
@@ -17,10 +20,14 @@ pub(crate) fn of(image: &Image) -> BTreeMap<u64, &'static str> {
         }
     }
     for root in ROOTS.iter().filter(|root| root.calls) {
-        let of_root = |(_, name): &(u64, &str)| root.is(name);
+        // A part that the compiler keeps apart as rarely run is not run on every path.
+        let of_root = |(_, name): &(u64, &str)| root.is(name) && !name.contains(".cold");
         for (addr, _) in image.text_symbols().filter(of_root) {
             follow(image, addr, root, &mut found);
         }
+    }
+    for addr in entry::before_switch(image) {
+        found.entry(addr).or_insert(deny::ENTRY);
     }
     found
 }
@@ -68,11 +75,10 @@ struct Function {
 
 impl Function {
     fn decode(start: u64, code: &[u8]) -> Self {
-        let decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
         Self {
             start,
             end: start + code.len() as u64,
-            instructions: decoder.into_iter().map(|i| (i.ip(), i)).collect(),
+            instructions: decode(start, code).map(|i| (i.ip(), i)).collect(),
         }
     }
 
@@ -82,12 +88,7 @@ impl Function {
 
     /// Where a call or jump leads that leaves the function.
     fn leaves_to(&self, instruction: &Instruction) -> Option<u64> {
-        let near = matches!(
-            instruction.flow_control(),
-            FlowControl::Call | FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch
-        );
-        let target = instruction.near_branch_target();
-        (near && target != 0 && !self.contains(target)).then_some(target)
+        near_target(instruction).filter(|target| !self.contains(*target))
     }
 
     /// Whether a path leads from the beginning out of the function; with
@@ -109,8 +110,8 @@ impl Function {
                 FlowControl::UnconditionalBranch => left.push(target),
                 FlowControl::ConditionalBranch if !self.contains(target) => return true,
                 FlowControl::ConditionalBranch => left.extend([target, next]),
-                // `ud2` ends what must not happen.
-                FlowControl::Exception if instruction.code() == Code::Ud2 => {}
+                // It ends what must not happen: `ud2`, since 4.22 `udb`.
+                FlowControl::Exception => {}
                 _ => left.push(next),
             }
         }

@@ -248,6 +248,38 @@ fn what_the_hypervisor_does_with_a_function_is_said() {
     assert_eq!(function.denied, None);
 }
 
+/// On a guest's page tables, payloads are not mapped. What runs there is entry code,
+/// what that calls before the switch, and what this calls; nothing else.
+#[test]
+fn what_runs_before_the_switch_of_page_tables_is_refused() {
+    const CALL: &str = "call before";
+    const NOTHING: &str = "nopl 0(%rax, %rax)";
+    for (name, entry, alternative, denied) in [
+        ("entry", NOTHING, NOTHING, &[][..]),
+        ("entry-call", CALL, NOTHING, &["before", "deeper"]),
+        ("entry-alternative", NOTHING, CALL, &["before", "deeper"]),
+    ] {
+        let entry = format!("-DENTRY=\"{entry}\"");
+        let alternative = format!("-DENTRY_ALTERNATIVE=\"{alternative}\"");
+        let image = Image::parse(&image_with(name, &[&entry, &alternative])).unwrap();
+        let xen = image.build_id();
+        for callee in ["before", "deeper", "behind", "leaving"] {
+            let addr = image.lookup_symbol(callee.as_bytes()).unwrap();
+            let identity = identity(1, "target", xen, xen);
+            let old_addr = format!("-DOLD_ADDR={addr:#x}");
+            let mut options = vec!["-c", &old_addr, "-DOLD_SIZE=8"];
+            options.extend(identity.iter().map(String::as_str));
+            let file = gcc(&format!("{name}-{callee}.o"), &options, &["payload.S"]);
+            let [report] = check(&image, &[("p", &file)]).try_into().unwrap();
+            let refused = report.problems.iter().any(|problem| {
+                problem.errno == "EPERM" && problem.message.contains("into or out of")
+            });
+            let wanted = denied.contains(&callee);
+            assert_eq!((refused, report.loads), (wanted, !wanted), "{report:#?}");
+        }
+    }
+}
+
 #[test]
 fn refusals_say_why() {
     let image = Image::parse(&image("refusals")).unwrap();

@@ -25,8 +25,8 @@ pub(crate) struct Symbols {
     blocks: Vec<u32>,
     /// Offsets of those that must not be patched, in order, and why.
     denied: Vec<(u32, &'static str)>,
-    /// Code on the ways into and out of the hypervisor.
-    entry: Range<u64>,
+    /// The edges of [`deny::AREAS`]; zeros for those that it does not have.
+    areas: [[u64; 2]; deny::AREAS.len()],
     /// What was asked for last: it is asked for several things.
     last: Cell<Option<(u64, Function)>>,
     /// Hashes of all names, each at the first free place from the one that it
@@ -64,7 +64,7 @@ impl Symbols {
         let text = image.text.into();
         let (mut functions, mut denied, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
         let mut blocks = Vec::new();
-        let mut edges = [0; 2];
+        let mut areas = [[0; 2]; deny::AREAS.len()];
         let mut buf = [0; ffi::NAME_SIZE];
         let mut index = 0;
         while let Some((addr, name)) = ffi::next_symbol(&mut index, &mut buf) {
@@ -72,7 +72,8 @@ impl Symbols {
             let Some(offset) = offset(&text, addr) else {
                 continue;
             };
-            for (edge, known) in edges.iter_mut().zip(deny::ENTRY_EDGES) {
+            let edges = deny::AREAS.iter().flat_map(|area| area.edges);
+            for (edge, known) in areas.as_flattened_mut().iter_mut().zip(edges) {
                 if name == known.as_bytes() {
                     *edge = addr;
                 }
@@ -94,7 +95,6 @@ impl Symbols {
         while blocks.len() <= end + 1 {
             fallible::push(&mut blocks, count(&functions))?;
         }
-        let [entry, entry_end] = edges;
         let mut names = fallible::filled(FREE, (2 * hashes.len()).next_power_of_two())?;
         for hash in hashes {
             if let Some(held) = place(&names, hash).and_then(|place| names.get_mut(place)) {
@@ -106,7 +106,7 @@ impl Symbols {
             functions,
             blocks,
             denied,
-            entry: entry..entry_end,
+            areas,
             last: Cell::new(None),
             names,
         })
@@ -126,8 +126,10 @@ impl Symbols {
 
     /// Why code in `range` must not be patched, if so.
     pub(crate) fn denied(&self, range: &Range<u64>) -> Option<&'static str> {
-        if range.start < self.entry.end && self.entry.start < range.end {
-            return Some(deny::ENTRY);
+        for ([start, end], area) in self.areas.iter().zip(deny::AREAS) {
+            if range.start < *end && *start < range.end {
+                return Some(area.why);
+            }
         }
         let begin = self.function(range.start)?;
         let last = self.function(range.end.saturating_sub(1)).unwrap_or(begin);

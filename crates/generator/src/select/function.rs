@@ -73,11 +73,8 @@ impl Selector<'_> {
         let old = &old_object.symbols[original];
         let new = &u.patched.symbols[patched];
         let section = old_object.sections.get(old.section);
-        let why = match section {
-            Some(section) if deny::entry_section(&section.name) => Some(deny::ENTRY),
-            _ => deny::reason(&old.name),
-        };
-        if let Some(why) = why {
+        let why = section.and_then(|section| deny::section_reason(&section.name));
+        if let Some(why) = why.or_else(|| deny::reason(&old.name)) {
             let message = format!(
                 "{} must not be patched: {why}; a fix there needs a reboot",
                 old.name

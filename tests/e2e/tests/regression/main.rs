@@ -13,7 +13,7 @@ use std::mem::offset_of;
 use std::path::Path;
 use xsplice_abi::payload::LivepatchFunc;
 use xsplice_e2e::{Base, base, build, config, repository, rust_base};
-use xsplice_host_image::Image;
+use xsplice_host_image::{Image, Problem, check};
 use xsplice_lab::{Host, Output};
 
 /// What the hypervisor says that it is, after a step.
@@ -400,7 +400,7 @@ fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
     let faults = faults::wrong(&faults::make(&mut host)?, core);
     if core == Core::Rust {
         half_an_instruction_is_refused(&mut host)?;
-        what_runs_meanwhile_is_refused(&mut host, base)?;
+        what_must_not_be_patched_is_refused(&mut host, base)?;
     }
     host.shut_down()?;
     Ok(Run {
@@ -453,8 +453,8 @@ fn result(output: &Output) -> String {
     format!("{code}: {}", said.lines().last().unwrap_or_default().trim())
 }
 
-/// A payload that is made to patch the handler of NMIs, which no generator does.
-fn what_runs_meanwhile_is_refused(host: &mut Host, base: &Base) -> anyhow::Result<()> {
+/// Payloads that are made to patch what must not be, which no generator does.
+fn what_must_not_be_patched_is_refused(host: &mut Host, base: &Base) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let payload = directory.path().join("denied.livepatch");
     let patch = repository().join("examples/xen-4.17/extra-version.patch");
@@ -468,17 +468,42 @@ fn what_runs_meanwhile_is_refused(host: &mut Host, base: &Base) -> anyhow::Resul
     };
     let old_addr = usize::try_from(records)? + offset_of!(LivepatchFunc, old_addr);
     let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
-    let do_nmi = image.lookup_symbol(b"do_nmi").context("do_nmi")?;
-    let field = payload.get_mut(old_addr..old_addr + 8);
-    field
-        .context("no record")?
-        .copy_from_slice(&do_nmi.to_le_bytes());
-    host.put("/lab/denied.livepatch", &payload)?;
-    let output = host.run(&["xsplice", "upload", "denied", "/lab/denied.livepatch"])?;
-    ensure!(output.code == Some(1), "{output:?}");
-    let console = host.console();
-    let reason = "must not be patched: NMIs or machine checks run it";
-    ensure!(console.contains(reason), "{console}");
+    for (function, reason) in [
+        ("do_nmi", "NMIs or machine checks run it"),
+        ("clear_bhb_loops", "CPUs run it on their way into or out of"),
+        ("lstar_enter", "CPUs run it on their way into or out of"),
+        ("kexec_reloc", "kexec copies it"),
+    ] {
+        let addr = image.lookup_symbol(function.as_bytes()).context(function)?;
+        let field = payload.get_mut(old_addr..old_addr + 8);
+        field
+            .context("no record")?
+            .copy_from_slice(&addr.to_le_bytes());
+        let file = format!("/lab/{function}.livepatch");
+        host.put(&file, &payload)?;
+        let output = host.run(&["xsplice", "upload", function, &file])?;
+        ensure!(
+            output.code == Some(1) && output.stderr.contains("not permitted"),
+            "{function}: {output:?}"
+        );
+        let console = host.console();
+        let title = format!("livepatch: {function} was not loaded (EPERM)");
+        let lines = console.lines().skip_while(|line| !line.contains(&title));
+        let reason = format!("must not be patched: {reason}");
+        ensure!(
+            lines.take(12).any(|line| line.contains(&reason)),
+            "{function}: {console}"
+        );
+        let [report] = check(&image, &[("denied", &payload)])
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("one report"))?;
+        let refused =
+            |problem: &Problem| problem.errno == "EPERM" && problem.message.contains(&reason);
+        ensure!(
+            report.problems.iter().any(refused),
+            "{function}: {report:?}"
+        );
+    }
     Ok(())
 }
 

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the hypervisor runs on a guest's page tables, where payloads are not mapped:
+//! its entry code, up to the switch of page tables, and what that calls.
+//!
+//! A write to `%cr3` from which entry code goes on to other code enters: everything
+//! on a way to it, back to the write before, runs on the guest's page tables. The
+//! other writes leave, and nothing but entry code follows. This finds too much
+//! rather than too little: each alternative counts as present and as absent, and
+//! every branch as taken and as not taken.
+//!
+//! Xen maps no other code there, so that nothing should be found outside of the
+//! section. A hypervisor where something is found either never isolates page tables,
+//! or does not take that way when it does.
+
+use crate::Image;
+use crate::alternatives::{self, Alternative};
+use crate::code::{decode, near_target};
+use iced_x86::{FlowControl, Instruction, Mnemonic, Register};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// Where functions begin, outside of the entry code, that it runs before the switch.
+pub(crate) fn before_switch(image: &Image) -> BTreeSet<u64> {
+    let code = EntryCode::decode(image);
+    let before = code.before_switch();
+    let called = before.iter().filter_map(|at| code.leaves_to(*at));
+    let mut left: Vec<u64> = called.filter_map(|to| image.function_at(to)).collect();
+    let mut found = BTreeSet::new();
+    while let Some(addr) = left.pop() {
+        if found.insert(addr) {
+            let function = image.code(addr).unwrap_or_default();
+            let targets = decode(addr, function).filter_map(|i| near_target(&i));
+            left.extend(targets.filter_map(|target| image.function_at(target)));
+        }
+    }
+    found.retain(|addr| !code.range.contains(addr));
+    found
+}
+
+/// The entry code, with the alternatives to it.
+struct EntryCode {
+    range: Range<u64>,
+    instructions: BTreeMap<u64, Instruction>,
+    /// The replacements that may be in place of an instruction.
+    replacements: BTreeMap<u64, Vec<u64>>,
+    /// Where the last instruction of a replacement is, and what is behind it.
+    back: BTreeMap<u64, u64>,
+}
+
+impl EntryCode {
+    fn decode(image: &Image) -> Self {
+        let mut all = Self {
+            range: image.entry(),
+            instructions: BTreeMap::new(),
+            replacements: BTreeMap::new(),
+            back: BTreeMap::new(),
+        };
+        let begins = image.text_symbols().map(|(addr, _)| addr);
+        let begins: BTreeSet<u64> = begins.filter(|addr| all.range.contains(addr)).collect();
+        let ends = begins.iter().copied().skip(1).chain([all.range.end]);
+        for (start, end) in begins.iter().copied().zip(ends) {
+            all.add(image, start..end);
+        }
+        // Code that no symbol begins.
+        let targets = all.instructions.values().filter_map(near_target);
+        let mut targets: BTreeSet<u64> = targets.collect();
+        targets.retain(|at| all.range.contains(at) && !all.instructions.contains_key(at));
+        for start in targets {
+            all.add(image, start..all.range.end);
+        }
+        for own in alternatives::of(image) {
+            all.add_alternative(image, &own);
+        }
+        all
+    }
+
+    /// Adds the instructions in `range`, up to one that is known.
+    fn add(&mut self, image: &Image, range: Range<u64>) {
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or_default()];
+        if !image.read(range.start, &mut bytes) {
+            return;
+        }
+        for instruction in decode(range.start, &bytes) {
+            if self.instructions.insert(instruction.ip(), instruction) == Some(instruction) {
+                break;
+            }
+        }
+    }
+
+    fn add_alternative(&mut self, image: &Image, own: &Alternative) {
+        if !self.range.contains(&own.orig) {
+            return;
+        }
+        let back = own.orig + u64::from(own.orig_len);
+        let end = own.repl + u64::from(own.repl_len);
+        self.add(image, own.repl..end);
+        let into = if own.repl == end { back } else { own.repl };
+        self.replacements.entry(own.orig).or_default().push(into);
+        let last = self.instructions.range(own.repl..end).next_back();
+        if let Some((last, _)) = last {
+            self.back.insert(*last, back);
+        }
+    }
+
+    /// Where a call or jump at `at` leads that leaves the entry code.
+    fn leaves_to(&self, at: u64) -> Option<u64> {
+        let target = near_target(self.instructions.get(&at)?)?;
+        let known = self.range.contains(&target) || self.instructions.contains_key(&target);
+        (!known).then_some(target)
+    }
+
+    /// Where it may go on behind `at`. What is called returns.
+    fn next(&self, at: u64) -> Vec<u64> {
+        let mut next = self.replacements.get(&at).cloned().unwrap_or_default();
+        if let Some(instruction) = self.instructions.get(&at) {
+            next.extend(near_target(instruction));
+            // What is no instruction ends what must not happen: `ud2`, since 4.22 `udb`.
+            let ends = matches!(
+                instruction.flow_control(),
+                FlowControl::UnconditionalBranch
+                    | FlowControl::IndirectBranch
+                    | FlowControl::Return
+                    | FlowControl::Exception
+            );
+            if !ends {
+                let behind = self.back.get(&at).copied();
+                next.push(behind.unwrap_or_else(|| instruction.next_ip()));
+            }
+        }
+        next.retain(|at| self.instructions.contains_key(at));
+        next
+    }
+
+    /// What is behind a write to the page tables, and before the next.
+    fn leaves_after(&self, write: u64, writes: &BTreeSet<u64>) -> bool {
+        let mut left = self.next(write);
+        let mut seen = BTreeSet::new();
+        while let Some(at) = left.pop() {
+            if self.leaves_to(at).is_some() {
+                return true;
+            }
+            if !writes.contains(&at) && seen.insert(at) {
+                left.extend(self.next(at));
+            }
+        }
+        false
+    }
+
+    /// The instructions that lead to a switch to the hypervisor's page tables.
+    fn before_switch(&self) -> BTreeSet<u64> {
+        let mut before: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for at in self.instructions.keys() {
+            for next in self.next(*at) {
+                before.entry(next).or_default().push(*at);
+            }
+        }
+        let all = self.instructions.iter();
+        let writes = all.filter(|(_, instruction)| is_switch(instruction));
+        let writes: BTreeSet<u64> = writes.map(|(at, _)| *at).collect();
+        let enters = writes.iter().copied();
+        let mut left: Vec<u64> = enters
+            .filter(|write| self.leaves_after(*write, &writes))
+            .collect();
+        let mut found = BTreeSet::new();
+        while let Some(at) = left.pop() {
+            for before in before.get(&at).into_iter().flatten() {
+                if !writes.contains(before) && found.insert(*before) {
+                    left.push(*before);
+                }
+            }
+        }
+        found
+    }
+}
+
+fn is_switch(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Mov && instruction.op0_register() == Register::CR3
+}
