@@ -5,6 +5,7 @@ use crate::output::{complain, failure, say, shown};
 use anyhow::{Context as _, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use xsplice_abi::text::escaped;
 use xsplice_host_image::{Checker, Function, Guard, Image, Report, Severity};
 
 const EXAMPLES: &str = "\
@@ -166,6 +167,8 @@ fn print(report: &Report) {
         }
     }
     for line in lines {
+        // What a payload says must not forge a line.
+        let line = escaped(&line);
         if is_good(report) {
             say!("{line}");
         } else {

@@ -3,7 +3,6 @@
 
 use crate::output::{failure, shown};
 use anyhow::Context as _;
-use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -68,105 +67,129 @@ fn show(args: &Args, json: bool) -> anyhow::Result<String> {
         }
         return Ok(format!("{value:#}\n"));
     }
-    let mut text = String::new();
-    describe(&mut text, &payload, args.relocations)?;
+    let mut text = Text(String::new());
+    describe(&mut text, &payload, args.relocations);
     let colour = std::io::stdout().is_terminal();
     for listing in listings.iter().flatten() {
-        side_by_side(&mut text, listing, colour)?;
+        side_by_side(&mut text, listing, colour);
     }
-    Ok(text)
+    Ok(text.0)
 }
 
-fn describe(text: &mut String, payload: &Payload, relocations: bool) -> std::fmt::Result {
+/// Lines about a payload. Nothing that it says can begin a line, or hide in one.
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, line: std::fmt::Arguments) {
+        self.coloured(line, "");
+    }
+
+    /// The first line of a part.
+    fn title(&mut self, line: std::fmt::Arguments) {
+        self.0.push('\n');
+        self.line(line);
+    }
+
+    fn coloured(&mut self, line: std::fmt::Arguments, code: &str) {
+        let line = line.to_string();
+        let line = escaped(line.trim_end_matches(' '));
+        self.0 += &match code {
+            "" => format!("{line}\n"),
+            code => format!("\x1b[{code}m{line}\x1b[0m\n"),
+        };
+    }
+}
+
+fn describe(text: &mut Text, payload: &Payload, relocations: bool) {
     for (what, id) in [
         ("build-id", &payload.build_id),
         ("depends on", &payload.depends),
         ("for hypervisor", &payload.xen_depends),
     ] {
-        writeln!(text, "{what:<16}{}", id.as_deref().unwrap_or("none"))?;
+        text.line(format_args!(
+            "{what:<16}{}",
+            id.as_deref().unwrap_or("none")
+        ));
     }
     for line in &payload.metadata {
-        writeln!(text, "{:<16}{}", "metadata", escaped(line))?;
+        text.line(format_args!("{:<16}{line}", "metadata"));
     }
     if let Some(record) = &payload.record {
-        describe_record(text, record)?;
+        describe_record(text, record);
     }
-    writeln!(text, "\nFunctions: {}", payload.functions.len())?;
+    text.title(format_args!("Functions: {}", payload.functions.len()));
     for function in &payload.functions {
-        describe_function(text, function)?;
+        describe_function(text, function);
     }
     if !payload.hooks.is_empty() {
-        writeln!(text, "\nHooks:")?;
+        text.title(format_args!("Hooks:"));
     }
     for hook in &payload.hooks {
-        writeln!(text, "  {:<12} {}", hook.stage, hook.functions.join(", "))?;
+        text.line(format_args!(
+            "  {:<12} {}",
+            hook.stage,
+            hook.functions.join(", ")
+        ));
     }
     for table in &payload.tables {
-        writeln!(text, "\n{}:", table.name)?;
+        text.title(format_args!("{}:", table.name));
         for entry in &table.entries {
-            writeln!(text, "  {}: {}", entry.place, entry.meaning)?;
+            text.line(format_args!("  {}: {}", entry.place, entry.meaning));
         }
     }
     if !payload.carried.is_empty() {
-        writeln!(text, "\nBrings with it:")?;
+        text.title(format_args!("Brings with it:"));
     }
     for symbol in &payload.carried {
-        writeln!(
-            text,
+        text.line(format_args!(
             "  {:<48} {:>6} bytes  {:<8}  {}",
-            escaped(&symbol.name).to_string(),
+            symbol.name,
             symbol.size,
             if symbol.function { "function" } else { "data" },
             symbol.section
-        )?;
+        ));
     }
     if !payload.needed.is_empty() || !payload.absolute.is_empty() {
-        writeln!(text, "\nRefers to:")?;
+        text.title(format_args!("Refers to:"));
     }
     for name in &payload.needed {
-        writeln!(text, "  {:<48} by name", escaped(name).to_string())?;
+        text.line(format_args!("  {name:<48} by name"));
     }
     for symbol in &payload.absolute {
-        let name = escaped(&symbol.name).to_string();
-        writeln!(text, "  {name:<48} at {:#x}", symbol.address)?;
+        text.line(format_args!(
+            "  {:<48} at {:#x}",
+            symbol.name, symbol.address
+        ));
     }
-    writeln!(text, "\nSections:")?;
+    text.title(format_args!("Sections:"));
     for section in &payload.sections {
         let relocated = match section.relocations.len() {
             0 => String::new(),
             1 => "1 relocation".to_owned(),
             many => format!("{many} relocations"),
         };
-        let line = format!(
+        text.line(format_args!(
             "  {:<34} {:>7} bytes  {:<3}  {relocated}",
-            escaped(&section.name).to_string(),
-            section.size,
-            section.flags
-        );
-        writeln!(text, "{}", line.trim_end())?;
+            section.name, section.size, section.flags
+        ));
         for field in section.relocations.iter().filter(|_| relocations) {
-            writeln!(
-                text,
+            text.line(format_args!(
                 "    +{:#06x}  {:<15} {}{:+#x}",
-                field.offset,
-                field.kind,
-                escaped(&field.symbol),
-                field.addend
-            )?;
+                field.offset, field.kind, field.symbol, field.addend
+            ));
         }
     }
-    Ok(())
 }
 
 /// What the generator recorded about the build.
-fn describe_record(text: &mut String, record: &Record) -> std::fmt::Result {
+fn describe_record(text: &mut Text, record: &Record) {
     let options = &record.options;
     for (option, names) in [
         ("--allow", &options.allow),
         ("--leave-out", &options.leave_out),
     ] {
         for name in names {
-            writeln!(text, "{:<16}{option} {}", "built with", escaped(name))?;
+            text.line(format_args!("{:<16}{option} {name}", "built with"));
         }
     }
     for (option, given) in [
@@ -174,16 +197,16 @@ fn describe_record(text: &mut String, record: &Record) -> std::fmt::Result {
         ("--prelink", options.prelink),
     ] {
         if given {
-            writeln!(text, "{:<16}{option}", "built with")?;
+            text.line(format_args!("{:<16}{option}", "built with"));
         }
     }
     for (what, texts) in [("warning", &record.warnings), ("note", &record.notes)] {
         for entry in texts {
-            writeln!(text, "{what:<16}{}", escaped(entry))?;
+            text.line(format_args!("{what:<16}{entry}"));
         }
     }
     if !record.hunks.is_empty() {
-        writeln!(text, "\nHunks of the source patches:")?;
+        text.title(format_args!("Hunks of the source patches:"));
     }
     for hunk in &record.hunks {
         let names = match hunk.names.as_slice() {
@@ -192,12 +215,11 @@ fn describe_record(text: &mut String, record: &Record) -> std::fmt::Result {
         };
         let place = format!("{}:{}", hunk.file, hunk.line);
         let effect = hunk.effect_in_words();
-        writeln!(text, "  {}", escaped(&format!("{place}  {effect}{names}")))?;
+        text.line(format_args!("  {place}  {effect}{names}"));
     }
-    Ok(())
 }
 
-fn describe_function(text: &mut String, function: &Function) -> std::fmt::Result {
+fn describe_function(text: &mut Text, function: &Function) {
     let place = match (&function.old_address, &function.old_symbol) {
         (Some(address), _) => format!("{address:#x}"),
         (None, Some(symbol)) => format!("the symbol {symbol}"),
@@ -210,26 +232,24 @@ fn describe_function(text: &mut String, function: &Function) -> std::fmt::Result
         ),
         None => format!("{} bytes of no-ops", function.new_size),
     };
-    writeln!(
-        text,
-        "  {}\n    {} bytes at {place} become {new}",
-        escaped(&function.name),
+    text.line(format_args!("  {}", function.name));
+    text.line(format_args!(
+        "    {} bytes at {place} become {new}",
         function.old_size
-    )?;
+    ));
     if let Some(expected) = &function.expected {
-        writeln!(text, "    expects  {expected}")?;
+        text.line(format_args!("    expects  {expected}"));
     }
     if let Some(hash) = &function.preimage {
-        writeln!(text, "    preimage sha256:{hash}")?;
+        text.line(format_args!("    preimage sha256:{hash}"));
     }
-    Ok(())
 }
 
 /// How wide the old side is.
 const WIDTH: usize = 60;
 
-fn side_by_side(text: &mut String, listing: &Listing, colour: bool) -> std::fmt::Result {
-    writeln!(text, "\n{}:", listing.function.name)?;
+fn side_by_side(text: &mut Text, listing: &Listing, colour: bool) {
+    text.title(format_args!("{}:", listing.function.name));
     for line in &listing.lines {
         let side = |code: &Option<xsplice_review::compare::Code>| {
             let code = code.as_ref();
@@ -240,13 +260,9 @@ fn side_by_side(text: &mut String, listing: &Listing, colour: bool) -> std::fmt:
         if old.chars().count() > WIDTH {
             old = old.chars().take(WIDTH - 3).chain("...".chars()).collect();
         }
-        let row = format!("{old:<WIDTH$} {mark} {new}");
-        match row.trim_end() {
-            row if colour && !code.is_empty() => writeln!(text, "\x1b[{code}m{row}\x1b[0m")?,
-            row => writeln!(text, "{row}")?,
-        }
+        let code = if colour { code } else { "" };
+        text.coloured(format_args!("{old:<WIDTH$} {mark} {new}"), code);
     }
-    Ok(())
 }
 
 /// The character between the two sides, and the colour of the line.

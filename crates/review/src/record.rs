@@ -57,6 +57,9 @@ impl Hunk {
     #[must_use]
     pub fn effect_in_words(&self) -> &str {
         match self.effect.as_str() {
+            "in_payload" if self.names.is_empty() => {
+                "in the payload: the rest does not compile without it"
+            }
             "in_payload" => "in the payload",
             "alternative" => "no effect alone, but needed where others are left out",
             "placement" => "changes only where data lie, and those of the hypervisor lie as well",

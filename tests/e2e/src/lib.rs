@@ -2,6 +2,7 @@
 //! What the tests on a real Xen share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
 
+pub mod forged;
 pub mod mutation;
 
 pub mod directives;

@@ -2,7 +2,8 @@
 //! `xsplice inspect` on payloads of both makers, and on what is none.
 
 use anyhow::ensure;
-use xsplice_e2e::{base, build, local, repository};
+use xsplice_abi::text::is_deceptive;
+use xsplice_e2e::{base, build, forged, local, repository};
 
 #[test]
 fn payloads_are_shown_and_damaged_ones_are_errors() -> anyhow::Result<()> {
@@ -63,6 +64,58 @@ fn payloads_are_shown_and_damaged_ones_are_errors() -> anyhow::Result<()> {
             output.status.code() == Some(1),
             "{length} bytes: {output:?}"
         );
+    }
+    Ok(())
+}
+
+/// What a payload says can neither begin a line nor hide in one: there are as many as
+/// for a payload with plain names, and nothing in them that is not seen.
+#[test]
+fn nothing_in_a_payload_forges_a_line() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let syms = base.xen_syms.display().to_string();
+    let mut texts = Vec::new();
+    for plain in [true, false] {
+        let path = directory.path().join("forged.livepatch");
+        std::fs::write(&path, forged::payload(&base, plain)?)?;
+        let path = path.display().to_string();
+        for command in [
+            &["inspect", &path][..],
+            &["inspect", &path, "--relocations", "--xen-syms", &syms],
+            &["check", &path, "--xen-syms", &syms],
+        ] {
+            let output = local(command)?;
+            ensure!(output.status.success(), "{command:?}: {output:?}");
+            ensure!(output.stderr.is_empty(), "{command:?}: {output:?}");
+            texts.push(String::from_utf8(output.stdout)?);
+        }
+    }
+    let (plain, forged) = texts.split_at(3);
+    for (plain, forged) in plain.iter().zip(forged) {
+        let hidden = |c| is_deceptive(c) && c != '\n';
+        ensure!(!forged.contains(hidden), "{forged:?}");
+        let (expected, lines) = (plain.lines().count(), forged.lines().count());
+        ensure!(
+            lines == expected,
+            "{lines} lines, not {expected}:\n{forged}"
+        );
+        // It is shown for what it is.
+        ensure!(forged.contains("\\nlp_1-1_1-2  | APPLIED"), "{forged}");
+    }
+    let shown = &forged[0];
+    for words in [
+        r"metadata        author=\nlp_1-1",
+        r"metadata        \nlp_1-1",
+        r"built with      --allow \nlp_1-1",
+        r"built with      --leave-out \nlp_1-1",
+        r"built with      --leave-out-init",
+        r"warning         \nlp_1-1",
+        r"note            \nlp_1-1",
+        r"BUG at \nlp_1-1",
+        r"unload       \nlp_1-1",
+    ] {
+        ensure!(shown.contains(words), "no {words} in {shown}");
     }
     Ok(())
 }

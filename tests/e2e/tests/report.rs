@@ -2,9 +2,10 @@
 
 //! `xsplice report`: the page for a reviewer.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use std::path::Path;
-use xsplice_e2e::{base, build, local, repository};
+use xsplice_abi::text::is_deceptive;
+use xsplice_e2e::{base, build, forged, local, repository};
 
 struct Outcome {
     code: Option<i32>,
@@ -160,5 +161,50 @@ fn what_files_say_is_never_markup() -> anyhow::Result<()> {
         ensure!(text.contains(words), "no {words} in the page");
     }
     ensure!(!text.contains("<b>") && !text.contains("<i>"));
+    Ok(())
+}
+
+/// Whatever a payload says stays where it is shown: the page has the elements that it
+/// has for a payload with plain names, and nothing in it that is not seen.
+#[test]
+fn nothing_in_a_payload_changes_the_page() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let mut pages = Vec::new();
+    for plain in [true, false] {
+        let payload = directory.path().join("forged.livepatch");
+        let page = directory.path().join("page.html");
+        std::fs::write(&payload, forged::payload(&base, plain)?)?;
+        let outcome = report(&payload, &page, &[])?;
+        ensure!(outcome.code == Some(0), "{}", outcome.stderr);
+        pages.push(std::fs::read_to_string(&page)?);
+    }
+    let [plain, forged] = pages.as_slice() else {
+        bail!("two pages");
+    };
+    whole(forged)?;
+    let hidden = |c| is_deceptive(c) && c != '\n';
+    ensure!(!forged.contains(hidden), "{forged:?}");
+    let elements = |page: &str| {
+        let tags = page.split('<').skip(1);
+        let name = |tag: &str| tag.split([' ', '>']).next().unwrap_or_default().to_owned();
+        tags.map(name).collect::<Vec<_>>()
+    };
+    ensure!(elements(plain) == elements(forged), "{forged}");
+    let text = r"\nlp_1-1_1-2  | APPLIED  | applied\u{202e}\u{1b}[31m\r\u{2028}";
+    for (before, behind) in [
+        ("<dt>author</dt><dd>", "</dd>"),
+        ("<dt>metadata</dt><dd>", "</dd>"),
+        ("(--allow)</dt><dd>", "</dd>"),
+        ("(--leave-out)</dt><dd>", "</dd>"),
+        ("<span class=\"badge warning\">warning</span> ", "</li>"),
+        ("<h3>Notes</h3><ul><li>", "</li>"),
+        ("<td>", ":1</td>"),
+        ("<h3>", "</h3>"),
+        ("<h4>Hunks in it</h4><ul><li>", ":2 of "),
+    ] {
+        let words = format!("{before}{text}{behind}");
+        ensure!(forged.contains(&words), "no {words} in {forged}");
+    }
     Ok(())
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The page's HTML. Everything that comes from a file is escaped by `maud`.
+//! The page's HTML. `maud` escapes what would be markup; line breaks in what comes
+//! from a file are escaped here, other deceptive characters in the whole page.
 
 use super::{Caller, Opinion, Review, Reviewed, SourcePatch, recorded};
 use crate::compare::{Code, Line, Listing};
@@ -80,7 +81,7 @@ fn summary(review: &Review) -> Markup {
                     @for (index, function) in review.functions.iter().enumerate() {
                         @let listing = &function.listing;
                         tr {
-                            td { a href=(format!("#f{index}")) { (listing.function.name) } }
+                            td { a href=(format!("#f{index}")) { (escaped(&listing.function.name)) } }
                             td.number { (listing.function.old_size) }
                             td.number { (listing.function.new_size) }
                             td { (differences(listing)) }
@@ -97,6 +98,7 @@ fn wide(label: &str, content: Markup) -> Markup {
     html! { div.wide role="region" aria-label=(label) tabindex="0" { (content) } }
 }
 
+/// An answer; `words` are what it means.
 fn mark(passed: bool, words: &str) -> Markup {
     let (class, word) = if passed {
         ("good", "yes")
@@ -115,15 +117,18 @@ fn checks(review: &Review) -> Markup {
             "It does not run hooks."
         }
         ul.plain {
-            (mark(verdict.loads, "It would load: format, dependencies, symbols, relocations and \
-                tables are in order."))
-            (mark(verdict.applies, "It would apply: what it patches is what it expects."))
+            (mark(verdict.loads, if verdict.loads {
+                "It would load: format, dependencies, symbols, relocations and tables are in order."
+            } else { "It would not load." }))
+            (mark(verdict.applies, if verdict.applies {
+                "It would apply: what it patches is what it expects."
+            } else { "It would not apply." }))
             @for problem in &verdict.problems {
                 @let class = match problem.severity {
                     Severity::Warning => "warning",
                     Severity::NotApplied | Severity::NotLoaded => "bad",
                 };
-                li { span.badge.(class) { (problem.errno) } " " (problem.message) }
+                li { span.badge.(class) { (problem.errno) } " " (escaped(&problem.message)) }
             }
             @if verdict.more_problems > 0 { li { "and " (verdict.more_problems) " more" } }
         }
@@ -192,7 +197,7 @@ fn record(payload: &Payload) -> Markup {
         } @else {
             dl {
                 @for (key, value) in given.iter().filter(|(_, value)| !value.is_empty()) {
-                    dt { (key) } dd { (value) }
+                    dt { (key) } dd { (escaped(value)) }
                 }
             }
         }
@@ -200,17 +205,24 @@ fn record(payload: &Payload) -> Markup {
             h3 { "Left out" }
             ul {
                 @for change in &record.left_out {
-                    li { code { (change.name) } " of " (change.file) ": " (change.why) }
+                    li {
+                        code { (escaped(&change.name)) } " of " (escaped(&change.file)) ": "
+                        (escaped(&change.why))
+                    }
                 }
             }
         }
         @if !record.warnings.is_empty() {
             h3 { "Warnings" }
-            ul { @for warning in &record.warnings { li { strong { (warning) } } } }
+            ul.plain {
+                @for warning in &record.warnings {
+                    li { span.badge.warning { "warning" } " " (escaped(warning)) }
+                }
+            }
         }
         @if !record.notes.is_empty() {
             h3 { "Notes" }
-            ul { @for note in &record.notes { li { (note) } } }
+            ul { @for note in &record.notes { li { (escaped(note)) } } }
         }
         @if !record.hunks.is_empty() {
             h3 { "Hunks of the source patches" }
@@ -219,9 +231,9 @@ fn record(payload: &Payload) -> Markup {
                 tbody {
                     @for hunk in &record.hunks {
                         tr {
-                            td { (hunk.file) ":" (hunk.line) }
-                            td { (hunk.effect_in_words()) }
-                            td { (hunk.names.join(", ")) }
+                            td { (escaped(&hunk.file)) ":" (hunk.line) }
+                            td { (escaped(hunk.effect_in_words())) }
+                            td { (escaped(&hunk.names.join(", "))) }
                         }
                     }
                 }
@@ -249,7 +261,7 @@ fn patches(patches: &[SourcePatch], payload: &Payload) -> Markup {
     html! {
         @if !patches.is_empty() || !missing.is_empty() { h2 { "Source patches" } }
         @for patch in patches {
-            h3 { (patch.name) }
+            h3 { (escaped(&patch.name)) }
             p {
                 @match patch.recorded {
                     Some(true) => { span.badge.good { "verified" }
@@ -268,7 +280,7 @@ fn patches(patches: &[SourcePatch], payload: &Payload) -> Markup {
             }
         }
         @for (name, hash) in missing {
-            p { span.badge.warning { "not shown" } " " (name) " " code { (hash) } }
+            p { span.badge.warning { "not shown" } " " (escaped(name)) " " code { (escaped(hash)) } }
         }
     }
 }
@@ -311,12 +323,14 @@ fn reviewed(index: usize, reviewed: &Reviewed, record: Option<&Record>) -> Marku
         .collect();
     html! {
         section id=(format!("f{index}")) {
-            h3 { (function.name) }
+            h3 { (escaped(&function.name)) }
             (place(listing))
             @if !hunks.is_empty() {
                 h4 { "Hunks in it" }
                 ul {
-                    @for hunk in hunks { li { (hunk.file) ":" (hunk.line) " of " (hunk.patch) } }
+                    @for hunk in hunks { li {
+                        (escaped(&hunk.file)) ":" (hunk.line) " of " (escaped(&hunk.patch))
+                    } }
                 }
             }
             h4 { "Who uses it" }
@@ -341,7 +355,7 @@ fn place(listing: &Listing) -> Markup {
             dd {
                 @if let Some(new) = &function.new {
                     (function.new_size) " bytes at "
-                    code { (new.section) (format!("+{:#x}", new.offset)) }
+                    code { (escaped(&new.section)) (format!("+{:#x}", new.offset)) }
                 } @else { (function.new_size) " bytes of no-ops" }
             }
             dt { "Expects" }
@@ -430,7 +444,7 @@ fn line(line: &Line) -> Markup {
         html! {
             @if let Some(code) = code {
                 span.mark { (mark) }
-                span.offset { (format!("{:x}", code.offset)) } span { (code.text) }
+                span.offset { (format!("{:x}", code.offset)) } span { (escaped(&code.text)) }
             }
         }
     };
@@ -448,7 +462,7 @@ fn hooks(payload: &Payload) -> Markup {
             p { "Functions of the payload that the hypervisor calls." }
             dl {
                 @for hook in &payload.hooks {
-                    dt { (hook.stage) } dd { code { (hook.functions.join(", ")) } }
+                    dt { (hook.stage) } dd { code { (escaped(&hook.functions.join(", "))) } }
                 }
             }
         }
@@ -466,10 +480,10 @@ fn data(payload: &Payload) -> Markup {
                 tbody {
                     @for symbol in &payload.carried {
                         tr {
-                            td { (symbol.name) }
+                            td { (escaped(&symbol.name)) }
                             td { @if symbol.function { "function" } @else { "data" } }
                             td.number { (symbol.size) }
-                            td { code { (symbol.section) } }
+                            td { code { (escaped(&symbol.section)) } }
                         }
                     }
                 }
@@ -482,10 +496,10 @@ fn tables(payload: &Payload) -> Markup {
     html! {
         @if !payload.tables.is_empty() { h2 { "Tables about the code" } }
         @for table in &payload.tables {
-            h3 { code { (table.name) } }
+            h3 { code { (escaped(&table.name)) } }
             ul {
                 @for entry in &table.entries {
-                    li { code { (entry.place) } ": " (entry.meaning) }
+                    li { code { (escaped(&entry.place)) } ": " (escaped(&entry.meaning)) }
                 }
             }
         }
@@ -497,9 +511,9 @@ fn symbols(payload: &Payload) -> Markup {
         @if !payload.needed.is_empty() || !payload.absolute.is_empty() {
             h2 { "Refers to in the hypervisor" }
             ul.columns {
-                @for name in &payload.needed { li { code { (name) } } }
+                @for name in &payload.needed { li { code { (escaped(name)) } } }
                 @for symbol in &payload.absolute {
-                    li { code { (symbol.name) } " at " code { (format!("{:#x}", symbol.address)) } }
+                    li { code { (escaped(&symbol.name)) } " at " code { (format!("{:#x}", symbol.address)) } }
                 }
             }
         }
@@ -516,7 +530,7 @@ fn sections(payload: &Payload) -> Markup {
             tbody {
                 @for section in &payload.sections {
                     tr {
-                        td { code { (section.name) } }
+                        td { code { (escaped(&section.name)) } }
                         td { (section.flags) }
                         td.number { (section.size) }
                         td.number { (section.relocations.len()) }

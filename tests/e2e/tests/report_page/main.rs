@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! The page of `xsplice report` in a real browser: accessibility by axe-core, the
-//! widths of phones, tablets and desktops, dark mode, and print.
+//! widths of phones, tablets and desktops, dark mode, the keyboard, and print.
+
+mod devtools;
 
 use anyhow::{Context as _, ensure};
+use devtools::Tab;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xsplice_e2e::{base, build, local, repository};
+use xsplice_e2e::{Base, base, build, forged, local, repository};
 
 /// Widths in pixels of a phone, a tablet and a desktop.
 const WIDTHS: [u32; 3] = [360, 768, 1280];
@@ -19,17 +22,35 @@ struct Outcome {
     overflow: i64,
     background: String,
     violations: Vec<serde_json::Value>,
+    /// Lines that only their colour tells from others.
+    unmarked: Vec<String>,
 }
 
 /// What runs in the page, after axe-core.
 const PROBE: &str = "
 axe.run().then(result => {
   const root = document.documentElement;
+  const mark = (line, side) => {
+    const mark = line.querySelector(side + ' .mark');
+    return mark && mark.getClientRects().length ? mark.textContent : '';
+  };
+  const marked = line => {
+    const [old, now] = [mark(line, '.old'), mark(line, '.new')];
+    const wanted = { changed: '\u{2212}+', added: '+', removed: '\u{2212}' };
+    return old + now === wanted[line.className.split(' ')[1]];
+  };
+  const sign = { added: '+', removed: '-' };
+  const unmarked = [
+    ...[...document.querySelectorAll('.line:not(.same)')].filter(line => !marked(line)),
+    ...[...document.querySelectorAll('pre > .added, pre > .removed')]
+      .filter(line => line.textContent[0] !== sign[line.className]),
+  ];
   const outcome = parent.document.createElement('pre');
   outcome.id = 'outcome';
   outcome.textContent = JSON.stringify({
     overflow: root.scrollWidth - root.clientWidth,
     background: getComputedStyle(document.body).backgroundColor,
+    unmarked: unmarked.map(line => line.outerHTML),
     violations: result.violations.map(v => [v.id, v.impact, v.nodes.map(n => n.html)]),
   });
   parent.document.body.append(outcome);
@@ -93,34 +114,29 @@ impl Browser {
     }
 }
 
-fn page(directory: &Path) -> anyhow::Result<PathBuf> {
-    let base = base()?;
+/// The page about `payload`, with what else the command gets.
+fn page(base: &Base, payload: &Path, more: &[&str]) -> anyhow::Result<PathBuf> {
     let text = |path: &Path| path.display().to_string();
-    let payload = directory.join("two-files.livepatch");
-    let page = directory.join("page.html");
-    let patch = repository().join("examples/xen-4.17/two-files.patch");
-    build(&base, &patch, &payload)?;
-    let (payload, patch) = (text(&payload), text(&patch));
-    let (syms, to) = (text(&base.xen_syms), text(&page));
-    let report = [
-        "report",
-        &payload,
-        "--xen-syms",
-        &syms,
-        "-p",
-        &patch,
-        "-o",
-        &to,
-    ];
-    let output = local(&report)?;
-    ensure!(output.status.success(), "{output:?}");
+    let page = payload.with_extension("html");
+    let (payload, syms, to) = (text(payload), text(&base.xen_syms), text(&page));
+    let report = ["report", &payload, "--xen-syms", &syms, "-o", &to];
+    let output = local(&[&report[..], more].concat())?;
+    ensure!(page.exists(), "{output:?}");
     Ok(page)
+}
+
+/// A page with everything that is good.
+fn good(base: &Base, directory: &Path) -> anyhow::Result<PathBuf> {
+    let payload = directory.join("two-files.livepatch");
+    let patch = repository().join("examples/xen-4.17/two-files.patch");
+    build(base, &patch, &payload)?;
+    page(base, &payload, &["-p", &patch.display().to_string()])
 }
 
 #[test]
 fn the_page_works_for_everybody_on_every_screen_and_on_paper() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let page = page(directory.path())?;
+    let page = good(&base()?, directory.path())?;
     let text = std::fs::read_to_string(&page)?;
     let browser = Browser { directory };
     let mut backgrounds = Vec::new();
@@ -130,6 +146,7 @@ fn the_page_works_for_everybody_on_every_screen_and_on_paper() -> anyhow::Result
             let what = format!("{width} pixels, dark: {dark}: {outcome:?}");
             ensure!(outcome.violations.is_empty(), "{what}");
             ensure!(outcome.overflow <= 0, "{what}");
+            ensure!(outcome.unmarked.is_empty(), "{what}");
             backgrounds.push(outcome.background);
         }
     }
@@ -138,6 +155,9 @@ fn the_page_works_for_everybody_on_every_screen_and_on_paper() -> anyhow::Result
     let broken = text.replace("<html lang=\"en\">", "<html>");
     let outcome = browser.probe(&broken, WIDTHS[2], false)?;
     ensure!(!outcome.violations.is_empty(), "axe-core finds nothing");
+    let broken = text.replace("<span class=\"mark\">+</span>", "<span class=\"mark\"></span>");
+    let outcome = browser.probe(&broken, WIDTHS[0], false)?;
+    ensure!(!outcome.unmarked.is_empty(), "a line without its mark");
 
     // What is folded on the screen is there on paper.
     let (_, folded) = text.split_once("</summary>").context("nothing is folded")?;
@@ -157,5 +177,68 @@ fn the_page_works_for_everybody_on_every_screen_and_on_paper() -> anyhow::Result
     let near = after_summary.lines().take(8).collect::<Vec<_>>().join(" ");
     ensure!(near.contains(first), "{first} is not on paper: {near}");
     ensure!(paper.contains("Reviewed by"), "no room for the decision");
+    Ok(())
+}
+
+/// Pages with a refusal; with overridden refusals, what was left out, warnings and
+/// notes, in names that do not break.
+#[test]
+fn pages_with_problems_work_as_well() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let refused = directory.path().join("refused.livepatch");
+    let unmet = base.test_payloads.join("xen_bye_world.livepatch");
+    std::fs::copy(unmet, &refused)?;
+    let forged = directory.path().join("forged.livepatch");
+    std::fs::write(&forged, forged::payload(&base, true)?)?;
+    let pages = [
+        (page(&base, &refused, &[])?, "It would not apply"),
+        (page(&base, &forged, &[])?, "Refusals overridden"),
+    ];
+    let browser = Browser { directory };
+    for (page, words) in pages {
+        let text = std::fs::read_to_string(&page)?;
+        ensure!(text.contains(words), "no {words} in {}", page.display());
+        for (width, dark) in [(WIDTHS[0], false), (WIDTHS[1], true), (WIDTHS[2], false)] {
+            let outcome = browser.probe(&text, width, dark)?;
+            let what = format!("{}, {width} pixels: {outcome:?}", page.display());
+            ensure!(outcome.violations.is_empty(), "{what}");
+            ensure!(outcome.overflow <= 0, "{what}");
+            ensure!(outcome.unmarked.is_empty(), "{what}");
+        }
+    }
+    Ok(())
+}
+
+/// Tab comes to each fold; there, Enter opens it and the space bar closes it.
+#[test]
+fn folds_open_with_the_keyboard() -> anyhow::Result<()> {
+    const AT: &str = "[...document.querySelectorAll('summary')].indexOf(document.activeElement)";
+    const OPEN: &str = "document.activeElement.parentElement.open";
+    let directory = tempfile::tempdir()?;
+    let page = good(&base()?, directory.path())?;
+    let profile = directory.path().join("profile");
+    let mut tab = Tab::open(&profile, &page)?;
+    let folds = tab.evaluate("document.querySelectorAll('summary').length")?;
+    let folds = folds.as_u64().context("no number")?;
+    ensure!(folds > 1, "{folds} folds");
+    let mut reached = Vec::new();
+    // There are other things to come to, none of them hidden in a fold.
+    for _ in 0..folds + 100 {
+        tab.press("Tab")?;
+        let Some(fold) = tab.evaluate(AT)?.as_u64() else {
+            continue;
+        };
+        ensure!(tab.evaluate(OPEN)? == false, "fold {fold} is open");
+        tab.press("Enter")?;
+        ensure!(tab.evaluate(OPEN)? == true, "Enter does not open fold {fold}");
+        tab.press("Space")?;
+        ensure!(tab.evaluate(OPEN)? == false, "space does not close fold {fold}");
+        reached.push(fold);
+        if reached.len() as u64 == folds {
+            break;
+        }
+    }
+    ensure!(reached.iter().copied().eq(0..folds), "of {folds}: {reached:?}");
     Ok(())
 }
