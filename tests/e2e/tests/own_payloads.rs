@@ -2,7 +2,7 @@
 //! Xen's own test payloads against Debian's Xen, with the engine on its image.
 
 use std::path::Path;
-use xsplice_e2e::{Base, base};
+use xsplice_e2e::{Base, base, build, local, repository};
 use xsplice_host_image::{Image, Report, check};
 
 fn report(base: &Base, image: &Image, below: Option<&str>, name: &str) -> anyhow::Result<Report> {
@@ -66,6 +66,30 @@ fn half_an_instruction_is_not_left_behind() -> anyhow::Result<()> {
         assert_eq!((report.loads, report.applies), (loads, false), "{name}");
         let first = &report.problems[0].message;
         assert!(first.contains(words), "{name}: {first}");
+    }
+    Ok(())
+}
+
+/// Values of variables do not survive a replace: `check` names who loses some.
+#[test]
+fn a_replace_that_loses_variables_is_told() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let patch = repository().join("tests/e2e/patches/new-variables.patch");
+    let counts = directory.path().join("counts.livepatch");
+    build(&base, &patch, &counts)?;
+    let own = |name: &str| base.test_payloads.join(format!("{name}.livepatch"));
+    let text = |path: &Path| path.display().to_string();
+    let syms = text(&base.xen_syms);
+    let lost = "the variables of counts are lost, those of xen_replace_world start with their";
+    for (below, loses) in [(counts, true), (own("xen_expectations"), false)] {
+        let (all, below) = (text(&own("xen_replace_world")), text(&below));
+        let output = local(&["check", &all, "--on", &below, "--xen-syms", &syms])?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{output:?}");
+        assert!(said.contains("replace"), "{said}");
+        assert_eq!(said.contains(lost), loses, "{said}");
+        assert_eq!(said.contains("are lost"), loses, "{said}");
     }
     Ok(())
 }
