@@ -51,6 +51,14 @@ enum Failure {
 
 type Outcome = Result<(), Failure>;
 
+/// Metadata in a list. Programs read the list: it must not forge a line, nor have the
+/// word for a state, which xapi looks for anywhere in a line.
+fn metadata(entries: &[String]) -> String {
+    let text = escaped(&entries.join(";")).to_string();
+    let text = text.replace("APPLIED", r"\u{41}PPLIED");
+    text.replace("CHECKED", r"\u{43}HECKED")
+}
+
 /// Whether the executable was called by the classic name.
 pub(crate) fn called_as_xen_livepatch() -> bool {
     let name = std::env::args_os().next().unwrap_or_default();
@@ -135,11 +143,10 @@ impl Tool<'_> {
                 0 => String::new(),
                 rc => format!(" ({}, {})", rc.wrapping_neg(), Errno(rc.wrapping_neg())),
             };
-            // Others read this text: what is in a payload must not forge a line of it.
             say(&format!(
                 "{:<40}| {state}{result}    | {}\n",
                 escaped(&payload.name).to_string(),
-                escaped(&payload.metadata.join(";"))
+                metadata(&payload.metadata)
             ));
         }
         Ok(())

@@ -4,16 +4,14 @@
 //! test payloads: on Xen with its own live-patch core and on Xen with ours, with
 //! the C tool and with ours. All say and do the same.
 
+mod denied;
 mod faults;
+mod shown;
 
 use anyhow::{Context as _, ensure};
-use object::{Object as _, ObjectSection as _};
 use std::io::Write as _;
-use std::mem::offset_of;
 use std::path::Path;
-use xsplice_abi::payload::LivepatchFunc;
-use xsplice_e2e::{Base, base, build, config, repository, rust_base};
-use xsplice_host_image::{Image, Problem, check};
+use xsplice_e2e::{Base, base, config, rust_base};
 use xsplice_lab::{Host, Output};
 
 /// What the hypervisor says that it is, after a step.
@@ -400,8 +398,10 @@ fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
     let faults = faults::wrong(&faults::make(&mut host)?, core);
     if core == Core::Rust {
         half_an_instruction_is_refused(&mut host)?;
-        what_must_not_be_patched_is_refused(&mut host, base)?;
+        denied::what_must_not_be_patched_is_refused(&mut host, base)?;
     }
+    shown::no_list_is_forged(&mut host, base)?;
+    shown::a_replace_names_what_is_lost(&mut host, base)?;
     host.shut_down()?;
     Ok(Run {
         theirs,
@@ -451,60 +451,6 @@ fn result(output: &Output) -> String {
         .map_or("killed".to_owned(), |code| code.to_string());
     let said = format!("{}{}", output.stdout, output.stderr);
     format!("{code}: {}", said.lines().last().unwrap_or_default().trim())
-}
-
-/// Payloads that are made to patch what must not be, which no generator does.
-fn what_must_not_be_patched_is_refused(host: &mut Host, base: &Base) -> anyhow::Result<()> {
-    let directory = tempfile::tempdir()?;
-    let payload = directory.path().join("denied.livepatch");
-    let patch = repository().join("examples/xen-4.17/extra-version.patch");
-    build(base, &patch, &payload)?;
-    let mut payload = std::fs::read(payload)?;
-    let records = {
-        let file = object::File::parse(payload.as_slice())?;
-        let section = file.section_by_name(".livepatch.funcs");
-        let range = section.and_then(|section| section.file_range());
-        range.context("there are no records")?.0
-    };
-    let old_addr = usize::try_from(records)? + offset_of!(LivepatchFunc, old_addr);
-    let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
-    for (function, reason) in [
-        ("do_nmi", "NMIs or machine checks run it"),
-        ("clear_bhb_loops", "CPUs run it on their way into or out of"),
-        ("lstar_enter", "CPUs run it on their way into or out of"),
-        ("kexec_reloc", "kexec copies it"),
-    ] {
-        let addr = image.lookup_symbol(function.as_bytes()).context(function)?;
-        let field = payload.get_mut(old_addr..old_addr + 8);
-        field
-            .context("no record")?
-            .copy_from_slice(&addr.to_le_bytes());
-        let file = format!("/lab/{function}.livepatch");
-        host.put(&file, &payload)?;
-        let output = host.run(&["xsplice", "upload", function, &file])?;
-        ensure!(
-            output.code == Some(1) && output.stderr.contains("not permitted"),
-            "{function}: {output:?}"
-        );
-        let console = host.console();
-        let title = format!("livepatch: {function} was not loaded (EPERM)");
-        let lines = console.lines().skip_while(|line| !line.contains(&title));
-        let reason = format!("must not be patched: {reason}");
-        ensure!(
-            lines.take(12).any(|line| line.contains(&reason)),
-            "{function}: {console}"
-        );
-        let [report] = check(&image, &[("denied", &payload)])
-            .try_into()
-            .map_err(|_| anyhow::anyhow!("one report"))?;
-        let refused =
-            |problem: &Problem| problem.errno == "EPERM" && problem.message.contains(&reason);
-        ensure!(
-            report.problems.iter().any(refused),
-            "{function}: {report:?}"
-        );
-    }
-    Ok(())
 }
 
 /// Xen's own core loads and applies `xen_nop`, and the hypervisor crashes.
