@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use xsplice_abi::text::escaped;
 use xsplice_host_image::{Checker, Function, Guard, Image, Report, Severity};
+use xsplice_system::file;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -102,7 +103,7 @@ fn check(args: &Args) -> anyhow::Result<Vec<Report>> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", shown(path)))
+    file::read(path).with_context(|| format!("cannot read {}", shown(path)))
 }
 
 /// What would become of the payload, in a line.

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
 fn write(args: &Args) -> anyhow::Result<String> {
     file::check_output(&args.output, [&args.xen_syms, &args.xen_efi])
         .with_context(|| shown(&args.output))?;
-    let read = |path: &PathBuf| std::fs::read(path).with_context(|| shown(path));
+    let read = |path: &PathBuf| file::read(path).with_context(|| shown(path));
     let image = efi_symbols(&read(&args.xen_syms)?, &read(&args.xen_efi)?)?;
     let build_id = hex(Image::parse(&image)?.build_id());
     file::write(&args.output, &image)

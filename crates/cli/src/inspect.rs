@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use xsplice_abi::text::escaped;
 use xsplice_review::payload::Function;
 use xsplice_review::{Image, Line, Listing, Payload, Record};
+use xsplice_system::file;
 use xsplice_system::lines;
 
 const EXAMPLES: &str = "\
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
 }
 
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", shown(path)))
+    file::read(path).with_context(|| format!("cannot read {}", shown(path)))
 }
 
 pub(crate) fn read_image(path: &Path) -> anyhow::Result<Image> {

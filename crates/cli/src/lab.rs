@@ -285,7 +285,8 @@ fn try_payload(
 
 fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<ExitCode> {
     let name = || shown(path);
-    let text = std::fs::read_to_string(path).with_context(name)?;
+    let text = file::read(path).with_context(name)?;
+    let text = String::from_utf8(text).with_context(name)?;
     let steps = scenario::parse(&text).with_context(name)?;
     if steps.is_empty() {
         bail!("{}: there is no step in it", name());

@@ -8,6 +8,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use xsplice_review::Payload;
+use xsplice_system::file;
 use xsplice_verify::{Accepted, Input, Inputs, Patched, Plan, Progress, Verdict};
 use xsplice_verify::{build, built, check, patches, verify};
 
@@ -106,7 +107,7 @@ fn patched(question: &Question, spinner: &Spinner) -> anyhow::Result<Patched> {
 }
 
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", shown(path)))
+    file::read(path).with_context(|| format!("cannot read {}", shown(path)))
 }
 
 /// Names and contents of payloads.

@@ -133,7 +133,7 @@ impl Level {
                 format!("not a payload: {reason}"),
             )
         };
-        let data = std::fs::read(path)
+        let data = file::read(path)
             .map_err(|e| Problem::new(Code::UnreadableFile, place(), e.to_string()))?;
         let file = ElfFile64::<Endianness>::parse(&*data).map_err(|e| bad(&e.to_string()))?;
         let contents = |name: &str| file.section_by_name(name)?.data().ok();

@@ -674,5 +674,5 @@ fn check_config(tree: &Tree, config: &Path) -> Result<(), Refused> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Refused> {
-    std::fs::read(path).map_err(|e| Refused::io(path, &e))
+    file::read(path).map_err(|e| Refused::io(path, &e))
 }

@@ -265,7 +265,7 @@ impl<'a> Rebuild<'a> {
     ) -> Result<Vec<Pair>, Refused> {
         let mut changes = patched.variant.changes.clone();
         let objects = files.iter().enumerate().map(|(number, file)| {
-            let text = std::fs::read(file).map_err(|e| {
+            let text = file::read(file).map_err(|e| {
                 Problem::new(Code::UnreadableFile, file::shown(file), e.to_string())
             })?;
             let name = hooks_name(file, &files[..number]);

@@ -38,6 +38,13 @@ impl SourcePatch {
                 Err(Refused(more)) => problems.extend(more),
             }
         }
+        for (index, patch) in patches.iter().enumerate() {
+            let same = |other: &&Self| other.bytes == patch.bytes;
+            if let Some(first) = patches[..index].iter().find(same) {
+                let message = format!("it is given twice: {} has the same text", first.name);
+                problems.push(Problem::new(Code::BadPatch, &patch.name, message));
+            }
+        }
         if problems.is_empty() {
             Ok(patches)
         } else {
@@ -52,7 +59,7 @@ impl SourcePatch {
     }
 
     fn read(path: &Path) -> Result<Self, Refused> {
-        let bytes = std::fs::read(path).map_err(|e| Refused::io(path, &e))?;
+        let bytes = file::read(path).map_err(|e| Refused::io(path, &e))?;
         Ok(Self {
             name: path
                 .file_name()

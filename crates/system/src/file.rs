@@ -1,16 +1,34 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files that a command was told to write.
+//! Files that a command was told to read or write.
 
 use crate::{interrupt, lines};
 use rustix::fs::Access;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
-use std::io::{Error, ErrorKind, Result, Write};
+use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use xsplice_abi::text::escaped;
 
 /// How many links are followed: as many as the kernel does.
 const LINKS: usize = 40;
+
+/// The most bytes that are read: several times what a hypervisor with all its
+/// symbols has.
+pub const LARGEST: u64 = 256 << 20;
+
+/// Reads the file that `path` names, which may be a pipe.
+///
+/// # Errors
+/// If it cannot be read, or is larger than any that is of use.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut data = Vec::new();
+    File::open(path)?.take(LARGEST + 1).read_to_end(&mut data)?;
+    if data.len() as u64 > LARGEST {
+        let message = format!("it is larger than {} MiB", LARGEST >> 20);
+        return Err(Error::new(ErrorKind::FileTooLarge, message));
+    }
+    Ok(data)
+}
 
 /// Writes `data` to what `path` names: `-` is standard output, links are
 /// followed, a regular file is replaced as a whole, and a device, pipe or open
@@ -173,6 +191,17 @@ mod tests {
     use super::*;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::os::unix::fs::{FileTypeExt, symlink};
+
+    #[test]
+    fn what_has_no_end_is_an_error() {
+        let error = read(Path::new("/dev/zero")).expect_err("it has no end");
+        assert!(error.to_string().contains("larger than 256 MiB"), "{error}");
+        assert!(
+            read(Path::new("/dev/null"))
+                .expect("it is empty")
+                .is_empty()
+        );
+    }
 
     #[test]
     fn a_link_stays_and_what_it_leads_to_is_written() {

@@ -9,6 +9,7 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, Result, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use xsplice_abi::text::escaped;
 
 /// The first error of writing to standard output.
 static ERROR: Mutex<Option<std::io::Error>> = Mutex::new(None);
@@ -21,17 +22,27 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::lines::print(format_args!("{}\n", format_args!($($text)*))) };
 }
 
-/// Prints a line to standard error.
+/// Prints lines to standard error.
 #[macro_export]
 macro_rules! complain {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        // There is no other place to say that this one failed.
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    }};
+    ($($text:tt)*) => { $crate::lines::warn(format_args!($($text)*)) };
 }
 
 pub use {complain, say};
+
+/// Writes `text` to standard error. Words of a file, a compiler or another program
+/// may be in it: what could deceive the reader or control a terminal is escaped.
+pub fn warn(text: Arguments) {
+    let text = text.to_string() + "\n";
+    let space = ['\n', '\t'];
+    let pieces = text.split_inclusive(space).map(|piece| {
+        let words = piece.trim_end_matches(space);
+        format!("{}{}", escaped(words), &piece[words.len()..])
+    });
+    let text: String = pieces.collect();
+    // There is no other place to say that this one failed.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
 
 /// Writes `text` to standard output, or to standard error if that was taken.
 pub fn print(text: Arguments) {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::escaped;
 use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State};
+use xsplice_system::file::LARGEST;
 use xsplice_system::lines;
 
 const USAGE: &str = "\
@@ -158,10 +159,10 @@ impl Tool<'_> {
         };
         check_name(name)?;
         let shown = escaped(path);
-        let mut file = File::open(path)
+        let file = File::open(path)
             .map_err(|e| failed(&format!("Could not open {shown}."), errno_of(&e)))?;
         let mut data = Vec::new();
-        let read = file.read_to_end(&mut data);
+        let read = file.take(LARGEST).read_to_end(&mut data);
         if let Err(error) = read {
             // The classic tool maps the file, which a directory answers so.
             let errno = match errno_of(&error) {

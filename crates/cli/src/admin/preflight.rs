@@ -12,6 +12,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use xsplice_abi::note::hex;
 use xsplice_host_image::{Image, Severity, check};
+use xsplice_system::file;
 
 /// Where distributions put a hypervisor's image with symbols.
 const DIRECTORIES: [&str; 4] = [
@@ -92,5 +93,5 @@ impl Preflight {
 }
 
 fn read(path: &Path) -> Option<Image> {
-    Image::parse(&std::fs::read(path).ok()?).ok()
+    Image::parse(&file::read(path).ok()?).ok()
 }

@@ -15,6 +15,10 @@ use crate::{Code, Problem, Refused};
 /// Everything that is damaged or cannot be in a payload; a file without any
 /// change of lines.
 pub fn parse(name: &str, data: &[u8]) -> Result<Vec<FilePatch>, Refused> {
+    if data.contains(&0) {
+        let message = "this is a binary file, not a patch";
+        return Err(Refused::one(Code::BadPatch, name, message));
+    }
     let lines: Vec<&[u8]> = data.split_inclusive(|&b| b == b'\n').collect();
     if lines.is_empty() {
         return Err(Refused::one(Code::BadPatch, name, "the file is empty"));
@@ -642,6 +646,7 @@ mod tests {
                 "diff --cc x\nindex 1,2..3\n--- a/x\n+++ b/x\n".to_owned(),
                 "of a merge",
             ),
+            ("*** x\n***************\n\0".to_owned(), "a binary file"),
             (
                 "*** a/x\n--- b/x\n***************\n".to_owned(),
                 "context diff",

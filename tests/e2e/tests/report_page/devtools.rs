@@ -25,7 +25,11 @@ impl Tab {
             .args(["-c", "exec \"$@\" 3<&0 4>&1 0</dev/null 1>&2", "sh"])
             .args(["chromium", "--headless", "--no-sandbox", "--disable-gpu"])
             .args(["--no-first-run", "--disable-background-networking"])
-            .args(["--disable-component-update", "--disable-sync", "--disable-quic"])
+            .args([
+                "--disable-component-update",
+                "--disable-sync",
+                "--disable-quic",
+            ])
             .args(["--remote-debugging-pipe", "about:blank"])
             .arg(format!("--user-data-dir={}", profile.display()))
             .stdin(Stdio::piped())

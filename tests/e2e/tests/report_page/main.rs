@@ -155,7 +155,10 @@ fn the_page_works_for_everybody_on_every_screen_and_on_paper() -> anyhow::Result
     let broken = text.replace("<html lang=\"en\">", "<html>");
     let outcome = browser.probe(&broken, WIDTHS[2], false)?;
     ensure!(!outcome.violations.is_empty(), "axe-core finds nothing");
-    let broken = text.replace("<span class=\"mark\">+</span>", "<span class=\"mark\"></span>");
+    let broken = text.replace(
+        "<span class=\"mark\">+</span>",
+        "<span class=\"mark\"></span>",
+    );
     let outcome = browser.probe(&broken, WIDTHS[0], false)?;
     ensure!(!outcome.unmarked.is_empty(), "a line without its mark");
 
@@ -231,14 +234,23 @@ fn folds_open_with_the_keyboard() -> anyhow::Result<()> {
         };
         ensure!(tab.evaluate(OPEN)? == false, "fold {fold} is open");
         tab.press("Enter")?;
-        ensure!(tab.evaluate(OPEN)? == true, "Enter does not open fold {fold}");
+        ensure!(
+            tab.evaluate(OPEN)? == true,
+            "Enter does not open fold {fold}"
+        );
         tab.press("Space")?;
-        ensure!(tab.evaluate(OPEN)? == false, "space does not close fold {fold}");
+        ensure!(
+            tab.evaluate(OPEN)? == false,
+            "space does not close fold {fold}"
+        );
         reached.push(fold);
         if reached.len() as u64 == folds {
             break;
         }
     }
-    ensure!(reached.iter().copied().eq(0..folds), "of {folds}: {reached:?}");
+    ensure!(
+        reached.iter().copied().eq(0..folds),
+        "of {folds}: {reached:?}"
+    );
     Ok(())
 }
