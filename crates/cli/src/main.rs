@@ -65,10 +65,14 @@ enum Command {
 impl Command {
     /// Whether it creates files or processes that must not outlive it.
     fn makes_files(&self) -> bool {
-        matches!(
-            self,
-            Self::Build(_) | Self::EfiSyms(_) | Self::Report(_) | Self::Lab(_)
-        )
+        match self {
+            Self::Build(_)
+            | Self::EfiSyms(_)
+            | Self::Report(_)
+            | Self::Verify(_)
+            | Self::Lab(_) => true,
+            Self::Check(_) | Self::Inspect(_) | Self::Demo(_) | Self::Admin(_) => false,
+        }
     }
 }
 

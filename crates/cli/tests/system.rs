@@ -41,14 +41,25 @@ const COMPILE: &str = "gcc -O2 -ffreestanding -fno-pic -mcmodel=kernel -mno-sse 
                        -fno-asynchronous-unwind-tables -fno-stack-protector -fcf-protection=none \
                        -fno-ipa-icf -fno-inline -ffunction-sections -fdata-sections -w";
 
-const LINK: [&str; 6] = [
+const LINK: [&str; 5] = [
     "-nostdlib",
     "-static",
     "-no-pie",
     "-Wl,-Ttext-segment=0xffffffff80000000,-z,separate-code,-z,noexecstack",
     "-Wl,--build-id=0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-    "-Wl,--defsym=__init_begin=0,--defsym=__init_end=0",
 ];
+
+/// The edges of parts that this hypervisor does not have.
+const EDGES: &str = "\
+        .data
+        .irp name, _stextentry, _etextentry, __init_begin, __init_end, \
+                   __ro_after_init_start, __ro_after_init_end, \
+                   __per_cpu_start, __per_cpu_data_end
+        .globl \\name
+\\name:
+        .endr
+        .section .note.GNU-stack, \"\", @progbits
+";
 
 /// A built tree, its hypervisor and a patch for it.
 struct Place {
@@ -71,9 +82,11 @@ impl Place {
         let mut shell = Command::new("sh");
         shell.args(["-c", &command]);
         run(shell.current_dir(place.at("tree/xen")));
+        std::fs::write(place.at("edges.s"), EDGES).expect("written");
         let mut link = Command::new("gcc");
         link.args(LINK).arg("-o").arg(place.at("xen-syms"));
-        run(link.arg("common/guest.o").current_dir(place.at("tree/xen")));
+        link.args(["common/guest.o", "../../edges.s"]);
+        run(link.current_dir(place.at("tree/xen")));
         place
     }
 
@@ -100,6 +113,30 @@ impl Place {
             .arg(output.as_ref())
             .env("TMPDIR", self.at("tmp"))
             .env("XDG_CACHE_HOME", self.at("cache"))
+            .current_dir(self.directory.path());
+        command
+    }
+
+    /// A verification of a payload that was built before, with a patched hypervisor
+    /// that `recipe` builds.
+    fn verify(&self, patch: &str, recipe: &str) -> Command {
+        let xen = self.at("tree/xen");
+        std::fs::write(xen.join("Makefile"), format!("xen:\n\t{recipe}\n")).expect("written");
+        std::fs::write(xen.join(".prelink.o.cmd"), "cmd_prelink.o := ld -r").expect("written");
+        let record = "cmd_common/version.o := gcc -c common/version.c";
+        std::fs::write(xen.join("common/.version.o.cmd"), record).expect("written");
+        let mut command = Command::new(XSPLICE);
+        command
+            .args([
+                "verify",
+                "payload",
+                "--xen-syms",
+                "xen-syms",
+                "-s",
+                "tree/xen",
+            ])
+            .args(["-p", patch])
+            .env("TMPDIR", self.at("tmp"))
             .current_dir(self.directory.path());
         command
     }
@@ -309,13 +346,19 @@ fn a_signal_leaves_nothing_behind() {
         (Signal::HUP, 129, "SIGHUP"),
     ];
     let place = Place::new();
+    run(&mut place.build("payload"));
     // A compiler that starts another process, and takes its time.
-    place.record(
-        "sh -c 'sleep 1000 & echo $! > common/pid; wait' -c common/guest.c -o common/guest.o",
-    );
-    for (signal, code, name) in signals {
+    let slow = "sh -c 'sleep 1000 & echo $! > common/pid; wait'";
+    place.record(&format!("{slow} -c common/guest.c -o common/guest.o"));
+    let build = || place.build("never");
+    let verify = || place.verify("fix.patch", &slow.replace('$', "$$"));
+    let commands: [&dyn Fn() -> Command; 2] = [&build, &verify];
+    for (command, (signal, code, name)) in commands
+        .into_iter()
+        .flat_map(|command| signals.map(|signal| (command, signal)))
+    {
         // Whoever runs the tests may ignore signals, as `nohup` does.
-        let child = by(&["env", "--default-signal"], &place.build("never"))
+        let child = by(&["env", "--default-signal"], &command())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -334,6 +377,68 @@ fn a_signal_leaves_nothing_behind() {
         // It was killed, and ends when the system comes to it.
         wait(|| has_ended(&sleeper));
     }
+}
+
+/// The copy of the tree has links to what is not built.
+#[test]
+fn a_verification_writes_to_its_copy_only() {
+    let place = Place::new();
+    run(&mut place.build("payload"));
+    let tools = place.at("tree/tools/misc");
+    std::fs::create_dir_all(&tools).expect("made");
+    std::fs::write(tools.join("x.c"), "old\n").expect("written");
+    let hunk = "@@ -1 +1 @@\n-old\n+new\n";
+    let patch = format!("--- a/tools/misc/x.c\n+++ b/tools/misc/x.c\n{hunk}");
+    std::fs::write(place.at("tools.patch"), patch).expect("written");
+    let seen = "test $$(cat ../tools/misc/x.c) = new && echo error: it is patched >&2; false";
+    let output = run_to_end(&mut place.verify("tools.patch", seen));
+    assert!(words(&output).contains("it is patched"), "{output:?}");
+    let text = std::fs::read_to_string(tools.join("x.c")).expect("it is there");
+    assert_eq!(text, "old\n");
+
+    for path in ["../../made.c", "xen/../../../made.c", "//tmp/made.c"] {
+        let patch = format!("--- /dev/null\n+++ b/{path}\n@@ -0,0 +1 @@\n+new\n");
+        std::fs::write(place.at("out.patch"), patch).expect("written");
+        let output = run_to_end(&mut place.verify("out.patch", "false"));
+        let said = words_of_one_error(&output);
+        assert!(said.contains("leads out of the tree"), "{path}: {said}");
+        assert!(!place.at("made.c").exists() && !place.at("tmp/made.c").exists());
+    }
+    assert_eq!(place.left_in_tmp(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_is_no_patch_or_no_tree_is_one_error() {
+    let place = Place::new();
+    run(&mut place.build("payload"));
+    let said = words_of_one_error(&run_to_end(&mut place.verify("xen-syms", "false")));
+    assert!(
+        said.contains("xen-syms: there is no unified diff"),
+        "{said}"
+    );
+    let mut build = place.build("never");
+    let said = words_of_one_error(&run_to_end(build.args(["-p", "xen-syms"])));
+    assert!(said.contains("xen-syms: this is a binary file"), "{said}");
+    std::fs::copy(place.at("fix.patch"), place.at("again.patch")).expect("copied");
+    let mut build = place.build("never");
+    let said = words_of_one_error(&run_to_end(build.args(["-p", "again.patch"])));
+    assert!(said.contains("fix.patch has the same text"), "{said}");
+    let mut verify = place.verify("fix.patch", "false");
+    std::fs::remove_file(place.at("tree/xen/Rules.mk")).expect("removed");
+    let said = words_of_one_error(&run_to_end(&mut verify));
+    assert!(said.contains("not a Xen source tree"), "{said}");
+}
+
+/// A compiler shows the source, which can have anything in it.
+#[test]
+fn a_source_does_not_control_the_terminal() {
+    let place = Place::new();
+    let patch = PATCH.replace("+    return", "+    \u{1b}[31m\u{202e}return");
+    std::fs::write(place.at("fix.patch"), patch).expect("written");
+    let output = run_to_end(&mut place.build("never"));
+    let said = words(&output);
+    assert!(said.contains(r"\u{1b}[31m\u{202e}return"), "{said}");
+    assert!(!said.contains(['\u{1b}', '\u{202e}']), "{said}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
+use xsplice_system::file;
 use xsplice_system::interrupt::{Directory, Process, run};
 
 /// A build of the patched source.
@@ -48,7 +49,7 @@ pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> 
     for (number, level) in levels.iter().enumerate() {
         let began = SystemTime::now();
         for path in *level {
-            let text = std::fs::read(path).map_err(|e| unusable(path, &e))?;
+            let text = file::read(path).map_err(|e| unusable(path, &e))?;
             let name = path.display().to_string();
             source.apply(&top, &name, &String::from_utf8_lossy(&text), plan.leave_out)?;
         }
@@ -92,7 +93,7 @@ pub fn built(
     original: Option<&Path>,
     progress: &dyn Progress,
 ) -> Result<Patched, Unusable> {
-    let read = |path: &Path| std::fs::read(path).map_err(|e| unusable(path, &e));
+    let read = |path: &Path| file::read(path).map_err(|e| unusable(path, &e));
     let mut patched = Patched {
         syms: read(syms)?,
         objects: read(objects)?,
@@ -118,10 +119,12 @@ fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Unusable {
 /// The directory that has `xen` in it.
 fn top(tree: &Path) -> Result<PathBuf, Unusable> {
     let tree = tree.canonicalize().map_err(|e| unusable(tree, &e))?;
-    Ok(match tree.parent() {
-        Some(parent) if tree.join("Rules.mk").is_file() => parent.to_owned(),
-        _ => tree,
-    })
+    if tree.join("xen/Rules.mk").is_file() {
+        return Ok(tree);
+    }
+    let parent = tree.parent().filter(|_| tree.join("Rules.mk").is_file());
+    let parent = parent.map(Path::to_owned);
+    parent.ok_or_else(|| unusable(&tree, &"not a Xen source tree: there is no xen/Rules.mk"))
 }
 
 /// What the hypervisor is built from is copied, everything else is linked.
@@ -143,7 +146,7 @@ fn duplicate(from: &Path, to: &Path) -> std::io::Result<()> {
     match status.success() {
         true => Ok(()),
         false => Err(std::io::Error::other(
-            String::from_utf8_lossy(&words).into_owned(),
+            String::from_utf8_lossy(&words).trim_end().to_owned(),
         )),
     }
 }
@@ -172,6 +175,8 @@ fn make(copy: &Path, arguments: &[String], progress: &dyn Progress) -> Result<()
     command.arg("-C").arg(copy.join("xen")).args(arguments);
     command.arg(format!("-j{jobs}")).arg("xen");
     command.env_remove("MAKEFLAGS").stdin(Stdio::null());
+    // What compilers keep for themselves goes when the copy goes.
+    command.env("TMPDIR", copy);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = Process::spawn(&mut command).map_err(bad)?;
     let (lines, errors) = (process.stdout.take(), process.stderr.take());
@@ -196,11 +201,11 @@ fn make(copy: &Path, arguments: &[String], progress: &dyn Progress) -> Result<()
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&errors);
-    let errors: Vec<&str> = errors
-        .lines()
-        .filter(|line| line.contains("rror"))
-        .collect();
-    let errors = errors.get(..10).unwrap_or(&errors).join("\n");
+    let mut lines: Vec<&str> = errors.lines().collect();
+    if lines.iter().any(|line| line.contains("rror")) {
+        lines.retain(|line| line.contains("rror"));
+    }
+    let errors = lines.get(..10).unwrap_or(&lines).join("\n");
     Err(Unusable::new(
         "the patched hypervisor does not build",
         &errors,

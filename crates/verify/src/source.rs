@@ -4,7 +4,8 @@
 
 use crate::Unusable;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path};
 
 /// A line of a patched file, and its number in the original if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +36,24 @@ impl Source {
         patch: &str,
         leave_out: &[String],
     ) -> Result<(), Unusable> {
-        for change in parse(what, patch)? {
+        let changes = parse(what, patch)?;
+        if changes.is_empty() {
+            return Err(Unusable::new(
+                what,
+                &"there is no unified diff in this file",
+            ));
+        }
+        for change in changes {
+            if let Some(path) = [change.old, change.new]
+                .into_iter()
+                .flatten()
+                .find(leads_out)
+            {
+                return Err(Unusable::new(
+                    what,
+                    &format!("{path} leads out of the tree"),
+                ));
+            }
             let path = change.new.or(change.old).unwrap_or_default();
             if !leave_out.iter().any(|name| name == path) {
                 self.change(top, what, &change)?;
@@ -44,17 +62,15 @@ impl Source {
         Ok(())
     }
 
-    /// Writes the files below `top`.
-    pub(crate) fn write(&self, top: &Path) -> std::io::Result<()> {
+    /// Writes the files below `copy`, of which links lead to the tree itself.
+    pub(crate) fn write(&self, copy: &Path) -> std::io::Result<()> {
         for (path, lines) in &self.0 {
-            let path_there = top.join(path);
+            make_parent(copy, path)?;
+            let path_there = copy.join(path);
             let _ = std::fs::remove_file(&path_there);
             let Some(lines) = lines else {
                 continue;
             };
-            if let Some(parent) = path_there.parent() {
-                std::fs::create_dir_all(parent)?;
-            }
             let preprocessed = [".c", ".h", ".S"].iter().any(|end| path.ends_with(end));
             let text = if preprocessed {
                 numbered(lines)
@@ -150,6 +166,34 @@ fn parse<'a>(what: &str, patch: &'a str) -> Result<Vec<Change<'a>>, Unusable> {
     }
     changes.retain(|change| change.old.is_some() || change.new.is_some());
     Ok(changes)
+}
+
+fn leads_out(path: &&str) -> bool {
+    let mut parts = Path::new(path).components();
+    !parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Makes the directory of the file `path` of `copy`. A directory that is a link
+/// becomes one of links: what is written is not to be written to where it leads.
+fn make_parent(copy: &Path, path: &str) -> std::io::Result<()> {
+    let mut at = copy.to_owned();
+    for part in Path::new(path).parent().into_iter().flatten() {
+        at.push(part);
+        match std::fs::read_link(&at) {
+            Ok(target) => {
+                let target = at.parent().unwrap_or(copy).join(target);
+                std::fs::remove_file(&at)?;
+                std::fs::create_dir(&at)?;
+                for entry in std::fs::read_dir(target)? {
+                    let entry = entry?;
+                    symlink(entry.path(), at.join(entry.file_name()))?;
+                }
+            }
+            Err(_) if at.is_dir() => {}
+            Err(_) => std::fs::create_dir(&at)?,
+        }
+    }
+    Ok(())
 }
 
 /// The path of a `---` or `+++` line, without its first directory.

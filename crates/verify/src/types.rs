@@ -139,6 +139,7 @@ fn describe(
     };
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(command).current_dir(tree);
+    shell.env("TMPDIR", output.parent().unwrap_or(tree));
     let (status, words) = run(&mut shell).map_err(|e| Unusable::new(&place, &e))?;
     if !status.success() {
         let words = String::from_utf8_lossy(&words).into_owned();
