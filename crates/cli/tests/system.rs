@@ -424,6 +424,15 @@ fn what_is_no_patch_or_no_tree_is_one_error() {
     let said = words_of_one_error(&run_to_end(build.args(["-p", "again.patch"])));
     assert!(said.contains("fix.patch has the same text"), "{said}");
     let mut verify = place.verify("fix.patch", "false");
+    let said = words_of_one_error(&run_to_end(verify.env("TMPDIR", "/nowhere")));
+    assert!(
+        said.starts_with("error: /nowhere: no work directory"),
+        "{said}"
+    );
+    let mut verify = place.verify("fix.patch", "false");
+    let said = words_of_one_error(&run_to_end(verify.env("PATH", "/nowhere")));
+    assert!(said.contains("cannot run cp"), "{said}");
+    let mut verify = place.verify("fix.patch", "false");
     std::fs::remove_file(place.at("tree/xen/Rules.mk")).expect("removed");
     let said = words_of_one_error(&run_to_end(&mut verify));
     assert!(said.contains("not a Xen source tree"), "{said}");

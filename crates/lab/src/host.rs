@@ -127,6 +127,8 @@ const XEN_ARGUMENTS: &str =
     "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot dom0_mem=512M";
 /// That of dom0's kernel.
 const DOM0_ARGUMENTS: &str = "console=hvc0 earlyprintk=xen rdinit=/init quiet";
+/// With what an ELF file begins.
+const ELF: &[u8] = b"\x7fELF";
 /// With what `xen.efi` begins: it is a program for UEFI firmware.
 const PE: &[u8] = b"MZ";
 /// Firmware for QEMU.
@@ -416,9 +418,20 @@ impl Host {
     fn send(&mut self, request: &Request) -> Result<(), Error> {
         let mut text = serde_json::to_string(request).map_err(|e| Error::Dom0(e.to_string()))?;
         text.push('\n');
-        self.line
-            .write_all(text.as_bytes())
-            .map_err(|e| Error::Dom0(e.to_string()))
+        match self.line.write_all(text.as_bytes()) {
+            Err(e) if is_gone(&e) => Err(self.off("a command")),
+            written => written.map_err(|e| Error::Dom0(e.to_string())),
+        }
+    }
+
+    /// Why the machine is no longer there.
+    fn off(&self, what: &str) -> Error {
+        // What it said last may still be on its way.
+        std::thread::sleep(Duration::from_millis(200));
+        self.check_console().err().unwrap_or_else(|| Error::Off {
+            what: what.to_owned(),
+            console: self.tail(),
+        })
     }
 
     fn receive(&mut self, what: &str) -> Result<Reply, Error> {
@@ -431,14 +444,8 @@ impl Host {
                     .map_err(|_| Error::NoReply(String::from_utf8_lossy(&line).into_owned()));
             }
             match self.line.read(&mut chunk) {
-                Ok(0) => {
-                    std::thread::sleep(Duration::from_millis(200));
-                    self.check_console()?;
-                    return Err(Error::Off {
-                        what: what.to_owned(),
-                        console: self.tail(),
-                    });
-                }
+                Ok(0) => return Err(self.off(what)),
+                Err(e) if is_gone(&e) => return Err(self.off(what)),
                 Ok(size) => self.received.extend_from_slice(&chunk[..size]),
                 Err(e)
                     if matches!(
@@ -535,6 +542,10 @@ fn connect(socket: &Path, qemu: &mut Child) -> io::Result<UnixStream> {
 /// Puts what is booted into `directory`; returns how QEMU finds it there.
 fn boot_arguments(config: &HostConfig, directory: &Path) -> Result<Vec<String>, Error> {
     let xen = gunzip(&config.xen, read(&config.xen)?)?;
+    if !xen.starts_with(ELF) && !xen.starts_with(PE) {
+        let message = "no hypervisor: it is neither xen.gz, nor the ELF file in it, nor xen.efi";
+        return Err(file_error(&config.xen, io::Error::other(message)));
+    }
     let xen_arguments = format!("{XEN_ARGUMENTS} {}", config.xen_arguments);
     let place = |name: &str| directory.join(name).display().to_string();
     let kernel = config
@@ -619,6 +630,12 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 
 fn write(path: &Path, data: &[u8]) -> Result<(), Error> {
     std::fs::write(path, data).map_err(|error| file_error(path, error))
+}
+
+/// Whether the machine ended, and its end of the line with it.
+fn is_gone(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    kinds.contains(&error.kind())
 }
 
 fn file_error(path: &Path, error: io::Error) -> Error {

@@ -37,7 +37,7 @@ pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> 
     let top = top(plan.tree)?;
     progress.stage("copying the tree");
     let directory = Directory::new("xsplice-verify-");
-    let directory = directory.map_err(|e| unusable(&std::env::temp_dir(), &e))?;
+    let directory = directory.map_err(|e| no_work_directory(&e))?;
     let copy = directory.path();
     copy_tree(&top, copy).map_err(|e| unusable(&top, &e))?;
     let recorded = record::arguments(&top.join("xen")).map_err(|e| unusable(&top, &e))?;
@@ -112,6 +112,13 @@ pub fn built(
     Ok(patched)
 }
 
+/// That there is no place for temporary files.
+pub(crate) fn no_work_directory(error: &std::io::Error) -> Unusable {
+    let message =
+        format!("no work directory can be made here ({error}); set TMPDIR to another directory");
+    unusable(&std::env::temp_dir(), &message)
+}
+
 fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Unusable {
     Unusable::new(&path.display().to_string(), error)
 }
@@ -142,7 +149,9 @@ fn copy_tree(top: &Path, copy: &Path) -> std::io::Result<()> {
 fn duplicate(from: &Path, to: &Path) -> std::io::Result<()> {
     let mut command = Command::new("cp");
     command.args(["-a", "--reflink=auto"]).arg(from).arg(to);
-    let (status, words) = run(&mut command)?;
+    let ran = run(&mut command);
+    let (status, words) =
+        ran.map_err(|e| std::io::Error::other(format!("cannot run cp to copy it: {e}")))?;
     match status.success() {
         true => Ok(()),
         false => Err(std::io::Error::other(

@@ -7,6 +7,7 @@
 //! once more, from both sources, with what debuggers need, and every structure,
 //! union and variable that both know by one name must be the same.
 
+use crate::build::no_work_directory;
 use crate::dwarf::{self, Described};
 use crate::verdict::{Difference, Kind};
 use crate::{Progress, Unusable, record};
@@ -88,8 +89,7 @@ fn known(
     objects: &BTreeSet<PathBuf>,
     progress: &dyn Progress,
 ) -> Result<Known, Unusable> {
-    let bad = |e: &dyn std::fmt::Display| Unusable::new("debugging information", e);
-    let directory = Directory::new("xsplice-types-").map_err(|e| bad(&e))?;
+    let directory = Directory::new("xsplice-types-").map_err(|e| no_work_directory(&e))?;
     let objects: Vec<&PathBuf> = objects.iter().collect();
     let next = AtomicUsize::new(0);
     let found: Mutex<(Known, Option<Unusable>)> = Mutex::default();
@@ -120,7 +120,7 @@ fn known(
     match found.into_inner() {
         Ok((known, None)) => Ok(known),
         Ok((_, Some(error))) => Err(error),
-        Err(_) => Err(bad(&"reading it failed")),
+        Err(_) => Err(Unusable::new("debugging information", &"reading it failed")),
     }
 }
 

@@ -3,6 +3,26 @@
 
 use xsplice_e2e::{base, local};
 
+/// QEMU says what is wrong with a hypervisor that it cannot start; a payload is none.
+#[test]
+fn what_does_not_boot_is_told() -> anyhow::Result<()> {
+    let base = base()?;
+    let payload = base.test_payloads.join("xen_hello_world.livepatch");
+    let (payload, kernel) = (payload.display().to_string(), base.kernel.display());
+    let kernel = format!("--kernel={kernel}");
+    for (xen, reason) in [
+        ("/dev/null", "/dev/null: no hypervisor"),
+        (payload.as_str(), "the machine went off during"),
+        (payload.as_str(), "rror while loading elf kernel"),
+    ] {
+        let output = local(&["lab", "try", &payload, "--xen", xen, &kernel])?;
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{words}");
+        assert!(words.contains(reason), "{xen}: {words}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_good_payload_passes_and_a_crash_is_told() -> anyhow::Result<()> {
     let base = base()?;
