@@ -97,6 +97,10 @@ fn write(args: &Args, json: bool) -> anyhow::Result<(xsplice_host_image::Report,
     let inputs = lists.into_iter().flatten();
     file::check_output(&args.output, inputs.chain([&args.payload, &args.xen_syms]))
         .with_context(|| shown(&args.output))?;
+    if args.srcdir.is_some() {
+        let inputs = lists.into_iter().flatten();
+        file::check_rereadable(inputs.chain([&args.payload, &args.xen_syms]))?;
+    }
     let data = read(&args.payload)?;
     let image = Arc::new(read_image(&args.xen_syms)?);
     let payload = Payload::read(&data, Some(&image)).with_context(|| shown(&args.payload))?;

@@ -46,6 +46,9 @@ pub(crate) fn run(args: &Args, options: Options, bar: &Bar, json: bool) -> ExitC
 fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome> {
     let output = options.output.clone();
     options.check_output().with_context(|| shown(&output))?;
+    let lists = [&options.patches, &options.below, &options.below_patches];
+    let inputs = lists.into_iter().chain([&options.hooks]).flatten();
+    file::check_rereadable(inputs.chain([&options.xen_syms]))?;
     if options.depends.is_some() {
         bail!("--verify needs the payloads below: give their files with --on");
     }

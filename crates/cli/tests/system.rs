@@ -438,6 +438,31 @@ fn what_is_no_patch_or_no_tree_is_one_error() {
     assert!(said.contains("not a Xen source tree"), "{said}");
 }
 
+#[test]
+fn what_is_read_twice_is_a_file() {
+    let place = Place::new();
+    run(&mut place.build("payload"));
+    let pipe = place.at("pipe.patch");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("made");
+    let mut build = place.build("never");
+    let output = run_to_end(build.args(["--verify", "-p", "pipe.patch"]));
+    let said = words_of_one_error(&output);
+    assert!(said.contains("pipe.patch: it is read twice"), "{said}");
+    let mut report = Command::new(XSPLICE);
+    report.args([
+        "report",
+        "payload",
+        "--xen-syms",
+        "xen-syms",
+        "-s",
+        "tree/xen",
+    ]);
+    report.args(["-p", "pipe.patch", "-o", "page"]);
+    let output = run_to_end(report.current_dir(place.directory.path()));
+    let said = words_of_one_error(&output);
+    assert!(said.contains("pipe.patch: it is read twice"), "{said}");
+}
+
 /// A compiler shows the source, which can have anything in it.
 #[test]
 fn a_source_does_not_control_the_terminal() {

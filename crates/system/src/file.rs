@@ -125,6 +125,24 @@ pub fn check_output<'a>(
     check_writable(output)
 }
 
+/// Finds out before the work whether each of `inputs` can be read more than once.
+///
+/// # Errors
+/// If one is a pipe or the like. One that is missing is for its reader to name.
+pub fn check_rereadable<'a>(inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    let once = |input: &&PathBuf| input.metadata().is_ok_and(|m| !m.is_file());
+    match inputs.into_iter().find(once) {
+        None => Ok(()),
+        Some(input) => Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!(
+                "{}: it is read twice, which only a file can be",
+                shown(input)
+            ),
+        )),
+    }
+}
+
 fn keep_apart<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     let identity = |path: &Path| {
         let metadata = path.metadata().ok().filter(Metadata::is_file)?;
