@@ -169,7 +169,7 @@ pub fn patched(base: &Base, patches: &[PathBuf]) -> anyhow::Result<xsplice_verif
     Ok(xsplice_verify::build(&plan, &xsplice_verify::Silent)?)
 }
 
-/// Builds the payload `name` from the source patch at `patch`.
+/// Builds a payload from the source patch at `patch`, with the options that it names.
 ///
 /// # Errors
 /// If `xsplice build` refuses, with its words.
@@ -179,7 +179,8 @@ pub fn build(
     output: &std::path::Path,
 ) -> anyhow::Result<String> {
     let text = |path: &std::path::Path| path.display().to_string();
-    let result = local(&[
+    let options = directives::options(&std::fs::read_to_string(patch)?);
+    let arguments = [
         "build",
         "-s",
         &text(&base.tree),
@@ -189,7 +190,9 @@ pub fn build(
         &text(&base.xen_syms),
         "-o",
         &text(output),
-    ])?;
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let result = local(&[&arguments[..], &options].concat())?;
     if !result.status.success() {
         bail!("{}", String::from_utf8_lossy(&result.stderr));
     }

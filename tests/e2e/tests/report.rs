@@ -164,6 +164,65 @@ fn what_files_say_is_never_markup() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the generator was told, and what it has to tell, is in the payload: both
+/// `report` and `inspect` show it.
+#[test]
+fn how_a_payload_was_built_is_shown() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let (payload, page) = (directory.path().join("p"), directory.path().join("page"));
+    for (name, in_page, in_text) in [
+        (
+            "layout-allowed",
+            &[
+                "<dt>Refusals overridden (--allow)</dt><dd>priv_op_ctxt</dd>",
+                "<h3>Notes</h3>",
+                "struct priv_op_ctxt has cs.base at byte",
+                "<h4>Hunks in it</h4><ul><li>xen/arch/x86/pv/emul-priv-op.c:",
+            ][..],
+            &[
+                "built with      --allow priv_op_ctxt",
+                "note            ",
+                "emul-priv-op.c:",
+            ][..],
+        ),
+        (
+            "init-left-out",
+            &[
+                "<dt>To be left out (--leave-out)</dt><dd>tasklet_subsys_init</dd>",
+                "<h3>Left out</h3><ul><li><code>tasklet_subsys_init</code> of common/tasklet.c",
+                "<td>left out, as the build was told</td>",
+            ],
+            &[
+                "built with      --leave-out tasklet_subsys_init",
+                "left out, as the build was told: tasklet_subsys_init",
+            ],
+        ),
+        (
+            "registered-table",
+            &[
+                "<span class=\"badge warning\">warning</span> arch/x86/hvm/hpet.c: ",
+                "<h3>Notes</h3>",
+            ],
+            &["warning         arch/x86/hvm/hpet.c: ", "note            "],
+        ),
+    ] {
+        let patch = repository().join(format!("tests/e2e/patches/{name}.patch"));
+        build(&base, &patch, &payload)?;
+        ensure!(report(&payload, &page, &[])?.code == Some(0), "{name}");
+        let page = std::fs::read_to_string(&page)?;
+        for words in in_page {
+            ensure!(page.contains(words), "{name}: no {words} in {page}");
+        }
+        let output = local(&["inspect", &payload.display().to_string()])?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        for words in in_text {
+            ensure!(text.contains(words), "{name}: no {words} in {text}");
+        }
+    }
+    Ok(())
+}
+
 /// Whatever a payload says stays where it is shown: the page has the elements that it
 /// has for a payload with plain names, and nothing in it that is not seen.
 #[test]
