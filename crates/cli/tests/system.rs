@@ -476,6 +476,22 @@ fn a_source_does_not_control_the_terminal() {
 }
 
 #[test]
+fn a_limit_for_files_leaves_nothing_behind() {
+    let place = Place::new();
+    let output = run_to_end(&mut by(
+        &["sh", "-c", "ulimit -f 1; exec \"$@\"", "sh"],
+        &place.build("never"),
+    ));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        words(&output).contains("No payload was written"),
+        "{output:?}"
+    );
+    assert_eq!(place.left_in_tmp(), Vec::<PathBuf>::new());
+    assert!(!place.at("never").exists());
+}
+
+#[test]
 fn a_signal_that_is_ignored_stays_so() {
     let place = Place::new();
     place.record(&format!(

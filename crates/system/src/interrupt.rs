@@ -4,15 +4,15 @@
 
 use crate::complain;
 use rustix::process::{Pid, Signal, kill_process_group};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeSet;
-use std::io::{Error, IsTerminal, Read, Result};
+use std::io::{Error, IsTerminal, Read, Result, Write};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// What must not outlive the program.
@@ -59,6 +59,8 @@ pub fn watch() -> Result<()> {
         .into_iter()
         .filter(|(number, _)| ignored & (1 << (number - 1)) == 0)
         .collect();
+    // A write beyond the limit for files is an error then, and no end.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     let mut signals = Signals::new(caught.iter().map(|(number, _)| number))?;
     WATCHED.get_or_init(|| ());
     std::thread::spawn(move || {
@@ -92,15 +94,15 @@ fn end(signal: i32, name: &str) -> ! {
         .iter()
         .filter(|path| !remove(path))
         .collect();
-    let clear = if std::io::stderr().is_terminal() {
-        "\r\x1b[2K"
-    } else {
-        ""
-    };
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        // Over what shows the progress.
+        let _ = stderr.write_all(b"\r\x1b[2K");
+    }
     if left.is_empty() {
-        complain!("{clear}interrupted by {name}: nothing is left behind");
+        complain!("interrupted by {name}: nothing is left behind");
     } else {
-        complain!("{clear}interrupted by {name}; cannot remove {left:?}");
+        complain!("interrupted by {name}; cannot remove {left:?}");
     }
     std::process::exit(128 + signal)
 }
