@@ -158,6 +158,12 @@ const CALLED: &[(Why, &str)] = &[
     (Event, "raise_softirq"),
     (Writes, "get_s_time"),
     (Writes, "get_s_time_fixed"),
+    // With Xen's own checks.
+    (Event, "check_lock"),
+    (Event, "intpose_lookup"),
+    (Writes, "spin_debug_enable"),
+    (Writes, "spin_debug_disable"),
+    (Writes, "scale_delta"),
 ];
 
 /// The names that have this reason, each with a zero behind it, as far as there is

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_abi::deny::{self, ROOTS, Where, Why};
-use xsplice_e2e::{Base, base, repository, rust_base};
+use xsplice_e2e::{Base, base, debug_base, repository, rust_base};
 use xsplice_engine::Region;
 use xsplice_host_image::{Image, Part, check};
 
@@ -159,10 +159,14 @@ fn minor(image: &Image) -> anyhow::Result<u32> {
     Ok(u32::from_le_bytes(number))
 }
 
-/// Debian's Xen, the same with our core, and the `xen-syms` files of other versions
+/// Debian's Xen, the same with our core, that with Xen's own checks, and the `xen-syms` files of other versions
 /// in the directory that `XSPLICE_XEN_SYMS` names.
 fn hypervisors() -> anyhow::Result<Vec<Hypervisor>> {
-    let mut files = vec![base()?.xen_syms, rust_base()?.xen_syms];
+    let mut files = vec![
+        base()?.xen_syms,
+        rust_base()?.xen_syms,
+        debug_base()?.xen_syms,
+    ];
     if let Some(directory) = std::env::var_os("XSPLICE_XEN_SYMS") {
         let directory = Path::new(&directory);
         let entries = std::fs::read_dir(directory)
