@@ -125,6 +125,7 @@ pub const ROOTS: &[Root] = &[
     root("xsplice_mask", Waits, Where::OurCore),
     root("xsplice_synchronise", Waits, Where::OurCore),
     // They log before and after.
+    alone("livepatch_do_action", Writes, Where::Some),
     alone("apply_payload", Writes, Where::OwnCore),
     alone("revert_payload", Writes, Where::OwnCore),
     root("arch_livepatch_quiesce", Writes, Where::OwnCore),
@@ -154,6 +155,7 @@ pub const ROOTS: &[Root] = &[
 const CALLED: &[(Why, &str)] = &[
     (Event, "__bitmap_weight"),
     (Event, "_spin_trylock"),
+    (Event, "_spin_unlock"),
     (Event, "mcheck_mca_logout"),
     (Event, "raise_softirq"),
     (Writes, "get_s_time"),

@@ -7,7 +7,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use xsplice_abi::note::hex;
-use xsplice_host_image::{Image, efi_symbols};
+use xsplice_host_image::{EfiError, Image, efi_symbols};
 use xsplice_system::file;
 
 const EXAMPLES: &str = "\
@@ -56,7 +56,14 @@ fn write(args: &Args) -> anyhow::Result<String> {
     file::check_output(&args.output, [&args.xen_syms, &args.xen_efi])
         .with_context(|| shown(&args.output))?;
     let read = |path: &PathBuf| file::read(path).with_context(|| shown(path));
-    let image = efi_symbols(&read(&args.xen_syms)?, &read(&args.xen_efi)?)?;
+    let image = efi_symbols(&read(&args.xen_syms)?, &read(&args.xen_efi)?);
+    let image = image.map_err(|error| {
+        let file = match error {
+            EfiError::Symbols(_) => &args.xen_syms,
+            _ => &args.xen_efi,
+        };
+        anyhow::Error::new(error).context(shown(file))
+    })?;
     let build_id = hex(Image::parse(&image)?.build_id());
     file::write(&args.output, &image)
         .with_context(|| format!("cannot write {}", shown(&args.output)))?;

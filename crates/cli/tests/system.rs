@@ -423,6 +423,21 @@ fn what_is_no_patch_or_no_tree_is_one_error() {
     let mut build = place.build("never");
     let said = words_of_one_error(&run_to_end(build.args(["-p", "again.patch"])));
     assert!(said.contains("fix.patch has the same text"), "{said}");
+    let mut efi = Command::new(XSPLICE);
+    efi.args([
+        "efi-syms",
+        "--xen-syms",
+        "xen-syms",
+        "--xen-efi",
+        "fix.patch",
+        "-o",
+        "syms",
+    ]);
+    let said = words_of_one_error(&run_to_end(efi.current_dir(place.directory.path())));
+    assert!(
+        said.starts_with("error: fix.patch: this is not a usable xen.efi"),
+        "{said}"
+    );
     let mut verify = place.verify("fix.patch", "false");
     let said = words_of_one_error(&run_to_end(verify.env("TMPDIR", "/nowhere")));
     assert!(
