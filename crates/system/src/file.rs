@@ -14,17 +14,27 @@ const LINKS: usize = 40;
 
 /// The most bytes that are read: several times what a hypervisor with all its
 /// symbols has.
-pub const LARGEST: u64 = 256 << 20;
+const LARGEST: u64 = 256 << 20;
+/// The same for payloads, in dom0 with its little memory; Xen takes 2 MiB.
+pub const LARGEST_PAYLOAD: u64 = 8 << 20;
 
 /// Reads the file that `path` names, which may be a pipe.
 ///
 /// # Errors
 /// If it cannot be read, or is larger than any that is of use.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
+    read_up_to(path, LARGEST)
+}
+
+/// Reads the file that `path` names, with at most `largest` bytes.
+///
+/// # Errors
+/// If it cannot be read, or has more.
+pub fn read_up_to(path: &Path, largest: u64) -> Result<Vec<u8>> {
     let mut data = Vec::new();
-    File::open(path)?.take(LARGEST + 1).read_to_end(&mut data)?;
-    if data.len() as u64 > LARGEST {
-        let message = format!("it is larger than {} MiB", LARGEST >> 20);
+    File::open(path)?.take(largest + 1).read_to_end(&mut data)?;
+    if data.len() as u64 > largest {
+        let message = format!("it is larger than {} MiB", largest >> 20);
         return Err(Error::new(ErrorKind::FileTooLarge, message));
     }
     Ok(data)

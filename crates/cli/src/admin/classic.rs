@@ -15,7 +15,7 @@ use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::escaped;
 use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State};
-use xsplice_system::file::LARGEST;
+use xsplice_system::file::LARGEST_PAYLOAD;
 use xsplice_system::lines;
 
 const USAGE: &str = "\
@@ -162,7 +162,7 @@ impl Tool<'_> {
         let file = File::open(path)
             .map_err(|e| failed(&format!("Could not open {shown}."), errno_of(&e)))?;
         let mut data = Vec::new();
-        let read = file.take(LARGEST).read_to_end(&mut data);
+        let read = file.take(LARGEST_PAYLOAD).read_to_end(&mut data);
         if let Err(error) = read {
             // The classic tool maps the file, which a directory answers so.
             let errno = match errno_of(&error) {

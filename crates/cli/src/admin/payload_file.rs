@@ -8,7 +8,7 @@ use object::{Endianness, elf};
 use std::path::Path;
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::section;
-use xsplice_system::file;
+use xsplice_system::file::{LARGEST_PAYLOAD, read_up_to};
 
 /// What a payload says about where it belongs.
 pub(super) struct Identity {
@@ -20,7 +20,7 @@ pub(super) struct Identity {
 
 /// Reads the payload at `path`.
 pub(super) fn read(path: &Path) -> anyhow::Result<(Vec<u8>, Identity)> {
-    let data = file::read(path).with_context(|| shown(path))?;
+    let data = read_up_to(path, LARGEST_PAYLOAD).with_context(|| shown(path))?;
     let identity = identify(&data).with_context(|| shown(path))?;
     Ok((data, identity))
 }
