@@ -14,7 +14,6 @@ use crate::unit::Unit;
 use crate::warning::Warning;
 use crate::{Code, Problem, Refused};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -217,10 +216,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let changed = units.iter().filter(|unit| !unit.comparison.is_empty());
     let changed: Vec<&str> = changed.map(|unit| unit.file.path.as_str()).collect();
     crate::archive::check_linked(&tree, &image, &changed)?;
-    let tag = tag(&metadata, &units, options.prelink);
     let edits = Edits::new(patches[own..].iter().flat_map(|patch| &patch.files));
     let rules = Rules {
-        tag: &tag,
         prelink: options.prelink,
         leave_out: &leave_out,
         leave_out_init: options.leave_out_init,
@@ -340,23 +337,6 @@ fn no_code(pairs: &[Pair], unneeded: &BTreeSet<String>) -> Refused {
          changed){more}"
     );
     Refused::one(Code::NothingToPatch, "patch", message)
-}
-
-/// What makes the names of new symbols unlike those of any other payload: a
-/// hash of all that they are made from.
-fn tag(metadata: &[(String, String)], units: &[Unit], prelink: bool) -> String {
-    let mut hash = Sha256::new();
-    hash.update(format!("{metadata:?} {prelink}"));
-    for unit in units {
-        hash.update(&unit.file.path);
-        // What describes the code for a debugger has the names of directories.
-        let sections = unit.patched.sections.iter();
-        for section in sections.filter(|section| !section.name.starts_with(".debug")) {
-            hash.update(format!("{} {:?}", section.name, section.relocations));
-            hash.update(&section.data);
-        }
-    }
-    hex(&hash.finalize()[..4])
 }
 
 /// The hypervisor's build-id, which the user may name.

@@ -11,17 +11,19 @@ use object::{
 use object::{Object as _, ObjectSection as _};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
+use xsplice_abi::note::hex;
 use xsplice_abi::payload as abi;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_abi::record;
 use xsplice_objdiff::names::base_name;
 
-/// Between the name of a new symbol and the tag of its payload.
+/// What the name of a new symbol ends with in a draft. The payload has its tag
+/// behind it: the hypervisor refuses a name that another payload has, too.
 pub(crate) const VERSION_SUFFIX: &str = "@";
 
-/// The name of what is new in the payload with this `tag`: that of the symbol in
-/// its file. Of a source that is compiled several times, the object is the file.
-pub(crate) fn payload_name(file: &ObjectFile, symbol: &str, tag: &str) -> String {
+/// The name of what is new in a payload: that of the symbol in its file. Of a
+/// source that is compiled several times, the object is the file.
+pub(crate) fn payload_name(file: &ObjectFile, symbol: &str) -> String {
     fn stem(path: &str) -> &str {
         path.rsplit_once('.').map_or(path, |(stem, _)| stem)
     }
@@ -29,7 +31,7 @@ pub(crate) fn payload_name(file: &ObjectFile, symbol: &str, tag: &str) -> String
         true => &file.source,
         false => &file.path,
     };
-    format!("{place}#{symbol}{VERSION_SUFFIX}{tag}")
+    format!("{place}#{symbol}{VERSION_SUFFIX}")
 }
 
 /// A section of the payload.
@@ -201,7 +203,7 @@ impl Draft {
     /// compiler put behind names.
     pub(crate) fn does_the_same(&self, other: &Self) -> bool {
         let source_name = |name: &str| {
-            let name = name.split(VERSION_SUFFIX).next().unwrap_or_default();
+            let name = name.strip_suffix(VERSION_SUFFIX).unwrap_or(name);
             base_name(name).to_owned()
         };
         let plain = |draft: &Self| -> Vec<_> {
@@ -274,17 +276,23 @@ impl Draft {
         self.names.push((at.0.clone(), at.1, name, size, function));
     }
 
-    /// Writes the payload. Its build-id is a hash of all that it contains.
+    /// Writes the payload. Its build-id is a hash of all that it contains, and so
+    /// is the tag in the names of what is new: any other payload has another one.
     ///
     /// # Errors
     /// If the ELF writer refuses, in its words.
     pub fn write(&self, identity: &Identity) -> Result<Vec<u8>, object::write::Error> {
-        let unnamed = self.write_with(identity, &[0; BUILD_ID_SIZE])?;
+        let unnamed = self.write_with(identity, &[0; BUILD_ID_SIZE], "")?;
         let hash = Sha256::digest(&unnamed);
-        self.write_with(identity, &hash[..BUILD_ID_SIZE])
+        self.write_with(identity, &hash[..BUILD_ID_SIZE], &hex(&hash[..TAG_SIZE]))
     }
 
-    fn write_with(&self, identity: &Identity, id: &[u8]) -> Result<Vec<u8>, object::write::Error> {
+    fn write_with(
+        &self,
+        identity: &Identity,
+        id: &[u8],
+        tag: &str,
+    ) -> Result<Vec<u8>, object::write::Error> {
         let mut writer = Writer {
             object: Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little),
             sections: BTreeMap::new(),
@@ -294,7 +302,9 @@ impl Draft {
             writer.add_part(kind, part);
         }
         for (kind, offset, name, size, function) in &self.names {
-            writer.add_name(kind, *offset, name, *size, *function);
+            let own = name.ends_with(VERSION_SUFFIX);
+            let name = [name.as_str(), if own { tag } else { "" }].concat();
+            writer.add_name(kind, *offset, &name, *size, *function);
         }
         for field in &self.fields {
             let section = writer.sections[&field.part];
@@ -318,6 +328,9 @@ const UD2: [u8; 2] = [0x0f, 0x0b];
 
 /// Length of the payload's build-id in bytes: that of the hypervisor's own.
 const BUILD_ID_SIZE: usize = 20;
+
+/// Length of the tag in bytes; names have two digits for each.
+const TAG_SIZE: usize = 4;
 
 struct Writer<'a> {
     object: Object<'a>,

@@ -118,7 +118,6 @@ impl Program {
 fn selection(units: &[Unit], image: &Image) -> Result<Selection, String> {
     let none = Choices::default();
     let rules = Rules {
-        tag: "test",
         prelink: false,
         leave_out: &none,
         leave_out_init: false,

@@ -2,6 +2,8 @@
 //! A payload says which patches are in it, and which were only given.
 
 use anyhow::{Context, ensure};
+use object::{Object as _, ObjectSymbol as _};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xsplice_e2e::{base, local};
 
@@ -79,5 +81,54 @@ fn what_is_left_out_is_not_said_to_go_nowhere() -> anyhow::Result<()> {
         refused.status.code() == Some(1) && said.contains("everything that it changes is left out"),
         "{refused:?}"
     );
+    Ok(())
+}
+
+/// Everything that the symbol table of a payload names.
+fn names(payload: &[u8]) -> anyhow::Result<BTreeSet<String>> {
+    let file = object::File::parse(payload)?;
+    let symbols = file.symbols().filter(|symbol| symbol.is_definition());
+    let names = symbols.map(|symbol| Ok(symbol.name()?.to_owned()));
+    names.collect()
+}
+
+/// The hypervisor refuses to load two payloads at once that define one name.
+#[test]
+fn payloads_of_one_patch_share_no_new_name_unless_they_are_the_same() -> anyhow::Result<()> {
+    let base = base()?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |path: &Path| path.display().to_string();
+    let patch = text(&here.join("patches/init-lost-value-allowed.patch"));
+    let hooks = text(&here.join("hooks/rate-limit.c"));
+    let directory = tempfile::tempdir()?;
+    let build = |options: &[&str]| -> anyhow::Result<Vec<u8>> {
+        let output = directory.path().join("x.livepatch");
+        let (tree, xen_syms) = (text(&base.tree), text(&base.xen_syms));
+        let (to, always) = (text(&output), "core_parking_controller");
+        let mut arguments = vec!["build", "-s", &tree, "--xen-syms", &xen_syms];
+        arguments.extend(["-p", &patch, "-o", &to, "--allow", always]);
+        run(&[&arguments, options].concat())?;
+        Ok(std::fs::read(output)?)
+    };
+    let mut known = BTreeMap::new();
+    for options in [
+        &[][..],
+        &["--leave-out-init"],
+        &["--prelink"],
+        &["--hooks", &hooks],
+        &["--meta", "ticket=1"],
+        &["--depends", "00112233445566778899aabbccddeeff00112233"],
+    ] {
+        let payload = build(options)?;
+        ensure!(payload == build(options)?, "{options:?}: built once more");
+        let new = names(&payload)?;
+        let new: Vec<String> = new.into_iter().filter(|name| name.contains('@')).collect();
+        ensure!(!new.is_empty(), "{options:?}: nothing new is in it");
+        for name in new {
+            if let Some(other) = known.insert(name.clone(), options) {
+                anyhow::bail!("{name} is in the payloads of {other:?} and {options:?}");
+            }
+        }
+    }
     Ok(())
 }

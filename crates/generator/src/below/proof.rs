@@ -57,7 +57,7 @@ impl<'a> LevelProof<'a> {
         for (index, symbol) in object.symbols.iter().enumerate() {
             let names = [
                 runtime_name(object, index),
-                payload_name(file, &symbol.name, ""),
+                payload_name(file, &symbol.name),
             ];
             let found = level.named(&names).find(|&at| {
                 let replaces = level.record_of(at).is_some();

@@ -42,8 +42,6 @@ use xsplice_xen_image::Image;
 /// What a caller decides about the selection.
 #[derive(Debug)]
 pub struct Rules<'a> {
-    /// Makes the names of new symbols unlike those of any other payload.
-    pub tag: &'a str,
     /// Whether all of the hypervisor's symbols are given by address.
     pub prelink: bool,
     /// Changed variables and boot-only code that the payload does without, by

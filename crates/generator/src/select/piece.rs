@@ -79,7 +79,7 @@ impl Selector<'_> {
         } else if replaces {
             runtime_name(&u.patched, index)
         } else {
-            payload_name(&u.file, &symbol.name, self.rules.tag)
+            payload_name(&u.file, &symbol.name)
         };
         let at = self.place(unit, symbol.section, symbol.offset, symbol.extent(), kind);
         self.selection

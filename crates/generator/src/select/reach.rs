@@ -332,7 +332,7 @@ impl Selector<'_> {
         if function && offset == 0 {
             let mut code = original.sections.iter().filter(|s| s.class == Class::Text);
             if code.any(|section| section.relocations.iter().any(refers)) {
-                let trap = format!("{}#{name}{VERSION_SUFFIX}{}", INIT_TRAP, self.rules.tag);
+                let trap = format!("{INIT_TRAP}#{name}{VERSION_SUFFIX}");
                 let at = self.selection.draft.trap(&trap);
                 return Some(Reaches::Part(PartKind::Text, at.cast_signed()));
             }

@@ -142,7 +142,7 @@ enum Outcome {
 
 /// Makes a payload of the step from the last but one of `objects` to the last,
 /// on top of the payloads `below`.
-fn generate(objects: &[Object], image: &[u8], name: &str, below: &[PathBuf]) -> Outcome {
+fn generate(objects: &[Object], image: &[u8], below: &[PathBuf]) -> Outcome {
     let [.., original, patched] = objects else {
         panic!("a step has two ends")
     };
@@ -181,7 +181,6 @@ fn generate(objects: &[Object], image: &[u8], name: &str, below: &[PathBuf]) -> 
     let image = Image::parse(image).expect("an image");
     let none = xsplice_generator::choice::Choices::default();
     let rules = Rules {
-        tag: name,
         prelink: false,
         leave_out: &none,
         leave_out_init: false,
@@ -259,7 +258,7 @@ fn check(case: &Case, counted: &RefCell<BTreeMap<String, u32>>) {
     let mut files = Vec::new();
     for (step, name) in ["first", "second", "third"].into_iter().enumerate() {
         let (old, new) = (&case.versions[step], &case.versions[step + 1]);
-        match generate(&objects[..step + 2], &image, name, &files) {
+        match generate(&objects[..step + 2], &image, &files) {
             Outcome::Refused(why) => count(&why),
             Outcome::Forgets => count("a variable is gone"),
             Outcome::Nothing => {
