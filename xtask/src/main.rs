@@ -24,6 +24,7 @@ mod debian_build;
 mod demo;
 mod docs;
 mod fuzz;
+mod man;
 mod mutants;
 mod packages;
 mod rust_core;
@@ -93,6 +94,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Write the manual pages and the completions for shells to target/man.
+    Man,
     /// Show or clear what is cached.
     Cache {
         /// Delete it all.
@@ -157,6 +160,7 @@ fn main() -> ExitCode {
         Command::Mutants(args) => mutants::run(&args),
         Command::Docs { check: true } => docs::check(),
         Command::Docs { check: false } => docs::build(),
+        Command::Man => man::run(),
         Command::Cache { clear } => cache::run(clear),
     };
     let printed = lines::finish().context("cannot write to standard output");

@@ -2,14 +2,13 @@
 //! `xsplice build`: from a source patch to a payload.
 
 use crate::output::{complain, problems, say, shown};
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::progress::Shown;
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use xsplice_generator::account::{Effect, Hunk};
-use xsplice_generator::{Options, PatchedFunction, Progress, Refused, Report, generate};
+use xsplice_generator::{Options, PatchedFunction, Refused, Report, generate};
+use xsplice_system::lines::{self, Detail};
 use xsplice_verify::Verdict;
 
 const EXAMPLES: &str = "\
@@ -96,8 +95,8 @@ pub(crate) struct Args {
     /// change it; for each new symbol, what uses it; for each hunk, its effect.
     #[arg(long)]
     explain: bool,
-    /// Print every stage as it runs.
-    #[arg(long)]
+    // The name of `--verbose` in livepatch-build.
+    #[arg(long, hide = true)]
     debug: bool,
 }
 
@@ -161,16 +160,15 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         metadata: args.meta.clone(),
         cache: (!args.no_cache).then(object_cache).flatten(),
     };
-    let bar = Bar {
-        bar: Mutex::new(ProgressBar::hidden()),
-        debug: args.debug,
-        quiet: json,
-    };
-    if args.verify {
-        return crate::verified::run(args, options, &bar, json);
+    if args.debug {
+        lines::set_detail(Detail::Verbose);
     }
-    let result = generate(&options, &bar);
-    bar.finish();
+    let shown = Shown::new(json);
+    if args.verify {
+        return crate::verified::run(args, options, &shown, json);
+    }
+    let result = generate(&options, &shown);
+    shown.finish();
     match result {
         Ok(report) => show(args, &report, None, json),
         Err(refused) => refusal(&refused, json),
@@ -342,44 +340,5 @@ fn print_hunks(hunks: &[Hunk]) {
             Effect::NotBuilt => "not compiled into this hypervisor".to_owned(),
         };
         say!("  {}:{}: {why}", hunk.file, hunk.line);
-    }
-}
-
-pub(crate) struct Bar {
-    bar: Mutex<ProgressBar>,
-    debug: bool,
-    quiet: bool,
-}
-
-impl Bar {
-    pub(crate) fn finish(&self) {
-        if let Ok(bar) = self.bar.lock() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Progress for Bar {
-    fn stage(&self, name: &str, steps: usize) {
-        self.finish();
-        if self.debug {
-            complain!("{name}: {steps} steps");
-        }
-        if self.quiet || !std::io::stderr().is_terminal() {
-            return;
-        }
-        let bar = ProgressBar::new(steps as u64).with_message(name.to_owned());
-        if let Ok(style) = ProgressStyle::with_template("{msg:>12} [{bar:30}] {pos}/{len}") {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        if let Ok(mut current) = self.bar.lock() {
-            *current = bar;
-        }
-    }
-
-    fn step(&self) {
-        if let Ok(bar) = self.bar.lock() {
-            bar.inc(1);
-        }
     }
 }

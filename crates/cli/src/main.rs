@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 use output::{complain, say};
 use std::process::ExitCode;
 use xsplice_abi::text::escaped;
-use xsplice_system::{interrupt, lines};
+use xsplice_system::interrupt;
+use xsplice_system::lines::{self, Detail};
 
 mod admin;
 mod build;
@@ -17,8 +18,10 @@ mod demo;
 mod efi_syms;
 mod inspect;
 mod lab;
+mod manual;
 mod opinion;
 mod output;
+mod progress;
 mod report;
 mod verified;
 mod verify;
@@ -31,11 +34,17 @@ Exit codes:
 
 /// Live patching for the Xen hypervisor.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(version, long_version = manual::long_version(), about, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     /// Print results as JSON, for machines.
     #[arg(long, global = true)]
     json: bool,
+    /// Print no results and no progress, only errors and warnings.
+    #[arg(short, long, global = true, conflicts_with_all = ["json", "verbose"])]
+    quiet: bool,
+    /// Say on standard error what is being done, and how long it takes.
+    #[arg(short, long, global = true)]
+    verbose: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -58,6 +67,10 @@ enum Command {
     Verify(verify::Args),
     /// Try payloads on a disposable Xen host in QEMU.
     Lab(lab::Args),
+    /// Write the manual pages.
+    Man(manual::ManArgs),
+    /// Print the completions of a shell.
+    Completions(manual::CompletionsArgs),
     #[command(flatten)]
     Admin(admin::Command),
 }
@@ -70,8 +83,13 @@ impl Command {
             | Self::EfiSyms(_)
             | Self::Report(_)
             | Self::Verify(_)
-            | Self::Lab(_) => true,
-            Self::Check(_) | Self::Inspect(_) | Self::Demo(_) | Self::Admin(_) => false,
+            | Self::Lab(_)
+            | Self::Man(_) => true,
+            Self::Check(_)
+            | Self::Inspect(_)
+            | Self::Demo(_)
+            | Self::Completions(_)
+            | Self::Admin(_) => false,
         }
     }
 }
@@ -113,6 +131,11 @@ fn run() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
+    if cli.quiet {
+        lines::set_detail(Detail::Quiet);
+    } else if cli.verbose {
+        lines::set_detail(Detail::Verbose);
+    }
     if cli.command.makes_files()
         && let Err(error) = interrupt::watch()
     {
@@ -128,6 +151,8 @@ fn run() -> ExitCode {
         Command::Report(args) => report::run(&args, cli.json),
         Command::Verify(args) => verify::run(&args, cli.json),
         Command::Lab(args) => lab::run(&args, cli.json),
+        Command::Man(args) => manual::write_pages(&args, cli.json),
+        Command::Completions(args) => manual::print_completions(&args),
         Command::Admin(command) => admin::run(&command, cli.json),
     }
 }

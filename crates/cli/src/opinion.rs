@@ -3,10 +3,7 @@
 
 use crate::output::{complain, say, shown};
 use anyhow::{Context as _, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use xsplice_review::Payload;
 use xsplice_system::file;
 use xsplice_verify::{Accepted, Input, Inputs, Patched, Plan, Progress, Verdict};
@@ -37,9 +34,8 @@ pub(crate) struct Question<'a> {
     pub(crate) accepted: Accepted,
 }
 
-/// Asks; `quiet` shows nothing on the way.
-pub(crate) fn ask(question: &Question, quiet: bool) -> anyhow::Result<Verdict> {
-    let spinner = Spinner::new(quiet);
+/// Asks, and shows the `progress` of it.
+pub(crate) fn ask(question: &Question, progress: &dyn Progress) -> anyhow::Result<Verdict> {
     let original = read(question.xen_syms)?;
     let name = shown(question.xen_syms);
     let original = Input {
@@ -50,8 +46,8 @@ pub(crate) fn ask(question: &Question, quiet: bool) -> anyhow::Result<Verdict> {
     let payloads: Vec<Input> = payloads.map(|(name, data)| Input { name, data }).collect();
     // What is given is looked at before minutes go into building the rest.
     check(original, &payloads)?;
-    let patched = patched(question, &spinner)?;
-    spinner.stage("comparing the hypervisors");
+    let patched = patched(question, progress)?;
+    progress.stage("comparing the hypervisors");
     Ok(verify(&Inputs {
         original,
         payloads,
@@ -69,7 +65,7 @@ pub(crate) fn ask(question: &Question, quiet: bool) -> anyhow::Result<Verdict> {
     })?)
 }
 
-fn patched(question: &Question, spinner: &Spinner) -> anyhow::Result<Patched> {
+fn patched(question: &Question, progress: &dyn Progress) -> anyhow::Result<Patched> {
     Ok(match question.from {
         From::Source {
             tree,
@@ -86,7 +82,7 @@ fn patched(question: &Question, spinner: &Spinner) -> anyhow::Result<Patched> {
                     hooks,
                     leave_out: &question.accepted.leave_out,
                 },
-                spinner,
+                progress,
             )?
         }
         From::Built {
@@ -101,7 +97,7 @@ fn patched(question: &Question, spinner: &Spinner) -> anyhow::Result<Patched> {
                  --patched-objects",
                 shown(syms)
             );
-            built(syms, objects.unwrap_or(&beside), tree, spinner)?
+            built(syms, objects.unwrap_or(&beside), tree, progress)?
         }
     })
 }
@@ -163,50 +159,5 @@ pub(crate) fn summary(verdict: &Verdict) -> String {
             "not proved: {} of the patched hypervisor's functions, objects and types have no equal",
             verdict.differences.len()
         )
-    }
-}
-
-/// Shows on a terminal what is being done.
-struct Spinner(Option<Mutex<ProgressBar>>);
-
-impl Spinner {
-    fn new(quiet: bool) -> Self {
-        if quiet || !std::io::stderr().is_terminal() {
-            return Self(None);
-        }
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {wide_msg}") {
-            bar.set_style(style);
-        }
-        Self(Some(Mutex::new(bar)))
-    }
-
-    fn with(&self, act: impl FnOnce(&ProgressBar)) {
-        if let Some(Ok(bar)) = self.0.as_ref().map(Mutex::lock) {
-            act(&bar);
-        }
-    }
-}
-
-impl Drop for Spinner {
-    fn drop(&mut self) {
-        self.with(ProgressBar::finish_and_clear);
-    }
-}
-
-impl Progress for Spinner {
-    fn stage(&self, name: &str) {
-        self.with(|bar| {
-            bar.set_prefix(format!("{name}:"));
-            bar.set_message("");
-            bar.tick();
-        });
-    }
-
-    fn step(&self, what: &str) {
-        self.with(|bar| {
-            bar.set_message(what.to_owned());
-            bar.tick();
-        });
     }
 }

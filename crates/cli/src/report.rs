@@ -5,6 +5,7 @@
 use crate::inspect::{read, read_image};
 use crate::opinion::{self, From, Question};
 use crate::output::{failure, say, shown};
+use crate::progress::Shown;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -135,7 +136,7 @@ fn opinion(args: &Args, json: bool) -> anyhow::Result<Option<Verdict>> {
         },
         accepted: opinion::as_recorded(Accepted::default(), &payloads)?,
     };
-    opinion::ask(&question, json).map(Some)
+    opinion::ask(&question, &Shown::new(json)).map(Some)
 }
 
 fn in_words(verdict: &Verdict) -> Opinion {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice build --verify`: a payload that is written only once it is proved.
 
-use crate::build::{Args, Bar, refusal, show};
+use crate::build::{Args, refusal, show};
 use crate::opinion::{self, From, Question};
 use crate::output::{complain, failure, say, shown};
+use crate::progress::Shown;
 use anyhow::{Context as _, bail};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,9 +19,9 @@ enum Outcome {
     Judged(Box<Report>, Verdict),
 }
 
-pub(crate) fn run(args: &Args, options: Options, bar: &Bar, json: bool) -> ExitCode {
-    let result = build(options, bar, json);
-    bar.finish();
+pub(crate) fn run(args: &Args, options: Options, progress: &Shown, json: bool) -> ExitCode {
+    let result = build(options, progress);
+    progress.finish();
     match result {
         Ok(Outcome::Refused(refused)) => refusal(&refused, json),
         Ok(Outcome::Judged(report, verdict)) if verdict.proved => {
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &Args, options: Options, bar: &Bar, json: bool) -> ExitC
     }
 }
 
-fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome> {
+fn build(mut options: Options, progress: &Shown) -> anyhow::Result<Outcome> {
     let output = options.output.clone();
     options.check_output().with_context(|| shown(&output))?;
     let lists = [&options.patches, &options.below, &options.below_patches];
@@ -56,11 +57,11 @@ fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome>
     options.output = directory
         .path()
         .join(output.file_name().unwrap_or_default());
-    let mut report = match generate(&options, bar) {
+    let mut report = match generate(&options, progress) {
         Ok(report) => report,
         Err(refused) => return Ok(Outcome::Refused(refused)),
     };
-    bar.finish();
+    progress.finish();
     let mut payloads = opinion::payloads(&options.below)?;
     let accepted = opinion::as_recorded(
         Accepted {
@@ -84,7 +85,7 @@ fn build(mut options: Options, bar: &Bar, json: bool) -> anyhow::Result<Outcome>
             },
             accepted,
         },
-        json,
+        progress,
     )?;
     if verdict.proved {
         let payload = payloads.pop().map(|(_, data)| data).unwrap_or_default();

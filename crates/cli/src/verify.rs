@@ -3,6 +3,7 @@
 
 use crate::opinion::{self, From, Question};
 use crate::output::{failure, say};
+use crate::progress::Shown;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use xsplice_verify::{Accepted, Verdict};
@@ -110,5 +111,5 @@ fn ask(args: &Args, json: bool) -> anyhow::Result<Verdict> {
             allow: args.allow.clone(),
         },
     };
-    opinion::ask(&question, json)
+    opinion::ask(&question, &Shown::new(json))
 }

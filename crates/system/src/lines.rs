@@ -16,6 +16,30 @@ static ERROR: Mutex<Option<std::io::Error>> = Mutex::new(None);
 /// Whether standard output is for something else than lines.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
+/// How much is said beside errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Nothing: no results, no progress.
+    Quiet,
+    /// Results, and on a terminal progress.
+    Normal,
+    /// All of it, wherever it goes.
+    Verbose,
+}
+
+/// The [`Detail`] of this program.
+static DETAIL: Mutex<Detail> = Mutex::new(Detail::Normal);
+
+/// Says as much as `detail` from now on.
+pub fn set_detail(detail: Detail) {
+    *DETAIL.lock().unwrap_or_else(PoisonError::into_inner) = detail;
+}
+
+/// How much is to be said.
+pub fn detail() -> Detail {
+    *DETAIL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Prints a line to standard output.
 #[macro_export]
 macro_rules! say {
@@ -44,8 +68,12 @@ pub fn warn(text: Arguments) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Writes `text` to standard output, or to standard error if that was taken.
+/// Writes `text` to standard output, or to standard error if that was taken; with
+/// [`Detail::Quiet`], nowhere.
 pub fn print(text: Arguments) {
+    if detail() == Detail::Quiet {
+        return;
+    }
     if TAKEN.load(Ordering::Relaxed) {
         let _ = std::io::stderr().write_fmt(text);
     } else {
