@@ -8,6 +8,13 @@
 
 const PATCH: &str = include_str!("../../host-xen/patches/0003-events-wait.patch");
 const SHIM: &str = include_str!("../../host-xen/shim/livepatch-rust.c");
+const CALLED_BY_C: &str = include_str!("../../host-xen/src/entry.rs");
+const CALLS_C: &str = include_str!("../../host-xen/src/host.rs");
+
+/// The lines of a source, without indentation.
+fn lines(source: &str) -> Vec<&str> {
+    source.lines().map(str::trim).collect()
+}
 
 /// The lines of a file as the patch leaves them, without indentation.
 fn patched(file: &str) -> Vec<&'static str> {
@@ -55,7 +62,7 @@ fn machine_checks_are_asked_about_first_and_say_last_that_they_are_handled() {
 /// Whatever is decided about an event is decided here, and nowhere in C.
 #[test]
 fn the_shim_passes_events_on() {
-    let lines: Vec<&str> = SHIM.lines().map(str::trim).collect();
+    let lines = lines(SHIM);
     let held = "return !kexecing && xsplice_hold(smp_processor_id(), XSPLICE_NMI);";
     assert_steps(&lines, &["bool xsplice_hold_nmi(void)", "{", held, "}"]);
     let held = "if ( !xsplice_hold(smp_processor_id(), XSPLICE_MACHINE_CHECK) )";
@@ -64,4 +71,112 @@ fn the_shim_passes_events_on() {
     let first = "void xsplice_machine_check_done(void)";
     assert_steps(&lines, &[&[first], steps.as_slice()].concat());
     assert!(!SHIM.contains("set_nmi_callback"));
+}
+
+/// Between C and the rendezvous nothing is decided, either.
+#[test]
+fn entries_and_platform_pass_on_too() {
+    let entries = lines(CALLED_BY_C);
+    for steps in [
+        [
+            "extern \"C\" fn xsplice_hold(cpu: u32, event: Event) -> bool {",
+            "let rendezvous = RENDEZVOUS.0.get();",
+            "rendezvous.is_some_and(|rendezvous| rendezvous.hold(cpu, event.into(), &Cpus))",
+        ],
+        [
+            "extern \"C\" fn xsplice_handled(cpu: u32) {",
+            "if let Some(rendezvous) = RENDEZVOUS.0.get() {",
+            "rendezvous.handled(cpu);",
+        ],
+        [
+            "extern \"C\" fn xsplice_cpu_online(cpu: u32) {",
+            "if let Some(rendezvous) = RENDEZVOUS.0.get() {",
+            "rendezvous.online(cpu, &Cpus);",
+        ],
+        [
+            "extern \"C\" fn xsplice_cpu_offline(cpu: u32) {",
+            "if let Some(rendezvous) = RENDEZVOUS.0.get() {",
+            "rendezvous.offline(cpu);",
+        ],
+    ] {
+        assert_steps(&entries, &steps);
+    }
+    let platform = lines(CALLS_C);
+    for steps in [
+        ["fn mask(&self) {", "ffi::mask();"],
+        ["fn unmask(&self) {", "ffi::unmask();"],
+        ["fn synchronise(&self) {", "ffi::synchronise();"],
+        ["if events.contains(event.into()) {", "ffi::replay(event);"],
+    ] {
+        assert_steps(&platform, &[&steps[..], &["}"]].concat());
+    }
+}
+
+/// What the model takes for the processor's steps: interrupts are off from `mask` to
+/// `unmask`, `synchronise` is an instruction that waits for all before it, and
+/// `replay` is the event itself, or its handler.
+#[test]
+fn the_shim_takes_the_steps_of_the_model() {
+    let lines = lines(SHIM);
+    for steps in [
+        &[
+            "void xsplice_mask(void)",
+            "{",
+            "local_irq_save(this_cpu(irq_flags));",
+            "}",
+        ][..],
+        &[
+            "void xsplice_unmask(void)",
+            "{",
+            "local_irq_restore(this_cpu(irq_flags));",
+            "}",
+        ],
+        &["void xsplice_synchronise(void)", "{", "serialise();", "}"],
+        &[
+            "static inline void serialise(void)",
+            "{",
+            "cpuid_eax(0);",
+            "}",
+        ],
+        &["case XSPLICE_NMI:", "self_nmi();", "break;"],
+        &[
+            "case XSPLICE_MACHINE_CHECK:",
+            "replay_machine_check();",
+            "break;",
+        ],
+        &[
+            "local_irq_save(flags);",
+            "regs.rflags = flags;",
+            "do_machine_check(&regs);",
+            "local_irq_restore(flags);",
+        ],
+    ] {
+        assert_steps(&lines, steps);
+    }
+}
+
+/// A CPU is online before it runs what may be patched, and offline after that; none
+/// changes sides while a meeting goes on.
+#[test]
+fn the_shim_says_when_cpus_come_and_go() {
+    let lines = lines(SHIM);
+    for steps in [
+        &[
+            "case CPU_STARTING:",
+            "xsplice_cpu_online(cpu);",
+            "break;",
+            "",
+            "case CPU_DYING:",
+            "xsplice_cpu_offline(cpu);",
+            "break;",
+        ][..],
+        &[
+            "bool xsplice_meeting_begin(void)",
+            "{",
+            "return get_cpu_maps();",
+        ],
+        &["void xsplice_meeting_end(void)", "{", "put_cpu_maps();"],
+    ] {
+        assert_steps(&lines, steps);
+    }
 }
