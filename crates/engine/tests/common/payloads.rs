@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Payloads that have what there can be.
+#![allow(dead_code, reason = "each test program uses a part of this module")]
 
 use crate::common::{Payload, func};
 use object::SectionKind;
