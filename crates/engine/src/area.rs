@@ -77,6 +77,7 @@ mod tests {
         assert_eq!(pieces, [Some(0x10000), Some(0x12000), Some(0x14000)]);
         assert_eq!(area.allocate(1), None);
         area.free(0x12000);
+        assert!(!area.is_unused());
         assert_eq!(
             (area.allocate(0x1001), area.allocate(0x1000)),
             (None, Some(0x12000))

@@ -126,15 +126,11 @@ pub trait Host {
     /// Where the function begins that has the instruction at `addr`; `None` when
     /// that is not known. Addresses to be patched are then taken for the
     /// beginning of an instruction.
-    fn function_at(&self, _addr: u64) -> Option<u64> {
-        None
-    }
+    fn function_at(&self, addr: u64) -> Option<u64>;
 
     /// Why these bytes must not be written over: the reason of any function that one
     /// of them belongs to. `None` when they may be.
-    fn denied(&self, _patched: Range<u64>) -> Option<&'static str> {
-        None
-    }
+    fn denied(&self, patched: Range<u64>) -> Option<&'static str>;
 }
 
 /// The CPUs did not come together.

@@ -13,7 +13,7 @@ use xsplice_abi::payload::{LivepatchFunc, section};
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
     Action, Cause, Engine, Errno, Failure, Host as _, LandingPads, Options, Policy, Problem,
-    Severity,
+    Protection, Severity,
 };
 
 const R_64: u32 = 1;
@@ -76,6 +76,54 @@ fn the_console_gets_the_first_problems_of_a_refusal_and_how_many_more() {
     assert!(lines[0].starts_with("a\\nforged: applied was not loaded"));
     let last = "  and 40 more; `xsplice check` shows all";
     assert_eq!(lines[11], last, "{console}");
+}
+
+#[test]
+fn a_refusal_has_two_hundred_problems_and_how_many_more() {
+    let mut payload = Payload::new(&[func("target")]);
+    for number in 0..250 {
+        let symbol = payload.symbol(&format!("unknown_{number}"), None);
+        payload.relocation(payload.text, 8, R_64, symbol, 0);
+    }
+    let refusal = load(&payload.bytes()).unwrap_err();
+    assert_eq!((refusal.problems.len(), refusal.more), (200, 50));
+    let text = refusal.to_string();
+    assert_eq!(text.lines().count(), 202);
+    assert_eq!(text.lines().next_back(), Some("  and 50 more"));
+}
+
+#[test]
+fn a_payload_that_has_no_place() {
+    let mut payload = Payload::new(&[func("target")]);
+    // With its first page of text and of read-only data, more than 32 MiB.
+    for _ in 0..15 {
+        payload.zeros(2 << 20);
+    }
+    let mut engine = engine();
+    // The made-up hypervisor has 8 MiB for payloads.
+    let refusal = engine.upload("large", &payload.bytes()).unwrap_err();
+    assert_eq!(refusal.errno(), Errno::ENOMEM);
+    assert!(refusal.problems.iter().any(is!(NoMemory { .. })));
+    payload.zeros(2 << 20);
+    refused(
+        &payload,
+        Errno::ENOMEM,
+        is!(TooLarge {
+            limit: 0x200_0000,
+            ..
+        }),
+    );
+}
+
+#[test]
+fn what_is_not_written_any_more_is_protected() {
+    let mut engine = engine();
+    // Text, no other data than records, and notes.
+    let loaded = engine.upload("test", &Payload::new(&[func("target")]).bytes());
+    let base = loaded.unwrap().memory().base();
+    let page = |number: u64| base + number * 0x1000..base + (number + 1) * 0x1000;
+    let expected = [(page(0), Protection::Text), (page(2), Protection::ReadOnly)];
+    assert_eq!(engine.host().memory().protected, expected);
 }
 
 #[test]

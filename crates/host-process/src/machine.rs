@@ -272,6 +272,11 @@ impl Host for Machine {
         self.shared.image.function_at(addr)
     }
 
+    /// Events that cannot be masked do not come to threads.
+    fn denied(&self, _patched: Range<u64>) -> Option<&'static str> {
+        None
+    }
+
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         let at = here(addr);
         self.shared

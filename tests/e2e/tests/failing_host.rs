@@ -66,6 +66,10 @@ impl Host for Failing<'_> {
         self.machine.function_at(addr)
     }
 
+    fn denied(&self, patched: Range<u64>) -> Option<&'static str> {
+        self.machine.denied(patched)
+    }
+
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         self.machine.read(addr, buf)
     }

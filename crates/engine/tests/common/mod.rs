@@ -73,6 +73,8 @@ pub(crate) struct Memory {
     pub(crate) read: usize,
     /// The log.
     pub(crate) logged: Vec<String>,
+    /// Pages of payloads that were protected.
+    pub(crate) protected: Vec<(Range<u64>, Protection)>,
     /// Hooks that were called, with what their payload's build-id begins with.
     pub(crate) hooks: Vec<(Hook, u8)>,
     /// What a hook of this kind returns, and which functions it says it patched.
@@ -151,6 +153,7 @@ impl Hypervisor {
             calls: 0,
             read: 0,
             logged: Vec::new(),
+            protected: Vec::new(),
             hooks: Vec::new(),
             hook_fails: None,
             hook_leaves: None,
@@ -365,12 +368,14 @@ impl Resident for Place {
         }
     }
 
-    fn protect(&mut self, range: Range<u64>, _protection: Protection) -> Result<(), Errno> {
+    fn protect(&mut self, range: Range<u64>, protection: Protection) -> Result<(), Errno> {
         assert!(range.start.is_multiple_of(0x1000) && range.end.is_multiple_of(0x1000));
-        match self.memory().fails() {
-            true => Err(Errno::EFAULT),
-            false => Ok(()),
+        let mut memory = self.memory();
+        if memory.fails() {
+            return Err(Errno::EFAULT);
         }
+        memory.protected.push((range, protection));
+        Ok(())
     }
 
     fn call(&mut self, hook: Hook, _addr: u64, status: &mut Status<'_>) -> Result<(), Errno> {
