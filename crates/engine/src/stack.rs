@@ -547,10 +547,12 @@ impl Stack {
         let after = self
             .patched
             .partition_point(|patched| patched.start <= start);
-        let below = first
-            .checked_sub(1)
-            .and_then(|below| self.patched.get(below));
-        let below = below.filter(|below| below.end > start);
+        // Those at one place are for the same function; any of them may be the longest.
+        let below = self.patched.get(..first).unwrap_or_default();
+        let nearest = below.last().map(|below| below.start);
+        let below = below.iter().rev();
+        let mut below = below.take_while(|below| Some(below.start) == nearest);
+        let below = below.find(|below| below.end > start);
         let inside = self.patched.get(after).filter(|inside| inside.start < end);
         let found = below.or(inside)?;
         let owner = self.get(found.owner)?;

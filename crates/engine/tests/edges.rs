@@ -7,7 +7,7 @@ mod common;
 #[path = "common/payloads.rs"]
 mod payloads;
 
-use common::load;
+use common::{Payload, func, load};
 use payloads::everything;
 use xsplice_engine::{MAX_SIZE, Problem};
 
@@ -281,6 +281,14 @@ fn alignments() {
     for align in [3, 6, u64::MAX] {
         refused(&with(align, 0), is!(SectionAlignment { .. }));
     }
+    // No more than a page is promised; what wants more is loaded all the same.
+    for (align, promised) in [(4096, true), (8192, false), (1 << 14, false)] {
+        let file = with(align, 0);
+        let loaded = load(&file).unwrap();
+        let problems = loaded.problems();
+        assert_eq!(problems.is_empty(), promised, "{problems:?}");
+        assert!(problems.iter().all(is!(LargeAlignment { .. })));
+    }
     for (align, addr) in [(2, 1), (8, 4), (8, 1), (16, 24)] {
         refused(&with(align, addr), is!(SectionAddress { .. }));
     }
@@ -393,4 +401,91 @@ fn tables_of_strings() {
     loads(&file);
     set(&mut file, at, size.to_le_bytes());
     refused(&file, is!(SectionName { .. }));
+}
+
+#[test]
+fn an_empty_section_needs_no_alignment() {
+    let mut file = everything();
+    let at = section_of_type(&file, NOBITS);
+    set(&mut file, at + ALIGN, 0_u64.to_le_bytes());
+    refused(&file, is!(ZeroAlignment { .. }));
+    set(&mut file, at + SIZE, 0_u64.to_le_bytes());
+    loads(&file);
+}
+
+/// Entries may be larger than they need to be; what follows in each is not read.
+#[test]
+fn entries_of_relocations_may_be_larger() {
+    let good = everything();
+    let at = section(&good, ".rela.livepatch.funcs");
+    let begin = usize::try_from(u64_at(&good, at + OFFSET)).unwrap();
+    let size = u64_at(&good, at + SIZE);
+    let count = usize::try_from(size).unwrap() / 24;
+    let with = |entry: u64, size: u64| {
+        let mut file = good.clone();
+        set(&mut file, at + SYMBOL_ENTRY, entry.to_le_bytes());
+        set(&mut file, at + SIZE, size.to_le_bytes());
+        file
+    };
+    let mut large = with(32, count as u64 * 32);
+    let moved = large.len() as u64;
+    set(&mut large, at + OFFSET, moved.to_le_bytes());
+    for index in 0..count {
+        let from = begin + index * 24;
+        large.extend_from_slice(&good[from..from + 24]);
+        large.extend_from_slice(&[0xff; 8]);
+    }
+    loads(&large);
+    for (entry, size) in [(23, 23 * 2), (0, size), (24, size - 1), (32, size)] {
+        let problems = load(&with(entry, size)).unwrap_err().problems;
+        let found = problems.iter().any(is!(RelocationSection { .. }));
+        assert!(found, "{entry} {size}: {problems:?}");
+    }
+}
+
+#[test]
+fn sections_of_symbols() {
+    let good = everything();
+    let symbols = section_of_type(&good, SYMTAB);
+    let begin = usize::try_from(u64_at(&good, symbols + OFFSET)).unwrap();
+    let last = begin + usize::try_from(u64_at(&good, symbols + SIZE)).unwrap() - 24;
+    let with = |section: u16| {
+        let mut file = good.clone();
+        set(&mut file, last + 6, section.to_le_bytes());
+        let problems = load(&file).map(drop).unwrap_err().problems;
+        move |reason: fn(&Problem) -> bool| problems.iter().any(reason)
+    };
+    let count = u16_at(&good, COUNT);
+    for section in [count, 0xfeff] {
+        assert!(with(section)(is!(SymbolSection { .. })), "{section:#x}");
+    }
+    for section in [0xff00, 0xff01, 0xfff0, 0xfff3, 0xffff] {
+        assert!(with(section)(is!(SpecialSection { .. })), "{section:#x}");
+    }
+    assert!(with(0xfff2)(is!(CommonSymbol { .. })));
+}
+
+#[test]
+fn the_most_memory() {
+    // All but the pages of the text and of what is only read.
+    let room = 16 * MAX_SIZE - 0x2000;
+    let with = |more: u64| {
+        let mut payload = Payload::new(&[func("target")]);
+        let mut left = room - 128 + more;
+        while left > 0 {
+            let size = left.min(MAX_SIZE);
+            payload.zeros(size);
+            left -= size;
+        }
+        load(&payload.bytes()).map(drop).unwrap_err().problems
+    };
+    // The made-up hypervisor does not have it.
+    let most = with(0);
+    let most_of_all = 16 * MAX_SIZE;
+    assert!(
+        matches!(most[..], [Problem::NoMemory { size }] if size == most_of_all),
+        "{most:?}"
+    );
+    let more = with(1);
+    assert!(matches!(more[..], [Problem::TooLarge { .. }]), "{more:?}");
 }

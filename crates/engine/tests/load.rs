@@ -12,8 +12,8 @@ use object::SectionKind;
 use xsplice_abi::payload::{LivepatchFunc, section};
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
-    Action, Cause, Engine, Errno, Failure, Host as _, LandingPads, Options, Policy, Problem,
-    Protection, Severity,
+    Action, Cause, Engine, Errno, Failure, Host as _, LandingPads, Loader, Options, Policy,
+    Problem, Protection, Severity, Stack,
 };
 
 const R_64: u32 = 1;
@@ -81,15 +81,15 @@ fn the_console_gets_the_first_problems_of_a_refusal_and_how_many_more() {
 #[test]
 fn a_refusal_has_two_hundred_problems_and_how_many_more() {
     let mut payload = Payload::new(&[func("target")]);
-    for number in 0..250 {
+    for number in 0..450 {
         let symbol = payload.symbol(&format!("unknown_{number}"), None);
         payload.relocation(payload.text, 8, R_64, symbol, 0);
     }
     let refusal = load(&payload.bytes()).unwrap_err();
-    assert_eq!((refusal.problems.len(), refusal.more), (200, 50));
+    assert_eq!((refusal.problems.len(), refusal.more), (200, 250));
     let text = refusal.to_string();
     assert_eq!(text.lines().count(), 202);
-    assert_eq!(text.lines().next_back(), Some("  and 50 more"));
+    assert_eq!(text.lines().next_back(), Some("  and 250 more"));
 }
 
 #[test]
@@ -394,6 +394,23 @@ fn preimage_notes_are_about_different_bytes() {
         payload
     };
     load(&with(&[TARGET + 32, TARGET]).bytes()).unwrap();
+    // No more than there can be of code, all together.
+    let large = |more: u32| {
+        let mut payload = Payload::new(&[func("target")]);
+        let mut notes = Vec::new();
+        for number in 0..33 {
+            let note = Preimage {
+                size: if number < 32 { 1 << 20 } else { more },
+                ..note(TARGET + (number << 20))
+            };
+            note.append_to(&mut notes);
+        }
+        let section = payload.section(preimage::SECTION, SectionKind::Note, &notes, 4);
+        payload.set_flags(section, 0);
+        payload
+    };
+    load(&large(0).bytes()).unwrap();
+    refused(&large(1), Errno::EINVAL, is!(PreimageSize { .. }));
     for addresses in [[TARGET, TARGET], [TARGET + 31, TARGET]] {
         refused(
             &with(&addresses),
@@ -463,6 +480,47 @@ fn what_the_old_code_refers_to_stays_what_it_is() {
     }
 }
 
+/// Wherever in the old code it is, and however many other references there are.
+#[test]
+fn all_of_the_old_code_is_looked_through() {
+    const OLD: u64 = TEXT + 0x500;
+    const SIZE: u64 = 400;
+    let upload = |offset: u64, value: u64| {
+        let mut engine = engine();
+        let at = usize::try_from(OLD + offset - TEXT).unwrap();
+        let field = u32::try_from(value - (OLD + offset + 4)).unwrap();
+        engine.host().memory().machine.text[at..at + 4].copy_from_slice(&field.to_le_bytes());
+        let function = func("x").with(|f| {
+            f.old_addr.set(OLD);
+            f.old_size.set(u32::try_from(SIZE).unwrap());
+        });
+        let mut payload = Payload::new(&[function]);
+        let symbol = payload.absolute("boot_data", BOOT_DATA);
+        for addend in [0, -1, -4, -8, -8, -3] {
+            payload.relocation(payload.text, 4, R_PC32, symbol, addend);
+        }
+        let refusal = engine.upload("test", &payload.bytes()).map(drop);
+        let problems = refusal.map_or_else(|refusal| refusal.problems, |()| Vec::new());
+        let init = problems
+            .iter()
+            .filter(|p| matches!(p, Problem::InitReference { .. }));
+        init.count()
+    };
+    for offset in (0..8)
+        .chain(118..134)
+        .chain(245..262)
+        .chain(SIZE - 8..=SIZE - 4)
+    {
+        assert_eq!(upload(offset, BOOT_DATA), 0, "{offset}");
+    }
+    for offset in [SIZE - 3, SIZE] {
+        assert_eq!(upload(offset, BOOT_DATA), 6, "{offset}");
+    }
+    // Of the references that it does not have, each is one too many.
+    assert_eq!(upload(0, BOOT_DATA - 5), 4);
+    assert_eq!(upload(0, BOOT_DATA + 0x100), 6);
+}
+
 #[test]
 fn every_function_with_a_patched_byte_is_asked_about() {
     let at = |addr: u64, old_size: u32| {
@@ -524,12 +582,43 @@ fn functions_must_not_overlap() {
         }),
     );
     assert!(load(&Payload::new(&[next(32), func("target")]).bytes()).is_ok());
+    // Every two that follow each other are looked at, and named in their order.
+    refused(
+        &Payload::new(&[func("target"), next(64), next(95)]),
+        Errno::EINVAL,
+        is!(FuncOverlap {
+            first: 1,
+            second: 2,
+            ..
+        }),
+    );
+    let same = [next(0), next(64), next(64), next(64), next(64), next(32)];
+    let refusal = load(&Payload::new(&same).bytes()).unwrap_err();
+    let pairs = refusal.problems.iter().filter_map(|problem| match problem {
+        Problem::FuncOverlap { first, second, .. } => Some((*first, *second)),
+        _ => None,
+    });
+    assert_eq!(pairs.collect::<Vec<_>>(), [(1, 2), (2, 3), (3, 4)]);
+}
+
+#[test]
+fn every_function_is_decoded() {
+    let inside = |addr: u64| {
+        let function = func("x").nop().with(|f| f.new_size.set(1));
+        function.with(|f| f.old_addr.set(addr))
+    };
+    let payload = Payload::new(&[func("target"), inside(SMALL)]);
+    refused(&payload, Errno::EINVAL, is!(Boundary { what: "end", .. }));
 }
 
 #[test]
 fn expectations() {
     let good = Payload::new(&[func("target").expecting(&[0xcc; 31])]);
     apply(&good).unwrap();
+    let whole = func("target")
+        .expecting(&[0xcc; 31])
+        .with(|f| f.old_size.set(31));
+    apply(&Payload::new(&[whole])).unwrap();
     not_applied(
         &Payload::new(&[func("target").expecting(&[0xcc, 0xcd])]),
         Errno::EINVAL,
@@ -599,6 +688,48 @@ fn sections_that_must_be_unique() {
             |problem| matches!(problem, Problem::Duplicate { second, .. } if second.name == name),
         );
     }
+}
+
+#[test]
+fn sections_that_must_have_contents() {
+    let hooks = [
+        section::HOOKS_LOAD,
+        section::HOOKS_UNLOAD,
+        section::HOOKS_PREAPPLY,
+        section::HOOKS_REVERT,
+    ];
+    for name in hooks {
+        let mut payload = Payload::new(&[func("target")]);
+        payload.section(name, SectionKind::ReadOnlyData, b"", 1);
+        refused(&payload, Errno::EINVAL, is!(Empty { .. }));
+    }
+    let mut payload = Payload::new(&[]);
+    payload.section(section::FUNCS, SectionKind::ReadOnlyData, b"", 1);
+    refused(&payload, Errno::EINVAL, is!(Empty { .. }));
+    let mut payload = Payload::bare();
+    payload.section(section::BUILD_ID, SectionKind::ReadOnlyData, b"", 4);
+    refused(&payload, Errno::EINVAL, is!(Empty { .. }));
+}
+
+#[test]
+fn what_can_be_known_of_a_payload_before_it_is_loaded() {
+    let mut hypervisor = Hypervisor::new();
+    hypervisor.limits.landing_pads = LandingPads::Wanted;
+    let mut payload = Payload::new(&[func("target")]).hooks(section::HOOKS_LOAD, 1);
+    let data = b"key=value\0";
+    payload.section(section::MODINFO, SectionKind::ReadOnlyData, data, 1);
+    let file = payload.bytes();
+    let loader = Loader {
+        host: &hypervisor,
+        stack: &Stack::new(),
+        policy: Policy::Stock,
+    };
+    let verified = loader.load("test", &file).unwrap();
+    assert!(matches!(
+        verified.problems(),
+        [Problem::NoLandingPad { checked: false, .. }]
+    ));
+    assert_eq!(verified.metadata(), ["key=value"]);
 }
 
 #[test]
@@ -1031,6 +1162,8 @@ fn alternatives_for_one_place_are_next_to_each_other() {
         ..at(0)
     };
     entry_refused(&two(at(0), longer), "other lengths");
+    let many = [8, 0, 0, 0, 0, 0, 0].map(at);
+    load(&alternatives_of(&[0x90; 16], &[0x90; 4], &many).bytes()).unwrap();
     let apart = alternatives_of(&[0x90; 16], &[0x90; 4], &[at(0), at(8), at(0)]);
     entry_refused(&apart, "not next to it");
 }
@@ -1098,6 +1231,15 @@ fn a_call_becomes_direct_only_where_its_pointer_leads_to_code() {
         &alternatives_of(&indirect(0x7000_0000), &call(0), &[always]),
         "cannot be read",
     );
+    // In the hypervisor itself, too.
+    let slot = i32::try_from(TEXT.cast_signed() + 0x500 - (PAYLOADS.cast_signed() + 6)).unwrap();
+    let payload = alternatives_of(&indirect(slot), &call(0), &[always]).bytes();
+    for (value, good) in [(TARGET, true), (INIT, false)] {
+        let mut engine = engine();
+        let value = value.to_le_bytes();
+        engine.host().memory().machine.text[0x500..0x508].copy_from_slice(&value);
+        assert_eq!(engine.upload("test", &payload).is_ok(), good);
+    }
     // A replacement that is a branch to itself is nothing else.
     for other in [
         Entry {
@@ -1247,6 +1389,13 @@ fn what_is_called_is_the_beginning_of_a_function() {
         ..
     });
     refused(&hook(1), Errno::EINVAL, middle);
+    // What begins with a section of text needs no symbol.
+    let mut plain = Payload::new(&[func("target")]);
+    let text = plain.section(".text.plain", SectionKind::Text, &[0x90; 16], 16);
+    let hooks = plain.section(section::HOOKS_LOAD, SectionKind::Data, &[0; 8], 8);
+    let symbol = plain.object.section_symbol(text);
+    plain.relocation(hooks, 0, R_64, symbol, 0);
+    load(&plain.bytes()).unwrap();
     // A symbol there makes it one, unless another function is around it.
     let mut labelled = hook(8);
     labelled.symbol("label", Some((labelled.text, 8)));

@@ -17,7 +17,7 @@ use xsplice_abi::note::build_id_note;
 use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
 use xsplice_engine::{
     Absent, Area, Description, Engine, Errno, Hook, Host, LandingPads, Limits, Loader, Policy,
-    Protection, Refusal, Region, Resident, Stack, Status, Verified,
+    Protection, Refusal, Region, Resident, Stack, State, Status, Verified,
 };
 use zerocopy::IntoBytes as _;
 
@@ -49,6 +49,25 @@ pub(crate) struct Hypervisor {
     memory: Arc<Mutex<Memory>>,
 }
 
+/// What a host is told of a payload.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) name: String,
+    pub(crate) text: Range<u64>,
+    pub(crate) data: Range<u64>,
+    pub(crate) read_only: Range<u64>,
+    pub(crate) funcs: Range<u64>,
+    pub(crate) alternatives: Range<u64>,
+    pub(crate) exceptions: Range<u64>,
+    pub(crate) bug_frames: [Range<u64>; 4],
+    pub(crate) call_sites: Range<u64>,
+    pub(crate) metadata: Range<u64>,
+    pub(crate) build_id: Vec<u8>,
+    pub(crate) depends: Vec<u8>,
+    /// Name, address, size, and whether it is new.
+    pub(crate) symbols: Vec<(String, u64, u64, bool)>,
+}
+
 /// What can be compared before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Machine {
@@ -73,12 +92,18 @@ pub(crate) struct Memory {
     pub(crate) read: usize,
     /// The log.
     pub(crate) logged: Vec<String>,
+    /// Of the payload that came last.
+    pub(crate) told: Told,
+    /// What was opened for writing, and whether hooks run then.
+    pub(crate) opened: Vec<(Range<u64>, bool)>,
     /// Pages of payloads that were protected.
     pub(crate) protected: Vec<(Range<u64>, Protection)>,
     /// Hooks that were called, with what their payload's build-id begins with.
     pub(crate) hooks: Vec<(Hook, u8)>,
     /// What a hook of this kind returns, and which functions it says it patched.
     pub(crate) hook_fails: Option<Hook>,
+    /// Whether hooks that run after an apply revert it.
+    pub(crate) hook_reverts: bool,
     /// A byte that revert hooks write besides.
     pub(crate) hook_leaves: Option<(u64, u8)>,
     in_window: bool,
@@ -119,6 +144,8 @@ impl Hypervisor {
             ("endbr_target", ENDBR_TARGET),
             ("at_boot", INIT),
             ("small", SMALL),
+            // As Xen says that it has none.
+            ("absent", 0),
         ];
         let symbols = symbols.map(|(name, addr)| (name.as_bytes().to_vec(), addr));
         Self {
@@ -153,9 +180,12 @@ impl Hypervisor {
             calls: 0,
             read: 0,
             logged: Vec::new(),
+            told: Told::default(),
+            opened: Vec::new(),
             protected: Vec::new(),
             hooks: Vec::new(),
             hook_fails: None,
+            hook_reverts: false,
             hook_leaves: None,
             in_window: false,
         };
@@ -268,6 +298,7 @@ impl Host for Hypervisor {
         if memory.fails() {
             return Err(Errno::ENOMEM);
         }
+        memory.opened.push((range.clone(), hooks));
         memory.machine.open = Some((range, hooks));
         Ok(())
     }
@@ -360,6 +391,25 @@ impl Resident for Place {
         let mut memory = self.memory();
         let place = memory.bytes(self.base, self.made.len());
         place.expect("it is inside").copy_from_slice(&self.made);
+        let symbol = |symbol: &xsplice_engine::Symbol<'_>| {
+            let name = String::from_utf8_lossy(symbol.name).into_owned();
+            (name, symbol.addr, symbol.size, symbol.new)
+        };
+        memory.told = Told {
+            name: payload.name.to_owned(),
+            text: payload.text.clone(),
+            data: payload.data.clone(),
+            read_only: payload.read_only.clone(),
+            funcs: payload.funcs.clone(),
+            alternatives: payload.alternatives.clone(),
+            exceptions: payload.exceptions.clone(),
+            bug_frames: payload.bug_frames.clone(),
+            call_sites: payload.call_sites.clone(),
+            metadata: payload.metadata.clone(),
+            build_id: payload.build_id.to_vec(),
+            depends: payload.depends.to_vec(),
+            symbols: payload.symbols.iter().map(symbol).collect(),
+        };
         drop(memory);
         self.build_id = payload.build_id[0];
         match self.memory().fails() {
@@ -397,6 +447,10 @@ impl Resident for Place {
         let patched = match hook {
             Hook::Apply => true,
             Hook::Revert => false,
+            Hook::PostApply if memory.hook_reverts => {
+                *status.state = State::Checked;
+                false
+            }
             _ => return Ok(()),
         };
         for (patch, applied) in status.patches.iter().zip(&*status.applied) {
