@@ -95,8 +95,9 @@ fn text_is_opened_for_hooks_that_run_in_the_window() {
         let payload = Payload::new(&[func("target")]);
         let payload = hooks.into_iter().fold(payload, |p, name| p.hooks(name, 1));
         upload(&mut engine, "a", &payload);
+        engine.host().noted();
         act(&mut engine, "a", Action::Apply).unwrap();
-        let opened = engine.host().memory().opened.clone();
+        let opened = engine.host().noted().opened;
         assert_eq!(opened, [(TARGET..TARGET + 5, in_window)], "{hooks:?}");
     }
 }
@@ -404,11 +405,12 @@ fn strings_of_the_hypervisor_end_soon() {
 #[test]
 fn what_a_host_is_told_of_a_payload() {
     let mut engine = engine();
+    engine.host().noted();
     engine.upload("all", &payloads::everything()).unwrap();
     let loaded = engine.stack().find("all").unwrap();
     let base = loaded.memory().base();
     let host = engine.host();
-    let told = host.memory().told.clone();
+    let told = host.noted().told;
     let read = |range: &std::ops::Range<u64>| {
         let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap()];
         assert!(host.read(range.start, &mut bytes));
@@ -483,8 +485,9 @@ fn which_symbols_are_told_and_which_are_new() {
         payload.symbol(name, Some((section, 2)));
     }
     let mut engine = engine();
+    engine.host().noted();
     upload(&mut engine, "a", &payload);
-    let told = engine.host().memory().told.clone();
+    let told = engine.host().noted().told;
     let symbols = told
         .symbols
         .iter()

@@ -118,12 +118,13 @@ fn a_payload_that_has_no_place() {
 #[test]
 fn what_is_not_written_any_more_is_protected() {
     let mut engine = engine();
+    engine.host().noted();
     // Text, no other data than records, and notes.
     let loaded = engine.upload("test", &Payload::new(&[func("target")]).bytes());
     let base = loaded.unwrap().memory().base();
     let page = |number: u64| base + number * 0x1000..base + (number + 1) * 0x1000;
     let expected = [(page(0), Protection::Text), (page(2), Protection::ReadOnly)];
-    assert_eq!(engine.host().memory().protected, expected);
+    assert_eq!(engine.host().noted().protected, expected);
 }
 
 #[test]

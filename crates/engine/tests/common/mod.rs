@@ -17,7 +17,7 @@ use xsplice_abi::note::build_id_note;
 use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
 use xsplice_engine::{
     Absent, Area, Description, Engine, Errno, Hook, Host, LandingPads, Limits, Loader, Policy,
-    Protection, Refusal, Region, Resident, Stack, State, Status, Verified,
+    Protection, Refusal, Region, Resident, Stack, State, Status, Symbol as Shown, Verified,
 };
 use zerocopy::IntoBytes as _;
 
@@ -49,6 +49,17 @@ pub(crate) struct Hypervisor {
     memory: Arc<Mutex<Memory>>,
 }
 
+/// What the engine asked of its host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Noted {
+    /// Of the payload that came last.
+    pub(crate) told: Told,
+    /// What was opened for writing, and whether hooks run then.
+    pub(crate) opened: Vec<(Range<u64>, bool)>,
+    /// Pages of payloads that were protected.
+    pub(crate) protected: Vec<(Range<u64>, Protection)>,
+}
+
 /// What a host is told of a payload.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
@@ -66,6 +77,30 @@ pub(crate) struct Told {
     pub(crate) depends: Vec<u8>,
     /// Name, address, size, and whether it is new.
     pub(crate) symbols: Vec<(String, u64, u64, bool)>,
+}
+
+impl Told {
+    fn new(payload: &Description<'_>) -> Self {
+        let symbol = |symbol: &Shown<'_>| {
+            let name = String::from_utf8_lossy(symbol.name).into_owned();
+            (name, symbol.addr, symbol.size, symbol.new)
+        };
+        Self {
+            name: payload.name.to_owned(),
+            text: payload.text.clone(),
+            data: payload.data.clone(),
+            read_only: payload.read_only.clone(),
+            funcs: payload.funcs.clone(),
+            alternatives: payload.alternatives.clone(),
+            exceptions: payload.exceptions.clone(),
+            bug_frames: payload.bug_frames.clone(),
+            call_sites: payload.call_sites.clone(),
+            metadata: payload.metadata.clone(),
+            build_id: payload.build_id.to_vec(),
+            depends: payload.depends.to_vec(),
+            symbols: payload.symbols.iter().map(symbol).collect(),
+        }
+    }
 }
 
 /// What can be compared before and after.
@@ -92,12 +127,8 @@ pub(crate) struct Memory {
     pub(crate) read: usize,
     /// The log.
     pub(crate) logged: Vec<String>,
-    /// Of the payload that came last.
-    pub(crate) told: Told,
-    /// What was opened for writing, and whether hooks run then.
-    pub(crate) opened: Vec<(Range<u64>, bool)>,
-    /// Pages of payloads that were protected.
-    pub(crate) protected: Vec<(Range<u64>, Protection)>,
+    /// What is noted of what the engine asks for; not where allocations are counted.
+    pub(crate) noted: Option<Noted>,
     /// Hooks that were called, with what their payload's build-id begins with.
     pub(crate) hooks: Vec<(Hook, u8)>,
     /// What a hook of this kind returns, and which functions it says it patched.
@@ -180,9 +211,7 @@ impl Hypervisor {
             calls: 0,
             read: 0,
             logged: Vec::new(),
-            told: Told::default(),
-            opened: Vec::new(),
-            protected: Vec::new(),
+            noted: None,
             hooks: Vec::new(),
             hook_fails: None,
             hook_reverts: false,
@@ -207,6 +236,14 @@ impl Hypervisor {
 
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was noted since the last time, which begins with the first.
+    pub(crate) fn noted(&self) -> Noted {
+        self.memory()
+            .noted
+            .replace(Noted::default())
+            .unwrap_or_default()
     }
 
     /// Everything that an action could change.
@@ -298,7 +335,9 @@ impl Host for Hypervisor {
         if memory.fails() {
             return Err(Errno::ENOMEM);
         }
-        memory.opened.push((range.clone(), hooks));
+        if let Some(noted) = &mut memory.noted {
+            noted.opened.push((range.clone(), hooks));
+        }
         memory.machine.open = Some((range, hooks));
         Ok(())
     }
@@ -391,25 +430,9 @@ impl Resident for Place {
         let mut memory = self.memory();
         let place = memory.bytes(self.base, self.made.len());
         place.expect("it is inside").copy_from_slice(&self.made);
-        let symbol = |symbol: &xsplice_engine::Symbol<'_>| {
-            let name = String::from_utf8_lossy(symbol.name).into_owned();
-            (name, symbol.addr, symbol.size, symbol.new)
-        };
-        memory.told = Told {
-            name: payload.name.to_owned(),
-            text: payload.text.clone(),
-            data: payload.data.clone(),
-            read_only: payload.read_only.clone(),
-            funcs: payload.funcs.clone(),
-            alternatives: payload.alternatives.clone(),
-            exceptions: payload.exceptions.clone(),
-            bug_frames: payload.bug_frames.clone(),
-            call_sites: payload.call_sites.clone(),
-            metadata: payload.metadata.clone(),
-            build_id: payload.build_id.to_vec(),
-            depends: payload.depends.to_vec(),
-            symbols: payload.symbols.iter().map(symbol).collect(),
-        };
+        if let Some(noted) = &mut memory.noted {
+            noted.told = Told::new(payload);
+        }
         drop(memory);
         self.build_id = payload.build_id[0];
         match self.memory().fails() {
@@ -424,7 +447,9 @@ impl Resident for Place {
         if memory.fails() {
             return Err(Errno::EFAULT);
         }
-        memory.protected.push((range, protection));
+        if let Some(noted) = &mut memory.noted {
+            noted.protected.push((range, protection));
+        }
         Ok(())
     }
 
