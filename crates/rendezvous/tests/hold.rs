@@ -4,6 +4,9 @@
 #![cfg(not(loom))]
 
 use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
 
 /// One CPU, to which an event comes whenever the rendezvous does something.
@@ -82,6 +85,7 @@ fn events_are_held_while_the_cpu_must_keep_still() {
     let both = Events::NMI | Events::MACHINE_CHECK;
     assert_eq!(alone.replayed.take(), both);
     assert!(both.contains(Events::NMI) && !Events::NMI.contains(both));
+    assert_eq!(both | Events::NMI, both);
     assert!(!rendezvous.hold(0, Events::NMI, &alone), "it is over");
 }
 
@@ -155,4 +159,97 @@ fn who_is_missing() {
         .unwrap_err();
     assert_eq!(missing.to_string(), "CPU 1 did not come in time");
     assert!(alone.done.take().is_empty(), "nobody was stopped");
+}
+
+/// A CPU that notes that it waits, and for whose leader time is over then.
+#[derive(Default)]
+struct Waits(AtomicBool);
+
+impl Platform for Waits {
+    fn now(&self) -> u64 {
+        if self.0.load(Ordering::Acquire) {
+            u64::MAX
+        } else {
+            0
+        }
+    }
+    fn relax(&self) {
+        self.0.store(true, Ordering::Release);
+        thread::yield_now();
+    }
+    fn kick(&self, _cpu: u32) {}
+    fn mask(&self) {}
+    fn unmask(&self) {}
+    fn synchronise(&self) {}
+    fn replay(&self, events: Events) {
+        panic!("{events:?}");
+    }
+}
+
+/// For a leader: time that another CPU makes.
+struct Led<'w>(&'w Waits);
+
+impl Platform for Led<'_> {
+    fn now(&self) -> u64 {
+        self.0.now()
+    }
+    fn relax(&self) {
+        thread::yield_now();
+    }
+    fn kick(&self, _cpu: u32) {}
+    fn mask(&self) {}
+    fn unmask(&self) {}
+    fn synchronise(&self) {}
+    fn replay(&self, events: Events) {
+        panic!("{events:?}");
+    }
+}
+
+#[test]
+fn who_came_to_one_meeting_has_not_come_to_the_next() {
+    let rendezvous = Rendezvous::new(3).unwrap();
+    let follower = Waits::default();
+    for cpu in 0..3 {
+        rendezvous.online(cpu, &follower);
+    }
+    let left = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !left.load(Ordering::Acquire) {
+                rendezvous.check(1, &follower);
+            }
+        });
+        let first = rendezvous.lead(0, 1, &Led(&follower), || unreachable!());
+        left.store(true, Ordering::Release);
+        assert_eq!(first, Err(Failure::NotWaiting(vec![2])));
+    });
+    let second = rendezvous.lead(0, 0, &Led(&follower), || unreachable!());
+    assert_eq!(second, Err(Failure::NotWaiting(vec![1, 2])));
+}
+
+#[test]
+fn a_machine_check_of_a_cpu_that_is_offline_waits_for_the_end_of_the_closure() {
+    let rendezvous = Rendezvous::new(2).unwrap();
+    let (leader, parked) = (Waits::default(), Waits::default());
+    rendezvous.online(0, &leader);
+    let (over, closure_over) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let met = rendezvous.lead(0, 1, &leader, || {
+            scope.spawn(|| {
+                assert!(!rendezvous.hold(1, Events::MACHINE_CHECK, &parked));
+                assert!(closure_over.load(Ordering::Acquire), "beside the closure");
+                over.store(true, Ordering::Release);
+                rendezvous.handled(1);
+            });
+            let end = Instant::now() + Duration::from_secs(20);
+            while !parked.0.load(Ordering::Acquire) {
+                assert!(Instant::now() < end, "it does not wait");
+                thread::yield_now();
+            }
+            closure_over.store(true, Ordering::Release);
+        });
+        assert_eq!(met, Ok(()));
+    });
+    assert!(over.into_inner());
+    assert_eq!(rendezvous.lead(0, 0, &leader, || ()), Ok(()));
 }

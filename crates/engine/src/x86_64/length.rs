@@ -285,6 +285,17 @@ mod tests {
         }
     }
 
+    /// Whatever they would be, nobody says how long.
+    #[test]
+    fn opcodes_that_no_processor_has() {
+        let none = [0x04, 0x0a, 0x0c].into_iter();
+        let none = none.chain(0x24..=0x27).chain([0x36, 0x7a, 0x7b]);
+        for opcode in none.chain(0x3b..=0x3f) {
+            let code = [0x0f, opcode, 0xc0, 1, 2, 3, 4, 5];
+            assert_eq!(length(&code), None, "{code:02x?}");
+        }
+    }
+
     #[test]
     fn instructions_that_are_cut_off() {
         let code = [0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0];

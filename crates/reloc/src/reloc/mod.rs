@@ -501,6 +501,36 @@ mod tests {
     }
 
     #[test]
+    fn what_depends_on_where_the_field_is() {
+        for relocation in TABLE {
+            let relative = relocation.name.contains("PC") || relocation.name.contains("PLT");
+            assert_eq!(relocation.pc_relative(), relative, "{}", relocation.name);
+        }
+        // R_AARCH64_ABS64, _CALL26 and _ADR_PREL_PG_HI21.
+        for (r_type, relative) in [(257, false), (283, true), (275, true)] {
+            let relocation = super::aarch64::lookup(r_type).unwrap();
+            assert_eq!(relocation.pc_relative(), relative, "{}", relocation.name);
+        }
+    }
+
+    #[test]
+    fn fields_without_a_sign_are_read_without_one() {
+        // R_AARCH64_MOVW_UABS_G0, _G1_NC, _LDST8_ABS_LO12_NC and _LDST64_ABS_LO12_NC.
+        for (r_type, value) in [
+            (263, 0xffff),
+            (266, 0xffff_0000),
+            (278, 0xfff),
+            (286, 0xff8),
+        ] {
+            let relocation = super::aarch64::lookup(r_type).unwrap();
+            let mut bytes = [0; 4];
+            relocation.write(&mut bytes, value).unwrap();
+            let read = relocation.read(&bytes).map(i64::cast_unsigned);
+            assert_eq!(read, Some(value), "{}", relocation.name);
+        }
+    }
+
+    #[test]
     fn types_are_unique_and_unknown_ones_are_not_found() {
         for relocation in TABLE {
             assert_eq!(lookup(relocation.r_type), Some(relocation));
