@@ -134,6 +134,15 @@ impl Known {
         self as usize
     }
 
+    /// Whether it says the same in the file and in memory: what the payload is, what
+    /// it depends on, and what it says of itself.
+    pub(crate) fn is_read_from_file(self) -> bool {
+        matches!(
+            self,
+            Self::BuildId | Self::Depends | Self::XenDepends | Self::ModInfo
+        )
+    }
+
     pub(crate) fn name(self) -> &'static str {
         NAMES.get(self.index()).map_or("", |(name, _)| name)
     }

@@ -307,7 +307,8 @@ pub enum Problem {
     },
 
     // Relocations.
-    /// A section with relocations that is none.
+    /// A section with relocations that is none, or that changes notes or metadata
+    /// (*stricter*: Xen reads what comes of it, and people what is in the file).
     #[error("{section}: {what}")]
     RelocationSection {
         section: SectionId,

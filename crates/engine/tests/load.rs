@@ -9,6 +9,7 @@ use common::{
     TARGET, TEXT, USES_BOOT_DATA, XEN_ID, engine, func, load,
 };
 use object::SectionKind;
+use xsplice_abi::note::build_id_note;
 use xsplice_abi::payload::{LivepatchFunc, section};
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
@@ -860,6 +861,34 @@ fn relocations() {
         is!(InitReference { addr: INIT, .. }),
     );
     assert!(load(&with(R_PC32, "target", 0).bytes()).is_ok());
+}
+
+/// Notes and metadata are read from the file, by people too.
+#[test]
+fn relocations_do_not_change_what_a_payload_says_of_itself() {
+    let note = build_id_note(&XEN_ID);
+    let sections = [
+        (section::BUILD_ID, note.as_slice()),
+        (section::DEPENDS, &note),
+        (section::XEN_DEPENDS, &note),
+        (section::MODINFO, b"author=somebody\0"),
+    ];
+    for changed in 0..sections.len() {
+        let mut payload = Payload::bare().hooks(section::HOOKS_LOAD, 1);
+        for (index, (name, data)) in sections.iter().enumerate() {
+            let section = payload.section(name, SectionKind::ReadOnlyData, data, 4);
+            let code = payload.new_code;
+            if index == changed {
+                payload.relocation(section, 4, R_64, code, 0);
+            }
+        }
+        let what = "it would change what is read from the file";
+        refused(
+            &payload,
+            Errno::EINVAL,
+            |problem| matches!(problem, Problem::RelocationSection { what: w, .. } if *w == what),
+        );
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::resolve::Target;
 use super::{Loader, Placed, Policy, Resolved};
 use crate::Host;
 use crate::elf::{Elf, SHT_REL, SHT_RELA, Section, Symbol};
-use crate::format::Bytes;
+use crate::format::{Bytes, Known};
 use crate::problem::{Problem, text};
 use crate::x86_64::stock_relocation;
 use alloc::boxed::Box;
@@ -72,6 +72,9 @@ impl Placed<'_> {
             return problems.push(Problem::RelNotSupported {
                 section: section.id(),
             });
+        }
+        if target.known.is_some_and(Known::is_read_from_file) {
+            return broken("it would change what is read from the file");
         }
         if section.entry_size < RELA_SIZE as u64 || section.size % section.entry_size != 0 {
             return broken("its entries do not fill it");
