@@ -404,6 +404,27 @@ fn tables_of_strings() {
 }
 
 #[test]
+fn names_of_symbols() {
+    let good = everything();
+    let symbols = section_of_type(&good, SYMTAB);
+    let begin = usize::try_from(u64_at(&good, symbols + OFFSET)).unwrap();
+    let last = begin + usize::try_from(u64_at(&good, symbols + SIZE)).unwrap() - 24;
+    let link = u32::from_le_bytes(*good[symbols + LINK..].first_chunk().unwrap());
+    let strings = table(&good) + usize::try_from(link).unwrap() * SECTION;
+    let size = u32::try_from(u64_at(&good, strings + SIZE)).unwrap();
+    let with = |at: usize, name: u32| {
+        let mut file = good.clone();
+        set(&mut file, at, name.to_le_bytes());
+        file
+    };
+    for name in [size, u32::MAX] {
+        refused(&with(last, name), is!(SymbolName { .. }));
+        // The first one is none.
+        loads(&with(begin, name));
+    }
+}
+
+#[test]
 fn an_empty_section_needs_no_alignment() {
     let mut file = everything();
     let at = section_of_type(&file, NOBITS);
