@@ -8,13 +8,30 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `options` | what the build was told: `allow`, `leave_out`, `leave_out_init`, `prelink` |
+//! | `format` | [`FORMAT`], as a number |
+//! | `options` | what the build was told, by the names that follow |
 //! | `hunks` | a list: `patch`, `file`, `line`, `effect`, and `names` of what it changes; `others` of which each is as good |
 //! | `left_out` | a list of changes that the payload does without: `name`, `file`, `why` |
 //! | `warnings` | a list of texts: what who applies or unloads the payload has to see to |
 //! | `notes` | a list of texts for the reader |
 //!
-//! A reader ignores keys that it does not know.
+//! | option | value |
+//! |---|---|
+//! | `allow` | a list of names whose refusal was overridden |
+//! | `config` | the configuration that the tree was compared with, or null |
+//! | `depends`, `xen_depends` | the build-id that was named, in hexadecimal, or null |
+//! | `hooks` | a list of source files with hooks |
+//! | `leave_out` | a list of names to be left out |
+//! | `leave_out_init` | whether all changes of boot-only code were to be left out |
+//! | `prelink` | whether symbols are addresses instead of names |
+//!
+//! Files are `NAME sha256:HASH`, as source patches are in the metadata. All options
+//! are there, whether they were given or not.
+//!
+//! Who only shows the record ignores keys that it does not know. Who builds on the
+//! payload must know all options, and the format: its number changes with every
+//! option that is added and with every other meaning. A record without a number is
+//! older than the first.
 
 use crate::preimage::OWNER;
 #[cfg(feature = "alloc")]
@@ -24,6 +41,8 @@ use alloc::vec::Vec;
 pub const SECTION: &str = ".note.xsplice.build";
 /// Type of the note.
 pub const TYPE: u32 = 2;
+/// The format that this describes.
+pub const FORMAT: u32 = 1;
 
 /// The note that holds `json`.
 #[cfg(feature = "alloc")]

@@ -325,6 +325,10 @@ fn print_hunks(hunks: &[Hunk]) {
                 "changes only where data lie, and those of the running hypervisor lie as well: {}",
                 list(names)
             ),
+            Effect::Restored { names } => format!(
+                "changes what a payload below left out back to what is in memory: {}",
+                list(names)
+            ),
             Effect::Unused { names } => {
                 format!(
                     "changes only what the running hypervisor does not use: {}",

@@ -185,11 +185,19 @@ fn describe(text: &mut Text, payload: &Payload, relocations: bool) {
 /// What the generator recorded about the build.
 fn describe_record(text: &mut Text, record: &Record) {
     let options = &record.options;
-    for (option, names) in [
-        ("--allow", &options.allow),
-        ("--leave-out", &options.leave_out),
+    if let Some(reservation) = record.reservation() {
+        text.line(format_args!("{:<16}{reservation}", "note"));
+    }
+    let lone = |value: &Option<String>| value.iter().cloned().collect::<Vec<_>>();
+    for (option, values) in [
+        ("--allow", options.allow.clone()),
+        ("--config", lone(&options.config)),
+        ("--depends", lone(&options.depends)),
+        ("--hooks", options.hooks.clone()),
+        ("--leave-out", options.leave_out.clone()),
+        ("--xen-depends", lone(&options.xen_depends)),
     ] {
-        for name in names {
+        for name in values {
             text.line(format_args!("{:<16}{option} {name}", "built with"));
         }
     }

@@ -5,8 +5,9 @@ use crate::output::{complain, say, shown};
 use anyhow::{Context as _, ensure};
 use std::path::{Path, PathBuf};
 use xsplice_review::Payload;
+use xsplice_review::record::Options;
 use xsplice_system::file;
-use xsplice_verify::{Accepted, Input, Inputs, Patched, Plan, Progress, Verdict};
+use xsplice_verify::{Accepted, Input, Inputs, Level, Patched, Plan, Progress, Verdict};
 use xsplice_verify::{build, built, check, patches, verify};
 
 /// Where the patched hypervisor comes from.
@@ -72,18 +73,16 @@ fn patched(question: &Question, progress: &dyn Progress) -> anyhow::Result<Patch
             patches: all,
             hooks,
         } => {
-            let counts = question.payloads.iter().map(|(_, data)| patches(data));
-            let levels: Option<Vec<usize>> = counts.collect();
-            build(
-                &Plan {
-                    tree,
-                    patches: all,
-                    levels: &levels.unwrap_or_default(),
-                    hooks,
-                    leave_out: &question.accepted.leave_out,
-                },
-                progress,
-            )?
+            let payloads = question.payloads.iter();
+            let levels = payloads.map(|payload| level(payload, &question.accepted));
+            let levels: Vec<Level> = levels.collect::<anyhow::Result<_>>()?;
+            let plan = Plan {
+                tree,
+                patches: all,
+                levels: &levels,
+                hooks,
+            };
+            build(&plan, progress)?
         }
         From::Built {
             syms,
@@ -112,17 +111,40 @@ pub(crate) fn payloads(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>
     named.map(|path| Ok((shown(path), read(path)?))).collect()
 }
 
-/// What is accepted, and what the builds of `payloads` recorded that they were told.
-pub(crate) fn as_recorded(
-    mut accepted: Accepted,
-    payloads: &[(String, Vec<u8>)],
-) -> anyhow::Result<Accepted> {
-    for (name, data) in payloads {
-        let payload = Payload::read(data, None).with_context(|| name.clone())?;
-        if let Some(record) = payload.record {
-            accepted.leave_out.extend(record.options.leave_out);
-            accepted.leave_out_init |= record.options.leave_out_init;
-            accepted.allow.extend(record.options.allow);
+/// What a payload was built from. A file may be left out by one payload of a stack
+/// and changed by another.
+fn level((name, data): &(String, Vec<u8>), accepted: &Accepted) -> anyhow::Result<Level> {
+    let told = told(name, data)?;
+    let was_told = |file: &&String| {
+        told.as_ref()
+            .is_none_or(|told| told.leave_out.contains(file))
+    };
+    let files = accepted.leave_out.iter();
+    Ok(Level {
+        patches: patches(data),
+        leave_out: files.filter(was_told).cloned().collect(),
+    })
+}
+
+/// The options that the build of a payload recorded.
+fn told(name: &str, data: &[u8]) -> anyhow::Result<Option<Options>> {
+    let payload = Payload::read(data, None).with_context(|| name.to_owned())?;
+    Ok(payload.record.map(|record| record.options))
+}
+
+/// What the builds of `payloads` recorded that they were told.
+pub(crate) fn recorded(payloads: &[(String, Vec<u8>)]) -> anyhow::Result<Accepted> {
+    let mut accepted = Accepted {
+        recorded: true,
+        ..Accepted::default()
+    };
+    for (number, (name, data)) in payloads.iter().enumerate() {
+        if let Some(told) = told(name, data)? {
+            accepted.leave_out.extend(told.leave_out);
+            accepted.leave_out_init |= told.leave_out_init;
+            accepted.allow.extend(told.allow);
+            let lower = number + 1 < payloads.len();
+            accepted.lower_hooks |= lower && !told.hooks.is_empty();
         }
     }
     Ok(accepted)

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use xsplice_review::{Image, Opinion, Payload, Review, SourcePatch};
 use xsplice_system::file;
-use xsplice_verify::{Accepted, Difference, Verdict};
+use xsplice_verify::{Difference, Verdict};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -134,7 +134,7 @@ fn opinion(args: &Args, json: bool) -> anyhow::Result<Option<Verdict>> {
             patches: &patches,
             hooks: &args.hooks,
         },
-        accepted: opinion::as_recorded(Accepted::default(), &payloads)?,
+        accepted: opinion::recorded(&payloads)?,
     };
     opinion::ask(&question, &Shown::new(json)).map(Some)
 }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use xsplice_generator::{Options, Refused, Report, generate};
 use xsplice_system::file;
 use xsplice_system::interrupt::Directory;
-use xsplice_verify::{Accepted, Verdict};
+use xsplice_verify::Verdict;
 
 /// How it went.
 enum Outcome {
@@ -63,16 +63,9 @@ fn build(mut options: Options, progress: &Shown) -> anyhow::Result<Outcome> {
     };
     progress.finish();
     let mut payloads = opinion::payloads(&options.below)?;
-    let accepted = opinion::as_recorded(
-        Accepted {
-            leave_out: options.leave_out.iter().cloned().collect(),
-            leave_out_init: options.leave_out_init,
-            allow: options.allow.iter().cloned().collect(),
-        },
-        &payloads,
-    )?;
     let payload = opinion::read(&options.output)?;
     payloads.push((shown(&output), payload));
+    let accepted = opinion::recorded(&payloads)?;
     let patches: Vec<PathBuf> = [options.below_patches, options.patches].concat();
     let verdict = opinion::ask(
         &Question {

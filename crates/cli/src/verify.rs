@@ -109,6 +109,8 @@ fn ask(args: &Args, json: bool) -> anyhow::Result<Verdict> {
             leave_out: args.leave_out.clone(),
             leave_out_init: args.leave_out_init,
             allow: args.allow.clone(),
+            lower_hooks: false,
+            recorded: false,
         },
     };
     opinion::ask(&question, &Shown::new(json))

@@ -5,6 +5,8 @@ pub(crate) mod contents;
 pub(crate) mod proof;
 
 use crate::payload::VERSION_SUFFIX;
+use crate::record::{Record, Told};
+use crate::select::HOOKS;
 use crate::source::SourcePatch;
 use crate::{Code, Problem, Refused};
 use contents::{Contents, Place};
@@ -60,8 +62,10 @@ pub struct Level {
     build_id: Vec<u8>,
     /// Build-id of what it depends on.
     depends: Vec<u8>,
-    /// Files of its patches that it was built without.
-    pub(crate) left_out: BTreeSet<String>,
+    /// The options that it was built with, or why they are not known.
+    told: Result<Told, String>,
+    /// Whether the hypervisor calls functions of it at stages of its life.
+    pub(crate) has_hooks: bool,
     /// Its record of each source patch.
     records: Vec<String>,
     /// Its code and data.
@@ -151,8 +155,9 @@ impl Level {
                     .then(|| value.to_owned())
             })
             .collect();
-        let record = contents(record::SECTION).and_then(record::json);
-        let left_out = record.map_or(BTreeSet::new(), left_out);
+        let told = Record::read(contents(record::SECTION)).map(|record| record.options);
+        let is_list = |name: &str| name.starts_with(HOOKS);
+        let hooks = file.sections().any(|s| s.name().is_ok_and(is_list));
         let contents = Contents::read(&file).map_err(|reason| bad(&reason))?;
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
         for (index, symbol) in contents.symbols.iter().enumerate() {
@@ -169,12 +174,19 @@ impl Level {
             patches: 0,
             build_id,
             depends,
-            left_out,
+            told,
+            has_hooks: hooks,
             records,
             contents,
             by_name,
             data,
         })
+    }
+
+    /// Names in its patches that it was built without.
+    pub(crate) fn left_out(&self) -> BTreeSet<String> {
+        let told = self.told.as_ref();
+        told.map_or(BTreeSet::new(), |told| told.leave_out.clone())
     }
 
     /// Whether the payload replaces the function at `place`.
@@ -184,18 +196,6 @@ impl Level {
             .iter()
             .any(|record| record.old == *place)
     }
-}
-
-/// What the build record `json` says was to be left out.
-fn left_out(json: &str) -> BTreeSet<String> {
-    let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-    let names = record["options"]["leave_out"]
-        .as_array()
-        .into_iter()
-        .flatten();
-    names
-        .filter_map(|name| Some(name.as_str()?.to_owned()))
-        .collect()
 }
 
 /// Each payload goes on top of the one before it.
@@ -241,13 +241,21 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
     // The file may have got another name.
     let same = |a: &str, b: &str| a.rsplit(' ').next() == b.rsplit(' ').next();
     let mut problems = Vec::new();
-    for level in levels.iter().filter(|level| level.records.is_empty()) {
-        problems.push(Problem::new(
-            Code::WrongStack,
-            format!("--on {}", level.name),
-            "its metadata does not name the source patches that it was built from: only payloads \
-             that `xsplice build` made can be built upon",
-        ));
+    for level in &*levels {
+        let message = match &level.told {
+            _ if level.records.is_empty() => {
+                "its metadata does not name the source patches that it was built from: only \
+                 payloads that `xsplice build` made can be built upon"
+                    .to_owned()
+            }
+            Err(why) => format!(
+                "{why}: nothing tells with which options it was built, and so what a payload on \
+                 top is to be compared with; build it again with this version of xsplice"
+            ),
+            Ok(_) => continue,
+        };
+        let place = format!("--on {}", level.name);
+        problems.push(Problem::new(Code::WrongStack, place, message));
     }
     for (level, record) in &wanted {
         if !given.iter().any(|given| same(given, record)) {

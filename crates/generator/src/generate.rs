@@ -7,6 +7,7 @@ use crate::choice::{Choices, listed};
 use crate::patch::Edits;
 use crate::payload::Identity;
 use crate::rebuild::{Pair, Patched, Rebuild};
+use crate::record::{File, Record, Told};
 use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
 use crate::source::{PatchedSource, SourcePatch};
 use crate::tree::Tree;
@@ -146,7 +147,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let image = Arc::new(image);
     check_hypervisor(options, &image)?;
     let tree = Tree::read(&options.source)?;
-    if let Some(config) = &options.config {
+    let given = Given::read(options)?;
+    if let Some(config) = &given.config {
         check_config(&tree, config)?;
     }
     let mut patches = SourcePatch::read_all(&options.patches)?;
@@ -163,7 +165,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     check_depends(options, &below)?;
     let mut done = 0;
     for level in &below.levels {
-        let left_out = Choices::new(&level.left_out);
+        let left_out = Choices::new(&level.left_out());
         account::leave_out(&mut below_patches[done..level.patches], &left_out);
         done = level.patches;
     }
@@ -194,7 +196,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let mut pairs = rebuild.pairs(&patched, &levels)?;
     let sources = (levels.as_slice(), &patched);
     let unneeded = crate::archive::settle((&tree, &image), &rebuild, sources, &mut pairs)?;
-    let hooks = rebuild.hooks(&patched, &options.hooks)?;
+    let hooks = rebuild.hooks(&patched, &given.hooks)?;
     let compile = rebuild.compiler(&levels, &patched);
     progress.stage("comparing", pairs.len() + hooks.len());
     let units: Vec<Result<Option<Unit>, Problem>> = pairs
@@ -255,7 +257,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         levels: &levels,
         patched: &patched,
         pairs: &pairs,
-        hooks: (&options.hooks, &hooks),
+        hooks: (&given.hooks, &hooks),
         units: &units,
         selection: &selection,
         select: &|units| select(units, &image, &below, &rules),
@@ -295,7 +297,14 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         hunks,
         notes,
     };
-    let mut report = write(options, &image, &below, selection, &metadata, report)?;
+    let mut report = write(
+        (options, &given),
+        &image,
+        &below,
+        selection,
+        &metadata,
+        report,
+    )?;
     // About this machine, and so not for the payload to record.
     report.notes.extend(rebuild.unwritable().map(str::to_owned));
     Ok(report)
@@ -337,6 +346,23 @@ fn no_code(pairs: &[Pair], unneeded: &BTreeSet<String>) -> Refused {
          changed){more}"
     );
     Refused::one(Code::NothingToPatch, "patch", message)
+}
+
+/// The files that are only read, besides patches and payloads.
+struct Given {
+    config: Option<File>,
+    hooks: Vec<File>,
+}
+
+impl Given {
+    fn read(options: &Options) -> Result<Self, Refused> {
+        let config = options.config.as_deref().map(File::read).transpose();
+        let hooks = options.hooks.iter().map(|path| File::read(path));
+        Ok(Self {
+            config: config.map_err(|problem| Refused(vec![problem]))?,
+            hooks: crate::all(hooks.collect())?,
+        })
+    }
 }
 
 /// The hypervisor's build-id, which the user may name.
@@ -406,7 +432,7 @@ fn stored_addresses(unit: &Unit) -> impl Iterator<Item = String> {
 }
 
 fn write(
-    options: &Options,
+    (options, given): (&Options, &Given),
     image: &Arc<Image>,
     below: &Below,
     mut selection: Selection,
@@ -435,7 +461,9 @@ fn write(
             func.preimage = None;
         }
     }
-    let record = record(options, &selection, &report);
+    let told = Told::new(options, given.config.as_ref(), &given.hooks);
+    let record = record(told, &selection, &report)
+        .map_err(|e| Refused::one(Code::CannotWrite, "payload", e.to_string()))?;
     let payload = selection
         .draft
         .write(&Identity {
@@ -464,22 +492,16 @@ fn write(
     })
 }
 
-/// What a reviewer of the payload should know, as [`xsplice_abi::record`] has it.
-fn record(options: &Options, selection: &Selection, report: &Report) -> serde_json::Value {
+/// What a reviewer of the payload, and a build on top of it, should know.
+fn record(
+    told: Told,
+    selection: &Selection,
+    report: &Report,
+) -> serde_json::Result<serde_json::Value> {
     let warnings = report.warnings.union(&selection.warnings);
-    let warnings: Vec<String> = warnings.map(ToString::to_string).collect();
-    serde_json::json!({
-        "options": {
-            "allow": options.allow,
-            "leave_out": options.leave_out,
-            "leave_out_init": options.leave_out_init,
-            "prelink": options.prelink,
-        },
-        "hunks": report.hunks,
-        "left_out": selection.left_out,
-        "warnings": warnings,
-        "notes": report.notes,
-    })
+    let warnings = warnings.map(ToString::to_string).collect();
+    let record = Record::new(told, report.hunks.clone(), selection.left_out.clone());
+    serde_json::to_value(record.telling(warnings, report.notes.clone()))
 }
 
 /// Loads the payload as the hypervisor would, on top of those below. If only the
@@ -612,21 +634,19 @@ fn explain_compiler(mut problems: Vec<Problem>, units: &[Unit], image: &Image) -
     problems
 }
 
-fn check_config(tree: &Tree, config: &Path) -> Result<(), Refused> {
-    let settings = |path: &Path| -> Result<BTreeSet<String>, Refused> {
-        let text = String::from_utf8_lossy(&read(path)?).into_owned();
-        Ok(text
-            .lines()
-            .filter(|l| l.starts_with("CONFIG_"))
-            .map(str::to_owned)
-            .collect())
+fn check_config(tree: &Tree, config: &File) -> Result<(), Refused> {
+    let settings = |contents: &[u8]| -> BTreeSet<String> {
+        let text = String::from_utf8_lossy(contents);
+        let settings = text.lines().filter(|l| l.starts_with("CONFIG_"));
+        settings.map(str::to_owned).collect()
     };
-    let (wanted, built) = (settings(config)?, settings(&tree.top.join("xen/.config"))?);
+    let wanted = settings(&config.contents);
+    let built = settings(&read(&tree.top.join("xen/.config"))?);
     if wanted.is_empty() {
         let message = "it has no settings `CONFIG_...`: give the hypervisor's configuration";
         return Err(Refused::one(
             Code::OtherConfiguration,
-            file::shown(config),
+            file::shown(&config.path),
             message,
         ));
     }
@@ -644,7 +664,7 @@ fn check_config(tree: &Tree, config: &Path) -> Result<(), Refused> {
     }
     Err(Refused::one(
         Code::OtherConfiguration,
-        file::shown(config),
+        file::shown(&config.path),
         format!(
             "the tree was built with another configuration: {}; build the tree with this one, or \
              give the one that it was built with",

@@ -39,6 +39,7 @@ mod place;
 mod preprocessed;
 pub mod proof;
 mod rebuild;
+mod record;
 mod renamed;
 pub mod select;
 mod shadow;

@@ -3,6 +3,7 @@
 
 use crate::generated::regenerate;
 use crate::image::compiler;
+use crate::record::File;
 use crate::select::HOOKS;
 use crate::shadow::Changes;
 use crate::source::PatchedSource;
@@ -14,7 +15,7 @@ use crate::{Code, Problem, Progress, Refused, compile};
 use object::{Object as _, ObjectSection as _};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use xsplice_system::file;
 
@@ -261,14 +262,12 @@ impl<'a> Rebuild<'a> {
     pub(crate) fn hooks(
         &self,
         patched: &Patched<'a>,
-        files: &[PathBuf],
+        files: &[File],
     ) -> Result<Vec<Pair>, Refused> {
         let mut changes = patched.variant.changes.clone();
+        let paths: Vec<&Path> = files.iter().map(|file| file.path.as_path()).collect();
         let objects = files.iter().enumerate().map(|(number, file)| {
-            let text = file::read(file).map_err(|e| {
-                Problem::new(Code::UnreadableFile, file::shown(file), e.to_string())
-            })?;
-            let name = hooks_name(file, &files[..number]);
+            let name = hooks_name(&file.path, &paths[..number]);
             let source = format!("common/{name}.hooks.c");
             let object = self
                 .base
@@ -277,7 +276,7 @@ impl<'a> Rebuild<'a> {
                 .ok_or_else(|| {
                     Problem::new(Code::NotBuilt, "tree", "it compiles nothing in common/")
                 })?;
-            changes.insert(format!("xen/{source}"), Some(text));
+            changes.insert(format!("xen/{source}"), Some(file.contents.clone()));
             Ok(object)
         });
         let objects = crate::all(objects.collect())?;
@@ -289,7 +288,7 @@ impl<'a> Rebuild<'a> {
             if !has_hooks(&patched) {
                 return Err(Problem::new(
                     Code::Hooks,
-                    file::shown(file),
+                    file::shown(&file.path),
                     "there is no hook in it: a hook is a function that LIVEPATCH_LOAD_HOOK or \
                      another macro of xen/livepatch_payload.h names",
                 ));
@@ -414,7 +413,7 @@ fn has_hooks(object: &[u8]) -> bool {
 
 /// What the object of `file` is called in the tree: commands have no quotes
 /// around names, and there may be one of that name in `before`.
-fn hooks_name(file: &Path, before: &[PathBuf]) -> String {
+fn hooks_name(file: &Path, before: &[&Path]) -> String {
     let stem = |path: &Path| -> String {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let usual = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -435,12 +434,9 @@ mod tests {
 
     #[test]
     fn hooks_have_names_that_a_shell_and_the_tree_take() {
-        let files: Vec<PathBuf> = ["a/x.c", "b/x.c", "$(id) y.c", "..", "x/-_1.c"]
-            .iter()
-            .map(PathBuf::from)
-            .collect();
+        let files = ["a/x.c", "b/x.c", "$(id) y.c", "..", "x/-_1.c"].map(Path::new);
         let names: Vec<String> = (0..files.len())
-            .map(|number| hooks_name(&files[number], &files[..number]))
+            .map(|number| hooks_name(files[number], &files[..number]))
             .collect();
         assert_eq!(names, ["x", "x.2", "__id__y", "", "-_1"]);
     }

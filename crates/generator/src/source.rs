@@ -5,10 +5,10 @@ use crate::makefile::{self, ObjectLists};
 use crate::numbering::{Language, numbered};
 use crate::patch::{self, FilePatch, PatchedLine};
 use crate::place;
+use crate::record::name_and_hash;
 use crate::shadow::Changes;
 use crate::tree::Tree;
 use crate::{Code, Problem, Refused};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use xsplice_system::file;
@@ -54,8 +54,7 @@ impl SourcePatch {
 
     /// What a payload's metadata says of the patch: its name and its hash.
     pub fn record(&self) -> String {
-        let hash = xsplice_abi::note::hex(&Sha256::digest(&self.bytes));
-        format!("{} sha256:{hash}", self.name)
+        name_and_hash(&self.name, &self.bytes)
     }
 
     fn read(path: &Path) -> Result<Self, Refused> {

@@ -10,6 +10,8 @@ use xsplice_abi::record;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Record {
+    /// Its format; none if it is older than the first that has a number.
+    pub format: Option<u64>,
     /// What the build was told.
     pub options: Options,
     /// What became of each hunk of the source patches.
@@ -22,18 +24,27 @@ pub struct Record {
     pub notes: Vec<String>,
 }
 
-/// Options of the build that a reviewer has to agree with.
+/// Options of the build that say what the payload is. Files are
+/// `NAME sha256:HASH`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
     /// Structures and functions whose refusal was overridden.
     pub allow: Vec<String>,
+    /// The configuration that the tree had to be built with.
+    pub config: Option<String>,
+    /// The build-id of what it is applied on top of.
+    pub depends: Option<String>,
+    /// Sources of hooks.
+    pub hooks: Vec<String>,
     /// Changes that were to be left out.
     pub leave_out: Vec<String>,
     /// Whether all changes of boot-only code were to be left out.
     pub leave_out_init: bool,
     /// Whether symbols are addresses instead of names.
     pub prelink: bool,
+    /// The build-id that the hypervisor had to have.
+    pub xen_depends: Option<String>,
 }
 
 /// A hunk of a source patch.
@@ -64,6 +75,7 @@ impl Hunk {
             "alternative" => "no effect alone, but needed where others are left out",
             "placement" => "changes only where data lie, and those of the hypervisor lie as well",
             "left_out" => "left out, as the build was told",
+            "restored" => "changes what a payload below left out back to what is in memory",
             "unused" => "changes only what the running hypervisor does not use",
             "none" => "no effect on code",
             "not_built" => "not compiled into this hypervisor",
@@ -92,6 +104,17 @@ impl Record {
         serde_json::from_str(record::json(&section.data)?).ok()
     }
 
+    /// What to say of a record that a later version wrote, of which only a part may
+    /// be known.
+    #[must_use]
+    pub fn reservation(&self) -> Option<String> {
+        let format = self.format.filter(|&f| f > u64::from(record::FORMAT))?;
+        Some(format!(
+            "a later version of xsplice wrote the record of the build (format {format}): it may \
+             say more than is shown here"
+        ))
+    }
+
     /// The hunks that change `function`.
     pub(crate) fn hunks_of<'a>(&'a self, function: &'a str) -> impl Iterator<Item = &'a Hunk> {
         let inside = ["in_payload", "alternative"];
@@ -110,8 +133,14 @@ mod tests {
         let text =
             r#"{"later": 1, "hunks": [{"file": "f.c", "effect": "new kind", "objects": 2}]}"#;
         let record: Record = serde_json::from_str(text).unwrap();
+        assert_eq!(record.reservation(), None);
         assert_eq!(record.hunks[0].file, "f.c");
         assert_eq!(record.hunks[0].effect_in_words(), "new kind");
         assert!(record.notes.is_empty());
+        for (format, later) in [(record::FORMAT, false), (record::FORMAT + 1, true)] {
+            let text = format!("{{\"format\": {format}}}");
+            let record: Record = serde_json::from_str(&text).unwrap();
+            assert_eq!(record.reservation().is_some(), later);
+        }
     }
 }

@@ -46,12 +46,12 @@ pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> 
     let mut before = top.join("xen");
     // Each level changes what the levels below it left in memory.
     let levels = plan.levels();
-    for (number, level) in levels.iter().enumerate() {
+    for (number, (level, left_out)) in levels.iter().enumerate() {
         let began = SystemTime::now();
         for path in *level {
             let text = file::read(path).map_err(|e| unusable(path, &e))?;
             let name = path.display().to_string();
-            source.apply(&top, &name, &String::from_utf8_lossy(&text), plan.leave_out)?;
+            source.apply(&top, &name, &String::from_utf8_lossy(&text), left_out)?;
         }
         source.write(copy).map_err(|e| unusable(copy, &e))?;
         if number + 1 == levels.len() {

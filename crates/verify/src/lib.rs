@@ -46,7 +46,7 @@ mod verdict;
 
 pub use build::{Patched, build, built};
 pub use payload::patches;
-pub use plan::{Accepted, Plan, Progress, Silent};
+pub use plan::{Accepted, Level, Plan, Progress, Silent};
 pub use types::Types;
 pub use verdict::{Difference, Kind, Verdict};
 
@@ -125,7 +125,8 @@ pub fn verify(inputs: &Inputs) -> Result<Verdict, Unusable> {
     let patched = image::Image::read(inputs.patched.name, inputs.patched.data)?;
     let objects = objects::Objects::read(&patched, inputs.objects.name, inputs.objects.data)?;
     let running = running(inputs.original, &inputs.payloads)?;
-    let verdict = prove::prove(&patched, &objects, &running, &inputs.files);
+    let lower_hooks = inputs.accepted.lower_hooks;
+    let verdict = prove::prove(&patched, &objects, &running, &inputs.files, lower_hooks);
     let mut verdict = verdict.map_err(|reason| Unusable::new(inputs.patched.name, &reason))?;
     match inputs.types {
         Some(types) => {

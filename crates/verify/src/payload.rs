@@ -130,7 +130,8 @@ pub fn patches(data: &[u8]) -> Option<usize> {
     let elf = ElfFile64::<Endianness>::parse(data).ok()?;
     let texts = elf.section_by_name(names::MODINFO)?.data().ok()?;
     let texts = texts.split(|&byte| byte == 0);
-    let count = texts.filter(|text| text.starts_with(b"patch=")).count();
+    let is_patch = |text: &&[u8]| text.starts_with(b"patch=") || text.starts_with(b"unused-patch=");
+    let count = texts.filter(is_patch).count();
     (count != 0).then_some(count)
 }
 

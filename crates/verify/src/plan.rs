@@ -2,6 +2,7 @@
 //! What the patched hypervisor is built from, and what the payloads do without.
 
 use crate::verdict::{Difference, Kind, Verdict};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What the patched hypervisor is built from.
@@ -11,26 +12,38 @@ pub struct Plan<'a> {
     pub tree: &'a Path,
     /// Source patches, in order.
     pub patches: &'a [PathBuf],
-    /// How many of the patches each payload was built from, from the bottom up;
-    /// if that is not known, each patch counts as one payload's.
-    pub levels: &'a [usize],
+    /// What each payload was built from, from the bottom up; if the numbers of
+    /// patches do not add up, each patch counts as one payload's.
+    pub levels: &'a [Level],
     /// C source of hooks.
     pub hooks: &'a [PathBuf],
-    /// Files that stay as they are.
-    pub leave_out: &'a [String],
+}
+
+/// What a payload was built from.
+#[derive(Debug, Clone, Default)]
+pub struct Level {
+    /// How many source patches; `None` if that is not known.
+    pub patches: Option<usize>,
+    /// Files that its patches leave as they are.
+    pub leave_out: BTreeSet<String>,
 }
 
 impl<'a> Plan<'a> {
-    /// The patches of each level.
-    pub(crate) fn levels(&self) -> Vec<&'a [PathBuf]> {
+    /// The patches of each level, and the files that these leave as they are.
+    pub(crate) fn levels(&self) -> Vec<(&'a [PathBuf], BTreeSet<String>)> {
         let mut rest = self.patches;
-        if self.levels.iter().sum::<usize>() != rest.len() || rest.is_empty() {
-            return rest.chunks(1).collect();
+        let counts = self.levels.iter().map(|level| level.patches);
+        if counts.sum::<Option<usize>>() != Some(rest.len()) || rest.is_empty() {
+            let all = self.levels.iter().flat_map(|level| &level.leave_out);
+            let all: BTreeSet<String> = all.cloned().collect();
+            return rest.chunks(1).map(|patch| (patch, all.clone())).collect();
         }
         let mut levels = Vec::new();
-        for &count in self.levels.iter().filter(|count| **count != 0) {
-            let (level, above) = rest.split_at(count);
-            levels.push(level);
+        for level in self.levels {
+            let (own, above) = rest.split_at(level.patches.unwrap_or_default());
+            if !own.is_empty() {
+                levels.push((own, level.leave_out.clone()));
+            }
             rest = above;
         }
         levels
@@ -64,6 +77,12 @@ pub struct Accepted {
     pub leave_out_init: bool,
     /// Structures and variables that may have another layout or lose their state.
     pub allow: Vec<String>,
+    /// Whether payloads below the topmost may have hooks that are not in the patched
+    /// source.
+    pub lower_hooks: bool,
+    /// Whether the names are those of builds, which need not differ any more after
+    /// all of them: otherwise, a note says so.
+    pub recorded: bool,
 }
 
 impl Accepted {
@@ -88,7 +107,7 @@ impl Accepted {
         for name in self.leave_out.iter().chain(&self.allow) {
             let mut used = verdict.left_out.iter();
             // A path is a file that the patched hypervisor was built without.
-            if !name.contains('/') && !used.any(|d| is_named(&d.name, name)) {
+            if !self.recorded && !name.contains('/') && !used.any(|d| is_named(&d.name, name)) {
                 let note = format!("{name} was to be left out or allowed, but does not differ");
                 verdict.notes.push(note);
             }
@@ -137,16 +156,37 @@ mod tests {
     #[test]
     fn levels_are_as_long_as_is_known() {
         let patches = ["a", "b", "c"].map(PathBuf::from);
-        let plan = |levels| Plan {
-            tree: Path::new("."),
-            patches: &patches,
-            levels,
-            hooks: &[],
-            leave_out: &[],
+        let levels = |counts: &[Option<usize>]| -> Vec<(Vec<PathBuf>, Vec<String>)> {
+            let levels = counts.iter().enumerate().map(|(number, &patches)| Level {
+                patches,
+                leave_out: BTreeSet::from([format!("xen/{number}")]),
+            });
+            let plan = Plan {
+                tree: Path::new("."),
+                patches: &patches,
+                levels: &levels.collect::<Vec<_>>(),
+                hooks: &[],
+            };
+            let levels = plan.levels().into_iter();
+            levels
+                .map(|(own, left_out)| (own.to_vec(), left_out.into_iter().collect()))
+                .collect()
         };
-        assert_eq!(plan(&[1, 2]).levels(), [&patches[..1], &patches[1..]]);
-        assert_eq!(plan(&[3]).levels(), [&patches[..]]);
-        assert_eq!(plan(&[]).levels().len(), 3);
-        assert_eq!(plan(&[2]).levels().len(), 3);
+        let own = |patches: &[PathBuf], left_out: &[&str]| {
+            let left_out = left_out.iter().map(|name| format!("xen/{name}"));
+            (patches.to_vec(), left_out.collect::<Vec<_>>())
+        };
+        assert_eq!(
+            levels(&[Some(1), Some(0), Some(2)]),
+            [own(&patches[..1], &["0"]), own(&patches[1..], &["2"])]
+        );
+        assert_eq!(levels(&[Some(3)]), [own(&patches, &["0"])]);
+        assert_eq!(levels(&[]).len(), 3);
+        for unknown in [&[Some(2)][..], &[Some(3), None]] {
+            let found = levels(unknown);
+            let all: Vec<&str> = ["0", "1"][..unknown.len()].to_vec();
+            let each = patches.chunks(1).map(|patch| own(patch, &all));
+            assert_eq!(found, each.collect::<Vec<_>>());
+        }
     }
 }

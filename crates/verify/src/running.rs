@@ -24,6 +24,8 @@ pub(crate) struct Running {
     starts: BTreeSet<u64>,
     /// Build-ids of the hypervisor and of the payloads.
     ids: Vec<Vec<u8>>,
+    /// Where the memory of each payload begins, in ascending order.
+    payloads: Vec<u64>,
 }
 
 impl Running {
@@ -36,12 +38,15 @@ impl Running {
             entries: Vec::new(),
             hooks: Vec::new(),
             starts: BTreeSet::new(),
+            payloads: Vec::new(),
         })
     }
 
     /// Applies a payload on top.
     pub(crate) fn apply(&mut self, input: &Input) -> Result<(), Unusable> {
+        let end = self.image.end();
         let brought = payload::apply(&mut self.image, &self.ids, input.name, input.data)?;
+        self.payloads.push(end);
         let bad = |reason: String| Unusable::new(input.name, &reason);
         for (table, start, size) in brought.tables {
             let range = start..start + size;
@@ -70,6 +75,22 @@ impl Running {
             }
         }
         live
+    }
+
+    /// Whether the entry of a table that is at `entry` is one of a payload that is
+    /// not the topmost, about that payload's own code at `place`.
+    pub(crate) fn is_about_lower_payload(&self, entry: u64, place: u64) -> bool {
+        self.payload(entry) == self.payload(place) && self.is_in_lower_payload(place)
+    }
+
+    /// Whether a payload that is not the topmost has `address`.
+    pub(crate) fn is_in_lower_payload(&self, address: u64) -> bool {
+        (1..self.payloads.len()).contains(&self.payload(address))
+    }
+
+    /// Which payload has `address`, counted from 1; 0 for the hypervisor.
+    fn payload(&self, address: u64) -> usize {
+        self.payloads.partition_point(|&start| start <= address)
     }
 
     /// Whether a payload has nothing but a trap at `address`.

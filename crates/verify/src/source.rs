@@ -3,7 +3,7 @@
 //! moved compiles to what it was.
 
 use crate::Unusable;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path};
 
@@ -34,7 +34,7 @@ impl Source {
         top: &Path,
         what: &str,
         patch: &str,
-        leave_out: &[String],
+        leave_out: &BTreeSet<String>,
     ) -> Result<(), Unusable> {
         let changes = parse(what, patch)?;
         if changes.is_empty() {
@@ -55,7 +55,7 @@ impl Source {
                 ));
             }
             let path = change.new.or(change.old).unwrap_or_default();
-            if !leave_out.iter().any(|name| name == path) {
+            if !leave_out.contains(path) {
                 self.change(top, what, &change)?;
             }
         }
@@ -346,7 +346,7 @@ mod tests {
         std::fs::write(&file, old).expect("written");
         let mut source = Source::default();
         source
-            .apply(directory.path(), "test.patch", patch, &[])
+            .apply(directory.path(), "test.patch", patch, &BTreeSet::new())
             .expect("it applies");
         source.write(directory.path()).expect("written");
         std::fs::read_to_string(file).expect("it is there")

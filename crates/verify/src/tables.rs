@@ -34,6 +34,17 @@ impl Table {
             Self::AltCallSites => "alternative call site",
         }
     }
+
+    /// An entry of it in words.
+    pub(crate) fn one(self) -> String {
+        let article = match self {
+            Self::Bug(_) => "a",
+            Self::Exceptions | Self::EarlyExceptions | Self::Alternatives | Self::AltCallSites => {
+                "an"
+            }
+        };
+        format!("{article} {}", self.name())
+    }
 }
 
 /// The kind of bug frame that has a message.

@@ -51,7 +51,10 @@ fn build_record(text: &str) -> String {
         "patch": text, "file": text, "line": 2, "effect": "in_payload", "names": [text],
     });
     serde_json::json!({
-        "options": { "allow": [text], "leave_out": [text], "leave_out_init": true },
+        "options": {
+            "allow": [text], "config": text, "depends": text, "hooks": [text],
+            "leave_out": [text], "leave_out_init": true, "xen_depends": text,
+        },
         "hunks": [hunk, inside],
         "left_out": [{ "name": text, "file": text, "why": text }],
         "warnings": [text],

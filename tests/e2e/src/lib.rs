@@ -162,9 +162,11 @@ pub fn patched(base: &Base, patches: &[PathBuf]) -> anyhow::Result<xsplice_verif
     let plan = xsplice_verify::Plan {
         tree: &base.tree,
         patches,
-        levels: &[patches.len()],
+        levels: &[xsplice_verify::Level {
+            patches: Some(patches.len()),
+            ..Default::default()
+        }],
         hooks: &[],
-        leave_out: &[],
     };
     Ok(xsplice_verify::build(&plan, &xsplice_verify::Silent)?)
 }

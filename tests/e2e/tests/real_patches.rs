@@ -15,7 +15,8 @@
 //! - `# warning:` words of a warning in the report, as JSON; every such line must
 //!   be met;
 //! - `# hunks:` the effect of each hunk in order, as the report has it
-//!   (`in_payload`, `left_out`, `placement`, `unused`, `none`, `not_built`);
+//!   (`in_payload`, `left_out`, `restored`, `placement`, `unused`, `none`,
+//!   `not_built`);
 //! - `# info:` text of `xsplice info` while the payload is applied, and at no
 //!   other time;
 //! - `# console:` text that the hypervisor prints when it is applied;

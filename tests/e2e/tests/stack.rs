@@ -7,7 +7,8 @@
 //! begins with a number is a level, the lowest first. The lines at the start of
 //! a patch say what is expected:
 //!
-//! - `# options:` further options of `xsplice build`;
+//! - `# options:` further options of `xsplice build`, in which `{tree}` is the source
+//!   tree; with `--verify`, the whole stack is proved;
 //! - `# builds:` names of the functions that the payload replaces, all of them;
 //! - `# carries:` names of what is new in the payload, all of it, or `nothing`;
 //! - `# refused:` words of the refusal, each line of which must be met; the stack
@@ -120,7 +121,10 @@ impl Stack {
         let payloads = payloads.unwrap_or(below.clone().map(|b| b.payload.clone()).collect());
         let patches = self.named(&text, "on-patch");
         let patches = patches.unwrap_or(below.map(|b| b.patch.clone()).collect());
-        let result = build_on(base, &top, &payloads, &patches, &options(&text))?;
+        let tree = base.tree.display().to_string();
+        let options = options(&text).into_iter();
+        let options: Vec<String> = options.map(|o| o.replace("{tree}", &tree)).collect();
+        let result = build_on(base, &top, &payloads, &patches, &options)?;
         let stderr = String::from_utf8_lossy(&result.stderr);
         let refused = directives(&text, "refused");
         if !refused.is_empty() {
@@ -299,6 +303,67 @@ fn every_stack_does_what_it_says() -> anyhow::Result<()> {
     let ended = host.shut_down();
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(ended?)
+}
+
+/// What the source of a payload is depends on the options that it was built with, and
+/// those are known from its record only.
+#[test]
+fn a_payload_that_does_not_say_how_it_was_built_is_not_built_upon() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack/cases/used-again");
+    let built = |level: &str| Built {
+        patch: case.join(format!("{level}.patch")),
+        payload: directory.path().join(level),
+    };
+    let (below, top) = (built("1"), built("2"));
+    build(&base, &below.patch, &below.payload)?;
+    let whole = std::fs::read(&below.payload)?;
+    let attempt = |payload: &[u8]| {
+        std::fs::write(&below.payload, payload)?;
+        let (payloads, patches) = ([below.payload.clone()], [below.patch.clone()]);
+        build_on(&base, &top, &payloads, &patches, &[])
+    };
+    for (from, to, words) in [
+        (
+            &b".note.xsplice.build"[..],
+            &b".note.xsplice.other"[..],
+            "it has no build record",
+        ),
+        (
+            b"\"format\":1",
+            b"\"format\":9",
+            "its build record has the format 9",
+        ),
+        (
+            b"\"format\":1",
+            b"\"former\":1",
+            "its build record has no format number",
+        ),
+        (
+            b"\"prelink\":",
+            b"\"prelunk\":",
+            "its build record is damaged",
+        ),
+    ] {
+        let mut payload = whole.clone();
+        let at = whole.windows(from.len()).position(|bytes| bytes == from);
+        let at = at.with_context(|| format!("the payload has no {}", from.escape_ascii()))?;
+        payload[at..at + to.len()].copy_from_slice(to);
+        let done = attempt(&payload)?;
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        ensure!(
+            done.status.code() == Some(1) && stderr.contains(words) && !top.payload.exists(),
+            "{words}: {done:?}"
+        );
+        ensure!(
+            stderr.contains("build it again") && stderr.contains("[wrong-stack]"),
+            "{stderr}"
+        );
+    }
+    let done = attempt(&whole)?;
+    ensure!(done.status.success(), "{done:?}");
+    Ok(())
 }
 
 /// The function is in the memory of a payload, which our core writes in another

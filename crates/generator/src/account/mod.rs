@@ -12,13 +12,13 @@ use crate::Problem;
 use crate::choice::Choices;
 use crate::patch::FilePatch;
 use crate::rebuild::{Pair, Patched, Rebuild};
+use crate::record::File;
 use crate::select::Selection;
 use crate::source::{HunkId, SourcePatch, is_hypervisor};
 use crate::tree::Tree;
 use crate::unit::Unit;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use without::{Outcome, Scope, Without};
 
 /// What a hunk does.
@@ -42,6 +42,12 @@ pub enum Effect {
     },
     /// It changes only what was left out (`--leave-out`).
     LeftOut {
+        /// What that is.
+        names: BTreeSet<String>,
+    },
+    /// It makes something what it is in memory: a payload below left out what its
+    /// patch made of it.
+    Restored {
         /// What that is.
         names: BTreeSet<String>,
     },
@@ -137,7 +143,7 @@ pub(crate) struct Account<'a, 't> {
     /// The objects that the patches reach, hooks excepted.
     pub(crate) pairs: &'a [Pair],
     /// The user's hooks: files and objects.
-    pub(crate) hooks: (&'a [PathBuf], &'a [Pair]),
+    pub(crate) hooks: (&'a [File], &'a [Pair]),
     /// What differs, hooks included.
     pub(crate) units: &'a [Unit],
     pub(crate) selection: &'a Selection,
@@ -210,6 +216,8 @@ impl<'t> Account<'_, 't> {
                 };
                 if names.iter().any(left_out) {
                     Effect::LeftOut { names }
+                } else if !names.is_disjoint(&self.selection.restored) {
+                    Effect::Restored { names }
                 } else if only_placement {
                     Effect::Placement { names }
                 } else {

@@ -29,6 +29,10 @@ impl Selector<'_> {
         if change.original.is_some_and(nowhere) {
             return;
         }
+        if self.is_in_memory(origin, unit, change) {
+            self.selection.restored.insert(change.name.clone());
+            return;
+        }
         let file = &self.units[unit].file.source;
         let left_out = may_leave_out(old, change)
             && (self.rules.leave_out.contains_of(file, &change.name)
@@ -42,6 +46,35 @@ impl Selector<'_> {
         } else {
             self.refuse(code, unit, message);
         }
+    }
+
+    /// Whether `change` makes something what it is in memory already: payloads
+    /// below left out what their patches made of it. One that has hooks may have
+    /// done in these what it left out.
+    fn is_in_memory(&self, origin: usize, unit: usize, change: &Change) -> bool {
+        let (Some(original), Some(patched)) = (change.original, change.patched) else {
+            return false;
+        };
+        let u = &self.units[origin];
+        let (mut build, mut index) = (u.stages.len(), original);
+        while let Some(stage) = build.checked_sub(1).map(|at| &u.stages[at]) {
+            let mut changes = stage.comparison.changes.iter();
+            let below = changes.find(|below| below.patched == Some(index));
+            let left_out = below.is_none_or(|below| may_leave_out(&stage.object, below));
+            let before = stage.comparison.correlation.original(index);
+            let level = &self.below.levels[stage.level];
+            let (true, Some(before), false) = (left_out, before, level.has_hooks) else {
+                break;
+            };
+            (build, index) = (build - 1, before);
+        }
+        if build == u.stages.len() {
+            return false;
+        }
+        let memory = xsplice_objdiff::compare(u.build(build), &self.units[unit].patched);
+        let mut changes = memory.changes.iter();
+        memory.correlation.original(patched) == Some(index)
+            && changes.all(|change| change.patched != Some(patched))
     }
 
     /// What the hypervisor finds by walking a section, such as its schedulers,

@@ -79,6 +79,9 @@ pub struct Selection {
     pub hooks: Vec<Hook>,
     /// Changes that the payload does without.
     pub left_out: Vec<LeftOut>,
+    /// Names of what the patches make what it is in memory: payloads below left out
+    /// what theirs made of it.
+    pub restored: BTreeSet<String>,
     /// What a reader should know.
     pub notes: BTreeSet<String>,
     /// What no tool can see to.

@@ -176,6 +176,7 @@ fn record(payload: &Payload) -> Markup {
     let given = [
         ("Refusals overridden (--allow)", options.allow.join(", ")),
         ("To be left out (--leave-out)", options.leave_out.join(", ")),
+        ("Hooks (--hooks)", options.hooks.join(", ")),
         (
             "Boot-only code",
             (if options.leave_out_init {
@@ -189,9 +190,22 @@ fn record(payload: &Payload) -> Markup {
             "Symbols",
             (if options.prelink { "as addresses" } else { "" }).to_owned(),
         ),
+        (
+            "Configuration that was asked for (--config)",
+            options.config.clone().unwrap_or_default(),
+        ),
+        (
+            "Hypervisor that was asked for (--xen-depends)",
+            options.xen_depends.clone().unwrap_or_default(),
+        ),
+        (
+            "On top of what was named (--depends)",
+            options.depends.clone().unwrap_or_default(),
+        ),
     ];
     html! {
         h2 { "How it was built" }
+        @if let Some(reservation) = record.reservation() { p { (reservation) } }
         @if given.iter().all(|(_, value)| value.is_empty()) {
             p { "No refusal was overridden and nothing was to be left out." }
         } @else {

@@ -198,7 +198,14 @@ impl Walk<'_> {
                 ),
             }
         }
-        for (stage, name, _) in brought {
+        for (stage, name, at) in brought {
+            if self.lower_hooks && self.running.is_in_lower_payload(at) {
+                self.notes.insert(format!(
+                    "{name} is a {stage} hook of a payload below, given beside its patch \
+                     (--hooks): it was not compared"
+                ));
+                continue;
+            }
             let message =
                 format!("the payload has it as {stage} hook, and the patched source has not");
             self.differ(Kind::Hook, &name, message);

@@ -268,14 +268,18 @@ impl Walk<'_> {
             let image = &self.running.image;
             let function = image.containing(place).map(|id| image.entities[id].address);
             // What differs in a function that was compared is said of that.
-            if !self.entries.contains(&at) && !function.is_some_and(|f| paired.contains(&f)) {
+            let compared = function.is_some_and(|f| paired.contains(&f));
+            // What a later payload replaced, or does without, is in memory and not
+            // in use.
+            let superseded = self.running.is_about_lower_payload(at, place);
+            if !self.entries.contains(&at) && !compared && !superseded {
                 let about = image.place(place);
                 self.differ(
                     Kind::LeftOver,
                     &about,
                     format!(
-                        "the payload has a {} for it, but the patched hypervisor has no such code",
-                        table.name()
+                        "the payload has {} for it, but the patched hypervisor has no such code",
+                        table.one()
                     ),
                 );
             }

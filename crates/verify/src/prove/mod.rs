@@ -21,12 +21,14 @@ use crate::verdict::{Difference, Kind, Verdict};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
-/// Compares `running` with `patched`.
+/// Compares `running` with `patched`; with `lower_hooks`, payloads below the topmost
+/// may have hooks that `patched` lacks.
 pub(crate) fn prove(
     patched: &Image,
     objects: &Objects,
     running: &Running,
     files: &BTreeMap<String, String>,
+    lower_hooks: bool,
 ) -> Result<Verdict, String> {
     let tables = Tables::linked(patched)?;
     if let Some(&table) = objects
@@ -44,6 +46,7 @@ pub(crate) fn prove(
         objects,
         running,
         files,
+        lower_hooks,
         tables,
         mates: BTreeMap::new(),
         taken: HashMap::new(),
@@ -120,6 +123,9 @@ struct Walk<'a> {
     running: &'a Running,
     /// The source files of global symbols.
     files: &'a BTreeMap<String, String>,
+    /// Whether payloads below the topmost may have hooks that the patched hypervisor
+    /// lacks.
+    lower_hooks: bool,
     tables: Tables,
     /// What stands for each function and object of the patched hypervisor.
     mates: BTreeMap<EntityId, Vec<u64>>,

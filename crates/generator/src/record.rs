@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The build record of a payload ([`xsplice_abi::record`]): written for who reviews
+//! the payload, and read by a build on top of it.
+//!
+//! The source patches and these options together say what a payload was built
+//! from, and so what a payload on top of it is compared with.
+
+use crate::account::Hunk;
+use crate::select::LeftOut;
+use crate::{Code, Options, Problem};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use xsplice_abi::note::hex;
+use xsplice_abi::record;
+use xsplice_system::file;
+
+/// What is recorded of a build.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    format: u32,
+    pub(crate) options: Told,
+    #[serde(skip_deserializing)]
+    hunks: Vec<Hunk>,
+    #[serde(skip_deserializing)]
+    left_out: Vec<LeftOut>,
+    #[serde(skip_deserializing)]
+    warnings: Vec<String>,
+    #[serde(skip_deserializing)]
+    notes: Vec<String>,
+}
+
+/// The options of a build that say what the payload is. An option that is not
+/// known may mean anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Told {
+    pub(crate) allow: BTreeSet<String>,
+    pub(crate) config: Option<String>,
+    pub(crate) depends: Option<String>,
+    pub(crate) hooks: Vec<String>,
+    pub(crate) leave_out: BTreeSet<String>,
+    pub(crate) leave_out_init: bool,
+    pub(crate) prelink: bool,
+    pub(crate) xen_depends: Option<String>,
+}
+
+impl Told {
+    /// What `options` say; `config` and `hooks` are the files that they name.
+    pub(crate) fn new(options: &Options, config: Option<&File>, hooks: &[File]) -> Self {
+        let id = |id: &Option<Vec<u8>>| id.as_deref().map(hex);
+        Self {
+            allow: options.allow.clone(),
+            config: config.map(File::record),
+            depends: id(&options.depends),
+            hooks: hooks.iter().map(File::record).collect(),
+            leave_out: options.leave_out.clone(),
+            leave_out_init: options.leave_out_init,
+            prelink: options.prelink,
+            xen_depends: id(&options.xen_depends),
+        }
+    }
+}
+
+impl Record {
+    /// The record of a build that was told `options`.
+    pub(crate) fn new(options: Told, hunks: Vec<Hunk>, left_out: Vec<LeftOut>) -> Self {
+        Self {
+            format: record::FORMAT,
+            options,
+            hunks,
+            left_out,
+            warnings: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// With what a reader should see to, and know.
+    pub(crate) fn telling(self, warnings: Vec<String>, notes: Vec<String>) -> Self {
+        Self {
+            warnings,
+            notes,
+            ..self
+        }
+    }
+
+    /// The record in the section of a payload that is to be built upon.
+    ///
+    /// # Errors
+    /// Why nothing tells how the payload was built, in words.
+    pub(crate) fn read(section: Option<&[u8]>) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: Option<u64>,
+        }
+        let section = section.ok_or("it has no build record")?;
+        let damaged = |why: &dyn std::fmt::Display| format!("its build record is damaged ({why})");
+        let json = record::json(section).ok_or_else(|| damaged(&"no note of that kind"))?;
+        let format: Format = serde_json::from_str(json).map_err(|e| damaged(&e))?;
+        match format.format {
+            Some(format) if format == u64::from(record::FORMAT) => {
+                serde_json::from_str(json).map_err(|e| damaged(&e))
+            }
+            Some(format) => Err(format!(
+                "its build record has the format {format}, and this version of xsplice knows the \
+                 format {} only",
+                record::FORMAT
+            )),
+            None => Err("its build record has no format number".to_owned()),
+        }
+    }
+}
+
+/// A file that a build was given, read once.
+#[derive(Debug)]
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
+    pub(crate) contents: Vec<u8>,
+}
+
+impl File {
+    pub(crate) fn read(path: &Path) -> Result<Self, Problem> {
+        let contents = file::read(path)
+            .map_err(|e| Problem::new(Code::UnreadableFile, file::shown(path), e.to_string()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            contents,
+        })
+    }
+
+    fn record(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name_and_hash(&name.to_string_lossy(), &self.contents)
+    }
+}
+
+/// How a payload records a file that it was built from.
+pub(crate) fn name_and_hash(name: &str, contents: &[u8]) -> String {
+    format!("{name} sha256:{}", hex(&Sha256::digest(contents)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(options: &Told) -> serde_json::Value {
+        let record = Record::new(options.clone(), Vec::new(), Vec::new());
+        serde_json::to_value(record).expect("it can be written")
+    }
+
+    fn read(json: &serde_json::Value) -> Result<Record, String> {
+        Record::read(Some(&record::note(&json.to_string())))
+    }
+
+    #[test]
+    fn every_option_is_read_as_it_was_written() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let file = |name: &str, contents: &[u8]| File {
+            path: Path::new("/some/where").join(name),
+            contents: contents.to_owned(),
+        };
+        let options = Options {
+            allow: names(&["frame", "limit"]),
+            leave_out: names(&["xen/common/kernel.c"]),
+            leave_out_init: true,
+            prelink: true,
+            depends: Some(vec![0xab, 1]),
+            xen_depends: Some(vec![0xcd]),
+            ..Options::default()
+        };
+        let hooks = [file("a.c", b"a"), file("b.c", b"")];
+        let told = Told::new(&options, Some(&file("config", b"CONFIG_X=y\n")), &hooks);
+        let json = written(&told);
+        assert_eq!(json["options"]["depends"], "ab01");
+        assert_eq!(json["options"]["xen_depends"], "cd");
+        let hash = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
+        assert_eq!(json["options"]["hooks"][0], format!("a.c sha256:{hash}"));
+        assert_eq!(read(&json).expect("it is whole").options, told);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_an_error_that_says_so() {
+        let whole = written(&Told::default());
+        let with = |key: &str, value: serde_json::Value| {
+            let mut json = whole.clone();
+            json[key] = value;
+            read(&json).map(drop)
+        };
+        assert_eq!(with("later", 1.into()), Ok(()));
+        let newer = with("format", (record::FORMAT + 1).into());
+        assert!(newer.is_err_and(|why| why.contains("has the format 2")));
+        let none = with("format", serde_json::Value::Null);
+        assert!(none.is_err_and(|why| why.contains("no format number")));
+        for damage in [
+            with("options", 1.into()),
+            with("options", serde_json::json!({ "leave_out": [] })),
+            with("format", "one".into()),
+            Record::read(Some(b"XEN\0")).map(drop),
+        ] {
+            assert!(damage.is_err_and(|why| why.contains("is damaged")));
+        }
+        let mut more = whole["options"].clone();
+        more["leave_in"] = true.into();
+        assert!(with("options", more).is_err_and(|why| why.contains("leave_in")));
+        let missing = Record::read(None).map(drop);
+        assert_eq!(missing, Err("it has no build record".to_owned()));
+    }
+}
