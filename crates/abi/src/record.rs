@@ -12,6 +12,7 @@
 //! | `options` | what the build was told, by the names that follow |
 //! | `hunks` | a list: `patch`, `file`, `line`, `effect`, and `names` of what it changes; `others` of which each is as good |
 //! | `left_out` | a list of changes that the payload does without: `name`, `file`, `why` |
+//! | `renewed` | a list of flags that say whether a message was printed, and begin anew although they may be in memory: `name`, `file` |
 //! | `warnings` | a list of texts: what who applies or unloads the payload has to see to |
 //! | `notes` | a list of texts for the reader |
 //!

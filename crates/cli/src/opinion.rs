@@ -4,8 +4,7 @@
 use crate::output::{complain, say, shown};
 use anyhow::{Context as _, ensure};
 use std::path::{Path, PathBuf};
-use xsplice_review::Payload;
-use xsplice_review::record::Options;
+use xsplice_review::{Payload, Record};
 use xsplice_system::file;
 use xsplice_verify::{Accepted, Input, Inputs, Level, Patched, Plan, Progress, Verdict};
 use xsplice_verify::{build, built, check, patches, verify};
@@ -114,7 +113,7 @@ pub(crate) fn payloads(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>
 /// What a payload was built from. A file may be left out by one payload of a stack
 /// and changed by another.
 fn level((name, data): &(String, Vec<u8>), accepted: &Accepted) -> anyhow::Result<Level> {
-    let told = told(name, data)?;
+    let told = record(name, data)?.map(|record| record.options);
     let was_told = |file: &&String| {
         told.as_ref()
             .is_none_or(|told| told.leave_out.contains(file))
@@ -126,25 +125,30 @@ fn level((name, data): &(String, Vec<u8>), accepted: &Accepted) -> anyhow::Resul
     })
 }
 
-/// The options that the build of a payload recorded.
-fn told(name: &str, data: &[u8]) -> anyhow::Result<Option<Options>> {
+/// What the build of a payload recorded.
+fn record(name: &str, data: &[u8]) -> anyhow::Result<Option<Record>> {
     let payload = Payload::read(data, None).with_context(|| name.to_owned())?;
-    Ok(payload.record.map(|record| record.options))
+    Ok(payload.record)
 }
 
-/// What the builds of `payloads` recorded that they were told.
+/// What the builds of `payloads` recorded that they were told, and did.
 pub(crate) fn recorded(payloads: &[(String, Vec<u8>)]) -> anyhow::Result<Accepted> {
     let mut accepted = Accepted {
         recorded: true,
         ..Accepted::default()
     };
     for (number, (name, data)) in payloads.iter().enumerate() {
-        if let Some(told) = told(name, data)? {
+        if let Some(record) = record(name, data)? {
+            let told = record.options;
             accepted.leave_out.extend(told.leave_out);
             accepted.leave_out_init |= told.leave_out_init;
             accepted.allow.extend(told.allow);
             let lower = number + 1 < payloads.len();
             accepted.lower_hooks |= lower && !told.hooks.is_empty();
+            let renewed = record.renewed.into_iter();
+            accepted
+                .renewed
+                .extend(renewed.map(|flag| format!("{}:{}", flag.file, flag.name)));
         }
     }
     Ok(accepted)

@@ -109,6 +109,7 @@ fn ask(args: &Args, json: bool) -> anyhow::Result<Verdict> {
             leave_out: args.leave_out.clone(),
             leave_out_init: args.leave_out_init,
             allow: args.allow.clone(),
+            renewed: opinion::recorded(&payloads)?.renewed,
             lower_hooks: false,
             recorded: false,
         },

@@ -500,8 +500,9 @@ fn record(
 ) -> serde_json::Result<serde_json::Value> {
     let warnings = report.warnings.union(&selection.warnings);
     let warnings = warnings.map(ToString::to_string).collect();
-    let record = Record::new(told, report.hunks.clone(), selection.left_out.clone());
-    serde_json::to_value(record.telling(warnings, report.notes.clone()))
+    let changed = (report.hunks.clone(), selection);
+    let record = Record::new(told, changed, warnings, report.notes.clone());
+    serde_json::to_value(record)
 }
 
 /// Loads the payload as the hypervisor would, on top of those below. If only the

@@ -31,6 +31,7 @@ mod generate;
 mod generated;
 mod image;
 mod layout;
+mod locals;
 pub mod makefile;
 pub mod numbering;
 pub mod patch;

@@ -6,7 +6,7 @@
 //! from, and so what a payload on top of it is compared with.
 
 use crate::account::Hunk;
-use crate::select::LeftOut;
+use crate::select::{LeftOut, Renewed, Selection};
 use crate::{Code, Options, Problem};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,6 +25,8 @@ pub(crate) struct Record {
     hunks: Vec<Hunk>,
     #[serde(skip_deserializing)]
     left_out: Vec<LeftOut>,
+    #[serde(skip_deserializing)]
+    renewed: BTreeSet<Renewed>,
     #[serde(skip_deserializing)]
     warnings: Vec<String>,
     #[serde(skip_deserializing)]
@@ -64,24 +66,22 @@ impl Told {
 }
 
 impl Record {
-    /// The record of a build that was told `options`.
-    pub(crate) fn new(options: Told, hunks: Vec<Hunk>, left_out: Vec<LeftOut>) -> Self {
+    /// The record of a build that was told `options`, with what a reader should see to
+    /// in `warnings`, and know in `notes`.
+    pub(crate) fn new(
+        options: Told,
+        (hunks, selection): (Vec<Hunk>, &Selection),
+        warnings: Vec<String>,
+        notes: Vec<String>,
+    ) -> Self {
         Self {
             format: record::FORMAT,
             options,
             hunks,
-            left_out,
-            warnings: Vec::new(),
-            notes: Vec::new(),
-        }
-    }
-
-    /// With what a reader should see to, and know.
-    pub(crate) fn telling(self, warnings: Vec<String>, notes: Vec<String>) -> Self {
-        Self {
+            left_out: selection.left_out.clone(),
+            renewed: selection.renewed.clone(),
             warnings,
             notes,
-            ..self
         }
     }
 
@@ -145,7 +145,8 @@ mod tests {
     use super::*;
 
     fn written(options: &Told) -> serde_json::Value {
-        let record = Record::new(options.clone(), Vec::new(), Vec::new());
+        let changed = (Vec::new(), &Selection::default());
+        let record = Record::new(options.clone(), changed, Vec::new(), Vec::new());
         serde_json::to_value(record).expect("it can be written")
     }
 

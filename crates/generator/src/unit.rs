@@ -7,7 +7,6 @@ use crate::witness::{self, Build, Compile};
 use crate::{Code, Problem};
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::{Comparison, compare_knowing};
-use xsplice_objdiff::names::base_name;
 use xsplice_objdiff::object::Object;
 use xsplice_objdiff::shared;
 
@@ -84,48 +83,40 @@ impl Unit {
         Ok((!unit.comparison.is_empty() || !unit.stages.is_empty()).then_some(unit))
     }
 
-    /// Finds out from debugging information whose a static variable is that is
-    /// used by functions of other names before and after, as when a compiler
-    /// inlines its function in one build only.
+    /// Finds out from debugging information which static variables of functions are
+    /// the same where the objects do not tell, in each step from the hypervisor to the
+    /// patched source.
     fn settle_locals(&mut self, pair: &Pair, compile: &Compile) {
-        let lone = self.lone_locals();
-        if lone.is_empty() {
-            return;
+        let mut builds: Vec<Build> = self.stages.iter().map(|s| Build::Before(s.level)).collect();
+        builds.extend([Build::Original, Build::Patched]);
+        for (at, step) in builds.windows(2).enumerate() {
+            let (old, new) = match self.stages.get(at) {
+                Some(_) => (self.build(at), self.build(at + 1)),
+                None => (&self.original, &self.patched),
+            };
+            let comparison = match self.stages.get(at) {
+                Some(stage) => &stage.comparison,
+                None => &self.comparison,
+            };
+            let compiled = |build: Build| {
+                let object = match build {
+                    Build::Patched => &pair.object,
+                    Build::Original | Build::Before(_) => pair.original_object(),
+                };
+                compile(build, &object.with_types(), String::new()).ok()
+            };
+            let known = crate::locals::settle((old, new), comparison, || {
+                Some([compiled(step[0])?, compiled(step[1])?])
+            });
+            if known.is_empty() {
+                continue;
+            }
+            let settled = compare_knowing(old, new, &known);
+            match self.stages.get_mut(at) {
+                Some(stage) => stage.comparison = settled,
+                None => self.comparison = settled,
+            }
         }
-        let original = compile(
-            Build::Original,
-            &pair.original_object().with_types(),
-            String::new(),
-        );
-        let patched = compile(Build::Patched, &pair.object.with_types(), String::new());
-        let (Ok(original), Ok(patched)) = (original, patched) else {
-            return;
-        };
-        let is_same = |name: &String| {
-            let before = crate::layout::declared_in(&original, name);
-            before.len() == 1 && before == crate::layout::declared_in(&patched, name)
-        };
-        let same: BTreeSet<String> = lone.into_iter().filter(is_same).collect();
-        if !same.is_empty() {
-            self.comparison = compare_knowing(&self.original, &self.patched, &same);
-        }
-    }
-
-    /// Names of unmatched static variables of functions, of which each build has
-    /// one.
-    fn lone_locals(&self) -> BTreeSet<String> {
-        let all = |object: &Object, name: &str| {
-            let locals = object.symbols.iter().filter(|s| s.name != name);
-            locals
-                .filter(|s| !s.function && base_name(&s.name) == name)
-                .count()
-        };
-        let ambiguous = self.comparison.correlation.ambiguous.iter();
-        let names = ambiguous.map(|&index| base_name(&self.patched.symbols[index].name));
-        names
-            .filter(|name| all(&self.original, name) == 1 && all(&self.patched, name) == 1)
-            .map(str::to_owned)
-            .collect()
     }
 }
 
@@ -297,8 +288,8 @@ fn compiled(text: &str, flags: &[&str]) -> Vec<u8> {
         ])
         .args(["-fdata-sections", "-ffunction-sections"])
         .args(flags)
-        .args(["-c", "-o"])
-        .args([&o, &c])
+        .args(["-c", "-o", "x.o", "x.c"])
+        .current_dir(directory.path())
         .status();
     assert!(status.expect("this test needs gcc").success(), "{text}");
     std::fs::read(o).expect("compiled")
@@ -308,10 +299,12 @@ fn compiled(text: &str, flags: &[&str]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Whether the one static variable of `patched` is that of `original`.
-    fn is_kept(original: &str, patched: &str) -> bool {
+    /// The two sources compared, with debugging information, of which the objects do
+    /// not tell what `unsure` variables are.
+    fn settled(original: &str, patched: &str, unsure: usize) -> Unit {
         let mut unit = Unit::of_sources(original, patched);
-        assert_eq!(unit.lone_locals().len(), 1, "the objects do not tell");
+        let ambiguous = &unit.comparison.correlation.ambiguous;
+        assert_eq!(ambiguous.len(), unsure, "the objects do not tell");
         let pair = Pair {
             object: unit.file.clone(),
             was: None,
@@ -327,6 +320,12 @@ mod tests {
             };
             Ok(compiled(text, &["-g"]))
         });
+        unit
+    }
+
+    /// Whether the one static variable of `patched` is that of `original`.
+    fn is_kept(original: &str, patched: &str) -> bool {
+        let unit = settled(original, patched, 1);
         unit.comparison.correlation.ambiguous.is_empty()
     }
 
@@ -346,5 +345,48 @@ mod tests {
         let original = format!("long f{COUNTS}long g{PLAIN}");
         let patched = format!("long f{PLAIN}long g{COUNTS}");
         assert!(!is_kept(&original, &patched));
+    }
+
+    /// How many of the flags of `patched` are those of the same size of `original`, and
+    /// how many are nobody's.
+    fn flags(original: &str, patched: &str, unsure: usize) -> (usize, usize) {
+        let unit = settled(original, patched, unsure);
+        let flags = unit.patched.symbols.iter().enumerate();
+        let flags = flags.filter(|(_, symbol)| symbol.name.starts_with("once_"));
+        let (mut same, mut new) = (0, 0);
+        for (index, symbol) in flags {
+            match unit.comparison.correlation.original(index) {
+                Some(old) => {
+                    assert_eq!(unit.original.symbols[old].size, symbol.size, "{patched}");
+                    same += 1;
+                }
+                None => new += 1,
+            }
+        }
+        (same, new)
+    }
+
+    #[test]
+    fn a_flag_that_a_macro_made_is_that_of_the_same_line() {
+        const ONCE: &str = "#define ONCE(type) ({ static type once_; if (!once_) { once_ = 1; \\\n\
+            print(); } })\nvoid print(void);\n";
+        let source = |lines: [&str; 4]| {
+            let lines = lines.join("\n");
+            format!(
+                "{ONCE}static inline int g(int x)\n{{\n{lines}\nreturn x;\n}}\n\
+                int f(int x) {{ return g(x) + 1; }}"
+            )
+        };
+        let (byte, word, long) = ("ONCE(char);", "ONCE(short);", "ONCE(int);");
+        let old = source([byte, "", word, ""]);
+        let more = source([byte, long, word, "x += 3;"]);
+        assert_eq!(flags(&old, &more, 3), (2, 1));
+        assert_eq!(flags(&more, &old, 2), (2, 0));
+        // The second is on another line, and the one that is left.
+        let moved = source([byte, "", "x += 3;", word]);
+        assert_eq!(flags(&old, &moved, 2), (2, 0));
+        let together = [byte, word].concat();
+        let twice = source([&together, "", "", "x += 3;"]);
+        assert_eq!(flags(&source([&together, "", "", ""]), &twice, 2), (0, 2));
     }
 }

@@ -6,7 +6,7 @@ mod entries;
 mod nameless;
 mod reference;
 
-use crate::correlate::{Correlation, is_anonymous};
+use crate::correlate::{Correlation, is_anonymous, is_macro_flag};
 use crate::names::parent_of_cold;
 use crate::object::{Class, Object, Section, Symbol, Target};
 use crate::placement::{self, Fate};
@@ -44,13 +44,17 @@ impl Comparison {
 
 /// Compares `patched` with `original`.
 pub fn compare(original: &Object, patched: &Object) -> Comparison {
-    compare_knowing(original, patched, &BTreeSet::new())
+    compare_knowing(original, patched, &[])
 }
 
-/// As [`compare`]; the static variables of functions that have the names `same`
-/// in the source are known to belong to one function in both.
-pub fn compare_knowing(original: &Object, patched: &Object, same: &BTreeSet<String>) -> Comparison {
-    let correlation = Correlation::knowing(original, patched, same);
+/// As [`compare`]; the symbols in `known`, each an index in the original and one in
+/// the patched object, are known to be the same.
+pub fn compare_knowing(
+    original: &Object,
+    patched: &Object,
+    known: &[(usize, usize)],
+) -> Comparison {
+    let correlation = Correlation::knowing(original, patched, known);
     let needier = placement::needier(original, patched, |index| correlation.original(index));
     let comparer = Comparer {
         original,
@@ -248,7 +252,7 @@ impl Comparer<'_> {
 fn absent_from_the_other(object: &Object, symbol: &Symbol, kind: Kind) -> Option<Kind> {
     match object.sections[symbol.section].class {
         Class::Ignored | Class::Special => None,
-        _ if is_anonymous(object, symbol) => None,
+        _ if is_anonymous(object, symbol) || is_macro_flag(object, symbol) => None,
         Class::Init => Some(Kind::Init),
         _ if symbol.is_label() => Some(Kind::Unsized),
         _ => Some(kind),

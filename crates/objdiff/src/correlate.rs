@@ -7,8 +7,8 @@
 //! to the next step, and in the end to nobody. Neither the place of a symbol
 //! nor the number that a compiler put behind its name is ever a reason.
 //!
-//! Constants that compilers make and flags that macros make are not matched at
-//! all: they are what they contain.
+//! Constants that compilers make are not matched at all: they are what they
+//! contain. So are those of the flags that macros make which nothing tells apart.
 
 use crate::compare::width;
 use crate::names::{base_name, is_compilers_own, role, source_name};
@@ -20,6 +20,8 @@ use std::hash::Hash;
 /// What showed that two symbols are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum By {
+    /// What the caller knows of their declarations.
+    Declaration,
     /// The name, which neither object has twice.
     Name,
     /// The name in the source: a compiler specialised a function, or numbered a
@@ -37,6 +39,7 @@ pub enum By {
 impl std::fmt::Display for By {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Declaration => "declaration",
             Self::Name => "name",
             Self::SourceName => "source name",
             Self::Users => "users",
@@ -70,19 +73,21 @@ pub struct Correlation {
 impl Correlation {
     /// Matches the symbols of two builds of an object.
     pub fn new(original: &Object, patched: &Object) -> Self {
-        Self::knowing(original, patched, &BTreeSet::new())
+        Self::knowing(original, patched, &[])
     }
 
-    /// As [`Correlation::new`]; the static variables of functions that have the
-    /// names `same` in the source are known to belong to one function.
-    pub fn knowing(original: &Object, patched: &Object, same: &BTreeSet<String>) -> Self {
+    /// As [`Correlation::new`]; the symbols in `known`, each an index in the original
+    /// and one in the patched object, are known to be the same.
+    pub fn knowing(original: &Object, patched: &Object, known: &[(usize, usize)]) -> Self {
         let mut correlator = Correlator {
-            same,
             original: Side::new(original),
             patched: Side::new(patched),
             matches: HashMap::new(),
             renewed: HashMap::new(),
         };
+        for &(original, patched) in known {
+            correlator.pair(original, patched, By::Declaration);
+        }
         correlator.run();
         correlator.part_merged();
         correlator.renew();
@@ -144,15 +149,19 @@ pub fn is_once_flag(object: &Object, symbol: &Symbol) -> bool {
             .any(|end| name.ends_with(end))
 }
 
-/// Whether `symbol` is never matched, because it is what it contains.
-pub(crate) fn is_anonymous(object: &Object, symbol: &Symbol) -> bool {
+/// Whether `symbol` is such a flag that a macro made: unlike one of the source, it is
+/// what it contains where nothing tells which it is.
+pub(crate) fn is_macro_flag(object: &Object, symbol: &Symbol) -> bool {
     let name = base_name(&symbol.name);
     let last = name.rsplit('.').next().unwrap_or(name);
-    let from_macro = last.starts_with("__") || last.ends_with('_');
-    from_macro && is_once_flag(object, symbol)
-        || !symbol.global
-            && object.sections[symbol.section].class == Class::ReadOnly
-            && is_compilers_own(name)
+    (last.starts_with("__") || last.ends_with('_')) && is_once_flag(object, symbol)
+}
+
+/// Whether `symbol` is never matched, because it is what it contains.
+pub(crate) fn is_anonymous(object: &Object, symbol: &Symbol) -> bool {
+    !symbol.global
+        && object.sections[symbol.section].class == Class::ReadOnly
+        && is_compilers_own(base_name(&symbol.name))
 }
 
 /// What a symbol is, besides its name: only what is alike in this is matched.
@@ -313,8 +322,6 @@ impl<'a> Side<'a> {
 }
 
 struct Correlator<'a> {
-    /// Names of static variables of which it is known whose they are.
-    same: &'a BTreeSet<String>,
     original: Side<'a>,
     patched: Side<'a>,
     matches: HashMap<usize, Match>,
@@ -395,11 +402,7 @@ impl<'a> Correlator<'a> {
         ) else {
             return false;
         };
-        let known = self
-            .same
-            .contains(base_name(&self.original.symbol(original).name));
-        !known
-            && is_local(&self.original, original)
+        is_local(&self.original, original)
             && is_local(&self.patched, patched)
             && old.is_disjoint(new)
     }

@@ -11,7 +11,7 @@
 //! have to name them. That object is the witness.
 
 use crate::compare::Comparison;
-use crate::correlate::is_anonymous;
+use crate::correlate::{is_anonymous, is_macro_flag};
 use crate::object::{Class, Index, Object, ReadError, Reference, Relocation, Target};
 use std::collections::{BTreeSet, HashMap};
 
@@ -56,7 +56,7 @@ fn shifted<'a>(
             let mut count = 0;
             for index in object.symbols_in(section) {
                 let symbol = &object.symbols[index];
-                if is_anonymous(object, symbol) {
+                if is_anonymous(object, symbol) || is_macro_flag(object, symbol) {
                     continue;
                 }
                 let Some(partner) = partners.get(&index).map(|&i| &other.symbols[i]) else {

@@ -18,6 +18,9 @@ pub struct Record {
     pub hunks: Vec<Hunk>,
     /// Changes that the payload does without, as the build was told.
     pub left_out: Vec<LeftOut>,
+    /// Flags that say whether a message was printed, and begin anew although they may
+    /// be in memory.
+    pub renewed: Vec<Renewed>,
     /// What whoever applies or unloads the payload has to see to.
     pub warnings: Vec<String>,
     /// What a reader should know.
@@ -94,6 +97,16 @@ pub struct LeftOut {
     pub file: String,
     /// What differs.
     pub why: String,
+}
+
+/// A flag that the payload has anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Renewed {
+    /// Name of the variable.
+    pub name: String,
+    /// Its source file.
+    pub file: String,
 }
 
 impl Record {

@@ -77,6 +77,9 @@ pub struct Accepted {
     pub leave_out_init: bool,
     /// Structures and variables that may have another layout or lose their state.
     pub allow: Vec<String>,
+    /// Flags that say whether a message was printed, and that begin anew, as the
+    /// payloads record it: `FILE:NAME`.
+    pub renewed: Vec<String>,
     /// Whether payloads below the topmost may have hooks that are not in the patched
     /// source.
     pub lower_hooks: bool,
@@ -91,7 +94,10 @@ impl Accepted {
         match difference.kind {
             Kind::BootOnly => self.leave_out_init || named(&self.leave_out),
             Kind::Layout => named(&self.allow),
-            Kind::State => named(&self.allow) || named(&self.leave_out),
+            Kind::State => {
+                let renewed = named(&self.renewed) && is_once_flag(&difference.name);
+                renewed || named(&self.allow) || named(&self.leave_out)
+            }
             Kind::InitialValue | Kind::Table | Kind::Class | Kind::Unreached => {
                 named(&self.leave_out)
             }
@@ -114,6 +120,15 @@ impl Accepted {
         }
         verdict.proved = verdict.differences.is_empty();
     }
+}
+
+/// Whether a variable is, by its name, one that only says whether a message was printed.
+fn is_once_flag(listed: &str) -> bool {
+    let numbered = |c: char| c == '.' || c.is_ascii_digit();
+    let name = listed.trim_end_matches(numbered).trim_end_matches('_');
+    ["once", "warned", "already_done"]
+        .iter()
+        .any(|end| name.ends_with(end))
 }
 
 /// Whether `given`, alone or as `FILE:NAME`, names what the hypervisor lists as
@@ -151,6 +166,27 @@ mod tests {
         assert!(is_named("struct domain", "domain"));
         assert!(is_named("opt_limit", "xen/common/a.c:opt_limit"));
         assert!(!is_named("opt_limit", "limit"));
+    }
+
+    #[test]
+    fn only_flags_may_begin_anew_because_a_payload_says_so() {
+        let accepted = Accepted {
+            renewed: vec!["common/a.c:once_.1".into(), "common/a.c:count.2".into()],
+            ..Accepted::default()
+        };
+        let accepts = |kind, name: &str| {
+            let message = String::new();
+            accepted.accepts(&Difference {
+                kind,
+                name: name.to_owned(),
+                message,
+            })
+        };
+        assert!(accepts(Kind::State, "common/a.c#once_.1"));
+        assert!(!accepts(Kind::State, "common/a.c#once_.2"));
+        assert!(!accepts(Kind::State, "common/b.c#once_.1"));
+        assert!(!accepts(Kind::State, "common/a.c#count.2"));
+        assert!(!accepts(Kind::InitialValue, "common/a.c#once_.1"));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! data may have instances of.
 
 use super::types::{Definition, Encoding, Enumerator, Kind, Member, Name, Record, Shape, Types};
-use gimli::{AttributeValue, DwarfSections, EndianSlice, LittleEndian, UnitOffset};
+use gimli::{AttributeValue, DwarfSections, EndianSlice, LittleEndian, Section as _, UnitOffset};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget};
 use std::collections::HashMap;
 use std::path::Path;
@@ -58,6 +58,86 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Types, ReadError> {
     } else {
         Err(ReadError::Missing)
     }
+}
+
+/// A static variable of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Local {
+    /// The function that declares it.
+    pub(crate) function: String,
+    /// Its name in the source.
+    pub(crate) name: String,
+    /// File and line of the declaration, or of the use of the macro that has it.
+    place: String,
+    /// Its symbol, if its address is known.
+    pub(crate) symbol: Option<String>,
+}
+
+impl Local {
+    /// What declares it: function, name, file and line.
+    pub(crate) fn declaration(&self) -> (&str, &str, &str) {
+        (&self.function, &self.name, &self.place)
+    }
+}
+
+/// The static variables of functions that the object file `bytes` describes, and
+/// other variables of these, which have no symbol.
+pub(crate) fn locals(bytes: &[u8]) -> Result<Vec<Local>, ReadError> {
+    let file = object::File::parse(bytes)?;
+    let sections = DwarfSections::load(|id| relocated(&file, id.name()))?;
+    let dwarf = sections.borrow(|section| EndianSlice::new(section, LittleEndian));
+    let addresses = Addresses {
+        in_info: pointers(&file, gimli::SectionId::DebugInfo.name()),
+        in_list: pointers(&file, gimli::SectionId::DebugAddr.name()),
+        names: file
+            .symbols()
+            .filter(|s| s.size() > 0)
+            .filter_map(|s| Some(((s.section_index()?, s.address()), s.name().ok()?.to_owned())))
+            .collect(),
+    };
+    let mut found = Vec::new();
+    let mut headers = dwarf.units();
+    while let Some(header) = headers.next()? {
+        let unit = dwarf.unit(header)?;
+        let reader = UnitReader {
+            dwarf: &dwarf,
+            unit: &unit,
+            named: HashMap::new(),
+            enumerations: Vec::new(),
+        };
+        let mut tree = unit.entries_tree(None)?;
+        reader.find_locals(tree.root()?, ("", 0), &addresses, &mut found)?;
+    }
+    Ok(found)
+}
+
+type Place = (object::SectionIndex, u64);
+
+/// What addresses in debugging information lead to.
+struct Addresses {
+    /// By their offsets in the information itself.
+    in_info: HashMap<usize, Place>,
+    /// By their offsets in the list of addresses beside it.
+    in_list: HashMap<usize, Place>,
+    names: HashMap<Place, String>,
+}
+
+/// What each relocated field of a section leads to, by its offset.
+fn pointers(file: &object::File, section: &str) -> HashMap<usize, Place> {
+    let section = file.section_by_name(section);
+    let relocations = section.iter().flat_map(|section| section.relocations());
+    let pointers = relocations.filter_map(|(offset, relocation)| {
+        let RelocationTarget::Symbol(index) = relocation.target() else {
+            return None;
+        };
+        let symbol = file.symbol_by_index(index).ok()?;
+        let address = symbol.address().wrapping_add_signed(relocation.addend());
+        Some((
+            usize::try_from(offset).ok()?,
+            (symbol.section_index()?, address),
+        ))
+    });
+    pointers.collect()
 }
 
 struct UnitReader<'a> {
@@ -138,6 +218,62 @@ impl<'a> UnitReader<'a> {
             self.find_names(child, &inner, depth + 1)?;
         }
         Ok(())
+    }
+
+    /// Finds the variables that functions declare, in `node` and below.
+    fn find_locals(
+        &self,
+        node: gimli::EntriesTreeNode<Slice<'a>>,
+        (function, depth): (&str, usize),
+        addresses: &Addresses,
+        found: &mut Vec<Local>,
+    ) -> Result<(), ReadError> {
+        if depth > DEPTH {
+            return Err(ReadError::Depth);
+        }
+        let entry = node.entry();
+        let name = self.name(entry)?;
+        if entry.tag() == gimli::DW_TAG_variable
+            && !function.is_empty()
+            && let Some(name) = &name
+        {
+            found.push(Local {
+                function: function.to_owned(),
+                name: name.clone(),
+                place: self.place(entry)?,
+                symbol: self.symbol(entry, addresses)?,
+            });
+        }
+        let inner = match entry.tag() {
+            gimli::DW_TAG_subprogram => name.unwrap_or_default(),
+            _ => function.to_owned(),
+        };
+        let mut children = node.children();
+        while let Some(child) = children.next()? {
+            self.find_locals(child, (&inner, depth + 1), addresses, found)?;
+        }
+        Ok(())
+    }
+
+    /// The symbol at the address of a variable.
+    fn symbol(&self, entry: &Entry<'a>, from: &Addresses) -> Result<Option<String>, ReadError> {
+        let Some(AttributeValue::Exprloc(location)) = entry.attr_value(gimli::DW_AT_location)
+        else {
+            return Ok(None);
+        };
+        // Behind the byte that says that an address follows.
+        let start = location.0.offset_from(*self.dwarf.debug_info.reader()) + 1;
+        let place = match location.operations(self.unit.encoding()).next()? {
+            Some(gimli::Operation::Address { .. }) => from.in_info.get(&start),
+            Some(gimli::Operation::AddressIndex { index }) => {
+                let size = usize::from(self.unit.encoding().address_size);
+                let at = index.0.checked_mul(size);
+                let at = at.and_then(|at| at.checked_add(self.unit.addr_base.0));
+                at.and_then(|at| from.in_list.get(&at))
+            }
+            _ => None,
+        };
+        Ok(place.and_then(|place| from.names.get(place)).cloned())
     }
 
     fn name(&self, entry: &Entry<'a>) -> Result<Option<String>, ReadError> {

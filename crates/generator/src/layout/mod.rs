@@ -18,6 +18,7 @@ use crate::unit::Unit;
 use crate::variant::Variant;
 use crate::{Code, Problem, all};
 use compare::{Difference, Relation};
+pub(crate) use dwarf::Local;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use types::{Definition, Enumerator, Kind, Name, Types};
@@ -75,16 +76,10 @@ pub(crate) fn check(
     }
 }
 
-/// The functions that declare a variable `name`, as the debugging information of
-/// the object `bytes` has it; empty if it cannot be read.
-pub(crate) fn declared_in(bytes: &[u8], name: &str) -> BTreeSet<String> {
-    let types = dwarf::read(bytes).unwrap_or_default();
-    let variables = types
-        .definitions
-        .keys()
-        .filter(|known| known.kind.is_variable());
-    let here = variables.filter(|known| known.name == name && !known.scope.is_empty());
-    here.map(|known| known.scope.clone()).collect()
+/// The static variables of functions, as the debugging information of the object
+/// `bytes` has them; none if it cannot be read.
+pub(crate) fn locals(bytes: &[u8]) -> Vec<Local> {
+    dwarf::locals(bytes).unwrap_or_default()
 }
 
 /// How the types of an object are kept; raised when they are read differently.

@@ -19,7 +19,7 @@ mod selection;
 pub(crate) use clone::uses;
 pub(crate) use piece::HOOKS;
 pub(crate) use reach::INIT_TRAP;
-pub use selection::{Carried, FirstChange, Hook, LeftOut, Replaced, Selection};
+pub use selection::{Carried, FirstChange, Hook, LeftOut, Renewed, Replaced, Selection};
 
 use crate::Code;
 use crate::Problem;

@@ -4,6 +4,7 @@
 use super::function::ENDBR64;
 use super::private::is_writable;
 use super::revived::Former;
+use super::selection::Renewed;
 use super::{Origin, Selector, Usage, runtime_name};
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use crate::warning::Warning;
@@ -146,7 +147,9 @@ impl Selector<'_> {
         let mut changes = u.comparison.changes.iter();
         let replaced = changes.any(|c| c.patched == Some(index) && !c.kind.stays());
         if (placed || replaced) && !by_old_place || original.is_none() {
-            if original.is_none() && !is_once_flag(&u.patched, symbol) {
+            if original.is_none() && is_once_flag(&u.patched, symbol) {
+                self.tell_renewed(unit, index);
+            } else if original.is_none() {
                 self.refuse_unclear(unit, index)?;
             }
             if whole_function && offset == 0 && self.usage == Usage::Address {
@@ -184,6 +187,26 @@ impl Selector<'_> {
                 None
             }
         }
+    }
+
+    /// Tells of a flag that says whether a message was printed, if it may be one that
+    /// is in memory.
+    fn tell_renewed(&mut self, unit: usize, index: usize) {
+        let u = &self.units[unit];
+        if !u.comparison.correlation.ambiguous.contains(&index) {
+            return;
+        }
+        let (file, name) = (&u.file.source, &u.patched.symbols[index].name);
+        self.selection.notes.insert(format!(
+            "{file}: {name}, which {} uses, says whether a message was printed, and begins anew: \
+             nothing tells which of those that are in memory it is, so the message may be printed \
+             once more",
+            self.follower
+        ));
+        self.selection.renewed.insert(Renewed {
+            name: name.clone(),
+            file: file.clone(),
+        });
     }
 
     /// Refuses a variable of which nothing tells whether it is one of the

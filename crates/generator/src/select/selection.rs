@@ -79,6 +79,8 @@ pub struct Selection {
     pub hooks: Vec<Hook>,
     /// Changes that the payload does without.
     pub left_out: Vec<LeftOut>,
+    /// Flags that may be in memory, and begin anew.
+    pub renewed: BTreeSet<Renewed>,
     /// Names of what the patches make what it is in memory: payloads below left out
     /// what theirs made of it.
     pub restored: BTreeSet<String>,
@@ -97,6 +99,16 @@ pub struct LeftOut {
     pub file: String,
     /// What differs.
     pub why: String,
+}
+
+/// A flag that only says whether a message was printed, and that the payload has anew
+/// although it may be one that is in memory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Renewed {
+    /// Name of the variable.
+    pub name: String,
+    /// Source file.
+    pub file: String,
 }
 
 /// A function that the hypervisor calls at a stage of the payload's life.
