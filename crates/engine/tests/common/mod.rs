@@ -187,6 +187,13 @@ impl Hypervisor {
         }
     }
 
+    /// All of its text is one string, which does not end.
+    pub(crate) fn without_zeros() -> Self {
+        let symbols = HashMap::from([(b"target".to_vec(), TARGET)]);
+        let text = vec![0xcc; usize::try_from(PAYLOADS - TEXT).unwrap()];
+        Self::with(text, symbols, PAYLOADS..PAYLOADS + (8 << 20))
+    }
+
     /// Real time, and functions `f0`, `f1` and so on of 32 bytes each.
     pub(crate) fn large(functions: u64) -> Self {
         let text = vec![0xcc; usize::try_from(functions * 32).unwrap().max(0x1000)];
