@@ -729,12 +729,13 @@ impl Problems {
 
     #[inline(never)]
     pub(crate) fn push(&mut self, problem: Problem) {
-        if self.list.len() >= Self::LIMIT {
-            self.more += 1;
-        } else if fallible::push(&mut self.list, problem).is_err() {
-            self.more += 1;
+        if self.list.len() < Self::LIMIT {
+            if fallible::push(&mut self.list, problem).is_ok() {
+                return;
+            }
             self.no_memory = true;
         }
+        self.more += 1;
     }
 
     /// What there was memory for; otherwise the payload is refused.

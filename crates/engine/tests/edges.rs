@@ -8,6 +8,7 @@ mod common;
 mod payloads;
 
 use common::{Payload, func, load};
+use object::SectionKind;
 use payloads::everything;
 use xsplice_engine::{MAX_SIZE, Problem};
 
@@ -509,4 +510,21 @@ fn the_most_memory() {
     );
     let more = with(1);
     assert!(matches!(more[..], [Problem::TooLarge { .. }]), "{more:?}");
+}
+
+/// Nobody knows what those are that are not kept.
+#[test]
+fn more_problems_than_are_kept_are_a_refusal() {
+    let with = |odd: usize| {
+        let mut payload = Payload::new(&[func("target")]);
+        for number in 0..odd {
+            let name = format!(".data.{number}");
+            payload.section(&name, SectionKind::Data, &[1], 8192);
+        }
+        load(&payload.bytes())
+            .map(|verified| verified.problems().len())
+            .map_err(|refusal| (refusal.problems.len(), refusal.more))
+    };
+    assert_eq!(with(200), Ok(200));
+    assert_eq!(with(201), Err((200, 1)));
 }
