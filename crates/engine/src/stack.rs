@@ -302,6 +302,13 @@ impl Loaded {
             // The hashes of most of them say it.
             a.hash < b.hash || a.hash == b.hash && full(a) < full(b)
         });
+        // The first symbol of a name counts. With the others, whoever looks for one
+        // that is applied would go through all of them, again for each.
+        let symbol = |entry: &Entry| matches!(entry.key, Key::Symbol(_));
+        entries.dedup_by(|next, first| {
+            let both = symbol(first) && symbol(next) && first.hash == next.hash;
+            both && self.key(first.key) == self.key(next.key)
+        });
         Ok(entries)
     }
 }

@@ -162,6 +162,25 @@ fn the_first_symbol_of_a_name_counts() {
     }
 }
 
+/// However often a payload has a name, it is kept once: whoever asks for it by each
+/// of its symbols does not go through all of them each time.
+#[test]
+fn a_name_is_kept_once_for_each_payload() {
+    let mut engine = engine();
+    let mut payload = Payload::new(&[func("target")]);
+    for _ in 0..1000 {
+        payload.symbol("same", Some((payload.text, 8)));
+    }
+    // As the payload is called.
+    payload.symbol("a", Some((payload.text, 8)));
+    upload(&mut engine, "a", &payload);
+    // Name, build-id and two symbols.
+    let kept = format!("{:?}", engine.stack());
+    assert_eq!(kept.matches("Entry {").count(), 4);
+    act(&mut engine, "a", Action::Apply).unwrap();
+    assert_eq!(engine.stack().find("a").unwrap().state(), State::Applied);
+}
+
 #[test]
 fn a_symbol_is_taken_while_its_payload_is_applied() {
     let with_helper = |own: u8, function: &'static str| {
