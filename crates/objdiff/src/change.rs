@@ -25,6 +25,9 @@ pub enum Kind {
     Alignment,
     /// Data that is what it was, in a place that is as good as the old one.
     Elsewhere,
+    /// What is what it was, under a name that it did not have, and that other files
+    /// can use.
+    Renamed,
     /// Code of a section in which symbols have no size: hand-written assembly,
     /// of which nothing tells where a function ends.
     Unsized,
@@ -41,7 +44,8 @@ impl Kind {
             | Self::Init
             | Self::Misplaced
             | Self::Alignment
-            | Self::Elsewhere => true,
+            | Self::Elsewhere
+            | Self::Renamed => true,
         }
     }
 }

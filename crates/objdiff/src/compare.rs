@@ -98,7 +98,9 @@ impl Comparer<'_> {
             let original = self.correlation.original(index);
             let class = self.patched.sections[symbol.section].class;
             let difference = match original {
-                Some(original) => self.difference(class, original, index),
+                Some(original) => self
+                    .difference(class, original, index)
+                    .or_else(|| self.other_name(class, original, index)),
                 None => absent_from_the_other(self.patched, symbol, Kind::Added)
                     .map(|kind| (kind, self.why_new(index))),
             };
@@ -227,6 +229,17 @@ impl Comparer<'_> {
         let needs = placement::alignment(self.patched, patched).most;
         let less = || format!("its alignment goes from {had} to {needs}");
         (had > needs).then(|| (Kind::Elsewhere, less()))
+    }
+
+    /// Says that other files know what there was by another name.
+    fn other_name(&self, class: Class, original: usize, patched: usize) -> Option<(Kind, String)> {
+        let old = &self.original.symbols[original];
+        let new = &self.patched.symbols[patched];
+        let told = new.global && new.name != old.name && class != Class::Init;
+        told.then(|| {
+            let why = format!("it is {} under another name", old.name);
+            (Kind::Renamed, why)
+        })
     }
 
     /// Whether code lies elsewhere in its section only because there is more or

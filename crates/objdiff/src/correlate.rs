@@ -34,6 +34,8 @@ pub enum By {
     /// Equal contents and references, and the name in the source unless that
     /// was changed: all others like it are matched.
     Content,
+    /// It is another name of a place of which one name is matched.
+    Place,
 }
 
 impl std::fmt::Display for By {
@@ -45,6 +47,7 @@ impl std::fmt::Display for By {
             Self::Users => "users",
             Self::Use => "use",
             Self::Content => "content",
+            Self::Place => "place",
         })
     }
 }
@@ -91,6 +94,7 @@ impl Correlation {
         correlator.run();
         correlator.part_merged();
         correlator.renew();
+        correlator.match_aliases();
         let ambiguous = correlator.ambiguous();
         Self {
             matches: correlator.matches,
@@ -593,6 +597,38 @@ impl<'a> Correlator<'a> {
                 self.matches.insert(new, Match { original: old, by });
             }
         }
+    }
+
+    /// A new name of something that there was is no new thing. Functions that the
+    /// compiler found to be equal have one place, too, and do the same.
+    fn match_aliases(&mut self) {
+        let mut known: HashMap<(usize, u64, u64), usize> = HashMap::new();
+        let place = |symbol: &Symbol| (symbol.section, symbol.offset, symbol.size);
+        for (&patched, pair) in &self.matches {
+            let original = known
+                .entry(place(self.patched.symbol(patched)))
+                .or_insert(pair.original);
+            *original = pair.original.min(*original);
+        }
+        let open = std::mem::take(&mut self.patched.open);
+        for patched in open {
+            let symbol = self.patched.symbol(patched);
+            match known.get(&place(symbol)) {
+                Some(&original) if symbol.size > 0 && self.is_absent(patched) => {
+                    let by = By::Place;
+                    self.matches.insert(patched, Match { original, by });
+                }
+                _ => drop(self.patched.open.insert(patched)),
+            }
+        }
+    }
+
+    /// Whether the original object has nothing of the name that the symbol at
+    /// `patched` has.
+    fn is_absent(&self, patched: usize) -> bool {
+        !self
+            .original
+            .has(source_name(&self.patched.symbol(patched).name))
     }
 
     /// Open symbols of the patched object that share what they are with open

@@ -16,7 +16,8 @@
 //! ```
 //!
 //! The other kinds of change are `removed`, `data`, `constant`, `resized`,
-//! `init`, `unsized`, `misplaced`, `alignment` and `elsewhere`; what is expected under none of them must not differ.
+//! `init`, `unsized`, `misplaced`, `alignment`, `elsewhere` and `renamed`; what is expected under
+//! none of them must not differ.
 //! Names are those of the source: `f.isra.0` is `f`, and `f.part.1.cold` is
 //! `f.part.cold`. `name*2` stands for two symbols of that name. `EXPECT(gcc)`,
 //! `EXPECT(clang -O1)` and so on hold for those builds only.
@@ -205,7 +206,7 @@ impl Fixture {
                 );
             }
         }
-        const KINDS: [&str; 13] = [
+        const KINDS: [&str; 14] = [
             "changed",
             "new",
             "removed",
@@ -217,6 +218,7 @@ impl Fixture {
             "misplaced",
             "alignment",
             "elsewhere",
+            "renamed",
             "same",
             "matched",
         ];
@@ -282,6 +284,7 @@ fn word(kind: Kind) -> &'static str {
         Kind::Misplaced => "misplaced",
         Kind::Alignment => "alignment",
         Kind::Elsewhere => "elsewhere",
+        Kind::Renamed => "renamed",
     }
 }
 

@@ -204,7 +204,9 @@ fn code(kind: Kind) -> Option<Code> {
         Kind::Resized => Code::Layout,
         Kind::Constant => Code::SharedConstant,
         Kind::Misplaced | Kind::Alignment => Code::Placement,
-        Kind::Function | Kind::Added | Kind::Removed | Kind::Elsewhere => return None,
+        Kind::Function | Kind::Added | Kind::Removed | Kind::Elsewhere | Kind::Renamed => {
+            return None;
+        }
     })
 }
 
