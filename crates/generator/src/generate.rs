@@ -56,8 +56,8 @@ pub struct Options {
     pub leave_out: BTreeSet<String>,
     /// Do without all changes of boot-only code.
     pub leave_out_init: bool,
-    /// Functions to be patched although the deny-list has them, and structures
-    /// whose layout may change.
+    /// Structures whose layout may change, and variables that may begin with their
+    /// initial value.
     pub allow: BTreeSet<String>,
     /// Further `key=value` pairs for the payload's metadata.
     pub metadata: Vec<(String, String)>,
@@ -233,6 +233,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
                 &rebuild,
                 (levels.last(), &patched),
                 (&pairs, &units),
+                &edits,
                 &allow,
             )
         },

@@ -3,7 +3,7 @@
 //! another build.
 
 use super::types::{Definition, Encoding, Member, Name, Record, Shape, Types};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How what one build wrote is to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -289,6 +289,20 @@ impl Field<'_> {
     fn overlaps(&self, other: &Self) -> bool {
         let end = |field: &Self| field.at.saturating_add(field.width.max(1));
         self.at < end(other) && other.at < end(self)
+    }
+}
+
+/// The names of the members of a structure or union; `None` for other types.
+pub(crate) fn member_names<'a>(
+    types: &'a Types,
+    definitions: &'a [Definition],
+) -> Option<BTreeSet<&'a str>> {
+    match &definitions.first()?.shape {
+        Shape::Record(record) => {
+            let fields = flat(types, record);
+            Some(fields.iter().map(|field| field.name).collect())
+        }
+        _ => None,
     }
 }
 

@@ -12,6 +12,7 @@ mod dwarf;
 mod types;
 
 use crate::choice::Choices;
+use crate::patch::Edits;
 use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::tree::ObjectFile;
 use crate::unit::Unit;
@@ -35,11 +36,13 @@ pub(crate) struct Findings {
 }
 
 /// Compares the types that the changed `units` use, between the source
-/// `below`, or the tree's own, and `patched`. Types in `allowed` may change.
+/// `below`, or the tree's own, and `patched`, which `edits` lead to. Types in
+/// `allowed` may change.
 pub(crate) fn check(
     rebuild: &Rebuild,
     (below, patched): (Option<&Patched>, &Patched),
     (pairs, units): (&[Pair], &[Unit]),
+    edits: &Edits,
     allowed: &Choices,
 ) -> Findings {
     let before = below.map_or(rebuild.original_source(), |below| &below.variant);
@@ -68,7 +71,7 @@ pub(crate) fn check(
         })
         .collect();
     match all(read) {
-        Ok(sides) => compare_all(&sides, allowed),
+        Ok(sides) => compare_all(&sides, edits, allowed),
         Err(refused) => Findings {
             problems: refused.0,
             notes: Vec::new(),
@@ -110,11 +113,22 @@ struct Side<'a> {
     new: Types,
 }
 
-fn compare_all(sides: &[Side], allowed: &Choices) -> Findings {
-    let mut all: BTreeMap<&Name, (&Definition, Vec<Difference>)> = BTreeMap::new();
+/// What differs of one type.
+struct Changed<'a> {
+    /// The old one.
+    definition: &'a Definition,
+    /// The name of the new one, if it is another.
+    renamed: Option<&'a Name>,
+    differences: Vec<Difference>,
+}
+
+fn compare_all(sides: &[Side], edits: &Edits, allowed: &Choices) -> Findings {
+    let mut all: BTreeMap<&Name, Changed> = BTreeMap::new();
     for side in sides {
         for (name, old) in &side.old.definitions {
-            let Some((types, new)) = counterpart(sides, side, name) else {
+            let successor = || successor(side, (name, old), edits);
+            let same = counterpart(sides, side, name).map(|(types, new)| (None, types, new));
+            let Some((renamed, types, new)) = same.or_else(successor) else {
                 continue;
             };
             if name.kind.is_variable() && !is_in_memory(side.object, name) {
@@ -125,18 +139,22 @@ fn compare_all(sides: &[Side], allowed: &Choices) -> Findings {
                 if found.is_empty() {
                     continue;
                 }
-                let (_, known) = all.entry(name).or_insert((old, Vec::new()));
+                let changed = all.entry(name).or_insert(Changed {
+                    definition: old,
+                    renamed,
+                    differences: Vec::new(),
+                });
                 for difference in found {
-                    if !known.contains(&difference) {
-                        known.push(difference);
+                    if !changed.differences.contains(&difference) {
+                        changed.differences.push(difference);
                     }
                 }
             }
         }
     }
     let mut findings = Findings::default();
-    for (name, (definition, differences)) in all {
-        findings.tell(name, definition, &differences, allowed);
+    for (name, changed) in all {
+        findings.tell(name, &changed, allowed);
     }
     findings.notes.extend(enumerators(sides));
     findings
@@ -154,6 +172,28 @@ fn counterpart<'a>(
     let others = sides.iter().filter(gains);
     let mut all = std::iter::once(side).chain(others);
     all.find_map(|side| Some((&side.new, side.new.definitions.get(name)?.as_slice())))
+}
+
+/// The structure or union of another name that takes the place of `old` in the
+/// source: memory that only pointers to anything lead to does not tell.
+fn successor<'a>(
+    side: &'a Side,
+    (name, old): (&Name, &[Definition]),
+    edits: &Edits,
+) -> Option<(Option<&'a Name>, &'a Types, &'a [Definition])> {
+    let before = compare::member_names(&side.old, old)?;
+    let in_common = |(new, definitions): &(&Name, &Vec<Definition>)| -> Option<usize> {
+        if side.old.definitions.contains_key(new) || !edits.redefine(&name.name, &new.name) {
+            return None;
+        }
+        let after = compare::member_names(&side.new, definitions)?;
+        let common = before.intersection(&after).count();
+        (2 * common >= before.len().max(after.len())).then_some(common)
+    };
+    let all = side.new.definitions.iter();
+    let all = all.filter_map(|new| Some((in_common(&new)?, new)));
+    let (_, (new, definitions)) = all.max_by_key(|(common, _)| *common)?;
+    Some((Some(new), &side.new, definitions))
 }
 
 /// The definitions of one name that are in one of the lists only. Where there
@@ -184,22 +224,21 @@ fn is_in_memory(object: &Object, name: &Name) -> bool {
 }
 
 impl Findings {
-    fn tell(
-        &mut self,
-        name: &Name,
-        definition: &Definition,
-        differences: &[Difference],
-        allowed: &Choices,
-    ) {
+    fn tell(&mut self, name: &Name, changed: &Changed, allowed: &Choices) {
         let words = |relation| -> Vec<&str> {
-            let these = differences.iter().filter(|d| d.relation == relation);
+            let differences = changed.differences.iter();
+            let these = differences.filter(|d| d.relation == relation);
             these.map(|d| d.words.as_str()).collect()
         };
         let (lost, read) = (words(Relation::Lost), words(Relation::Read));
-        let (place, plain) = (&definition.place, &name.name);
+        let (place, plain) = (&changed.definition.place, &name.name);
+        let subject = match changed.renamed {
+            Some(new) => format!("{name}, which is {new} now,"),
+            None => name.to_string(),
+        };
         if !read.is_empty() {
             self.notes.push(format!(
-                "{place}: {name} {}: what the running hypervisor has in memory is used as it is; \
+                "{place}: {subject} {}: what the running hypervisor has in memory is used as it is; \
                  see that the new code copes with it",
                 read.join(", ")
             ));
@@ -208,13 +247,14 @@ impl Findings {
             return;
         }
         let lost = lost.join(", ");
-        if allowed.contains(plain) || allowed.contains(&name.to_string()) {
+        let file = place.rsplit_once(':').map_or("", |(file, _)| file);
+        if allowed.contains_of(file, plain) || allowed.contains(&name.to_string()) {
             self.notes
-                .push(format!("{place}: {name} {lost}: allowed (--allow)"));
+                .push(format!("{place}: {subject} {lost}: allowed (--allow)"));
             return;
         }
         let message = format!(
-            "{name} {lost}: what the running hypervisor has in memory keeps the old layout, and so \
+            "{subject} {lost}: what the running hypervisor has in memory keeps the old layout, and so \
              does all code that is not in the payload; keep what is there and put what is new \
              elsewhere, or say `--allow {plain}` if none of it outlives a call of the changed \
              functions"

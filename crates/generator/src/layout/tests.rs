@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 use super::*;
+use crate::patch::{FilePatch, Hunk, Line};
 use std::process::Command;
 
 const EARLY: &[&str] = &["-flto", "-fno-fat-lto-objects"];
@@ -21,6 +22,24 @@ fn types(source: &str) -> Types {
     dwarf::read(&object(source, EARLY)).expect("described")
 }
 
+/// Whole files that go, and others that come.
+fn edits(sources: &[(&str, &str)]) -> Edits {
+    let lines = |text: &str, line: fn(String) -> Line| -> Vec<Line> {
+        text.lines().map(|text| line(text.to_owned())).collect()
+    };
+    let file = |(old, new): &(&str, &str)| FilePatch {
+        old: None,
+        new: None,
+        written: String::new(),
+        hunks: vec![Hunk {
+            old_start: 1,
+            lines: [lines(old, Line::Removed), lines(new, Line::Added)].concat(),
+        }],
+    };
+    let files: Vec<FilePatch> = sources.iter().map(file).collect();
+    Edits::new(files.iter())
+}
+
 /// What is refused, and what is told, when each old source becomes the new one
 /// next to it.
 fn findings(sources: &[(&str, &str)], allowed: &[&str]) -> (Vec<String>, Vec<String>) {
@@ -35,7 +54,7 @@ fn findings(sources: &[(&str, &str)], allowed: &[&str]) -> (Vec<String>, Vec<Str
     };
     let sides: Vec<Side> = objects.iter().zip(sources).map(side).collect();
     let allowed = Choices::new(&allowed.iter().map(|name| (*name).to_owned()).collect());
-    let found = compare_all(&sides, &allowed);
+    let found = compare_all(&sides, &edits(sources), &allowed);
     let first = |text: &str| text.split(": ").nth(1).unwrap_or_default().to_owned();
     let refused = found.problems.iter().map(|p| {
         let words = p.message.split(": what the running").next();
@@ -343,7 +362,7 @@ fn types_are_told_where_they_are_defined() {
         old: types(&source("int a;")),
         new: types(&source("long a;")),
     };
-    let found = compare_all(&[side], &Choices::default());
+    let found = compare_all(&[side], &Edits::default(), &Choices::default());
     assert_eq!(found.problems[0].place, "include/xen/s.h:2");
 }
 
@@ -372,4 +391,33 @@ fn damaged_information_is_an_error() {
         bytes[length] ^= 0x55;
         let _ = dwarf::read(&bytes);
     }
+}
+
+#[test]
+fn a_type_that_has_another_name_is_what_there_was() {
+    // Nothing names the type of what is in memory.
+    let using = |declaration: &str, name: &str| {
+        format!("{declaration}\nlong f(void *p) {{ return ((struct {name} *)p)->b; }}\n")
+    };
+    let old = using("struct old {\n int a; int b; long c; };", "old");
+    let swapped = using("struct new {\n int b; int a; long c; };", "new");
+    let (refused, _) = findings(&[(&old, &swapped)], &[]);
+    let moved = "has a at byte 4 instead of 0, has b at byte 0 instead of 4";
+    assert_eq!(
+        refused,
+        [format!("struct old, which is struct new now, {moved}")]
+    );
+    let (refused, _) = findings(&[(&old, &swapped)], &["old"]);
+    assert!(refused.is_empty());
+    let same = using("struct new {\n int a; int b; long c; };", "new");
+    assert_eq!(findings(&[(&old, &same)], &[]), (Vec::new(), Vec::new()));
+    // Both are there.
+    let both = using(
+        "struct old {\n int a; int b; long c; };\nstruct new {\n int b; };",
+        "new",
+    );
+    assert_eq!(findings(&[(&old, &both)], &[]), (Vec::new(), Vec::new()));
+    // It has little in common with the old one.
+    let other = using("struct new {\n long x, y, z, b; };", "new");
+    assert_eq!(findings(&[(&old, &other)], &[]), (Vec::new(), Vec::new()));
 }

@@ -43,6 +43,16 @@ impl Edits {
         declares(-1) && !declares(1)
     }
 
+    /// Whether lines that are gone defined the structure, union or typedef `old`,
+    /// and lines that came define `new`.
+    pub fn redefine(&self, old: &str, new: &str) -> bool {
+        let defines = |name: &str, sign: i64| {
+            let mut lines = self.gained.iter().filter(|(_, count)| **count * sign > 0);
+            lines.any(|(line, _)| defines_type(line, name))
+        };
+        defines(old, -1) && defines(new, 1)
+    }
+
     /// Whether every line that loses the name `old` is one that gains the name
     /// `new`, and the other way round, and the name is all that differs.
     pub fn rename(&self, old: &str, new: &str) -> bool {
@@ -69,6 +79,20 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
         rest = behind;
         Some(word)
     })
+}
+
+/// Whether `line` looks like the start or the end of a definition of the type
+/// `name`.
+fn defines_type(line: &str, name: &str) -> bool {
+    let named = words(line).any(|word| word == name);
+    let last = words(line).filter(|word| !word.trim().is_empty()).last();
+    let first = words(line).next();
+    named
+        && match first {
+            Some("struct" | "union") => last == Some(name) || line.ends_with('{'),
+            Some("typedef") => true,
+            _ => line.starts_with('}'),
+        }
 }
 
 /// `line` with a mark, which no source contains, for each `name`.
@@ -113,6 +137,20 @@ mod tests {
         assert!(ends(&["static int a;"], &["int a = f();"]));
         assert!(!ends(&["static int a;"], &["static int a = 2;"]));
         assert!(!ends(&["static int b;"], &["int a = f();"]) && !ends(&["a = 1;"], &[]));
+    }
+
+    #[test]
+    fn a_type_is_defined_anew_where_its_first_or_last_line_is() {
+        for (old, new) in [
+            ("struct a {", "struct c {"),
+            ("union a", "union __packed c {"),
+            ("} a;", "typedef struct c c;"),
+        ] {
+            assert!(edits(&[old], &[new]).redefine("a", "c"), "{old} {new}");
+        }
+        assert!(!edits(&["struct a *x;"], &["struct c {"]).redefine("a", "c"));
+        assert!(!edits(&[], &["struct c {"]).redefine("a", "c"));
+        assert!(!edits(&["struct a {"], &["struct c f(void);"]).redefine("a", "c"));
     }
 
     #[test]
