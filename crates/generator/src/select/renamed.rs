@@ -148,7 +148,7 @@ fn in_source(object: &Object, index: usize) -> &str {
 struct Users<'a> {
     /// Names in the source, by what they refer to: a symbol, or a global name.
     of: HashMap<Key<'a>, BTreeSet<&'a str>>,
-    /// The names of all functions in the source.
+    /// Who refers to each name in the source.
     callers: HashMap<&'a str, BTreeSet<&'a str>>,
     objects: Vec<&'a Object>,
     /// Functions of the other build.
@@ -197,12 +197,12 @@ impl<'a> Users<'a> {
                     Target::External(name) => Key::Global(name),
                     Target::Anonymous(_) => continue,
                 };
-                if let Target::Symbol(index) = relocation.reference.target
-                    && object.symbols[index].function
-                {
-                    let callee = source_name(&object.symbols[index].name);
-                    self.callers.entry(callee).or_default().insert(user);
-                }
+                let name: &str = match &relocation.reference.target {
+                    Target::Symbol(index) => source_name(&object.symbols[*index].name),
+                    Target::External(name) => name,
+                    Target::Anonymous(_) => continue,
+                };
+                self.callers.entry(name).or_default().insert(user);
                 self.of.entry(key).or_default().insert(user);
             }
         }
@@ -314,23 +314,23 @@ mod tests {
     /// be, and those that it is not although the same functions used them.
     fn found(original: &str, patched: &str) -> Vec<String> {
         let units = [Unit::of_sources(original, patched)];
+        found_in(&units, &edits(original, patched))
+    }
+
+    fn found_in(units: &[Unit], edits: &Edits) -> Vec<String> {
         let known = (&Moves::default(), &Privates::default());
-        let renamed = Renamed::find(&units, known, &edits(original, patched));
+        let renamed = Renamed::find(units, known, edits);
         let mut all = Vec::new();
         for (&new, &old) in &renamed.same {
-            all.push(format!(
-                "{} is {}",
-                new_name(&units, new),
-                name(&units, old)
-            ));
+            all.push(format!("{} is {}", new_name(units, new), name(units, old)));
         }
         for (word, pairs) in [("may be", &renamed.unclear), ("not", &renamed.instead)] {
             for (&new, old) in pairs {
-                let old: BTreeSet<&str> = old.iter().map(|&old| name(&units, old)).collect();
+                let old: BTreeSet<&str> = old.iter().map(|&old| name(units, old)).collect();
                 let old: Vec<&str> = old.into_iter().collect();
                 all.push(format!(
                     "{} {word} {}",
-                    new_name(&units, new),
+                    new_name(units, new),
                     old.join(", ")
                 ));
             }
@@ -379,6 +379,18 @@ mod tests {
         let renamed = |text: &str| text.replace("seen", "met");
         assert_eq!(found(&inlined, &renamed(&called)), ["met is seen"]);
         assert_eq!(found(&called, &renamed(&inlined)), ["met is seen"]);
+    }
+
+    #[test]
+    fn one_that_goes_to_a_new_function_of_another_file_is_seen() {
+        const USER: &str = "int g(int x)\n{\nstatic int seen;\nseen += x;\nreturn seen * 3;\n}\n";
+        const CALLER: &str = "int note(int);\nint g(int x)\n{\nreturn note(x) * 3;\n}\n";
+        const NEW: &str = "int note(int x)\n{\nstatic int met;\nmet += x;\nreturn met;\n}\n";
+        let units = [Unit::of_sources(USER, CALLER), Unit::of_sources("", NEW)];
+        let edits = edits(USER, &format!("{CALLER}{NEW}"));
+        assert_eq!(found_in(&units, &edits), ["met may be seen"]);
+        let inlined = [Unit::of_sources(CALLER, USER), Unit::of_sources(NEW, "")];
+        assert_eq!(found_in(&inlined, &edits), ["seen may be met"]);
     }
 
     #[test]
