@@ -1270,6 +1270,11 @@ fn a_call_becomes_direct_only_where_its_pointer_leads_to_code() {
         engine.host().memory().machine.text[0x500..0x508].copy_from_slice(&value);
         assert_eq!(engine.upload("test", &payload).is_ok(), good);
     }
+    // Old code that was made direct while booting does not need the pointer any more.
+    let mut freed = alternatives_of(&indirect(0), &call(0), &[always]);
+    let (code, pointer) = (freed.text, freed.absolute("pointer", BOOT_DATA));
+    freed.relocation(code, 2, R_PC32, pointer, -4);
+    entry_refused(&freed, "is freed after boot");
     // A replacement that is a branch to itself is nothing else.
     for other in [
         Entry {

@@ -151,6 +151,32 @@ fn is_jump_table(object: &Object, section: usize, piece: &Range<u64>) -> bool {
     first.is_some() && relocated == size && fields.iter().all(|field| into(field) == first)
 }
 
+/// Whether the field at `offset` of `section` is that of a call, or jump, through
+/// a pointer which the hypervisor makes a direct one, as one of `entries` says: it
+/// reads the pointer when it takes over the code, and not when it runs it.
+pub fn becomes_direct(object: &Object, entries: &[Entry], section: usize, offset: u64) -> bool {
+    const THROUGH_POINTER: [[u8; 2]; 2] = [[0xff, 0x15], [0xff, 0x25]];
+    let Some(start) = offset.checked_sub(2) else {
+        return false;
+    };
+    let opcode = crate::object::slice(&object.sections[section].data, start, 2);
+    let is_here = |entry: &Entry| {
+        let fields = object.relocations(entry.section, entry.offset, 4);
+        let Some(Target::Symbol(code)) = fields.first().map(|f| &f.reference.target) else {
+            return false;
+        };
+        let code = &object.symbols[*code];
+        let at = code.offset.wrapping_add_signed(fields[0].reference.offset);
+        (code.section, at) == (section, start)
+    };
+    let changes_code = |entry: &Entry| {
+        let table = &object.sections[entry.section].name;
+        table.starts_with(".altinstructions") || table.starts_with(".alt_call_sites")
+    };
+    let mut entries = entries.iter().filter(|entry| changes_code(entry));
+    THROUGH_POINTER.iter().any(|call| opcode == call) && entries.any(is_here)
+}
+
 /// Length in bytes of the replacement that an entry of `.altinstructions` has:
 /// `repl_len` of `struct alt_instr`.
 pub fn replacement_len(entry: &[u8]) -> u64 {

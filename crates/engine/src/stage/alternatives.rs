@@ -193,6 +193,12 @@ impl Placed<'_> {
             return Err(("it is for a call through a pointer, and there is none", at));
         };
         let slot = branch.target(at);
+        if loader.host.region(slot) == Region::Init {
+            return Err((
+                "the pointer that it calls through is freed after boot",
+                slot,
+            ));
+        }
         let mut pointer = [0; 8];
         match self.image.get(slot, pointer.len()) {
             Some(bytes) => pointer.copy_from_slice(bytes),

@@ -49,9 +49,8 @@ pub struct Rules<'a> {
     pub leave_out: &'a Choices,
     /// Whether the payload does without all changes of boot-only code.
     pub leave_out_init: bool,
-    /// Functions to be patched although [`xsplice_abi::deny`] names them, and
-    /// variables that begin with their initial value although they may be old
-    /// ones under another name.
+    /// Variables that begin with their initial value although they may be old
+    /// ones under another name, or what they were is lost.
     pub allow: &'a Choices,
     /// The lines that the patches change.
     pub edits: &'a Edits,
@@ -150,6 +149,9 @@ enum Usage {
     Table,
     /// A call or jump.
     Branch,
+    /// A call or jump through a pointer that becomes a direct one when the payload
+    /// is loaded.
+    Pointer,
     /// Everything else: the address is taken, or what is there is accessed.
     Address,
 }

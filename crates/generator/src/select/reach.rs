@@ -35,6 +35,15 @@ impl Selector<'_> {
                 self.usage = match kind {
                     PartKind::Table(_) | PartKind::Hooks(_) => Usage::Table,
                     _ if relocation.branch => Usage::Branch,
+                    _ if special::becomes_direct(
+                        object,
+                        &self.tables[unit],
+                        section,
+                        relocation.offset,
+                    ) =>
+                    {
+                        Usage::Pointer
+                    }
                     _ => Usage::Address,
                 };
                 if let Some(reaches) = self.reach(unit, relocation) {
@@ -345,6 +354,17 @@ impl Selector<'_> {
         function: bool,
         offset: i64,
     ) -> Option<Reaches> {
+        if self.usage == Usage::Pointer {
+            let message = format!(
+                "{} calls through a pointer in {name} at {address:#x}, which is freed after boot: \
+                 the hypervisor made its own calls direct while booting, and a payload's when it is \
+                 loaded, from memory that is used for something else by then; call the function by \
+                 its name, or through a pointer that stays",
+                self.follower
+            );
+            self.refuse(Code::FreedReference, unit, message);
+            return None;
+        }
         let u = &self.units[unit];
         let original = &u.original;
         let refers = |relocation: &Relocation| match &relocation.reference.target {
