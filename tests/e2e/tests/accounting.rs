@@ -84,6 +84,62 @@ fn what_is_left_out_is_not_said_to_go_nowhere() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Without some hunks the rest of a patch does not compile, or later patches do
+/// not apply: they are named with the functions that need them.
+#[test]
+fn a_hunk_that_others_need_names_the_functions_that_do() -> anyhow::Result<()> {
+    let base = base()?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("patches");
+    let text = |path: &Path| path.display().to_string();
+    let directory = tempfile::tempdir()?;
+    let output = text(&directory.path().join("x.livepatch"));
+    let declared = directory.path().join("declared.patch");
+    std::fs::write(&declared, DECLARED)?;
+    for (patch, names) in [
+        (here.join("new-header.patch"), ["xen_extra_version"; 2]),
+        (declared, ["xen_deny"; 2]),
+    ] {
+        let (tree, xen_syms) = (text(&base.tree), text(&base.xen_syms));
+        let to_build = ["build", "--json", "-s", &tree, "--xen-syms", &xen_syms];
+        let report = run(&[&to_build[..], &["-p", &text(&patch), "-o", &output]].concat())?;
+        let report: serde_json::Value = serde_json::from_str(&report)?;
+        let hunks = report["hunks"].as_array().context("hunks")?;
+        let found: Vec<_> = hunks.iter().map(|hunk| &hunk["names"]).collect();
+        ensure!(
+            found
+                == names
+                    .map(|name| serde_json::json!([name]))
+                    .iter()
+                    .collect::<Vec<_>>(),
+            "{}: {found:?}",
+            patch.display()
+        );
+    }
+    Ok(())
+}
+
+/// The first hunk declares what the second one uses.
+const DECLARED: &str = "\
+--- a/xen/common/version.c
++++ b/xen/common/version.c
+@@ -58,6 +58,8 @@
+ const char *xen_extra_version(void)
+ {
+     return XEN_EXTRAVERSION;
+ }
+ 
++#define DENIED \"<not for you>\"
++
+ const char *xen_changeset(void)
+@@ -68,5 +70,5 @@
+ const char *xen_deny(void)
+ {
+-    return \"<denied>\";
++    return DENIED;
+ }
+ 
+";
+
 /// Everything that the symbol table of a payload names.
 fn names(payload: &[u8]) -> anyhow::Result<BTreeSet<String>> {
     let file = object::File::parse(payload)?;

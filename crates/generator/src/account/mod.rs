@@ -28,8 +28,8 @@ pub enum Effect {
     /// It changes what is in the payload.
     InPayload {
         /// What the payload has that differs without it, of the first object
-        /// that does; empty if the rest of the patch does not compile without
-        /// it.
+        /// that does. If the rest of the patch does not compile without it, what
+        /// is in a function, or else a file, that does not.
         names: BTreeSet<String>,
     },
     /// The payload comes out the same without it, but not if others are left

@@ -36,17 +36,10 @@ pub(super) enum Outcome {
     },
     /// It differs.
     Other {
-        /// What in it does; empty if the rest does not compile.
+        /// What in it does; if the rest does not compile, what of it is in a
+        /// function or file that does not.
         names: BTreeSet<String>,
     },
-}
-
-impl Outcome {
-    fn broken() -> Self {
-        Self::Other {
-            names: BTreeSet::new(),
-        }
-    }
 }
 
 pub(super) struct Without<'a, 't> {
@@ -63,8 +56,8 @@ enum Rebuilt {
     Same,
     /// It does not.
     Other(Box<Difference>),
-    /// It cannot be built.
-    Broken,
+    /// It cannot be built, and this of the payload is from what cannot.
+    Broken(BTreeSet<String>),
 }
 
 struct Difference {
@@ -95,7 +88,14 @@ impl<'a, 't> Without<'a, 't> {
     pub(super) fn leave_out(&self, hunks: &BTreeSet<HunkId>, scope: Scope) -> Outcome {
         // Later patches may need these lines.
         let Some(rest) = self.rest(hunks) else {
-            return Outcome::broken();
+            let files = hunks.iter().map(|id| {
+                let patch = &self.account.patches[id.patch];
+                patch.files[id.file].path()
+            });
+            let names = files.filter_map(|file| file.strip_prefix("xen/"));
+            return Outcome::Other {
+                names: names.flat_map(|source| self.all_of(source)).collect(),
+            };
         };
         let (mut changed, unchanged): (Vec<&Pair>, Vec<&Pair>) = self
             .account
@@ -119,7 +119,7 @@ impl<'a, 't> Without<'a, 't> {
             match rebuilt {
                 Rebuilt::Untouched => {}
                 Rebuilt::Same => objects += 1,
-                Rebuilt::Broken => return Outcome::broken(),
+                Rebuilt::Broken(names) => return Outcome::Other { names },
                 Rebuilt::Other(difference) => {
                     objects += 1;
                     let names = self.in_payload(&difference);
@@ -190,8 +190,29 @@ impl<'a, 't> Without<'a, 't> {
         }
         match self.account.rebuild.patched(&rest.source, object) {
             Ok(bytes) => self.compared(pair, Some(bytes)),
-            Err(_) => Rebuilt::Broken,
+            Err(problem) => self.broken(&problem, &object.source),
         }
+    }
+
+    /// What of the payload does not compile: the functions that the compiler
+    /// names, or all of the file, of which these may be a part.
+    fn broken(&self, problem: &Problem, source: &str) -> Rebuilt {
+        let named = self.carried(&uncompiled(&problem.message), source);
+        Rebuilt::Broken(match named.is_empty() {
+            true => self.all_of(source),
+            false => named,
+        })
+    }
+
+    /// Everything in the payload that is from the file `source`.
+    fn all_of(&self, source: &str) -> BTreeSet<String> {
+        let Selection {
+            replaced, carried, ..
+        } = self.account.selection;
+        let replaced = replaced.iter().filter(|r| r.file == source);
+        let carried = carried.iter().filter(|c| c.file == source);
+        let names = replaced.map(|r| &r.name).chain(carried.map(|c| &c.name));
+        names.cloned().collect()
     }
 
     /// Whether the compiler gets to see the same; `None` if nothing that it
@@ -225,7 +246,7 @@ impl<'a, 't> Without<'a, 't> {
             ..pair.clone()
         };
         let Ok(unit) = Unit::compare(self.account.tree, &difference, None) else {
-            return Rebuilt::Broken;
+            return Rebuilt::Broken(self.all_of(&pair.object.source));
         };
         let changes = unit.iter().flat_map(|unit| &unit.comparison.changes);
         let places = |kind| matches!(kind, Kind::Elsewhere | Kind::Alignment);
@@ -249,7 +270,9 @@ impl<'a, 't> Without<'a, 't> {
     fn hooks(&self, rest: &Rest<'t>) -> Vec<Rebuilt> {
         let (files, whole) = self.account.hooks;
         let Ok(pairs) = self.account.rebuild.hooks(&rest.source, files) else {
-            return vec![Rebuilt::Broken];
+            let sources = whole.iter().map(|pair| pair.object.source.as_str());
+            let names = sources.flat_map(|source| self.all_of(source));
+            return vec![Rebuilt::Broken(names.collect())];
         };
         let pairs = pairs.into_iter().zip(whole);
         pairs
@@ -259,10 +282,14 @@ impl<'a, 't> Without<'a, 't> {
 
     /// The names of what differs and is in the payload.
     fn in_payload(&self, difference: &Difference) -> BTreeSet<String> {
+        self.carried(&difference.names, &difference.pair.object.source)
+    }
+
+    /// Those of `names` in the file `source` that are in the payload.
+    fn carried(&self, names: &BTreeSet<String>, source: &str) -> BTreeSet<String> {
         let Selection {
             replaced, carried, ..
         } = self.account.selection;
-        let source = &difference.pair.object.source;
         let is_in = |name: &&String| {
             let whole = name.trim_end_matches(".cold");
             let mut replaced = replaced.iter().map(|r| (&r.name, &r.file));
@@ -270,7 +297,7 @@ impl<'a, 't> Without<'a, 't> {
             replaced.any(|(n, file)| (n == *name || n == whole) && file == source)
                 || carried.any(|(n, file)| n == *name && file == source)
         };
-        difference.names.iter().filter(is_in).cloned().collect()
+        names.iter().filter(is_in).cloned().collect()
     }
 
     /// Whether the payload does the same with the other objects in it.
@@ -315,5 +342,31 @@ impl<'a, 't> Without<'a, 't> {
             0 if matters => pairs.par_iter().filter(reads).count(),
             count => count,
         }
+    }
+}
+
+/// The functions in which GCC says, in English, that an error is.
+fn uncompiled(message: &str) -> BTreeSet<String> {
+    const QUOTES: [char; 3] = ['\'', '\u{2018}', '\u{2019}'];
+    let names = message.lines().filter_map(|line| {
+        let (_, name) = line.split_once(": In function ")?;
+        let name = name.strip_prefix(QUOTES)?.split(QUOTES).next()?;
+        Some(name.to_owned())
+    });
+    names.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_that_do_not_compile_are_named() {
+        let said = "common/x.c: does not compile:\ncommon/x.c: At top level:\ncommon/x.c:3:1: error: \
+                    e\nIn file included from y.h:1:\nz.h: In function 'inlined':\nz.h:1:2: error: f\n\
+                    common/x.c: In function \u{2018}f\u{2019}:\n";
+        let names: Vec<String> = uncompiled(said).into_iter().collect();
+        assert_eq!(names, ["f", "inlined"]);
+        assert!(uncompiled("x.S:3: Error: no such instruction").is_empty());
     }
 }
