@@ -10,6 +10,9 @@ use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::section;
 use xsplice_system::file::{LARGEST_PAYLOAD, read_up_to};
 
+/// What the names of writable sections begin with that have no variables.
+const NO_VARIABLES: [&[u8]; 2] = [b".livepatch.", b".data.rel.ro"];
+
 /// What a payload says about where it belongs.
 pub(super) struct Identity {
     /// Build-id of the hypervisor that it was made for.
@@ -25,8 +28,9 @@ pub(super) fn read(path: &Path) -> anyhow::Result<(Vec<u8>, Identity)> {
     Ok((data, identity))
 }
 
-/// Whether the payload has variables: data that it can change. The list of what
-/// it replaces, which the hypervisor writes to, does not count.
+/// Whether the payload has variables: data that it can change. What only the
+/// hypervisor writes to does not count: its lists, and constants that hold
+/// addresses, which compilers put into writable sections.
 pub(super) fn has_variables(data: &[u8]) -> anyhow::Result<bool> {
     let header = elf::FileHeader64::<Endianness>::parse(data)?;
     let endian = header.endian()?;
@@ -37,7 +41,7 @@ pub(super) fn has_variables(data: &[u8]) -> anyhow::Result<bool> {
         let name = sections.section_name(endian, entry).unwrap_or_default();
         flags & writable == writable
             && entry.sh_size(endian) != 0
-            && name != section::FUNCS.as_bytes()
+            && !NO_VARIABLES.iter().any(|start| name.starts_with(start))
     }))
 }
 
@@ -82,4 +86,44 @@ fn identify(data: &[u8]) -> anyhow::Result<Identity> {
         hypervisor: id(section::XEN_DEPENDS)?,
         depends: id(section::DEPENDS)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object::write::Object;
+    use object::{Architecture, BinaryFormat, SectionFlags, SectionKind};
+
+    /// A payload with one writable section of this name.
+    fn with_section(name: &str) -> Vec<u8> {
+        let mut payload = Object::new(
+            BinaryFormat::Elf,
+            Architecture::X86_64,
+            object::Endianness::Little,
+        );
+        let section = payload.add_section(Vec::new(), name.into(), SectionKind::Data);
+        payload.append_section_data(section, &[0; 8], 8);
+        payload.section_mut(section).flags = SectionFlags::Elf {
+            sh_type: elf::SHT_PROGBITS,
+            sh_flags: elf::SHF_ALLOC | elf::SHF_WRITE,
+        };
+        payload.write().expect("an object")
+    }
+
+    #[test]
+    fn what_only_the_hypervisor_writes_is_no_variable() {
+        for (name, variables) in [
+            (".livepatch.funcs", false),
+            (".livepatch.hooks.load", false),
+            (".data.rel.ro", false),
+            (".data.rel.ro.local.ops", false),
+            (".data.rel.local.count", true),
+            (".data", true),
+            (".data.read_mostly", true),
+            (".mine", true),
+        ] {
+            let found = has_variables(&with_section(name)).expect("a payload");
+            assert_eq!(found, variables, "{name}");
+        }
+    }
 }
