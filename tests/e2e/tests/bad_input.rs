@@ -5,7 +5,6 @@ use std::path::Path;
 use xsplice_e2e::{base, build, config, local, settled};
 use xsplice_lab::Host;
 
-/// A unified diff that replaces the line `old` of `path` in the tree.
 /// A patch that changes the line `old` of a file, with the context that `diff -u` gives.
 fn diff(tree: &Path, path: &str, old: &str, new: &str) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(tree.join(path))?;
@@ -99,6 +98,52 @@ fn patches_that_cannot_be_live_patched() -> anyhow::Result<()> {
         assert!(error.contains(words), "{name}: {error}");
         assert!(!output.exists(), "{name}: something was written");
     }
+    Ok(())
+}
+
+#[test]
+fn the_hypervisor_that_is_named_must_be_the_one_that_is_given() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let (file, output) = (
+        directory.path().join("x.patch"),
+        directory.path().join("x.livepatch"),
+    );
+    let old = "    return XEN_EXTRAVERSION;";
+    let text = diff(&base.tree, "xen/common/version.c", old, "    return NULL;")?;
+    std::fs::write(&file, text)?;
+    let text = |path: &Path| path.display().to_string();
+    let build = |id: &str| {
+        local(&[
+            "build",
+            "--json",
+            "-s",
+            &text(&base.tree),
+            "-p",
+            &text(&file),
+            "--xen-syms",
+            &text(&base.xen_syms),
+            "--xen-depends",
+            id,
+            "-o",
+            &text(&output),
+        ])
+    };
+    let other = "00112233445566778899aabbccddeeff00112233";
+    let refused = build(other)?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(&format!("it names the hypervisor {other}, but ")),
+        "{said}"
+    );
+    assert!(!output.exists(), "something was written");
+    let own = said.split("is that of ").nth(1).unwrap_or_default();
+    let own = own.split(':').next().unwrap_or_default();
+    let built = build(own)?;
+    assert_eq!(built.status.code(), Some(0), "{own}: {built:?}");
+    let report: serde_json::Value = serde_json::from_slice(&built.stdout)?;
+    assert_eq!(report["hypervisor"].as_str(), Some(own));
     Ok(())
 }
 

@@ -133,3 +133,26 @@ fn changes_that_make_does_not_see_are_not_part_of_the_patch() -> anyhow::Result<
     );
     Ok(())
 }
+
+/// What another configuration compiled is still there, with its records.
+#[test]
+fn objects_that_nothing_links_are_no_part_of_the_hypervisor() -> anyhow::Result<()> {
+    let base = base()?;
+    let copy = Copy::of(&base)?;
+    let common = copy.directory.path().join("xen/common");
+    let record = std::fs::read_to_string(common.join(".kernel.o.cmd"))?;
+    let deps = "deps_common/left.o := \\\n";
+    let record = record
+        .replace("kernel.o", "left.o")
+        .replace("-c common/kernel.c", "-c common/left.c")
+        .replace(":= common/kernel.c", ":= common/left.c")
+        .replace(deps, &format!("{deps}    common/kernel.c \\\n"));
+    ensure!(record.contains(":= common/left.c") && record.contains("    common/kernel.c"));
+    std::fs::write(common.join(".left.o.cmd"), record)?;
+    std::fs::write(common.join("left.c"), "#include \"kernel.c\"\n")?;
+    std::fs::copy(common.join("kernel.o"), common.join("left.o"))?;
+    let built = copy.build(KERNEL)?.map_err(anyhow::Error::msg)?;
+    let functions = built["functions"].as_array().context("functions")?;
+    ensure!(functions.len() == 2 && built["objects"] == 2, "{built}");
+    Ok(())
+}

@@ -159,7 +159,8 @@ impl Selector<'_> {
         let (old, symbol) = (&before.symbols[original], &after.symbols[new.1]);
         let why = self.where_it_was(new, (origin, original));
         let name = &symbol.name;
-        if !writable(symbol, after) || self.rules.allow.contains(name) {
+        let file = &self.units[new.0].file.source;
+        if !writable(symbol, after) || self.rules.allow.contains_of(file, name) {
             return None;
         }
         if writable(old, before) {
