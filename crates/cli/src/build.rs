@@ -335,6 +335,10 @@ fn print_hunks(hunks: &[Hunk]) {
                     list(names)
                 )
             }
+            Effect::None { objects: 0 } => {
+                "no effect on code: what the build makes from this file is the same without this hunk"
+                    .to_owned()
+            }
             Effect::None { objects: 1 } => {
                 "no effect on code: the affected object is identical without this hunk".to_owned()
             }

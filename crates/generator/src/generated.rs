@@ -48,11 +48,15 @@ pub(crate) fn regenerate(base: &Arc<Base>, changes: &mut Changes) -> Result<(), 
         let files: Vec<(String, Vec<u8>)> = files.into_iter().flatten().collect();
         let fresh: BTreeSet<String> = files.iter().map(|(path, _)| path.clone()).collect();
         if let Some(path) = fresh.iter().find(|path| path.ends_with(".lds")) {
-            return Err(Refused::one(
-                Code::BuildSystem,
-                path,
-                "the patch changes how the hypervisor is linked, which a payload cannot carry",
-            ));
+            let scripts = tree.generated.iter().filter(|file| file.path == *path);
+            let mut sources = scripts.flat_map(|file| &file.inputs);
+            let source = sources.find(|source| changes.contains_key(&format!("xen/{source}")));
+            let source = format!("xen/{}", source.unwrap_or(path));
+            let message = format!(
+                "the patch changes how the hypervisor is linked ({path}), which a payload cannot \
+                 carry; `--leave-out {source}` does without, if the code does not need it"
+            );
+            return Err(Refused::one(Code::BuildSystem, source, message));
         }
         waiting = waiting.difference(&ready).copied().collect();
         waiting.extend(reached_by(&fresh));

@@ -123,6 +123,13 @@ impl Unit {
 /// The builds of one object, read, in the order of time.
 struct Objects(Vec<Object>);
 
+/// Whether an object is for the processor's mode in which the hypervisor starts.
+fn is_32_bit(object: &[u8]) -> bool {
+    /// Where ELF says what it is for, and that it is for this mode.
+    const CLASS: (usize, u8) = (4, 1);
+    object.get(CLASS.0) == Some(&CLASS.1)
+}
+
 /// All builds that `pair` has, in the order of time.
 fn builds(pair: &Pair) -> impl Iterator<Item = (Build, Option<&[u8]>)> {
     let before = pair.below.iter();
@@ -142,12 +149,18 @@ impl Objects {
             let Some(bytes) = bytes else {
                 return Ok(Object::default());
             };
+            let source = &pair.object.source;
+            if is_32_bit(bytes) {
+                let message = format!(
+                    "its 32-bit code is only used while booting, and it changed: live patching \
+                     cannot re-run boot code; `--leave-out xen/{source}` builds the payload without \
+                     this file if the running hypervisor does not need it"
+                );
+                return Err(Problem::new(Code::BootOnly, source, message));
+            }
             let mut object = Object::read(&pair.object.path, bytes).map_err(|e| {
-                Problem::new(
-                    Code::UnreadableObject,
-                    &pair.object.source,
-                    format!("changed boot code or an object that cannot be compared: {e}"),
-                )
+                let message = format!("the object cannot be compared: {e}");
+                Problem::new(Code::UnreadableObject, source, message)
             })?;
             object.file.clone_from(&name);
             Ok(object)

@@ -62,7 +62,8 @@ pub enum Effect {
         /// What that is.
         names: BTreeSet<String>,
     },
-    /// Every object that it reaches compiles to the same without it.
+    /// Every object that it reaches, and all that the build makes from its file, is
+    /// the same without it.
     None {
         /// How many objects that are.
         objects: usize,
@@ -189,6 +190,14 @@ impl<'t> Account<'_, 't> {
         !is_hypervisor(self.tree, self.patches[id.patch].files[id.file].path())
     }
 
+    /// Whether the build makes other files from the one that a hunk changes.
+    fn is_made_from(&self, id: HunkId) -> bool {
+        let path = self.patches[id.patch].files[id.file].path();
+        let mut generated = self.tree.generated.iter();
+        let path = path.strip_prefix("xen/");
+        path.is_some_and(|path| generated.any(|file| file.inputs.contains(path)))
+    }
+
     fn hunk(&self, id: HunkId, effect: Effect) -> Hunk {
         let file = &self.patches[id.patch].files[id.file];
         Hunk {
@@ -203,6 +212,9 @@ impl<'t> Account<'_, 't> {
     fn alone(&self, without: &Without<'_, 't>, id: HunkId) -> Effect {
         match without.leave_out(&BTreeSet::from([id]), Scope::Changed) {
             Outcome::Other { names } => Effect::InPayload { names },
+            Outcome::Same { objects: 0, .. } if self.is_made_from(id) => {
+                Effect::None { objects: 0 }
+            }
             Outcome::Same { objects: 0, .. } => Effect::NotBuilt,
             Outcome::Same { objects, names, .. } if names.is_empty() => Effect::None { objects },
             Outcome::Same {
