@@ -19,6 +19,8 @@ pub fn parse(name: &str, data: &[u8]) -> Result<Vec<FilePatch>, Refused> {
         let message = "this is a binary file, not a patch";
         return Err(Refused::one(Code::BadPatch, name, message));
     }
+    // Some editors begin UTF-8 text with this mark.
+    let data = data.strip_prefix("\u{feff}".as_bytes()).unwrap_or(data);
     let lines: Vec<&[u8]> = data.split_inclusive(|&b| b == b'\n').collect();
     if lines.is_empty() {
         return Err(Refused::one(Code::BadPatch, name, "the file is empty"));
@@ -538,6 +540,12 @@ mod tests {
             .iter()
             .map(|f| (f.old.as_deref(), f.new.as_deref(), f.hunks.len()))
             .collect()
+    }
+
+    #[test]
+    fn a_mark_in_front_of_the_text_is_no_part_of_it() {
+        let text = format!("\u{feff}--- a/x.c\n+++ b/x.c\n{HUNK}");
+        assert_eq!(shape(&read(&text).expect("a patch")).len(), 1);
     }
 
     const HUNK: &str = "@@ -1,2 +1,2 @@\n-one\n+1\n two\n";
