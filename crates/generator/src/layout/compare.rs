@@ -3,6 +3,7 @@
 //! another build.
 
 use super::types::{Definition, Encoding, Member, Name, Record, Shape, Types};
+use crate::patch::Edits;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How what one build wrote is to the other.
@@ -26,16 +27,18 @@ pub(crate) struct Difference {
 }
 
 /// What differs between two definitions of one name, of which `old` belongs to
-/// `types.0` and `new` to `types.1`.
+/// `types.0` and `new` to `types.1`. A member that `edits` only give another name is
+/// what it was.
 pub(crate) fn differences(
     name: &Name,
-    types: (&Types, &Types),
+    (types, edits): ((&Types, &Types), &Edits),
     old: &Definition,
     new: &Definition,
 ) -> Vec<Difference> {
     let mut comparison = Comparison {
         old: types.0,
         new: types.1,
+        edits,
         known: BTreeMap::new(),
         found: Vec::new(),
     };
@@ -55,6 +58,7 @@ pub(crate) fn differences(
 struct Comparison<'a> {
     old: &'a Types,
     new: &'a Types,
+    edits: &'a Edits,
     /// Types of different names that were compared, or are being compared and
     /// may lead to themselves.
     known: BTreeMap<(Name, Name), Relation>,
@@ -91,8 +95,13 @@ impl<'a> Comparison<'a> {
         }
         let is_old = |member: &&Field| old.iter().any(|other| other.name == member.name);
         for member in new.iter().filter(|member| !is_old(member)) {
-            let before = gone.iter().find(|other| other.overlaps(member));
             let name = &member.name;
+            let renamed = |other: &&&Field| self.edits.rename_in_use(other.name, name);
+            if let Some(other) = gone.iter().find(renamed) {
+                self.members(path, (old_start, other), (new_start, member));
+                continue;
+            }
+            let before = gone.iter().find(|other| other.overlaps(member));
             match before {
                 Some(other) => {
                     let words = format!("has {path}{name} where {path}{} was", other.name);
@@ -112,7 +121,7 @@ impl<'a> Comparison<'a> {
         (old_start, old): (u64, &Field<'a>),
         (new_start, new): (u64, &Field<'a>),
     ) {
-        let path = format!("{path}{}", old.name);
+        let path = format!("{path}{}", new.name);
         if old.at != new.at {
             let (from, to) = (old_start + old.at, new_start + new.at);
             let words = match (from % 8, to % 8) {

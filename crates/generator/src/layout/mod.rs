@@ -135,7 +135,7 @@ fn compare_all(sides: &[Side], edits: &Edits, allowed: &Choices) -> Findings {
                 continue;
             }
             for (old, new) in unequal(old, new) {
-                let found = compare::differences(name, (&side.old, types), old, new);
+                let found = compare::differences(name, ((&side.old, types), edits), old, new);
                 if found.is_empty() {
                     continue;
                 }

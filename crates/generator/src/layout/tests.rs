@@ -421,3 +421,24 @@ fn a_type_that_has_another_name_is_what_there_was() {
     let other = using("struct new {\n long x, y, z, b; };", "new");
     assert_eq!(findings(&[(&old, &other)], &[]), (Vec::new(), Vec::new()));
 }
+
+#[test]
+fn a_member_that_only_has_another_name_is_the_same() {
+    let using = |members: &str, user: &str| {
+        format!("struct s {{\n{members}\n}};\nlong f(struct s *s)\n{{\n{user}\n}}\n")
+    };
+    let old = using("int a;\nlong c;", "return s->a;");
+    let renamed = using("int b;\nlong c;", "return s->b;");
+    assert_eq!(findings(&[(&old, &renamed)], &[]), (Vec::new(), Vec::new()));
+    for (members, user) in [
+        ("unsigned int b;\nlong c;", "return s->b;"),
+        ("int b;\nlong c;", "return -s->b;"),
+    ] {
+        let (refused, _) = findings(&[(&old, &using(members, user))], &[]);
+        assert_eq!(refused, ["struct s has b where a was"]);
+    }
+    let moved = using("long c;\nint b;", "return s->b;");
+    let (refused, _) = findings(&[(&old, &moved)], &[]);
+    let words = "struct s has c at byte 0 instead of 8, has b at byte 8 instead of 0";
+    assert_eq!(refused, [words]);
+}

@@ -53,6 +53,14 @@ impl Edits {
         defines(old, -1) && defines(new, 1)
     }
 
+    /// As [`Edits::rename`], where more lines than one have the name: what it is for
+    /// shows in its use.
+    pub fn rename_in_use(&self, old: &str, new: &str) -> bool {
+        let lost = self.gained.iter().filter(|(_, count)| **count < 0);
+        let mentions = lost.filter(|(line, _)| words(line).any(|word| word == old));
+        mentions.count() > 1 && self.rename(old, new)
+    }
+
     /// Whether every line that loses the name `old` is one that gains the name
     /// `new`, and the other way round, and the name is all that differs.
     pub fn rename(&self, old: &str, new: &str) -> bool {
@@ -159,6 +167,8 @@ mod tests {
         assert!(!edits(&["int a;"], &["int c;", "c++;"]).rename("a", "c"));
         assert!(!edits(&["int a;", "a++;"], &["int c;"]).rename("a", "c"));
         assert!(!edits(&["int a;"], &["int ca;"]).rename("a", "c"));
+        assert!(!edits(&["int a;"], &["int c;"]).rename_in_use("a", "c"));
+        assert!(edits(&["int a;", "f(a);"], &["int c;", "f(c);"]).rename_in_use("a", "c"));
         let twice = edits(&["a = a;", "a = a;"], &["c = c;"]);
         assert!(!twice.rename("a", "c"));
     }
