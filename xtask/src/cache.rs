@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 /// File that makes an entry valid.
 const STAMP: &str = ".complete";
 
-/// What is no entry but always valid: the objects that `xsplice build` compiled,
-/// Debian's package lists, the file that is locked.
-const WITHOUT_STAMP: [&str; 3] = ["objects", APT, LOCK];
+/// What is no entry but always valid: the objects that `xsplice build` compiled, the
+/// trees that `xsplice verify` keeps, Debian's package lists, the file that is locked.
+const WITHOUT_STAMP: [&str; 4] = ["objects", "trees", APT, LOCK];
 /// The directory of Debian's package lists.
 pub(crate) const APT: &str = "apt";
 

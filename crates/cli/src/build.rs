@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice build`: from a source patch to a payload.
 
+use crate::cache::cache;
 use crate::output::{complain, problems, say, shown};
 use crate::progress::Shown;
 use std::collections::BTreeSet;
@@ -88,7 +89,7 @@ pub(crate) struct Args {
     /// that proves it, as `xsplice verify` does.
     #[arg(long)]
     verify: bool,
-    /// Ignore the object cache.
+    /// Ignore what is cached of earlier builds.
     #[arg(long)]
     no_cache: bool,
     /// For each function, print the first changed instruction and the hunks that
@@ -128,18 +129,6 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| "metadata is written KEY=VALUE".to_owned())
 }
 
-/// `xsplice/objects` in the user's cache directory, if there is one.
-fn object_cache() -> Option<PathBuf> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    variable("XDG_CACHE_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
-        .map(|cache| cache.join("xsplice/objects"))
-}
-
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     let options = Options {
         source: args.srcdir.clone(),
@@ -158,7 +147,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         leave_out_init: args.leave_out_init,
         allow: args.allow.iter().cloned().collect(),
         metadata: args.meta.clone(),
-        cache: (!args.no_cache).then(object_cache).flatten(),
+        cache: (!args.no_cache).then(|| cache("objects")).flatten(),
     };
     if args.debug {
         lines::set_detail(Detail::Verbose);

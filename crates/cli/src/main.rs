@@ -13,6 +13,7 @@ use xsplice_system::lines::{self, Detail};
 
 mod admin;
 mod build;
+mod cache;
 mod check;
 mod demo;
 mod efi_syms;

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The second opinion that `verify`, `build` and `report` ask for.
 
+use crate::cache::cache;
 use crate::output::{complain, say, shown};
 use anyhow::{Context as _, ensure};
 use std::path::{Path, PathBuf};
 use xsplice_review::{Payload, Record};
 use xsplice_system::file;
-use xsplice_verify::{Accepted, Input, Inputs, Level, Patched, Plan, Progress, Verdict};
-use xsplice_verify::{build, built, check, patches, verify};
+use xsplice_verify::{Accepted, Input, Inputs, Level, Patched, Plan, Progress, Recorded, Verdict};
+use xsplice_verify::{build, built, check, verify};
 
 /// Where the patched hypervisor comes from.
 pub(crate) enum From<'a> {
-    /// It is built from this tree, with these patches and hooks.
+    /// It is built from this tree, with these patches and hooks, in a copy that is
+    /// kept if `cached`.
     Source {
         tree: &'a Path,
         patches: &'a [PathBuf],
         hooks: &'a [PathBuf],
+        cached: bool,
     },
     /// It is there already; types are compared with those of the tree.
     Built {
@@ -71,15 +74,22 @@ fn patched(question: &Question, progress: &dyn Progress) -> anyhow::Result<Patch
             tree,
             patches: all,
             hooks,
+            cached,
         } => {
+            let cache = cached.then(|| cache("trees")).flatten();
             let payloads = question.payloads.iter();
-            let levels = payloads.map(|payload| level(payload, &question.accepted));
+            let recorded = payloads.map(|(name, data)| Recorded::of(&Input { name, data }));
+            let recorded: Vec<Recorded> = recorded.collect();
+            let payloads = question.payloads.iter().zip(&recorded);
+            let levels = payloads.map(|(payload, from)| level(payload, from, &question.accepted));
             let levels: Vec<Level> = levels.collect::<anyhow::Result<_>>()?;
             let plan = Plan {
                 tree,
                 patches: all,
                 levels: &levels,
+                recorded: &recorded,
                 hooks,
+                cache: cache.as_deref(),
             };
             build(&plan, progress)?
         }
@@ -112,7 +122,11 @@ pub(crate) fn payloads(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>
 
 /// What a payload was built from. A file may be left out by one payload of a stack
 /// and changed by another.
-fn level((name, data): &(String, Vec<u8>), accepted: &Accepted) -> anyhow::Result<Level> {
+fn level(
+    (name, data): &(String, Vec<u8>),
+    from: &Recorded,
+    accepted: &Accepted,
+) -> anyhow::Result<Level> {
     let told = record(name, data)?.map(|record| record.options);
     let was_told = |file: &&String| {
         told.as_ref()
@@ -120,7 +134,7 @@ fn level((name, data): &(String, Vec<u8>), accepted: &Accepted) -> anyhow::Resul
     };
     let files = accepted.leave_out.iter();
     Ok(Level {
-        patches: patches(data),
+        patches: from.count(),
         leave_out: files.filter(was_told).cloned().collect(),
     })
 }

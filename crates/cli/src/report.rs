@@ -133,6 +133,7 @@ fn opinion(args: &Args, json: bool) -> anyhow::Result<Option<Verdict>> {
             tree,
             patches: &patches,
             hooks: &args.hooks,
+            cached: true,
         },
         accepted: opinion::recorded(&payloads)?,
     };

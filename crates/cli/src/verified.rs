@@ -75,6 +75,7 @@ fn build(mut options: Options, progress: &Shown) -> anyhow::Result<Outcome> {
                 tree: &options.source,
                 patches: &patches,
                 hooks: &options.hooks,
+                cached: options.cache.is_some(),
             },
             accepted,
         },

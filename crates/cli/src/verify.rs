@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// The `prelink.o` that it was linked from, if not in the same directory.
     #[arg(long, value_name = "FILE", requires = "patched_syms")]
     patched_objects: Option<PathBuf>,
+    /// Build in a temporary copy of the tree.
+    #[arg(long)]
+    no_cache: bool,
     /// What the payloads were built without, as `xsplice build` takes it; repeat it
     /// for several.
     #[arg(long, value_name = "NAME")]
@@ -98,6 +101,7 @@ fn ask(args: &Args, json: bool) -> anyhow::Result<Verdict> {
             tree,
             patches: &args.patches,
             hooks: &args.hooks,
+            cached: !args.no_cache,
         },
         (None, None) => anyhow::bail!("give -s and -p, or --patched-syms"),
     };

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Building the patched hypervisor, all of it, as the tree was built.
 
+use crate::copy::{Built, Copy, duplicate, listing};
+use crate::recorded::check_patches;
 use crate::source::Source;
 use crate::types::{self, Types};
 use crate::{Plan, Progress, Unusable, record};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
 use xsplice_system::file;
-use xsplice_system::interrupt::{Directory, Process, run};
+use xsplice_system::interrupt::Process;
 
 /// A build of the patched source.
 #[derive(Debug)]
@@ -35,33 +35,42 @@ pub struct Patched {
 /// fails.
 pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> {
     let top = top(plan.tree)?;
+    let read = |path: &PathBuf| file::read(path).map_err(|e| unusable(path, &e));
+    let texts = |paths: &[PathBuf]| paths.iter().map(read).collect::<Result<Vec<_>, _>>();
+    let (patches, hooks) = (texts(plan.patches)?, texts(plan.hooks)?);
+    let names = plan.patches.iter().map(|path| path.display().to_string());
+    let given: Vec<_> = names.zip(patches.iter().map(Vec::as_slice)).collect();
+    check_patches(plan.recorded, &given)?;
+    let work = Copy::place(&top, plan.cache).map_err(|e| no_work_directory(&e))?;
+    let from = all_of(plan, &top, &[&patches, &hooks])?;
+    if let Some(built) = work.built(&from) {
+        return result(work.path(), built.types, built.files);
+    }
     progress.stage("copying the tree");
-    let directory = Directory::new("xsplice-verify-");
-    let directory = directory.map_err(|e| no_work_directory(&e))?;
-    let copy = directory.path();
-    copy_tree(&top, copy).map_err(|e| unusable(&top, &e))?;
+    work.fill(&top).map_err(|e| unusable(&top, &e))?;
+    let copy = work.path();
     let recorded = record::arguments(&top.join("xen")).map_err(|e| unusable(&top, &e))?;
     let mut source = Source::default();
     let mut types = Types::default();
     let mut before = top.join("xen");
+    let mut patches = plan.patches.iter().zip(patches);
     // Each level changes what the levels below it left in memory.
     let levels = plan.levels();
     for (number, (level, left_out)) in levels.iter().enumerate() {
-        let began = SystemTime::now();
-        for path in *level {
-            let text = file::read(path).map_err(|e| unusable(path, &e))?;
+        for (path, text) in patches.by_ref().take(level.len()) {
             let name = path.display().to_string();
-            source.apply(&top, &name, &String::from_utf8_lossy(&text), left_out)?;
+            let text = String::from_utf8_lossy(&text);
+            source.apply(&top, &name, &text, left_out)?;
         }
         source.write(copy).map_err(|e| unusable(copy, &e))?;
         if number + 1 == levels.len() {
-            add_hooks(copy, plan.hooks)?;
+            add_hooks(copy, &hooks)?;
         }
         progress.stage("building the patched hypervisor");
         make(copy, &recorded, progress)?;
         progress.stage("comparing types");
         let xen = copy.join("xen");
-        let objects = record::compiled_since(&xen, began).map_err(|e| unusable(&xen, &e))?;
+        let objects = record::different(&before, &xen).map_err(|e| unusable(&xen, &e))?;
         types.merge(types::compare(&before, &xen, &objects, progress)?);
         if number + 1 < levels.len() {
             let kept = copy.join(format!("xen-level-{number}"));
@@ -69,16 +78,38 @@ pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> 
             before = kept;
         }
     }
+    let xen = copy.join("xen");
+    let files = record::files(&xen).map_err(|e| unusable(&xen, &e))?;
+    let built = Built { from, types, files };
+    work.keep(&built);
+    result(copy, built.types, built.files)
+}
+
+/// All that the hypervisor of the plan is built of, `texts` among it, and by which
+/// program, in words.
+fn all_of(plan: &Plan, top: &Path, texts: &[&[Vec<u8>]]) -> Result<String, Unusable> {
+    let xen = top.join("xen");
+    let program = std::env::current_exe().and_then(|program| program.metadata());
+    let program = program.and_then(|program| program.modified()).ok();
+    let mut text = format!("{program:?} {:?}\n", plan.levels());
+    text += &listing(&xen).map_err(|e| unusable(&xen, &e))?;
+    for given in texts.iter().copied().flatten() {
+        text += &format!("{}\n", given.escape_ascii());
+    }
+    Ok(text)
+}
+
+/// What was built in `copy`.
+fn result(copy: &Path, types: Types, files: BTreeMap<String, String>) -> Result<Patched, Unusable> {
     let read = |name: &str| {
         let path = copy.join("xen").join(name);
         std::fs::read(&path).map_err(|e| unusable(&path, &e))
     };
-    let xen = copy.join("xen");
     Ok(Patched {
         syms: read("xen-syms")?,
         objects: read("prelink.o")?,
         types: Some(types),
-        files: record::files(&xen).map_err(|e| unusable(&xen, &e))?,
+        files,
     })
 }
 
@@ -134,34 +165,8 @@ fn top(tree: &Path) -> Result<PathBuf, Unusable> {
     parent.ok_or_else(|| unusable(&tree, &"not a Xen source tree: there is no xen/Rules.mk"))
 }
 
-/// What the hypervisor is built from is copied, everything else is linked.
-fn copy_tree(top: &Path, copy: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(top)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default();
-        if name != OsStr::new("xen") {
-            std::os::unix::fs::symlink(&path, copy.join(name))?;
-        }
-    }
-    duplicate(&top.join("xen"), &copy.join("xen"))
-}
-
-fn duplicate(from: &Path, to: &Path) -> std::io::Result<()> {
-    let mut command = Command::new("cp");
-    command.args(["-a", "--reflink=auto"]).arg(from).arg(to);
-    let ran = run(&mut command);
-    let (status, words) =
-        ran.map_err(|e| std::io::Error::other(format!("cannot run cp to copy it: {e}")))?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(std::io::Error::other(
-            String::from_utf8_lossy(&words).trim_end().to_owned(),
-        )),
-    }
-}
-
 /// Hooks are compiled like any other file, and linked.
-fn add_hooks(copy: &Path, hooks: &[PathBuf]) -> Result<(), Unusable> {
+fn add_hooks(copy: &Path, hooks: &[Vec<u8>]) -> Result<(), Unusable> {
     if hooks.is_empty() {
         return Ok(());
     }
@@ -170,8 +175,8 @@ fn add_hooks(copy: &Path, hooks: &[PathBuf]) -> Result<(), Unusable> {
     let mut text = std::fs::read_to_string(&makefile).map_err(|e| unusable(&makefile, &e))?;
     for (number, hook) in hooks.iter().enumerate() {
         let name = format!("xsplice-hooks-{number}");
-        std::fs::copy(hook, common.join(&name).with_extension("c"))
-            .map_err(|e| unusable(hook, &e))?;
+        let path = common.join(&name).with_extension("c");
+        std::fs::write(&path, hook).map_err(|e| unusable(&path, &e))?;
         text.push_str(&format!("\nobj-y += {name}.o\n"));
     }
     std::fs::write(&makefile, text).map_err(|e| unusable(&makefile, &e))

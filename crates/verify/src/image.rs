@@ -7,6 +7,7 @@ use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use object::elf;
 use object::read::elf::{ElfFile64, SectionHeader as _, Sym};
 use object::{Endianness, Object as _, ObjectSection as _};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
@@ -53,7 +54,7 @@ impl Entity {
 }
 
 /// A symbol's name and, if it is local, the file that it is local to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Name {
     pub(crate) file: Option<String>,
     pub(crate) symbol: String,

@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 mod build;
 mod class;
 mod code;
+mod copy;
 mod dwarf;
 mod image;
 mod objects;
@@ -38,15 +39,17 @@ mod payload;
 mod plan;
 mod prove;
 mod record;
+mod recorded;
 mod running;
 mod source;
 mod tables;
 mod types;
 mod verdict;
+mod witness;
 
 pub use build::{Patched, build, built};
-pub use payload::patches;
 pub use plan::{Accepted, Level, Plan, Progress, Silent};
+pub use recorded::Recorded;
 pub use types::Types;
 pub use verdict::{Difference, Kind, Verdict};
 
@@ -90,7 +93,8 @@ pub struct Inputs<'a> {
     /// The source file of each global symbol of the patched hypervisor, as far as
     /// it is known.
     pub files: BTreeMap<String, String>,
-    /// How types of the patched hypervisor differ, if that was looked at.
+    /// How types of the patched hypervisor differ and what its references mean, if that
+    /// was looked at.
     pub types: Option<&'a Types>,
     /// Differences that are known.
     pub accepted: Accepted,
@@ -99,6 +103,7 @@ pub struct Inputs<'a> {
 /// The running hypervisor with the payloads applied.
 fn running(original: Input, payloads: &[Input]) -> Result<running::Running, Unusable> {
     let image = image::Image::read(original.name, original.data)?;
+    recorded::check_order(&image.build_id, payloads)?;
     let running = running::Running::new(image);
     let mut running = running.map_err(|reason| Unusable::new(original.name, &reason))?;
     for payload in payloads {
@@ -123,7 +128,9 @@ pub fn check(original: Input, payloads: &[Input]) -> Result<(), Unusable> {
 /// [`Verdict`].
 pub fn verify(inputs: &Inputs) -> Result<Verdict, Unusable> {
     let patched = image::Image::read(inputs.patched.name, inputs.patched.data)?;
-    let objects = objects::Objects::read(&patched, inputs.objects.name, inputs.objects.data)?;
+    let mut objects = objects::Objects::read(&patched, inputs.objects.name, inputs.objects.data)?;
+    let meant = inputs.types.iter().flat_map(|types| types.meant.values());
+    objects.tell(&patched, meant.flatten());
     let running = running(inputs.original, &inputs.payloads)?;
     let lower_hooks = inputs.accepted.lower_hooks;
     let verdict = prove::prove(&patched, &objects, &running, &inputs.files, lower_hooks);

@@ -6,8 +6,10 @@
 //! mean the end of one or the start of the other. The relocation says which.
 
 use crate::Unusable;
+use crate::class::Class;
 use crate::image::{Entity, EntityId, Image, Name};
 use crate::tables::{self, Table};
+use crate::witness::Reference;
 use object::read::elf::{ElfFile64, SectionHeader as _};
 use object::{
     Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
@@ -48,6 +50,16 @@ pub(crate) struct Field {
     /// Whether the bytes there are read or written, and not only their address
     /// is taken.
     pub(crate) accessed: bool,
+}
+
+impl Field {
+    /// Whether it leads to the section in which `address` is.
+    fn may_mean(&self, address: u64) -> bool {
+        match self.meant {
+            Meant::Section { start, size } => (start..start + size).contains(&address),
+            _ => false,
+        }
+    }
 }
 
 /// The relocations of a hypervisor, by address of the field.
@@ -126,6 +138,24 @@ impl Objects {
         Ok(objects)
     }
 
+    /// Fields that lead to a section of several variables lead to the one that is
+    /// meant, as far as `meant` says it.
+    pub(crate) fn tell<'a>(
+        &mut self,
+        image: &Image,
+        meant: impl IntoIterator<Item = &'a Reference>,
+    ) {
+        for Reference { from, offset, to } in meant {
+            let (Some(from), Some(&to)) = (image.names.get(from), image.names.get(to)) else {
+                continue;
+            };
+            let field = self.fields.get_mut(&from.wrapping_add(*offset));
+            if let Some(field) = field.filter(|field| field.may_mean(to)) {
+                field.meant = Meant::Symbol(to);
+            }
+        }
+    }
+
     /// Adds what has a name and no size; `names` is where the section's names are.
     fn add_stretches(&mut self, image: &Image, names: &BTreeSet<u64>, range: &Range<u64>) {
         for &start in names {
@@ -191,13 +221,17 @@ impl Objects {
         range.start < range.end && end == Some(range.end) && !named
     }
 
-    /// Whether any field leads into `range`, or to the section that it is in.
-    pub(crate) fn is_used(&self, range: &Range<u64>) -> bool {
-        self.fields.values().any(|field| match field.meant {
+    /// Whether any field that is not boot-only leads into `range`, or to the section
+    /// that it is in.
+    pub(crate) fn is_used(&self, image: &Image, range: &Range<u64>) -> bool {
+        let leads = |field: &Field| match field.meant {
             Meant::Symbol(address) => range.contains(&address),
             Meant::Section { start, size } => start < range.end && range.start < start + size,
             Meant::Marker(_) | Meant::Constant(_) => false,
-        })
+        };
+        let stays = |at: u64| !image.class(at).is_some_and(Class::is_init);
+        let mut fields = self.fields.iter();
+        fields.any(|(&at, field)| leads(field) && stays(at))
     }
 
     /// The relocated fields in `range`.

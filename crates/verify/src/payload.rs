@@ -50,8 +50,6 @@ impl Replaced {
 /// What a payload brings besides memory.
 #[derive(Debug, Default)]
 pub(crate) struct Brought {
-    /// What a payload on top of it depends on.
-    pub(crate) build_id: Vec<u8>,
     pub(crate) replaced: Vec<Replaced>,
     pub(crate) tables: Vec<(Table, u64, u64)>,
     /// Functions that the hypervisor calls at a stage of the payload's life.
@@ -60,14 +58,8 @@ pub(crate) struct Brought {
     pub(crate) starts: BTreeSet<u64>,
 }
 
-/// Puts the payload `data` into `image`, on top of what has the build-ids `below`;
-/// `what` is for messages.
-pub(crate) fn apply(
-    image: &mut Image,
-    below: &[Vec<u8>],
-    what: &str,
-    data: &[u8],
-) -> Result<Brought, Unusable> {
+/// Puts the payload `data` into `image`; `what` is for messages.
+pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brought, Unusable> {
     let bad = |reason: &dyn std::fmt::Display| Unusable::new(what, reason);
     let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
     if let Some(wanted) = build_id(&elf, names::XEN_DEPENDS)
@@ -79,15 +71,6 @@ pub(crate) fn apply(
             hex(&image.build_id)
         )));
     }
-    if let Some(wanted) = build_id(&elf, names::DEPENDS)
-        && !below.contains(&wanted)
-    {
-        return Err(bad(&format!(
-            "it goes on top of what has the build-id {}, which is not below it: give all payloads \
-             of the stack, the lowest first",
-            hex(&wanted)
-        )));
-    }
     let mut linker = Linker {
         elf: &elf,
         // Each payload begins on a page of its own, out of reach of the last.
@@ -96,10 +79,7 @@ pub(crate) fn apply(
     };
     let segments = linker.lay_out().map_err(|e| bad(&e))?;
     let mut memory = Vec::new();
-    let mut brought = Brought {
-        build_id: build_id(&elf, names::BUILD_ID).unwrap_or_default(),
-        ..Brought::default()
-    };
+    let mut brought = Brought::default();
     for (index, mut segment) in segments {
         let starts = linker
             .relocate(image, index, &mut segment)
@@ -121,18 +101,6 @@ pub(crate) fn apply(
         replaced.look_up(image).map_err(|reason| bad(&reason))?;
     }
     Ok(brought)
-}
-
-/// How many source patches the payload `data` says that it was built from; `None`
-/// if it does not say it.
-#[must_use]
-pub fn patches(data: &[u8]) -> Option<usize> {
-    let elf = ElfFile64::<Endianness>::parse(data).ok()?;
-    let texts = elf.section_by_name(names::MODINFO)?.data().ok()?;
-    let texts = texts.split(|&byte| byte == 0);
-    let is_patch = |text: &&[u8]| text.starts_with(b"patch=") || text.starts_with(b"unused-patch=");
-    let count = texts.filter(is_patch).count();
-    (count != 0).then_some(count)
 }
 
 fn build_id(elf: &ElfFile64<'_, Endianness>, section: &str) -> Option<Vec<u8>> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the patched hypervisor is built from, and what the payloads do without.
 
+use crate::recorded::Recorded;
 use crate::verdict::{Difference, Kind, Verdict};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,12 @@ pub struct Plan<'a> {
     /// What each payload was built from, from the bottom up; if the numbers of
     /// patches do not add up, each patch counts as one payload's.
     pub levels: &'a [Level],
+    /// What the payloads say that they were built from: it must be the patches.
+    pub recorded: &'a [Recorded],
     /// C source of hooks.
     pub hooks: &'a [PathBuf],
+    /// Where the copy of the tree is kept for the next time, if it is to be.
+    pub cache: Option<&'a Path>,
 }
 
 /// What a payload was built from.
@@ -134,9 +139,12 @@ fn is_once_flag(listed: &str) -> bool {
 /// Whether `given`, alone or as `FILE:NAME`, names what the hypervisor lists as
 /// `listed`.
 fn is_named(listed: &str, given: &str) -> bool {
+    // Neither the kind of a type nor the compiler's number is part of the name.
     let bare = |name: &str| {
         let name = name.rsplit(' ').next().unwrap_or(name);
-        name.to_owned()
+        let (base, number) = name.rsplit_once('.').unwrap_or((name, "-"));
+        let numbered = number.bytes().all(|byte| byte.is_ascii_digit());
+        if numbered { base } else { name }.to_owned()
     };
     let (file, name) = match listed.split_once('#') {
         Some((file, name)) => (Some(file), name),
@@ -145,7 +153,7 @@ fn is_named(listed: &str, given: &str) -> bool {
     match (given.rsplit_once(':'), file) {
         (Some((wanted, given)), Some(file)) => {
             let wanted = wanted.strip_prefix("xen/").unwrap_or(wanted);
-            given == name && wanted.ends_with(file)
+            (given == name || given == bare(name)) && wanted.ends_with(file)
         }
         // Names of global symbols and types do not tell their file.
         (Some((_, given)), None) => bare(name) == given,
@@ -163,6 +171,9 @@ mod tests {
         assert!(is_named("common/a.c#count", "xen/common/a.c:count"));
         assert!(is_named("common/a.c#count", "common/a.c:count"));
         assert!(!is_named("common/a.c#count", "common/b.c:count"));
+        assert!(is_named("common/a.c#count.1", "count"));
+        assert!(is_named("common/a.c#count.1", "common/a.c:count"));
+        assert!(!is_named("common/a.c#count.isra", "count"));
         assert!(is_named("struct domain", "domain"));
         assert!(is_named("opt_limit", "xen/common/a.c:opt_limit"));
         assert!(!is_named("opt_limit", "limit"));
@@ -201,7 +212,9 @@ mod tests {
                 tree: Path::new("."),
                 patches: &patches,
                 levels: &levels.collect::<Vec<_>>(),
+                recorded: &[],
                 hooks: &[],
+                cache: None,
             };
             let levels = plan.levels().into_iter();
             levels

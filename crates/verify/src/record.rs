@@ -5,7 +5,6 @@ use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSymbol, SymbolKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// What make must be told so that it takes the objects of the tree as they are.
 pub(crate) fn arguments(xen: &Path) -> std::io::Result<Vec<String>> {
@@ -54,8 +53,14 @@ fn words(record: &str) -> Vec<&str> {
 }
 
 /// The command that compiles the C source of `object` to `output`, with what
-/// debuggers need; `None` if `object` does not come from C.
-pub(crate) fn debug_command(xen: &Path, object: &Path, output: &Path) -> Option<String> {
+/// debuggers need and with the assembly `first` before it; `None` if `object` does
+/// not come from C.
+pub(crate) fn debug_command(
+    xen: &Path,
+    object: &Path,
+    output: &Path,
+    first: Option<&Path>,
+) -> Option<String> {
     let record = std::fs::read_to_string(xen.join(cmd_file(object))).ok()?;
     let compile = command(&record).split([';', '|']).next()?;
     let compile = compile.split("&&").next()?;
@@ -73,17 +78,10 @@ pub(crate) fn debug_command(xen: &Path, object: &Path, output: &Path) -> Option<
         }
     }
     let compiles = source && wanted.contains(&"-c");
-    compiles.then(|| format!("{} -g -o '{}'", wanted.join(" "), output.display()))
-}
-
-/// Objects that were compiled since `when`, relative to the tree.
-pub(crate) fn compiled_since(xen: &Path, when: SystemTime) -> std::io::Result<BTreeSet<PathBuf>> {
-    let objects = objects(xen)?;
-    let newer = objects.into_iter().filter(|object| {
-        let modified = xen.join(object).metadata().and_then(|m| m.modified());
-        modified.is_ok_and(|modified| modified >= when)
-    });
-    Ok(newer.collect())
+    // Behind it comes what the compiler pipes or names.
+    let first = first.map(|first| format!(" '-Wa,{},-'", first.display()));
+    let first = first.unwrap_or_default();
+    compiles.then(|| format!("{}{first} -g -o '{}'", wanted.join(" "), output.display()))
 }
 
 /// Objects that two trees have and that differ, and those that only one has.

@@ -22,8 +22,6 @@ pub(crate) struct Running {
     pub(crate) hooks: Vec<(String, u64)>,
     /// What relocations of the payloads lead to.
     starts: BTreeSet<u64>,
-    /// Build-ids of the hypervisor and of the payloads.
-    ids: Vec<Vec<u8>>,
     /// Where the memory of each payload begins, in ascending order.
     payloads: Vec<u64>,
 }
@@ -32,7 +30,6 @@ impl Running {
     pub(crate) fn new(image: Image) -> Result<Self, String> {
         Ok(Self {
             tables: Tables::linked(&image)?,
-            ids: vec![image.build_id.clone()],
             image,
             replaced: HashMap::new(),
             entries: Vec::new(),
@@ -45,7 +42,7 @@ impl Running {
     /// Applies a payload on top.
     pub(crate) fn apply(&mut self, input: &Input) -> Result<(), Unusable> {
         let end = self.image.end();
-        let brought = payload::apply(&mut self.image, &self.ids, input.name, input.data)?;
+        let brought = payload::apply(&mut self.image, input.name, input.data)?;
         self.payloads.push(end);
         let bad = |reason: String| Unusable::new(input.name, &reason);
         for (table, start, size) in brought.tables {
@@ -60,7 +57,6 @@ impl Running {
         }
         self.hooks.extend(brought.hooks);
         self.starts.extend(brought.starts);
-        self.ids.push(brought.build_id);
         Ok(())
     }
 
@@ -93,15 +89,17 @@ impl Running {
         self.payloads.partition_point(|&start| start <= address)
     }
 
-    /// Whether a payload has nothing but a trap at `address`.
+    /// Whether a payload has nothing but traps at `address`.
     pub(crate) fn is_trap(&self, address: u64) -> bool {
         const UD2: [u8; 2] = [0x0f, 0x0b];
         let entity = self.image.starting_at(address);
         entity.is_some_and(|id| {
             let entity = &self.image.entities[id];
+            let code = self.image.bytes(address, entity.size).unwrap_or_default();
+            let (traps, rest) = code.as_chunks::<2>();
             entity.class == Class::PayloadText
-                && entity.size == UD2.len() as u64
-                && self.image.from(address).starts_with(&UD2)
+                && rest.is_empty()
+                && traps.iter().all(|&code| code == UD2)
         })
     }
 

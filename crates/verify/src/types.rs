@@ -3,14 +3,18 @@
 //! running hypervisor made of it.
 //!
 //! Code and initial values do not show when two members of a structure change
-//! places in all of the source. Objects that were compiled again are compiled
-//! once more, from both sources, with what debuggers need, and every structure,
-//! union and variable that both know by one name must be the same.
+//! places in all of the source. Objects that differ are compiled once more, from both
+//! sources, with what debuggers need, and every structure, union and variable that
+//! both know by one name must be the same. Objects that are the same use memory as
+//! they did. Those that were compiled once more also tell what their references mean
+//! (see [`crate::witness`]).
 
 use crate::build::no_work_directory;
 use crate::dwarf::{self, Described};
 use crate::verdict::{Difference, Kind};
+use crate::witness::{Private, Reference};
 use crate::{Progress, Unusable, record};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,8 +22,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xsplice_system::interrupt::{Directory, run};
 
-/// How the types of two hypervisors differ.
-#[derive(Debug, Default)]
+/// What objects say that were compiled once more: how the types of two hypervisors
+/// differ, and what references mean.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Types {
     /// Types of what is in memory that are not the same.
     pub(crate) differences: BTreeSet<Difference>,
@@ -27,6 +32,8 @@ pub struct Types {
     pub(crate) notes: BTreeSet<String>,
     /// How many types are the same.
     pub(crate) same: usize,
+    /// What references to variables mean that share a section, by object.
+    pub(crate) meant: BTreeMap<PathBuf, Vec<Reference>>,
 }
 
 impl Types {
@@ -34,11 +41,17 @@ impl Types {
         self.differences.extend(other.differences);
         self.notes.extend(other.notes);
         self.same = self.same.max(other.same);
+        self.meant.extend(other.meant);
     }
 }
 
-/// By name, the descriptions that objects have of a type or variable.
-type Known = BTreeMap<String, BTreeSet<Described>>;
+/// What the objects of a tree say.
+#[derive(Debug, Default)]
+struct Known {
+    /// By name, the descriptions that objects have of a type or variable.
+    described: BTreeMap<String, BTreeSet<Described>>,
+    meant: BTreeMap<PathBuf, Vec<Reference>>,
+}
 
 /// Compares the types that `objects` know, of the trees `before` and `after`.
 pub(crate) fn compare(
@@ -52,9 +65,12 @@ pub(crate) fn compare(
         known(after, objects, progress),
     ];
     let (old, new) = (old?, new?);
-    let mut types = Types::default();
-    for (name, descriptions) in &new {
-        let Some(earlier) = old.get(name) else {
+    let mut types = Types {
+        meant: new.meant,
+        ..Types::default()
+    };
+    for (name, descriptions) in &new.described {
+        let Some(earlier) = old.described.get(name) else {
             continue;
         };
         let changed = descriptions.iter().find(|d| !earlier.contains(d));
@@ -103,10 +119,12 @@ fn known(
             let described = describe(tree, object, &output);
             let Ok(mut found) = found.lock() else { return };
             match described {
-                Ok(described) => {
+                Ok((described, meant)) => {
                     for (name, description) in described {
-                        found.0.entry(name).or_default().insert(description);
+                        let known = found.0.described.entry(name).or_default();
+                        known.insert(description);
                     }
+                    found.0.meant.insert((*object).clone(), meant);
                 }
                 Err(error) => found.1 = Some(error),
             }
@@ -129,13 +147,21 @@ fn describe(
     tree: &Path,
     object: &Path,
     output: &Path,
-) -> Result<BTreeMap<String, Described>, Unusable> {
+) -> Result<(BTreeMap<String, Described>, Vec<Reference>), Unusable> {
     let place = object.display().to_string();
-    if !tree.join(object).is_file() {
-        return Ok(BTreeMap::new());
+    let nothing = (BTreeMap::new(), Vec::new());
+    let Ok(built) = std::fs::read(tree.join(object)) else {
+        return Ok(nothing);
+    };
+    let private = Private::of(&built);
+    let list = output.with_extension("s");
+    let declarations = private.declarations();
+    if let Some(declarations) = &declarations {
+        std::fs::write(&list, declarations).map_err(|e| Unusable::new(&place, &e))?;
     }
-    let Some(command) = record::debug_command(tree, object, output) else {
-        return Ok(BTreeMap::new());
+    let list = declarations.map(|_| list.as_path());
+    let Some(command) = record::debug_command(tree, object, output, list) else {
+        return Ok(nothing);
     };
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(command).current_dir(tree);
@@ -148,5 +174,6 @@ fn describe(
     let data = std::fs::read(output).map_err(|e| Unusable::new(&place, &e))?;
     // They are large, and there can be hundreds of them.
     let _ = std::fs::remove_file(output);
-    dwarf::read(&data).map_err(|reason| Unusable::new(&place, &reason))
+    let described = dwarf::read(&data).map_err(|reason| Unusable::new(&place, &reason))?;
+    Ok((described, private.references(&data)))
 }

@@ -2,6 +2,7 @@
 //! What the tests on a real Xen share; the tests are in `tests/`.
 #![forbid(unsafe_code)]
 
+pub mod claim;
 pub mod forged;
 pub mod mutation;
 
@@ -166,7 +167,9 @@ pub fn patched(base: &Base, patches: &[PathBuf]) -> anyhow::Result<xsplice_verif
             patches: Some(patches.len()),
             ..Default::default()
         }],
+        recorded: &[],
         hooks: &[],
+        cache: None,
     };
     Ok(xsplice_verify::build(&plan, &xsplice_verify::Silent)?)
 }

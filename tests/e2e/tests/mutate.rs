@@ -10,9 +10,9 @@ use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use xsplice_e2e::claim::{Claim, opinion};
 use xsplice_e2e::mutation::{self, Mutation, Random};
-use xsplice_e2e::{Base, base, build, patched};
-use xsplice_verify::{Input, Inputs, Verdict};
+use xsplice_e2e::{Base, base, build};
 
 /// How many changes share one build of the hypervisor.
 const BATCH: usize = 8;
@@ -20,9 +20,19 @@ const BATCH: usize = 8;
 /// A change that the generator did not refuse.
 struct Accepted {
     mutation: Mutation,
-    patch: PathBuf,
-    /// `None` where it says that no code changes.
-    payload: Option<Vec<u8>>,
+    claim: Claim,
+}
+
+impl Accepted {
+    /// `payload` is `None` where the generator says that no code changes.
+    fn new(mutation: Mutation, patch: PathBuf, payload: Option<Vec<u8>>) -> Self {
+        let claim = Claim {
+            name: mutation.file.clone(),
+            levels: vec![(patch, payload)],
+            options: Vec::new(),
+        };
+        Self { mutation, claim }
+    }
 }
 
 /// What the generator says where there is nothing to do.
@@ -39,7 +49,6 @@ fn payloads_of_random_changes_are_what_the_patched_source_gives() -> anyhow::Res
     let count = number("XSPLICE_MUTATIONS", if all { 200 } else { 4 })?;
     let mut random = Random::new(number("XSPLICE_SEED", 1)?);
     let sources = mutation::sources(&base.tree)?;
-    let syms = std::fs::read(&base.xen_syms)?;
     let mut refused: BTreeMap<String, usize> = BTreeMap::new();
     let mut unchanged: BTreeMap<&str, usize> = BTreeMap::new();
     let mut faults = Vec::new();
@@ -56,18 +65,10 @@ fn payloads_of_random_changes_are_what_the_patched_source_gives() -> anyhow::Res
             let patch = directory.path().join(format!("{index}.patch"));
             std::fs::write(&patch, &mutation.patch)?;
             match payload(&base, &patch) {
-                Ok(payload) => accepted.push(Accepted {
-                    mutation,
-                    patch,
-                    payload: Some(payload),
-                }),
+                Ok(payload) => accepted.push(Accepted::new(mutation, patch, Some(payload))),
                 Err(error) if NOTHING.iter().any(|n| error.to_string().contains(n)) => {
                     *unchanged.entry(mutation.kind).or_default() += 1;
-                    accepted.push(Accepted {
-                        mutation,
-                        patch,
-                        payload: None,
-                    });
+                    accepted.push(Accepted::new(mutation, patch, None));
                 }
                 Err(error) => {
                     let reason = reason(mutation.kind, &error.to_string());
@@ -76,7 +77,7 @@ fn payloads_of_random_changes_are_what_the_patched_source_gives() -> anyhow::Res
                 }
             }
         }
-        let wrong = wrong(&base, &syms, &accepted)?;
+        let wrong = wrong(&base, &accepted)?;
         proved += accepted.len() - wrong.len();
         faults.extend(wrong);
         say(&format!(
@@ -102,13 +103,14 @@ fn payload(base: &Base, patch: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Which payloads are wrong, and why. All are tried together first.
-fn wrong(base: &Base, syms: &[u8], accepted: &[Accepted]) -> anyhow::Result<Vec<String>> {
-    if accepted.is_empty() || opinion(base, syms, &accepted.iter().collect::<Vec<_>>())?.proved {
+fn wrong(base: &Base, accepted: &[Accepted]) -> anyhow::Result<Vec<String>> {
+    let claims: Vec<&Claim> = accepted.iter().map(|one| &one.claim).collect();
+    if claims.is_empty() || opinion(base, &claims)?.proved {
         return Ok(Vec::new());
     }
     let mut faults = Vec::new();
     for one in accepted {
-        let verdict = opinion(base, syms, &[one])?;
+        let verdict = opinion(base, &[&one.claim])?;
         if verdict.proved {
             continue;
         }
@@ -131,26 +133,6 @@ fn wrong(base: &Base, syms: &[u8], accepted: &[Accepted]) -> anyhow::Result<Vec<
         "payloads that are right alone are wrong together"
     );
     Ok(faults)
-}
-
-fn opinion(base: &Base, syms: &[u8], accepted: &[&Accepted]) -> anyhow::Result<Verdict> {
-    let patches: Vec<PathBuf> = accepted.iter().map(|one| one.patch.clone()).collect();
-    let patched = patched(base, &patches)?;
-    fn input<'a>(name: &'a str, data: &'a [u8]) -> Input<'a> {
-        Input { name, data }
-    }
-    Ok(xsplice_verify::verify(&Inputs {
-        original: input("xen-syms", syms),
-        payloads: accepted
-            .iter()
-            .filter_map(|one| Some(input(&one.mutation.file, one.payload.as_ref()?)))
-            .collect(),
-        patched: input("patched", &patched.syms),
-        objects: input("prelink.o", &patched.objects),
-        files: patched.files.clone(),
-        types: patched.types.as_ref(),
-        accepted: xsplice_verify::Accepted::default(),
-    })?)
 }
 
 /// The kind of a refusal: its words without names and numbers.

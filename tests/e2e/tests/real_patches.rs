@@ -7,6 +7,8 @@
 //! expected:
 //!
 //! - `# options:` further options of `xsplice build`;
+//! - `# verify:` further options of `xsplice verify`, which says of it what the report
+//!   of the build has in a note only;
 //! - `# builds:` names of the functions that the payload replaces, all of
 //!   them, or `*` if the compiler decides;
 //! - `# carries:` names of what is new in the payload, all of it;
@@ -23,6 +25,10 @@
 //! - `# live: no` if the report shows all that matters, so that the payload need
 //!   not run.
 //!
+//! The second opinion (`xsplice verify`) agrees with each payload, and with each
+//! refusal that says that no code changes: with some of them, which the seed chooses,
+//! or with all of them (`cargo xtask test --all`).
+//!
 //! A payload is applied a second time after it was reverted: the hypervisor
 //! then compares the first bytes of every function with those that the payload
 //! expects, which are the ones that patching changes.
@@ -30,14 +36,22 @@
 use anyhow::ensure;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use xsplice_e2e::claim::{self, Claim};
 use xsplice_e2e::directives::{directives, options};
-use xsplice_e2e::{Base, base, config, local, settled};
+use xsplice_e2e::{Base, base, config, exhaustive, local, seed, settled};
 use xsplice_lab::Host;
+
+/// What the generator says where nothing is to be patched.
+const UNCHANGED: &str = "it changes no code";
+/// How many builds of the patched hypervisor, each with several patches, are judged
+/// where it is a sample.
+const SAMPLE: usize = 3;
 
 struct Case {
     name: String,
     file: PathBuf,
     options: Vec<String>,
+    verify: Vec<String>,
     builds: Option<String>,
     carries: Option<String>,
     refused: Vec<String>,
@@ -61,6 +75,10 @@ impl Case {
                 .to_string_lossy()
                 .into_owned(),
             options: options(&text),
+            verify: lines("verify")
+                .iter()
+                .flat_map(|line| words(line))
+                .collect(),
             builds: line("builds"),
             carries: line("carries"),
             refused: lines("refused"),
@@ -139,6 +157,21 @@ impl Case {
         Ok(Some(output))
     }
 
+    /// What the generator says with the payload, or with a refusal: that the
+    /// hypervisor is the patched one then.
+    fn claim(&self, payload: Option<&Path>) -> anyhow::Result<Option<Claim>> {
+        let unchanged = |words: &String| words.contains(UNCHANGED);
+        if payload.is_none() && !self.refused.iter().any(unchanged) {
+            return Ok(None);
+        }
+        let payload = payload.map(std::fs::read).transpose()?;
+        Ok(Some(Claim {
+            name: self.name.clone(),
+            levels: vec![(self.file.clone(), payload)],
+            options: [&*self.options, &self.verify].concat(),
+        }))
+    }
+
     /// Where dom0 has the payload.
     fn place(&self) -> String {
         format!("lab/{}.livepatch", self.name)
@@ -173,6 +206,10 @@ impl Case {
         }
         Ok(())
     }
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
 }
 
 /// The names in a list of the report, sorted.
@@ -228,15 +265,24 @@ fn every_patch_does_what_it_says() -> anyhow::Result<()> {
         .map(Case::read)
         .collect::<Result<_, _>>()?;
     let mut payloads = Vec::new();
+    let mut claims = Vec::new();
     let mut failures = Vec::new();
     let built = build_all(&base, &cases, directory.path());
     for (case, built) in cases.iter().zip(built) {
         match built {
-            Ok(Some(payload)) if case.live => payloads.push((case, payload)),
-            Ok(_) => {}
+            Ok(payload) => {
+                claims.extend(case.claim(payload.as_deref())?);
+                payloads.extend(payload.filter(|_| case.live).map(|made| (case, made)));
+            }
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
+    let sample = if exhaustive() {
+        None
+    } else {
+        Some((SAMPLE, seed()?))
+    };
+    failures.extend(claim::not_proved(&base, &claims, sample)?);
     let mut config = config(&base)?;
     for (case, payload) in &payloads {
         config.files.push((case.place(), payload.clone()));

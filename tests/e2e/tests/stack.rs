@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Payloads on top of others: each level is built on those below, and the whole
 //! stack goes onto the real hypervisor and off again, or a level is refused in
-//! the right words.
+//! the right words. The second opinion (`xsplice verify`) agrees with each stack: with
+//! some of them, which the seed chooses, or with all (`cargo xtask test --all`).
 //!
 //! Each directory of `stack/cases/` is a stack, and each patch in it whose name
 //! begins with a number is a level, the lowest first. The lines at the start of
@@ -25,8 +26,12 @@ use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use xsplice_e2e::directives::{directive, directives, options};
-use xsplice_e2e::{Base, base, build, config, local, rust_base, settled};
+use xsplice_e2e::mutation::Random;
+use xsplice_e2e::{Base, base, build, config, exhaustive, local, rust_base, seed, settled};
 use xsplice_lab::Host;
+
+/// How many stacks are judged where it is a sample.
+const SAMPLE: usize = 2;
 
 /// A source patch and the payload of it.
 #[derive(Clone)]
@@ -140,6 +145,32 @@ impl Stack {
             .with_context(|| name.to_string())?;
         self.built.push(top);
         Ok(true)
+    }
+
+    /// Asks for the second opinion on the levels that were built, with the options that
+    /// their builds recorded; returns why it is not proved.
+    fn not_proved(&self, base: &Base) -> anyhow::Result<Option<String>> {
+        let text = |path: &Path| path.display().to_string();
+        let (top, below) = self.built.split_last().context("nothing was built")?;
+        let mut words = vec!["report".to_owned(), "--json".to_owned(), text(&top.payload)];
+        let mut add = |option: &str, path: &Path| words.extend([option.to_owned(), text(path)]);
+        add("-s", &base.tree);
+        add("--xen-syms", &base.xen_syms);
+        add("-p", &top.patch);
+        add("-o", &top.payload.with_extension("html"));
+        below.iter().for_each(|level| add("--on", &level.payload));
+        below
+            .iter()
+            .for_each(|level| add("--on-patch", &level.patch));
+        for level in &self.built {
+            let options = options(&std::fs::read_to_string(&level.patch)?);
+            let hooks = options.windows(2).filter(|pair| pair[0] == "--hooks");
+            hooks.for_each(|pair| words.extend_from_slice(pair));
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let output = local(&words)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        Ok((!output.status.success()).then(|| format!("{}: not proved: {said}", self.name)))
     }
 
     /// Where dom0 has the payload of a level.
@@ -283,6 +314,15 @@ fn every_stack_does_what_it_says() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let (mut stacks, mut failures) = built_stacks(&base, directory.path())?;
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    told_early(&base, &stacks)?;
+    let mut judged: Vec<&Stack> = stacks.iter().filter(|s| !s.built.is_empty()).collect();
+    let mut random = Random::new(seed()?);
+    while !exhaustive() && judged.len() > SAMPLE {
+        judged.swap_remove(random.below(judged.len()));
+    }
+    for stack in judged {
+        failures.extend(stack.not_proved(&base)?);
+    }
     let mut config = config(&base)?;
     // A refusal is all that there is to see of the others.
     stacks.retain(|stack| stack.built.len() == stack.patches.len());
@@ -363,6 +403,50 @@ fn a_payload_that_does_not_say_how_it_was_built_is_not_built_upon() -> anyhow::R
     }
     let done = attempt(&whole)?;
     ensure!(done.status.success(), "{done:?}");
+    Ok(())
+}
+
+/// What is wrong with a stack as a whole is said before anything is built.
+fn told_early(base: &Base, stacks: &[Stack]) -> anyhow::Result<()> {
+    let mut whole = stacks.iter().filter(|s| s.built.len() == s.patches.len());
+    let stack = whole.next().context("no stack was built")?;
+    let text = |path: &Path| path.display().to_string();
+    let payloads: Vec<String> = stack.built.iter().map(|b| text(&b.payload)).collect();
+    let patches: Vec<String> = stack.built.iter().map(|b| text(&b.patch)).collect();
+    let swapped = |of: &[String]| vec![of[1].clone(), of[0].clone()];
+    let cases = [
+        (swapped(&payloads), patches.clone(), "is given after it"),
+        (
+            payloads[1..].to_vec(),
+            patches.clone(),
+            "is not given: give all payloads",
+        ),
+        (payloads[..1].to_vec(), patches.clone(), "was built from it"),
+        (
+            payloads[..2].to_vec(),
+            swapped(&patches),
+            "in the order of the payloads",
+        ),
+        (
+            payloads[..2].to_vec(),
+            patches[1..].to_vec(),
+            "which is not given with -p",
+        ),
+        (vec![payloads[0].clone(); 2], patches, "the same payload as"),
+    ];
+    for (payloads, patches, words) in cases {
+        let tree = text(&base.tree);
+        let syms = text(&base.xen_syms);
+        let mut argv = vec!["verify", "-s", &tree, "--xen-syms", &syms];
+        argv.extend(payloads.iter().map(String::as_str));
+        patches.iter().for_each(|patch| argv.extend(["-p", patch]));
+        let output = local(&argv)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(1) && said.lines().count() == 1 && said.contains(words),
+            "expected `{words}`: {said}"
+        );
+    }
     Ok(())
 }
 

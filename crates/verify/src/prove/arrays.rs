@@ -155,6 +155,15 @@ impl Walk<'_> {
                 "it is in an array of the running hypervisor and not in the patched one's";
             self.differ(kind, name, message);
         }
+        let mut pairs = ours.iter().zip(&theirs);
+        if let Some((ours, theirs)) = pairs.find(|(ours, theirs)| same && ours.0 != theirs.0) {
+            same = false;
+            let message = format!(
+                "it is where {} is in an array of the running hypervisor, whose order counts",
+                theirs.0
+            );
+            self.differ(kind, &ours.0, message);
+        }
         same
     }
 

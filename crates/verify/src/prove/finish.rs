@@ -216,8 +216,10 @@ impl Walk<'_> {
         for (id, entity) in self.patched.entities.iter().enumerate() {
             let list = entity.class == Class::Hooks;
             if !entity.class.is_init() && !list && !self.mates.contains_key(&id) {
-                if entity.runs && !self.objects.is_used(&(entity.address..entity.end())) {
-                    let note = format!("{} is new, and nothing uses it", entity.name());
+                let stateless = entity.runs || entity.class == Class::ReadOnly;
+                let range = entity.address..entity.end();
+                if stateless && !self.objects.is_used(self.patched, &range) {
+                    let note = format!("{} is new, and nothing uses it after boot", entity.name());
                     self.notes.insert(note);
                     continue;
                 }

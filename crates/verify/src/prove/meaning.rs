@@ -204,8 +204,8 @@ impl Walk<'_> {
     }
 
     /// Boot-only code of the running hypervisor used boot-only code or data, which
-    /// the patched one keeps. That is past: it was right if the contents are the
-    /// same, and nothing is left of it if it has no state.
+    /// the patched one keeps. That is past, and nothing is left of it if it has no
+    /// state: it must have been the same, or what had its name.
     fn lead_to_booted(&mut self, origin: &Origin, id: EntityId, (start, offset): (u64, u64)) {
         let entity = &self.patched.entities[id];
         if entity.class.has_state() {
@@ -227,10 +227,20 @@ impl Walk<'_> {
             true => self.same_function(id, start),
             false => self.same_contents(&past, (entity.address, start), entity.size),
         };
-        if same.is_err() {
-            let running = start.wrapping_add(offset);
-            self.leads_elsewhere(origin, entity.address.wrapping_add(offset), running);
+        if same.is_ok() {
+            return;
         }
+        let running = &self.running.image;
+        if running.starting_at(start).is_some() && self.with_its_name(id, true) == Some(start) {
+            // What is new goes on from here; what was is over.
+            self.notes.insert(format!(
+                "{} was used only while booting, as it was before the patch",
+                entity.name()
+            ));
+            return;
+        }
+        let running = start.wrapping_add(offset);
+        self.leads_elsewhere(origin, entity.address.wrapping_add(offset), running);
     }
 
     fn lead_to_code(&mut self, origin: &Origin, patched: u64, running: u64) {

@@ -208,18 +208,21 @@ impl Walk<'_> {
     }
 
     /// The address that the running hypervisor itself has for one of the names
-    /// of the entity.
-    fn namesake(&self, id: EntityId) -> Option<u64> {
+    /// of the entity; `booting` if that may be boot-only.
+    fn with_its_name(&self, id: EntityId, booting: bool) -> Option<u64> {
         let names = &self.patched.entities[id].names;
         let found = names
             .iter()
             .find_map(|name| self.running.image.names.get(name));
-        let init = self.patched.entities[id].class.is_init();
         let class = |&at: &u64| self.running.image.class(at);
-        // What was boot-only has left its place.
         found.copied().filter(|at| {
-            class(at).is_some_and(|class| !class.is_payload() && (init || !class.is_init()))
+            class(at).is_some_and(|class| !class.is_payload() && (booting || !class.is_init()))
         })
+    }
+
+    /// As [`Self::with_its_name`]: what was boot-only has left its place.
+    fn namesake(&self, id: EntityId) -> Option<u64> {
+        self.with_its_name(id, self.patched.entities[id].class.is_init())
     }
 
     /// Functions whose names the compiler did not make, and code that assembly

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Payloads and what they were built from: the second opinion on each.
+//!
+//! A link of the patched hypervisor takes longer than anything else, so one is shared
+//! by payloads that have nothing to do with each other.
+
+use crate::Base;
+use crate::mutation::Random;
+use anyhow::{Context as _, ensure};
+use object::read::elf::ElfFile64;
+use object::{Endianness, Object as _, ObjectSection as _};
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Instant;
+use xsplice_verify::{Accepted, Input, Inputs, Level, Plan, Verdict};
+
+/// That the hypervisor with these payloads is the one that these patches give.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// What it is called.
+    pub name: String,
+    /// Source patches and the payload of each, the lowest first; none where the
+    /// generator says that the patch changes nothing.
+    pub levels: Vec<(PathBuf, Option<Vec<u8>>)>,
+    /// What `xsplice build` was told.
+    pub options: Vec<String>,
+}
+
+impl Claim {
+    /// The values of an option.
+    fn values(&self, option: &str) -> impl Iterator<Item = String> {
+        let pairs = self.options.windows(2);
+        let named = pairs.filter(move |pair| pair[0] == option);
+        named.map(|pair| pair[1].clone())
+    }
+
+    fn leaves_out_init(&self) -> bool {
+        self.options
+            .iter()
+            .any(|option| option == "--leave-out-init")
+    }
+
+    /// Files that the patches change, and addresses of functions that the payloads
+    /// replace.
+    fn touches(&self) -> anyhow::Result<BTreeSet<String>> {
+        let mut touched = BTreeSet::new();
+        for (patch, payload) in &self.levels {
+            let text = std::fs::read(patch)?;
+            let text = String::from_utf8_lossy(&text);
+            for start in ["--- a/", "+++ b/", "rename from ", "rename to "] {
+                let named = text.lines().filter_map(|line| line.strip_prefix(start));
+                touched.extend(named.map(|name| name.trim().to_owned()));
+            }
+            let replaced = payload.as_deref().map(replaced).transpose()?;
+            touched.extend(replaced.into_iter().flatten());
+        }
+        // Hooks are added to the makefile.
+        touched.extend(
+            self.values("--hooks")
+                .map(|_| "xen/common/Makefile".to_owned()),
+        );
+        Ok(touched)
+    }
+}
+
+/// The addresses of the functions that a payload replaces.
+fn replaced(payload: &[u8]) -> anyhow::Result<Vec<String>> {
+    const RECORD: usize = 104;
+    const OLD: usize = 16;
+    let elf = ElfFile64::<Endianness>::parse(payload)?;
+    let records = elf.section_by_name(".livepatch.funcs");
+    let records = records.context("it replaces nothing")?.data()?;
+    let old = records.chunks_exact(RECORD).map(|record| {
+        let old: [u8; 8] = record[OLD..OLD + 8].try_into()?;
+        Ok(format!("{:#x}", u64::from_le_bytes(old)))
+    });
+    old.collect()
+}
+
+/// The second opinion on all `claims` together.
+///
+/// # Errors
+/// If the patched hypervisor cannot be built, or a payload not be applied.
+pub fn opinion(base: &Base, claims: &[&Claim]) -> anyhow::Result<Verdict> {
+    let height = claims.iter().map(|claim| claim.levels.len()).max();
+    let mut patches = Vec::new();
+    let mut levels = Vec::new();
+    let mut payloads = Vec::new();
+    for level in 0..height.unwrap_or(0) {
+        let all = claims.iter();
+        let all: Vec<_> = all
+            .filter_map(|c| Some((c, c.levels.get(level)?)))
+            .collect();
+        levels.push(Level {
+            patches: Some(all.len()),
+            leave_out: all
+                .iter()
+                .flat_map(|(c, _)| c.values("--leave-out"))
+                .collect(),
+        });
+        for (claim, (patch, payload)) in all {
+            patches.push(patch.clone());
+            payloads.extend(payload.as_deref().map(|data| Input {
+                name: &claim.name,
+                data,
+            }));
+        }
+    }
+    let values = |option: &str| -> Vec<String> {
+        claims
+            .iter()
+            .flat_map(|claim| claim.values(option))
+            .collect()
+    };
+    let hooks: Vec<PathBuf> = values("--hooks").into_iter().map(PathBuf::from).collect();
+    let accepted = Accepted {
+        leave_out: values("--leave-out"),
+        leave_out_init: claims.iter().any(|claim| claim.leaves_out_init()),
+        allow: values("--allow"),
+        ..Accepted::default()
+    };
+    let patched = xsplice_verify::build(
+        &Plan {
+            tree: &base.tree,
+            patches: &patches,
+            levels: &levels,
+            recorded: &[],
+            hooks: &hooks,
+            cache: None,
+        },
+        &xsplice_verify::Silent,
+    )?;
+    let original = std::fs::read(&base.xen_syms)?;
+    let input = |name, data| Input { name, data };
+    Ok(xsplice_verify::verify(&Inputs {
+        original: input("xen-syms", &original),
+        payloads,
+        patched: input("patched", &patched.syms),
+        objects: input("prelink.o", &patched.objects),
+        types: patched.types.as_ref(),
+        files: patched.files,
+        accepted,
+    })?)
+}
+
+/// Asks for the second opinion on `claims`; on a sample of them, which `seed`
+/// chooses, unless `all`. Returns what is not proved, and why.
+///
+/// # Errors
+/// If something cannot be built, or if payloads that are proved alone are not
+/// together.
+pub fn not_proved(
+    base: &Base,
+    claims: &[Claim],
+    sample: Option<(usize, u64)>,
+) -> anyhow::Result<Vec<String>> {
+    let mut batches = batches(claims)?;
+    if let Some((count, seed)) = sample {
+        let mut random = Random::new(seed);
+        while batches.len() > count {
+            batches.swap_remove(random.below(batches.len()));
+        }
+    }
+    let mut faults = Vec::new();
+    for batch in &batches {
+        let start = Instant::now();
+        let names: Vec<&str> = batch.iter().map(|claim| claim.name.as_str()).collect();
+        faults.extend(faults_of(base, batch));
+        let seconds = start.elapsed().as_secs_f64();
+        say(&format!(
+            "second opinion, {seconds:.1} s: {}",
+            names.join(" ")
+        ));
+    }
+    Ok(faults)
+}
+
+/// What of `claims` is not proved: if all together are not, in halves.
+fn faults_of(base: &Base, claims: &[&Claim]) -> Vec<String> {
+    let words = match opinion(base, claims) {
+        Ok(verdict) if verdict.proved => return Vec::new(),
+        Ok(verdict) => {
+            let all = verdict.differences.iter();
+            let all: Vec<_> = all.map(|d| format!("{:?}: {d}", d.kind)).collect();
+            all.join("\n  ")
+        }
+        Err(error) => format!("{error:#}"),
+    };
+    let (one, other) = claims.split_at(claims.len() / 2);
+    if !one.is_empty() {
+        let mut faults = faults_of(base, one);
+        faults.extend(faults_of(base, other));
+        if !faults.is_empty() {
+            return faults;
+        }
+    }
+    let names: Vec<&str> = claims.iter().map(|claim| claim.name.as_str()).collect();
+    let fault = format!("not proved: {}:\n  {words}", names.join(" "));
+    say(&fault);
+    vec![fault]
+}
+
+/// Claims that share a build: no two change one file or replace one function.
+///
+/// # Errors
+/// If a patch cannot be read, or a payload.
+pub fn batches(claims: &[Claim]) -> anyhow::Result<Vec<Vec<&Claim>>> {
+    struct Batch<'a> {
+        claims: Vec<&'a Claim>,
+        touched: BTreeSet<String>,
+    }
+    let mut batches: Vec<Batch> = Vec::new();
+    for claim in claims {
+        let touched = claim.touches().with_context(|| claim.name.clone())?;
+        ensure!(!touched.is_empty(), "{}: nothing is changed", claim.name);
+        let fits = |batch: &&mut Batch| {
+            // What this option accepts has no names.
+            let init = batch.claims.iter().any(|other| other.leaves_out_init());
+            init == claim.leaves_out_init() && batch.touched.is_disjoint(&touched)
+        };
+        match batches.iter_mut().find(fits) {
+            Some(batch) => {
+                batch.claims.push(claim);
+                batch.touched.extend(touched);
+            }
+            None => batches.push(Batch {
+                claims: vec![claim],
+                touched,
+            }),
+        }
+    }
+    Ok(batches.into_iter().map(|batch| batch.claims).collect())
+}
+
+/// Says something while the test runs.
+fn say(text: &str) {
+    // Nothing depends on it.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
