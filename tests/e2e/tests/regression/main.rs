@@ -7,6 +7,7 @@
 mod denied;
 mod faults;
 mod shown;
+mod told;
 
 use anyhow::{Context as _, ensure};
 use std::io::Write as _;
@@ -399,6 +400,8 @@ fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
     if core == Core::Rust {
         half_an_instruction_is_refused(&mut host)?;
         denied::what_must_not_be_patched_is_refused(&mut host, base)?;
+        told::metadata_is_printed(&mut host, base)?;
+        told::a_refusal_is_short(&mut host, base)?;
     }
     shown::no_list_is_forged(&mut host, base)?;
     shown::a_replace_names_what_is_lost(&mut host, base)?;
