@@ -195,7 +195,9 @@ impl Fixture {
             add(word(change.kind), &change.name);
         }
         for (index, symbol) in patched.symbols.iter().enumerate() {
-            let changed = comparison.changes.iter().any(|c| c.patched == Some(index));
+            // What has another name is what it was.
+            let mut changes = comparison.changes.iter();
+            let changed = changes.any(|c| c.patched == Some(index) && c.kind != Kind::Renamed);
             if let Some(pair) = comparison.correlation.get(index)
                 && !changed
             {
