@@ -192,6 +192,11 @@ impl Comparer<'_> {
             };
             return Some((kind, self.where_it_was(original, patched)));
         }
+        if matches!(class, Class::Data | Class::Bss | Class::PerCpu)
+            && let Some(why) = self.joins_or_parts(original, patched)
+        {
+            return Some((Kind::Misplaced, why));
+        }
         if let Some(why) = self.contents_difference(original, patched) {
             let kind = match class {
                 _ if old.is_label() || new.is_label() => Kind::Unsized,
@@ -239,6 +244,25 @@ impl Comparer<'_> {
         told.then(|| {
             let why = format!("it is {} under another name", old.name);
             (Kind::Renamed, why)
+        })
+    }
+
+    /// How a variable becomes another name of one that it was not, or stops being
+    /// that.
+    fn joins_or_parts(&self, original: usize, patched: usize) -> Option<String> {
+        let old = &self.original.symbols[original];
+        let new = &self.patched.symbols[patched];
+        let others = self.correlation.iter().filter_map(|(index, pair)| {
+            let other = &self.patched.symbols[index];
+            let was = self.original.symbols[pair.original].is_at(old);
+            let is = other.is_at(new);
+            let sized = old.size > 0 && new.size > 0 && !other.is_label();
+            (was != is && sized).then_some((&other.name, is))
+        });
+        let (other, is) = others.min()?;
+        Some(match is {
+            true => format!("it has one place with {other} now"),
+            false => format!("it had one place with {other}"),
         })
     }
 
