@@ -4,9 +4,12 @@
 //! A payload is a set of structures whose places are known: headers, tables,
 //! records, notes, strings. Each field of each of them gets values that are at an
 //! edge of what it can say, each section gets the name of each that the hypervisor
-//! looks for, and so does the code that alternatives change. Layouts are those of
+//! looks for, and so does the code that alternatives change. [`crossed`] gives a
+//! structure what another one has. Layouts are those of
 //! the ELF specification, the note format, and the live-patch design's "Design of
 //! payload format". Nothing here asks the engine.
+
+mod crossed;
 
 use object::read::elf::{FileHeader as _, SectionHeader as _};
 use object::{Endianness, SectionIndex, elf};
@@ -223,6 +226,7 @@ pub(crate) fn of(name: &str, payload: &[u8]) -> anyhow::Result<Vec<Mutant>> {
     let headers = usize::try_from(header.e_shoff(endian))?;
     for index in 0..made.sections.len() {
         made.section(index, headers + index * SECTION_SIZE, &names);
+        made.cross(index, headers + index * SECTION_SIZE, headers);
     }
     Ok(made.mutants)
 }
