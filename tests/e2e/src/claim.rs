@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
+use xsplice_review::Payload;
 use xsplice_verify::{Accepted, Input, Inputs, Level, Plan, Verdict};
 
 /// That the hypervisor with these payloads is the one that these patches give.
@@ -118,6 +119,7 @@ pub fn opinion(base: &Base, claims: &[&Claim]) -> anyhow::Result<Verdict> {
         leave_out: values("--leave-out"),
         leave_out_init: claims.iter().any(|claim| claim.leaves_out_init()),
         allow: values("--allow"),
+        renewed: renewed(claims)?,
         ..Accepted::default()
     };
     let patched = xsplice_verify::build(
@@ -142,6 +144,19 @@ pub fn opinion(base: &Base, claims: &[&Claim]) -> anyhow::Result<Verdict> {
         files: patched.files,
         accepted,
     })?)
+}
+
+/// Flags of messages that begin anew, as the payloads record it.
+fn renewed(claims: &[&Claim]) -> anyhow::Result<Vec<String>> {
+    let payloads = claims.iter().flat_map(|claim| &claim.levels);
+    let mut renewed = Vec::new();
+    for payload in payloads.filter_map(|(_, payload)| payload.as_ref()) {
+        if let Some(record) = Payload::read(payload, None)?.record {
+            let flags = record.renewed.into_iter();
+            renewed.extend(flags.map(|flag| format!("{}:{}", flag.file, flag.name)));
+        }
+    }
+    Ok(renewed)
 }
 
 /// Asks for the second opinion on `claims`; on a sample of them, which `seed`
