@@ -142,7 +142,7 @@ const FATAL: [&str; 6] = [
     "Xen BUG at",
     "(XEN) Assertion '",
 ];
-/// QEMU's monitor, in the host's directory.
+/// The socket of QEMU's machine protocol (QMP), in the host's directory.
 const MONITOR: &str = "monitor";
 /// How many lines of a crash are kept.
 const CRASH_LINES: usize = 24;
@@ -221,7 +221,7 @@ impl Host {
             ])
             .args(["-nic", "none", "-serial", "stdio", "-serial"])
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
-            .arg("-monitor")
+            .args(["-monitor", "none", "-qmp"])
             .arg(format!(
                 "unix:{},server=on,wait=off",
                 directory.path().join(MONITOR).display()

@@ -2,18 +2,16 @@
 //! The machine from outside: what hardware does, and what the console shows.
 
 use crate::host::Console;
-use std::io::{self, Read as _, Write as _};
+use serde_json::{Value, json};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What QEMU prints when it takes a command.
-const PROMPT: &[u8] = b"(qemu) ";
-
-/// QEMU's monitor, and the console; used while a command runs in dom0.
+/// QEMU's machine protocol, and the console; used while a command runs in dom0.
 #[derive(Debug)]
 pub struct Monitor {
-    line: UnixStream,
+    line: BufReader<UnixStream>,
     console: Arc<Mutex<Console>>,
     timeout: Duration,
 }
@@ -26,21 +24,33 @@ impl Monitor {
     ) -> io::Result<Self> {
         line.set_read_timeout(Some(timeout))?;
         let mut monitor = Self {
-            line,
+            line: BufReader::new(line),
             console,
             timeout,
         };
-        monitor.answer()?;
+        let greeting = monitor.message()?;
+        if greeting.get("QMP").is_none() {
+            return Err(unexpected(&greeting));
+        }
+        monitor.execute(&json!({ "execute": "qmp_capabilities" }))?;
         Ok(monitor)
     }
 
-    /// Does a command of QEMU's monitor, for example `nmi`.
+    /// Does a command of QEMU's monitor for people, for example `nmi`: the machine
+    /// protocol has no machine checks.
     ///
     /// # Errors
-    /// If QEMU does not answer in time.
+    /// If QEMU does not answer in time, or prints anything: these commands print
+    /// nothing but errors.
     pub fn command(&mut self, command: &str) -> io::Result<()> {
-        self.line.write_all(format!("{command}\n").as_bytes())?;
-        self.answer()
+        let printed = self.execute(&json!({
+            "execute": "human-monitor-command",
+            "arguments": { "command-line": command },
+        }))?;
+        match printed.as_str() {
+            Some("") => Ok(()),
+            _ => Err(unexpected(&printed)),
+        }
     }
 
     /// Waits until the console has shown `text`.
@@ -60,13 +70,34 @@ impl Monitor {
         Ok(())
     }
 
-    /// Reads up to the next prompt.
-    fn answer(&mut self) -> io::Result<()> {
-        let (mut text, mut byte) = (Vec::new(), [0]);
-        while !text.ends_with(PROMPT) {
-            self.line.read_exact(&mut byte)?;
-            text.extend(byte);
+    /// Sends a command; returns what it returns.
+    fn execute(&mut self, command: &Value) -> io::Result<Value> {
+        let line = self.line.get_mut();
+        line.write_all(format!("{command}\n").as_bytes())?;
+        loop {
+            let mut message = self.message()?;
+            if let Some(returned) = message.get_mut("return") {
+                return Ok(returned.take());
+            }
+            // Events come at any time.
+            if message.get("event").is_none() {
+                return Err(unexpected(&message));
+            }
         }
-        Ok(())
     }
+
+    fn message(&mut self) -> io::Result<Value> {
+        let mut line = String::new();
+        if self.line.read_line(&mut line)? == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "QEMU has closed its monitor",
+            ));
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+fn unexpected(message: &Value) -> io::Error {
+    io::Error::other(format!("QEMU says {message}"))
 }
