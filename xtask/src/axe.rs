@@ -2,10 +2,11 @@
 //! axe-core, the accessibility checker that runs in a browser, out of the Python
 //! package that brings it.
 
-use crate::{cache, command, packages};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use xtask::println;
+use xtask::{cache, command, packages};
 
 const PACKAGE: &str = "axe-playwright-python";
 const VERSION: &str = "0.1.8";

@@ -11,31 +11,32 @@ use std::time::Instant;
 
 /// Where everything is that a lab needs.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Base {
+pub struct Base {
     /// Debian's version of the hypervisor.
-    pub(crate) version: String,
+    pub version: String,
     /// The shipped hypervisor.
-    pub(crate) xen: PathBuf,
+    pub xen: PathBuf,
     /// Its symbols.
-    pub(crate) xen_syms: PathBuf,
+    pub xen_syms: PathBuf,
     /// The rebuilt source tree.
-    pub(crate) tree: PathBuf,
+    pub tree: PathBuf,
     /// Whether the rebuilt `xen-syms` equals the shipped one.
-    pub(crate) identical: bool,
+    pub identical: bool,
     /// dom0's kernel.
-    pub(crate) kernel: PathBuf,
+    pub kernel: PathBuf,
     /// Its privcmd driver.
-    pub(crate) privcmd: PathBuf,
+    pub privcmd: PathBuf,
     /// The C tool `xen-livepatch`.
-    pub(crate) c_tool: PathBuf,
+    pub c_tool: PathBuf,
     /// Where its libraries are.
-    pub(crate) libraries: Vec<PathBuf>,
+    pub libraries: Vec<PathBuf>,
     /// Xen's own test payloads, built from the tree.
-    pub(crate) test_payloads: PathBuf,
+    pub test_payloads: PathBuf,
 }
 
 impl Base {
-    pub(crate) fn summary(&self) -> String {
+    /// The same as JSON.
+    pub fn summary(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 }
@@ -45,14 +46,14 @@ const RECIPE: &str = concat!(include_str!("base.rs"), include_str!("debian_build
 const KIND: &str = "debian-xen";
 
 /// The base, from the cache if one is there; then no network is touched.
-pub(crate) fn get() -> anyhow::Result<Base> {
+pub fn get() -> anyhow::Result<Base> {
     let text = std::fs::read_to_string(description()?)?;
     serde_json::from_str(&text)
         .context("the cached base.json is damaged; run cargo xtask cache --clear")
 }
 
 /// Where the description of the base is.
-pub(crate) fn description() -> anyhow::Result<PathBuf> {
+pub fn description() -> anyhow::Result<PathBuf> {
     packages::ensure(packages::XEN)?;
     let directory = match cache::newest(KIND, RECIPE)? {
         Some(directory) => directory,
@@ -62,7 +63,7 @@ pub(crate) fn description() -> anyhow::Result<PathBuf> {
 }
 
 /// Makes the base of the newest Xen that Debian has, if it is not there yet.
-pub(crate) fn update() -> anyhow::Result<Base> {
+pub fn update() -> anyhow::Result<Base> {
     packages::ensure(packages::XEN)?;
     newest()?;
     get()

@@ -17,7 +17,7 @@ const STAMP: &str = ".complete";
 /// trees that `xsplice verify` keeps, Debian's package lists, the file that is locked.
 const WITHOUT_STAMP: [&str; 4] = ["objects", "trees", APT, LOCK];
 /// The directory of Debian's package lists.
-pub(crate) const APT: &str = "apt";
+pub const APT: &str = "apt";
 
 /// Locked by who builds or uses hypervisors.
 const LOCK: &str = "hypervisors.lock";
@@ -26,7 +26,7 @@ const LOCK: &str = "hypervisors.lock";
 const FORMAT: &str = "2";
 
 /// `$XDG_CACHE_HOME/xsplice`, or `~/.cache/xsplice`.
-pub(crate) fn root() -> anyhow::Result<PathBuf> {
+pub fn root() -> anyhow::Result<PathBuf> {
     let variable = |name| {
         std::env::var_os(name)
             .map(PathBuf::from)
@@ -40,7 +40,7 @@ pub(crate) fn root() -> anyhow::Result<PathBuf> {
 
 /// The newest valid entry of `kind` that was made as `recipe` says, whatever
 /// version of its origin it holds.
-pub(crate) fn newest(kind: &str, recipe: &str) -> anyhow::Result<Option<PathBuf>> {
+pub fn newest(kind: &str, recipe: &str) -> anyhow::Result<Option<PathBuf>> {
     let root = root()?;
     let Ok(entries) = std::fs::read_dir(&root) else {
         return Ok(None);
@@ -58,7 +58,7 @@ pub(crate) fn newest(kind: &str, recipe: &str) -> anyhow::Result<Option<PathBuf>
 
 /// The entry that holds `version` of `kind`, made as `recipe` says; `make`
 /// fills its directory if it is not there yet.
-pub(crate) fn entry(
+pub fn entry(
     kind: &str,
     version: &str,
     recipe: &str,
@@ -84,13 +84,13 @@ pub(crate) fn entry(
 
 /// Keeps other processes from the hypervisors in the cache until it is dropped.
 #[must_use]
-pub(crate) struct Hold {
+pub struct Hold {
     _locked: File,
 }
 
 /// Waits until no other process builds hypervisors or uses them: all checkouts
 /// build theirs in the same place.
-pub(crate) fn hold_hypervisors() -> anyhow::Result<Hold> {
+pub fn hold_hypervisors() -> anyhow::Result<Hold> {
     let root = root()?;
     std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
     hold(&root.join(LOCK))
@@ -125,7 +125,7 @@ fn key(recipe: &str) -> String {
 }
 
 /// Shows the entries with their sizes, or deletes them.
-pub(crate) fn run(clear: bool) -> anyhow::Result<()> {
+pub fn run(clear: bool) -> anyhow::Result<()> {
     let root = root()?;
     if !root.exists() {
         println!("{}: nothing is cached", root.display());

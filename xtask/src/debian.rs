@@ -8,13 +8,13 @@ use std::process::Command;
 
 /// A private apt configuration, made from the machine's own sources with
 /// source packages enabled.
-pub(crate) struct Apt {
+pub struct Apt {
     options: Vec<String>,
 }
 
 impl Apt {
     /// Makes the configuration in `directory` and fetches the package lists.
-    pub(crate) fn new(directory: &Path) -> anyhow::Result<Self> {
+    pub fn new(directory: &Path) -> anyhow::Result<Self> {
         for part in ["state/lists/partial", "cache/archives/partial", "sources"] {
             std::fs::create_dir_all(directory.join(part))?;
         }
@@ -55,7 +55,7 @@ impl Apt {
     }
 
     /// The versions of the binary package `package`, newest first.
-    pub(crate) fn versions(&self, package: &str) -> anyhow::Result<Vec<String>> {
+    pub fn versions(&self, package: &str) -> anyhow::Result<Vec<String>> {
         let table = self.cache(&["madison", package])?;
         let versions = table
             .lines()
@@ -66,7 +66,7 @@ impl Apt {
 
     /// The newest package whose name starts with `prefix` and ends with
     /// `suffix`.
-    pub(crate) fn newest(&self, prefix: &str, suffix: &str) -> anyhow::Result<String> {
+    pub fn newest(&self, prefix: &str, suffix: &str) -> anyhow::Result<String> {
         let names = self.cache(&["pkgnames", prefix])?;
         let mut names: Vec<&str> = names.lines().filter(|n| n.ends_with(suffix)).collect();
         names.sort_unstable();
@@ -77,7 +77,7 @@ impl Apt {
     }
 
     /// The first package that `package` depends on.
-    pub(crate) fn dependency(&self, package: &str) -> anyhow::Result<String> {
+    pub fn dependency(&self, package: &str) -> anyhow::Result<String> {
         let text = self.cache(&["depends", "--important", package])?;
         text.lines()
             .find_map(|l| l.trim().strip_prefix("Depends: "))
@@ -86,7 +86,7 @@ impl Apt {
     }
 
     /// Downloads binary packages and unpacks them into `directory`.
-    pub(crate) fn unpack(&self, directory: &Path, packages: &[String]) -> anyhow::Result<()> {
+    pub fn unpack(&self, directory: &Path, packages: &[String]) -> anyhow::Result<()> {
         let downloads = directory.join("downloads");
         std::fs::create_dir_all(&downloads)?;
         let names: Vec<&str> = packages.iter().map(String::as_str).collect();
@@ -101,12 +101,7 @@ impl Apt {
 
     /// Downloads the source package `package` in `version` and unpacks it,
     /// Debian's patches applied, into `directory`.
-    pub(crate) fn source(
-        &self,
-        package: &str,
-        version: &str,
-        directory: &Path,
-    ) -> anyhow::Result<()> {
+    pub fn source(&self, package: &str, version: &str, directory: &Path) -> anyhow::Result<()> {
         let downloads = directory.with_extension("downloads");
         std::fs::create_dir_all(&downloads)?;
         self.get(

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A tree with what `debian/rules` passes to its build.
-pub(crate) struct DebianBuild {
+pub struct DebianBuild {
     tree: PathBuf,
     /// In seconds, as SOURCE_DATE_EPOCH.
     epoch: String,
@@ -19,14 +19,14 @@ pub(crate) struct DebianBuild {
 }
 
 /// Builds the hypervisor as it is shipped, and its test payloads.
-pub(crate) fn rebuild(tree: &Path) -> anyhow::Result<()> {
+pub fn rebuild(tree: &Path) -> anyhow::Result<()> {
     std::fs::copy(tree.join("debian/xen-kconfig"), tree.join("xen/.config"))?;
     DebianBuild::new(tree)?.build()
 }
 
 impl DebianBuild {
     /// Reads `debian/` of the tree.
-    pub(crate) fn new(tree: &Path) -> anyhow::Result<Self> {
+    pub fn new(tree: &Path) -> anyhow::Result<Self> {
         let changelog = |field: &str| {
             command::output(
                 Command::new("dpkg-parsechangelog")
@@ -61,7 +61,7 @@ impl DebianBuild {
     }
 
     /// Builds the hypervisor that `.config` describes, and its test payloads.
-    pub(crate) fn build(&self) -> anyhow::Result<()> {
+    pub fn build(&self) -> anyhow::Result<()> {
         let jobs = std::thread::available_parallelism().map_or(2, |n| n.get() + 1);
         self.make(&["olddefconfig"])?;
         self.make(&[&format!("-j{jobs}"), "build"])?;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask demo`: a source patch into a running hypervisor and out again.
 
-use crate::{base, test};
 use anyhow::{Context, bail};
 use std::process::Command;
 use std::time::Instant;
 use xsplice_lab::{Host, HostConfig, Output};
+use xtask::{base, println, programs};
 
 const PATCH: &str = "examples/xen-4.17/extra-version.patch";
 const WATCHED: &str = "/sys/hypervisor/version/extra";
@@ -14,7 +14,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let start = Instant::now();
     let say = |text: &str| println!("[{:>4} s] {text}", start.elapsed().as_secs());
     say("building xsplice");
-    let xsplice = test::build_xsplice()?;
+    let xsplice = programs::build_xsplice()?;
     say("getting Debian's Xen");
     let base = base::get()?;
     say(&format!(
@@ -23,7 +23,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     ));
     let directory = tempfile::tempdir()?;
     let payload = directory.path().join("extra-version.livepatch");
-    crate::command::run(
+    xtask::command::run(
         Command::new(&xsplice)
             .arg("build")
             .arg("-s")

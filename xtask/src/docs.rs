@@ -3,19 +3,21 @@
 
 mod page;
 
-use crate::command;
 use anyhow::{Context as _, bail};
 use page::Page;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use xtask::command;
+use xtask::println;
 
 /// The book's table of contents, with links from where it is.
 const SUMMARY: &str = "docs/SUMMARY.md";
 const BOOK: &str = "target/book";
 /// Text in a code span that begins so is a path of the repository.
-const DIRECTORIES: [&str; 7] = [
+const DIRECTORIES: [&str; 8] = [
     ".github/",
+    "bench/",
     "crates/",
     "docs/",
     "examples/",

@@ -2,10 +2,11 @@
 
 //! `cargo xtask fuzz`: the engine fed by libFuzzer.
 
-use crate::{base, command};
 use anyhow::{Context, ensure};
 use std::path::Path;
 use std::process::Command;
+use xtask::println;
+use xtask::{base, command};
 
 /// What is fuzzed, and the directory of seeds for it.
 const TARGETS: [(&str, &str); 4] = [

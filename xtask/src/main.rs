@@ -2,42 +2,21 @@
 //! Everything a person or CI does with this repository: `cargo xtask help`.
 #![forbid(unsafe_code)]
 
-/// A line on standard output, here and in all modules: what the standard macro
-/// makes a panic, `main` makes an error, or nothing if the reader went away.
-macro_rules! println {
-    () => { print!("\n") };
-    ($($text:tt)*) => { xsplice_system::lines::say!($($text)*) };
-}
-
-/// The same without the end of the line.
-macro_rules! print {
-    ($($text:tt)*) => { xsplice_system::lines::print(format_args!($($text)*)) };
-}
-
 mod axe;
-mod base;
-mod bench;
-mod cache;
-mod command;
-mod debian;
-mod debian_build;
 mod demo;
 mod docs;
 mod fuzz;
 mod man;
 mod mutants;
-mod packages;
-mod rust_core;
 mod sanitize;
-mod size;
 mod suite;
 mod test;
-mod xen;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
+use std::process::{Command as Process, ExitCode};
 use xsplice_system::lines::{self, complain};
+use xtask::{base, cache, command, println, xen};
 
 #[derive(Parser)]
 #[command(about = "Everything a person or CI does with this repository")]
@@ -63,10 +42,12 @@ enum Command {
         #[command(subcommand)]
         what: Xen,
     },
-    /// Measure.
+    /// Measure: `cargo xtask bench --help` says what.
+    #[command(disable_help_flag = true)]
     Bench {
-        #[command(subcommand)]
-        what: Bench,
+        /// Goes to the benchmarks as it is.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
     },
     /// Fuzz the engine.
     Fuzz {
@@ -117,24 +98,6 @@ enum Xen {
     },
 }
 
-#[derive(Subcommand)]
-enum Bench {
-    /// The generator: from patch to payload, and comparing objects.
-    Generator {
-        /// A built livepatch-build-tools to compare with.
-        #[arg(long, value_name = "DIR")]
-        peer: Option<std::path::PathBuf>,
-    },
-    /// The engine: loads and actions, by number of functions, symbols and payloads.
-    Engine {
-        /// Write tables and plot to BENCHMARKS.md and docs/bench.
-        #[arg(long)]
-        write: bool,
-    },
-    /// Xen with our engine, next to Debian's: uploads, windows, size.
-    Xen,
-}
-
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo => demo::run(),
@@ -148,13 +111,10 @@ fn main() -> ExitCode {
         } => cache::hold_hypervisors()
             .and_then(|_hypervisors| xen::build(engine, debug))
             .map(|description| println!("{}", description.display())),
-        Command::Bench {
-            what: Bench::Generator { peer },
-        } => bench::generator(peer.as_deref()),
-        Command::Bench {
-            what: Bench::Engine { write },
-        } => bench::engine(write),
-        Command::Bench { what: Bench::Xen } => bench::xen(),
+        Command::Bench { arguments } => {
+            let bench = ["run", "--quiet", "--package", "xsplice-bench", "--"];
+            command::run(Process::new("cargo").args(bench).args(arguments))
+        }
         Command::Fuzz { minutes, xen } => fuzz::run(minutes, xen),
         Command::Sanitize { only } => sanitize::run(only),
         Command::Mutants(args) => mutants::run(&args),

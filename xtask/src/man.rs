@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask man`: manual pages and completions, as packages install them.
 
-use crate::{command, test};
 use anyhow::Context as _;
 use std::path::Path;
 use std::process::Command;
+use xtask::{command, print, println, programs};
 
 /// Each shell with the name that it expects of its completions.
 const SHELLS: [(&str, &str); 3] = [
@@ -15,7 +15,7 @@ const SHELLS: [(&str, &str); 3] = [
 
 /// Writes them below `target/man`.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let xsplice = test::build_xsplice()?;
+    let xsplice = programs::build_xsplice()?;
     let root = Path::new("target/man");
     let pages = command::output(Command::new(&xsplice).arg("man").arg(root.join("man1")))?;
     print!("{pages}");

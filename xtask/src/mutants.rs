@@ -3,13 +3,14 @@
 //! `cargo xtask mutants`: the code of the engine's crates is changed in one place
 //! at a time, and their tests have to notice.
 
-use crate::command;
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use xtask::command;
+use xtask::println;
 
 /// Whose code is changed; each change is tried with these crates' own tests.
 const PACKAGES: [&str; 3] = ["xsplice-engine", "xsplice-reloc", "xsplice-rendezvous"];

@@ -6,10 +6,10 @@ use anyhow::{Context, bail};
 use std::process::Command;
 
 /// For the tests that need no Xen: linkers and compilers.
-pub(crate) const TESTS: &[&str] = &["binutils", "binutils-aarch64-linux-gnu", "clang", "gcc"];
+pub const TESTS: &[&str] = &["binutils", "binutils-aarch64-linux-gnu", "clang", "gcc"];
 
 /// For building and booting Xen.
-pub(crate) const XEN: &[&str] = &[
+pub const XEN: &[&str] = &[
     "bison",
     "cpio",
     "dpkg-dev",
@@ -26,16 +26,16 @@ pub(crate) const XEN: &[&str] = &[
 
 /// For Rust in the hypervisor: a compiler with the source of its own `core` and
 /// `alloc`.
-pub(crate) const RUST: &[&str] = &["binutils", "cargo-web", "rust-web-src", "rustc-web"];
+pub const RUST: &[&str] = &["binutils", "cargo-web", "rust-web-src", "rustc-web"];
 
 /// For the report page in a real browser, and on paper.
-pub(crate) const BROWSER: &[&str] = &["chromium", "poppler-utils", "python3-pip"];
+pub const BROWSER: &[&str] = &["chromium", "poppler-utils", "python3-pip"];
 
 /// For `cargo xtask sanitize`.
-pub(crate) const SANITIZERS: &[&str] = &["binutils", "gcc", "valgrind"];
+pub const SANITIZERS: &[&str] = &["binutils", "gcc", "valgrind"];
 
 /// Installs what is missing if this user may; otherwise says how to.
-pub(crate) fn ensure(needed: &[&'static str]) -> anyhow::Result<()> {
+pub fn ensure(needed: &[&'static str]) -> anyhow::Result<()> {
     let missing: Vec<&str> = needed.iter().copied().filter(|p| !installed(p)).collect();
     if missing.is_empty() {
         return Ok(());

@@ -87,7 +87,7 @@ const RECIPE: &str = concat!(
 );
 
 /// Builds the object; returns where it is.
-pub(crate) fn object() -> anyhow::Result<PathBuf> {
+pub fn object() -> anyhow::Result<PathBuf> {
     packages::ensure(packages::RUST)?;
     let sysroot = sysroot()?;
     println!("building the engine for Xen");

@@ -2,9 +2,10 @@
 
 //! `cargo xtask sanitize`: the tests under memory-error detectors.
 
-use crate::{command, packages};
 use anyhow::Context as _;
 use std::process::Command;
+use xtask::println;
+use xtask::{command, packages};
 
 /// What watches the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

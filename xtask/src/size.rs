@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-
 //! What the engine costs in the file that is booted.
 
 use anyhow::Context as _;
 use std::path::Path;
 
 /// How many bytes `xen.gz` may be larger than Debian's.
-pub(crate) const MOST: i64 = 64 << 10;
+pub const MOST: i64 = 64 << 10;
 
 /// How many bytes a hypervisor has, and how many more than another.
-pub(crate) struct Size {
-    pub(crate) bytes: i64,
-    pub(crate) more: i64,
+pub struct Size {
+    /// How many it has.
+    pub bytes: i64,
+    /// How many more than the other.
+    pub more: i64,
 }
 
 impl Size {
     /// The size of the file `built`, next to that of `stock`.
-    pub(crate) fn of(built: &Path, stock: &Path) -> anyhow::Result<Self> {
+    pub fn of(built: &Path, stock: &Path) -> anyhow::Result<Self> {
         let bytes = bytes(built)?;
         let more = bytes - self::bytes(stock)?;
         Ok(Self { bytes, more })

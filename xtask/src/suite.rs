@@ -2,12 +2,13 @@
 //! Runs the test programs of a package one after the other, says which one runs
 //! and how many are left, and prints how long each took.
 
-use crate::command;
 use anyhow::{Context, bail, ensure};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use xtask::command;
+use xtask::println;
 
 /// A compiled test program.
 struct Program {

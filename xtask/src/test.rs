@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{axe, base, cache, command, docs, packages, suite, xen};
+use crate::{axe, docs, suite};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use xtask::{base, cache, command, packages, println, programs, xen};
 
 /// What is run.
 #[derive(clap::Args)]
@@ -91,7 +92,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn mutate(count: u64, seed: u64, faults: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(faults)?;
     let variables = [
-        ("XSPLICE_BIN", build_xsplice()?.into()),
+        ("XSPLICE_BIN", programs::build_xsplice()?.into()),
         ("XSPLICE_BASE", base::description()?.into()),
         ("XSPLICE_AXE", axe::get()?.into()),
         ("XSPLICE_SEED", seed.to_string().into()),
@@ -121,7 +122,7 @@ fn check_without_xen(fast: bool) -> anyhow::Result<()> {
 
 /// Builds what the tests on the real Xen use; returns where it is, in variables.
 fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
-    let xsplice = build_xsplice()?;
+    let xsplice = programs::build_xsplice()?;
     base::get()?;
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
@@ -199,55 +200,6 @@ fn check_dependencies(fast: bool) -> anyhow::Result<()> {
         "licenses",
         "sources",
     ])
-}
-
-/// Builds the optimised `xsplice` executable; returns where it is.
-pub(crate) fn build_xsplice() -> anyhow::Result<PathBuf> {
-    cargo(&["build", "--release", "--package", "xsplice", "--quiet"])?;
-    Ok(release_directory(&target_directory()?).join("xsplice"))
-}
-
-/// Builds the optimised example `name` of `package`; returns where it is.
-pub(crate) fn build_example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
-    let what = ["--package", package, "--example", name];
-    cargo(&[&["build", "--release", "--quiet"], what.as_slice()].concat())?;
-    let directory = release_directory(&target_directory()?);
-    Ok(directory.join("examples").join(name))
-}
-
-/// Builds `package`, a library, as one that other programs load; returns where
-/// it is.
-pub(crate) fn build_shared(package: &str) -> anyhow::Result<PathBuf> {
-    // Its own directory: other flags would have everything else compiled anew.
-    let target = target_directory()?.join("shared");
-    let mut command = Command::new("cargo");
-    command.args(["rustc", "--release", "--quiet", "--package", package]);
-    command.args(["--crate-type", "cdylib", "--target-dir"]);
-    // What is linked statically cannot be loaded.
-    let command = command
-        .arg(&target)
-        .env("RUSTFLAGS", "-C target-feature=-crt-static");
-    command::run(command)?;
-    let name = format!("lib{}.so", package.replace('-', "_"));
-    Ok(release_directory(&target).join(name))
-}
-
-fn target_directory() -> anyhow::Result<PathBuf> {
-    let metadata = command::output(Command::new("cargo").args([
-        "metadata",
-        "--no-deps",
-        "--format-version=1",
-    ]))?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .context("cargo names no target directory")?;
-    Ok(PathBuf::from(target))
-}
-
-/// Where what is optimised goes, in a target directory.
-fn release_directory(target: &Path) -> PathBuf {
-    target.join("x86_64-unknown-linux-gnu/release")
 }
 
 fn cargo(arguments: &[&str]) -> anyhow::Result<()> {

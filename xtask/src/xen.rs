@@ -16,7 +16,7 @@ use std::process::Command;
 
 /// Which live-patch core the hypervisor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Engine {
+pub enum Engine {
     /// Xen's own.
     C,
     /// Ours.
@@ -41,7 +41,7 @@ const OBJECT: &str = "livepatch-core.o_shipped";
 
 /// Builds the hypervisor; returns the file that says where everything is, in
 /// the form of the base's.
-pub(crate) fn build(engine: Engine, debug: bool) -> anyhow::Result<PathBuf> {
+pub fn build(engine: Engine, debug: bool) -> anyhow::Result<PathBuf> {
     let base = base::get()?;
     let kind = match (engine, debug) {
         (Engine::C, false) => "xen-c",

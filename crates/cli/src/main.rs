@@ -38,13 +38,13 @@ Exit codes:
 #[command(version, long_version = manual::long_version(), about, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     /// Print results as JSON, for machines.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     json: bool,
     /// Print no results and no progress, only errors and warnings.
-    #[arg(short, long, global = true, conflicts_with_all = ["json", "verbose"])]
+    #[arg(short, long, global = true, display_order = 901, conflicts_with_all = ["json", "verbose"])]
     quiet: bool,
     /// Say on standard error what is being done, and how long it takes.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 902)]
     verbose: bool,
     #[command(subcommand)]
     command: Command,

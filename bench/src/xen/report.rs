@@ -3,8 +3,9 @@
 //! What was measured, as tables, and which targets were reached.
 
 use super::{Results, Series};
-use crate::size::{self, Size};
 use std::time::Duration;
+use xtask::size::{self, Size};
+use xtask::{print, println};
 
 const ALL: [Series; 6] = [
     Series::Functions,

@@ -1,22 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask bench`: how fast things are, next to the peer in the same run.
+//! The generator, next to the peer and to `make`.
 
-mod cost;
-mod depth;
-mod engine;
-mod plot;
-mod xen;
-
-pub(crate) use engine::run as engine;
-pub(crate) use xen::run as xen;
-
-use self::cost::Cost;
-use crate::base::Base;
-use crate::{base, cache, command, debian_build, test};
+use crate::cost::Cost;
+use crate::cpus;
 use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use xtask::base::Base;
+use xtask::println;
+use xtask::{base, cache, command, debian_build, programs};
 
 /// A patch that reaches nearly every object and changes the code of none.
 const WIDE: &str = "--- a/xen/include/xen/cpumask.h\n+++ b/xen/include/xen/cpumask.h\n\
@@ -31,8 +24,8 @@ const OBJECTS: usize = 40;
 const ROUNDS: usize = 3;
 
 /// Measures the generator; `peer` is a built livepatch-build-tools.
-pub(crate) fn generator(peer: Option<&Path>) -> anyhow::Result<()> {
-    let xsplice = test::build_xsplice()?;
+pub(crate) fn run(peer: Option<&Path>) -> anyhow::Result<()> {
+    let xsplice = programs::build_xsplice()?;
     let base = base::get()?;
     // Where the tree is, for work directories, objects and payloads.
     let directory = tempfile::Builder::new()
@@ -206,10 +199,6 @@ fn row(who: &str, time: Duration, count: usize) {
     println!("| {who} | {milliseconds:.1} ms | {each:.2} ms |");
 }
 
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
 struct Run {
     cost: Cost,
     /// Peak resident memory of `xsplice` itself in KiB.
@@ -285,7 +274,7 @@ fn collect(directory: &Path, all: &mut Vec<(PathBuf, u64)>) -> anyhow::Result<()
 
 /// One process compares them one after another, as the generator does on each CPU.
 fn compare_ours(objects: &[(PathBuf, u64)]) -> anyhow::Result<Duration> {
-    let program = test::build_example("xsplice-objdiff", "compare")?;
+    let program = programs::build_example("xsplice-objdiff", "compare")?;
     let mut compare = Command::new(&program);
     for (path, _) in objects {
         compare.args([path, path]);

@@ -4,7 +4,6 @@
 
 use super::Subject;
 use super::payload::Payload;
-use crate::command;
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 use xsplice_lab::{Host, HostConfig};
 use xsplice_stopwatch::{Line, Request};
+use xtask::command;
 
 /// How long the operations of one measurement may take.
 const LIMIT: Duration = Duration::from_secs(240);

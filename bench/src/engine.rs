@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The engine: tables in Markdown, and a plot of them.
 
-use super::{cpus, depth, plot};
-use crate::command;
+use crate::{cpus, depth, plot};
 use anyhow::Context as _;
 use std::process::Command;
+use xtask::command;
+use xtask::{print, println};
 
 /// Where the tables go, between these lines, and the plot.
 const REPORT: &str = "BENCHMARKS.md";

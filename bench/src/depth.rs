@@ -7,7 +7,6 @@
 //! what a hypervisor brings itself: the host's functions, the allocator, what
 //! copies memory, and panics, which do not come back.
 
-use crate::command;
 use anyhow::{Context, ensure};
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind, Register};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
@@ -15,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
+use xtask::command;
 
 /// The most that the engine may take of a hypervisor's stack, in bytes.
 const LIMIT: u64 = 2048;

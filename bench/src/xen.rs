@@ -13,14 +13,14 @@ mod payload;
 mod places;
 mod report;
 
-use crate::base::{self, Base};
-use crate::size::Size;
-use crate::{cache, test, xen};
 use lab::{Lab, Measure, OPERATE};
 use payload::{Image, Payload};
 use places::Places;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use xtask::base::{self, Base};
+use xtask::size::Size;
+use xtask::{cache, programs, xen};
 
 /// What is measured, for numbers of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,9 +144,9 @@ impl Subject {
 
 /// Measures both hypervisors.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let xsplice = test::build_xsplice()?;
-    let operate = test::build_example("xsplice-dom0", OPERATE)?;
-    let stopwatch = test::build_shared("xsplice-stopwatch")?;
+    let xsplice = programs::build_xsplice()?;
+    let operate = programs::build_example("xsplice-dom0", OPERATE)?;
+    let stopwatch = programs::build_shared("xsplice-stopwatch")?;
     let subject = |engine, base: Base| -> anyhow::Result<Subject> {
         let image = Image::read(&base.xen_syms)?;
         let mut subject = Subject {

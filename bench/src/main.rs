@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask bench`: how fast things are, next to the peer in the same run.
+#![forbid(unsafe_code)]
+
+mod cost;
+mod depth;
+mod engine;
+mod generator;
+mod plot;
+mod xen;
+
+use anyhow::Context as _;
+use clap::Parser;
+use std::process::ExitCode;
+use xtask::lines::{self, complain};
+
+#[derive(Parser)]
+#[command(
+    bin_name = "cargo xtask bench",
+    about = "How fast things are, next to the peer in the same run"
+)]
+enum Bench {
+    /// The generator: from patch to payload, and comparing objects.
+    Generator {
+        /// A built livepatch-build-tools to compare with.
+        #[arg(long, value_name = "DIR")]
+        peer: Option<std::path::PathBuf>,
+    },
+    /// The engine: loads and actions, by number of functions, symbols and payloads.
+    Engine {
+        /// Write tables and plot to BENCHMARKS.md and docs/bench.
+        #[arg(long)]
+        write: bool,
+    },
+    /// Xen with our engine, next to Debian's: uploads, windows, size.
+    Xen,
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn main() -> ExitCode {
+    let result = match Bench::parse() {
+        Bench::Generator { peer } => generator::run(peer.as_deref()),
+        Bench::Engine { write } => engine::run(write),
+        Bench::Xen => xen::run(),
+    };
+    let printed = lines::finish().context("cannot write to standard output");
+    match result.and(printed) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

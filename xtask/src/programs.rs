@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Building this repository's programs.
+
+use crate::command;
+use anyhow::Context as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Builds the optimised `xsplice` executable; returns where it is.
+pub fn build_xsplice() -> anyhow::Result<PathBuf> {
+    let what = ["--package", "xsplice"];
+    command::run(
+        Command::new("cargo")
+            .args(["build", "--release", "--quiet"])
+            .args(what),
+    )?;
+    Ok(release_directory(&target_directory()?).join("xsplice"))
+}
+
+/// Builds the optimised example `name` of `package`; returns where it is.
+pub fn build_example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
+    let what = ["--package", package, "--example", name];
+    command::run(
+        Command::new("cargo")
+            .args(["build", "--release", "--quiet"])
+            .args(what),
+    )?;
+    let directory = release_directory(&target_directory()?);
+    Ok(directory.join("examples").join(name))
+}
+
+/// Builds `package`, a library, as one that other programs load; returns where
+/// it is.
+pub fn build_shared(package: &str) -> anyhow::Result<PathBuf> {
+    // Its own directory: other flags would have everything else compiled anew.
+    let target = target_directory()?.join("shared");
+    let mut command = Command::new("cargo");
+    command.args(["rustc", "--release", "--quiet", "--package", package]);
+    command.args(["--crate-type", "cdylib", "--target-dir"]);
+    // What is linked statically cannot be loaded.
+    let command = command
+        .arg(&target)
+        .env("RUSTFLAGS", "-C target-feature=-crt-static");
+    command::run(command)?;
+    let name = format!("lib{}.so", package.replace('-', "_"));
+    Ok(release_directory(&target).join(name))
+}
+
+fn target_directory() -> anyhow::Result<PathBuf> {
+    let metadata = command::output(Command::new("cargo").args([
+        "metadata",
+        "--no-deps",
+        "--format-version=1",
+    ]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let target = metadata["target_directory"]
+        .as_str()
+        .context("cargo names no target directory")?;
+    Ok(PathBuf::from(target))
+}
+
+/// Where what is optimised goes, in a target directory.
+fn release_directory(target: &Path) -> PathBuf {
+    target.join("x86_64-unknown-linux-gnu/release")
+}
