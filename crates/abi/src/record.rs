@@ -12,6 +12,8 @@
 //! | `options` | what the build was told, by the names that follow |
 //! | `hunks` | a list: `patch`, `file`, `line`, `effect`, and `names` of what it changes; `others` of which each is as good |
 //! | `left_out` | a list of changes that the payload does without: `name`, `file`, `why` |
+//! | `patched_data` | a list of variables and constants that hooks change in place: `name`, `file`, `address`, `size`, bytes that are `written`, whether it is a `variable` |
+//! | `per_cpu` | a list of new per-CPU variables: `name`, `file`, `address` in the first CPU's area, `size` |
 //! | `renewed` | a list of flags that say whether a message was printed, and begin anew although they may be in memory: `name`, `file` |
 //! | `warnings` | a list of texts: what who applies or unloads the payload has to see to |
 //! | `notes` | a list of texts for the reader |
@@ -24,6 +26,7 @@
 //! | `hooks` | a list of source files with hooks |
 //! | `leave_out` | a list of names to be left out |
 //! | `leave_out_init` | whether all changes of boot-only code were to be left out |
+//! | `patch_data` | a list of names of data to be changed in place |
 //! | `prelink` | whether symbols are addresses instead of names |
 //!
 //! Files are `NAME sha256:HASH`, as source patches are in the metadata. All options

@@ -77,6 +77,12 @@ pub(crate) struct Args {
     /// Leave out all changes to `__init` code and data; each is reported.
     #[arg(long)]
     leave_out_init: bool,
+    /// Change this constant, or this variable's initial value, in place: hooks write
+    /// the new contents over the old ones, and the old ones back at the revert. A
+    /// payload that changes a variable is only applied while the variable has its
+    /// initial value. FILE:NAME names the one in that source file.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    patch_data: Vec<String>,
     /// Accept the changed layout of this structure, or that this variable begins
     /// with its initial value; repeat it for several.
     #[arg(long, value_name = "NAME")]
@@ -145,6 +151,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         hooks: args.hooks.clone(),
         leave_out: args.leave_out.iter().cloned().collect(),
         leave_out_init: args.leave_out_init,
+        patch_data: args.patch_data.iter().cloned().collect(),
         allow: args.allow.iter().cloned().collect(),
         metadata: args.meta.clone(),
         cache: (!args.no_cache).then(|| cache("objects")).flatten(),
@@ -223,7 +230,9 @@ fn print(report: &Report, explain: bool) {
     for warning in &report.warnings {
         say!("warning: {warning}");
     }
-    say!("Replaced functions:");
+    if !report.functions.is_empty() {
+        say!("Replaced functions:");
+    }
     for f in &report.functions {
         say!(
             "  {:<32} {:<28} {:>6} -> {:<6} {}",
@@ -244,6 +253,25 @@ fn print(report: &Report, explain: bool) {
             if explain && !c.used_by.is_empty() {
                 say!("      used by {}", c.used_by);
             }
+        }
+    }
+    if !report.patched_data.is_empty() {
+        say!("Changed in place (--patch-data):");
+        for d in &report.patched_data {
+            let kind = if d.variable { "variable" } else { "constant" };
+            say!(
+                "  {:<32} {:<28} {:>6} of {} bytes, {kind}",
+                d.name,
+                d.file,
+                d.written,
+                d.size
+            );
+        }
+    }
+    if !report.per_cpu.is_empty() {
+        say!("New per-CPU variables:");
+        for v in &report.per_cpu {
+            say!("  {:<32} {:<28} {:>6} bytes", v.name, v.file, v.size);
         }
     }
     if !report.hooks.is_empty() {

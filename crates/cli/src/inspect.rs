@@ -195,6 +195,7 @@ fn describe_record(text: &mut Text, record: &Record) {
         ("--depends", lone(&options.depends)),
         ("--hooks", options.hooks.clone()),
         ("--leave-out", options.leave_out.clone()),
+        ("--patch-data", options.patch_data.clone()),
         ("--xen-depends", lone(&options.xen_depends)),
     ] {
         for name in values {
@@ -208,6 +209,23 @@ fn describe_record(text: &mut Text, record: &Record) {
         if given {
             text.line(format_args!("{:<16}{option}", "built with"));
         }
+    }
+    for data in &record.patched_data {
+        let kind = if data.variable {
+            "variable"
+        } else {
+            "constant"
+        };
+        text.line(format_args!(
+            "{:<16}{kind} {} of {}, {} of {} bytes at {:#x}",
+            "in place", data.name, data.file, data.written, data.size, data.address
+        ));
+    }
+    for variable in &record.per_cpu {
+        text.line(format_args!(
+            "{:<16}{} of {}, {} bytes at {:#x} in the first CPU's area",
+            "per CPU", variable.name, variable.file, variable.size, variable.address
+        ));
     }
     for (what, texts) in [("warning", &record.warnings), ("note", &record.notes)] {
         for entry in texts {

@@ -4,8 +4,10 @@
 pub(crate) mod contents;
 pub(crate) mod proof;
 
+use crate::patched_data::PatchedData;
 use crate::payload::VERSION_SUFFIX;
-use crate::record::{Record, Told};
+use crate::per_cpu::PerCpuVariable;
+use crate::record::Record;
 use crate::select::HOOKS;
 use crate::source::SourcePatch;
 use crate::{Code, Problem, Refused};
@@ -62,8 +64,8 @@ pub struct Level {
     build_id: Vec<u8>,
     /// Build-id of what it depends on.
     depends: Vec<u8>,
-    /// The options that it was built with, or why they are not known.
-    told: Result<Told, String>,
+    /// How it was built, or why that is not known.
+    record: Result<Record, String>,
     /// Whether the hypervisor calls functions of it at stages of its life.
     pub(crate) has_hooks: bool,
     /// Its record of each source patch.
@@ -155,7 +157,7 @@ impl Level {
                     .then(|| value.to_owned())
             })
             .collect();
-        let told = Record::read(contents(record::SECTION)).map(|record| record.options);
+        let record = Record::read(contents(record::SECTION));
         let is_list = |name: &str| name.starts_with(HOOKS);
         let hooks = file.sections().any(|s| s.name().is_ok_and(is_list));
         let contents = Contents::read(&file).map_err(|reason| bad(&reason))?;
@@ -174,7 +176,7 @@ impl Level {
             patches: 0,
             build_id,
             depends,
-            told,
+            record,
             has_hooks: hooks,
             records,
             contents,
@@ -183,10 +185,22 @@ impl Level {
         })
     }
 
+    /// What it changes in place.
+    pub(crate) fn patched_data(&self) -> &[PatchedData] {
+        let record = self.record.as_ref();
+        record.map_or(&[], |record| &record.patched_data)
+    }
+
+    /// Its new per-CPU variables.
+    pub(crate) fn per_cpu(&self) -> &[PerCpuVariable] {
+        let record = self.record.as_ref();
+        record.map_or(&[], |record| &record.per_cpu)
+    }
+
     /// Names in its patches that it was built without.
     pub(crate) fn left_out(&self) -> BTreeSet<String> {
-        let told = self.told.as_ref();
-        told.map_or(BTreeSet::new(), |told| told.leave_out.clone())
+        let record = self.record.as_ref();
+        record.map_or(BTreeSet::new(), |record| record.options.leave_out.clone())
     }
 
     /// Whether the payload replaces the function at `place`.
@@ -242,7 +256,7 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
     let same = |a: &str, b: &str| a.rsplit(' ').next() == b.rsplit(' ').next();
     let mut problems = Vec::new();
     for level in &*levels {
-        let message = match &level.told {
+        let message = match &level.record {
             _ if level.records.is_empty() => {
                 "its metadata does not name the source patches that it was built from: only \
                  payloads that `xsplice build` made can be built upon"

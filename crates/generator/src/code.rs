@@ -39,6 +39,8 @@ codes! {
     Placement = "placement",
     /// A constant changed that other files use.
     SharedConstant = "shared-constant",
+    /// What the caller wants changed in place cannot be.
+    InPlace = "in-place",
     /// A table that is walked at boot has a new entry.
     TableEntry = "table-entry",
     /// There is a new per-CPU variable.

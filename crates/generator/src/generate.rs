@@ -4,8 +4,11 @@
 use crate::account::{self, Account, Accounted, Hunk};
 use crate::below::{self, Below, PATCH_KEY};
 use crate::choice::{Choices, listed};
+use crate::generated_hooks;
 use crate::patch::Edits;
+use crate::patched_data::PatchedData;
 use crate::payload::Identity;
+use crate::per_cpu::PerCpuVariable;
 use crate::rebuild::{Pair, Patched, Rebuild};
 use crate::record::{File, Record, Told};
 use crate::select::{Carried, Hook, LeftOut, Replaced, Rules, Selection, select};
@@ -56,6 +59,8 @@ pub struct Options {
     pub leave_out: BTreeSet<String>,
     /// Do without all changes of boot-only code.
     pub leave_out_init: bool,
+    /// Variables and constants whose new contents hooks write over the old ones.
+    pub patch_data: BTreeSet<String>,
     /// Structures whose layout may change, and variables that may begin with their
     /// initial value.
     pub allow: BTreeSet<String>,
@@ -93,6 +98,10 @@ pub struct Report {
     pub functions: Vec<Replaced>,
     /// New functions and variables.
     pub carried: Vec<Carried>,
+    /// Variables and constants that are changed in place (`--patch-data`).
+    pub patched_data: Vec<PatchedData>,
+    /// New per-CPU variables, which are in padding of the CPUs' areas.
+    pub per_cpu: Vec<PerCpuVariable>,
     /// Functions that the hypervisor calls at stages of the payload's life.
     pub hooks: Vec<Hook>,
     /// Changes that were left out (`--leave-out`).
@@ -154,6 +163,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let mut patches = SourcePatch::read_all(&options.patches)?;
     let leave_out = Choices::new(&options.leave_out);
     let allow = Choices::new(&options.allow);
+    let patch_data = Choices::new(&options.patch_data);
     let left_out = account::leave_out(&mut patches, &leave_out);
     let files: BTreeSet<&str> = left_out.iter().map(|hunk| hunk.file.as_str()).collect();
     let left_out_note = |file| format!("{file}: left out (--leave-out)");
@@ -196,22 +206,30 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let mut pairs = rebuild.pairs(&patched, &levels)?;
     let sources = (levels.as_slice(), &patched);
     let unneeded = crate::archive::settle((&tree, &image), &rebuild, sources, &mut pairs)?;
-    let hooks = rebuild.hooks(&patched, &given.hooks)?;
     let compile = rebuild.compiler(&levels, &patched);
-    progress.stage("comparing", pairs.len() + hooks.len());
-    let units: Vec<Result<Option<Unit>, Problem>> = pairs
-        .par_iter()
-        .chain(&hooks)
-        .map(|pair| {
-            let unit = Unit::compare(&tree, pair, Some(&compile));
-            progress.step();
-            unit
-        })
-        .collect();
-    let (units, problems): (Vec<_>, Vec<_>) = units.into_iter().partition(Result::is_ok);
-    let units: Vec<Unit> = units.into_iter().flatten().flatten().collect();
+    progress.stage("comparing", pairs.len());
+    let compare = |pairs: &[Pair]| -> (Vec<Unit>, Vec<Problem>) {
+        let units: Vec<Result<Option<Unit>, Problem>> = pairs
+            .par_iter()
+            .map(|pair| {
+                let unit = Unit::compare(&tree, pair, Some(&compile));
+                progress.step();
+                unit
+            })
+            .collect();
+        let (units, problems): (Vec<_>, Vec<_>) = units.into_iter().partition(Result::is_ok);
+        let problems = problems.into_iter().filter_map(Result::err);
+        let units = units.into_iter().flatten().flatten();
+        (units.collect(), problems.collect())
+    };
+    let (mut units, mut problems) = compare(&pairs);
+    let mut hook_files = given.hooks.clone();
+    hook_files.extend(generated_hooks::needed(&units, &patch_data));
+    let hooks = rebuild.hooks(&patched, &hook_files)?;
+    let (hook_units, hook_problems) = compare(&hooks);
+    units.extend(hook_units);
+    problems.extend(hook_problems);
     check_originals(&rebuild, &pairs, &units)?;
-    let mut problems: Vec<Problem> = problems.into_iter().filter_map(Result::err).collect();
     if units.iter().all(|unit| unit.comparison.is_empty()) && problems.is_empty() {
         return Err(no_code(&pairs, &unneeded));
     }
@@ -223,6 +241,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         prelink: options.prelink,
         leave_out: &leave_out,
         leave_out_init: options.leave_out_init,
+        patch_data: &patch_data,
         allow: &allow,
         edits: &edits,
     };
@@ -240,6 +259,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     );
     problems.extend(leave_out.mistakes("--leave-out"));
     problems.extend(allow.mistakes("--allow"));
+    problems.extend(patch_data.mistakes("--patch-data"));
     problems.extend(layouts.problems);
     notes.extend(layouts.notes);
     let selection = match selection {
@@ -258,7 +278,7 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         levels: &levels,
         patched: &patched,
         pairs: &pairs,
-        hooks: (&given.hooks, &hooks),
+        hooks: (&hook_files, &hooks),
         units: &units,
         selection: &selection,
         select: &|units| select(units, &image, &below, &rules),
@@ -272,7 +292,12 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         .map(|change| format!("{}: {}", change.name, change.why));
     let foreign = source.foreign.iter();
     notes.extend(source.loose.iter().cloned());
-    notes.extend(units.iter().flat_map(stored_addresses));
+    let in_place = &selection.patched_data;
+    notes.extend(
+        units
+            .iter()
+            .flat_map(|unit| stored_addresses(unit, in_place)),
+    );
     notes.extend(selection.notes.iter().cloned());
     let files = patches[own..].iter().flat_map(|patch| &patch.files);
     notes.extend(crate::constants::notes(
@@ -292,6 +317,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
         objects: pairs.len(),
         functions: Vec::new(),
         carried: Vec::new(),
+        patched_data: Vec::new(),
+        per_cpu: Vec::new(),
         hooks: Vec::new(),
         left_out: Vec::new(),
         warnings: crate::warning::old_code(&units),
@@ -412,7 +439,7 @@ fn check_originals(rebuild: &Rebuild, pairs: &[Pair], units: &[Unit]) -> Result<
 
 /// Tables of functions that changed: what the hypervisor did with their
 /// addresses before, such as registering a handler, a payload cannot undo.
-fn stored_addresses(unit: &Unit) -> impl Iterator<Item = String> {
+fn stored_addresses(unit: &Unit, in_place: &[PatchedData]) -> impl Iterator<Item = String> {
     let changed = unit.comparison.changes.iter().filter(|change| {
         let table = |index: usize| {
             let symbol = &unit.patched.symbols[index];
@@ -421,7 +448,10 @@ fn stored_addresses(unit: &Unit) -> impl Iterator<Item = String> {
                 .relocations(symbol.section, symbol.offset, symbol.size);
             change.original.is_some() && !fields.is_empty()
         };
-        change.kind == Kind::Constant && change.patched.is_some_and(table)
+        let stays = in_place
+            .iter()
+            .any(|data| data.name == change.name && data.file == unit.file.source);
+        !stays && change.kind == Kind::Constant && change.patched.is_some_and(table)
     });
     changed.map(|change| {
         format!(
@@ -482,6 +512,8 @@ fn write(
         hypervisor: hex(hypervisor),
         functions: selection.replaced,
         carried: selection.carried,
+        patched_data: selection.patched_data,
+        per_cpu: selection.per_cpu,
         hooks: selection.hooks,
         left_out: selection.left_out,
         warnings: report

@@ -29,13 +29,16 @@ mod constants;
 mod forgotten;
 mod generate;
 mod generated;
+mod generated_hooks;
 mod image;
 mod layout;
 mod locals;
 pub mod makefile;
 pub mod numbering;
 pub mod patch;
+mod patched_data;
 pub mod payload;
+mod per_cpu;
 mod place;
 mod preprocessed;
 pub mod proof;
@@ -55,6 +58,8 @@ mod witness;
 
 pub use code::Code;
 pub use generate::{Options, PatchedFunction, Progress, Report, generate};
+pub use patched_data::PatchedData;
+pub use per_cpu::PerCpuVariable;
 
 /// One thing that keeps a payload from being built.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

@@ -104,7 +104,7 @@ impl Align {
     }
 
     /// The first such place that is not before `offset`.
-    fn next(self, offset: u64) -> u64 {
+    pub(crate) fn next(self, offset: u64) -> u64 {
         let before = offset.saturating_sub(self.behind);
         before.next_multiple_of(self.multiple) + self.behind
     }

@@ -257,8 +257,8 @@ impl<'a> Rebuild<'a> {
         })
     }
 
-    /// Compiles the user's sources of hooks, which may be anywhere, as the tree
-    /// compiles its common code, with the patched headers.
+    /// Compiles sources of hooks as the tree compiles its common code, with the
+    /// patched headers.
     pub(crate) fn hooks(
         &self,
         patched: &Patched<'a>,

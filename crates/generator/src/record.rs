@@ -6,6 +6,8 @@
 //! from, and so what a payload on top of it is compared with.
 
 use crate::account::Hunk;
+use crate::patched_data::PatchedData;
+use crate::per_cpu::PerCpuVariable;
 use crate::select::{LeftOut, Renewed, Selection};
 use crate::{Code, Options, Problem};
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,8 @@ pub(crate) struct Record {
     hunks: Vec<Hunk>,
     #[serde(skip_deserializing)]
     left_out: Vec<LeftOut>,
+    pub(crate) patched_data: Vec<PatchedData>,
+    pub(crate) per_cpu: Vec<PerCpuVariable>,
     #[serde(skip_deserializing)]
     renewed: BTreeSet<Renewed>,
     #[serde(skip_deserializing)]
@@ -44,6 +48,7 @@ pub(crate) struct Told {
     pub(crate) hooks: Vec<String>,
     pub(crate) leave_out: BTreeSet<String>,
     pub(crate) leave_out_init: bool,
+    pub(crate) patch_data: BTreeSet<String>,
     pub(crate) prelink: bool,
     pub(crate) xen_depends: Option<String>,
 }
@@ -59,6 +64,7 @@ impl Told {
             hooks: hooks.iter().map(File::record).collect(),
             leave_out: options.leave_out.clone(),
             leave_out_init: options.leave_out_init,
+            patch_data: options.patch_data.clone(),
             prelink: options.prelink,
             xen_depends: id(&options.xen_depends),
         }
@@ -79,6 +85,8 @@ impl Record {
             options,
             hunks,
             left_out: selection.left_out.clone(),
+            patched_data: selection.patched_data.clone(),
+            per_cpu: selection.per_cpu.clone(),
             renewed: selection.renewed.clone(),
             warnings,
             notes,
@@ -113,7 +121,7 @@ impl Record {
 }
 
 /// A file that a build was given, read once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct File {
     pub(crate) path: PathBuf,
     pub(crate) contents: Vec<u8>,
@@ -165,6 +173,7 @@ mod tests {
             allow: names(&["frame", "limit"]),
             leave_out: names(&["xen/common/kernel.c"]),
             leave_out_init: true,
+            patch_data: names(&["table"]),
             prelink: true,
             depends: Some(vec![0xab, 1]),
             xen_depends: Some(vec![0xcd]),

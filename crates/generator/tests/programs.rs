@@ -121,6 +121,7 @@ fn selection(units: &[Unit], image: &Image) -> Result<Selection, String> {
         prelink: false,
         leave_out: &none,
         leave_out_init: false,
+        patch_data: &none,
         allow: &none,
         edits: &Edits::default(),
     };

@@ -18,6 +18,10 @@ pub struct Record {
     pub hunks: Vec<Hunk>,
     /// Changes that the payload does without, as the build was told.
     pub left_out: Vec<LeftOut>,
+    /// Variables and constants that hooks change in place.
+    pub patched_data: Vec<PatchedData>,
+    /// New per-CPU variables.
+    pub per_cpu: Vec<PerCpuVariable>,
     /// Flags that say whether a message was printed, and begin anew although they may
     /// be in memory.
     pub renewed: Vec<Renewed>,
@@ -44,10 +48,44 @@ pub struct Options {
     pub leave_out: Vec<String>,
     /// Whether all changes of boot-only code were to be left out.
     pub leave_out_init: bool,
+    /// Data to be changed in place.
+    pub patch_data: Vec<String>,
     /// Whether symbols are addresses instead of names.
     pub prelink: bool,
     /// The build-id that the hypervisor had to have.
     pub xen_depends: Option<String>,
+}
+
+/// A variable or constant that hooks change in place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PatchedData {
+    /// Its name.
+    pub name: String,
+    /// Its source file.
+    pub file: String,
+    /// Its address in the hypervisor.
+    pub address: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How many of them are written.
+    pub written: u64,
+    /// Whether it is writable, and has to have its initial value.
+    pub variable: bool,
+}
+
+/// A new per-CPU variable.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PerCpuVariable {
+    /// Its name.
+    pub name: String,
+    /// Its source file.
+    pub file: String,
+    /// Its address in the first CPU's area.
+    pub address: u64,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// A hunk of a source patch.

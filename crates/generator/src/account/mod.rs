@@ -143,7 +143,7 @@ pub(crate) struct Account<'a, 't> {
     pub(crate) patched: &'a Patched<'t>,
     /// The objects that the patches reach, hooks excepted.
     pub(crate) pairs: &'a [Pair],
-    /// The user's hooks: files and objects.
+    /// Hooks that are given beside the patches: sources and objects.
     pub(crate) hooks: (&'a [File], &'a [Pair]),
     /// What differs, hooks included.
     pub(crate) units: &'a [Unit],

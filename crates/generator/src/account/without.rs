@@ -266,7 +266,7 @@ impl<'a, 't> Without<'a, 't> {
         }))
     }
 
-    /// The user's hooks with the headers without the hunks.
+    /// The hooks with the headers without the hunks.
     fn hooks(&self, rest: &Rest<'t>) -> Vec<Rebuilt> {
         let (files, whole) = self.account.hooks;
         let Ok(pairs) = self.account.rebuild.hooks(&rest.source, files) else {
@@ -288,14 +288,19 @@ impl<'a, 't> Without<'a, 't> {
     /// Those of `names` in the file `source` that are in the payload.
     fn carried(&self, names: &BTreeSet<String>, source: &str) -> BTreeSet<String> {
         let Selection {
-            replaced, carried, ..
+            replaced,
+            carried,
+            patched_data,
+            ..
         } = self.account.selection;
         let is_in = |name: &&String| {
             let whole = name.trim_end_matches(".cold");
             let mut replaced = replaced.iter().map(|r| (&r.name, &r.file));
             let mut carried = carried.iter().map(|c| (&c.name, &c.file));
+            let mut in_place = patched_data.iter().map(|d| (&d.name, &d.file));
             replaced.any(|(n, file)| (n == *name || n == whole) && file == source)
                 || carried.any(|(n, file)| n == *name && file == source)
+                || in_place.any(|(n, file)| n == *name && file == source)
         };
         names.iter().filter(is_in).cloned().collect()
     }

@@ -6,8 +6,10 @@ mod clone;
 mod function;
 mod global;
 mod home;
+mod in_place;
 mod label;
 mod moved;
+mod per_cpu;
 mod piece;
 mod private;
 mod reach;
@@ -25,11 +27,14 @@ use crate::Code;
 use crate::Problem;
 use crate::below::Below;
 use crate::choice::Choices;
+use crate::generated_hooks::Table;
 use crate::patch::Edits;
 use crate::payload::Kind as PartKind;
+use crate::per_cpu::Room;
 use crate::unit::Unit;
 use global::Globals;
 use home::{Homes, Origin};
+use in_place::InPlace;
 use moved::Moves;
 use private::Privates;
 use renamed::Renamed;
@@ -49,6 +54,8 @@ pub struct Rules<'a> {
     pub leave_out: &'a Choices,
     /// Whether the payload does without all changes of boot-only code.
     pub leave_out_init: bool,
+    /// Variables and constants that hooks change in place.
+    pub patch_data: &'a Choices,
     /// Variables that begin with their initial value although they may be old
     /// ones under another name, or what they were is lost.
     pub allow: &'a Choices,
@@ -88,6 +95,10 @@ pub fn select(
         placed: BTreeMap::new(),
         empty: BTreeSet::new(),
         queue: VecDeque::new(),
+        in_place: Vec::new(),
+        room: Room::beside(image, below),
+        per_cpu: BTreeMap::new(),
+        generated: BTreeMap::new(),
         problems,
         follower: String::new(),
         usage: Usage::Address,
@@ -96,6 +107,8 @@ pub fn select(
     selector.refuse_unpatchable();
     selector.compare_moved_data();
     selector.take_changed_functions();
+    selector.patch_data();
+    selector.place_per_cpu();
     selector.take_hooks();
     selector.follow();
     selector.refuse_unreached_table_entries();
@@ -134,6 +147,14 @@ struct Selector<'a> {
     empty: BTreeSet<Place>,
     /// Pieces whose references are not followed yet.
     queue: VecDeque<(Place, u64)>,
+    /// What hooks change in place.
+    in_place: Vec<InPlace>,
+    /// Where new per-CPU variables may be.
+    room: Room,
+    /// Addresses that they were given; none where that was refused.
+    per_cpu: BTreeMap<Place, Option<u64>>,
+    /// Tables that generated hooks read: offset in the read-only data, and size.
+    generated: BTreeMap<Table, (u64, u64)>,
     problems: Vec<Problem>,
     /// Name of the piece whose references are being followed.
     follower: String,

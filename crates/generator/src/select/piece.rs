@@ -37,8 +37,8 @@ impl Selector<'_> {
                     Code::PerCpu,
                     unit,
                     format!(
-                        "{} is a new per-CPU variable: the CPUs' areas were laid out at boot and \
-                         have no place for it; use an array indexed by CPU",
+                        "{} is a per-CPU variable that another one becomes: its value on each CPU \
+                         would be lost; give it a name of its own",
                         symbol.name
                     ),
                 );

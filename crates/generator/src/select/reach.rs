@@ -60,7 +60,7 @@ impl Selector<'_> {
     }
 
     /// What a relocated field of the payload is to lead to.
-    fn reach(&mut self, unit: usize, relocation: &Relocation) -> Option<Reaches> {
+    pub(super) fn reach(&mut self, unit: usize, relocation: &Relocation) -> Option<Reaches> {
         let object = &self.units[unit].patched;
         let reference = &relocation.reference;
         match &reference.target {
@@ -154,7 +154,8 @@ impl Selector<'_> {
         // The hypervisor's variables stay where they are, also those of which
         // a change is left out.
         let mut changes = u.comparison.changes.iter();
-        let replaced = changes.any(|c| c.patched == Some(index) && !c.kind.stays());
+        let replaced = changes.any(|c| c.patched == Some(index) && !c.kind.stays())
+            && !self.is_changed_in_place(unit, index);
         if (placed || replaced) && !by_old_place || original.is_none() {
             if original.is_none() && is_once_flag(&u.patched, symbol) {
                 self.tell_renewed(unit, index);
@@ -168,16 +169,14 @@ impl Selector<'_> {
                     by: self.follower.clone(),
                 });
             }
-            let (kind, at) = self.take_symbol(unit, index)?;
-            return Some(Reaches::Part(kind, at.cast_signed() + offset));
+            return self.carry(unit, index, offset);
         }
         let original = original?;
         if let Some(labels) = self.reach_labels(unit, index, offset) {
             return labels;
         }
         if self.homes.is_nowhere(unit, original) {
-            let (kind, at) = self.take_symbol(unit, index)?;
-            return Some(Reaches::Part(kind, at.cast_signed() + offset));
+            return self.carry(unit, index, offset);
         }
         match self.place_of(unit, original, offset) {
             Ok(Reaches::Address(_, address, _)) if self.image.is_init(address) => {
@@ -186,8 +185,7 @@ impl Selector<'_> {
             Ok(place) => Some(place),
             // A copy of a constant is as good here, too.
             Err(_) if u.patched.sections[symbol.section].class == Class::ReadOnly => {
-                let (kind, at) = self.take_symbol(unit, index)?;
-                Some(Reaches::Part(kind, at.cast_signed() + offset))
+                self.carry(unit, index, offset)
             }
             Err(problem) => {
                 if !self.problems.contains(&problem) {
@@ -279,8 +277,7 @@ impl Selector<'_> {
             Former::Same { build, index: old } => match self.place_at(unit, build, old, offset) {
                 Ok(Some(place)) => return Some(place),
                 Ok(None) => {
-                    let (kind, at) = self.take_symbol(unit, index)?;
-                    return Some(Reaches::Part(kind, at.cast_signed() + offset));
+                    return self.carry(unit, index, offset);
                 }
                 Err(problem) => {
                     self.problems.push(problem);
@@ -303,7 +300,12 @@ impl Selector<'_> {
     }
 
     /// Where a symbol of the original is.
-    fn place_of(&self, unit: usize, original: usize, offset: i64) -> Result<Reaches, Problem> {
+    pub(super) fn place_of(
+        &self,
+        unit: usize,
+        original: usize,
+        offset: i64,
+    ) -> Result<Reaches, Problem> {
         let u = &self.units[unit];
         let place = self.place_at(unit, u.stages.len(), original, offset)?;
         place.ok_or_else(|| {
@@ -399,6 +401,9 @@ impl Selector<'_> {
     }
 
     fn reach_global(&mut self, unit: usize, name: &str, offset: i64) -> Option<Reaches> {
+        if let Some(table) = self.reach_generated(name) {
+            return Some(table);
+        }
         if let Some((other, index)) = self.globals.get(name) {
             return self.reach_symbol(other, index, offset);
         }

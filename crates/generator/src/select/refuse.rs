@@ -20,8 +20,11 @@ impl Selector<'_> {
     /// Refuses a change from the original of the unit `origin` to the patched
     /// object of `unit` if no payload can make it, unless it is left out.
     pub(super) fn judge(&mut self, origin: usize, unit: usize, change: &Change) {
+        if self.takes_in_place(origin, unit, change) {
+            return;
+        }
         let (old, new) = (&self.units[origin].original, &self.units[unit].patched);
-        let Some((code, message)) = self.unpatchable((origin, old), new, change) else {
+        let Some((code, message)) = self.unpatchable((origin, old), (unit, new), change) else {
             return;
         };
         // What is nowhere in memory yet has no value to be lost.
@@ -126,11 +129,15 @@ impl Selector<'_> {
     fn unpatchable(
         &self,
         (origin, old): (usize, &Object),
-        new: &Object,
+        (unit, new): (usize, &Object),
         change: &Change,
     ) -> Option<(Code, String)> {
         let code = code(change.kind)?;
         let name = &change.name;
+        let in_place = |when: &str| match self.in_place(origin, unit, change) {
+            Ok(_) => format!("`--patch-data {name}` has a hook write the new contents there{when}"),
+            Err(_) => String::new(),
+        };
         let size =
             |object: &Object, index: Option<usize>| index.map_or(0, |i| object.symbols[i].size);
         let message = match change.kind {
@@ -143,9 +150,10 @@ impl Selector<'_> {
             ),
             Kind::Data => format!(
                 "the initial value of the variable {name} changed ({}): the running hypervisor \
-                 already uses the old one; change it in a hook (--hooks) and say \
+                 already uses the old one; {}change it in a hook (--hooks) and say \
                  `--leave-out {name}`",
-                change.why
+                change.why,
+                in_place(" while it has the old one, or "),
             ),
             Kind::Unsized => format!(
                 "hand-written assembly at {name} changed ({}): nothing tells where its \
@@ -160,9 +168,13 @@ impl Selector<'_> {
                 size(new, change.patched)
             ),
             Kind::Constant if is_global(old, change) => format!(
-                "the constant {name} changed ({}), and code in other files uses it: it cannot be \
-                 replaced in place",
-                change.why
+                "the constant {name} changed ({}), and code in other files uses it: a copy for the \
+                 functions that change is not enough; {}",
+                change.why,
+                match in_place("") {
+                    way if way.is_empty() => "give the new one a name of its own".to_owned(),
+                    way => way,
+                }
             ),
             Kind::Misplaced if is_locked(old, change) => format!(
                 "{name}: {}: the hypervisor made it read-only after boot, and a payload cannot \

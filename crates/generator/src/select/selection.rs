@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was selected, as the caller gets it.
 
+use crate::patched_data::PatchedData;
 use crate::payload::Draft;
+use crate::per_cpu::PerCpuVariable;
 use crate::warning::Warning;
 use std::collections::BTreeSet;
 use xsplice_objdiff::explain;
@@ -75,6 +77,10 @@ pub struct Selection {
     pub replaced: Vec<Replaced>,
     /// New functions and variables.
     pub carried: Vec<Carried>,
+    /// What hooks change in place.
+    pub patched_data: Vec<PatchedData>,
+    /// New per-CPU variables.
+    pub per_cpu: Vec<PerCpuVariable>,
     /// Hooks: the section and the functions that it points to.
     pub hooks: Vec<Hook>,
     /// Changes that the payload does without.

@@ -184,6 +184,7 @@ fn generate(objects: &[Object], image: &[u8], below: &[PathBuf]) -> Outcome {
         prelink: false,
         leave_out: &none,
         leave_out_init: false,
+        patch_data: &none,
         allow: &none,
         edits: &Edits::default(),
     };

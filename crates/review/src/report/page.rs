@@ -215,6 +215,29 @@ fn record(payload: &Payload) -> Markup {
                 }
             }
         }
+        @if !record.patched_data.is_empty() {
+            h3 { "Changed in place, by hooks that the generator made" }
+            ul {
+                @for data in &record.patched_data {
+                    li {
+                        @if data.variable { "variable " } @else { "constant " }
+                        code { (escaped(&data.name)) } " of " (escaped(&data.file))
+                        (format!(": {} of {} bytes at {:#x}", data.written, data.size, data.address))
+                    }
+                }
+            }
+        }
+        @if !record.per_cpu.is_empty() {
+            h3 { "New per-CPU variables" }
+            ul {
+                @for variable in &record.per_cpu {
+                    li {
+                        code { (escaped(&variable.name)) } " of " (escaped(&variable.file))
+                        (format!(": {} bytes at {:#x}", variable.size, variable.address))
+                    }
+                }
+            }
+        }
         @if !record.left_out.is_empty() {
             h3 { "Left out" }
             ul {

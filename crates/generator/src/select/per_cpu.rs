@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! New per-CPU variables, and the tables that generated hooks read.
+
+use super::{Place, Selector};
+use crate::Code;
+use crate::generated_hooks::{ALL_CLAIMS, Table};
+use crate::payload::{Align, Field, Kind as PartKind, Reaches};
+use crate::per_cpu::PerCpuVariable;
+use object::elf::R_X86_64_64;
+use xsplice_objdiff::compare::Kind;
+use xsplice_objdiff::object::Class;
+use xsplice_objdiff::placement;
+
+impl Selector<'_> {
+    /// Gives every new per-CPU variable its place, and makes the tables of them.
+    pub(super) fn place_per_cpu(&mut self) {
+        let units = self.units;
+        for (unit, u) in units.iter().enumerate() {
+            let changes = u.comparison.changes.iter();
+            let added = changes.filter(|change| change.kind == Kind::Added);
+            for index in added.filter_map(|change| change.patched) {
+                let symbol = &u.patched.symbols[index];
+                let new = (unit, index);
+                let known = self.moves.moved.contains_key(&new)
+                    || self.privates.same.contains_key(&new)
+                    || self.renamed.same.contains_key(&new);
+                if !known && u.patched.sections[symbol.section].class == Class::PerCpu {
+                    self.place_one(unit, index);
+                }
+            }
+        }
+        if !self.per_cpu.is_empty() {
+            self.add_tables();
+        }
+    }
+
+    fn place_one(&mut self, unit: usize, index: usize) {
+        let u = &self.units[unit];
+        let symbol = &u.patched.symbols[index];
+        let place: Place = (unit, symbol.section, symbol.offset);
+        let alignment = placement::alignment(&u.patched, index).most;
+        match self.room.take(symbol.size, Align::to(alignment.max(1))) {
+            Ok(address) => {
+                self.per_cpu.insert(place, Some(address));
+                self.selection.per_cpu.push(PerCpuVariable {
+                    name: symbol.name.clone(),
+                    file: u.file.source.clone(),
+                    address,
+                    size: symbol.size,
+                });
+            }
+            Err(longest) => {
+                let message = format!(
+                    "{} is a new per-CPU variable of {} bytes, aligned to {alignment}: the CPUs' \
+                     areas were laid out at boot, and the longest padding in them that is free has \
+                     {longest} bytes; use an array indexed by CPU",
+                    symbol.name, symbol.size
+                );
+                self.per_cpu.insert(place, None);
+                self.refuse(Code::PerCpu, unit, message);
+            }
+        }
+    }
+
+    /// The tables: address and size of each variable, and the bits of the padding.
+    fn add_tables(&mut self) {
+        let variables = &self.selection.per_cpu;
+        let draft = &mut self.selection.draft;
+        let rows: Vec<u8> = variables
+            .iter()
+            .flat_map(|v| [0, v.size])
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        let at = draft.append(&PartKind::RoData, &rows, Align::to(8));
+        self.generated
+            .insert(Table::PerCpu, (at, rows.len() as u64));
+        let fields = (at..).step_by(16).zip(variables).map(|(at, v)| Field {
+            part: PartKind::RoData,
+            offset: at,
+            r_type: R_X86_64_64.0,
+            addend: 0,
+            reaches: Reaches::Address(v.name.clone(), v.address, 0),
+        });
+        draft.fields.extend(fields);
+        let bits = self.room.bits(variables);
+        let bits: Vec<u8> = bits.into_iter().flat_map(u64::to_le_bytes).collect();
+        let at = draft.append(&PartKind::RoData, &bits, Align::to(8));
+        let claims = (at, bits.len() as u64);
+        self.generated.insert(Table::PerCpuClaims, claims);
+    }
+
+    /// Where a symbol is that the payload brings with it.
+    pub(super) fn carry(&mut self, unit: usize, index: usize, offset: i64) -> Option<Reaches> {
+        let symbol = &self.units[unit].patched.symbols[index];
+        let place: Place = (unit, symbol.section, symbol.offset);
+        if let Some(&address) = self.per_cpu.get(&place) {
+            return Some(Reaches::Address(symbol.name.clone(), address?, offset));
+        }
+        let (kind, at) = self.take_symbol(unit, index)?;
+        Some(Reaches::Part(kind, at.cast_signed() + offset))
+    }
+
+    /// Where a table is that generated hooks call `name`, or its end.
+    pub(super) fn reach_generated(&self, name: &str) -> Option<Reaches> {
+        if name == ALL_CLAIMS {
+            return Some(Reaches::Address(name.to_owned(), self.room.claims(), 0));
+        }
+        let (table, is_end) = Table::named(name)?;
+        let &(at, size) = self.generated.get(&table)?;
+        let at = if is_end { at + size } else { at };
+        Some(Reaches::Part(PartKind::RoData, at.cast_signed()))
+    }
+}
