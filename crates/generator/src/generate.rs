@@ -224,7 +224,8 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     };
     let (mut units, mut problems) = compare(&pairs);
     let mut hook_files = given.hooks.clone();
-    hook_files.extend(generated_hooks::needed(&units, &patch_data));
+    let edits = Edits::new(patches[own..].iter().flat_map(|patch| &patch.files));
+    hook_files.extend(generated_hooks::needed(&units, &patch_data, &edits));
     let hooks = rebuild.hooks(&patched, &hook_files)?;
     let (hook_units, hook_problems) = compare(&hooks);
     units.extend(hook_units);
@@ -236,7 +237,6 @@ fn generate_in_pool(options: &Options, progress: &dyn Progress) -> Result<Report
     let changed = units.iter().filter(|unit| !unit.comparison.is_empty());
     let changed: Vec<&str> = changed.map(|unit| unit.file.path.as_str()).collect();
     crate::archive::check_linked(&tree, &image, &changed)?;
-    let edits = Edits::new(patches[own..].iter().flat_map(|patch| &patch.files));
     let rules = Rules {
         prelink: options.prelink,
         leave_out: &leave_out,

@@ -3,11 +3,12 @@
 //! each payload gets what it needs, and tables that the source only declares.
 
 use crate::choice::Choices;
+use crate::patch::Edits;
 use crate::patched_data::is_chosen;
 use crate::record::File;
+use crate::select::brings_per_cpu;
 use crate::unit::Unit;
 use xsplice_objdiff::compare::{Change, Kind};
-use xsplice_objdiff::object::Class;
 
 /// The hooks.
 const SOURCE: &str = include_str!("generated_hooks.c");
@@ -44,25 +45,21 @@ impl Table {
 /// What [`SOURCE`] calls the claims of all payloads, which are in the hypervisor.
 pub(crate) const ALL_CLAIMS: &str = "xsplice_per_cpu_claims";
 
-/// The hooks that a payload of `units` needs; `None` if it needs none.
-pub(crate) fn needed(units: &[Unit], patch_data: &Choices) -> Option<File> {
+/// The hooks that a payload of `units`, which the patches' `edits` led to, needs;
+/// `None` if it needs none.
+pub(crate) fn needed(units: &[Unit], patch_data: &Choices, edits: &Edits) -> Option<File> {
     let any = |wanted: &dyn Fn(&Unit, &Change) -> bool| {
         let mut units = units.iter();
         units.any(|u| u.comparison.changes.iter().any(|change| wanted(u, change)))
     };
     let in_place = |u: &Unit, change: &Change| is_chosen(patch_data, &u.file.source, change);
-    let new_per_cpu = |u: &Unit, change: &Change| {
-        let symbol = change.patched.map(|index| &u.patched.symbols[index]);
-        let section = symbol.map(|symbol| &u.patched.sections[symbol.section]);
-        change.kind == Kind::Added && section.is_some_and(|s| s.class == Class::PerCpu)
-    };
     let needs = [
         ("XSPLICE_PATCHES_DATA", any(&in_place)),
         (
             "XSPLICE_PATCHES_VARIABLES",
             any(&|u, change| change.kind == Kind::Data && in_place(u, change)),
         ),
-        ("XSPLICE_PER_CPU", any(&new_per_cpu)),
+        ("XSPLICE_PER_CPU", brings_per_cpu(units, edits)),
     ];
     let needs = needs.into_iter().filter(|(_, needed)| *needed);
     let defines: String = needs.map(|(name, _)| format!("#define {name}\n")).collect();

@@ -175,13 +175,13 @@ fn how_a_payload_was_built_is_shown() -> anyhow::Result<()> {
         (
             "layout-allowed",
             &[
-                "<dt>Refusals overridden (--allow)</dt><dd>priv_op_ctxt</dd>",
+                "<dt>Refusals overridden (--allow)</dt><dd>arch/x86/pv/emul-priv-op.c:priv_op_ctxt</dd>",
                 "<h3>Notes</h3>",
                 "struct priv_op_ctxt has cs.base at byte",
                 "<h4>Hunks in it</h4><ul><li>xen/arch/x86/pv/emul-priv-op.c:",
             ][..],
             &[
-                "built with      --allow priv_op_ctxt",
+                "built with      --allow arch/x86/pv/emul-priv-op.c:priv_op_ctxt",
                 "note            ",
                 "emul-priv-op.c:",
             ][..],

@@ -19,6 +19,7 @@ mod revived;
 mod selection;
 
 pub(crate) use clone::uses;
+pub(crate) use per_cpu::brings_per_cpu;
 pub(crate) use piece::HOOKS;
 pub(crate) use reach::INIT_TRAP;
 pub use selection::{Carried, FirstChange, Hook, LeftOut, Renewed, Replaced, Selection};

@@ -1,32 +1,59 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! New per-CPU variables, and the tables that generated hooks read.
 
+use super::moved::Moves;
+use super::private::Privates;
+use super::renamed::Renamed;
 use super::{Place, Selector};
 use crate::Code;
 use crate::generated_hooks::{ALL_CLAIMS, Table};
+use crate::patch::Edits;
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
 use crate::per_cpu::PerCpuVariable;
+use crate::unit::Unit;
 use object::elf::R_X86_64_64;
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::Class;
 use xsplice_objdiff::placement;
 
+/// Whether `units` bring a per-CPU variable that no original has, under any name or
+/// in any file.
+pub(crate) fn brings_per_cpu(units: &[Unit], edits: &Edits) -> bool {
+    let mut added = added(units).peekable();
+    if added.peek().is_none() {
+        return false;
+    }
+    let moves = Moves::new(units);
+    let privates = Privates::find(units);
+    let renamed = Renamed::find(units, (&moves, &privates), edits);
+    added.any(|symbol| !is_known(symbol, &moves, &privates, &renamed))
+}
+
+/// Per-CPU variables that the originals of their units do not have: unit and symbol.
+fn added(units: &[Unit]) -> impl Iterator<Item = (usize, usize)> {
+    units.iter().enumerate().flat_map(|(unit, u)| {
+        let changes = u.comparison.changes.iter();
+        let added = changes.filter(|change| change.kind == Kind::Added);
+        let symbols = added.filter_map(|change| change.patched);
+        let section = |index: usize| &u.patched.sections[u.patched.symbols[index].section];
+        let per_cpu = symbols.filter(move |&index| section(index).class == Class::PerCpu);
+        per_cpu.map(move |index| (unit, index))
+    })
+}
+
+/// Whether the original of another unit, or another name, has it.
+fn is_known(symbol: (usize, usize), moves: &Moves, privates: &Privates, renamed: &Renamed) -> bool {
+    moves.moved.contains_key(&symbol)
+        || privates.same.contains_key(&symbol)
+        || renamed.same.contains_key(&symbol)
+}
+
 impl Selector<'_> {
     /// Gives every new per-CPU variable its place, and makes the tables of them.
     pub(super) fn place_per_cpu(&mut self) {
-        let units = self.units;
-        for (unit, u) in units.iter().enumerate() {
-            let changes = u.comparison.changes.iter();
-            let added = changes.filter(|change| change.kind == Kind::Added);
-            for index in added.filter_map(|change| change.patched) {
-                let symbol = &u.patched.symbols[index];
-                let new = (unit, index);
-                let known = self.moves.moved.contains_key(&new)
-                    || self.privates.same.contains_key(&new)
-                    || self.renamed.same.contains_key(&new);
-                if !known && u.patched.sections[symbol.section].class == Class::PerCpu {
-                    self.place_one(unit, index);
-                }
+        for symbol in added(self.units) {
+            if !is_known(symbol, &self.moves, &self.privates, &self.renamed) {
+                self.place_one(symbol.0, symbol.1);
             }
         }
         if !self.per_cpu.is_empty() {
