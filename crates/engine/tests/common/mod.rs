@@ -60,7 +60,7 @@ pub(crate) struct Noted {
     pub(crate) protected: Vec<(Range<u64>, Protection)>,
 }
 
-/// What a host is told of a payload.
+/// What a host gets to know of a payload.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
     pub(crate) name: String,
