@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
-use xtask::command;
+use xsplice_testbed::command;
 
 /// The most that the engine may take of a hypervisor's stack, in bytes.
 const LIMIT: u64 = 2048;

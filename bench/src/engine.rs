@@ -4,8 +4,8 @@
 use crate::{cpus, depth, plot};
 use anyhow::Context as _;
 use std::process::Command;
-use xtask::command;
-use xtask::{print, println};
+use xsplice_testbed::command;
+use xsplice_testbed::{print, println};
 
 /// Where the tables go, between these lines, and the plot.
 const REPORT: &str = "BENCHMARKS.md";

@@ -7,9 +7,9 @@ use anyhow::{Context, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use xtask::base::Base;
-use xtask::println;
-use xtask::{base, cache, command, debian_build, programs};
+use xsplice_testbed::base::Base;
+use xsplice_testbed::println;
+use xsplice_testbed::{base, cache, command, debian_build, programs};
 
 /// A patch that reaches nearly every object and changes the code of none.
 const WIDE: &str = "--- a/xen/include/xen/cpumask.h\n+++ b/xen/include/xen/cpumask.h\n\

@@ -9,10 +9,8 @@ mod generator;
 mod plot;
 mod xen;
 
-use anyhow::Context as _;
 use clap::Parser;
 use std::process::ExitCode;
-use xtask::lines::{self, complain};
 
 #[derive(Parser)]
 #[command(
@@ -46,12 +44,5 @@ fn main() -> ExitCode {
         Bench::Engine { write } => engine::run(write),
         Bench::Xen => xen::run(),
     };
-    let printed = lines::finish().context("cannot write to standard output");
-    match result.and(printed) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    xsplice_testbed::end(result)
 }

@@ -18,9 +18,9 @@ use payload::{Image, Payload};
 use places::Places;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use xtask::base::{self, Base};
-use xtask::size::Size;
-use xtask::{cache, programs, xen};
+use xsplice_testbed::base::{self, Base};
+use xsplice_testbed::size::Size;
+use xsplice_testbed::{cache, programs, xen};
 
 /// What is measured, for numbers of something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

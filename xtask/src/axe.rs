@@ -5,8 +5,8 @@
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xtask::println;
-use xtask::{cache, command, packages};
+use xsplice_testbed::println;
+use xsplice_testbed::{cache, command, packages};
 
 const PACKAGE: &str = "axe-playwright-python";
 const VERSION: &str = "0.1.8";

@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use std::process::Command;
 use std::time::Instant;
 use xsplice_lab::{Host, HostConfig, Output};
-use xtask::{base, println, programs};
+use xsplice_testbed::{base, println, programs};
 
 const PATCH: &str = "examples/xen-4.17/extra-version.patch";
 const WATCHED: &str = "/sys/hypervisor/version/extra";
@@ -23,7 +23,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     ));
     let directory = tempfile::tempdir()?;
     let payload = directory.path().join("extra-version.livepatch");
-    xtask::command::run(
+    xsplice_testbed::command::run(
         Command::new(&xsplice)
             .arg("build")
             .arg("-s")

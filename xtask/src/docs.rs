@@ -8,8 +8,8 @@ use page::Page;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xtask::command;
-use xtask::println;
+use xsplice_testbed::command;
+use xsplice_testbed::println;
 
 /// The book's table of contents, with links from where it is.
 const SUMMARY: &str = "docs/SUMMARY.md";

@@ -5,8 +5,8 @@
 use anyhow::{Context, ensure};
 use std::path::Path;
 use std::process::Command;
-use xtask::println;
-use xtask::{base, command};
+use xsplice_testbed::println;
+use xsplice_testbed::{base, command};
 
 /// What is fuzzed, and the directory of seeds for it.
 const TARGETS: [(&str, &str); 4] = [

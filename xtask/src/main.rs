@@ -12,11 +12,9 @@ mod sanitize;
 mod suite;
 mod test;
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::process::{Command as Process, ExitCode};
-use xsplice_system::lines::{self, complain};
-use xtask::{base, cache, command, println, xen};
+use xsplice_testbed::{base, cache, command, println, xen};
 
 #[derive(Parser)]
 #[command(about = "Everything a person or CI does with this repository")]
@@ -123,12 +121,5 @@ fn main() -> ExitCode {
         Command::Man => man::run(),
         Command::Cache { clear } => cache::run(clear),
     };
-    let printed = lines::finish().context("cannot write to standard output");
-    match result.and(printed) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    xsplice_testbed::end(result)
 }

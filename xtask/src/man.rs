@@ -4,7 +4,7 @@
 use anyhow::Context as _;
 use std::path::Path;
 use std::process::Command;
-use xtask::{command, print, println, programs};
+use xsplice_testbed::{command, print, println, programs};
 
 /// Each shell with the name that it expects of its completions.
 const SHELLS: [(&str, &str); 3] = [

@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xtask::command;
-use xtask::println;
+use xsplice_testbed::command;
+use xsplice_testbed::println;
 
 /// Whose code is changed; each change is tried with these crates' own tests.
 const PACKAGES: [&str; 3] = ["xsplice-engine", "xsplice-reloc", "xsplice-rendezvous"];

@@ -4,8 +4,8 @@
 
 use anyhow::Context as _;
 use std::process::Command;
-use xtask::println;
-use xtask::{command, packages};
+use xsplice_testbed::println;
+use xsplice_testbed::{command, packages};
 
 /// What watches the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

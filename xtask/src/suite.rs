@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use xtask::command;
-use xtask::println;
+use xsplice_testbed::command;
+use xsplice_testbed::println;
 
 /// A compiled test program.
 struct Program {

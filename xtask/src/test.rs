@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xtask::{base, cache, command, packages, println, programs, xen};
+use xsplice_testbed::{base, cache, command, packages, println, programs, xen};
 
 /// What is run.
 #[derive(clap::Args)]

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 use xsplice_lab::{Host, HostConfig};
 use xsplice_stopwatch::{Line, Request};
-use xtask::command;
+use xsplice_testbed::command;
 
 /// How long the operations of one measurement may take.
 const LIMIT: Duration = Duration::from_secs(240);

@@ -4,8 +4,8 @@
 
 use super::{Results, Series};
 use std::time::Duration;
-use xtask::size::{self, Size};
-use xtask::{print, println};
+use xsplice_testbed::size::{self, Size};
+use xsplice_testbed::{print, println};
 
 const ALL: [Series; 6] = [
     Series::Functions,

@@ -27,9 +27,9 @@ pub enum Engine {
 const RECIPE: &str = concat!(
     include_str!("xen.rs"),
     include_str!("debian_build.rs"),
-    include_str!("../../crates/host-xen/patches/0001-sysctl-continuation.patch"),
-    include_str!("../../crates/host-xen/patches/0002-choice-of-engine.patch"),
-    include_str!("../../crates/host-xen/patches/0003-events-wait.patch"),
+    include_str!("../../host-xen/patches/0001-sysctl-continuation.patch"),
+    include_str!("../../host-xen/patches/0002-choice-of-engine.patch"),
+    include_str!("../../host-xen/patches/0003-events-wait.patch"),
 );
 
 /// Our part of the tree.

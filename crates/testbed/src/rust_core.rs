@@ -83,7 +83,7 @@ const LARGEST_FRAME: u32 = 1536;
 /// How `core` and `alloc` are made.
 const RECIPE: &str = concat!(
     include_str!("rust_core.rs"),
-    include_str!("../../crates/host-xen/x86_64-xen.json")
+    include_str!("../../host-xen/x86_64-xen.json")
 );
 
 /// Builds the object; returns where it is.
