@@ -3,14 +3,9 @@
 //! Sequences of uploads and actions, compared with a model of Xen's state table.
 #![no_main]
 
-#[path = "../../crates/engine/tests/common/mod.rs"]
-mod common;
-#[path = "../../crates/engine/tests/common/model.rs"]
-mod model;
-
 use libfuzzer_sys::fuzz_target;
-use model::{FUNCTIONS, IDS, Kind, NAMES, Step};
 use xsplice_engine::Action;
+use xsplice_test_host::model::{self, FUNCTIONS, IDS, Kind, NAMES, Step};
 
 /// A step out of four bytes: what, of which payload, and two for the rest.
 fn step(bytes: &[u8; 4]) -> Step {

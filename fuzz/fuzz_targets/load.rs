@@ -3,12 +3,9 @@
 //! The whole life of what may be a payload: whatever it is, it leaves nothing.
 #![no_main]
 
-#[path = "../../crates/engine/tests/common/mod.rs"]
-mod common;
-
-use common::engine;
 use libfuzzer_sys::fuzz_target;
 use xsplice_engine::{Action, Options};
+use xsplice_test_host::engine;
 
 fuzz_target!(|file: &[u8]| {
     let mut engine = engine();

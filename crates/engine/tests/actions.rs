@@ -3,11 +3,6 @@
 //! Actions on payloads: what they do to memory, in which order hooks run, and
 //! that a failure at any point leaves everything as it was.
 
-mod common;
-
-use common::{
-    ENDBR_TARGET, Hypervisor, OWN_ID, PAYLOADS, Payload, TARGET, TEXT, XEN_ID, engine, func,
-};
 use object::SectionKind;
 use sha2::{Digest as _, Sha256};
 use std::io::Write as _;
@@ -15,6 +10,9 @@ use xsplice_abi::payload::section;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
     Absent, Action, Cause, Engine, Errno, Failure, Guard, Hook, Host as _, Options, Progress, State,
+};
+use xsplice_test_host::{
+    ENDBR_TARGET, Hypervisor, OWN_ID, PAYLOADS, Payload, TARGET, TEXT, XEN_ID, engine, func,
 };
 
 /// Build-id of the payload that depends on [`OWN_ID`].
@@ -542,7 +540,7 @@ fn hooks_in_place_of_actions() {
 
 /// Everything that an action could change.
 type Everything = (
-    common::Machine,
+    xsplice_test_host::Machine,
     Vec<String>,
     Vec<(String, State, Vec<bool>)>,
 );

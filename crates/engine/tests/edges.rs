@@ -3,14 +3,10 @@
 //! Where each limit of a file's format is: the last value that is taken, and the first
 //! one that is refused.
 
-mod common;
-#[path = "common/payloads.rs"]
-mod payloads;
-
-use common::{Payload, func, load};
 use object::SectionKind;
-use payloads::everything;
 use xsplice_engine::{MAX_SIZE, Problem};
+use xsplice_test_host::payloads::everything;
+use xsplice_test_host::{Payload, func, load};
 
 const HEADER: usize = 64;
 const SECTION: usize = 64;

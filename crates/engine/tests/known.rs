@@ -3,17 +3,15 @@
 //! What the engine keeps of payloads, and finds again: by name, by address and by
 //! what they patch, whatever the order in which they came and went.
 
-mod common;
-#[path = "common/payloads.rs"]
-mod payloads;
-
-use common::{Func, Hypervisor, OWN_ID, PAYLOADS, Payload, TARGET, TEXT, XEN_ID, engine, func};
 use object::SectionKind;
 use sha2::{Digest as _, Sha256};
 use xsplice_abi::payload::section;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
     Action, Cause, Engine, Guard, Hook, Host as _, Options, Policy, Problem, State, hash,
+};
+use xsplice_test_host::{
+    Func, Hypervisor, OWN_ID, PAYLOADS, Payload, TARGET, TEXT, XEN_ID, engine, func, payloads,
 };
 
 const R_64: u32 = 1;
@@ -467,7 +465,7 @@ fn what_a_host_is_told_of_a_payload() {
     let functions = read(&told.funcs);
     let addr = |record: &[u8]| u64::from_le_bytes(*record[16..].first_chunk().unwrap());
     let addrs: Vec<u64> = functions.chunks(104).map(addr).collect();
-    assert_eq!(addrs, [TARGET, common::ENDBR_TARGET]);
+    assert_eq!(addrs, [TARGET, xsplice_test_host::ENDBR_TARGET]);
     let names: Vec<(&str, u64, bool)> = told
         .symbols
         .iter()

@@ -2,12 +2,6 @@
 
 //! What loads, and what each kind of mistake gives: which error, which result.
 
-mod common;
-
-use common::{
-    BOOT_DATA, DENIED, ENDBR_TARGET, Func, Hypervisor, INIT, OWN_ID, PAYLOADS, Payload, SMALL,
-    TARGET, TEXT, USES_BOOT_DATA, XEN_ID, engine, func, load,
-};
 use object::SectionKind;
 use xsplice_abi::note::build_id_note;
 use xsplice_abi::payload::{LivepatchFunc, section};
@@ -15,6 +9,10 @@ use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
     Action, Cause, Engine, Errno, Failure, Host as _, LandingPads, Loader, Options, Policy,
     Problem, Protection, Severity, Stack,
+};
+use xsplice_test_host::{
+    BOOT_DATA, DENIED, ENDBR_TARGET, Func, Hypervisor, INIT, OWN_ID, PAYLOADS, Payload, SMALL,
+    TARGET, TEXT, USES_BOOT_DATA, XEN_ID, engine, func, load,
 };
 
 const R_64: u32 = 1;

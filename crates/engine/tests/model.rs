@@ -3,13 +3,9 @@
 //! Random sequences of uploads and actions, compared step by step with a model,
 //! and with what must then be in memory.
 
-mod common;
-#[path = "common/model.rs"]
-mod model;
-
-use model::{FUNCTIONS, IDS, Kind, NAMES, Step};
 use proptest::prelude::*;
 use xsplice_engine::Action;
+use xsplice_test_host::model::{self, FUNCTIONS, IDS, Kind, NAMES, Step};
 
 fn kinds() -> impl Strategy<Value = Kind> {
     let id = 0..IDS;

@@ -3,16 +3,12 @@
 //! No input may panic, or leave anything behind: payloads cut off at every
 //! length and with every byte changed.
 
-mod common;
-#[path = "common/payloads.rs"]
-mod payloads;
-
-use common::{engine, load};
-use payloads::{everything, hooks, small};
 use std::io::Write as _;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xsplice_engine::{Action, Options};
+use xsplice_test_host::payloads::{everything, hooks, small};
+use xsplice_test_host::{engine, load};
 
 /// The whole life of what may be a payload, after which the machine must be as
 /// it was. Whether it was loaded.

@@ -4,15 +4,12 @@
 //! Prints tables in Markdown.
 #![allow(missing_docs, reason = "a program")]
 
-#[path = "../../engine/tests/common/mod.rs"]
-mod common;
-
-use common::{Hypervisor, Payload, TEXT, XEN_ID, func};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use xsplice_engine::{Action, Engine, Host, Options, Policy, Times};
 use xsplice_host_process::{Cpus, Machine, call, image, payloads};
+use xsplice_test_host::{Hypervisor, Payload, TEXT, XEN_ID, func};
 
 /// How often everything is measured; the median counts.
 const TIMES: usize = 7;

@@ -5,13 +5,6 @@
 //! and payloads and machine are as before. In the window, and to write a line of
 //! the log, nothing is allocated.
 
-#[path = "../../engine/tests/common/mod.rs"]
-mod common;
-#[path = "../../engine/tests/common/payloads.rs"]
-mod made;
-
-use common::{Hypervisor, Payload, TARGET, XEN_ID, func};
-use made::{everything, hooks, small};
 use object::SectionKind;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -25,6 +18,8 @@ use xsplice_engine::{
     Protection, Region, Resident, Status,
 };
 use xsplice_host_process::{Machine, image, payloads};
+use xsplice_test_host::payloads::{everything, hooks, small};
+use xsplice_test_host::{Hypervisor, Payload, TARGET, XEN_ID, func};
 
 /// The system's allocator, which counts for each thread, and fails on demand.
 struct Failing;
@@ -220,8 +215,8 @@ trait Observed: Host {
 }
 
 impl Observed for Hypervisor {
-    type Machine = common::Machine;
-    fn machine(&self) -> common::Machine {
+    type Machine = xsplice_test_host::Machine;
+    fn machine(&self) -> xsplice_test_host::Machine {
         self.machine()
     }
 }
@@ -415,10 +410,10 @@ fn payloads_that_are_refused() {
     let mut unknown = Payload::new(&[func("target"), func("nobody")]);
     let symbol = unknown.symbol("nothing", None);
     unknown.relocation(unknown.text, 0, 2, symbol, -4);
-    let init = unknown.absolute("in_init", common::INIT);
+    let init = unknown.absolute("in_init", xsplice_test_host::INIT);
     unknown.relocation(unknown.text, 8, 1, init, 0);
     trial.upload("unknown", &unknown.bytes(), Err(Errno::ENOENT));
-    let denied = func("").with(|f| f.old_addr.set(common::DENIED));
+    let denied = func("").with(|f| f.old_addr.set(xsplice_test_host::DENIED));
     trial.upload(
         "denied",
         &Payload::new(&[denied]).bytes(),

@@ -1,49 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A made-up hypervisor, and payloads for it written section by section.
-#![allow(dead_code, reason = "each test program uses a part of this module")]
+//! A hypervisor made of memory.
 
-use object::write::{Object, Relocation, SectionId, Symbol, SymbolId};
-use object::{
-    Architecture, BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind,
-    SymbolFlags, SymbolKind, SymbolScope, elf,
+use crate::{
+    BOOT_DATA, DENIED, ENDBR_TARGET, INIT, PAYLOADS, SMALL, TARGET, TEXT, USES_BOOT_DATA, XEN_ID,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use xsplice_abi::note::build_id_note;
-use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
 use xsplice_engine::{
-    Absent, Area, Description, Engine, Errno, Hook, Host, LandingPads, Limits, Loader, Policy,
-    Protection, Refusal, Region, Resident, Stack, State, Status, Symbol as Shown, Verified,
+    Absent, Area, Description, Errno, Hook, Host, LandingPads, Limits, Protection, Region,
+    Resident, State, Status, Symbol as Shown,
 };
-use zerocopy::IntoBytes as _;
-
-pub(crate) const TEXT: u64 = 0xffff_82d0_4020_0000;
-pub(crate) const TARGET: u64 = TEXT + 0x100;
-pub(crate) const ENDBR_TARGET: u64 = TEXT + 0x200;
-pub(crate) const SMALL: u64 = TEXT + 0x300;
-/// Code that the host does not let anybody patch.
-pub(crate) const DENIED: u64 = TEXT + 0x400;
-pub(crate) const INIT: u64 = TEXT + 0x10000;
-/// Freed after boot; the function at `USES_BOOT_DATA` has its address.
-pub(crate) const BOOT_DATA: u64 = INIT + 0x40;
-pub(crate) const USES_BOOT_DATA: u64 = TEXT + 0x380;
-pub(crate) const PAYLOADS: u64 = TEXT + 0x20000;
-pub(crate) const XEN_ID: [u8; 20] = [0x11; 20];
-pub(crate) const OWN_ID: [u8; 20] = [0x22; 20];
 
 /// A little text, a page of init text, room for payloads.
 #[derive(Clone)]
-pub(crate) struct Hypervisor {
+pub struct Hypervisor {
     symbols: HashMap<Vec<u8>, u64>,
     text: Range<u64>,
-    pub(crate) denied: Option<u64>,
-    pub(crate) limits: Limits,
+    /// Where 32 bytes begin that nobody may patch.
+    pub denied: Option<u64>,
+    /// What [`Host::limits`] gives.
+    pub limits: Limits,
     /// The functions of which it is known where they begin and end.
-    pub(crate) functions: Vec<Range<u64>>,
+    pub functions: Vec<Range<u64>>,
     /// Where there is none, time goes on with each call that can fail.
     clock: Option<Instant>,
     memory: Arc<Mutex<Memory>>,
@@ -51,32 +33,44 @@ pub(crate) struct Hypervisor {
 
 /// What the engine asked of its host.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Noted {
+pub struct Noted {
     /// Of the payload that came last.
-    pub(crate) told: Told,
+    pub told: Told,
     /// What was opened for writing, and whether hooks run then.
-    pub(crate) opened: Vec<(Range<u64>, bool)>,
+    pub opened: Vec<(Range<u64>, bool)>,
     /// Pages of payloads that were protected.
-    pub(crate) protected: Vec<(Range<u64>, Protection)>,
+    pub protected: Vec<(Range<u64>, Protection)>,
 }
 
 /// What a host gets to know of a payload.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told {
-    pub(crate) name: String,
-    pub(crate) text: Range<u64>,
-    pub(crate) data: Range<u64>,
-    pub(crate) read_only: Range<u64>,
-    pub(crate) funcs: Range<u64>,
-    pub(crate) alternatives: Range<u64>,
-    pub(crate) exceptions: Range<u64>,
-    pub(crate) bug_frames: [Range<u64>; 4],
-    pub(crate) call_sites: Range<u64>,
-    pub(crate) metadata: Range<u64>,
-    pub(crate) build_id: Vec<u8>,
-    pub(crate) depends: Vec<u8>,
+pub struct Told {
+    /// Its name.
+    pub name: String,
+    /// Its code.
+    pub text: Range<u64>,
+    /// Its writable data.
+    pub data: Range<u64>,
+    /// Its read-only data.
+    pub read_only: Range<u64>,
+    /// `.livepatch.funcs`.
+    pub funcs: Range<u64>,
+    /// `.altinstructions`.
+    pub alternatives: Range<u64>,
+    /// `.ex_table`.
+    pub exceptions: Range<u64>,
+    /// `.bug_frames.0` to `.bug_frames.3`.
+    pub bug_frames: [Range<u64>; 4],
+    /// `.alt_call_sites`.
+    pub call_sites: Range<u64>,
+    /// `.modinfo`.
+    pub metadata: Range<u64>,
+    /// Its build-id.
+    pub build_id: Vec<u8>,
+    /// The build-id that it depends on.
+    pub depends: Vec<u8>,
     /// Name, address, size, and whether it is new.
-    pub(crate) symbols: Vec<(String, u64, u64, bool)>,
+    pub symbols: Vec<(String, u64, u64, bool)>,
 }
 
 impl Told {
@@ -105,38 +99,44 @@ impl Told {
 
 /// What can be compared before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Machine {
-    pub(crate) text: Vec<u8>,
-    pub(crate) payloads: BTreeMap<u64, Vec<u8>>,
+pub struct Machine {
+    /// The text of the hypervisor.
+    pub text: Vec<u8>,
+    /// The memory of payloads, by address.
+    pub payloads: BTreeMap<u64, Vec<u8>>,
     /// What is going to be written, and whether hooks run then.
-    pub(crate) open: Option<(Range<u64>, bool)>,
-    pub(crate) writing: bool,
+    pub open: Option<(Range<u64>, bool)>,
+    /// Whether text may be written.
+    pub writing: bool,
 }
 
-pub(crate) struct Memory {
-    pub(crate) machine: Machine,
+/// What the hypervisor consists of, and how it is to behave.
+pub struct Memory {
+    /// What an action could change.
+    pub machine: Machine,
     area: Area,
     /// Whether the CPUs do not come together.
-    pub(crate) late: bool,
+    pub late: bool,
     /// Whether reading counts among the calls that can fail.
-    pub(crate) reads_fail: bool,
+    pub reads_fail: bool,
     /// Calls until the one that fails.
-    pub(crate) fail_in: Option<u32>,
-    pub(crate) calls: u32,
+    pub fail_in: Option<u32>,
+    /// How many calls there were that can fail.
+    pub calls: u32,
     /// Bytes that were read.
-    pub(crate) read: usize,
+    pub read: usize,
     /// The log.
-    pub(crate) logged: Vec<String>,
+    pub logged: Vec<String>,
     /// What is noted of what the engine asks for; not where allocations are counted.
-    pub(crate) noted: Option<Noted>,
+    pub noted: Option<Noted>,
     /// Hooks that were called, with what their payload's build-id begins with.
-    pub(crate) hooks: Vec<(Hook, u8)>,
+    pub hooks: Vec<(Hook, u8)>,
     /// What a hook of this kind returns, and which functions it says it patched.
-    pub(crate) hook_fails: Option<Hook>,
+    pub hook_fails: Option<Hook>,
     /// Whether hooks that run after an apply revert it.
-    pub(crate) hook_reverts: bool,
+    pub hook_reverts: bool,
     /// A byte that revert hooks write besides.
-    pub(crate) hook_leaves: Option<(u64, u8)>,
+    pub hook_leaves: Option<(u64, u8)>,
     in_window: bool,
 }
 
@@ -159,7 +159,8 @@ impl Memory {
 }
 
 impl Hypervisor {
-    pub(crate) fn new() -> Self {
+    /// The hypervisor that the constants of this crate describe.
+    pub fn new() -> Self {
         let mut text = vec![0xcc; 0x1000];
         text[0x200..0x204].copy_from_slice(&[0xf3, 0x0f, 0x1e, 0xfa]);
         // mov $17, %eax; jmp, and then bytes that are no instruction.
@@ -188,14 +189,14 @@ impl Hypervisor {
     }
 
     /// All of its text is one string, which does not end.
-    pub(crate) fn without_zeros() -> Self {
+    pub fn without_zeros() -> Self {
         let symbols = HashMap::from([(b"target".to_vec(), TARGET)]);
         let text = vec![0xcc; usize::try_from(PAYLOADS - TEXT).unwrap()];
         Self::with(text, symbols, PAYLOADS..PAYLOADS + (8 << 20))
     }
 
     /// Real time, and functions `f0`, `f1` and so on of 32 bytes each.
-    pub(crate) fn large(functions: u64) -> Self {
+    pub fn large(functions: u64) -> Self {
         let text = vec![0xcc; usize::try_from(functions * 32).unwrap().max(0x1000)];
         let symbols = (0..functions).map(|i| (format!("f{i}").into_bytes(), TEXT + 32 * i));
         let area = TEXT + (16 << 20)..TEXT + (512 << 20);
@@ -241,12 +242,15 @@ impl Hypervisor {
         }
     }
 
-    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+    /// Its memory, locked.
+    ///
+    /// The engine calls its host: keep it no longer than needed.
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was noted since the last time, which begins with the first.
-    pub(crate) fn noted(&self) -> Noted {
+    pub fn noted(&self) -> Noted {
         self.memory()
             .noted
             .replace(Noted::default())
@@ -254,8 +258,14 @@ impl Hypervisor {
     }
 
     /// Everything that an action could change.
-    pub(crate) fn machine(&self) -> Machine {
+    pub fn machine(&self) -> Machine {
         self.memory().machine.clone()
+    }
+}
+
+impl Default for Hypervisor {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -511,233 +521,4 @@ impl Drop for Place {
         memory.area.free(base);
         memory.machine.payloads.remove(&base);
     }
-}
-
-pub(crate) fn load(file: &[u8]) -> Result<Verified<'_>, Refusal> {
-    Loader {
-        host: &Hypervisor::new(),
-        stack: &Stack::new(),
-        policy: Policy::Stock,
-    }
-    .load("test", file)
-}
-
-/// An engine on a fresh hypervisor.
-pub(crate) fn engine() -> Engine<Hypervisor> {
-    Engine::new(Hypervisor::new(), Policy::Stock)
-}
-
-/// One function record; `old_addr` 0 and a name is how it is looked up.
-pub(crate) struct Func {
-    pub(crate) record: LivepatchFunc,
-    pub(crate) name: &'static str,
-    pub(crate) replaced: bool,
-}
-
-pub(crate) fn func(name: &'static str) -> Func {
-    let mut record = LivepatchFunc {
-        version: PAYLOAD_VERSION,
-        ..LivepatchFunc::default()
-    };
-    record.old_size.set(32);
-    record.new_size.set(16);
-    Func {
-        record,
-        name,
-        replaced: true,
-    }
-}
-
-impl Func {
-    pub(crate) fn with(mut self, change: impl FnOnce(&mut LivepatchFunc)) -> Self {
-        change(&mut self.record);
-        self
-    }
-
-    pub(crate) fn nop(mut self) -> Self {
-        self.replaced = false;
-        self
-    }
-
-    pub(crate) fn expecting(mut self, bytes: &[u8]) -> Self {
-        self.record.expect = Expectation::new(bytes).unwrap();
-        self
-    }
-}
-
-/// A payload in the making.
-pub(crate) struct Payload {
-    pub(crate) object: Object<'static>,
-    pub(crate) text: SectionId,
-    pub(crate) new_code: SymbolId,
-}
-
-impl Payload {
-    /// Code for one new function, 16 bytes, and nothing else.
-    pub(crate) fn bare() -> Self {
-        Self::only(&[0x90; 16])
-    }
-
-    /// A payload that replaces `target` by this code.
-    pub(crate) fn with_code(code: &[u8]) -> Self {
-        let mut payload = Self::only(code);
-        payload.notes(&XEN_ID, &OWN_ID);
-        payload.functions(&[func("target")]);
-        payload
-    }
-
-    fn only(code: &[u8]) -> Self {
-        let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
-        let text = object.add_section(vec![], b".text.new".to_vec(), SectionKind::Text);
-        object.append_section_data(text, code, 16);
-        let new_code = symbol(&mut object, "new_code", Some((text, 0)));
-        Self {
-            object,
-            text,
-            new_code,
-        }
-    }
-
-    /// With the three notes that every payload has.
-    pub(crate) fn new(functions: &[Func]) -> Self {
-        Self::on(&XEN_ID, &OWN_ID, functions)
-    }
-
-    /// A payload with build-id `own` that depends on `depends`.
-    pub(crate) fn on(depends: &[u8], own: &[u8], functions: &[Func]) -> Self {
-        let mut payload = Self::bare();
-        payload.notes(depends, own);
-        payload.functions(functions);
-        payload
-    }
-
-    fn notes(&mut self, depends: &[u8], own: &[u8]) {
-        self.note(section::BUILD_ID, own);
-        self.note(section::DEPENDS, depends);
-        self.note(section::XEN_DEPENDS, &XEN_ID);
-    }
-
-    /// Adds hooks of one kind, all of them the new code.
-    pub(crate) fn hooks(mut self, name: &str, count: u64) -> Self {
-        let bytes = vec![0; usize::try_from(count * 8).unwrap()];
-        let section = self.section(name, SectionKind::ReadOnlyData, &bytes, 8);
-        let code = self.new_code;
-        for index in 0..count {
-            self.relocation(section, index * 8, 1, code, 0);
-        }
-        self
-    }
-
-    pub(crate) fn note(&mut self, name: &str, id: &[u8]) {
-        self.section(name, SectionKind::ReadOnlyData, &build_id_note(id), 4);
-    }
-
-    pub(crate) fn section(
-        &mut self,
-        name: &str,
-        kind: SectionKind,
-        data: &[u8],
-        align: u64,
-    ) -> SectionId {
-        let section = self
-            .object
-            .add_section(vec![], name.as_bytes().to_vec(), kind);
-        self.object.append_section_data(section, data, align);
-        section
-    }
-
-    /// Adds zeros that are not in the file.
-    pub(crate) fn zeros(&mut self, size: u64) {
-        let kind = SectionKind::UninitializedData;
-        let section = self.object.add_section(vec![], b".bss".to_vec(), kind);
-        self.object.append_section_bss(section, size, 64);
-    }
-
-    pub(crate) fn symbol(&mut self, name: &str, place: Option<(SectionId, u64)>) -> SymbolId {
-        symbol(&mut self.object, name, place)
-    }
-
-    pub(crate) fn absolute(&mut self, name: &str, value: u64) -> SymbolId {
-        let symbol = symbol(&mut self.object, name, None);
-        let written = self.object.symbol_mut(symbol);
-        (written.section, written.value) = (object::write::SymbolSection::Absolute, value);
-        symbol
-    }
-
-    pub(crate) fn relocation(
-        &mut self,
-        section: SectionId,
-        offset: u64,
-        r_type: u32,
-        symbol: SymbolId,
-        addend: i64,
-    ) {
-        let flags = RelocationFlags::Elf {
-            r_type: elf::RelocationType(r_type),
-        };
-        let relocation = Relocation {
-            offset,
-            symbol,
-            addend,
-            flags,
-        };
-        self.object.add_relocation(section, relocation).unwrap();
-    }
-
-    pub(crate) fn set_flags(&mut self, section: SectionId, flags: u64) {
-        self.object.section_mut(section).flags = SectionFlags::Elf {
-            sh_type: elf::SHT_PROGBITS,
-            sh_flags: elf::SectionFlags(flags),
-        };
-    }
-
-    /// The bytes of a record that has its old address.
-    pub(crate) fn record(function: &Func) -> Vec<u8> {
-        let mut record = function.record;
-        record.old_addr.set(TARGET);
-        record.as_bytes().to_vec()
-    }
-
-    fn functions(&mut self, functions: &[Func]) {
-        if functions.is_empty() {
-            return;
-        }
-        let strings = self.section(section::STRINGS, SectionKind::ReadOnlyData, b"", 1);
-        let funcs = self.section(section::FUNCS, SectionKind::Data, b"", 8);
-        for function in functions {
-            let at = self
-                .object
-                .append_section_data(funcs, function.record.as_bytes(), 8);
-            if !function.name.is_empty() {
-                let bytes = [function.name.as_bytes(), b"\0"].concat();
-                let offset = self.object.append_section_data(strings, &bytes, 1);
-                let name = self.object.section_symbol(strings);
-                self.relocation(funcs, at, 1, name, offset.cast_signed());
-            }
-            if function.replaced {
-                self.relocation(funcs, at + 8, 1, self.new_code, 0);
-            }
-        }
-    }
-
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        self.object.write().unwrap()
-    }
-}
-
-fn symbol(object: &mut Object<'_>, name: &str, place: Option<(SectionId, u64)>) -> SymbolId {
-    let section = match place {
-        Some((section, _)) => object::write::SymbolSection::Section(section),
-        None => object::write::SymbolSection::Undefined,
-    };
-    object.add_symbol(Symbol {
-        name: name.as_bytes().to_vec(),
-        value: place.map_or(0, |(_, offset)| offset),
-        size: 0,
-        kind: SymbolKind::Text,
-        scope: SymbolScope::Linkage,
-        weak: false,
-        section,
-        flags: SymbolFlags::None,
-    })
 }

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Payloads that have what there can be.
-#![allow(dead_code, reason = "each test program uses a part of this module")]
 
-use crate::common::{Payload, func};
+use crate::{Payload, func};
 use object::SectionKind;
 use xsplice_abi::payload::section;
 
 /// A payload with one of each kind of section and relocation.
-pub(crate) fn everything() -> Vec<u8> {
+pub fn everything() -> Vec<u8> {
     let mut payload = Payload::new(&[
         func("target").expecting(&[0xcc; 8]),
         func("endbr_target").nop(),
@@ -42,7 +41,7 @@ pub(crate) fn everything() -> Vec<u8> {
 }
 
 /// Hooks of every kind that are called once.
-pub(crate) fn hooks() -> Vec<u8> {
+pub fn hooks() -> Vec<u8> {
     let kinds = [
         section::HOOKS_UNLOAD,
         section::HOOKS_PREAPPLY,
@@ -58,6 +57,6 @@ pub(crate) fn hooks() -> Vec<u8> {
 }
 
 /// A payload as small as it can be.
-pub(crate) fn small() -> Vec<u8> {
+pub fn small() -> Vec<u8> {
     Payload::new(&[func("target")]).bytes()
 }

@@ -3,21 +3,29 @@
 //! A small model of the state table in Xen's live-patch design ("State transition
 //! table of LIVEPATCH_ACTION commands"), and the engine next to it.
 
-use crate::common::{Hypervisor, Payload, TARGET, XEN_ID, engine, func};
+use crate::{Hypervisor, Payload, TARGET, XEN_ID, engine, func};
 use object::SectionKind;
 use xsplice_engine::{Action, Engine, Errno, Host as _, Options, State};
 
 /// Names, build-ids and functions to choose from; few, so that they meet.
-pub(crate) const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
-pub(crate) const IDS: u8 = 5;
-pub(crate) const FUNCTIONS: u64 = 3;
+pub const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+/// How many build-ids there are.
+pub const IDS: u8 = 5;
+/// How many functions there are.
+pub const FUNCTIONS: u64 = 3;
 
+/// What is done with engine and model.
 #[derive(Clone, Debug)]
-pub(crate) enum Step {
+pub enum Step {
+    /// The upload of a payload under one of [`NAMES`].
     Upload(usize, Kind),
+    /// An action.
     Act {
+        /// On which of [`NAMES`].
         name: usize,
+        /// Which one.
         action: Action,
+        /// Whether what it depends on need not be on top.
         nodeps: bool,
         /// The CPUs do not come together.
         late: bool,
@@ -26,15 +34,17 @@ pub(crate) enum Step {
 
 /// What distinguishes payloads here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Kind {
-    pub(crate) own: u8,
+pub struct Kind {
+    /// Which of the build-ids it has.
+    pub own: u8,
     /// Build-id of what it depends on; none for the hypervisor.
-    pub(crate) depends: Option<u8>,
+    pub depends: Option<u8>,
     /// Build-id of a payload whose symbol it refers to.
-    pub(crate) uses: Option<u8>,
+    pub uses: Option<u8>,
     /// Whether it has writable data.
-    pub(crate) data: bool,
-    pub(crate) function: u64,
+    pub data: bool,
+    /// Which function it patches.
+    pub function: u64,
 }
 
 impl Kind {
@@ -311,7 +321,7 @@ fn compare(engine: &Engine<Hypervisor>, model: &Model) {
 ///
 /// # Panics
 /// When engine and model differ, or something is left in the end.
-pub(crate) fn check(steps: &[Step]) {
+pub fn check(steps: &[Step]) {
     let mut engine = engine();
     let mut model = Model::default();
     for step in steps {
