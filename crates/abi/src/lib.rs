@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's two live-patch interfaces as types: the payload format, version 2,
-//! and the sysctl hypercall, interface versions 0x12 to 0x16; and the functions
-//! of Xen that must not be patched ([`deny`]).
+//! and the sysctl hypercall, interface versions 0x12 to 0x16; the signatures that
+//! were proposed for payloads ([`signature`]); and the functions of Xen that must not
+//! be patched ([`deny`]).
 //!
 //! *What it trusts*: nothing; it only describes.
 //!
@@ -25,5 +26,6 @@ pub mod note;
 pub mod payload;
 pub mod preimage;
 pub mod record;
+pub mod signature;
 pub mod sysctl;
 pub mod text;
