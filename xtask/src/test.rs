@@ -153,7 +153,7 @@ fn check_freestanding() -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    let packages = ["abi", "reloc", "engine", "rendezvous"];
+    let packages = ["abi", "reloc", "signature", "engine", "rendezvous"];
     let packages = packages.map(|name| format!("--package=xsplice-{name}"));
     let mut command = Command::new("cargo");
     command.args(["check", "--quiet", "--target", TARGET]);
