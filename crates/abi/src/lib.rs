@@ -10,7 +10,8 @@
 //! Xen's public headers and live-patch design give it; each is asserted when
 //! this crate is compiled.
 //!
-//! What writes payloads needs the feature `alloc`; what a hypervisor uses does not.
+//! What writes payloads needs the feature `alloc`, and what reads or writes build records
+//! `serde`; what a hypervisor uses does not.
 //!
 //! Sources: Xen's `docs/misc/livepatch` ("design") and
 //! `xen/include/public/{sysctl,version,errno}.h` ("public headers").
@@ -22,6 +23,7 @@ extern crate alloc;
 
 pub mod deny;
 pub mod errno;
+pub mod hooks;
 pub mod note;
 pub mod payload;
 pub mod preimage;

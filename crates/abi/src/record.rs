@@ -38,8 +38,12 @@
 //! older than the first.
 
 use crate::preimage::OWNER;
+#[cfg(feature = "serde")]
+use alloc::string::String;
 #[cfg(feature = "alloc")]
 use alloc::vec::Vec;
+#[cfg(feature = "serde")]
+use serde::{Deserialize, Serialize};
 
 /// Name of the section.
 pub const SECTION: &str = ".note.xsplice.build";
@@ -47,6 +51,62 @@ pub const SECTION: &str = ".note.xsplice.build";
 pub const TYPE: u32 = 2;
 /// The format that this describes.
 pub const FORMAT: u32 = 1;
+
+/// A variable or constant that hooks change in place.
+#[cfg(feature = "serde")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatchedData {
+    /// Name in the source.
+    pub name: String,
+    /// Source file.
+    pub file: String,
+    /// Address in the hypervisor.
+    pub address: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// How many of them are written.
+    pub written: u64,
+    /// Whether it is writable: then the payload only applies while it has its
+    /// initial value.
+    pub variable: bool,
+}
+
+/// A new per-CPU variable.
+#[cfg(feature = "serde")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PerCpuVariable {
+    /// Name in the source.
+    pub name: String,
+    /// Source file.
+    pub file: String,
+    /// Address in the area of the first CPU.
+    pub address: u64,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// A change that the payload does without.
+#[cfg(feature = "serde")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Name of the function, variable or section.
+    pub name: String,
+    /// Source file.
+    pub file: String,
+    /// What differs.
+    pub why: String,
+}
+
+/// A flag that only says whether a message was printed, and that the payload has anew
+/// although it may be one that is in memory.
+#[cfg(feature = "serde")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Renewed {
+    /// Name of the variable.
+    pub name: String,
+    /// Source file.
+    pub file: String,
+}
 
 /// The note that holds `json`.
 #[cfg(feature = "alloc")]

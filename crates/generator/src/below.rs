@@ -4,9 +4,7 @@
 pub(crate) mod contents;
 pub(crate) mod proof;
 
-use crate::patched_data::PatchedData;
 use crate::payload::VERSION_SUFFIX;
-use crate::per_cpu::PerCpuVariable;
 use crate::record::Record;
 use crate::select::HOOKS;
 use crate::source::SourcePatch;
@@ -19,6 +17,7 @@ use std::path::{Path, PathBuf};
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::section;
 use xsplice_abi::record;
+use xsplice_abi::record::{PatchedData, PerCpuVariable};
 use xsplice_system::file;
 
 /// The key of the payload's metadata that names a source patch.

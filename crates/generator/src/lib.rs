@@ -58,8 +58,6 @@ mod witness;
 
 pub use code::Code;
 pub use generate::{Options, PatchedFunction, Progress, Report, generate};
-pub use patched_data::PatchedData;
-pub use per_cpu::PerCpuVariable;
 
 /// One thing that keeps a payload from being built.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

@@ -11,24 +11,6 @@ use xsplice_objdiff::object::{Object, Relocation, Symbol, Target};
 /// or pointer at most.
 const AROUND: u64 = 7;
 
-/// A variable or constant that a payload changes in place.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct PatchedData {
-    /// Name in the source.
-    pub name: String,
-    /// Source file.
-    pub file: String,
-    /// Address in the hypervisor.
-    pub address: u64,
-    /// Size in bytes.
-    pub size: u64,
-    /// How many of them are written.
-    pub written: u64,
-    /// Whether it is writable: then the payload only applies while it has its
-    /// initial value.
-    pub variable: bool,
-}
-
 /// Whether the caller wants `change` of the source `file` made in place.
 pub(crate) fn is_chosen(choices: &Choices, file: &str, change: &Change) -> bool {
     let data = match change.kind {

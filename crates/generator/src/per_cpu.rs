@@ -10,25 +10,12 @@ use crate::below::{Below, Level};
 use crate::payload::Align;
 use std::collections::BTreeSet;
 use std::ops::Range;
+use xsplice_abi::hooks::GRANULE;
+use xsplice_abi::record::PerCpuVariable;
 use xsplice_xen_image::Image;
 
-/// Padding is given out in pieces of this many bytes.
-const GRANULE: u64 = 8;
 /// How many pieces a word of the bit map is for.
 const WORD: usize = 64;
-
-/// A new per-CPU variable.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct PerCpuVariable {
-    /// Name in the source.
-    pub name: String,
-    /// Source file.
-    pub file: String,
-    /// Address in the area of the first CPU.
-    pub address: u64,
-    /// Size in bytes.
-    pub size: u64,
-}
 
 /// The padding of the per-CPU areas of a hypervisor.
 #[derive(Debug, Default)]

@@ -6,16 +6,14 @@
 //! from, and so what a payload on top of it is compared with.
 
 use crate::account::Hunk;
-use crate::patched_data::PatchedData;
-use crate::per_cpu::PerCpuVariable;
-use crate::select::{LeftOut, Renewed, Selection};
+use crate::select::Selection;
 use crate::{Code, Options, Problem};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use xsplice_abi::note::hex;
-use xsplice_abi::record;
+use xsplice_abi::record::{self, LeftOut, PatchedData, PerCpuVariable, Renewed};
 use xsplice_system::file;
 
 /// What is recorded of a build.

@@ -4,7 +4,7 @@
 
 use crate::elf::Elf;
 use serde::{Deserialize, Serialize};
-use xsplice_abi::record;
+use xsplice_abi::record::{self, LeftOut, PatchedData, PerCpuVariable, Renewed};
 
 /// What the generator recorded. Keys that are missing are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,38 +56,6 @@ pub struct Options {
     pub xen_depends: Option<String>,
 }
 
-/// A variable or constant that hooks change in place.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PatchedData {
-    /// Its name.
-    pub name: String,
-    /// Its source file.
-    pub file: String,
-    /// Its address in the hypervisor.
-    pub address: u64,
-    /// Its size in bytes.
-    pub size: u64,
-    /// How many of them are written.
-    pub written: u64,
-    /// Whether it is writable, and has to have its initial value.
-    pub variable: bool,
-}
-
-/// A new per-CPU variable.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PerCpuVariable {
-    /// Its name.
-    pub name: String,
-    /// Its source file.
-    pub file: String,
-    /// Its address in the first CPU's area.
-    pub address: u64,
-    /// Its size in bytes.
-    pub size: u64,
-}
-
 /// A hunk of a source patch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -123,28 +91,6 @@ impl Hunk {
             other => other,
         }
     }
-}
-
-/// A change that the payload does without.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LeftOut {
-    /// Name of the function, variable or section.
-    pub name: String,
-    /// Its source file.
-    pub file: String,
-    /// What differs.
-    pub why: String,
-}
-
-/// A flag that the payload has anew.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Renewed {
-    /// Name of the variable.
-    pub name: String,
-    /// Its source file.
-    pub file: String,
 }
 
 impl Record {

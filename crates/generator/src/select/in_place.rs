@@ -4,17 +4,15 @@
 use super::{Origin, Selector, Usage};
 use crate::Code;
 use crate::below::Level;
-use crate::generated_hooks::Table;
-use crate::patched_data::{PatchedData, contents, differences, is_chosen};
+use crate::patched_data::{contents, differences, is_chosen};
 use crate::payload::{Align, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use object::elf::R_X86_64_64;
 use std::ops::Range;
+use xsplice_abi::hooks::{self, Table};
+use xsplice_abi::record::PatchedData;
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::object::{Class, Object, Symbol, Target};
-
-/// Size of a row of the table in bytes: four pointers and two numbers
-/// (`struct patched_data`).
-const ROW: usize = 40;
+use zerocopy::IntoBytes as _;
 
 /// A change that hooks make.
 pub(super) struct InPlace {
@@ -231,11 +229,16 @@ impl Selector<'_> {
                 addend: 0,
                 reaches,
             }));
-            let mut bytes = [0; ROW];
-            let size = u32::try_from(size).unwrap_or(u32::MAX);
-            bytes[32..36].copy_from_slice(&size.to_le_bytes());
-            bytes[36..].copy_from_slice(&u32::from(variable).to_le_bytes());
-            rows.extend_from_slice(&bytes);
+            // Relocations fill in where everything is.
+            let bytes = hooks::PatchedData {
+                place: 0.into(),
+                was: 0.into(),
+                now: 0.into(),
+                name: 0.into(),
+                size: u32::try_from(size).unwrap_or(u32::MAX).into(),
+                variable: u32::from(variable).into(),
+            };
+            rows.extend_from_slice(bytes.as_bytes());
         }
         self.selection.patched_data.push(PatchedData {
             name: new.name.clone(),

@@ -6,15 +6,16 @@ use super::private::Privates;
 use super::renamed::Renamed;
 use super::{Place, Selector};
 use crate::Code;
-use crate::generated_hooks::{ALL_CLAIMS, Table};
 use crate::patch::Edits;
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
-use crate::per_cpu::PerCpuVariable;
 use crate::unit::Unit;
 use object::elf::R_X86_64_64;
+use xsplice_abi::hooks::{self, Table};
+use xsplice_abi::record::PerCpuVariable;
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::Class;
 use xsplice_objdiff::placement;
+use zerocopy::IntoBytes as _;
 
 /// Whether `units` bring a per-CPU variable that no original has, under any name or
 /// in any file.
@@ -93,21 +94,25 @@ impl Selector<'_> {
     fn add_tables(&mut self) {
         let variables = &self.selection.per_cpu;
         let draft = &mut self.selection.draft;
-        let rows: Vec<u8> = variables
-            .iter()
-            .flat_map(|v| [0, v.size])
-            .flat_map(u64::to_le_bytes)
-            .collect();
-        let at = draft.append(&PartKind::RoData, &rows, Align::to(8));
+        let rows = variables.iter().map(|v| hooks::PerCpu {
+            place: 0.into(),
+            size: v.size.into(),
+        });
+        let rows: Vec<hooks::PerCpu> = rows.collect();
+        let rows = rows.as_bytes();
+        let at = draft.append(&PartKind::RoData, rows, Align::to(8));
         self.generated
             .insert(Table::PerCpu, (at, rows.len() as u64));
-        let fields = (at..).step_by(16).zip(variables).map(|(at, v)| Field {
-            part: PartKind::RoData,
-            offset: at,
-            r_type: R_X86_64_64.0,
-            addend: 0,
-            reaches: Reaches::Address(v.name.clone(), v.address, 0),
-        });
+        let fields = (at..)
+            .step_by(size_of::<hooks::PerCpu>())
+            .zip(variables)
+            .map(|(at, v)| Field {
+                part: PartKind::RoData,
+                offset: at,
+                r_type: R_X86_64_64.0,
+                addend: 0,
+                reaches: Reaches::Address(v.name.clone(), v.address, 0),
+            });
         draft.fields.extend(fields);
         let bits = self.room.bits(variables);
         let bits: Vec<u8> = bits.into_iter().flat_map(u64::to_le_bytes).collect();
@@ -129,10 +134,13 @@ impl Selector<'_> {
 
     /// Where a table is that generated hooks call `name`, or its end.
     pub(super) fn reach_generated(&self, name: &str) -> Option<Reaches> {
-        if name == ALL_CLAIMS {
-            return Some(Reaches::Address(name.to_owned(), self.room.claims(), 0));
-        }
-        let (table, is_end) = Table::named(name)?;
+        let (table, is_end) = match hooks::Place::named(name)? {
+            hooks::Place::Start(table) => (table, false),
+            hooks::Place::End(table) => (table, true),
+            hooks::Place::AllClaims => {
+                return Some(Reaches::Address(name.to_owned(), self.room.claims(), 0));
+            }
+        };
         let &(at, size) = self.generated.get(&table)?;
         let at = if is_end { at + size } else { at };
         Some(Reaches::Part(PartKind::RoData, at.cast_signed()))

@@ -4,11 +4,11 @@
 use super::function::ENDBR64;
 use super::private::is_writable;
 use super::revived::Former;
-use super::selection::Renewed;
 use super::{Origin, Selector, Usage, runtime_name};
 use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use crate::warning::Warning;
 use crate::{Code, Problem};
+use xsplice_abi::record::Renewed;
 use xsplice_objdiff::compare::{Kind, is_once_flag};
 use xsplice_objdiff::names::{parent_of_cold, takes_own_arguments};
 use xsplice_objdiff::object::{Class, Merge, Object, Relocation, Target};

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Changes that no payload can make, refused by name with the ways out.
 
+use super::Selector;
 use super::piece::HOOKS;
-use super::{LeftOut, Selector};
 use crate::Code;
+use xsplice_abi::record::LeftOut;
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::object::{Class, Object, Section};
 use xsplice_objdiff::placement;

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was selected, as the caller gets it.
 
-use crate::patched_data::PatchedData;
 use crate::payload::Draft;
-use crate::per_cpu::PerCpuVariable;
 use crate::warning::Warning;
 use std::collections::BTreeSet;
+use xsplice_abi::record::{LeftOut, PatchedData, PerCpuVariable, Renewed};
 use xsplice_objdiff::explain;
 
 /// A function that the payload replaces.
@@ -94,27 +93,6 @@ pub struct Selection {
     pub notes: BTreeSet<String>,
     /// What no tool can see to.
     pub warnings: BTreeSet<Warning>,
-}
-
-/// A change that the payload does without, as the caller asked for.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct LeftOut {
-    /// Name of the function, variable or section.
-    pub name: String,
-    /// Source file.
-    pub file: String,
-    /// What differs.
-    pub why: String,
-}
-
-/// A flag that only says whether a message was printed, and that the payload has anew
-/// although it may be one that is in memory.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub struct Renewed {
-    /// Name of the variable.
-    pub name: String,
-    /// Source file.
-    pub file: String,
 }
 
 /// A function that the hypervisor calls at a stage of the payload's life.

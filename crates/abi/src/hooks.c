@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The hooks that the generator adds to a payload: they change data in place
- * (`xsplice build --patch-data`) and prepare new per-CPU variables. The generator
- * compiles this file as the tree compiles its common code, defines what is needed
- * of it, and fills the tables.
+ * (`xsplice build --patch-data`) and prepare new per-CPU variables. The file is
+ * compiled as the tree compiles its common code, with a definition of what is needed
+ * of it; whoever writes the payload fills the tables that it declares.
  *
  * Load and unload hooks run with all CPUs in the rendezvous, interrupts off, and
  * read-only pages writable.
