@@ -2,6 +2,7 @@
 //! `xsplice lab`: trying payloads on a disposable Xen host.
 
 use crate::output::{complain, failure, problems, say, shown};
+use crate::progress::Shown;
 use anyhow::{Context, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use xsplice_lab::{Host, HostConfig, Output, scenario};
 use xsplice_system::file;
+use xsplice_system::lines::{self, Detail};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -115,7 +117,7 @@ fn find_privcmd(kernel: &Path) -> Option<PathBuf> {
     module.exists().then_some(module)
 }
 
-fn boot(machine: &Machine, files: Vec<(String, PathBuf)>) -> anyhow::Result<Host> {
+fn boot(machine: &Machine, files: Vec<(String, PathBuf)>, json: bool) -> anyhow::Result<Host> {
     let xsplice = std::env::current_exe().context("cannot find this executable")?;
     let mut config = HostConfig::new(
         machine.xen.clone(),
@@ -132,6 +134,11 @@ fn boot(machine: &Machine, files: Vec<(String, PathBuf)>) -> anyhow::Result<Host
     config.cpus = machine.cpus;
     config.memory = machine.memory;
     config.timeout = Duration::from_secs(machine.timeout);
+    if lines::detail() == Detail::Verbose {
+        config.on_line = Some(|line| complain!("{line}"));
+    }
+    let shown = Shown::new(json);
+    shown.wait("booting");
     Ok(Host::boot(&config)?)
 }
 
@@ -161,7 +168,7 @@ fn try_payloads(payloads: &[PathBuf], machine: &Machine, json: bool) -> anyhow::
         names.push(name);
     }
     check_console(machine)?;
-    let mut host = boot(machine, files)?;
+    let mut host = boot(machine, files, json)?;
     let mut steps = Vec::new();
     let tried = try_all(
         &mut |argv| Ok(host.run(argv)?),
@@ -293,7 +300,7 @@ fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<Ex
     }
     check_console(machine)?;
     let directory = path.parent().unwrap_or(Path::new("."));
-    let mut host = boot(machine, Vec::new())?;
+    let mut host = boot(machine, Vec::new(), json)?;
     let mut results = Vec::new();
     for (line, step) in &steps {
         let result = match scenario::run_step(&mut host, directory, *line, step) {

@@ -6,10 +6,12 @@ use crate::output::complain;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use xsplice_system::lines::{self, Detail};
 
 const COUNTED: &str = "{msg:>12} [{bar:30}] {pos}/{len}";
+/// How often a spinner turns.
+const TICK: Duration = Duration::from_millis(100);
 const UNCOUNTED: &str = "{spinner} {prefix} {wide_msg}";
 
 /// Shows stages of work and their steps, on standard error.
@@ -38,6 +40,14 @@ impl Shown {
             kind,
             bar: Mutex::new(ProgressBar::hidden()),
         }
+    }
+
+    /// One thing of unknown length begins.
+    pub(crate) fn wait(&self, what: &str) {
+        self.line(what);
+        let bar = ProgressBar::new_spinner().with_prefix(format!("{what}:"));
+        self.begin(bar, UNCOUNTED);
+        self.with(|bar| bar.enable_steady_tick(TICK));
     }
 
     /// Takes the bar away.
@@ -86,17 +96,11 @@ impl xsplice_generator::Progress for Shown {
 
 impl xsplice_verify::Progress for Shown {
     fn stage(&self, name: &str) {
-        self.line(name);
-        let bar = ProgressBar::new_spinner().with_prefix(format!("{name}:"));
-        self.begin(bar, UNCOUNTED);
-        self.with(|bar| bar.tick());
+        self.wait(name);
     }
 
     fn step(&self, what: &str) {
         self.line(&format!("  {what}"));
-        self.with(|bar| {
-            bar.set_message(what.to_owned());
-            bar.tick();
-        });
+        self.with(|bar| bar.set_message(what.to_owned()));
     }
 }

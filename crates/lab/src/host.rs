@@ -51,6 +51,8 @@ pub struct HostConfig {
     /// option `-plugin`: `FILE,NAME=VALUE`, where a comma in a value is written
     /// twice. The file's path is absolute.
     pub plugin: Option<String>,
+    /// Is given each line of the console as it comes, without its end.
+    pub on_line: Option<fn(&str)>,
 }
 
 impl HostConfig {
@@ -72,6 +74,7 @@ impl HostConfig {
             xen_arguments: String::new(),
             count_instructions: false,
             plugin: None,
+            on_line: None,
         }
     }
 }
@@ -245,8 +248,8 @@ impl Host {
                 .take()
                 .map(|s| Box::new(s) as Box<dyn Read + Send>),
         ] {
-            let (console, stream) = (Arc::clone(&console), stream);
-            std::thread::spawn(move || stream.map(|s| watch(s, &console)));
+            let (console, on_line) = (Arc::clone(&console), config.on_line);
+            std::thread::spawn(move || stream.map(|s| watch(s, &console, on_line)));
         }
         let line = match connect(&socket, &mut qemu) {
             Ok(line) => line,
@@ -502,7 +505,7 @@ fn unexpected(reply: Reply) -> Error {
     }
 }
 
-fn watch(stream: impl Read, console: &Mutex<Console>) {
+fn watch(stream: impl Read, console: &Mutex<Console>, on_line: Option<fn(&str)>) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     while matches!(stream.read_until(b'\n', &mut line), Ok(size) if size > 0) {
@@ -515,6 +518,10 @@ fn watch(stream: impl Read, console: &Mutex<Console>) {
         }
         let text = String::from_utf8_lossy(&line).replace('\r', "");
         console.text.push_str(&text);
+        drop(console);
+        if let Some(on_line) = on_line {
+            on_line(text.trim_end_matches('\n'));
+        }
         line.clear();
     }
     if let Ok(mut console) = console.lock() {
@@ -654,7 +661,7 @@ mod tests {
             limit,
             ..Console::default()
         });
-        watch(text.as_bytes(), &console);
+        watch(text.as_bytes(), &console, None);
         console.into_inner().expect("no thread holds it")
     }
 

@@ -33,7 +33,7 @@ fn a_good_payload_passes_and_a_crash_is_told() -> anyhow::Result<()> {
     ];
     let run = |name: &str| {
         let payload = base.test_payloads.join(name).display().to_string();
-        let arguments: Vec<&str> = ["lab", "try", &payload, "--json"]
+        let arguments: Vec<&str> = ["lab", "try", &payload, "--json", "-v"]
             .into_iter()
             .chain(machine.iter().map(String::as_str))
             .collect();
@@ -42,6 +42,9 @@ fn a_good_payload_passes_and_a_crash_is_told() -> anyhow::Result<()> {
     let good = run("xen_hello_world.livepatch")?;
     assert_eq!(good.status.code(), Some(0), "{good:?}");
     let _: serde_json::Value = serde_json::from_slice(&good.stdout)?;
+    // The console as it comes, with `-v`.
+    let console = String::from_utf8_lossy(&good.stderr);
+    assert!(console.contains("(XEN) Brought up"), "{console}");
     // Xen's own payload cuts an instruction of a hypervisor that was built
     // with return thunks in two.
     let crash = run("xen_nop.livepatch")?;
