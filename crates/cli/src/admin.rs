@@ -12,10 +12,10 @@ pub(crate) use commands::{Command, run};
 
 use xsplice_dom0::Action;
 
-/// Upper bound for a rendezvous, in milliseconds, as the classic tool has it.
+/// Default timeout of a rendezvous in milliseconds, as in the classic tool.
 const TIMEOUT_MS: u32 = 30;
 
-/// What messages call an action.
+/// The verb for an action in messages.
 fn verb(action: Action) -> &'static str {
     match action {
         Action::Apply => "apply",
@@ -25,8 +25,8 @@ fn verb(action: Action) -> &'static str {
     }
 }
 
-/// The name of a payload that is loaded from `path`: the file's, without what
-/// follows its last dot.
+/// The default name of a payload loaded from `path`: the file name without its
+/// extension.
 fn name_of(path: &std::path::Path) -> String {
     let name = path
         .file_name()

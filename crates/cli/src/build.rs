@@ -19,7 +19,7 @@ Examples:
   xsplice build -s xen-4.17 -p fix.patch --xen-syms xen-syms -o fix.livepatch --json
 
 The tree must have been built once with the hypervisor's configuration and
-compiler: xsplice proves this for every function that it replaces.";
+compiler; xsplice proves this for every function that it replaces.";
 
 /// Arguments of `xsplice build`; the short ones are those of livepatch-build.
 #[derive(clap::Args)]
@@ -40,11 +40,11 @@ pub(crate) struct Args {
     /// Number of parallel compile jobs; 0 is one per CPU.
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     jobs: usize,
-    /// The `xen-syms` of the hypervisor to be patched.
+    /// The `xen-syms` of the hypervisor to patch.
     #[arg(long, value_name = "FILE")]
     xen_syms: PathBuf,
-    /// Payload that is applied already and that this one depends on; repeat it for
-    /// a stack, the lowest first.
+    /// Applied payload that this one depends on; repeat it for a stack, the lowest
+    /// first.
     #[arg(long, value_name = "FILE")]
     on: Vec<PathBuf>,
     /// Source patch of a payload given with --on; repeat it for several, in
@@ -78,24 +78,24 @@ pub(crate) struct Args {
     #[arg(long)]
     leave_out_init: bool,
     /// Change this constant, or this variable's initial value, in place: hooks write
-    /// the new contents over the old ones, and the old ones back at the revert. A
-    /// payload that changes a variable is only applied while the variable has its
-    /// initial value. FILE:NAME names the one in that source file.
+    /// the new contents, and restore the old ones on revert. A payload that changes a
+    /// variable is applied only while the variable has its initial value. FILE:NAME
+    /// names the one in that source file.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     patch_data: Vec<String>,
-    /// Accept the changed layout of this structure, or that this variable begins
-    /// with its initial value; repeat it for several.
+    /// Accept the changed layout of this structure, or that this variable starts from
+    /// its initial value; repeat it for several.
     #[arg(long, value_name = "NAME")]
     allow: Vec<String>,
     /// `KEY=VALUE` for the payload's metadata, which the hypervisor lists;
     /// repeat it for several.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     meta: Vec<(String, String)>,
-    /// Build the patched hypervisor as a whole, too, and write the payload only if
-    /// that proves it, as `xsplice verify` does.
+    /// Verify the payload as `xsplice verify` does, by building the complete patched
+    /// hypervisor, and write it only if it is proved.
     #[arg(long)]
     verify: bool,
-    /// Ignore what is cached of earlier builds.
+    /// Ignore the cache of earlier builds.
     #[arg(long)]
     no_cache: bool,
     /// For each function, print the first changed instruction and the hunks that
@@ -339,11 +339,11 @@ fn print_hunks(hunks: &[Hunk]) {
             ),
             Effect::LeftOut { names } => format!("left out: {}", list(names)),
             Effect::Placement { names } => format!(
-                "changes only where data lie, and those of the running hypervisor lie as well: {}",
+                "changes only the placement of data, and the running hypervisor's is as good: {}",
                 list(names)
             ),
             Effect::Restored { names } => format!(
-                "changes what a payload below left out back to what is in memory: {}",
+                "undoes a change that a payload below left out: {}",
                 list(names)
             ),
             Effect::Unused { names } => {
@@ -353,7 +353,7 @@ fn print_hunks(hunks: &[Hunk]) {
                 )
             }
             Effect::None { objects: 0 } => {
-                "no effect on code: what the build makes from this file is the same without this hunk"
+                "no effect on code: the files generated from this one are identical without this hunk"
                     .to_owned()
             }
             Effect::None { objects: 1 } => {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is kept for the next run.
+//! The cache directory.
 
 use std::path::PathBuf;
 

@@ -14,8 +14,8 @@ Examples:
   xsplice check fix.livepatch --xen-syms xen-syms
   xsplice check all.livepatch --on first.livepatch --on second.livepatch --xen-syms xen-syms
 
-Each payload is applied on those before it; one that does not apply, but
-replaces what is applied, does that. Exits with 0 if each does one of the two.";
+Each payload is applied on top of those before it, or replaces them if it cannot
+be applied. Exits with 0 if each payload can do one of the two.";
 
 /// Arguments of `xsplice check`.
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Image of the hypervisor, with symbols.
     #[arg(long, value_name = "FILE")]
     xen_syms: PathBuf,
-    /// Payload that is applied already; repeat it for a stack, the lowest first.
+    /// Applied payload; repeat it for a stack, the lowest first.
     #[arg(long, value_name = "FILE")]
     on: Vec<PathBuf>,
     /// Which checks must pass before a payload is applied.
@@ -78,7 +78,7 @@ fn check(args: &Args) -> anyhow::Result<Vec<Report>> {
         let taken = payloads.iter().any(|(other, _)| *other == name);
         ensure!(
             !taken,
-            "{}: another payload is called {name} too",
+            "{}: another payload is also called {name}",
             shown(path)
         );
         payloads.push((name, read(path)?));
@@ -106,7 +106,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     file::read(path).with_context(|| format!("cannot read {}", shown(path)))
 }
 
-/// What would become of the payload, in a line.
+/// The verdict on the payload, in one line.
 fn verdict(report: &Report) -> String {
     let errno_of = |severity| {
         let mut problems = report.problems.iter();
@@ -119,7 +119,7 @@ fn verdict(report: &Report) -> String {
     let not_applied = errno_of(Severity::NotApplied).unwrap_or("?");
     let not_replaced = report.replace_problems.first();
     let not_replaced = not_replaced.map_or("?", |problem| problem.errno);
-    // Where nothing is applied, there is nothing to replace.
+    // If nothing is applied, there is nothing to replace.
     match (report.applies, report.replaces, report.below.is_empty()) {
         (true, _, true) => "would load and apply".to_owned(),
         (true, true, false) => "would load, and apply or replace".to_owned(),
@@ -132,7 +132,7 @@ fn verdict(report: &Report) -> String {
     }
 }
 
-/// Verdicts that are good go to standard output, the others to standard error.
+/// Good verdicts go to standard output, others to standard error.
 fn print(report: &Report) {
     let mut lines = vec![format!("{}: {}", report.name, verdict(report))];
     for problem in &report.problems {
@@ -168,7 +168,7 @@ fn print(report: &Report) {
         }
     }
     for line in lines {
-        // What a payload says must not forge a line.
+        // Text from a payload must not forge a line.
         let line = escaped(&line);
         if is_good(report) {
             say!("{line}");
@@ -202,7 +202,7 @@ fn describe(function: &Function, lines: &mut Vec<String>) {
     }
 }
 
-/// The first addresses of a list, and how many there are further.
+/// The first addresses of a list, and the number of the rest.
 fn list(addresses: &[u64]) -> String {
     const SHOWN: usize = 3;
     let shown = addresses.iter().take(SHOWN);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `xsplice demo`: the life of live patches on a hypervisor in this process.
+//! `xsplice demo`: live patching on a simulated hypervisor in this process.
 
 use crate::output::{failure, say};
 use anyhow::{Context as _, ensure};
@@ -20,18 +20,18 @@ pub(crate) struct Args {
     cpus: u32,
 }
 
-/// What happened, and what could be seen afterwards.
+/// A step, and the state after it.
 #[derive(Serialize)]
 struct Step {
     milliseconds: u128,
     what: String,
-    /// For how long the CPUs stood still.
+    /// How long the CPUs were stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     window_ns: Option<u64>,
     version: String,
-    /// Whether the hypervisor gives a guest memory that is not there.
+    /// Whether a guest is still granted memory that does not exist.
     vulnerable: bool,
-    /// Calls that guests made since the step before.
+    /// Calls that guests made since the previous step.
     guest_calls: u64,
 }
 
@@ -73,7 +73,7 @@ fn print(step: &Step) {
 
 fn demo(cpus: u32, report: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let start = Instant::now();
-    let machine = Machine::new(image(), cpus).context("cannot make a hypervisor here")?;
+    let machine = Machine::new(image(), cpus).context("cannot create the simulated hypervisor")?;
     let original = machine.text();
     let mut engine = Engine::new(machine.clone(), Policy::Stock);
     let calls = Arc::new(AtomicU64::new(0));
@@ -118,7 +118,7 @@ fn demo(cpus: u32, report: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> anyhow
         (Action::Replace, "cumulative"),
         (Action::Revert, "cumulative"),
     ] {
-        // Patient: the CPUs are threads, and this machine may be busy.
+        // A long timeout: the CPUs are threads, and this machine may be busy.
         let options = Options {
             timeout: 2_000_000_000,
             ..Options::default()

@@ -15,8 +15,8 @@ Examples:
   xsplice efi-syms --xen-syms xen-syms --xen-efi xen.efi -o xen-efi-syms
   xsplice build -s xen-4.17 -p fix.patch --xen-syms xen-efi-syms -o fix-efi.livepatch
 
-xen.efi has a build-id of its own, and its data lies elsewhere: a payload is
-either for it or for the xen.gz of the same build.";
+xen.efi and the xen.gz of the same build have different build-ids and data
+addresses: a payload fits only one of them.";
 
 /// Arguments of `xsplice efi-syms`.
 #[derive(clap::Args)]

@@ -19,8 +19,8 @@ Examples:
   xsplice inspect fix.livepatch --relocations
   xsplice inspect fix.livepatch --json | jq .functions
 
-Side by side, | stands between instructions that differ, < and > before those
-that are only in the old or the new code.";
+Side by side, | marks instructions that differ, < and > those that are only in
+the old or the new code.";
 
 /// Arguments of `xsplice inspect`.
 #[derive(clap::Args)]
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// The hypervisor's image with symbols: shows old and new code side by side.
     #[arg(long, value_name = "FILE")]
     xen_syms: Option<PathBuf>,
-    /// List every relocation (always in JSON), not only how many there are.
+    /// List every relocation, not only their number (JSON always lists them).
     #[arg(long)]
     relocations: bool,
 }
@@ -77,7 +77,8 @@ fn show(args: &Args, json: bool) -> anyhow::Result<String> {
     Ok(text.0)
 }
 
-/// Lines about a payload. Nothing that it says can begin a line, or hide in one.
+/// Lines about a payload. Text from the payload can neither start a line nor hide in
+/// one.
 struct Text(String);
 
 impl Text {
@@ -85,7 +86,7 @@ impl Text {
         self.coloured(line, "");
     }
 
-    /// The first line of a part.
+    /// The heading of a part.
     fn title(&mut self, line: std::fmt::Arguments) {
         self.0.push('\n');
         self.line(line);
@@ -272,7 +273,7 @@ fn describe_function(text: &mut Text, function: &Function) {
     }
 }
 
-/// How wide the old side is.
+/// Width of the old side.
 const WIDTH: usize = 60;
 
 fn side_by_side(text: &mut Text, listing: &Listing, colour: bool) {

@@ -60,11 +60,11 @@ struct Machine {
     /// dom0's kernel.
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
-    /// The kernel's module xen-privcmd.ko; looked for in the modules
-    /// directory that belongs to the kernel unless given.
+    /// The kernel's module xen-privcmd.ko [default: found in the kernel's modules
+    /// directory].
     #[arg(long, value_name = "FILE")]
     privcmd: Option<PathBuf>,
-    /// A further program for dom0, and its shared libraries.
+    /// An additional program for dom0, and its shared libraries.
     #[arg(long = "program", value_name = "PLACE=FILE", value_parser = placed)]
     programs: Vec<(String, PathBuf)>,
     /// A directory to look for shared libraries in.
@@ -76,10 +76,10 @@ struct Machine {
     /// Memory in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: u32,
-    /// How long booting, and then each command, may take, in seconds.
+    /// Timeout for booting, and for each command, in seconds.
     #[arg(long, value_name = "S", default_value_t = 180)]
     timeout: u64,
-    /// Write what the console printed to this file.
+    /// Write the console's output to this file.
     #[arg(long, value_name = "FILE")]
     console: Option<PathBuf>,
 }
@@ -105,8 +105,8 @@ fn placed(argument: &str) -> Result<(String, PathBuf), String> {
     Ok((place.to_owned(), file.into()))
 }
 
-/// The module that belongs to `kernel`, as packages lay them out:
-/// `boot/vmlinuz-RELEASE` and `lib/modules/RELEASE` in one place.
+/// The module for `kernel`, in the layout that packages use: `boot/vmlinuz-RELEASE`
+/// and `lib/modules/RELEASE` in one place.
 fn find_privcmd(kernel: &Path) -> Option<PathBuf> {
     let release = kernel.file_name()?.to_str()?.strip_prefix("vmlinuz-")?;
     let root = kernel.parent()?.join("..");
@@ -142,7 +142,7 @@ fn boot(machine: &Machine, files: Vec<(String, PathBuf)>, json: bool) -> anyhow:
     Ok(Host::boot(&config)?)
 }
 
-/// Checks before the host boots that its console can be written.
+/// Checks, before the host boots, that the console file can be written.
 fn check_console(machine: &Machine) -> anyhow::Result<()> {
     let writable = machine
         .console
@@ -209,12 +209,12 @@ fn try_payloads(payloads: &[PathBuf], machine: &Machine, json: bool) -> anyhow::
     Ok(ExitCode::from(code))
 }
 
-/// The exit code that says: try again.
+/// The exit code for "try again".
 const AGAIN: i32 = 2;
-/// How often a command that says so is tried.
+/// How often a command with that exit code is tried.
 const TRIES: u32 = 5;
 
-/// A command on a payload, and how it ended at last.
+/// A command on a payload, and its final result.
 #[derive(serde::Serialize)]
 struct Step {
     payload: String,
@@ -231,8 +231,8 @@ fn place_of(name: &str) -> String {
 /// Runs a command in dom0.
 type Run<'a> = dyn FnMut(&[&str]) -> anyhow::Result<Output> + 'a;
 
-/// Tries each payload by itself. Where one cannot be taken out again, what
-/// follows would be tried on top of it: then this stops, and gives the reason.
+/// Tries each payload on its own. If one cannot be removed, the next would be tried
+/// on top of it, so this stops and returns the reason.
 fn try_all(
     run: &mut Run,
     names: &[String],
@@ -242,7 +242,7 @@ fn try_all(
         let Some(command) = try_payload(run, name, done)? else {
             continue;
         };
-        let mut stopped = format!("stopped: `{command}` did not happen, so {name} stays in place");
+        let mut stopped = format!("stopped: `{command}` failed, so {name} is still there");
         if let Some(rest) = names.get(number + 1..).filter(|rest| !rest.is_empty()) {
             stopped += &format!("; not tried: {}", rest.join(", "));
         }
@@ -251,7 +251,7 @@ fn try_all(
     Ok(None)
 }
 
-/// Gives the command that did not take the payload out again, if so.
+/// Returns the command that failed to remove the payload, if one did.
 fn try_payload(
     run: &mut Run,
     name: &str,
@@ -296,7 +296,7 @@ fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<Ex
     let text = String::from_utf8(text).with_context(name)?;
     let steps = scenario::parse(&text).with_context(name)?;
     if steps.is_empty() {
-        bail!("{}: there is no step in it", name());
+        bail!("{}: the scenario has no steps", name());
     }
     check_console(machine)?;
     let directory = path.parent().unwrap_or(Path::new("."));
@@ -348,7 +348,7 @@ fn print_step(what: &str, output: &Output) {
 mod tests {
     use super::*;
 
-    /// What is run, and why it stopped, where `busy` ends with "try again".
+    /// The commands that run, and why it stops, if `busy` exits with "try again".
     fn tried(busy: &str) -> (Vec<String>, Option<String>) {
         let mut commands = Vec::new();
         let mut run = |argv: &[&str]| {
@@ -373,16 +373,16 @@ mod tests {
         assert_eq!(commands[1..], last);
         assert_eq!(
             stopped.as_deref(),
-            Some("stopped: `revert one` did not happen, so one stays in place; not tried: two")
+            Some("stopped: `revert one` failed, so one is still there; not tried: two")
         );
         let (commands, stopped) = tried("unload two");
         assert_eq!(commands.len(), 10);
-        let words = "stopped: `unload two` did not happen, so two stays in place";
+        let words = "stopped: `unload two` failed, so two is still there";
         assert_eq!(stopped.as_deref(), Some(words));
     }
 
     #[test]
-    fn what_was_not_applied_keeps_nothing_from_the_next() {
+    fn a_payload_that_was_not_applied_does_not_stop_the_next() {
         let (commands, stopped) = tried("apply one");
         assert_eq!((commands.len(), stopped), (10, None));
         let (commands, stopped) = tried("upload one /lab/one.livepatch");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The `xsplice` command: a thin line over the crates that do the work.
+//! The `xsplice` command: a thin layer over the crates that do the work.
 //!
 //! The same executable is also the init process of a lab's dom0 (when it runs
 //! as process 1) and the classic `xen-livepatch` tool (when called by that name).
@@ -43,7 +43,7 @@ struct Cli {
     /// Print no results and no progress, only errors and warnings.
     #[arg(short, long, global = true, display_order = 901, conflicts_with_all = ["json", "verbose"])]
     quiet: bool,
-    /// Say on standard error what is being done, and how long it takes.
+    /// Log each step and its time to standard error.
     #[arg(short, long, global = true, display_order = 902)]
     verbose: bool,
     #[command(subcommand)]
@@ -56,15 +56,15 @@ enum Command {
     Build(build::Args),
     /// Check payloads against a hypervisor image on disk.
     Check(check::Args),
-    /// Show what is in a payload.
+    /// Show the contents of a payload.
     Inspect(inspect::Args),
     /// Create the `xen-syms` of a `xen.efi`.
     EfiSyms(efi_syms::Args),
     /// Demonstrate apply, revert and replace on a simulated hypervisor.
     Demo(demo::Args),
-    /// Write an HTML page about a payload, for its reviewer.
+    /// Write an HTML page about a payload for its reviewers.
     Report(report::Args),
-    /// Prove that a payload makes the hypervisor the patched one.
+    /// Prove that the hypervisor with payloads applied is the patched one.
     Verify(verify::Args),
     /// Try payloads on a disposable Xen host in QEMU.
     Lab(lab::Args),
@@ -106,10 +106,10 @@ fn main() -> ExitCode {
     })
 }
 
-/// A wrong command line. Exit code 2 means "try again", which it never does.
+/// Reports a wrong command line. The exit code is 1, since 2 means "try again".
 fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
-    // Words of the command line are in it.
+    // The message quotes the command line.
     let lines: Vec<String> = text.lines().map(|line| escaped(line).to_string()).collect();
     let text = lines.join("\n");
     if std::env::args_os().any(|argument| argument == "--json") {
@@ -126,7 +126,7 @@ fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return usage(&error),
         Err(help) => {
-            // One that prints by itself does not see that there is no output.
+            // clap's printing would not notice a closed standard output.
             lines::print(format_args!(""));
             lines::keep(help.print());
             return ExitCode::SUCCESS;

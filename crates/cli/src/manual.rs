@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `xsplice man` and `xsplice completions`: what packages install beside the
-//! program, from the same description that `--help` prints.
+//! `xsplice man` and `xsplice completions`: files for packages, generated from the
+//! same description as `--help`.
 
 use crate::output::{failure, say};
 use anyhow::Context as _;
@@ -17,7 +17,7 @@ use xsplice_system::file::{self, shown};
 use xsplice_system::lines;
 
 /// What `xsplice --version` prints, without the program's name: the version, the
-/// commit that it is built from, and what it is compatible with.
+/// commit, and the supported payload format and interfaces.
 pub(crate) fn long_version() -> String {
     let mut interfaces = InterfaceVersion::ALL.map(|version| version.0);
     interfaces.sort_unstable();
@@ -104,8 +104,8 @@ fn write_all(
     Ok(())
 }
 
-/// The page as `clap_mangen` has it, but for what follows the options: there, it
-/// fills the lines of examples.
+/// The page as rendered by `clap_mangen`, except for the text after the options:
+/// `clap_mangen` would fill the lines of examples.
 fn rendered(page: &Man, command: &Command) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     page.render_title(&mut text)?;
@@ -122,7 +122,7 @@ fn rendered(page: &Man, command: &Command) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// What follows the options in `--help`: a line without indentation that ends with
+/// The text after the options in `--help`: a line without indentation that ends with
 /// a colon is a heading, and the lines below it stay as they are.
 fn after_help(text: &str) -> Roff {
     let mut roff = Roff::new();

@@ -12,15 +12,15 @@ use xsplice_verify::{build, built, check, verify};
 
 /// Where the patched hypervisor comes from.
 pub(crate) enum From<'a> {
-    /// It is built from this tree, with these patches and hooks, in a copy that is
-    /// kept if `cached`.
+    /// Built from this tree, with these patches and hooks, in a copy that is kept if
+    /// `cached`.
     Source {
         tree: &'a Path,
         patches: &'a [PathBuf],
         hooks: &'a [PathBuf],
         cached: bool,
     },
-    /// It is there already; types are compared with those of the tree.
+    /// Already built; types are compared with those of the tree.
     Built {
         syms: &'a Path,
         objects: Option<&'a Path>,
@@ -28,7 +28,7 @@ pub(crate) enum From<'a> {
     },
 }
 
-/// What is to be judged.
+/// What to verify.
 pub(crate) struct Question<'a> {
     /// Names and contents of the payloads, from the bottom up.
     pub(crate) payloads: &'a [(String, Vec<u8>)],
@@ -37,7 +37,7 @@ pub(crate) struct Question<'a> {
     pub(crate) accepted: Accepted,
 }
 
-/// Asks, and shows the `progress` of it.
+/// Verifies, and reports `progress`.
 pub(crate) fn ask(question: &Question, progress: &dyn Progress) -> anyhow::Result<Verdict> {
     let original = read(question.xen_syms)?;
     let name = shown(question.xen_syms);
@@ -47,7 +47,7 @@ pub(crate) fn ask(question: &Question, progress: &dyn Progress) -> anyhow::Resul
     };
     let payloads = question.payloads.iter();
     let payloads: Vec<Input> = payloads.map(|(name, data)| Input { name, data }).collect();
-    // What is given is looked at before minutes go into building the rest.
+    // Check the inputs before minutes go into the build.
     check(original, &payloads)?;
     let patched = patched(question, progress)?;
     progress.stage("comparing the hypervisors");
@@ -120,8 +120,8 @@ pub(crate) fn payloads(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>
     named.map(|path| Ok((shown(path), read(path)?))).collect()
 }
 
-/// What a payload was built from. A file may be left out by one payload of a stack
-/// and changed by another.
+/// The inputs of a payload. A file may be left out by one payload of a stack and
+/// changed by another.
 fn level(
     (name, data): &(String, Vec<u8>),
     from: &Recorded,
@@ -139,13 +139,13 @@ fn level(
     })
 }
 
-/// What the build of a payload recorded.
+/// The build record of a payload.
 fn record(name: &str, data: &[u8]) -> anyhow::Result<Option<Record>> {
     let payload = Payload::read(data, None).with_context(|| name.to_owned())?;
     Ok(payload.record)
 }
 
-/// What the builds of `payloads` recorded that they were told, and did.
+/// The options and decisions in the build records of `payloads`.
 pub(crate) fn recorded(payloads: &[(String, Vec<u8>)]) -> anyhow::Result<Accepted> {
     let mut accepted = Accepted {
         recorded: true,
@@ -196,7 +196,7 @@ pub(crate) fn summary(verdict: &Verdict) -> String {
         )
     } else {
         format!(
-            "not proved: {} of the patched hypervisor's functions, objects and types have no equal",
+            "not proved: {} of the patched hypervisor's functions, objects and types have no counterpart",
             verdict.differences.len()
         )
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How commands end.
+//! How commands report failure and exit.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -8,20 +8,20 @@ pub(crate) use xsplice_system::file::shown;
 use xsplice_system::lines;
 pub(crate) use xsplice_system::lines::{complain, say};
 
-/// What programs get in place of a result: why the command failed, and whether
-/// the same command can succeed a moment later. Every command that fails before
-/// it has a result prints this one form.
+/// The object that programs get instead of a result: why the command failed, and
+/// whether a retry can succeed. Every command that fails before it has a result
+/// prints this one form.
 pub(crate) fn problems(problems: impl Serialize, try_again: bool) -> Value {
     json!({ "problems": json!(problems), "try_again": try_again })
 }
 
-/// Says why a command failed, to programs too if they asked for `json`.
+/// Reports why a command failed, with `json` to programs too.
 pub(crate) fn failure(error: &anyhow::Error, json: bool) -> ExitCode {
     failed(error, false, json);
     ExitCode::FAILURE
 }
 
-/// The same where trying again can help, as `try_again` says.
+/// The same, for failures where `try_again` says that a retry can succeed.
 pub(crate) fn failed(error: &anyhow::Error, try_again: bool, json: bool) {
     if json {
         let problem = json!({ "message": format!("{error:#}") });
@@ -30,8 +30,8 @@ pub(crate) fn failed(error: &anyhow::Error, try_again: bool, json: bool) {
     complain!("error: {error:#}");
 }
 
-/// The exit code of a command that ended with `code`: what could not be printed
-/// is a failure, too.
+/// The exit code of a command that ended with `code`: output that could not be
+/// written is a failure too.
 pub(crate) fn ended(code: ExitCode) -> ExitCode {
     match lines::finish() {
         Ok(()) => code,

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What long work shows while it runs: a bar on a terminal, or lines where they
-//! are wanted.
+//! Progress of long work: a bar on a terminal, or log lines with `-v`.
 
 use crate::output::complain;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,7 +28,7 @@ enum Kind {
 }
 
 impl Shown {
-    /// As the command line has it; output for programs, `json`, has no bar.
+    /// As the command line requests it; with `json`, there is no bar.
     pub(crate) fn new(json: bool) -> Self {
         let kind = match lines::detail() {
             Detail::Verbose => Kind::Lines(Instant::now()),
@@ -42,7 +41,7 @@ impl Shown {
         }
     }
 
-    /// One thing of unknown length begins.
+    /// Starts a step of unknown length.
     pub(crate) fn wait(&self, what: &str) {
         self.line(what);
         let bar = ProgressBar::new_spinner().with_prefix(format!("{what}:"));
@@ -50,7 +49,7 @@ impl Shown {
         self.with(|bar| bar.enable_steady_tick(TICK));
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(&self) {
         self.with(|bar| bar.finish_and_clear());
     }

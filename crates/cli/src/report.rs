@@ -20,15 +20,15 @@ Examples:
   xsplice report fix.livepatch --xen-syms xen-syms -p fix.patch -o fix.html
   xsplice report second.livepatch --on first.livepatch --xen-syms xen-syms -o second.html
 
-A source patch is only shown if the payload records its SHA-256, or records no
+A source patch is shown only if the payload records its SHA-256, or records no
 source patch at all.
 
-With -s the patched hypervisor is built as a whole, and the page says whether the
-payload is proved, as `xsplice verify` does. Without it the page says that this
-was not asked for: a payload cannot say it of itself.
+With -s, the complete patched hypervisor is built, and the page says whether the
+payload is proved, as with `xsplice verify`. Without it, the page says that no
+proof was requested: a payload cannot vouch for itself.
 
-Exit codes: 0 if the payload would load and apply, and is proved if that was asked
-for; 1 if not (the page is written and says why), or if no page could be written.";
+Exit codes: 0 if the payload would load and apply, and with -s is proved; 1 if not
+(the page gives the reason), or if no page could be written.";
 
 /// Arguments of `xsplice report`.
 #[derive(clap::Args)]
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// Source patch that the payload was built from; repeat it for several.
     #[arg(short, long, value_name = "FILE")]
     patch: Vec<PathBuf>,
-    /// The built source tree of the hypervisor: have the payload verified, too.
+    /// The built source tree of the hypervisor: also verify the payload.
     #[arg(short, long, value_name = "DIR", requires = "patch")]
     srcdir: Option<PathBuf>,
     /// Source patch of a payload given with --on, for -s; repeat it for several, in
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     /// several.
     #[arg(long, value_name = "FILE", requires = "srcdir")]
     hooks: Vec<PathBuf>,
-    /// Payload that is applied already; repeat it for a stack, the lowest first.
+    /// Applied payload; repeat it for a stack, the lowest first.
     #[arg(long, value_name = "FILE")]
     on: Vec<PathBuf>,
     /// The page to write; `-` is standard output.
@@ -151,7 +151,7 @@ fn in_words(verdict: &Verdict) -> Opinion {
     }
 }
 
-/// The source patches; all that do not belong to the payload are named.
+/// Reads the source patches; the error names all that do not belong to the payload.
 fn patches(paths: &[PathBuf], payload: &Payload) -> anyhow::Result<Vec<SourcePatch>> {
     let (mut patches, mut foreign) = (Vec::new(), Vec::new());
     for path in paths {
@@ -175,7 +175,7 @@ fn patches(paths: &[PathBuf], payload: &Payload) -> anyhow::Result<Vec<SourcePat
     )
 }
 
-/// The verdict on the payload, after those that are below it.
+/// The verdict on the payload, on top of those below it.
 fn check(
     args: &Args,
     image: &Arc<Image>,

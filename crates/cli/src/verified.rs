@@ -13,7 +13,7 @@ use xsplice_system::file;
 use xsplice_system::interrupt::Directory;
 use xsplice_verify::Verdict;
 
-/// How it went.
+/// The outcome of the build.
 enum Outcome {
     Refused(Refused),
     Judged(Box<Report>, Verdict),

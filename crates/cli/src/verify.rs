@@ -13,10 +13,10 @@ Examples:
   xsplice verify fix.livepatch -s source -p fix.patch --xen-syms xen-syms
   xsplice verify fix.livepatch -s source --patched-syms new/xen/xen-syms --xen-syms xen-syms
 
-Builds the patched hypervisor as a whole, and proves function by function and
-reference by reference that the hypervisor with the payloads applied is the
-same, and type by type that what is in memory keeps its layout. Exits with 0 if
-all of it is proved, and with 1 if not.";
+Builds the complete patched hypervisor, and proves that the hypervisor with the
+payloads applied is equivalent: function by function, reference by reference, and
+type by type for data in memory. Exits with 0 if all of it is proved, otherwise
+with 1.";
 
 /// Arguments of `xsplice verify`.
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Payloads, the lowest first.
     #[arg(required = true, value_name = "FILE")]
     payloads: Vec<PathBuf>,
-    /// Payload that is applied already; repeat it for a stack, the lowest first.
+    /// Applied payload; repeat it for a stack, the lowest first.
     #[arg(long, value_name = "FILE")]
     on: Vec<PathBuf>,
     /// The running hypervisor, with symbols.
@@ -50,8 +50,8 @@ pub(crate) struct Args {
     /// C source of hooks that a payload was built with; repeat it for several.
     #[arg(long, value_name = "FILE")]
     hooks: Vec<PathBuf>,
-    /// The patched hypervisor, where it is built already, in the tree that it was
-    /// built in; with -s, types are compared, too.
+    /// The patched hypervisor, already built, in its build tree; with -s, types are
+    /// compared too.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["patches", "hooks"])]
     patched_syms: Option<PathBuf>,
     /// The `prelink.o` that it was linked from, if not in the same directory.
@@ -60,15 +60,15 @@ pub(crate) struct Args {
     /// Build in a temporary copy of the tree.
     #[arg(long)]
     no_cache: bool,
-    /// What the payloads were built without, as `xsplice build` takes it; repeat it
+    /// Change that the payloads were built without, as for `xsplice build`; repeat it
     /// for several.
     #[arg(long, value_name = "NAME")]
     leave_out: Vec<String>,
-    /// The payloads were built without what is only used while booting.
+    /// The payloads were built with --leave-out-init.
     #[arg(long)]
     leave_out_init: bool,
-    /// Accept the changed layout of this structure, or that this variable starts
-    /// anew, as `xsplice build` does; repeat it for several.
+    /// Accept the changed layout of this structure, or that this variable starts from
+    /// its initial value, as for `xsplice build`; repeat it for several.
     #[arg(long, value_name = "NAME")]
     allow: Vec<String>,
 }

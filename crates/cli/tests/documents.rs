@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Commands that have commands of their own.
+/// Commands with subcommands.
 const GROUPS: [&str; 1] = ["lab"];
 
 /// Help texts, by command.
@@ -29,9 +29,9 @@ impl Helps {
         self.0.get(command).map(String::as_str)
     }
 
-    /// What is wrong with a command line, without the name of the program.
+    /// The error in a command line, which comes without the program's name.
     fn fault(&mut self, line: &str) -> Option<String> {
-        // What follows is the shell's.
+        // The rest belongs to the shell.
         let words = line
             .split_whitespace()
             .take_while(|word| !["|", ">", "#", "&&", ";"].contains(word));
@@ -114,7 +114,7 @@ fn documents_show_commands_that_exist() {
 #[test]
 fn examples_in_help_texts_use_commands_that_exist() {
     let mut helps = Helps::default();
-    let list = helps.of(&[]).expect("there is a help text").to_owned();
+    let list = helps.of(&[]).expect("help text").to_owned();
     let commands = list
         .lines()
         .skip_while(|line| *line != "Commands:")
@@ -123,10 +123,7 @@ fn examples_in_help_texts_use_commands_that_exist() {
         .filter(|line| !line.starts_with(' '))
         .filter_map(|line| line.split_whitespace().next());
     for name in commands.filter(|name| *name != "help") {
-        let help = helps
-            .of(&[name.to_owned()])
-            .expect("it is listed")
-            .to_owned();
+        let help = helps.of(&[name.to_owned()]).expect("listed").to_owned();
         for line in help.lines().filter_map(command) {
             assert_eq!(helps.fault(line), None, "xsplice {name} --help: {line}");
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Manual pages, completions, `--version`, and how much is printed.
+//! Manual pages, completions, `--version`, and `--quiet`.
 
 use std::fs;
 use std::path::Path;
@@ -53,7 +53,7 @@ fn each_command_has_a_page_with_its_options_and_examples() {
         for option in options(&help) {
             assert!(page.contains(option), "{name} lacks {option}");
         }
-        // Lines of examples are lines of the page: nothing is filled.
+        // Examples keep their lines: nothing is filled.
         for example in help.lines().filter(|line| line.starts_with("  xsplice ")) {
             let line = format!("\\fB{example}\\fR");
             assert!(page.lines().any(|l| l == line), "{name} lacks {example}");
@@ -96,7 +96,7 @@ fn each_shell_has_completions() {
 }
 
 #[test]
-fn the_long_version_says_what_it_is_compatible_with() {
+fn the_long_version_names_supported_formats_and_interfaces() {
     let text = printed(&["--version"]);
     let version = concat!("xsplice ", env!("CARGO_PKG_VERSION"), "\ncommit: ");
     let rest = text.strip_prefix(version).expect("version and commit");
@@ -115,7 +115,7 @@ fn the_long_version_says_what_it_is_compatible_with() {
 }
 
 #[test]
-fn quiet_leaves_errors_and_the_exit_code() {
+fn quiet_keeps_errors_and_the_exit_code() {
     assert_eq!(printed(&["demo", "--quiet"]), "");
     assert_ne!(printed(&["demo"]), "");
     let failed = xsplice(&["inspect", "-q", "/nowhere/fix.livepatch"]);

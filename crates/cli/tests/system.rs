@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the command does to files, standard output and its surroundings, tried
-//! on a hypervisor of one C file.
+//! How the command treats files, standard output and its environment, on a hypervisor
+//! built from one C file.
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
@@ -49,7 +49,7 @@ const LINK: [&str; 5] = [
     "-Wl,--build-id=0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 ];
 
-/// The edges of parts that this hypervisor does not have.
+/// Linker symbols around parts that this hypervisor does not have.
 const EDGES: &str = "\
         .data
         .irp name, _stextentry, _etextentry, __init_begin, __init_end, \
@@ -117,8 +117,8 @@ impl Place {
         command
     }
 
-    /// A verification of a payload that was built before, with a patched hypervisor
-    /// that `recipe` builds.
+    /// Verifies an already built payload against a patched hypervisor that `recipe`
+    /// builds.
     fn verify(&self, patch: &str, recipe: &str) -> Command {
         let xen = self.at("tree/xen");
         std::fs::write(xen.join("Makefile"), format!("xen:\n\t{recipe}\n")).expect("written");
@@ -165,7 +165,7 @@ fn is_payload(bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn a_payload_goes_to_what_its_path_names() {
+fn a_payload_is_written_to_any_kind_of_path() {
     let place = Place::new();
     let kept = |path: &str| std::fs::read(place.at(path)).expect("it is there");
     run(&mut place.build("plain"));
@@ -216,7 +216,7 @@ fn standard_output_can_take_the_payload() {
 }
 
 #[test]
-fn what_cannot_be_printed_is_a_failure() {
+fn a_failed_write_to_standard_output_is_an_error() {
     let place = Place::new();
     run(&mut place.build("plain"));
     let full = || {
@@ -254,7 +254,7 @@ fn what_cannot_be_printed_is_a_failure() {
             said.contains("cannot write to standard output"),
             "{arguments:?}: {said}"
         );
-        // A reader that went away has seen enough.
+        // A closed pipe is not an error: its reader has seen enough.
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let output = run_to_end(command().stdout(writer));
@@ -306,7 +306,7 @@ fn no_input_is_overwritten() {
     }
 }
 
-/// What came of a command, whatever its exit code.
+/// The output of a command, whatever its exit code.
 fn run_to_end(command: &mut Command) -> Output {
     command.output().expect("it runs")
 }
@@ -328,7 +328,7 @@ fn the_classic_tool_fails_on_a_full_disk_too() {
     assert_ne!(output.status.code(), Some(0), "{output:?}");
 }
 
-/// `command`, started by a program that becomes it.
+/// `command`, started by a program that execs it.
 fn by(starter: &[&str], command: &Command) -> Command {
     let mut started = Command::new(starter[0]);
     started.args(&starter[1..]);
@@ -348,7 +348,7 @@ fn a_signal_leaves_nothing_behind() {
     ];
     let place = Place::new();
     run(&mut place.build("payload"));
-    // A compiler that starts another process, and takes its time.
+    // A compiler that starts another process and hangs.
     let slow = "sh -c 'sleep 1000 & echo $! > common/pid; wait'";
     place.record(&format!("{slow} -c common/guest.c -o common/guest.o"));
     let build = || place.build("never");
@@ -362,7 +362,7 @@ fn a_signal_leaves_nothing_behind() {
         .into_iter()
         .flat_map(|command| signals.map(|signal| (command, signal)))
     {
-        // Whoever runs the tests may ignore signals, as `nohup` does.
+        // The test's environment may ignore signals, as under `nohup`.
         let child = by(&["env", "--default-signal"], &command())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -379,12 +379,12 @@ fn a_signal_leaves_nothing_behind() {
         );
         assert_eq!(place.left_in_tmp(), Vec::<PathBuf>::new());
         assert!(!place.at("never").exists());
-        // It was killed, and ends when the system comes to it.
+        // It has been killed, but may take a moment to exit.
         wait(|| has_ended(&sleeper));
     }
 }
 
-/// The copy of the tree has links to what is not built.
+/// The copy of the tree links to files that are not built.
 #[test]
 fn a_verification_writes_to_its_copy_only() {
     let place = Place::new();
@@ -413,7 +413,7 @@ fn a_verification_writes_to_its_copy_only() {
 }
 
 #[test]
-fn what_is_no_patch_or_no_tree_is_one_error() {
+fn an_input_of_the_wrong_kind_is_one_error() {
     let place = Place::new();
     run(&mut place.build("payload"));
     let said = words_of_one_error(&run_to_end(&mut place.verify("xen-syms", "false")));
@@ -460,7 +460,7 @@ fn what_is_no_patch_or_no_tree_is_one_error() {
 }
 
 #[test]
-fn what_is_read_twice_is_a_file() {
+fn an_input_that_is_read_twice_must_be_a_file() {
     let place = Place::new();
     run(&mut place.build("payload"));
     let pipe = place.at("pipe.patch");
@@ -484,7 +484,7 @@ fn what_is_read_twice_is_a_file() {
     assert!(said.contains("pipe.patch: it is read twice"), "{said}");
 }
 
-/// A compiler shows the source, which can have anything in it.
+/// Compilers quote the source, which may contain anything.
 #[test]
 fn a_source_does_not_control_the_terminal() {
     let place = Place::new();
@@ -497,7 +497,7 @@ fn a_source_does_not_control_the_terminal() {
 }
 
 #[test]
-fn a_limit_for_files_leaves_nothing_behind() {
+fn a_file_size_limit_leaves_nothing_behind() {
     let place = Place::new();
     let output = run_to_end(&mut by(
         &["sh", "-c", "ulimit -f 1; exec \"$@\"", "sh"],
@@ -513,7 +513,7 @@ fn a_limit_for_files_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_signal_that_is_ignored_stays_so() {
+fn an_ignored_signal_stays_ignored() {
     let place = Place::new();
     place.record(&format!(
         "sleep 1; {COMPILE} -c common/guest.c -o common/guest.o"
@@ -573,7 +573,7 @@ fn a_work_directory_can_be_anywhere() {
 #[test]
 fn a_cache_that_cannot_be_written_is_a_note() {
     let place = Place::new();
-    // A file where a directory should be stops root, too.
+    // A file in place of a directory stops root too.
     std::fs::write(place.at("cache"), "").expect("written");
     let output = run(&mut place.build("made"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -583,7 +583,7 @@ fn a_cache_that_cannot_be_written_is_a_note() {
 }
 
 #[test]
-fn a_build_id_is_no_payload_and_a_payload_no_build_id() {
+fn a_build_id_is_not_accepted_as_a_payload_or_the_reverse() {
     let place = Place::new();
     for given in ["tree", "xen-syms", "not-there", "abc"] {
         let output = run_to_end(place.build("never").args(["--depends", given]));
@@ -608,7 +608,7 @@ fn a_build_id_is_no_payload_and_a_payload_no_build_id() {
 }
 
 #[test]
-fn payloads_that_are_applied_already_are_named_alike_everywhere() {
+fn applied_payloads_are_given_with_the_same_option_everywhere() {
     let place = Place::new();
     run(&mut place.build("plain"));
     let commands: [&[&str]; 3] = [
@@ -627,7 +627,7 @@ fn payloads_that_are_applied_already_are_named_alike_everywhere() {
     }
 }
 
-/// The reasons that a command gives to programs.
+/// The problems that a command reports in JSON.
 fn problems(output: &Output) -> Vec<serde_json::Value> {
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
     assert_eq!(value["try_again"], false, "{value}");
@@ -743,7 +743,7 @@ fn a_missing_work_directory_is_one_error() {
 }
 
 #[test]
-fn no_home_is_made_up_for_the_cache() {
+fn a_missing_home_is_not_created_for_the_cache() {
     let place = Place::new();
     let home = place.at("home");
     let mut build = place.build("one");
@@ -861,7 +861,7 @@ fn a_file_of_hooks_has_hooks() {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_said_once() {
+fn a_bad_file_is_reported_once() {
     let place = Place::new();
     run(&mut place.build("plain"));
     let payload = std::fs::read(place.at("plain")).expect("it is there");
@@ -879,7 +879,7 @@ fn what_is_wrong_with_a_file_is_said_once() {
 }
 
 #[test]
-fn what_is_given_is_looked_at_before_what_is_missing() {
+fn bad_arguments_are_reported_before_missing_ones() {
     let place = Place::new();
     let mut command = Command::new(XSPLICE);
     command.args(["verify", "fix.patch", "--xen-syms", "fix.patch"]);
@@ -889,7 +889,7 @@ fn what_is_given_is_looked_at_before_what_is_missing() {
     assert!(said.starts_with("error: fix.patch: "), "{said}");
 }
 
-/// The process that the made-up compiler says to have started.
+/// Waits for the fake compiler and returns the process it started.
 fn wait_for_compiler(place: &Place) -> String {
     let mut found = String::new();
     wait(|| {
@@ -905,12 +905,12 @@ fn wait_for_compiler(place: &Place) -> String {
 fn wait(mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(120);
     while !condition() {
-        assert!(Instant::now() < end, "it does not come");
+        assert!(Instant::now() < end, "the compiler did not start");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Whether the process is gone, or only waits for its parent to notice.
+/// Whether the process has exited, or is only waiting to be reaped.
 fn has_ended(id: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat"));
     stat.map_or(true, |stat| stat.contains(") Z "))

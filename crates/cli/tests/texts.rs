@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What commands print, word for word: each file of `texts` is a session. After a
-//! change on purpose, `TRYCMD=overwrite cargo test -p xsplice --test texts` writes
-//! them anew; read the difference.
+//! The exact output of commands: each file of `texts` is a session. After an intended
+//! change, run `TRYCMD=overwrite cargo test -p xsplice --test texts` and review the
+//! diff.
 
 #[test]
 fn sessions() {

@@ -82,9 +82,9 @@ impl Hunk {
             }
             "in_payload" => "in the payload",
             "alternative" => "no effect alone, but needed where others are left out",
-            "placement" => "changes only where data lie, and those of the hypervisor lie as well",
+            "placement" => "changes only the placement of data, and the hypervisor's is as good",
             "left_out" => "left out, as the build was told",
-            "restored" => "changes what a payload below left out back to what is in memory",
+            "restored" => "undoes a change that a payload below left out",
             "unused" => "changes only what the running hypervisor does not use",
             "none" => "no effect on code",
             "not_built" => "not compiled into this hypervisor",

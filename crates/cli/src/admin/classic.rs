@@ -2,8 +2,8 @@
 //! The tool under its classic name, `xen-livepatch`: the syntax, output text
 //! and exit codes that scripts rely on.
 //!
-//! One thing differs on purpose: where the classic tool exits with 0 although
-//! it cannot open the hypervisor's interface, this one exits with 1.
+//! One deliberate difference: if the hypervisor's interface cannot be opened, the
+//! classic tool exits with 0, this one with 1.
 
 use super::{TIMEOUT_MS, name_of};
 use crate::output::complain;
@@ -39,12 +39,12 @@ Commands:
                          Check only against hypervisor buildid.
 ";
 
-/// In the order in which a shortened command is looked up.
+/// In lookup order for abbreviated commands.
 const COMMANDS: [&str; 8] = [
     "help", "list", "upload", "load", "apply", "revert", "unload", "replace",
 ];
 
-/// Why a command did not do what it was to do; the words are printed already.
+/// Why a command failed. The message has already been printed.
 enum Failure {
     Errno(Errno),
     Other,
@@ -52,8 +52,8 @@ enum Failure {
 
 type Outcome = Result<(), Failure>;
 
-/// Metadata in a list. Programs read the list: it must not forge a line, nor have the
-/// word for a state, which xapi looks for anywhere in a line.
+/// Metadata in a list. Programs parse the list: metadata must neither forge a line
+/// nor contain the word for a state, which xapi searches for anywhere in a line.
 fn metadata(entries: &[String]) -> String {
     let text = escaped(&entries.join(";")).to_string();
     let text = text.replace("APPLIED", r"\u{41}PPLIED");
@@ -164,7 +164,8 @@ impl Tool<'_> {
         let mut data = Vec::new();
         let read = file.take(LARGEST_PAYLOAD).read_to_end(&mut data);
         if let Err(error) = read {
-            // The classic tool maps the file, which a directory answers so.
+            // The classic tool maps the file; for a directory, mmap fails with
+            // ENODEV.
             let errno = match errno_of(&error) {
                 Errno::EISDIR => Errno::ENODEV,
                 errno => errno,
@@ -197,7 +198,7 @@ impl Tool<'_> {
         action.extend_from_slice(flags);
         let outcome = self.action(Action::Apply, &action);
         if outcome.is_err() {
-            // The words and the exit code are those of the failed apply.
+            // Message and exit code are those of the failed apply.
             let _ = self.action(Action::Unload, &[name]);
         }
         outcome
@@ -283,7 +284,7 @@ fn usage() -> Outcome {
     Err(Failure::Other)
 }
 
-/// Prints at once, so that it stands before what the hypervisor says.
+/// Prints and flushes, so that the text appears before the hypervisor call.
 fn say(text: &str) {
     lines::print(format_args!("{text}"));
     lines::flush();

@@ -55,8 +55,8 @@ pub(crate) enum Command {
     Replace {
         /// The payload.
         name: String,
-        /// File of a payload that is applied already, to say whether its variables
-        /// are lost; repeat it for several. Installed ones are found.
+        /// File of an applied payload, to find out whether its variables are lost;
+        /// repeat it for several. Installed files are found automatically.
         #[arg(long, value_name = "FILE")]
         on: Vec<PathBuf>,
         #[command(flatten)]
@@ -84,7 +84,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         limits: Limits,
     },
-    /// List the payloads that the hypervisor holds.
+    /// List the payloads in the hypervisor.
     #[command(after_help = "Examples:\n  xsplice list\n  xsplice list --json")]
     List,
     /// Show the running hypervisor.
@@ -155,7 +155,7 @@ fn done(name: &str, what: &str, state: Option<State>) -> Report {
 }
 
 fn execute(command: &Command) -> anyhow::Result<Report> {
-    // What can be refused without the hypervisor is refused before it is asked.
+    // Refuse locally what can be refused without the hypervisor.
     let file = match command {
         Command::Upload { name, file, .. } => Some((name.clone(), payload_file::read(file)?)),
         Command::Load { file, name, .. } => {
@@ -244,9 +244,8 @@ fn check_belongs(hypervisor: &Privcmd, identity: &payload_file::Identity) -> any
     let running = version_info(hypervisor)
         .map_err(explain_interface)?
         .build_id;
-    let running = running.context(
-        "this hypervisor has no build-id, so nothing tells which payloads are made for it",
-    )?;
+    let running =
+        running.context("this hypervisor has no build-id, so payloads cannot be matched to it")?;
     if running != identity.hypervisor {
         let below = if identity.depends == identity.hypervisor {
             String::new()
@@ -262,7 +261,7 @@ fn check_belongs(hypervisor: &Privcmd, identity: &payload_file::Identity) -> any
     Ok(())
 }
 
-/// Replaces what is applied, and says whose variables went with it.
+/// Replaces the applied payloads, and reports whose variables were lost.
 fn replace(
     hypervisor: &Privcmd,
     livepatch: &Livepatch<Privcmd>,
@@ -286,8 +285,8 @@ fn replace(
     Ok(report)
 }
 
-/// Starts an action, waits for its end, and tries again when the CPUs did not
-/// come together in time.
+/// Starts an action, waits until it completes, and retries after a rendezvous
+/// timeout.
 fn act(
     livepatch: &Livepatch<Privcmd>,
     name: &str,
@@ -298,7 +297,7 @@ fn act(
     let called = &*escaped(name).to_string();
     let missing = |e: Errno| match e {
         Errno::ENOENT => {
-            anyhow!("{called}: the hypervisor holds no payload of this name; see `xsplice list`")
+            anyhow!("{called}: the hypervisor has no payload of this name; see `xsplice list`")
         }
         other => explain_interface(other),
     };
@@ -352,9 +351,9 @@ fn explain_interface(errno: Errno) -> anyhow::Error {
             "this hypervisor was built without live patching (CONFIG_LIVEPATCH)"
         }
         Errno::EACCES => {
-            "the hypervisor refused every version of the sysctl interface that xsplice knows (0x12 \
-             to 0x16, Xen 4.13 to 4.22): it is another version of Xen, or its security policy \
-             (XSM) does not let this domain patch it; `xl dmesg` shows `avc: denied` then"
+            "the hypervisor refused every version of the sysctl interface that xsplice supports \
+             (0x12 to 0x16, Xen 4.13 to 4.22): it is a different version of Xen, or its security \
+             policy (XSM) does not allow this domain to patch it (`xl dmesg` then shows `avc: denied`)"
         }
         Errno::EPERM => "this domain may not patch the hypervisor: only the control domain may",
         _ => "the hypervisor refused",
@@ -371,7 +370,7 @@ fn explain_upload(errno: Errno, name: &str) -> anyhow::Error {
              already loaded"
         ),
         Errno::ENOENT => format!(
-            "{name}: it refers to a symbol that neither the hypervisor nor a loaded payload has"
+            "{name}: it refers to a symbol that neither the hypervisor nor a loaded payload defines"
         ),
         Errno::EINVAL | Errno::EOPNOTSUPP => {
             format!("{name}: the hypervisor refused it; its console says why (`xl dmesg`)")
@@ -393,14 +392,14 @@ fn explain_action(
     let verb = verb(action);
     let message = match errno {
         Errno::EBUSY | Errno::EAGAIN => format!(
-            "{name}: {verb} did not happen: the CPUs did not come together within {} ms in {} \
-             tries; try again, or give more time with --timeout",
+            "{name}: {verb} timed out: the CPUs did not reach the rendezvous within {} ms in {} \
+             tries; try again, or raise --timeout",
             limits.timeout,
             tries + 1
         ),
         Errno::EINVAL => format!(
             "{name}: the hypervisor refused to {verb} it: it depends on another payload, is not \
-             the topmost, or was reverted and has data of its own (then unload and load it again)"
+             the topmost, or was reverted and has variables (then unload and load it again)"
         ),
         _ => format!("{name}: {verb} failed"),
     };
@@ -409,7 +408,7 @@ fn explain_action(
         .context(message)
 }
 
-/// An error number at the root of a chain of explanations.
+/// The error number at the root of an error chain.
 #[derive(Debug)]
 struct ErrnoError(Errno);
 

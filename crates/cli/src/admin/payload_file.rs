@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Looking at a payload file before it goes to the hypervisor.
+//! Inspects a payload file before the upload.
 
 use crate::output::shown;
 use anyhow::{Context, bail};
@@ -10,12 +10,12 @@ use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::section;
 use xsplice_system::file::{LARGEST_PAYLOAD, read_up_to};
 
-/// What the names of writable sections begin with that have no variables.
+/// Name prefixes of writable sections without variables.
 const NO_VARIABLES: [&[u8]; 2] = [b".livepatch.", b".data.rel.ro"];
 
-/// What a payload says about where it belongs.
+/// The build-ids that a payload names.
 pub(super) struct Identity {
-    /// Build-id of the hypervisor that it was made for.
+    /// Build-id of the hypervisor that it was built for.
     pub(super) hypervisor: String,
     /// Build-id of what it depends on.
     pub(super) depends: String,
@@ -28,9 +28,9 @@ pub(super) fn read(path: &Path) -> anyhow::Result<(Vec<u8>, Identity)> {
     Ok((data, identity))
 }
 
-/// Whether the payload has variables: data that it can change. What only the
-/// hypervisor writes to does not count: its lists, and constants that hold
-/// addresses, which compilers put into writable sections.
+/// Whether the payload has variables. Sections that only the hypervisor writes do not
+/// count: lists for the hypervisor, and constants with addresses, which compilers put
+/// into writable sections.
 pub(super) fn has_variables(data: &[u8]) -> anyhow::Result<bool> {
     let header = elf::FileHeader64::<Endianness>::parse(data)?;
     let endian = header.endian()?;
@@ -61,7 +61,7 @@ fn identify(data: &[u8]) -> anyhow::Result<Identity> {
         );
     }
     if header.e_type(endian) != elf::ET_REL {
-        bail!("it is an ELF file, but not a relocatable one as payloads are");
+        bail!("it is an ELF file, but not a relocatable one, as payloads are");
     }
     let sections = header
         .sections(endian, data)
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_the_hypervisor_writes_is_no_variable() {
+    fn data_that_only_the_hypervisor_writes_is_not_a_variable() {
         for (name, variables) in [
             (".livepatch.funcs", false),
             (".livepatch.hooks.load", false),

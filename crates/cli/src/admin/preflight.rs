@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Checks a payload against the running hypervisor's image before an upload.
 //!
-//! A hypervisor checks less than the engine does, and says why only on its
-//! console. Where the image with symbols is installed, the engine can say it
-//! first, in full.
+//! A hypervisor checks less than the engine, and gives its reasons only on its
+//! console. If the image with symbols is installed, the engine reports all of them
+//! before the upload.
 
 use super::payload_file::Identity;
 use crate::output::{complain, shown};
@@ -14,7 +14,7 @@ use xsplice_abi::note::hex;
 use xsplice_host_image::{Image, Severity, check};
 use xsplice_system::file;
 
-/// Where distributions put a hypervisor's image with symbols.
+/// Where distributions install a hypervisor's image with symbols.
 const DIRECTORIES: [&str; 4] = [
     "/boot",
     "/usr/lib/debug",
@@ -35,13 +35,13 @@ pub(crate) struct Preflight {
 }
 
 impl Preflight {
-    /// Checks a payload for the hypervisor that runs.
+    /// Checks a payload for the running hypervisor.
     ///
     /// # Errors
-    /// Everything for which the payload would be refused, or should be.
+    /// Every reason for which the payload would or should be refused.
     pub(super) fn run(&self, name: &str, data: &[u8], identity: &Identity) -> anyhow::Result<()> {
-        // On top of others it can use symbols of theirs, which only the
-        // hypervisor has.
+        // A payload on top of others can use their symbols, which only the hypervisor
+        // has.
         if self.no_check || identity.depends != identity.hypervisor {
             return Ok(());
         }
@@ -70,7 +70,7 @@ impl Preflight {
     fn image(&self, build_id: &str) -> anyhow::Result<Option<(PathBuf, Image)>> {
         if let Some(path) = &self.xen_syms {
             let Some(image) = read(path) else {
-                bail!("{}: this is no image of a hypervisor", shown(path));
+                bail!("{}: not a hypervisor image", shown(path));
             };
             if hex(image.build_id()) != build_id {
                 let of = hex(image.build_id());

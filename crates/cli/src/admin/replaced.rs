@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whose variables a replace loses.
+//! Finds the payloads whose variables a replace loses.
 //!
-//! The hypervisor does not say whether a payload has variables, so the files of
-//! the payloads are looked at, where they are at hand.
+//! The hypervisor does not report whether a payload has variables, so this reads the
+//! payloads' files, if they are available.
 
 use super::{name_of, payload_file};
 use crate::output::shown;
@@ -16,18 +16,18 @@ const INSTALLED: &str = "/usr/lib/xen-livepatch";
 /// What a replace does to the payloads that are applied.
 #[derive(Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub(super) struct Replaced {
-    /// Those whose variables are lost.
+    /// Payloads whose variables are lost.
     pub(super) loses: Vec<String>,
-    /// Those whose files are not at hand.
+    /// Payloads whose files were not found.
     pub(super) unknown: Vec<String>,
 }
 
 impl Replaced {
-    /// Looks at the payloads called `applied`: at the files `on`, and at those
-    /// that are installed for the hypervisor with this build-id.
+    /// Inspects the payloads named `applied`, in the files `on` and those installed
+    /// for the hypervisor with this build-id.
     ///
     /// # Errors
-    /// If one of `on` is no payload, or none that is applied.
+    /// If one of `on` is not a payload, or is not applied.
     pub(super) fn look(
         applied: &[String],
         on: &[PathBuf],
@@ -56,7 +56,7 @@ impl Replaced {
         Ok(replaced)
     }
 
-    /// What is said when it is done, in lines.
+    /// The lines to print after the replace.
     pub(super) fn lines(&self, by: &str) -> Vec<String> {
         let by = escaped(by);
         let loses = self.loses.iter().map(|name| {
@@ -75,8 +75,8 @@ impl Replaced {
     }
 }
 
-/// Whether the installed payload `name` has variables, if there is one. A name
-/// that another tool gave is no path.
+/// Whether the installed payload `name`, if there is one, has variables. A name that
+/// contains a path (other tools allow it) is not looked up.
 fn installed(name: &str, build_id: Option<&str>) -> Option<bool> {
     let directory = Path::new(INSTALLED).join(build_id?);
     let file = format!("{name}.livepatch");
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_at_hand_is_not_said_to_keep_its_variables() {
+    fn payloads_without_a_file_may_lose_their_variables() {
         let applied = ["one".to_owned(), "../two".to_owned()];
         let replaced = Replaced::look(&applied, &[], Some("00")).expect("nothing is read");
         assert_eq!(replaced.unknown, applied);
