@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Does live-patch operations one after another: `cargo xtask bench xen` runs it in
-//! dom0.
+//! Runs live-patch operations in sequence: `cargo xtask bench xen` runs it in dom0.
 //!
 //! `operate upload NAME FILE apply NAME replace NAME revert NAME unload NAME`
 
@@ -8,13 +7,13 @@ use std::error::Error;
 use std::time::Duration;
 use xsplice_dom0::{Action, Errno, Livepatch, Privcmd};
 
-/// How long all CPUs may take to come together: emulated ones are slow.
+/// Rendezvous timeout: emulated CPUs are slow.
 const TIMEOUT_NS: u32 = 2_000_000_000;
-/// What comes before an action: Xen's own core waits in vain for a CPU that did
-/// not see the end of the one before.
+/// Pause before an action: the stock core waits in vain for a CPU that has not seen
+/// the end of the previous one.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How often an action is started for which not all CPUs came together: the
-/// pause makes that rare, not impossible.
+/// Tries for an action whose rendezvous times out: the pause makes that rare, not
+/// impossible.
 const TRIES: usize = 5;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's hypercalls from dom0, through the kernel's privcmd driver.
 //!
-//! *What it is*: the live-patch operations of the sysctl hypercall and the
-//! questions of the version hypercall, without any of Xen's own libraries.
-//! The sysctl interface version is negotiated with the running hypervisor, so
-//! that one binary serves Xen 4.13 to 4.22.
+//! *What it is*: the live-patch operations of the sysctl hypercall and the queries of
+//! the version hypercall, without Xen's libraries. The sysctl interface version is
+//! negotiated with the running hypervisor, so that one binary serves Xen 4.13 to
+//! 4.22.
 //!
-//! *What it trusts*: the kernel's driver, to lock the pages of its buffers.
+//! *What it trusts*: that the kernel's driver locks the pages of its buffers.
 //!
-//! *What it guarantees*: every buffer that the hypervisor writes to outlives
-//! the call and is as large as the call says; what comes back is read with
-//! bounds. `unsafe` is only in `privcmd`.
+//! *What it guarantees*: every buffer that the hypervisor writes to outlives the call
+//! and has the size stated in the call; results are read with bounds checks. `unsafe`
+//! is only in `privcmd`.
 #![deny(unsafe_code)]
 
 mod livepatch;

@@ -8,13 +8,13 @@ use xsplice_abi::sysctl::{self, Header, InterfaceVersion, List, ListV12, Name, O
 use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// What state a payload is in.
+/// The state of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Loaded, its checks passed.
     Checked,
-    /// Its functions are in use.
+    /// Its functions are active.
     Applied,
     /// A number that the interface does not define.
     Unknown(u32),
@@ -25,7 +25,7 @@ pub enum State {
 pub struct Status {
     /// The state.
     pub state: State,
-    /// 0, or a negative error number; `-EAGAIN` while the action is under way.
+    /// 0, or a negative error number; `-EAGAIN` while the action is in progress.
     pub rc: i32,
 }
 
@@ -43,27 +43,27 @@ impl From<sysctl::Status> for Status {
     }
 }
 
-/// A payload that the hypervisor holds.
+/// A payload in the hypervisor.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Payload {
     /// Its name.
     pub name: String,
     /// Its status.
     pub status: Status,
-    /// The `key=value` texts that it carries.
+    /// Its `key=value` strings.
     pub metadata: Vec<String>,
 }
 
-/// What can be done with a payload.
+/// An action on a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Put its functions in use.
+    /// Apply it.
     Apply,
-    /// Put the functions that it replaced back in use.
+    /// Revert it.
     Revert,
-    /// Revert all others and apply it.
+    /// Revert all others and apply this one.
     Replace,
-    /// Take it out of the hypervisor.
+    /// Unload it.
     Unload,
 }
 
@@ -78,9 +78,9 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
     /// Finds the interface version that the hypervisor speaks.
     ///
     /// # Errors
-    /// `EACCES` if it speaks none that this crate knows, otherwise its own:
-    /// `EPERM` if the caller may not, `ENOSYS` or `EOPNOTSUPP` if live
-    /// patching is not built in.
+    /// `EACCES` if it speaks none that this crate supports, otherwise the
+    /// hypervisor's: `EPERM` if the caller lacks permission, `ENOSYS` or `EOPNOTSUPP`
+    /// if live patching is not built in.
     pub fn negotiate(hypervisor: &'a H) -> Result<Self, Errno> {
         for version in InterfaceVersion::ALL {
             let livepatch = Self {
@@ -101,7 +101,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         self.version
     }
 
-    /// Gives the hypervisor the payload `data` under `name`.
+    /// Uploads the payload `data` as `name`.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -121,7 +121,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
     /// The status of the payload `name`.
     ///
     /// # Errors
-    /// `ENOENT` if there is none of this name, and others of the hypervisor.
+    /// `ENOENT` if there is none of this name, otherwise the hypervisor's.
     pub fn get(&self, name: &str) -> Result<Status, Errno> {
         let (mut name, descriptor) = self.name(name)?;
         let request = sysctl::Get {
@@ -164,11 +164,11 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         Ok(())
     }
 
-    /// Starts `action` on the payload `name` and waits until it is done.
+    /// Starts `action` on the payload `name` and waits until it completes.
     ///
     /// # Errors
-    /// The hypervisor's, and that of the action; `EAGAIN` if it takes longer than
-    /// all CPUs can need to notice it and to come together.
+    /// The hypervisor's, and the action's; `EAGAIN` if it takes longer than all CPUs
+    /// could need to reach the rendezvous.
     pub fn act(
         &self,
         name: &str,
@@ -177,7 +177,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         nodeps: bool,
     ) -> Result<(), Errno> {
         self.action(name, action, timeout_ns, nodeps)?;
-        // The rendezvous starts when every CPU has noticed; allow for that.
+        // The rendezvous starts once every CPU has noticed; allow for that.
         let patience = 2 * Duration::from_nanos(timeout_ns.into()) + Duration::from_secs(1);
         let end = Instant::now() + patience;
         loop {
@@ -195,7 +195,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         }
     }
 
-    /// Every payload that the hypervisor holds, in the order of upload.
+    /// All payloads in the hypervisor, in the order of upload.
     ///
     /// # Errors
     /// The hypervisor's; `EAGAIN` if the list kept changing while it was read.
@@ -213,8 +213,8 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         Err(Errno::EAGAIN)
     }
 
-    /// Reads the list, in as many calls as the hypervisor wants; `None` if it
-    /// changed on the way.
+    /// Reads the list, in as many calls as the hypervisor requires; `None` if it
+    /// changed meanwhile.
     fn list_all(&self, sizes: &Sizes) -> Result<Option<Vec<Payload>>, Errno> {
         let mut payloads = Vec::new();
         loop {
@@ -389,8 +389,8 @@ struct Sizes {
 /// The most payloads that the hypervisor lists in one call.
 const MOST_PER_CALL: u32 = 1024;
 
-/// Cuts `data` into `count` pieces of the sizes in `sizes` (`uint32_t` each),
-/// one behind the other or `stride` bytes apart.
+/// Splits `data` into `count` pieces of the sizes in `sizes` (`uint32_t` each),
+/// contiguous or `stride` bytes apart.
 fn split<'d>(
     data: &'d [u8],
     sizes: &[u8],
@@ -578,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn no_common_version_and_no_live_patching_are_told_apart() {
+    fn no_common_version_and_no_live_patching_are_different_errors() {
         assert_eq!(
             Livepatch::negotiate(&Fake::new(0x99)).err(),
             Some(Errno::EACCES)

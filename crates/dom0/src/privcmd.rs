@@ -13,11 +13,11 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use xsplice_abi::errno::Errno;
 
-/// Something that takes hypercalls: the running Xen, or a test's stand-in.
+/// A target for hypercalls: the running Xen, or a test's fake.
 ///
-/// This trait cannot be named outside of this crate: what a hypercall writes
-/// to is given by addresses, and only this crate's own requests, whose
-/// addresses all lead to the buffers given with them, may be made.
+/// This trait cannot be named outside this crate: hypercalls write to addresses in
+/// their arguments, and only this crate's requests, whose addresses all point to the
+/// buffers passed with them, may be made.
 pub trait Hypervisor {
     /// Memory that the hypervisor can read and write.
     type Buffer: AsRef<[u8]> + AsMut<[u8]>;
@@ -28,10 +28,11 @@ pub trait Hypervisor {
     /// If there is none.
     fn buffer(&self, size: usize) -> Result<Self::Buffer, Errno>;
 
-    /// The address of a buffer, as the hypervisor is to see it.
+    /// The address of a buffer, as the hypervisor sees it.
     fn address(&self, buffer: &Self::Buffer) -> u64;
 
-    /// Makes the hypercall `op`. `buffers` are all that the arguments lead to.
+    /// Makes the hypercall `op`. `buffers` are all memory that the arguments point
+    /// to.
     ///
     /// # Errors
     /// The hypervisor's error.
@@ -43,7 +44,7 @@ pub trait Hypervisor {
     ) -> Result<i64, Errno>;
 }
 
-/// Why there is no way to the hypervisor.
+/// Why the hypercall interface cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// This is not a Xen host.
@@ -57,7 +58,7 @@ pub enum OpenError {
     NotAllowed {
         /// The device.
         path: &'static str,
-        /// What the kernel says.
+        /// The kernel's error.
         errno: Errno,
     },
     /// The device cannot be opened for another reason.
@@ -65,7 +66,7 @@ pub enum OpenError {
     Unusable {
         /// The device.
         path: &'static str,
-        /// What the kernel says.
+        /// The kernel's error.
         errno: Errno,
     },
 }
@@ -74,7 +75,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Privcmd {
     calls: OwnedFd,
-    /// The device that gives memory for hypercalls; older kernels have none.
+    /// The device that provides memory for hypercalls; older kernels have none.
     memory: Option<OwnedFd>,
 }
 
@@ -107,7 +108,7 @@ impl Privcmd {
     }
 }
 
-/// Page-aligned memory that stays where it is.
+/// Page-aligned memory at a fixed address.
 #[derive(Debug)]
 pub struct Pages {
     start: NonNull<u8>,

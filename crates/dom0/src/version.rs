@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a hypervisor says about itself.
+//! Version information of a hypervisor.
 
 use crate::privcmd::Hypervisor;
 use xsplice_abi::errno::Errno;
@@ -12,7 +12,7 @@ pub struct VersionInfo {
     pub major: u16,
     /// Minor version.
     pub minor: u16,
-    /// What follows the two numbers.
+    /// The suffix after the two numbers.
     pub extra: String,
     /// The compiler.
     pub compiler: String,
@@ -22,11 +22,11 @@ pub struct VersionInfo {
     pub compile_date: String,
     /// Revision of the source.
     pub changeset: String,
-    /// Build-id in hexadecimal; `None` if it has none, or keeps it from this domain.
+    /// Build-id in hexadecimal; `None` if it has none, or hides it from this domain.
     pub build_id: Option<String>,
 }
 
-/// Asks the hypervisor who it is.
+/// Queries the hypervisor's version information.
 ///
 /// # Errors
 /// The hypervisor's error.

@@ -25,31 +25,30 @@ pub struct HostConfig {
     pub privcmd: Option<PathBuf>,
     /// A static `xsplice` executable: dom0's first process and admin tool.
     pub xsplice: PathBuf,
-    /// Further programs with their place in dom0; shared libraries are looked
-    /// for in `libraries`.
+    /// Additional programs with their paths in dom0; shared libraries are found in
+    /// `libraries`.
     pub programs: Vec<(String, PathBuf)>,
     /// Where to look for shared libraries.
     pub libraries: Vec<PathBuf>,
-    /// Further files with their place in dom0.
+    /// Additional files with their paths in dom0.
     pub files: Vec<(String, PathBuf)>,
     /// Virtual CPUs.
     pub cpus: u32,
-    /// What they are, in QEMU's words; its own choice when there are none.
+    /// The CPU model, as for QEMU's `-cpu`; QEMU's default if `None`.
     pub processor: Option<String>,
     /// Memory in MiB.
     pub memory: u32,
-    /// How long booting, and then each command, may take.
+    /// Timeout for booting, and for each command.
     pub timeout: Duration,
-    /// The most bytes that the console may print.
+    /// Upper bound for the console's output, in bytes.
     pub console_limit: usize,
-    /// Further words for the hypervisor's command line.
+    /// Additional arguments on the hypervisor's command line.
     pub xen_arguments: String,
-    /// Each guest instruction is one tick of the time-stamp counter, on any
-    /// machine: for measuring. All virtual CPUs then share one of the machine's.
+    /// Count instructions: each guest instruction is one tick of the time-stamp
+    /// counter, on any machine. All virtual CPUs then share one host CPU.
     pub count_instructions: bool,
-    /// A plugin for QEMU's emulator with its arguments, in the words of QEMU's
-    /// option `-plugin`: `FILE,NAME=VALUE`, where a comma in a value is written
-    /// twice. The file's path is absolute.
+    /// A TCG plugin with its arguments, in the syntax of QEMU's option `-plugin`:
+    /// `FILE,NAME=VALUE`, with commas in values doubled. The file's path is absolute.
     pub plugin: Option<String>,
     /// Is given each line of the console as it comes, without its end.
     pub on_line: Option<fn(&str)>,
@@ -79,7 +78,7 @@ impl HostConfig {
     }
 }
 
-/// Why the host is of no use.
+/// Why the host is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read or written.
@@ -87,16 +86,16 @@ pub enum Error {
     File {
         /// The file.
         path: String,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// QEMU does not start.
+    /// QEMU cannot be started.
     #[error("cannot start qemu-system-x86_64 (Debian package qemu-system-x86): {0}")]
     NoQemu(io::Error),
     /// The hypervisor crashed.
     #[error("the hypervisor crashed:\n{}", .0.join("\n"))]
     Crashed(Vec<String>),
-    /// It took too long.
+    /// Timeout.
     #[error("{what} took longer than {seconds} s; the console ended with:\n{console}")]
     TimedOut {
         /// What was waited for.
@@ -106,21 +105,21 @@ pub enum Error {
         /// The last lines of the console.
         console: String,
     },
-    /// The console printed more than a sane host does.
+    /// The console printed more than a working host does.
     #[error("the console printed more than {0} bytes")]
     ConsoleFlood(usize),
-    /// QEMU ended.
-    #[error("the machine went off during {what}; the console ended with:\n{console}")]
+    /// QEMU exited.
+    #[error("the machine powered off during {what}; the console ended with:\n{console}")]
     Off {
-        /// What was going on.
+        /// What the machine was doing.
         what: String,
         /// The last lines of the console.
         console: String,
     },
-    /// What came from dom0 is none of its replies.
+    /// dom0 sent something that is not a reply.
     #[error("unexpected reply from dom0: {0}")]
     NoReply(String),
-    /// dom0 could not do what it was asked.
+    /// dom0 could not carry out the request.
     #[error("dom0: {0}")]
     Dom0(String),
 }
@@ -130,13 +129,13 @@ const XEN_ARGUMENTS: &str =
     "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot dom0_mem=512M";
 /// That of dom0's kernel.
 const DOM0_ARGUMENTS: &str = "console=hvc0 earlyprintk=xen rdinit=/init quiet";
-/// With what an ELF file begins.
+/// The magic number of ELF files.
 const ELF: &[u8] = b"\x7fELF";
-/// With what `xen.efi` begins: it is a program for UEFI firmware.
+/// The magic number of `xen.efi`, a UEFI program.
 const PE: &[u8] = b"MZ";
 /// Firmware for QEMU.
 const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
-/// What a hypervisor prints when it is lost.
+/// What a crashing hypervisor prints.
 const FATAL: [&str; 6] = [
     "FATAL TRAP",
     "Panic on CPU",
@@ -147,7 +146,7 @@ const FATAL: [&str; 6] = [
 ];
 /// The socket of QEMU's machine protocol (QMP), in the host's directory.
 const MONITOR: &str = "monitor";
-/// How many lines of a crash are kept.
+/// Number of lines kept of a crash.
 const CRASH_LINES: usize = 24;
 
 #[derive(Debug, Default)]
@@ -164,7 +163,7 @@ impl Console {
         let first = lines
             .iter()
             .position(|l| FATAL.iter().any(|f| l.contains(f)))?;
-        // The lines before it say where it happened.
+        // The lines before it show the location.
         let start = first.saturating_sub(CRASH_LINES / 2);
         Some(
             lines
@@ -255,7 +254,7 @@ impl Host {
             Ok(line) => line,
             Err(error) => {
                 let _ = qemu.kill().and_then(|()| qemu.wait());
-                // What it said last may still be on its way.
+                // Its last output may still be in flight.
                 std::thread::sleep(Duration::from_millis(100));
                 let console = console.lock().map(|c| c.tail()).unwrap_or_default();
                 return Err(match error.kind() {
@@ -280,7 +279,7 @@ impl Host {
             match host.receive("boot") {
                 Ok(Reply::Ready) => return Ok(host),
                 Ok(other) => return Err(unexpected(other)),
-                // Firmware prints on every line that it finds.
+                // Firmware prints on every serial port.
                 Err(Error::NoReply(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -292,8 +291,8 @@ impl Host {
     /// # Errors
     /// If it cannot be started, or takes the host down.
     pub fn run<S: AsRef<str>>(&mut self, argv: &[S]) -> Result<Output, Error> {
-        // Less than what the host waits: a command that hangs is then named,
-        // and only a dom0 that hangs loses the host.
+        // Shorter than the host's own timeout: a hung command is reported by name,
+        // and only a hung dom0 costs the host.
         self.run_within(argv, self.timeout * 5 / 6)
     }
 
@@ -332,7 +331,7 @@ impl Host {
         }
     }
 
-    /// The machine from outside.
+    /// The QEMU monitor.
     ///
     /// # Errors
     /// If QEMU does not answer.
@@ -343,14 +342,14 @@ impl Host {
             .map_err(|error| file_error(&socket, error))
     }
 
-    /// Presses one of the hypervisor's debug keys and waits until a line of
-    /// the console has `answer`; returns what was printed meanwhile.
+    /// Presses one of the hypervisor's debug keys and waits until a console line
+    /// contains `answer`; returns the output up to then.
     ///
     /// # Errors
     /// If there is no such line within the time-out, or the host is lost.
     pub fn press(&mut self, key: char, answer: &str) -> Result<String, Error> {
         if !self.keys_reach_xen {
-            // At first dom0 gets what is typed.
+            // Serial input goes to dom0 until it is switched to Xen.
             self.type_in("\x01\x01\x01", "Serial input to Xen")?;
             self.keys_reach_xen = true;
         }
@@ -381,7 +380,7 @@ impl Host {
         }
     }
 
-    /// What the hypervisor and dom0 printed so far.
+    /// Everything that the hypervisor and dom0 have printed so far.
     pub fn console(&self) -> String {
         self.console
             .lock()
@@ -389,7 +388,7 @@ impl Host {
             .unwrap_or_default()
     }
 
-    /// Turns the host off in an orderly way, within the time-out.
+    /// Shuts the host down cleanly, within the timeout.
     ///
     /// # Errors
     /// If it crashes on the way.
@@ -406,14 +405,14 @@ impl Host {
         self.check_console()?;
         let reply = self.send(request).and_then(|()| self.receive(what));
         if reply.is_err() {
-            // What is still to come would be taken for the next reply.
+            // Pending output would be taken for the next reply.
             self.stop();
         }
         reply
     }
 
     fn stop(&mut self) {
-        // It may have ended by itself.
+        // It may already have exited.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
@@ -427,9 +426,9 @@ impl Host {
         }
     }
 
-    /// Why the machine is no longer there.
+    /// Why the machine is gone.
     fn off(&self, what: &str) -> Error {
-        // What it said last may still be on its way.
+        // Its last output may still be in flight.
         std::thread::sleep(Duration::from_millis(200));
         self.check_console().err().unwrap_or_else(|| Error::Off {
             what: what.to_owned(),
@@ -473,7 +472,7 @@ impl Host {
     fn check_console(&self) -> Result<(), Error> {
         let crash = || self.console.lock().ok().and_then(|c| c.crash());
         if crash().is_some() {
-            // The lines after the first are on their way.
+            // The rest of the crash is still in flight.
             std::thread::sleep(Duration::from_millis(300));
             return Err(Error::Crashed(crash().unwrap_or_default()));
         }
@@ -546,11 +545,11 @@ fn connect(socket: &Path, qemu: &mut Child) -> io::Result<UnixStream> {
     }
 }
 
-/// Puts what is booted into `directory`; returns how QEMU finds it there.
+/// Puts the files to boot into `directory`; returns QEMU's arguments for them.
 fn boot_arguments(config: &HostConfig, directory: &Path) -> Result<Vec<String>, Error> {
     let xen = gunzip(&config.xen, read(&config.xen)?)?;
     if !xen.starts_with(ELF) && !xen.starts_with(PE) {
-        let message = "no hypervisor: it is neither xen.gz, nor the ELF file in it, nor xen.efi";
+        let message = "not a hypervisor: neither xen.gz, nor the ELF file in it, nor xen.efi";
         return Err(file_error(&config.xen, io::Error::other(message)));
     }
     let xen_arguments = format!("{XEN_ARGUMENTS} {}", config.xen_arguments);
@@ -562,7 +561,7 @@ fn boot_arguments(config: &HostConfig, directory: &Path) -> Result<Vec<String>, 
     if !xen.starts_with(PE) {
         write(&directory.join("xen"), &xen)?;
         write(&directory.join("initramfs"), &initramfs(config)?)?;
-        // A comma in the kernel's path would end it on QEMU's command line.
+        // QEMU's command line would split the kernel's path at a comma.
         link(&kernel, &directory.join("kernel"))?;
         let modules = format!(
             "{} {DOM0_ARGUMENTS},{}",
@@ -577,7 +576,8 @@ fn boot_arguments(config: &HostConfig, directory: &Path) -> Result<Vec<String>, 
         let error = io::Error::new(io::ErrorKind::NotFound, "install Debian's package ovmf");
         return Err(file_error(Path::new(FIRMWARE), error));
     }
-    // The firmware starts this program; Xen reads the file of its name.
+    // The firmware starts this program; Xen reads the configuration file of the same
+    // name.
     let programs = directory.join("disk/EFI/BOOT");
     std::fs::create_dir_all(&programs).map_err(|e| file_error(&programs, e))?;
     write(&programs.join("BOOTX64.EFI"), &xen)?;
@@ -639,7 +639,7 @@ fn write(path: &Path, data: &[u8]) -> Result<(), Error> {
     std::fs::write(path, data).map_err(|error| file_error(path, error))
 }
 
-/// Whether the machine ended, and its end of the line with it.
+/// Whether the error means that the machine closed its end of the line.
 fn is_gone(error: &io::Error) -> bool {
     let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
     kinds.contains(&error.kind())
@@ -666,7 +666,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_is_seen_with_the_lines_around_it() {
+    fn a_crash_is_reported_with_the_lines_around_it() {
         let text = "(XEN) one\r\n(XEN) Panic on CPU 2:\r\n(XEN) FATAL TRAP: vector = 6\r\n";
         let lines = console(text, 1000).crash().expect("a crash");
         assert_eq!(
@@ -680,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_output_is_no_crash() {
+    fn ordinary_output_is_not_a_crash() {
         let text = "(XEN) livepatch: a finished APPLY with rc=0\n(XEN) Xen WARN at traps.c:1\n";
         let console = console(text, 1000);
         assert_eq!(console.crash(), None);

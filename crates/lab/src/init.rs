@@ -16,9 +16,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Where the initramfs has the privcmd driver.
+/// Path of the privcmd driver in the initramfs.
 pub const PRIVCMD_MODULE: &str = "lab/xen-privcmd.ko";
-/// The serial line to the host: the hypervisor uses the first for itself.
+/// The serial port to the host; the hypervisor uses the first one.
 const LINE: &str = "/dev/ttyS1";
 
 /// Runs as process 1 until the host turns the machine off.
@@ -26,9 +26,9 @@ pub fn run() -> ExitCode {
     if let Err(error) = serve() {
         println!("lab: dom0 cannot serve: {error}");
     }
-    // Process 1 must not end; without power the host notices at once.
+    // Process 1 must not exit; the host notices a power-off at once.
     let error = reboot(RebootCommand::PowerOff);
-    println!("lab: cannot turn off: {error:?}");
+    println!("lab: cannot power off: {error:?}");
     ExitCode::FAILURE
 }
 
@@ -49,7 +49,7 @@ fn serve() -> std::io::Result<()> {
     tcsetattr(&line, OptionalActions::Now, &settings)?;
     let mut writer = File::from(line);
     let mut reader = BufReader::new(writer.try_clone()?);
-    // What firmware printed there ends here.
+    // Ends any line that the firmware printed there.
     writer.write_all(b"\n")?;
     send(&mut writer, &Reply::Ready)?;
     let mut request = String::new();
@@ -84,8 +84,8 @@ fn put(path: &Path, data: &[u8]) -> std::io::Result<()> {
     std::fs::write(path, data)
 }
 
-/// Runs a command; one that takes longer than `limit` is killed, with all that
-/// it started, and the host goes on.
+/// Runs a command. After `limit`, it is killed with all its children, and the lab
+/// continues.
 fn run_command(argv: &[String], limit: Duration) -> Reply {
     let Some((program, arguments)) = argv.split_first() else {
         return Reply::Failed("no command".to_owned());
@@ -111,7 +111,8 @@ fn run_command(argv: &[String], limit: Duration) -> Reply {
             Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
             Ok(None) => {
                 let seconds = limit.as_secs();
-                // What left its group may hold its output open: not waited for.
+                // A process that left the group may hold the output open: do not wait
+                // for it.
                 let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
                 let _ = child.wait();
                 return Reply::Failed(format!(
@@ -132,12 +133,12 @@ fn run_command(argv: &[String], limit: Duration) -> Reply {
     })
 }
 
-/// Reads a pipe to its end, beside what else goes on.
+/// Reads a pipe to its end in a thread.
 fn collect<R: Read + Send + 'static>(pipe: Option<R>) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What was read before an error is all there is to report.
+            // After an error, report what was read before it.
             let _ = pipe.read_to_end(&mut bytes);
         }
         bytes

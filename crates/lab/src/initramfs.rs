@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Writing an initramfs: a cpio archive in the `newc` format (the kernel's
+//! Writes an initramfs: a cpio archive in the `newc` format (the kernel's
 //! `Documentation/driver-api/early-userspace/buffer-format`).
 
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// An initramfs in the making.
+/// An initramfs under construction.
 #[derive(Debug, Default)]
 pub struct Initramfs {
     archive: Vec<u8>,
@@ -44,8 +44,8 @@ impl Initramfs {
         self.entry(path, SYMLINK, target.as_bytes());
     }
 
-    /// Adds the program at `from` with every shared library that it needs,
-    /// looked for in `libraries`, and the program interpreter.
+    /// Adds the program at `from` with the program interpreter and every shared
+    /// library that it needs, found in `libraries`.
     ///
     /// # Errors
     /// If a file cannot be read, or a library is in none of the directories.

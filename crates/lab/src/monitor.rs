@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The machine from outside: what hardware does, and what the console shows.
+//! Control of the machine from outside: hardware events and the console.
 
 use crate::host::Console;
 use serde_json::{Value, json};
@@ -36,12 +36,12 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Does a command of QEMU's monitor for people, for example `nmi`: the machine
-    /// protocol has no machine checks.
+    /// Runs a command of QEMU's human monitor, for example `nmi`: QMP has no command
+    /// for machine checks.
     ///
     /// # Errors
-    /// If QEMU does not answer in time, or prints anything: these commands print
-    /// nothing but errors.
+    /// If QEMU does not answer in time, or prints anything: these commands only print
+    /// errors.
     pub fn command(&mut self, command: &str) -> io::Result<()> {
         let printed = self.execute(&json!({
             "execute": "human-monitor-command",
@@ -70,7 +70,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Sends a command; returns what it returns.
+    /// Sends a command; returns its result.
     fn execute(&mut self, command: &Value) -> io::Result<Value> {
         let line = self.line.get_mut();
         line.write_all(format!("{command}\n").as_bytes())?;
@@ -79,7 +79,7 @@ impl Monitor {
             if let Some(returned) = message.get_mut("return") {
                 return Ok(returned.take());
             }
-            // Events come at any time.
+            // Events can arrive at any time.
             if message.get("event").is_none() {
                 return Err(unexpected(&message));
             }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the host and dom0's first process say to each other: a JSON value a
-//! line, requests one way and replies the other.
+//! The protocol between the host and dom0's first process: one JSON value per line,
+//! requests one way and replies the other.
 
 use serde::{Deserialize, Serialize};
 
-/// Asks dom0 to do something.
+/// A request to dom0.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Run a command.
     Run {
         /// The program and its arguments.
         argv: Vec<String>,
-        /// After how many milliseconds it is killed.
+        /// Milliseconds after which it is killed.
         limit: u64,
     },
     /// Write a file.
@@ -21,29 +21,29 @@ pub(crate) enum Request {
         /// Its contents.
         data: Vec<u8>,
     },
-    /// Turn the machine off.
+    /// Power the machine off.
     PowerOff,
 }
 
-/// What dom0 says.
+/// A reply from dom0.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// It has booted.
     Ready,
-    /// The command ended.
+    /// The command exited.
     Ran(Output),
-    /// It is done.
+    /// Done.
     Done,
-    /// It could not be done.
+    /// The request failed.
     Failed(String),
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
-    /// What it wrote to standard output.
+    /// Its standard output.
     pub stdout: String,
-    /// What it wrote to standard error.
+    /// Its standard error.
     pub stderr: String,
     /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,

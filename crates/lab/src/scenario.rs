@@ -12,11 +12,11 @@
 //! console livepatch: fix finished APPLY with rc=0
 //! ```
 //!
-//! `put FILE PLACE` copies a file of the host, given from the scenario's
-//! directory, into dom0. `$ COMMAND` runs a command in dom0; words are
-//! separated by blanks, except within `'` or `"`. What follows it expects something of it: `= CODE` an
-//! exit code (0 without it), `> TEXT` and `! TEXT` a text in its standard
-//! output and standard error. `console TEXT` expects a text on the console.
+//! `put FILE PLACE` copies a host file, relative to the scenario's directory, into
+//! dom0. `$ COMMAND` runs a command in dom0; words are separated by blanks, except
+//! within `'` or `"`. The lines after it are expectations: `= CODE` an exit code
+//! (default 0), `> TEXT` and `! TEXT` text in its standard output and standard error.
+//! `console TEXT` expects text on the console.
 
 use crate::host::{Error, Host};
 use crate::protocol::Output;
@@ -148,14 +148,14 @@ fn words(line: &str) -> Option<Vec<String>> {
     quote.is_none().then_some(words)
 }
 
-/// What a step did.
+/// The result of a step.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct StepResult {
     /// Line of the scenario.
     pub line: usize,
     /// The step in words.
     pub what: String,
-    /// How the command ended, for a command.
+    /// The result of the command, if it is one.
     pub output: Option<Output>,
     /// Every expectation that was not met.
     pub failures: Vec<String>,
@@ -164,7 +164,7 @@ pub struct StepResult {
 /// Runs `step` on `host`; `directory` is the scenario's.
 ///
 /// # Errors
-/// If the host is of no use any more, or a file cannot be read.
+/// If the host is lost, or a file cannot be read.
 pub fn run_step(
     host: &mut Host,
     directory: &Path,
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn expectations_belong_to_the_command_before_them() {
+    fn expectations_apply_to_the_command_before_them() {
         let steps =
             parse("# c\nput a /b\n$ xsplice list\n= 1\n> one\n! two\nconsole x y\n").unwrap();
         assert_eq!(steps.len(), 3);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_keep_a_word_together() {
+    fn quotes_group_words() {
         assert_eq!(words("a 'b c' \"\" d'e'").unwrap(), ["a", "b c", "", "de"]);
         assert_eq!(words("a 'b"), None);
     }

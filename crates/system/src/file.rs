@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files that a command was told to read or write.
+//! The input and output files of a command.
 
 use crate::{interrupt, lines};
 use rustix::fs::Access;
@@ -9,24 +9,23 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use xsplice_abi::text::escaped;
 
-/// How many links are followed: as many as the kernel does.
+/// Limit for following symbolic links, as in the kernel.
 const LINKS: usize = 40;
 
-/// The most bytes that are read: several times what a hypervisor with all its
-/// symbols has.
+/// Size limit for input files: several times a hypervisor with all its symbols.
 const LARGEST: u64 = 256 << 20;
-/// The same for payloads, in dom0 with its little memory; Xen takes 2 MiB.
+/// The limit for payloads, as dom0 has little memory; Xen accepts 2 MiB.
 pub const LARGEST_PAYLOAD: u64 = 8 << 20;
 
-/// Reads the file that `path` names, which may be a pipe.
+/// Reads the file at `path`, which may be a pipe.
 ///
 /// # Errors
-/// If it cannot be read, or is larger than any that is of use.
+/// If it cannot be read, or exceeds the size limit.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     read_up_to(path, LARGEST)
 }
 
-/// Reads the file that `path` names, with at most `largest` bytes.
+/// Reads the file at `path`, with at most `largest` bytes.
 ///
 /// # Errors
 /// If it cannot be read, or has more.
@@ -40,13 +39,12 @@ pub fn read_up_to(path: &Path, largest: u64) -> Result<Vec<u8>> {
     Ok(data)
 }
 
-/// Writes `data` to what `path` names: `-` is standard output, links are
-/// followed, a regular file is replaced as a whole, and a device, pipe or open
-/// descriptor is written to.
+/// Writes `data` to `path`: `-` is standard output, links are followed, a regular
+/// file is replaced atomically, and a device, pipe or open descriptor is written to.
 ///
 /// # Errors
-/// If it cannot be written; a regular file has not changed then. An error of
-/// writing to standard output is [`lines::finish`]'s to give.
+/// If it cannot be written; a regular file is then unchanged. [`lines::finish`]
+/// reports errors of standard output.
 pub fn write(path: &Path, data: &[u8]) -> Result<()> {
     if path == Path::new("-") {
         lines::take(data);
@@ -70,20 +68,21 @@ pub fn write(path: &Path, data: &[u8]) -> Result<()> {
     }
 }
 
-/// Writes `data` beside `path` and renames it, so that no reader ever sees
-/// half a file.
+/// Writes `data` to a temporary file next to `path` and renames it, so that no reader
+/// ever sees half a file.
 ///
 /// # Errors
 /// If the directory cannot be written to; then nothing has changed.
 pub fn replace(path: &Path, data: &[u8]) -> Result<()> {
     let directory = existing_parent(path)?;
     let _undisturbed = interrupt::hold();
-    // The kernel takes the umask off this mode.
+    // The kernel applies the umask to this mode.
     let mut file = tempfile::Builder::new()
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(directory)?;
     if let Ok(replaced) = path.metadata() {
-        // Who owns the file may change, and no other bit is for a new owner.
+        // The file may get a new owner, who must not inherit setuid, setgid or sticky
+        // bits.
         let mode = replaced.permissions().mode() & 0o777;
         file.as_file()
             .set_permissions(Permissions::from_mode(mode))?;
@@ -96,7 +95,7 @@ pub fn replace(path: &Path, data: &[u8]) -> Result<()> {
 /// Checks before the work begins that [`write`] can write to `path`.
 ///
 /// # Errors
-/// What [`write`] would fail with, as far as it can be known.
+/// The error that [`write`] would return, as far as it can be predicted.
 pub fn check_writable(path: &Path) -> Result<()> {
     if path == Path::new("-") {
         return Ok(());
@@ -117,16 +116,16 @@ pub fn check_writable(path: &Path) -> Result<()> {
     })
 }
 
-/// `path` for a message: what could deceive the reader is escaped.
+/// `path` for a message, with deceptive characters escaped.
 pub fn shown(path: &Path) -> String {
     escaped(&path.to_string_lossy()).to_string()
 }
 
-/// Finds out before the work whether `output` can be written without losing one of
-/// `inputs`.
+/// Checks, before the work begins, whether `output` can be written without
+/// overwriting one of `inputs`.
 ///
 /// # Errors
-/// If one of them is the same regular file, or nothing can be written there.
+/// If one of them is the same regular file, or `output` cannot be written.
 pub fn check_output<'a>(
     output: &Path,
     inputs: impl IntoIterator<Item = &'a PathBuf>,
@@ -135,10 +134,11 @@ pub fn check_output<'a>(
     check_writable(output)
 }
 
-/// Finds out before the work whether each of `inputs` can be read more than once.
+/// Checks, before the work begins, whether each of `inputs` can be read more than
+/// once.
 ///
 /// # Errors
-/// If one is a pipe or the like. One that is missing is for its reader to name.
+/// If one is a pipe or similar. A missing file is left to its reader to report.
 pub fn check_rereadable<'a>(inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     let once = |input: &&PathBuf| input.metadata().is_ok_and(|m| !m.is_file());
     match inputs.into_iter().find(once) {
@@ -174,7 +174,7 @@ fn parent(path: &Path) -> &Path {
     parent.unwrap_or(Path::new("."))
 }
 
-/// The directory that a file at `path` is to be in.
+/// The parent directory of `path`.
 fn existing_parent(path: &Path) -> Result<&Path> {
     let directory = match path.as_os_str().as_encoded_bytes().ends_with(b"/") {
         true => path,
@@ -187,8 +187,8 @@ fn existing_parent(path: &Path) -> Result<&Path> {
     Err(Error::new(ErrorKind::NotFound, message))
 }
 
-/// What `path` leads to, there or not, if it is a link. The links of open
-/// descriptors name what cannot be opened by that name.
+/// The target of `path`, whether or not it exists, if it is a link. The links of open
+/// descriptors have names that cannot be opened.
 fn follow(path: &Path) -> Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS {
@@ -202,7 +202,7 @@ fn follow(path: &Path) -> Result<PathBuf> {
     ))
 }
 
-/// Whether `path` is one of `/proc/PID/fd`, where `/dev/fd` leads.
+/// Whether `path` is in `/proc/PID/fd`, which `/dev/fd` links to.
 fn is_descriptor(path: &Path) -> bool {
     let directory = parent(path).canonicalize();
     directory.is_ok_and(|d| d.starts_with("/proc") && d.file_name().is_some_and(|n| n == "fd"))
@@ -221,7 +221,7 @@ mod tests {
     use std::os::unix::fs::{FileTypeExt, symlink};
 
     #[test]
-    fn what_has_no_end_is_an_error() {
+    fn an_endless_file_is_an_error() {
         let error = read(Path::new("/dev/zero")).expect_err("it has no end");
         assert!(error.to_string().contains("larger than 256 MiB"), "{error}");
         assert!(
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_stays_and_what_it_leads_to_is_written() {
+    fn a_link_is_kept_and_its_target_is_written() {
         let directory = tempfile::tempdir().expect("a directory");
         let (file, link) = (directory.path().join("file"), directory.path().join("link"));
         symlink("file", &link).expect("linked");
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_has_the_usual_mode_and_a_replaced_one_keeps_its_own() {
+    fn a_new_file_has_the_usual_mode_and_a_replaced_one_keeps_its_mode() {
         let directory = tempfile::tempdir().expect("a directory");
         let mode = |path: &Path| path.metadata().expect("it is there").mode() & 0o7777;
         let (new, usual) = (directory.path().join("new"), directory.path().join("usual"));
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_known_before() {
+    fn an_unwritable_output_is_detected_before_the_work() {
         let directory = tempfile::tempdir().expect("a directory");
         let place = |name: &str| directory.path().join(name);
         std::fs::write(place("file"), "x").expect("written");
@@ -279,12 +279,12 @@ mod tests {
             let error = check_writable(&place(bad)).expect_err(bad);
             assert!(write(&place(bad), b"x").is_err(), "{bad}: {error}");
         }
-        // Root may write to every directory but to none of this kind.
+        // Even root cannot write to a directory of this kind.
         check_writable(Path::new("/proc/self/new")).expect_err("read-only");
     }
 
     #[test]
-    fn names_of_files_deceive_nobody() {
+    fn deceptive_file_names_are_escaped() {
         assert_eq!(
             shown(Path::new("a\u{1b}[2K\nb\u{200b}")),
             r"a\u{1b}[2K\nb\u{200b}"
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_is_not_written_over_by_any_of_its_names() {
+    fn an_input_is_not_overwritten_under_any_of_its_names() {
         let directory = tempfile::tempdir().expect("a directory");
         let place = |name| directory.path().join(name);
         std::fs::write(place("input"), "x").expect("written");
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_lead_to_each_other_are_an_error() {
+    fn a_cycle_of_links_is_an_error() {
         let directory = tempfile::tempdir().expect("a directory");
         let (one, two) = (directory.path().join("one"), directory.path().join("two"));
         symlink(&two, &one).expect("linked");
@@ -338,7 +338,7 @@ mod tests {
         let before = Path::new("/dev/null")
             .symlink_metadata()
             .expect("it is there");
-        // Who may not replace it would not see if this tried.
+        // Without permission to replace it, this could not detect an attempt.
         let directory = tempfile::tempdir().expect("a directory");
         let node = directory.path().join("null");
         let mode = Mode::RUSR | Mode::WUSR;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Directories and processes that end with the program, also where a signal
-//! ends it.
+//! Temporary directories and child processes that do not outlive the program, even if
+//! a signal kills it.
 
 use crate::complain;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -19,7 +19,7 @@ use std::time::Duration;
 #[derive(Debug)]
 struct Kept {
     directories: BTreeSet<PathBuf>,
-    /// Processes that lead a group of their own.
+    /// Leaders of process groups.
     groups: BTreeSet<i32>,
 }
 
@@ -33,22 +33,22 @@ fn kept() -> MutexGuard<'static, Kept> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// While this is held, no signal ends the program: for what makes files one
-/// after another. Nothing else of this module can be done meanwhile.
+/// While this is held, no signal ends the program, for code that creates several
+/// files in a row. It blocks everything else in this module.
 #[must_use]
 #[derive(Debug)]
 pub struct Hold {
     _kept: MutexGuard<'static, Kept>,
 }
 
-/// Keeps signals from ending the program.
+/// Prevents signals from ending the program.
 pub fn hold() -> Hold {
     Hold { _kept: kept() }
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP end the program with everything that
-/// is kept here, and with exit code 128 and the signal's number. Signals that
-/// are ignored already, as `nohup` does, stay ignored.
+/// From now on SIGINT, SIGTERM and SIGHUP end the program, clean up everything
+/// registered here, and exit with code 128 plus the signal number. Signals that are
+/// already ignored, as under `nohup`, stay ignored.
 ///
 /// # Errors
 /// If they cannot be caught.
@@ -59,7 +59,7 @@ pub fn watch() -> Result<()> {
         .into_iter()
         .filter(|(number, _)| ignored & (1 << (number - 1)) == 0)
         .collect();
-    // A write beyond the limit for files is an error then, and no end.
+    // This turns a write beyond the file size limit into an error instead of a kill.
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     let mut signals = Signals::new(caught.iter().map(|(number, _)| number))?;
     WATCHED.get_or_init(|| ());
@@ -72,7 +72,7 @@ pub fn watch() -> Result<()> {
     Ok(())
 }
 
-/// The mask of signals that this process was started to ignore.
+/// The mask of signals that this process inherited as ignored.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -81,11 +81,11 @@ fn ignored_signals() -> u64 {
 }
 
 fn end(signal: i32, name: &str) -> ! {
-    // Never given back: nothing new is made.
+    // Never released, so that nothing new is created.
     let kept = kept();
     for &group in &kept.groups {
         if let Some(group) = Pid::from_raw(group) {
-            // It may have ended by itself.
+            // It may already have exited.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
@@ -96,7 +96,7 @@ fn end(signal: i32, name: &str) -> ! {
         .collect();
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
-        // Over what shows the progress.
+        // Overwrites the progress bar.
         let _ = stderr.write_all(b"\r\x1b[2K");
     }
     if left.is_empty() {
@@ -107,8 +107,8 @@ fn end(signal: i32, name: &str) -> ! {
     std::process::exit(128 + signal)
 }
 
-/// Removes a directory in which processes that were killed just now may still
-/// do what they had begun.
+/// Removes a directory in which processes that were just killed may still be
+/// finishing a system call.
 fn remove(path: &Path) -> bool {
     for _ in 0..100 {
         match std::fs::remove_dir_all(path) {
@@ -127,14 +127,15 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Makes one for temporary files of this program.
+    /// Creates one for temporary files of this program.
     ///
     /// # Errors
-    /// If there is no place for it.
+    /// If it cannot be created.
     pub fn new(prefix: &str) -> Result<Self> {
         let mut kept = kept();
         let directory = tempfile::Builder::new().prefix(prefix).tempdir();
-        // Without the name that was tried: what fails twice fails alike.
+        // Drop the random name from the error, so that repeated failures look the
+        // same.
         let directory = directory.map_err(|error| Error::from(error.kind()))?;
         let path = directory.keep();
         kept.directories.insert(path.clone());
@@ -149,15 +150,15 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What cannot be removed stays; nobody can be told here.
+        // If it cannot be removed, it stays; an error cannot be reported here.
         let _ = std::fs::remove_dir_all(&self.path);
         kept().directories.remove(&self.path);
     }
 }
 
-/// A child process. If signals are watched it leads a group of its own, so
-/// that a key pressed on the terminal does not end it before this program
-/// knows; when this program ends by a signal, the group does too.
+/// A child process. If signals are watched, it leads its own process group, so that
+/// Ctrl-C on the terminal does not kill it before this program handles the signal; if
+/// a signal ends this program, the group is killed too.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -203,8 +204,8 @@ impl Drop for Process {
     }
 }
 
-/// Runs `command` to its end, without input; gives how it ended and what it
-/// wrote to standard error.
+/// Runs `command` to completion, without input; returns its exit status and standard
+/// error.
 ///
 /// # Errors
 /// If it cannot be started or waited for.

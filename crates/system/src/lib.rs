@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the programs of this repository need of the operating system.
+//! What the programs of this repository need from the operating system.
 //!
-//! *What it is*: [`lines`] writes to standard output and remembers if that
-//! failed; [`file`] writes a file that is seen whole or not at all, or what is
-//! there in its place; [`interrupt`] has temporary directories and processes
-//! that do not outlive this one.
+//! *What it is*: [`lines`] writes to standard output and remembers errors; [`file`]
+//! replaces files atomically, and writes to devices and pipes; [`interrupt`] has
+//! temporary directories and processes that do not outlive this one.
 //!
-//! *What it trusts*: nothing else runs under the process group ids of its
+//! *What it trusts*: that nothing else runs under the process group ids of its
 //! children.
 //!
-//! *What it guarantees*: an error of writing is not lost; a signal that ends
-//! the program leaves nothing behind.
+//! *What it guarantees*: no write error is lost; a signal that ends the program
+//! leaves nothing behind.
 #![deny(unsafe_code)]
 
 pub mod file;

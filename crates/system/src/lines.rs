@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lines for people and programs.
 //!
-//! A reader may go away, as `head` does: a closed pipe is no error, and no
-//! panic. Every other error of writing is remembered, and [`finish`] gives it.
+//! A reader may close the pipe, as `head` does: that is neither an error nor a panic.
+//! Every other write error is remembered, and [`finish`] returns it.
 
 use crate::startup;
 use std::fmt::Arguments;
@@ -11,31 +11,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use xsplice_abi::text::escaped;
 
-/// The first error of writing to standard output.
+/// The first error in writing to standard output.
 static ERROR: Mutex<Option<std::io::Error>> = Mutex::new(None);
-/// Whether standard output is for something else than lines.
+/// Whether standard output is used for data instead of lines.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// How much is said beside errors.
+/// How much to print besides errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     /// Nothing: no results, no progress.
     Quiet,
-    /// Results, and on a terminal progress.
+    /// Results, and progress on a terminal.
     Normal,
-    /// All of it, wherever it goes.
+    /// Results and progress, even without a terminal.
     Verbose,
 }
 
 /// The [`Detail`] of this program.
 static DETAIL: Mutex<Detail> = Mutex::new(Detail::Normal);
 
-/// Says as much as `detail` from now on.
+/// Sets the level of detail.
 pub fn set_detail(detail: Detail) {
     *DETAIL.lock().unwrap_or_else(PoisonError::into_inner) = detail;
 }
 
-/// How much is to be said.
+/// The level of detail.
 pub fn detail() -> Detail {
     *DETAIL.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -54,8 +54,9 @@ macro_rules! complain {
 
 pub use {complain, say};
 
-/// Writes `text` to standard error. Words of a file, a compiler or another program
-/// may be in it: what could deceive the reader or control a terminal is escaped.
+/// Writes `text` to standard error. It may quote a file, a compiler or another
+/// program, so characters that could deceive the reader or control a terminal are
+/// escaped.
 pub fn warn(text: Arguments) {
     let text = text.to_string() + "\n";
     let space = ['\n', '\t'];
@@ -64,12 +65,12 @@ pub fn warn(text: Arguments) {
         format!("{}{}", escaped(words), &piece[words.len()..])
     });
     let text: String = pieces.collect();
-    // There is no other place to say that this one failed.
+    // There is nowhere else to report this failure.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Writes `text` to standard output, or to standard error if that was taken; with
-/// [`Detail::Quiet`], nowhere.
+/// Writes `text` to standard output, or to standard error if standard output was
+/// taken; with [`Detail::Quiet`], nowhere.
 pub fn print(text: Arguments) {
     if detail() == Detail::Quiet {
         return;
@@ -81,14 +82,13 @@ pub fn print(text: Arguments) {
     }
 }
 
-/// Writes `data` to standard output as it is; all lines go to standard error
-/// from now on.
+/// Writes raw `data` to standard output; all lines go to standard error from now on.
 pub fn take(data: &[u8]) {
     TAKEN.store(true, Ordering::Relaxed);
     keep(open().and_then(|()| std::io::stdout().write_all(data)));
 }
 
-/// Whether standard output was there when the program started.
+/// Fails if standard output was closed when the program started.
 fn open() -> Result<()> {
     match startup::standard_output_was_closed() {
         true => Err(std::io::Error::other("it is closed")),
@@ -96,22 +96,22 @@ fn open() -> Result<()> {
     }
 }
 
-/// Writes at once what [`print`] may still hold back.
+/// Flushes the output of [`print`].
 pub fn flush() {
     keep(std::io::stdout().flush());
 }
 
-/// Writes what is still to be written to standard output.
+/// Flushes standard output.
 ///
 /// # Errors
-/// The first error of writing there, but for a pipe that its reader closed.
+/// The first error in writing to it, except for a closed pipe.
 pub fn finish() -> Result<()> {
     flush();
     let error = ERROR.lock().unwrap_or_else(PoisonError::into_inner).take();
     error.map_or(Ok(()), Err)
 }
 
-/// Remembers the error of `written`, which wrote to standard output by itself.
+/// Remembers the error of `written`, a direct write to standard output.
 pub fn keep(written: Result<()>) {
     if let Err(error) = written
         && error.kind() != ErrorKind::BrokenPipe

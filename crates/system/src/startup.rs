@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is known only before `main`.
+//! State that is only visible before `main`.
 //!
-//! Rust's runtime opens `/dev/null` in place of a standard descriptor that is
-//! closed, so that `main` cannot tell a closed standard output from one that
-//! goes to `/dev/null`.
+//! Rust's runtime opens `/dev/null` for closed standard descriptors, so `main` cannot
+//! distinguish a closed standard output from `/dev/null`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
