@@ -2,6 +2,7 @@
 //! `xsplice check`.
 
 use crate::output::{complain, failure, say, shown};
+use crate::signature::{Certs, Keys};
 use anyhow::{Context as _, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,7 +16,10 @@ Examples:
   xsplice check all.livepatch --on first.livepatch --on second.livepatch --xen-syms xen-syms
 
 Each payload is applied on top of those before it, or replaces them if it cannot
-be applied. Exits with 0 if each payload can do one of the two.";
+be applied. Exits with 0 if each payload can do one of the two.
+
+With --cert, the hypervisor is one with these keys that enforces signatures: what none
+of them has signed would not load. Without, signatures are not looked at.";
 
 /// Arguments of `xsplice check`.
 #[derive(clap::Args)]
@@ -33,6 +37,8 @@ pub(crate) struct Args {
     /// Which checks must pass before a payload is applied.
     #[arg(long, value_enum, default_value_t = GuardBy::Both)]
     guard: GuardBy,
+    #[command(flatten)]
+    certs: Certs,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -88,7 +94,11 @@ fn check(args: &Args) -> anyhow::Result<Vec<Report>> {
         GuardBy::OldCode => Guard::OldCode,
         GuardBy::Both => Guard::Both,
     };
-    let mut reports = Checker::new(&image).with_guard(guard).check(&payloads);
+    let keys = args.certs.read()?;
+    let keys = keys.keys()?;
+    let checker = Checker::new(&image).with_guard(guard);
+    let checker = checker.with_signatures(Keys::demand(&keys));
+    let mut reports = checker.check(&payloads);
     let asked = reports.split_off(args.on.len());
     if let Some(report) = reports.iter().find(|report| !is_good(report)) {
         let reasons = report.problems.iter();
@@ -143,6 +153,9 @@ fn print(report: &Report) {
     }
     if report.more_problems != 0 {
         lines.push(format!("  and {} more", report.more_problems));
+    }
+    if let Some(signer) = &report.signer {
+        lines.push(format!("  signed by {signer}"));
     }
     let stacked = !report.below.is_empty();
     if stacked {

@@ -2,6 +2,7 @@
 //! `xsplice inspect`.
 
 use crate::output::{failure, shown};
+use crate::signature::{Certs, State};
 use anyhow::Context as _;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub(crate) struct Args {
     /// List every relocation, not only their number (JSON always lists them).
     #[arg(long)]
     relocations: bool,
+    #[command(flatten)]
+    certs: Certs,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
@@ -59,17 +62,19 @@ fn show(args: &Args, json: bool) -> anyhow::Result<String> {
     let data = read(&args.payload)?;
     let image = args.xen_syms.as_deref().map(read_image).transpose()?;
     let payload = Payload::read(&data, image.as_ref()).with_context(name)?;
+    let signature = args.certs.read()?.state(&data);
     let listings = image.map(|image| xsplice_review::compare(&data, &image));
     let listings = listings.transpose().with_context(name)?;
     if json {
         let mut value = serde_json::to_value(&payload)?;
+        value["signature"] = serde_json::to_value(&signature)?;
         if let Some(listings) = listings {
             value["listings"] = serde_json::to_value(&listings)?;
         }
         return Ok(format!("{value:#}\n"));
     }
     let mut text = Text(String::new());
-    describe(&mut text, &payload, args.relocations);
+    describe(&mut text, &payload, &signature, args.relocations);
     let colour = std::io::stdout().is_terminal();
     for listing in listings.iter().flatten() {
         side_by_side(&mut text, listing, colour);
@@ -102,7 +107,7 @@ impl Text {
     }
 }
 
-fn describe(text: &mut Text, payload: &Payload, relocations: bool) {
+fn describe(text: &mut Text, payload: &Payload, signature: &State, relocations: bool) {
     for (what, id) in [
         ("build-id", &payload.build_id),
         ("depends on", &payload.depends),
@@ -113,6 +118,7 @@ fn describe(text: &mut Text, payload: &Payload, relocations: bool) {
             id.as_deref().unwrap_or("none")
         ));
     }
+    text.line(format_args!("{:<16}{signature}", "signature"));
     for line in &payload.metadata {
         text.line(format_args!("{:<16}{line}", "metadata"));
     }

@@ -18,12 +18,15 @@ mod check;
 mod demo;
 mod efi_syms;
 mod inspect;
+mod keygen;
 mod lab;
 mod manual;
 mod opinion;
 mod output;
 mod progress;
 mod report;
+mod sign;
+mod signature;
 mod verified;
 mod verify;
 
@@ -66,6 +69,12 @@ enum Command {
     Report(report::Args),
     /// Prove that the hypervisor with payloads applied is the patched one.
     Verify(verify::Args),
+    /// Sign a payload.
+    Sign(sign::Args),
+    /// Find out who has signed a payload.
+    VerifySignature(signature::Args),
+    /// Make a key to sign payloads with.
+    Keygen(keygen::Args),
     /// Try payloads on a disposable Xen host in QEMU.
     Lab(lab::Args),
     /// Write the manual pages.
@@ -84,10 +93,13 @@ impl Command {
             | Self::EfiSyms(_)
             | Self::Report(_)
             | Self::Verify(_)
+            | Self::Sign(_)
+            | Self::Keygen(_)
             | Self::Lab(_)
             | Self::Man(_) => true,
             Self::Check(_)
             | Self::Inspect(_)
+            | Self::VerifySignature(_)
             | Self::Demo(_)
             | Self::Completions(_)
             | Self::Admin(_) => false,
@@ -151,6 +163,9 @@ fn run() -> ExitCode {
         Command::Demo(args) => demo::run(&args, cli.json),
         Command::Report(args) => report::run(&args, cli.json),
         Command::Verify(args) => verify::run(&args, cli.json),
+        Command::Sign(args) => sign::run(&args, cli.json),
+        Command::VerifySignature(args) => signature::run(&args, cli.json),
+        Command::Keygen(args) => keygen::run(&args, cli.json),
         Command::Lab(args) => lab::run(&args, cli.json),
         Command::Man(args) => manual::write_pages(&args, cli.json),
         Command::Completions(args) => manual::print_completions(&args),

@@ -6,11 +6,13 @@ use crate::inspect::{read, read_image};
 use crate::opinion::{self, From, Question};
 use crate::output::{failure, say, shown};
 use crate::progress::Shown;
+use crate::signature::{Certs, Keys};
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use xsplice_host_image::Checker;
 use xsplice_review::{Image, Opinion, Payload, Review, SourcePatch};
 use xsplice_system::file;
 use xsplice_verify::{Difference, Verdict};
@@ -59,6 +61,8 @@ pub(crate) struct Args {
     /// The page to write; `-` is standard output.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    certs: Certs,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
@@ -107,12 +111,15 @@ fn write(args: &Args, json: bool) -> anyhow::Result<(xsplice_host_image::Report,
     let payload = Payload::read(&data, Some(&image)).with_context(|| shown(&args.payload))?;
     let patches = patches(&args.patch, &payload)?;
     let name = file_name(&args.payload);
-    let verdict = check(args, &image, &name, data.clone())?;
+    let keys = args.certs.read()?;
+    let signature = keys.state(&data).to_string();
+    let verdict = check(args, &image, &name, data.clone(), &keys)?;
     let opinion = opinion(args, json)?;
     let words = opinion.as_ref().map(in_words);
     let review = Review::new(&name, &data, &image, &patches, &verdict);
     let review = review.with_context(|| shown(&args.payload))?;
-    let page = review.with_opinion(words.as_ref()).to_html();
+    let review = review.with_opinion(words.as_ref());
+    let page = review.with_signature(&signature).to_html();
     file::write(&args.output, page.as_bytes())
         .with_context(|| format!("cannot write {}", shown(&args.output)))?;
     Ok((verdict, opinion))
@@ -181,6 +188,7 @@ fn check(
     image: &Arc<Image>,
     name: &str,
     data: Vec<u8>,
+    keys: &Keys,
 ) -> anyhow::Result<xsplice_host_image::Report> {
     let image = xsplice_host_image::Image::new(Arc::clone(image));
     let image = image.with_context(|| shown(&args.xen_syms))?;
@@ -188,7 +196,9 @@ fn check(
     let below = below.map(|(number, path)| Ok((format!("below {number}"), read(path)?)));
     let mut payloads: Vec<_> = below.collect::<anyhow::Result<_>>()?;
     payloads.push((name.to_owned(), data));
-    let mut verdicts = xsplice_host_image::check(&image, &payloads);
+    let keys = keys.keys()?;
+    let checker = Checker::new(&image).with_signatures(Keys::demand(&keys));
+    let mut verdicts = checker.check(&payloads);
     let verdict = verdicts.pop().context("the check gave no verdict")?;
     for (path, below) in args.on.iter().zip(&verdicts) {
         if !below.applies {

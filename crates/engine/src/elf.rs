@@ -14,6 +14,7 @@ pub(crate) const SHF_EXECINSTR: u64 = 4;
 pub(crate) const SHF_MERGE: u64 = 0x10;
 pub(crate) const SHT_RELA: u32 = 4;
 pub(crate) const SHT_REL: u32 = 9;
+pub(crate) const SHT_NOTE: u32 = 7;
 pub(crate) const SHN_UNDEF: u16 = 0;
 pub(crate) const SHN_LORESERVE: u16 = 0xff00;
 pub(crate) const SHN_ABS: u16 = 0xfff1;
@@ -42,6 +43,8 @@ pub(crate) struct Section<'a> {
     pub(crate) info: u32,
     pub(crate) align: u64,
     pub(crate) entry_size: u64,
+    /// Where its contents are in the file.
+    pub(crate) offset: usize,
     /// Contents; empty when there are none in the file.
     pub(crate) data: &'a [u8],
 }
@@ -241,6 +244,7 @@ fn sections<'a>(
         info: 0,
         align: 0,
         entry_size: 0,
+        offset: 0,
         data: b"",
     };
     problems.noted(fallible::push(&mut sections, null))?;
@@ -259,6 +263,7 @@ fn sections<'a>(
             info: bytes.u32(44)?,
             align: bytes.u64(48)?,
             entry_size: bytes.u64(56)?,
+            offset: usize::try_from(offset).unwrap_or(usize::MAX),
             data: b"",
         };
         let (size, align) = (section.size, section.align);

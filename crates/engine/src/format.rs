@@ -4,7 +4,7 @@
 
 use crate::host::Hook;
 use xsplice_abi::payload::{LivepatchFunc, OPAQUE_SIZE, section};
-use xsplice_abi::preimage;
+use xsplice_abi::{preimage, signature};
 
 /// Largest payload, and largest section without file contents, in bytes.
 pub const MAX_SIZE: u64 = 2 << 20;
@@ -37,6 +37,7 @@ pub(crate) enum Known {
     HooksRevert,
     HooksPostRevert,
     Preimages,
+    Signature,
     Alternatives,
     Replacements,
     ExTable,
@@ -63,6 +64,7 @@ const NAMES: [(&str, Known); Known::COUNT] = [
     (section::HOOKS_REVERT, Known::HooksRevert),
     (section::HOOKS_POSTREVERT, Known::HooksPostRevert),
     (preimage::SECTION, Known::Preimages),
+    (signature::SECTION, Known::Signature),
     (".altinstructions", Known::Alternatives),
     (".altinstr_replacement", Known::Replacements),
     (".ex_table", Known::ExTable),
@@ -141,6 +143,11 @@ impl Known {
             self,
             Self::BuildId | Self::Depends | Self::XenDepends | Self::ModInfo
         )
+    }
+
+    /// Whether there can be several of it.
+    pub(crate) fn is_repeatable(self) -> bool {
+        matches!(self, Self::Preimages | Self::Signature)
     }
 
     pub(crate) fn name(self) -> &'static str {

@@ -2,8 +2,8 @@
 
 //! What the engine needs of the hypervisor that it patches.
 
-use crate::Function;
 use crate::patch::Patch;
+use crate::{Function, Signatures};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -64,6 +64,12 @@ pub trait Host {
 
     /// What its own code takes for granted of payloads.
     fn limits(&self) -> Limits;
+
+    /// Who must have signed the payloads. Without keys of its own, a host does not look
+    /// at signatures.
+    fn signatures(&self) -> Signatures<'_> {
+        Signatures::default()
+    }
 
     /// What `addr` belongs to; payloads are [`Region::Outside`].
     fn region(&self, addr: u64) -> Region;

@@ -130,9 +130,10 @@ pub use host::{
     Status, Symbol,
 };
 pub use patch::Patch;
-pub use problem::{Brief, Hex, Problem, Refusal, SectionId, Severity};
+pub use problem::{Brief, Hex, Problem, Refusal, SectionId, Severity, SignatureFault};
 pub use stack::{Loaded, Stack, Times, hash};
 pub use stage::{
-    DependencyChecked, Function, LaidOut, Loader, Parsed, Policy, Relocated, Resolved, Verified,
+    Authenticated, DependencyChecked, Enforcement, Function, LaidOut, Loader, Parsed, Policy,
+    Relocated, Resolved, Signature, Signatures, Verified,
 };
 pub use xsplice_abi::errno::Errno;

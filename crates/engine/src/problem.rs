@@ -2,6 +2,10 @@
 
 //! What can be wrong with a payload.
 
+mod signature;
+
+pub use signature::SignatureFault;
+
 use crate::elf::Section;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -120,6 +124,12 @@ pub enum Problem {
     /// A payload of that name is there.
     #[error("a payload of this name is loaded already; unload it first or take another name")]
     NameTaken,
+    /// It is not signed as it has to be, or as it should be.
+    #[error("{fault}{}", if *.enforced { "" } else { " (signatures are not enforced)" })]
+    Signature {
+        fault: SignatureFault,
+        enforced: bool,
+    },
 
     // The file.
     /// No bytes at all, or too many.
@@ -668,9 +678,11 @@ impl Problem {
     #[must_use]
     pub fn severity(&self) -> Severity {
         match self {
-            Self::LargeAlignment { .. } | Self::NoLandingPad { checked: false, .. } => {
-                Severity::Warning
-            }
+            Self::LargeAlignment { .. }
+            | Self::NoLandingPad { checked: false, .. }
+            | Self::Signature {
+                enforced: false, ..
+            } => Severity::Warning,
             Self::Depends { .. }
             | Self::ExpectationInvalid { .. }
             | Self::Expectation { .. }
@@ -703,6 +715,7 @@ impl Problem {
             | Self::NopTooLong { .. } => Errno::EOPNOTSUPP,
             Self::Denied { .. } => Errno::EPERM,
             Self::UnknownSymbol { .. } | Self::UnknownFunction { .. } => Errno::ENOENT,
+            Self::Signature { fault, .. } => fault.errno(),
             Self::NameTaken
             | Self::BuildIdLoaded { .. }
             | Self::DuplicateSymbol { .. }

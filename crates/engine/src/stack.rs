@@ -35,6 +35,7 @@ pub struct Times {
 pub struct Loaded {
     pub(crate) id: Id,
     pub(crate) name: String,
+    pub(crate) signer: Option<String>,
     pub(crate) build_id: Vec<u8>,
     pub(crate) depends: Vec<u8>,
     pub(crate) memory: Box<dyn Resident>,
@@ -148,6 +149,13 @@ impl Loaded {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Who has signed it: the name of one of the host's keys. `None` if none has, or
+    /// if the host does not look at signatures.
+    #[must_use]
+    pub fn signer(&self) -> Option<&str> {
+        self.signer.as_deref()
     }
 
     /// Its build-id.

@@ -10,13 +10,15 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 use xsplice_engine::{
-    Absent, Area, Description, Errno, Hook, Host, Limits, Protection, Region, Resident, Status,
+    Absent, Area, Description, Errno, Hook, Host, Limits, Protection, Region, Resident, Signatures,
+    Status,
 };
 
 /// The hypervisor of an image, as if it ran on one CPU. Hooks are not run.
 #[derive(Debug)]
 pub struct Machine<'i> {
     image: &'i Image,
+    signatures: Signatures<'i>,
     memory: Rc<RefCell<Memory>>,
 }
 
@@ -67,8 +69,15 @@ impl<'i> Machine<'i> {
         };
         Self {
             image,
+            signatures: Signatures::default(),
             memory: Rc::new(RefCell::new(memory)),
         }
+    }
+
+    /// Demands signatures.
+    #[must_use]
+    pub fn with_signatures(self, signatures: Signatures<'i>) -> Self {
+        Self { signatures, ..self }
     }
 
     /// The hypervisor as it was before anything was written.
@@ -89,6 +98,10 @@ impl Host for Machine<'_> {
 
     fn limits(&self) -> Limits {
         self.image.limits()
+    }
+
+    fn signatures(&self) -> Signatures<'_> {
+        self.signatures
     }
 
     fn region(&self, addr: u64) -> Region {

@@ -7,7 +7,9 @@ use crate::machine::Machine;
 use serde::{Serialize, Serializer};
 use std::ops::Range;
 use xsplice_abi::note::hex;
-use xsplice_engine::{Action, Cause, Engine, Failure, Guard, Host, Loaded, Options, Policy};
+use xsplice_engine::{
+    Action, Cause, Enforcement, Engine, Failure, Guard, Host, Loaded, Options, Policy, Signatures,
+};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -77,6 +79,8 @@ pub struct Report {
     pub below: Vec<String>,
     /// Its build-id, when it has one that can be read.
     pub build_id: Option<String>,
+    /// Who has signed it, if that was asked for.
+    pub signer: Option<String>,
     /// Everything that was found while loading and applying it.
     pub problems: Vec<Problem>,
     /// Why it would not replace what is applied.
@@ -153,6 +157,7 @@ impl Report {
             replaces: false,
             below,
             build_id: None,
+            signer: None,
             problems: Vec::new(),
             replace_problems: Vec::new(),
             replace_loses: Vec::new(),
@@ -179,6 +184,7 @@ impl Report {
         Self {
             loads: true,
             build_id: Some(hex(payload.build_id())),
+            signer: payload.signer().map(str::to_owned),
             problems: payload.problems().iter().map(Problem::from).collect(),
             functions: payload.functions().iter().map(function).collect(),
             metadata: payload.metadata().to_vec(),
@@ -198,6 +204,7 @@ fn written(function: &xsplice_engine::Function) -> u64 {
 pub struct Checker<'i> {
     image: &'i Image,
     guard: Guard,
+    signatures: Signatures<'i>,
 }
 
 /// A payload that was checked, and how it came into the hypervisor.
@@ -211,14 +218,26 @@ impl<'i> Checker<'i> {
     /// Checks against a hypervisor that asks for [`Guard::Both`].
     #[must_use]
     pub const fn new(image: &'i Image) -> Self {
-        let guard = Guard::Both;
-        Self { image, guard }
+        Self {
+            image,
+            guard: Guard::Both,
+            signatures: Signatures {
+                keys: &[],
+                enforcement: Enforcement::Off,
+            },
+        }
     }
 
     /// Asks for another guard.
     #[must_use]
     pub const fn with_guard(self, guard: Guard) -> Self {
         Self { guard, ..self }
+    }
+
+    /// Demands signatures: without, they are not looked at.
+    #[must_use]
+    pub const fn with_signatures(self, signatures: Signatures<'i>) -> Self {
+        Self { signatures, ..self }
     }
 
     /// Loads payloads, each with its name, in the order given, and applies each;
@@ -245,7 +264,7 @@ impl<'i> Checker<'i> {
 
     /// The state after what has happened.
     fn engine(&self, past: &[Past<'_>]) -> Engine<Machine<'i>> {
-        let machine = Machine::new(self.image);
+        let machine = Machine::new(self.image).with_signatures(self.signatures);
         let mut engine = Engine::new(machine, Policy::Stock).with_guard(self.guard);
         for Past { name, file, action } in past {
             // It went well before, and goes so again.

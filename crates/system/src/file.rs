@@ -5,7 +5,7 @@ use crate::{interrupt, lines};
 use rustix::fs::Access;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use xsplice_abi::text::escaped;
 
@@ -90,6 +90,20 @@ pub fn replace(path: &Path, data: &[u8]) -> Result<()> {
     file.write_all(data)?;
     file.persist(path)?;
     Ok(())
+}
+
+/// Writes `data` to a new file at `path` that only its owner can read.
+///
+/// # Errors
+/// If it cannot be written, or is there already.
+pub fn create_private(path: &Path, data: &[u8]) -> Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(data)
 }
 
 /// Checks before the work begins that [`write`] can write to `path`.
@@ -261,6 +275,19 @@ mod tests {
             write(&new, b"y").expect("written");
             assert_eq!(mode(&new), after);
         }
+    }
+
+    #[test]
+    fn a_private_file_is_new_and_its_owner_s_only() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("key");
+        create_private(&path, b"secret").expect("written");
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"secret");
+        let mode = path.metadata().expect("it is there").mode() & 0o7777;
+        assert_eq!(mode, 0o600);
+        let error = create_private(&path, b"other").expect_err("it is there");
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"secret");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use xsplice_engine::{
     Absent, Area, Description, Errno, Hook, Host, LandingPads, Limits, Protection, Region,
-    Resident, State, Status, Symbol as Shown,
+    Resident, Signatures, State, Status, Symbol as Shown,
 };
 
 /// A little text, a page of init text, room for payloads.
@@ -24,6 +24,8 @@ pub struct Hypervisor {
     pub denied: Option<u64>,
     /// What [`Host::limits`] gives.
     pub limits: Limits,
+    /// What [`Host::signatures`] gives.
+    pub signatures: Signatures<'static>,
     /// The functions of which it is known where they begin and end.
     pub functions: Vec<Range<u64>>,
     /// Where there is none, time goes on with each call that can fail.
@@ -230,6 +232,7 @@ impl Hypervisor {
             symbols,
             text: TEXT..end,
             denied: None,
+            signatures: Signatures::default(),
             limits: Limits {
                 features: 64,
                 always: Some(61),
@@ -280,6 +283,10 @@ impl Host for Hypervisor {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn signatures(&self) -> Signatures<'_> {
+        self.signatures
     }
 
     fn region(&self, addr: u64) -> Region {

@@ -211,7 +211,14 @@ impl<H: Host> Engine<H> {
             return Err(refusal);
         }
         let gone = || Refusal::new(name, Problem::NothingToDo);
-        self.stack.find(name).ok_or_else(gone)
+        let payload = self.stack.find(name).ok_or_else(gone)?;
+        let mut problems = payload.problems().iter();
+        if let Some(problem) = problems.find(|p| matches!(p, Problem::Signature { .. })) {
+            let name = name.as_bytes().escape_ascii();
+            self.host
+                .log(format_args!("{name} was loaded, but {problem}"));
+        }
+        Ok(payload)
     }
 
     /// Does everything about `action` that can be done while the hypervisor

@@ -2,7 +2,7 @@
 
 //! Is the payload for this hypervisor, and for what is loaded on it?
 
-use super::{File, Loader, Parsed};
+use super::{Authenticated, File, Loader};
 use crate::Host;
 use crate::elf::Elf;
 use crate::format::Known;
@@ -14,7 +14,7 @@ use xsplice_abi::note::parse_build_id;
 #[derive(Debug)]
 pub struct DependencyChecked<'a>(pub(super) Box<File<'a>>);
 
-impl<'a> Parsed<'a> {
+impl<'a> Authenticated<'a> {
     /// Compares the payload's notes with the hypervisor and with what is loaded.
     /// What it depends on counts only when it is applied.
     ///
@@ -75,9 +75,10 @@ fn note<'a>(elf: &Elf<'a>, known: Known, problems: &mut Problems) -> Option<&'a 
 }
 
 /// Sections that must be unique; where there are two, Xen silently takes the first.
+/// A second signature is for who looks at signatures.
 fn duplicates(elf: &Elf<'_>, problems: &mut Problems) {
     for second in &elf.sections {
-        let known = second.known.filter(|known| *known != Known::Preimages);
+        let known = second.known.filter(|known| !known.is_repeatable());
         let first = known.and_then(|known| elf.section(known));
         if let Some(first) = first
             && first.index != second.index

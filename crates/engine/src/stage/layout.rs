@@ -61,6 +61,7 @@ impl<'a> DependencyChecked<'a> {
             elf,
             build_id,
             depends,
+            ..
         } = *self.0;
         let problems = &mut findings.problems;
         let mut sizes = [0_u64; 3];

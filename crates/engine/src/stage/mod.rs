@@ -3,6 +3,7 @@
 //! The stages of loading a payload.
 
 mod alternatives;
+mod authenticate;
 mod begins;
 mod boot;
 mod depend;
@@ -16,6 +17,7 @@ mod tables;
 mod verified;
 mod verify;
 
+pub use authenticate::{Authenticated, Enforcement, Signature, Signatures};
 pub use depend::DependencyChecked;
 pub use function::Function;
 pub use layout::LaidOut;
@@ -67,6 +69,7 @@ impl<H: Host> Loader<'_, H> {
     #[inline(never)]
     pub fn load<'a>(&self, name: &str, file: &'a [u8]) -> Result<Verified<'a>, Refusal> {
         Parsed::parse(name, file)?
+            .authenticate(self)?
             .check_dependencies(self)?
             .lay_out(self)?
             .resolve(self)?
@@ -115,6 +118,8 @@ impl<H: Host> Loader<'_, H> {
 #[derive(Debug, Default)]
 struct Findings {
     payload: String,
+    /// Who has signed it, if anybody looked.
+    signer: Option<String>,
     problems: Problems,
     uses: Uses,
 }
@@ -145,6 +150,7 @@ impl Uses {
 #[derive(Debug)]
 struct File<'a> {
     findings: Findings,
+    bytes: &'a [u8],
     elf: Elf<'a>,
     /// The build-ids in its notes, when they are read.
     build_id: &'a [u8],
@@ -174,6 +180,7 @@ impl Findings {
     fn new(payload: &str) -> Result<Self, NoMemory> {
         Ok(Self {
             payload: copied(payload)?,
+            signer: None,
             problems: Problems::default(),
             uses: Uses::default(),
         })

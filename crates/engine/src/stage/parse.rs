@@ -26,6 +26,7 @@ impl<'a> Parsed<'a> {
                 place,
                 File {
                     findings,
+                    bytes: file,
                     elf,
                     build_id: b"",
                     depends: b"",

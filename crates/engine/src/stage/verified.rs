@@ -143,6 +143,7 @@ impl Contents<'_> {
             Loaded {
                 id: stack.next_id(),
                 name: self.findings.payload,
+                signer: self.findings.signer,
                 build_id: self.build_id,
                 depends: self.depends,
                 text,

@@ -25,6 +25,7 @@ pub struct Review<'a> {
     patches: &'a [SourcePatch],
     verdict: &'a xsplice_host_image::Report,
     opinion: Option<&'a Opinion>,
+    signature: Option<&'a str>,
 }
 
 /// What `xsplice verify` said about the payload when the page was made. A payload
@@ -144,7 +145,15 @@ impl<'a> Review<'a> {
             patches,
             verdict,
             opinion: None,
+            signature: None,
         })
+    }
+
+    /// Says who has signed the payload.
+    #[must_use]
+    pub fn with_signature(mut self, signature: &'a str) -> Self {
+        self.signature = Some(signature);
+        self
     }
 
     /// Adds the second opinion, where it was asked for.

@@ -66,6 +66,9 @@ fn summary(review: &Review) -> Markup {
                 @if ours { "the hypervisor itself" } @else { code { (id(&payload.depends)) } }
             }
             dt { "SHA-256" } dd { code { (review.sha256) } }
+            @if let Some(signature) = review.signature {
+                dt { "Signature" } dd { (escaped(signature)) }
+            }
             @for entry in &payload.metadata {
                 @let (key, value) = entry.split_once('=').unwrap_or(("metadata", entry));
                 dt { (escaped(key)) } dd { (escaped(value)) }
