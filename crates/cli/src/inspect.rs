@@ -146,7 +146,7 @@ fn describe(text: &mut Text, payload: &Payload, signature: &State, relocations: 
         }
     }
     if !payload.carried.is_empty() {
-        text.title(format_args!("Brings with it:"));
+        text.title(format_args!("New in the payload:"));
     }
     for symbol in &payload.carried {
         text.line(format_args!(
@@ -189,7 +189,7 @@ fn describe(text: &mut Text, payload: &Payload, signature: &State, relocations: 
     }
 }
 
-/// What the generator recorded about the build.
+/// The build record.
 fn describe_record(text: &mut Text, record: &Record) {
     let options = &record.options;
     if let Some(reservation) = record.reservation() {

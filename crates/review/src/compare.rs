@@ -15,7 +15,7 @@ use xsplice_xen_image::Image;
 /// One function, before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listing {
-    /// What the payload says about it.
+    /// Its record in the payload.
     pub function: Function,
     /// Its instructions, aligned.
     pub lines: Vec<Line>,
@@ -28,8 +28,8 @@ pub struct Line {
     pub old: Option<Code>,
     /// The new instruction.
     pub new: Option<Code>,
-    /// Whether both do the same: a branch within the function is the same if
-    /// it leads to the same line.
+    /// Whether both are equivalent: branches within the function are if they lead to
+    /// the same line.
     pub same: bool,
 }
 
@@ -40,17 +40,17 @@ pub struct Code {
     pub offset: u64,
     /// The instruction, with names in place of addresses.
     pub text: String,
-    /// Where in the function a branch leads.
+    /// The target of a branch within the function.
     #[serde(skip)]
     inner: Option<u64>,
-    /// What must be equal for two instructions to be the same: the text without
-    /// that, and with everything it leads to in full.
+    /// The key for comparing instructions: the text without the branch target, and
+    /// with all references in full.
     #[serde(skip)]
     shape: String,
 }
 
-/// Puts the code of each function of the payload `data` next to the one that
-/// it replaces in `image`.
+/// Aligns the code of each function of the payload `data` with the code that it
+/// replaces in `image`.
 ///
 /// # Errors
 /// If the payload cannot be read.
@@ -70,7 +70,7 @@ pub fn compare(data: &[u8], image: &Image) -> Result<Vec<Listing>, Error> {
                     let code = code(bytes, function.new_size)?;
                     Some(disassemble(code, address, &names))
                 }),
-                // What is behind the no-ops stays.
+                // The code after the no-ops stays.
                 None => {
                     let stays = |code: &&Code| code.offset >= function.new_size.into();
                     Some(old.iter().filter(stays).cloned().collect())
@@ -89,13 +89,13 @@ fn code(bytes: &[u8], size: u32) -> Option<&[u8]> {
     bytes.get(..size.min(bytes.len()))
 }
 
-/// What an address is called: a symbol and an offset, or a text.
+/// Names for addresses: a symbol and an offset, or a string.
 struct Names<'a> {
     image: &'a Image,
     elf: &'a Elf,
 }
 
-/// A name for people, and in full.
+/// A short name for people, and the full one.
 struct Name {
     short: String,
     full: String,
@@ -106,7 +106,7 @@ impl Names<'_> {
         let symbol = self.elf.name(address);
         let symbol = symbol.map(|(name, offset)| (Cow::from(name), offset));
         if let Some((name, offset)) = symbol.or_else(|| place::symbol(self.image, address)) {
-            // Behind the name of a new symbol is the tag of its payload.
+            // The name of a new symbol is followed by its payload's tag.
             let name = name.split('@').next().unwrap_or_default();
             return Name {
                 short: with_offset(name.rsplit('#').next().unwrap_or(name), offset),
@@ -140,8 +140,7 @@ fn with_offset(name: &str, offset: u64) -> String {
     }
 }
 
-/// The text that `bytes` start with, if it is printable and long enough not to
-/// be something else.
+/// The string at the start of `bytes`, if it is printable and long enough to be one.
 fn text(bytes: &[u8]) -> Option<&str> {
     let end = bytes.iter().position(|&b| b == 0)?;
     let text = std::str::from_utf8(&bytes[..end]).ok()?;
@@ -191,8 +190,7 @@ fn disassemble(code: &[u8], address: u64, names: &Names) -> Vec<Code> {
                         text.push_str(&name(instruction.ip_rel_memory_address()));
                         text.push_str("(%rip)");
                     }
-                    // The number of an operand that the instruction has is
-                    // never refused.
+                    // Formatting an operand that exists cannot fail.
                     _ => drop(formatter.format_operand(&instruction, &mut text, number)),
                 }
             }
@@ -214,12 +212,12 @@ fn disassemble(code: &[u8], address: u64, names: &Names) -> Vec<Code> {
         .collect()
 }
 
-/// More instructions than any function of Xen has: beyond, nothing is aligned,
-/// which takes time with the square of the differences.
+/// More instructions than any function of Xen has. Longer listings are not aligned,
+/// since that takes time quadratic in the differences.
 const MOST: usize = 40_000;
 
 fn align(old: &[Code], new: &[Code]) -> Vec<Line> {
-    // Numbers compare faster than texts.
+    // Numbers compare faster than strings.
     let mut numbers = HashMap::new();
     let mut number = |side: &[Code]| -> Vec<usize> {
         side.iter()
@@ -255,7 +253,7 @@ fn align(old: &[Code], new: &[Code]) -> Vec<Line> {
     lines
 }
 
-/// Branches of the same kind are only the same if they lead to the same line.
+/// Branches of the same kind are the same only if they lead to the same line.
 fn compare_branches(lines: &mut [Line]) {
     let offset = |code: &Option<Code>| code.as_ref().map(|code| code.offset);
     let partners: HashMap<u64, Option<u64>> = lines
@@ -319,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn only_texts_are_shown_as_texts() {
+    fn only_strings_are_shown_as_strings() {
         assert_eq!(text(b"a \"b\"\n\0"), Some("a \"b\"\n"));
         assert_eq!(text(b"ab\0"), None);
         assert_eq!(text(b"\x7fELF\0"), None);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A payload's sections at made-up addresses, so that every field can be
-//! followed as the hypervisor would.
+//! A payload's sections, laid out at fake addresses and relocated, so that every
+//! field can be followed as in the hypervisor.
 
 use crate::Error;
 use object::read::elf::{ElfFile64, FileHeader as _, Sym as _};
@@ -8,14 +8,15 @@ use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, elf
 use std::collections::BTreeMap;
 use xsplice_reloc::reloc::x86_64;
 
-/// Where the first section is put: near enough to Xen for every relocation, and
-/// apart from it.
+/// Address of the first section: near enough to Xen for every relocation, but outside
+/// it.
 const START: u64 = 0xffff_82d0_7000_0000;
-/// Symbols that only the hypervisor knows stand here, one each eight bytes.
+/// Symbols that only the hypervisor defines get fake addresses from here on, eight
+/// bytes apart.
 const UNKNOWN: u64 = 0xffff_82d0_7800_0000;
-/// How far they reach: not into any hypervisor.
+/// Size of that range, which does not reach any hypervisor.
 const UNKNOWN_SIZE: u64 = 1 << 27;
-/// What a section takes up in the layout at most, in bytes.
+/// Size limit of a section in the layout, in bytes.
 const LARGEST: u64 = 1 << 24;
 
 /// One section, laid out and relocated.
@@ -35,12 +36,12 @@ pub(crate) struct Field {
     pub(crate) offset: u64,
     /// Type of the relocation, as the ABI document names it.
     pub(crate) kind: String,
-    /// The symbol, or for one without a name its section.
+    /// The symbol, or its section if it has no name.
     pub(crate) symbol: String,
     pub(crate) addend: i64,
 }
 
-/// One symbol at the address it has in this layout.
+/// A symbol with its address in this layout.
 #[derive(Debug)]
 pub(crate) struct Symbol {
     pub(crate) name: String,
@@ -72,7 +73,7 @@ pub(crate) struct Elf {
 }
 
 impl Elf {
-    /// Reads `data`; `known` gives the hypervisor's symbols an address.
+    /// Reads `data`; `known` returns addresses of the hypervisor's symbols.
     pub(crate) fn read(data: &[u8], known: &dyn Fn(&str) -> Option<u64>) -> Result<Self, Error> {
         let file = ElfFile64::<Endianness>::parse(data)?;
         let header = file.elf_header();
@@ -82,7 +83,7 @@ impl Elf {
         );
         if machine != elf::EM_X86_64 || kind != elf::ET_REL {
             return Err(Error::WrongKind(format!(
-                "no payload for x86-64: ELF type {}, machine {} (expected {}, {})",
+                "not a payload for x86-64: ELF type {}, machine {} (expected {}, {})",
                 kind.0,
                 machine.0,
                 elf::ET_REL.0,
@@ -117,15 +118,15 @@ impl Elf {
         })
     }
 
-    /// The symbol at `address` that is to be looked up when the payload is
-    /// loaded, if no address is known for it.
+    /// The symbol behind the fake `address`, which is looked up when the payload is
+    /// loaded.
     pub(crate) fn needed(&self, address: u64) -> Option<&str> {
         let mut all = self.symbols.iter();
         let symbol = all.find(|s| s.place == Place::Elsewhere && s.address == address);
         symbol.map(|symbol| symbol.name.as_str())
     }
 
-    /// Whether `address` stands for a symbol whose address is not known.
+    /// Whether `address` is the fake address of an unknown symbol.
     pub(crate) fn is_unknown(address: u64) -> bool {
         (UNKNOWN..UNKNOWN + UNKNOWN_SIZE).contains(&address)
     }
@@ -138,7 +139,7 @@ impl Elf {
         })
     }
 
-    /// What is at `address`, as a symbol or a section and an offset.
+    /// A label for `address`: a symbol, or a section and an offset.
     pub(crate) fn label(&self, address: u64) -> Option<String> {
         let (name, offset) = self.name(address).or_else(|| self.place(address))?;
         Some(match offset {
@@ -156,7 +157,7 @@ impl Elf {
         })
     }
 
-    /// The text at `address`, without its terminating zero.
+    /// The string at `address`, without its terminating zero.
     pub(crate) fn string(&self, address: u64) -> Option<String> {
         let bytes = self.bytes(address)?;
         let end = bytes.iter().position(|&b| b == 0)?;
@@ -186,7 +187,7 @@ fn lay_out(file: &ElfFile64<Endianness>) -> Result<BTreeMap<usize, Section>, Err
         };
         let align = section.align().clamp(1, 4096);
         next = next.next_multiple_of(align.next_power_of_two());
-        // Sizes are the file's own words: a wild one must not lay out wildly.
+        // Sizes come from the file: an absurd one must not blow up the layout.
         let size = section.size().min(LARGEST);
         sections.insert(
             section.index().0,
@@ -272,8 +273,8 @@ fn relocate(
         .ok()
         .and_then(|offset| section.data.get_mut(offset..));
     if let Some(field) = field {
-        // A value that does not fit is for the check to refuse; here the field
-        // only stays what it was.
+        // `xsplice check` refuses values that do not fit; here the field just stays
+        // unchanged.
         let _ = kind.write(field, value);
     }
 }

@@ -14,7 +14,7 @@ use xsplice_abi::preimage::{self, Note};
 use xsplice_xen_image::Image;
 use zerocopy::FromBytes as _;
 
-/// Everything that a payload says.
+/// The contents of a payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Payload {
     /// Its own build-id in hexadecimal.
@@ -25,19 +25,19 @@ pub struct Payload {
     pub xen_depends: Option<String>,
     /// `key=value` texts.
     pub metadata: Vec<String>,
-    /// What the generator recorded about the build, if it did.
+    /// The generator's record of the build, if there is one.
     pub record: Option<Record>,
-    /// What it patches.
+    /// The functions that it patches.
     pub functions: Vec<Function>,
-    /// What the hypervisor calls at the stages of its life.
+    /// Its hooks.
     pub hooks: Vec<Hook>,
     /// Tables about its code.
     pub tables: Vec<Table>,
-    /// Functions and variables that it brings with it.
+    /// Functions and variables that it carries.
     pub carried: Vec<Carried>,
-    /// Symbols that the hypervisor or a payload below must have.
+    /// Symbols that the hypervisor or a payload below must define.
     pub needed: Vec<String>,
-    /// Symbols of the hypervisor that are given by address.
+    /// Symbols of the hypervisor that are referenced by address.
     pub absolute: Vec<Absolute>,
     /// All sections.
     pub sections: Vec<Section>,
@@ -46,7 +46,7 @@ pub struct Payload {
 /// One function that is patched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Function {
-    /// Its name in the payload, or if it has none, in the hypervisor.
+    /// Its name in the payload, or in the hypervisor if the payload has none.
     pub name: String,
     /// Its address in the hypervisor; `None` if it is looked up by
     /// [`old_symbol`](Self::old_symbol) and no hypervisor is given.
@@ -56,9 +56,9 @@ pub struct Function {
     pub old_symbol: Option<String>,
     /// Size in the hypervisor in bytes.
     pub old_size: u32,
-    /// Where the new code is; `None` if the old code is made no-ops.
+    /// Where the new code is; `None` if the old code is overwritten with no-ops.
     pub new: Option<Code>,
-    /// Size of the new code in bytes, or of what is made no-ops.
+    /// Size in bytes of the new code, or of the range overwritten with no-ops.
     pub new_size: u32,
     /// Bytes that must be at the old address, in hexadecimal.
     pub expected: Option<String>,
@@ -80,11 +80,11 @@ pub struct Code {
 pub struct Hook {
     /// `load`, `preapply`, and so on.
     pub stage: String,
-    /// The functions that are called.
+    /// The functions, in calling order.
     pub functions: Vec<String>,
 }
 
-/// A function or variable of the payload's own.
+/// A function or variable that the payload carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Carried {
     /// Its name.
@@ -99,7 +99,7 @@ pub struct Carried {
     pub size: u64,
 }
 
-/// A symbol given by address.
+/// A symbol referenced by address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Absolute {
     /// Its name.
@@ -132,7 +132,7 @@ pub struct Relocation {
     pub kind: String,
     /// The symbol, or its section if it has no name.
     pub symbol: String,
-    /// What is added to the symbol's address.
+    /// The addend.
     pub addend: i64,
 }
 
@@ -156,17 +156,16 @@ fn optional_address<S: Serializer>(value: &Option<u64>, serializer: S) -> Result
 }
 
 impl Payload {
-    /// Reads the payload `data`; `image` is the hypervisor that it is for, and
-    /// gives the addresses of symbols.
+    /// Reads the payload `data`; `image` is its hypervisor, used to resolve symbols.
     ///
     /// # Errors
-    /// If it is no payload for x86-64, or is damaged.
+    /// If it is not a payload for x86-64, or is damaged.
     pub fn read(data: &[u8], image: Option<&Image>) -> Result<Self, Error> {
         let elf = Elf::read(data, &|name| image?.address_of(name))?;
         let hooks = hooks(&elf);
         if elf.section(section::FUNCS).is_none() && hooks.is_empty() {
             return Err(Error::WrongKind(format!(
-                "an object file, but no live-patch payload: it has neither the section {} nor hooks",
+                "an object file, but not a live-patch payload: it has neither the section {} nor hooks",
                 section::FUNCS
             )));
         }
@@ -183,7 +182,7 @@ impl Payload {
             .filter(|symbol| symbol.size > 0 && !replacements.contains(&symbol.address))
             .filter_map(|symbol| {
                 let (section, _) = elf.place(symbol.address)?;
-                // What the format itself needs is shown as what it is.
+                // The format's own sections are shown elsewhere.
                 (!section.starts_with(".livepatch.")).then(|| Carried {
                     name: symbol.name.clone(),
                     function: symbol.function,
@@ -225,7 +224,7 @@ pub(crate) fn functions(
     let (records, rest) = data.as_chunks::<{ size_of::<LivepatchFunc>() }>();
     if !rest.is_empty() {
         return Err(Error::WrongKind(format!(
-            "{} has {} bytes, which is no whole number of {}-byte records: \
+            "{} has {} bytes, not a multiple of the {}-byte record size: \
              the file is damaged or in another version of the format",
             section::FUNCS,
             data.len(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Addresses of the hypervisor in words.
+//! Names for addresses of the hypervisor.
 
 use std::borrow::Cow;
 use xsplice_xen_image::Image;

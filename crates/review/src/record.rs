@@ -1,38 +1,37 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The build record: what the generator knows about a payload that the payload's
-//! code does not show ([`xsplice_abi::record`]).
+//! The build record: what the generator knows about a payload beyond its code
+//! ([`xsplice_abi::record`]).
 
 use crate::elf::Elf;
 use serde::{Deserialize, Serialize};
 use xsplice_abi::record::{self, LeftOut, PatchedData, PerCpuVariable, Renewed};
 
-/// What the generator recorded. Keys that are missing are empty.
+/// The build record. Missing keys are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Record {
-    /// Its format; none if it is older than the first that has a number.
+    /// Its format; `None` if it is older than the first numbered one.
     pub format: Option<u64>,
-    /// What the build was told.
+    /// The options of the build.
     pub options: Options,
-    /// What became of each hunk of the source patches.
+    /// The effect of each hunk of the source patches.
     pub hunks: Vec<Hunk>,
-    /// Changes that the payload does without, as the build was told.
+    /// Changes that were left out on request.
     pub left_out: Vec<LeftOut>,
     /// Variables and constants that hooks change in place.
     pub patched_data: Vec<PatchedData>,
     /// New per-CPU variables.
     pub per_cpu: Vec<PerCpuVariable>,
-    /// Flags that say whether a message was printed, and begin anew although they may
-    /// be in memory.
+    /// Message flags that start again from their initial value, although they may be
+    /// in memory.
     pub renewed: Vec<Renewed>,
-    /// What whoever applies or unloads the payload has to see to.
+    /// Warnings for those who apply or unload the payload.
     pub warnings: Vec<String>,
-    /// What a reader should know.
+    /// Notes for the reader.
     pub notes: Vec<String>,
 }
 
-/// Options of the build that say what the payload is. Files are
-/// `NAME sha256:HASH`.
+/// Options of the build that affect the payload. Files are `NAME sha256:HASH`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
@@ -40,15 +39,15 @@ pub struct Options {
     pub allow: Vec<String>,
     /// The configuration that the tree had to be built with.
     pub config: Option<String>,
-    /// The build-id of what it is applied on top of.
+    /// The build-id that it depends on.
     pub depends: Option<String>,
     /// Sources of hooks.
     pub hooks: Vec<String>,
-    /// Changes that were to be left out.
+    /// Changes to leave out.
     pub leave_out: Vec<String>,
-    /// Whether all changes of boot-only code were to be left out.
+    /// Whether to leave out all changes to boot-only code.
     pub leave_out_init: bool,
-    /// Data to be changed in place.
+    /// Data to change in place.
     pub patch_data: Vec<String>,
     /// Whether symbols are addresses instead of names.
     pub prelink: bool,
@@ -66,7 +65,7 @@ pub struct Hunk {
     pub file: String,
     /// The line where it starts in the old file.
     pub line: u64,
-    /// Its effect, as the generator names it, such as `in_payload`.
+    /// The generator's name for its effect, such as `in_payload`.
     pub effect: String,
     /// What it changes.
     pub names: Vec<String>,
@@ -81,9 +80,9 @@ impl Hunk {
                 "in the payload: the rest does not compile without it"
             }
             "in_payload" => "in the payload",
-            "alternative" => "no effect alone, but needed where others are left out",
+            "alternative" => "no effect alone, but needed if others are left out",
             "placement" => "changes only the placement of data, and the hypervisor's is as good",
-            "left_out" => "left out, as the build was told",
+            "left_out" => "left out on request",
             "restored" => "undoes a change that a payload below left out",
             "unused" => "changes only what the running hypervisor does not use",
             "none" => "no effect on code",
@@ -94,21 +93,21 @@ impl Hunk {
 }
 
 impl Record {
-    /// The record of a payload; `None` if it has none that can be read. Another
-    /// generator's payload has none, and is no worse for it.
+    /// The record of a payload; `None` if it has none that can be read. That is not
+    /// an error: payloads of other generators have none.
     pub(crate) fn read(elf: &Elf) -> Option<Self> {
         let section = elf.section(record::SECTION)?;
         serde_json::from_str(record::json(&section.data)?).ok()
     }
 
-    /// What to say of a record that a later version wrote, of which only a part may
-    /// be known.
+    /// A warning about a record from a later version, which may be only partly
+    /// understood.
     #[must_use]
     pub fn reservation(&self) -> Option<String> {
         let format = self.format.filter(|&f| f > u64::from(record::FORMAT))?;
         Some(format!(
-            "a later version of xsplice wrote the record of the build (format {format}): it may \
-             say more than is shown here"
+            "a later version of xsplice wrote the build record (format {format}): it may contain more \
+             than is shown here"
         ))
     }
 

@@ -17,9 +17,9 @@ pub struct Table {
 /// One entry of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// The place in the code that it is about.
+    /// The code that it describes.
     pub place: String,
-    /// What it says about the place.
+    /// What it says about that code.
     pub meaning: String,
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn tables(elf: &Elf) -> Vec<Table> {
 struct Reader<'a> {
     elf: &'a Elf,
     section: &'a Section,
-    /// The entry's bytes, and what follows it.
+    /// The entry's bytes, and those after it.
     bytes: &'a [u8],
     /// The entry's address in the layout.
     address: u64,
@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `None` if it is cut short.
+    /// `None` if it is truncated.
     fn entry(&self) -> Option<Entry> {
         match self.section.name.strip_prefix(".bug_frames.") {
             Some(kind) => self.bug_frame(kind),
@@ -69,8 +69,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `struct alt_instr`: two displacements, a feature number, the lengths of
-    /// the code, of its replacement and of the padding behind the code.
+    /// `struct alt_instr`: two displacements, a feature number, the lengths of the
+    /// code, of its replacement and of the padding after the code.
     fn alternative(&self) -> Option<Entry> {
         let feature = u16::from_le_bytes(*self.bytes.get(8..)?.first_chunk()?);
         let [old, new, padding] = *self.bytes.get(10..)?.first_chunk()?;
@@ -89,9 +89,9 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// `struct bug_frame`: two displacements of 24 bits from the frame's start,
-    /// each with seven bits of a line number above; an assertion has its text in
-    /// a second record.
+    /// `struct bug_frame`: two displacements of 24 bits from the frame's start, each
+    /// with seven bits of a line number above; the text of an assertion is in a
+    /// second record.
     fn bug_frame(&self, kind: &str) -> Option<Entry> {
         let ((place, high), (about, low)) = (self.split(0)?, self.split(4)?);
         let line = (high << 7) | low;
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
         Some(i32::from_le_bytes(*self.bytes.get(at..)?.first_chunk()?))
     }
 
-    /// Where the displacement at `at` leads to.
+    /// The target of the displacement at `at`.
     fn leads_to(&self, at: usize) -> Option<u64> {
         let from = self.address.wrapping_add(at as u64);
         Some(from.wrapping_add_signed(self.word(at)?.into()))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What of the hypervisor leads to a function.
+//! References from the hypervisor to a function.
 
 use crate::place;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
@@ -7,38 +7,39 @@ use serde::Serialize;
 use std::collections::HashMap;
 use xsplice_xen_image::Image;
 
-/// A place that leads to a function.
+/// A reference to a function.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Use {
-    /// The function or table that holds the place.
+    /// The function or table that contains it.
     pub(crate) user: String,
     /// Its address.
     #[serde(skip)]
     pub(crate) address: u64,
     /// Offset there in bytes.
     pub(crate) offset: u64,
-    /// How it leads there.
+    /// Its kind.
     pub(crate) how: How,
 }
 
-/// How a place leads to a function.
+/// The kind of a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum How {
-    /// It calls it.
+    /// A call.
     Call,
-    /// It jumps to it, as at the end of a function.
+    /// A jump, as in a tail call.
     Jump,
-    /// It takes its address.
+    /// Code that takes the address.
     Address,
-    /// It is data that holds its address.
+    /// Data that holds the address.
     Pointer,
 }
 
-/// The places outside of it that lead to each of `functions`, given by
-/// address and size; in order. Code that is freed after boot is left out.
+/// For each of `functions`, given by address and size, the references from outside of
+/// it, in order. Code that is freed after boot is ignored.
 ///
-/// Calls through a register are not seen, but what loads the register is.
+/// Calls through a register are not found, but the instruction that loads the
+/// register is.
 pub(crate) fn uses(image: &Image, functions: &[(u64, u64)]) -> Vec<Vec<Use>> {
     let wanted: HashMap<u64, usize> = functions
         .iter()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a stopwatch writes.
+//! The output of a stopwatch.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,26 +7,26 @@ use std::str::FromStr;
 /// A line of a stopwatch's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
-    /// A CPU went from the begin of a stretch to an end of it. As text, both
-    /// numbers, with a blank between them.
+    /// A CPU went from the begin of a stretch to one of its ends. As text: both
+    /// numbers, separated by a blank.
     Passage {
-        /// Which stretch of the request.
+        /// Index of the stretch in the request.
         stretch: usize,
         /// Ticks of the host's time-stamp counter, or instructions.
         length: u64,
     },
-    /// Code of the page at this address was translated, for a CPU that was about
-    /// to run it. As text, `page` and the address, hexadecimal.
+    /// Code of the page at this address was translated because a CPU was about to run
+    /// it. As text: `page` and the address in hexadecimal.
     Page(u64),
 }
 
-/// What comes before the address of a page.
+/// The keyword before the address of a page.
 const PAGE: &str = "page";
 
 /// Size of a page.
 const PAGE_SIZE: u64 = 4096;
 
-/// The page of what is at `address`, as a [`Line::Page`] names it.
+/// The page that contains `address`, as in a [`Line::Page`].
 #[must_use]
 pub const fn page(address: u64) -> u64 {
     address / PAGE_SIZE * PAGE_SIZE
@@ -41,7 +41,7 @@ impl fmt::Display for Line {
     }
 }
 
-/// A line that no stopwatch wrote.
+/// Not a line of a stopwatch.
 #[derive(Debug, thiserror::Error)]
 #[error("neither the number of a stretch and a length, nor a page and its address: {0:?}")]
 pub struct NoLine(String);
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn output_can_be_parsed() {
         let passage = Line::Passage {
             stretch: 1,
             length: u64::MAX,

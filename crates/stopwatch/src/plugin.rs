@@ -8,13 +8,13 @@ use crate::stopwatch::Stopwatch;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
-/// Code that is being translated. It is valid in the callback that gets it.
+/// A block of code being translated; valid only during the callback.
 #[repr(C)]
 struct Block {
     _opaque: [u8; 0],
 }
 
-/// An instruction of a [`Block`], valid as long as this is.
+/// An instruction of a [`Block`]; valid as long as the block.
 #[repr(C)]
 struct Instruction {
     _opaque: [u8; 0],
@@ -23,15 +23,15 @@ struct Instruction {
 /// The identity of a plugin.
 type Id = u64;
 type OnTranslation = extern "C" fn(Id, &Block);
-/// Gets the number of the CPU and what was registered with it.
+/// Called with the CPU number and the registered userdata.
 type OnExecution = extern "C" fn(c_uint, *mut c_void);
 
 /// `QEMU_PLUGIN_CB_NO_REGS`: the callback reads no registers of the guest.
 const NO_REGISTERS: c_int = 0;
 
-// SAFETY: these are QEMU's declarations; the opaque structures are only ever
-// pointers that QEMU gave. They have no requirements but valid pointers, and
-// they keep nothing of what they get but function and userdata.
+// SAFETY: these are QEMU's declarations; the opaque structures are only pointers that
+// QEMU provided. The functions only require valid pointers, and keep nothing but
+// function and userdata.
 unsafe extern "C" {
     safe fn qemu_plugin_n_max_vcpus() -> c_int;
     safe fn qemu_plugin_register_vcpu_tb_trans_cb(id: Id, callback: OnTranslation);
@@ -46,14 +46,14 @@ unsafe extern "C" {
     );
 }
 
-/// The version of the interface that this is written for.
+/// The plugin interface version that this uses.
 // SAFETY: nothing else has this name, and QEMU only reads it.
 #[unsafe(no_mangle)]
 static qemu_plugin_version: c_int = 1;
 
 static STOPWATCH: OnceLock<Stopwatch> = OnceLock::new();
 
-/// Called by QEMU once, before any CPU runs; anything but 0 ends QEMU.
+/// Called once by QEMU, before any CPU runs; a nonzero result ends QEMU.
 ///
 /// # Safety
 /// `arguments` points to `number` strings.
@@ -85,7 +85,7 @@ fn start(arguments: &[&CStr]) -> Result<(), Box<dyn std::error::Error>> {
     let stopwatch = Stopwatch::new(&request, cpus, ticks);
     let stopwatch = stopwatch.map_err(|error| format!("{}: {error}", request.output.display()))?;
     let first = STOPWATCH.set(stopwatch);
-    first.map_err(|_| "there is one already; QEMU takes a plugin once".into())
+    first.map_err(|_| "the plugin is already loaded; QEMU loads a plugin only once".into())
 }
 
 extern "C" fn translated(_: Id, block: &Block) {
@@ -111,8 +111,8 @@ extern "C" fn translated(_: Id, block: &Block) {
         for place in stopwatch.places(address) {
             on_execution(passed, place);
         }
-        // Behind the places, so that the first instruction of a stretch counts
-        // and the one at its end does not.
+        // After the places, so that the first instruction of a stretch counts and the
+        // one at its end does not.
         if stopwatch.counts(address) {
             on_execution(counted, 0);
         }
@@ -132,7 +132,8 @@ extern "C" fn counted(cpu: c_uint, _: *mut c_void) {
 }
 
 fn ticks() -> u64 {
-    // SAFETY: every x86-64 processor has a time-stamp counter that programs may
-    // read, unless the operating system forbids it, which ends the program.
+    // SAFETY: every x86-64 processor has a time-stamp counter that programs may read,
+    // unless the operating system forbids it; then the instruction traps and the
+    // program ends.
     unsafe { std::arch::x86_64::_rdtsc() }
 }

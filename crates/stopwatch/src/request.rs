@@ -1,38 +1,37 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a stopwatch is asked to measure.
+//! What to measure.
 
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// A way through the guest's code.
+/// A stretch of the guest's execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretch {
     /// The address of the first instruction that counts.
     pub begin: u64,
-    /// Addresses of instructions that do not count any more.
+    /// Addresses of the first instructions that no longer count.
     pub ends: Vec<u64>,
 }
 
-/// What is to be measured. As text, the plugin's arguments in the words of
-/// QEMU's option `-plugin FILE,ARGUMENTS`; addresses are hexadecimal.
+/// What to measure. As text: the plugin's arguments in the syntax of QEMU's option
+/// `-plugin FILE,ARGUMENTS`; addresses are hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The file that gets each [`Line`](crate::Line); what it had before is lost.
+    /// The file that gets each [`Line`](crate::Line); it is truncated first.
     pub output: PathBuf,
-    /// What is measured.
+    /// The stretches to measure.
     pub stretches: Vec<Stretch>,
-    /// Instead of ticks, the instructions at these addresses count: those that
-    /// the CPU itself does. Each of them takes longer then.
+    /// Count the instructions at these addresses, per CPU, instead of ticks. This
+    /// slows each of them down.
     pub counted: Option<Range<u64>>,
-    /// The pages of code at these addresses are named when they are run for the
-    /// first time.
+    /// Report the pages of code at these addresses when they first run.
     pub pages: Option<Range<u64>>,
 }
 
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A comma ends an argument, except where there are two.
+        // A comma ends an argument unless it is doubled.
         let output = self.output.display().to_string().replace(',', ",,");
         write!(f, "output={output}")?;
         for Stretch { begin, ends } in &self.stretches {
@@ -50,18 +49,18 @@ impl fmt::Display for Request {
     }
 }
 
-/// Why nothing can be measured.
+/// Why the arguments are rejected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArgumentError {
     /// An argument cannot be understood.
     #[error(
         "{0:?}: the arguments are output=FILE, stretch=BEGIN:END[:END...] for each stretch, \
-         counted=BEGIN:END to count instructions there, and pages=BEGIN:END to see which pages \
-         there are run; addresses are hexadecimal"
+         counted=BEGIN:END to count instructions there, and pages=BEGIN:END to report which \
+         pages there run; addresses are hexadecimal"
     )]
     Unknown(String),
-    /// There is nowhere to write to.
-    #[error("give output=FILE, which gets what is measured")]
+    /// There is no output file.
+    #[error("give output=FILE, the file for the measurements")]
     NoOutput,
     /// There is nothing to measure.
     #[error("give stretch=BEGIN:END, the addresses where a measurement begins and ends")]
@@ -69,7 +68,7 @@ pub enum ArgumentError {
 }
 
 impl Request {
-    /// Reads the plugin's arguments, as QEMU gives them: each by itself.
+    /// Parses the plugin's arguments, one string each, as QEMU passes them.
     ///
     /// # Errors
     /// See [`ArgumentError`].
@@ -122,7 +121,7 @@ fn addresses(text: &str) -> Option<Vec<u64>> {
 mod tests {
     use super::*;
 
-    /// The arguments in `text`, taken apart as QEMU does.
+    /// Splits `text` into arguments as QEMU does.
     fn arguments(text: &str) -> Vec<String> {
         let text = text.replace(",,", "\0");
         let arguments = text.split(',');
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_understood() {
+    fn requests_are_parsed() {
         let stretch = |begin, ends: &[u64]| Stretch {
             begin,
             ends: ends.to_vec(),
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_named() {
+    fn bad_arguments_are_named() {
         for wrong in [
             "",
             "stretch",

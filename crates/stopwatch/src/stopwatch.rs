@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! When which CPU came where.
+//! The measurement: which CPU reached which address, and when.
 
 use crate::line::{Line, page};
 use crate::request::Request;
@@ -10,33 +10,31 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// The most lines that are written for one stretch: some places are passed all
-/// the time.
+/// Limit of lines written for one stretch: some addresses are reached all the time.
 pub const MOST: usize = 10_000;
 
-/// The time of a begin that was not passed, or whose end was.
+/// The time of a begin that was not reached, or whose end has been.
 const NEVER: u64 = u64::MAX;
 
-/// Measures what was asked for. CPUs are numbered from 0.
+/// Measures the stretches of a request. CPUs are numbered from 0.
 ///
-/// What is about a CPU is written by the thread of this CPU alone, so that no
-/// access to it needs an order.
+/// Per-CPU state is written only by that CPU's thread, so no access needs ordering.
 #[derive(Debug)]
 pub struct Stopwatch {
     /// Sorted by address.
     places: Vec<Place>,
     stretches: Vec<Progress>,
     counted: Option<Range<u64>>,
-    /// How many of the counted instructions each CPU did.
+    /// Number of counted instructions each CPU has executed.
     counts: Vec<AtomicU64>,
     pages: Option<Range<u64>>,
-    /// Those of which code was translated.
+    /// Pages with translated code.
     translated: Mutex<BTreeSet<u64>>,
     ticks: fn() -> u64,
     output: File,
 }
 
-/// An address, and what is there.
+/// An address, and what it marks.
 #[derive(Debug)]
 struct Place {
     address: u64,
@@ -50,12 +48,12 @@ enum Mark {
     End(usize),
 }
 
-/// What happens on a stretch.
+/// The state of a stretch.
 #[derive(Debug)]
 struct Progress {
     /// When each CPU began it.
     begun: Vec<AtomicU64>,
-    /// How many lines were written.
+    /// Number of lines written.
     written: AtomicUsize,
 }
 
@@ -92,7 +90,7 @@ impl Stopwatch {
         })
     }
 
-    /// The instructions at these addresses, which follow one another, are translated.
+    /// Called when the consecutive instructions at these addresses are translated.
     pub fn translate(&self, addresses: &RangeInclusive<u64>) {
         let asked_for = |page: &u64| {
             let pages = self.pages.as_ref();
@@ -100,14 +98,14 @@ impl Stopwatch {
         };
         let both = [addresses.start(), addresses.end()].map(|address| page(*address));
         for page in both.into_iter().filter(asked_for) {
-            // Nothing that holds it can panic.
+            // No holder of the lock can panic.
             if self.translated.lock().is_ok_and(|mut all| all.insert(page)) {
                 self.write(Line::Page(page));
             }
         }
     }
 
-    /// Whether anything at these addresses is to be measured.
+    /// Whether anything at these addresses is measured.
     pub fn cares(&self, addresses: &RangeInclusive<u64>) -> bool {
         let first = self.first(*addresses.start());
         let place = self.places.get(first);
@@ -133,7 +131,7 @@ impl Stopwatch {
         counted.is_some_and(|counted| counted.contains(&address))
     }
 
-    /// `cpu` is about to do the instruction at the place with this number.
+    /// `cpu` is about to execute the instruction at the place with this number.
     pub fn pass(&self, cpu: usize, place: usize) {
         match self.places.get(place).map(|place| place.mark) {
             Some(Mark::Begin(stretch)) => {
@@ -147,7 +145,7 @@ impl Stopwatch {
         }
     }
 
-    /// `cpu` is about to do an instruction that counts.
+    /// `cpu` is about to execute an instruction that counts.
     pub fn count(&self, cpu: usize) {
         if let Some(count) = self.counts.get(cpu) {
             let more = count.load(Ordering::Relaxed) + 1;
@@ -172,12 +170,12 @@ impl Stopwatch {
 
     fn write(&self, line: Line) {
         let line = format!("{line}\n");
-        // In one piece, for other CPUs write too. If it fails, the reader has one
-        // line too few; there is nobody else to tell.
+        // In a single write, because other CPUs write too. A failure costs the reader
+        // one line; it cannot be reported here.
         let _ = (&self.output).write_all(line.as_bytes());
     }
 
-    /// The time, as `cpu` counts it.
+    /// The current time for `cpu`.
     fn now(&self, cpu: usize) -> u64 {
         if self.counted.is_none() {
             return (self.ticks)();
@@ -198,12 +196,12 @@ mod tests {
     use crate::request::Stretch;
     use std::path::Path;
 
-    /// Two stretches, the second of which goes over the first's begin.
+    /// Two stretches; the second contains the first's begin.
     const BEGIN: u64 = 0x20;
     const ENDS: [u64; 2] = [0x30, 0x40];
     const OUTER: Range<u64> = 0x10..0x20;
 
-    /// The pages that are asked for.
+    /// The requested pages.
     const PAGES: Range<u64> = 0x1000..0x4000;
 
     fn stopwatch(output: &Path, counted: Option<Range<u64>>) -> Stopwatch {
@@ -223,13 +221,12 @@ mod tests {
             counted,
             pages: Some(PAGES),
         };
-        // However the tests run, later is more.
+        // Time increases with each call, even if tests run in parallel.
         let ticks = || NOW.fetch_add(10, Ordering::Relaxed);
         Stopwatch::new(&request, 2, ticks).expect("the directory can be written")
     }
 
-    /// What `walk` leaves in the output; its CPUs do the instructions that they
-    /// are said to do.
+    /// The output after `walk`, which makes the CPUs execute instructions.
     fn passages(
         counted: Option<Range<u64>>,
         walk: impl Fn(&dyn Fn(usize, u64)),
@@ -259,12 +256,12 @@ mod tests {
     }
 
     #[test]
-    fn a_stretch_ends_where_its_cpu_comes_first() {
+    fn a_stretch_ends_at_the_first_end_that_its_cpu_reaches() {
         let walked = passages(Some(0..100), |step| {
             step(0, BEGIN);
             step(0, 0x21);
             step(0, ENDS[1]);
-            // There is nothing to end any more.
+            // The stretch has already ended.
             step(0, ENDS[0]);
             step(1, ENDS[0]);
         });
@@ -272,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn cpus_do_not_disturb_each_other() {
+    fn cpus_are_measured_independently() {
         let walked = passages(Some(0..100), |step| {
             step(0, BEGIN);
             step(1, BEGIN);
@@ -284,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_begin_that_is_passed_again_is_the_begin() {
+    fn passing_the_begin_again_restarts_the_stretch() {
         let walked = passages(Some(0..100), |step| {
             step(0, BEGIN);
             step(0, 0x21);
@@ -306,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_asked_for_counts() {
+    fn only_requested_instructions_count() {
         let walked = passages(Some(0x20..0x22), |step| {
             for address in [BEGIN, 0x21, 0x22, 0x1f, ENDS[0]] {
                 step(0, address);
@@ -342,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_that_there_is_not_is_no_harm() {
+    fn an_unknown_cpu_is_ignored() {
         let walked = passages(Some(0..100), |step| {
             step(2, BEGIN);
             step(2, ENDS[0]);
@@ -351,11 +348,11 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_named_once_and_where_it_is_asked_for() {
+    fn a_requested_page_is_reported_once() {
         let directory = tempfile::tempdir().expect("there is a place for temporary files");
         let output = directory.path().join("passages");
         let stopwatch = stopwatch(&output, None);
-        // Nothing of them, two of them, the same, the last, the first behind them.
+        // None of them, two of them, the same, the last, the first after them.
         for addresses in [
             0xff0..=0xfff,
             0x1fff..=0x2000,
@@ -370,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn it_cares_only_for_what_it_measures() {
+    fn only_measured_addresses_are_instrumented() {
         let directory = tempfile::tempdir().expect("there is a place for temporary files");
         let output = directory.path().join("passages");
         let timing = stopwatch(&output, None);

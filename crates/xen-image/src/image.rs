@@ -12,21 +12,21 @@ use thiserror::Error;
 /// Why a file is not a linked hypervisor.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Not an ELF file, or a broken one.
+    /// Not an ELF file, or a damaged one.
     #[error("this is not a usable ELF image; pass the xen-syms file of the hypervisor")]
     Elf(#[from] object::Error),
     /// Another kind of ELF file.
     #[error(
         "this ELF file is not a linked x86-64 image; \
-         pass the xen-syms file of the hypervisor, not the file that is booted"
+         pass the xen-syms file of the hypervisor, not the file that boots"
     )]
     NotAnImage,
     /// The file was stripped.
-    #[error("the image has no symbols; pass the xen-syms file that was not stripped")]
+    #[error("the image has no symbols; pass the unstripped xen-syms file")]
     NoSymbols,
     /// No build-id note.
     #[error(
-        "the image has no build-id, so it cannot be told which payloads are for it; \
+        "the image has no build-id, so payloads cannot be matched to it; \
          link the hypervisor with --build-id"
     )]
     NoBuildId,
@@ -35,7 +35,7 @@ pub enum Error {
     NoEdge(&'static str),
 }
 
-/// Where a symbol is in the list of all.
+/// Index into the list of all symbols.
 type Index = usize;
 
 /// A linked hypervisor.
@@ -47,7 +47,7 @@ pub struct Image {
     /// In the order of the file.
     symbols: Vec<Symbol>,
     by_name: HashMap<String, Vec<Index>>,
-    /// What is a place in memory, in the order of addresses.
+    /// Symbols with an address in memory, sorted by address.
     by_address: Vec<Index>,
     files: HashSet<Arc<str>>,
     init: Range<u64>,
@@ -57,7 +57,7 @@ impl Image {
     /// Reads a `xen-syms` file.
     ///
     /// # Errors
-    /// [`enum@Error`] when the file is no linked x86-64 hypervisor with symbols and
+    /// [`enum@Error`] if the file is not a linked x86-64 hypervisor with symbols and
     /// build-id.
     pub fn parse(file: &[u8]) -> Result<Self, Error> {
         let elf = ElfFile64::<LittleEndian>::parse(file)?;
@@ -132,13 +132,13 @@ impl Image {
         &self.build_id
     }
 
-    /// The compiler's own words about itself; empty if there are none.
+    /// The compiler's identification string; empty if there is none.
     #[must_use]
     pub fn compiler(&self) -> &str {
         &self.compiler
     }
 
-    /// Everything that is in memory when the hypervisor runs.
+    /// The sections that are in memory while the hypervisor runs.
     #[must_use]
     pub fn sections(&self) -> &[Section] {
         &self.sections
@@ -157,13 +157,13 @@ impl Image {
         self.files.contains(file)
     }
 
-    /// Whether what is at `address` is freed after boot.
+    /// Whether the memory at `address` is freed after boot.
     #[must_use]
     pub fn is_init(&self, address: u64) -> bool {
         self.init.contains(&address)
     }
 
-    /// Every symbol that the source calls `name`.
+    /// All symbols named `name` in the source.
     pub fn all_named<'i>(&'i self, name: &str) -> impl Iterator<Item = &'i Symbol> + use<'i> {
         let all = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
         all.iter().map(|&index| &self.symbols[index])
@@ -181,7 +181,7 @@ impl Image {
         self.global(name).map(|symbol| symbol.address)
     }
 
-    /// Every symbol `name` that the source `file` keeps to itself.
+    /// All local symbols `name` of the source `file`.
     #[must_use]
     pub fn locals(&self, file: &str, name: &str) -> Vec<&Symbol> {
         self.all_named(name)
@@ -230,8 +230,8 @@ impl Image {
             .filter(|symbol| symbol.is_function() && symbol.address == address)
     }
 
-    /// The symbol that best names what is at `address`: of those that begin last at or
-    /// before it a function rather than data, a global one rather than a local one.
+    /// The symbol that best names `address`: the last one at or before it, preferring
+    /// functions over data and global over local symbols.
     #[must_use]
     pub fn symbol_before(&self, address: u64) -> Option<&Symbol> {
         let behind = self
@@ -242,7 +242,7 @@ impl Image {
             .min_by_key(|symbol| (!symbol.is_function(), symbol.is_local(), symbol.full_name()))
     }
 
-    /// Where the first symbol begins that does not begin before `address`.
+    /// The start of the first symbol at or after `address`.
     #[must_use]
     pub fn start_from(&self, address: u64) -> Option<u64> {
         self.starting_in(address..u64::MAX)
@@ -256,15 +256,16 @@ impl Image {
         self.tail(address)?.get(..usize::try_from(size).ok()?)
     }
 
-    /// What the file has from `address` to the end of its section.
+    /// The bytes from `address` to the end of its section, as far as the file has
+    /// them.
     #[must_use]
     pub fn tail(&self, address: u64) -> Option<&[u8]> {
         let tails = self.sections.iter().filter_map(|s| s.tail(address));
         tails.into_iter().find(|tail| !tail.is_empty())
     }
 
-    /// The code, in pieces that each begin at a symbol: what is decoded in a piece is
-    /// not disturbed by data before it.
+    /// The code, in pieces that start at symbols, so that data before a piece cannot
+    /// derail its decoding.
     pub fn code(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let sections = self.sections.iter().filter(|section| section.executable);
         sections.flat_map(|section| {
@@ -280,7 +281,7 @@ impl Image {
         })
     }
 
-    /// Address and contents of what is not code.
+    /// Address and contents of everything that is not code.
     pub fn data(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let sections = self.sections.iter().filter(|section| !section.executable);
         sections.map(|section| (section.range.start, section.data.as_slice()))
@@ -297,7 +298,7 @@ fn symbols(elf: &ElfFile64<'_, LittleEndian>) -> Result<(Vec<Symbol>, HashSet<Ar
         let name = String::from_utf8_lossy(name);
         let kind = match (symbol.st_type(), symbol.st_shndx(endian)) {
             (elf::STT_FILE, _) => {
-                // The linker's own symbols follow a FILE symbol without a name.
+                // Symbols made by the linker follow a FILE symbol without a name.
                 file = (!name.is_empty()).then(|| Arc::from(name.as_ref()));
                 files.extend(file.clone());
                 continue;

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The one reader of linked hypervisors: `xen-syms` files.
 //!
-//! An [`Image`] is what the file says and nothing more: sections, symbols with
-//! the source files that keep them to themselves, the build-id, the compiler, and
-//! what is freed after boot. What follows from it for a payload is the business of
-//! those who use it.
+//! An [`Image`] has only what the file states: sections, symbols with the source
+//! files of local ones, the build-id, the compiler, and what is freed after boot.
+//! What this means for a payload is up to its users.
 //!
-//! The file is not trusted: whatever is wrong with it is an [`enum@Error`].
+//! The file is not trusted: anything wrong with it is an [`enum@Error`].
 #![forbid(unsafe_code)]
 
 mod image;
@@ -17,7 +16,7 @@ pub use image::{Error, Image};
 pub use section::Section;
 pub use symbol::{Binding, Kind, Symbol};
 
-/// The first text of a `.comment` section: the compiler's own words about itself.
+/// The first string of a `.comment` section: the compiler's identification.
 ///
 /// ```
 /// let comment = b"\0GCC: (Debian 12.2.0-14) 12.2.0\0";

@@ -12,14 +12,15 @@ pub struct Section {
     pub range: Range<u64>,
     /// Whether it has instructions.
     pub executable: bool,
-    /// Whether it is marked writable. Xen marks all but `.init.text` and its notes so.
+    /// Whether it is marked writable, as all of Xen's sections except `.init.text`
+    /// and the notes.
     pub writable: bool,
-    /// Contents, as far as the file has them; zero after that.
+    /// Contents, as far as the file has them; the rest is zero.
     pub data: Vec<u8>,
 }
 
 impl Section {
-    /// The contents from `address` on, if it is in them.
+    /// The contents from `address` on.
     pub(crate) fn tail(&self, address: u64) -> Option<&[u8]> {
         let offset = usize::try_from(address.checked_sub(self.range.start)?).ok()?;
         self.data.get(offset..)

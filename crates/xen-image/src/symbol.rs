@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A name and what it stands for.
+//! A symbol.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// What a symbol stands for.
+/// The kind of a symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A function.
     Function,
     /// A variable or constant.
     Data,
-    /// A place without a type, as in assembly and in the linker script.
+    /// An address without a type, as in assembly and in the linker script.
     Untyped,
-    /// A number that is no place in memory.
+    /// A number, not an address.
     Absolute,
 }
 
-/// Who sees a symbol.
+/// The binding of a symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Binding {
-    /// The whole hypervisor; there is one of its name.
+    /// Visible in the whole hypervisor; its name is unique.
     Global,
-    /// The same; a strong definition would have taken its place.
+    /// Like global, but a strong definition would have replaced it.
     Weak,
-    /// One source file.
+    /// Visible in one source file.
     Local,
 }
 
@@ -35,11 +35,11 @@ pub struct Symbol {
     pub name: String,
     /// Where it begins.
     pub address: u64,
-    /// Size in bytes; 0 where the source gives none.
+    /// Size in bytes; 0 if the source gives none.
     pub size: u64,
-    /// What it stands for.
+    /// Its kind.
     pub kind: Kind,
-    /// Who sees it.
+    /// Its binding.
     pub binding: Binding,
     /// For a local symbol, the source file of its FILE symbol.
     pub file: Option<Arc<str>>,
@@ -52,7 +52,7 @@ impl Symbol {
         matches!(self.kind, Kind::Function)
     }
 
-    /// Whether only its file sees it.
+    /// Whether it is local to its file.
     #[must_use]
     pub const fn is_local(&self) -> bool {
         matches!(self.binding, Binding::Local)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is read of a linked program, and what is refused.
+//! Reading linked programs, and refusing other files.
 
 use std::path::Path;
 use std::process::Command;
@@ -58,7 +58,7 @@ fn symbols_keep_their_files_and_kinds() {
     assert_eq!(image.only_known_as("local"), None);
     assert_eq!(image.only_known_as("x.c#counter").unwrap().size, 4);
 
-    // Of two names for one place the first in the alphabet names it.
+    // Of two names for one address, the alphabetically first is used.
     let inside = image.symbol_before(global.address + 1).unwrap();
     assert_eq!(inside.name, "alias");
     assert_eq!(image.function_at(global.address + 1), None);
@@ -70,7 +70,7 @@ fn symbols_keep_their_files_and_kinds() {
 }
 
 #[test]
-fn what_is_no_hypervisor_is_refused() {
+fn other_files_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let error = |further: &[&str]| Image::parse(&link(directory.path(), further)).unwrap_err();
     assert!(matches!(error(&[]), Error::NoEdge("__init_begin")));
@@ -81,7 +81,7 @@ fn what_is_no_hypervisor_is_refused() {
     assert!(matches!(Image::parse(b"text"), Err(Error::Elf(_))));
     let whole = link(directory.path(), &EDGES);
     for end in 0..whole.len() {
-        // A file cut short may be readable as far as it goes, never a panic.
+        // A truncated file may be readable, but must never cause a panic.
         let _ = Image::parse(&whole[..end]);
     }
 }

@@ -189,13 +189,13 @@ fn how_a_payload_was_built_is_shown() -> anyhow::Result<()> {
         (
             "init-left-out",
             &[
-                "<dt>To be left out (--leave-out)</dt><dd>tasklet_subsys_init</dd>",
+                "<dt>Left out (--leave-out)</dt><dd>tasklet_subsys_init</dd>",
                 "<h3>Left out</h3><ul><li><code>tasklet_subsys_init</code> of common/tasklet.c",
-                "<td>left out, as the build was told</td>",
+                "<td>left out on request</td>",
             ],
             &[
                 "built with      --leave-out tasklet_subsys_init",
-                "left out, as the build was told: tasklet_subsys_init",
+                "left out on request: tasklet_subsys_init",
             ],
         ),
         (

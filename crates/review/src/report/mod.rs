@@ -2,8 +2,8 @@
 
 //! A payload as one HTML page for the person who reviews it.
 //!
-//! The page refers to nothing outside of itself, runs no script, and is the
-//! same bytes for the same input.
+//! The page is self-contained, runs no script, and is the same bytes for the same
+//! input.
 
 mod page;
 
@@ -28,32 +28,32 @@ pub struct Review<'a> {
     signature: Option<&'a str>,
 }
 
-/// What `xsplice verify` said about the payload when the page was made. A payload
-/// cannot say it of itself.
+/// The verdict of `xsplice verify` when the page was made. A payload cannot vouch for
+/// itself.
 #[derive(Debug, Clone, Default)]
 pub struct Opinion {
     /// Whether the hypervisor with the payload is the patched one.
     pub proved: bool,
     /// The verdict in one line.
     pub summary: String,
-    /// What is not the same.
+    /// Unexpected differences.
     pub differences: Vec<String>,
-    /// What is not the same, as the build was told.
+    /// Differences that the build was asked for.
     pub left_out: Vec<String>,
-    /// What a reader should know.
+    /// Notes for the reader.
     pub notes: Vec<String>,
 }
 
-/// A function of the payload, and who uses it.
+/// A function of the payload, and its users.
 struct Reviewed {
     listing: Listing,
     uses: Vec<Caller>,
 }
 
-/// A place that leads to a function.
+/// A reference to a function.
 struct Caller {
     place: Use,
-    /// The functions that lead to the one with the place.
+    /// The functions that refer to the one with the reference.
     callers: BTreeSet<String>,
 }
 
@@ -65,13 +65,13 @@ pub struct SourcePatch {
     pub text: String,
     /// SHA-256 of its file in hexadecimal.
     pub sha256: String,
-    /// Whether the payload says that it was built from it; `None` if it does not
-    /// say what it was built from.
+    /// Whether the payload records that it was built from this patch; `None` if it
+    /// records no patches.
     pub recorded: Option<bool>,
 }
 
 impl SourcePatch {
-    /// Looks the patch up in what `payload` says that it was built from.
+    /// Looks the patch up in the source patches that `payload` records.
     pub fn new(name: &str, data: &[u8], payload: &Payload) -> Self {
         let sha256 = hex(&Sha256::digest(data));
         let mut recorded = recorded(payload).peekable();
@@ -87,16 +87,16 @@ impl SourcePatch {
     }
 }
 
-/// Name and SHA-256 of each source patch that `payload` says that it was built
-/// from: its metadata `patch=NAME sha256:HASH`.
+/// Name and SHA-256 of each source patch that `payload` records in its metadata,
+/// `patch=NAME sha256:HASH`.
 pub fn recorded(payload: &Payload) -> impl Iterator<Item = (&str, &str)> {
     let entries = payload.metadata.iter();
     entries.filter_map(|entry| entry.strip_prefix("patch=")?.rsplit_once(" sha256:"))
 }
 
 impl<'a> Review<'a> {
-    /// Puts together what there is to say about the payload `data` on the
-    /// hypervisor `image`; `verdict` is what the check said about it.
+    /// Collects everything about the payload `data` on the hypervisor `image`;
+    /// `verdict` is the result of the pre-flight check.
     ///
     /// # Errors
     /// If the payload cannot be read.
@@ -117,7 +117,7 @@ impl<'a> Review<'a> {
             })
             .collect();
         let found = uses(image, &places);
-        // Who calls the callers, in one pass for all of them.
+        // The callers' callers, in one pass for all of them.
         let callers: BTreeSet<u64> = found.iter().flatten().map(|place| place.address).collect();
         let callers: Vec<(u64, u64)> = callers.into_iter().map(|address| (address, 0)).collect();
         let above = uses(image, &callers);
@@ -156,15 +156,15 @@ impl<'a> Review<'a> {
         self
     }
 
-    /// Adds the second opinion, where it was asked for.
+    /// Adds the second opinion, if requested.
     #[must_use]
     pub fn with_opinion(mut self, opinion: Option<&'a Opinion>) -> Self {
         self.opinion = opinion;
         self
     }
 
-    /// The page. Nothing that a file says can hide in it: characters that are not
-    /// seen, or that change the order of others, are escaped.
+    /// The page. Text from files cannot hide in it: invisible characters, and those
+    /// that change the order of others, are escaped.
     pub fn to_html(&self) -> String {
         let page = page::page(self).into_string();
         let space = ['\n', '\t'];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The page's HTML. `maud` escapes what would be markup; line breaks in what comes
-//! from a file are escaped here, other deceptive characters in the whole page.
+//! The page's HTML. `maud` escapes markup; line breaks in text from files are escaped
+//! here, other deceptive characters in the whole page.
 
 use super::{Caller, Opinion, Review, Reviewed, SourcePatch, recorded};
 use crate::compare::{Code, Line, Listing};
@@ -13,7 +13,7 @@ use xsplice_abi::text::escaped;
 use xsplice_host_image::Severity;
 
 const STYLE: &str = include_str!("page.css");
-/// Lines without a difference that are shown around one that has it.
+/// Unchanged lines shown around a difference.
 const CONTEXT: usize = 3;
 
 pub(super) fn page(review: &Review) -> Markup {
@@ -96,12 +96,12 @@ fn summary(review: &Review) -> Markup {
     }
 }
 
-/// What may be wider than the screen: it scrolls, with the keyboard too.
+/// Content that may be wider than the screen: it scrolls, with the keyboard too.
 fn wide(label: &str, content: Markup) -> Markup {
     html! { div.wide role="region" aria-label=(label) tabindex="0" { (content) } }
 }
 
-/// An answer; `words` are what it means.
+/// A yes or no mark; `words` explain it.
 fn mark(passed: bool, words: &str) -> Markup {
     let (class, word) = if passed {
         ("good", "yes")
@@ -116,7 +116,7 @@ fn checks(review: &Review) -> Markup {
     html! {
         h2 { "Checks" }
         p {
-            "What the engine says that loads and applies payloads, on the image of the hypervisor. "
+            "The result of loading and applying the payload with the engine, on the hypervisor's image. "
             "It does not run hooks."
         }
         ul.plain {
@@ -124,7 +124,7 @@ fn checks(review: &Review) -> Markup {
                 "It would load: format, dependencies, symbols, relocations and tables are in order."
             } else { "It would not load." }))
             (mark(verdict.applies, if verdict.applies {
-                "It would apply: what it patches is what it expects."
+                "It would apply: the code that it patches is as expected."
             } else { "It would not apply." }))
             @for problem in &verdict.problems {
                 @let class = match problem.severity {
@@ -138,8 +138,7 @@ fn checks(review: &Review) -> Markup {
     }
 }
 
-/// What the generator recorded: what the build was told, what became of each
-/// hunk, and what the reviewer should know.
+/// The build record: options, the effect of each hunk, warnings and notes.
 fn opinion(opinion: Option<&Opinion>) -> Markup {
     let list = |title: &str, items: &[String]| {
         html! {
@@ -153,15 +152,15 @@ fn opinion(opinion: Option<&Opinion>) -> Markup {
         h2 { "Second opinion" }
         @match opinion {
             None => p {
-                "Not asked for. " code { "xsplice report -s TREE" } " builds the patched \
+                "Not requested. " code { "xsplice report -s TREE" } " builds the patched \
                  hypervisor as a whole, and proves that the running one with the payload is \
                  the same."
             },
             Some(opinion) => {
                 ul.plain { (mark(opinion.proved, &opinion.summary)) }
                 p { "Found by " code { "xsplice verify" } " when this page was made." }
-                (list("Not the same:", &opinion.differences))
-                (list("Not the same, as the build was told:", &opinion.left_out))
+                (list("Different:", &opinion.differences))
+                (list("Different on request:", &opinion.left_out))
                 (list("Notes:", &opinion.notes))
             }
         }
@@ -172,13 +171,13 @@ fn record(payload: &Payload) -> Markup {
     let Some(record) = &payload.record else {
         return html! {
             h2 { "How it was built" }
-            p { "The payload has no record of its build: another generator made it." }
+            p { "The payload has no build record: it was made by another generator." }
         };
     };
     let options = &record.options;
     let given = [
         ("Refusals overridden (--allow)", options.allow.join(", ")),
-        ("To be left out (--leave-out)", options.leave_out.join(", ")),
+        ("Left out (--leave-out)", options.leave_out.join(", ")),
         ("Hooks (--hooks)", options.hooks.join(", ")),
         (
             "Boot-only code",
@@ -194,15 +193,15 @@ fn record(payload: &Payload) -> Markup {
             (if options.prelink { "as addresses" } else { "" }).to_owned(),
         ),
         (
-            "Configuration that was asked for (--config)",
+            "Required configuration (--config)",
             options.config.clone().unwrap_or_default(),
         ),
         (
-            "Hypervisor that was asked for (--xen-depends)",
+            "Required hypervisor (--xen-depends)",
             options.xen_depends.clone().unwrap_or_default(),
         ),
         (
-            "On top of what was named (--depends)",
+            "Explicit dependency (--depends)",
             options.depends.clone().unwrap_or_default(),
         ),
     ];
@@ -210,7 +209,7 @@ fn record(payload: &Payload) -> Markup {
         h2 { "How it was built" }
         @if let Some(reservation) = record.reservation() { p { (reservation) } }
         @if given.iter().all(|(_, value)| value.is_empty()) {
-            p { "No refusal was overridden and nothing was to be left out." }
+            p { "No refusal was overridden, and nothing was left out." }
         } @else {
             dl {
                 @for (key, value) in given.iter().filter(|(_, value)| !value.is_empty()) {
@@ -219,7 +218,7 @@ fn record(payload: &Payload) -> Markup {
             }
         }
         @if !record.patched_data.is_empty() {
-            h3 { "Changed in place, by hooks that the generator made" }
+            h3 { "Changed in place, by generated hooks" }
             ul {
                 @for data in &record.patched_data {
                     li {
@@ -282,7 +281,7 @@ fn record(payload: &Payload) -> Markup {
     }
 }
 
-/// Room for what the reviewer decides, on paper.
+/// Space for the reviewer's decision, on paper.
 fn decision() -> Markup {
     html! {
         h2 { "Decision" }
@@ -335,10 +334,10 @@ fn line_class(line: &str) -> &'static str {
     }
 }
 
-/// What is different, in a few words.
+/// A summary of the differences.
 fn differences(listing: &Listing) -> String {
     let Some(first) = listing.lines.iter().find(|line| !line.same) else {
-        return "no instruction: what they lead to, or the tables about them".to_owned();
+        return "no instruction, only their targets or the tables about them".to_owned();
     };
     let count = |wanted: &dyn Fn(&Line) -> bool| {
         let differing = listing.lines.iter().filter(|line| !line.same);
@@ -389,7 +388,7 @@ fn place(listing: &Listing) -> Markup {
             dd {
                 (function.old_size) " bytes at "
                 @if let Some(address) = function.old_address { code { (format!("{address:#x}")) } }
-                @else { "an address that this hypervisor does not tell" }
+                @else { "an unknown address of this hypervisor" }
             }
             dt { "New code" }
             dd {
@@ -402,7 +401,7 @@ fn place(listing: &Listing) -> Markup {
             dd {
                 @match &function.expected {
                     Some(bytes) => code { (bytes) },
-                    None => "nothing of the bytes in memory",
+                    None => "nothing about the bytes in memory",
                 }
             }
             @if let Some(hash) = &function.preimage {
@@ -413,13 +412,13 @@ fn place(listing: &Listing) -> Markup {
     }
 }
 
-/// Callers of a caller that are named; the others are counted.
+/// Number of callers' callers to name; the others are counted.
 const NAMED: usize = 6;
 
 fn uses(uses: &[Caller]) -> Markup {
     html! {
         @if uses.is_empty() {
-            p { "No direct call, jump or pointer in the hypervisor leads to it." }
+            p { "No direct call, jump or pointer in the hypervisor refers to it." }
         } @else {
             ul {
                 @for caller in uses {
@@ -449,7 +448,7 @@ fn uses(uses: &[Caller]) -> Markup {
     }
 }
 
-/// The lines, those far from any difference folded.
+/// The lines, folded where they are far from any difference.
 fn lines(lines: &[Line]) -> Markup {
     let differs = |at: usize| lines.get(at).is_some_and(|line| !line.same);
     let near: Vec<bool> = (0..lines.len())
@@ -472,7 +471,7 @@ fn lines(lines: &[Line]) -> Markup {
     }
 }
 
-/// One line; the mark before each side says what the colour says.
+/// One line; the mark before each side has the same meaning as the colour.
 fn line(line: &Line) -> Markup {
     let (class, marks) = match (&line.old, &line.new) {
         _ if line.same => ("same", [" ", " "]),
@@ -512,8 +511,8 @@ fn hooks(payload: &Payload) -> Markup {
 fn data(payload: &Payload) -> Markup {
     html! {
         @if !payload.carried.is_empty() {
-            h2 { "Brings with it" }
-            (wide("Brings with it", html! { table {
+            h2 { "New in the payload" }
+            (wide("New in the payload", html! { table {
                 thead { tr {
                     th { "Name" } th { "Kind" } th.number { "Bytes" } th { "Section" }
                 } }
