@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Compiles the hypervisor and its payloads, which the library then carries.
+//! Compiles the hypervisor and its payloads, which are embedded in the library.
 
 use object::{Object as _, ObjectSymbol as _, SymbolKind};
 use std::error::Error;
@@ -14,8 +14,8 @@ const PAYLOADS: [(&str, &str, &str, &[&str]); 4] = [
     ("hooked", "0xb4", "0xaa", &["-DHOOKS"]),
     ("cumulative", "0xb3", "0xaa", &[]),
 ];
-/// Position-independent, so that it can be linked and loaded anywhere: of the
-/// relocations that remain, an unmodified Xen performs each.
+/// Position-independent, so that it can be linked and loaded anywhere; an unmodified
+/// Xen supports all relocations that remain.
 const CODE: [&str; 6] = [
     "-O2",
     "-ffreestanding",
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=hypervisor");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("no OUT_DIR")?);
     let image = out.join("hypervisor");
-    // Where neither the process has anything nor AddressSanitizer its shadow.
+    // An address range that neither the process nor AddressSanitizer's shadow uses.
     let link = [
         "-nostdlib",
         "-static",

@@ -2,13 +2,13 @@
 
 //! Fallible allocation.
 //!
-//! A hypervisor must not stop because a list could not grow. The usual
-//! operations of `alloc` have no other answer; these say [`NoMemory`]. For Xen,
-//! `alloc` is compiled without the others (`no_global_oom_handling`), so that no
-//! use of them gets into a hypervisor.
+//! A hypervisor must not crash because a list could not grow. The usual operations of
+//! `alloc` abort on allocation failure; these return [`NoMemory`]. For Xen, `alloc`
+//! is compiled without the aborting ones (`no_global_oom_handling`), so none can end
+//! up in a hypervisor.
 //!
 //! * **Trusts** the global allocator.
-//! * **Guarantees** that what fails has changed nothing.
+//! * **Guarantees** that a failed operation has changed nothing.
 #![no_std]
 
 extern crate alloc;
@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use core::{fmt, ptr};
 
-/// There is no memory left.
+/// Out of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMemory;
 
@@ -34,7 +34,7 @@ impl core::error::Error for NoMemory {}
 /// Adds `item` to `list`.
 ///
 /// # Errors
-/// [`NoMemory`]; `item` is dropped then.
+/// [`NoMemory`]; `item` is then dropped.
 #[inline(always)]
 pub fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), NoMemory> {
     if list.len() == list.capacity() {
@@ -44,7 +44,7 @@ pub fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), NoMemory> {
     Ok(())
 }
 
-/// Adds `item` to `list`, which has room for it; without, drops it.
+/// Adds `item` to `list` if it has spare capacity; otherwise drops it.
 #[inline(always)]
 fn put<T>(list: &mut Vec<T>, item: T) {
     if let Some(place) = list.spare_capacity_mut().first_mut() {
@@ -55,10 +55,10 @@ fn put<T>(list: &mut Vec<T>, item: T) {
     }
 }
 
-/// A list of `items`.
+/// Collects `items` into a list.
 ///
 /// # Errors
-/// [`NoMemory`]; those that were taken already are dropped then.
+/// [`NoMemory`]; items already taken are then dropped.
 pub fn collect<T>(items: impl IntoIterator<Item = T>) -> Result<Vec<T>, NoMemory> {
     let items = items.into_iter();
     let mut list = with_room(items.size_hint().0)?;
@@ -87,7 +87,7 @@ pub fn filled<T: Copy>(value: T, count: usize) -> Result<Vec<T>, NoMemory> {
     for place in list.spare_capacity_mut().iter_mut().take(count) {
         place.write(value);
     }
-    // SAFETY: there is room for so many, and all of them were just written.
+    // SAFETY: the capacity is at least `count`, and all items were just written.
     unsafe { list.set_len(count) };
     Ok(list)
 }
@@ -109,8 +109,8 @@ pub fn copy<T: Copy>(items: &[T]) -> Result<Vec<T>, NoMemory> {
 pub fn append<T: Copy>(list: &mut Vec<T>, items: &[T]) -> Result<(), NoMemory> {
     list.try_reserve(items.len()).map_err(|_| NoMemory)?;
     let length = list.len() + items.len();
-    // SAFETY: there is room for so many behind those that are there, and what
-    // can be copied and borrowed is not in this room.
+    // SAFETY: the spare capacity is large enough, and `items`, a borrowed slice, does
+    // not overlap it.
     unsafe {
         let end = list.as_mut_ptr().add(list.len());
         ptr::copy_nonoverlapping(items.as_ptr(), end, items.len());
@@ -119,7 +119,7 @@ pub fn append<T: Copy>(list: &mut Vec<T>, items: &[T]) -> Result<(), NoMemory> {
     Ok(())
 }
 
-/// Memory for a value that has a size; [`Box::write`] puts it there.
+/// Memory for a value of nonzero size; initialise it with [`Box::write`].
 ///
 /// # Errors
 /// [`NoMemory`].
@@ -136,11 +136,11 @@ pub fn place<T>() -> Result<Box<MaybeUninit<T>>, NoMemory> {
     Ok(unsafe { Box::from_raw(place) })
 }
 
-/// Memory for more items in a list, had before the list is to change: what is
-/// done with it cannot fail. Dropping it leaves the list as it is.
+/// Room for more items in a list, reserved before the list changes, so that using it
+/// cannot fail. Dropping it leaves the list unchanged.
 #[derive(Debug)]
 pub struct Room<T> {
-    /// Takes the place of a list that is full.
+    /// Replaces a list that is full.
     larger: Option<Vec<T>>,
 }
 
@@ -152,15 +152,15 @@ impl<T> Room<T> {
     pub fn new(list: &Vec<T>, count: usize) -> Result<Self, NoMemory> {
         let (needed, capacity) = (list.len().saturating_add(count), list.capacity());
         let larger = match capacity < needed {
-            // At least twice as much: a list that grows is moved a few times only.
+            // At least double the capacity, so that a growing list is rarely moved.
             true => Some(with_room(needed.max(capacity.saturating_mul(2)))?),
             false => None,
         };
         Ok(Self { larger })
     }
 
-    /// Adds `items` to the list that this was made for, as many as it was made
-    /// for at most.
+    /// Adds `items` to the list that this was made for, at most as many as were
+    /// reserved.
     pub fn append(self, list: &mut Vec<T>, items: impl IntoIterator<Item = T>) {
         if let Some(mut larger) = self.larger {
             for item in list.drain(..) {
@@ -180,7 +180,7 @@ mod tests {
     use alloc::vec;
 
     #[test]
-    fn lists_are_what_was_put_into_them() {
+    fn lists_hold_what_was_put_into_them() {
         let mut list = collect((0..5).filter(|n| n % 2 == 0)).unwrap();
         push(&mut list, 6).unwrap();
         assert_eq!(list, [0, 2, 4, 6]);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_for_as_many_as_it_was_made_for() {
+    fn room_is_limited_to_the_reserved_count() {
         let mut list = vec![Box::new(1)];
         let room = Room::new(&list, 2).unwrap();
         room.append(&mut list, [2, 3].map(Box::new));

@@ -9,19 +9,19 @@ use crate::Image;
 /// the hypervisor uses.
 const SIZE: usize = 14;
 
-/// Code that the hypervisor goes over while it boots.
+/// Code that the hypervisor patches at boot.
 pub(crate) struct Alternative {
     pub(crate) orig: u64,
     pub(crate) repl: u64,
     /// In the highest bit, whether the feature must be absent.
     pub(crate) feature: u16,
-    /// With the padding.
+    /// Including the padding.
     pub(crate) orig_len: u8,
     pub(crate) repl_len: u8,
     pub(crate) pad_len: u8,
 }
 
-/// The table; empty when the image has none that can be read.
+/// The table; empty if the image has none that can be read.
 pub(crate) fn of(image: &Image) -> Vec<Alternative> {
     let Some((start, table)) = table(image) else {
         return Vec::new();

@@ -10,7 +10,7 @@ pub(crate) fn decode(at: u64, code: &[u8]) -> impl Iterator<Item = Instruction> 
     std::iter::from_fn(move || decoder.can_decode().then(|| decoder.decode()))
 }
 
-/// Where a direct call or jump leads.
+/// The target of a direct call or jump.
 pub(crate) fn near_target(instruction: &Instruction) -> Option<u64> {
     let near = matches!(
         instruction.flow_control(),

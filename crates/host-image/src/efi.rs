@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A `xen.efi` as an image with symbols.
+//! Creates an image with symbols for a `xen.efi`.
 //!
-//! `xen.efi` is linked from the objects that `xen-syms` is linked from, as a PE
-//! file (Microsoft's "PE Format"; its symbol table is COFF's): code has the
-//! same addresses in both, data has others, and so has the build-id. It names
-//! its symbols, but not their sizes, which `xen-syms` has.
+//! `xen.efi` is linked from the same objects as `xen-syms`, as a PE file (Microsoft's
+//! "PE Format") with a COFF symbol table: code has the same addresses in both, but
+//! data addresses and build-ids differ. Its symbols have names but no sizes;
+//! `xen-syms` has those.
 
 use object::elf::{self, Sym64};
 use object::pod::bytes_of_slice;
@@ -18,32 +18,32 @@ use std::collections::HashMap;
 use thiserror::Error;
 use xsplice_abi::note::build_id_note;
 
-/// Why there is no image of a `xen.efi`.
+/// Why the image of a `xen.efi` cannot be created.
 #[derive(Debug, Error)]
 pub enum EfiError {
-    /// Not the ELF file that is asked for.
+    /// Not the required ELF file.
     #[error("this is not a usable xen-syms")]
     Symbols(#[source] object::Error),
-    /// Not the PE file that is asked for.
+    /// Not the required PE file.
     #[error("this is not a usable xen.efi")]
     Program(#[source] object::Error),
     /// No debug directory with an identity.
     #[error("xen.efi has no build-id, so payloads cannot be matched to it")]
     NoBuildId,
     /// No symbol table.
-    #[error("xen.efi has no symbols; pass the file that was not stripped")]
+    #[error("xen.efi has no symbols; pass the unstripped file")]
     NoSymbols,
-    /// A symbol that one of them has more often.
+    /// The two files have a symbol a different number of times.
     #[error(
-        "{name} is {ours} times in xen-syms and {theirs} times in xen.efi: \
+        "{name} occurs {ours} times in xen-syms and {theirs} times in xen.efi: \
          pass files of one build"
     )]
     Another {
         /// The symbol.
         name: String,
-        /// How often it is in `xen-syms`.
+        /// Number of occurrences in `xen-syms`.
         ours: usize,
-        /// How often it is in `xen.efi`.
+        /// Number of occurrences in `xen.efi`.
         theirs: usize,
     },
     /// Too large for an ELF file.
@@ -51,16 +51,15 @@ pub enum EfiError {
     Write(#[source] object::write::Error),
 }
 
-/// How many bytes of a file's name a symbol table of COFF has room for; the
-/// linker cuts some there.
+/// Bytes for a file name in a COFF symbol; the linker truncates some names to this.
 const FILE_NAME: usize = 14;
 
-/// What says which symbol of one file is which of the other: its source file
-/// if it is local, as far as both have its name, and its name. Those that are
-/// still the same are in the same order.
+/// The key that matches symbols of the two files: the source file for local symbols,
+/// as far as both have its name, and the name. Symbols with equal keys are in the
+/// same order.
 type Key = (Option<Vec<u8>>, Vec<u8>);
 
-/// Section and address of a symbol; none if it stands for a number.
+/// Section and address of a symbol; `None` for an absolute value.
 type Place = Option<(u16, u64)>;
 
 struct Section<'a> {
@@ -69,10 +68,10 @@ struct Section<'a> {
     data: &'a [u8],
 }
 
-/// Makes an ELF file that is to `xen_efi` what `xen_syms` is to `xen.gz`.
+/// Creates an ELF file that is to `xen_efi` what `xen_syms` is to `xen.gz`.
 ///
 /// # Errors
-/// [`EfiError`] when the two are not of the same build, or not complete.
+/// [`EfiError`] if the two are not of the same build, or incomplete.
 pub fn efi_symbols(xen_syms: &[u8], xen_efi: &[u8]) -> Result<Vec<u8>, EfiError> {
     let efi = PeFile64::parse(xen_efi).map_err(EfiError::Program)?;
     let syms = ElfFile64::<LE>::parse(xen_syms).map_err(EfiError::Symbols)?;
@@ -92,7 +91,7 @@ pub fn efi_symbols(xen_syms: &[u8], xen_efi: &[u8]) -> Result<Vec<u8>, EfiError>
         let used = symbols
             .iter()
             .any(|symbol| symbol.st_shndx.get(LE).0 == index);
-        // Not relocations for the firmware, nor room behind everything.
+        // Skips the firmware's relocations and the space at the end.
         let loaded = used && !has(pe::IMAGE_SCN_MEM_DISCARDABLE);
         let flags = [
             (elf::SHF_ALLOC, loaded),
@@ -145,7 +144,7 @@ pub fn efi_symbols(xen_syms: &[u8], xen_efi: &[u8]) -> Result<Vec<u8>, EfiError>
     write(sections).map_err(EfiError::Write)
 }
 
-/// Where the symbols of `efi` are, in the order of its table.
+/// The addresses of the symbols of `efi`, in the order of its table.
 fn places(efi: &PeFile64<'_>, data: &[u8]) -> object::Result<HashMap<Key, Vec<Place>>> {
     let table = efi.nt_headers().symbols(data)?;
     let mut places: HashMap<Key, Vec<Place>> = HashMap::new();
@@ -171,8 +170,8 @@ fn places(efi: &PeFile64<'_>, data: &[u8]) -> object::Result<HashMap<Key, Vec<Pl
     Ok(places)
 }
 
-/// The beginning of the name of the file whose symbols follow. It stands behind
-/// its symbol, or in the table of strings.
+/// The start of the name of the file whose symbols follow. It is after its symbol, or
+/// in the string table.
 fn file_name(table: &SymbolTable<'_>, index: SymbolIndex, more: u8) -> object::Result<Vec<u8>> {
     let mut name = table.aux_file_name(index, more)?;
     if name.is_empty() && more != 0 {
@@ -183,7 +182,7 @@ fn file_name(table: &SymbolTable<'_>, index: SymbolIndex, more: u8) -> object::R
     Ok(name.iter().copied().take(FILE_NAME).collect())
 }
 
-/// The symbol table of `syms` with the places of another file.
+/// The symbol table of `syms` with the addresses of another file.
 fn moved(
     syms: &ElfFile64<'_, LE>,
     mut places: HashMap<Key, Vec<Place>>,
@@ -212,7 +211,7 @@ fn moved(
     }
     for (key, ours) in same {
         let Some(theirs) = places.remove(&key) else {
-            // It is about the layout of the other file.
+            // It describes the layout of the other file.
             for index in ours {
                 symbols[index].st_shndx.set(LE, elf::SHN_UNDEF);
             }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the hypervisor runs on a guest's page tables, where payloads are not mapped:
-//! its entry code, up to the switch of page tables, and what that calls.
+//! Finds the code that the hypervisor runs on a guest's page tables, where payloads
+//! are not mapped: its entry code up to the switch of page tables, and its callees.
 //!
-//! A write to `%cr3` from which entry code goes on to other code enters: everything
-//! on a way to it, back to the write before, runs on the guest's page tables. The
-//! other writes leave, and nothing but entry code follows. This finds too much
-//! rather than too little: each alternative counts as present and as absent, and
-//! every branch as taken and as not taken.
+//! A write to `%cr3` after which entry code continues into other code enters the
+//! hypervisor: everything on a path to it, back to the previous write, runs on the
+//! guest's page tables. The other writes leave the hypervisor, and only entry code
+//! follows. The analysis is conservative: each alternative counts as both present and
+//! absent, and every branch as both taken and not taken.
 //!
-//! Xen maps no other code there, so that nothing should be found outside of the
-//! section. A hypervisor where something is found either never isolates page tables,
-//! or does not take that way when it does.
+//! Xen maps no other code there, so nothing should be found outside the section. If
+//! something is found, the hypervisor either never isolates page tables, or does not
+//! take that path when it does.
 
 use crate::Image;
 use crate::alternatives::{self, Alternative};
@@ -20,7 +20,8 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, Register};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-/// Where functions begin, outside of the entry code, that it runs before the switch.
+/// The start addresses of functions outside the entry code that it runs before the
+/// switch.
 pub(crate) fn before_switch(image: &Image) -> BTreeSet<u64> {
     let code = EntryCode::decode(image);
     let before = code.before_switch();
@@ -38,13 +39,14 @@ pub(crate) fn before_switch(image: &Image) -> BTreeSet<u64> {
     found
 }
 
-/// The entry code, with the alternatives to it.
+/// The entry code, with its alternatives.
 struct EntryCode {
     range: Range<u64>,
     instructions: BTreeMap<u64, Instruction>,
-    /// The replacements that may be in place of an instruction.
+    /// The replacements for an instruction.
     replacements: BTreeMap<u64, Vec<u64>>,
-    /// Where the last instruction of a replacement is, and what is behind it.
+    /// The last instruction of each replacement, and the address after the replaced
+    /// code.
     back: BTreeMap<u64, u64>,
 }
 
@@ -62,7 +64,7 @@ impl EntryCode {
         for (start, end) in begins.iter().copied().zip(ends) {
             all.add(image, start..end);
         }
-        // Code that no symbol begins.
+        // Code without a symbol.
         let targets = all.instructions.values().filter_map(near_target);
         let mut targets: BTreeSet<u64> = targets.collect();
         targets.retain(|at| all.range.contains(at) && !all.instructions.contains_key(at));
@@ -103,19 +105,20 @@ impl EntryCode {
         }
     }
 
-    /// Where a call or jump at `at` leads that leaves the entry code.
+    /// The target of a call or jump at `at` that leaves the entry code.
     fn leaves_to(&self, at: u64) -> Option<u64> {
         let target = near_target(self.instructions.get(&at)?)?;
         let known = self.range.contains(&target) || self.instructions.contains_key(&target);
         (!known).then_some(target)
     }
 
-    /// Where it may go on behind `at`. What is called returns.
+    /// The possible successors of `at`. Calls return.
     fn next(&self, at: u64) -> Vec<u64> {
         let mut next = self.replacements.get(&at).cloned().unwrap_or_default();
         if let Some(instruction) = self.instructions.get(&at) {
             next.extend(near_target(instruction));
-            // What is no instruction ends what must not happen: `ud2`, since 4.22 `udb`.
+            // An invalid instruction marks an unreachable point: `ud2`, since 4.22
+            // `udb`.
             let ends = matches!(
                 instruction.flow_control(),
                 FlowControl::UnconditionalBranch
@@ -132,7 +135,7 @@ impl EntryCode {
         next
     }
 
-    /// What is behind a write to the page tables, and before the next.
+    /// Whether code between a `%cr3` write and the next one leaves the entry code.
     fn leaves_after(&self, write: u64, writes: &BTreeSet<u64>) -> bool {
         let mut left = self.next(write);
         let mut seen = BTreeSet::new();
@@ -147,7 +150,7 @@ impl EntryCode {
         false
     }
 
-    /// The instructions that lead to a switch to the hypervisor's page tables.
+    /// The instructions on paths to a switch to the hypervisor's page tables.
     fn before_switch(&self) -> BTreeSet<u64> {
         let mut before: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         for at in self.instructions.keys() {

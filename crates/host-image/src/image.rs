@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A hypervisor on disk, with what follows from its file for payloads.
+//! A hypervisor on disk, with everything about it that matters to payloads.
 
 use crate::limits;
 use crate::surroundings::Surroundings;
@@ -17,11 +17,11 @@ use xsplice_xen_image::{Error, Kind, Section, Symbol};
 pub struct Part<'i> {
     /// Its addresses.
     pub range: Range<u64>,
-    /// What it is.
+    /// Its kind.
     pub region: Region,
     /// Whether the hypervisor writes to it.
     pub writable: bool,
-    /// Contents, as far as the image has them; zero after that.
+    /// Contents, as far as the image has them; the rest is zero.
     pub data: &'i [u8],
 }
 
@@ -29,16 +29,16 @@ pub struct Part<'i> {
 #[derive(Debug)]
 pub struct Image {
     file: Arc<xsplice_xen_image::Image>,
-    /// Code of which nothing must be patched, and why.
+    /// Areas of code that must not be patched, with the reason.
     areas: Vec<(Range<u64>, &'static str)>,
     payload_area: Range<u64>,
     surroundings: OnceLock<Surroundings>,
-    /// Where functions begin that must not be patched, and why.
+    /// Start addresses of functions that must not be patched, with the reason.
     denied: OnceLock<BTreeMap<u64, &'static str>>,
     limits: OnceLock<Limits>,
 }
 
-/// The hypervisor's code and data lie in one gigabyte, payloads behind them.
+/// The hypervisor's code and data are within one gigabyte, with payloads after them.
 const VIRTUAL_SIZE: u64 = 1 << 30;
 const PAGE: u64 = 4096;
 
@@ -46,12 +46,13 @@ impl Image {
     /// Reads a `xen-syms` file.
     ///
     /// # Errors
-    /// [`enum@Error`] when the file is no hypervisor image with symbols and build-id.
+    /// [`enum@Error`] if the file is not a hypervisor image with symbols and
+    /// build-id.
     pub fn parse(file: &[u8]) -> Result<Self, Error> {
         Self::new(Arc::new(xsplice_xen_image::Image::parse(file)?))
     }
 
-    /// The hypervisor of a `xen-syms` file that was read before.
+    /// The hypervisor of a parsed `xen-syms` file.
     ///
     /// # Errors
     /// If the file has no code.
@@ -86,7 +87,7 @@ impl Image {
         self.file.build_id()
     }
 
-    /// Everything that is in memory when the hypervisor runs.
+    /// Everything that is in memory while the hypervisor runs.
     pub fn sections(&self) -> impl Iterator<Item = Part<'_>> {
         self.file.sections().iter().map(|section| Part {
             range: section.range.clone(),
@@ -106,8 +107,8 @@ impl Image {
             .map(|symbol| symbol.address)
     }
 
-    /// Where the function begins that `addr` is in, with what is behind it, as far
-    /// as the running hypervisor knows: its symbols have no sizes there.
+    /// The start of the function that contains `addr`, including the padding after
+    /// it, as the running hypervisor sees it: its symbols have no sizes.
     #[must_use]
     pub fn function_at(&self, addr: u64) -> Option<u64> {
         let in_text = |addr| self.region(addr) == Region::Text;
@@ -131,7 +132,7 @@ impl Image {
         self.file.bytes(addr, self.functions(addr).last()?.size)
     }
 
-    /// Address and name of everything that begins in code.
+    /// Address and name of every symbol in code.
     pub fn text_symbols(&self) -> impl Iterator<Item = (u64, &str)> {
         let parts = self.sections().filter(|part| part.region == Region::Text);
         let all = parts.flat_map(|part| self.file.starting_in(part.range));
@@ -139,8 +140,8 @@ impl Image {
         all.map(|symbol| (symbol.address, symbol.name.as_str()))
     }
 
-    /// Why code in `range` must not be patched, if so: the first reason that one of
-    /// the functions in it has.
+    /// Why code in `range` must not be patched, if so: the reason of the first such
+    /// function in it.
     #[must_use]
     pub fn denied(&self, range: Range<u64>) -> Option<&'static str> {
         let touches = |area: &Range<u64>| range.start < area.end && area.start < range.end;
@@ -153,14 +154,14 @@ impl Image {
         inside.next().map(|(_, why)| *why)
     }
 
-    /// Code on the ways into and out of the hypervisor.
+    /// The code that enters and leaves the hypervisor.
     pub(crate) fn entry(&self) -> Range<u64> {
         let mut areas = self.areas.iter();
         let entry = areas.find(|(_, why)| *why == deny::ENTRY);
         entry.map_or(0..0, |(range, _)| range.clone())
     }
 
-    /// What `addr` belongs to.
+    /// The region that contains `addr`.
     #[must_use]
     pub fn region(&self, addr: u64) -> Region {
         if self.file.is_init(addr) {
@@ -169,7 +170,7 @@ impl Image {
         self.file.section(addr).map_or(Region::Outside, region)
     }
 
-    /// Fills `buf` with the bytes at `addr`; false when they are not all there.
+    /// Fills `buf` with the bytes at `addr`; false if some are missing.
     pub fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         let bytes = self.file.bytes(addr, buf.len() as u64);
         if let Some(bytes) = bytes {
@@ -178,13 +179,13 @@ impl Image {
         bytes.is_some()
     }
 
-    /// What the hypervisor itself does with its functions. The whole image is
-    /// looked through for it, once.
+    /// How the hypervisor itself uses its functions. Scans the whole image on first
+    /// use.
     pub(crate) fn surroundings(&self) -> &Surroundings {
         self.surroundings.get_or_init(|| Surroundings::of(self))
     }
 
-    /// What the hypervisor takes for granted of payloads.
+    /// The hypervisor's limits for payloads.
     #[must_use]
     pub fn limits(&self) -> Limits {
         *self.limits.get_or_init(|| limits::of(self))
@@ -197,13 +198,13 @@ impl Image {
         sizes.next().map(|symbol| symbol.size)
     }
 
-    /// The addresses at which payloads are placed; the start is page-aligned.
+    /// The address range for payloads; the start is page-aligned.
     pub(crate) fn payload_area(&self) -> Range<u64> {
         self.payload_area.clone()
     }
 }
 
-/// What is in `section`.
+/// The region of `section`.
 fn region(section: &Section) -> Region {
     if section.name.starts_with(".init") {
         Region::Init

@@ -2,17 +2,17 @@
 
 //! The engine against a hypervisor image on disk.
 //!
-//! [`Image`] is what `xen-syms` tells: the symbols under the names that the
-//! running hypervisor has for them, its build-id, its text. [`check`] loads and
-//! applies payloads on it, in the order given, with the code that a hypervisor
-//! does it with, and says for each whether that would succeed.
+//! [`Image`] has the contents of `xen-syms`: the symbols under the names that the
+//! running hypervisor uses, its build-id, its text. [`check`] loads and applies
+//! payloads on it, in the order given, with the same code as a hypervisor, and
+//! reports for each whether that would succeed.
 //!
 //! * **Trusts** that the image is the hypervisor in question; the build-id in
 //!   every payload is compared with that of the image.
 //! * **Guarantees** no side effect, and no panic on any payload or image.
 //!
-//! It cannot see what the hypervisor changed in its own code while booting
-//! (alternatives), what hooks do, nor how long anything takes.
+//! It cannot see changes that the hypervisor made to its own code at boot
+//! (alternatives), the effect of hooks, or timing.
 #![forbid(unsafe_code)]
 
 mod alternatives;

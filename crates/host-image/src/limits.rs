@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the hypervisor of an image takes for granted of a payload.
+//! The limits that an image's hypervisor imposes on payloads.
 
 use crate::Image;
 use crate::alternatives::{self, Alternative};
@@ -24,20 +24,19 @@ pub(crate) fn of(image: &Image) -> Limits {
     }
 }
 
-/// How many words of features there are: this array has one for each.
+/// The number of feature words: this array has one element for each.
 fn words(image: &Image) -> Option<u16> {
     let size = image.size_of("cleared_caps")?;
     u16::try_from(size / 4).ok().filter(|words| *words != 0)
 }
 
-/// The end of the last word of which the hypervisor uses a feature itself.
+/// The end of the last word with a feature that the hypervisor itself uses.
 fn used(own: &[Alternative]) -> u16 {
     let most = own.iter().map(|own| own.feature & 0x7fff).max();
     most.map_or(0, |most| (most / 32 + 1) * 32)
 }
 
-/// Whether it makes a call through a pointer direct: the replacement is a branch to
-/// itself.
+/// Whether it makes an indirect call direct: the replacement is a branch to itself.
 fn makes_direct(image: &Image, own: &Alternative) -> bool {
     let mut repl = [0; 5];
     let mut orig = [0; 2];
@@ -48,8 +47,7 @@ fn makes_direct(image: &Image, own: &Alternative) -> bool {
         && matches!(orig, [0xff, 0x15 | 0x25])
 }
 
-/// Whether functions begin with `endbr64`; where the compiler does not put it there,
-/// none does.
+/// Whether functions start with `endbr64`: the compiler emits it for all or for none.
 fn has_landing_pads(image: &Image) -> bool {
     let mut first = [0; 4];
     image

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A hypervisor image as the engine's host: what it writes goes into a layer
-//! over the image.
+//! A hypervisor image as the engine's host: writes go into a layer over the image.
 
 use crate::Image;
 use std::cell::RefCell;
@@ -25,23 +24,24 @@ pub struct Machine<'i> {
 #[derive(Debug)]
 struct Memory {
     area: Area,
-    /// What payloads have in memory, by where it begins.
+    /// The memory of payloads, by start address.
     payloads: BTreeMap<u64, Vec<u8>>,
-    /// Where functions of payloads begin, by what their payload's memory begins.
+    /// The start addresses of payloads' functions, by the start of their payload's
+    /// memory.
     functions: BTreeMap<u64, BTreeSet<u64>>,
-    /// Bytes of the hypervisor that are not as in the image.
+    /// Bytes of the hypervisor that differ from the image.
     written: BTreeMap<u64, u8>,
 }
 
 impl Memory {
-    /// `len` bytes of a payload at `addr`, if they are all of one payload.
+    /// `len` bytes of a payload at `addr`, if one payload has all of them.
     fn payload(&mut self, addr: u64, len: usize) -> Option<&mut [u8]> {
         let (base, bytes) = self.payloads.range_mut(..=addr).next_back()?;
         let start = usize::try_from(addr - base).ok()?;
         bytes.get_mut(start..start.checked_add(len)?)
     }
 
-    /// The last thing that begins no later than `addr` in the same payload.
+    /// The last function of the same payload that starts at or before `addr`.
     fn function_at(&self, addr: u64) -> Option<u64> {
         let (base, bytes) = self.payloads.range(..=addr).next_back()?;
         let inside = addr - base < bytes.len() as u64;
@@ -58,7 +58,7 @@ impl Memory {
 }
 
 impl<'i> Machine<'i> {
-    /// The hypervisor as its image is, with room for payloads.
+    /// The unmodified hypervisor of the image, with room for payloads.
     #[must_use]
     pub fn new(image: &'i Image) -> Self {
         let memory = Memory {
@@ -80,7 +80,7 @@ impl<'i> Machine<'i> {
         Self { signatures, ..self }
     }
 
-    /// The hypervisor as it was before anything was written.
+    /// The hypervisor's image, without the writes.
     #[must_use]
     pub const fn image(&self) -> &'i Image {
         self.image
@@ -172,14 +172,14 @@ impl Host for Machine<'_> {
     fn log(&self, _line: fmt::Arguments<'_>) {}
 
     fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
-        unreachable!("no hook runs here that could have failed: {what}")
+        unreachable!("no hooks run here that could fail: {what}")
     }
 }
 
 #[derive(Debug)]
 struct Payload {
     base: u64,
-    /// What it is made in, before it is in memory.
+    /// The buffer that it is built in before it is in memory.
     made: Vec<u8>,
     memory: Rc<RefCell<Memory>>,
 }
@@ -211,7 +211,7 @@ impl Resident for Payload {
     }
 
     fn call(&mut self, hook: Hook, _addr: u64, status: &mut Status<'_>) -> Result<(), Errno> {
-        // As if it had done what it stands for.
+        // Act as if it had run.
         let mut memory = self.memory.borrow_mut();
         for (patch, applied) in status.patches.iter().zip(&*status.applied) {
             match (hook, applied) {

@@ -15,20 +15,20 @@ use xsplice_engine::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// The payload works, but somebody should know.
+    /// The payload works, but this should be known.
     Warning,
     /// The payload would load, but applying it would be refused.
     NotApplied,
-    /// The payload would be refused when it is uploaded.
+    /// The upload of the payload would be refused.
     NotLoaded,
 }
 
-/// One thing that is wrong with a payload.
+/// A problem with a payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// How bad it is.
+    /// Its severity.
     pub severity: Severity,
-    /// The result that the hypervisor would give, such as `EINVAL`.
+    /// The result that the hypervisor would return, such as `EINVAL`.
     pub errno: &'static str,
     /// The number of that result.
     pub code: i32,
@@ -41,26 +41,26 @@ pub struct Problem {
 pub struct Function {
     /// Its name in the payload; empty when it has none.
     pub name: String,
-    /// Where it is in the hypervisor.
+    /// Its address in the hypervisor.
     #[serde(serialize_with = "hexadecimal")]
     pub old_addr: u64,
     /// Size there.
     pub old_size: u32,
     /// Size of the replacement.
     pub new_size: u32,
-    /// How many bytes are written over it.
+    /// Number of bytes written over it.
     pub written: u64,
     #[serde(skip)]
     patched: Range<u64>,
-    /// Code under these bytes that the hypervisor patches itself while it boots:
-    /// what is there is not what the image has.
+    /// Code under these bytes that the hypervisor itself patches at boot: memory
+    /// differs from the image there.
     #[serde(serialize_with = "hexadecimals")]
     pub boot_time_sites: Vec<u64>,
-    /// Data and code that has its address: calls through a pointer reach the new
-    /// function by way of the old one.
+    /// Data and code that holds its address: indirect calls reach the new function
+    /// through the old entry point.
     #[serde(serialize_with = "hexadecimals")]
     pub address_taken: Vec<u64>,
-    /// Why it should not be patched: a CPU may run it while it is written over.
+    /// Why it must not be patched: a CPU may run it while it is being overwritten.
     pub denied: Option<&'static str>,
 }
 
@@ -71,32 +71,32 @@ pub struct Report {
     pub name: String,
     /// Whether it would load.
     pub loads: bool,
-    /// Whether it would apply on what is applied before it, its hooks aside.
+    /// Whether it would apply on top of the payloads before it, hooks aside.
     pub applies: bool,
-    /// Whether it would replace what is applied before it, hooks aside.
+    /// Whether it would replace the payloads before it, hooks aside.
     pub replaces: bool,
-    /// What is applied when it comes, from the bottom up.
+    /// The payloads that are applied at that point, from the bottom up.
     pub below: Vec<String>,
-    /// Its build-id, when it has one that can be read.
+    /// Its build-id, if it has one that can be read.
     pub build_id: Option<String>,
     /// Who has signed it, if that was asked for.
     pub signer: Option<String>,
-    /// Everything that was found while loading and applying it.
+    /// All problems found while loading and applying it.
     pub problems: Vec<Problem>,
-    /// Why it would not replace what is applied.
+    /// Why it would not replace the applied payloads.
     pub replace_problems: Vec<Problem>,
-    /// Payloads that it would replace and whose variables would be lost: what
-    /// replaces them starts with initial values of its own.
+    /// Payloads that it would replace and whose variables would be lost: their
+    /// replacements start from initial values.
     pub replace_loses: Vec<String>,
-    /// How many further problems were found and not recorded.
+    /// Number of further problems that were found but not recorded.
     pub more_problems: usize,
-    /// Bytes that an apply writes while the CPUs stand still.
+    /// Bytes that an apply writes in the window.
     pub apply_writes: u64,
     /// The same of a replace.
     pub replace_writes: u64,
-    /// What it patches; empty when it would not load.
+    /// The functions that it patches; empty if it would not load.
     pub functions: Vec<Function>,
-    /// The strings that describe it.
+    /// Its metadata strings.
     pub metadata: Vec<String>,
 }
 
@@ -193,13 +193,13 @@ impl Report {
     }
 }
 
-/// How many bytes are written over a function.
+/// Number of bytes written over a function.
 fn written(function: &xsplice_engine::Function) -> u64 {
     let range = function.patched();
     range.end - range.start
 }
 
-/// What payloads are checked against.
+/// The hypervisor and guard that payloads are checked against.
 #[derive(Clone, Copy, Debug)]
 pub struct Checker<'i> {
     image: &'i Image,
@@ -207,7 +207,7 @@ pub struct Checker<'i> {
     signatures: Signatures<'i>,
 }
 
-/// A payload that was checked, and how it came into the hypervisor.
+/// A payload that was checked, and how it entered the hypervisor.
 struct Past<'p> {
     name: &'p str,
     file: &'p [u8],
@@ -215,7 +215,7 @@ struct Past<'p> {
 }
 
 impl<'i> Checker<'i> {
-    /// Checks against a hypervisor that asks for [`Guard::Both`].
+    /// Checks against a hypervisor that uses [`Guard::Both`].
     #[must_use]
     pub const fn new(image: &'i Image) -> Self {
         Self {
@@ -228,7 +228,7 @@ impl<'i> Checker<'i> {
         }
     }
 
-    /// Asks for another guard.
+    /// Sets a different guard.
     #[must_use]
     pub const fn with_guard(self, guard: Guard) -> Self {
         Self { guard, ..self }
@@ -240,11 +240,11 @@ impl<'i> Checker<'i> {
         Self { signatures, ..self }
     }
 
-    /// Loads payloads, each with its name, in the order given, and applies each;
-    /// where it does not apply but replaces what is applied, it does that.
+    /// Loads payloads, each with its name, in the order given, and applies each; one
+    /// that cannot be applied but can replace the applied ones does that.
     ///
-    /// A payload that would not load, apply or replace leaves no trace on the
-    /// others, but for its name and its symbols when it is loaded.
+    /// A payload that would not load, apply or replace does not affect the others,
+    /// except by its name and symbols once loaded.
     #[must_use]
     pub fn check<N: AsRef<str>, B: AsRef<[u8]>>(&self, payloads: &[(N, B)]) -> Vec<Report> {
         let mut engine = self.engine(&[]);
@@ -262,12 +262,12 @@ impl<'i> Checker<'i> {
         reports
     }
 
-    /// The state after what has happened.
+    /// The state after `past`.
     fn engine(&self, past: &[Past<'_>]) -> Engine<Machine<'i>> {
         let machine = Machine::new(self.image).with_signatures(self.signatures);
         let mut engine = Engine::new(machine, Policy::Stock).with_guard(self.guard);
         for Past { name, file, action } in past {
-            // It went well before, and goes so again.
+            // It succeeded before, so it does again.
             let loaded = engine.upload(name, file).is_ok();
             if let Some(action) = action.filter(|_| loaded) {
                 let _: Result<(), Failure> = engine.act(name, action, Options::default());
@@ -311,7 +311,7 @@ impl<'i> Checker<'i> {
         let mut replaced = self.engine(past);
         let replace = match replaced.upload(name, file) {
             Ok(_) => replaced.act(name, Action::Replace, Options::default()),
-            // It was loaded just now, on the same state.
+            // It was just loaded, on the same state.
             Err(_) => return (report, None),
         };
         match replace {
@@ -337,7 +337,7 @@ impl<'i> Checker<'i> {
         (report, action)
     }
 
-    /// Adds what the image says about the functions.
+    /// Adds what the image reveals about the functions.
     fn look_around(&self, reports: &mut [Report]) {
         let surroundings = self.image.surroundings();
         for function in reports.iter_mut().flat_map(|report| &mut report.functions) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What no loader can see, because it is not in the payload: what the hypervisor
-//! itself does with the functions that are patched.
+//! What no loader can see, because it is not in the payload: how the hypervisor
+//! itself uses the patched functions.
 
 use crate::Image;
 use crate::alternatives;
@@ -9,17 +9,17 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use xsplice_engine::Region;
 
-/// Places that refer to functions, and places that change while booting.
+/// References to functions, and code that changes at boot.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
-    /// Code that alternatives go over, ends by where it begins.
+    /// Code that alternatives patch, start to end.
     alternatives: BTreeMap<u64, u64>,
-    /// Where the addresses of functions are taken.
+    /// The places that take the addresses of functions.
     taken: BTreeMap<u64, Vec<u64>>,
 }
 
 impl Surroundings {
-    /// What there is in `image` about all of its functions.
+    /// Scans `image` for all of its functions.
     pub(crate) fn of(image: &Image) -> Self {
         Self {
             alternatives: alternatives(image),
@@ -27,9 +27,9 @@ impl Surroundings {
         }
     }
 
-    /// The code within `range` that the hypervisor patches while it boots.
+    /// The code in `range` that the hypervisor patches at boot.
     pub(crate) fn boot_time_sites(&self, range: &Range<u64>) -> Vec<u64> {
-        // None is longer than a byte can say, twice.
+        // A length is at most the sum of two bytes.
         let near = range.start.saturating_sub(2 * u64::from(u8::MAX))..range.end;
         let over = self.alternatives.range(near);
         over.filter(|(_, end)| **end > range.start)
@@ -37,13 +37,13 @@ impl Surroundings {
             .collect()
     }
 
-    /// Where the address of the function at `addr` is taken.
+    /// The places that take the address of the function at `addr`.
     pub(crate) fn address_taken(&self, addr: u64) -> &[u64] {
         self.taken.get(&addr).map_or(&[], Vec::as_slice)
     }
 }
 
-/// Where each piece of code ends that alternatives go over, by where it begins.
+/// The end of each piece of code that alternatives patch, by its start.
 fn alternatives(image: &Image) -> BTreeMap<u64, u64> {
     let mut sites = BTreeMap::new();
     for entry in alternatives::of(image) {

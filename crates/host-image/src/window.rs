@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The functions that must not be patched. Those that run while code is being
-//! patched are the roots of [`xsplice_abi::deny`], and what they call on every path,
-//! read from the hypervisor's code.
+//! The functions that must not be patched. Those that run while code is being patched
+//! are the roots of [`xsplice_abi::deny`] and their callees on every path, as read
+//! from the hypervisor's code.
 
 use crate::Image;
 use crate::code::{decode, near_target};
@@ -11,7 +11,7 @@ use iced_x86::{FlowControl, Instruction};
 use std::collections::{BTreeMap, BTreeSet};
 use xsplice_abi::deny::{self, ROOTS, Root};
 
-/// Where functions begin that must not be patched, and why.
+/// Start addresses of functions that must not be patched, with the reason.
 pub(crate) fn of(image: &Image) -> BTreeMap<u64, &'static str> {
     let mut found = BTreeMap::new();
     for (addr, name) in image.text_symbols() {
@@ -20,7 +20,7 @@ pub(crate) fn of(image: &Image) -> BTreeMap<u64, &'static str> {
         }
     }
     for root in ROOTS.iter().filter(|root| root.calls) {
-        // A part that the compiler keeps apart as rarely run is not run on every path.
+        // A cold part does not run on every path.
         let of_root = |(_, name): &(u64, &str)| root.is(name) && !name.contains(".cold");
         for (addr, _) in image.text_symbols().filter(of_root) {
             follow(image, addr, root, &mut found);
@@ -32,7 +32,7 @@ pub(crate) fn of(image: &Image) -> BTreeMap<u64, &'static str> {
     found
 }
 
-/// Adds what the function at `addr` calls on every path, and what that calls.
+/// Adds the functions that the one at `addr` calls on every path, recursively.
 fn follow(image: &Image, addr: u64, root: &Root, found: &mut BTreeMap<u64, &'static str>) {
     let mut seen = BTreeSet::from([addr]);
     let mut left = vec![addr];
@@ -46,8 +46,8 @@ fn follow(image: &Image, addr: u64, root: &Root, found: &mut BTreeMap<u64, &'sta
     }
 }
 
-/// The functions that the one at `addr` calls, or ends in, however it runs. Paths
-/// that never return, as those into a panic, do not count.
+/// The functions that the one at `addr` calls or tail-calls on every path. Paths that
+/// never return, such as those into a panic, do not count.
 fn always_called(image: &Image, addr: u64) -> Vec<u64> {
     let Some(code) = image.code(addr) else {
         return Vec::new();
@@ -66,7 +66,7 @@ fn always_called(image: &Image, addr: u64) -> Vec<u64> {
     always.map(|(_, callee)| callee).collect()
 }
 
-/// The instructions of a function, by where they are.
+/// The instructions of a function, by address.
 struct Function {
     start: u64,
     end: u64,
@@ -86,13 +86,13 @@ impl Function {
         (self.start..self.end).contains(&addr)
     }
 
-    /// Where a call or jump leads that leaves the function.
+    /// The target of a call or jump that leaves the function.
     fn leaves_to(&self, instruction: &Instruction) -> Option<u64> {
         near_target(instruction).filter(|target| !self.contains(*target))
     }
 
-    /// Whether a path leads from the beginning out of the function; with
-    /// `without`, one that does not come by there.
+    /// Whether a path from the entry leaves the function; with `without`, a path that
+    /// avoids that address.
     fn returns(&self, without: Option<u64>) -> bool {
         let mut seen = BTreeSet::new();
         let mut left = vec![self.start];
@@ -110,7 +110,7 @@ impl Function {
                 FlowControl::UnconditionalBranch => left.push(target),
                 FlowControl::ConditionalBranch if !self.contains(target) => return true,
                 FlowControl::ConditionalBranch => left.extend([target, next]),
-                // It ends what must not happen: `ud2`, since 4.22 `udb`.
+                // An unreachable point: `ud2`, since 4.22 `udb`.
                 FlowControl::Exception => {}
                 _ => left.push(next),
             }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The checker on an image and payloads that are compiled for the test.
+//! The checker on an image and payloads compiled for the test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -70,10 +70,10 @@ fn identity(own: u8, callee: &str, depends: &[u8], xen: &[u8]) -> [String; 4] {
     ]
 }
 
-/// Calls through pointers as Xen 4.21 has them, compiled: they become direct where
-/// the hypervisor has a table for them, and only if the pointer leads to code.
+/// Indirect calls as Xen 4.21 compiles them: they become direct if the hypervisor has
+/// a table for them and the pointer points to code.
 #[test]
-fn calls_through_pointers_of_the_hypervisor() {
+fn indirect_calls_through_the_hypervisors_pointers() {
     let with = Image::parse(&image_with("call-sites", &["-DCALL_SITES"])).unwrap();
     let without = Image::parse(&image("no-call-sites")).unwrap();
     let report = |image: &Image, slot: &str, site: &str| {
@@ -232,7 +232,7 @@ fn guards() {
 }
 
 #[test]
-fn what_the_hypervisor_does_with_a_function_is_said() {
+fn the_hypervisors_uses_of_a_function_are_reported() {
     let image = Image::parse(&image("surroundings")).unwrap();
     let xen = image.build_id();
     let file = payload("about.o", 1, "target", xen, xen);
@@ -248,10 +248,10 @@ fn what_the_hypervisor_does_with_a_function_is_said() {
     assert_eq!(function.denied, None);
 }
 
-/// On a guest's page tables, payloads are not mapped. What runs there is entry code,
-/// what that calls before the switch, and what this calls; nothing else.
+/// Payloads are not mapped in a guest's page tables. Entry code runs on them, with
+/// its callees before the switch and theirs; nothing else.
 #[test]
-fn what_runs_before_the_switch_of_page_tables_is_refused() {
+fn code_before_the_switch_of_page_tables_is_refused() {
     const CALL: &str = "call before";
     const NOTHING: &str = "nopl 0(%rax, %rax)";
     for (name, entry, alternative, denied) in [
@@ -314,7 +314,7 @@ fn files_that_are_no_image() {
     let relocatable = gcc("relocatable.o", &["-c"], &["hypervisor.c"]);
     assert!(matches!(Image::parse(&relocatable), Err(Error::NotAnImage)));
     let whole = image("damaged");
-    // Every header cut off, and then the rest in steps.
+    // Truncated within every header, then in steps.
     for length in (0..whole.len()).filter(|length| *length < 256 || length % 61 == 0) {
         assert!(
             Image::parse(&whole[..length]).is_err(),

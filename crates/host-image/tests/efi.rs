@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The same object linked as `xen-syms` and as `xen.efi` are.
+//! One object, linked like `xen-syms` and like `xen.efi`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,7 +51,7 @@ fn link(name: &str, more: &[&str]) -> (Vec<u8>, Vec<u8>) {
         &object,
     ];
     run("ld", &elf);
-    // The linker has a build-id only for what has an object of its own kind.
+    // The linker adds a build-id only if an object has its own format.
     std::fs::write(directory().join("empty.s"), "").unwrap();
     let (empty, theirs) = (file("empty"), file("pe"));
     run("as", &["-o", &empty, "empty.s"]);
@@ -85,10 +85,10 @@ fn symbols_have_the_addresses_of_one_file_and_the_sizes_of_the_other() {
         let inside = after.unwrap() + 1;
         assert_eq!(moved.function_at(inside), after, "it has its size");
     }
-    // Data that is zeroed has sections of its own alignment there.
+    // Zeroed data has sections with a different alignment there.
     let [before, after] = [&plain, &moved].map(|i| i.lookup_symbol(b"hypervisor.c#value"));
     assert!(before.is_some() && after.is_some() && before != after);
-    // What is read there is what is in memory: a pointer to `target`.
+    // The contents there are as in memory: a pointer to `target`.
     let mut pointer = [0; 8];
     assert!(moved.read(moved.lookup_symbol(b"calls").unwrap() + 8, &mut pointer));
     let target = moved.lookup_symbol(b"target").unwrap();
@@ -98,7 +98,7 @@ fn symbols_have_the_addresses_of_one_file_and_the_sizes_of_the_other() {
 #[test]
 fn files_of_two_builds_or_without_symbols_are_refused() {
     let (syms, efi) = link("first", &[]);
-    // Another file of the same name has a `value` too.
+    // Another file with the same name has a `value` too.
     let twin = directory().join("hypervisor.c");
     std::fs::write(
         &twin,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! How long the engine takes, and how that grows: `cargo xtask bench engine`.
+//! Benchmarks of the engine, and how its times grow: `cargo xtask bench engine`.
 //! Prints tables in Markdown.
 #![allow(missing_docs, reason = "a program")]
 
@@ -11,9 +11,9 @@ use xsplice_engine::{Action, Engine, Host, Options, Policy, Times};
 use xsplice_host_process::{Cpus, Machine, call, image, payloads};
 use xsplice_test_host::{Hypervisor, Payload, TEXT, XEN_ID, func};
 
-/// How often everything is measured; the median counts.
+/// Number of runs; the median is reported.
 const TIMES: usize = 7;
-/// This machine may be busy.
+/// Long timeouts, because this machine may be busy.
 const PATIENT: Options = Options {
     nodeps: false,
     timeout: 4_000_000_000,
@@ -24,7 +24,7 @@ const LOAD_TARGET: Duration = Duration::from_millis(10);
 const WINDOW_TARGET: Duration = Duration::from_micros(100);
 
 fn main() {
-    // `cargo test --benches` only wants to know that it builds.
+    // `cargo test --benches` only checks that it builds.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -38,7 +38,7 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Runs `step` and says for how long, in nanoseconds.
+/// Runs `step` and returns its time in nanoseconds.
 fn timed<T>(step: impl FnOnce() -> T) -> (T, u64) {
     let start = Instant::now();
     let result = step();
@@ -55,7 +55,7 @@ fn medians<const N: usize>(mut measure: impl FnMut() -> [u64; N]) -> [u64; N] {
     })
 }
 
-/// A table of times in microseconds, by how many there are of something.
+/// A table of times in microseconds, by a count.
 struct Table {
     rows: Vec<(u64, Vec<u64>)>,
 }
@@ -77,8 +77,8 @@ impl Table {
         self.rows.push((count, times.to_vec()));
     }
 
-    /// Says how the times grew between the last two rows, one of which has twice
-    /// as many as the other.
+    /// Prints how the times grew between the last two rows, whose counts differ by a
+    /// factor of two.
     fn growth(&self) {
         let [.., (half, before), (whole, after)] = self.rows.as_slice() else {
             return;
@@ -117,7 +117,7 @@ fn upload(engine: &mut Engine<impl Host>, name: &str, file: &[u8]) {
     }
 }
 
-/// An action, with the time before the window and the one that the engine says.
+/// Runs an action; returns the time before the window and the engine's own times.
 fn act(engine: &mut Engine<impl Host>, name: &str, action: Action) -> (u64, Times) {
     let (started, before) = timed(|| engine.start(name, action, PATIENT));
     if let Err(failure) = started.and_then(|_| engine.run()) {
@@ -143,7 +143,7 @@ fn patching(depends: &[u8], own: u64, first: u64, count: u64) -> Payload {
     Payload::on(depends, &id(own), &functions)
 }
 
-/// Load, apply and revert of payloads with more and more functions.
+/// Load, apply and revert of payloads with increasing numbers of functions.
 fn functions() {
     let columns = [
         "functions",
@@ -175,8 +175,8 @@ fn functions() {
     target("the window for 1,000 functions", window, WINDOW_TARGET);
 }
 
-/// Loads of payloads with more and more symbols: half of them are looked up in
-/// the hypervisor and referred to, half are new.
+/// Loads of payloads with increasing numbers of symbols: half of them refer to the
+/// hypervisor, half are new.
 fn symbols() {
     let columns = ["symbols", "load", "load on top"];
     let mut table = Table::new("Symbols of a payload (µs)", &columns);
@@ -213,7 +213,7 @@ fn symbols() {
     target("the load of 10,000 symbols", longest, LOAD_TARGET);
 }
 
-/// One payload more on stacks that are higher and higher, and a replace of all.
+/// One more payload on stacks of increasing height, and a replace of all.
 fn stacks() {
     let columns = [
         "payloads below",
@@ -262,8 +262,8 @@ fn stacks() {
     table.growth();
 }
 
-/// Threads that run guests have to come together; the pages of real code change
-/// their protection in the window.
+/// Threads that run guests must rendezvous; the pages of real code change protection
+/// in the window.
 fn cpus() {
     let columns = ["CPUs", "waiting", "window"];
     let mut table = Table::new("CPUs that run guests in this process (µs)", &columns);
@@ -298,7 +298,7 @@ fn cpus() {
     }
 }
 
-/// A payload with writable data is applied once.
+/// A payload with writable data can be applied only once per upload.
 fn upload_again(engine: &mut Engine<Machine>) {
     act(engine, "grant", Action::Unload);
     upload(engine, "grant", payloads::GRANT);

@@ -20,9 +20,9 @@ pub struct Cpus {
 }
 
 impl Cpus {
-    /// CPUs 1 to `cpus`, each running the guest that `guest` makes for it: a
-    /// function that is called again and again, and enters the hypervisor with
-    /// the function that it is given. CPU 0 is the thread that acts.
+    /// Starts CPUs 1 to `cpus`, each running the guest that `guest` creates for it: a
+    /// function that is called in a loop and enters the hypervisor through its
+    /// argument. CPU 0 is the leader's thread.
     #[must_use]
     pub fn run<G>(machine: &Machine, cpus: u32, guest: impl Fn(u32) -> G) -> Self
     where
@@ -64,7 +64,7 @@ impl Drop for Cpus {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.thread().unpark();
-            // A guest that panicked has said so.
+            // A guest that panicked has printed its message.
             let _: thread::Result<()> = thread.join();
         }
         lock(&self.machine.threads).fill(None);

@@ -19,25 +19,25 @@ use xsplice_fallible::NoMemory;
 use xsplice_host_image::Image;
 use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
 
-/// Distance of payloads from the image, and room for them.
+/// Address range for payloads, relative to the image.
 const PAYLOADS: Range<u64> = 16 << 20..512 << 20;
 const PAGE: u64 = 4096;
-/// The CPU that acts: the thread that calls the engine.
+/// The leader: the thread that calls the engine.
 const LEADER: u32 = 0;
 
-/// Why a machine cannot be made.
+/// Why a machine cannot be created.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The file is no image.
+    /// The file is not an image.
     #[error(transparent)]
     Image(#[from] xsplice_host_image::Error),
     /// The image has no such function.
     #[error("the image has no function {0}")]
     NoEntry(&'static str),
-    /// There is no memory for so many CPUs.
+    /// Out of memory for that many CPUs.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
-    /// The image cannot be mapped where it belongs.
+    /// The image cannot be mapped at its link address.
     #[error("cannot map the image at {at:#x} ({errno}); is another machine running?")]
     Map {
         /// Its address.
@@ -60,7 +60,7 @@ pub(crate) struct Shared {
     text: Vec<Range<usize>>,
     entry: usize,
     pub(crate) rendezvous: Rendezvous,
-    /// Threads by their CPU's number, to be woken from their guests.
+    /// Threads by CPU number, to wake them from their guests.
     pub(crate) threads: Mutex<Vec<Option<Thread>>>,
     payloads: Mutex<Payloads>,
     log: Mutex<Vec<String>>,
@@ -98,12 +98,11 @@ fn errno(error: rustix::io::Errno) -> Errno {
 const EXECUTE: MprotectFlags = MprotectFlags::READ.union(MprotectFlags::EXEC);
 
 impl Machine {
-    /// Maps `image` where it was linked for, for CPUs 0 to `cpus`, none of
-    /// which runs anything yet.
+    /// Maps `image` at its link address, for CPUs 0 to `cpus`, all idle.
     ///
     /// # Errors
-    /// [`enum@Error`] when that is not possible, for one because there is a machine
-    /// in this process already.
+    /// [`enum@Error`] if that is not possible, for example because this process
+    /// already has a machine.
     pub fn new(image: &[u8], cpus: u32) -> Result<Self, Error> {
         let image = Image::parse(image)?;
         let all = image.sections().map(|section| section.range);
@@ -172,7 +171,7 @@ impl Machine {
         std::mem::take(&mut lock(&self.shared.log))
     }
 
-    /// All bytes of the hypervisor that are code.
+    /// The bytes of the hypervisor's text.
     #[must_use]
     pub fn text(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -186,7 +185,7 @@ impl Machine {
         bytes
     }
 
-    /// Whether no payload has memory.
+    /// Whether no payload occupies memory.
     #[must_use]
     pub fn is_free_of_payloads(&self) -> bool {
         let payloads = lock(&self.shared.payloads);
@@ -199,7 +198,7 @@ impl Shared {
         self.mapping.enter(self.entry, number, a, b)
     }
 
-    /// The mapping that `addr` is in.
+    /// Calls `then` with the mapping that contains `addr`.
     fn with_mapping<T>(&self, addr: u64, then: impl FnOnce(&Mapping) -> T) -> T {
         let payloads = lock(&self.payloads);
         match payloads.mapped.range(..=addr).next_back() {
@@ -227,7 +226,7 @@ impl Platform for Shared {
     }
 
     fn relax(&self) {
-        // There may be more CPUs here than the processor has.
+        // There may be more CPUs here than in the host.
         std::thread::yield_now();
     }
 
@@ -242,12 +241,12 @@ impl Platform for Shared {
     fn unmask(&self) {}
 
     fn synchronise(&self) {
-        // CPUID waits for all instructions before it, and drops those fetched.
+        // CPUID serialises the instruction stream.
         std::hint::black_box(std::arch::x86_64::__cpuid(0));
     }
 
     fn replay(&self, events: Events) {
-        unreachable!("there are no interrupts here that could be held: {events:?}");
+        unreachable!("no interrupts exist here that could be held: {events:?}");
     }
 }
 
@@ -272,7 +271,7 @@ impl Host for Machine {
         self.shared.image.function_at(addr)
     }
 
-    /// Events that cannot be masked do not come to threads.
+    /// Threads receive no NMIs or machine checks.
     fn denied(&self, _patched: Range<u64>) -> Option<&'static str> {
         None
     }
@@ -317,12 +316,12 @@ impl Host for Machine {
     }
 
     fn open_text(&self, _range: Range<u64>, _hooks: bool) -> Result<(), Errno> {
-        // There is no second mapping of these pages.
+        // These pages have no second mapping.
         Ok(())
     }
 
     fn begin_writing(&self) -> Result<(), Errno> {
-        // Executable all the same: hooks run in the window.
+        // Text stays executable: hooks run in the window.
         let writable = self.shared.protect_text(EXECUTE | MprotectFlags::WRITE);
         writable.map_err(|error| {
             self.end_writing();
@@ -365,7 +364,7 @@ impl Host for Machine {
 /// A payload's memory.
 struct Payload {
     base: u64,
-    /// What it is made in, before it is in memory.
+    /// The buffer that it is built in before it is copied to its address.
     made: Vec<u8>,
     mapping: Arc<Mapping>,
     machine: Arc<Shared>,

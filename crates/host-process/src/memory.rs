@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Memory that is code: the only place with `unsafe`.
+//! Executable memory: the only module with `unsafe`.
 #![expect(
     unsafe_code,
     reason = "pages are mapped, protected, written, and run as code"
@@ -12,7 +12,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 
-/// Pages that belong to nothing else in this process.
+/// Pages that nothing else in this process uses.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     range: Range<usize>,
@@ -22,7 +22,7 @@ impl Mapping {
     /// Maps zeroed pages, readable and writable, at `range`.
     ///
     /// # Errors
-    /// `EEXIST` when something is there already.
+    /// `EEXIST` if something is already mapped there.
     pub(crate) fn new(range: Range<usize>) -> Result<Self, Errno> {
         let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
@@ -41,7 +41,7 @@ impl Mapping {
         self.range.start <= addr && end.is_some_and(|end| end <= self.range.end)
     }
 
-    /// Copies the bytes at `addr`; false when they are not all in here.
+    /// Copies the bytes at `addr`; false unless this mapping has all of them.
     pub(crate) fn read(&self, addr: usize, buf: &mut [u8]) -> bool {
         if !self.contains(addr, buf.len()) {
             return false;
@@ -54,31 +54,31 @@ impl Mapping {
         true
     }
 
-    /// Writes `bytes` at `addr`; false when they are not all in here. The pages
-    /// must be writable.
+    /// Writes `bytes` at `addr`; false unless the whole range is in this mapping. The
+    /// pages must be writable.
     pub(crate) fn write(&self, addr: usize, bytes: &[u8]) -> bool {
         if !self.contains(addr, bytes.len()) {
             return false;
         }
         for (at, byte) in (addr..).zip(bytes) {
-            // SAFETY: it is in this mapping. No Rust reference leads to it; code
-            // that runs it stands still, or does not know of it yet.
+            // SAFETY: it is in this mapping. No Rust reference points to it; CPUs
+            // that run it are stopped, or do not know of it yet.
             unsafe { with_exposed_provenance_mut::<u8>(at).write_volatile(*byte) };
         }
         true
     }
 
-    /// Protects pages that are in here; false when they are not.
+    /// Changes the protection of pages of this mapping; false if they are not in it.
     pub(crate) fn protect(&self, pages: Range<usize>, flags: MprotectFlags) -> Result<(), Errno> {
         if !self.contains(pages.start, pages.len()) {
             return Err(Errno::INVAL);
         }
         let at: *mut c_void = with_exposed_provenance_mut(pages.start);
-        // SAFETY: these pages are in this mapping, to which no reference leads.
+        // SAFETY: these pages are in this mapping, to which no reference points.
         unsafe { mprotect(at, pages.len(), flags) }
     }
 
-    /// Runs the hypervisor's code at `addr` as its entry point.
+    /// Calls the hypervisor's entry point at `addr`.
     pub(crate) fn enter(&self, addr: usize, number: u64, a: u64, b: u64) -> i64 {
         assert!(self.contains(addr, 1), "{addr:#x} is not in the image");
         let code: *const () = with_exposed_provenance(addr);
@@ -88,13 +88,13 @@ impl Mapping {
         entry(number, a, b)
     }
 
-    /// Runs a hook at `addr`, with the record that it gets.
+    /// Calls the hook at `addr` with its record.
     pub(crate) fn call_hook(&self, addr: usize, record: &mut Record) -> i32 {
         let code: *const () = with_exposed_provenance(addr);
-        // SAFETY: the engine has checked that `addr` is code that stays; that it
-        // is a hook is for its author to know, as in a hypervisor. Hooks that
-        // take nothing or return nothing can be called like this too in the C
-        // calling convention of x86-64; their result is not used.
+        // SAFETY: the engine has checked that `addr` is code that is not freed; that
+        // it is a hook is the author's responsibility, as in a hypervisor. Hooks that
+        // take nothing or return nothing can be called like this too in the C calling
+        // convention of x86-64; their result is not used.
         let hook: extern "C" fn(*mut Record) -> i32 = unsafe { std::mem::transmute(code) };
         hook(record)
     }
@@ -103,8 +103,8 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         let at: *mut c_void = with_exposed_provenance_mut(self.range.start);
-        // SAFETY: it was mapped by `new`; whoever runs its code holds on to it.
-        // The range is valid, so that this cannot fail.
+        // SAFETY: it was mapped by `new`, and those that run its code keep it alive.
+        // The range is valid, so this cannot fail.
         let _: Result<(), Errno> = unsafe { munmap(at, self.range.len()) };
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The life of payloads on code that runs.
+//! The life cycle of payloads on running code.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use xsplice_engine::{Action, Cause, Engine, Errno, Options, Policy, State};
 use xsplice_host_process::{Cpus, Machine, call, image, payloads};
 
-/// The image can be mapped once at a time.
+/// Only one image can be mapped at a time.
 fn engine(cpus: u32) -> (MutexGuard<'static, ()>, Engine<Machine>) {
     static ONE: Mutex<()> = Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -16,7 +16,7 @@ fn engine(cpus: u32) -> (MutexGuard<'static, ()>, Engine<Machine>) {
     (guard, Engine::new(machine, Policy::Stock))
 }
 
-/// Nearly as long as the interface allows: this machine may be busy.
+/// Nearly the longest timeouts that the interface allows: this machine may be busy.
 const PATIENT: Options = Options {
     nodeps: false,
     timeout: 4_000_000_000,
@@ -34,7 +34,7 @@ fn act(engine: &mut Engine<Machine>, name: &str, action: Action) {
     }
 }
 
-/// What a guest may have that asks for more than there is.
+/// Whether a request whose end wraps around is granted.
 fn wraps_around(engine: &Engine<Machine>) -> bool {
     engine.host().hypercall(call::GRANT, u64::MAX, 2) == 0
 }
@@ -103,9 +103,9 @@ fn hooks_are_run() {
     assert_eq!(vetoing.errno(), Errno::EOPNOTSUPP);
 }
 
-/// Patches come and go while four CPUs run what is patched. On each of them a
-/// guest sees that versions only change between its calls, and that nothing is
-/// ever granted while the repair is known to be applied.
+/// Applies and reverts patches while four CPUs run the patched code. On each, a guest
+/// checks that versions only change between its calls, and that nothing is granted
+/// while the fix is known to be applied.
 #[test]
 fn under_load() {
     const CPUS: u32 = 4;
@@ -117,7 +117,7 @@ fn under_load() {
     let cpus = Cpus::run(engine.host(), CPUS, |_| {
         let (calls, bad, repaired) = (calls.clone(), bad.clone(), repaired.clone());
         move |hypercall: &dyn Fn(u64, u64, u64) -> i64| {
-            // Between two checks the hypervisor's text does not change.
+            // The hypervisor's text does not change between two checks.
             let before = hypercall(call::VERSION, 0, 0);
             let must_be_refused = repaired.load(Ordering::Acquire);
             let granted = hypercall(call::GRANT, u64::MAX, 2) == 0;
@@ -152,7 +152,7 @@ fn under_load() {
 }
 
 #[test]
-fn a_cpu_that_does_not_come_is_named() {
+fn a_cpu_that_misses_the_rendezvous_is_named() {
     let (_one, mut engine) = engine(4);
     let gate = Arc::new(AtomicU8::new(0));
     let inside = Arc::new(AtomicBool::new(false));

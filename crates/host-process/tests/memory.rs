@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Every allocation that the engine makes fails once, in every action, on
-//! payloads of all kinds: the action is refused with `ENOMEM`, nothing is leaked,
-//! and payloads and machine are as before. In the window, and to write a line of
-//! the log, nothing is allocated.
+//! Makes every allocation of the engine fail once, in every action, on payloads of
+//! all kinds: the action is refused with `ENOMEM`, nothing leaks, and payloads and
+//! machine are unchanged. Nothing is allocated in the window or to write a log line.
 
 use object::SectionKind;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -21,7 +20,7 @@ use xsplice_host_process::{Machine, image, payloads};
 use xsplice_test_host::payloads::{everything, hooks, small};
 use xsplice_test_host::{Hypervisor, Payload, TARGET, XEN_ID, func};
 
-/// The system's allocator, which counts for each thread, and fails on demand.
+/// The system's allocator, with counts per thread and failures on demand.
 struct Failing;
 
 #[global_allocator]
@@ -32,9 +31,9 @@ static HEAP: Failing = Failing;
 enum Mode {
     /// They belong to the test or to the host.
     Spared,
-    /// They belong to the engine, and so many may come before one fails.
+    /// They belong to the engine; this many succeed before one fails.
     Until(usize),
-    /// There must be none.
+    /// None may occur.
     Forbidden,
 }
 
@@ -42,7 +41,7 @@ thread_local! {
     static MODE: Cell<Mode> = const { Cell::new(Mode::Spared) };
     static FAILED: Cell<bool> = const { Cell::new(false) };
     static VIOLATED: Cell<bool> = const { Cell::new(false) };
-    /// Bytes that are in use.
+    /// Bytes in use.
     static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -52,7 +51,7 @@ fn fails() -> bool {
         Mode::Spared => false,
         Mode::Until(0) => {
             FAILED.set(true);
-            // Only one fails: what is left of the action may allocate.
+            // Only one fails: the rest of the action may allocate.
             MODE.set(Mode::Until(usize::MAX));
             true
         }
@@ -67,26 +66,25 @@ fn fails() -> bool {
     }
 }
 
-// SAFETY: what is handed out is the system's, and goes back to it.
+// SAFETY: all memory comes from the system's allocator and goes back to it.
 unsafe impl GlobalAlloc for Failing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if fails() {
             return std::ptr::null_mut();
         }
         LIVE.set(LIVE.get().wrapping_add(layout.size()));
-        // SAFETY: the caller asks for a size that is not 0.
+        // SAFETY: the caller passes a nonzero size.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, data: *mut u8, layout: Layout) {
         LIVE.set(LIVE.get().wrapping_sub(layout.size()));
-        // SAFETY: the system gave it for this layout.
+        // SAFETY: the system's allocator returned it for this layout.
         unsafe { System.dealloc(data, layout) }
     }
 }
 
-/// Does something that has nothing to do with the engine's allocations, or in
-/// which there must be none.
+/// Runs code whose allocations are not the engine's, or are forbidden.
 fn within<T>(mode: Mode, then: impl FnOnce() -> T) -> T {
     let before = MODE.replace(mode);
     let result = then();
@@ -208,7 +206,7 @@ impl Resident for SparedMemory {
     }
 }
 
-/// A host of which everything that an action could change can be compared.
+/// A host with a comparable snapshot of everything that an action could change.
 trait Observed: Host {
     type Machine: PartialEq + Debug;
     fn machine(&self) -> Self::Machine;
@@ -228,14 +226,15 @@ impl Observed for Machine {
     }
 }
 
-/// An engine, and how many allocations failed in it.
+/// An engine, and its number of failed allocations.
 struct Trial<H> {
     engine: Engine<Spared<H>>,
     failures: usize,
 }
 
 impl<H: Observed> Trial<H> {
-    /// `payload` is loaded and unloaded: what the host keeps then, it has.
+    /// Loads and unloads `payload` first, so that memory that the host keeps is
+    /// already allocated.
     fn new(host: H, payload: &[u8]) -> Self {
         let mut engine = Engine::new(Spared(host), Policy::Engine);
         let loaded = engine.upload("first", payload);
@@ -248,8 +247,8 @@ impl<H: Observed> Trial<H> {
         }
     }
 
-    /// Does something again and again, with one allocation more that succeeds,
-    /// until none fails; then `expected` must come of it.
+    /// Repeats a step, each time with one more successful allocation, until none
+    /// fails; then the result must be `expected`.
     fn step(
         &mut self,
         what: &str,
@@ -272,7 +271,7 @@ impl<H: Observed> Trial<H> {
                 assert_eq!(result, expected, "{what}");
                 break;
             }
-            // A payload that is refused for itself may be refused for this as before.
+            // A payload that is refused anyway may be refused for its own reason.
             let known = result == Err(Errno::ENOMEM) || result.is_err() && result == expected;
             assert!(known, "{what}, allocation {count}: {result:?}");
             assert_eq!(LIVE.get(), live, "{what}, allocation {count}: bytes in use");
@@ -322,7 +321,7 @@ impl<H: Observed> Trial<H> {
         }
     }
 
-    /// What is seen when tests pass is only what is written past the harness.
+    /// Write past the harness, so that it is shown for passing tests too.
     fn report(self, what: &str) {
         let line = format!(
             "{what}: {} allocations failed, each undone\n",
@@ -355,7 +354,7 @@ fn one_payload_at_a_time() {
     trial.report("one payload at a time");
 }
 
-/// A payload with a note of what its function must be.
+/// A payload with a preimage note.
 fn noted(depends: &[u8], own: u8, name: &'static str, code: &[u8]) -> Payload {
     use sha2::{Digest as _, Sha256};
     let mut payload = Payload::on(depends, &[own; 20], &[func(name)]);

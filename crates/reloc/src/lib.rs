@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is known about object code, as tables.
+//! The relocation tables.
 //!
 //! Everything that reads, checks or writes relocated code goes through one
 //! description of each relocation, so that the generator, the checker and the
@@ -7,9 +7,9 @@
 //!
 //! * **Trusts** nothing: relocation types, addresses and field bytes may come
 //!   from an untrusted file.
-//! * **Guarantees** that no input makes it panic, and that a value which does
-//!   not fit its field is an error that names the value and the bounds, never
-//!   a silently truncated field.
+//! * **Guarantees** that no input makes it panic, and that a value that does not fit
+//!   its field is an error with the value and the bounds, never a silently truncated
+//!   field.
 #![no_std]
 #![forbid(unsafe_code)]
 

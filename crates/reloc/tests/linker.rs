@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Every relocation of the tables, performed by us and by GNU ld.
+//! Compares every relocation of the tables with GNU ld.
 
 use object::write::{Object, Relocation as Record, StandardSection, Symbol, SymbolSection};
 use object::{
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_reloc::reloc::{Origin, Range, Relocation, aarch64, x86_64};
 
-/// Where the text is linked to.
+/// Link address of the text.
 const TEXT: u64 = 0xffff_0000_0020_0000;
 /// Room for each relocated place.
 const STEP: usize = 16;
@@ -19,7 +19,7 @@ const STEP: usize = 16;
 struct Machine {
     architecture: Architecture,
     linker: &'static str,
-    /// What is there before.
+    /// The contents before relocation.
     instruction: u64,
     table: &'static [Relocation],
 }
@@ -40,12 +40,11 @@ const MACHINES: [Machine; 2] = [
     },
 ];
 
-/// A relocation and the value that it is to have.
+/// A relocation and its intended value.
 type Case = (&'static Relocation, i64);
 
 impl Machine {
-    /// The section's bytes after the linker has done `cases`; what it says when
-    /// it does not.
+    /// The section's bytes after the linker has processed `cases`, or its error.
     fn link(&self, name: &str, cases: &[Case]) -> Result<Vec<u8>, String> {
         let mut object = Object::new(BinaryFormat::Elf, self.architecture, Endianness::Little);
         let text = object.section_id(StandardSection::Text);
@@ -135,7 +134,7 @@ impl Machine {
 
 const ADDEND: i64 = -4;
 
-/// The symbol that gives a relocation at `place` its value.
+/// The symbol value that gives a relocation at `place` its intended value.
 fn symbol((relocation, value): &Case, place: u64) -> u64 {
     let from = match relocation.origin {
         Origin::Zero => 0,
@@ -146,7 +145,7 @@ fn symbol((relocation, value): &Case, place: u64) -> u64 {
         .wrapping_add_signed(-ADDEND)
 }
 
-/// What we make of the place.
+/// Our result for the place.
 fn ours(case: &Case, place: u64, before: u64) -> Option<[u8; STEP]> {
     let mut bytes = [0; STEP];
     bytes[..8].copy_from_slice(&before.to_le_bytes());
@@ -156,9 +155,8 @@ fn ours(case: &Case, place: u64, before: u64) -> Option<[u8; STEP]> {
     Some(bytes)
 }
 
-/// Whether the value fits narrow data as a signed number only, or as an unsigned
-/// number only. There ld has rules of its own, which differ from one machine to
-/// the next, and the ABIs allow both or are silent.
+/// Whether the value fits narrow data only as signed or only as unsigned. There, ld's
+/// rules differ between machines, and the ABIs allow both or are silent.
 fn as_another_sign((relocation, value): &Case) -> bool {
     let narrow = relocation.range == Range::Either || relocation.size < 4;
     if !narrow || relocation.bits == 64 {
@@ -169,7 +167,7 @@ fn as_another_sign((relocation, value): &Case) -> bool {
 }
 
 #[test]
-fn values_that_fit_are_stored_as_the_linker_stores_them() {
+fn values_that_fit_are_stored_as_by_the_linker() {
     for machine in &MACHINES {
         let good: Vec<Case> = machine
             .cases()
@@ -197,8 +195,8 @@ fn values_that_do_not_fit_are_refused_by_both() {
             if ours(&case, TEXT, machine.instruction).is_some() || as_another_sign(&case) {
                 continue;
             }
-            // For a branch that is too far, ld adds code that jumps further; of one
-            // into the middle of an instruction it drops what does not fit.
+            // For a branch out of range, ld adds a veneer; for one into the middle of
+            // an instruction, it drops the low bits.
             let branch = case.0.origin == Origin::Place && case.0.align > 1;
             if branch && (case.0.bits == 28 || case.1 % 4 != 0) {
                 continue;

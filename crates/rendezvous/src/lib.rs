@@ -1,86 +1,83 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Stops all CPUs of a hypervisor, runs a closure, and lets them go.
+//! Stops all CPUs of a hypervisor, runs a closure, and releases them.
 //!
-//! One CPU [leads](Rendezvous::lead). The others come to
-//! [`check`](Rendezvous::check) on their way back to a guest, where nothing of
-//! the hypervisor is on their stack, and stay there until the closure has run.
-//! What the closure does is its own business: patching, or loading microcode
-//! (`tests/microcode.rs` shows that, with work for each CPU).
+//! One CPU [leads](Rendezvous::lead). The others enter [`check`](Rendezvous::check)
+//! on their way back to a guest, with no hypervisor function on their call stack, and
+//! stay there until the closure has run. The closure may do anything: patch code, or
+//! load microcode (`tests/microcode.rs` shows that, with work for each CPU).
 //!
 //! # Algorithm
 //!
-//! One shared *word* says which meeting there is and how far it is; it is
-//! written by the leader only. One *place* for each CPU says how far that CPU
-//! came in which meeting; it is written by this CPU only.
+//! A shared *word* holds the number of the current rendezvous and its phase; only the
+//! leader writes it. Each CPU has a *slot* with the rendezvous and phase it has
+//! reached; only that CPU writes it.
 //!
-//! | leader | word | a follower's place |
+//! | leader | word | a follower's slot |
 //! | --- | --- | --- |
 //! | takes the lead (compare-exchange) and interrupts the others | `n, gather` | |
-//! | waits until all places say `n, waiting` | | `n, waiting` |
-//! | turns interrupts off and asks the others to | `n, mask` | |
-//! | waits until all places say `n, masked` | | interrupts off; `n, masked` |
+//! | waits until all slots are `n, waiting` | | `n, waiting` |
+//! | turns interrupts off and tells the others to | `n, mask` | |
+//! | waits until all slots are `n, masked` | | interrupts off; `n, masked` |
 //! | runs the closure | | |
-//! | lets them go | `n, idle` | synchronises; `n, idle`; interrupts on |
+//! | releases them | `n, idle` | synchronises; `n, idle`; interrupts on |
 //! | synchronises; interrupts on | | |
 //!
-//! When the time is over in one of the two waits, the leader writes `n, idle` at
-//! once: whoever is waiting sees another word than the one it waits for, and
-//! goes. Numbers make a late CPU harmless: one that arrives for meeting *n* when
-//! it is over writes a place that no later meeting counts.
+//! If one of the two waits times out, the leader writes `n, idle` at once: waiting
+//! CPUs see a different word than they expect, and leave. Numbers make a late CPU
+//! harmless: if it arrives for rendezvous *n* after its end, its slot does not count
+//! in any later one.
 //!
-//! A CPU that is offline is not waited for. It may [come
-//! back](Rendezvous::online) at any moment; it then waits for the end of a
-//! meeting before it runs anything else.
+//! The leader does not wait for offline CPUs. One may [come
+//! online](Rendezvous::online) at any moment; it then waits for the end of any
+//! current rendezvous before it runs anything else.
 //!
 //! # Events that cannot be masked
 //!
-//! Non-maskable interrupts and machine checks reach a CPU in a meeting too. Their
-//! handlers ask [`hold`](Rendezvous::hold) first: from the moment at which a CPU
-//! says `masked` to the one at which it has synchronised, the event is noted and
-//! the handler returns; when the CPU goes on, also after a meeting that was given
-//! up, [`Platform::replay`] raises it again there. As with the processor's own
-//! latch for NMIs, an event of a kind that comes twice is replayed once.
+//! Non-maskable interrupts and machine checks reach a CPU during a rendezvous too.
+//! Their handlers call [`hold`](Rendezvous::hold) first: from the moment a CPU
+//! reports `masked` until it has synchronised, the event is recorded and the handler
+//! returns; when the CPU resumes, even after an aborted rendezvous,
+//! [`Platform::replay`] raises it again there. As with the processor's own NMI latch,
+//! two events of the same kind are replayed once.
 //!
-//! A CPU asks about its own place only, and a handler runs on that CPU: an
-//! event is either handled before its CPU can be counted as masked, or held.
-//! The leader holds events from the moment at which others may. Were it to
-//! handle a machine check that reaches all CPUs, whose handlers wait for each
-//! other, it would wait for those who wait for it; so it waits until its time
-//! is over, at most.
+//! `hold` only looks at the slot of its own CPU, and the handler runs on that CPU: an
+//! event is either handled before its CPU can be counted as masked, or held. The
+//! leader holds events from the moment others may. Were it to handle a broadcast
+//! machine check, whose handlers wait for each other, it would wait for CPUs that
+//! wait for it; such a wait ends at the latest with the rendezvous timeout.
 //!
-//! A CPU that is offline may be parked: it runs nothing but the handlers of these
-//! events. It has no use for a non-maskable interrupt, which is dropped. A machine
-//! check is handled, but not while a closure runs: its handler waits for the end of
-//! the closure, or the leader waits for the end of the handler, which says so with
+//! An offline CPU may be parked: it runs only the handlers of these events.
+//! Non-maskable interrupts are dropped there. A machine check is handled, but not
+//! while a closure runs: its handler waits for the end of the closure, or the leader
+//! waits for the handler, which reports its end with
 //! [`handled`](Rendezvous::handled).
 //!
 //! # Memory ordering
 //!
-//! * *Closure after everything before.* A follower writes its place with
-//!   release, after everything it did; the leader reads it with acquire before
-//!   it runs the closure. So the closure sees all of it, and nothing that a
-//!   follower did can come to pass after it.
-//! * *Everything after sees the closure.* The leader writes `idle` with release
-//!   after the closure; a follower reads the word with acquire before it goes.
-//! * *Nobody runs during the closure.* A follower leaves its loop only when the
-//!   word changes, which only the leader does, and does not between its reading
-//!   the place and the end of the closure.
-//! * *Coming online.* The CPU writes its place and then reads the word; the
-//!   leader writes the word and then reads the place. At least one must see the
-//!   other, which release and acquire do not give: both have a sequentially
-//!   consistent fence in between. So do an offline CPU that handles an event and
-//!   the leader, with the word that begins the last wait.
-//! * *Next leader.* Taking the lead reads with acquire what the leader before
-//!   wrote with release, so that closures happen one after the other.
+//! * *Closure after everything before.* A follower writes its slot with release,
+//!   after everything it did; the leader reads it with acquire before it runs the
+//!   closure. So the closure sees all of it, and none of it can take effect later.
+//! * *Everything after sees the closure.* The leader writes `idle` with release after
+//!   the closure; a follower reads the word with acquire before it leaves.
+//! * *No CPU runs during the closure.* A follower leaves its loop only when the word
+//!   changes. Only the leader changes it, and not between reading the slot and the
+//!   end of the closure.
+//! * *Coming online.* The CPU writes its slot and then reads the word; the leader
+//!   writes the word and then reads the slot. At least one must see the other's
+//!   write, which release and acquire do not guarantee: both have a sequentially
+//!   consistent fence in between. The same holds between an offline CPU that handles
+//!   an event and the leader, for the word that starts the last wait.
+//! * *Next leader.* Taking the lead reads with acquire what the previous leader wrote
+//!   with release, so closures are ordered.
 //!
-//! `tests/loom.rs` checks this in all interleavings, and in all results that
-//! the memory model allows, for three CPUs.
+//! `tests/loom.rs` checks this for three CPUs in all interleavings and with all
+//! results that the memory model allows.
 //!
-//! * **Trusts** that each CPU calls with its own number, from one context at a
-//!   time (interrupt handlers that call [`hold`](Rendezvous::hold) aside).
-//! * **Guarantees** that while the closure runs, every other CPU is offline or
-//!   inside of this crate, with its interrupts off.
+//! * **Trusts** that each CPU calls with its own number, from one context at a time
+//!   (except handlers that call [`hold`](Rendezvous::hold)).
+//! * **Guarantees** that while the closure runs, every other CPU is offline or inside
+//!   this crate with interrupts off.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -95,73 +92,73 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// What the rendezvous needs of the hypervisor.
+/// What the rendezvous needs from the hypervisor.
 pub trait Platform {
-    /// Nanoseconds since some moment in the past.
+    /// Nanoseconds since an arbitrary point in time.
     fn now(&self) -> u64;
-    /// Tells the processor that this CPU waits in a loop.
+    /// Tells the processor that this CPU is in a spin loop.
     fn relax(&self);
-    /// Makes `cpu` come to [`Rendezvous::check`] soon.
+    /// Makes `cpu` enter [`Rendezvous::check`] soon.
     fn kick(&self, cpu: u32);
     /// Turns this CPU's interrupts off.
     fn mask(&self);
     /// Turns them on again.
     fn unmask(&self);
-    /// Makes this CPU forget the instructions that it has fetched already.
+    /// Serialises this CPU's instruction stream.
     fn synchronise(&self);
-    /// Raises `events`, which were held on this CPU, on it again.
+    /// Raises `events`, which were held on this CPU, again.
     fn replay(&self, events: Events);
 }
 
-/// How far a meeting is, or a CPU in it; the lower bits of a word or place.
-const STEP_BITS: u32 = 2;
+/// Width of the phase of a rendezvous or of a CPU in it: the low bits of a word or
+/// slot.
+const PHASE_BITS: u32 = 2;
 const IDLE: u64 = 0;
 const GATHER: u64 = 1;
 const MASK: u64 = 2;
-/// Steps of a place are those of the word that it answers.
+/// The phases of a slot are those of the word that it answers.
 const WAITING: u64 = GATHER;
 const MASKED: u64 = MASK;
-/// The place of a CPU that is offline; no meeting has this number.
+/// The slot of an offline CPU; no rendezvous has this number.
 const OFFLINE: u64 = u64::MAX;
-/// The place of a CPU that is offline and runs the handler of an event. As with
-/// [`OFFLINE`], its step is none.
-const HANDLING: u64 = u64::MAX - (1 << STEP_BITS);
+/// The slot of an offline CPU that runs the handler of an event. As in [`OFFLINE`],
+/// its phase is none.
+const HANDLING: u64 = u64::MAX - (1 << PHASE_BITS);
 
-const fn compose(meeting: u64, step: u64) -> u64 {
-    (meeting << STEP_BITS) | step
+const fn compose(number: u64, phase: u64) -> u64 {
+    (number << PHASE_BITS) | phase
 }
 
-const fn step(value: u64) -> u64 {
-    value & ((1 << STEP_BITS) - 1)
+const fn phase(value: u64) -> u64 {
+    value & ((1 << PHASE_BITS) - 1)
 }
 
-const fn meeting(value: u64) -> u64 {
-    value >> STEP_BITS
+const fn number(value: u64) -> u64 {
+    value >> PHASE_BITS
 }
 
-/// What belongs to one CPU. Alone in its cache line: others wait on theirs.
+/// Per-CPU state. Alone in its cache line, because other CPUs spin on theirs.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Cpu {
-    place: AtomicU64,
-    /// Events that came in while it had to keep still; used by this CPU only.
+    slot: AtomicU64,
+    /// Events that arrived while it was stopped; only this CPU uses it.
     held: AtomicU32,
 }
 
-/// A place where all CPUs of a hypervisor meet.
+/// The rendezvous of all CPUs of a hypervisor.
 #[derive(Debug)]
 pub struct Rendezvous {
     word: AtomicU64,
     cpus: Vec<Cpu>,
 }
 
-/// Why a closure did not run. Of the CPUs that did not come, those are named for
-/// which there was memory.
+/// Why a closure did not run. The missing CPUs are listed as far as memory allowed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Another CPU leads a meeting.
+    /// Another CPU is the leader of a rendezvous.
     Busy,
-    /// These CPUs did not come to wait in time.
+    /// These CPUs did not reach the rendezvous in time.
     NotWaiting(Vec<u32>),
     /// These CPUs did not turn their interrupts off in time.
     NotMasked(Vec<u32>),
@@ -184,7 +181,7 @@ impl fmt::Display for Failure {
 
 impl core::error::Error for Failure {}
 
-/// Kinds of what cannot be masked.
+/// Kinds of events that cannot be masked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events(u32);
 
@@ -213,10 +210,10 @@ impl Rendezvous {
     /// For CPUs 0 to `cpus`; all are offline.
     ///
     /// # Errors
-    /// [`NoMemory`] for so many.
+    /// [`NoMemory`].
     pub fn new(cpus: u32) -> Result<Self, NoMemory> {
         let cpu = |_| Cpu {
-            place: AtomicU64::new(OFFLINE),
+            slot: AtomicU64::new(OFFLINE),
             held: AtomicU32::new(0),
         };
         Ok(Self {
@@ -235,40 +232,40 @@ impl Rendezvous {
             .filter(move |(other, _)| *other != cpu)
     }
 
-    /// This CPU is there from now on. Returns when no meeting goes on of which
-    /// it is not part; before that, it must not run what a closure may change.
+    /// Marks this CPU online. Returns once no rendezvous is in progress without it;
+    /// until then, it must not run code that a closure may change.
     pub fn online(&self, cpu: u32, platform: &impl Platform) {
         if let Some(own) = self.cpu(cpu) {
-            // Of a meeting that is over: it is there, but has not come.
-            own.place.store(compose(0, IDLE), Ordering::Release);
+            // The slot of a past rendezvous: online, but has not arrived.
+            own.slot.store(compose(0, IDLE), Ordering::Release);
             fence(Ordering::SeqCst);
         }
         self.check(cpu, platform);
     }
 
-    /// This CPU is gone from now on: it runs nothing until it is
-    /// [`online`](Self::online) again.
+    /// Marks this CPU offline: it runs nothing until it is [`online`](Self::online)
+    /// again.
     pub fn offline(&self, cpu: u32) {
         if let Some(own) = self.cpu(cpu) {
-            own.place.store(OFFLINE, Ordering::Release);
+            own.slot.store(OFFLINE, Ordering::Release);
         }
     }
 
-    /// To be called on the way back to a guest, with interrupts on: takes part
-    /// in a meeting if there is one. Otherwise this is one load.
+    /// Called on the way back to a guest, with interrupts on: takes part in a
+    /// rendezvous if there is one. Otherwise this is a single load.
     pub fn check(&self, cpu: u32, platform: &impl Platform) {
         let word = self.word.load(Ordering::Acquire);
-        if step(word) == IDLE {
+        if phase(word) == IDLE {
             return;
         }
         if let Some(own) = self.cpu(cpu) {
-            self.follow(own, meeting(word), platform);
+            self.follow(own, number(word), platform);
         }
     }
 
-    fn follow(&self, own: &Cpu, meeting: u64, platform: &impl Platform) {
-        let wait_while = |step| {
-            let waits_for = compose(meeting, step);
+    fn follow(&self, own: &Cpu, number: u64, platform: &impl Platform) {
+        let wait_while = |phase| {
+            let waits_for = compose(number, phase);
             let mut word = self.word.load(Ordering::Acquire);
             while word == waits_for {
                 platform.relax();
@@ -276,33 +273,32 @@ impl Rendezvous {
             }
             word
         };
-        own.place
-            .store(compose(meeting, WAITING), Ordering::Release);
-        if wait_while(GATHER) != compose(meeting, MASK) {
+        own.slot.store(compose(number, WAITING), Ordering::Release);
+        if wait_while(GATHER) != compose(number, MASK) {
             return;
         }
         platform.mask();
-        own.place.store(compose(meeting, MASKED), Ordering::Release);
+        own.slot.store(compose(number, MASKED), Ordering::Release);
         wait_while(MASK);
-        own.go_on(meeting, platform);
+        own.go_on(number, platform);
     }
 
-    /// To be called first by handlers of what cannot be masked. Returns true if
-    /// the handler must return at once: this CPU must keep still, and
-    /// [`Platform::replay`] gives the event back; or it is offline and the event is
-    /// a non-maskable interrupt. Otherwise the handler runs, and calls
-    /// [`handled`](Self::handled) at its end if the event is a machine check.
+    /// Called first by handlers of events that cannot be masked. Returns true if the
+    /// handler must return at once: either this CPU is stopped, and
+    /// [`Platform::replay`] will raise the event again, or it is offline and the
+    /// event is a non-maskable interrupt. Otherwise the handler runs; for a machine
+    /// check, it calls [`handled`](Self::handled) at its end.
     #[must_use]
     pub fn hold(&self, cpu: u32, event: Events, platform: &impl Platform) -> bool {
         let Some(own) = self.cpu(cpu) else {
             return false;
         };
-        let place = own.place.load(Ordering::Relaxed);
-        if step(place) == MASKED {
+        let slot = own.slot.load(Ordering::Relaxed);
+        if phase(slot) == MASKED {
             own.held.fetch_or(event.0, Ordering::Relaxed);
             return true;
         }
-        if ![OFFLINE, HANDLING].contains(&place) {
+        if ![OFFLINE, HANDLING].contains(&slot) {
             return false;
         }
         if event != Events::NMI {
@@ -311,40 +307,40 @@ impl Rendezvous {
         event == Events::NMI
     }
 
-    /// This CPU, which is offline, is about to run a handler: not while a closure
+    /// Waits until this offline CPU may run a handler, which is not while a closure
     /// runs.
     fn handle_offline(&self, own: &Cpu, platform: &impl Platform) {
         loop {
-            own.place.store(HANDLING, Ordering::Relaxed);
+            own.slot.store(HANDLING, Ordering::Relaxed);
             fence(Ordering::SeqCst);
-            if step(self.word.load(Ordering::Acquire)) != MASK {
+            if phase(self.word.load(Ordering::Acquire)) != MASK {
                 break;
             }
-            own.place.store(OFFLINE, Ordering::Release);
-            while step(self.word.load(Ordering::Acquire)) == MASK {
+            own.slot.store(OFFLINE, Ordering::Release);
+            while phase(self.word.load(Ordering::Acquire)) == MASK {
                 platform.relax();
             }
         }
         platform.synchronise();
     }
 
-    /// The handler of a machine check, for which [`hold`](Self::hold) returned
-    /// false, is done.
+    /// Called at the end of a machine-check handler for which [`hold`](Self::hold)
+    /// returned false.
     pub fn handled(&self, cpu: u32) {
         if let Some(own) = self.cpu(cpu)
-            && own.place.load(Ordering::Relaxed) == HANDLING
+            && own.slot.load(Ordering::Relaxed) == HANDLING
         {
-            own.place.store(OFFLINE, Ordering::Release);
+            own.slot.store(OFFLINE, Ordering::Release);
         }
     }
 
-    /// Stops all other CPUs that are online, runs `closure`, lets them go.
-    /// Called with interrupts on, on a CPU that is online.
+    /// Stops all other online CPUs, runs `closure`, and releases them. Called with
+    /// interrupts on, on an online CPU.
     ///
     /// # Errors
-    /// [`Failure`] when another CPU leads (let this one come to
-    /// [`check`](Self::check) then), or when not all came within `timeout`
-    /// nanoseconds. `closure` has not run then.
+    /// [`Failure`] if another CPU leads (then let this one enter
+    /// [`check`](Self::check)), or if not all CPUs arrived within `timeout`
+    /// nanoseconds. `closure` has then not run.
     pub fn lead(
         &self,
         cpu: u32,
@@ -352,64 +348,65 @@ impl Rendezvous {
         platform: &impl Platform,
         closure: impl FnOnce(),
     ) -> Result<(), Failure> {
-        // Nothing is allocated while CPUs wait. Without memory there are no names.
+        // Nothing is allocated while CPUs wait. Without memory, no CPUs are listed.
         let mut missing = fallible::with_room(self.cpus.len()).unwrap_or_default();
         let before = self.word.load(Ordering::Relaxed);
-        let meeting = meeting(before).wrapping_add(1);
-        let gather = compose(meeting, GATHER);
-        let (Some(own), true) = (self.cpu(cpu), step(before) == IDLE) else {
+        let number = number(before).wrapping_add(1);
+        let gather = compose(number, GATHER);
+        let (Some(own), true) = (self.cpu(cpu), phase(before) == IDLE) else {
             return Err(Failure::Busy);
         };
         self.word
             .compare_exchange(before, gather, Ordering::AcqRel, Ordering::Relaxed)
             .map_err(|_| Failure::Busy)?;
-        // A CPU that comes online sees the word, or is seen.
+        // Either a CPU that comes online sees the word, or this sees its slot.
         fence(Ordering::SeqCst);
         let deadline = platform.now().saturating_add(timeout);
         for (other, state) in self.others(cpu) {
-            let place = state.place.load(Ordering::Relaxed);
-            if ![OFFLINE, HANDLING].contains(&place) {
+            let slot = state.slot.load(Ordering::Relaxed);
+            if ![OFFLINE, HANDLING].contains(&slot) {
                 platform.kick(other);
             }
         }
-        let mut all_reach = |step| {
+        let mut all_reach = |phase| {
             self.all_reach(
                 cpu,
-                compose(meeting, step),
+                compose(number, phase),
                 deadline,
                 platform,
                 &mut missing,
             )
         };
         if !all_reach(WAITING) {
-            self.word.store(compose(meeting, IDLE), Ordering::Release);
+            self.word.store(compose(number, IDLE), Ordering::Release);
             return Err(Failure::NotWaiting(missing));
         }
         platform.mask();
-        own.place.store(compose(meeting, MASKED), Ordering::Release);
-        self.word.store(compose(meeting, MASK), Ordering::Release);
-        // An offline CPU that handles an event sees the word, or is seen.
+        own.slot.store(compose(number, MASKED), Ordering::Release);
+        self.word.store(compose(number, MASK), Ordering::Release);
+        // Either an offline CPU that handles an event sees the word, or this sees its
+        // slot.
         fence(Ordering::SeqCst);
         let met = all_reach(MASKED);
         if met {
             closure();
         }
-        self.word.store(compose(meeting, IDLE), Ordering::Release);
-        own.go_on(meeting, platform);
+        self.word.store(compose(number, IDLE), Ordering::Release);
+        own.go_on(number, platform);
         met.then_some(()).ok_or(Failure::NotMasked(missing))
     }
 
-    /// Waits until the places of all other CPUs are `place`; when they are not in
-    /// time, puts those into `missing` that it has room for.
+    /// Waits until the slots of all other CPUs are `slot`; on a timeout, adds the
+    /// others to `missing`, up to its capacity.
     fn all_reach(
         &self,
         cpu: u32,
-        place: u64,
+        slot: u64,
         deadline: u64,
         platform: &impl Platform,
         missing: &mut Vec<u32>,
     ) -> bool {
-        let there = |other: &Cpu| [place, OFFLINE].contains(&other.place.load(Ordering::Acquire));
+        let there = |other: &Cpu| [slot, OFFLINE].contains(&other.slot.load(Ordering::Acquire));
         loop {
             if self.others(cpu).all(|(_, other)| there(other)) {
                 return true;
@@ -432,12 +429,12 @@ impl Rendezvous {
 }
 
 impl Cpu {
-    /// This CPU has kept still in `meeting`, which is over.
-    fn go_on(&self, meeting: u64, platform: &impl Platform) {
+    /// Resumes this CPU after `number`.
+    fn go_on(&self, number: u64, platform: &impl Platform) {
         platform.synchronise();
-        // From here on, whatever comes is handled as it comes.
-        self.place.store(compose(meeting, IDLE), Ordering::Relaxed);
-        // Not before the place is written.
+        // From here on, events are handled as they arrive.
+        self.slot.store(compose(number, IDLE), Ordering::Relaxed);
+        // Not before the slot is written.
         let held = self.held.swap(0, Ordering::AcqRel);
         platform.unmask();
         if held != 0 {

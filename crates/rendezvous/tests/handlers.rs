@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What `tests/loom.rs` takes for granted of Xen's handlers: they ask
-//! [`hold`](xsplice_rendezvous::Rendezvous::hold) before anything else that may be
-//! patched, return at once when they are told to, and a machine check says last that
-//! it is handled. The patch that puts the questions there says so too.
+//! Checks what `tests/loom.rs` assumes about Xen's handlers: they call
+//! [`hold`](xsplice_rendezvous::Rendezvous::hold) before any other code that may be
+//! patched, return at once if it says so, and a machine check reports last that it is
+//! handled. The patch that adds these calls states the same.
 #![cfg(not(loom))]
 
 const PATCH: &str = include_str!("../../host-xen/patches/0003-events-wait.patch");
@@ -16,7 +16,7 @@ fn lines(source: &str) -> Vec<&str> {
     source.lines().map(str::trim).collect()
 }
 
-/// The lines of a file as the patch leaves them, without indentation.
+/// The lines of a file after the patch, without indentation.
 fn patched(file: &str) -> Vec<&'static str> {
     let begin = format!("+++ b/xen/arch/x86/{file}\n");
     let (_, hunks) = PATCH.split_once(&begin).expect("the file is patched");
@@ -26,7 +26,7 @@ fn patched(file: &str) -> Vec<&'static str> {
     lines.filter(|line| !line.is_empty()).collect()
 }
 
-/// Asserts that `expected` follow each other in `lines`, with nothing between them.
+/// Asserts that `expected` are consecutive in `lines`.
 #[track_caller]
 fn assert_steps(lines: &[&str], expected: &[&str]) {
     let found = lines.windows(expected.len()).any(|lines| lines == expected);
@@ -34,7 +34,7 @@ fn assert_steps(lines: &[&str], expected: &[&str]) {
 }
 
 #[test]
-fn nmis_are_asked_about_before_any_callback() {
+fn nmis_are_intercepted_before_any_callback() {
     let steps = [
         "if ( xsplice_hold_nmi() )",
         "goto out;",
@@ -44,7 +44,7 @@ fn nmis_are_asked_about_before_any_callback() {
 }
 
 #[test]
-fn machine_checks_are_asked_about_first_and_say_last_that_they_are_handled() {
+fn machine_checks_are_intercepted_first_and_reported_handled_last() {
     let steps = [
         "void do_machine_check(const struct cpu_user_regs *regs)",
         "{",
@@ -59,7 +59,7 @@ fn machine_checks_are_asked_about_first_and_say_last_that_they_are_handled() {
     assert_steps(&patched("cpu/mcheck/mce.c"), &steps);
 }
 
-/// Whatever is decided about an event is decided here, and nowhere in C.
+/// All decisions about an event are made in Rust, none in C.
 #[test]
 fn the_shim_passes_events_on() {
     let lines = lines(SHIM);
@@ -73,9 +73,9 @@ fn the_shim_passes_events_on() {
     assert!(!SHIM.contains("set_nmi_callback"));
 }
 
-/// Between C and the rendezvous nothing is decided, either.
+/// The layer between C and the rendezvous makes no decisions either.
 #[test]
-fn entries_and_platform_pass_on_too() {
+fn entries_and_platform_only_forward() {
     let entries = lines(CALLED_BY_C);
     for steps in [
         [
@@ -112,9 +112,9 @@ fn entries_and_platform_pass_on_too() {
     }
 }
 
-/// What the model takes for the processor's steps: interrupts are off from `mask` to
-/// `unmask`, `synchronise` is an instruction that waits for all before it, and
-/// `replay` is the event itself, or its handler.
+/// The model's assumptions about the processor: interrupts are off from `mask` to
+/// `unmask`, `synchronise` is a serialising instruction, and `replay` raises the
+/// event itself, or calls its handler.
 #[test]
 fn the_shim_takes_the_steps_of_the_model() {
     let lines = lines(SHIM);
@@ -155,10 +155,10 @@ fn the_shim_takes_the_steps_of_the_model() {
     }
 }
 
-/// A CPU is online before it runs what may be patched, and offline after that; none
-/// changes sides while a meeting goes on.
+/// A CPU is online before it runs code that may be patched, and offline after that;
+/// neither changes during a rendezvous.
 #[test]
-fn the_shim_says_when_cpus_come_and_go() {
+fn the_shim_reports_when_cpus_go_online_and_offline() {
     let lines = lines(SHIM);
     for steps in [
         &[

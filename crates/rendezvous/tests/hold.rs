@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Events that cannot be masked are kept for later in a meeting, and only then.
+//! Events that cannot be masked are held during a rendezvous, and only then.
 #![cfg(not(loom))]
 
 use std::cell::{Cell, RefCell};
@@ -9,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
 
-/// One CPU, to which an event comes whenever the rendezvous does something.
+/// One CPU that receives an event at every step of the rendezvous.
 struct Alone<'r> {
     rendezvous: &'r Rendezvous,
     kicked: Cell<u32>,
-    /// What was done, and whether the event that came then was held.
+    /// The steps, and whether the event at each was held.
     done: RefCell<Vec<(&'static str, bool)>>,
     replayed: Cell<Events>,
 }
@@ -58,7 +58,7 @@ impl Platform for Alone<'_> {
 }
 
 #[test]
-fn events_are_held_while_the_cpu_must_keep_still() {
+fn events_are_held_while_the_cpu_is_stopped() {
     let rendezvous = Rendezvous::new(2).unwrap();
     let alone = Alone::new(&rendezvous);
     rendezvous.online(0, &alone);
@@ -76,7 +76,7 @@ fn events_are_held_while_the_cpu_must_keep_still() {
     let expected = [
         ("mask", false),
         ("closure", true),
-        // Until then it might run instructions that it fetched before.
+        // Until then it might run stale prefetched instructions.
         ("synchronise", true),
         ("unmask", false),
         ("replay", false),
@@ -90,7 +90,7 @@ fn events_are_held_while_the_cpu_must_keep_still() {
 }
 
 #[test]
-fn a_cpu_that_is_offline_has_no_use_for_an_nmi() {
+fn an_offline_cpu_drops_nmis() {
     let rendezvous = Rendezvous::new(2).unwrap();
     let alone = Alone::new(&rendezvous);
     rendezvous.online(0, &alone);
@@ -104,7 +104,7 @@ fn a_cpu_that_is_offline_has_no_use_for_an_nmi() {
 }
 
 #[test]
-fn the_leader_waits_for_a_machine_check_of_a_cpu_that_is_offline() {
+fn the_leader_waits_for_a_machine_check_on_an_offline_cpu() {
     let rendezvous = Rendezvous::new(2).unwrap();
     let alone = Alone::new(&rendezvous);
     rendezvous.online(0, &alone);
@@ -161,7 +161,7 @@ fn who_is_missing() {
     assert!(alone.done.take().is_empty(), "nobody was stopped");
 }
 
-/// A CPU that notes that it waits, and for whose leader time is over then.
+/// A CPU that records that it waits, at which point its leader's time is over.
 #[derive(Default)]
 struct Waits(AtomicBool);
 
@@ -186,7 +186,7 @@ impl Platform for Waits {
     }
 }
 
-/// For a leader: time that another CPU makes.
+/// For a leader: time driven by another CPU.
 struct Led<'w>(&'w Waits);
 
 impl Platform for Led<'_> {
@@ -206,7 +206,7 @@ impl Platform for Led<'_> {
 }
 
 #[test]
-fn who_came_to_one_meeting_has_not_come_to_the_next() {
+fn arriving_at_one_rendezvous_does_not_count_for_the_next() {
     let rendezvous = Rendezvous::new(3).unwrap();
     let follower = Waits::default();
     for cpu in 0..3 {
@@ -228,7 +228,7 @@ fn who_came_to_one_meeting_has_not_come_to_the_next() {
 }
 
 #[test]
-fn a_machine_check_of_a_cpu_that_is_offline_waits_for_the_end_of_the_closure() {
+fn a_machine_check_on_an_offline_cpu_waits_for_the_closure() {
     let rendezvous = Rendezvous::new(2).unwrap();
     let (leader, parked) = (Waits::default(), Waits::default());
     rendezvous.online(0, &leader);

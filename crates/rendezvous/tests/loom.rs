@@ -2,13 +2,13 @@
 
 //! The rendezvous with three CPUs, under a model checker.
 //!
-//! `cargo xtask test` runs this with `--cfg loom`. What the CPUs share is an
-//! `UnsafeCell` that `loom` watches: a closure that writes it while a CPU reads
-//! it, or without an ordering between the two, fails the test.
+//! `cargo xtask test` runs this with `--cfg loom`. The CPUs share an `UnsafeCell`
+//! that `loom` tracks: a closure that writes it while a CPU reads it, or without an
+//! ordering between the two, fails the test.
 //!
-//! Explored are all interleavings with up to three preemptions (a CPU that is
-//! stopped where it could go on; `LOOM_MAX_PREEMPTIONS` sets another number),
-//! and all values that each load may give.
+//! This explores all interleavings with up to three preemptions (a CPU stops where it
+//! could continue; `LOOM_MAX_PREEMPTIONS` changes the number), and all values that
+//! each load may return.
 #![cfg(loom)]
 
 use loom::cell::UnsafeCell;
@@ -20,16 +20,16 @@ use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
 
-/// A CPU for which time goes on by one each time it looks at the clock.
+/// A CPU for which time advances by one with each look at the clock.
 #[derive(Default)]
 struct Clock {
     now: Cell<u64>,
     spins: Cell<u32>,
 }
 
-/// How often a CPU goes round a waiting loop before an execution is run to its
-/// end without branching further. A round reads one word and changes nothing,
-/// so that further rounds lead to no state that these have not led to.
+/// Number of iterations of a wait loop before an execution is run to its end without
+/// further branching. An iteration reads one word and changes nothing, so further
+/// ones reach no new state.
 const SPINS: u32 = 2;
 
 impl Platform for Clock {
@@ -55,9 +55,9 @@ impl Platform for Clock {
 
 struct Machine {
     rendezvous: Rendezvous,
-    /// What closures write and CPUs use: the hypervisor's text.
+    /// The hypervisor's text, written by closures and run by CPUs.
     text: UnsafeCell<u32>,
-    /// How often closures ran.
+    /// Number of closures run.
     ran: AtomicUsize,
 }
 
@@ -136,7 +136,7 @@ fn name(result: &Result<(), Failure>) -> &'static str {
     }
 }
 
-/// How a meeting of CPU 0 with two others may end.
+/// The possible outcomes of a rendezvous of CPU 0 with two others.
 const OUTCOMES: [&str; 7] = [
     "met",
     "without 1",
@@ -147,8 +147,8 @@ const OUTCOMES: [&str; 7] = [
     "1 and 2 not masked",
 ];
 
-/// Two CPUs run the hypervisor and come to the check; the leader waits until
-/// `timeout` looks at the clock are over.
+/// Two CPUs run the hypervisor and enter the check; the leader waits for `timeout`
+/// looks at the clock.
 fn meet(timeout: u64) -> &'static str {
     let machine = Machine::new(3);
     let followers = [1, 2].map(|cpu| {
@@ -174,11 +174,11 @@ fn meet(timeout: u64) -> &'static str {
 }
 
 #[test]
-fn all_come_or_the_missing_are_named() {
+fn all_arrive_or_the_missing_are_named() {
     explore(&OUTCOMES, || meet(1));
 }
 
-/// CPU 2 is offline in the beginning and comes at any moment.
+/// CPU 2 is offline at first and comes online at any moment.
 #[test]
 fn a_cpu_comes_online() {
     explore(&OUTCOMES, || {
@@ -202,7 +202,7 @@ fn a_cpu_comes_online() {
     });
 }
 
-/// CPUs 0 and 1 both want to lead; the one that is refused follows.
+/// CPUs 0 and 1 both try to lead; the one that is refused follows.
 #[test]
 fn a_second_leader() {
     let outcomes = ["one", "none"];
@@ -224,10 +224,10 @@ fn a_second_leader() {
     });
 }
 
-/// A meeting that is given up, and the next one: who is late for the first is
-/// not taken for present in the second.
+/// An aborted rendezvous and the next one: a CPU that is late for the first does not
+/// count as present in the second.
 #[test]
-fn one_meeting_after_another() {
+fn one_rendezvous_after_another() {
     let outcomes = ["00", "01", "10", "11"];
     explore(&outcomes, || {
         let machine = Machine::new(2);
@@ -250,7 +250,7 @@ fn one_meeting_after_another() {
     });
 }
 
-/// When an event comes to a CPU.
+/// When an event reaches a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
     /// It waits with interrupts on.
@@ -266,7 +266,7 @@ enum Moment {
     After,
 }
 
-/// How far the event is.
+/// The progress of the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Pending,
@@ -274,8 +274,8 @@ enum Stage {
     Handled,
 }
 
-/// A CPU to which an event comes at a moment, afterwards when there is no such
-/// moment, or as soon as another CPU has one that is for all.
+/// A CPU that receives an event at a given moment, afterwards if that moment never
+/// occurs, or as soon as another CPU gets a broadcast one.
 struct Checked {
     event: Events,
     clock: Clock,
@@ -284,10 +284,10 @@ struct Checked {
     at: Moment,
     still: Cell<bool>,
     stage: Cell<Stage>,
-    /// Whether a CPU has it, and how many have come into the handler.
+    /// Whether a CPU has it, and how many have entered the handler.
     raised: Arc<AtomicBool>,
     here: Arc<AtomicUsize>,
-    /// How many have to.
+    /// How many must enter it.
     together: usize,
 }
 
@@ -312,7 +312,7 @@ impl Checked {
         }
     }
 
-    /// Runs code that may be patched, and waits for the handlers of the others.
+    /// Runs code that may be patched, and waits for the other handlers.
     fn handle(&self) {
         self.machine.run();
         self.here.fetch_add(1, Ordering::AcqRel);
@@ -349,15 +349,15 @@ impl Platform for Checked {
     }
     fn replay(&self, events: Events) {
         assert_eq!((events, self.stage.get()), (self.event, Stage::Held));
-        // It is raised again, and its handler asks again.
+        // It is raised again, and its handler calls `hold` again.
         assert!(!self.machine.rendezvous.hold(self.cpu, events, &self.clock));
         self.handle();
     }
 }
 
-/// An event comes to CPU 0, which leads, and to CPU 1, at any moment of each;
-/// `together` of them wait for each other in the handler. It is handled once, and
-/// not while the closure runs.
+/// An event reaches CPU 0, the leader, and CPU 1, at any moment of each; `together`
+/// of them wait for each other in the handler. It is handled once, and not while the
+/// closure runs.
 fn events(event: Events, together: usize) {
     /// Enough looks at the clock to wait in both steps.
     const TIMEOUT: u64 = 2;
@@ -416,20 +416,20 @@ fn an_nmi() {
 }
 
 #[test]
-fn a_machine_check_of_one_cpu() {
+fn a_machine_check_on_one_cpu() {
     events(Events::MACHINE_CHECK, 1);
 }
 
-/// Whoever holds it back does not keep the others in the handler for ever.
+/// A CPU that holds it does not block the others in the handler forever.
 #[test]
-fn a_machine_check_of_all_cpus() {
+fn a_machine_check_on_all_cpus() {
     events(Events::MACHINE_CHECK, 2);
 }
 
 /// A parked CPU runs the handler of a machine check before, after or instead of the
-/// closure, but never beside it.
+/// closure, but never concurrently.
 #[test]
-fn a_machine_check_of_a_cpu_that_is_offline() {
+fn a_machine_check_on_an_offline_cpu() {
     explore(&["met", "without 2", "2 not masked"], || {
         let machine = Machine::new(1);
         let parked = {
@@ -449,9 +449,9 @@ fn a_machine_check_of_a_cpu_that_is_offline() {
     });
 }
 
-/// A parked CPU drops an NMI at any moment: it runs nothing that may be patched.
+/// A parked CPU drops an NMI at any moment: it runs no code that may be patched.
 #[test]
-fn an_nmi_of_a_cpu_that_is_offline() {
+fn an_nmi_on_an_offline_cpu() {
     explore(&["met"], || {
         let machine = Machine::new(1);
         let parked = {

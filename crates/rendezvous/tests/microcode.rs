@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What else the rendezvous is good for: loading microcode.
+//! Another use of the rendezvous: loading microcode.
 //!
-//! Every core has to load it itself, while nothing else runs on any CPU: its
-//! threads share what is being replaced. The closure gives the word, the CPUs
-//! that wait do the work, each once, and the closure waits for all of them.
+//! Every core must load it itself, while nothing else runs on any CPU, because its
+//! threads share what is being replaced. The closure gives the signal, each waiting
+//! CPU does the work once, and the closure waits for all of them.
 #![cfg(not(loom))]
 
 use std::cell::Cell;
@@ -16,12 +16,12 @@ use xsplice_rendezvous::{Events, Platform, Rendezvous};
 const CPUS: u32 = 4;
 const SECOND: u64 = 1_000_000_000;
 
-/// What all CPUs know of an update.
+/// The shared state of an update.
 #[derive(Default)]
 struct Update {
-    /// The revision to be loaded; 0 while there is none.
+    /// The revision to load; 0 if there is none.
     wanted: AtomicU32,
-    /// On how many CPUs it is.
+    /// Number of CPUs that have loaded it.
     loaded: AtomicU32,
 }
 
@@ -44,7 +44,7 @@ impl<'u> Cpu<'u> {
         }
     }
 
-    /// Loads what is wanted, if it has not.
+    /// Loads the wanted revision, if it has not yet.
     fn load(&self) {
         let wanted = self.update.wanted.load(Ordering::Acquire);
         if wanted > self.revision.get() {
@@ -59,7 +59,7 @@ impl Platform for Cpu<'_> {
     fn now(&self) -> u64 {
         self.start.elapsed().as_nanos().try_into().unwrap()
     }
-    /// Waiting is when there is time for it.
+    /// The work is done while waiting.
     fn relax(&self) {
         self.load();
         thread::yield_now();
@@ -76,7 +76,7 @@ impl Platform for Cpu<'_> {
 }
 
 #[test]
-fn every_cpu_loads_microcode_while_all_stand_still() {
+fn every_cpu_loads_microcode_while_all_are_stopped() {
     let (rendezvous, update) = (Rendezvous::new(CPUS).unwrap(), Update::default());
     let (ready, done) = (AtomicU32::new(0), AtomicBool::new(false));
     thread::scope(|scope| {

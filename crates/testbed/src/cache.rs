@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The one directory for everything that can be made again.
+//! The cache directory for all derived data.
 //!
-//! An entry is a directory named by what it was made from. It is made under
-//! its final name (Xen's build records absolute paths) and is valid once its
-//! stamp, written last, is there; what an interruption left is made anew.
+//! An entry is a directory named by its inputs. It is built under its final name
+//! (Xen's build records absolute paths) and is valid once its stamp, written last,
+//! exists; the rest of an interrupted build is discarded.
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
@@ -13,16 +13,16 @@ use std::path::{Path, PathBuf};
 /// File that makes an entry valid.
 const STAMP: &str = ".complete";
 
-/// What is no entry but always valid: the objects that `xsplice build` compiled, the
-/// trees that `xsplice verify` keeps, Debian's package lists, the file that is locked.
+/// Not entries, but always valid: the objects compiled by `xsplice build`, the trees
+/// kept by `xsplice verify`, Debian's package lists, the lock file.
 const WITHOUT_STAMP: [&str; 4] = ["objects", "trees", APT, LOCK];
 /// The directory of Debian's package lists.
 pub const APT: &str = "apt";
 
-/// Locked by who builds or uses hypervisors.
+/// Locked while hypervisors are built or used.
 const LOCK: &str = "hypervisors.lock";
 
-/// Raised when what entries hold or how they are made changes.
+/// Raised when the contents of entries or their recipes change.
 const FORMAT: &str = "2";
 
 /// `$XDG_CACHE_HOME/xsplice`, or `~/.cache/xsplice`.
@@ -38,8 +38,7 @@ pub fn root() -> anyhow::Result<PathBuf> {
         .context("neither XDG_CACHE_HOME nor HOME says where to cache")
 }
 
-/// The newest valid entry of `kind` that was made as `recipe` says, whatever
-/// version of its origin it holds.
+/// The newest valid entry of `kind` made with `recipe`, of any version.
 pub fn newest(kind: &str, recipe: &str) -> anyhow::Result<Option<PathBuf>> {
     let root = root()?;
     let Ok(entries) = std::fs::read_dir(&root) else {
@@ -56,8 +55,8 @@ pub fn newest(kind: &str, recipe: &str) -> anyhow::Result<Option<PathBuf>> {
     Ok(made.max().map(|(_, path)| path))
 }
 
-/// The entry that holds `version` of `kind`, made as `recipe` says; `make`
-/// fills its directory if it is not there yet.
+/// The entry for `version` of `kind`, made with `recipe`; `make` fills its directory
+/// if it does not exist yet.
 pub fn entry(
     kind: &str,
     version: &str,
@@ -74,7 +73,7 @@ pub fn entry(
     }
     std::fs::create_dir_all(&directory).with_context(context)?;
     if let Err(error) = make(&directory) {
-        // What stays behind only takes room: without a stamp it is no entry.
+        // A failure only wastes space: without a stamp it is not an entry.
         let _ = std::fs::remove_dir_all(&directory);
         return Err(error);
     }
@@ -82,14 +81,14 @@ pub fn entry(
     Ok(directory)
 }
 
-/// Keeps other processes from the hypervisors in the cache until it is dropped.
+/// Locks other processes out of the cached hypervisors until dropped.
 #[must_use]
 pub struct Hold {
     _locked: File,
 }
 
-/// Waits until no other process builds hypervisors or uses them: all checkouts
-/// build theirs in the same place.
+/// Waits until no other process builds or uses hypervisors: all checkouts share the
+/// cache.
 pub fn hold_hypervisors() -> anyhow::Result<Hold> {
     let root = root()?;
     std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_interruption_left_is_made_anew() -> anyhow::Result<()> {
+    fn an_interrupted_entry_is_made_again() -> anyhow::Result<()> {
         let kind = format!("test-{}", std::process::id());
         let directory = root()?.join(format!("{kind}-1-{}", key("recipe")));
         std::fs::create_dir_all(&directory)?;

@@ -4,7 +4,7 @@
 use anyhow::{Context, bail};
 use std::process::{Command, Stdio};
 
-/// Runs `command`, its output going where ours goes.
+/// Runs `command` with inherited output.
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let status = command
@@ -16,7 +16,8 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs `command` and returns what it prints; its words are in the error.
+/// Runs `command` and returns its standard output; an error contains its standard
+/// error.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command

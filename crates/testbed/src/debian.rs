@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Downloading from Debian, without a change to the system's configuration.
+//! Downloads from Debian, without changing the system's configuration.
 
 use crate::command;
 use anyhow::{Context, bail};
@@ -123,7 +123,7 @@ impl Apt {
     }
 }
 
-/// Copies the machine's Debian sources with `deb-src` beside each `deb`.
+/// Copies the machine's Debian sources, adding `deb-src` to each `deb`.
 fn write_sources(directory: &Path) -> anyhow::Result<()> {
     let mut found = false;
     let mut files: Vec<PathBuf> = std::fs::read_dir("/etc/apt/sources.list.d")

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What tests, demo and benchmarks run on: Debian's Xen and Xen with the engine,
-//! built and kept in one cache, and this repository's programs.
+//! built and cached, and this repository's programs.
 #![forbid(unsafe_code)]
 
-/// Prints a line to standard output. The standard macro panics when the reader has
-/// gone away; this one does not, and leaves other errors to [`end`].
+/// Prints a line to standard output. The standard macro panics if the reader has
+/// closed the pipe; this one does not, and leaves other errors to [`end`].
 #[macro_export]
 macro_rules! println {
     () => { $crate::print!("\n") };
@@ -32,7 +32,7 @@ use anyhow::Context as _;
 use std::process::ExitCode;
 pub use xsplice_system::lines;
 
-/// Ends a program: prints the error of `result`, or that of writing the output.
+/// Ends a program: prints the error of `result`, or of writing the output.
 #[must_use]
 pub fn end(result: anyhow::Result<()>) -> ExitCode {
     let printed = lines::finish().context("cannot write to standard output");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The Debian packages that are needed.
+//! The required Debian packages.
 
 use crate::command;
 use anyhow::{Context, bail};
@@ -40,7 +40,7 @@ pub const BROWSER: &[&str] = &["chromium", "poppler-utils", "python3-pip"];
 /// For `cargo xtask sanitize`.
 pub const SANITIZERS: &[&str] = &["binutils", "gcc", "valgrind"];
 
-/// Installs what is missing if this user may; otherwise says how to.
+/// Installs missing packages if this user may; otherwise prints the command.
 pub fn ensure(needed: &[&'static str]) -> anyhow::Result<()> {
     let missing: Vec<&str> = needed.iter().copied().filter(|p| !installed(p)).collect();
     if missing.is_empty() {
@@ -61,8 +61,7 @@ pub fn ensure(needed: &[&'static str]) -> anyhow::Result<()> {
     };
     apt(&["update"])?;
     let install = ["install", "-y", "--no-install-recommends"];
-    apt(&[&install[..], &missing[..]].concat())
-        .context("cannot install the packages that are needed")?;
+    apt(&[&install[..], &missing[..]].concat()).context("cannot install the required packages")?;
     Ok(())
 }
 

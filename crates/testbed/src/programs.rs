@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Building this repository's programs.
+//! Builds this repository's programs.
 
 use crate::command;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Builds the optimised `xsplice` executable; returns where it is.
+/// Builds the optimised `xsplice` executable; returns its path.
 pub fn build_xsplice() -> anyhow::Result<PathBuf> {
     let what = ["--package", "xsplice"];
     command::run(
@@ -17,7 +17,7 @@ pub fn build_xsplice() -> anyhow::Result<PathBuf> {
     Ok(release_directory(&target_directory()?).join("xsplice"))
 }
 
-/// Builds the optimised example `name` of `package`; returns where it is.
+/// Builds the optimised example `name` of `package`; returns its path.
 pub fn build_example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
     let what = ["--package", package, "--example", name];
     command::run(
@@ -29,15 +29,15 @@ pub fn build_example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
     Ok(directory.join("examples").join(name))
 }
 
-/// Builds `package`, a library, as one that other programs load; returns where
-/// it is.
+/// Builds the library `package` as a shared library; returns its path.
 pub fn build_shared(package: &str) -> anyhow::Result<PathBuf> {
-    // Its own directory: other flags would have everything else compiled anew.
+    // A separate directory: different flags would make cargo recompile everything
+    // else.
     let target = target_directory()?.join("shared");
     let mut command = Command::new("cargo");
     command.args(["rustc", "--release", "--quiet", "--package", package]);
     command.args(["--crate-type", "cdylib", "--target-dir"]);
-    // What is linked statically cannot be loaded.
+    // A static library cannot be loaded.
     let command = command
         .arg(&target)
         .env("RUSTFLAGS", "-C target-feature=-crt-static");
@@ -59,7 +59,7 @@ fn target_directory() -> anyhow::Result<PathBuf> {
     Ok(PathBuf::from(target))
 }
 
-/// Where what is optimised goes, in a target directory.
+/// The directory of release builds in a target directory.
 fn release_directory(target: &Path) -> PathBuf {
     target.join("x86_64-unknown-linux-gnu/release")
 }

@@ -8,14 +8,14 @@
 
 use super::{Field, Origin, Range, Relocation};
 
-/// Data: the value fills `size` bytes. Both readings of a narrow value are
-/// valid, of a relative one as well.
+/// Data: the value fills `size` bytes. A narrow value may be signed or unsigned, even
+/// if it is relative.
 const fn data(r_type: u32, name: &'static str, size: usize, origin: Origin) -> Relocation {
     Relocation::data(r_type, name, size, origin, Range::Either)
 }
 
-/// A field of one instruction: `bits` of the value are checked, those from
-/// `align` on are stored.
+/// A field of an instruction: `bits` of the value are checked, those from `align` on
+/// are stored.
 const fn code(
     (r_type, name): (u32, &'static str),
     origin: Origin,
@@ -91,7 +91,7 @@ const fn address(r_type: u32, name: &'static str, origin: Origin, range: Range) 
     code((r_type, name), origin, (range, 21 + shift), 1, field)
 }
 
-/// Every relocation that is known, in the order of their types.
+/// All supported relocations, ordered by type.
 pub const TABLE: &[Relocation] = &[
     Relocation::data(0, "R_AARCH64_NONE", 0, Origin::Zero, Range::Any),
     data(257, "R_AARCH64_ABS64", 8, Origin::Zero),
@@ -138,7 +138,7 @@ pub const TABLE: &[Relocation] = &[
 
 const PLACES: [u8; TABLE[TABLE.len() - 1].r_type as usize + 1] = super::places(TABLE);
 
-/// The description of relocation type `r_type`, if it is a known one.
+/// The description of relocation type `r_type`, if supported.
 #[must_use]
 pub fn lookup(r_type: u32) -> Option<&'static Relocation> {
     super::lookup(TABLE, &PLACES, r_type)

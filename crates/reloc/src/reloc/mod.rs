@@ -12,13 +12,13 @@ use thiserror::Error;
 /// Which values a relocated field can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Range {
-    /// The field is sign-extended when it is used.
+    /// The field is sign-extended on use.
     Signed,
-    /// The field is zero-extended when it is used.
+    /// The field is zero-extended on use.
     Unsigned,
-    /// The field is as wide as its use, so both readings of it are valid.
+    /// The field is as wide as its use, so signed and unsigned values are valid.
     Either,
-    /// The field holds a part of the value, and the rest does not matter.
+    /// The field holds part of the value; the rest is ignored.
     Any,
 }
 
@@ -34,7 +34,7 @@ pub enum Origin {
     Page,
 }
 
-/// Where the value goes.
+/// Where the value is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// All bytes of the place, little-endian.
@@ -66,24 +66,24 @@ pub enum Field {
 /// One kind of relocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relocation {
-    /// The type as it stands in the low half of `r_info`.
+    /// The type, as in the low half of `r_info`.
     pub r_type: u32,
-    /// The name that the architecture's ABI document gives it.
+    /// Its name in the architecture's ABI document.
     pub name: &'static str,
-    /// Bytes of the place: 0 (nothing to do), 1, 2, 4 or 8.
+    /// Size of the place in bytes: 0 (nothing to do), 1, 2, 4 or 8.
     pub size: usize,
     /// What the value is relative to.
     pub origin: Origin,
     /// Which values fit.
     pub range: Range,
-    /// To how many bits [`range`](Self::range) applies.
+    /// The number of bits that [`range`](Self::range) applies to.
     pub bits: u32,
-    /// What the value must be a multiple of; a power of two.
+    /// Required alignment of the value; a power of two.
     pub align: u64,
-    /// Which bits of the place are written.
+    /// The bits of the place that are written.
     pub field: Field,
-    /// The smallest and the largest value that fit: what range and bits say, for
-    /// those who check many values.
+    /// The smallest and the largest value that fit, precomputed from range and bits
+    /// for checks of many values.
     bounds: (i64, i64),
 }
 
@@ -96,13 +96,13 @@ pub struct Relocation {
 pub struct Overflow {
     /// Name of the relocation.
     pub name: &'static str,
-    /// The value that was to be stored.
+    /// The value to store.
     pub value: u64,
     /// Smallest value that fits.
     pub min: i64,
     /// Largest value that fits.
     pub max: i64,
-    /// What a value that fits is a multiple of.
+    /// Required alignment of values.
     pub align: u64,
 }
 
@@ -139,8 +139,8 @@ const fn signed(value: u64) -> i64 {
     value.cast_signed()
 }
 
-/// The types below `N`, each with its place in `table`, which is behind the end
-/// of this where it has no such type: there are many lookups.
+/// An index of the types below `N` into `table`, for fast lookups; the index of an
+/// unknown type is past the end.
 const fn places<const N: usize>(table: &[Relocation]) -> [u8; N] {
     let mut places = [u8::MAX; N];
     let mut place = 0;
@@ -151,8 +151,7 @@ const fn places<const N: usize>(table: &[Relocation]) -> [u8; N] {
     places
 }
 
-/// The description of relocation type `r_type` in `table`, whose types are at
-/// these `places`.
+/// The description of relocation type `r_type` in `table`, with the index `places`.
 #[inline]
 fn lookup(table: &'static [Relocation], places: &[u8], r_type: u32) -> Option<&'static Relocation> {
     let place = places.get(usize::try_from(r_type).ok()?)?;
@@ -162,7 +161,7 @@ fn lookup(table: &'static [Relocation], places: &[u8], r_type: u32) -> Option<&'
 impl Range {
     /// The smallest and the largest value in `bits` bits.
     const fn bounds(self, bits: u32) -> (i64, i64) {
-        // A field as wide as an address takes everything.
+        // A field as wide as an address holds any value.
         if bits >= 64 || matches!(self, Self::Any) {
             return (i64::MIN, i64::MAX);
         }
@@ -213,8 +212,8 @@ impl Relocation {
 
     /// The value of the field: `S + A`, less what it is relative to.
     ///
-    /// Arithmetic is modulo 2^64, as addresses are; [`verify`](Self::verify)
-    /// says whether the result fits.
+    /// Arithmetic is modulo 2^64, like addresses; [`verify`](Self::verify) checks
+    /// whether the result fits.
     #[must_use]
     pub const fn value(&self, symbol: u64, addend: i64, place: u64) -> u64 {
         const PAGE: u64 = !0xfff;
@@ -226,7 +225,7 @@ impl Relocation {
         }
     }
 
-    /// The smallest and the largest value that fit, read as signed numbers.
+    /// The smallest and the largest value that fit, as signed numbers.
     #[must_use]
     pub const fn bounds(&self) -> (i64, i64) {
         self.bounds
@@ -235,7 +234,7 @@ impl Relocation {
     /// Whether `value` fits the field.
     ///
     /// # Errors
-    /// [`Overflow`] with the value and the bounds when it does not.
+    /// [`Overflow`] with the value and the bounds if it does not.
     pub const fn verify(&self, value: u64) -> Result<(), Overflow> {
         let (min, max) = self.bounds;
         if signed(value) < min || signed(value) > max || value & (self.align - 1) != 0 {
@@ -250,9 +249,9 @@ impl Relocation {
         Ok(())
     }
 
-    /// Stores `value` at the start of `dest`, which begins at the field.
+    /// Stores `value` at the start of `dest`, which starts at the field.
     ///
-    /// Nothing is written unless the value fits and all of the field is there.
+    /// Nothing is written unless the value fits and `dest` has the complete field.
     ///
     /// # Errors
     /// [`WriteError`] says which of the two failed.
@@ -270,7 +269,7 @@ impl Relocation {
             field => field.insert(load(place), value),
         };
         let bytes = value.to_le_bytes();
-        // In one go where the compiler knows the size.
+        // A constant size lets the compiler use a single store.
         match place.len() {
             4 => place.copy_from_slice(&bytes[..4]),
             8 => place.copy_from_slice(&bytes),
@@ -312,7 +311,7 @@ const fn mask(width: u32) -> u64 {
     (1 << width) - 1
 }
 
-/// Bits 30 and 29 of a move of 16 bits: which one it is.
+/// Bits 30 and 29 of a 16-bit move: its kind.
 const MOVE_KIND: u64 = 3 << 29;
 /// `movz`; `movn` has neither bit.
 const MOVZ: u64 = 2 << 29;
@@ -339,7 +338,7 @@ impl Field {
         }
     }
 
-    /// What [`insert`](Self::insert) has put there, with zeros below.
+    /// The value that [`insert`](Self::insert) stored, with zeros below.
     const fn extract(self, place: u64) -> u64 {
         match self {
             Self::Whole => place,
@@ -368,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_inclusive_and_one_further_overflows() {
+    fn bounds_are_inclusive_and_one_beyond_overflows() {
         // (type, smallest, largest)
         for (r_type, min, max) in [
             (R_X86_64_32, 0, 0xffff_ffff),
@@ -429,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_cut_off_is_an_error() {
+    fn a_truncated_field_is_an_error() {
         for relocation in TABLE.iter().filter(|relocation| relocation.size != 0) {
             let mut bytes = [0; 8];
             let short = &mut bytes[..relocation.size - 1];
@@ -473,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_instructions_hold_their_part_of_the_value() {
+    fn instruction_fields_hold_their_part_of_the_value() {
         for relocation in super::aarch64::TABLE {
             let (name, align) = (relocation.name, relocation.align.cast_signed());
             let (min, max) = relocation.bounds();
@@ -501,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn what_depends_on_where_the_field_is() {
+    fn relocations_relative_to_the_field() {
         for relocation in TABLE {
             let relative = relocation.name.contains("PC") || relocation.name.contains("PLT");
             assert_eq!(relocation.pc_relative(), relative, "{}", relocation.name);
@@ -514,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_without_a_sign_are_read_without_one() {
+    fn unsigned_fields_are_read_as_unsigned() {
         // R_AARCH64_MOVW_UABS_G0, _G1_NC, _LDST8_ABS_LO12_NC and _LDST64_ABS_LO12_NC.
         for (r_type, value) in [
             (263, 0xffff),

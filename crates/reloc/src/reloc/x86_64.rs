@@ -40,7 +40,7 @@ const fn relative(r_type: u32, name: &'static str, size: usize) -> Relocation {
     Relocation::data(r_type, name, size, Origin::Place, Range::Signed)
 }
 
-/// Every relocation that is known, in the order of their types.
+/// All supported relocations, ordered by type.
 pub const TABLE: &[Relocation] = &[
     absolute(R_X86_64_NONE, "R_X86_64_NONE", 0, Range::Any),
     absolute(R_X86_64_64, "R_X86_64_64", 8, Range::Any),
@@ -57,7 +57,7 @@ pub const TABLE: &[Relocation] = &[
 
 const PLACES: [u8; TABLE[TABLE.len() - 1].r_type as usize + 1] = super::places(TABLE);
 
-/// The description of relocation type `r_type`, if it is a known one.
+/// The description of relocation type `r_type`, if supported.
 #[must_use]
 pub fn lookup(r_type: u32) -> Option<&'static Relocation> {
     super::lookup(TABLE, &PLACES, r_type)
