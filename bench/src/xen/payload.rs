@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 use xsplice_abi::payload::section;
-use xsplice_abi::{deny, note};
+use xsplice_abi::{deny, note, trampoline};
 use xsplice_generator::payload::{Align, Draft, Field, Func, Identity, Kind, Reaches};
 use xsplice_stopwatch::page;
 
@@ -35,9 +35,9 @@ pub(super) struct Payload {
 }
 
 /// What a jump takes.
-const JUMP: usize = 5;
+const JUMP: usize = trampoline::SIZE as usize;
 /// A landing pad, which stays where it is.
-const ENDBR: usize = 4;
+const ENDBR: usize = trampoline::LANDING_PAD_SIZE as usize;
 
 /// The hypervisor.
 pub(super) struct Image {
@@ -199,7 +199,7 @@ mod tests {
         let plain = [0x55, 0x48, 0x89, 0xe5, 0x53];
         assert_eq!(start(&code(&plain)), Some(&plain[..]));
         // With a landing pad, more of them are needed.
-        let padded = [&[0xf3, 0x0f, 0x1e, 0xfa], &plain[..]].concat();
+        let padded = [&trampoline::LANDING_PAD, &plain[..]].concat();
         assert_eq!(start(&code(&padded)), Some(&padded[..]));
         assert_eq!(start(&code(&padded[..8])), None);
         // lea 0x0(%rip),%rax

@@ -10,6 +10,7 @@
 //! has no image to walk. [`AREAS`] has the code that runs where payloads are not
 //! mapped.
 
+use crate::symbol::RuntimeName;
 use Why::{Event, Waits, Writes};
 
 /// Which hypervisors have a function.
@@ -207,7 +208,7 @@ const THUNK: &str = "__x86_indirect_thunk_";
 /// The name without what the compiler adds (`.constprop.0` and the like), and
 /// without the file that Xen's symbol table puts in front.
 fn plain(name: &str) -> &str {
-    let name = name.rsplit_once('#').map_or(name, |(_, name)| name);
+    let name = RuntimeName::parse(name).name;
     name.split_once('.').map_or(name, |(name, _)| name)
 }
 

@@ -29,5 +29,8 @@ pub mod payload;
 pub mod preimage;
 pub mod record;
 pub mod signature;
+pub mod special;
+pub mod symbol;
 pub mod sysctl;
 pub mod text;
+pub mod trampoline;

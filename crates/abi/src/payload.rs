@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The payload format, version 2 (design, "Design of payload format").
 
+pub mod hook;
+
 use core::mem::{offset_of, size_of};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -25,6 +27,8 @@ pub mod section {
     pub const STRINGS: &str = ".livepatch.strings";
     /// `key=value` texts, each with a terminating zero.
     pub const MODINFO: &str = ".modinfo";
+    /// What the names of sections of hooks begin with; the stage follows.
+    pub const HOOKS: &str = ".livepatch.hooks.";
     /// Functions run when the payload is applied, CPUs stopped.
     pub const HOOKS_LOAD: &str = ".livepatch.hooks.load";
     /// Functions run when the payload is reverted, CPUs stopped.

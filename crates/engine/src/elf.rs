@@ -6,6 +6,8 @@
 use crate::format::{Bytes, Known, MAX_SECTIONS, MAX_SIZE};
 use crate::problem::{Problem, Problems, SectionId, text};
 use alloc::vec::Vec;
+use xsplice_abi::payload::section;
+use xsplice_abi::special::Special;
 use xsplice_fallible as fallible;
 
 pub(crate) const SHF_WRITE: u64 = 1;
@@ -394,6 +396,11 @@ fn name_sections<'a>(
         };
         section.name = name;
         section.known = Known::of(name);
+        if section.known.is_none() && section.allocated() && section.size != 0 && is_table(name) {
+            problems.push(Problem::UnknownTable {
+                section: section.id(),
+            });
+        }
         let first = section.known;
         let first = first.and_then(|known| firsts.get_mut(known.index()));
         if let Some(first @ 0) = first {
@@ -401,6 +408,11 @@ fn name_sections<'a>(
         }
     }
     Some(firsts)
+}
+
+/// Whether a section of this name is one that the hypervisor does something with.
+fn is_table(name: &[u8]) -> bool {
+    Special::of(name).is_some() || name.starts_with(section::HOOKS.as_bytes())
 }
 
 /// The symbols of a table, whose names are in `names`.

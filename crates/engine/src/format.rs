@@ -4,6 +4,7 @@
 
 use crate::host::Hook;
 use xsplice_abi::payload::{LivepatchFunc, OPAQUE_SIZE, section};
+use xsplice_abi::special::{self, BugKind, Table};
 use xsplice_abi::{preimage, signature};
 
 /// Largest payload, and largest section without file contents, in bytes.
@@ -65,14 +66,17 @@ const NAMES: [(&str, Known); Known::COUNT] = [
     (section::HOOKS_POSTREVERT, Known::HooksPostRevert),
     (preimage::SECTION, Known::Preimages),
     (signature::SECTION, Known::Signature),
-    (".altinstructions", Known::Alternatives),
-    (".altinstr_replacement", Known::Replacements),
-    (".ex_table", Known::ExTable),
-    (".bug_frames.0", Known::BugFrames0),
-    (".bug_frames.1", Known::BugFrames1),
-    (".bug_frames.2", Known::BugFrames2),
-    (".bug_frames.3", Known::BugFrames3),
-    (".alt_call_sites", Known::CallSites),
+    (Table::Alternatives.section(), Known::Alternatives),
+    (special::REPLACEMENTS, Known::Replacements),
+    (Table::Exceptions.section(), Known::ExTable),
+    (Table::BugFrames(BugKind::Call).section(), Known::BugFrames0),
+    (Table::BugFrames(BugKind::Warn).section(), Known::BugFrames1),
+    (Table::BugFrames(BugKind::Bug).section(), Known::BugFrames2),
+    (
+        Table::BugFrames(BugKind::Assert).section(),
+        Known::BugFrames3,
+    ),
+    (Table::CallSites.section(), Known::CallSites),
 ];
 
 /// How each of the [`NAMES`] ends; no two of them end alike.
@@ -101,11 +105,11 @@ impl Known {
     pub(crate) const COUNT: usize = Self::CallSites as usize + 1;
 
     /// Tables of places that raise a bug frame.
-    pub(crate) const BUG_FRAMES: [Self; 4] = [
-        Self::BugFrames0,
-        Self::BugFrames1,
-        Self::BugFrames2,
-        Self::BugFrames3,
+    pub(crate) const BUG_FRAMES: [(Self, BugKind); 4] = [
+        (Self::BugFrames0, BugKind::Call),
+        (Self::BugFrames1, BugKind::Warn),
+        (Self::BugFrames2, BugKind::Bug),
+        (Self::BugFrames3, BugKind::Assert),
     ];
     /// There is any number of hooks of the first two kinds, and one of each other.
     pub(crate) const HOOKS: [(Self, Hook); 8] = [
@@ -162,10 +166,6 @@ pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 impl<'a> Bytes<'a> {
     fn chunk<const N: usize>(self, offset: usize) -> Option<[u8; N]> {
         self.0.get(offset..)?.first_chunk().copied()
-    }
-
-    pub(crate) fn u8(self, offset: usize) -> Option<u8> {
-        self.0.get(offset).copied()
     }
 
     pub(crate) fn u16(self, offset: usize) -> Option<u16> {
@@ -239,7 +239,7 @@ mod tests {
         }
         for (known, name) in [
             (Known::Funcs, ".livepatch.funcs"),
-            (Known::BUG_FRAMES[3], ".bug_frames.3"),
+            (Known::BUG_FRAMES[3].0, ".bug_frames.3"),
         ] {
             assert_eq!(known.name(), name);
         }

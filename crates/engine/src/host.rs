@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 use xsplice_abi::errno::Errno;
+pub use xsplice_abi::payload::hook::Hook;
 
 /// What an address of the hypervisor belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,42 +253,6 @@ pub struct Symbol<'a> {
     pub size: u64,
     /// Whether neither the hypervisor nor a payload has one of that name.
     pub new: bool,
-}
-
-/// Code of a payload that is run at certain moments of its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Hook {
-    /// Before the functions are patched; any number, without result.
-    Load,
-    /// After the functions are put back; any number, without result.
-    Unload,
-    /// Before an apply; can veto it.
-    PreApply,
-    /// In place of an apply.
-    Apply,
-    /// After an apply, successful or not.
-    PostApply,
-    /// Before a revert; can veto it.
-    PreRevert,
-    /// In place of a revert.
-    Revert,
-    /// After a revert, successful or not.
-    PostRevert,
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Load => "load",
-            Self::Unload => "unload",
-            Self::PreApply => "pre-apply",
-            Self::Apply => "apply",
-            Self::PostApply => "post-apply",
-            Self::PreRevert => "pre-revert",
-            Self::Revert => "revert",
-            Self::PostRevert => "post-revert",
-        })
-    }
 }
 
 /// Whether a payload is applied.

@@ -663,6 +663,10 @@ pub enum Problem {
     /// and the calls go through pointers to functions without landing pads).
     #[error("{section} is there, but this hypervisor does not make such calls direct")]
     CallSites { section: SectionId },
+    /// A table about code, or hooks, of a kind that is not known (*stricter*: Xen
+    /// passes it over, and what it says never happens).
+    #[error("{section} is a table of a kind that is not known, and would have no effect")]
+    UnknownTable { section: SectionId },
     /// An exception table entry for code outside the payload (*stricter*).
     #[error("{section}, entry {index}: {what} {addr:#x} is not in the payload's text")]
     ExTable {
@@ -707,6 +711,7 @@ impl Problem {
             | Self::ZeroAlignment { .. }
             | Self::LargeAlignment { .. }
             | Self::SpecialSection { .. }
+            | Self::UnknownTable { .. }
             | Self::RelNotSupported { .. }
             | Self::NoSymbol { .. }
             | Self::UnknownRelocation { .. }

@@ -1065,6 +1065,12 @@ fn sections() {
         Errno::EINVAL,
         is!(EntrySize { .. }),
     );
+    // Neither Xen nor the engine would do anything with them.
+    for name in [".bug_frames.4", ".ex_table.pre", ".livepatch.hooks.late"] {
+        let is_it = |problem: &Problem| matches!(problem, Problem::UnknownTable { section } if section.name == name);
+        refused(&table(name, 8), Errno::EOPNOTSUPP, is_it);
+        load(&table(name, 0).bytes()).expect("there is nothing in it");
+    }
     let mut alternatives = table(".altinstructions", 13);
     alternatives.section(".altinstr_replacement", SectionKind::Text, &[0x90; 4], 1);
     refused(

@@ -6,7 +6,6 @@ pub(crate) mod proof;
 
 use crate::payload::VERSION_SUFFIX;
 use crate::record::Record;
-use crate::select::HOOKS;
 use crate::source::SourcePatch;
 use crate::{Code, Problem, Refused};
 use contents::{Contents, Place};
@@ -15,6 +14,7 @@ use object::{Endianness, Object as _, ObjectSection as _};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use xsplice_abi::note::{hex, parse_build_id};
+use xsplice_abi::payload::hook;
 use xsplice_abi::payload::section;
 use xsplice_abi::record;
 use xsplice_abi::record::{PatchedData, PerCpuVariable};
@@ -157,7 +157,7 @@ impl Level {
             })
             .collect();
         let record = Record::read(contents(record::SECTION));
-        let is_list = |name: &str| name.starts_with(HOOKS);
+        let is_list = |name: &str| hook::stage(name).is_some();
         let hooks = file.sections().any(|s| s.name().is_ok_and(is_list));
         let contents = Contents::read(&file).map_err(|reason| bad(&reason))?;
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();

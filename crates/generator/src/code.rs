@@ -43,6 +43,8 @@ codes! {
     InPlace = "in-place",
     /// A table that is walked at boot has a new entry.
     TableEntry = "table-entry",
+    /// A table about code has entries of a form that is not known.
+    UnknownTable = "unknown-table",
     /// There is a new per-CPU variable.
     PerCpu = "per-cpu",
     /// The value of a running variable would be lost.

@@ -58,6 +58,7 @@ mod witness;
 
 pub use code::Code;
 pub use generate::{Options, PatchedFunction, Progress, Report, generate};
+use xsplice_objdiff::ReadError;
 
 /// One thing that keeps a payload from being built.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -77,6 +78,19 @@ impl Problem {
             place: place.into(),
             message: message.into(),
         }
+    }
+
+    /// The object of `source` cannot be compared.
+    pub(crate) fn unreadable(source: &str, error: &ReadError) -> Self {
+        let code = match error {
+            ReadError::UnknownTable { .. } => Code::UnknownTable,
+            ReadError::Malformed { .. }
+            | ReadError::WrongKind { .. }
+            | ReadError::BadRelocation { .. }
+            | ReadError::Doubtful { .. } => Code::UnreadableObject,
+        };
+        let message = format!("the object cannot be compared: {error}");
+        Self::new(code, source, message)
     }
 }
 

@@ -13,8 +13,11 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use xsplice_abi::note::hex;
 use xsplice_abi::payload as abi;
+use xsplice_abi::payload::hook;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_abi::record;
+use xsplice_abi::special;
+use xsplice_abi::symbol::RuntimeName;
 use xsplice_objdiff::names::base_name;
 
 /// What the name of a new symbol ends with in a draft. The payload has its tag
@@ -31,7 +34,7 @@ pub(crate) fn payload_name(file: &ObjectFile, symbol: &str) -> String {
         true => &file.source,
         false => &file.path,
     };
-    format!("{place}#{symbol}{VERSION_SUFFIX}")
+    format!("{}{VERSION_SUFFIX}", RuntimeName::local(place, symbol))
 }
 
 /// A section of the payload.
@@ -547,8 +550,8 @@ fn set_entry_sizes(elf: &mut [u8]) {
         let name = section.name().unwrap_or_default();
         let size = match name {
             abi::section::FUNCS => Some(size_of::<abi::LivepatchFunc>() as u64),
-            _ if name.starts_with(".livepatch.hooks.") => Some(8),
-            _ => xsplice_objdiff::special::entry_size(name),
+            _ if hook::stage(name).is_some() => Some(hook::POINTER_SIZE),
+            _ => special::table(name).map(special::Table::entry_size),
         };
         sizes.extend(size.map(|size| (section.index().0, size)));
     }

@@ -4,7 +4,6 @@
 use crate::generated::regenerate;
 use crate::image::compiler;
 use crate::record::File;
-use crate::select::HOOKS;
 use crate::shadow::Changes;
 use crate::source::PatchedSource;
 use crate::tree::{ObjectFile, Tree};
@@ -17,6 +16,7 @@ use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use xsplice_abi::payload::hook;
 use xsplice_system::file;
 
 /// The two builds of an object.
@@ -407,7 +407,7 @@ fn has_hooks(object: &[u8]) -> bool {
     let object = object::File::parse(object);
     object.is_ok_and(|object| {
         let mut sections = object.sections();
-        sections.any(|section| section.name().is_ok_and(|name| name.starts_with(HOOKS)))
+        sections.any(|section| section.name().is_ok_and(|name| hook::stage(name).is_some()))
     })
 }
 

@@ -6,8 +6,8 @@
 //! functions that changed are replaced. Which object is which, what they define
 //! tells, whatever the patch calls it.
 
+use crate::Problem;
 use crate::rebuild::Pair;
-use crate::{Code, Problem};
 use std::collections::BTreeSet;
 use xsplice_objdiff::Object;
 use xsplice_objdiff::names::source_name;
@@ -52,8 +52,7 @@ pub(crate) fn merge(mut pairs: Vec<Pair>) -> Result<Vec<Pair>, Problem> {
 
 /// What the source of an object defines.
 fn names(path: &str, bytes: &[u8]) -> Result<BTreeSet<String>, Problem> {
-    let object = Object::read(path, bytes)
-        .map_err(|e| Problem::new(Code::UnreadableObject, path, e.to_string()))?;
+    let object = Object::read(path, bytes).map_err(|error| Problem::unreadable(path, &error))?;
     let defined = object.symbols.iter().filter(|s| s.function || s.variable);
     Ok(defined.map(|s| source_name(&s.name).to_owned()).collect())
 }

@@ -158,10 +158,8 @@ impl Objects {
                 );
                 return Err(Problem::new(Code::BootOnly, source, message));
             }
-            let mut object = Object::read(&pair.object.path, bytes).map_err(|e| {
-                let message = format!("the object cannot be compared: {e}");
-                Problem::new(Code::UnreadableObject, source, message)
-            })?;
+            let object = Object::read(&pair.object.path, bytes);
+            let mut object = object.map_err(|error| Problem::unreadable(source, &error))?;
             object.file.clone_from(&name);
             Ok(object)
         };

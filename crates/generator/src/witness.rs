@@ -57,6 +57,9 @@ pub(crate) fn read(
     let witness = compile(build, &again, globals).map_err(|problem| unknown(&problem.message))?;
     Object::read_with(&file.path, bytes, &witness).map_err(|error| match error {
         ReadError::Doubtful { .. } => unknown(&error),
-        other => Problem::new(Code::UnreadableObject, &file.source, other.to_string()),
+        ReadError::Malformed { .. }
+        | ReadError::WrongKind { .. }
+        | ReadError::BadRelocation { .. }
+        | ReadError::UnknownTable { .. } => Problem::unreadable(&file.source, &error),
     })
 }

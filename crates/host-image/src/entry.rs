@@ -14,11 +14,12 @@
 //! take that path when it does.
 
 use crate::Image;
-use crate::alternatives::{self, Alternative};
+use crate::alternatives;
 use crate::code::{decode, near_target};
 use iced_x86::{FlowControl, Instruction, Mnemonic, Register};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use xsplice_abi::special::Alternative;
 
 /// The start addresses of functions outside the entry code that it runs before the
 /// switch.
@@ -91,15 +92,19 @@ impl EntryCode {
     }
 
     fn add_alternative(&mut self, image: &Image, own: &Alternative) {
-        if !self.range.contains(&own.orig) {
+        if !self.range.contains(&own.place) {
             return;
         }
-        let back = own.orig + u64::from(own.orig_len);
-        let end = own.repl + u64::from(own.repl_len);
-        self.add(image, own.repl..end);
-        let into = if own.repl == end { back } else { own.repl };
-        self.replacements.entry(own.orig).or_default().push(into);
-        let last = self.instructions.range(own.repl..end).next_back();
+        let back = own.place + u64::from(own.original_len);
+        let end = own.replacement + u64::from(own.replacement_len);
+        self.add(image, own.replacement..end);
+        let into = if own.replacement == end {
+            back
+        } else {
+            own.replacement
+        };
+        self.replacements.entry(own.place).or_default().push(into);
+        let last = self.instructions.range(own.replacement..end).next_back();
         if let Some((last, _)) = last {
             self.back.insert(*last, back);
         }

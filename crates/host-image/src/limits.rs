@@ -3,7 +3,9 @@
 //! The limits that an image's hypervisor imposes on payloads.
 
 use crate::Image;
-use crate::alternatives::{self, Alternative};
+use crate::alternatives;
+use xsplice_abi::special::{Alternative, Table};
+use xsplice_abi::trampoline;
 use xsplice_engine::{LandingPads, Limits};
 
 /// Read from the image: sizes of its tables, its own alternatives, its code.
@@ -14,8 +16,10 @@ pub(crate) fn of(image: &Image) -> Limits {
         always: own
             .iter()
             .find(|own| makes_direct(image, own))
-            .map(|own| own.feature),
-        call_sites: image.lookup_symbol(b"__alt_call_sites_start").is_some(),
+            .map(|own| own.condition),
+        call_sites: image
+            .lookup_symbol(Table::CallSites.edges()[0].as_bytes())
+            .is_some(),
         landing_pads: if has_landing_pads(image) {
             LandingPads::Wanted
         } else {
@@ -32,7 +36,7 @@ fn words(image: &Image) -> Option<u16> {
 
 /// The end of the last word with a feature that the hypervisor itself uses.
 fn used(own: &[Alternative]) -> u16 {
-    let most = own.iter().map(|own| own.feature & 0x7fff).max();
+    let most = own.iter().map(|own| own.feature()).max();
     most.map_or(0, |most| (most / 32 + 1) * 32)
 }
 
@@ -40,10 +44,10 @@ fn used(own: &[Alternative]) -> u16 {
 fn makes_direct(image: &Image, own: &Alternative) -> bool {
     let mut repl = [0; 5];
     let mut orig = [0; 2];
-    own.orig_len >= 6
-        && image.read(own.repl, &mut repl)
+    own.original_len >= 6
+        && image.read(own.replacement, &mut repl)
         && matches!(repl, [0xe8 | 0xe9, 0xfb, 0xff, 0xff, 0xff])
-        && image.read(own.orig, &mut orig)
+        && image.read(own.place, &mut orig)
         && matches!(orig, [0xff, 0x15 | 0x25])
 }
 
@@ -52,5 +56,5 @@ fn has_landing_pads(image: &Image) -> bool {
     let mut first = [0; 4];
     image
         .text_symbols()
-        .any(|(addr, _)| image.read(addr, &mut first) && first == [0xf3, 0x0f, 0x1e, 0xfa])
+        .any(|(addr, _)| image.read(addr, &mut first) && first == trampoline::LANDING_PAD)
 }

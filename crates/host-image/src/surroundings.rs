@@ -47,9 +47,11 @@ impl Surroundings {
 fn alternatives(image: &Image) -> BTreeMap<u64, u64> {
     let mut sites = BTreeMap::new();
     for entry in alternatives::of(image) {
-        let length = u64::from(entry.orig_len) + u64::from(entry.pad_len);
-        let end = sites.entry(entry.orig).or_insert(entry.orig);
-        *end = entry.orig.saturating_add(length).max(*end);
+        let end = sites.entry(entry.place).or_insert(entry.place);
+        *end = entry
+            .place
+            .saturating_add(entry.total_len().into())
+            .max(*end);
     }
     sites
 }

@@ -8,6 +8,7 @@ use core::ffi::CStr;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
+use xsplice_abi::trampoline;
 use xsplice_rendezvous::Events;
 
 /// Bytes with their length.
@@ -334,8 +335,8 @@ pub(crate) fn text_begin() -> i32 {
 
 /// Writes code, in the window; `addr` is where it can be written.
 pub(crate) fn text_write(addr: u64, bytes: &[u8]) {
-    /// Fast path: a five-byte jump is stored inline; a call would take longer.
-    type Jump = [u8; 5];
+    /// Fast path: a trampoline is stored inline; a call would take longer.
+    type Jump = [u8; trampoline::SIZE as usize];
     match (<&Jump>::try_from(bytes), usize::try_from(addr)) {
         (Ok(jump), Ok(addr)) => {
             let place = core::ptr::with_exposed_provenance_mut::<Jump>(addr);

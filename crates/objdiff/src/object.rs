@@ -37,6 +37,18 @@ pub enum ReadError {
         /// Offset in that section.
         offset: u64,
     },
+    /// It has a table about code whose entries are of an unknown form: what it says of
+    /// a function cannot be compared, or carried along.
+    #[error(
+        "{file}: {section} is a table about code of a kind that xsplice does not know: what it \
+         says of a function would be missing from the payload"
+    )]
+    UnknownTable {
+        /// The file.
+        file: String,
+        /// The table.
+        section: String,
+    },
     /// A relocation names a section that several variables share, and nothing
     /// tells which of them it means.
     #[error(
@@ -113,7 +125,7 @@ impl Section {
     pub(crate) fn is_code(&self) -> bool {
         let text = self.name.contains("text") || self.name == ".fixup";
         text && matches!(self.class, Class::Text | Class::Init)
-            || self.name == ".altinstr_replacement"
+            || self.name == xsplice_abi::special::REPLACEMENTS
     }
 }
 

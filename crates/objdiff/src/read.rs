@@ -10,6 +10,7 @@ use ::object::read::elf::{ElfFile64, FileHeader, SectionHeader, Sym};
 use ::object::{Endianness, Object as _, ObjectSection as _};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use std::collections::BTreeMap;
+use xsplice_abi::special::Special;
 
 /// Reads one ELF file.
 pub(crate) struct Reader<'a> {
@@ -77,6 +78,13 @@ impl<'a> Reader<'a> {
             });
             sections.resize_with(section.index().0, no_section);
             let class = classify(&name, flags, no_bits);
+            let special = (class == Class::Special).then(|| Special::of(&name));
+            if special == Some(Some(Special::Unknown)) && section.size() > 0 {
+                return Err(ReadError::UnknownTable {
+                    file: self.path.to_owned(),
+                    section: name,
+                });
+            }
             let lines = name == LINES || NAMES.contains(&name.as_str());
             let wanted = lines || !name.starts_with(".debug");
             let data = section.data().map_err(|e| malformed(self.path, &e))?;
@@ -431,7 +439,7 @@ fn classify(name: &str, flags: elf::SectionFlags, no_bits: bool) -> Class {
     if !flags.contains(elf::SHF_ALLOC) || name.starts_with(".discard") || name.starts_with(".note")
     {
         Class::Ignored
-    } else if crate::special::is_table(name) || name == ".altinstr_replacement" {
+    } else if Special::of(name).is_some() {
         Class::Special
     } else if name.starts_with(".init")
         || name.starts_with(".exit")

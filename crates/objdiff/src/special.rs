@@ -8,63 +8,20 @@
 use crate::compare::width;
 use crate::object::{Object, Relocation, Symbol, Target};
 use std::ops::Range;
-
-/// A kind of table, by section name prefix and size of an entry in bytes.
-struct Table {
-    prefix: &'static str,
-    entry: u64,
-}
-
-/// The tables of Xen on x86: `struct alt_instr`, `struct alt_call`,
-/// `struct bug_frame`, with a message in those of assertions, and
-/// `struct exception_table_entry`.
-const TABLES: [Table; 5] = [
-    Table {
-        prefix: ".altinstructions",
-        entry: 14,
-    },
-    Table {
-        prefix: ".alt_call_sites",
-        entry: 4,
-    },
-    Table {
-        prefix: ".bug_frames.3",
-        entry: 16,
-    },
-    Table {
-        prefix: ".bug_frames.",
-        entry: 8,
-    },
-    Table {
-        prefix: ".ex_table",
-        entry: 8,
-    },
-];
-
-/// Size in bytes of an entry of the table that `section` holds.
-pub fn entry_size(section: &str) -> Option<u64> {
-    TABLES
-        .iter()
-        .find(|t| section.starts_with(t.prefix))
-        .map(|t| t.entry)
-}
-
-/// Whether `section` is one of the tables.
-pub fn is_table(section: &str) -> bool {
-    entry_size(section).is_some()
-}
+use xsplice_abi::special::{
+    Alternative, BugFrame, FIELD_SIZE, REPLACEMENTS, Table, displacement, table,
+};
 
 /// The part of an addend that is not an offset, from the offset of its field in
 /// `section` and the addend; `None` where there is no such part.
 ///
-/// A bug frame keeps half of a line number in the top eight bits of both
-/// displacements, and its displacements count from the start of the frame.
+/// A bug frame keeps half of a line number above both displacements, and its
+/// displacements count from the start of the frame.
 pub(crate) fn bias(section: &str) -> Option<impl Fn(u64, i64) -> i64> {
-    let frame = entry_size(section).filter(|_| section.starts_with(".bug_frames."))?;
+    let frame = bug_frame_size(section)?;
     Some(move |offset: u64, addend: i64| {
-        let low = (addend << 40) >> 40;
         addend
-            .wrapping_sub(low)
+            .wrapping_sub(displacement(addend))
             .wrapping_add((offset % frame).cast_signed())
     })
 }
@@ -73,12 +30,22 @@ pub(crate) fn bias(section: &str) -> Option<impl Fn(u64, i64) -> i64> {
 /// the line: a function that only moved within its source is what it was.
 pub(crate) fn same_bias(section: &str, old: i64, new: i64) -> bool {
     let difference = old.wrapping_sub(new);
-    difference == 0 || section.starts_with(".bug_frames.") && difference.trailing_zeros() >= 24
+    let only_line = difference.trailing_zeros() >= BugFrame::LINE_SHIFT;
+    difference == 0 || bug_frame_size(section).is_some() && only_line
+}
+
+fn bug_frame_size(section: &str) -> Option<u64> {
+    match table(section)? {
+        kind @ Table::BugFrames(_) => Some(kind.entry_size()),
+        Table::Exceptions | Table::EarlyExceptions | Table::Alternatives | Table::CallSites => None,
+    }
 }
 
 /// One entry of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// The table.
+    pub table: Table,
     /// The table's section.
     pub section: usize,
     /// Offset of the entry in the section.
@@ -93,18 +60,20 @@ pub struct Entry {
 pub fn entries(object: &Object) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (index, section) in object.sections.iter().enumerate() {
-        let Some(size) = entry_size(&section.name) else {
+        let Some(table) = table(&section.name) else {
             continue;
         };
+        let size = table.entry_size();
         let mut offset = 0;
         let end = section.data.len() as u64;
         while offset < end {
-            let first = object.relocations(index, offset, 4).first();
+            let first = object.relocations(index, offset, FIELD_SIZE).first();
             let owner = match first.map(|r| &r.reference.target) {
                 Some(Target::Symbol(owner)) => Some(*owner),
                 _ => None,
             };
             entries.push(Entry {
+                table,
                 section: index,
                 offset,
                 size,
@@ -161,7 +130,7 @@ pub fn becomes_direct(object: &Object, entries: &[Entry], section: usize, offset
     };
     let opcode = crate::object::slice(&object.sections[section].data, start, 2);
     let is_here = |entry: &Entry| {
-        let fields = object.relocations(entry.section, entry.offset, 4);
+        let fields = object.relocations(entry.section, entry.offset, FIELD_SIZE);
         let Some(Target::Symbol(code)) = fields.first().map(|f| &f.reference.target) else {
             return false;
         };
@@ -169,29 +138,28 @@ pub fn becomes_direct(object: &Object, entries: &[Entry], section: usize, offset
         let at = code.offset.wrapping_add_signed(fields[0].reference.offset);
         (code.section, at) == (section, start)
     };
-    let changes_code = |entry: &Entry| {
-        let table = &object.sections[entry.section].name;
-        table.starts_with(".altinstructions") || table.starts_with(".alt_call_sites")
-    };
-    let mut entries = entries.iter().filter(|entry| changes_code(entry));
+    let mut entries = entries.iter().filter(|entry| entry.table.changes_code());
     THROUGH_POINTER.iter().any(|call| opcode == call) && entries.any(is_here)
 }
 
-/// Length in bytes of the replacement that an entry of `.altinstructions` has:
-/// `repl_len` of `struct alt_instr`.
-pub fn replacement_len(entry: &[u8]) -> u64 {
-    entry.get(11).copied().unwrap_or(0).into()
+impl Entry {
+    /// What it says of the lengths of code, if it is an alternative.
+    pub fn alternative(&self, object: &Object) -> Option<Alternative> {
+        let section = &object.sections[self.section];
+        let bytes = crate::object::slice(&section.data, self.offset, self.size);
+        match self.table {
+            Table::Alternatives => Alternative::read(bytes, self.offset),
+            Table::BugFrames(_) | Table::Exceptions | Table::EarlyExceptions | Table::CallSites => {
+                None
+            }
+        }
+    }
 }
 
 /// The anonymous pieces that the fields of `entry` lead to, as section, offset
 /// and size: replacement code, fixup code.
 pub fn pieces(object: &Object, entry: &Entry) -> Vec<(usize, u64, u64)> {
     let fields = object.relocations(entry.section, entry.offset, entry.size);
-    let bytes = crate::object::slice(
-        &object.sections[entry.section].data,
-        entry.offset,
-        entry.size,
-    );
     let leads_to = fields
         .iter()
         .filter_map(|field| match field.reference.target {
@@ -202,8 +170,10 @@ pub fn pieces(object: &Object, entry: &Entry) -> Vec<(usize, u64, u64)> {
         });
     leads_to
         .map(|(section, offset)| {
-            if object.sections[section].name == ".altinstr_replacement" {
-                return (section, offset, replacement_len(bytes));
+            if object.sections[section].name == REPLACEMENTS {
+                let alternative = entry.alternative(object);
+                let size = alternative.map_or(0, |alternative| alternative.replacement_len);
+                return (section, offset, size.into());
             }
             let piece = piece(object, section, offset);
             (section, piece.start, piece.end.saturating_sub(piece.start))

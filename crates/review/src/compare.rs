@@ -10,6 +10,7 @@ use serde::Serialize;
 use similar::{Algorithm, DiffOp};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use xsplice_abi::symbol::RuntimeName;
 use xsplice_xen_image::Image;
 
 /// One function, before and after.
@@ -109,7 +110,7 @@ impl Names<'_> {
             // The name of a new symbol is followed by its payload's tag.
             let name = name.split('@').next().unwrap_or_default();
             return Name {
-                short: with_offset(name.rsplit('#').next().unwrap_or(name), offset),
+                short: with_offset(RuntimeName::parse(name).name, offset),
                 full: with_offset(name, offset),
             };
         }

@@ -9,6 +9,7 @@ use crate::table::{Table, tables};
 use object::elf;
 use serde::{Serialize, Serializer};
 use xsplice_abi::note::{hex, parse_build_id};
+use xsplice_abi::payload::hook;
 use xsplice_abi::payload::{LivepatchFunc, section};
 use xsplice_abi::preimage::{self, Note};
 use xsplice_xen_image::Image;
@@ -135,8 +136,6 @@ pub struct Relocation {
     /// The addend.
     pub addend: i64,
 }
-
-const HOOKS: &str = ".livepatch.hooks.";
 
 // JSON numbers do not hold 64-bit addresses everywhere.
 #[expect(
@@ -279,8 +278,8 @@ pub(crate) fn functions(
 
 fn hooks(elf: &Elf) -> Vec<Hook> {
     let sections = elf.sections.iter().filter_map(|section| {
-        let stage = section.name.strip_prefix(HOOKS)?;
-        let pointers = section.data.as_chunks::<8>().0;
+        let stage = hook::stage(&section.name)?;
+        let pointers = section.data.as_chunks().0;
         let functions = pointers.iter().map(|pointer| {
             let address = u64::from_le_bytes(*pointer);
             elf.label(address)

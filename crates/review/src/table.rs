@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tables about code: bug frames, alternatives, exception tables.
 
-use crate::elf::{Elf, Section};
+use crate::elf::Elf;
 use serde::Serialize;
-use xsplice_objdiff::special::entry_size;
+use xsplice_abi::special::{self, Alternative, BugFrame, BugKind};
 
 /// A table about code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,124 +17,132 @@ pub struct Table {
 /// One entry of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// The code that it describes.
+    /// The place in the code that it is about.
     pub place: String,
-    /// What it says about that code.
+    /// What it says about the place.
     pub meaning: String,
 }
 
 pub(crate) fn tables(elf: &Elf) -> Vec<Table> {
     let tables = elf.sections.iter().filter_map(|section| {
-        let size = usize::try_from(entry_size(&section.name)?).ok()?;
-        let offsets = (0..section.data.len()).step_by(size);
+        let table = special::table(&section.name)?;
+        let size = usize::try_from(table.entry_size()).ok()?;
+        let entries = section
+            .data
+            .chunks(size)
+            .zip((section.address..).step_by(size));
         Some(Table {
             name: section.name.clone(),
-            entries: offsets
-                .filter_map(|offset| Reader::new(elf, section, offset).entry())
+            entries: entries
+                .filter_map(|(bytes, address)| Some(Words(elf).entry(table.read(bytes, address)?)))
                 .collect(),
         })
     });
     tables.collect()
 }
 
-/// Reads one entry.
-struct Reader<'a> {
-    elf: &'a Elf,
-    section: &'a Section,
-    /// The entry's bytes, and those after it.
-    bytes: &'a [u8],
-    /// The entry's address in the layout.
-    address: u64,
-}
+/// Says in words what an entry means.
+struct Words<'a>(&'a Elf);
 
-impl<'a> Reader<'a> {
-    fn new(elf: &'a Elf, section: &'a Section, offset: usize) -> Self {
-        Self {
-            elf,
-            section,
-            bytes: section.data.get(offset..).unwrap_or_default(),
-            address: section.address.wrapping_add(offset as u64),
-        }
-    }
-
-    /// `None` if it is truncated.
-    fn entry(&self) -> Option<Entry> {
-        match self.section.name.strip_prefix(".bug_frames.") {
-            Some(kind) => self.bug_frame(kind),
-            None if self.section.name.starts_with(".ex_table") => Some(Entry {
-                place: self.name(self.leads_to(0)?),
-                meaning: format!("a fault here continues at {}", self.name(self.leads_to(4)?)),
-            }),
-            None => self.alternative(),
-        }
-    }
-
-    /// `struct alt_instr`: two displacements, a feature number, the lengths of the
-    /// code, of its replacement and of the padding after the code.
-    fn alternative(&self) -> Option<Entry> {
-        let feature = u16::from_le_bytes(*self.bytes.get(8..)?.first_chunk()?);
-        let [old, new, padding] = *self.bytes.get(10..)?.first_chunk()?;
-        let replacement = match new {
-            0 => "no-ops".to_owned(),
-            new => format!("{new} bytes of {}", self.name(self.leads_to(4)?)),
-        };
-        Some(Entry {
-            place: self.name(self.leads_to(0)?),
-            meaning: format!(
-                "{} bytes become {replacement} with CPU feature {}*32+{}",
-                u16::from(old) + u16::from(padding),
-                feature / 32,
-                feature % 32
-            ),
-        })
-    }
-
-    /// `struct bug_frame`: two displacements of 24 bits from the frame's start, each
-    /// with seven bits of a line number above; the text of an assertion is in a
-    /// second record.
-    fn bug_frame(&self, kind: &str) -> Option<Entry> {
-        let ((place, high), (about, low)) = (self.split(0)?, self.split(4)?);
-        let line = (high << 7) | low;
-        let about = self.name(about);
-        let meaning = match kind {
-            "0" => format!("calls {about}"),
-            "1" => format!("WARN at {about}:{line}"),
-            "2" => format!("BUG at {about}:{line}"),
-            _ => {
-                let text = self.split(8).map(|(text, _)| self.name(text));
-                format!("ASSERT {} at {about}:{line}", text.unwrap_or_default())
+impl Words<'_> {
+    fn entry(&self, entry: special::Entry) -> Entry {
+        let meaning = match entry {
+            special::Entry::BugFrame {
+                kind,
+                frame,
+                message,
+            } => self.bug_frame(kind, frame, message),
+            special::Entry::Exception(exception) => {
+                format!(
+                    "a fault here continues at {}",
+                    self.name(exception.continues)
+                )
             }
+            special::Entry::Alternative(alternative) => self.alternative(alternative),
+            special::Entry::CallSite(_) => "the call becomes a direct one".to_owned(),
         };
-        Some(Entry {
-            place: self.name(place),
+        Entry {
+            place: self.name(entry.place()),
             meaning,
-        })
+        }
     }
 
-    fn word(&self, at: usize) -> Option<i32> {
-        Some(i32::from_le_bytes(*self.bytes.get(at..)?.first_chunk()?))
+    fn alternative(&self, entry: Alternative) -> String {
+        let replacement = match entry.replacement_len {
+            0 => "no-ops".to_owned(),
+            length => format!("{length} bytes of {}", self.name(entry.replacement)),
+        };
+        format!(
+            "{} bytes become {replacement} with CPU feature {}*32+{}",
+            entry.total_len(),
+            entry.condition / 32,
+            entry.condition % 32
+        )
     }
 
-    /// The target of the displacement at `at`.
-    fn leads_to(&self, at: usize) -> Option<u64> {
-        let from = self.address.wrapping_add(at as u64);
-        Some(from.wrapping_add_signed(self.word(at)?.into()))
-    }
-
-    /// A displacement of 24 bits from the entry's start, and the byte above it.
-    fn split(&self, at: usize) -> Option<(u64, u32)> {
-        let word = self.word(at)?;
-        let displacement = (word << 8) >> 8;
-        let above = word.wrapping_sub(displacement).cast_unsigned() >> 24;
-        let target = self.address.wrapping_add_signed(displacement.into());
-        Some((target, above))
+    fn bug_frame(&self, kind: BugKind, frame: BugFrame, message: Option<u64>) -> String {
+        let about = self.name(frame.pointer);
+        let place = format!("{about}:{}", frame.line);
+        match kind {
+            BugKind::Call => format!("calls {about}"),
+            BugKind::Warn => format!("WARN at {place}"),
+            BugKind::Bug => format!("BUG at {place}"),
+            BugKind::Assert => {
+                let text = message.map(|text| self.name(text)).unwrap_or_default();
+                format!("ASSERT {text} at {place}")
+            }
+        }
     }
 
     fn name(&self, address: u64) -> String {
-        let label = self.elf.label(address);
-        let text = || self.elf.string(address).filter(|text| !text.is_empty());
-        let code = self.elf.is_code(address);
+        let label = self.0.label(address);
+        let text = || self.0.string(address).filter(|text| !text.is_empty());
+        let code = self.0.is_code(address);
         let name = if code { label } else { text().or(label) };
         name.unwrap_or_else(|| format!("{address:#x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// The tables of an object as gcc assembles it.
+    fn assembled(text: &str) -> Vec<Table> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("x.S"), text).expect("written");
+        let mut gcc = Command::new("gcc");
+        gcc.arg("-c").arg("-o").args([at("x.o"), at("x.S")]);
+        assert!(gcc.status().expect("this test needs gcc").success());
+        let object = std::fs::read(at("x.o")).expect("assembled");
+        tables(&Elf::read(&object, &|_| None).expect("an object"))
+    }
+
+    #[test]
+    fn entries_of_each_table_say_what_they_mean() {
+        let tables = assembled(
+            ".text\n.type f, @function\nf: ud2\ncall *(%rip)\n.size f, . - f\n\
+             .section .rodata\nfile: .string \"x.c\"\nmessage: .string \"a == b\"\n\
+             .section .bug_frames.3, \"a\"\n\
+             1: .long f - 1b + (3 << 24), file - 1b + (5 << 24), 0, message - 1b\n\
+             .section .alt_call_sites, \"a\"\n.long f + 2 - .\n",
+        );
+        let entry = |name: &str| {
+            let table = tables.iter().find(|table| table.name == name);
+            table.expect(name).entries.clone()
+        };
+        let one = |place: &str, meaning: &str| {
+            vec![Entry {
+                place: place.to_owned(),
+                meaning: meaning.to_owned(),
+            }]
+        };
+        assert_eq!(entry(".bug_frames.3"), one("f", "ASSERT a == b at x.c:389"));
+        assert_eq!(
+            entry(".alt_call_sites"),
+            one("f+0x2", "the call becomes a direct one")
+        );
     }
 }

@@ -2,6 +2,7 @@
 //! What memory is to the running hypervisor.
 
 use std::ops::Range;
+use xsplice_abi::payload::hook;
 
 /// What a piece of memory is to the running hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,9 +96,6 @@ impl Class {
     }
 }
 
-/// How the names of sections with hooks begin.
-pub(crate) const HOOKS: &str = ".livepatch.hooks.";
-
 /// What a section's header says of it.
 pub(crate) struct SectionKind<'a> {
     pub(crate) name: &'a str,
@@ -130,7 +128,7 @@ impl Borders {
             };
         }
         match section.name {
-            name if name.starts_with(HOOKS) => Class::Hooks,
+            name if hook::stage(name).is_some() => Class::Hooks,
             ".text" if self.entry.contains(&address) => Class::EntryText,
             ".text" => Class::Text,
             _ if self.ro_after_init.contains(&address) => Class::RoAfterInit,

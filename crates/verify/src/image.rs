@@ -2,7 +2,7 @@
 //! A linked hypervisor as memory with names.
 
 use crate::Unusable;
-use crate::class::{Borders, Class, HOOKS, SectionKind};
+use crate::class::{Borders, Class, SectionKind};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use object::elf;
 use object::read::elf::{ElfFile64, SectionHeader as _, Sym};
@@ -10,6 +10,8 @@ use object::{Endianness, Object as _, ObjectSection as _};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use xsplice_abi::payload::hook;
+use xsplice_abi::symbol::RuntimeName;
 
 /// A stretch of memory.
 #[derive(Debug)]
@@ -86,10 +88,11 @@ impl Name {
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.file {
-            Some(file) => write!(f, "{file}#{}", self.symbol),
-            None => f.write_str(&self.symbol),
-        }
+        let name = RuntimeName {
+            file: self.file.as_deref(),
+            name: &self.symbol,
+        };
+        name.fmt(f)
     }
 }
 
@@ -157,7 +160,7 @@ impl Image {
             let contents = section.data().map_err(|e| bad(&e))?;
             let whole = section.name().map_err(|e| bad(&e))?;
             let sizes = (section.address(), section.size());
-            if whole.starts_with(HOOKS) {
+            if hook::stage(whole).is_some() {
                 let range = sizes.0..sizes.0 + sizes.1;
                 image.hook_lists.push((whole.to_owned(), range));
             }
@@ -346,14 +349,13 @@ impl Image {
     /// The address of the symbol that the hypervisor lists as `name`: that of a
     /// local one begins with its file.
     pub(crate) fn named(&self, name: &str) -> Option<u64> {
-        let local = name.split_once('#').and_then(|(file, symbol)| {
-            let name = Name {
-                file: Some(file.to_owned()),
-                symbol: symbol.to_owned(),
-            };
-            self.names.get(&name).copied()
-        });
-        local.or_else(|| self.global(name))
+        let parsed = RuntimeName::parse(name);
+        let parsed = Name {
+            file: parsed.file.map(str::to_owned),
+            symbol: parsed.name.to_owned(),
+        };
+        let found = self.names.get(&parsed).copied();
+        found.or_else(|| self.global(name))
     }
 
     /// The place at `address` for people: the name before it and how far.

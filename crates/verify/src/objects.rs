@@ -8,7 +8,7 @@
 use crate::Unusable;
 use crate::class::Class;
 use crate::image::{Entity, EntityId, Image, Name};
-use crate::tables::{self, Table};
+use crate::tables;
 use crate::witness::Reference;
 use object::read::elf::{ElfFile64, SectionHeader as _};
 use object::{
@@ -17,6 +17,7 @@ use object::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
+use xsplice_abi::special::Table;
 
 /// What a field leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use crate::Unusable;
 use crate::class::Class;
 use crate::image::{Image, Name, RawSymbol, Segment};
-use crate::tables::{self, Table};
+use crate::tables;
 use object::read::elf::{ElfFile64, SectionHeader as _};
 use object::{
     Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
@@ -13,7 +13,9 @@ use object::{
 };
 use std::collections::{BTreeSet, HashMap};
 use xsplice_abi::note::{hex, parse_build_id};
+use xsplice_abi::payload::hook;
 use xsplice_abi::payload::{LivepatchFunc, section as names};
+use xsplice_abi::special::Table;
 use zerocopy::FromBytes as _;
 
 /// What a payload is loaded to a multiple of: no section of it is aligned to more.
@@ -118,7 +120,7 @@ impl Brought {
             for record in records {
                 self.replaced.push(replaced(record)?);
             }
-        } else if let Some(stage) = name.strip_prefix(".livepatch.hooks.") {
+        } else if let Some(stage) = hook::stage(name) {
             let (pointers, _) = segment.data.as_chunks::<8>();
             let hooks = pointers.iter().map(|p| u64::from_le_bytes(*p));
             self.hooks

@@ -5,6 +5,7 @@ use crate::recorded::Recorded;
 use crate::verdict::{Difference, Kind, Verdict};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use xsplice_abi::symbol::RuntimeName;
 
 /// What the patched hypervisor is built from.
 #[derive(Debug, Clone, Copy)]
@@ -146,10 +147,7 @@ fn is_named(listed: &str, given: &str) -> bool {
         let numbered = number.bytes().all(|byte| byte.is_ascii_digit());
         if numbered { base } else { name }.to_owned()
     };
-    let (file, name) = match listed.split_once('#') {
-        Some((file, name)) => (Some(file), name),
-        None => (None, listed),
-    };
+    let RuntimeName { file, name } = RuntimeName::parse(listed);
     match (given.rsplit_once(':'), file) {
         (Some((wanted, given)), Some(file)) => {
             let wanted = wanted.strip_prefix("xen/").unwrap_or(wanted);

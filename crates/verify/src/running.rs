@@ -5,9 +5,10 @@ use crate::class::Class;
 use crate::code::Code;
 use crate::image::{Entity, Image};
 use crate::payload::{self, Replaced};
-use crate::tables::{Table, Tables};
+use crate::tables::Tables;
 use crate::{Input, Unusable};
 use std::collections::{BTreeSet, HashMap};
+use xsplice_abi::special::Table;
 
 /// The running hypervisor with payloads applied.
 #[derive(Debug)]

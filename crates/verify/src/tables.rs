@@ -1,104 +1,41 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tables about code: bug frames, exception tables, alternatives and the sites
 //! of alternative calls.
+//!
+//! Their form is Xen's, and `abi` says it to all: what this crate must not share with
+//! the generator is what it concludes from it.
 
 use crate::image::Image;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use xsplice_abi::special::{self, Special, Table};
 
-/// One of the tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Table {
-    Bug(u8),
-    Exceptions,
-    EarlyExceptions,
-    Alternatives,
-    AltCallSites,
-}
-
-impl Table {
-    fn entry_size(self) -> u64 {
-        match self {
-            Self::Bug(MESSAGE) => 16,
-            Self::Bug(_) | Self::Exceptions | Self::EarlyExceptions => 8,
-            Self::Alternatives => 14,
-            Self::AltCallSites => 4,
-        }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Bug(_) => "bug frame",
-            Self::Exceptions | Self::EarlyExceptions => "exception table entry",
-            Self::Alternatives => "alternative",
-            Self::AltCallSites => "alternative call site",
-        }
-    }
-
-    /// An entry of it in words.
-    pub(crate) fn one(self) -> String {
-        let article = match self {
-            Self::Bug(_) => "a",
-            Self::Exceptions | Self::EarlyExceptions | Self::Alternatives | Self::AltCallSites => {
-                "an"
-            }
-        };
-        format!("{article} {}", self.name())
+/// What an entry of `table` is called.
+pub(crate) fn name(table: Table) -> &'static str {
+    match table {
+        Table::BugFrames(_) => "bug frame",
+        Table::Exceptions | Table::EarlyExceptions => "exception table entry",
+        Table::Alternatives => "alternative",
+        Table::CallSites => "alternative call site",
     }
 }
 
-/// The kind of bug frame that has a message.
-const MESSAGE: u8 = 3;
-
-/// Where a linked hypervisor has them, by the linker script's symbols.
-const LINKED: [(Table, &str, &str); 8] = [
-    (Table::Bug(0), "__start_bug_frames", "__stop_bug_frames_0"),
-    (Table::Bug(1), "__stop_bug_frames_0", "__stop_bug_frames_1"),
-    (Table::Bug(2), "__stop_bug_frames_1", "__stop_bug_frames_2"),
-    (
-        Table::Bug(MESSAGE),
-        "__stop_bug_frames_2",
-        "__stop_bug_frames_3",
-    ),
-    (Table::Exceptions, "__start___ex_table", "__stop___ex_table"),
-    (
-        Table::EarlyExceptions,
-        "__start___pre_ex_table",
-        "__stop___pre_ex_table",
-    ),
-    (
-        Table::Alternatives,
-        "__alt_instructions",
-        "__alt_instructions_end",
-    ),
-    (
-        Table::AltCallSites,
-        "__alt_call_sites_start",
-        "__alt_call_sites_end",
-    ),
-];
+/// An entry of `table` in words.
+pub(crate) fn one(table: Table) -> String {
+    let article = match table {
+        Table::BugFrames(_) => "a",
+        Table::Exceptions | Table::EarlyExceptions | Table::Alternatives | Table::CallSites => "an",
+    };
+    format!("{article} {}", name(table))
+}
 
 /// The table that the section `name` of an object or a payload holds.
 pub(crate) fn of_section(name: &str) -> Result<Option<Table>, String> {
-    const REPLACEMENTS: &str = ".altinstr_replacement";
-    Ok(Some(match name {
-        ".bug_frames.0" => Table::Bug(0),
-        ".bug_frames.1" => Table::Bug(1),
-        ".bug_frames.2" => Table::Bug(2),
-        ".bug_frames.3" => Table::Bug(MESSAGE),
-        ".ex_table" => Table::Exceptions,
-        ".ex_table.pre" => Table::EarlyExceptions,
-        ".altinstructions" => Table::Alternatives,
-        ".alt_call_sites" => Table::AltCallSites,
-        REPLACEMENTS => return Ok(None),
-        name if [".bug_frames", ".ex_table", ".alt"]
-            .iter()
-            .any(|known| name.starts_with(known)) =>
-        {
-            return Err(format!("{name} is a table of a kind that is not known"));
-        }
-        _ => return Ok(None),
-    }))
+    match Special::of(name) {
+        Some(Special::Table(table)) => Ok(Some(table)),
+        Some(Special::Unknown) => Err(format!("{name} is a table of a kind that is not known")),
+        Some(Special::Replacements) | None => Ok(None),
+    }
 }
 
 /// What an entry says about its place.
@@ -115,8 +52,8 @@ pub(crate) enum Says {
     Alternative {
         replacement: u64,
         replacement_size: u8,
-        /// Feature, length of the original, padding.
-        terms: [u8; 5],
+        /// Feature, length of the original, padding, whether it was applied.
+        terms: (u16, u8, u8, u8),
     },
     AltCall,
 }
@@ -139,7 +76,8 @@ impl Tables {
     /// The tables of a linked hypervisor.
     pub(crate) fn linked(image: &Image) -> Result<Self, String> {
         let mut tables = Self::default();
-        for (table, start, end) in LINKED {
+        for table in Table::ALL {
+            let [start, end] = table.edges();
             if let (Some(start), Some(end)) = (image.global(start), image.global(end)) {
                 tables.add(image, table, start..end)?;
             }
@@ -176,7 +114,7 @@ impl Tables {
             let whole = Some(at + size).filter(|&end| end <= range.end);
             let entry = whole.and_then(|_| read(image, table, at));
             let (place, says) =
-                entry.ok_or_else(|| format!("the last {} is truncated", table.name()))?;
+                entry.ok_or_else(|| format!("the last {} is truncated", name(table)))?;
             let entry = Entry { table, at, says };
             self.entries.entry(place).or_default().push(entry);
             added.push((place, at));
@@ -201,57 +139,32 @@ impl Tables {
         let entries = self.entries.get(&place).map_or(&[][..], Vec::as_slice);
         entries
             .iter()
-            .any(|entry| matches!(entry.table, Table::Bug(0 | 1)))
+            .any(|entry| matches!(entry.table, Table::BugFrames(kind) if kind.goes_on()))
     }
 }
 
 fn read(image: &Image, table: Table, at: u64) -> Option<(u64, Says)> {
-    let bytes = image.bytes(at, table.entry_size())?;
-    let word = |offset: usize| {
-        let field = bytes.get(offset..offset + 4)?;
-        Some(u32::from_le_bytes(field.try_into().ok()?))
+    let entry = table.read(&image.bytes(at, table.entry_size())?, at)?;
+    let says = match entry {
+        special::Entry::BugFrame { frame, message, .. } => Says::Bug {
+            line: frame.line,
+            file: frame.pointer,
+            message,
+        },
+        special::Entry::Exception(exception) => Says::Exception {
+            continues: exception.continues,
+        },
+        special::Entry::Alternative(entry) => Says::Alternative {
+            replacement: entry.replacement,
+            replacement_size: entry.replacement_len,
+            terms: (
+                entry.condition,
+                entry.original_len,
+                entry.padding,
+                entry.used,
+            ),
+        },
+        special::Entry::CallSite(_) => Says::AltCall,
     };
-    let relative = |offset: usize| {
-        let value = word(offset)?.cast_signed();
-        Some((at + offset as u64).wrapping_add_signed(value.into()))
-    };
-    // Half of the line is in the top byte, the displacement in the others.
-    let frame = |offset: usize| {
-        let word = word(offset)?;
-        let displacement = (word << 8).cast_signed() >> 8;
-        let line = word.wrapping_sub(displacement.cast_unsigned()) >> 24;
-        Some((at.wrapping_add_signed(displacement.into()), line))
-    };
-    Some(match table {
-        Table::Bug(kind) => {
-            let (place, high) = frame(0)?;
-            let (file, low) = frame(4)?;
-            let message = match kind {
-                MESSAGE => Some(at.wrapping_add_signed(word(12)?.cast_signed().into())),
-                _ => None,
-            };
-            let line = high << 7 | low;
-            (
-                place,
-                Says::Bug {
-                    line,
-                    file,
-                    message,
-                },
-            )
-        }
-        Table::Exceptions | Table::EarlyExceptions => {
-            let continues = relative(4)?;
-            (relative(0)?, Says::Exception { continues })
-        }
-        Table::Alternatives => {
-            let says = Says::Alternative {
-                replacement: relative(4)?,
-                replacement_size: bytes[11],
-                terms: [bytes[8], bytes[9], bytes[10], bytes[12], bytes[13]],
-            };
-            (relative(0)?, says)
-        }
-        Table::AltCallSites => (relative(0)?, Says::AltCall),
-    })
+    Some((entry.place(), says))
 }

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use thiserror::Error;
+use xsplice_abi::symbol::RuntimeName;
 
 /// Why a file is not a linked hypervisor.
 #[derive(Debug, Error)]
@@ -192,8 +193,9 @@ impl Image {
     /// The symbols that the running hypervisor knows as `name` ([`Symbol::full_name`]).
     #[must_use]
     pub fn known_as(&self, name: &str) -> Vec<&Symbol> {
-        match name.split_once('#') {
-            Some((file, plain)) => self.locals(file, plain),
+        let RuntimeName { file, name } = RuntimeName::parse(name);
+        match file {
+            Some(file) => self.locals(file, name),
             None => self.all_named(name).filter(|s| s.file.is_none()).collect(),
         }
     }

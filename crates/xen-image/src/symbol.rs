@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use xsplice_abi::symbol::RuntimeName;
 
 /// The kind of a symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +64,7 @@ impl Symbol {
     #[must_use]
     pub fn full_name(&self) -> Cow<'_, str> {
         match &self.file {
-            Some(file) => format!("{file}#{}", self.name).into(),
+            Some(file) => RuntimeName::local(file, &self.name).to_string().into(),
             None => self.name.as_str().into(),
         }
     }

@@ -11,9 +11,10 @@ use super::{Loader, Placed};
 use crate::format::{Bytes, Known};
 use crate::problem::{Problem, Problems};
 use crate::sort::{sort, sort_pairs};
-use crate::x86_64::{ALTERNATIVE_SIZE, Alternative, Branch, CALL_SITE_SIZE, displacement};
+use crate::x86_64::{Branch, displacement};
 use crate::{Host, Region};
 use alloc::vec::Vec;
+use xsplice_abi::special::{self, Alternative};
 use xsplice_fallible::{self as fallible, NoMemory};
 
 /// Size of a call through a pointer relative to the instruction.
@@ -84,7 +85,7 @@ impl Placed<'_> {
     ) -> Result<Vec<Site>, NoMemory> {
         let mut sites = Vec::new();
         let expected = "a multiple of 14 (alternatives)";
-        for (index, addr, bytes) in table.entries(ALTERNATIVE_SIZE, expected, problems) {
+        for (index, addr, bytes) in table.entries(Alternative::SIZE, expected, problems) {
             let Some(entry) = Alternative::read(bytes, addr) else {
                 continue;
             };
@@ -95,8 +96,8 @@ impl Placed<'_> {
                 table.push_wrong(index, what, addr, problems);
             }
             let site = Site {
-                addr: entry.orig,
-                lengths: (entry.orig_len.into(), entry.total_len()),
+                addr: entry.place,
+                lengths: (entry.original_len.into(), entry.total_len()),
                 index,
             };
             fallible::push(&mut sites, site)?;
@@ -113,14 +114,14 @@ impl Placed<'_> {
         entry: &Alternative,
     ) -> Result<(), Wrong> {
         let total_len = entry.total_len();
-        let repl_len = u64::from(entry.repl_len);
-        let repl_end = entry.repl.checked_sub(replacements.addr);
+        let repl_len = u64::from(entry.replacement_len);
+        let repl_end = entry.replacement.checked_sub(replacements.addr);
         let repl_end = repl_end.and_then(|at| at.checked_add(repl_len));
-        if !self.in_text(entry.orig, total_len.into()) {
-            Err(("its code is outside the payload's text", entry.orig))
+        if !self.in_text(entry.place, total_len.into()) {
+            Err(("its code is outside the payload's text", entry.place))
         } else if repl_end.is_none_or(|end| end > replacements.section.size) {
             let what = "its replacement is outside .altinstr_replacement";
-            Err((what, entry.repl))
+            Err((what, entry.replacement))
         } else if repl_len > total_len.into() {
             Err(("its replacement is longer than its code", repl_len))
         } else if total_len > u8::MAX.into() {
@@ -142,7 +143,7 @@ impl Placed<'_> {
             let what = "it is for a processor feature that this hypervisor does not know";
             Err((what, feature.into()))
         } else if entry.used != 0 {
-            Err(("it is marked as applied already", entry.orig))
+            Err(("it is marked as applied already", entry.place))
         } else {
             self.check_branch(loader, entry)
         }
@@ -156,17 +157,19 @@ impl Placed<'_> {
         loader: &Loader<'_, impl Host>,
         entry: &Alternative,
     ) -> Result<(), Wrong> {
-        let code = self.image.get(entry.repl, usize::from(entry.repl_len));
+        let code = self
+            .image
+            .get(entry.replacement, usize::from(entry.replacement_len));
         let Some(branch) = code.and_then(Branch::direct) else {
             return Ok(());
         };
-        let target = branch.target(entry.repl);
-        if target == entry.repl {
+        let target = branch.target(entry.replacement);
+        if target == entry.replacement {
             let always = loader.host.limits().always;
-            let becomes_direct = entry.orig_len >= INDIRECT_SIZE
-                && always.is_some_and(|always| always == entry.cpuid);
+            let becomes_direct = entry.original_len >= INDIRECT_SIZE
+                && always.is_some_and(|always| always == entry.condition);
             return if becomes_direct {
-                self.check_pointer(loader, entry.orig, branch.is_jump)
+                self.check_pointer(loader, entry.place, branch.is_jump)
             } else {
                 Err(("its replacement is a branch to itself", target))
             };
@@ -174,7 +177,7 @@ impl Placed<'_> {
         if !self.is_code(loader, target) {
             return Err(("its replacement branches to what is no code", target));
         }
-        let reached = displacement(entry.orig, target);
+        let reached = displacement(entry.place, target);
         let far = ("its replacement branches out of reach", target);
         reached.map(|_| ()).ok_or(far)
     }
@@ -228,7 +231,9 @@ impl Placed<'_> {
         }
         let mut sites = Vec::new();
         let expected = "a multiple of 4 (call sites)";
-        for (index, addr, bytes) in table.entries(CALL_SITE_SIZE, expected, problems) {
+        for (index, addr, bytes) in
+            table.entries(special::Table::CallSites.entry_size(), expected, problems)
+        {
             let offset = Bytes(bytes).i32(0).unwrap_or(0);
             let at = addr.wrapping_add_signed(offset.into());
             let wrong = if self.in_text(at, INDIRECT_SIZE.into()) {

@@ -5,14 +5,9 @@
 use super::tables::Table;
 use super::{Loader, Placed};
 use crate::Host;
-use crate::format::{Bytes, Known};
+use crate::format::Known;
 use crate::problem::Problems;
-use crate::x86_64::{BUG_FRAME_SIZE, BugFrame};
-
-/// Kinds of frames, as their sections are numbered: the first calls a function,
-/// the others print a file name, the last a message as well.
-const CALLS: usize = 0;
-const HAS_MESSAGE: usize = 3;
+use xsplice_abi::special::{BugFrame, BugKind};
 
 /// Strings that the hypervisor prints, and whether they end.
 struct Strings<'p, 'a, H> {
@@ -65,7 +60,7 @@ impl<'a> Placed<'a> {
 
     #[inline(never)]
     pub(super) fn check_bug_frames(&self, loader: &Loader<'_, impl Host>, problems: &mut Problems) {
-        for (kind, known) in Known::BUG_FRAMES.into_iter().enumerate() {
+        for (known, kind) in Known::BUG_FRAMES {
             if let Some(table) = self.table(known, problems)
                 && !table.bytes.is_empty()
             {
@@ -78,23 +73,23 @@ impl<'a> Placed<'a> {
     fn check_frames(
         &self,
         loader: &Loader<'_, impl Host>,
-        kind: usize,
+        kind: BugKind,
         table: &Table<'_, '_>,
         problems: &mut Problems,
     ) {
         let mut strings = self.strings(loader.host);
         let expected = "a multiple of 8 (bug frames)";
-        for (index, addr, bytes) in table.entries(BUG_FRAME_SIZE, expected, problems) {
+        for (index, addr, bytes) in table.entries(BugFrame::SIZE, expected, problems) {
             let Some(frame) = BugFrame::read(bytes, addr) else {
                 continue;
             };
             // The second half of one with a message, which is at no code.
-            if kind == HAS_MESSAGE && frame.place == addr {
+            if kind == BugKind::Assert && frame.place == addr {
                 continue;
             }
             let wrong = if !self.in_text(frame.place, 2) {
                 Some(("its place is not in the payload's text", frame.place))
-            } else if kind == CALLS {
+            } else if kind == BugKind::Call {
                 let wrong = self.not_function(loader, frame.pointer);
                 if wrong.is_none() {
                     self.check_landing(loader, table, (index, frame.pointer), problems);
@@ -103,9 +98,9 @@ impl<'a> Placed<'a> {
             } else if !strings.ends(frame.pointer) {
                 let what = "its file name cannot be read, or does not end";
                 Some((what, frame.pointer))
-            } else if kind == HAS_MESSAGE {
-                let offset = Bytes(table.bytes).i32((index + 1) * 8 + 4);
-                let message = offset.map(|offset| addr.wrapping_add_signed(offset.into()));
+            } else if kind == BugKind::Assert {
+                let whole = table.bytes.get(index * bytes.len()..);
+                let message = whole.and_then(|bytes| BugFrame::message(bytes, addr));
                 let good = message.is_some_and(|message| strings.ends(message));
                 let what = "its message cannot be read, or does not end";
                 (!good).then_some((what, message.unwrap_or(0)))

@@ -8,9 +8,10 @@ use super::{Findings, Loader, Placed};
 use crate::Host;
 use crate::elf::Section;
 use crate::format::{Bytes, Known};
-use crate::host::Hook;
 use crate::problem::{Problem, Problems};
 use core::ops::Range;
+use xsplice_abi::payload::hook::{self, Hook};
+use xsplice_abi::special::Exception;
 use xsplice_fallible::NoMemory;
 
 /// A section with the address and the bytes it has after relocation.
@@ -130,14 +131,15 @@ impl<'e> Placed<'e> {
             hooks,
             ..
         } = contents;
-        let single = !matches!(hook, Hook::Load | Hook::Unload);
+        let single = hook.is_single();
         if table.bytes.is_empty() {
             problems.push_empty(table.section);
-        } else if single && table.bytes.len() != 8 {
+        } else if single && table.section.size != hook::POINTER_SIZE {
             problems.push_entry_size(table.section, "one pointer (8 bytes)");
             return Ok(());
         }
-        for (index, _, bytes) in table.entries(8, "a multiple of 8 (pointers)", problems) {
+        let expected = "a multiple of 8 (pointers)";
+        for (index, _, bytes) in table.entries(hook::POINTER_SIZE, expected, problems) {
             let addr = Bytes(bytes).u64(0).unwrap_or(0);
             if single && addr == 0 {
                 // Xen takes it for one that is not there.
@@ -168,7 +170,7 @@ impl<'e> Placed<'e> {
             funcs: range(Known::Funcs),
             alternatives: range(Known::Alternatives),
             exceptions: range(Known::ExTable),
-            bug_frames: Known::BUG_FRAMES.map(range),
+            bug_frames: Known::BUG_FRAMES.map(|(known, _)| range(known)),
             call_sites: range(Known::CallSites),
             metadata: range(Known::ModInfo),
         }
@@ -192,14 +194,14 @@ impl<'e> Placed<'e> {
             return;
         };
         let expected = "a multiple of 8 (exception table entries)";
-        for (index, addr, bytes) in table.entries(8, expected, problems) {
-            for (what, at) in [("the faulting instruction", 0), ("its continuation", 4)] {
-                let Some(offset) = Bytes(bytes).i32(at) else {
-                    continue;
-                };
-                let target = addr
-                    .wrapping_add(at as u64)
-                    .wrapping_add_signed(i64::from(offset));
+        for (index, addr, bytes) in table.entries(Exception::SIZE, expected, problems) {
+            let Some(entry) = Exception::read(bytes, addr) else {
+                continue;
+            };
+            for (what, target) in [
+                ("the faulting instruction", entry.place),
+                ("its continuation", entry.continues),
+            ] {
                 if !self.in_text(target, 1) {
                     let section = table.section.id();
                     problems.push(Problem::ExTable {

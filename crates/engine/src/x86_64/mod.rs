@@ -1,31 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What is particular to x86-64: trampolines and the table of alternatives.
+//! What is particular to x86-64: trampolines, no-ops and branches.
 
 mod length;
 
 pub(crate) use length::{LONGEST, across};
 
 use crate::format::Bytes;
+use xsplice_abi::trampoline;
 use xsplice_reloc::reloc::x86_64::{R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32};
 
-/// Size of a trampoline: `jmp rel32`.
-pub(crate) const JUMP_SIZE: u32 = 5;
+/// Size of a trampoline.
+pub(crate) const JUMP_SIZE: u32 = trampoline::SIZE as u32;
 /// Size of the instruction that marks a target of indirect branches.
-pub(crate) const ENDBR_SIZE: u32 = 4;
-/// Size of one entry of `.alt_call_sites`.
-pub(crate) const CALL_SITE_SIZE: u64 = 4;
-/// Size of one entry of `.bug_frames`.
-pub(crate) const BUG_FRAME_SIZE: u64 = 8;
-/// Size of one entry of `.altinstructions`.
-pub(crate) const ALTERNATIVE_SIZE: u64 = 14;
+pub(crate) const ENDBR_SIZE: u32 = trampoline::LANDING_PAD_SIZE as u32;
 
 /// `endbr64`, inverted: as a number in an instruction it would itself be a place
 /// that an indirect branch may lead to.
-const NOT_ENDBR: u32 = u32::from_le_bytes([!0xf3, !0x0f, !0x1e, !0xfa]);
-/// `nopw (%rcx)`, which the hypervisor writes over an `endbr64` it disables;
-/// inverted too.
-const NOT_ENDBR_DISABLED: u32 = u32::from_le_bytes([!0x66, !0x0f, !0x1f, !0x01]);
+const NOT_ENDBR: u32 = !u32::from_le_bytes(trampoline::LANDING_PAD);
+/// What the hypervisor writes over an `endbr64` it disables; inverted too.
+const NOT_ENDBR_DISABLED: u32 = !u32::from_le_bytes(trampoline::DISABLED_LANDING_PAD);
 
 /// How far into a function the patch goes: behind a leading `endbr64`.
 pub(crate) fn patch_offset(first: &[u8; 4]) -> u32 {
@@ -55,7 +49,7 @@ pub(crate) fn displacement(from: u64, to: u64) -> Option<i32> {
 /// The bytes of a jump.
 pub(crate) fn jump(displacement: i32) -> [u8; JUMP_SIZE as usize] {
     let [a, b, c, d] = displacement.to_le_bytes();
-    [0xe9, a, b, c, d]
+    [trampoline::OPCODE, a, b, c, d]
 }
 
 /// The no-ops of 1 to 8 bytes that Intel's and AMD's manuals recommend.
@@ -81,47 +75,6 @@ pub(crate) fn nops(bytes: &mut [u8]) {
 /// Whether an unmodified Xen performs this relocation.
 pub(crate) fn stock_relocation(r_type: u32) -> bool {
     matches!(r_type, 0 | R_X86_64_64 | R_X86_64_PC32 | R_X86_64_PLT32)
-}
-
-/// An entry of `.altinstructions`: instructions that are replaced while loading
-/// where the processor has a feature.
-pub(crate) struct Alternative {
-    pub(crate) orig: u64,
-    pub(crate) repl: u64,
-    /// Number of the feature, and in the highest bit whether it must be absent.
-    pub(crate) cpuid: u16,
-    pub(crate) orig_len: u8,
-    pub(crate) repl_len: u8,
-    pub(crate) pad_len: u8,
-    /// The hypervisor's own.
-    pub(crate) used: u8,
-}
-
-impl Alternative {
-    /// Reads the entry that is at `addr`.
-    pub(crate) fn read(entry: &[u8], addr: u64) -> Option<Self> {
-        let bytes = Bytes(entry);
-        Some(Self {
-            orig: addr.wrapping_add_signed(i64::from(bytes.i32(0)?)),
-            repl: addr
-                .wrapping_add(4)
-                .wrapping_add_signed(i64::from(bytes.i32(4)?)),
-            cpuid: bytes.u16(8)?,
-            orig_len: bytes.u8(10)?,
-            repl_len: bytes.u8(11)?,
-            pad_len: bytes.u8(12)?,
-            used: bytes.u8(13)?,
-        })
-    }
-
-    pub(crate) fn feature(&self) -> u16 {
-        self.cpuid & 0x7fff
-    }
-
-    /// With the padding.
-    pub(crate) fn total_len(&self) -> u32 {
-        u32::from(self.orig_len) + u32::from(self.pad_len)
-    }
 }
 
 /// A call or jump with a displacement.
@@ -157,28 +110,6 @@ impl Branch {
     pub(crate) fn target(&self, at: u64) -> u64 {
         let next = at.wrapping_add(self.size);
         next.wrapping_add_signed(self.displacement.into())
-    }
-}
-
-/// An entry of `.bug_frames`: two displacements of 24 bits, each with a part of a
-/// line number above it.
-pub(crate) struct BugFrame {
-    pub(crate) place: u64,
-    /// A file name, or a function.
-    pub(crate) pointer: u64,
-}
-
-impl BugFrame {
-    /// Reads the frame that is at `addr`.
-    pub(crate) fn read(frame: &[u8], addr: u64) -> Option<Self> {
-        let at = |offset| {
-            let displacement = Bytes(frame).i32(offset)? << 8 >> 8;
-            Some(addr.wrapping_add_signed(displacement.into()))
-        };
-        Some(Self {
-            place: at(0)?,
-            pointer: at(4)?,
-        })
     }
 }
 

@@ -2,24 +2,21 @@
 //! Changed functions: which they are in the hypervisor, and what the payload
 //! says about them.
 
-use super::piece::HOOKS;
 use super::{FirstChange, Origin, Replaced, Selector, clone, label, runtime_name};
 use crate::Code;
 use crate::image::padding;
 use crate::payload::Func;
 use crate::unit::Unit;
 use sha2::{Digest, Sha256};
-use xsplice_abi::deny;
+use xsplice_abi::payload::hook;
 use xsplice_abi::preimage::Preimage;
+use xsplice_abi::special::FIELD_SIZE;
+use xsplice_abi::trampoline::LANDING_PAD;
+use xsplice_abi::{deny, trampoline};
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::explain;
 use xsplice_objdiff::object::Object;
 use xsplice_objdiff::special;
-
-/// Size of the jump that leads from an old function to the new one.
-const TRAMPOLINE: u64 = 5;
-/// The landing pad that an indirect call needs at the start of a function.
-pub(super) const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// What the payload says about a function that it replaces.
 struct OldFunction {
@@ -240,8 +237,7 @@ impl Selector<'_> {
             }
         };
         let code = self.image.bytes(address, old_size).unwrap_or_default();
-        let landing_pad = code.starts_with(&ENDBR64);
-        let needed = TRAMPOLINE + if landing_pad { ENDBR64.len() as u64 } else { 0 };
+        let needed = u64::from(trampoline::needed(code));
         let mut size = old_size;
         if size < needed {
             let padding = padding(self.image, address + size);
@@ -278,8 +274,8 @@ impl Selector<'_> {
 /// `original`.
 fn is_hook_below(u: &Unit, original: usize) -> bool {
     let mut users = clone::uses(&u.original, original).peekable();
-    let hook = |section: usize| u.original.sections[section].name.starts_with(HOOKS);
-    users.peek().is_some() && users.all(|(section, _)| hook(section))
+    let is_hook = |section: usize| hook::stage(&u.original.sections[section].name).is_some();
+    users.peek().is_some() && users.all(|(section, _)| is_hook(section))
 }
 
 /// Where an assembly function jumps out of itself without a relocation.
@@ -309,28 +305,22 @@ fn leaves_without_relocation(object: &Object, index: usize) -> Option<u64> {
 /// and lengths in order: alternatives, and the landing pad of a function that
 /// is never called through a pointer.
 fn boot_patches(object: &Object, function: usize, code: &[u8]) -> Vec<(u32, u32)> {
-    /// Offsets in `struct alt_instr` of the length of the code and of its padding.
-    const LENGTHS: [usize; 2] = [10, 12];
     let mut sites = Vec::new();
-    if code.starts_with(&ENDBR64) {
-        sites.push((0, 4));
+    if code.starts_with(&LANDING_PAD) {
+        sites.push((0, trampoline::LANDING_PAD_SIZE.into()));
     }
     for entry in special::entries(object) {
-        let section = &object.sections[entry.section];
-        if entry.owner != Some(function) || section.name != ".altinstructions" {
+        let Some(alternative) = entry.alternative(object) else {
+            continue;
+        };
+        if entry.owner != Some(function) {
             continue;
         }
-        let fields = object.relocations(entry.section, entry.offset, 4);
+        let fields = object.relocations(entry.section, entry.offset, FIELD_SIZE);
         let place = fields
             .first()
             .and_then(|r| u32::try_from(r.reference.offset).ok());
-        let start = usize::try_from(entry.offset).unwrap_or(usize::MAX);
-        let bytes = section.data.get(start..).unwrap_or_default();
-        let length = LENGTHS
-            .iter()
-            .filter_map(|&at| bytes.get(at))
-            .map(|&b| u32::from(b));
-        sites.extend(place.map(|place| (place, length.sum())));
+        sites.extend(place.map(|place| (place, alternative.total_len())));
     }
     sites.sort_unstable();
     sites

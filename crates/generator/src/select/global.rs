@@ -4,10 +4,10 @@
 
 use super::Selector;
 use super::moved::Moves;
-use super::piece::HOOKS;
 use crate::unit::Unit;
 use crate::{Code, Problem};
 use std::collections::HashMap;
+use xsplice_abi::payload::hook;
 use xsplice_objdiff::compare::Kind;
 use xsplice_xen_image::{Binding, Image};
 
@@ -28,7 +28,7 @@ impl<'a> Globals<'a> {
         for (unit, u) in units.iter().enumerate() {
             for (index, symbol) in u.patched.symbols.iter().enumerate() {
                 let section = &u.patched.sections[symbol.section];
-                if !symbol.global || section.name.starts_with(HOOKS) {
+                if !symbol.global || hook::stage(&section.name).is_some() {
                     continue;
                 }
                 let Some(&(other, at)) = globals.taken.get(symbol.name.as_str()) else {

@@ -20,7 +20,6 @@ mod selection;
 
 pub(crate) use clone::uses;
 pub(crate) use per_cpu::brings_per_cpu;
-pub(crate) use piece::HOOKS;
 pub(crate) use reach::INIT_TRAP;
 pub use selection::{Carried, FirstChange, Hook, Replaced, Selection};
 
@@ -41,6 +40,7 @@ use renamed::Renamed;
 use revived::Revived;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use xsplice_abi::hooks::Table;
+use xsplice_abi::symbol::RuntimeName;
 use xsplice_objdiff::object::Object;
 use xsplice_objdiff::special::{self, Entry};
 use xsplice_xen_image::Image;
@@ -195,9 +195,10 @@ impl Selector<'_> {
 /// The name by which the hypervisor's own symbol table knows a symbol.
 pub(crate) fn runtime_name(object: &Object, index: usize) -> String {
     let symbol = &object.symbols[index];
-    if symbol.global {
-        symbol.name.clone()
-    } else {
-        format!("{}#{}", object.file, symbol.name)
-    }
+    let file = (!symbol.global).then_some(object.file.as_str());
+    let name = RuntimeName {
+        file,
+        name: &symbol.name,
+    };
+    name.to_string()
 }

@@ -5,16 +5,13 @@ use super::{Carried, Hook, Selector, runtime_name};
 use crate::Code;
 use crate::payload::{Align, Kind as PartKind, payload_name};
 use crate::unit::Unit;
+use xsplice_abi::payload::hook::{self, POINTER_SIZE};
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::Class;
 use xsplice_objdiff::special::{self, Entry};
 
-/// What the names of sections of hooks start with; the stage follows.
-pub(crate) const HOOKS: &str = ".livepatch.hooks.";
 /// What the memory of a payload is a multiple of, in bytes.
 const PAGE: u64 = 4096;
-/// Size of a pointer in bytes.
-const POINTER: u64 = 8;
 
 impl Selector<'_> {
     /// Puts a symbol of a patched object into the draft, with the entries of
@@ -115,12 +112,22 @@ impl Selector<'_> {
         let units = self.units;
         for (unit, u) in units.iter().enumerate() {
             for (index, section) in u.patched.sections.iter().enumerate() {
-                let Some(stage) = section.name.strip_prefix(HOOKS) else {
+                let Some(stage) = hook::stage(&section.name) else {
                     continue;
                 };
                 if section.size == 0 {
                     continue;
                 }
+                let Some(hook) = hook::of_stage(stage) else {
+                    let message = format!(
+                        "{} is no section of hooks that the hypervisor knows: it would not call \
+                         them; the stages are load, unload, preapply, apply, postapply, prerevert, \
+                         revert and postrevert",
+                        section.name
+                    );
+                    self.refuse(Code::Hooks, unit, message);
+                    continue;
+                };
                 let taken = self.selection.hooks.iter().filter(|h| h.stage == stage);
                 let elsewhere: Vec<String> = taken.map(|hook| hook.file.clone()).collect();
                 let Some(pieces) = new_hooks(u, index) else {
@@ -132,11 +139,14 @@ impl Selector<'_> {
                     self.refuse(Code::Hooks, unit, message);
                     continue;
                 };
-                let functions = pieces.iter().map(|(_, size)| size / POINTER).sum::<u64>();
+                let functions = pieces
+                    .iter()
+                    .map(|(_, size)| size / POINTER_SIZE)
+                    .sum::<u64>();
                 if functions == 0 {
                     continue;
                 }
-                let several = matches!(stage, "load" | "unload");
+                let several = !hook.is_single();
                 if (functions > 1 || !elsewhere.is_empty()) && !several {
                     let places = match elsewhere.as_slice() {
                         [] => String::new(),
@@ -165,14 +175,12 @@ impl Selector<'_> {
     fn take_entry(&mut self, unit: usize, entry: &Entry) {
         let object = &self.units[unit].patched;
         let table = object.sections[entry.section].name.clone();
-        if table == ".ex_table.pre" {
-            self.refuse(
-                Code::UnknownReference,
-                unit,
-                "a changed function has an entry in .ex_table.pre, which the hypervisor does not \
-                 read from payloads"
-                    .to_owned(),
+        if !entry.table.is_loaded() {
+            let message = format!(
+                "a changed function has an entry in {table}, which the hypervisor does not read from \
+                 payloads"
             );
+            self.refuse(Code::UnknownReference, unit, message);
             return;
         }
         for (section, offset, size) in special::pieces(object, entry) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What every reference out of the payload's pieces is to lead to.
 
-use super::function::ENDBR64;
 use super::private::is_writable;
 use super::revived::Former;
 use super::{Origin, Selector, Usage, runtime_name};
@@ -9,6 +8,8 @@ use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
 use crate::warning::Warning;
 use crate::{Code, Problem};
 use xsplice_abi::record::Renewed;
+use xsplice_abi::symbol::RuntimeName;
+use xsplice_abi::trampoline::LANDING_PAD;
 use xsplice_objdiff::compare::{Kind, is_once_flag};
 use xsplice_objdiff::names::{parent_of_cold, takes_own_arguments};
 use xsplice_objdiff::object::{Class, Merge, Object, Relocation, Target};
@@ -258,7 +259,7 @@ impl Selector<'_> {
         };
         let before = &self.units[origin].original;
         let (old, new) = (&before.symbols[original], &u.patched.symbols[index]);
-        let lands = |object: &Object, symbol| object.bytes(symbol).starts_with(&ENDBR64);
+        let lands = |object: &Object, symbol| object.bytes(symbol).starts_with(&LANDING_PAD);
         self.usage == Usage::Address
             && (lands(&u.patched, new) && !lands(before, old)
                 || takes_own_arguments(&old.name) && !takes_own_arguments(&new.name))
@@ -377,7 +378,8 @@ impl Selector<'_> {
         if function && offset == 0 {
             let mut code = original.sections.iter().filter(|s| s.class == Class::Text);
             if code.any(|section| section.relocations.iter().any(refers)) {
-                let trap = format!("{INIT_TRAP}#{name}{VERSION_SUFFIX}");
+                let trap = RuntimeName::local(INIT_TRAP, name);
+                let trap = format!("{trap}{VERSION_SUFFIX}");
                 let at = self.selection.draft.trap(&trap);
                 return Some(Reaches::Part(PartKind::Text, at.cast_signed()));
             }

@@ -2,8 +2,8 @@
 //! Changes that no payload can make, refused by name with the ways out.
 
 use super::Selector;
-use super::piece::HOOKS;
 use crate::Code;
+use xsplice_abi::payload::hook;
 use xsplice_abi::record::LeftOut;
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::object::{Class, Object, Section};
@@ -100,7 +100,7 @@ impl Selector<'_> {
                     .contains_key(&(unit, symbol.section, symbol.offset));
                 let walked = matches!(section.class, Class::Data | Class::ReadOnly)
                     && !is_usual_section(section)
-                    && !section.name.starts_with(HOOKS);
+                    && hook::stage(&section.name).is_none();
                 let left_out = walked
                     && !reached
                     && self

@@ -5,6 +5,7 @@ use super::{Comparer, Seen, is_once_flag};
 use crate::names::base_name;
 use crate::object::{Class, Object, Reference, Relocation, Symbol, Target};
 use crate::special;
+use xsplice_abi::special::REPLACEMENTS;
 
 impl Comparer<'_> {
     pub(super) fn same_reference(&self, old: &Reference, new: &Reference, seen: &mut Seen) -> bool {
@@ -117,7 +118,7 @@ impl Comparer<'_> {
                     // An address computed from one in another address space.
                     return a.name == b.name && old_at == new_at;
                 }
-                if a.name == ".altinstr_replacement" && b.name == a.name {
+                if a.name == REPLACEMENTS && b.name == a.name {
                     // Compared by length, with the entry that has it.
                     return true;
                 }

@@ -3,11 +3,13 @@
 //! arrays that the linker puts together, lists of hooks.
 
 use super::{Origin, Place, Walk};
-use crate::class::{Class, HOOKS};
+use crate::class::Class;
 use crate::image::EntityId;
 use crate::verdict::Kind;
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
+use xsplice_abi::payload::hook;
+use xsplice_abi::symbol::RuntimeName;
 
 impl Walk<'_> {
     /// Compares what has a name and no size with its namesake, byte by byte. Fixups
@@ -184,7 +186,7 @@ impl Walk<'_> {
             Some((name, _)) => name.to_owned(),
             None => place,
         };
-        let symbol = |place: &str| place.rsplit('#').next().unwrap_or(place).to_owned();
+        let symbol = |place: &str| RuntimeName::parse(place).name.to_owned();
         let mut brought: Vec<(String, String, u64)> = Vec::new();
         for (stage, at) in &self.running.hooks {
             let name = base(self.running.image.place(*at));
@@ -234,7 +236,7 @@ impl crate::image::Image {
     /// The lists of hooks: the stage, and where each is.
     fn hooks(&self) -> Vec<(String, Range<u64>)> {
         let lists = self.hook_lists.iter();
-        let stage = |name: &str| name.strip_prefix(HOOKS).unwrap_or(name).to_owned();
+        let stage = |name: &str| hook::stage(name).unwrap_or(name).to_owned();
         lists
             .map(|(name, range)| (stage(name), range.clone()))
             .collect()

@@ -4,8 +4,10 @@
 use super::{Origin, Walk};
 use crate::class::Class;
 use crate::image::EntityId;
+use crate::tables;
 use crate::verdict::{Kind, Verdict};
 use std::collections::HashSet;
+use xsplice_abi::symbol::RuntimeName;
 
 impl Walk<'_> {
     pub(super) fn finish(mut self) -> Verdict {
@@ -76,8 +78,8 @@ impl Walk<'_> {
     /// Whether the entity is known only in another source file than the one that
     /// `origin` is from.
     fn is_foreign(&self, id: EntityId, origin: &Origin) -> bool {
-        let file = match origin.name.split_once('#') {
-            Some((file, _)) => Some(file),
+        let file = match RuntimeName::parse(&origin.name).file {
+            Some(file) => Some(file),
             None => self.files.get(&*origin.name).map(String::as_str),
         };
         let Some(file) = file else { return false };
@@ -281,7 +283,7 @@ impl Walk<'_> {
                     &about,
                     format!(
                         "the payload has {} for it, but the patched hypervisor has no such code",
-                        table.one()
+                        tables::one(table)
                     ),
                 );
             }

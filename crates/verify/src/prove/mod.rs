@@ -16,10 +16,11 @@ use crate::code::Code;
 use crate::image::{EntityId, Image, Name};
 use crate::objects::Objects;
 use crate::running::Running;
-use crate::tables::{Table, Tables};
+use crate::tables::{self, Tables};
 use crate::verdict::{Difference, Kind, Verdict};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
+use xsplice_abi::special::Table;
 
 /// Compares `running` with `patched`; with `lower_hooks`, payloads below the topmost
 /// may have hooks that `patched` lacks.
@@ -38,7 +39,7 @@ pub(crate) fn prove(
     {
         return Err(format!(
             "its {} table is not where it is expected: this version of Xen is not known",
-            table.name()
+            tables::name(table)
         ));
     }
     let mut walk = Walk {
@@ -189,7 +190,7 @@ impl Walk<'_> {
                 format!("+{offset:#x} `{text}`")
             }
             Place::Address(address) => self.patched.place(address),
-            Place::Entry(table, offset) => format!("{} of +{offset:#x}", table.name()),
+            Place::Entry(table, offset) => format!("{} of +{offset:#x}", tables::name(table)),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::class::Class;
 use crate::code::{Code, Operand};
 use crate::image::EntityId;
 use crate::objects::{Extent, Field, Meant};
-use crate::tables::{Entry, Says};
+use crate::tables::{self, Entry, Says};
 use crate::verdict::Kind;
 use std::ops::Range;
 
@@ -284,10 +284,16 @@ impl Walk<'_> {
         let own: Vec<_> = ours.iter().map(|entry| place(entry, range.start)).collect();
         let other: Vec<_> = theirs.iter().map(|entry| place(entry, at)).collect();
         if let Some((offset, table)) = missing(&own, &other) {
-            return Err(format!("+{offset:#x}: its {} is missing", table.name()));
+            return Err(format!(
+                "+{offset:#x}: its {} is missing",
+                tables::name(table)
+            ));
         }
         if let Some((offset, table)) = missing(&other, &own) {
-            return Err(format!("+{offset:#x}: it has one more {}", table.name()));
+            return Err(format!(
+                "+{offset:#x}: it has one more {}",
+                tables::name(table)
+            ));
         }
         for ((place, ours), (_, theirs)) in ours.iter().zip(&theirs) {
             self.entries.insert(theirs.at);
