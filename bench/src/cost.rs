@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What it costs to run programs: time, and CPU time of all of them.
+//! The cost of running programs: wall-clock time, and total CPU time.
 
 use anyhow::Context as _;
 use std::time::{Duration, Instant};
 
-/// What a run cost.
+/// The cost of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cost {
     pub(super) time: Duration,
-    /// Of the programs that ran, and of those that they ran.
+    /// Of the programs and their children.
     pub(super) cpu: Duration,
 }
 
 impl Cost {
-    /// Runs `what`, which waits for the programs that it starts.
+    /// Measures `what`, which must wait for the programs that it starts.
     pub(super) fn of<T>(what: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, Self)> {
         let (start, before) = (Instant::now(), children()?);
         let result = what()?;
@@ -22,7 +22,7 @@ impl Cost {
         Ok((result, Self { time, cpu }))
     }
 
-    /// The median of `costs`, of time and of CPU time by itself.
+    /// The median of `costs`, separately for time and CPU time.
     pub(super) fn median(costs: &[Self]) -> Self {
         let middle = |get: fn(&Self) -> Duration| {
             let mut all: Vec<_> = costs.iter().map(get).collect();
@@ -44,12 +44,12 @@ impl std::fmt::Display for Cost {
     }
 }
 
-/// CPU time of all children that this process waited for.
+/// CPU time of all reaped children of this process.
 fn children() -> anyhow::Result<Duration> {
-    /// How the kernel counts for programs, on every x86.
+    /// The kernel's USER_HZ on x86.
     const TICKS_PER_SECOND: u64 = 100;
     let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // What follows the name, which can have blanks in it, begins with field 3.
+    // Field 3 follows the name, which may contain blanks.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let field =
         |number: usize| -> Option<u64> { fields.split_whitespace().nth(number - 3)?.parse().ok() };
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_and_those_that_they_run_are_counted() {
+    fn programs_and_their_children_are_counted() {
         let spin = "sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'; true";
         let (_, cost) = Cost::of(|| {
             let status = std::process::Command::new("sh").args(["-c", spin]).status();

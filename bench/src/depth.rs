@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! How deep the engine's stack gets, and how much code it is, read from the
-//! machine code of the engine's benchmark.
+//! Stack depth and code size of the engine, read from the machine code of its
+//! benchmark.
 //!
-//! Counted is everything that an entry reaches by direct calls. Not counted is
-//! what a hypervisor brings itself: the host's functions, the allocator, what
-//! copies memory, and panics, which do not come back.
+//! This counts everything that an entry point reaches by direct calls, but not what a
+//! hypervisor provides itself: the host's functions, the allocator and memory copies;
+//! nor panics, which do not return.
 
 use anyhow::{Context, ensure};
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind, Register};
@@ -16,9 +16,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use xsplice_testbed::command;
 
-/// The most that the engine may take of a hypervisor's stack, in bytes.
+/// Limit for the engine's use of a hypervisor's stack, in bytes.
 const LIMIT: u64 = 2048;
-/// The engine's entries on the benchmark's host.
+/// The engine's entry points on the benchmark's host.
 const ENTRIES: [(&str, &str); 3] = [
     ("load", "::upload"),
     ("prepare an action", "::start"),
@@ -69,7 +69,7 @@ pub(super) fn report() -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The benchmark's executable, with names that say of what a function is generic.
+/// The benchmark's executable, with symbol names that include type parameters.
 fn build() -> anyhow::Result<PathBuf> {
     let output = command::output(
         Command::new("cargo")
@@ -91,14 +91,14 @@ fn build() -> anyhow::Result<PathBuf> {
 struct Function {
     name: String,
     size: u64,
-    /// Bytes it takes of the stack, with the address to return to.
+    /// Bytes of stack that it uses, including the return address.
     frame: u64,
     calls: BTreeSet<u64>,
-    /// Functions that it ends with a jump to, when it has given its frame back.
+    /// Functions that it tail-calls, after releasing its frame.
     jumps: BTreeSet<u64>,
 }
 
-/// All functions, by where they begin.
+/// All functions, by start address.
 fn read(program: &[u8]) -> anyhow::Result<BTreeMap<u64, Function>> {
     let file = object::File::parse(program)?;
     let text = file.section_by_name(".text").context("no .text")?;
@@ -159,7 +159,7 @@ fn disassemble(name: String, start: u64, body: &[u8]) -> Function {
     function
 }
 
-/// Whether a hypervisor brings this itself, or it does not come back.
+/// Whether a hypervisor provides this itself, or it does not return.
 fn is_foreign(name: &str) -> bool {
     let traits = [
         "as xsplice_engine::host::Host>",
@@ -178,13 +178,13 @@ fn is_foreign(name: &str) -> bool {
         || ["memcpy", "memmove", "memset", "memcmp", "bcmp"].contains(&name)
 }
 
-/// Goes through the calls below a function.
+/// Walks the calls below a function.
 struct Walk<'c> {
     code: &'c BTreeMap<u64, Function>,
-    /// Depth below each function, itself included, and the call that it is by.
+    /// Stack depth from each function on, and the call on the deepest path.
     done: BTreeMap<u64, (u64, Option<u64>)>,
-    /// Functions whose calls are being looked at: what calls one of them is
-    /// recursive, and counts once.
+    /// Functions on the current path: a call to one of them is recursive, and counts
+    /// once.
     open: BTreeSet<u64>,
 }
 
@@ -197,7 +197,7 @@ impl<'c> Walk<'c> {
         }
     }
 
-    /// How deep the stack gets, and by which functions.
+    /// The stack depth from `start`, and the functions on the deepest path.
     fn depth(&mut self, start: u64) -> (u64, Vec<u64>) {
         let depth = self.visit(start);
         let mut path = vec![start];
@@ -235,7 +235,7 @@ impl<'c> Walk<'c> {
         deepest.0
     }
 
-    /// Bytes of code of everything that was reached.
+    /// Code size in bytes of everything that was reached.
     fn size(&self) -> u64 {
         let reached = self.done.keys().filter_map(|at| self.code.get(at));
         reached.map(|function| function.size).sum()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The engine: tables in Markdown, and a plot of them.
+//! The engine: tables in Markdown, and a plot.
 
 use crate::{cpus, depth, plot};
 use anyhow::Context as _;
@@ -7,14 +7,14 @@ use std::process::Command;
 use xsplice_testbed::command;
 use xsplice_testbed::{print, println};
 
-/// Where the tables go, between these lines, and the plot.
+/// The file for the tables, between these lines, and for the plot.
 const REPORT: &str = "BENCHMARKS.md";
-const BEGIN: &str = "<!-- what `cargo xtask bench engine --write` writes begins here -->\n";
-const END: &str = "<!-- it ends here -->\n";
+const BEGIN: &str = "<!-- begin: written by `cargo xtask bench engine --write` -->\n";
+const END: &str = "<!-- end -->\n";
 const PLOT: &str = "docs/bench/engine.svg";
 
-/// Measures the engine. The tables are printed, and with `write` put into the
-/// report, with a plot next to it.
+/// Measures the engine and prints the tables; `write` also puts them into the report,
+/// with a plot.
 pub(crate) fn run(write: bool) -> anyhow::Result<()> {
     let benchmark = ["--package", "xsplice-host-process", "--bench", "engine"];
     let mut bench = Command::new("cargo");

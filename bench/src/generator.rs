@@ -11,23 +11,23 @@ use xsplice_testbed::base::Base;
 use xsplice_testbed::println;
 use xsplice_testbed::{base, cache, command, debian_build, programs};
 
-/// A patch that reaches nearly every object and changes the code of none.
+/// A patch that affects nearly every object and changes the code of none.
 const WIDE: &str = "--- a/xen/include/xen/cpumask.h\n+++ b/xen/include/xen/cpumask.h\n\
                     @@ -1,4 +1,5 @@\n #ifndef __XEN_CPUMASK_H\n #define __XEN_CPUMASK_H\n\
                     +extern int xsplice_bench_unused;\n \n /*\n";
-/// The build-id that the peer is told; it does not look at it.
+/// The build-id passed to the peer, which ignores it.
 const DEPENDS: &str = "0000000000000000000000000000000000000000";
-/// How many of the tree's largest objects are compared.
+/// Number of the tree's largest objects to compare.
 const OBJECTS: usize = 40;
 
-/// How often each patch is built cold, and then warm.
+/// How often each patch is built, cold and then warm.
 const ROUNDS: usize = 3;
 
 /// Measures the generator; `peer` is a built livepatch-build-tools.
 pub(crate) fn run(peer: Option<&Path>) -> anyhow::Result<()> {
     let xsplice = programs::build_xsplice()?;
     let base = base::get()?;
-    // Where the tree is, for work directories, objects and payloads.
+    // On the tree's file system, for work directories, objects and payloads.
     let directory = tempfile::Builder::new()
         .prefix("bench-")
         .tempdir_in(cache::root()?)?;
@@ -91,13 +91,14 @@ pub(crate) fn run(peer: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `make` needs for the objects that the wide header reaches: the build
-/// after it changed without that after one source changed, which links, too.
+/// The time that `make` takes for the objects that the wide header affects: the build
+/// after the header changed, minus a build after one source changed, which also
+/// links.
 fn against_make(base: &Base, directory: &Path, ours: Cost) -> anyhow::Result<()> {
     let tree = directory.join("tree");
     command::run(Command::new("cp").arg("-a").args([&base.tree, &tree]))?;
     let make = debian_build::DebianBuild::new(&tree)?;
-    // Its commands have other paths in them: everything is compiled.
+    // Its commands contain different paths, so everything is compiled.
     make.build()?;
     let build_after = |changed: &str| -> anyhow::Result<Cost> {
         command::run(Command::new("touch").arg(tree.join("xen").join(changed)))?;
@@ -124,13 +125,13 @@ fn against_make(base: &Base, directory: &Path, ours: Cost) -> anyhow::Result<()>
     Ok(())
 }
 
-/// How many programs want to run, on average of the last minute.
+/// The load average of the last minute.
 fn load() -> anyhow::Result<String> {
     let text = std::fs::read_to_string("/proc/loadavg")?;
     Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }
 
-/// From a tree that is configured but not built to the end of the first patch.
+/// From a configured but unbuilt tree to the payload of the first patch.
 fn flow(peer: &Path, xsplice: &Path, base: &Base, patch: &Path) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let (tree, output) = (directory.path().join("tree"), directory.path().join("out"));
@@ -240,7 +241,8 @@ fn build(
         Ok((child.wait_with_output()?, peak))
     })?;
     let words = String::from_utf8_lossy(&output.stderr);
-    // The wide patch is refused for changing nothing: after all the work.
+    // The wide patch is refused because it changes nothing, after all the work is
+    // done.
     if !output.status.success() && !words.contains("it changes no code") {
         bail!("{}: {words}", patch.display());
     }
@@ -272,7 +274,7 @@ fn collect(directory: &Path, all: &mut Vec<(PathBuf, u64)>) -> anyhow::Result<()
     Ok(())
 }
 
-/// One process compares them one after another, as the generator does on each CPU.
+/// A single process compares them in sequence, as the generator does on each CPU.
 fn compare_ours(objects: &[(PathBuf, u64)]) -> anyhow::Result<Duration> {
     let program = programs::build_example("xsplice-objdiff", "compare")?;
     let mut compare = Command::new(&program);
@@ -295,7 +297,7 @@ fn compare_theirs(
     objects: &[(PathBuf, u64)],
     directory: &Path,
 ) -> anyhow::Result<Duration> {
-    /// What the peer exits with when nothing differs.
+    /// The peer's exit code if nothing differs.
     const NO_CHANGE: i32 = 3;
     let program = peer.join("create-diff-object");
     let start = Instant::now();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask bench`: how fast things are, next to the peer in the same run.
+//! `cargo xtask bench`: benchmarks of xsplice and its peers, in the same run.
 #![forbid(unsafe_code)]
 
 mod cost;
@@ -15,7 +15,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(
     bin_name = "cargo xtask bench",
-    about = "How fast things are, next to the peer in the same run"
+    about = "Benchmarks of xsplice and its peers, in the same run"
 )]
 enum Bench {
     /// The generator: from patch to payload, and comparing objects.
@@ -30,7 +30,7 @@ enum Bench {
         #[arg(long)]
         write: bool,
     },
-    /// Xen with our engine, next to Debian's: uploads, windows, size.
+    /// Xen with our engine, compared with Debian's: uploads, windows, size.
     Xen,
 }
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tables of times as a picture: one chart for each, both axes logarithmic.
+//! Plots tables of times: one chart for each, both axes logarithmic.
 
 use anyhow::{Context as _, anyhow, ensure};
 use plotters::prelude::*;
 
-/// The size of a chart; two are next to each other.
+/// The size of a chart; two are side by side.
 const WIDTH: u32 = 720;
 const HEIGHT: u32 = 460;
 const COLUMNS: usize = 2;
-/// Can be told apart by people who do not see all colours too (Okabe and Ito, 2008).
+/// Distinguishable with colour blindness (Okabe and Ito, 2008).
 const COLORS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -19,16 +19,16 @@ const COLORS: [RGBColor; 7] = [
     RGBColor(90, 90, 90),
 ];
 
-/// Of how many pieces a curve is made.
+/// Number of segments of a curve.
 const STEPS: u32 = 12;
-/// What is drawn for a time of 0, which has no logarithm, in µs.
+/// Plotted in place of a time of 0, which has no logarithm, in µs.
 const SHORTEST: f64 = 0.05;
 
-/// Times by how many there are of something.
+/// Times by a count.
 #[derive(Debug, PartialEq)]
 struct Table {
     title: String,
-    /// What there are many of.
+    /// What is counted.
     what: String,
     lines: Vec<Line>,
 }
@@ -36,7 +36,7 @@ struct Table {
 #[derive(Debug, PartialEq)]
 struct Line {
     name: String,
-    /// How many, and how long.
+    /// Count and time.
     points: Vec<(f64, f64)>,
 }
 
@@ -49,7 +49,7 @@ impl Line {
 /// Draws the tables of times (those with "µs" in their titles) in `markdown`.
 pub(super) fn svg(markdown: &str) -> anyhow::Result<String> {
     let tables: Vec<Table> = markdown.split("\n### ").filter_map(parse).collect();
-    ensure!(!tables.is_empty(), "there are no tables to be drawn");
+    ensure!(!tables.is_empty(), "there are no tables to plot");
     let rows = u32::try_from(tables.len().div_ceil(COLUMNS))?;
     let columns = u32::try_from(COLUMNS)?;
     let mut svg = String::new();
@@ -96,7 +96,7 @@ fn parse(section: &str) -> Option<Table> {
             points: Vec::new(),
         });
     }
-    // The row of dashes and that of the growth have no count.
+    // The separator row and the growth row have no count.
     for row in rows {
         let mut numbers = row.iter().map(|cell| cell.parse::<f64>());
         let Some(Ok(count)) = numbers.next() else {
@@ -109,7 +109,7 @@ fn parse(section: &str) -> Option<Table> {
     Some(Table { title, what, lines })
 }
 
-/// A time by how many there are, but for a factor.
+/// A growth function, up to a constant factor.
 type Growth = fn(f64) -> f64;
 type Place<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
@@ -140,7 +140,7 @@ fn draw(table: &Table, place: &Place<'_>) -> Result<(), Box<dyn std::error::Erro
         .x_label_formatter(&|count| format!("{count}"))
         .y_label_formatter(&|time| format!("{time}"))
         .draw()?;
-    // As fast as the slowest grows, if it grew like that, from its end back.
+    // Guide lines through the end of the slowest curve.
     let guides: [(&str, Growth); 2] = [("n", |n| n), ("n log n", |n| n * n.ln())];
     for ((name, growth), grey) in guides.into_iter().zip([200, 150]) {
         let points = (0..=STEPS).map(|step| {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `cargo xtask bench xen`: the hypervisor with our engine next to Debian's,
-//! the same things done on both, one after the other.
+//! `cargo xtask bench xen`: compares the hypervisor with our engine to Debian's, with
+//! the same operations on both.
 //!
-//! Everything is done twice: with QEMU counting instructions, which are nearly the
-//! same on any machine, and without. A plugin for QEMU, `xsplice-stopwatch`,
-//! measures: neither hypervisor is changed for it, and no clock of a guest is
-//! relied on.
+//! Everything is measured twice: with QEMU counting instructions, which are nearly
+//! the same on any machine, and without. A QEMU plugin, `xsplice-stopwatch`, does the
+//! measuring: neither hypervisor is modified, and no guest clock is used.
 
 mod lab;
 mod payload;
@@ -22,25 +21,25 @@ use xsplice_testbed::base::{self, Base};
 use xsplice_testbed::size::Size;
 use xsplice_testbed::{cache, programs, xen};
 
-/// What is measured, for numbers of something.
+/// A series of measurements, by a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Series {
     /// The upload of a payload, by its functions.
     Functions,
     /// The upload of a payload, by its symbols.
     Symbols,
-    /// The upload of a large payload, by how many are loaded before it.
+    /// The upload of a large payload, by the number of payloads loaded before it.
     Loaded,
     /// The window of an apply, by functions.
     Apply,
-    /// The same, of functions on cold pages. QEMU has not translated
-    /// anything of them then, so that bytes are written there like data.
+    /// The same for functions on cold pages. QEMU has no translations of those, so
+    /// writes there are like writes to data.
     ApplyCold,
-    /// The window of a replace, by how many payloads are replaced.
+    /// The window of a replace, by the number of replaced payloads.
     Replace,
 }
 
-/// Xen has not many more that can be replaced.
+/// Xen has few more functions that can be replaced.
 const FUNCTIONS: [usize; 4] = [10, 100, 1000, 3000];
 const SYMBOLS: [usize; 4] = [10, 100, 1000, 5000];
 const LOADED: [usize; 4] = [0, 1, 5, 10];
@@ -52,7 +51,7 @@ const REPLACED: [usize; 2] = [10, 100];
 /// Ticks or instructions.
 type Results = Vec<(Series, usize, u64)>;
 
-/// A hypervisor, and what it is measured with.
+/// A hypervisor, and what is needed to measure it.
 struct Subject {
     engine: xen::Engine,
     base: Base,
@@ -63,8 +62,8 @@ struct Subject {
     stopwatch: PathBuf,
 }
 
-/// What is done with which payloads, all of which are on the host from its
-/// start: the line to it is slow.
+/// The operations and their payloads, which are all on the host from the start,
+/// because the line to it is slow.
 struct Plan {
     uploaded: Vec<(Series, usize, Payload)>,
     applied: Vec<(Series, usize, Payload)>,
@@ -74,7 +73,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// All but what is done with cold functions.
+    /// Everything except the operations on cold functions.
     fn new(image: &Image) -> anyhow::Result<Self> {
         let plain =
             |name: String, functions, symbols| image.payload(&name, 0..functions, symbols, None);
@@ -114,7 +113,7 @@ impl Plan {
         })
     }
 
-    /// Adds what is done with the functions of `cold`, which nobody runs.
+    /// Adds the operations on the functions of `cold`, which never run.
     fn add_cold(&mut self, cold: &Image) -> anyhow::Result<()> {
         for number in APPLIED {
             let payload = cold.payload(&format!("cold{number}"), 0..number, 0, None)?;
@@ -133,8 +132,8 @@ impl Plan {
 }
 
 impl Subject {
-    /// The pages of the hypervisor that are run while it starts, and while payloads
-    /// come and go.
+    /// The hypervisor's pages that run at boot and during uploads, applies and
+    /// reverts.
     fn run_pages(&self) -> anyhow::Result<BTreeSet<u64>> {
         let mut lab = Lab::boot(self, Measure::Pages)?;
         measure(&mut lab, self)?;
@@ -187,8 +186,8 @@ fn measure(lab: &mut Lab, Subject { engine, plan, .. }: &Subject) -> anyhow::Res
         eprintln!("{engine:?}, {what:?}: {series:?} {number}: {value}");
         results.push((series, number, value));
     };
-    // Uploads first: while an action goes on, a hypercall is made again and again, and
-    // the stopwatch notes so many only.
+    // Uploads first: during an action, a hypercall is repeated many times, and the
+    // stopwatch's output is limited.
     for (series, number, payload) in &plan.uploaded {
         note(*series, *number, lab.upload(payload)?);
     }

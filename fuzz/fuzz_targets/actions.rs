@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use xsplice_engine::Action;
 use xsplice_test_host::model::{self, FUNCTIONS, IDS, Kind, NAMES, Step};
 
-/// A step out of four bytes: what, of which payload, and two for the rest.
+/// A step from four bytes: the action, the payload, and two for the rest.
 fn step(bytes: &[u8; 4]) -> Step {
     let [what, name, a, b] = *bytes;
     let name = usize::from(name) % NAMES.len();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The whole life of what may be a payload: whatever it is, it leaves nothing.
+//! The full life cycle of a possible payload: whatever it is, it leaves no trace.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

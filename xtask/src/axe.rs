@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! axe-core, the accessibility checker that runs in a browser, out of the Python
-//! package that brings it.
+//! axe-core, the accessibility checker that runs in a browser, from the Python
+//! package that contains it.
 
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use xsplice_testbed::{cache, command, packages};
 
 const PACKAGE: &str = "axe-playwright-python";
 const VERSION: &str = "0.1.8";
-/// Where the package has it.
+/// Its path in the package.
 const SCRIPT: &str = "axe_playwright_python/axe.min.js";
 
-/// The script, from the cache if it is there.
+/// The script, from the cache if possible.
 pub(crate) fn get() -> anyhow::Result<PathBuf> {
     packages::ensure(packages::BROWSER)?;
     let directory = cache::entry("axe-core", VERSION, include_str!("axe.rs"), unpack)?;

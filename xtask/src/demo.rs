@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask demo`: a source patch into a running hypervisor and out again.
+//! `cargo xtask demo`: applies a source patch to a running hypervisor and reverts it.
 
 use anyhow::{Context, bail};
 use std::process::Command;
@@ -53,7 +53,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     say(&admin(&mut host, &["unload", "extra-version"])?);
     host.shut_down()?;
     if patched != "-live-patched" || original == patched || reverted != original {
-        bail!("the hypervisor did not change its behaviour and change it back");
+        bail!("the hypervisor's behaviour did not change and change back");
     }
     say("the running hypervisor changed its behaviour, and changed it back");
     Ok(())
@@ -76,7 +76,7 @@ fn admin(host: &mut Host, arguments: &[&str]) -> anyhow::Result<String> {
     ))
 }
 
-/// What the hypervisor says when it is asked for its extra version.
+/// The hypervisor's extra version.
 fn look(host: &mut Host) -> anyhow::Result<String> {
     let info = host.run(&["xsplice", "info", "--json"])?;
     let info: serde_json::Value =

@@ -11,10 +11,10 @@ use std::process::Command;
 use xsplice_testbed::command;
 use xsplice_testbed::println;
 
-/// The book's table of contents, with links from where it is.
+/// The book's table of contents, with links relative to it.
 const SUMMARY: &str = "docs/SUMMARY.md";
 const BOOK: &str = "target/book";
-/// Text in a code span that begins so is a path of the repository.
+/// A code span that starts with one of these is a path of the repository.
 const DIRECTORIES: [&str; 8] = [
     ".github/",
     "bench/",
@@ -35,7 +35,7 @@ pub(crate) fn build() -> anyhow::Result<()> {
     if command::output(mdbook().arg("--version")).is_err() {
         println!("installing mdbook");
         let install = ["install", "mdbook", "--locked", "--no-default-features"];
-        // Into its own directory: this workspace's target is not its.
+        // Into a separate target directory, not this workspace's.
         command::output(
             Command::new("cargo")
                 .args(install)
@@ -48,17 +48,17 @@ pub(crate) fn build() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that links, pictures, and the paths and commands that the documents
-/// name exist. Every fault is reported.
+/// Checks that the links, pictures, paths and commands in the documents exist.
+/// Reports every fault.
 pub(crate) fn check() -> anyhow::Result<()> {
     let faults = faults(Path::new("."), &pages()?)?;
     if faults.is_empty() {
         return Ok(());
     }
-    bail!("the documents are wrong:\n{}", faults.join("\n"));
+    bail!("the documents have errors:\n{}", faults.join("\n"));
 }
 
-/// Every Markdown page of the repository, those that git does not know yet too.
+/// Every Markdown page of the repository, including untracked ones.
 fn pages() -> anyhow::Result<Vec<PathBuf>> {
     let list = ["ls-files", "--cached", "--others", "--exclude-standard"];
     let list = command::output(Command::new("git").args(list).arg("*.md"))?;
@@ -88,7 +88,7 @@ fn faults(root: &Path, paths: &[PathBuf]) -> anyhow::Result<Vec<String>> {
     Ok(faults)
 }
 
-/// Why a link leads nowhere.
+/// Why a link is broken.
 fn broken(root: &Path, page: &Page, target: &str, pages: &[Page]) -> Option<&'static str> {
     let path = page.resolve(target);
     if let Some(path) = &path
@@ -106,8 +106,8 @@ fn broken(root: &Path, page: &Page, target: &str, pages: &[Page]) -> Option<&'st
     (!known).then_some("leads to no heading")
 }
 
-/// Whether `span` is written like a path of the repository, and is none. Words in
-/// capitals and `*` stand for any name.
+/// Whether `span` looks like a path of the repository, but is none. Words in capitals
+/// and `*` are wildcards.
 fn names_no_path(root: &Path, span: &str) -> bool {
     let is_path = DIRECTORIES.iter().any(|start| span.starts_with(start));
     let capitals = |word: &str| word.len() > 1 && word.chars().all(|c| c.is_ascii_uppercase());
@@ -126,7 +126,7 @@ fn names_no_path(root: &Path, span: &str) -> bool {
     !root.join(known).exists()
 }
 
-/// The command after `cargo xtask` in `text`, if there is none of this name.
+/// The command after `cargo xtask` in `text`, if it does not exist.
 fn unknown_task(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("cargo xtask ")?;
     let name = rest.split_whitespace().next()?;
@@ -134,8 +134,8 @@ fn unknown_task(text: &str) -> Option<&str> {
     known.find_subcommand(name).is_none().then_some(name)
 }
 
-/// Puts into `source` what the book is made from: the pages that the summary
-/// names and all that they link to, each at its path in the repository.
+/// Fills `source` with the book's sources: the pages in the summary and everything
+/// that they link to, each at its path in the repository.
 fn assemble(source: &Path) -> anyhow::Result<()> {
     if source.exists() {
         std::fs::remove_dir_all(source).context("cannot empty the book's directory")?;

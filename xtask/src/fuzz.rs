@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `cargo xtask fuzz`: the engine fed by libFuzzer.
+//! `cargo xtask fuzz`: fuzzes the engine with libFuzzer.
 
 use anyhow::{Context, ensure};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::Command;
 use xsplice_testbed::println;
 use xsplice_testbed::{base, command};
 
-/// What is fuzzed, and the directory of seeds for it.
+/// The fuzz targets, with their seed directories.
 const TARGETS: [(&str, &str); 4] = [
     ("parse", "fuzz/corpus/payloads"),
     ("relocation", "fuzz/corpus/relocation"),
@@ -16,9 +16,9 @@ const TARGETS: [(&str, &str); 4] = [
     ("actions", "fuzz/corpus/actions"),
 ];
 
-/// Fuzzes everything, each target for its share of the time. What the fuzzer
-/// learns is kept for the next time, next to its build. With `xen`, all values of
-/// all headers of Xen's own test payloads are tried as well.
+/// Runs all targets, each for its share of the time. The corpus that the fuzzer finds
+/// is kept next to its build. `xen` also tries all values of all header fields of
+/// Xen's own test payloads.
 pub(crate) fn run(minutes: u32, xen: bool) -> anyhow::Result<()> {
     if xen {
         base::get()?;
@@ -44,7 +44,7 @@ pub(crate) fn run(minutes: u32, xen: bool) -> anyhow::Result<()> {
         let mut fuzzer = Command::new("cargo");
         fuzzer.args(["+nightly", "fuzz", "run", "--release", target]);
         fuzzer.arg(&corpus).arg(seeds).arg("--");
-        // It says how many inputs it tried. Too slow is an error as well.
+        // It prints the number of inputs. A slow input is an error too.
         fuzzer.args([&format!("-max_total_time={seconds}"), "-timeout=10"]);
         command::run(fuzzer.args(["-verbosity=0", "-print_final_stats=1"]))?;
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Everything a person or CI does with this repository: `cargo xtask help`.
+//! The commands that developers and CI run in this repository: `cargo xtask help`.
 #![forbid(unsafe_code)]
 
 mod axe;
@@ -17,7 +17,7 @@ use std::process::{Command as Process, ExitCode};
 use xsplice_testbed::{base, cache, command, println, xen};
 
 #[derive(Parser)]
-#[command(about = "Everything a person or CI does with this repository")]
+#[command(about = "The commands that developers and CI run in this repository")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,7 +29,7 @@ enum Command {
     Demo,
     /// Run the whole test suite, including the tests that boot a real Xen.
     Test(test::Args),
-    /// Download Debian's Xen and rebuild it; print where everything is.
+    /// Download Debian's Xen and rebuild it; print the paths.
     Base {
         /// Look for a newer version even if one is cached.
         #[arg(long)]
@@ -40,10 +40,10 @@ enum Command {
         #[command(subcommand)]
         what: Xen,
     },
-    /// Measure: `cargo xtask bench --help` says what.
+    /// Run benchmarks; see `cargo xtask bench --help`.
     #[command(disable_help_flag = true)]
     Bench {
-        /// Goes to the benchmarks as it is.
+        /// Passed on to the benchmarks.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
@@ -60,11 +60,11 @@ enum Command {
     /// Run the tests of engine, rendezvous and in-process host under
     /// AddressSanitizer, valgrind and Miri.
     Sanitize {
-        /// Only under this one.
+        /// Use only this one.
         #[arg(value_enum)]
         only: Option<sanitize::Sanitizer>,
     },
-    /// Mutation testing of engine, reloc and rendezvous: change one place at a time
+    /// Mutation testing of engine, reloc and rendezvous: make one change at a time
     /// and see whether a test fails.
     Mutants(mutants::Args),
     /// Check the documents and build the book from them.
@@ -75,9 +75,9 @@ enum Command {
     },
     /// Write the manual pages and the completions for shells to target/man.
     Man,
-    /// Show or clear what is cached.
+    /// Show or clear the cache.
     Cache {
-        /// Delete it all.
+        /// Delete everything.
         #[arg(long)]
         clear: bool,
     },
@@ -85,12 +85,12 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Xen {
-    /// Build it; print the file that says where everything is.
+    /// Build it; print the file with all paths.
     Build {
         /// The live-patch core.
         #[arg(long, value_enum, default_value = "rust")]
         engine: xen::Engine,
-        /// With Xen's own checks (`CONFIG_DEBUG`).
+        /// With Xen's assertions (`CONFIG_DEBUG`).
         #[arg(long)]
         debug: bool,
     },

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask man`: manual pages and completions, as packages install them.
+//! `cargo xtask man`: manual pages and completions for packages.
 
 use anyhow::Context as _;
 use std::path::Path;
 use std::process::Command;
 use xsplice_testbed::{command, print, println, programs};
 
-/// Each shell with the name that it expects of its completions.
+/// Each shell with the file name that it expects for completions.
 const SHELLS: [(&str, &str); 3] = [
     ("bash", "xsplice"),
     ("zsh", "_xsplice"),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `cargo xtask mutants`: the code of the engine's crates is changed in one place
-//! at a time, and their tests have to notice.
+//! `cargo xtask mutants`: changes the code of the engine's crates in one place at a
+//! time; their tests must catch it.
 
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
@@ -12,10 +12,10 @@ use std::process::Command;
 use xsplice_testbed::command;
 use xsplice_testbed::println;
 
-/// Whose code is changed; each change is tried with these crates' own tests.
+/// The crates to mutate; each change is tried with these crates' own tests.
 const PACKAGES: [&str; 3] = ["xsplice-engine", "xsplice-reloc", "xsplice-rendezvous"];
 
-/// What is changed.
+/// Which changes to try.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only what this diff touches.
@@ -33,12 +33,12 @@ pub(crate) struct Args {
     /// Which of them `--sample` chooses.
     #[arg(long, value_name = "N", default_value_t = 1, requires = "sample")]
     seed: u64,
-    /// How many are tried at a time.
+    /// Number of parallel jobs.
     #[arg(long, default_value_t = 1)]
     jobs: u32,
 }
 
-/// What came of it all, in cargo-mutants' own file.
+/// The outcome, from cargo-mutants' own file.
 #[derive(Deserialize)]
 struct Outcomes {
     outcomes: Vec<Outcome>,
@@ -50,8 +50,8 @@ struct Outcome {
     scenario: serde_json::Value,
 }
 
-/// Tries the changes, and says what share of them the tests noticed, and which they
-/// did not. What is known to survive is in `.cargo/mutants.toml`, with the reason.
+/// Tries the changes, and reports what share of them the tests caught, and which they
+/// missed. Known survivors are in `.cargo/mutants.toml`, with the reason.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let version = Command::new("cargo")
         .args(["mutants", "--version"])
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     mutants.arg("--output").arg(output);
     mutants.arg(format!("--jobs={}", args.jobs));
-    // It fails when one survives; what it wrote says more.
+    // It fails if one survives; its output file has the details.
     let status = mutants.status().context("cargo mutants")?;
     let outcomes = output.join("mutants.out/outcomes.json");
     let text = std::fs::read_to_string(&outcomes)
@@ -87,16 +87,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (caught, endless) = (count("CaughtMutant"), count("Timeout"));
     let (missed, unviable) = (count("MissedMutant"), count("Unviable"));
     println!(
-        "{} of {} changes are noticed ({caught} by a test, {endless} because it did not end); \
+        "{} of {} changes are caught ({caught} by a test, {endless} by a test that does not end); \
          {unviable} more do not compile",
         caught + endless,
         caught + endless + missed
     );
-    ensure!(status.success(), "{missed} changes are not noticed");
+    ensure!(status.success(), "{missed} changes are not caught");
     Ok(())
 }
 
-/// `cargo mutants` on what is asked for.
+/// `cargo mutants` for the selected changes.
 fn mutants(args: &Args) -> Command {
     let mut mutants = Command::new("cargo");
     mutants.args(["mutants", "--no-shuffle", "--colors=never"]);
@@ -113,8 +113,8 @@ fn mutants(args: &Args) -> Command {
     mutants
 }
 
-/// `count` of the names, in their order: which ones depends on the seed and on the
-/// names themselves, so that one more or less changes little.
+/// `count` of the names, in order. The choice depends on the seed and on each name,
+/// so one more or less name changes little.
 fn sample<'n>(names: impl Iterator<Item = &'n str>, count: usize, seed: u64) -> Vec<&'n str> {
     let rank = |name: &str| {
         let digest = Sha256::new().chain_update(seed.to_le_bytes());
@@ -130,7 +130,7 @@ fn sample<'n>(names: impl Iterator<Item = &'n str>, count: usize, seed: u64) -> 
     ranked.into_iter().map(|(_, _, name)| name).collect()
 }
 
-/// A regular expression for this text and no other.
+/// A regular expression that matches exactly this text.
 fn exactly(text: &str) -> String {
     let escaped = text.chars().flat_map(|c| {
         let special = r"\.+*?()|[]{}^$#&-~".contains(c).then_some('\\');
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_mutants_are_no_expressions() {
+    fn names_of_mutants_are_matched_literally() {
         assert_eq!(exactly("a.rs:1: f() -> x"), r"^a\.rs:1: f\(\) \-> x$");
     }
 }

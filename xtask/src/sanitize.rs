@@ -7,28 +7,28 @@ use std::process::Command;
 use xsplice_testbed::println;
 use xsplice_testbed::{command, packages};
 
-/// What watches the tests.
+/// The detector to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Sanitizer {
-    /// AddressSanitizer, on the engine and the hypervisor in a process.
+    /// AddressSanitizer, on the engine and `host-process`.
     Address,
     /// Valgrind, on the same.
     Valgrind,
-    /// Miri, on what needs no code but Rust's: engine, rendezvous, relocations.
+    /// Miri, on pure Rust: engine, rendezvous, relocations.
     Miri,
 }
 
 const ALL: [Sanitizer; 3] = [Sanitizer::Address, Sanitizer::Valgrind, Sanitizer::Miri];
 
-/// What runs as machine code.
+/// Crates that run as machine code.
 const NATIVE: [&str; 3] = [
     "--package=xsplice-engine",
     "--package=xsplice-host-process",
     "--package=xsplice-rendezvous",
 ];
 
-/// Tests that try very many cases of the same: they would take an hour where each
-/// instruction is looked at. AddressSanitizer sees them.
+/// Tests with very many cases: they would take an hour under instrumentation.
+/// AddressSanitizer covers them.
 const EXHAUSTIVE: [&str; 3] = [
     "--skip=every_",
     "--skip=cut_off_at_every_length",
@@ -52,7 +52,7 @@ pub(crate) fn run(only: Option<Sanitizer>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A cargo with a directory of its own for what it builds.
+/// A cargo with its own target directory.
 fn cargo(arguments: &[&str], directory: &str) -> Command {
     let mut cargo = Command::new("cargo");
     cargo
@@ -70,9 +70,9 @@ fn address() -> anyhow::Result<Command> {
 }
 
 fn valgrind() -> anyhow::Result<Command> {
-    // The test harness keeps what it knows of its own thread where valgrind sees
-    // a pointer into the middle only: possibly lost, each time. Code is written
-    // while it runs. The allocator must be in another library to be watched.
+    // The test harness keeps only an interior pointer to its thread's data, which
+    // valgrind always reports as possibly lost. Code is modified while it runs.
+    // Valgrind can only intercept an allocator in a shared library.
     const RUNNER: &str = "valgrind --quiet --error-exitcode=1 --smc-check=all-non-file \
                           --leak-check=full --errors-for-leak-kinds=definite \
                           --show-leak-kinds=definite";
@@ -92,15 +92,15 @@ fn miri() -> anyhow::Result<Command> {
     let mut tests = cargo(&["+nightly", "miri", "test"], "target/miri");
     tests.args(["--package=xsplice-engine", "--package=xsplice-rendezvous"]);
     tests.args(["--package=xsplice-reloc", "--lib"]);
-    // Those of the linker's results run it.
+    // The tests against the linker run ld, which Miri cannot do.
     for test in ["load", "actions", "hold", "microcode"] {
         tests.args(["--test", test]);
     }
     tests.arg("--").args(EXHAUSTIVE);
-    // The decoder that the engine's lengths are compared with makes pointers of
-    // integers; the engine does not.
+    // The decoder that serves as oracle for instruction lengths casts integers to
+    // pointers; the engine does not.
     tests.env("PROPTEST_CASES", "4");
-    // What makes up cases looks for a file of those that failed before.
+    // proptest looks for a file of previous failures.
     tests.env(
         "MIRIFLAGS",
         "-Zmiri-permissive-provenance -Zmiri-disable-isolation",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs the test programs of a package one after the other, says which one runs
-//! and how many are left, and prints how long each took.
+//! Runs the test programs of a package in sequence, shows which one runs and how many
+//! are left, and prints the time of each.
 
 use anyhow::{Context, bail, ensure};
 use std::ffi::OsString;
@@ -17,14 +17,14 @@ struct Program {
     directory: PathBuf,
 }
 
-/// Variables that test programs get.
+/// Environment variables for test programs.
 pub(crate) type Variables<'a> = &'a [(&'a str, OsString)];
 
-/// Runs the test programs of `package`, all of them or those named in `only`.
-/// Each one runs, also after another one failed.
+/// Runs the test programs of `package`, all of them or those named in `only`. A
+/// failure does not stop the rest.
 ///
 /// # Errors
-/// If one fails, all that failed are named.
+/// Names all that failed.
 pub(crate) fn run(package: &str, only: &[String], variables: Variables) -> anyhow::Result<()> {
     let programs = compile(package)?;
     for name in only {
@@ -59,7 +59,7 @@ pub(crate) fn run(package: &str, only: &[String], variables: Variables) -> anyho
     report(&mut results)
 }
 
-/// Prints the table of times, the longest first.
+/// Prints the table of times, longest first.
 fn report(results: &mut [(&str, Duration, bool)]) -> anyhow::Result<()> {
     results.sort_by_key(|(_, time, _)| std::cmp::Reverse(*time));
     println!("{:<24} {:>8}", "test program", "seconds");
@@ -79,7 +79,7 @@ fn report(results: &mut [(&str, Duration, bool)]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Compiles the test programs of `package`; they are in the order of their names.
+/// Compiles the test programs of `package`, sorted by name.
 fn compile(package: &str) -> anyhow::Result<Vec<Program>> {
     let messages = command::output(Command::new("cargo").args([
         "test",

@@ -8,42 +8,42 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_testbed::{base, cache, command, packages, println, programs, xen};
 
-/// What is run.
+/// What to run.
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     instead: Option<Instead>,
-    /// Leave out what needs Xen or QEMU.
+    /// Skip the tests that need Xen or QEMU.
     #[arg(long, conflicts_with_all = ["all", "only"])]
     fast: bool,
-    /// Run exhaustive tests in full instead of a sample; it takes hours.
+    /// Run exhaustive tests in full instead of a sample; takes hours.
     #[arg(long)]
     all: bool,
-    /// Chooses the samples.
+    /// Seed for the samples.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Run only this test program on the real Xen; repeat it for several.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Hold the deny-list against these `xen-syms` files of other versions, too.
+    /// Also check the deny-list against these `xen-syms` files of other versions.
     #[arg(long, value_name = "DIR", conflicts_with = "fast")]
     xen_syms: Option<PathBuf>,
 }
 
-/// One test, for longer than with the others.
+/// A single test, longer than in the suite.
 #[derive(clap::Subcommand)]
 enum Instead {
-    /// Random changes of the hypervisor's source: what the generator makes of
-    /// each is compared with a real build.
+    /// Make random edits to the hypervisor's source, and compare the generator's
+    /// result for each with a real build.
     Mutate {
-        /// How many changes.
+        /// Number of edits.
         #[arg(long, value_name = "N", default_value_t = 200)]
         count: u64,
-        /// Chooses them.
+        /// Seed for the edits.
         #[arg(long, value_name = "S", default_value_t = 1)]
         seed: u64,
-        /// Where to keep the patches that made a wrong payload.
+        /// Where to keep patches that led to a wrong payload.
         #[arg(long, value_name = "DIR", default_value = "target/mutations")]
         faults: PathBuf,
     },
@@ -120,7 +120,8 @@ fn check_without_xen(fast: bool) -> anyhow::Result<()> {
     check_dependencies(fast)
 }
 
-/// Builds what the tests on the real Xen use; returns where it is, in variables.
+/// Builds what the tests on the real Xen use; returns environment variables with the
+/// paths.
 fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
     let xsplice = programs::build_xsplice()?;
     base::get()?;
@@ -139,7 +140,7 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
     ])
 }
 
-/// What goes into a hypervisor compiles where there is no operating system.
+/// Checks that hypervisor code compiles for a target without an operating system.
 fn check_freestanding() -> anyhow::Result<()> {
     const TARGET: &str = "x86_64-unknown-none";
     let print = ["--print", "target-libdir", "--target", TARGET];
@@ -148,8 +149,8 @@ fn check_freestanding() -> anyhow::Result<()> {
         println!("installing the Rust target {TARGET}");
         let added = command::output(Command::new("rustup").args(["target", "add", TARGET]));
         if let Err(error) = added {
-            // Building Xen with the engine, with Debian's compiler, shows it too.
-            println!("{error:#}\nwithout {TARGET} this is only seen when Xen is built");
+            // Building Xen with the engine, with Debian's compiler, also checks this.
+            println!("{error:#}\nwithout {TARGET} this is only checked when Xen is built");
             return Ok(());
         }
     }
@@ -170,13 +171,13 @@ fn check_model() -> anyhow::Result<()> {
         "--package",
         "xsplice-rendezvous",
     ]);
-    // Its own directory: the flag would have everything else compiled anew.
+    // A separate directory: the flag would make cargo recompile everything else.
     command.args(["--test", "loom", "--target-dir", "target/loom"]);
     command::run(command.env("RUSTFLAGS", "--cfg loom"))
 }
 
-/// Licences and sources of what the project depends on. The checker is no part
-/// of a Rust toolchain; building it takes minutes, so the inner loop does not.
+/// Checks licences and sources of dependencies. The checker is not part of a Rust
+/// toolchain, and building it takes minutes, so `--fast` does not.
 fn check_dependencies(fast: bool) -> anyhow::Result<()> {
     let installed = command::output(Command::new("cargo").args(["deny", "--version"])).is_ok();
     if !installed && fast {
@@ -185,7 +186,7 @@ fn check_dependencies(fast: bool) -> anyhow::Result<()> {
     }
     if !installed {
         println!("installing cargo-deny");
-        // Into its own directory: this workspace's target is not its.
+        // Into a separate target directory, not this workspace's.
         command::output(
             Command::new("cargo")
                 .args(["install", "cargo-deny", "--locked"])

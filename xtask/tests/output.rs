@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What becomes of lines that cannot be written.
+//! Output that cannot be written.
 
 use std::fs::File;
 use std::process::{Command, Output, Stdio};
@@ -12,7 +12,7 @@ fn cache(output: impl Into<Stdio>) -> Output {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let output = cache(writer);

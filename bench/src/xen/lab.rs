@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A host that runs one of the hypervisors, and what is measured on it.
+//! A host that runs one of the hypervisors, and measurements on it.
 
 use super::Subject;
 use super::payload::Payload;
@@ -13,33 +13,33 @@ use xsplice_lab::{Host, HostConfig};
 use xsplice_stopwatch::{Line, Request};
 use xsplice_testbed::command;
 
-/// How long the operations of one measurement may take.
+/// Timeout for the operations of one measurement.
 const LIMIT: Duration = Duration::from_secs(240);
-/// The stretches that are measured.
+/// Indices of the measured stretches.
 const WINDOW: usize = 0;
 const CALL: usize = 1;
 const CHECK: usize = 2;
 
-/// The program that does the operations, in dom0.
+/// The program that runs the operations in dom0.
 pub(super) const OPERATE: &str = "operate";
 
 /// What is measured on a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measure {
-    /// Which pages of the hypervisor are run.
+    /// Which pages of the hypervisor run.
     Pages,
     Instructions,
     Ticks,
 }
 
 impl Measure {
-    /// How often everything is done; the least of what is measured is taken. The
-    /// other CPU has its turns meanwhile, also when instructions are counted.
+    /// Number of repetitions; the minimum is taken. The other CPU runs in between,
+    /// even when instructions are counted.
     fn rounds(self) -> usize {
         match self {
             Self::Pages => 1,
             Self::Instructions => 5,
-            // The first ones are in code that was not emulated before.
+            // The first ones run code that has not been translated yet.
             Self::Ticks => 15,
         }
     }
@@ -49,7 +49,7 @@ impl Measure {
 pub(super) struct Lab {
     pub(super) measure: Measure,
     host: Host,
-    /// What the stopwatch writes.
+    /// The stopwatch's output file.
     output: PathBuf,
     _directory: tempfile::TempDir,
 }
@@ -107,12 +107,12 @@ impl Lab {
         })
     }
 
-    /// The hypercall of an upload of `payload`, which is unloaded then.
+    /// Measures the hypercall that uploads `payload`, then unloads it.
     pub(super) fn upload(&mut self, payload: &Payload) -> anyhow::Result<u64> {
         let mut least = u64::MAX;
         for _ in 0..self.measure.rounds() {
             let calls = self.passages_of(CALL, &[("upload", payload)])?;
-            // Before it, a few are made that ask for something only.
+            // A few query hypercalls precede it.
             let upload = calls.into_iter().max().context("there was no hypercall")?;
             least = least.min(upload);
             self.unload(payload)?;
@@ -128,7 +128,7 @@ impl Lab {
         self.run(&[("unload", payload)])
     }
 
-    /// The window of an apply of `payload`, which is unloaded then.
+    /// Measures the window of an apply of `payload`, then unloads it.
     pub(super) fn apply(&mut self, payload: &Payload) -> anyhow::Result<u64> {
         self.load(payload)?;
         let least = self.window(&[], ("apply", payload), payload)?;
@@ -136,7 +136,7 @@ impl Lab {
         Ok(least)
     }
 
-    /// The window of a replace of `stack` by `top`; all are unloaded then.
+    /// Measures the window of a replace of `stack` by `top`, then unloads all.
     pub(super) fn replace(&mut self, stack: &[Payload], top: &Payload) -> anyhow::Result<u64> {
         let all = || stack.iter().chain([top]);
         let each = |operation| all().map(move |payload| (operation, payload));
@@ -147,8 +147,8 @@ impl Lab {
         Ok(least)
     }
 
-    /// The window of `action`, which applies `payload`: the least of some. Each
-    /// time the actions `before` it are done, and it is reverted afterwards.
+    /// The shortest window of several runs of `action`, which applies `payload`. Each
+    /// run does the actions `before` first, and reverts afterwards.
     fn window(
         &mut self,
         before: &[Operation<'_>],
@@ -166,17 +166,17 @@ impl Lab {
         Ok(least)
     }
 
-    /// How many instructions a CPU needs to see that nothing is to be done; for a
-    /// host that was asked to do nothing yet.
+    /// Number of instructions that a CPU needs to see that nothing is pending; for a
+    /// host without any actions so far.
     pub(super) fn idle(&self) -> anyhow::Result<u64> {
         let mut lengths = self.passages(CHECK)?;
         lengths.sort_unstable();
-        // The most, but for those in which an interrupt came.
+        // Near the maximum, without those with an interrupt.
         let most = lengths.get(lengths.len() * 9 / 10);
         most.copied().context("no CPU was on its way to a guest")
     }
 
-    /// The addresses of the pages of the hypervisor that were run so far.
+    /// The addresses of the hypervisor's pages that have run so far.
     pub(super) fn pages(&self) -> anyhow::Result<BTreeSet<u64>> {
         let pages = self.lines()?.into_iter().filter_map(|line| match line {
             Line::Page(address) => Some(address),
@@ -185,7 +185,8 @@ impl Lab {
         Ok(pages.collect())
     }
 
-    /// Does operations in dom0; the lengths of the passages of a stretch meanwhile.
+    /// Runs operations in dom0; returns the lengths of a stretch's passages
+    /// meanwhile.
     fn passages_of(
         &mut self,
         stretch: usize,
@@ -207,13 +208,13 @@ impl Lab {
 
     fn lines(&self) -> anyhow::Result<Vec<Line>> {
         let text = std::fs::read_to_string(&self.output)?;
-        // The last one may be being written.
+        // The last line may be incomplete.
         let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
         let lines = whole.lines().map(str::parse);
         Ok(lines.collect::<Result<_, _>>()?)
     }
 
-    /// Does operations in dom0.
+    /// Runs operations in dom0.
     fn run(&mut self, operations: &[Operation<'_>]) -> anyhow::Result<()> {
         let mut words = vec![OPERATE.to_owned()];
         for (operation, payload) in operations {
@@ -233,13 +234,13 @@ impl Lab {
     }
 }
 
-/// Where a payload is in dom0.
+/// The path of a payload in dom0.
 fn file(payload: &Payload) -> String {
     format!("lab/{}.livepatch", payload.name)
 }
 
-/// A copy of `program` without what debuggers need: the emulated machine takes
-/// its time to read it.
+/// A copy of `program` without debugging information, because the emulated machine is
+/// slow to read it.
 fn strip(program: &Path, to: PathBuf) -> anyhow::Result<PathBuf> {
     command::output(
         Command::new("objcopy")

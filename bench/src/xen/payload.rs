@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Payloads of any size for a real hypervisor. Each new function is the first
-//! instructions of the old one and a jump to the rest, so that the hypervisor
-//! does what it did; where these cannot be anywhere, it is a jump to the old
-//! one, and the payload can be applied only if nobody calls it.
+//! Payloads of any size for a real hypervisor. Each new function has the first
+//! instructions of the old one and a jump to the rest, so the hypervisor behaves as
+//! before; if these are not position-independent, it is a jump to the old one, and
+//! the payload can be applied only if nothing calls it.
 
 use anyhow::{Context as _, ensure};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
@@ -23,7 +23,7 @@ struct Target {
     name: String,
     address: u64,
     size: u64,
-    /// Whole instructions at its start that can be anywhere; may be empty.
+    /// Complete, position-independent instructions at its start; may be empty.
     start: Vec<u8>,
 }
 
@@ -34,14 +34,14 @@ pub(super) struct Payload {
     build_id: Vec<u8>,
 }
 
-/// What a jump takes.
+/// Size of a jump.
 const JUMP: usize = trampoline::SIZE as usize;
-/// A landing pad, which stays where it is.
+/// Size of a landing pad, which is kept.
 const ENDBR: usize = trampoline::LANDING_PAD_SIZE as usize;
 
 /// The hypervisor.
 pub(super) struct Image {
-    /// Those first that do what they did when they are replaced.
+    /// Sorted so that functions that behave the same when replaced come first.
     targets: Vec<Target>,
     build_id: Vec<u8>,
 }
@@ -81,7 +81,7 @@ impl Image {
         })
     }
 
-    /// The hypervisor without the functions that are patched on a page of `run`.
+    /// The hypervisor without the functions that would be patched on a page of `run`.
     pub(super) fn cold(&self, run: &BTreeSet<u64>) -> Self {
         let cold = |target: &&Target| {
             let patched = [target.address, target.address + (ENDBR + JUMP) as u64];
@@ -93,9 +93,8 @@ impl Image {
         }
     }
 
-    /// A payload that replaces these `functions` of the targets and has `symbols`
-    /// symbols of its own; it depends on the payload `below`, or of the
-    /// hypervisor.
+    /// A payload that replaces these `functions` of the targets and defines `symbols`
+    /// symbols; it depends on the payload `below`, or on the hypervisor.
     pub(super) fn payload(
         &self,
         name: &str,
@@ -146,7 +145,7 @@ impl Image {
         })?;
         ensure!(data.len() <= MOST, "{name} would have {} bytes", data.len());
         let file = ElfFile64::<Endianness>::parse(data.as_slice())?;
-        // What it depends on is in notes of the same type.
+        // Its dependencies are in notes of the same type.
         let note = file.section_by_name(section::BUILD_ID);
         let note = note.context("no build-id")?.data()?;
         let build_id = note::parse_build_id(note).context("no build-id")?.to_vec();
@@ -161,8 +160,8 @@ impl Image {
 /// `LIVEPATCH_MAX_SIZE`.
 const MOST: usize = 2 << 20;
 
-/// The whole instructions that a jump behind a possible landing pad goes over,
-/// if they can be anywhere and nothing in `code` leads to their middle.
+/// The complete instructions that a jump after an optional landing pad overwrites, if
+/// they are position-independent and nothing in `code` jumps into their middle.
 fn start(code: &[u8]) -> Option<&[u8]> {
     let mut least = JUMP;
     let mut end = 0;
@@ -170,7 +169,7 @@ fn start(code: &[u8]) -> Option<&[u8]> {
         if instruction.mnemonic() == Mnemonic::Endbr64 {
             least += ENDBR;
         }
-        // What looks like padding may be replaced while the hypervisor starts.
+        // Apparent padding may be patched at boot.
         let fixed = instruction.is_ip_rel_memory_operand()
             || instruction.flow_control() != FlowControl::Next
             || matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::INVALID);
@@ -192,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_instructions_that_can_be_anywhere_are_taken() {
+    fn only_position_independent_instructions_are_taken() {
         const RETURN: &[u8] = &[0xc3];
         let code = |start: &[u8]| [start, RETURN].concat();
         // push %rbp; mov %rsp,%rbp; push %rbx

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Where in a hypervisor what is measured begins and ends, from its symbols.
+//! The addresses where measurements begin and end, from the hypervisor's symbols.
 
 use anyhow::Context as _;
 use iced_x86::{Decoder, DecoderOptions, FlowControl};
@@ -10,15 +10,15 @@ use std::ops::Range;
 use std::path::Path;
 use xsplice_stopwatch::Stretch;
 
-/// Addresses that a CPU passes.
+/// The stretches to measure.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// From where all CPUs wait with their interrupts off to where what had to be
-    /// done is done and the CPU that did it synchronises itself.
+    /// From the point where all CPUs wait with interrupts off to the point where the
+    /// action is done and the leader serialises itself.
     pub(super) window: Stretch,
-    /// A live-patch hypercall, from when it is known to be one to its result.
+    /// A live-patch hypercall, from its dispatch to its result.
     pub(super) call: Stretch,
-    /// Where a CPU sees whether anything is to be done.
+    /// The check for a pending action.
     pub(super) check: Stretch,
     /// The hypervisor's code.
     pub(super) text: Range<u64>,
@@ -33,7 +33,7 @@ impl Places {
         let find = |name: &str| {
             let symbol = file.symbols().find(|symbol| {
                 let known = symbol.name().unwrap_or_default();
-                // The compiler adds `.constprop.0` and the like.
+                // The compiler adds suffixes such as `.constprop.0`.
                 known.split('.').next() == Some(name)
             });
             let symbol = symbol.with_context(|| format!("xen-syms has no {name}"))?;
@@ -47,8 +47,8 @@ impl Places {
         let (begin, end) = if let Ok(begin) = find("xsplice_window_begin") {
             (begin, find("xsplice_synchronise")?)
         } else {
-            // Xen's own core waits twice: for all CPUs to come, and for all to
-            // turn their interrupts off.
+            // The stock core waits twice: for all CPUs to arrive, and for all to turn
+            // interrupts off.
             let from = usize::try_from(check - start)?;
             let body = code
                 .get(from..)
@@ -69,7 +69,7 @@ impl Places {
     }
 }
 
-/// Where the calls of `function` in `code`, which is at `start`, return to.
+/// The return addresses of the calls to `function` in `code`, which is at `start`.
 fn returns(code: &[u8], start: u64, function: u64) -> impl Iterator<Item = u64> {
     Decoder::with_ip(64, code, start, DecoderOptions::NONE)
         .into_iter()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What was measured, as tables, and which targets were reached.
+//! The measurements as tables, and which targets were reached.
 
 use super::{Results, Series};
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl Series {
         }
     }
 
-    /// How many times as long Xen's own core has to take.
+    /// The required ratio of the stock core to ours.
     fn target(self, number: usize) -> f64 {
         match (self, number) {
             (Self::Loaded, 10) => 5.0,
@@ -38,7 +38,7 @@ impl Series {
     }
 }
 
-/// Prints everything; of each pair, Xen's own core comes first.
+/// Prints everything; of each pair, the stock core comes first.
 pub(super) fn print(counted: &[Results], timed: &[Results], idle: &[u64], size: &Size) {
     let mut targets = Vec::new();
     for series in ALL {
@@ -64,9 +64,9 @@ pub(super) fn print(counted: &[Results], timed: &[Results], idle: &[u64], size: 
         }
     }
     if let &[theirs, ours] = idle {
-        println!("\n### The check on the way to a guest\n");
+        println!("\n### The check on return to a guest\n");
         println!("Instructions of `check_for_livepatch_work`: C {theirs}, Rust {ours}.");
-        let target = "On the way to a guest: no more instructions".to_owned();
+        let target = "On return to a guest: no more instructions".to_owned();
         targets.push((ours <= theirs, target));
     }
     let Size { bytes, more } = size;
@@ -80,7 +80,7 @@ pub(super) fn print(counted: &[Results], timed: &[Results], idle: &[u64], size: 
     }
 }
 
-/// Prints both values and how many times the second the first is; returns this.
+/// Prints both values and the ratio of the first to the second; returns the ratio.
 fn cells(pair: &[Results], series: Series, number: usize) -> f64 {
     let values: Vec<u64> = pair
         .iter()

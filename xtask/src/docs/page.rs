@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A Markdown page: what it links to, shows and names.
+//! A Markdown page: its links, pictures and names.
 
 use anyhow::Context as _;
 use pulldown_cmark::{Event, Parser, Tag, TagEnd};
 use std::path::{Path, PathBuf};
 
-/// What is checked of a page.
+/// The parts of a page that are checked.
 #[derive(Default)]
 pub(super) struct Page {
-    /// From the root of the repository.
+    /// Relative to the root of the repository.
     pub(super) path: PathBuf,
-    /// Where its links and pictures lead, as written.
+    /// Targets of its links and pictures, as written.
     pub(super) targets: Vec<String>,
     /// The anchors of its headings, as GitHub and mdBook make them.
     pub(super) anchors: Vec<String>,
@@ -66,8 +66,8 @@ impl Page {
         page
     }
 
-    /// Where a relative link leads, from the root of the repository; `None` for
-    /// an address on the network, and for a place on this page.
+    /// The target of a relative link, from the root of the repository; `None` for a
+    /// URL and for an anchor on this page.
     pub(super) fn resolve(&self, target: &str) -> Option<PathBuf> {
         let file = target.split('#').next().unwrap_or_default();
         if file.is_empty() || file.contains(':') {
