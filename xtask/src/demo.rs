@@ -81,7 +81,7 @@ fn look(host: &mut Host) -> anyhow::Result<String> {
     let info = host.run(&["xsplice", "info", "--json"])?;
     let info: serde_json::Value =
         serde_json::from_str(&info.stdout).context("xsplice info gave no JSON")?;
-    Ok(info["hypervisor"]["extra"]
+    Ok(info["result"]["hypervisor"]["extra"]
         .as_str()
         .unwrap_or_default()
         .to_owned())

@@ -55,6 +55,7 @@ pub const FORMAT: u32 = 1;
 /// A variable or constant that hooks change in place.
 #[cfg(feature = "serde")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PatchedData {
     /// Name in the source.
     pub name: String,
@@ -74,6 +75,7 @@ pub struct PatchedData {
 /// A new per-CPU variable.
 #[cfg(feature = "serde")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PerCpuVariable {
     /// Name in the source.
     pub name: String,
@@ -88,6 +90,7 @@ pub struct PerCpuVariable {
 /// A change that the payload does without.
 #[cfg(feature = "serde")]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LeftOut {
     /// Name of the function, variable or section.
     pub name: String,
@@ -101,6 +104,7 @@ pub struct LeftOut {
 /// although it may be one that is in memory.
 #[cfg(feature = "serde")]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Renewed {
     /// Name of the variable.
     pub name: String,

@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The admin commands: upload, apply, revert, replace, unload, load, list, info.
 
+mod act;
 mod classic;
 mod commands;
+mod explain;
 mod payload_file;
 mod preflight;
 mod replaced;
+mod show;
 
+pub(crate) use act::Acted;
 pub(crate) use classic::{called_as_xen_livepatch, xen_livepatch};
 pub(crate) use commands::{Command, run};
+pub(crate) use show::{Info, List};
 
-use xsplice_dom0::Action;
+use xsplice_dom0::{Action, State};
 
 /// Default timeout of a rendezvous in milliseconds, as in the classic tool.
 const TIMEOUT_MS: u32 = 30;
@@ -35,4 +40,13 @@ fn name_of(path: &std::path::Path) -> String {
         .into_owned();
     name.rsplit_once('.')
         .map_or(name.clone(), |(stem, _)| stem.to_owned())
+}
+
+/// What programs and people call a state.
+fn state_word(state: State) -> String {
+    match state {
+        State::Checked => "checked".to_owned(),
+        State::Applied => "applied".to_owned(),
+        State::Unknown(number) => format!("state {number}"),
+    }
 }

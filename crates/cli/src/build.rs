@@ -2,7 +2,7 @@
 //! `xsplice build`: from a source patch to a payload.
 
 use crate::cache::cache;
-use crate::output::{complain, problems, say, shown};
+use crate::output::{Ended, Failure, Problem, complain, say, shown};
 use crate::progress::Shown;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -107,6 +107,16 @@ pub(crate) struct Args {
     debug: bool,
 }
 
+/// What a build made.
+#[derive(serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Built {
+    /// The payload, if it was written.
+    #[serde(flatten)]
+    pub(crate) report: Option<Report>,
+    /// Whether it is proved, if that was asked for.
+    pub(crate) verify: Option<Verdict>,
+}
+
 #[derive(Clone)]
 struct BuildId(Vec<u8>);
 
@@ -166,52 +176,40 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     let result = generate(&options, &shown);
     shown.finish();
     match result {
-        Ok(report) => show(args, &report, None, json),
+        Ok(report) => show(args, report, None, json),
         Err(refused) => refusal(&refused, json),
     }
 }
 
 pub(crate) fn refusal(refused: &Refused, json: bool) -> ExitCode {
-    if json {
-        say!("{:#}", problems(&refused.0, false));
-    }
+    let problems = refused.0.iter().map(|problem| Problem {
+        code: Some(problem.code.to_string()),
+        place: Some(problem.place.clone()),
+        message: problem.message.clone(),
+    });
+    let words: Vec<String> = refused.0.iter().map(ToString::to_string).collect();
+    let failure = Failure::refused(words.join("\n"), problems.collect());
+    let code = Ended::<Built>::badly(failure).tell(json);
     for problem in &refused.0 {
         complain!("error: {problem} [{}]", problem.code);
     }
     complain!("No payload was written.");
-    ExitCode::FAILURE
+    code
 }
 
 /// Shows the report of a payload, and the verdict on it if there is one.
-pub(crate) fn show(
-    args: &Args,
-    report: &Report,
-    verdict: Option<&Verdict>,
-    json: bool,
-) -> ExitCode {
+pub(crate) fn show(args: &Args, report: Report, verdict: Option<Verdict>, json: bool) -> ExitCode {
     if !json {
-        print(report, args.explain);
-        if let Some(verdict) = verdict {
+        print(&report, args.explain);
+        if let Some(verdict) = &verdict {
             crate::opinion::print(verdict);
         }
-        return ExitCode::SUCCESS;
     }
-    let value = serde_json::to_value(report).map(|mut value| {
-        if let Some(verdict) = verdict {
-            value["verify"] = serde_json::json!(verdict);
-        }
-        value
-    });
-    match value {
-        Ok(value) => {
-            say!("{value:#}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            complain!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let built = Built {
+        report: Some(report),
+        verify: verdict,
+    };
+    Ended::well(built).changed(true).tell(json)
 }
 
 /// `-o` names a file, or a directory as with livepatch-build.

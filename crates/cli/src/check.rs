@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice check`.
 
-use crate::output::{complain, failure, say, shown};
+use crate::output::{Ended, Failure, Problem, complain, failure, say, shown};
 use crate::signature::{Certs, Keys};
 use anyhow::{Context as _, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -51,20 +51,41 @@ enum GuardBy {
     Both,
 }
 
+/// The verdicts on payloads.
+#[derive(serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Checked {
+    /// In the order of the command line.
+    payloads: Vec<Report>,
+}
+
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
-    match check(args).and_then(|reports| {
-        let good = reports.iter().all(is_good);
-        if json {
-            say!("{}", serde_json::to_string_pretty(&reports)?);
-        } else {
-            reports.iter().for_each(print);
+    match check(args) {
+        Ok(payloads) => {
+            if !json {
+                payloads.iter().for_each(print);
+            }
+            let refused = refused(&payloads);
+            Ended::well(Checked { payloads }).but(refused).tell(json)
         }
-        Ok(good)
-    }) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
         Err(error) => failure(&error, json),
     }
+}
+
+/// Why not all of the payloads are good, if so.
+fn refused(reports: &[Report]) -> Option<Failure> {
+    let bad: Vec<&Report> = reports.iter().filter(|report| !is_good(report)).collect();
+    let verdicts = bad
+        .iter()
+        .map(|report| format!("{}: {}", report.name, verdict(report)));
+    let verdicts: Vec<String> = verdicts.collect();
+    let problems = bad.iter().flat_map(|report| {
+        report.problems.iter().map(|problem| Problem {
+            code: None,
+            place: Some(report.name.clone()),
+            message: problem.message.clone(),
+        })
+    });
+    (!bad.is_empty()).then(|| Failure::refused(verdicts.join("; "), problems.collect()))
 }
 
 fn is_good(report: &Report) -> bool {

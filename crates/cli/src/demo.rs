@@ -2,7 +2,7 @@
 
 //! `xsplice demo`: live patching on a simulated hypervisor in this process.
 
-use crate::output::{failure, say};
+use crate::output::{Ended, failure, say};
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -21,13 +21,15 @@ pub(crate) struct Args {
 }
 
 /// A step, and the state after it.
-#[derive(Serialize)]
+#[derive(Serialize, schemars::JsonSchema)]
 struct Step {
-    milliseconds: u128,
+    /// Since the start.
+    milliseconds: u64,
+    /// What was done.
     what: String,
     /// How long the CPUs were stopped.
-    #[serde(skip_serializing_if = "Option::is_none")]
     window_ns: Option<u64>,
+    /// The version that the hypervisor tells its guests.
     version: String,
     /// Whether a guest is still granted memory that does not exist.
     vulnerable: bool,
@@ -35,17 +37,23 @@ struct Step {
     guest_calls: u64,
 }
 
+/// What was demonstrated.
+#[derive(Serialize, schemars::JsonSchema)]
+pub(crate) struct Demonstrated {
+    /// One after the other.
+    steps: Vec<Step>,
+}
+
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
+    let mut steps = Vec::new();
     let result = demo(args.cpus, &mut |step| {
-        if json {
-            say!("{}", serde_json::to_string(&step)?);
-        } else {
+        if !json {
             print(&step);
         }
-        Ok(())
+        steps.push(step);
     });
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => Ended::well(Demonstrated { steps }).tell(json),
         Err(error) => failure(&error, json),
     }
 }
@@ -71,7 +79,7 @@ fn print(step: &Step) {
     say!("          version {version}, {repaired}; {guest_calls} guest calls meanwhile");
 }
 
-fn demo(cpus: u32, report: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn demo(cpus: u32, report: &mut dyn FnMut(Step)) -> anyhow::Result<()> {
     let start = Instant::now();
     let machine = Machine::new(image(), cpus).context("cannot create the simulated hypervisor")?;
     let original = machine.text();
@@ -88,7 +96,7 @@ fn demo(cpus: u32, report: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> anyhow
         std::thread::sleep(Duration::from_millis(20));
         let version = machine.hypercall(call::VERSION, 0, 0);
         report(Step {
-            milliseconds: start.elapsed().as_millis(),
+            milliseconds: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
             what,
             window_ns,
             version: format!("{}.{}", version / 10, version % 10),
@@ -99,7 +107,7 @@ fn demo(cpus: u32, report: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> anyhow
     see(
         format!("a hypervisor with {cpus} CPUs runs in this process"),
         None,
-    )?;
+    );
     for (name, file) in [
         ("grant-fix", payloads::GRANT),
         ("version", payloads::VERSION),
@@ -110,7 +118,7 @@ fn demo(cpus: u32, report: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> anyhow
         see(
             format!("upload {name}: {size} bytes, checked, linked and protected"),
             None,
-        )?;
+        );
     }
     for (action, name) in [
         (Action::Apply, "grant-fix"),
@@ -128,12 +136,12 @@ fn demo(cpus: u32, report: &mut dyn FnMut(Step) -> anyhow::Result<()>) -> anyhow
         see(
             format!("{action} {name}"),
             payload.map(|payload| payload.times().window),
-        )?;
+        );
     }
     for name in ["grant-fix", "version", "cumulative"] {
         engine.act(name, Action::Unload, Options::default())?;
     }
-    see("unload all".to_owned(), None)?;
+    see("unload all".to_owned(), None);
     drop(guests);
     ensure!(
         machine.text() == original,

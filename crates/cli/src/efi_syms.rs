@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice efi-syms`.
 
-use crate::output::{failure, say, shown};
+use crate::output::{Ended, failure, say, shown};
 use anyhow::Context as _;
-use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use xsplice_abi::note::hex;
@@ -33,19 +32,25 @@ pub(crate) struct Args {
     output: PathBuf,
 }
 
+/// The image that was created.
+#[derive(serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Created {
+    /// Where it is.
+    output: String,
+    /// Build-id of the hypervisor in hexadecimal.
+    build_id: String,
+}
+
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     match write(args) {
         Ok(build_id) => {
-            if json {
-                say!(
-                    "{:#}",
-                    json!({ "output": args.output, "build_id": build_id })
-                );
-            } else {
-                let output = shown(&args.output);
+            let output = shown(&args.output);
+            if !json {
                 say!("{output}: for the hypervisor with build-id {build_id}");
             }
-            ExitCode::SUCCESS
+            Ended::well(Created { output, build_id })
+                .changed(true)
+                .tell(json)
         }
         Err(error) => failure(&error, json),
     }

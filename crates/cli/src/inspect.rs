@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice inspect`.
 
-use crate::output::{failure, shown};
+use crate::output::{Ended, failure, shown};
 use crate::signature::{Certs, State};
 use anyhow::Context as _;
 use std::io::IsTerminal;
@@ -18,7 +18,7 @@ Examples:
   xsplice inspect fix.livepatch
   xsplice inspect fix.livepatch --xen-syms xen-syms | less
   xsplice inspect fix.livepatch --relocations
-  xsplice inspect fix.livepatch --json | jq .functions
+  xsplice inspect fix.livepatch --json | jq .result.functions
 
 Side by side, | marks instructions that differ, < and > those that are only in
 the old or the new code.";
@@ -40,13 +40,26 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
-    match show(args, json) {
-        Ok(text) => {
-            lines::print(format_args!("{text}"));
-            ExitCode::SUCCESS
+    match read_all(args) {
+        Ok(inspected) => {
+            if !json {
+                lines::print(format_args!("{}", text(&inspected, args.relocations)));
+            }
+            Ended::well(inspected).tell(json)
         }
         Err(error) => failure(&error, json),
     }
+}
+
+/// What is in a payload.
+#[derive(serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Inspected {
+    #[serde(flatten)]
+    payload: Payload,
+    /// Who has signed it.
+    signature: State,
+    /// Old and new code side by side, if the hypervisor's image was given.
+    listings: Option<Vec<Listing>>,
 }
 
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -57,7 +70,7 @@ pub(crate) fn read_image(path: &Path) -> anyhow::Result<Image> {
     Image::parse(&read(path)?).with_context(|| shown(path))
 }
 
-fn show(args: &Args, json: bool) -> anyhow::Result<String> {
+fn read_all(args: &Args) -> anyhow::Result<Inspected> {
     let name = || shown(&args.payload);
     let data = read(&args.payload)?;
     let image = args.xen_syms.as_deref().map(read_image).transpose()?;
@@ -65,21 +78,26 @@ fn show(args: &Args, json: bool) -> anyhow::Result<String> {
     let signature = args.certs.read()?.state(&data);
     let listings = image.map(|image| xsplice_review::compare(&data, &image));
     let listings = listings.transpose().with_context(name)?;
-    if json {
-        let mut value = serde_json::to_value(&payload)?;
-        value["signature"] = serde_json::to_value(&signature)?;
-        if let Some(listings) = listings {
-            value["listings"] = serde_json::to_value(&listings)?;
-        }
-        return Ok(format!("{value:#}\n"));
-    }
+    Ok(Inspected {
+        payload,
+        signature,
+        listings,
+    })
+}
+
+fn text(inspected: &Inspected, relocations: bool) -> String {
     let mut text = Text(String::new());
-    describe(&mut text, &payload, &signature, args.relocations);
+    describe(
+        &mut text,
+        &inspected.payload,
+        &inspected.signature,
+        relocations,
+    );
     let colour = std::io::stdout().is_terminal();
-    for listing in listings.iter().flatten() {
+    for listing in inspected.listings.iter().flatten() {
         side_by_side(&mut text, listing, colour);
     }
-    Ok(text.0)
+    text.0
 }
 
 /// Lines about a payload. Text from the payload can neither start a line nor hide in

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice keygen`.
 
-use crate::output::{failure, say, shown};
+use crate::output::{Ended, failure, say, shown};
 use anyhow::Context as _;
-use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use xsplice_signing::PrivateKey;
@@ -32,18 +31,30 @@ pub(crate) struct Args {
     bits: usize,
 }
 
+/// The keys that were made.
+#[derive(serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Made {
+    /// The private key.
+    key: String,
+    /// The public key.
+    cert: String,
+    /// How many bits they have.
+    bits: usize,
+}
+
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     match write(args) {
-        Ok(()) if json => {
-            let Args { key, cert, bits } = args;
-            say!("{:#}", json!({ "key": key, "cert": cert, "bits": bits }));
-            ExitCode::SUCCESS
-        }
         Ok(()) => {
-            let (key, cert) = (shown(&args.key), shown(&args.cert));
-            say!("{key}: a private key with {} bits", args.bits);
-            say!("{cert}: its public key");
-            ExitCode::SUCCESS
+            let made = Made {
+                key: shown(&args.key),
+                cert: shown(&args.cert),
+                bits: args.bits,
+            };
+            if !json {
+                say!("{}: a private key with {} bits", made.key, made.bits);
+                say!("{}: its public key", made.cert);
+            }
+            Ended::well(made).changed(true).tell(json)
         }
         Err(error) => failure(&error, json),
     }

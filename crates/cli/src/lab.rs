@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice lab`: trying payloads on a disposable Xen host.
 
-use crate::output::{complain, failure, problems, say, shown};
+use crate::output::{AGAIN, Ended, Failure, Kind, Problem, complain, failure, say, shown};
 use crate::progress::Shown;
 use anyhow::{Context, bail};
-use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -183,43 +182,60 @@ fn try_payloads(payloads: &[PathBuf], machine: &Machine, json: bool) -> anyhow::
     keep_console(&host, machine)?;
     let stopped = tried.as_ref().ok().cloned().flatten();
     let error = tried.and_then(|_| Ok(host.shut_down()?)).err();
-    let failed = |step: &Step| !matches!(step.output.code, Some(0 | AGAIN));
-    let code = if error.is_some() || steps.iter().any(failed) {
-        1
-    } else if steps.iter().any(|s| s.output.code == Some(AGAIN)) {
-        2
-    } else {
-        0
+    let failed = |step: &Step| {
+        !step
+            .output
+            .code
+            .is_some_and(|code| code == 0 || code == i32::from(AGAIN))
     };
-    if json {
-        let error = error.as_ref().map(|e| format!("{e:#}"));
-        let messages = stopped.iter().chain(&error);
-        let found: Vec<_> = messages.map(|m| json!({ "message": m })).collect();
-        let mut value = problems(found, code == 2);
-        value["steps"] = json!(steps);
-        value["ok"] = json!(code == 0);
-        say!("{value:#}");
+    let kind = if error.is_some() {
+        Some(Kind::Failed)
+    } else if steps.iter().any(failed) {
+        Some(Kind::Refused)
+    } else {
+        let again = steps.iter().any(|s| s.output.code == Some(AGAIN.into()));
+        again.then_some(Kind::Busy)
+    };
+    let error = error.map(|error| format!("error: {error:#}"));
+    let said: Vec<String> = stopped.into_iter().chain(error).collect();
+    let failure = kind.map(|kind| match said.as_slice() {
+        [] => Failure::new(kind, "not every command succeeded"),
+        said => Failure::new(kind, said.join("\n")),
+    });
+    let code = Ended::well(Tried { steps }).but(failure).tell(json);
+    for line in said {
+        complain!("{line}");
     }
-    if let Some(stopped) = stopped {
-        complain!("{stopped}");
-    }
-    if let Some(error) = error {
-        complain!("error: {error:#}");
-    }
-    Ok(ExitCode::from(code))
+    Ok(code)
 }
 
-/// The exit code for "try again".
-const AGAIN: i32 = 2;
+/// What was tried.
+#[derive(serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Tried {
+    /// Every command, one after the other.
+    steps: Vec<Step>,
+}
+
+/// What was run.
+#[derive(serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Ran {
+    /// Every step of the scenario.
+    steps: Vec<scenario::StepResult>,
+}
+
 /// How often a command with that exit code is tried.
 const TRIES: u32 = 5;
 
 /// A command on a payload, and its final result.
-#[derive(serde::Serialize)]
+#[derive(serde::Serialize, schemars::JsonSchema)]
 struct Step {
+    /// The payload's name.
     payload: String,
+    /// The command, without the name of the tool.
     command: String,
+    /// How often it was tried.
     tries: u32,
+    /// How it ended.
     output: Output,
 }
 
@@ -270,7 +286,7 @@ fn try_payload(
         let text = command.join(" ");
         let mut tries = 1;
         let mut output = run(&argv).with_context(|| text.clone())?;
-        while output.code == Some(AGAIN) && tries < TRIES {
+        while output.code == Some(AGAIN.into()) && tries < TRIES {
             tries += 1;
             output = run(&argv).with_context(|| text.clone())?;
         }
@@ -323,15 +339,19 @@ fn run_scenario(path: &Path, machine: &Machine, json: bool) -> anyhow::Result<Ex
     }
     keep_console(&host, machine)?;
     host.shut_down()?;
-    let good = results.iter().all(|r| r.failures.is_empty());
-    if json {
-        say!("{:#}", json!({ "ok": good, "steps": results }));
-    }
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let failures = results.iter().flat_map(|result| {
+        let line = result.line;
+        let place = move || Some(format!("{}:{line}", shown(path)));
+        result.failures.iter().map(move |message| Problem {
+            code: None,
+            place: place(),
+            message: message.clone(),
+        })
+    });
+    let failures: Vec<Problem> = failures.collect();
+    let unmet =
+        (!failures.is_empty()).then(|| Failure::refused("not every expectation was met", failures));
+    Ok(Ended::well(Ran { steps: results }).but(unmet).tell(json))
 }
 
 fn print_step(what: &str, output: &Output) {
@@ -354,7 +374,7 @@ mod tests {
         let mut run = |argv: &[&str]| {
             let again = argv[1..].join(" ") == busy;
             Ok(Output {
-                code: Some(if again { AGAIN } else { 0 }),
+                code: Some(if again { AGAIN.into() } else { 0 }),
                 stdout: String::new(),
                 stderr: String::new(),
             })

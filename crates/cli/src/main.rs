@@ -5,7 +5,7 @@
 //! as process 1) and the classic `xen-livepatch` tool (when called by that name).
 
 use clap::{Parser, Subcommand};
-use output::{complain, say};
+use output::{Ended, Failure, Kind, complain};
 use std::process::ExitCode;
 use xsplice_abi::text::escaped;
 use xsplice_system::interrupt;
@@ -25,6 +25,7 @@ mod opinion;
 mod output;
 mod progress;
 mod report;
+mod schema;
 mod sign;
 mod signature;
 mod verified;
@@ -81,6 +82,8 @@ enum Command {
     Man(manual::ManArgs),
     /// Print the completions of a shell.
     Completions(manual::CompletionsArgs),
+    /// Write the JSON Schemas of what commands print with --json.
+    Schema(schema::Args),
     #[command(flatten)]
     Admin(admin::Command),
 }
@@ -96,7 +99,8 @@ impl Command {
             | Self::Sign(_)
             | Self::Keygen(_)
             | Self::Lab(_)
-            | Self::Man(_) => true,
+            | Self::Man(_)
+            | Self::Schema(_) => true,
             Self::Check(_)
             | Self::Inspect(_)
             | Self::VerifySignature(_)
@@ -124,13 +128,11 @@ fn usage(error: &clap::Error) -> ExitCode {
     // The message quotes the command line.
     let lines: Vec<String> = text.lines().map(|line| escaped(line).to_string()).collect();
     let text = lines.join("\n");
-    if std::env::args_os().any(|argument| argument == "--json") {
-        let message = text.trim_end().trim_start_matches("error: ");
-        let problem = serde_json::json!({ "code": "usage", "message": message });
-        say!("{:#}", output::problems([problem], false));
-    }
+    let message = text.trim_end().trim_start_matches("error: ");
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    let code = Ended::<()>::badly(Failure::new(Kind::Usage, message)).tell(json);
     complain!("{}", text.trim_end());
-    ExitCode::FAILURE
+    code
 }
 
 fn run() -> ExitCode {
@@ -168,7 +170,8 @@ fn run() -> ExitCode {
         Command::Keygen(args) => keygen::run(&args, cli.json),
         Command::Lab(args) => lab::run(&args, cli.json),
         Command::Man(args) => manual::write_pages(&args, cli.json),
-        Command::Completions(args) => manual::print_completions(&args),
+        Command::Completions(args) => manual::print_completions(&args, cli.json),
+        Command::Schema(args) => schema::write_all(&args, cli.json),
         Command::Admin(command) => admin::run(&command, cli.json),
     }
 }

@@ -2,7 +2,8 @@
 //! `xsplice man` and `xsplice completions`: files for packages, generated from the
 //! same description as `--help`.
 
-use crate::output::{failure, say};
+use crate::output::{Ended, failure, say};
+use crate::schema;
 use anyhow::Context as _;
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
@@ -52,27 +53,34 @@ pub(crate) struct CompletionsArgs {
 /// Writes a page for each command.
 pub(crate) fn write_pages(args: &ManArgs, json: bool) -> ExitCode {
     match pages(&args.directory) {
-        Ok(pages) if json => {
-            let pages: Vec<String> = pages.iter().map(|path| shown(path)).collect();
-            say!("{:#}", serde_json::json!({ "pages": pages }));
-            ExitCode::SUCCESS
-        }
         Ok(pages) => {
-            let directory = shown(&args.directory);
-            say!("{} manual pages in {directory}", pages.len());
-            ExitCode::SUCCESS
+            if !json {
+                let directory = shown(&args.directory);
+                say!("{} manual pages in {directory}", pages.len());
+            }
+            schema::written(&pages).tell(json)
         }
         Err(error) => failure(&error, json),
     }
 }
 
+/// The completions of a shell.
+#[derive(serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Script {
+    /// What the shell is to run.
+    script: String,
+}
+
 /// Prints the completions of a shell.
-pub(crate) fn print_completions(args: &CompletionsArgs) -> ExitCode {
+pub(crate) fn print_completions(args: &CompletionsArgs, json: bool) -> ExitCode {
     let mut script = Vec::new();
     let mut command = crate::Cli::command();
     clap_complete::generate(args.shell, &mut command, "xsplice", &mut script);
-    lines::take(&script);
-    ExitCode::SUCCESS
+    if !json {
+        lines::take(&script);
+    }
+    let script = String::from_utf8_lossy(&script).into_owned();
+    Ended::well(Script { script }).tell(json)
 }
 
 fn pages(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {

@@ -2,7 +2,7 @@
 //! The second opinion that `verify`, `build` and `report` ask for.
 
 use crate::cache::cache;
-use crate::output::{complain, say, shown};
+use crate::output::{Failure, complain, say, shown};
 use anyhow::{Context as _, ensure};
 use std::path::{Path, PathBuf};
 use xsplice_review::{Payload, Record};
@@ -184,6 +184,11 @@ pub(crate) fn print(verdict: &Verdict) {
     } else {
         complain!("{}", summary(verdict));
     }
+}
+
+/// The failure that this verdict is, if it is one.
+pub(crate) fn refused(verdict: &Verdict) -> Option<Failure> {
+    (!verdict.proved).then(|| Failure::refused(summary(verdict), Vec::new()))
 }
 
 /// The verdict in one line.

@@ -4,11 +4,10 @@
 
 use crate::inspect::{read, read_image};
 use crate::opinion::{self, From, Question};
-use crate::output::{failure, say, shown};
+use crate::output::{Ended, Failure, failure, say, shown};
 use crate::progress::Shown;
 use crate::signature::{Certs, Keys};
 use anyhow::{Context as _, bail};
-use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -65,33 +64,41 @@ pub(crate) struct Args {
     certs: Certs,
 }
 
+/// The page that was written, and what it says.
+#[derive(serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Reported {
+    /// Where it is.
+    output: String,
+    /// Whether the payload would load and apply.
+    check: xsplice_host_image::Report,
+    /// Whether it is proved, if that was asked for.
+    verify: Option<Verdict>,
+}
+
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     match write(args, json) {
         Ok((verdict, opinion)) => {
+            let output = shown(&args.output);
             let loads = verdict.loads && verdict.applies;
-            let good = loads && opinion.as_ref().is_none_or(|opinion| opinion.proved);
-            if json {
-                let output = &args.output;
-                say!(
-                    "{:#}",
-                    json!({ "output": output, "check": verdict, "verify": opinion })
-                );
+            let words = if loads {
+                "the payload would load and apply"
             } else {
-                let verdict = if loads {
-                    "the payload would load and apply"
-                } else {
-                    "the payload would NOT load and apply; the page says why"
-                };
-                say!("{}: {verdict}", shown(&args.output));
+                "the payload would NOT load and apply; the page says why"
+            };
+            if !json {
+                say!("{output}: {words}");
                 if let Some(opinion) = &opinion {
-                    say!("{}: {}", shown(&args.output), opinion::summary(opinion));
+                    say!("{output}: {}", opinion::summary(opinion));
                 }
             }
-            if good {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+            let refused = (!loads).then(|| Failure::refused(words, Vec::new()));
+            let refused = refused.or_else(|| opinion.as_ref().and_then(opinion::refused));
+            let reported = Reported {
+                output,
+                check: verdict,
+                verify: opinion,
+            };
+            Ended::well(reported).changed(true).but(refused).tell(json)
         }
         Err(error) => failure(&error, json),
     }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice sign`.
 
-use crate::output::{failure, say, shown};
+use crate::output::{Ended, failure, say, shown};
 use crate::signature::{self, read_cert};
 use anyhow::{Context as _, bail, ensure};
-use serde_json::json;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -50,33 +49,32 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     match sign(args) {
         Ok(signed) => {
-            let output = args.output.as_ref().unwrap_or(&args.payload);
-            let Signed { bits, replaced } = signed;
-            if json {
-                say!(
-                    "{:#}",
-                    json!({ "output": output, "bits": bits, "replaced": replaced })
-                );
-            } else {
-                let replaced = if replaced {
+            if !json {
+                let replaced = if signed.replaced {
                     ", in place of the signature that was there"
                 } else {
                     ""
                 };
                 say!(
-                    "{}: signed with a key of {bits} bits{replaced}",
-                    shown(output)
+                    "{}: signed with a key of {} bits{replaced}",
+                    signed.output,
+                    signed.bits
                 );
             }
-            ExitCode::SUCCESS
+            Ended::well(signed).changed(true).tell(json)
         }
         Err(error) => failure(&error, json),
     }
 }
 
 /// What was done.
-struct Signed {
+#[derive(serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Signed {
+    /// The signed payload.
+    output: String,
+    /// How many bits the key has.
     bits: usize,
+    /// Whether there was a signature before.
     replaced: bool,
 }
 
@@ -104,6 +102,7 @@ fn sign(args: &Args) -> anyhow::Result<Signed> {
     let output = args.output.as_ref().unwrap_or(&args.payload);
     file::write(output, &signed).with_context(|| format!("cannot write {}", shown(output)))?;
     Ok(Signed {
+        output: shown(output),
         bits: key.bits(),
         replaced,
     })

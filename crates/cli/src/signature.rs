@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who has signed a payload; `xsplice verify-signature`.
 
-use crate::output::{failure, say, shown};
+use crate::output::{Ended, Failure, failure, say, shown};
 use anyhow::Context as _;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ pub(crate) struct Certs {
 pub(crate) struct Keys(Vec<PublicKey>);
 
 /// What is known about the signature of a payload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(crate) enum State {
     /// There is none.
@@ -141,18 +142,25 @@ impl Keys {
     }
 }
 
+/// What was found out about a payload.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Examined {
+    /// Who has signed it.
+    signature: State,
+}
+
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     match verify(args) {
-        Ok(state) => {
-            if json {
-                say!("{:#}", serde_json::json!({ "signature": state }));
-            } else {
-                say!("{}: signature {state}", shown(&args.payload));
+        Ok(signature) => {
+            let words = format!("{}: signature {signature}", shown(&args.payload));
+            if !json {
+                say!("{words}");
             }
-            match state {
-                State::Signed { .. } => ExitCode::SUCCESS,
-                _ => ExitCode::FAILURE,
-            }
+            let refused = match signature {
+                State::Signed { .. } => None,
+                _ => Some(Failure::refused(words, Vec::new())),
+            };
+            Ended::well(Examined { signature }).but(refused).tell(json)
         }
         Err(error) => failure(&error, json),
     }

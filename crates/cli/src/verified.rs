@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice build --verify`: a payload that is written only once it is proved.
 
-use crate::build::{Args, refusal, show};
+use crate::build::{Args, Built, refusal, show};
 use crate::opinion::{self, From, Question};
-use crate::output::{complain, failure, say, shown};
+use crate::output::{Ended, complain, failure, shown};
 use crate::progress::Shown;
 use anyhow::{Context as _, bail};
 use std::path::PathBuf;
@@ -25,16 +25,19 @@ pub(crate) fn run(args: &Args, options: Options, progress: &Shown, json: bool) -
     match result {
         Ok(Outcome::Refused(refused)) => refusal(&refused, json),
         Ok(Outcome::Judged(report, verdict)) if verdict.proved => {
-            show(args, &report, Some(&verdict), json)
+            show(args, *report, Some(verdict), json)
         }
         Ok(Outcome::Judged(_, verdict)) => {
-            if json {
-                say!("{:#}", serde_json::json!({ "verify": verdict }));
-            } else {
+            if !json {
                 opinion::print(&verdict);
             }
             complain!("No payload was written.");
-            ExitCode::FAILURE
+            let failure = opinion::refused(&verdict);
+            let built = Built {
+                report: None,
+                verify: Some(verdict),
+            };
+            Ended::well(built).but(failure).tell(json)
         }
         Err(error) => {
             let code = failure(&error, json);

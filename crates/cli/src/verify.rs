@@ -2,7 +2,7 @@
 //! `xsplice verify`.
 
 use crate::opinion::{self, From, Question};
-use crate::output::{failure, say};
+use crate::output::{Ended, failure};
 use crate::progress::Shown;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -74,16 +74,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
-    match ask(args, json).and_then(|verdict| {
-        if json {
-            say!("{}", serde_json::to_string_pretty(&verdict)?);
-        } else {
-            opinion::print(&verdict);
+    match ask(args, json) {
+        Ok(verdict) => {
+            if !json {
+                opinion::print(&verdict);
+            }
+            let refused = opinion::refused(&verdict);
+            Ended::well(verdict).but(refused).tell(json)
         }
-        Ok(verdict.proved)
-    }) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
         Err(error) => failure(&error, json),
     }
 }

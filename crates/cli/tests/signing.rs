@@ -2,14 +2,16 @@
 //! Keys are made, payloads signed and signatures verified, with OpenSSL as the other
 //! side.
 
+mod told;
+
 use object::Endianness;
 use object::elf::{FileHeader64, SHT_NOTE};
 use object::read::elf::{FileHeader as _, SectionHeader as _};
-use serde_json::Value;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
+use told::told;
 use xsplice_test_host::{Payload, func};
 
 /// A directory with a payload.
@@ -98,6 +100,14 @@ fn a_new_key_signs_what_is_verified_with_its_public_key() {
 
     let text = desk.printed(&["sign", "--key", "k.key", "fix.livepatch"]);
     assert_eq!(text, "fix.livepatch: signed with a key of 2048 bits\n");
+    let json = ["sign", "--key", "k.key", "fix.livepatch", "--json"];
+    let value = told("sign", desk.printed(&json).as_bytes());
+    assert_eq!(value["result"]["replaced"], true, "{value:#}");
+    let other = [
+        "--json", "keygen", "--key", "o.key", "--cert", "o.pem", "--bits", "2048",
+    ];
+    let value = told("keygen", desk.printed(&other).as_bytes());
+    assert_eq!(value["changed"], true, "{value:#}");
     let verify = ["verify-signature", "fix.livepatch", "--cert"];
     let vendor = key("vendor.pem");
     let text = desk.printed(&[&verify[..], &["k.pem"]].concat());
@@ -105,6 +115,9 @@ fn a_new_key_signs_what_is_verified_with_its_public_key() {
     let text = desk.printed(&[&verify[..], &[&vendor, "--cert", "k.pem"]].concat());
     assert_eq!(text, "fix.livepatch: signature by k\n");
 
+    let output = desk.xsplice(&[&verify[..], &[&vendor, "--json"]].concat());
+    let value = told("verify-signature", &output.stdout);
+    assert_eq!(value["error"]["kind"], "refused", "{value:#}");
     let output = desk.xsplice(&[&verify[..], &[&vendor]].concat());
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stdout);
@@ -165,9 +178,9 @@ fn a_command_signs_in_place_of_a_key() {
         "fix.livepatch",
         "--json",
     ]);
-    let value: Value = serde_json::from_str(&text).expect("JSON");
+    let value = told("verify-signature", text.as_bytes());
     assert_eq!(
-        value["signature"],
+        value["result"]["signature"],
         serde_json::json!({ "state": "signed", "by": "large" })
     );
 
@@ -228,8 +241,8 @@ fn who_signed_a_payload_is_shown() {
     assert_eq!(line(&["--cert", &key("vendor.pem")]), "by vendor");
     assert!(line(&["--cert", &key("large.pem")]).starts_with("WRONG: "));
     let json = desk.printed(&["inspect", "fix.livepatch", "--json"]);
-    let value: Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(value["signature"]["state"], "unverified");
+    let value = told("inspect", json.as_bytes());
+    assert_eq!(value["result"]["signature"]["state"], "unverified");
 }
 
 #[test]

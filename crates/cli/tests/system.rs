@@ -2,6 +2,8 @@
 //! How the command treats files, standard output and its environment, on a hypervisor
 //! built from one C file.
 
+mod told;
+
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
@@ -9,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use told::{schemas, told};
 
 const XSPLICE: &str = env!("CARGO_BIN_EXE_xsplice");
 
@@ -627,45 +630,219 @@ fn applied_payloads_are_given_with_the_same_option_everywhere() {
     }
 }
 
-/// The problems that a command reports in JSON.
-fn problems(output: &Output) -> Vec<serde_json::Value> {
-    let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
-    assert_eq!(value["try_again"], false, "{value}");
-    value["problems"].as_array().expect("a list").clone()
+#[test]
+fn the_published_schemas_are_those_of_this_version() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = run(Command::new(XSPLICE)
+        .args(["schema", "--json"])
+        .arg(directory.path()));
+    let files = told("schema", &output.stdout)["result"]["files"]
+        .as_array()
+        .expect("a list")
+        .len();
+    let mut seen = 0;
+    for entry in schemas().read_dir().expect("a directory") {
+        let published = entry.expect("an entry").path();
+        let name = published.file_name().expect("it has one");
+        let current = std::fs::read_to_string(directory.path().join(name)).expect("written");
+        let published = std::fs::read_to_string(&published).expect("it is there");
+        assert!(
+            published == current,
+            "{name:?} is old: `xsplice schema docs/schema` writes it anew"
+        );
+        seen += 1;
+    }
+    assert_eq!(seen, files);
 }
 
 #[test]
-fn every_failure_has_one_form_in_json() {
+fn results_are_as_the_schemas_say() {
     let place = Place::new();
-    let commands: [(&[&str], &str); 5] = [
-        (&["build", "--nonsense"], "unexpected argument"),
-        (&["upload", "x"], "required arguments were not provided"),
-        (&["inspect", "fix.patch"], "not a readable ELF file"),
-        (&["upload", "x", "fix.patch"], "not an ELF file"),
+    let told_by = |name: &str, command: &mut Command, code: i32| {
+        let output = run_to_end(
+            command
+                .arg("--json")
+                .env("XDG_CACHE_HOME", place.at("cache"))
+                .current_dir(place.directory.path()),
+        );
+        assert_eq!(output.status.code(), Some(code), "{name}: {output:?}");
+        let value = told(name, &output.stdout);
+        assert!(value["result"].is_object(), "{name}: {value:#}");
+        assert_eq!(value["error"].is_null(), code == 0, "{name}: {value:#}");
+        value
+    };
+    let built = told_by("build", &mut place.build("plain"), 0);
+    assert_eq!(built["changed"], true);
+    let address = built["result"]["functions"][0]["old_address"].as_str();
+    assert!(
+        address.is_some_and(|a| a.starts_with("0xffffffff8")),
+        "{built:#}"
+    );
+    let commands: [(&str, &[&str], i32); 7] = [
+        ("check", &["check", "plain", "--xen-syms", "xen-syms"], 0),
         (
-            &["check", "none", "--xen-syms", "none"],
+            "inspect",
+            &["inspect", "plain", "--xen-syms", "xen-syms"],
+            0,
+        ),
+        (
+            "report",
+            &["report", "plain", "--xen-syms", "xen-syms", "-o", "page"],
+            0,
+        ),
+        ("man", &["man", "pages"], 0),
+        ("completions", &["completions", "fish"], 0),
+        ("demo", &["demo", "--cpus", "1"], 0),
+        ("schema", &["schema", "schemas"], 0),
+    ];
+    for (name, arguments, code) in commands {
+        told_by(name, Command::new(XSPLICE).args(arguments), code);
+    }
+    // A payload that is made for another hypervisor has a verdict, and is refused.
+    let mut other = Command::new("objcopy");
+    std::fs::write(place.at("note"), [0; 36]).expect("written");
+    other.args([
+        "--update-section",
+        ".livepatch.xen_depends=note",
+        "plain",
+        "other",
+    ]);
+    run(other.current_dir(place.directory.path()));
+    for (name, more) in [("check", &[][..]), ("report", &["-o", "page"])] {
+        let mut command = Command::new(XSPLICE);
+        command
+            .args([name, "other", "--xen-syms", "xen-syms"])
+            .args(more);
+        let value = told_by(name, &mut command, 1);
+        assert_eq!(value["error"]["kind"], "refused", "{value:#}");
+    }
+}
+
+#[test]
+fn failures_are_as_the_schemas_say() {
+    let place = Place::new();
+    let syms = ["--xen-syms", "none"];
+    let lab = ["--xen", "none", "--kernel", "none"];
+    let file = place.at("fix.patch");
+    let no_directory = file.to_str().expect("UTF-8");
+    let commands: [(&str, &[&str], &str, &str); 23] = [
+        ("apply", &["apply", "x"], "failed", "/dev/xen"),
+        (
+            "build",
+            &["build", "--nonsense"],
+            "usage",
+            "unexpected argument",
+        ),
+        (
+            "check",
+            &["check", "none", syms[0], syms[1]],
+            "failed",
             "cannot read none: No such file",
         ),
+        (
+            "completions",
+            &["completions", "none"],
+            "usage",
+            "invalid value",
+        ),
+        ("demo", &["demo", "--cpus", "0"], "usage", "invalid value"),
+        (
+            "efi-syms",
+            &[
+                "efi-syms",
+                syms[0],
+                syms[1],
+                "--xen-efi",
+                "none",
+                "-o",
+                "new",
+            ],
+            "failed",
+            "none: No such file",
+        ),
+        ("info", &["info"], "failed", "/dev/xen"),
+        (
+            "inspect",
+            &["inspect", "fix.patch"],
+            "failed",
+            "not a readable ELF file",
+        ),
+        (
+            "keygen",
+            &["keygen", "--key", "missing/key", "--cert", "cert"],
+            "failed",
+            "cannot write missing/key: No such file",
+        ),
+        (
+            "lab-run",
+            &["lab", "run", "none", lab[0], lab[1], lab[2], lab[3]],
+            "failed",
+            "none: No such file",
+        ),
+        (
+            "lab-try",
+            &["lab", "try", "none", lab[0], lab[1], lab[2], lab[3]],
+            "failed",
+            "none: No such file",
+        ),
+        ("list", &["list"], "failed", "/dev/xen"),
+        ("load", &["load", "fix.patch"], "failed", "not an ELF file"),
+        ("man", &["man", no_directory], "failed", "cannot create"),
+        ("replace", &["replace", "x"], "failed", "/dev/xen"),
+        (
+            "report",
+            &["report", "none", syms[0], syms[1], "-o", "missing/page"],
+            "failed",
+            "there is no directory missing",
+        ),
+        ("revert", &["revert", "x"], "failed", "/dev/xen"),
+        (
+            "schema",
+            &["schema", no_directory],
+            "failed",
+            "cannot create",
+        ),
+        ("sign", &["sign", "x"], "usage", "required arguments"),
+        ("unload", &["unload", "x"], "failed", "/dev/xen"),
+        (
+            "upload",
+            &["upload", "x"],
+            "usage",
+            "required arguments were not provided",
+        ),
+        (
+            "verify",
+            &["verify", "none", syms[0], syms[1], "--patched-syms", "none"],
+            "failed",
+            "cannot read none: No such file",
+        ),
+        (
+            "verify-signature",
+            &["verify-signature", "--cert", "none", "none"],
+            "failed",
+            "cannot read none",
+        ),
     ];
-    for (arguments, words) in commands {
+    for (name, arguments, kind, words) in commands {
         let mut command = Command::new(XSPLICE);
         command.arg("--json").args(arguments);
         let output = run_to_end(command.current_dir(place.directory.path()));
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-        let problems = problems(&output);
-        let message = problems[0]["message"].as_str().expect("a message");
-        assert!(message.contains(words), "{arguments:?}: {message}");
+        let value = told(name, &output.stdout);
+        assert_eq!(value["changed"], false, "{name}: {value:#}");
+        assert!(value["result"].is_null(), "{name}: {value:#}");
+        let error = &value["error"];
+        assert_eq!(error["kind"], kind, "{name}: {value:#}");
+        let message = error["message"].as_str().expect("a message");
+        assert!(message.contains(words), "{name}: {message}");
         assert!(!message.starts_with("error"), "{message}");
-        let code = problems[0]["code"].as_str();
-        assert_eq!(
-            code == Some("usage"),
-            words.contains("argument"),
-            "{code:?}"
-        );
     }
     let output = run_to_end(place.build("x").args(["--json", "-c", "none"]));
-    assert_eq!(problems(&output)[0]["place"], "none");
-    assert_eq!(problems(&output)[0]["code"], "unreadable-file");
+    let error = &told("build", &output.stdout)["error"];
+    assert_eq!(error["kind"], "refused", "{error:#}");
+    assert_eq!(error["code"], "unreadable-file", "{error:#}");
+    assert_eq!(error["problems"][0]["code"], "unreadable-file");
+    assert_eq!(error["problems"][0]["place"], "none");
     assert!(
         words(&output).contains(" [unreadable-file]\n"),
         "{output:?}"

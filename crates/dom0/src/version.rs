@@ -6,7 +6,7 @@ use xsplice_abi::errno::Errno;
 use xsplice_abi::sysctl::version;
 
 /// The answers of the `xen_version` hypercall.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct VersionInfo {
     /// Major version.
     pub major: u16,

@@ -81,7 +81,7 @@ pub trait Progress: Sync {
 pub type PatchedFunction = Replaced;
 
 /// What was built.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// Where the payload is.
     pub output: PathBuf,

@@ -8,7 +8,17 @@ use std::fmt;
 use xsplice_objdiff::Kind;
 
 /// Something that no tool can see to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Warning {
     /// The hypervisor may keep the address of a function that is only in the

@@ -12,7 +12,7 @@ use xsplice_engine::{
 };
 
 /// How bad a problem is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// The payload works, but this should be known.
@@ -24,7 +24,7 @@ pub enum Severity {
 }
 
 /// A problem with a payload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Problem {
     /// Its severity.
     pub severity: Severity,
@@ -37,12 +37,13 @@ pub struct Problem {
 }
 
 /// A function that a payload patches.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Function {
     /// Its name in the payload; empty when it has none.
     pub name: String,
     /// Its address in the hypervisor.
     #[serde(serialize_with = "hexadecimal")]
+    #[schemars(with = "String")]
     pub old_addr: u64,
     /// Size there.
     pub old_size: u32,
@@ -55,17 +56,19 @@ pub struct Function {
     /// Code under these bytes that the hypervisor itself patches at boot: memory
     /// differs from the image there.
     #[serde(serialize_with = "hexadecimals")]
+    #[schemars(with = "Vec<String>")]
     pub boot_time_sites: Vec<u64>,
     /// Data and code that holds its address: indirect calls reach the new function
     /// through the old entry point.
     #[serde(serialize_with = "hexadecimals")]
+    #[schemars(with = "Vec<String>")]
     pub address_taken: Vec<u64>,
     /// Why it must not be patched: a CPU may run it while it is being overwritten.
     pub denied: Option<&'static str>,
 }
 
 /// The verdict on one payload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// Name it was loaded under.
     pub name: String,

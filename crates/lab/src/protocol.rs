@@ -39,7 +39,7 @@ pub(crate) enum Reply {
 }
 
 /// The result of a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Output {
     /// Its standard output.
     pub stdout: String,

@@ -149,7 +149,7 @@ fn words(line: &str) -> Option<Vec<String>> {
 }
 
 /// The result of a step.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, schemars::JsonSchema)]
 pub struct StepResult {
     /// Line of the scenario.
     pub line: usize,

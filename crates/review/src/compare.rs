@@ -14,7 +14,7 @@ use xsplice_abi::symbol::RuntimeName;
 use xsplice_xen_image::Image;
 
 /// One function, before and after.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Listing {
     /// Its record in the payload.
     pub function: Function,
@@ -23,7 +23,7 @@ pub struct Listing {
 }
 
 /// One line of a listing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Line {
     /// The old instruction.
     pub old: Option<Code>,
@@ -35,7 +35,7 @@ pub struct Line {
 }
 
 /// One instruction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Code {
     /// Offset in the function in bytes.
     pub offset: u64,

@@ -7,7 +7,7 @@ use crate::place;
 use crate::record::Record;
 use crate::table::{Table, tables};
 use object::elf;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::hook;
 use xsplice_abi::payload::{LivepatchFunc, section};
@@ -16,7 +16,7 @@ use xsplice_xen_image::Image;
 use zerocopy::FromBytes as _;
 
 /// The contents of a payload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Payload {
     /// Its own build-id in hexadecimal.
     pub build_id: Option<String>,
@@ -45,13 +45,12 @@ pub struct Payload {
 }
 
 /// One function that is patched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Function {
     /// Its name in the payload, or in the hypervisor if the payload has none.
     pub name: String,
     /// Its address in the hypervisor; `None` if it is looked up by
     /// [`old_symbol`](Self::old_symbol) and no hypervisor is given.
-    #[serde(serialize_with = "optional_address")]
     pub old_address: Option<u64>,
     /// The symbol that gives its address when the payload is loaded.
     pub old_symbol: Option<String>,
@@ -68,7 +67,7 @@ pub struct Function {
 }
 
 /// A place in a section of the payload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Code {
     /// The section.
     pub section: String,
@@ -77,7 +76,7 @@ pub struct Code {
 }
 
 /// The hooks of one stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Hook {
     /// `load`, `preapply`, and so on.
     pub stage: String,
@@ -86,7 +85,7 @@ pub struct Hook {
 }
 
 /// A function or variable that the payload carries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Carried {
     /// Its name.
     pub name: String,
@@ -101,17 +100,16 @@ pub struct Carried {
 }
 
 /// A symbol referenced by address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Absolute {
     /// Its name.
     pub name: String,
     /// Its address.
-    #[serde(serialize_with = "address")]
     pub address: u64,
 }
 
 /// One section.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Section {
     /// Its name.
     pub name: String,
@@ -124,7 +122,7 @@ pub struct Section {
 }
 
 /// One relocated field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Relocation {
     /// Offset of the field in the section.
     pub offset: u64,
@@ -137,22 +135,6 @@ pub struct Relocation {
     pub addend: i64,
 }
 
-// JSON numbers do not hold 64-bit addresses everywhere.
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn address<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{value:#x}"))
-}
-
-#[expect(clippy::ref_option, reason = "serde passes a reference")]
-fn optional_address<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => address(value, serializer),
-        None => serializer.serialize_none(),
-    }
-}
 
 impl Payload {
     /// Reads the payload `data`; `image` is its hypervisor, used to resolve symbols.

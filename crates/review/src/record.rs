@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use xsplice_abi::record::{self, LeftOut, PatchedData, PerCpuVariable, Renewed};
 
 /// The build record. Missing keys are empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct Record {
     /// Its format; `None` if it is older than the first numbered one.
@@ -32,7 +32,7 @@ pub struct Record {
 }
 
 /// Options of the build that affect the payload. Files are `NAME sha256:HASH`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct Options {
     /// Structures and functions whose refusal was overridden.
@@ -56,7 +56,7 @@ pub struct Options {
 }
 
 /// A hunk of a source patch.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct Hunk {
     /// The patch.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use xsplice_abi::special::{self, Alternative, BugFrame, BugKind};
 
 /// A table about code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Table {
     /// Its section.
     pub name: String,
@@ -15,7 +15,7 @@ pub struct Table {
 }
 
 /// One entry of a table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Entry {
     /// The place in the code that it is about.
     pub place: String,

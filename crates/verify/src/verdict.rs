@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 /// Why the hypervisor with the payload is not the patched one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A function differs from the patched one, and nothing replaces it.
@@ -39,7 +41,9 @@ pub enum Kind {
 }
 
 /// One difference.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub struct Difference {
     /// Its kind.
     pub kind: Kind,
@@ -56,7 +60,7 @@ impl std::fmt::Display for Difference {
 }
 
 /// The result of a comparison.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, schemars::JsonSchema)]
 pub struct Verdict {
     /// Whether the hypervisor with the payloads is the patched one, apart from
     /// what was left out on request.

@@ -103,6 +103,33 @@ pub fn repository() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
+/// The result that `xsplice COMMAND --json` printed; all that it printed is as the
+/// published schema says.
+///
+/// # Errors
+/// If it is not, or the command failed before it had a result.
+pub fn result(command: &str, printed: impl AsRef<[u8]>) -> anyhow::Result<serde_json::Value> {
+    let mut value = told(command, printed)?;
+    let result = value["result"].take();
+    ensure!(!result.is_null(), "{value:#}");
+    Ok(result)
+}
+
+/// What `xsplice COMMAND --json` printed, which is as the published schema says.
+///
+/// # Errors
+/// If it is not.
+pub fn told(command: &str, printed: impl AsRef<[u8]>) -> anyhow::Result<serde_json::Value> {
+    let path = repository().join(format!("docs/schema/{command}.json"));
+    let schema = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    let printed = printed.as_ref();
+    let value = serde_json::from_slice(printed);
+    let value = value.with_context(|| String::from_utf8_lossy(printed).into_owned())?;
+    jsonschema::validate(&serde_json::from_slice(&schema)?, &value)
+        .map_err(|error| anyhow::anyhow!("{command}: {error}: {value:#}"))?;
+    Ok(value)
+}
+
 /// What to boot: Debian's hypervisor, with the C tool as `/bin/c-livepatch`
 /// and Xen's test payloads in `/lab`.
 ///

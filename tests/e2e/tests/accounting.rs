@@ -5,7 +5,7 @@ use anyhow::{Context, ensure};
 use object::{Object as _, ObjectSymbol as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use xsplice_e2e::{base, local};
+use xsplice_e2e::{base, local, result};
 
 /// Runs `xsplice` and expects it to succeed; gives what it prints.
 fn run(arguments: &[&str]) -> anyhow::Result<String> {
@@ -32,7 +32,7 @@ fn a_patch_of_which_nothing_is_in_the_payload_is_not_recorded_as_being_in_it() -
         told.contains("note: header-comment.patch: nothing of this patch is in the payload"),
         "{told}"
     );
-    let inspected: serde_json::Value = serde_json::from_str(&run(&["inspect", "--json", &below])?)?;
+    let inspected = result("inspect", run(&["inspect", "--json", &below])?)?;
     let metadata = inspected["metadata"].as_array().context("metadata")?;
     let keys: Vec<&str> = metadata
         .iter()
@@ -102,7 +102,7 @@ fn a_hunk_that_others_need_names_the_functions_that_do() -> anyhow::Result<()> {
         let (tree, xen_syms) = (text(&base.tree), text(&base.xen_syms));
         let to_build = ["build", "--json", "-s", &tree, "--xen-syms", &xen_syms];
         let report = run(&[&to_build[..], &["-p", &text(&patch), "-o", &output]].concat())?;
-        let report: serde_json::Value = serde_json::from_str(&report)?;
+        let report = result("build", report)?;
         let hunks = report["hunks"].as_array().context("hunks")?;
         let found: Vec<_> = hunks.iter().map(|hunk| &hunk["names"]).collect();
         ensure!(

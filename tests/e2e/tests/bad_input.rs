@@ -2,7 +2,7 @@
 //! What cannot be done is refused with a reason, and nothing is written.
 
 use std::path::Path;
-use xsplice_e2e::{base, build, config, local, settled};
+use xsplice_e2e::{base, build, config, local, result, settled};
 use xsplice_lab::Host;
 
 /// A patch that changes the line `old` of a file, with the context that `diff -u` gives.
@@ -142,7 +142,7 @@ fn the_hypervisor_that_is_named_must_be_the_one_that_is_given() -> anyhow::Resul
     let own = own.split(':').next().unwrap_or_default();
     let built = build(own)?;
     assert_eq!(built.status.code(), Some(0), "{own}: {built:?}");
-    let report: serde_json::Value = serde_json::from_slice(&built.stdout)?;
+    let report = result("build", &built.stdout)?;
     assert_eq!(report["hypervisor"].as_str(), Some(own));
     Ok(())
 }
@@ -206,8 +206,7 @@ fn a_payload_for_another_hypervisor_names_both() -> anyhow::Result<()> {
     let mut host = Host::boot(&config(&base)?)?;
     let running = {
         let output = host.run(&["xsplice", "info", "--json"])?;
-        let value: serde_json::Value = serde_json::from_str(&output.stdout)?;
-        value["hypervisor"]["build_id"]
+        result("info", output.stdout)?["hypervisor"]["build_id"]
             .as_str()
             .unwrap_or_default()
             .to_owned()

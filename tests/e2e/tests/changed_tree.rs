@@ -85,7 +85,7 @@ impl<'a> Copy<'a> {
         if !result.status.success() {
             return Ok(Err(String::from_utf8(result.stderr)?));
         }
-        Ok(Ok(serde_json::from_slice(&result.stdout)?))
+        Ok(Ok(xsplice_e2e::result("build", &result.stdout)?))
     }
 }
 

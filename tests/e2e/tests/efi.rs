@@ -4,15 +4,14 @@
 //! `xen.gz` are not for it; it gets its own.
 
 use anyhow::ensure;
-use xsplice_e2e::{Base, build, config, local, repository, rust_base, settled};
+use xsplice_e2e::{Base, build, config, local, repository, result, rust_base, settled};
 use xsplice_lab::Host;
 
 const EXAMPLES: [&str; 3] = ["extra-version", "two-files", "bug-and-alternative"];
 
 fn info(host: &mut Host) -> anyhow::Result<serde_json::Value> {
     let output = host.run(&["xsplice", "info", "--json"])?;
-    let info: serde_json::Value = serde_json::from_str(&output.stdout)?;
-    Ok(info["hypervisor"].clone())
+    Ok(result("info", output.stdout)?["hypervisor"].take())
 }
 
 #[test]
@@ -28,6 +27,7 @@ fn xen_efi_rejects_payloads_built_for_xen_gz() -> anyhow::Result<()> {
     let [syms, program, made] = &paths;
     let argv = [
         "efi-syms",
+        "--json",
         "--xen-syms",
         syms,
         "--xen-efi",
@@ -37,6 +37,7 @@ fn xen_efi_rejects_payloads_built_for_xen_gz() -> anyhow::Result<()> {
     ];
     let output = local(&argv)?;
     ensure!(output.status.success(), "{output:?}");
+    result("efi-syms", output.stdout)?;
 
     let mut config = config(&efi)?;
     for name in EXAMPLES {

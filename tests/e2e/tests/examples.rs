@@ -3,7 +3,10 @@
 //! hypervisor that Debian ships, on the one with our core, and on that one with
 //! all of Xen's own checks: a failed assertion ends it.
 
-use xsplice_e2e::{Base, base, build, config, debug_base, repository, rust_base, settled};
+use anyhow::ensure;
+use xsplice_e2e::{
+    Base, base, build, config, debug_base, repository, result, rust_base, settled, told,
+};
 use xsplice_lab::Host;
 
 /// What a look at the hypervisor shows while an example is applied.
@@ -52,11 +55,39 @@ const EXAMPLES: [Example; 3] = [
 
 fn asked(host: &mut Host, field: &str) -> anyhow::Result<String> {
     let output = host.run(&["xsplice", "info", "--json"])?;
-    let value: serde_json::Value = serde_json::from_str(&output.stdout)?;
-    Ok(value["hypervisor"][field]
+    Ok(result("info", output.stdout)?["hypervisor"][field]
         .as_str()
         .unwrap_or_default()
         .to_owned())
+}
+
+/// A command that succeeds, and whether it changes something; the payload is in
+/// `state` then.
+fn does(
+    host: &mut Host,
+    command: &[&str],
+    changed: bool,
+    state: Option<&str>,
+) -> anyhow::Result<()> {
+    let output = settled(host, &[&["xsplice", "--json"], command].concat())?;
+    ensure!(output.code == Some(0), "{command:?}: {output:?}");
+    let said = told(command[0], &output.stdout)?;
+    ensure!(
+        said["changed"] == changed && said["state"].as_str() == state,
+        "{command:?}: {said:#}"
+    );
+    Ok(())
+}
+
+/// A command that fails and changes nothing.
+fn fails(host: &mut Host, command: &[&str]) -> anyhow::Result<()> {
+    let output = settled(host, &[&["xsplice", "--json"], command].concat())?;
+    let said = told(command[0], &output.stdout)?;
+    ensure!(
+        output.code == Some(1) && said["changed"] == false && said["error"].is_object(),
+        "{command:?}: {said:#}"
+    );
+    Ok(())
 }
 
 #[test]
@@ -101,20 +132,22 @@ fn every_example(base: &Base) -> anyhow::Result<String> {
 
         let place = format!("/lab/{name}.livepatch");
         host.put(&place, &std::fs::read(&payload)?)?;
-        for command in [
-            &["load", place.as_str()][..],
-            &["load", place.as_str(), "--name", "other"],
-        ] {
-            let argv: Vec<&str> = ["xsplice"].iter().chain(command).copied().collect();
-            let output = settled(&mut host, &argv)?;
-            let expected = if command.len() == 2 { 0 } else { 1 };
-            assert_eq!(output.code, Some(expected), "{name}: {argv:?}: {output:?}");
-        }
+        let place = place.as_str();
+        does(&mut host, &["load", place], true, Some("applied"))?;
+        fails(&mut host, &["load", place, "--name", "other"])?;
+        let listed = settled(&mut host, &["xsplice", "list", "--json"])?;
+        let listed = result("list", listed.stdout)?;
+        assert_eq!(listed["payloads"][0]["state"], "applied", "{listed}");
         assert!((example.works)(&mut host)?, "{name}: no effect seen");
-        for command in ["revert", "unload"] {
-            let output = settled(&mut host, &["xsplice", command, name])?;
-            assert_eq!(output.code, Some(0), "{name}: {command}: {output:?}");
-        }
+        does(&mut host, &["revert", name], true, Some("checked"))?;
+        does(&mut host, &["revert", name], false, Some("checked"))?;
+        does(&mut host, &["unload", name], true, None)?;
+        does(&mut host, &["upload", name, place], true, Some("checked"))?;
+        does(&mut host, &["apply", name], true, Some("applied"))?;
+        does(&mut host, &["replace", name], false, Some("applied"))?;
+        fails(&mut host, &["unload", name])?;
+        does(&mut host, &["revert", name], true, Some("checked"))?;
+        does(&mut host, &["unload", name], true, None)?;
         let after = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
         assert_eq!(after, before, "{name} left something behind");
     }

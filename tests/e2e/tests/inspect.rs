@@ -3,7 +3,7 @@
 
 use anyhow::ensure;
 use xsplice_abi::text::is_deceptive;
-use xsplice_e2e::{base, build, forged, local, repository};
+use xsplice_e2e::{base, build, forged, local, repository, result};
 
 #[test]
 fn payloads_are_shown_and_damaged_ones_are_errors() -> anyhow::Result<()> {
@@ -32,7 +32,7 @@ fn payloads_are_shown_and_damaged_ones_are_errors() -> anyhow::Result<()> {
     ] {
         ensure!(text.contains(words), "no {words} in {text}");
     }
-    let value: serde_json::Value = serde_json::from_str(&shown(&[&ours, "--json"])?)?;
+    let value = result("inspect", shown(&[&ours, "--json"])?)?;
     ensure!(
         value["functions"].as_array().is_some_and(|f| f.len() == 3),
         "{value:#}"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice lab try`: a good payload passes, a hypervisor crash is reported.
 
-use xsplice_e2e::{base, local};
+use xsplice_e2e::{base, local, told};
 
 /// QEMU says what is wrong with a hypervisor that it cannot start; a payload is none.
 #[test]
@@ -41,7 +41,7 @@ fn a_good_payload_passes_and_a_crash_is_told() -> anyhow::Result<()> {
     };
     let good = run("xen_hello_world.livepatch")?;
     assert_eq!(good.status.code(), Some(0), "{good:?}");
-    let _: serde_json::Value = serde_json::from_slice(&good.stdout)?;
+    told("lab-try", &good.stdout)?;
     // The console as it comes, with `-v`.
     let console = String::from_utf8_lossy(&good.stderr);
     assert!(console.contains("(XEN) Brought up"), "{console}");
@@ -51,5 +51,6 @@ fn a_good_payload_passes_and_a_crash_is_told() -> anyhow::Result<()> {
     let words = String::from_utf8_lossy(&crash.stderr).into_owned();
     assert_eq!(crash.status.code(), Some(1), "{words}");
     assert!(words.contains("the hypervisor crashed"), "{words}");
+    assert_eq!(told("lab-try", &crash.stdout)?["error"]["kind"], "failed");
     Ok(())
 }

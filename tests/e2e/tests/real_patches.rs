@@ -121,7 +121,7 @@ impl Case {
             return Ok(None);
         }
         ensure!(result.status.success(), "{}: {stderr}", self.name);
-        let report: serde_json::Value = serde_json::from_slice(&result.stdout)?;
+        let report = xsplice_e2e::result("build", &result.stdout)?;
         let names = names(&report["functions"]);
         let expected = self.builds.as_deref().unwrap_or_default();
         ensure!(

@@ -28,7 +28,7 @@ use std::process::Output;
 use xsplice_e2e::claim;
 use xsplice_e2e::directives::{directive, directives, options};
 use xsplice_e2e::mutation::Random;
-use xsplice_e2e::{Base, base, build, config, exhaustive, local, rust_base, seed, settled};
+use xsplice_e2e::{Base, base, build, config, exhaustive, local, rust_base, seed, settled, told};
 use xsplice_lab::Host;
 
 /// How many stacks are judged where it is a sample.
@@ -142,7 +142,7 @@ impl Stack {
             return Ok(false);
         }
         ensure!(result.status.success(), "{name}: {stderr}");
-        expect_report(&text, &serde_json::from_slice(&result.stdout)?)
+        expect_report(&text, &xsplice_e2e::result("build", &result.stdout)?)
             .with_context(|| name.to_string())?;
         self.built.push(top);
         Ok(true)
@@ -180,8 +180,8 @@ impl Stack {
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let output = local(&words)?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        Ok((!output.status.success()).then(|| format!("{}: not proved: {said}", self.name)))
+        let said = told("report", &output.stdout)?;
+        Ok((!output.status.success()).then(|| format!("{}: not proved: {said:#}", self.name)))
     }
 
     /// Where dom0 has the payload of a level.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 use std::ops::Range;
-use xsplice_e2e::{Base, base, build, local, patched, repository};
+use xsplice_e2e::{Base, base, build, local, patched, repository, told};
 use xsplice_verify::{Accepted, Input, Inputs, Kind, Patched, Verdict};
 
 const PATCH: &str = "examples/xen-4.17/two-files.patch";
@@ -349,7 +349,7 @@ fn what_the_build_was_told_is_accepted_and_nothing_else() -> anyhow::Result<()> 
         "{stdout}"
     );
     let result = verify(&base, &output, &[&patch("layout-allowed.patch")])?;
-    let verdict: serde_json::Value = serde_json::from_slice(&result.stdout)?;
+    let verdict = xsplice_e2e::result("verify", &result.stdout)?;
     let differences = verdict["differences"].as_array().context("differences")?;
     ensure!(
         result.status.code() == Some(1)
@@ -374,8 +374,8 @@ fn the_command_builds_the_patched_hypervisor_and_says_what_it_found() -> anyhow:
     // More was patched than the payload has.
     // It was not built from all of them: that is known without a build.
     let bad = verify(&base, &output, &[&patch, &other])?;
-    let said: serde_json::Value = serde_json::from_slice(&bad.stdout)?;
-    let said = said["problems"][0]["message"].as_str();
+    let said = told("verify", &bad.stdout)?;
+    let said = said["error"]["message"].as_str();
     ensure!(
         bad.status.code() == Some(1)
             && said.is_some_and(|said| said.contains("no payload that is given was built from it")),

@@ -14,8 +14,8 @@ use xsplice_abi::text::escaped;
 const INSTALLED: &str = "/usr/lib/xen-livepatch";
 
 /// What a replace does to the payloads that are applied.
-#[derive(Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub(super) struct Replaced {
+#[derive(Debug, Default, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+pub(crate) struct Replaced {
     /// Payloads whose variables are lost.
     pub(super) loses: Vec<String>,
     /// Payloads whose files were not found.

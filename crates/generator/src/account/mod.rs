@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use without::{Outcome, Scope, Without};
 
 /// What a hunk does.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "effect")]
 pub enum Effect {
     /// It changes what is in the payload.
@@ -80,7 +80,7 @@ impl Effect {
 }
 
 /// A hunk and what it does.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Hunk {
     /// The patch it is in.
     pub patch: String,

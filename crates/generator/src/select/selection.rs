@@ -8,7 +8,7 @@ use xsplice_abi::record::{LeftOut, PatchedData, PerCpuVariable, Renewed};
 use xsplice_objdiff::explain;
 
 /// A function that the payload replaces.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Replaced {
     /// Name in the source.
     pub name: String,
@@ -27,7 +27,7 @@ pub struct Replaced {
 }
 
 /// Where the old and the new function part.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct FirstChange {
     /// Offset in the old function.
     pub old_offset: u64,
@@ -55,7 +55,7 @@ impl From<explain::FirstChange> for FirstChange {
 }
 
 /// Something new that the payload carries.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Carried {
     /// Name in the source.
     pub name: String,
@@ -96,7 +96,7 @@ pub struct Selection {
 }
 
 /// A function that the hypervisor calls at a stage of the payload's life.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Hook {
     /// The stage: `load`, `unload`, `preapply`, `apply`, `postapply`,
     /// `prerevert`, `revert`, `postrevert`.
