@@ -135,7 +135,6 @@ pub struct Relocation {
     pub addend: i64,
 }
 
-
 impl Payload {
     /// Reads the payload `data`; `image` is its hypervisor, used to resolve symbols.
     ///

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Payloads and what they were built from: the second opinion on each.
+//! Claims about payloads and their patches, and the second opinion on each.
 //!
-//! A link of the patched hypervisor takes longer than anything else, so one is shared
-//! by payloads that have nothing to do with each other.
+//! Linking the patched hypervisor takes longer than anything else, so independent
+//! payloads share one link.
 
 use crate::Base;
 use crate::mutation::Random;
@@ -16,15 +16,16 @@ use std::time::Instant;
 use xsplice_review::Payload;
 use xsplice_verify::{Accepted, Input, Inputs, Level, Plan, Verdict};
 
-/// That the hypervisor with these payloads is the one that these patches give.
+/// The claim that the hypervisor with these payloads is the one built from these
+/// patches.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    /// What it is called.
+    /// Its name.
     pub name: String,
-    /// Source patches and the payload of each, the lowest first; none where the
+    /// Source patches and the payload of each, the lowest first; `None` if the
     /// generator says that the patch changes nothing.
     pub levels: Vec<(PathBuf, Option<Vec<u8>>)>,
-    /// What `xsplice build` was told.
+    /// The options of `xsplice build`.
     pub options: Vec<String>,
 }
 
@@ -56,7 +57,7 @@ impl Claim {
             let replaced = payload.as_deref().map(replaced).transpose()?;
             touched.extend(replaced.into_iter().flatten());
         }
-        // Hooks are added to the makefile.
+        // Hooks change the makefile.
         touched.extend(
             self.values("--hooks")
                 .map(|_| "xen/common/Makefile".to_owned()),
@@ -79,11 +80,11 @@ fn replaced(payload: &[u8]) -> anyhow::Result<Vec<String>> {
     old.collect()
 }
 
-/// Whether the second opinion can agree with `payload`: what hooks do it does not
-/// see, so those that the generator makes are always a difference.
+/// Whether the second opinion can agree with `payload`: it cannot see what hooks do,
+/// so generated hooks are always a difference.
 ///
 /// # Errors
-/// If it is no payload.
+/// If it is not a payload.
 pub fn can_be_proved(payload: &[u8]) -> anyhow::Result<bool> {
     let record = Payload::read(payload, None)?.record.unwrap_or_default();
     Ok(record.patched_data.is_empty() && record.per_cpu.is_empty())
@@ -92,7 +93,7 @@ pub fn can_be_proved(payload: &[u8]) -> anyhow::Result<bool> {
 /// The second opinion on all `claims` together.
 ///
 /// # Errors
-/// If the patched hypervisor cannot be built, or a payload not be applied.
+/// If the patched hypervisor cannot be built, or a payload cannot be applied.
 pub fn opinion(base: &Base, claims: &[&Claim]) -> anyhow::Result<Verdict> {
     let height = claims.iter().map(|claim| claim.levels.len()).max();
     let mut patches = Vec::new();
@@ -156,7 +157,7 @@ pub fn opinion(base: &Base, claims: &[&Claim]) -> anyhow::Result<Verdict> {
     })?)
 }
 
-/// Flags of messages that begin anew, as the payloads record it.
+/// Message flags that start again according to the payloads' records.
 fn renewed(claims: &[&Claim]) -> anyhow::Result<Vec<String>> {
     let payloads = claims.iter().flat_map(|claim| &claim.levels);
     let mut renewed = Vec::new();
@@ -169,11 +170,11 @@ fn renewed(claims: &[&Claim]) -> anyhow::Result<Vec<String>> {
     Ok(renewed)
 }
 
-/// Asks for the second opinion on `claims`; on a sample of them, which `seed`
-/// chooses, unless `all`. Returns what is not proved, and why.
+/// Gets the second opinion on `claims`, or, unless `all`, on a sample chosen by
+/// `seed`. Returns what is not proved, and why.
 ///
 /// # Errors
-/// If something cannot be built, or if payloads that are proved alone are not
+/// If something cannot be built, or if payloads are proved separately but not
 /// together.
 pub fn not_proved(
     base: &Base,
@@ -218,7 +219,7 @@ pub fn not_proved(
     Ok(faults)
 }
 
-/// What of `claims` is not proved: if all together are not, in halves.
+/// The claims that are not proved, found by bisection if all together are not.
 fn faults_of(base: &Base, claims: &[&Claim]) -> Vec<String> {
     let words = match opinion(base, claims) {
         Ok(verdict) if verdict.proved => return Vec::new(),
@@ -243,7 +244,8 @@ fn faults_of(base: &Base, claims: &[&Claim]) -> Vec<String> {
     vec![fault]
 }
 
-/// Claims that share a build: no two change one file or replace one function.
+/// Claims that share a build: no two change the same file or replace the same
+/// function.
 ///
 /// # Errors
 /// If a patch cannot be read, or a payload.
@@ -257,7 +259,7 @@ pub fn batches(claims: &[Claim]) -> anyhow::Result<Vec<Vec<&Claim>>> {
         let touched = claim.touches().with_context(|| claim.name.clone())?;
         ensure!(!touched.is_empty(), "{}: nothing is changed", claim.name);
         let fits = |batch: &&mut Batch| {
-            // What this option accepts has no names.
+            // This option accepts changes without naming them.
             let init = batch.claims.iter().any(|other| other.leaves_out_init());
             init == claim.leaves_out_init() && batch.touched.is_disjoint(&touched)
         };
@@ -275,8 +277,8 @@ pub fn batches(claims: &[Claim]) -> anyhow::Result<Vec<Vec<&Claim>>> {
     Ok(batches.into_iter().map(|batch| batch.claims).collect())
 }
 
-/// Says something while the test runs.
+/// Prints progress while the test runs.
 fn say(text: &str) {
-    // Nothing depends on it.
+    // Errors do not matter.
     let _ = writeln!(std::io::stderr(), "{text}");
 }

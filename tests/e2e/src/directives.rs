@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the first lines of a source patch of the tests say: `# KEY: VALUE`.
+//! The directives in the first lines of a test's source patch: `# KEY: VALUE`.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub fn directive(text: &str, key: &str) -> Option<String> {
     directives(text, key).into_iter().next()
 }
 
-/// Further options of `xsplice build` for the patch `text`; `hooks/NAME` stands
+/// Additional options of `xsplice build` for the patch `text`; `hooks/NAME` stands
 /// for a file of this package.
 pub fn options(text: &str) -> Vec<String> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A payload that names everything in a way that a list, a terminal or a browser
-//! could take for something else.
+//! A payload with names that could mislead a list, a terminal or a browser.
 
 use crate::{Base, repository};
 use anyhow::{Context as _, ensure};
@@ -10,12 +9,12 @@ use std::process::Command;
 use xsplice_abi::record;
 use xsplice_host_image::Image;
 
-/// What a line of a list could be made of, with a line break before it, a mark of
-/// text direction, and what sets the colour of a terminal.
+/// A forged list line, with a line break before it, a text direction mark, and a
+/// terminal colour sequence.
 pub const TEXT: &str = "\nlp_1-1_1-2  | APPLIED  | applied\u{202e}\u{1b}[31m\r\u{2028}";
 
-/// The payload, for the hypervisor of `base`. With `plain`, each of its names is of
-/// letters, as long as it would be otherwise.
+/// The payload, for the hypervisor of `base`. With `plain`, its names are letters
+/// only, with the same lengths.
 ///
 /// # Errors
 /// If it cannot be assembled.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the tests on a real Xen share; the tests are in `tests/`.
+//! Shared code of the tests on a real Xen, which are in `tests/`.
 #![forbid(unsafe_code)]
 
 pub mod claim;
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output as LocalOutput};
 use xsplice_lab::{Host, HostConfig, Output};
 
-/// Where everything is that the tests need: `cargo xtask base` writes it.
+/// The paths that the tests need, as written by `cargo xtask base`.
 #[derive(Debug, Deserialize)]
 pub struct Base {
     /// The shipped hypervisor.
@@ -40,13 +40,13 @@ pub struct Base {
 /// The base that `XSPLICE_BASE` names.
 ///
 /// # Errors
-/// If there is none: the tests on a real Xen cannot run, and must not pass.
+/// If there is none: then the tests on a real Xen cannot run, and must not pass.
 pub fn base() -> anyhow::Result<Base> {
     described_by("XSPLICE_BASE")
 }
 
-/// As [`base`], but the hypervisor has our live-patch core in it:
-/// `XSPLICE_RUST_BASE` names it.
+/// Like [`base`], but the hypervisor has our live-patch core: `XSPLICE_RUST_BASE`
+/// names it.
 ///
 /// # Errors
 /// If there is none.
@@ -54,8 +54,8 @@ pub fn rust_base() -> anyhow::Result<Base> {
     described_by("XSPLICE_RUST_BASE")
 }
 
-/// As [`rust_base`], but a debug build, which checks its locks, its interrupt
-/// state and what its functions take for granted: `XSPLICE_DEBUG_BASE` names it.
+/// Like [`rust_base`], but a debug build, which checks locks, interrupt state and
+/// preconditions: `XSPLICE_DEBUG_BASE` names it.
 ///
 /// # Errors
 /// If there is none.
@@ -81,13 +81,12 @@ pub fn xsplice() -> anyhow::Result<PathBuf> {
     Ok(path.into())
 }
 
-/// Whether tests that take a sample try everything instead:
-/// `cargo xtask test --all`.
+/// Whether to try everything instead of a sample: `cargo xtask test --all`.
 pub fn exhaustive() -> bool {
     std::env::var_os("XSPLICE_ALL").is_some()
 }
 
-/// What chooses a sample: `cargo xtask test --seed N`.
+/// The seed of the samples: `cargo xtask test --seed N`.
 ///
 /// # Errors
 /// If `XSPLICE_SEED` is not a number.
@@ -130,11 +129,11 @@ pub fn told(command: &str, printed: impl AsRef<[u8]>) -> anyhow::Result<serde_js
     Ok(value)
 }
 
-/// What to boot: Debian's hypervisor, with the C tool as `/bin/c-livepatch`
-/// and Xen's test payloads in `/lab`.
+/// The host to boot: Debian's hypervisor, with the C tool as `/bin/c-livepatch` and
+/// Xen's test payloads in `/lab`.
 ///
 /// # Errors
-/// If the base is not there.
+/// If the base is missing.
 pub fn config(base: &Base) -> anyhow::Result<HostConfig> {
     let mut config = HostConfig::new(
         base.xen.clone(),
@@ -156,7 +155,7 @@ pub fn config(base: &Base) -> anyhow::Result<HostConfig> {
 /// Xen's own test payloads.
 ///
 /// # Errors
-/// If they are not all there.
+/// If one is missing.
 pub fn own_payloads(base: &Base) -> anyhow::Result<Vec<PathBuf>> {
     const PAYLOADS: usize = 14;
     let mut paths = Vec::new();
@@ -182,7 +181,7 @@ pub fn local(arguments: &[&str]) -> anyhow::Result<LocalOutput> {
     Ok(Command::new(xsplice()?).args(arguments).output()?)
 }
 
-/// Builds the hypervisor of the tree with `patches`, all of one payload.
+/// Builds the hypervisor of the tree with `patches`, all for one payload.
 ///
 /// # Errors
 /// If it does not build.
@@ -204,7 +203,7 @@ pub fn patched(base: &Base, patches: &[PathBuf]) -> anyhow::Result<xsplice_verif
 /// Builds a payload from the source patch at `patch`, with the options that it names.
 ///
 /// # Errors
-/// If `xsplice build` refuses, with its words.
+/// If `xsplice build` refuses, with its message.
 pub fn build(
     base: &Base,
     patch: &std::path::Path,
@@ -231,8 +230,8 @@ pub fn build(
     Ok(String::from_utf8_lossy(&result.stdout).into_owned())
 }
 
-/// Runs a command in dom0, again as long as it says "try again" (exit code 2):
-/// on an emulated machine the CPUs do not always come together in time.
+/// Runs a command in dom0, and retries while it says "try again" (exit code 2): on an
+/// emulated machine, the rendezvous can time out.
 ///
 /// # Errors
 /// If the host is lost.
@@ -248,35 +247,35 @@ pub fn settled(host: &mut Host, argv: &[&str]) -> anyhow::Result<Output> {
     Ok(output)
 }
 
-/// How the program `in-dom0` fared that brings payloads in and out under load.
+/// The result of `in-dom0 cycles`, which applies and reverts payloads under load.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Cycles {
-    /// How often.
+    /// Number of cycles.
     pub cycles: u64,
-    /// How many actions were tried again, because the CPUs came late.
+    /// Number of actions retried after a timeout.
     pub late: u64,
-    /// How long it took.
+    /// Duration.
     pub seconds: f64,
-    /// How often each of the threads beside it asked the hypervisor.
+    /// Number of hypercalls of each of the other threads.
     pub calls: Vec<u64>,
-    /// The longest that one of these waited for its answers, in seconds.
+    /// The longest time that one of these waited for its answers, in seconds.
     pub longest_call: f64,
 }
 
-/// What the hypervisor has of memory, as its debug keys say: what is free of
-/// all, and what our core has.
+/// The hypervisor's memory according to its debug keys: free memory, and the memory
+/// of our core.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Memory {
     /// In KiB.
     pub free: u64,
-    /// The core's own line; `None` with Xen's own core, which has none.
+    /// The core's line; `None` with the stock core, which prints none.
     pub core: Option<String>,
 }
 
-/// Asks for it.
+/// Reads it.
 ///
 /// # Errors
-/// If the host is lost, or says something else.
+/// If the host is lost, or prints something else.
 pub fn memory(host: &mut Host) -> anyhow::Result<Memory> {
     let heap = host.press('m', "Dom heap: ")?;
     let free = heap

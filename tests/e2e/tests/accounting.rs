@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A payload says which patches are in it, and which were only given.
+//! A payload records which patches are in it, and which were only given.
 
 use anyhow::{Context, ensure};
 use object::{Object as _, ObjectSymbol as _};
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xsplice_e2e::{base, local, result};
 
-/// Runs `xsplice` and expects it to succeed; gives what it prints.
+/// Runs `xsplice`, expects success, and returns its output.
 fn run(arguments: &[&str]) -> anyhow::Result<String> {
     let output = local(arguments)?;
     ensure!(output.status.success(), "{arguments:?}: {output:?}");
@@ -15,8 +15,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<String> {
 }
 
 #[test]
-fn a_patch_of_which_nothing_is_in_the_payload_is_not_recorded_as_being_in_it() -> anyhow::Result<()>
-{
+fn a_patch_without_effect_is_not_recorded_as_part_of_the_payload() -> anyhow::Result<()> {
     let base = base()?;
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = |path: &Path| path.display().to_string();
@@ -57,7 +56,7 @@ fn a_patch_of_which_nothing_is_in_the_payload_is_not_recorded_as_being_in_it() -
 }
 
 #[test]
-fn what_is_left_out_is_not_said_to_go_nowhere() -> anyhow::Result<()> {
+fn left_out_changes_are_not_reported_as_without_effect() -> anyhow::Result<()> {
     let base = base()?;
     let patch = Path::new(env!("CARGO_MANIFEST_DIR")).join("patches/shifted-lines.patch");
     let text = |path: &Path| path.display().to_string();
@@ -84,10 +83,10 @@ fn what_is_left_out_is_not_said_to_go_nowhere() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Without some hunks the rest of a patch does not compile, or later patches do
-/// not apply: they are named with the functions that need them.
+/// Without some hunks, the rest of a patch does not compile, or later patches do not
+/// apply: such hunks are listed with the functions that need them.
 #[test]
-fn a_hunk_that_others_need_names_the_functions_that_do() -> anyhow::Result<()> {
+fn a_hunk_that_others_need_is_listed_with_their_functions() -> anyhow::Result<()> {
     let base = base()?;
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("patches");
     let text = |path: &Path| path.display().to_string();
@@ -140,7 +139,7 @@ const DECLARED: &str = "\
  
 ";
 
-/// Everything that the symbol table of a payload names.
+/// All names in the symbol table of a payload.
 fn names(payload: &[u8]) -> anyhow::Result<BTreeSet<String>> {
     let file = object::File::parse(payload)?;
     let symbols = file.symbols().filter(|symbol| symbol.is_definition());
@@ -148,9 +147,9 @@ fn names(payload: &[u8]) -> anyhow::Result<BTreeSet<String>> {
     names.collect()
 }
 
-/// The hypervisor refuses to load two payloads at once that define one name.
+/// The hypervisor does not allow two loaded payloads to define the same name.
 #[test]
-fn payloads_of_one_patch_share_no_new_name_unless_they_are_the_same() -> anyhow::Result<()> {
+fn different_payloads_of_one_patch_share_no_new_name() -> anyhow::Result<()> {
     let base = base()?;
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = |path: &Path| path.display().to_string();

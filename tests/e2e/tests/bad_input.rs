@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What cannot be done is refused with a reason, and nothing is written.
+//! Bad input is refused with a reason, and nothing is written.
 
 use std::path::Path;
 use xsplice_e2e::{base, build, config, local, result, settled};
@@ -102,7 +102,7 @@ fn patches_that_cannot_be_live_patched() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_hypervisor_that_is_named_must_be_the_one_that_is_given() -> anyhow::Result<()> {
+fn the_named_hypervisor_must_be_the_given_one() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let (file, output) = (
@@ -148,7 +148,7 @@ fn the_hypervisor_that_is_named_must_be_the_one_that_is_given() -> anyhow::Resul
 }
 
 #[test]
-fn files_that_are_no_payloads() -> anyhow::Result<()> {
+fn files_that_are_not_payloads() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let hello = std::fs::read(base.test_payloads.join("xen_hello_world.livepatch"))?;
@@ -183,7 +183,7 @@ fn files_that_are_no_payloads() -> anyhow::Result<()> {
 }
 
 #[test]
-fn nobody_has_to_read_to_the_end() -> anyhow::Result<()> {
+fn readers_may_close_the_pipe_early() -> anyhow::Result<()> {
     let base = base()?;
     let mut child = std::process::Command::new(xsplice_e2e::xsplice()?)
         .arg("check")

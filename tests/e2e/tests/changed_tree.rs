@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Trees whose source is not what their objects were built from.
+//! Trees whose source was changed after the build.
 
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl<'a> Copy<'a> {
         Ok(Self { base, directory })
     }
 
-    /// Changes a file, and sets its time stamp back.
+    /// Changes a file and restores its time stamp.
     fn change(&self, path: &str, old: &str, new: &str) -> anyhow::Result<()> {
         let path = self.directory.path().join("xen").join(path);
         let stamp = std::fs::metadata(&path)?.modified()?;
@@ -90,7 +90,7 @@ impl<'a> Copy<'a> {
 }
 
 #[test]
-fn changes_that_make_does_not_see_are_not_part_of_the_patch() -> anyhow::Result<()> {
+fn changes_that_make_misses_are_not_part_of_the_patch() -> anyhow::Result<()> {
     let base = base()?;
     let copy = Copy::of(&base)?;
     let built = copy.build(KERNEL)?.map_err(anyhow::Error::msg)?;
@@ -107,7 +107,7 @@ fn changes_that_make_does_not_see_are_not_part_of_the_patch() -> anyhow::Result<
     );
     copy.change("include/public/features.h", &feature(8), &feature(9))?;
 
-    // Another function of the file that is patched.
+    // Another function in the patched file.
     let (old, new) = (
         "(1U << XENFEAT_hvm_safe_pvclock)",
         "(3U << XENFEAT_hvm_safe_pvclock)",
@@ -118,7 +118,7 @@ fn changes_that_make_does_not_see_are_not_part_of_the_patch() -> anyhow::Result<
     copy.change("common/kernel.c", new, old)?;
     copy.build(KERNEL)?.map_err(anyhow::Error::msg)?;
 
-    // What headers are made from.
+    // The source of generated headers.
     let words = copy.build(KEXEC)?.expect_err("nothing changes");
     assert!(words.contains("it changes no code"), "{words}");
     copy.change(
@@ -134,9 +134,9 @@ fn changes_that_make_does_not_see_are_not_part_of_the_patch() -> anyhow::Result<
     Ok(())
 }
 
-/// What another configuration compiled is still there, with its records.
+/// Objects of an earlier configuration are still there, with their records.
 #[test]
-fn objects_that_nothing_links_are_no_part_of_the_hypervisor() -> anyhow::Result<()> {
+fn unlinked_objects_are_not_part_of_the_hypervisor() -> anyhow::Result<()> {
     let base = base()?;
     let copy = Copy::of(&base)?;
     let common = copy.directory.path().join("xen/common");

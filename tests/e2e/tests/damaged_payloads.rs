@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Xen's own test payloads, damaged in every way: never a panic, and whatever
-//! is accepted can be applied, reverted and unloaded.
+//! Xen's own test payloads, damaged in every way: there is never a panic, and every
+//! accepted one can be applied, reverted and unloaded.
 
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader as _, SectionHeader as _};
@@ -13,11 +13,11 @@ use xsplice_e2e::{base, exhaustive, own_payloads};
 use xsplice_engine::{Action, Engine, Guard, Options, Policy};
 use xsplice_host_image::{Image, Machine, check};
 
-/// Payloads whose tables of sections are always tried with all values; those of
-/// the others have the same form and are left to exhaustive runs.
+/// Payloads whose section tables are always tried with all values; the others have
+/// the same form and are left to exhaustive runs.
 const TABLES: [&str; 2] = ["xen_bye_world", "xen_nop"];
 
-/// The whole life of what may be a payload; whether it was loaded.
+/// The full life cycle of a possible payload; returns whether it was loaded.
 fn live(image: &Image, file: &[u8]) -> bool {
     let mut engine = Engine::new(Machine::new(image), Policy::Stock).with_guard(Guard::Both);
     if engine.upload("damaged", file).is_err() {
@@ -31,8 +31,8 @@ fn live(image: &Image, file: &[u8]) -> bool {
     true
 }
 
-/// Places of the file's header, and of what describes the payload: the table of
-/// its functions, and the notes. Then the places of the table of sections.
+/// The ranges of the file header and of what describes the payload, the function
+/// records and the notes; then the ranges of the section table.
 fn headers(file: &[u8]) -> object::Result<(Vec<Range<usize>>, Range<usize>)> {
     let header = FileHeader64::<object::LittleEndian>::parse(file)?;
     let endian = header.endian()?;
@@ -54,7 +54,7 @@ fn headers(file: &[u8]) -> object::Result<(Vec<Range<usize>>, Range<usize>)> {
     Ok((places, place((header.e_shoff(endian), count))))
 }
 
-/// Counts what a test tries.
+/// Counts the tries of a test.
 #[derive(Default)]
 struct Count {
     tried: AtomicUsize,
@@ -68,7 +68,7 @@ impl Count {
             .fetch_add(usize::from(loaded), Ordering::Relaxed);
     }
 
-    /// Says it past the test harness, which hides what tests print that pass.
+    /// Prints past the test harness, which hides the output of passing tests.
     fn report(self, what: &str, least: usize) -> anyhow::Result<()> {
         let (tried, loaded) = (self.tried.into_inner(), self.loaded.into_inner());
         let line = format!("Xen's own payloads, {what}: {tried} files tried, {loaded} loaded\n");
@@ -78,7 +78,7 @@ impl Count {
     }
 }
 
-/// Has `damage` try what it likes on every payload, on all processors.
+/// Runs `damage` on every payload, on all processors.
 fn with_all(
     what: &str,
     least: usize,
@@ -106,7 +106,7 @@ fn with_all(
     count.report(what, least)
 }
 
-/// The tool that checks payloads sees them too.
+/// `xsplice check` gets them too.
 #[test]
 fn cut_off_at_every_length() -> anyhow::Result<()> {
     let base = base()?;
@@ -154,7 +154,7 @@ fn every_value_of_every_header_byte() -> anyhow::Result<()> {
         }
         for at in places.into_iter().flatten() {
             let byte = file[at];
-            // Those with one bit changed are tried elsewhere.
+            // Single-bit changes are tried elsewhere.
             for value in (0..=u8::MAX).filter(|value| (value ^ byte).count_ones() > 1) {
                 file[at] = value;
                 run(&file);

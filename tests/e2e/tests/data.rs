@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Data that payloads change in place (`xsplice build --patch-data`), on Xen's own
-//! core and on ours: what the hypervisor shows of it before, while the payload is
-//! applied, and after it was reverted; new per-CPU variables; and the example of
-//! shadow data.
+//! Data that payloads change in place (`xsplice build --patch-data`), on the stock
+//! core and on ours, as the hypervisor shows it before, during and after the payload
+//! is applied; new per-CPU variables; and the example of shadow data.
 
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
@@ -10,7 +9,7 @@ use std::path::Path;
 use xsplice_e2e::{Base, base, build, config, local, memory, repository, rust_base, settled};
 use xsplice_lab::Host;
 
-/// A patch, and how to see whether it is there.
+/// A patch, and how to see its effect.
 struct Case {
     name: &'static str,
     /// The debug key whose output shows the data, and its last line.
@@ -19,7 +18,7 @@ struct Case {
     new: &'static str,
 }
 
-/// What the last line of the list of keys has: nothing registers keys behind `z`.
+/// Part of the last line in the list of keys: there are no keys after `z`.
 const LAST_KEY: &str = "(ascii '7a')";
 
 const CASES: [Case; 3] = [
@@ -46,7 +45,7 @@ const CASES: [Case; 3] = [
 impl Case {
     fn expect(&self, host: &mut Host, patched: bool) -> anyhow::Result<()> {
         let (key, last) = self.key;
-        // The line may not be whole yet when its beginning is there.
+        // The line may still be incomplete when its start is there.
         let answer = match (last.ends_with(": "), patched) {
             (false, _) => last,
             (true, false) => self.old,
@@ -73,7 +72,7 @@ fn done(host: &mut Host, arguments: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Builds the payload of the patch `name`, with `key` in its metadata so that two
-/// of one patch differ.
+/// payloads of one patch differ.
 fn payload(base: &Base, name: &str, number: &str, directory: &Path) -> anyhow::Result<()> {
     let patch = repository().join(format!("tests/e2e/data/{name}.patch"));
     let text = std::fs::read_to_string(&patch)?;
@@ -115,29 +114,29 @@ fn on(base: &Base) -> anyhow::Result<()> {
     let mut host = Host::boot(&config)?;
     for case in &CASES {
         let file = format!("/lab/{}.livepatch", case.name);
-        // A second time: what was reverted is as it was.
+        // A second time, to see that the revert restored everything.
         for _ in 0..2 {
             case.expect(&mut host, false)?;
             done(&mut host, &["load", &file])?;
             case.expect(&mut host, true)?;
             done(&mut host, &["revert", case.name])?;
             case.expect(&mut host, false)?;
-            // Nothing of it is writable: it can be applied again as it is.
+            // It has no writable data: it can be applied again.
             done(&mut host, &["apply", case.name])?;
             case.expect(&mut host, true)?;
             done(&mut host, &["revert", case.name])?;
             done(&mut host, &["unload", case.name])?;
         }
     }
-    refused_where_the_value_is_another(&mut host)?;
+    refused_if_the_value_differs(&mut host)?;
     replaced(&mut host)?;
     shadow_data(&mut host)?;
     per_cpu(&mut host)?;
     Ok(host.shut_down()?)
 }
 
-/// Two payloads that expect one initial value are not both applied.
-fn refused_where_the_value_is_another(host: &mut Host) -> anyhow::Result<()> {
+/// Two payloads that expect the same initial value cannot both be applied.
+fn refused_if_the_value_differs(host: &mut Host) -> anyhow::Result<()> {
     let [_, _, integer] = &CASES;
     done(host, &["load", "/lab/integer.livepatch"])?;
     done(host, &["upload", "integer2", "/lab/integer2.livepatch"])?;
@@ -159,8 +158,8 @@ fn refused_where_the_value_is_another(host: &mut Host) -> anyhow::Result<()> {
     integer.expect(host, false)
 }
 
-/// A payload that changes constants only takes the place of another one: nothing
-/// of it may refuse.
+/// A payload that changes only constants replaces another one: no hook of it may
+/// refuse.
 fn replaced(host: &mut Host) -> anyhow::Result<()> {
     let [constants, ..] = &CASES;
     done(host, &["load", "/lab/constants.livepatch"])?;
@@ -198,8 +197,8 @@ fn build_shadow(base: &Base, output: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A domain's counter, which its structure has no room for, begins when it is first
-/// needed, counts, and is freed when the payload is reverted.
+/// A per-domain counter, which the structure has no room for, is created on first
+/// use, counts, and is freed when the payload is reverted.
 fn shadow_data(host: &mut Host) -> anyhow::Result<()> {
     fn version(host: &mut Host) -> anyhow::Result<String> {
         let output = host.run(&["xsplice", "info"])?;
@@ -239,7 +238,7 @@ fn shadow_data(host: &mut Host) -> anyhow::Result<()> {
 /// The patch with per-CPU variables.
 const PER_CPU: &str = "per-cpu";
 
-/// How often each online CPU was asked; each that was knows itself.
+/// Number of queries on each online CPU; each of them reports its own number.
 fn counts(host: &mut Host) -> anyhow::Result<BTreeMap<u32, u64>> {
     let printed = host.press('h', LAST_KEY)?;
     let lines = printed.lines().filter(|line| line.contains(" was asked "));
@@ -259,15 +258,15 @@ fn counts(host: &mut Host) -> anyhow::Result<BTreeMap<u32, u64>> {
     counts.collect()
 }
 
-/// Takes the last CPU offline or brings it back.
+/// Takes the last CPU offline or back online.
 fn hotplug(host: &mut Host, action: &str) -> anyhow::Result<()> {
     let output = host.run(&["/c/xen-hptool", action, "3"])?;
     ensure!(output.code == Some(0), "{action}: {output:?}");
     Ok(())
 }
 
-/// New per-CPU variables begin as zero on every CPU, those that come later included,
-/// and two payloads never have one place.
+/// New per-CPU variables start at zero on every CPU, including those that come online
+/// later, and two payloads never share a place.
 fn per_cpu(host: &mut Host) -> anyhow::Result<()> {
     done(host, &["load", &format!("/lab/{PER_CPU}.livepatch")])?;
     let first = counts(host)?;
@@ -281,7 +280,7 @@ fn per_cpu(host: &mut Host) -> anyhow::Result<()> {
     let second = counts(host)?;
     ensure!(second.values().sum::<u64>() >= 8, "{second:?}");
 
-    // A payload of other functions that would have the same place is refused.
+    // A payload of other functions that would get the same place is refused.
     let other = "other";
     done(host, &["upload", other, "/lab/other.livepatch"])?;
     let printed = host.console().len();
@@ -291,20 +290,20 @@ fn per_cpu(host: &mut Host) -> anyhow::Result<()> {
     let line = "another payload has the place of its per-CPU variables";
     ensure!(console[printed..].contains(line), "{}", &console[printed..]);
 
-    // A CPU that leaves and comes back.
+    // A CPU that goes offline and comes back.
     hotplug(host, "cpu-offline")?;
     let third = counts(host)?;
     ensure!(third.len() == 3, "{third:?}");
     hotplug(host, "cpu-online")?;
     let fourth = counts(host)?;
-    // Its area is a new one, or, where offline CPUs are parked, the old one.
+    // Its area is a new one, or the old one if offline CPUs are parked.
     let back = fourth.get(&3).copied();
     ensure!(
         back == Some(0) || back == second.get(&3).copied(),
         "{second:?}, {fourth:?}"
     );
 
-    // One that is away while the payload goes and comes.
+    // A CPU that is offline while the payload is reverted and applied again.
     hotplug(host, "cpu-offline")?;
     done(host, &["revert", PER_CPU])?;
     done(host, &["apply", PER_CPU])?;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A second domain, which is not privileged, on the hypervisor with our core: it
-//! may ask what everybody may, and not patch.
+//! A second, unprivileged domain on the hypervisor with our core: it may make
+//! unprivileged queries, and must not patch.
 //!
-//! It is a PV domain with dom0's kernel. `domu/start-domain.c` starts it with
-//! Xen's library for that, as the lab's dom0 has no toolstack.
+//! It is a PV domain with dom0's kernel. `domu/start-domain.c` starts it with Xen's
+//! library, because the lab's dom0 has no toolstack.
 
 use anyhow::{Context as _, ensure};
 use std::os::unix::fs::symlink;
@@ -14,7 +14,7 @@ use xsplice_e2e::{Base, config, rust_base};
 use xsplice_lab::Host;
 use xsplice_lab::initramfs::Initramfs;
 
-/// Where a domain's first process finds the driver.
+/// Path of the driver in the domain.
 const PRIVCMD: &str = "xen-privcmd.ko";
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
@@ -23,7 +23,7 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Compiles the program that starts a domain, with headers and libraries of
+/// Compiles the program that starts a domain, with the headers and libraries of
 /// Debian's Xen.
 fn start_domain(base: &Base, directory: &Path) -> anyhow::Result<PathBuf> {
     let public = base.tree.join("xen/include/public");
@@ -38,7 +38,7 @@ fn start_domain(base: &Base, directory: &Path) -> anyhow::Result<PathBuf> {
     for architecture in ["x86_32", "x86_64"] {
         let own = format!("arch-x86/xen-{architecture}.h");
         let from = [own.as_str(), "arch-x86/xen.h", "xen.h"].map(|name| public.join(name));
-        // The name of the output is part of what is in it.
+        // The output contains its own name.
         run(Command::new("python3")
             .current_dir(&foreign)
             .arg(tools.join("xen-foreign/mkheader.py"))
@@ -102,7 +102,7 @@ fn an_unprivileged_domain_cannot_patch() -> anyhow::Result<()> {
     ])?;
     ensure!(output.code == Some(0), "{output:?}\n{}", host.console());
     let refused = format!("domu: live patching Err({})", Errno::EPERM.0);
-    // That the first is answered shows that it is the hypervisor that refuses.
+    // The answer to the first shows that the hypervisor itself refuses the second.
     for line in ["domu: version Ok(", &refused] {
         ensure!(output.stdout.contains(line), "{output:?}");
     }

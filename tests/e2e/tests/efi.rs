@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The hypervisor with our core as a UEFI program, `xen.efi`. Its linker gives
-//! it a build-id of its own and puts data elsewhere, so that payloads for
-//! `xen.gz` are not for it; it gets its own.
+//! The hypervisor with our core as a UEFI program, `xen.efi`. It has a different
+//! build-id and different data addresses, so payloads for `xen.gz` do not fit, and it
+//! needs its own.
 
 use anyhow::ensure;
 use xsplice_e2e::{Base, build, config, local, repository, result, rust_base, settled};
@@ -67,7 +67,7 @@ fn xen_efi_rejects_payloads_built_for_xen_gz() -> anyhow::Result<()> {
             let output = settled(&mut host, &argv)?;
             ensure!(output.code == Some(0), "{argv:?}: {output:?}");
             let now = info(&mut host)?;
-            // It is seen on the console only.
+            // Its effect is visible only on the console.
             let silent = name == "bug-and-alternative";
             ensure!((now != original) == (patched && !silent), "{argv:?}: {now}");
         }

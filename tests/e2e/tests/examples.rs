@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Each example patch is built, loaded, applied, observed and reverted, on the
-//! hypervisor that Debian ships, on the one with our core, and on that one with
-//! all of Xen's own checks: a failed assertion ends it.
+//! hypervisor that Debian ships, on the one with our core, and on a debug build of
+//! that, where a failed assertion stops it.
 
 use anyhow::ensure;
 use xsplice_e2e::{
@@ -9,12 +9,12 @@ use xsplice_e2e::{
 };
 use xsplice_lab::Host;
 
-/// What a look at the hypervisor shows while an example is applied.
+/// An example, and its visible effect.
 struct Example {
     name: &'static str,
     /// Functions that the payload must replace, and no others.
     functions: &'static [&'static str],
-    /// Whether the patch was seen to work.
+    /// Checks that the patch works.
     works: fn(&mut Host) -> anyhow::Result<bool>,
 }
 
@@ -28,7 +28,7 @@ const EXAMPLES: [Example; 3] = [
         name: "two-files",
         functions: &["compat_xen_version", "do_xen_version", "xen_changeset"],
         works: |host| {
-            // State of its own: the count rises with every question.
+            // It has state: the count rises with every query.
             let (first, second) = (asked(host, "changeset")?, asked(host, "changeset")?);
             let count = |text: &str| {
                 text.strip_prefix("withheld, query ")
@@ -41,7 +41,7 @@ const EXAMPLES: [Example; 3] = [
         name: "bug-and-alternative",
         functions: &["do_tasklet_work"],
         works: |host| {
-            // Asking for anything schedules a tasklet sooner or later.
+            // Queries schedule a tasklet sooner or later.
             for _ in 0..20 {
                 if host.console().contains("tasklet: done by patched code") {
                     return Ok(true);
@@ -125,7 +125,7 @@ fn every_example(base: &Base) -> anyhow::Result<String> {
             .filter_map(|l| l.split_whitespace().next())
             .collect();
         assert_eq!(listed, example.functions, "{name}: {report}");
-        // The same input gives the same bytes.
+        // The same inputs give the same bytes.
         let again = directory.path().join("again.livepatch");
         build(base, &patch, &again)?;
         assert_eq!(std::fs::read(&payload)?, std::fs::read(&again)?, "{name}");

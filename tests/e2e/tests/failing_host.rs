@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Xen's own test payloads on a hypervisor on which everything that can fail
-//! fails, at every point of every action: afterwards all is as it was before.
+//! Xen's own test payloads on a hypervisor where everything that can fail does fail,
+//! at every point of every action: afterwards nothing has changed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,15 +15,16 @@ use xsplice_engine::{
 };
 use xsplice_host_image::{Image, Machine};
 
-/// What the host and the memory that it gives share.
+/// State shared by the host and its payload memory.
 #[derive(Debug, Default)]
 struct Faults {
-    /// Calls that can fail, so far; the one that fails; whether it came.
+    /// Number of calls that can fail so far; the one that fails; whether it was
+    /// reached.
     calls: Cell<u32>,
     fail_in: Cell<Option<u32>>,
     /// Every byte of the hypervisor that was ever written.
     written: RefCell<BTreeSet<u64>>,
-    /// The memory that payloads have: where, and how much.
+    /// The memory of payloads: address and size.
     payloads: RefCell<BTreeMap<u64, usize>>,
 }
 
@@ -38,7 +39,7 @@ impl Faults {
     }
 }
 
-/// An image's hypervisor, but for the call that fails.
+/// An image's hypervisor with one failing call.
 #[derive(Debug)]
 struct Failing<'i> {
     machine: Machine<'i>,
@@ -188,8 +189,8 @@ impl Drop for Payload {
     }
 }
 
-/// What an action could change: bytes of the hypervisor and of payloads, and
-/// what the engine knows, results and times aside.
+/// Everything that an action could change: bytes of the hypervisor and of payloads,
+/// and the engine's state, except results and times.
 #[derive(Debug, PartialEq, Eq)]
 struct Everything {
     memory: BTreeMap<u64, Vec<u8>>,
@@ -222,8 +223,8 @@ fn everything(engine: &Engine<Failing<'_>>) -> Everything {
     }
 }
 
-/// Does `act` again and again, the next call failing each time, until it goes
-/// well; returns how often it failed.
+/// Repeats `act`, with the next call failing each time, until it succeeds; returns
+/// the number of failures.
 fn exhaust(
     engine: &mut Engine<Failing<'_>>,
     what: &str,
@@ -240,7 +241,7 @@ fn exhaust(
         if done {
             return fail_in - 1;
         }
-        // What was written and put back was not known before.
+        // Bytes that were written and restored were not in the snapshot before.
         let mut after = everything(engine);
         after.memory.retain(|at, bytes| {
             before.memory.contains_key(at) || !engine.host().is_as_in_image(*at, bytes)
@@ -277,7 +278,7 @@ fn a_failure_at_every_point() -> anyhow::Result<()> {
     for path in own_payloads(&base)? {
         let file = std::fs::read(&path)?;
         let mut fresh = engine(&image);
-        // Some are made to be refused.
+        // Some are meant to be refused.
         let applies =
             fresh.upload("payload", &file).is_ok() && act("payload", Action::Apply)(&mut fresh);
         if !applies {

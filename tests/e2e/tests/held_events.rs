@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! NMIs and machine checks that come while the CPUs stand still are neither
-//! handled then nor lost, on Xen with our live-patch core.
+//! NMIs and machine checks that arrive in the window are neither handled there nor
+//! lost, on Xen with our live-patch core.
 
 use anyhow::{Context as _, ensure};
 use std::path::Path;
 use xsplice_e2e::{build, config, rust_base, settled};
 use xsplice_lab::Host;
 
-/// A processor that reports machine checks to all CPUs, from some of which the
-/// hypervisor can recover.
+/// A processor that broadcasts machine checks, some of which the hypervisor can
+/// recover from.
 const PROCESSOR: &str = "Nehalem";
 
-/// For CPU 0 and its bank 3: valid, uncorrected, enabled, signalled, found by the
-/// patrol of the memory (0xc0). MCG_STATUS: there is a way back.
+/// For CPU 0 and its bank 3: valid, uncorrected, enabled, signalled, found by memory
+/// scrubbing (0xc0). MCG_STATUS: restartable.
 const MACHINE_CHECK: &str = "mce -b 0 3 0xb1000000000000c0 0x5 0 0";
 
-/// What dom0 says of an NMI that Xen passes on.
+/// dom0's message for an NMI that Xen forwards.
 const UNKNOWN_NMI: &str = "Uhhuh. NMI received for unknown reason";
 
 #[test]
@@ -50,7 +50,7 @@ fn events_in_the_window_are_raised_again() -> anyhow::Result<()> {
     for line in ["build-id ", "depends on ", "patch=slow-window.patch"] {
         ensure!(listed.contains(line), "{line}: not in\n{listed}");
     }
-    // The console is behind what happens.
+    // The console lags behind.
     for line in ["afterwards: ", UNKNOWN_NMI] {
         monitor.wait_for(line)?;
     }
@@ -63,8 +63,8 @@ fn events_in_the_window_are_raised_again() -> anyhow::Result<()> {
     let (during, after) = window
         .split_once("window: 1 NMIs came, MCG_STATUS is 0x5\n")
         .with_context(|| format!("they did not come in the window:\n{window}"))?;
-    // The NMI of nobody knows what is reported to dom0, and each CPU has work to
-    // do after a machine check.
+    // The NMI of unknown origin is reported to dom0, and each CPU has work to do
+    // after a machine check.
     let mut once = vec![UNKNOWN_NMI.to_owned()];
     once.extend((0..config.cpus).map(|cpu| format!("CPU{cpu} enter softirq")));
     for line in once {

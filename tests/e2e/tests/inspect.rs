@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `xsplice inspect` on payloads of both makers, and on what is none.
+//! `xsplice inspect` on payloads of both generators, and on other files.
 
 use anyhow::ensure;
 use xsplice_abi::text::is_deceptive;
@@ -68,8 +68,8 @@ fn payloads_are_shown_and_damaged_ones_are_errors() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a payload says can neither begin a line nor hide in one: there are as many as
-/// for a payload with plain names, and nothing in them that is not seen.
+/// Text from a payload can neither start a line nor hide in one: there are as many
+/// lines as for a payload with plain names, without invisible characters.
 #[test]
 fn nothing_in_a_payload_forges_a_line() -> anyhow::Result<()> {
     let base = base()?;
@@ -100,7 +100,7 @@ fn nothing_in_a_payload_forges_a_line() -> anyhow::Result<()> {
             lines == expected,
             "{lines} lines, not {expected}:\n{forged}"
         );
-        // It is shown for what it is.
+        // It is shown escaped.
         ensure!(forged.contains("\\nlp_1-1_1-2  | APPLIED"), "{forged}");
     }
     let shown = &forged[0];
@@ -124,8 +124,8 @@ fn nothing_in_a_payload_forges_a_line() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a payload can be turned into by a bad disk or a bad person: every
-/// shorter file, and every byte changed in two ways.
+/// Damage by a bad disk or an attacker: every truncation, and every byte changed in
+/// two ways.
 fn damaged(whole: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let shorter = (0..whole.len()).map(|length| whole[..length].to_vec());
     let flipped = (0..whole.len()).flat_map(|at| {
@@ -166,7 +166,7 @@ fn no_damage_makes_inspect_or_check_panic() -> anyhow::Result<()> {
             "{}: {tried} damaged files, {shown} shown, {loaded} would load",
             path.display()
         );
-        // Damage to a name or to code is no damage to the form.
+        // Damage to a name or to code does not make the file malformed.
         ensure!(tried == 3 * whole.len() && 0 < loaded && loaded < tried && shown < tried);
     }
     Ok(())

@@ -3,16 +3,16 @@
 
 use xsplice_e2e::{base, local, told};
 
-/// QEMU says what is wrong with a hypervisor that it cannot start; a payload is none.
+/// QEMU reports why it cannot start a hypervisor; a payload is not one.
 #[test]
-fn what_does_not_boot_is_told() -> anyhow::Result<()> {
+fn a_file_that_does_not_boot_is_reported() -> anyhow::Result<()> {
     let base = base()?;
     let payload = base.test_payloads.join("xen_hello_world.livepatch");
     let (payload, kernel) = (payload.display().to_string(), base.kernel.display());
     let kernel = format!("--kernel={kernel}");
     for (xen, reason) in [
         ("/dev/null", "/dev/null: no hypervisor"),
-        (payload.as_str(), "the machine went off during"),
+        (payload.as_str(), "the machine powered off during"),
         (payload.as_str(), "rror while loading elf kernel"),
     ] {
         let output = local(&["lab", "try", &payload, "--xen", xen, &kernel])?;
@@ -24,7 +24,7 @@ fn what_does_not_boot_is_told() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_good_payload_passes_and_a_crash_is_told() -> anyhow::Result<()> {
+fn a_good_payload_passes_and_a_crash_is_reported() -> anyhow::Result<()> {
     let base = base()?;
     let machine = [
         format!("--xen={}", base.xen.display()),
@@ -45,8 +45,8 @@ fn a_good_payload_passes_and_a_crash_is_told() -> anyhow::Result<()> {
     // The console as it comes, with `-v`.
     let console = String::from_utf8_lossy(&good.stderr);
     assert!(console.contains("(XEN) Brought up"), "{console}");
-    // Xen's own payload cuts an instruction of a hypervisor that was built
-    // with return thunks in two.
+    // Xen's own payload cuts an instruction in half on a hypervisor that was built
+    // with return thunks.
     let crash = run("xen_nop.livepatch")?;
     let words = String::from_utf8_lossy(&crash.stderr).into_owned();
     assert_eq!(crash.status.code(), Some(1), "{words}");

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Payloads of our generator come and go, on and on, on a hypervisor
-//! with our core whose CPUs are all busy and which is called all the time.
-//! 100 times, or 500 in an exhaustive run; a few times with all of Xen's own
-//! checks, where a failed assertion ends the host.
+//! Cycles of our generator's payloads on a hypervisor with our core, with all CPUs
+//! busy and constant hypercalls: 100 cycles, or 500 in an exhaustive run; a few on a
+//! debug build, where a failed assertion stops the host.
 
 use anyhow::{Context as _, ensure};
 use std::io::Write as _;
@@ -13,7 +12,7 @@ use xsplice_e2e::{
 };
 use xsplice_lab::Host;
 
-/// How many cycles one process makes; nothing is left after it.
+/// Number of cycles per process; none leaves anything behind.
 const AT_A_TIME: u64 = 50;
 
 #[test]
@@ -39,7 +38,7 @@ fn come_and_go(base: &Base, wanted: u64) -> anyhow::Result<()> {
         config.files.push((format!("lab/{name}"), payload));
     }
     let mut host = Host::boot(&config)?;
-    // What the first cycles allocate for good.
+    // Warm up: the first cycles make allocations that are kept.
     cycles(&mut host, 4)?;
     let before = memory(&mut host)?;
     let (mut done, mut late, mut seconds, mut longest) = (0, 0, 0.0, 0.0_f64);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Random small changes of the hypervisor: for each that the generator makes a
-//! payload of, or says that it changes nothing, a real build of the patched source
-//! and the second opinion must agree with it. Refusals are counted by their reasons.
+//! Random small edits to the hypervisor: if the generator makes a payload of one, or
+//! says that it changes nothing, a real build of the patched source and the second
+//! opinion must agree. Refusals are counted by reason.
 //!
-//! `XSPLICE_SEED` chooses the changes, `XSPLICE_MUTATIONS` says how many,
-//! `XSPLICE_FAULTS` where patches go that made a wrong payload.
+//! `XSPLICE_SEED` chooses the edits, `XSPLICE_MUTATIONS` is their number,
+//! `XSPLICE_FAULTS` the directory for patches that led to a wrong payload.
 
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use xsplice_e2e::claim::{Claim, opinion};
 use xsplice_e2e::mutation::{self, Mutation, Random};
 use xsplice_e2e::{Base, base, build};
 
-/// How many changes share one build of the hypervisor.
+/// Number of edits that share one build of the hypervisor.
 const BATCH: usize = 8;
 
 /// A change that the generator did not refuse.
@@ -24,7 +24,7 @@ struct Accepted {
 }
 
 impl Accepted {
-    /// `payload` is `None` where the generator says that no code changes.
+    /// `payload` is `None` if the generator says that no code changes.
     fn new(mutation: Mutation, patch: PathBuf, payload: Option<Vec<u8>>) -> Self {
         let claim = Claim {
             name: mutation.file.clone(),
@@ -42,11 +42,11 @@ impl Accepted {
     }
 }
 
-/// What the generator says where there is nothing to do.
+/// The generator's messages if there is nothing to do.
 const NOTHING: [&str; 2] = ["it changes no code", "there is nothing to patch"];
 
 #[test]
-fn payloads_of_random_changes_are_what_the_patched_source_gives() -> anyhow::Result<()> {
+fn payloads_of_random_edits_match_the_patched_source() -> anyhow::Result<()> {
     let base = base()?;
     let number = |name: &str, otherwise: u64| match std::env::var(name) {
         Ok(text) => text.parse().context(name.to_owned()),
@@ -109,8 +109,8 @@ fn payload(base: &Base, patch: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(std::fs::read(output)?)
 }
 
-/// Which payloads are wrong, and why, and how many changes without effect do not
-/// build as a whole. All are tried together first.
+/// Which payloads are wrong, and why, and the number of edits without effect whose
+/// complete build fails. All are tried together first.
 fn wrong(base: &Base, accepted: &[Accepted]) -> anyhow::Result<(Vec<String>, usize)> {
     let claims: Vec<&Claim> = accepted.iter().map(|one| &one.claim).collect();
     let together = match claims.as_slice() {
@@ -128,7 +128,7 @@ fn wrong(base: &Base, accepted: &[Accepted]) -> anyhow::Result<(Vec<String>, usi
                 let differences = verdict.differences.iter().map(ToString::to_string);
                 differences.collect::<Vec<_>>().join("\n")
             }
-            // Two files may define one name now: there is no payload of it.
+            // Two files may now define the same name: there is no payload then.
             Err(error) if one.has_no_payload() => {
                 say(&format!("{}: {error:#}", one.mutation.file));
                 unbuilt += 1;
@@ -145,7 +145,7 @@ fn wrong(base: &Base, accepted: &[Accepted]) -> anyhow::Result<(Vec<String>, usi
         }
         faults.push(fault);
     }
-    // Two changes may each give a function of one name to all files.
+    // Two edits may each make a function of the same name global.
     ensure!(
         !faults.is_empty() || unbuilt > 0 || together.is_err(),
         "payloads that are right alone are wrong together: {together:?}"
@@ -153,7 +153,7 @@ fn wrong(base: &Base, accepted: &[Accepted]) -> anyhow::Result<(Vec<String>, usi
     Ok((faults, unbuilt))
 }
 
-/// The kind of a refusal: its words without names and numbers.
+/// The kind of a refusal: its message without names and numbers.
 fn reason(kind: &str, error: &str) -> String {
     let first = error.lines().next().unwrap_or_default();
     let known = [
@@ -171,8 +171,8 @@ fn reason(kind: &str, error: &str) -> String {
     format!("{kind}: {}", found.unwrap_or(&first))
 }
 
-/// Says something while the test runs.
+/// Prints progress while the test runs.
 fn say(text: &str) {
-    // Nothing depends on it.
+    // Errors do not matter.
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -46,8 +46,8 @@ fn xen_s_own_payloads() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// It makes all but the last byte of a function no-ops, and takes that byte for
-/// a return: on a hypervisor with return thunks it is the rest of a jump.
+/// It overwrites all but the last byte of a function with no-ops, assuming that this
+/// byte is a return: on a hypervisor with return thunks, it is the end of a jump.
 #[test]
 fn half_an_instruction_is_not_left_behind() -> anyhow::Result<()> {
     let base = base()?;
@@ -70,9 +70,10 @@ fn half_an_instruction_is_not_left_behind() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Values of variables do not survive a replace: `check` names who loses some.
+/// Values of variables do not survive a replace: `check` names the payloads that lose
+/// some.
 #[test]
-fn a_replace_that_loses_variables_is_told() -> anyhow::Result<()> {
+fn a_replace_that_loses_variables_is_reported() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let patch = repository().join("tests/e2e/patches/new-variables.patch");

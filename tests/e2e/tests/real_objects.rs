@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The objects of the real tree: none differs from itself, nor from a copy in
-//! which everything moved.
+//! The objects of the real tree: none differs from itself, or from a copy in which
+//! everything moved.
 
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use xsplice_objdiff::{Kind, Object};
 
-/// Put before a source file, it moves all that is behind it, and takes numbers
-/// that the compiler gives to variables that are local to functions.
+/// Prepended to a source file, it moves everything after it, and uses up numbers that
+/// the compiler gives to function-local variables.
 const BEFORE: &str = r#"
 int elsewhere(const void *, ...);
 __attribute__((__used__)) static int put_before(int x)
@@ -26,10 +26,10 @@ __attribute__((__used__)) static int put_before(int x)
 }
 "#;
 
-/// One in so many objects is compiled again.
+/// One in this many objects is recompiled.
 const SAMPLE: usize = 16;
 
-/// What reading and comparing an object may take on average.
+/// Limit for the average time to read and compare an object.
 const TIME_PER_OBJECT: Duration = Duration::from_millis(5);
 
 fn objects(directory: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
@@ -50,7 +50,7 @@ fn is_linked(path: &Path) -> bool {
     name.starts_with("built_in") || name.starts_with("prelink")
 }
 
-/// All objects of the tree that are for the hypervisor proper, in order.
+/// All objects of the hypervisor proper, in order.
 fn all(tree: &Path) -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut paths = Vec::new();
     for part in ["arch/x86", "common", "drivers", "lib", "xsm"] {
@@ -95,7 +95,7 @@ fn no_object_of_the_tree_differs_from_itself() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Compiles the source of `object` once more as its build did, behind `before`.
+/// Recompiles the source of `object` as its build did, with `before` prepended.
 fn recompile(tree: &Path, object: &Path, before: &Path, output: &Path) -> anyhow::Result<bool> {
     let name = object.file_name().context("a name")?.to_string_lossy();
     let record = object.with_file_name(format!(".{name}.cmd"));
@@ -134,7 +134,7 @@ fn recompile(tree: &Path, object: &Path, before: &Path, output: &Path) -> anyhow
 }
 
 #[test]
-fn what_only_moved_is_the_same() -> anyhow::Result<()> {
+fn moved_code_is_unchanged() -> anyhow::Result<()> {
     let base = xsplice_e2e::base()?;
     let directory = tempfile::tempdir()?;
     let before = directory.path().join("before.h");

@@ -1,37 +1,36 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Patches of every shape against the real source: each one is built and goes
-//! through its whole life on the real hypervisor, or is refused in the right
-//! words.
+//! Patches of every shape against the real source: each one is built and goes through
+//! its life cycle on the real hypervisor, or is refused with the right message.
 //!
-//! The patches are in `patches/`; the lines at the start of each say what is
-//! expected:
+//! The patches are in `patches/`; the lines at the start of each state the expected
+//! result:
 //!
 //! - `# options:` further options of `xsplice build`;
-//! - `# verify:` further options of `xsplice verify`, which says of it what the report
-//!   of the build has in a note only;
+//! - `# verify:` additional options of `xsplice verify`, for changes that the build
+//!   only notes;
 //! - `# builds:` names of the functions that the payload replaces, all of
 //!   them, or `*` if the compiler decides;
 //! - `# carries:` names of what is new in the payload, all of it;
-//! - `# refused:` words of the refusal; every such line must be met;
-//! - `# note:` words of a note in the report; every such line must be met;
-//! - `# warning:` words of a warning in the report, as JSON; every such line must
-//!   be met;
+//! - `# refused:` text of the refusal; every such line must match;
+//! - `# note:` text of a note in the report; every such line must match;
+//! - `# warning:` text of a warning in the report, as JSON; every such line must
+//!   match;
 //! - `# hunks:` the effect of each hunk in order, as the report has it
 //!   (`in_payload`, `left_out`, `restored`, `placement`, `unused`, `none`,
 //!   `not_built`);
 //! - `# info:` text of `xsplice info` while the payload is applied, and at no
 //!   other time;
 //! - `# console:` text that the hypervisor prints when it is applied;
-//! - `# live: no` if the report shows all that matters, so that the payload need
+//! - `# live: no` if the report shows everything that matters, so the payload need
 //!   not run.
 //!
-//! The second opinion (`xsplice verify`) agrees with each payload, and with each
-//! refusal that says that no code changes: with some of them, which the seed chooses,
-//! or with all of them (`cargo xtask test --all`).
+//! The second opinion (`xsplice verify`) must agree with each payload, and with each
+//! refusal that says that no code changes: a sample chosen by the seed, or all of
+//! them (`cargo xtask test --all`).
 //!
-//! A payload is applied a second time after it was reverted: the hypervisor
-//! then compares the first bytes of every function with those that the payload
-//! expects, which are the ones that patching changes.
+//! A payload is applied a second time after the revert: the hypervisor then compares
+//! the first bytes of every function, the ones that patching changes, with those that
+//! the payload expects.
 
 use anyhow::ensure;
 use std::path::{Path, PathBuf};
@@ -41,10 +40,10 @@ use xsplice_e2e::directives::{directives, options};
 use xsplice_e2e::{Base, base, config, exhaustive, local, seed, settled};
 use xsplice_lab::Host;
 
-/// What the generator says where nothing is to be patched.
+/// The generator's message if there is nothing to patch.
 const UNCHANGED: &str = "it changes no code";
-/// How many builds of the patched hypervisor, each with several patches, are judged
-/// where it is a sample.
+/// Number of builds of the patched hypervisor, each with several patches, in a
+/// sample.
 const SAMPLE: usize = 3;
 
 struct Case {
@@ -157,8 +156,8 @@ impl Case {
         Ok(Some(output))
     }
 
-    /// What the generator says with the payload, or with a refusal: that the
-    /// hypervisor is the patched one then.
+    /// The claim behind the payload, or behind a refusal for changing nothing: that
+    /// the hypervisor is then the patched one.
     fn claim(&self, payload: Option<&Path>) -> anyhow::Result<Option<Claim>> {
         let unchanged = |words: &String| words.contains(UNCHANGED);
         if payload.is_none() && !self.refused.iter().any(unchanged) {
@@ -172,12 +171,12 @@ impl Case {
         }))
     }
 
-    /// Where dom0 has the payload.
+    /// Path of the payload in dom0.
     fn place(&self) -> String {
         format!("lab/{}.livepatch", self.name)
     }
 
-    /// Takes the payload through its life, twice.
+    /// Takes the payload through its life cycle, twice.
     fn live(&self, host: &mut Host) -> anyhow::Result<()> {
         let place = format!("/{}", self.place());
         for _ in 0..2 {
@@ -226,8 +225,7 @@ fn tool(host: &mut Host, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(output.stdout)
 }
 
-/// Builds all `cases`, as many at once as there are CPUs: most of a small
-/// build is not parallel.
+/// Builds all `cases`, one per CPU at a time: most of a small build is sequential.
 fn build_all(
     base: &Base,
     cases: &[Case],
@@ -252,7 +250,7 @@ fn build_all(
 }
 
 #[test]
-fn every_patch_does_what_it_says() -> anyhow::Result<()> {
+fn every_patch_has_the_expected_result() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let patches = Path::new(env!("CARGO_MANIFEST_DIR")).join("patches");
@@ -290,7 +288,7 @@ fn every_patch_does_what_it_says() -> anyhow::Result<()> {
     let mut host = Host::boot(&config)?;
     for (case, _) in &payloads {
         let result = case.live(&mut host);
-        // What one leaves behind must not fail the others.
+        // Leftovers of one must not fail the others.
         let _ = tool(&mut host, &["revert", &case.name]);
         let _ = tool(&mut host, &["unload", &case.name]);
         failures.extend(result.err().map(|error| format!("{error:#}")));

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the admin tool and the lab say when they cannot do what is asked.
+//! Errors of the admin tool and the lab.
 
 use std::time::Duration;
 use xsplice_e2e::{base, config};
 use xsplice_lab::Host;
 
-/// All on one host: a boot costs more than the three.
+/// All on one host: a boot takes longer than the three tests.
 #[test]
 fn refusals_and_time_limits() -> anyhow::Result<()> {
     let base = base()?;
@@ -39,7 +39,7 @@ fn non_root_is_refused(host: &mut Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The hypervisor would accept this payload, and crash when it is applied.
+/// The hypervisor would accept this payload, and crash on its apply.
 fn crashing_payload_is_refused(host: &mut Host) -> anyhow::Result<()> {
     let nop = ["/bin/xsplice", "upload", "nop", "/lab/xen_nop.livepatch"];
     let output = host.run(&nop)?;

@@ -25,7 +25,7 @@ fn report(payload: &Path, page: &Path, more: &[&str]) -> anyhow::Result<Outcome>
     })
 }
 
-/// What would make a page need something else than itself, or run something.
+/// Signs that a page is not self-contained, or runs scripts.
 const FOREIGN: [&str; 6] = ["http:", "https:", "<script", "<link", "<img", "url("];
 
 fn whole(page: &str) -> anyhow::Result<()> {
@@ -37,7 +37,7 @@ fn whole(page: &str) -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_page_says_what_a_reviewer_asks() -> anyhow::Result<()> {
+fn the_page_has_what_a_reviewer_needs() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let payload = directory.path().join("two-files.livepatch");
@@ -54,7 +54,7 @@ fn the_page_says_what_a_reviewer_asks() -> anyhow::Result<()> {
         "records this file's SHA-256",
         "+++ b/xen/common/version.c",
         "lea &quot;withheld&quot;(%rip),%rax",
-        // do_xen_version is called for a PV guest, whose way in is lstar_enter.
+        // do_xen_version is called for a PV guest, which enters through lstar_enter.
         "pv_hypercall+0x",
         "lstar_enter",
         "It would apply",
@@ -106,7 +106,7 @@ fn every_payload_of_xen_gets_a_page() -> anyhow::Result<()> {
             continue;
         }
         let page = directory.path().join("page.html");
-        // Some go on top of others, and would not load alone: the page says so.
+        // Some depend on others, and would not load alone: the page says so.
         let outcome = report(&payload, &page, &[])?;
         let code = i32::from(outcome.stdout.contains("NOT"));
         let name = payload.display();
@@ -129,7 +129,7 @@ fn every_payload_of_xen_gets_a_page() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_files_say_is_never_markup() -> anyhow::Result<()> {
+fn text_from_files_is_never_markup() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let page = directory.path().join("page.html");
@@ -164,8 +164,8 @@ fn what_files_say_is_never_markup() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the generator was told, and what it has to tell, is in the payload: both
-/// `report` and `inspect` show it.
+/// The build options, warnings and notes are in the payload: both `report` and
+/// `inspect` show them.
 #[test]
 fn how_a_payload_was_built_is_shown() -> anyhow::Result<()> {
     let base = base()?;
@@ -223,8 +223,8 @@ fn how_a_payload_was_built_is_shown() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whatever a payload says stays where it is shown: the page has the elements that it
-/// has for a payload with plain names, and nothing in it that is not seen.
+/// Text from a payload stays in its place: the page has the same elements as for a
+/// payload with plain names, and no invisible characters.
 #[test]
 fn nothing_in_a_payload_changes_the_page() -> anyhow::Result<()> {
     let base = base()?;

@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Payloads on top of others: each level is built on those below, and the whole
-//! stack goes onto the real hypervisor and off again, or a level is refused in
-//! the right words. The second opinion (`xsplice verify`) agrees with each stack: with
-//! some of them, which the seed chooses, or with all (`cargo xtask test --all`).
+//! Stacked payloads: each level is built on those below, and the whole stack is
+//! applied to the real hypervisor and reverted, or a level is refused with the right
+//! message. The second opinion (`xsplice verify`) must agree with each stack: a
+//! sample chosen by the seed, or all (`cargo xtask test --all`).
 //!
 //! Each directory of `stack/cases/` is a stack, and each patch in it whose name
-//! begins with a number is a level, the lowest first. The lines at the start of
-//! a patch say what is expected:
+//! starts with a number is a level, the lowest first. The lines at the start of a
+//! patch state the expected result:
 //!
 //! - `# options:` further options of `xsplice build`, in which `{tree}` is the source
 //!   tree; with `--verify`, the whole stack is proved;
 //! - `# builds:` names of the functions that the payload replaces, all of them;
 //! - `# carries:` names of what is new in the payload, all of it, or `nothing`;
-//! - `# refused:` words of the refusal, each line of which must be met; the stack
-//!   ends there;
-//! - `# note:` words of a note in the report, likewise;
-//! - `# hunks:` what becomes of each hunk, in order;
-//! - `# info:` text of `xsplice info` while this level is the topmost, and
-//!   `# back:` when it is that again, the one above it reverted;
+//! - `# refused:` text of the refusal; every such line must match; the stack ends
+//!   there;
+//! - `# note:` text of a note in the report, likewise;
+//! - `# hunks:` the effect of each hunk, in order;
+//! - `# info:` text of `xsplice info` while this level is the topmost, and `# back:`
+//!   when it is the topmost again, after the one above it was reverted;
 //! - `# console:` text that the hypervisor prints when it is applied;
-//! - `# on:` and `# on-patch:` files to be given in place of those of
-//!   the levels below.
+//! - `# on:` and `# on-patch:` files to pass instead of those of the levels below.
 
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
@@ -31,17 +30,17 @@ use xsplice_e2e::mutation::Random;
 use xsplice_e2e::{Base, base, build, config, exhaustive, local, rust_base, seed, settled, told};
 use xsplice_lab::Host;
 
-/// How many stacks are judged where it is a sample.
+/// Number of stacks that are verified in a sample.
 const SAMPLE: usize = 2;
 
-/// A source patch and the payload of it.
+/// A source patch and its payload.
 #[derive(Clone)]
 struct Built {
     patch: PathBuf,
     payload: PathBuf,
 }
 
-/// Builds `top` on top of `payloads`, which `patches` led to.
+/// Builds `top` on top of `payloads`, which were built from `patches`.
 fn build_on(
     base: &Base,
     top: &Built,
@@ -106,7 +105,7 @@ impl Stack {
         Ok(())
     }
 
-    /// The files that a level names in place of those of the levels below.
+    /// The files that a level names instead of those of the levels below.
     fn named(&self, text: &str, key: &str) -> Option<Vec<PathBuf>> {
         let names = directive(text, key)?;
         let files = names.split_whitespace().map(|name| {
@@ -118,7 +117,7 @@ impl Stack {
         Some(files.collect())
     }
 
-    /// Builds one level; whether there is a payload.
+    /// Builds one level; returns whether there is a payload.
     fn build_level(&mut self, base: &Base, top: Built) -> anyhow::Result<bool> {
         let text = std::fs::read_to_string(&top.patch)?;
         let name = top.patch.display();
@@ -158,7 +157,7 @@ impl Stack {
         Ok(true)
     }
 
-    /// Asks for the second opinion on the levels that were built, with the options that
+    /// Gets the second opinion on the levels that were built, with the options that
     /// their builds recorded; returns why it is not proved.
     fn not_proved(&self, base: &Base) -> anyhow::Result<Option<String>> {
         let text = |path: &Path| path.display().to_string();
@@ -184,12 +183,13 @@ impl Stack {
         Ok((!output.status.success()).then(|| format!("{}: not proved: {said:#}", self.name)))
     }
 
-    /// Where dom0 has the payload of a level.
+    /// Path of a level's payload in dom0.
     fn place(&self, level: usize) -> String {
         format!("lab/{}-{level}.livepatch", self.name)
     }
 
-    /// Takes out what a failure left applied, so that the next stack finds the host as it was.
+    /// Removes what a failure left applied, so that the next stack finds a clean
+    /// host.
     fn clear(&self, host: &mut Host) -> anyhow::Result<()> {
         for level in (0..self.built.len()).rev() {
             for command in ["revert", "unload"] {
@@ -200,7 +200,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Brings the stack in and out again.
+    /// Applies and reverts the stack.
     fn live(&self, host: &mut Host) -> anyhow::Result<()> {
         let before = tool(host, &["info"])?;
         let alone = settled(host, &["xsplice", "load", &format!("/{}", self.place(1))])?;
@@ -253,7 +253,7 @@ impl Stack {
     }
 }
 
-/// Whether the report of a build has what the patch `text` says.
+/// Checks the report of a build against the directives in the patch `text`.
 fn expect_report(text: &str, report: &serde_json::Value) -> anyhow::Result<()> {
     let list = |of: &str, key: &str| {
         let all = report[of].as_array().into_iter().flatten();
@@ -320,7 +320,7 @@ fn built_stacks(base: &Base, output: &Path) -> anyhow::Result<(Vec<Stack>, Vec<S
 }
 
 #[test]
-fn every_stack_does_what_it_says() -> anyhow::Result<()> {
+fn every_stack_has_the_expected_result() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let (mut stacks, mut failures) = built_stacks(&base, directory.path())?;
@@ -339,7 +339,7 @@ fn every_stack_does_what_it_says() -> anyhow::Result<()> {
         failures.extend(stack.not_proved(&base)?);
     }
     let mut config = config(&base)?;
-    // A refusal is all that there is to see of the others.
+    // The others end in a refusal.
     stacks.retain(|stack| stack.built.len() == stack.patches.len());
     for stack in &stacks {
         for (level, built) in stack.built.iter().enumerate() {
@@ -360,10 +360,10 @@ fn every_stack_does_what_it_says() -> anyhow::Result<()> {
     Ok(ended?)
 }
 
-/// What the source of a payload is depends on the options that it was built with, and
-/// those are known from its record only.
+/// The effective source of a payload depends on its build options, which only its
+/// record has.
 #[test]
-fn a_payload_that_does_not_say_how_it_was_built_is_not_built_upon() -> anyhow::Result<()> {
+fn a_payload_without_a_usable_build_record_is_not_built_upon() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack/cases/used-again");
@@ -421,7 +421,7 @@ fn a_payload_that_does_not_say_how_it_was_built_is_not_built_upon() -> anyhow::R
     Ok(())
 }
 
-/// What is wrong with a stack as a whole is said before anything is built.
+/// Errors in the stack as a whole are reported before anything is built.
 fn told_early(base: &Base, stacks: &[Stack]) -> anyhow::Result<()> {
     let mut whole = stacks.iter().filter(|s| s.built.len() == s.patches.len());
     let stack = whole.next().context("no stack was built")?;
@@ -465,8 +465,8 @@ fn told_early(base: &Base, stacks: &[Stack]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The function is in the memory of a payload, which our core writes in another
-/// way than the hypervisor's own text.
+/// The function is in a payload's memory, which our core writes differently than the
+/// hypervisor's text.
 #[test]
 fn a_payload_patches_a_function_that_the_one_below_added() -> anyhow::Result<()> {
     let base = rust_base()?;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Our tool under its classic name does what the C tool does, on the same
-//! running host, to the byte.
+//! Our tool under its classic name behaves exactly like the C tool, on the same
+//! running host.
 
 use xsplice_e2e::{base, config, settled};
 use xsplice_lab::{Host, Output};
 
-/// The Xen project's own regression steps with payloads that any compiler's
-/// hypervisor can take: arguments of the tool, and the exit code.
+/// The Xen project's own regression steps with payloads that do not depend on the
+/// hypervisor's compiler: arguments of the tool, and the exit code.
 const STEPS: &[(&[&str], i32)] = &[
     (&[], 0),
     (&["help"], 0),
@@ -67,7 +67,7 @@ fn run(host: &mut Host, tool: &str) -> anyhow::Result<Vec<Output>> {
     Ok(outputs)
 }
 
-/// libxenctrl logs failures in lines of its own before the tool's.
+/// libxenctrl logs failures in separate lines before the tool's.
 fn without_library_words(text: &str) -> String {
     text.lines()
         .filter(|l| !l.starts_with("xc: "))
@@ -76,7 +76,7 @@ fn without_library_words(text: &str) -> String {
 }
 
 #[test]
-fn both_tools_say_and_do_the_same() -> anyhow::Result<()> {
+fn both_tools_behave_the_same() -> anyhow::Result<()> {
     let base = base()?;
     let mut host = Host::boot(&config(&base)?)?;
     let theirs = run(&mut host, "/c/xen-livepatch")?;

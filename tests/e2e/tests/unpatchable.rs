@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What must not be patched, and what a hypervisor trusts, on the symbols and the
-//! code of real ones: the list names functions that they have, is complete, and is
-//! asked about every byte; features and calls are those of this very hypervisor.
+//! The deny-list, and what a hypervisor trusts, checked on the symbols and the code
+//! of real ones: the list names functions that exist, is complete, and is consulted
+//! for every byte; features and calls are those of this hypervisor.
 
 use anyhow::{Context as _, bail, ensure};
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ fn image(base: &Base) -> anyhow::Result<Image> {
     Ok(Image::parse(&std::fs::read(&base.xen_syms)?)?)
 }
 
-/// A hypervisor that the list is held against.
+/// A hypervisor that the list is checked against.
 struct Hypervisor {
     file: PathBuf,
     image: Image,
@@ -42,12 +42,12 @@ impl Hypervisor {
         self.image.lookup_symbol(name.as_bytes()).is_some()
     }
 
-    /// Whether our live-patch core is in it.
+    /// Whether it has our live-patch core.
     fn is_ours(&self) -> bool {
         self.has("xsplice_now")
     }
 
-    /// The names in the list that should be functions of it and are not.
+    /// Names in the list that should be functions of it but are not.
     fn missing(&self) -> Vec<&'static str> {
         let here = |place| match place {
             Where::Everywhere => true,
@@ -66,7 +66,7 @@ impl Hypervisor {
             .collect()
     }
 
-    /// Those that it should not have, and has.
+    /// Names that it should not have, but has.
     fn unexpected(&self) -> Vec<&'static str> {
         let first = |root: &deny::Root| match root.place {
             Where::Since(first) | Where::OwnCoreSince(first) => first,
@@ -80,7 +80,7 @@ impl Hypervisor {
             .collect()
     }
 
-    /// What calls a part of the code that writes, while the list does not have it.
+    /// Callers of the code that writes that are not in the list.
     fn callers(&self) -> Vec<&str> {
         let writes = |root: &&deny::Root| {
             root.why == Why::Writes && matches!(root.place, Where::OwnCore | Where::OurCore)
@@ -100,7 +100,8 @@ impl Hypervisor {
         unknown.map(|(_, name)| name).collect()
     }
 
-    /// What its code says must not be patched, while the list does not have it.
+    /// Functions that must not be patched according to its code, but are not in the
+    /// list.
     fn unnamed(&self) -> Vec<(u64, &str)> {
         let in_area = |addr: u64| {
             deny::AREAS.iter().any(|area| {
@@ -118,7 +119,7 @@ impl Hypervisor {
     }
 }
 
-/// Where one of `targets` is called or jumped to.
+/// Addresses of calls and jumps to one of `targets`.
 fn callers<'i>(image: &'i Image, targets: &BTreeSet<u64>) -> Vec<u64> {
     let text = image.sections().filter(|part| part.region == Region::Text);
     let calls = |part: Part<'i>| {
@@ -159,8 +160,8 @@ fn minor(image: &Image) -> anyhow::Result<u32> {
     Ok(u32::from_le_bytes(number))
 }
 
-/// Debian's Xen, the same with our core, that with Xen's own checks, and the `xen-syms` files of other versions
-/// in the directory that `XSPLICE_XEN_SYMS` names.
+/// Debian's Xen, the same with our core, a debug build of that, and the `xen-syms`
+/// files of other versions in the directory that `XSPLICE_XEN_SYMS` names.
 fn hypervisors() -> anyhow::Result<Vec<Hypervisor>> {
     let mut files = vec![
         base()?.xen_syms,
@@ -252,7 +253,7 @@ fn payload(image: &Image, define: &[String]) -> anyhow::Result<Vec<u8>> {
 }
 
 #[test]
-fn every_patched_byte_is_asked_about() -> anyhow::Result<()> {
+fn the_list_is_consulted_for_every_patched_byte() -> anyhow::Result<()> {
     let base = base()?;
     let image = image(&base)?;
     let at = |name: &str| {
@@ -298,7 +299,7 @@ fn every_patched_byte_is_asked_about() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is wrong with an alternative of this feature for a call through a pointer.
+/// The problems of an alternative with this feature for an indirect call.
 fn problems(image: &Image, feature: u16, pointer: &str) -> anyhow::Result<String> {
     let old_addr = image.lookup_symbol(b"xen_extra_version");
     let define = [
@@ -323,7 +324,7 @@ fn defined(tree: &Path, header: &str, name: &str) -> anyhow::Result<u16> {
 }
 
 #[test]
-fn alternatives_are_held_against_this_hypervisor() -> anyhow::Result<()> {
+fn alternatives_are_checked_against_this_hypervisor() -> anyhow::Result<()> {
     let base = base()?;
     let image = image(&base)?;
     let limits = image.limits();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The second opinion on payloads: it agrees with a good one, and gives the true
-//! reason for each that is spoiled in one place.
+//! reason for each corrupted one.
 
 use anyhow::{Context as _, ensure};
 use object::read::elf::ElfFile64;
@@ -18,7 +18,7 @@ struct Case {
     name: &'static str,
     spoil: fn(&mut Payload) -> anyhow::Result<()>,
     kind: Kind,
-    /// What the reason names.
+    /// Text that the reason must contain.
     named: &'static str,
 }
 
@@ -132,7 +132,7 @@ const TWO_FILES: [Case; 14] = [
     },
 ];
 
-/// Of `second-opinion.patch`, which has more kinds of things.
+/// Cases for `second-opinion.patch`, which has more kinds of symbols.
 const EVERY_KIND: [Case; 12] = [
     Case {
         name: "an initial value is stale",
@@ -212,7 +212,7 @@ const EVERY_KIND: [Case; 12] = [
 ];
 
 #[test]
-fn each_spoiled_payload_is_caught_with_the_true_reason() -> anyhow::Result<()> {
+fn each_corrupted_payload_is_caught_with_the_true_reason() -> anyhow::Result<()> {
     let base = base()?;
     let more = repository().join("tests/e2e/patches/second-opinion.patch");
     let (good, patched) = good(&base, &repository().join(PATCH))?;
@@ -243,11 +243,11 @@ fn each_spoiled_payload_is_caught_with_the_true_reason() -> anyhow::Result<()> {
     caught(&syms, &patched, &good, &EVERY_KIND)
 }
 
-/// What a function does after an exception belongs to it wherever it lies: the old
-/// code of a replaced function is compared with nothing, the new one's is. Two payloads
+/// A function's exception fixups belong to it wherever they are: those of a replaced
+/// function's old code are not compared, those of the new code are. Two payloads
 /// share a build here.
 #[test]
-fn fixups_go_with_the_functions_that_they_are_for() -> anyhow::Result<()> {
+fn fixups_belong_to_their_functions() -> anyhow::Result<()> {
     const FIXUPS: [Case; 2] = [
         Case {
             name: "a fixup returns to another instruction",
@@ -318,7 +318,7 @@ fn caught(syms: &[u8], patched: &Patched, good: &[u8], cases: &[Case]) -> anyhow
 }
 
 #[test]
-fn what_the_build_was_told_is_accepted_and_nothing_else() -> anyhow::Result<()> {
+fn only_the_builds_options_are_accepted() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let output = directory.path().join("out.livepatch");
@@ -362,7 +362,7 @@ fn what_the_build_was_told_is_accepted_and_nothing_else() -> anyhow::Result<()> 
 }
 
 #[test]
-fn the_command_builds_the_patched_hypervisor_and_says_what_it_found() -> anyhow::Result<()> {
+fn the_command_builds_the_patched_hypervisor_and_reports_differences() -> anyhow::Result<()> {
     let base = base()?;
     let patch = repository().join(PATCH);
     let directory = tempfile::tempdir()?;
@@ -371,8 +371,8 @@ fn the_command_builds_the_patched_hypervisor_and_says_what_it_found() -> anyhow:
     let other = repository().join("examples/xen-4.17/extra-version.patch");
     let good = verify(&base, &output, &[&patch])?;
     ensure!(good.status.success(), "{good:?}");
-    // More was patched than the payload has.
-    // It was not built from all of them: that is known without a build.
+    // More was patched than the payload has. It was not built from all patches: no
+    // build is needed to see that.
     let bad = verify(&base, &output, &[&patch, &other])?;
     let said = told("verify", &bad.stdout)?;
     let said = said["error"]["message"].as_str();
@@ -430,7 +430,7 @@ impl Payload {
         Ok(ElfFile64::parse(&*self.bytes)?)
     }
 
-    /// Where the contents of a section are in the file.
+    /// The file range of a section's contents.
     fn section(&self, name: &str) -> anyhow::Result<Range<usize>> {
         let elf = self.elf()?;
         let section = elf.section_by_name(name).context(name.to_owned())?;
@@ -438,7 +438,7 @@ impl Payload {
         Ok(usize::try_from(offset)?..usize::try_from(offset + size)?)
     }
 
-    /// Where its header is in the file.
+    /// The file offset of its header.
     fn header(&self, name: &str) -> anyhow::Result<usize> {
         let elf = self.elf()?;
         let section = elf.section_by_name(name).context(name.to_owned())?;
@@ -457,7 +457,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Takes the last `size` bytes off a section, and the relocations in them.
+    /// Removes the last `size` bytes of a section, with their relocations.
     fn cut(&mut self, section: &str, size: u64) -> anyhow::Result<()> {
         let header = self.header(section)?;
         let elf = self.elf()?;
@@ -477,7 +477,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Where the first relocation against `symbol` is in the file.
+    /// The file offset of the first relocation against `symbol`.
     fn relocation(&self, section: &str, symbol: &str) -> anyhow::Result<usize> {
         let index = self.index(symbol)?;
         let mut all = self.section(section)?.step_by(RELA);
@@ -502,7 +502,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Makes the `index`th relocation of a section lead to `symbol`.
+    /// Redirects the `index`th relocation of a section to `symbol`.
     fn turn(&mut self, section: &str, index: usize, symbol: &str) -> anyhow::Result<()> {
         let (at, to) = (
             self.section(section)?.start + index * RELA,
@@ -512,7 +512,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Puts a trap in place of the function whose name has `name` in it.
+    /// Replaces the function whose name contains `name` by a trap.
     fn trap(&mut self, name: &str) -> anyhow::Result<()> {
         const SYMBOL: usize = 24;
         const UD2: [u8; 2] = [0x0f, 0x0b];
@@ -541,7 +541,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Makes a symbol of the hypervisor a number.
+    /// Makes a symbol of the hypervisor absolute.
     fn make_absolute(&mut self, symbol: &str, address: u64) -> anyhow::Result<()> {
         const SIZE: usize = 24;
         let entry = self.section(".symtab")?.start + usize::try_from(self.index(symbol)?)? * SIZE;

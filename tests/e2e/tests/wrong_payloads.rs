@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Payloads such as generators made that took the source for something else: the
-//! second opinion finds each, and gives the true reason.
+//! Wrong payloads, as generators made that misread the source: the second opinion
+//! catches each, with the true reason.
 //!
-//! Each file `wrong/NAME.case` is one. Its lines say what it is about:
+//! Each file `wrong/NAME.case` is one, with these lines:
 //!
 //! - `# patch:` the source patch, from this package's directory; for a stack one for
 //!   each level, the lowest first;
-//! - `# built:` the patch that the payload of that level is really built from, which
-//!   shows what the generator took the first for, or `none` if there is no payload;
-//! - `# options:` further options of `xsplice build`, which the second opinion is not
-//!   told;
-//! - `# kind:` and `# reason:` a difference that must be found: its kind, and words of
+//! - `# built:` the patch that the payload of that level is actually built from, to
+//!   imitate a generator's mistake, or `none` if there is no payload;
+//! - `# options:` additional options of `xsplice build`, which are not passed to the
+//!   second opinion;
+//! - `# kind:` and `# reason:` a difference that must be found: its kind, and text of
 //!   it with the name; there may be several.
 
 use anyhow::{Context as _, ensure};
@@ -97,7 +97,7 @@ fn build(
 }
 
 #[test]
-fn each_is_found_with_the_true_reason() -> anyhow::Result<()> {
+fn each_is_caught_with_the_true_reason() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let wrong = Path::new(env!("CARGO_MANIFEST_DIR")).join("wrong");

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What tests do in dom0 thousands of times: one process does it, because
-//! starting one is what takes long on an emulated machine.
+//! Operations that tests repeat thousands of times in dom0, in one process, because
+//! starting processes is slow on an emulated machine.
 //!
-//! `try-each FILE...` uploads files under their names, whatever they hold; what is
-//! accepted is unloaded. Those written as `+FILE` are applied before that, run if
-//! they patch what tells the version, and reverted. The error number of each step is
-//! printed.
-//! `nameless FILE` uploads it under a name that is no text, and reverts what has
-//! that name, with the C tool: ours has no such names.
-//! `cycles NUMBER FIRST SECOND` brings two payloads in and out while other
-//! threads keep the CPUs and the hypervisor busy.
+//! `try-each FILE...` uploads files under their names, whatever they contain, and
+//! unloads those that are accepted. A file given as `+FILE` is applied before that,
+//! run if it patches the version call, and reverted. The error number of each step is
+//! printed. `nameless FILE` uploads it under a name that is not UTF-8, and reverts
+//! that name, with the C tool, because ours has no such names. `cycles NUMBER FIRST
+//! SECOND` applies and reverts two payloads while other threads keep the CPUs and the
+//! hypervisor busy.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context as _, bail, ensure};
@@ -23,9 +22,9 @@ use std::time::{Duration, Instant};
 use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State, version_info};
 use xsplice_e2e::Cycles;
 
-/// What the hypervisor is given for an action: the C tool's 30 ms.
+/// Rendezvous timeout of an action: the C tool's 30 ms.
 const TIMEOUT: Duration = Duration::from_millis(30);
-/// How often an action is tried whose CPUs come late.
+/// Tries for an action whose rendezvous times out.
 const TRIES: u32 = 200;
 
 fn main() -> anyhow::Result<()> {
@@ -62,15 +61,15 @@ fn try_each(hypervisor: &Privcmd, files: &[&str]) -> anyhow::Result<()> {
             line.push_str(&format!(" {}", result.map_or_else(|Errno(e)| e, |()| 0)));
         }
         line.push('\n');
-        // If the next one crashes the hypervisor, its console still has this.
+        // If the next one crashes the hypervisor, the console still has this.
         std::fs::write("/dev/console", &line)?;
         print!("{line}");
     }
     Ok(())
 }
 
-/// The results of its upload, and of its apply and its revert where there are any.
-/// Afterwards it is gone.
+/// The results of its upload, and of its apply and revert, if any. It is unloaded at
+/// the end.
 fn steps(
     hypervisor: &Privcmd,
     name: &str,
@@ -104,7 +103,7 @@ fn nameless(file: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Does it, again as long as the CPUs come late, which is counted in `late`.
+/// Runs the action, with retries after timeouts, which are counted in `late`.
 fn act(
     livepatch: &Livepatch<Privcmd>,
     name: &str,
@@ -115,7 +114,7 @@ fn act(
     done.map_err(|error| anyhow::anyhow!("{action:?} {name}: {error}"))
 }
 
-/// As [`act`]; a refusal is a result, and so is that the CPUs came late each time.
+/// Like [`act`], but a refusal is a result, and so is a timeout of every try.
 fn settle(
     livepatch: &Livepatch<Privcmd>,
     name: &str,
@@ -135,7 +134,7 @@ fn settle(
     Ok(done)
 }
 
-/// What the others do meanwhile, and how it goes.
+/// What the other threads do meanwhile, and their results.
 #[derive(Default)]
 struct Load {
     stop: AtomicBool,
@@ -166,7 +165,7 @@ fn cycles(hypervisor: &Privcmd, number: u64, first: &str, second: &str) -> anyho
     });
     done?;
     let calls = load.calls.into_inner().unwrap_or_default();
-    ensure!(calls.len() == 2, "a thread ended before its time");
+    ensure!(calls.len() == 2, "a thread ended early");
     Ok(Cycles {
         cycles: number,
         late: load.late.into_inner(),
@@ -185,7 +184,7 @@ fn ask_on_and_on(hypervisor: &Privcmd, load: &Load) {
         let start = Instant::now();
         let asked = version_info(hypervisor).map(drop);
         let listed = match livepatch.list() {
-            // It changes all the time.
+            // The list changes all the time.
             Err(Errno::EAGAIN) => Ok(()),
             listed => listed.map(drop),
         };
@@ -201,7 +200,7 @@ fn ask_on_and_on(hypervisor: &Privcmd, load: &Load) {
     }
 }
 
-/// One payload in, on every fourth round replaced by another one, and out.
+/// Applies a payload, replaces it by another one in every fourth round, and reverts.
 fn once(
     hypervisor: &Privcmd,
     cycle: u64,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The first process of a domain that may not patch the hypervisor: tries to,
-//! says on its console what came of it, and turns the domain off.
+//! The first process of an unprivileged domain: tries to patch the hypervisor, prints
+//! the result on its console, and powers the domain off.
 #![forbid(unsafe_code)]
 
 use rustix::mount::{MountFlags, mount};
@@ -16,10 +16,10 @@ fn main() -> anyhow::Result<()> {
 
 fn try_to_patch() -> anyhow::Result<()> {
     mount("devtmpfs", "/dev", "devtmpfs", MountFlags::empty(), None)?;
-    // Of itself, the driver asks xenstore what such a domain may do, and waits.
+    // By default, the driver waits for xenstore to say what such a domain may do.
     finit_module(File::open("/xen-privcmd.ko")?, c"unrestricted=1", 0)?;
     let hypervisor = Privcmd::open()?;
-    // What everybody may ask.
+    // A query that is open to everyone.
     let version = version_info(&hypervisor).map(|version| version.extra);
     println!("domu: version {version:?}");
     let livepatch = Livepatch::negotiate(&hypervisor).map(drop);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kinds of change. Each looks for lines that it can change; what comes out
-//! need not compile.
+//! The kinds of edit. Each looks for lines that it can change; the result need not
+//! compile.
 
 use super::Random;
 
-/// Something that a kind of change does with a line: the lines in its place.
+/// An edit of a line: returns the lines that replace it.
 type Edit = fn(&Lines, usize) -> Option<Vec<String>>;
 
 const KINDS: [(&str, Edit); 18] = [
@@ -98,8 +98,7 @@ const KINDS: [(&str, Edit); 18] = [
     }),
 ];
 
-/// Changes a random place of `text`; `None` if the first kinds that were tried
-/// find none.
+/// Changes a random place of `text`; `None` if the first few kinds find no place.
 pub(super) fn apply(text: &str, random: &mut Random) -> Option<(&'static str, String)> {
     const TRIES: usize = 4;
     let lines = Lines::new(text);
@@ -111,7 +110,7 @@ pub(super) fn apply(text: &str, random: &mut Random) -> Option<(&'static str, St
             continue;
         };
         let mut new = lines.all.clone();
-        // Such an edit has all lines up to where the new thing is used.
+        // Such an edit covers all lines up to the use of the new symbol.
         let end = match *kind {
             "new function" | "new table" | "new variable" => lines.first_code(at)? + 1,
             _ => at + 1,
@@ -158,15 +157,15 @@ impl Lines {
         (code && plain && !trimmed.ends_with('\\')).then_some(line)
     }
 
-    /// The line `at`, if it begins the definition of a function.
+    /// The line `at`, if a function definition starts there.
     fn function(&self, at: usize) -> Option<&str> {
         let line = self.all.get(at)?;
         self.body(at)?;
         Some(line)
     }
 
-    /// Where the brace is that opens the body of the function that begins in
-    /// line `at`.
+    /// The line of the brace that opens the body of the function that starts in line
+    /// `at`.
     fn body(&self, at: usize) -> Option<usize> {
         let line = self.all.get(at)?;
         let begins = line.starts_with(|c: char| c.is_ascii_lowercase()) && line.contains('(');
@@ -188,7 +187,7 @@ impl Lines {
         plain.then_some(at + 1 + brace)
     }
 
-    /// The empty line behind the declarations of the function that begins in line
+    /// The empty line after the declarations of the function that starts in line
     /// `at`.
     fn first_code(&self, at: usize) -> Option<usize> {
         let body = self.body(at)?;
@@ -201,7 +200,7 @@ impl Lines {
         Some(body + 1 + blank)
     }
 
-    /// `added` before the function that begins in line `at`, and `used` in it.
+    /// Puts `added` before the function that starts in line `at`, and `used` into it.
     fn added_and_used(&self, at: usize, added: &str, used: &str) -> Option<Vec<String>> {
         let code = self.first_code(at)?;
         let mut new = vec![format!(
@@ -212,11 +211,11 @@ impl Lines {
         Some(new)
     }
 
-    /// The statement of line `at`, and `added` behind it.
+    /// The statement of line `at`, followed by `added`.
     fn behind_statement(&self, at: usize, added: &str) -> Option<Vec<String>> {
         let line = self.statement(at)?;
         let previous = self.all.get(at.checked_sub(1)?)?.trim();
-        // Not the only statement of a condition or a loop, and no declaration.
+        // Not the only statement of a condition or a loop, and not a declaration.
         let whole = line.trim_end().ends_with(");") && balanced(line) && !line.contains("return");
         let alone = previous.is_empty() || previous.ends_with(';') || previous.ends_with('{');
         let indent = line.len() - line.trim_start().len();
@@ -240,7 +239,7 @@ fn swapped(line: &str, pairs: &[(&str, &str)]) -> Option<Vec<String>> {
     Some(vec![line.replacen(from, to, 1)])
 }
 
-/// Another number in place of the first decimal one.
+/// Replaces the first decimal number by another.
 fn constant(lines: &Lines, at: usize) -> Option<Vec<String>> {
     let line = lines.statement(at)?;
     if line.contains('"') {

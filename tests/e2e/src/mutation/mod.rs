@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Small random changes of the hypervisor's source, each as a patch.
+//! Small random edits to the hypervisor's source, each as a patch.
 
 mod edit;
 
@@ -34,14 +34,14 @@ impl Random {
     }
 }
 
-/// One change of one file.
+/// An edit to a file.
 #[derive(Debug)]
 pub struct Mutation {
     /// The file, from the top of the tree.
     pub file: String,
-    /// What kind of change it is.
+    /// The kind of edit.
     pub kind: &'static str,
-    /// The change as a unified diff.
+    /// The edit as a unified diff.
     pub patch: String,
 }
 

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether a mutant still does what the good payload does.
+//! Whether a mutant still behaves like the good payload.
 //!
-//! Applying a payload runs its code, and that may do anything: end the hypervisor
-//! too. Only those mutants are applied whose sections in memory have the contents
-//! and relocations of the good payload: code, with what alternatives and exception
-//! table make of it, data, hooks, and where the records write jumps and lead them.
-//! They may differ in all else: notes, bug frames (good code does not raise them),
-//! symbols, flags and versions of records, places in the file. Any harm they do
-//! comes from what the hypervisor takes for granted. They are compared as the ELF
-//! specification reads them, with a reader that the engine does not use.
+//! Applying a payload runs its code, which may do anything, even stop the hypervisor.
+//! So a mutant is applied only if its sections in memory have the contents and
+//! relocations of the good payload: code, with its alternatives and exception table,
+//! data, hooks, and the locations and targets of jumps in the records. It may differ
+//! in everything else: notes, bug frames (good code does not raise them), symbols,
+//! flags and versions of records, file offsets. Any harm it then does comes from what
+//! the hypervisor trusts. Mutants are compared according to the ELF specification,
+//! with a reader that the engine does not use.
 
 use object::read::elf::ElfFile64;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use object::{RelocationFlags, RelocationTarget, SectionFlags, SectionIndex, elf};
 
-/// What good code does without, by the beginning of its section's name.
+/// Name prefixes of sections that good code does not use.
 const UNUSED: [&str; 5] = [
     ".bug_frames.",
     ".livepatch.depends",
@@ -23,8 +23,8 @@ const UNUSED: [&str; 5] = [
     ".note.",
 ];
 const RECORDS: &str = ".livepatch.funcs";
-/// Size of a record, and of its name, addresses and sizes: what comes behind them
-/// does not say where a jump is written, and where it leads.
+/// Size of a record, and of its name, addresses and sizes; the fields after these do
+/// not affect the location or target of a jump.
 const RECORD: usize = 104;
 const JUMP: usize = 32;
 
@@ -37,11 +37,11 @@ struct Part {
     flags: u64,
     size: u64,
     data: Vec<u8>,
-    /// Offset, type, what it is against, and the addend.
+    /// Offset, type, target and addend.
     relocations: Vec<(u64, u32, String, i64)>,
 }
 
-/// Whether both files do the same when they are applied.
+/// Whether both files behave the same when applied.
 pub(crate) fn same(good: &[u8], mutant: &[u8]) -> bool {
     match (parts(good), parts(mutant)) {
         (Ok(good), Ok(mutant)) => good == mutant,
@@ -87,7 +87,7 @@ fn parts(data: &[u8]) -> object::read::Result<Vec<Part>> {
     Ok(parts)
 }
 
-/// What a relocation is against: a name, or a place in a section.
+/// The target of a relocation: a name, or a section and an offset.
 fn target(file: &File<'_>, target: RelocationTarget) -> object::read::Result<String> {
     let RelocationTarget::Symbol(index) = target else {
         return Ok("nothing".to_owned());

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Hundreds of changed payloads for one running hypervisor with our core, the good
-//! and the bad: it says to each what the engine says on the hypervisor's image,
-//! nothing is left behind, and the hypervisor lives.
+//! Hundreds of payloads, good and mutated, on one running hypervisor with our core:
+//! it gives each the verdict that the engine gives on the hypervisor's image, nothing
+//! leaks, and the hypervisor survives.
 //!
-//! Which payloads are tried does not depend on what the engine thinks of them.
-//! [`mutants`] changes every field of every structure that the hypervisor trusts;
-//! `XSPLICE_SEED` chooses one of each kind of structure in turn, [`SAMPLE`] in all,
-//! or [`ALL`] in an exhaustive run; some get two changes. All are uploaded, and what
-//! is accepted is unloaded again. Applied and reverted before that is what still does
-//! what the good payload does, see [`behaviour`]: the other accepted ones may do
-//! anything when they are run, as every payload may.
+//! The choice of payloads does not depend on the engine. [`mutants`] changes every
+//! field of every structure that the hypervisor trusts; `XSPLICE_SEED` chooses one of
+//! each kind of structure in turn, [`SAMPLE`] in total, or [`ALL`] in an exhaustive
+//! run; some get two changes. All are uploaded, and accepted ones are unloaded again.
+//! Before that, those that still behave like the good payload are applied and
+//! reverted, see [`behaviour`]: the other accepted ones may do anything when they
+//! run, like any payload.
 //!
-//! Should the hypervisor die, the payload is kept in `target`, and the others are
-//! tried on a new host.
+//! If the hypervisor dies, the payload is kept in `target`, and the others are tried
+//! on a new host.
 
 mod behaviour;
 mod mutants;
@@ -30,9 +30,9 @@ use xsplice_engine::{Action, Engine, Options, Policy, Severity};
 use xsplice_host_image::{Image, Machine};
 use xsplice_lab::{Error, Host};
 
-/// The payloads that are changed: of Xen's own, and of our generator. One of Xen's
-/// is not among them, `xen_prepost_hooks`: it ends the hypervisor itself if its
-/// hooks are not called as often as it expects, and CPUs that come late change that.
+/// The payloads to mutate: Xen's own, and our generator's. `xen_prepost_hooks` is
+/// excluded: it stops the hypervisor if its hooks are not called as often as it
+/// expects, and rendezvous timeouts change that.
 const THEIRS: [&str; 5] = [
     "xen_hello_world",
     "xen_replace_world",
@@ -47,22 +47,22 @@ const OURS: [&str; 5] = [
     "tests/e2e/patches/altcall",
     "tests/e2e/patches/exception-table",
 ];
-/// How many are tried.
+/// Number of payloads to try.
 const SAMPLE: usize = 120;
 const ALL: usize = 540;
-/// One of so many has two changes.
+/// One in this many has two changes.
 const PAIRS: usize = 6;
-/// How many are tried by one process.
+/// Number of payloads per process.
 const AT_A_TIME: usize = 20;
-/// How often the hypervisor may die until the test gives up.
+/// Number of hypervisor crashes after which the test gives up.
 const FAULTS: usize = 6;
-/// The engine's words for a call whose pointer is wrong. Most pointers get their
-/// values while the hypervisor boots: those of its image are others.
+/// The engine's message for a call through a bad pointer. Most pointers get their
+/// values at boot and differ in the image.
 const POINTER: &str = "the pointer that it calls through leads to no code";
-/// What is no payload at all, by its size.
+/// The name of an empty file.
 const EMPTY: &str = "empty";
 const LARGE: &str = "large";
-/// The most bytes that Xen takes.
+/// Xen's limit for the size of a payload.
 const LARGEST: usize = 2 << 20;
 
 /// A good payload.
@@ -71,16 +71,16 @@ struct Good {
     data: Vec<u8>,
 }
 
-/// A changed payload, and what the engine says to it on the hypervisor's image.
+/// A mutant, and the engine's verdict on the hypervisor's image.
 struct Hostile {
     name: String,
     what: String,
     data: Vec<u8>,
-    /// Whether it is applied, should it be accepted.
+    /// Whether to apply it if it is accepted.
     harmless: bool,
-    /// The error numbers of upload, apply and revert, as far as it comes.
+    /// The error numbers of upload, apply and revert, as far as it gets.
     codes: Vec<i32>,
-    /// Why it is refused, as far as that is known.
+    /// Why it is refused, as far as known.
     reasons: Vec<String>,
 }
 
@@ -118,7 +118,7 @@ impl Hostile {
         self.reasons.first().map_or("", String::as_str)
     }
 
-    /// What is wrong with what the hypervisor did and said.
+    /// How the hypervisor's behaviour or messages differ from what is expected.
     fn wrong(&self, codes: &[i32], console: &str) -> Option<String> {
         let said = said(console, &self.name);
         let reason = without_numbers(self.reason());
@@ -126,7 +126,7 @@ impl Hostile {
             said.iter()
                 .any(|line| without_numbers(line).contains(&reason))
         };
-        // An image cannot tell.
+        // The image does not show that.
         let by_data = |text: &str| text.contains(POINTER);
         let unknown =
             self.reasons.iter().any(|text| by_data(text)) || said.iter().any(|line| by_data(line));
@@ -163,7 +163,7 @@ fn payloads(base: &Base) -> anyhow::Result<Vec<Good>> {
     good.collect()
 }
 
-/// A text without what depends on addresses.
+/// A text without its address-dependent parts.
 fn without_numbers(text: &str) -> String {
     let mut words = text.split_inclusive(|c: char| !c.is_ascii_alphanumeric());
     words.by_ref().fold(String::new(), |mut text, word| {
@@ -173,8 +173,8 @@ fn without_numbers(text: &str) -> String {
     })
 }
 
-/// `count` mutants, each with the index of the good payload that it is made of: one
-/// of each kind of structure in turn, of any stratum of it.
+/// `count` mutants, each with the index of its good payload: one of each kind of
+/// structure in turn, from any stratum.
 fn choose(
     goods: &[Good],
     count: usize,
@@ -208,7 +208,7 @@ fn choose(
     Ok(chosen)
 }
 
-/// What is tried: the good payloads, and changed ones.
+/// Everything to try: the good payloads, and mutants.
 fn hostile(base: &Base) -> anyhow::Result<Vec<Hostile>> {
     let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
     let goods = payloads(base)?;
@@ -256,7 +256,7 @@ fn place(name: &str) -> String {
     format!("/lab/{name}")
 }
 
-/// Tries them, one after the other; says what the driver printed.
+/// Tries them in sequence; returns the driver's output.
 fn run(host: &mut Host, files: &[String]) -> Result<String, Error> {
     let mut printed = String::new();
     for files in files.chunks(AT_A_TIME) {
@@ -271,7 +271,7 @@ fn run(host: &mut Host, files: &[String]) -> Result<String, Error> {
     Ok(printed)
 }
 
-/// The error numbers in what the driver printed, by name.
+/// The error numbers in the driver's output, by name.
 fn codes(text: &str) -> impl Iterator<Item = (String, Vec<i32>)> {
     text.lines().filter_map(|line| {
         let (name, codes) = line.trim().split_once(' ')?;
@@ -289,10 +289,9 @@ fn said<'c>(console: &'c str, name: &str) -> Vec<&'c str> {
     title.into_iter().chain(reasons).collect()
 }
 
-/// What the engine does not get to see has a reason as well, and the error
-/// number that Xen's own core has for it. It takes names that are no text; ours
-/// does not, so that nothing has one.
-fn what_is_not_read_is_refused_too(host: &mut Host, any: &str) -> anyhow::Result<()> {
+/// Requests that never reach the engine also get a reason, and the stock core's error
+/// number. The stock core accepts names that are not UTF-8; ours does not.
+fn unreadable_requests_are_refused_too(host: &mut Host, any: &str) -> anyhow::Result<()> {
     let printed = run(host, &[place(EMPTY), place(LARGE)])?;
     let size = "its size is 0 or more than 2 MiB";
     for name in [EMPTY, LARGE] {
@@ -319,16 +318,16 @@ fn what_is_not_read_is_refused_too(host: &mut Host, any: &str) -> anyhow::Result
     Ok(())
 }
 
-/// What became of all of them.
+/// The outcome of all of them.
 #[derive(Default)]
 struct Outcome {
     codes: HashMap<String, Vec<i32>>,
     console: String,
-    /// Payloads that ended the hypervisor, and what was left behind.
+    /// Payloads that crashed the hypervisor, and leaks.
     faults: Vec<String>,
 }
 
-/// Tries all; on a new host from the next one on, when one ends it.
+/// Tries all; after a crash, continues with the next one on a new host.
 fn outcome(base: &Base, all: &[Hostile]) -> anyhow::Result<Outcome> {
     let directory = tempfile::tempdir()?;
     for hostile in all {
@@ -373,14 +372,14 @@ fn outcome(base: &Base, all: &[Hostile]) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-/// What one host does with `files`; why it is lost.
+/// The results of `files` on one host, and why the host was lost.
 fn one_host(
     host: &mut Host,
     warm_up: &[String],
     files: &[String],
     outcome: &mut Outcome,
 ) -> anyhow::Result<Result<(), Error>> {
-    // What the first ones allocate for good.
+    // Warm up: the first ones make allocations that are kept.
     run(host, warm_up)?;
     let mut before = memory(host)?;
     let done = run(host, files);
@@ -393,17 +392,17 @@ fn one_host(
         }
     };
     outcome.codes.extend(codes(&printed));
-    what_is_not_read_is_refused_too(host, "xen_hello_world.livepatch")?;
+    unreadable_requests_are_refused_too(host, "xen_hello_world.livepatch")?;
     let mut after = memory(host)?;
     if after != before {
-        // The core keeps what its lists had room for; that does not grow again.
+        // The core keeps the capacity of its lists, which must not grow again.
         let grown = after;
         run(host, files)?;
         after = memory(host)?;
         before = grown;
     }
     outcome.console.push_str(&host.console());
-    // It goes on.
+    // The hypervisor still works.
     let good = ["xsplice", "load", "/lab/xen_hello_world.livepatch"];
     let good = settled(host, &good)?;
     ensure!(good.code == Some(0), "{good:?}");
@@ -415,7 +414,7 @@ fn one_host(
 }
 
 #[test]
-fn nothing_hurts_the_hypervisor_and_the_image_says_what_it_says() -> anyhow::Result<()> {
+fn mutants_do_no_harm_and_get_the_verdict_of_the_image() -> anyhow::Result<()> {
     let base = rust_base()?;
     let all = hostile(&base)?;
     let Outcome {

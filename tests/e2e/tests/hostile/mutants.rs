@@ -1,29 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Payloads with one thing changed, always the same ones.
+//! Payloads with a single change, a deterministic set.
 //!
-//! A payload is a set of structures whose places are known: headers, tables,
-//! records, notes, strings. Each field of each of them gets values that are at an
-//! edge of what it can say, each section gets the name of each that the hypervisor
-//! looks for, and so does the code that alternatives change. [`crossed`] gives a
-//! structure what another one has. Layouts are those of
-//! the ELF specification, the note format, and the live-patch design's "Design of
-//! payload format". Nothing here asks the engine.
+//! A payload is a set of structures at known offsets: headers, tables, records,
+//! notes, strings. Each field of each structure gets boundary values, each section
+//! gets the name of each section that the hypervisor looks for, and code that
+//! alternatives patch is changed too. [`crossed`] copies fields between structures.
+//! Layouts are those of the ELF specification, the note format, and the live-patch
+//! design's "Design of payload format". Nothing here consults the engine.
 
 mod crossed;
 
 use object::read::elf::{FileHeader as _, SectionHeader as _};
 use object::{Endianness, SectionIndex, elf};
 
-/// What makes a file that differs from a good payload in one thing.
+/// A mutation of a good payload.
 #[derive(Clone)]
 pub(crate) struct Mutant {
-    /// What is changed. Equal ones are alike: a structure of its own for each
-    /// section that the hypervisor trusts, and one for all others of its kind.
+    /// The stratum of the change: one for each section that the hypervisor trusts,
+    /// and one for all others of a kind.
     pub(crate) stratum: (&'static str, String, &'static str),
-    /// Which of them, and what was done to it.
+    /// The changed structure, and the change.
     pub(crate) what: String,
     edits: Vec<(usize, Vec<u8>)>,
-    /// Where the file ends.
+    /// The new length of the file.
     end: usize,
 }
 
@@ -75,8 +74,8 @@ const TRUSTED: [&str; 21] = [
     ".note.gnu.build-id",
 ];
 
-/// The payload with the names of all [`TRUSTED`] sections behind its section names:
-/// as good as before.
+/// The payload with the names of all [`TRUSTED`] sections appended to its section
+/// names; it stays valid.
 pub(crate) fn with_names(payload: &[u8]) -> anyhow::Result<Vec<u8>> {
     let header = elf::FileHeader64::<Endianness>::parse(payload)?;
     let endian = header.endian()?;
@@ -97,7 +96,7 @@ pub(crate) fn with_names(payload: &[u8]) -> anyhow::Result<Vec<u8>> {
     Ok(data)
 }
 
-/// Name, place from the structure's begin, and size of a field.
+/// Name, offset in the structure, and size of a field.
 type Field = (&'static str, usize, usize);
 
 const HEADER: [Field; 12] = [
@@ -169,16 +168,16 @@ const ALTERNATIVE_SIZE: usize = 14;
 const SECTION_SIZE: usize = size_of::<elf::SectionHeader64<Endianness>>();
 const RELOCATION_SIZE: usize = 24;
 const SYMBOL_SIZE: usize = 24;
-/// Above the numbers of features.
+/// Beyond all feature numbers.
 const FEATURES: u64 = 0x400;
 
-/// A section, as the good payload has it.
+/// A section of the good payload.
 struct Section {
     name: String,
     kind: elf::SectionType,
     offset: usize,
     size: usize,
-    /// What its relocations change.
+    /// The section that its relocations apply to.
     info: usize,
 }
 
@@ -190,7 +189,7 @@ struct Payload<'a> {
     mutants: Vec<Mutant>,
 }
 
-/// What can be changed of `payload`.
+/// All mutants of `payload`.
 pub(crate) fn of(name: &str, payload: &[u8]) -> anyhow::Result<Vec<Mutant>> {
     let header = elf::FileHeader64::<Endianness>::parse(payload)?;
     let endian = header.endian()?;
@@ -232,8 +231,8 @@ pub(crate) fn of(name: &str, payload: &[u8]) -> anyhow::Result<Vec<Mutant>> {
 }
 
 impl Payload<'_> {
-    /// The structure's kind with what it is a part of: a section for itself where
-    /// the hypervisor trusts it.
+    /// The structure's kind, with the section that it belongs to if the hypervisor
+    /// trusts that.
     fn structure(&self, kind: &'static str, index: usize) -> (&'static str, String) {
         let section = &self.sections[index];
         let about = match section.kind {
@@ -248,7 +247,7 @@ impl Payload<'_> {
         (kind, group)
     }
 
-    /// The section itself, and what is in it.
+    /// Mutates the section header and the contents.
     fn section(&mut self, index: usize, header: usize, names: &[(&str, u32)]) {
         let structure = self.structure("section header", index);
         let Section {
@@ -304,7 +303,7 @@ impl Payload<'_> {
         }
     }
 
-    /// Strings that do not end, end early, or are no text.
+    /// Strings that are unterminated, end early, or are not UTF-8.
     fn strings(&mut self, index: usize) {
         let structure = self.structure("strings", index);
         let Section {
@@ -326,13 +325,14 @@ impl Payload<'_> {
         }
     }
 
-    /// The code of the alternative at `at`, and its replacement: what they are and
-    /// which pointer they go through.
+    /// Mutates the code of the alternative at `at` and its replacement: their
+    /// instructions and the pointers they use.
     fn alternative(&mut self, index: usize, at: usize) {
         let structure = self.structure("alternative's code", index);
         let entry = at - self.sections[index].offset;
         for feature in 0..FEATURES {
-            // The last and the first of a word; others are one more or less.
+            // The last and the first of a word; increments and decrements cover the
+            // others.
             if matches!(feature % 32, 0 | 31) {
                 let how = format!("is {feature}");
                 self.set(&structure, "", ALTERNATIVE[0], at, &how, feature);
@@ -361,7 +361,7 @@ impl Payload<'_> {
         }
     }
 
-    /// Where the relocations of a section are.
+    /// The relocation sections of a section.
     fn relocations(&self, section: usize) -> Vec<usize> {
         let tables = self
             .sections
@@ -372,7 +372,7 @@ impl Payload<'_> {
             .collect()
     }
 
-    /// Section and offset that the field at `offset` of a section leads to.
+    /// Section and offset that the field at `offset` of a section points to.
     fn target(&self, section: usize, offset: usize) -> Option<(usize, usize)> {
         let mut all = self.relocations(section).into_iter();
         let relocation = all.find(|at| self.read(*at, 8) == Some(offset as u64))?;
@@ -385,7 +385,7 @@ impl Payload<'_> {
         Some((target, usize::try_from(offset).ok()?))
     }
 
-    /// Every field of the structure at `at` gets every value of interest.
+    /// Gives every field of the structure at `at` every interesting value.
     fn record(
         &mut self,
         structure: (&'static str, String),

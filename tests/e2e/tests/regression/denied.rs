@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What must not be patched, on a running hypervisor with our core.
+//! The deny-list on a running hypervisor with our core.
 
 use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _};
@@ -9,8 +9,8 @@ use xsplice_e2e::{Base, build, repository};
 use xsplice_host_image::{Image, Problem, check};
 use xsplice_lab::Host;
 
-/// Payloads that are made to patch what must not be, which no generator does.
-pub(super) fn what_must_not_be_patched_is_refused(
+/// Payloads that patch functions on the deny-list, which no generator would make.
+pub(super) fn functions_on_the_deny_list_are_refused(
     host: &mut Host,
     base: &Base,
 ) -> anyhow::Result<()> {

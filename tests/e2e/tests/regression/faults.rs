@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Faults of requests and of files: which error number the hypervisor gives for
-//! each, and whether the list of payloads counts as changed. Both cores give the
-//! same, but for what is listed here.
+//! Invalid requests and files: the error number that the hypervisor returns for each,
+//! and whether the list of payloads counts as changed. Both cores agree, except for
+//! what is listed here.
 
 use crate::Core;
 use anyhow::{Context as _, ensure};
@@ -14,11 +14,11 @@ use xsplice_abi::errno::Errno;
 use xsplice_e2e::Base;
 use xsplice_lab::{Host, HostConfig};
 
-/// What is changed to make a file of each fault.
+/// The payload that each invalid file is derived from.
 const PAYLOAD: &str = "/lab/xen_hello_world.livepatch";
 
-/// A fault of a request, which `faults/raw-requests.c` makes; error number and
-/// whether the version of the list changes.
+/// An invalid request from `faults/raw-requests.c`; its error number, and whether the
+/// version of the list changes.
 type Request = (&'static str, Errno, &'static str);
 
 const DONE: Errno = Errno(0);
@@ -64,10 +64,10 @@ const REQUESTS: [Request; 39] = [
     ("unload, unloaded", Errno::ENOENT, "same"),
 ];
 
-/// Where our core gives another error number, see `docs/xen-integration.md`.
+/// Where our core returns a different error number, see `docs/xen-core.md`.
 const OURS: [(&str, Errno); 1] = [("action, unknown flags", Errno::EINVAL)];
 
-/// A fault of a file: a field of the header, or of the header of a section.
+/// An invalid file: a field of the file header or of a section header.
 type File = (
     &'static str,
     Option<&'static str>,
@@ -153,7 +153,7 @@ const FILES: [File; 26] = [
     ),
 ];
 
-/// Adds the program and the files to what is booted.
+/// Adds the program and the files to the host.
 pub(crate) fn add_to(config: &mut HostConfig, base: &Base, directory: &Path) -> anyhow::Result<()> {
     let program = compile(base, directory)?;
     config
@@ -179,10 +179,10 @@ pub(crate) fn add_to(config: &mut HostConfig, base: &Base, directory: &Path) -> 
     Ok(())
 }
 
-/// Where the header of a section is in the file.
+/// The file offset of a section header.
 fn section_header(file: &[u8], name: &str) -> Option<usize> {
     use object::{Object as _, ObjectSection as _};
-    /// In the header of the file, and the size of one header of a section.
+    /// Offset in the file header, and the size of a section header.
     const TABLE: usize = 40;
     const SIZE: usize = 64;
     let object = object::File::parse(file).ok()?;
@@ -205,8 +205,8 @@ fn compile(base: &Base, directory: &Path) -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
-/// What the hypervisor says to each: an error number, and for requests whether the
-/// version of the list changes.
+/// The hypervisor's answers: an error number, and for requests whether the version of
+/// the list changes.
 pub(crate) type Said = BTreeMap<String, (Errno, String)>;
 
 /// Makes the requests and uploads the files.
@@ -232,7 +232,7 @@ pub(crate) fn make(host: &mut Host) -> anyhow::Result<Said> {
     Ok(said)
 }
 
-/// What is not as it should be on this core.
+/// Deviations from the expected answers of this core.
 pub(crate) fn wrong(said: &Said, core: Core) -> Vec<String> {
     let requests = REQUESTS
         .iter()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the Xen project's regression run does on a live host, with Xen's own
-//! test payloads: on Xen with its own live-patch core and on Xen with ours, with
-//! the C tool and with ours. All say and do the same.
+//! The Xen project's regression run on a live host, with Xen's own test payloads: on
+//! Xen with the stock core and with ours, with the C tool and with ours. All behave
+//! the same.
 
 mod denied;
 mod faults;
@@ -15,21 +15,21 @@ use std::path::Path;
 use xsplice_e2e::{Base, base, config, rust_base};
 use xsplice_lab::{Host, Output};
 
-/// What the hypervisor says that it is, after a step.
+/// The hypervisor's version string after a step.
 #[derive(Clone, Copy)]
 enum Version {
-    /// What it said in the beginning.
+    /// The original one.
     Original,
-    /// Something with this text in it.
+    /// One that contains this text.
     Says(&'static str),
-    /// Something else, which depends on what a register holds.
+    /// A different one, which depends on the contents of a register.
     Other,
 }
 use Version::{Original, Other, Says};
 
-/// Which steps of the regression run, arguments of the tool, its exit code, what
-/// it prints, and the version after it. A list of which nothing is said here has
-/// none of Xen's payloads in it.
+/// Step numbers of the regression run, arguments of the tool, its exit code, its
+/// output, and the version after it. A list without an expected output must contain
+/// none of Xen's payloads.
 type Step = (
     &'static str,
     &'static [&'static str],
@@ -38,8 +38,7 @@ type Step = (
     Version,
 );
 
-/// The 37 steps, and the payloads beyond them; asking for the version is part of
-/// each.
+/// The 37 steps, and further payloads; each includes a version query.
 const STEPS: &[Step] = &[
     ("1 to 4", &["list"], 0, "", Original),
     (
@@ -225,8 +224,8 @@ const STEPS: &[Step] = &[
     ("", &["list"], 0, "", Original),
 ];
 
-/// Payloads whose hooks count how often they are called and stop the hypervisor
-/// when it is not right: the CPUs get enough time to come together at once.
+/// Payloads whose hooks count their calls and stop the hypervisor if the number is
+/// wrong: the CPUs get enough time to rendezvous at the first try.
 const HOOKED: &[Step] = &[
     (
         "",
@@ -301,20 +300,20 @@ fn version(host: &mut Host) -> anyhow::Result<String> {
     Ok(line.with_context(|| info.clone())?.to_owned())
 }
 
-/// The CPUs did not come together in time, which they need not when emulated.
+/// The rendezvous timed out, which can happen in emulation.
 fn late(output: &Output) -> bool {
     output.code == Some(2) || output.stderr.contains("resource busy")
 }
 
-/// How often an action is asked for whose CPUs come late.
+/// Tries for an action whose rendezvous times out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tries {
     Ten,
-    /// But with much time.
+    /// With a long timeout.
     One,
 }
 
-/// Makes the steps; returns what the tool said.
+/// Runs the steps; returns the tool's output.
 fn make(host: &mut Host, tool: &str, steps: &[Step], tries: Tries) -> anyhow::Result<Vec<Output>> {
     let original = version(host)?;
     let mut outputs = Vec::new();
@@ -345,7 +344,7 @@ fn make(host: &mut Host, tool: &str, steps: &[Step], tries: Tries) -> anyhow::Re
             Other => version != original,
         };
         ensure!(right, "{argv:?}: {version}, at first {original}");
-        // libxenctrl logs failures in lines of its own before the tool's.
+        // libxenctrl logs failures in separate lines before the tool's.
         let words = output
             .stderr
             .lines()
@@ -356,10 +355,10 @@ fn make(host: &mut Host, tool: &str, steps: &[Step], tries: Tries) -> anyhow::Re
     Ok(outputs)
 }
 
-/// Xen's `xen_nop`, made right for this compiler: it keeps the jump to the
-/// return thunk whole, not only the last byte of it.
+/// Xen's `xen_nop`, corrected for this compiler: it keeps the complete jump to the
+/// return thunk, not only its last byte.
 fn nop(payloads: &Path) -> anyhow::Result<Vec<u8>> {
-    /// Of xen_minor_version: `mov` and `jmp` of 5 bytes each.
+    /// xen_minor_version: `mov` and `jmp` of 5 bytes each.
     const OLD_SIZE: u32 = 10;
     let mut data = std::fs::read(payloads.join("xen_nop.livepatch"))?;
     let mut record = Vec::new();
@@ -379,11 +378,11 @@ enum Core {
     Rust,
 }
 
-/// What the two tools said on one hypervisor.
+/// The output of both tools on one hypervisor.
 struct Run {
     theirs: Vec<Output>,
     ours: Vec<Output>,
-    /// What is wrong with what it says to faults.
+    /// Deviations in its answers to invalid requests and files.
     faults: Vec<String>,
 }
 
@@ -399,7 +398,7 @@ fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
     let faults = faults::wrong(&faults::make(&mut host)?, core);
     if core == Core::Rust {
         half_an_instruction_is_refused(&mut host)?;
-        denied::what_must_not_be_patched_is_refused(&mut host, base)?;
+        denied::functions_on_the_deny_list_are_refused(&mut host, base)?;
         told::metadata_is_printed(&mut host, base)?;
         told::a_refusal_is_short(&mut host, base)?;
     }
@@ -414,7 +413,7 @@ fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
 }
 
 #[test]
-fn both_cores_say_and_do_the_same_with_both_tools() -> anyhow::Result<()> {
+fn both_cores_behave_the_same_with_both_tools() -> anyhow::Result<()> {
     let rust = run(&rust_base()?, Core::Rust).context("our core")?;
     let c = run(&base()?, Core::C).context("Xen's own core")?;
     let mut table =
@@ -447,7 +446,7 @@ fn both_cores_say_and_do_the_same_with_both_tools() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The exit code, and the last that was said.
+/// The exit code, and the last line of output.
 fn result(output: &Output) -> String {
     let code = output
         .code
@@ -456,7 +455,7 @@ fn result(output: &Output) -> String {
     format!("{code}: {}", said.lines().last().unwrap_or_default().trim())
 }
 
-/// Xen's own core loads and applies `xen_nop`, and the hypervisor crashes.
+/// The stock core loads and applies `xen_nop`, and the hypervisor crashes.
 fn half_an_instruction_is_refused(host: &mut Host) -> anyhow::Result<()> {
     let output = host.run(&["xsplice", "upload", "nop", "/lab/xen_nop.livepatch"])?;
     ensure!(output.code == Some(1), "{output:?}");

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the dom0 commands say of payloads that are there.
+//! What the dom0 commands show of loaded payloads.
 
 use anyhow::ensure;
 use xsplice_abi::text::is_deceptive;
 use xsplice_e2e::{Base, forged, settled};
 use xsplice_lab::Host;
 
-/// A name as XenServer gives it: what is patched, and what comes of it.
+/// A name in XenServer's form: the versions before and after the patch.
 const NAME: &str = "lp_4.17.5-1_4.17.5-2";
 
-/// Whether xapi takes a line of `xen-livepatch list` for a payload that is applied:
-/// `^[ ]*lp_([^_ ]+)_([^_ ]+).+APPLIED.*$`.
+/// Whether xapi takes a line of `xen-livepatch list` for an applied payload: `^[
+/// ]*lp_([^_ ]+)_([^_ ]+).+APPLIED.*$`.
 fn is_applied_to_xapi(line: &str) -> bool {
     let word = |text: &str| text.find(['_', ' ']).unwrap_or(text.len());
     let name = line.trim_start_matches(' ').strip_prefix("lp_");
@@ -52,7 +52,7 @@ pub(super) fn no_list_is_forged(host: &mut Host, base: &Base) -> anyhow::Result<
     Ok(())
 }
 
-/// It has variables, and is applied; Xen's own payload that replaces it has none.
+/// It has variables and is applied; Xen's own payload that replaces it has none.
 pub(super) fn a_replace_names_what_is_lost(host: &mut Host, base: &Base) -> anyhow::Result<()> {
     let upload = [
         "xsplice",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a hypervisor with our core prints on its console: what a person sees who
-//! has nothing else, on a ring that keeps few lines.
+//! The console output of a hypervisor with our core, in a ring that keeps few lines:
+//! all that some administrators will see.
 
 use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
@@ -9,7 +9,7 @@ use xsplice_engine::{Brief, Hex};
 use xsplice_host_image::{Image, check};
 use xsplice_lab::Host;
 
-/// The console's lines from the one with `title` on, each from "livepatch: " on.
+/// The console's lines from the one with `title` on, each starting at "livepatch: ".
 fn from<'c>(console: &'c str, title: &str) -> anyhow::Result<Vec<&'c str>> {
     let lines = console.lines();
     let lines: Vec<&str> = lines.skip_while(|line| !line.contains(title)).collect();
@@ -24,8 +24,8 @@ fn from<'c>(console: &'c str, title: &str) -> anyhow::Result<Vec<&'c str>> {
         .collect())
 }
 
-/// An apply and the key `x` say what the payload says of itself, and nothing in it is
-/// taken for a line or a colour of the console.
+/// An apply and the key `x` print the payload's metadata, escaped so that it cannot
+/// forge a console line or set a colour.
 pub(super) fn metadata_is_printed(host: &mut Host, base: &Base) -> anyhow::Result<()> {
     let payload = forged::payload(base, false)?;
     host.put("/lab/told.livepatch", &payload)?;
@@ -68,8 +68,8 @@ pub(super) fn metadata_is_printed(host: &mut Host, base: &Base) -> anyhow::Resul
     Ok(())
 }
 
-/// A payload with much wrong has few lines, which say how many there would be; they
-/// are the first ones that the check says, without what a terminal would act on.
+/// A payload with many problems gets few lines, with the number of the rest; they are
+/// the first ones of the pre-flight check, without terminal control sequences.
 pub(super) fn a_refusal_is_short(host: &mut Host, base: &Base) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("long.livepatch");
@@ -110,8 +110,8 @@ pub(super) fn a_refusal_is_short(host: &mut Host, base: &Base) -> anyhow::Result
     Ok(())
 }
 
-/// Each relocation of the text has a type that is none, and each name that is looked
-/// for in the hypervisor begins with what a terminal acts on.
+/// Gives each relocation of the text an invalid type, and each symbol name a terminal
+/// control sequence at its start.
 fn spoiled(payload: &[u8]) -> anyhow::Result<Vec<u8>> {
     const RELOCATION_SIZE: usize = 24;
     const TYPE: usize = 8;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A tab of Chromium whose keyboard is pressed, by the DevTools protocol: JSON
-//! objects with a zero behind each, on the browser's descriptors 3 and 4.
+//! A Chromium tab with simulated keyboard input, through the DevTools protocol:
+//! zero-terminated JSON objects on the browser's descriptors 3 and 4.
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// Closed when it is dropped.
+/// Closed on drop.
 pub(super) struct Tab {
     browser: Child,
     to: ChildStdin,
@@ -65,7 +65,7 @@ impl Tab {
         Ok(result["result"]["value"].clone())
     }
 
-    /// Presses a key and lets it go.
+    /// Presses and releases a key.
     pub(super) fn press(&mut self, key: &str) -> anyhow::Result<()> {
         let (key, number, text) = match key {
             "Tab" => ("Tab", 9, None),
@@ -113,7 +113,7 @@ impl Tab {
 
 impl Drop for Tab {
     fn drop(&mut self) {
-        // Nothing is to be done about one that has ended.
+        // It may already have exited.
         let _ = self.browser.kill();
         let _ = self.browser.wait();
     }

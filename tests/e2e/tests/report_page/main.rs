@@ -15,18 +15,18 @@ use xsplice_e2e::{Base, base, build, forged, local, repository};
 /// Widths in pixels of a phone, a tablet and a desktop.
 const WIDTHS: [u32; 3] = [360, 768, 1280];
 
-/// What the browser found.
+/// The browser's findings.
 #[derive(Debug, Deserialize)]
 struct Outcome {
-    /// How many pixels the page is wider than its window.
+    /// By how many pixels the page is wider than its window.
     overflow: i64,
     background: String,
     violations: Vec<serde_json::Value>,
-    /// Lines that only their colour tells from others.
+    /// Lines distinguished only by colour.
     unmarked: Vec<String>,
 }
 
-/// What runs in the page, after axe-core.
+/// The script that runs in the page after axe-core.
 const PROBE: &str = "
 axe.run().then(result => {
   const root = document.documentElement;
@@ -84,7 +84,7 @@ impl Browser {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Shows `page` in a frame that is `width` pixels wide and tries it there.
+    /// Shows `page` in a frame that is `width` pixels wide and probes it.
     fn probe(&self, page: &str, width: u32, dark: bool) -> anyhow::Result<Outcome> {
         let axe = std::env::var("XSPLICE_AXE")
             .context("XSPLICE_AXE is not set: run these tests with `cargo xtask test`")?;
@@ -114,7 +114,7 @@ impl Browser {
     }
 }
 
-/// The page about `payload`, with what else the command gets.
+/// The page about `payload`, with additional arguments `more`.
 fn page(base: &Base, payload: &Path, more: &[&str]) -> anyhow::Result<PathBuf> {
     let text = |path: &Path| path.display().to_string();
     let page = payload.with_extension("html");
@@ -125,7 +125,7 @@ fn page(base: &Base, payload: &Path, more: &[&str]) -> anyhow::Result<PathBuf> {
     Ok(page)
 }
 
-/// A page with everything that is good.
+/// A page with all sections and no problems.
 fn good(base: &Base, directory: &Path) -> anyhow::Result<PathBuf> {
     let payload = directory.join("two-files.livepatch");
     let patch = repository().join("examples/xen-4.17/two-files.patch");
@@ -134,7 +134,7 @@ fn good(base: &Base, directory: &Path) -> anyhow::Result<PathBuf> {
 }
 
 #[test]
-fn the_page_works_for_everybody_on_every_screen_and_on_paper() -> anyhow::Result<()> {
+fn the_page_is_accessible_on_every_screen_and_on_paper() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let page = good(&base()?, directory.path())?;
     let text = std::fs::read_to_string(&page)?;
@@ -162,7 +162,7 @@ fn the_page_works_for_everybody_on_every_screen_and_on_paper() -> anyhow::Result
     let outcome = browser.probe(&broken, WIDTHS[0], false)?;
     ensure!(!outcome.unmarked.is_empty(), "a line without its mark");
 
-    // What is folded on the screen is there on paper.
+    // Content that is folded on screen is printed.
     let (_, folded) = text.split_once("</summary>").context("nothing is folded")?;
     let first = folded
         .split_once("<span>")
@@ -183,8 +183,8 @@ fn the_page_works_for_everybody_on_every_screen_and_on_paper() -> anyhow::Result
     Ok(())
 }
 
-/// Pages with a refusal; with overridden refusals, what was left out, warnings and
-/// notes, in names that do not break.
+/// Pages with a refusal; with overridden refusals, left-out changes, warnings and
+/// notes, and unbreakable names.
 #[test]
 fn pages_with_problems_work_as_well() -> anyhow::Result<()> {
     let base = base()?;
@@ -213,7 +213,7 @@ fn pages_with_problems_work_as_well() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tab comes to each fold; there, Enter opens it and the space bar closes it.
+/// Tab reaches each fold; Enter opens it and the space bar closes it.
 #[test]
 fn folds_open_with_the_keyboard() -> anyhow::Result<()> {
     const AT: &str = "[...document.querySelectorAll('summary')].indexOf(document.activeElement)";
@@ -226,7 +226,7 @@ fn folds_open_with_the_keyboard() -> anyhow::Result<()> {
     let folds = folds.as_u64().context("no number")?;
     ensure!(folds > 1, "{folds} folds");
     let mut reached = Vec::new();
-    // There are other things to come to, none of them hidden in a fold.
+    // There are other focusable elements, none of them hidden in a fold.
     for _ in 0..folds + 100 {
         tab.press("Tab")?;
         let Some(fold) = tab.evaluate(AT)?.as_u64() else {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Changes across structures, which no change of one field makes: what belongs to
-//! one record or section is that of another one. Records of a table become equal,
-//! overlap, go in another order or lead into other tables; relocations are applied
-//! to headers of notes, to strings and to themselves; two tables share their bytes.
+//! Changes across structures, which no change to a single field can make: a record or
+//! section gets the fields of another. Records of a table become equal, overlap, are
+//! reordered or point into other tables; relocations are applied to note headers, to
+//! strings and to themselves; two tables share their bytes.
 
 use super::{Field, Payload, RELOCATION, RELOCATION_SIZE, SECTION, SYMBOL_SIZE, TRUSTED};
 use object::elf;
@@ -15,8 +15,8 @@ const OFFSET: Field = RELOCATION[0];
 const INFO: Field = SECTION[6];
 
 impl Payload<'_> {
-    /// What a section can take of the others. Its header is at `header`, that of the
-    /// first section at `headers`.
+    /// Copies fields of other sections to a section. Its header is at `header`, the
+    /// first section's at `headers`.
     pub(super) fn cross(&mut self, index: usize, header: usize, headers: usize) {
         let section = &self.sections[index];
         let name = section.name.clone();
@@ -38,7 +38,7 @@ impl Payload<'_> {
         }
     }
 
-    /// The relocations of what the hypervisor trusts.
+    /// The relocations of sections that the hypervisor trusts.
     fn cross_relocations(&mut self, index: usize) {
         let section = &self.sections[index];
         let about = self.sections.get(section.info);
@@ -71,8 +71,7 @@ impl Payload<'_> {
         }
     }
 
-    /// A field gets the value that it has in another structure. `more` is added to
-    /// its last 8 bytes.
+    /// Copies a field from another structure, and adds `more` to its last 8 bytes.
     fn copy(
         &mut self,
         structure: &(&'static str, String),
