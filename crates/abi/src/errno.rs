@@ -78,3 +78,5 @@ impl fmt::Display for Errno {
         }
     }
 }
+
+impl core::error::Error for Errno {}

@@ -4,6 +4,7 @@
 
 #[cfg(feature = "alloc")]
 use alloc::{string::String, vec::Vec};
+use core::fmt;
 
 /// Owner of the note, with its terminating zero.
 pub const OWNER: [u8; 4] = *b"GNU\0";
@@ -25,14 +26,19 @@ pub fn build_id_note(id: &[u8]) -> Vec<u8> {
 }
 
 /// Build-ids and hashes as texts have them: two lower-case digits a byte.
+#[derive(Clone, Copy, Debug)]
+pub struct Hex<'a>(pub &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// [`Hex`] as a text.
 #[cfg(feature = "alloc")]
 pub fn hex(bytes: &[u8]) -> String {
-    use core::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    alloc::format!("{}", Hex(bytes))
 }
 
 /// The build-id in the note `data`; `None` if it is another note or damaged.

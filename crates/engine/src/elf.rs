@@ -4,7 +4,7 @@
 //! checked to be there, and no offset or size of the file is trusted.
 
 use crate::format::{Bytes, Known, MAX_SECTIONS, MAX_SIZE};
-use crate::problem::{Problem, Problems, SectionId, text};
+use crate::problem::{FileFault, Problems, SectionFault, SectionId, SymbolFault, text};
 use alloc::vec::Vec;
 use xsplice_abi::payload::section;
 use xsplice_abi::special::Special;
@@ -129,24 +129,24 @@ impl Header {
 fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
     let size = file.len() as u64;
     if size == 0 || size > MAX_SIZE {
-        problems.push(Problem::FileSize {
+        problems.file(FileFault::Size {
             size,
             limit: MAX_SIZE,
         });
         return None;
     }
     if !file.starts_with(b"\x7fELF") {
-        problems.push(Problem::NotElf);
+        problems.file(FileFault::NotElf);
         return None;
     }
     let Some(bytes) = Bytes(file).range(0, HEADER_SIZE).map(Bytes) else {
-        problems.push(Problem::HeaderCutOff { size: file.len() });
+        problems.file(FileFault::HeaderCutOff { size: file.len() });
         return None;
     };
     let [class, data, version, os, abi_version] = bytes.0.get(4..)?.first_chunk().copied()?;
     for (field, value, wanted) in [("class", class, 2), ("data encoding", data, 1)] {
         if value != wanted {
-            problems.push(Problem::Machine {
+            problems.file(FileFault::Machine {
                 field,
                 value: u64::from(value),
             });
@@ -154,7 +154,7 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
     }
     let machine = bytes.u16(18)?;
     if machine != 62 {
-        problems.push(Problem::Machine {
+        problems.file(FileFault::Machine {
             field: "machine",
             value: u64::from(machine),
         });
@@ -187,7 +187,7 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
         ),
     ] {
         if !good {
-            problems.push(Problem::Header {
+            problems.file(FileFault::Header {
                 field,
                 value,
                 expected,
@@ -202,16 +202,16 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
     };
     if header.names == SHN_UNDEF {
         let what = "the index of the section of names is undefined";
-        problems.push(Problem::SectionTable { what, value: 0 });
+        problems.file(FileFault::SectionTable { what, value: 0 });
     }
     // As in Xen, this counts before where the table is.
     if header.count >= MAX_SECTIONS {
-        problems.push(Problem::TooManySections {
+        problems.file(FileFault::TooManySections {
             count: header.count,
             limit: MAX_SECTIONS,
         });
     }
-    let mut bad_table = |what, value| problems.push(Problem::SectionTable { what, value });
+    let mut bad_table = |what, value| problems.file(FileFault::SectionTable { what, value });
     if header.names >= header.count {
         bad_table(
             "the section of names does not exist",
@@ -275,42 +275,29 @@ fn sections<'a>(
         };
         match data {
             Some(data) if offset >= HEADER_SIZE => section.data = data,
-            _ => problems.push(Problem::SectionBounds {
-                section: section.id(),
-                offset,
-                size,
-                file: file.len(),
-            }),
+            _ => {
+                let file = file.len();
+                problems.section(&section, SectionFault::Bounds { offset, size, file });
+            }
         }
         if align != 0 && !align.is_power_of_two() {
-            problems.push(Problem::SectionAlignment {
-                section: section.id(),
-                align,
-            });
+            problems.section(&section, SectionFault::Alignment { align });
         } else if align != 0 && addr % align != 0 {
-            problems.push(Problem::SectionAddress {
-                section: section.id(),
-                addr,
-                align,
-            });
+            problems.section(&section, SectionFault::Address { addr, align });
         }
         if section.kind == SHT_NOBITS
             && section.flags & (SHF_WRITE | SHF_ALLOC) != 0
             && size > MAX_SIZE
         {
-            let section = section.id();
-            problems.push(Problem::SectionTooLarge {
-                section,
-                size,
-                limit: MAX_SIZE,
-            });
+            let limit = MAX_SIZE;
+            problems.section(&section, SectionFault::TooLarge { size, limit });
         }
         in_file += section.data.len() as u64;
         problems.noted(fallible::push(&mut sections, section))?;
     }
     let size = file.len() as u64;
     if in_file > size {
-        problems.push(Problem::SectionsOverlap {
+        problems.file(FileFault::SectionsOverlap {
             size: in_file,
             file: size,
         });
@@ -322,21 +309,15 @@ fn sections<'a>(
 fn symbol_table(sections: &[Section<'_>], problems: &mut Problems) -> Option<usize> {
     let mut tables = sections.iter().filter(|section| section.kind == SHT_SYMTAB);
     let Some(table) = tables.next() else {
-        problems.push(Problem::NoSymbolTable);
+        problems.file(FileFault::NoSymbolTable);
         return None;
     };
     for second in tables {
-        problems.push(Problem::SymbolTables {
-            second: second.id(),
-        });
+        problems.section(second, SectionFault::SecondSymbolTable);
     }
     let (entry, size) = (table.entry_size, table.size);
     if size == 0 || entry < SYMBOL_SIZE as u64 || size % entry != 0 {
-        problems.push(Problem::SymbolTable {
-            section: table.id(),
-            entry,
-            size,
-        });
+        problems.section(table, SectionFault::SymbolTable { entry, size });
         return None;
     }
     Some(table.index)
@@ -350,7 +331,7 @@ fn strings<'a>(
 ) -> Option<&'a [u8]> {
     let Some(section) = sections.get(index) else {
         let value = u64::try_from(index).ok()?;
-        problems.push(Problem::SectionTable {
+        problems.file(FileFault::SectionTable {
             what: "a table of strings does not exist",
             value,
         });
@@ -365,10 +346,7 @@ fn strings<'a>(
     } else {
         return Some(section.data);
     };
-    problems.push(Problem::StringTable {
-        section: section.id(),
-        what,
-    });
+    problems.section(section, SectionFault::Strings { what });
     None
 }
 
@@ -388,18 +366,13 @@ fn name_sections<'a>(
         let offset = header.u32(0)?;
         let at = usize::try_from(offset).ok();
         let Some(name) = at.and_then(|at| Bytes(names).c_str(at, NAME_LIMIT)) else {
-            problems.push(Problem::SectionName {
-                index: section.index,
-                offset,
-            });
+            problems.section(section, SectionFault::Name { offset });
             continue;
         };
         section.name = name;
         section.known = Known::of(name);
         if section.known.is_none() && section.allocated() && section.size != 0 && is_table(name) {
-            problems.push(Problem::UnknownTable {
-                section: section.id(),
-            });
+            problems.section(section, SectionFault::UnknownTable);
         }
         let first = section.known;
         let first = first.and_then(|known| firsts.get_mut(known.index()));
@@ -431,15 +404,15 @@ fn symbols<'a>(
         let offset = record.u32(0)?;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let names = names.get(start..).unwrap_or_default();
-        if names.is_empty() && index != 0 {
-            problems.push(Problem::SymbolName { index, offset });
-        }
         let symbol = Symbol {
             names,
             section: record.u16(6)?,
             value: record.u64(8)?,
             size: record.u64(16)?,
         };
+        if names.is_empty() && index != 0 {
+            problems.symbol(index, &symbol, SymbolFault::Name { offset });
+        }
         problems.noted(fallible::push(&mut symbols, symbol))?;
     }
     Some(symbols)

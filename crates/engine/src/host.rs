@@ -50,6 +50,15 @@ pub enum LandingPads {
     Checked,
 }
 
+/// How text must be writable in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteAccess {
+    /// For [`Host::write_text`] only: an alias of the pages will do.
+    Alias,
+    /// At its own addresses too, that of payloads included: hooks run in the window.
+    InPlace,
+}
+
 /// The hypervisor: a running one, an image on disk, or a test.
 ///
 /// The engine calls a host from one place at a time and holds no lock of its
@@ -93,13 +102,12 @@ pub trait Host {
     fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent>;
 
     /// Gets ready for a [`rendezvous`](Self::rendezvous) in which text is
-    /// written: the place for whatever takes time. All that will be written is
-    /// in `range`. With `hooks`, hooks run in the window, and find text writable
-    /// at its own addresses, that of payloads too.
+    /// written: the place for whatever takes time. All that the engine writes is
+    /// in `range`.
     ///
     /// # Errors
     /// Why it cannot be written; nothing has changed then.
-    fn open_text(&self, range: Range<u64>, hooks: bool) -> Result<(), Errno>;
+    fn open_text(&self, range: Range<u64>, access: WriteAccess) -> Result<(), Errno>;
 
     /// Begins to write, *in the window*.
     ///
@@ -211,6 +219,7 @@ pub trait Resident: fmt::Debug {
 
 /// What a host is told about a payload.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Description<'a> {
     /// Its name.
     pub name: &'a str,

@@ -127,10 +127,13 @@ pub use count::Counters;
 pub use format::MAX_SIZE;
 pub use host::{
     Absent, Description, Hook, Host, LandingPads, Limits, Protection, Region, Resident, State,
-    Status, Symbol,
+    Status, Symbol, WriteAccess,
 };
 pub use patch::Patch;
-pub use problem::{Brief, Hex, Problem, Refusal, SectionId, Severity, SignatureFault};
+pub use problem::{
+    Brief, EntryFault, FileFault, FunctionFault, Problem, Refusal, RelocationFault, SectionFault,
+    SectionId, Severity, SignatureFault, SymbolFault, hex,
+};
 pub use stack::{Loaded, Stack, Times, hash};
 pub use stage::{
     Authenticated, DependencyChecked, Enforcement, Function, LaidOut, Loader, Parsed, Policy,

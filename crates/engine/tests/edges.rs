@@ -4,9 +4,9 @@
 //! one that is refused.
 
 use object::SectionKind;
-use xsplice_engine::{MAX_SIZE, Problem};
+use xsplice_engine::{FileFault, MAX_SIZE, Problem};
 use xsplice_test_host::payloads::everything;
-use xsplice_test_host::{Payload, func, load};
+use xsplice_test_host::{Payload, func, is, load};
 
 const HEADER: usize = 64;
 const SECTION: usize = 64;
@@ -83,10 +83,6 @@ fn refused(file: &[u8], reason: impl Fn(&Problem) -> bool) {
     assert!(right, "another reason: {refusal}");
 }
 
-macro_rules! is {
-    ($($pattern:tt)*) => { |problem: &Problem| matches!(problem, Problem::$($pattern)*) };
-}
-
 /// The last bytes are of nothing.
 fn long(size: u64) -> Vec<u8> {
     let mut file = everything();
@@ -97,7 +93,7 @@ fn long(size: u64) -> Vec<u8> {
 #[test]
 fn the_size_of_a_file() {
     loads(&long(MAX_SIZE));
-    refused(&long(MAX_SIZE + 1), is!(FileSize { .. }));
+    refused(&long(MAX_SIZE + 1), is!(file: Size { .. }));
 }
 
 #[test]
@@ -126,7 +122,7 @@ fn fields_of_the_header_with_few_values() {
         for value in bad {
             let mut file = everything();
             file[at] = *value;
-            refused(&file, is!(Header { .. } | Problem::Machine { .. }));
+            refused(&file, is!(file: Header { .. } | FileFault::Machine { .. }));
         }
     }
     let mut file = everything();
@@ -143,7 +139,9 @@ fn where_the_table_of_sections_is() {
         set(&mut file, at, value.to_le_bytes());
         file
     };
-    let words = |what: &'static str| move |problem: &Problem| matches!(problem, Problem::SectionTable { what: w, .. } if *w == what);
+    let words = |what: &'static str| {
+        move |problem: &Problem| is!(file: SectionTable { what: w, .. } if *w == what)(problem)
+    };
     for at in [size, size + 1, u64::MAX] {
         refused(
             &with(TABLE, at),
@@ -195,10 +193,7 @@ fn entries_of_the_table_of_sections_may_be_larger() {
     let mut small = good.clone();
     set(&mut small, ENTRY_SIZE, 63_u16.to_le_bytes());
     let words = |what: &str| what == "its entries are too small";
-    refused(
-        &small,
-        |problem| matches!(problem, Problem::SectionTable { what, .. } if words(what)),
-    );
+    refused(&small, is!(file: SectionTable { what, .. } if words(what)));
 }
 
 #[test]
@@ -224,7 +219,7 @@ fn where_a_section_is() {
         (u64::MAX, 1),
         (HEADER as u64, u64::MAX),
     ] {
-        refused(&with(offset, length), is!(SectionBounds { .. }));
+        refused(&with(offset, length), is!(section: Bounds { .. }));
     }
     // What has no bytes in the file has its place there, too.
     let mut file = good.clone();
@@ -232,7 +227,7 @@ fn where_a_section_is() {
     set(&mut file, bss + OFFSET, u64::MAX.to_le_bytes());
     loads(&file);
     set(&mut file, bss + OFFSET, 63_u64.to_le_bytes());
-    refused(&file, is!(SectionBounds { .. }));
+    refused(&file, is!(section: Bounds { .. }));
 }
 
 #[test]
@@ -257,7 +252,7 @@ fn sections_may_have_all_bytes_of_the_file_and_no_more() {
         file
     };
     loads(&with(length + free));
-    refused(&with(length + free + 1), is!(SectionsOverlap { .. }));
+    refused(&with(length + free + 1), is!(file: SectionsOverlap { .. }));
 }
 
 #[test]
@@ -274,9 +269,9 @@ fn alignments() {
         loads(&with(align, addr));
     }
     // Without an alignment any address is good; that of zero Xen has a fault with.
-    refused(&with(0, 3), is!(ZeroAlignment { .. }));
+    refused(&with(0, 3), is!(section: ZeroAlignment));
     for align in [3, 6, u64::MAX] {
-        refused(&with(align, 0), is!(SectionAlignment { .. }));
+        refused(&with(align, 0), is!(section: Alignment { .. }));
     }
     // No more than a page is promised; what wants more is loaded all the same.
     for (align, promised) in [(4096, true), (8192, false), (1 << 14, false)] {
@@ -284,10 +279,10 @@ fn alignments() {
         let loaded = load(&file).unwrap();
         let problems = loaded.problems();
         assert_eq!(problems.is_empty(), promised, "{problems:?}");
-        assert!(problems.iter().all(is!(LargeAlignment { .. })));
+        assert!(problems.iter().all(is!(section: LargeAlignment { .. })));
     }
     for (align, addr) in [(2, 1), (8, 4), (8, 1), (16, 24)] {
-        refused(&with(align, addr), is!(SectionAddress { .. }));
+        refused(&with(align, addr), is!(section: Address { .. }));
     }
 }
 
@@ -306,7 +301,7 @@ fn what_has_no_bytes_in_the_file_has_a_limit_where_it_is_loaded() {
     loads(&with(0, u64::MAX));
     for flags in [1, 2, 3] {
         for size in [MAX_SIZE + 1, u64::MAX] {
-            refused(&with(flags, size), is!(SectionTooLarge { .. }));
+            refused(&with(flags, size), is!(section: TooLarge { .. }));
         }
     }
 }
@@ -324,16 +319,16 @@ fn the_table_of_symbols() {
     };
     loads(&with(24, size));
     for (entry, size) in [(23, 23 * 24), (0, size), (24, 0), (24, size - 1), (25, 24)] {
-        refused(&with(entry, size), is!(SymbolTable { .. }));
+        refused(&with(entry, size), is!(section: SymbolTable { .. }));
     }
     let mut none = good.clone();
     set(&mut none, at + TYPE, PROGBITS.to_le_bytes());
-    refused(&none, is!(NoSymbolTable));
+    refused(&none, is!(file: NoSymbolTable));
     let mut second = good.clone();
     let other = section(&good, ".modinfo");
     set(&mut second, other + TYPE, SYMTAB.to_le_bytes());
     let problems = load(&second).unwrap_err().problems;
-    let found = problems.iter().any(is!(SymbolTables { .. }));
+    let found = problems.iter().any(is!(section: SecondSymbolTable));
     assert!(found, "{problems:?}");
 }
 
@@ -370,7 +365,7 @@ fn tables_of_strings() {
     let count = u16_at(&good, COUNT);
     refused(
         &with_link(count.into()),
-        is!(SectionTable {
+        is!(file: SectionTable {
             what: "a table of strings does not exist",
             ..
         }),
@@ -385,10 +380,7 @@ fn tables_of_strings() {
     ] {
         let mut file = good.clone();
         file[at] = value;
-        refused(
-            &file,
-            |problem| matches!(problem, Problem::StringTable { what, .. } if *what == words),
-        );
+        refused(&file, is!(section: Strings { what } if *what == words));
     }
     // A name that begins with the last byte, and one behind it.
     let at = section(&good, ".bss");
@@ -397,7 +389,7 @@ fn tables_of_strings() {
     set(&mut file, at, (size - 1).to_le_bytes());
     loads(&file);
     set(&mut file, at, size.to_le_bytes());
-    refused(&file, is!(SectionName { .. }));
+    refused(&file, is!(section: Name { .. }));
 }
 
 #[test]
@@ -415,7 +407,7 @@ fn names_of_symbols() {
         file
     };
     for name in [size, u32::MAX] {
-        refused(&with(last, name), is!(SymbolName { .. }));
+        refused(&with(last, name), is!(symbol: Name { .. }));
         // The first one is none.
         loads(&with(begin, name));
     }
@@ -426,7 +418,7 @@ fn an_empty_section_needs_no_alignment() {
     let mut file = everything();
     let at = section_of_type(&file, NOBITS);
     set(&mut file, at + ALIGN, 0_u64.to_le_bytes());
-    refused(&file, is!(ZeroAlignment { .. }));
+    refused(&file, is!(section: ZeroAlignment));
     set(&mut file, at + SIZE, 0_u64.to_le_bytes());
     loads(&file);
 }
@@ -456,7 +448,7 @@ fn entries_of_relocations_may_be_larger() {
     loads(&large);
     for (entry, size) in [(23, 23 * 2), (0, size), (24, size - 1), (32, size)] {
         let problems = load(&with(entry, size)).unwrap_err().problems;
-        let found = problems.iter().any(is!(RelocationSection { .. }));
+        let found = problems.iter().any(is!(section: Relocations { .. }));
         assert!(found, "{entry} {size}: {problems:?}");
     }
 }
@@ -475,12 +467,15 @@ fn sections_of_symbols() {
     };
     let count = u16_at(&good, COUNT);
     for section in [count, 0xfeff] {
-        assert!(with(section)(is!(SymbolSection { .. })), "{section:#x}");
+        assert!(with(section)(is!(symbol: Section { .. })), "{section:#x}");
     }
     for section in [0xff00, 0xff01, 0xfff0, 0xfff3, 0xffff] {
-        assert!(with(section)(is!(SpecialSection { .. })), "{section:#x}");
+        assert!(
+            with(section)(is!(symbol: SpecialSection { .. })),
+            "{section:#x}"
+        );
     }
-    assert!(with(0xfff2)(is!(CommonSymbol { .. })));
+    assert!(with(0xfff2)(is!(symbol: Common)));
 }
 
 #[test]

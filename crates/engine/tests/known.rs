@@ -8,10 +8,11 @@ use sha2::{Digest as _, Sha256};
 use xsplice_abi::payload::section;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
-    Action, Cause, Engine, Guard, Hook, Host as _, Options, Policy, Problem, State, hash,
+    Action, Cause, Engine, Guard, Hook, Host as _, Options, Policy, Problem, State, WriteAccess,
+    hash,
 };
 use xsplice_test_host::{
-    Func, Hypervisor, OWN_ID, PAYLOADS, Payload, TARGET, TEXT, XEN_ID, engine, func, payloads,
+    Func, Hypervisor, OWN_ID, PAYLOADS, Payload, TARGET, TEXT, XEN_ID, engine, func, is, payloads,
 };
 
 const R_64: u32 = 1;
@@ -38,12 +39,6 @@ fn unmet(done: Result<(), Cause>) -> Vec<Problem> {
         Err(Cause::Unmet { problems }) => problems,
         other => panic!("another outcome: {other:?}"),
     }
-}
-
-macro_rules! any {
-    ($problems:expr, $($pattern:tt)*) => {
-        $problems.iter().any(|problem| matches!(problem, Problem::$($pattern)*))
-    };
 }
 
 fn at(addr: u64, old_size: u32) -> Func {
@@ -80,14 +75,14 @@ fn what_a_payload_says_of_itself() {
 
 #[test]
 fn text_is_opened_for_hooks_that_run_in_the_window() {
-    for (hooks, in_window) in [
-        (None, false),
-        (Some(section::HOOKS_PREAPPLY), false),
-        (Some(section::HOOKS_POSTREVERT), false),
-        (Some(section::HOOKS_LOAD), true),
-        (Some(section::HOOKS_UNLOAD), true),
-        (Some(section::HOOKS_APPLY), true),
-        (Some(section::HOOKS_REVERT), true),
+    for (hooks, access) in [
+        (None, WriteAccess::Alias),
+        (Some(section::HOOKS_PREAPPLY), WriteAccess::Alias),
+        (Some(section::HOOKS_POSTREVERT), WriteAccess::Alias),
+        (Some(section::HOOKS_LOAD), WriteAccess::InPlace),
+        (Some(section::HOOKS_UNLOAD), WriteAccess::InPlace),
+        (Some(section::HOOKS_APPLY), WriteAccess::InPlace),
+        (Some(section::HOOKS_REVERT), WriteAccess::InPlace),
     ] {
         let mut engine = engine();
         let payload = Payload::new(&[func("target")]);
@@ -96,7 +91,7 @@ fn text_is_opened_for_hooks_that_run_in_the_window() {
         engine.host().noted();
         act(&mut engine, "a", Action::Apply).unwrap();
         let opened = engine.host().noted().opened;
-        assert_eq!(opened, [(TARGET..TARGET + 5, in_window)], "{hooks:?}");
+        assert_eq!(opened, [(TARGET..TARGET + 5, access)], "{hooks:?}");
     }
 }
 
@@ -192,11 +187,17 @@ fn a_symbol_is_taken_while_its_payload_is_applied() {
     // It could only replace the other one.
     upload(&mut engine, "b", &with_helper(2, "small"));
     let problems = unmet(act(&mut engine, "b", Action::Apply));
-    assert!(any!(problems, AppliedSymbol { .. }), "{problems:?}");
+    assert!(
+        problems.iter().any(is!(problem: AppliedSymbol { .. })),
+        "{problems:?}"
+    );
     act(&mut engine, "a", Action::Revert).unwrap();
     act(&mut engine, "b", Action::Apply).unwrap();
     let problems = unmet(act(&mut engine, "a", Action::Apply));
-    assert!(any!(problems, AppliedSymbol { .. }), "{problems:?}");
+    assert!(
+        problems.iter().any(is!(problem: AppliedSymbol { .. })),
+        "{problems:?}"
+    );
 }
 
 /// Whether a payload that calls through a pointer with this value is loaded: only if
@@ -219,7 +220,10 @@ fn is_code(engine: &mut Engine<Hypervisor>, value: u64) -> bool {
             true
         }
         Err(refusal) => {
-            assert!(any!(refusal.problems, Entry { .. }), "{refusal}");
+            assert!(
+                refusal.problems.iter().any(is!(entry: Unusable { .. })),
+                "{refusal}"
+            );
             false
         }
     }
@@ -297,7 +301,7 @@ fn patched_functions_are_found_in_any_order() {
     let payload = |own: u8, functions: &[Func]| Payload::on(&XEN_ID, &[own; 20], functions);
     let overlaps = |engine: &mut Engine<Hypervisor>, name| {
         let problems = unmet(act(engine, name, Action::Apply));
-        any!(problems, AppliedOverlap { .. })
+        problems.iter().any(is!(function: AppliedOverlap { .. }))
     };
     let mut engine = engine();
     // Within a payload, and from one to the next.
@@ -342,7 +346,10 @@ fn a_function_that_is_patched_twice_is_as_long_as_ever() {
     act(&mut engine, "first", Action::Apply).unwrap();
     act(&mut engine, "again", Action::Apply).unwrap();
     let problems = unmet(act(&mut engine, "inside", Action::Apply));
-    assert!(any!(problems, AppliedOverlap { .. }), "{problems:?}");
+    assert!(
+        problems.iter().any(is!(function: AppliedOverlap { .. })),
+        "{problems:?}"
+    );
 }
 
 #[test]
@@ -413,7 +420,10 @@ fn strings_of_the_hypervisor_end_soon() {
     payload.relocation(frames, 4, 2, name, 4);
     let mut engine = Engine::new(Hypervisor::without_zeros(), Policy::Engine);
     let refusal = engine.upload("a", &payload.bytes()).unwrap_err();
-    assert!(any!(refusal.problems, Entry { .. }), "{refusal}");
+    assert!(
+        refusal.problems.iter().any(is!(entry: Unusable { .. })),
+        "{refusal}"
+    );
     let read = engine.host().memory().read;
     assert!(
         (0x1_0000..0x1_1000).contains(&read),
@@ -535,7 +545,10 @@ fn a_symbol_is_new_among_all_that_are_loaded() {
     let mut engine = engine();
     upload(&mut engine, "a", &with_helper(1));
     let refusal = engine.upload("b", &with_helper(2).bytes()).unwrap_err();
-    assert!(any!(refusal.problems, DuplicateSymbol { .. }), "{refusal}");
+    assert!(
+        refusal.problems.iter().any(is!(symbol: Duplicate { .. })),
+        "{refusal}"
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use xsplice_engine::{
     Absent, Area, Description, Errno, Hook, Host, Limits, Protection, Region, Resident, Signatures,
-    Status,
+    Status, WriteAccess,
 };
 
 /// The hypervisor of an image, as if it ran on one CPU. Hooks are not run.
@@ -149,7 +149,7 @@ impl Host for Machine<'_> {
         Ok(())
     }
 
-    fn open_text(&self, _range: Range<u64>, _hooks: bool) -> Result<(), Errno> {
+    fn open_text(&self, _range: Range<u64>, _access: WriteAccess) -> Result<(), Errno> {
         Ok(())
     }
 

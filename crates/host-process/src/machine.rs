@@ -13,11 +13,11 @@ use std::time::Instant;
 use thiserror::Error;
 use xsplice_engine::{
     Absent, Area, Description, Errno, Hook, Host, Limits, Protection, Region, Resident, State,
-    Status,
+    Status, WriteAccess,
 };
 use xsplice_fallible::NoMemory;
 use xsplice_host_image::Image;
-use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
+use xsplice_rendezvous::{Events, Platform, Rendezvous};
 
 /// Address range for payloads, relative to the image.
 const PAYLOADS: Range<u64> = 16 << 20..512 << 20;
@@ -306,16 +306,14 @@ impl Host for Machine {
 
     fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
         let shared = &*self.shared;
-        let (step, cpus) = match shared.rendezvous.lead(LEADER, timeout, shared, window) {
-            Ok(()) => return Ok(()),
-            Err(Failure::Busy) => ("another rendezvous is in progress", Vec::new()),
-            Err(Failure::NotWaiting(cpus)) => ("not all CPUs are waiting", cpus),
-            Err(Failure::NotMasked(cpus)) => ("not all CPUs have interrupts off", cpus),
-        };
-        Err(Absent { step, cpus })
+        let met = shared.rendezvous.lead(LEADER, timeout, shared, window);
+        met.map_err(|failure| Absent {
+            step: failure.step(),
+            cpus: failure.into_cpus(),
+        })
     }
 
-    fn open_text(&self, _range: Range<u64>, _hooks: bool) -> Result<(), Errno> {
+    fn open_text(&self, _range: Range<u64>, _access: WriteAccess) -> Result<(), Errno> {
         // These pages have no second mapping.
         Ok(())
     }

@@ -14,7 +14,7 @@ use xsplice_abi::payload::section;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_engine::{
     Absent, Action, Description, Engine, Errno, Guard, Hook, Host, Limits, Options, Policy,
-    Protection, Region, Resident, Status,
+    Protection, Region, Resident, Status, WriteAccess,
 };
 use xsplice_host_process::{Machine, image, payloads};
 use xsplice_test_host::payloads::{everything, hooks, small};
@@ -129,8 +129,8 @@ impl<H: Host> Host for Spared<H> {
         spared(|| self.0.rendezvous(timeout, &mut window))
     }
 
-    fn open_text(&self, range: Range<u64>, hooks: bool) -> Result<(), Errno> {
-        spared(|| self.0.open_text(range, hooks))
+    fn open_text(&self, range: Range<u64>, access: WriteAccess) -> Result<(), Errno> {
+        spared(|| self.0.open_text(range, access))
     }
 
     fn begin_writing(&self) -> Result<(), Errno> {

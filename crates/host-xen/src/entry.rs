@@ -9,7 +9,7 @@ use crate::memory::state_number;
 use crate::symbols::Symbols;
 use core::cell::{Cell, OnceCell, UnsafeCell};
 use xsplice_abi::errno::Errno;
-use xsplice_engine::{Action, Engine, Hex, Host, Loaded, Options, Policy, Progress};
+use xsplice_engine::{Action, Engine, Host, Loaded, Options, Policy, Progress, hex};
 use xsplice_rendezvous::Rendezvous;
 
 /// Set once, before the other CPUs start.
@@ -264,8 +264,8 @@ fn show_payload(host: &Xen, payload: &Loaded, cursor: &mut Cursor) {
             times.waiting,
             times.window
         ));
-        host.log(format_args!("  build-id {}", Hex(payload.build_id())));
-        host.log(format_args!("  depends on {}", Hex(payload.depends())));
+        host.log(format_args!("  build-id {}", hex(payload.build_id())));
+        host.log(format_args!("  depends on {}", hex(payload.depends())));
         for line in payload.metadata() {
             host.log(format_args!("  {line}"));
         }

@@ -9,6 +9,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
 use xsplice_abi::trampoline;
+use xsplice_engine::WriteAccess;
 use xsplice_rendezvous::Events;
 
 /// Bytes with their length.
@@ -322,9 +323,9 @@ pub(crate) fn in_window(window: impl FnOnce()) {
 }
 
 /// Gets ready to write text in `range`, at `distance` from its address.
-pub(crate) fn text_open(range: &Range<u64>, hooks: bool, distance: &mut u64) -> i32 {
+pub(crate) fn text_open(range: &Range<u64>, access: WriteAccess, distance: &mut u64) -> i32 {
     // SAFETY: the engine calls it before a rendezvous, and closes it afterwards.
-    unsafe { xsplice_text_open(range.into(), hooks, distance) }
+    unsafe { xsplice_text_open(range.into(), access == WriteAccess::InPlace, distance) }
 }
 
 /// Begins to write text, in the window.

@@ -11,9 +11,9 @@ use core::cell::Cell;
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
-use xsplice_engine::{Absent, Errno, Host, LandingPads, Limits, Region, Resident};
+use xsplice_engine::{Absent, Errno, Host, LandingPads, Limits, Region, Resident, WriteAccess};
 use xsplice_fallible as fallible;
-use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
+use xsplice_rendezvous::{Events, Platform, Rendezvous};
 
 /// The CPUs.
 pub(crate) struct Cpus;
@@ -158,18 +158,15 @@ impl Host for Xen {
             .rendezvous
             .lead(ffi::cpu(), timeout, &Cpus, || ffi::in_window(window));
         ffi::meeting_end();
-        let (step, cpus) = match met {
-            Ok(()) => return Ok(()),
-            Err(Failure::Busy) => ("another rendezvous is in progress", Vec::new()),
-            Err(Failure::NotWaiting(cpus)) => ("not all CPUs are waiting", cpus),
-            Err(Failure::NotMasked(cpus)) => ("not all CPUs have interrupts off", cpus),
-        };
-        Err(Absent { step, cpus })
+        met.map_err(|failure| Absent {
+            step: failure.step(),
+            cpus: failure.into_cpus(),
+        })
     }
 
-    fn open_text(&self, range: Range<u64>, hooks: bool) -> Result<(), Errno> {
+    fn open_text(&self, range: Range<u64>, access: WriteAccess) -> Result<(), Errno> {
         let mut distance = 0;
-        result(ffi::text_open(&range, hooks, &mut distance))?;
+        result(ffi::text_open(&range, access, &mut distance))?;
         self.text_distance.set(distance);
         Ok(())
     }

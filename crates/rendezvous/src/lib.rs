@@ -155,6 +155,7 @@ pub struct Rendezvous {
 
 /// Why a closure did not run. The missing CPUs are listed as far as memory allowed.
 #[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Failure {
     /// Another CPU is the leader of a rendezvous.
     Busy,
@@ -166,16 +167,41 @@ pub enum Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (cpus, what) = match self {
-            Self::Busy => return f.write_str("another rendezvous is in progress"),
-            Self::NotWaiting(cpus) => (cpus, "did not come"),
-            Self::NotMasked(cpus) => (cpus, "did not turn interrupts off"),
-        };
-        f.write_str("CPU")?;
-        for (index, cpu) in cpus.iter().enumerate() {
-            write!(f, "{} {cpu}", if index == 0 { "" } else { "," })?;
+        f.write_str(self.step())?;
+        let mut separator = "; missing: CPU ";
+        for cpu in self.cpus() {
+            write!(f, "{separator}{cpu}")?;
+            separator = ", CPU ";
         }
-        write!(f, " {what} in time")
+        Ok(())
+    }
+}
+
+impl Failure {
+    /// What did not come to pass.
+    #[must_use]
+    pub const fn step(&self) -> &'static str {
+        match self {
+            Self::Busy => "another rendezvous is in progress",
+            Self::NotWaiting(_) => "not all CPUs are waiting",
+            Self::NotMasked(_) => "not all CPUs have interrupts off",
+        }
+    }
+
+    fn cpus(&self) -> &[u32] {
+        match self {
+            Self::Busy => &[],
+            Self::NotWaiting(cpus) | Self::NotMasked(cpus) => cpus,
+        }
+    }
+
+    /// The CPUs that are named.
+    #[must_use]
+    pub fn into_cpus(self) -> Vec<u32> {
+        match self {
+            Self::Busy => Vec::new(),
+            Self::NotWaiting(cpus) | Self::NotMasked(cpus) => cpus,
+        }
     }
 }
 

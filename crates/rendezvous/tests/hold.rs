@@ -157,7 +157,10 @@ fn who_is_missing() {
     let missing = rendezvous
         .lead(0, 0, &alone, || unreachable!())
         .unwrap_err();
-    assert_eq!(missing.to_string(), "CPU 1 did not come in time");
+    assert_eq!(
+        missing.to_string(),
+        "not all CPUs are waiting; missing: CPU 1"
+    );
     assert!(alone.done.take().is_empty(), "nobody was stopped");
 }
 

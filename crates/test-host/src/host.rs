@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use xsplice_engine::{
     Absent, Area, Description, Errno, Hook, Host, LandingPads, Limits, Protection, Region,
-    Resident, Signatures, State, Status, Symbol as Shown,
+    Resident, Signatures, State, Status, Symbol as Shown, WriteAccess,
 };
 
 /// A little text, a page of init text, room for payloads.
@@ -38,8 +38,8 @@ pub struct Hypervisor {
 pub struct Noted {
     /// Of the payload that came last.
     pub told: Told,
-    /// What was opened for writing, and whether hooks run then.
-    pub opened: Vec<(Range<u64>, bool)>,
+    /// What was opened for writing, and how.
+    pub opened: Vec<(Range<u64>, WriteAccess)>,
     /// Pages of payloads that were protected.
     pub protected: Vec<(Range<u64>, Protection)>,
 }
@@ -106,8 +106,8 @@ pub struct Machine {
     pub text: Vec<u8>,
     /// The memory of payloads, by address.
     pub payloads: BTreeMap<u64, Vec<u8>>,
-    /// What is going to be written, and whether hooks run then.
-    pub open: Option<(Range<u64>, bool)>,
+    /// What is going to be written, and how.
+    pub open: Option<(Range<u64>, WriteAccess)>,
     /// Whether text may be written.
     pub writing: bool,
 }
@@ -353,16 +353,16 @@ impl Host for Hypervisor {
         Ok(())
     }
 
-    fn open_text(&self, range: Range<u64>, hooks: bool) -> Result<(), Errno> {
+    fn open_text(&self, range: Range<u64>, access: WriteAccess) -> Result<(), Errno> {
         let mut memory = self.memory();
         assert!(!memory.in_window && memory.machine.open.is_none());
         if memory.fails() {
             return Err(Errno::ENOMEM);
         }
         if let Some(noted) = &mut memory.noted {
-            noted.opened.push((range.clone(), hooks));
+            noted.opened.push((range.clone(), access));
         }
-        memory.machine.open = Some((range, hooks));
+        memory.machine.open = Some((range, access));
         Ok(())
     }
 
@@ -482,7 +482,7 @@ impl Resident for Place {
         let in_window = matches!(hook, Hook::Load | Hook::Unload | Hook::Apply | Hook::Revert);
         assert_eq!(memory.in_window, in_window, "{hook}");
         let Machine { open, writing, .. } = &memory.machine;
-        let hooks = open.as_ref().is_some_and(|(_, hooks)| *hooks);
+        let hooks = matches!(open, Some((_, WriteAccess::InPlace)));
         assert_eq!(*writing && hooks, in_window, "{hook}");
         memory.hooks.push((hook, self.build_id));
         let returns = !matches!(

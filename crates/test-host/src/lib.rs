@@ -58,3 +58,41 @@ pub fn load(file: &[u8]) -> Result<Verified<'_>, Refusal> {
 pub fn engine() -> Engine<Hypervisor> {
     Engine::new(Hypervisor::new(), Policy::Stock)
 }
+
+/// Whether a problem is one of a kind, as a closure: `is!(section: Empty)`, or with a
+/// guard `is!(file: Missing { name } if *name == missing)`. What is a problem by itself
+/// is `is!(problem: NameTaken)`.
+#[macro_export]
+macro_rules! is {
+    (problem: $($pattern:tt)*) => {
+        |problem: &::xsplice_engine::Problem| {
+            matches!(problem, ::xsplice_engine::Problem::$($pattern)*)
+        }
+    };
+    (file: $($pattern:tt)*) => {
+        $crate::is!(@ fault, File(fault), FileFault, $($pattern)*)
+    };
+    (section: $($pattern:tt)*) => {
+        $crate::is!(@ fault, Section { fault, .. }, SectionFault, $($pattern)*)
+    };
+    (symbol: $($pattern:tt)*) => {
+        $crate::is!(@ fault, Symbol { fault, .. }, SymbolFault, $($pattern)*)
+    };
+    (relocation: $($pattern:tt)*) => {
+        $crate::is!(@ fault, Relocation { fault, .. }, RelocationFault, $($pattern)*)
+    };
+    (function: $($pattern:tt)*) => {
+        $crate::is!(@ fault, Function { fault, .. }, FunctionFault, $($pattern)*)
+    };
+    (entry: $($pattern:tt)*) => {
+        $crate::is!(@ fault, Entry { fault, .. }, EntryFault, $($pattern)*)
+    };
+    (@ $fault:ident, $variant:ident $holder:tt, $kind:ident, $($pattern:tt)*) => {
+        |problem: &::xsplice_engine::Problem| match problem {
+            ::xsplice_engine::Problem::$variant $holder => {
+                matches!($fault, ::xsplice_engine::$kind::$($pattern)*)
+            }
+            _ => false,
+        }
+    };
+}

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use xsplice_e2e::{base, own_payloads};
 use xsplice_engine::{
     Absent, Action, Description, Engine, Errno, Guard, Hook, Host, Limits, Options, Policy,
-    Protection, Region, Resident, Status,
+    Protection, Region, Resident, Status, WriteAccess,
 };
 use xsplice_host_image::{Image, Machine};
 
@@ -102,9 +102,9 @@ impl Host for Failing<'_> {
         self.machine.rendezvous(timeout, window)
     }
 
-    fn open_text(&self, range: Range<u64>, hooks: bool) -> Result<(), Errno> {
+    fn open_text(&self, range: Range<u64>, access: WriteAccess) -> Result<(), Errno> {
         self.faults
-            .fail(Errno::ENOMEM, || self.machine.open_text(range, hooks))
+            .fail(Errno::ENOMEM, || self.machine.open_text(range, access))
     }
 
     fn begin_writing(&self) -> Result<(), Errno> {

@@ -18,9 +18,7 @@ pub(super) fn explain_interface(errno: Errno) -> anyhow::Error {
         Errno::EPERM => "this domain may not patch the hypervisor: only the control domain may",
         _ => "the hypervisor refused",
     };
-    anyhow::Error::new(ErrnoError(errno))
-        .context(errno)
-        .context(message)
+    anyhow::Error::new(errno).context(message)
 }
 
 pub(super) fn explain_upload(errno: Errno, name: &str) -> anyhow::Error {
@@ -37,9 +35,7 @@ pub(super) fn explain_upload(errno: Errno, name: &str) -> anyhow::Error {
         }
         _ => format!("{name}: the upload failed"),
     };
-    anyhow::Error::new(ErrnoError(errno))
-        .context(errno)
-        .context(message)
+    anyhow::Error::new(errno).context(message)
 }
 
 pub(super) fn explain_action(
@@ -63,19 +59,5 @@ pub(super) fn explain_action(
         ),
         _ => format!("{name}: {verb} failed"),
     };
-    anyhow::Error::new(ErrnoError(errno))
-        .context(errno)
-        .context(message)
+    anyhow::Error::new(errno).context(message)
 }
-
-/// The error number at the root of an error chain.
-#[derive(Debug)]
-struct ErrnoError(Errno);
-
-impl std::fmt::Display for ErrnoError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "error {}", self.0.0)
-    }
-}
-
-impl std::error::Error for ErrnoError {}

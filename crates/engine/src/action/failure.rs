@@ -30,6 +30,7 @@ pub struct Failure {
     missing_docs,
     reason = "fields are named after what they hold; the message uses each"
 )]
+#[non_exhaustive]
 pub enum Cause {
     /// No payload of that name.
     #[error("no payload of this name is loaded")]

@@ -10,9 +10,9 @@ pub use failure::{Cause, Failure};
 
 use crate::count::Counters;
 use crate::format::MAX_NAME;
-use crate::host::{Hook, State};
+use crate::host::{Hook, State, WriteAccess};
 use crate::patch::{Patch, Write};
-use crate::problem::{Problem, Refusal, same};
+use crate::problem::{FileFault, Problem, Refusal, same};
 use crate::stack::{Id, Loaded, Noted, Times};
 use crate::{Errno, Host, Loader, Policy, Stack};
 use alloc::boxed::Box;
@@ -210,7 +210,7 @@ impl<H: Host> Engine<H> {
             self.host.log(format_args!("{}", refusal.brief()));
             return Err(refusal);
         }
-        let gone = || Refusal::new(name, Problem::NothingToDo);
+        let gone = || Refusal::new(name, Problem::File(FileFault::NothingToDo));
         let payload = self.stack.find(name).ok_or_else(gone)?;
         let mut problems = payload.problems().iter();
         if let Some(problem) = problems.find(|p| matches!(p, Problem::Signature { .. })) {
@@ -340,11 +340,11 @@ impl<H: Host> Engine<H> {
         let Some(pending) = self.pending.take() else {
             return Ok(());
         };
-        let (range, hooks) = self.extent(&pending);
+        let (range, access) = self.extent(&pending);
         let (host, stack) = (&self.host, &mut self.stack);
         let mut times = Times::default();
         let mut outcome = None;
-        let opened = host.open_text(range, hooks);
+        let opened = host.open_text(range, access);
         let met = opened.map_err(|errno| Cause::Closed { errno });
         let met = met.and_then(|()| {
             let asked = host.now();
@@ -438,10 +438,10 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    /// What an action writes to, and whether hooks run in its window.
-    fn extent(&self, pending: &Pending) -> (Range<u64>, bool) {
+    /// What an action writes to, and how that must be writable.
+    fn extent(&self, pending: &Pending) -> (Range<u64>, WriteAccess) {
         let Some(payload) = self.stack.get(pending.payload) else {
-            return Default::default();
+            return (0..0, WriteAccess::Alias);
         };
         let reverts = pending.applying.as_ref().map(|applying| &applying.reverts);
         let writes = reverts.iter().flat_map(|reverts| &reverts.writes);
@@ -450,7 +450,11 @@ impl<H: Host> Engine<H> {
         let extent = written.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
         let mut reverted = reverts.iter().flat_map(|reverts| &reverts.payloads);
         let hooks = payload.hooks.in_window() || reverted.any(|revert| revert.hooked);
-        (extent.unwrap_or_default(), hooks)
+        let access = match hooks {
+            true => WriteAccess::InPlace,
+            false => WriteAccess::Alias,
+        };
+        (extent.unwrap_or_default(), access)
     }
 
     fn name(&self, id: Id) -> &str {

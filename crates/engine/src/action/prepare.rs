@@ -5,7 +5,7 @@
 use super::{Action, Cause, Guard, Options, Revert, Reverts};
 use crate::host::Hook;
 use crate::patch::{Patch, Write};
-use crate::problem::{Problem, Problems, bytes, same, text};
+use crate::problem::{FunctionFault, Problem, Problems, bytes, same, text};
 use crate::sort::sort;
 use crate::stack::{Id, Loaded};
 use crate::{Errno, Host, Stack};
@@ -162,11 +162,10 @@ fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded, problems: &
             continue;
         }
         let mut invalid = |what, errno| {
-            problems.push(Problem::ExpectationInvalid {
+            problems.push(Problem::Function {
                 index,
-                function: function.name(text.host),
-                what,
-                errno,
+                name: function.name(text.host),
+                fault: FunctionFault::ExpectationInvalid { what, errno },
             });
         };
         if expect.reserved() != 0 {
@@ -181,12 +180,14 @@ fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded, problems: &
         let mut buffer = [0; OPAQUE_SIZE];
         let actual = buffer.get_mut(..expected.len()).unwrap_or_default();
         if !(text.read(function.old_addr, actual) && actual == expected) {
-            problems.push(Problem::Expectation {
+            problems.push(Problem::Function {
                 index,
-                function: function.name(text.host),
-                addr: function.old_addr,
-                expected: bytes(expected),
-                actual: bytes(actual),
+                name: function.name(text.host),
+                fault: FunctionFault::Expectation {
+                    addr: function.old_addr,
+                    expected: bytes(expected),
+                    actual: bytes(actual),
+                },
             });
         }
     }
@@ -206,7 +207,8 @@ fn changed<H: Host>(
             continue;
         };
         if differs(text, &note)? {
-            problems.push_preimage(note.address, note.size);
+            let (addr, size) = (note.address, note.size);
+            problems.push(Problem::Preimage { addr, size });
         }
     }
     Ok(())
@@ -232,9 +234,10 @@ fn unproved(host: &impl Host, payload: &Loaded, problems: &mut Problems) -> Resu
     sort(&mut proved, |a, b| a < b);
     for (index, function) in payload.functions.iter().enumerate() {
         if proved.binary_search(&function.old_addr).is_err() {
-            problems.push(Problem::NoPreimage {
+            problems.push(Problem::Function {
                 index,
-                function: function.name(host),
+                name: function.name(host),
+                fault: FunctionFault::NoPreimage,
             });
         }
     }
@@ -247,12 +250,14 @@ fn unproved(host: &impl Host, payload: &Loaded, problems: &mut Problems) -> Resu
 fn overlaps(host: &impl Host, stack: &Stack, payload: &Loaded, problems: &mut Problems) {
     for (index, function) in payload.functions.iter().enumerate() {
         if let Some((other, theirs)) = stack.overlapping(function) {
-            problems.push(Problem::AppliedOverlap {
+            problems.push(Problem::Function {
                 index,
-                function: function.name(host),
-                other: same(&other.name),
-                theirs: theirs.name(host),
-                addr: theirs.old_addr.max(function.old_addr),
+                name: function.name(host),
+                fault: FunctionFault::AppliedOverlap {
+                    addr: theirs.old_addr.max(function.old_addr),
+                    other: same(&other.name),
+                    theirs: theirs.name(host),
+                },
             });
         }
     }

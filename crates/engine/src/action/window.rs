@@ -77,7 +77,7 @@ fn apply<H: Host>(host: &H, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
         }
         return Ok(());
     }
-    if !run_in_place(host, payload, Hook::Apply, true)? {
+    if !run_in_place(host, payload, Hook::Apply)? {
         run_all(payload, Hook::Load);
         for (patch, patched) in payload.patches.iter().zip(&mut payload.patched) {
             if !*patched {
@@ -100,7 +100,7 @@ fn revert<H: Host>(host: &H, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
         }
         return Ok(());
     }
-    if !run_in_place(host, payload, Hook::Revert, false)? {
+    if !run_in_place(host, payload, Hook::Revert)? {
         for (patch, patched) in payload.patches.iter().zip(&mut payload.patched) {
             if *patched {
                 patch.revert(host);
@@ -115,17 +115,12 @@ fn revert<H: Host>(host: &H, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
 
 /// Runs the hook that stands in for an action, if there is one. It must leave
 /// all functions patched (or not) when it succeeds, and none changed when it fails.
-fn run_in_place<H: Host>(
-    host: &H,
-    payload: &mut Loaded,
-    hook: Hook,
-    patched: bool,
-) -> Result<bool, Stopped> {
+fn run_in_place<H: Host>(host: &H, payload: &mut Loaded, hook: Hook) -> Result<bool, Stopped> {
     if payload.hooks.single(hook).is_none() {
         return Ok(false);
     }
     let result = payload.call(hook).unwrap_or(Ok(()));
-    let expected = patched == result.is_ok();
+    let expected = (hook == Hook::Apply) == result.is_ok();
     if payload.patched.iter().any(|patched| *patched != expected) {
         host.fatal(format_args!(
             "{}: its {hook} hook patched some functions and not others",

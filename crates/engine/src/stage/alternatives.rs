@@ -9,7 +9,7 @@
 use super::tables::Table;
 use super::{Loader, Placed};
 use crate::format::{Bytes, Known};
-use crate::problem::{Problem, Problems};
+use crate::problem::{Problems, SectionFault};
 use crate::sort::{sort, sort_pairs};
 use crate::x86_64::{Branch, displacement};
 use crate::{Host, Region};
@@ -67,10 +67,7 @@ impl Placed<'_> {
         } else {
             return self.table(Known::Replacements, problems);
         };
-        problems.push(Problem::AlternativesAlone {
-            section: table.section.id(),
-            missing,
-        });
+        problems.section(table.section, SectionFault::AlternativesAlone { missing });
         None
     }
 
@@ -225,8 +222,7 @@ impl Placed<'_> {
         problems: &mut Problems,
     ) -> Result<(), NoMemory> {
         if !table.bytes.is_empty() && !loader.host.limits().call_sites {
-            let section = table.section.id();
-            problems.push(Problem::CallSites { section });
+            problems.section(table.section, SectionFault::CallSites);
             return Ok(());
         }
         let mut sites = Vec::new();

@@ -7,7 +7,7 @@ use super::tables::Table;
 use super::{Loader, Placed};
 use crate::elf::SHF_EXECINSTR;
 use crate::host::LandingPads;
-use crate::problem::{Problem, Problems};
+use crate::problem::{EntryFault, Problems};
 use crate::sort::sort_pairs;
 use crate::{Host, x86_64};
 use alloc::vec::Vec;
@@ -98,12 +98,9 @@ impl Placed<'_> {
             None => loader.host.read(addr, &mut first),
         };
         if !read || !x86_64::is_endbr(&first) {
-            problems.push(Problem::NoLandingPad {
-                section: table.section.id(),
-                index,
-                addr,
-                checked: pads == LandingPads::Checked,
-            });
+            let checked = pads == LandingPads::Checked;
+            let fault = EntryFault::NoLandingPad { addr, checked };
+            problems.entry(table.section, index, fault);
         }
     }
 }

@@ -10,7 +10,7 @@
 use super::function::Function;
 use super::{Loader, Placed};
 use crate::Host;
-use crate::problem::{Problem, Problems};
+use crate::problem::{Problem, Problems, RelocationFault};
 use crate::sort::sort;
 use alloc::vec::Vec;
 use xsplice_fallible::{self as fallible, NoMemory};
@@ -60,11 +60,13 @@ impl Placed<'_> {
                 continue;
             };
             if !places.is_marked(reference.leads) {
-                problems.push(Problem::InitReference {
+                problems.push(Problem::Relocation {
                     section: section.id(),
                     index: reference.index,
                     symbol: symbol.text(),
-                    addr: reference.addr,
+                    fault: RelocationFault::Init {
+                        addr: reference.addr,
+                    },
                 });
             }
         }

@@ -6,7 +6,7 @@ use super::{Authenticated, File, Loader};
 use crate::Host;
 use crate::elf::Elf;
 use crate::format::Known;
-use crate::problem::{Problem, Problems, Refusal, bytes, same};
+use crate::problem::{FileFault, Problem, Problems, Refusal, SectionFault, bytes, same};
 use alloc::boxed::Box;
 use xsplice_abi::note::parse_build_id;
 
@@ -58,18 +58,16 @@ impl<'a> Authenticated<'a> {
 /// The build-id in this section of notes, which every payload has.
 fn note<'a>(elf: &Elf<'a>, known: Known, problems: &mut Problems) -> Option<&'a [u8]> {
     let Some(section) = elf.section(known) else {
-        problems.push(Problem::Missing { name: known.name() });
+        problems.file(FileFault::Missing { name: known.name() });
         return None;
     };
     if section.size == 0 {
-        problems.push_empty(section);
+        problems.section(section, SectionFault::Empty);
         return None;
     }
     let id = parse_build_id(section.data);
     if id.is_none() {
-        problems.push(Problem::Note {
-            section: section.id(),
-        });
+        problems.section(section, SectionFault::Note);
     }
     id
 }
@@ -83,10 +81,8 @@ fn duplicates(elf: &Elf<'_>, problems: &mut Problems) {
         if let Some(first) = first
             && first.index != second.index
         {
-            problems.push(Problem::Duplicate {
-                first: first.index,
-                second: second.id(),
-            });
+            let first = first.index;
+            problems.section(second, SectionFault::Duplicate { first });
         }
     }
 }

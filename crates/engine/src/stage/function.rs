@@ -6,7 +6,7 @@ use super::verified::Contents;
 use super::{Findings, Loader, Placed};
 use crate::format::{Bytes, FUNC_SIZE, Known, MAX_NAME, NOP_LIMIT};
 use crate::image::Image;
-use crate::problem::{Problem, Problems, text};
+use crate::problem::{FunctionFault, Problem, Problems, SectionFault, text};
 use crate::sort::sort;
 use crate::{Host, Region, x86_64};
 use alloc::string::String;
@@ -123,206 +123,146 @@ impl<H: Host> Candidate<'_, H> {
             .function_name(self.loader.host, &self.function)
     }
 
+    #[inline(never)]
+    fn push(&self, fault: FunctionFault, problems: &mut Problems) {
+        problems.push(Problem::Function {
+            index: self.function.index(),
+            name: self.name(),
+            fault,
+        });
+    }
+
+    /// Finds the old function, and what of it is patched.
+    #[inline(never)]
+    fn locate(&mut self) -> Result<(), FunctionFault> {
+        if self.function.old_addr == 0 {
+            self.function.old_addr = self.find()?;
+        }
+        self.check_old()?;
+        let host = self.loader.host;
+        let old_addr = self.function.old_addr;
+        let mut first = [0; 4];
+        if !host.read(old_addr, &mut first) {
+            return Err(self.not_text());
+        }
+        self.function.begins = host.function_at(old_addr) == Some(old_addr);
+        self.function.patch_offset = x86_64::patch_offset(&first);
+        Ok(())
+    }
+
     /// The address that its name stands for.
     #[inline(never)]
-    fn find(&self) -> Option<u64> {
-        let mut room = Room([0; MAX_NAME]);
-        let name = self
-            .placed
-            .image
-            .name(self.loader.host, self.function.name, &mut room)?;
-        let (_, addr) = self.loader.lookup(name)?;
-        Some(addr)
-    }
-
-    #[inline(never)]
-    fn push_version(&self, version: u8, problems: &mut Problems) {
-        problems.push(Problem::FuncVersion {
-            index: self.function.index(),
-            function: self.name(),
-            version,
-            expected: PAYLOAD_VERSION,
-        });
-    }
-
-    /// There is nothing of this name, or no name.
-    #[inline(never)]
-    fn push_not_found(&self, problems: &mut Problems) {
-        let (index, addr) = (self.function.index(), self.function.name);
+    fn find(&self) -> Result<u64, FunctionFault> {
+        let addr = self.function.name;
         let mut room = Room([0; MAX_NAME]);
         let name = self.placed.image.name(self.loader.host, addr, &mut room);
-        problems.push(match name.map(text) {
-            Some(function) => Problem::UnknownFunction { index, function },
-            None => Problem::FuncName { index, addr },
-        });
+        let name = name.ok_or(FunctionFault::Name { addr })?;
+        let (_, found) = self.loader.lookup(name).ok_or(FunctionFault::Unknown)?;
+        Ok(found)
     }
 
-    #[inline(never)]
-    fn push_not_text(&self, problems: &mut Problems) {
-        problems.push(Problem::OldAddress {
-            index: self.function.index(),
-            function: self.name(),
+    fn not_text(&self) -> FunctionFault {
+        FunctionFault::OldAddress {
             addr: self.function.old_addr,
             size: self.function.old_size,
-        });
-    }
-
-    /// Whether the old function is code that may be patched.
-    #[inline(always)]
-    fn check_old(&self, problems: &mut Problems) -> bool {
-        let Self {
-            loader, function, ..
-        } = self;
-        let index = function.index();
-        let addr = function.old_addr;
-        let Some(last) = function.old_size.checked_sub(1) else {
-            problems.push(Problem::NoOldSize {
-                index,
-                function: self.name(),
-            });
-            return false;
-        };
-        let last = addr.wrapping_add(last.into());
-        match (
-            loader.stack.region(loader.host, addr),
-            loader.stack.region(loader.host, last),
-        ) {
-            (Region::Text, Region::Text) => {}
-            (Region::Init, _) => {
-                problems.push(Problem::OldInit {
-                    index,
-                    function: self.name(),
-                    addr,
-                });
-                return false;
-            }
-            _ => {
-                self.push_not_text(problems);
-                return false;
-            }
         }
-        true
     }
 
-    /// Whether what is written over may be, and is of one function. How much that
-    /// is must be known.
+    /// The old function is code that may be patched.
+    #[inline(always)]
+    fn check_old(&self) -> Result<(), FunctionFault> {
+        let Loader { host, stack, .. } = self.loader;
+        let Function {
+            old_addr: addr,
+            old_size,
+            ..
+        } = self.function;
+        let last = old_size.checked_sub(1).ok_or(FunctionFault::NoOldSize)?;
+        let last = addr.wrapping_add(last.into());
+        match (stack.region(*host, addr), stack.region(*host, last)) {
+            (Region::Text, Region::Text) => Ok(()),
+            (Region::Init, _) => Err(FunctionFault::OldInit { addr }),
+            _ => Err(self.not_text()),
+        }
+    }
+
+    /// What it is replaced by, or that it can be made no-ops.
     #[inline(never)]
-    fn check_patched(&self, problems: &mut Problems) -> bool {
+    fn check(&self) -> Result<(), FunctionFault> {
+        match self.function.new_addr {
+            0 => self.check_no_ops()?,
+            _ => self.check_jump()?,
+        }
+        self.check_patched()
+    }
+
+    /// What is written over may be, and is of one function. How much that is must be
+    /// known.
+    #[inline(never)]
+    fn check_patched(&self) -> Result<(), FunctionFault> {
         let host = self.loader.host;
-        let index = self.function.index();
         let patched = self.function.patched();
         if patched.is_empty() {
-            return true;
+            return Ok(());
         }
-        let addr = patched.start;
-        if let Some(reason) = host.denied(patched.clone()) {
-            problems.push(Problem::Denied {
-                index,
-                function: self.name(),
-                addr,
-                reason,
-            });
-            return false;
+        let (addr, end) = (patched.start, patched.end);
+        if let Some(reason) = host.denied(patched) {
+            return Err(FunctionFault::Denied { addr, reason });
         }
-        let last = patched.end.saturating_sub(1);
-        let next = host.function_at(last).filter(|next| *next > addr);
-        if let Some(next) = next {
-            problems.push(Problem::NextFunction {
-                index,
-                function: self.name(),
-                addr,
-                end: patched.end,
-                next,
-            });
+        match host.function_at(end.saturating_sub(1)) {
+            Some(next) if next > addr => Err(FunctionFault::NextFunction { addr, end, next }),
+            _ => Ok(()),
         }
-        next.is_none()
     }
 
-    /// Whether there is room for the trampoline, and whether it reaches code.
+    /// There is room for the trampoline, and it reaches code.
     #[inline(always)]
-    fn check_jump(&self, problems: &mut Problems) -> bool {
-        let index = self.function.index();
+    fn check_jump(&self) -> Result<(), FunctionFault> {
         let Function {
-            old_addr,
+            old_addr: old,
             old_size,
-            new_addr,
+            new_addr: new,
             patch_offset,
             ..
         } = self.function;
         let needed = x86_64::JUMP_SIZE + patch_offset;
         if old_size < needed {
-            problems.push(Problem::TooSmall {
-                index,
-                function: self.name(),
-                old_size,
-                needed,
-            });
-            return false;
+            return Err(FunctionFault::TooSmall { old_size, needed });
         }
-        let from = old_addr.wrapping_add(u64::from(patch_offset));
-        if x86_64::displacement(from, new_addr).is_none() {
-            problems.push(Problem::Distance {
-                index,
-                function: self.name(),
-                old: old_addr,
-                new: new_addr,
-            });
-            return false;
+        if x86_64::displacement(old.wrapping_add(patch_offset.into()), new).is_none() {
+            return Err(FunctionFault::Distance { old, new });
         }
-        let wrong = if new_addr == old_addr {
+        let wrong = if new == old {
             Some("it is the old one, and the jump would lead to itself")
         } else {
-            self.placed.not_function(self.loader, new_addr)
+            self.placed.not_function(self.loader, new)
         };
-        if let Some(what) = wrong {
-            problems.push(Problem::NewFunction {
-                index,
-                function: self.name(),
-                addr: new_addr,
-                what,
-            });
+        match wrong {
+            Some(what) => Err(FunctionFault::NewAddress { addr: new, what }),
+            None => Ok(()),
         }
-        wrong.is_none()
     }
 
-    /// Whether so many bytes can be made no-ops.
-    #[inline(never)]
-    fn check_no_ops(&self, problems: &mut Problems) -> bool {
-        let index = self.function.index();
+    /// So many bytes can be made no-ops.
+    #[inline(always)]
+    fn check_no_ops(&self) -> Result<(), FunctionFault> {
         let Function {
             old_size,
             new_size,
-            patch_offset,
+            patch_offset: endbr,
             ..
         } = self.function;
         if new_size > NOP_LIMIT {
-            problems.push(Problem::NopTooLong {
-                index,
-                function: self.name(),
-                new_size,
-                limit: NOP_LIMIT,
-            });
-            return false;
+            let limit = NOP_LIMIT;
+            return Err(FunctionFault::NopTooLong { new_size, limit });
         }
         if new_size > old_size {
-            problems.push(Problem::NopPastEnd {
-                index,
-                function: self.name(),
-                new_size,
-                old_size,
-            });
-            return false;
+            return Err(FunctionFault::NopPastEnd { new_size, old_size });
         }
-        if new_size < patch_offset {
-            problems.push(Problem::NopInEndbr {
-                index,
-                function: self.name(),
-                new_size,
-                endbr: patch_offset,
-            });
-            return false;
+        if new_size < endbr {
+            return Err(FunctionFault::NopInEndbr { new_size, endbr });
         }
-        true
+        Ok(())
     }
 }
 
@@ -342,7 +282,7 @@ impl Placed<'_> {
             return Ok(true);
         };
         if table.bytes.is_empty() {
-            problems.push_empty(table.section);
+            problems.section(table.section, SectionFault::Empty);
         }
         let count = table.bytes.len() / size_of::<LivepatchFunc>();
         contents.functions = fallible::with_room(count)?;
@@ -388,42 +328,22 @@ impl Placed<'_> {
                 begins: false,
             },
         };
-        if record.version != PAYLOAD_VERSION {
-            candidate.push_version(record.version, problems);
-            return Ok(());
-        }
-        if candidate.function.old_addr == 0 {
-            match candidate.find() {
-                Some(addr) => candidate.function.old_addr = addr,
-                None => {
-                    candidate.push_not_found(problems);
-                    return Ok(());
-                }
-            }
-        }
-        if !candidate.check_old(problems) {
-            return Ok(());
-        }
-        let mut first = [0; 4];
-        if !loader.host.read(candidate.function.old_addr, &mut first) {
-            candidate.push_not_text(problems);
-            return Ok(());
-        }
-        let old_addr = candidate.function.old_addr;
-        candidate.function.begins = loader.host.function_at(old_addr) == Some(old_addr);
-        candidate.function.patch_offset = x86_64::patch_offset(&first);
-        let good = match candidate.function.new_addr {
-            0 => candidate.check_no_ops(problems),
-            _ => candidate.check_jump(problems),
+        let version = record.version;
+        let found = if version == PAYLOAD_VERSION {
+            candidate.locate().and_then(|()| candidate.check())
+        } else {
+            let expected = PAYLOAD_VERSION;
+            Err(FunctionFault::Version { version, expected })
         };
-        if good && candidate.check_patched(problems) {
-            let function = candidate.function;
-            loader.note_owner(function.old_addr, uses)?;
-            loader.note_owner(function.new_addr, uses)?;
-            fallible::push(functions, function)?;
-            fallible::push(expectations, record.expect)?;
+        if let Err(fault) = found {
+            candidate.push(fault, problems);
+            return Ok(());
         }
-        Ok(())
+        let function = candidate.function;
+        loader.note_owner(function.old_addr, uses)?;
+        loader.note_owner(function.new_addr, uses)?;
+        fallible::push(functions, function)?;
+        fallible::push(expectations, record.expect)
     }
 }
 
@@ -487,7 +407,6 @@ impl Cursor {
         function: &Function,
         problems: &mut Problems,
     ) -> Result<(), NoMemory> {
-        let index = function.index();
         let (addr, patched) = (function.old_addr, function.patched().end);
         let end = match function.new_addr {
             0 => patched,
@@ -500,11 +419,11 @@ impl Cursor {
         if self.function != whole || self.at > addr {
             (self.function, self.at) = (whole, whole);
         }
-        let mut undecodable = |addr| {
-            problems.push(Problem::Undecodable {
-                index,
-                function: image.function_name(host, function),
-                addr,
+        let mut wrong = |fault| {
+            problems.push(Problem::Function {
+                index: function.index(),
+                name: image.function_name(host, function),
+                fault,
             });
             Ok(())
         };
@@ -513,24 +432,24 @@ impl Cursor {
         let size = usize::try_from(last - self.at).unwrap_or(usize::MAX);
         let mut code = fallible::filled(0, size.min(FUNCTION_LIMIT))?;
         if !host.read(self.at, &mut code) {
-            return undecodable(self.at);
+            return wrong(FunctionFault::Undecodable { addr: self.at });
         }
         let mut code = code.as_slice();
         for (what, at) in [("begin", addr), ("end", end)] {
             let offset = usize::try_from(at - self.at).unwrap_or(usize::MAX);
             match x86_64::across(code, offset) {
-                Err(read) => return undecodable(self.at + read as u64),
+                Err(read) => {
+                    let addr = self.at + read as u64;
+                    return wrong(FunctionFault::Undecodable { addr });
+                }
                 Ok(Some((begin, end))) => {
-                    problems.push(Problem::Boundary {
-                        index,
-                        function: image.function_name(host, function),
+                    return wrong(FunctionFault::Boundary {
                         addr,
                         size: u32::try_from(patched - addr).unwrap_or(u32::MAX),
                         what,
                         begin: self.at + begin as u64,
                         length: (end - begin) as u64,
                     });
-                    return Ok(());
                 }
                 Ok(None) => {}
             }
@@ -560,12 +479,14 @@ fn overlaps(
             continue;
         };
         if b.old_addr - a.old_addr < u64::from(a.old_size) {
-            problems.push(Problem::FuncOverlap {
-                first: a.index(),
-                first_name: image.function_name(host, a),
-                second: b.index(),
-                second_name: image.function_name(host, b),
-                addr: b.old_addr,
+            problems.push(Problem::Function {
+                index: b.index(),
+                name: image.function_name(host, b),
+                fault: FunctionFault::Overlap {
+                    addr: b.old_addr,
+                    other: a.index(),
+                    other_name: image.function_name(host, a),
+                },
             });
         }
         if problems.more != 0 {

@@ -8,7 +8,7 @@ use crate::Host;
 use crate::elf::{SHF_EXECINSTR, SHF_WRITE, Section};
 use crate::format::MAX_IMAGE;
 use crate::image::{Image, PAGE, Span};
-use crate::problem::{Problem, Refusal};
+use crate::problem::{Problem, Refusal, SectionFault};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hint::black_box;
@@ -71,22 +71,15 @@ impl<'a> DependencyChecked<'a> {
                 continue;
             }
             let Some(size) = kind(section).and_then(|kind| sizes.get_mut(kind)) else {
-                problems.push(Problem::WritableText {
-                    section: section.id(),
-                });
+                problems.section(section, SectionFault::WritableText);
                 continue;
             };
             if section.align == 0 && section.size != 0 {
-                problems.push(Problem::ZeroAlignment {
-                    section: section.id(),
-                });
+                problems.section(section, SectionFault::ZeroAlignment);
             }
             if section.align > PAGE {
                 let align = section.align;
-                problems.push(Problem::LargeAlignment {
-                    section: section.id(),
-                    align,
-                });
+                problems.section(section, SectionFault::LargeAlignment { align });
             }
             // Sizes are at most MAX_SIZE each, but an alignment can be anything.
             let offset = size.checked_next_multiple_of(section.align.max(1));

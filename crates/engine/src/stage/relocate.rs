@@ -8,11 +8,11 @@ use super::{Loader, Placed, Policy, Resolved};
 use crate::Host;
 use crate::elf::{Elf, SHT_REL, SHT_RELA, Section, Symbol};
 use crate::format::{Bytes, Known};
-use crate::problem::{Problem, text};
+use crate::problem::{Problem, RelocationFault, SectionFault, text};
 use crate::x86_64::stock_relocation;
 use alloc::boxed::Box;
 use xsplice_fallible as fallible;
-use xsplice_reloc::reloc::{Overflow, Relocation, WriteError, x86_64};
+use xsplice_reloc::reloc::{WriteError, x86_64};
 
 const RELA_SIZE: usize = 24;
 
@@ -57,10 +57,7 @@ impl Placed<'_> {
             return;
         };
         let mut broken = |what| {
-            problems.push(Problem::RelocationSection {
-                section: section.id(),
-                what,
-            });
+            problems.section(section, SectionFault::Relocations { what });
         };
         if usize::try_from(section.link) != Ok(elf.symbol_table) {
             return broken("its symbol table is not that of the payload");
@@ -69,9 +66,7 @@ impl Placed<'_> {
             return;
         }
         if section.kind == SHT_REL {
-            return problems.push(Problem::RelNotSupported {
-                section: section.id(),
-            });
+            return problems.section(section, SectionFault::RelNotSupported);
         }
         if target.known.is_some_and(Known::is_read_from_file) {
             return broken("it would change what is read from the file");
@@ -108,7 +103,7 @@ impl Placed<'_> {
                     };
                     problems.noted(fallible::push(boot_references, reference));
                 }
-                Err(wrong) => problems.push(table.problem(index, &entry, wrong)),
+                Err(fault) => problems.push(table.problem(index, &entry, fault)),
             }
             // The rest of a hostile file is not worth the time.
             if problems.more != 0 {
@@ -138,18 +133,6 @@ impl Entry {
     }
 }
 
-/// What is wrong with an entry. There are many of them, and what a message needs
-/// is found out for those that get one.
-enum Wrong {
-    NoSymbol,
-    SymbolIndex,
-    Unknown,
-    Stock(&'static Relocation),
-    PastEnd(&'static Relocation),
-    Ignored,
-    Overflow(Overflow),
-}
-
 /// The relocations of one section.
 struct Table<'a, 'e> {
     elf: &'a Elf<'e>,
@@ -164,18 +147,25 @@ struct Table<'a, 'e> {
 
 impl Table<'_, '_> {
     /// Writes one field. The address of its symbol, if that is freed after boot.
-    fn perform(&mut self, entry: &Entry) -> Result<Option<u64>, Wrong> {
+    fn perform(&mut self, entry: &Entry) -> Result<Option<u64>, RelocationFault> {
         if entry.symbol == 0 {
-            return Err(Wrong::NoSymbol);
+            return Err(RelocationFault::NoSymbol);
         }
-        let target = self.targets.get(entry.symbol).ok_or(Wrong::SymbolIndex)?;
-        let relocation = x86_64::lookup(entry.r_type).ok_or(Wrong::Unknown)?;
+        let target = self.targets.get(entry.symbol);
+        let target = target.ok_or(RelocationFault::SymbolIndex {
+            symbol: entry.symbol,
+            count: self.elf.symbols.len(),
+        })?;
+        let relocation = x86_64::lookup(entry.r_type).ok_or(RelocationFault::Unknown {
+            r_type: entry.r_type,
+        })?;
+        let name = relocation.name;
         if self.policy == Policy::Stock && !stock_relocation(entry.r_type) {
-            return Err(Wrong::Stock(relocation));
+            return Err(RelocationFault::Stock { name });
         }
         if relocation.size == 0 {
             return match target {
-                Target::Ignored => Err(Wrong::Ignored),
+                Target::Ignored => Err(RelocationFault::Ignored),
                 Target::Init(addr) => Ok(Some(*addr)),
                 Target::Address(_) | Target::Unknown => Ok(None),
             };
@@ -183,76 +173,50 @@ impl Table<'_, '_> {
         let start = usize::try_from(entry.offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(relocation.size);
         let field = self.fields.get_mut(start..end);
-        let field = field.ok_or(Wrong::PastEnd(relocation))?;
+        let past_end = || RelocationFault::PastEnd {
+            name,
+            offset: entry.offset,
+            target: self.target.index,
+            size: self.target.size,
+        };
+        let field = field.ok_or_else(past_end)?;
         let (symbol, boot) = match *target {
             Target::Address(addr) => (addr, None),
             Target::Init(addr) => (addr, Some(addr)),
             // Already reported by `resolve`.
             Target::Unknown => return Ok(None),
-            Target::Ignored => return Err(Wrong::Ignored),
+            Target::Ignored => return Err(RelocationFault::Ignored),
         };
         let place = self.base.wrapping_add(entry.offset);
         match relocation.write(field, relocation.value(symbol, entry.addend, place)) {
             Ok(()) => Ok(boot),
-            Err(WriteError::Overflow(overflow)) => Err(Wrong::Overflow(overflow)),
-            Err(WriteError::OutOfBounds { .. }) => Err(Wrong::PastEnd(relocation)),
+            Err(WriteError::Overflow(overflow)) => Err(RelocationFault::Overflow {
+                offset: entry.offset,
+                overflow,
+            }),
+            Err(WriteError::OutOfBounds { .. }) => Err(past_end()),
         }
     }
 
+    /// With the names that its message needs. There are many entries, and it is only
+    /// found out for those that get one.
     #[inline(never)]
-    fn problem(&self, index: usize, entry: &Entry, wrong: Wrong) -> Problem {
-        let section = self.section.id();
-        let symbol = || {
-            let symbol = self.elf.symbols.get(entry.symbol);
-            let holder = symbol.and_then(|symbol| {
-                // A section's own symbol has no name.
-                let holder = self.elf.sections.get(usize::from(symbol.section));
-                holder.filter(|_| symbol.name().is_empty())
-            });
-            match holder {
+    fn problem(&self, index: usize, entry: &Entry, fault: RelocationFault) -> Problem {
+        let symbol = self.elf.symbols.get(entry.symbol);
+        let symbol = symbol.filter(|_| entry.symbol != 0);
+        let holder = symbol.and_then(|symbol| {
+            // A section's own symbol has no name.
+            let holder = self.elf.sections.get(usize::from(symbol.section));
+            holder.filter(|_| symbol.name().is_empty())
+        });
+        Problem::Relocation {
+            section: self.section.id(),
+            index,
+            symbol: match holder {
                 Some(holder) => text(holder.name),
                 None => symbol.map(Symbol::text).unwrap_or_default(),
-            }
-        };
-        match wrong {
-            Wrong::NoSymbol => Problem::NoSymbol { section, index },
-            Wrong::SymbolIndex => Problem::SymbolIndex {
-                section,
-                index,
-                symbol: entry.symbol,
-                count: self.elf.symbols.len(),
             },
-            Wrong::Unknown => Problem::UnknownRelocation {
-                section,
-                index,
-                r_type: entry.r_type,
-            },
-            Wrong::Stock(relocation) => Problem::StockRelocation {
-                section,
-                index,
-                name: relocation.name,
-                symbol: symbol(),
-            },
-            Wrong::PastEnd(relocation) => Problem::RelocationOffset {
-                section,
-                index,
-                name: relocation.name,
-                offset: entry.offset,
-                target: self.target.id(),
-                size: self.target.size,
-            },
-            Wrong::Ignored => Problem::IgnoredSymbol {
-                section,
-                index,
-                symbol: symbol(),
-            },
-            Wrong::Overflow(overflow) => Problem::Overflow {
-                section,
-                index,
-                offset: entry.offset,
-                symbol: symbol(),
-                overflow,
-            },
+            fault,
         }
     }
 }

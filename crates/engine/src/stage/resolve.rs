@@ -4,7 +4,7 @@
 
 use super::{Findings, LaidOut, Loader, Placed, Uses};
 use crate::elf::{SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF};
-use crate::problem::{Problem, Refusal};
+use crate::problem::{Refusal, SymbolFault};
 use crate::{Host, Region};
 use alloc::boxed::Box;
 use xsplice_fallible::{self as fallible, NoMemory};
@@ -47,37 +47,21 @@ impl<'a> LaidOut<'a> {
             let target = match symbol.section {
                 _ if index == 0 => Target::Unknown,
                 SHN_UNDEF => lookup(loader, symbol.name(), uses)?.unwrap_or_else(|| {
-                    problems.push(Problem::UnknownSymbol {
-                        index,
-                        symbol: symbol.text(),
-                    });
+                    problems.symbol(index, symbol, SymbolFault::Unknown);
                     Target::Unknown
                 }),
                 SHN_ABS => target(loader, symbol.value),
                 SHN_COMMON => {
-                    problems.push(Problem::CommonSymbol {
-                        index,
-                        symbol: symbol.text(),
-                    });
+                    problems.symbol(index, symbol, SymbolFault::Common);
                     Target::Unknown
                 }
                 section if section >= SHN_LORESERVE => {
-                    let symbol = symbol.text();
-                    problems.push(Problem::SpecialSection {
-                        index,
-                        symbol,
-                        section,
-                    });
+                    problems.symbol(index, symbol, SymbolFault::SpecialSection { section });
                     Target::Unknown
                 }
                 section => match addresses.get(usize::from(section)) {
                     None => {
-                        let symbol = symbol.text();
-                        problems.push(Problem::SymbolSection {
-                            index,
-                            symbol,
-                            section,
-                        });
+                        problems.symbol(index, symbol, SymbolFault::Section { section });
                         Target::Unknown
                     }
                     Some(None) => Target::Ignored,

@@ -8,7 +8,7 @@ use super::{Findings, Loader, Placed};
 use crate::Host;
 use crate::elf::Section;
 use crate::format::{Bytes, Known};
-use crate::problem::{Problem, Problems};
+use crate::problem::{EntryFault, Problems, SectionFault};
 use core::ops::Range;
 use xsplice_abi::payload::hook::{self, Hook};
 use xsplice_abi::special::Exception;
@@ -31,12 +31,8 @@ impl<'a, 'e> Table<'a, 'e> {
         addr: u64,
         problems: &mut Problems,
     ) {
-        problems.push(Problem::Entry {
-            section: self.section.id(),
-            index,
-            what,
-            addr,
-        });
+        let fault = EntryFault::Unusable { what, addr };
+        problems.entry(self.section, index, fault);
     }
 
     /// The entries, each with its index and address, when they fill the table.
@@ -49,7 +45,8 @@ impl<'a, 'e> Table<'a, 'e> {
         let entry = usize::try_from(size).unwrap_or(1).max(1);
         let whole = self.bytes.len().is_multiple_of(entry);
         if !whole {
-            problems.push_entry_size(self.section, expected);
+            let size = self.section.size;
+            problems.section(self.section, SectionFault::EntrySize { size, expected });
         }
         let bytes = if whole { self.bytes } else { &[] };
         let base = self.addr;
@@ -80,9 +77,7 @@ impl<'e> Placed<'e> {
     pub(super) fn table(&self, known: Known, problems: &mut Problems) -> Option<Table<'_, 'e>> {
         let section = self.elf.section(known)?;
         let Some(Some(addr)) = self.addresses.get(section.index) else {
-            problems.push(Problem::NotAllocated {
-                section: section.id(),
-            });
+            problems.section(section, SectionFault::NotAllocated);
             return None;
         };
         let bytes = match usize::try_from(section.size).ok()? {
@@ -133,9 +128,10 @@ impl<'e> Placed<'e> {
         } = contents;
         let single = hook.is_single();
         if table.bytes.is_empty() {
-            problems.push_empty(table.section);
+            problems.section(table.section, SectionFault::Empty);
         } else if single && table.section.size != hook::POINTER_SIZE {
-            problems.push_entry_size(table.section, "one pointer (8 bytes)");
+            let (size, expected) = (table.section.size, "one pointer (8 bytes)");
+            problems.section(table.section, SectionFault::EntrySize { size, expected });
             return Ok(());
         }
         let expected = "a multiple of 8 (pointers)";
@@ -146,7 +142,7 @@ impl<'e> Placed<'e> {
                 continue;
             }
             if let Some(what) = self.not_function(loader, addr) {
-                problems.push_hook(table.section, index, addr, what);
+                table.push_wrong(index, what, addr, problems);
             } else {
                 self.check_landing(loader, table, (index, addr), problems);
             }
@@ -182,9 +178,7 @@ impl<'e> Placed<'e> {
         if let Some(table) = self.table(Known::ModInfo, problems)
             && table.bytes.last() != Some(&0)
         {
-            problems.push(Problem::Metadata {
-                section: table.section.id(),
-            });
+            problems.section(table.section, SectionFault::Metadata);
         }
     }
 
@@ -203,13 +197,8 @@ impl<'e> Placed<'e> {
                 ("its continuation", entry.continues),
             ] {
                 if !self.in_text(target, 1) {
-                    let section = table.section.id();
-                    problems.push(Problem::ExTable {
-                        section,
-                        index,
-                        what,
-                        addr: target,
-                    });
+                    let fault = EntryFault::NotInText { what, addr: target };
+                    problems.entry(table.section, index, fault);
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::Host;
 use crate::elf::{SHF_MERGE, SHF_WRITE};
 use crate::format::{Known, MAX_IMAGE, MAX_NAME};
 use crate::host::Symbol;
-use crate::problem::{Problem, Problems, Refusal, printable, same};
+use crate::problem::{FileFault, Problems, Refusal, SectionFault, SymbolFault, printable, same};
 use crate::sort::{sort, sort_pairs};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -34,7 +34,7 @@ impl<'a> Relocated<'a> {
         let hooked = placed.hooks(loader, &mut contents)?;
         let problems = &mut contents.findings.problems;
         if !patches && !hooked {
-            problems.push_nothing_to_do();
+            problems.file(FileFault::NothingToDo);
         }
         if check_all(loader, &placed.image, &contents.functions, problems)? {
             placed.check_boot_references(loader, &contents.functions, problems)?;
@@ -85,8 +85,7 @@ impl<'a> Placed<'a> {
         let mut covered = Vec::new();
         for note in preimage::notes(section.data) {
             let Some(note) = note else {
-                let section = section.id();
-                problems.push(Problem::PreimageDamaged { section });
+                problems.section(section, SectionFault::PreimageDamaged);
                 return Ok(Vec::new());
             };
             fallible::push(&mut covered, (note.address, u64::from(note.size)))?;
@@ -94,18 +93,14 @@ impl<'a> Placed<'a> {
         sort_pairs(&mut covered);
         for [(addr, size), (next, _)] in covered.array_windows() {
             if next - addr < *size {
-                let (section, addr) = (section.id(), *next);
-                problems.push(Problem::PreimageOverlap { section, addr });
+                let addr = *next;
+                problems.section(section, SectionFault::PreimageOverlap { addr });
             }
         }
         let size = covered.iter().map(|(_, size)| size).sum();
         if size > MAX_IMAGE {
-            let (section, limit) = (section.id(), MAX_IMAGE);
-            problems.push(Problem::PreimageSize {
-                section,
-                size,
-                limit,
-            });
+            let limit = MAX_IMAGE;
+            problems.section(section, SectionFault::PreimageSize { size, limit });
         }
         fallible::copy(section.data)
     }
@@ -183,13 +178,8 @@ impl<'a> Placed<'a> {
             }
             let length = name.len();
             if length > MAX_NAME {
-                let (symbol, limit) = (symbol.text(), MAX_NAME);
-                problems.push(Problem::LongSymbol {
-                    index,
-                    symbol,
-                    length,
-                    limit,
-                });
+                let limit = MAX_NAME;
+                problems.symbol(index, symbol, SymbolFault::TooLong { length, limit });
             }
             // New functions and their symbols mostly come in the same order.
             let expected = next.next_if(|function| function.new_addr == addr);
@@ -214,12 +204,8 @@ impl<'a> Placed<'a> {
             };
             match owner {
                 Some(owner) => {
-                    let (symbol, owner) = (symbol.text(), same(owner));
-                    problems.push(Problem::DuplicateSymbol {
-                        index,
-                        symbol,
-                        owner,
-                    });
+                    let owner = same(owner);
+                    problems.symbol(index, symbol, SymbolFault::Duplicate { owner });
                 }
                 None => new_symbols.add(name, addr)?,
             }

@@ -5,7 +5,7 @@
 use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use xsplice_e2e::{Base, build, forged, repository, settled};
-use xsplice_engine::{Brief, Hex};
+use xsplice_engine::{Brief, hex};
 use xsplice_host_image::{Image, check};
 use xsplice_lab::Host;
 
@@ -47,7 +47,7 @@ pub(super) fn metadata_is_printed(host: &mut Host, base: &Base) -> anyhow::Resul
     let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
     let old = image.lookup_symbol(b"xen_extra_version");
     let old = old.context("xen_extra_version")?;
-    let id = Hex(image.build_id());
+    let id = hex(image.build_id());
     for wanted in [
         format!("build-id {}", "5a".repeat(20)),
         format!("depends on {id}"),

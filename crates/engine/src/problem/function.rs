@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What can be wrong with a function that is to be patched.
+
+use super::Severity;
+use super::text::hex;
+use alloc::string::String;
+use alloc::vec::Vec;
+use thiserror::Error;
+use xsplice_abi::errno::Errno;
+
+/// What is wrong with a function that is to be patched.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[expect(
+    missing_docs,
+    reason = "fields are named after what they hold; the message uses each"
+)]
+#[non_exhaustive]
+pub enum FunctionFault {
+    // Its record.
+    /// A version of the record that is not known.
+    #[error("version {version} of the record; {expected} is known")]
+    Version { version: u8, expected: u8 },
+    /// It has no size.
+    #[error("its old size is 0")]
+    NoOldSize,
+    /// It is not there.
+    #[error(
+        "it is neither in the hypervisor nor in a loaded payload; \
+         a local function is called file.c#name"
+    )]
+    Unknown,
+    /// Neither an address nor a name that can be read (*stricter*).
+    #[error("its name, at {addr:#x}, cannot be read, and it has no old address")]
+    Name { addr: u64 },
+    /// The old function is not code of the hypervisor or of a payload (*stricter*).
+    #[error("{addr:#x}, {size} bytes, is not in hypervisor text")]
+    OldAddress { addr: u64, size: u32 },
+    /// The old function is freed after boot (*stricter*).
+    #[error("{addr:#x} is in init text, which is freed after boot")]
+    OldInit { addr: u64 },
+    /// The new function is no code, the old one, or the middle of one (*stricter*).
+    #[error("its new address {addr:#x}: {what}")]
+    NewAddress { addr: u64, what: &'static str },
+
+    // What is written over.
+    /// No room for the trampoline.
+    #[error("its {old_size} bytes are too few for a trampoline, which takes {needed}")]
+    TooSmall { old_size: u32, needed: u32 },
+    /// More bytes than can be made no-ops.
+    #[error("{new_size} bytes to make no-ops; {limit} are allowed")]
+    NopTooLong { new_size: u32, limit: u32 },
+    /// More bytes to be made no-ops than the function has.
+    #[error("{new_size} bytes to make no-ops, but it has {old_size}")]
+    NopPastEnd { new_size: u32, old_size: u32 },
+    /// Fewer bytes to be made no-ops than the landing pad takes (*stricter*: Xen
+    /// computes a negative length).
+    #[error(
+        "{new_size} bytes to make no-ops, but it starts with a {endbr}-byte endbr64, which must \
+         be kept"
+    )]
+    NopInEndbr { new_size: u32, endbr: u32 },
+    /// The new function is out of reach.
+    #[error("new code at {new:#x} is out of reach from {old:#x}")]
+    Distance { old: u64, new: u64 },
+    /// It is code that runs while the hypervisor is patched, or what the host keeps
+    /// for another reason (*stricter*).
+    #[error("the code at {addr:#x} must not be patched: {reason}")]
+    Denied { addr: u64, reason: &'static str },
+    /// What is patched reaches into the next function (*stricter*).
+    #[error(
+        "the bytes to be patched, {addr:#x} to {end:#x}, reach into the function at {next:#x}; \
+         only one function's bytes may be patched by a record"
+    )]
+    NextFunction { addr: u64, end: u64, next: u64 },
+    /// What is patched begins or ends inside of an instruction (*stricter*: Xen
+    /// patches it, and the processor runs what is left of the instruction).
+    #[error(
+        "the {size} bytes to be patched at {addr:#x} {what} inside of the instruction at \
+         {begin:#x}, which has {length}; the payload is for a hypervisor that was built differently"
+    )]
+    Boundary {
+        addr: u64,
+        size: u32,
+        what: &'static str,
+        begin: u64,
+        length: u64,
+    },
+    /// What is patched cannot be told to be whole instructions (*stricter*).
+    #[error(
+        "the code at {addr:#x} cannot be decoded, so that nothing tells whether whole \
+         instructions are patched"
+    )]
+    Undecodable { addr: u64 },
+    /// Another record patches the same bytes (*stricter*).
+    #[error("it overlaps at {addr:#x} with function {other} ({other_name})")]
+    Overlap {
+        addr: u64,
+        other: usize,
+        other_name: String,
+    },
+
+    // What is expected of it when it is applied.
+    /// It has no preimage note, where the guard is the old code.
+    #[error("it has no preimage note, and this hypervisor requires one for every function")]
+    NoPreimage,
+    /// It shares bytes with one that an applied payload patches (*stricter*).
+    #[error("it overlaps at {addr:#x} with {theirs}, which {other} patches")]
+    AppliedOverlap {
+        addr: u64,
+        other: String,
+        theirs: String,
+    },
+    /// The expectation makes no sense.
+    #[error("expectation with {what}")]
+    ExpectationInvalid { what: &'static str, errno: Errno },
+    /// The old function is not what the payload was made for.
+    #[error(
+        "{addr:#x} should hold {}, but holds {}; \
+         the payload is for another build or another state of the stack",
+        hex(.expected), hex(.actual)
+    )]
+    Expectation {
+        addr: u64,
+        expected: Vec<u8>,
+        actual: Vec<u8>,
+    },
+}
+
+impl FunctionFault {
+    pub(super) fn severity(&self) -> Severity {
+        match self {
+            Self::NoPreimage
+            | Self::AppliedOverlap { .. }
+            | Self::ExpectationInvalid { .. }
+            | Self::Expectation { .. } => Severity::NotApplied,
+            _ => Severity::NotLoaded,
+        }
+    }
+
+    pub(super) fn errno(&self) -> Errno {
+        match self {
+            Self::Version { .. } | Self::NopTooLong { .. } => Errno::EOPNOTSUPP,
+            Self::Denied { .. } => Errno::EPERM,
+            Self::Unknown => Errno::ENOENT,
+            Self::Distance { .. } => Errno::EOVERFLOW,
+            Self::ExpectationInvalid { errno, .. } => *errno,
+            _ => Errno::EINVAL,
+        }
+    }
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What can be wrong with a payload.
+
+mod file;
+mod function;
+mod refusal;
+mod section;
+mod signature;
+mod symbol;
+mod text;
+
+pub use file::FileFault;
+pub use function::FunctionFault;
+pub use refusal::{Brief, Refusal};
+pub use section::{EntryFault, SectionFault, SectionId};
+pub use signature::SignatureFault;
+pub use symbol::{RelocationFault, SymbolFault};
+pub use text::hex;
+pub(crate) use text::{bytes, copied, printable, same, text};
+
+use crate::elf::{Section, Symbol};
+use alloc::string::String;
+use alloc::vec::Vec;
+use thiserror::Error;
+use xsplice_abi::errno::Errno;
+use xsplice_fallible::{self as fallible, NoMemory};
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The payload works, but somebody should know.
+    Warning,
+    /// The payload loads, but applying it is refused.
+    NotApplied,
+    /// The payload is refused when it is uploaded.
+    NotLoaded,
+}
+
+/// One thing that is wrong with a payload: what, where, and what to do.
+///
+/// Variants marked *stricter*, of this and of what it holds, are refused here
+/// although Xen's own loader does not check them: it would crash or corrupt the
+/// hypervisor, now or later.
+///
+/// Names in it are empty when there was no memory for them.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[expect(
+    missing_docs,
+    reason = "fields are named after what they hold; the message uses each"
+)]
+#[non_exhaustive]
+pub enum Problem {
+    // What it is called, and what is there already.
+    /// A name that the interface cannot carry.
+    #[error("a payload's name has 1 to {limit} bytes; this one has {length}")]
+    Name { length: usize, limit: usize },
+    /// A payload of that name is there.
+    #[error("a payload of this name is loaded already; unload it first or take another name")]
+    NameTaken,
+    /// It is not signed as it has to be, or as it should be.
+    #[error("{fault}{}", if *.enforced { "" } else { " (signatures are not enforced)" })]
+    Signature {
+        fault: SignatureFault,
+        enforced: bool,
+    },
+    /// Built for another hypervisor.
+    #[error(
+        "the payload is for the hypervisor with build-id {}, but this one has {}; \
+         build it again for this hypervisor", hex(.wants), hex(.has)
+    )]
+    OtherHypervisor { wants: Vec<u8>, has: Vec<u8> },
+    /// A payload with this build-id is loaded already.
+    #[error("a payload with build-id {} is loaded already, as {as_name}", hex(.id))]
+    BuildIdLoaded { id: Vec<u8>, as_name: String },
+    /// The payload is made for another state of the stack.
+    #[error(
+        "the payload applies on top of build-id {}, but the top is {} ({top_name}); \
+         apply what it depends on first{}", hex(.wants), hex(.top),
+        if *.replaces { ", or use replace" } else { "" }
+    )]
+    Depends {
+        wants: Vec<u8>,
+        top: Vec<u8>,
+        top_name: String,
+        replaces: bool,
+    },
+    /// A new symbol is one of an applied payload as well (*stricter*).
+    #[error("{other} is applied and has the symbol {symbol} too; only a replace can follow")]
+    AppliedSymbol { symbol: String, other: String },
+
+    // What it takes of the hypervisor.
+    /// More memory than any payload gets.
+    #[error("the payload needs {size:#x} bytes of memory; {limit:#x} are allowed")]
+    TooLarge { size: u64, limit: u64 },
+    /// No room.
+    #[error("the hypervisor has no {size:#x} bytes of memory for the payload")]
+    NoMemory { size: u64 },
+    /// The hypervisor did not take the payload.
+    #[error("the hypervisor failed to {what} ({})", .errno.name().unwrap_or("?"))]
+    Hypervisor { what: &'static str, errno: Errno },
+
+    // What is in it.
+    /// The file as a whole.
+    #[error("{0}")]
+    File(FileFault),
+    /// A section.
+    #[error("{section} {fault}")]
+    Section {
+        section: SectionId,
+        fault: SectionFault,
+    },
+    /// A symbol.
+    #[error("symbol [{index}]{} {fault}", Named(" ", .name, ""))]
+    Symbol {
+        index: usize,
+        name: String,
+        fault: SymbolFault,
+    },
+    /// A relocation. Where its symbol has no name, the name is that of the section.
+    #[error("{section}, relocation {index}{}: {fault}", Named(", for ", .symbol, ""))]
+    Relocation {
+        section: SectionId,
+        index: usize,
+        symbol: String,
+        fault: RelocationFault,
+    },
+    /// A function that is to be patched.
+    #[error("function {index}{}: {fault}", Named(" (", .name, ")"))]
+    Function {
+        index: usize,
+        name: String,
+        fault: FunctionFault,
+    },
+    /// An entry of a table, or a hook.
+    #[error("{section}, entry {index}: {fault}")]
+    Entry {
+        section: SectionId,
+        index: usize,
+        fault: EntryFault,
+    },
+    /// An old function is not what it was when the payload was made.
+    #[error(
+        "the {size} bytes at {addr:#x} are not the function that the payload was made for: another \
+         payload or something else changed it"
+    )]
+    Preimage { addr: u64, size: u32 },
+}
+
+/// A name with what goes around it; nothing without a name.
+struct Named<'a>(&'static str, &'a str, &'static str);
+
+impl core::fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self(_, "", _) => Ok(()),
+            Self(before, name, after) => write!(f, "{before}{name}{after}"),
+        }
+    }
+}
+
+impl Problem {
+    /// How bad it is.
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::Section { fault, .. } => fault.severity(),
+            Self::Function { fault, .. } => fault.severity(),
+            Self::Entry { fault, .. } => fault.severity(),
+            Self::Signature {
+                enforced: false, ..
+            } => Severity::Warning,
+            Self::Depends { .. } | Self::Preimage { .. } | Self::AppliedSymbol { .. } => {
+                Severity::NotApplied
+            }
+            _ => Severity::NotLoaded,
+        }
+    }
+
+    /// The result code that Xen's interface gives for it.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::File(fault) => fault.errno(),
+            Self::Section { fault, .. } => fault.errno(),
+            Self::Symbol { fault, .. } => fault.errno(),
+            Self::Relocation { fault, .. } => fault.errno(),
+            Self::Function { fault, .. } => fault.errno(),
+            Self::Signature { fault, .. } => fault.errno(),
+            Self::NameTaken | Self::BuildIdLoaded { .. } | Self::AppliedSymbol { .. } => {
+                Errno::EEXIST
+            }
+            Self::NoMemory { .. } | Self::TooLarge { .. } => Errno::ENOMEM,
+            Self::Hypervisor { errno, .. } => *errno,
+            _ => Errno::EINVAL,
+        }
+    }
+}
+
+/// Problems as they are found; more than [`Problems::LIMIT`], and those that
+/// there is no memory for, are only counted.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    pub(crate) list: Vec<Problem>,
+    pub(crate) more: usize,
+    pub(crate) no_memory: bool,
+}
+
+impl Problems {
+    const LIMIT: usize = 200;
+
+    #[inline(never)]
+    pub(crate) fn push(&mut self, problem: Problem) {
+        if self.list.len() < Self::LIMIT {
+            if fallible::push(&mut self.list, problem).is_ok() {
+                return;
+            }
+            self.no_memory = true;
+        }
+        self.more += 1;
+    }
+
+    // Problems are large, and these are found where the stack is deep: each kind is
+    // put together in one place.
+
+    #[inline(never)]
+    pub(crate) fn file(&mut self, fault: FileFault) {
+        self.push(Problem::File(fault));
+    }
+
+    #[inline(never)]
+    pub(crate) fn section(&mut self, section: &Section<'_>, fault: SectionFault) {
+        let section = section.into();
+        self.push(Problem::Section { section, fault });
+    }
+
+    #[inline(never)]
+    pub(crate) fn symbol(&mut self, index: usize, symbol: &Symbol<'_>, fault: SymbolFault) {
+        let name = symbol.text();
+        self.push(Problem::Symbol { index, name, fault });
+    }
+
+    #[inline(never)]
+    pub(crate) fn entry(&mut self, section: &Section<'_>, index: usize, fault: EntryFault) {
+        self.push(Problem::Entry {
+            section: section.into(),
+            index,
+            fault,
+        });
+    }
+
+    /// What there was memory for; otherwise the payload is refused.
+    pub(crate) fn noted<T>(&mut self, result: Result<T, NoMemory>) -> Option<T> {
+        self.no_memory |= result.is_err();
+        result.ok()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.list.len() + self.more
+    }
+
+    /// Whether the payload is refused already.
+    pub(crate) fn refused(&self) -> bool {
+        self.more != 0
+            || self.no_memory
+            || self
+                .list
+                .iter()
+                .any(|problem| problem.severity() == Severity::NotLoaded)
+    }
+}
