@@ -7,7 +7,7 @@ use crate::progress::Shown;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use xsplice_generator::account::{Effect, Hunk};
+use xsplice_generator::hunk::{Effect, Hunk};
 use xsplice_generator::{Options, PatchedFunction, Refused, Report, generate};
 use xsplice_system::lines::{self, Detail};
 use xsplice_verify::Verdict;

@@ -2,10 +2,12 @@
 //! Members of the hypervisor's library, of which the linker takes those that
 //! something needs.
 
-use crate::rebuild::{Pair, Patched, Rebuild};
+use crate::code::Code;
+use crate::pair::Pair;
+use crate::problem::{Problem, Refused};
+use crate::rebuild::{Patched, Rebuild};
 use crate::tree::Tree;
 use crate::unit::Unit;
-use crate::{Code, Problem, Refused};
 use object::{Object as _, ObjectSymbol as _};
 use std::collections::BTreeSet;
 use xsplice_xen_image::Image;

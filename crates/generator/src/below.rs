@@ -4,10 +4,11 @@
 pub(crate) mod contents;
 pub(crate) mod proof;
 
-use crate::payload::VERSION_SUFFIX;
+use crate::code::Code;
+use crate::name::VERSION_SUFFIX;
+use crate::problem::{Problem, Refused};
 use crate::record::Record;
 use crate::source::SourcePatch;
-use crate::{Code, Problem, Refused};
 use contents::{Contents, Place};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _};
@@ -88,7 +89,7 @@ impl Below {
     /// # Errors
     /// What cannot be read, or is no payload.
     pub fn read(paths: &[PathBuf]) -> Result<Self, Refused> {
-        let levels = crate::all(paths.iter().map(|path| Level::read(path)).collect())?;
+        let levels = crate::problem::all(paths.iter().map(|path| Level::read(path)).collect())?;
         Ok(Self { levels })
     }
 

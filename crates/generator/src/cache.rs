@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was made from source, kept for the next run.
 
-use crate::Refused;
+use crate::problem::Refused;
 use crate::shadow::{self, Changes};
 use crate::tree::Tree;
 use sha2::{Digest, Sha256};

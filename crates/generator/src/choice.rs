@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What `--leave-out` and `--allow` name.
 
-use crate::{Code, Problem};
+use crate::code::Code;
+use crate::problem::Problem;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 

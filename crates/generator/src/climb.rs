@@ -5,7 +5,7 @@
 //! out of a link to a directory it leads into the original tree. A
 //! [`crate::shadow`] has to know where that happens.
 
-use crate::Refused;
+use crate::problem::Refused;
 use crate::shadow::{Changes, for_each_source};
 use crate::tree::Tree;
 use std::collections::BTreeSet;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Running the recorded compile commands in a shadow tree.
 
+use crate::code::Code;
+use crate::problem::{Problem, Refused};
 use crate::shadow::Shadow;
 use crate::tree::{ObjectFile, Tree};
-use crate::{Code, Problem, Refused};
 use std::process::Command;
 use std::time::SystemTime;
 use xsplice_system::interrupt;

@@ -1,20 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The way of a patch, from start to end.
 
-use crate::account::{self, Account, Accounted, Hunk};
+use crate::account::{self, Account, Accounted};
 use crate::below::{self, Below, PATCH_KEY};
 use crate::choice::{Choices, listed};
+use crate::code::Code;
 use crate::generated_hooks;
+use crate::given::File;
+use crate::hunk::Hunk;
+use crate::options::Options;
+use crate::pair::Pair;
 use crate::patch::Edits;
 use crate::payload::Identity;
-use crate::rebuild::{Pair, Patched, Rebuild};
-use crate::record::{File, Record, Told};
+use crate::problem::{Problem, Refused};
+use crate::progress::Progress;
+use crate::rebuild::{Patched, Rebuild};
+use crate::record::{Record, Told};
 use crate::select::{Carried, Hook, Replaced, Rules, Selection, select};
 use crate::source::{PatchedSource, SourcePatch};
 use crate::tree::Tree;
 use crate::unit::Unit;
 use crate::warning::Warning;
-use crate::{Code, Problem, Refused};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,58 +30,6 @@ use xsplice_abi::record::{LeftOut, PatchedData, PerCpuVariable};
 use xsplice_objdiff::Kind;
 use xsplice_system::file;
 use xsplice_xen_image::Image;
-
-/// What a payload is to be built from.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// The built source tree.
-    pub source: PathBuf,
-    /// Source patches, in the order in which they apply.
-    pub patches: Vec<PathBuf>,
-    /// The hypervisor's `xen-syms`.
-    pub xen_syms: PathBuf,
-    /// Where the payload goes.
-    pub output: PathBuf,
-    /// The configuration that the tree must have been built with.
-    pub config: Option<PathBuf>,
-    /// Payloads that this one depends on, the lowest first.
-    pub below: Vec<PathBuf>,
-    /// The source patches of those payloads, in the order in which they apply.
-    pub below_patches: Vec<PathBuf>,
-    /// Build-id of what the payload is applied on top of, if not that of the
-    /// last of `below` or the hypervisor's own.
-    pub depends: Option<Vec<u8>>,
-    /// Build-id that `xen_syms` must have.
-    pub xen_depends: Option<Vec<u8>>,
-    /// Put addresses instead of names for all of the hypervisor's symbols.
-    pub prelink: bool,
-    /// How many compilers run at once; 0 for one for each CPU.
-    pub jobs: usize,
-    /// C source of hooks, compiled into the payload.
-    pub hooks: Vec<PathBuf>,
-    /// Changed variables, boot-only code and files that the payload does
-    /// without.
-    pub leave_out: BTreeSet<String>,
-    /// Do without all changes of boot-only code.
-    pub leave_out_init: bool,
-    /// Variables and constants whose new contents hooks write over the old ones.
-    pub patch_data: BTreeSet<String>,
-    /// Structures whose layout may change, and variables that may begin with their
-    /// initial value.
-    pub allow: BTreeSet<String>,
-    /// Further `key=value` pairs for the payload's metadata.
-    pub metadata: Vec<(String, String)>,
-    /// Where compiled objects are kept for the next run, if anywhere.
-    pub cache: Option<PathBuf>,
-}
-
-/// Receives what happens while a payload is built.
-pub trait Progress: Sync {
-    /// A stage begins that has `steps` steps.
-    fn stage(&self, name: &str, steps: usize);
-    /// One step of the stage is done.
-    fn step(&self);
-}
 
 /// A function that the payload replaces.
 pub type PatchedFunction = Replaced;
@@ -111,19 +65,6 @@ pub struct Report {
     pub warnings: BTreeSet<Warning>,
     /// What a reader should know.
     pub notes: Vec<String>,
-}
-
-impl Options {
-    /// Finds out before the work whether the payload can be written where it is to
-    /// go, and none of the inputs is there.
-    ///
-    /// # Errors
-    /// If one is, or nothing can be written there.
-    pub fn check_output(&self) -> std::io::Result<()> {
-        let lists = [&self.patches, &self.below, &self.below_patches, &self.hooks];
-        let inputs = lists.into_iter().flatten().chain(&self.config);
-        file::check_output(&self.output, inputs.chain([&self.xen_syms]))
-    }
 }
 
 /// How many compilers run at once at most: more only slow each other down.
@@ -387,7 +328,7 @@ impl Given {
         let hooks = options.hooks.iter().map(|path| File::read(path));
         Ok(Self {
             config: config.map_err(|problem| Refused(vec![problem]))?,
-            hooks: crate::all(hooks.collect())?,
+            hooks: crate::problem::all(hooks.collect())?,
         })
     }
 }
@@ -433,7 +374,7 @@ fn check_originals(rebuild: &Rebuild, pairs: &[Pair], units: &[Unit]) -> Result<
         let mut units = units.iter();
         units.any(|unit| unit.file.path == pair.object.path && !unit.comparison.is_empty())
     });
-    crate::all(changed.map(|pair| rebuild.check_original(pair)).collect()).map(drop)
+    crate::problem::all(changed.map(|pair| rebuild.check_original(pair)).collect()).map(drop)
 }
 
 /// Tables of functions that changed: what the hypervisor did with their
@@ -531,9 +472,16 @@ fn record(
     report: &Report,
 ) -> serde_json::Result<serde_json::Value> {
     let warnings = report.warnings.union(&selection.warnings);
-    let warnings = warnings.map(ToString::to_string).collect();
-    let changed = (report.hunks.clone(), selection);
-    let record = Record::new(told, changed, warnings, report.notes.clone());
+    let record = Record {
+        hunks: report.hunks.clone(),
+        left_out: selection.left_out.clone(),
+        patched_data: selection.patched_data.clone(),
+        per_cpu: selection.per_cpu.clone(),
+        renewed: selection.renewed.clone(),
+        warnings: warnings.map(ToString::to_string).collect(),
+        notes: report.notes.clone(),
+        ..Record::of(told)
+    };
     serde_json::to_value(record)
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Files that the build makes from source files, regenerated from patched ones.
 
+use crate::code::Code;
+use crate::generated_file::GeneratedFile;
+use crate::problem::{Problem, Refused};
 use crate::shadow::Changes;
-use crate::tree::GeneratedFile;
 use crate::variant::{Base, Variant};
-use crate::{Code, Problem, Refused};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub(crate) fn regenerate(base: &Arc<Base>, changes: &mut Changes) -> Result<(), 
         let results = ready
             .par_iter()
             .map(|&index| regenerate_file(&original, &variant, &tree.generated[index]));
-        let files: Vec<_> = crate::all(results.collect())?;
+        let files: Vec<_> = crate::problem::all(results.collect())?;
         let files: Vec<(String, Vec<u8>)> = files.into_iter().flatten().collect();
         let fresh: BTreeSet<String> = files.iter().map(|(path, _)| path.clone()).collect();
         if let Some(path) = fresh.iter().find(|path| path.ends_with(".lds")) {

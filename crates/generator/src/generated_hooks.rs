@@ -3,9 +3,9 @@
 //! ([`xsplice_abi::hooks`]).
 
 use crate::choice::Choices;
+use crate::given::File;
 use crate::patch::Edits;
 use crate::patched_data::is_chosen;
-use crate::record::File;
 use crate::select::brings_per_cpu;
 use crate::unit::Unit;
 use xsplice_abi::hooks::{Need, SOURCE};

@@ -5,7 +5,7 @@
 //! information, made for the purpose, says which function declares each, and on
 //! which line.
 
-use crate::layout::{Local, locals};
+use crate::dwarf::{self, Local};
 use std::collections::{BTreeSet, HashMap};
 use xsplice_objdiff::compare::{Comparison, is_once_flag};
 use xsplice_objdiff::names::base_name;
@@ -32,6 +32,8 @@ pub(crate) fn settle(
     let Some([before, after]) = compile() else {
         return Vec::new();
     };
+    // What cannot be read tells nothing.
+    let locals = |bytes: &[u8]| dwarf::locals(bytes).unwrap_or_default();
     let (before, after) = (locals(&before), locals(&after));
     let matched: BTreeSet<usize> = comparison
         .correlation

@@ -3,7 +3,8 @@
 
 mod condition;
 
-use crate::{Code, Problem, Refused};
+use crate::code::Code;
+use crate::problem::{Problem, Refused};
 use condition::{Active, Line};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -58,7 +58,7 @@ pub(crate) fn differences(
                 && is_same(&field.reference.target, &other.reference.target)
         })
     };
-    let width = |field: &Relocation| xsplice_objdiff::compare::width(field.r_type) as u64;
+    let width = |field: &Relocation| xsplice_objdiff::object::width(field.r_type) as u64;
     let whole = |(at, field): &(u64, Relocation)| *at..at + width(field);
     let changed = fields.iter().filter(|field| !same(field, &new_fields));
     let added = new_fields

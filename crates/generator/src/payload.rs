@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writing a payload as an ELF file in Xen's live-patch format.
 
-use crate::tree::ObjectFile;
+use crate::name::VERSION_SUFFIX;
 use object::read::elf::FileHeader as _;
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
 use object::{
@@ -17,25 +17,7 @@ use xsplice_abi::payload::hook;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_abi::record;
 use xsplice_abi::special;
-use xsplice_abi::symbol::RuntimeName;
 use xsplice_objdiff::names::base_name;
-
-/// What the name of a new symbol ends with in a draft. The payload has its tag
-/// behind it: the hypervisor refuses a name that another payload has, too.
-pub(crate) const VERSION_SUFFIX: &str = "@";
-
-/// The name of what is new in a payload: that of the symbol in its file. Of a
-/// source that is compiled several times, the object is the file.
-pub(crate) fn payload_name(file: &ObjectFile, symbol: &str) -> String {
-    fn stem(path: &str) -> &str {
-        path.rsplit_once('.').map_or(path, |(stem, _)| stem)
-    }
-    let place = match stem(&file.path) == stem(&file.source) {
-        true => &file.source,
-        false => &file.path,
-    };
-    format!("{}{VERSION_SUFFIX}", RuntimeName::local(place, symbol))
-}
 
 /// A section of the payload.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

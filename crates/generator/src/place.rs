@@ -5,8 +5,9 @@
 //! directory. Such a part of a patch must not be passed over, and nothing may
 //! be written through a link.
 
+use crate::code::Code;
 use crate::patch::FilePatch;
-use crate::{Code, Problem};
+use crate::problem::Problem;
 use std::path::{Path, PathBuf};
 
 /// Checks that no part of `path`, from `top`, is a symbolic link.

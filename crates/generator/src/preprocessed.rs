@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a compiler gets to see of an object's source.
 
+use crate::code::Code;
+use crate::problem::Problem;
 use crate::tree::ObjectFile;
 use crate::variant::Variant;
-use crate::{Code, Problem};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;

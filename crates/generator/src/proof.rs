@@ -7,9 +7,10 @@
 //! that the object names. What the fields of proved functions lead to is at
 //! the same time the address of each local symbol, duplicates included.
 
-use crate::{Code, Problem};
+use crate::code::Code;
+use crate::problem::Problem;
 use std::collections::{BTreeMap, BTreeSet};
-use xsplice_objdiff::compare::width;
+use xsplice_objdiff::object::width;
 use xsplice_objdiff::object::{Object, Symbol, Target};
 use xsplice_xen_image::Image;
 

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The objects that patched source reaches, compiled before and after.
 
+use crate::code::Code;
+use crate::compile;
 use crate::generated::regenerate;
+use crate::given::File;
 use crate::image::compiler;
-use crate::record::File;
+use crate::pair::{Before, Pair};
+use crate::problem::{Problem, Refused};
+use crate::progress::Progress;
 use crate::shadow::Changes;
 use crate::source::PatchedSource;
 use crate::tree::{ObjectFile, Tree};
 use crate::unit::Unit;
 use crate::variant::{Base, Variant};
 use crate::witness::{self, Build};
-use crate::{Code, Problem, Progress, Refused, compile};
 use object::{Object as _, ObjectSection as _};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -18,48 +22,6 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use xsplice_abi::payload::hook;
 use xsplice_system::file;
-
-/// The two builds of an object.
-#[derive(Debug, Clone)]
-pub(crate) struct Pair {
-    /// What is compiled.
-    pub(crate) object: ObjectFile,
-    /// What was compiled before the patch gave the source another name.
-    pub(crate) was: Option<ObjectFile>,
-    /// From the original source, as the payloads below left it; `None` for an
-    /// object that is new.
-    pub(crate) original: Option<Vec<u8>>,
-    /// From the patched source; `None` for an object that is not built any
-    /// more.
-    pub(crate) patched: Option<Vec<u8>>,
-    /// What the payloads below made of it, step by step: the build before each
-    /// of them, from the first that changes it to the topmost.
-    pub(crate) below: Vec<Before>,
-}
-
-/// A build of an object before a payload below changed its source.
-#[derive(Debug, Clone)]
-pub(crate) struct Before {
-    /// Index of the payload, the lowest being 0.
-    pub(crate) level: usize,
-    /// `None` if there was no such object.
-    pub(crate) bytes: Option<Vec<u8>>,
-}
-
-impl Pair {
-    /// What is compiled from the original source.
-    pub(crate) fn original_object(&self) -> &ObjectFile {
-        self.was.as_ref().unwrap_or(&self.object)
-    }
-
-    /// The build that the payload below with this index left.
-    pub(crate) fn after(&self, level: usize) -> Option<&[u8]> {
-        let mut later = self.below.iter().filter(|before| before.level > level);
-        later
-            .next()
-            .map_or(self.original.as_deref(), |before| before.bytes.as_deref())
-    }
-}
 
 /// Compiles objects of `tree` from the original and from patched source.
 pub(crate) struct Rebuild<'a> {
@@ -205,7 +167,7 @@ impl<'a> Rebuild<'a> {
             })
             .collect();
         self.base.trim();
-        crate::renamed::merge(crate::all(pairs)?).map_err(|problem| Refused(vec![problem]))
+        crate::renamed::merge(crate::problem::all(pairs)?).map_err(|problem| Refused(vec![problem]))
     }
 
     /// What the payloads below made of an object that the hypervisor has as
@@ -279,7 +241,7 @@ impl<'a> Rebuild<'a> {
             changes.insert(format!("xen/{source}"), Some(file.contents.clone()));
             Ok(object)
         });
-        let objects = crate::all(objects.collect())?;
+        let objects = crate::problem::all(objects.collect())?;
         let variant = patched
             .hooks
             .get_or_init(|| Variant::new(&self.base, changes));
@@ -301,7 +263,7 @@ impl<'a> Rebuild<'a> {
                 object,
             })
         });
-        crate::all(pairs.collect())
+        crate::problem::all(pairs.collect())
     }
 
     /// Compiles `object` from the patched source.

@@ -5,34 +5,31 @@
 //! The source patches and these options together say what a payload was built
 //! from, and so what a payload on top of it is compared with.
 
-use crate::account::Hunk;
-use crate::select::Selection;
-use crate::{Code, Options, Problem};
+use crate::given::File;
+use crate::hunk::Hunk;
+use crate::options::Options;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use xsplice_abi::note::hex;
 use xsplice_abi::record::{self, LeftOut, PatchedData, PerCpuVariable, Renewed};
-use xsplice_system::file;
 
 /// What is recorded of a build.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
-    format: u32,
+    pub(crate) format: u32,
     pub(crate) options: Told,
     #[serde(skip_deserializing)]
-    hunks: Vec<Hunk>,
+    pub(crate) hunks: Vec<Hunk>,
     #[serde(skip_deserializing)]
-    left_out: Vec<LeftOut>,
+    pub(crate) left_out: Vec<LeftOut>,
     pub(crate) patched_data: Vec<PatchedData>,
     pub(crate) per_cpu: Vec<PerCpuVariable>,
     #[serde(skip_deserializing)]
-    renewed: BTreeSet<Renewed>,
+    pub(crate) renewed: BTreeSet<Renewed>,
     #[serde(skip_deserializing)]
-    warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     #[serde(skip_deserializing)]
-    notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// The options of a build that say what the payload is. An option that is not
@@ -70,24 +67,18 @@ impl Told {
 }
 
 impl Record {
-    /// The record of a build that was told `options`, with what a reader should see to
-    /// in `warnings`, and know in `notes`.
-    pub(crate) fn new(
-        options: Told,
-        (hunks, selection): (Vec<Hunk>, &Selection),
-        warnings: Vec<String>,
-        notes: Vec<String>,
-    ) -> Self {
+    /// The record of a build that was told `options`, and did nothing yet.
+    pub(crate) fn of(options: Told) -> Self {
         Self {
             format: record::FORMAT,
             options,
-            hunks,
-            left_out: selection.left_out.clone(),
-            patched_data: selection.patched_data.clone(),
-            per_cpu: selection.per_cpu.clone(),
-            renewed: selection.renewed.clone(),
-            warnings,
-            notes,
+            hunks: Vec::new(),
+            left_out: Vec::new(),
+            patched_data: Vec::new(),
+            per_cpu: Vec::new(),
+            renewed: BTreeSet::new(),
+            warnings: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -118,42 +109,13 @@ impl Record {
     }
 }
 
-/// A file that a build was given, read once.
-#[derive(Debug, Clone)]
-pub(crate) struct File {
-    pub(crate) path: PathBuf,
-    pub(crate) contents: Vec<u8>,
-}
-
-impl File {
-    pub(crate) fn read(path: &Path) -> Result<Self, Problem> {
-        let contents = file::read(path)
-            .map_err(|e| Problem::new(Code::UnreadableFile, file::shown(path), e.to_string()))?;
-        Ok(Self {
-            path: path.to_owned(),
-            contents,
-        })
-    }
-
-    fn record(&self) -> String {
-        let name = self.path.file_name().unwrap_or_default();
-        name_and_hash(&name.to_string_lossy(), &self.contents)
-    }
-}
-
-/// How a payload records a file that it was built from.
-pub(crate) fn name_and_hash(name: &str, contents: &[u8]) -> String {
-    format!("{name} sha256:{}", hex(&Sha256::digest(contents)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn written(options: &Told) -> serde_json::Value {
-        let changed = (Vec::new(), &Selection::default());
-        let record = Record::new(options.clone(), changed, Vec::new(), Vec::new());
-        serde_json::to_value(record).expect("it can be written")
+        serde_json::to_value(Record::of(options.clone())).expect("it can be written")
     }
 
     fn read(json: &serde_json::Value) -> Result<Record, String> {

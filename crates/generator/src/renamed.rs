@@ -6,8 +6,8 @@
 //! functions that changed are replaced. Which object is which, what they define
 //! tells, whatever the patch calls it.
 
-use crate::Problem;
-use crate::rebuild::Pair;
+use crate::pair::Pair;
+use crate::problem::Problem;
 use std::collections::BTreeSet;
 use xsplice_objdiff::Object;
 use xsplice_objdiff::names::source_name;

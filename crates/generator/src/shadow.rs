@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A view of a source tree in which some files differ.
 
+use crate::code::Code;
+use crate::problem::{Problem, Refused};
 use crate::tree::Tree;
-use crate::{Code, Problem, Refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The patched source: what the patches make of the tree's files.
 
+use crate::code::Code;
+use crate::given::name_and_hash;
 use crate::makefile::{self, ObjectLists};
 use crate::numbering::{Language, numbered};
 use crate::patch::{self, FilePatch, PatchedLine};
 use crate::place;
-use crate::record::name_and_hash;
+use crate::problem::{Problem, Refused};
 use crate::shadow::Changes;
 use crate::tree::Tree;
-use crate::{Code, Problem, Refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use xsplice_system::file;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A built Xen source tree: what was compiled from what, and how.
 
-use crate::{Code, Refused};
+use crate::code::Code;
+use crate::generated_file::GeneratedFile;
+use crate::problem::Refused;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use xsplice_system::file;
@@ -54,18 +56,6 @@ impl ObjectFile {
             ..self.clone()
         }
     }
-}
-
-/// A file that the build makes from others and that is no object: a header, a
-/// preprocessed linker script.
-#[derive(Debug, Clone)]
-pub struct GeneratedFile {
-    /// Path of the file, from the `xen` directory.
-    pub path: String,
-    /// The recorded command, to be run in the `xen` directory.
-    pub command: String,
-    /// Every file of the tree that the command is known to read.
-    pub inputs: BTreeSet<String>,
 }
 
 /// A built Xen source tree.

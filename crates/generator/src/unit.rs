@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An object before and after the patch.
 
-use crate::rebuild::Pair;
+use crate::code::Code;
+use crate::pair::Pair;
+use crate::problem::Problem;
 use crate::tree::{ObjectFile, Tree};
 use crate::witness::{self, Build, Compile};
-use crate::{Code, Problem};
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::{Comparison, compare_knowing};
 use xsplice_objdiff::object::Object;

@@ -5,7 +5,7 @@
 //! otherwise makes another file than the tree has, which is refused where the
 //! file matters.
 
-use crate::tree::GeneratedFile;
+use crate::generated_file::GeneratedFile;
 use std::path::Path;
 
 /// How one file is generated; paths are from the `xen` directory.

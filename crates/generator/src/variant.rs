@@ -5,9 +5,13 @@
 //! made is there a [`Shadow`] to make it in, and it has only what differs.
 
 use crate::cache::ObjectCache;
+use crate::climb;
+use crate::code::Code;
+use crate::compile;
+use crate::generated_file::GeneratedFile;
+use crate::problem::{Problem, Refused};
 use crate::shadow::{self, Changes, Shadow};
-use crate::tree::{GeneratedFile, ObjectFile, Tree};
-use crate::{Code, Problem, Refused, climb, compile};
+use crate::tree::{ObjectFile, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -379,7 +383,7 @@ mod tests {
         let shadow = shadow(&variant).expect("it was needed");
         std::fs::remove_dir_all(shadow.top()).expect("removed");
         let results = (0..3).map(|_| variant.compile(object)).collect();
-        let Refused(problems) = crate::all(results).expect_err("it cannot compile");
+        let Refused(problems) = crate::problem::all(results).expect_err("it cannot compile");
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].message.contains("deleted while it ran"));
     }

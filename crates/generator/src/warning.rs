@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What whoever applies or takes out the payload has to know.
 
-use crate::select::uses;
 use crate::unit::Unit;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -72,7 +71,7 @@ pub(crate) fn old_code(units: &[Unit]) -> BTreeSet<Warning> {
             (symbol.function && !symbol.global).then_some((index, symbol))
         });
         for (index, symbol) in removed {
-            for (section, relocation) in uses(&unit.original, index).filter(|(_, r)| !r.branch) {
+            for (section, relocation) in unit.original.uses(index).filter(|(_, r)| !r.branch) {
                 let object = &unit.original;
                 let user = object.symbol_at(section, relocation.offset);
                 let by = user.map_or(&object.sections[section].name, |i| &object.symbols[i].name);

@@ -3,8 +3,9 @@
 //!
 //! See [`xsplice_objdiff::shared`] for when this is needed and why.
 
+use crate::code::Code;
+use crate::problem::Problem;
 use crate::tree::ObjectFile;
-use crate::{Code, Problem};
 use xsplice_objdiff::{Object, ReadError};
 
 /// A build of an object.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Booting a Xen host and running commands in its dom0.
 
+use crate::console::{Console, watch};
 use crate::init::PRIVCMD_MODULE;
 use crate::initramfs::Initramfs;
 use crate::monitor::Monitor;
 use crate::protocol::{Output, Reply, Request};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -135,51 +136,8 @@ const ELF: &[u8] = b"\x7fELF";
 const PE: &[u8] = b"MZ";
 /// Firmware for QEMU.
 const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
-/// What a crashing hypervisor prints.
-const FATAL: [&str; 6] = [
-    "FATAL TRAP",
-    "Panic on CPU",
-    "FATAL PAGE FAULT",
-    "*** DOUBLE FAULT",
-    "Xen BUG at",
-    "(XEN) Assertion '",
-];
 /// The socket of QEMU's machine protocol (QMP), in the host's directory.
 const MONITOR: &str = "monitor";
-/// Number of lines kept of a crash.
-const CRASH_LINES: usize = 24;
-
-#[derive(Debug, Default)]
-pub(crate) struct Console {
-    pub(crate) text: String,
-    limit: usize,
-    flooded: bool,
-    closed: bool,
-}
-
-impl Console {
-    fn crash(&self) -> Option<Vec<String>> {
-        let lines: Vec<&str> = self.text.lines().collect();
-        let first = lines
-            .iter()
-            .position(|l| FATAL.iter().any(|f| l.contains(f)))?;
-        // The lines before it show the location.
-        let start = first.saturating_sub(CRASH_LINES / 2);
-        Some(
-            lines
-                .iter()
-                .skip(start)
-                .take(CRASH_LINES)
-                .map(|&l| l.to_owned())
-                .collect(),
-        )
-    }
-
-    fn tail(&self) -> String {
-        let lines: Vec<&str> = self.text.lines().collect();
-        lines[lines.len().saturating_sub(12)..].join("\n")
-    }
-}
 
 /// A running Xen host. Dropping it turns it off.
 #[derive(Debug)]
@@ -504,27 +462,10 @@ fn unexpected(reply: Reply) -> Error {
     }
 }
 
-fn watch(stream: impl Read, console: &Mutex<Console>, on_line: Option<fn(&str)>) {
-    let mut stream = BufReader::new(stream);
-    let mut line = Vec::new();
-    while matches!(stream.read_until(b'\n', &mut line), Ok(size) if size > 0) {
-        let Ok(mut console) = console.lock() else {
-            return;
-        };
-        if console.text.len() + line.len() > console.limit {
-            console.flooded = true;
-            return;
-        }
-        let text = String::from_utf8_lossy(&line).replace('\r', "");
-        console.text.push_str(&text);
-        drop(console);
-        if let Some(on_line) = on_line {
-            on_line(text.trim_end_matches('\n'));
-        }
-        line.clear();
-    }
-    if let Ok(mut console) = console.lock() {
-        console.closed = true;
+fn file_error(path: &Path, error: io::Error) -> Error {
+    Error::File {
+        path: path.display().to_string(),
+        error,
     }
 }
 
@@ -645,54 +586,9 @@ fn is_gone(error: &io::Error) -> bool {
     kinds.contains(&error.kind())
 }
 
-fn file_error(path: &Path, error: io::Error) -> Error {
-    Error::File {
-        path: path.display().to_string(),
-        error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn console(text: &str, limit: usize) -> Console {
-        let console = Mutex::new(Console {
-            limit,
-            ..Console::default()
-        });
-        watch(text.as_bytes(), &console, None);
-        console.into_inner().expect("no thread holds it")
-    }
-
-    #[test]
-    fn a_crash_is_reported_with_the_lines_around_it() {
-        let text = "(XEN) one\r\n(XEN) Panic on CPU 2:\r\n(XEN) FATAL TRAP: vector = 6\r\n";
-        let lines = console(text, 1000).crash().expect("a crash");
-        assert_eq!(
-            lines,
-            [
-                "(XEN) one",
-                "(XEN) Panic on CPU 2:",
-                "(XEN) FATAL TRAP: vector = 6"
-            ]
-        );
-    }
-
-    #[test]
-    fn ordinary_output_is_not_a_crash() {
-        let text = "(XEN) livepatch: a finished APPLY with rc=0\n(XEN) Xen WARN at traps.c:1\n";
-        let console = console(text, 1000);
-        assert_eq!(console.crash(), None);
-        assert!(!console.flooded);
-    }
-
-    #[test]
-    fn output_beyond_the_limit_is_a_flood() {
-        let console = console(&"line\n".repeat(10), 12);
-        assert!(console.flooded);
-        assert!(console.text.len() <= 12);
-    }
 
     #[test]
     fn a_missing_file_is_named() {

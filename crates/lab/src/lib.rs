@@ -12,6 +12,7 @@
 //! left behind.
 #![forbid(unsafe_code)]
 
+mod console;
 pub mod host;
 pub mod init;
 pub mod initramfs;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Control of the machine from outside: hardware events and the console.
 
-use crate::host::Console;
+use crate::console::Console;
 use serde_json::{Value, json};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;

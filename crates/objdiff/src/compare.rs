@@ -8,10 +8,9 @@ mod reference;
 
 use crate::correlate::{Correlation, is_anonymous, is_macro_flag};
 use crate::names::parent_of_cold;
-use crate::object::{Class, Object, Section, Symbol, Target};
+use crate::object::{Class, Object, Section, Symbol, Target, significant};
 use crate::placement::{self, Fate};
 use entries::{Entries, by_owner};
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use std::collections::BTreeSet;
 
 pub use crate::change::{Change, Kind};
@@ -294,29 +293,4 @@ fn absent_from_the_other(object: &Object, symbol: &Symbol, kind: Kind) -> Option
         _ if symbol.is_label() => Some(Kind::Unsized),
         _ => Some(kind),
     }
-}
-
-/// How many bytes of a symbol matter: behind a label, not the padding in front
-/// of the next one.
-pub(crate) fn significant(object: &Object, symbol: &Symbol) -> u64 {
-    let class = object.sections[symbol.section].class;
-    if !symbol.is_label() || !matches!(class, Class::Text | Class::Init) {
-        return symbol.extent();
-    }
-    let code = object.bytes(symbol);
-    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
-    let (mut instruction, mut end) = (Instruction::default(), 0);
-    while decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        if !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {
-            end = instruction.next_ip();
-        }
-    }
-    end
-}
-
-/// Size in bytes of the field that a relocation of type `r_type` fills.
-pub fn width(r_type: u32) -> usize {
-    // The types that the table does not have are the GOT's, of four bytes.
-    xsplice_reloc::reloc::x86_64::lookup(r_type).map_or(4, |relocation| relocation.size)
 }

@@ -10,9 +10,8 @@
 //! Constants that compilers make are not matched at all: they are what they
 //! contain. So are those of the flags that macros make which nothing tells apart.
 
-use crate::compare::width;
 use crate::names::{base_name, is_compilers_own, role, source_name};
-use crate::object::{Class, Object, Symbol, Target};
+use crate::object::{Class, Object, Symbol, Target, width};
 use crate::placement::{Fate, fate};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The first instruction that differs between two builds of a function.
 
-use crate::compare::{describe, width};
+use crate::compare::describe;
 use crate::line::{SourceLine, source_line};
 use crate::names::base_name;
-use crate::object::{Object, Relocation};
+use crate::object::{Object, Relocation, width};
 use crate::read::is_branch;
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 

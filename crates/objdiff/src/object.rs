@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A relocatable object file as sections, symbols and references.
 
-use crate::read::Reader;
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use std::sync::Arc;
 
 /// Why a file cannot be read as an x86-64 relocatable object.
@@ -279,28 +279,6 @@ impl Index {
 }
 
 impl Object {
-    /// Reads the object file `data`; `path` is for messages.
-    ///
-    /// # Errors
-    /// If `data` is no x86-64 relocatable ELF file or is damaged.
-    pub fn read(path: &str, data: &[u8]) -> Result<Self, ReadError> {
-        Reader::new(path, data)?.read()
-    }
-
-    /// Reads the object file `data` as [`Object::read`] does. Where a relocation
-    /// names only a section that several variables share, `witness` tells which
-    /// one is meant: the same source, assembled so that relocations name them
-    /// (see [`crate::shared`]).
-    ///
-    /// # Errors
-    /// As [`Object::read`], and if the witness does not tell.
-    pub fn read_with(path: &str, data: &[u8], witness: &[u8]) -> Result<Self, ReadError> {
-        let mut object = Self::read(path, data)?;
-        let witness = Reader::new(path, witness)?.read()?;
-        crate::shared::resolve(&mut object, &witness, path)?;
-        Ok(object)
-    }
-
     /// The symbol that covers `offset` in `section`.
     pub fn symbol_at(&self, section: usize, offset: u64) -> Option<usize> {
         let here = self.index.symbols.get(section)?;
@@ -350,6 +328,24 @@ impl Object {
         &all[start..end]
     }
 
+    /// What refers to the start of the function at `index`, with the section that it
+    /// is in; tables about code do not count.
+    pub fn uses(&self, index: usize) -> impl Iterator<Item = (usize, &Relocation)> {
+        let function = &self.symbols[index];
+        let sections = self.sections.iter().enumerate();
+        let code_and_data = sections
+            .filter(|(_, section)| !matches!(section.class, Class::Special | Class::Ignored));
+        code_and_data.flat_map(move |(at, section)| {
+            let uses = section.relocations.iter().filter(move |relocation| {
+                let reference = &relocation.reference;
+                let same = |other: usize| self.symbols[other].is_at(function);
+                reference.offset == 0
+                    && matches!(reference.target, Target::Symbol(other) if same(other))
+            });
+            uses.map(move |relocation| (at, relocation))
+        })
+    }
+
     /// What a mergeable section has at `offset`, and how far in it `offset` is:
     /// the rest of a string with the zero that ends it, or a whole constant.
     pub fn merged(&self, section: usize, offset: i64) -> Option<(&[u8], u64)> {
@@ -388,4 +384,29 @@ pub(crate) fn slice(data: &[u8], offset: u64, size: u64) -> &[u8] {
     range
         .and_then(|(start, len)| data.get(start..start.checked_add(len)?))
         .unwrap_or_default()
+}
+
+/// How many bytes of a symbol matter: behind a label, not the padding in front
+/// of the next one.
+pub(crate) fn significant(object: &Object, symbol: &Symbol) -> u64 {
+    let class = object.sections[symbol.section].class;
+    if !symbol.is_label() || !matches!(class, Class::Text | Class::Init) {
+        return symbol.extent();
+    }
+    let code = object.bytes(symbol);
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    let (mut instruction, mut end) = (Instruction::default(), 0);
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        if !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {
+            end = instruction.next_ip();
+        }
+    }
+    end
+}
+
+/// Size in bytes of the field that a relocation of type `r_type` fills.
+pub fn width(r_type: u32) -> usize {
+    // The types that the table does not have are the GOT's, of four bytes.
+    xsplice_reloc::reloc::x86_64::lookup(r_type).map_or(4, |relocation| relocation.size)
 }

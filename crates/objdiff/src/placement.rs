@@ -2,9 +2,8 @@
 //! Where a symbol lies, which is part of what it is: what may be done with its
 //! memory and until when, which list it is an element of, how it is aligned.
 
-use crate::compare::significant;
 use crate::names::{base_name, parent_of_cold, source_name};
-use crate::object::{Class, Object, Section};
+use crate::object::{Class, Object, Section, significant};
 use std::collections::BTreeSet;
 
 /// The section of variables that the hypervisor write-protects after boot.

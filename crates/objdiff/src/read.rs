@@ -12,6 +12,16 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 use std::collections::BTreeMap;
 use xsplice_abi::special::Special;
 
+impl Object {
+    /// Reads the object file `data`; `path` is for messages.
+    ///
+    /// # Errors
+    /// If `data` is no x86-64 relocatable ELF file or is damaged.
+    pub fn read(path: &str, data: &[u8]) -> Result<Self, ReadError> {
+        Reader::new(path, data)?.read()
+    }
+}
+
 /// Reads one ELF file.
 pub(crate) struct Reader<'a> {
     path: &'a str,

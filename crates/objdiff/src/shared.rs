@@ -110,9 +110,25 @@ fn referred_to(object: &Object, counts: impl Fn((usize, u64)) -> bool) -> BTreeS
     found
 }
 
+impl Object {
+    /// Reads the object file `data` as [`Object::read`] does. Where a relocation
+    /// names only a section that several variables share, `witness` tells which
+    /// one is meant: the same source, assembled so that relocations name them
+    /// (see [`crate::shared`]).
+    ///
+    /// # Errors
+    /// As [`Object::read`], and if the witness does not tell.
+    pub fn read_with(path: &str, data: &[u8], witness: &[u8]) -> Result<Self, ReadError> {
+        let mut object = Self::read(path, data)?;
+        let witness = Self::read(path, witness)?;
+        resolve(&mut object, &witness, path)?;
+        Ok(object)
+    }
+}
+
 /// Gives every reference into a shared section the variable that `witness`
 /// names.
-pub(crate) fn resolve(object: &mut Object, witness: &Object, file: &str) -> Result<(), ReadError> {
+fn resolve(object: &mut Object, witness: &Object, file: &str) -> Result<(), ReadError> {
     let shared: BTreeSet<usize> = (0..object.sections.len())
         .filter(|&index| is_shared(object, index))
         .collect();

@@ -5,8 +5,7 @@
 //! Each entry of such a table belongs to the function that its first field
 //! leads to, and goes into a payload only together with that function.
 
-use crate::compare::width;
-use crate::object::{Object, Relocation, Symbol, Target};
+use crate::object::{Object, Relocation, Symbol, Target, width};
 use std::ops::Range;
 use xsplice_abi::special::{
     Alternative, BugFrame, FIELD_SIZE, REPLACEMENTS, Table, displacement, table,

@@ -2,9 +2,10 @@
 //! The payload without some of the hunks.
 
 use super::Account;
-use crate::Problem;
+use crate::pair::Pair;
 use crate::preprocessed::{Preprocessed, preprocess};
-use crate::rebuild::{Pair, Patched};
+use crate::problem::Problem;
+use crate::rebuild::Patched;
 use crate::select::Selection;
 use crate::source::{HunkId, PatchedSource};
 use crate::tree::ObjectFile;

@@ -9,11 +9,10 @@
 
 use super::Level;
 use super::contents::{Field, Place, Record, Symbol};
-use crate::payload::payload_name;
-use crate::select::{INIT_TRAP, runtime_name};
+use crate::name::{INIT_TRAP, VERSION_SUFFIX, payload_name, runtime_name};
 use crate::tree::ObjectFile;
 use std::collections::{BTreeMap, BTreeSet};
-use xsplice_objdiff::compare::width;
+use xsplice_objdiff::object::width;
 use xsplice_objdiff::object::{Object, Reference, Target};
 use xsplice_xen_image::Image;
 
@@ -62,10 +61,7 @@ impl<'a> LevelProof<'a> {
             let found = level.named(&names).find(|&at| {
                 let replaces = level.record_of(at).is_some();
                 // A name of the hypervisor stands for a function that is replaced.
-                replaces
-                    || level.contents.symbols[at]
-                        .name
-                        .contains(crate::payload::VERSION_SUFFIX)
+                replaces || level.contents.symbols[at].name.contains(VERSION_SUFFIX)
             });
             let Some(at) = found else {
                 continue;

@@ -2,7 +2,7 @@
 //! Whether what is in memory as one build of an object has it means the same to
 //! another build.
 
-use super::types::{Definition, Encoding, Member, Name, Record, Shape, Types};
+use crate::dwarf::types::{Definition, Encoding, Member, Name, Record, Shape, Types};
 use crate::patch::Edits;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -8,21 +8,21 @@
 //! memory as before, whatever became of the types.
 
 mod compare;
-mod dwarf;
-mod types;
 
 use crate::choice::Choices;
+use crate::code::Code;
+use crate::dwarf;
+use crate::dwarf::types::{Definition, Enumerator, Kind, Name, Types};
+use crate::pair::Pair;
 use crate::patch::Edits;
-use crate::rebuild::{Pair, Patched, Rebuild};
+use crate::problem::{Problem, all};
+use crate::rebuild::{Patched, Rebuild};
 use crate::tree::ObjectFile;
 use crate::unit::Unit;
 use crate::variant::Variant;
-use crate::{Code, Problem, all};
 use compare::{Difference, Relation};
-pub(crate) use dwarf::Local;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use types::{Definition, Enumerator, Kind, Name, Types};
 use xsplice_objdiff::names::base_name;
 use xsplice_objdiff::object::{Class, Object};
 
@@ -77,12 +77,6 @@ pub(crate) fn check(
             notes: Vec::new(),
         },
     }
-}
-
-/// The static variables of functions, as the debugging information of the object
-/// `bytes` has them; none if it cannot be read.
-pub(crate) fn locals(bytes: &[u8]) -> Vec<Local> {
-    dwarf::locals(bytes).unwrap_or_default()
 }
 
 /// How the types of an object are kept; raised when they are read differently.

@@ -6,7 +6,8 @@
 //! place is guessed.
 
 use super::{FilePatch, Hunk, Line, Patched, PatchedLine};
-use crate::{Code, Problem, Refused};
+use crate::code::Code;
+use crate::problem::{Problem, Refused};
 
 /// How many lines of context at each end of a hunk may differ from the file.
 const FUZZ: usize = 2;

@@ -6,7 +6,8 @@
 
 use super::path::{self, FileName};
 use super::{FilePatch, Hunk, Line};
-use crate::{Code, Problem, Refused};
+use crate::code::Code;
+use crate::problem::{Problem, Refused};
 
 /// Reads the unified diff `data` of the file `name`, `git format-patch` or
 /// `git diff` output included; text outside of the diffs is passed over.

@@ -13,7 +13,7 @@ use crate::unit::Unit;
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::names::takes_own_arguments;
-use xsplice_objdiff::object::{Class, Object, Relocation, Target};
+use xsplice_objdiff::object::Class;
 
 /// Who calls the function at `original` of `unit` and would pass its arguments
 /// in another way than the one at `patched` takes them.
@@ -32,7 +32,7 @@ pub(super) fn wrong_caller(unit: &Unit, original: usize, patched: usize) -> Opti
 /// A user of the function at `original` that works with the old function only.
 fn remaining_caller(unit: &Unit, original: usize, seen: &mut BTreeSet<usize>) -> Option<String> {
     let object = &unit.original;
-    uses(object, original).find_map(|(section, relocation)| {
+    object.uses(original).find_map(|(section, relocation)| {
         let user = object.symbol_at(section, relocation.offset);
         let name = user.map_or(&object.sections[section].name, |i| &object.symbols[i].name);
         if !relocation.branch {
@@ -51,25 +51,6 @@ fn remaining_caller(unit: &Unit, original: usize, seen: &mut BTreeSet<usize>) ->
             return Some(format!("{removed}, but code in other files may"));
         }
         remaining_caller(unit, index, seen).map(|why| format!("{removed}, and of that one, {why}"))
-    })
-}
-
-/// Where the start of the function at `index` is referred to.
-pub(crate) fn uses(object: &Object, index: usize) -> impl Iterator<Item = (usize, &Relocation)> {
-    let function = &object.symbols[index];
-    let code_and_data = object
-        .sections
-        .iter()
-        .enumerate()
-        .filter(|(_, section)| !matches!(section.class, Class::Special | Class::Ignored));
-    code_and_data.flat_map(move |(at, section)| {
-        let uses = section.relocations.iter().filter(move |relocation| {
-            let reference = &relocation.reference;
-            let same = |other: usize| object.symbols[other].is_at(function);
-            reference.offset == 0
-                && matches!(reference.target, Target::Symbol(other) if same(other))
-        });
-        uses.map(move |relocation| (at, relocation))
     })
 }
 

@@ -2,9 +2,10 @@
 //! Changed functions: which they are in the hypervisor, and what the payload
 //! says about them.
 
-use super::{FirstChange, Origin, Replaced, Selector, clone, label, runtime_name};
-use crate::Code;
+use super::{FirstChange, Origin, Replaced, Selector, clone, label};
+use crate::code::Code;
 use crate::image::padding;
+use crate::name::runtime_name;
 use crate::payload::Func;
 use crate::unit::Unit;
 use sha2::{Digest, Sha256};
@@ -273,7 +274,7 @@ impl Selector<'_> {
 /// Whether nothing but hooks of payloads below leads to the function at
 /// `original`.
 fn is_hook_below(u: &Unit, original: usize) -> bool {
-    let mut users = clone::uses(&u.original, original).peekable();
+    let mut users = u.original.uses(original).peekable();
     let is_hook = |section: usize| hook::stage(&u.original.sections[section].name).is_some();
     users.peek().is_some() && users.all(|(section, _)| is_hook(section))
 }

@@ -4,8 +4,9 @@
 
 use super::Selector;
 use super::moved::Moves;
+use crate::code::Code;
+use crate::problem::Problem;
 use crate::unit::Unit;
-use crate::{Code, Problem};
 use std::collections::HashMap;
 use xsplice_abi::payload::hook;
 use xsplice_objdiff::compare::Kind;

@@ -9,11 +9,11 @@
 use crate::below::Level;
 use crate::below::contents::Place;
 use crate::below::proof::LevelProof;
-use crate::payload::VERSION_SUFFIX;
+use crate::code::Code;
+use crate::name::{INIT_TRAP, VERSION_SUFFIX};
+use crate::problem::Problem;
 use crate::proof::Proof;
-use crate::select::INIT_TRAP;
 use crate::unit::Unit;
-use crate::{Code, Problem};
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::names::base_name;

@@ -2,10 +2,11 @@
 //! Data that hooks change in place, as the caller asked for.
 
 use super::{Origin, Selector, Usage};
-use crate::Code;
 use crate::below::Level;
+use crate::code::Code;
+use crate::name::VERSION_SUFFIX;
 use crate::patched_data::{contents, differences, is_chosen};
-use crate::payload::{Align, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
+use crate::payload::{Align, Field, Kind as PartKind, Reaches};
 use object::elf::R_X86_64_64;
 use std::ops::Range;
 use xsplice_abi::hooks::{self, Table};

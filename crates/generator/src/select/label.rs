@@ -3,7 +3,7 @@
 //! function needs those of its own.
 
 use super::Selector;
-use crate::Code;
+use crate::code::Code;
 use crate::payload::Reaches;
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use std::collections::BTreeSet;

@@ -18,18 +18,16 @@ mod renamed;
 mod revived;
 mod selection;
 
-pub(crate) use clone::uses;
 pub(crate) use per_cpu::brings_per_cpu;
-pub(crate) use reach::INIT_TRAP;
 pub use selection::{Carried, FirstChange, Hook, Replaced, Selection};
 
-use crate::Code;
-use crate::Problem;
 use crate::below::Below;
 use crate::choice::Choices;
+use crate::code::Code;
 use crate::patch::Edits;
 use crate::payload::Kind as PartKind;
 use crate::per_cpu::Room;
+use crate::problem::Problem;
 use crate::unit::Unit;
 use global::Globals;
 use home::{Homes, Origin};
@@ -40,8 +38,6 @@ use renamed::Renamed;
 use revived::Revived;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use xsplice_abi::hooks::Table;
-use xsplice_abi::symbol::RuntimeName;
-use xsplice_objdiff::object::Object;
 use xsplice_objdiff::special::{self, Entry};
 use xsplice_xen_image::Image;
 
@@ -190,15 +186,4 @@ impl Selector<'_> {
             self.problems.push(problem);
         }
     }
-}
-
-/// The name by which the hypervisor's own symbol table knows a symbol.
-pub(crate) fn runtime_name(object: &Object, index: usize) -> String {
-    let symbol = &object.symbols[index];
-    let file = (!symbol.global).then_some(object.file.as_str());
-    let name = RuntimeName {
-        file,
-        name: &symbol.name,
-    };
-    name.to_string()
 }

@@ -3,7 +3,7 @@
 //! object, or in a place that cannot stand for the one that they had.
 
 use super::{Origin, Selector};
-use crate::Code;
+use crate::code::Code;
 use crate::unit::Unit;
 use crate::uses::{Use, uses};
 use std::collections::HashMap;

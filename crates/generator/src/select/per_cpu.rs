@@ -5,7 +5,7 @@ use super::moved::Moves;
 use super::private::Privates;
 use super::renamed::Renamed;
 use super::{Place, Selector};
-use crate::Code;
+use crate::code::Code;
 use crate::patch::Edits;
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
 use crate::unit::Unit;

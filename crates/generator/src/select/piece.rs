@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pieces of patched objects, which become parts of the payload.
 
-use super::{Carried, Hook, Selector, runtime_name};
-use crate::Code;
-use crate::payload::{Align, Kind as PartKind, payload_name};
+use super::{Carried, Hook, Selector};
+use crate::code::Code;
+use crate::name::{payload_name, runtime_name};
+use crate::payload::{Align, Kind as PartKind};
 use crate::unit::Unit;
 use xsplice_abi::payload::hook::{self, POINTER_SIZE};
 use xsplice_objdiff::compare::Kind;

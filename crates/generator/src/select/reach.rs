@@ -3,10 +3,12 @@
 
 use super::private::is_writable;
 use super::revived::Former;
-use super::{Origin, Selector, Usage, runtime_name};
-use crate::payload::{Content, Field, Kind as PartKind, Reaches, VERSION_SUFFIX};
+use super::{Origin, Selector, Usage};
+use crate::code::Code;
+use crate::name::{INIT_TRAP, VERSION_SUFFIX, runtime_name};
+use crate::payload::{Content, Field, Kind as PartKind, Reaches};
+use crate::problem::Problem;
 use crate::warning::Warning;
-use crate::{Code, Problem};
 use xsplice_abi::record::Renewed;
 use xsplice_abi::symbol::RuntimeName;
 use xsplice_abi::trampoline::LANDING_PAD;
@@ -15,9 +17,6 @@ use xsplice_objdiff::names::{parent_of_cold, takes_own_arguments};
 use xsplice_objdiff::object::{Class, Merge, Object, Relocation, Target};
 use xsplice_objdiff::special;
 use xsplice_xen_image::Symbol;
-
-/// File-name prefix of the symbols that stand for freed boot-only code.
-pub(crate) const INIT_TRAP: &str = "freed-after-boot";
 
 impl Selector<'_> {
     /// Follows every reference out of the pieces taken so far, and out of

@@ -2,7 +2,7 @@
 //! Changes that no payload can make, refused by name with the ways out.
 
 use super::Selector;
-use crate::Code;
+use crate::code::Code;
 use xsplice_abi::payload::hook;
 use xsplice_abi::record::LeftOut;
 use xsplice_objdiff::compare::{Change, Kind};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The bytes of two places, and what their fields lead to.
 
-use super::{Comparer, Seen, significant, width};
-use crate::object::{Class, Merge, Object, Reference, Target, slice};
+use super::{Comparer, Seen};
+use crate::object::{Class, Merge, Object, Reference, Target, significant, slice, width};
 use crate::special;
 
 impl Comparer<'_> {

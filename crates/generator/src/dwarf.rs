@@ -5,11 +5,13 @@
 //! pointers: a type that is described here is one that the object's code or
 //! data may have instances of.
 
-use super::types::{Definition, Encoding, Enumerator, Kind, Member, Name, Record, Shape, Types};
+pub(crate) mod types;
+
 use gimli::{AttributeValue, DwarfSections, EndianSlice, LittleEndian, Section as _, UnitOffset};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget};
 use std::collections::HashMap;
 use std::path::Path;
+use types::{Definition, Encoding, Enumerator, Kind, Member, Name, Record, Shape, Types};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Names of symbols in the hypervisor and in a payload.
+
+use crate::tree::ObjectFile;
+use xsplice_abi::symbol::RuntimeName;
+use xsplice_objdiff::object::Object;
+
+/// What the name of a new symbol ends with in a draft. The payload has its tag
+/// behind it: the hypervisor refuses a name that another payload has, too.
+pub(crate) const VERSION_SUFFIX: &str = "@";
+
+/// The name of what is new in a payload: that of the symbol in its file. Of a
+/// source that is compiled several times, the object is the file.
+pub(crate) fn payload_name(file: &ObjectFile, symbol: &str) -> String {
+    fn stem(path: &str) -> &str {
+        path.rsplit_once('.').map_or(path, |(stem, _)| stem)
+    }
+    let place = match stem(&file.path) == stem(&file.source) {
+        true => &file.source,
+        false => &file.path,
+    };
+    format!("{}{VERSION_SUFFIX}", RuntimeName::local(place, symbol))
+}
+
+/// File-name prefix of the symbols that stand for freed boot-only code.
+pub(crate) const INIT_TRAP: &str = "freed-after-boot";
+
+/// The name by which the hypervisor's own symbol table knows a symbol.
+pub(crate) fn runtime_name(object: &Object, index: usize) -> String {
+    let symbol = &object.symbols[index];
+    let file = (!symbol.global).then_some(object.file.as_str());
+    let name = RuntimeName {
+        file,
+        name: &symbol.name,
+    };
+    name.to_string()
+}
