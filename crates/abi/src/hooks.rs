@@ -36,6 +36,16 @@ impl Need {
             Self::PerCpu => "#define XSPLICE_PER_CPU\n",
         }
     }
+
+    /// The hook that a payload has where it is needed; only where, if `PatchedVariables`
+    /// is not asked for without the others.
+    pub fn hook(self) -> &'static str {
+        match self {
+            Self::PatchedData => "put_new_data",
+            Self::PatchedVariables => "check",
+            Self::PerCpu => "claim_per_cpu",
+        }
+    }
 }
 
 /// A table that [`SOURCE`] declares.
@@ -144,6 +154,8 @@ mod tests {
                 .next()
                 .unwrap_or_default();
             assert!(SOURCE.contains(name), "{name}");
+            let hook = ["cf_check ", need.hook(), "("].concat();
+            assert!(SOURCE.contains(&hook), "{hook}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use xsplice_review::{Payload, Record};
 use xsplice_system::file;
 use xsplice_verify::{Accepted, Input, Inputs, Level, Patched, Plan, Progress, Recorded, Verdict};
-use xsplice_verify::{build, built, check, verify};
+use xsplice_verify::{build, built, check, generated_hooks, verify};
 
 /// Where the patched hypervisor comes from.
 pub(crate) enum From<'a> {
@@ -83,12 +83,17 @@ fn patched(question: &Question, progress: &dyn Progress) -> anyhow::Result<Patch
             let payloads = question.payloads.iter().zip(&recorded);
             let levels = payloads.map(|(payload, from)| level(payload, from, &question.accepted));
             let levels: Vec<Level> = levels.collect::<anyhow::Result<_>>()?;
+            let payloads = question.payloads.iter();
+            let generated: Vec<String> = payloads
+                .filter_map(|(name, data)| generated_hooks(&Input { name, data }))
+                .collect();
             let plan = Plan {
                 tree,
                 patches: all,
                 levels: &levels,
                 recorded: &recorded,
                 hooks,
+                generated: &generated,
                 cache: cache.as_deref(),
             };
             build(&plan, progress)?

@@ -5,7 +5,7 @@ use crate::copy::{Built, Copy, duplicate, listing};
 use crate::recorded::check_patches;
 use crate::source::Source;
 use crate::types::{self, Types};
-use crate::{Plan, Progress, Unusable, record};
+use crate::{Plan, Progress, Unusable, generated, record};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -42,7 +42,15 @@ pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> 
     let given: Vec<_> = names.zip(patches.iter().map(Vec::as_slice)).collect();
     check_patches(plan.recorded, &given)?;
     let work = Copy::place(&top, plan.cache).map_err(|e| no_work_directory(&e))?;
-    let from = all_of(plan, &top, &[&patches, &hooks])?;
+    let mut hooks: Vec<_> = (0..)
+        .zip(hooks)
+        .map(|(number, hook): (usize, _)| (format!("xsplice-hooks-{number}"), hook))
+        .collect();
+    hooks.extend((0..).zip(plan.generated).map(|(number, source)| {
+        let source = generated::with_places(source, number);
+        (generated::file(number), source.into_bytes())
+    }));
+    let from = all_of(plan, &top, &patches, &hooks)?;
     if let Some(built) = work.built(&from) {
         return result(work.path(), built.types, built.files);
     }
@@ -85,15 +93,20 @@ pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> 
     result(copy, built.types, built.files)
 }
 
-/// All that the hypervisor of the plan is built of, `texts` among it, and by which
-/// program, in words.
-fn all_of(plan: &Plan, top: &Path, texts: &[&[Vec<u8>]]) -> Result<String, Unusable> {
+/// All that the hypervisor of the plan is built of, and by which program, in words.
+fn all_of(
+    plan: &Plan,
+    top: &Path,
+    patches: &[Vec<u8>],
+    hooks: &[(String, Vec<u8>)],
+) -> Result<String, Unusable> {
     let xen = top.join("xen");
     let program = std::env::current_exe().and_then(|program| program.metadata());
     let program = program.and_then(|program| program.modified()).ok();
     let mut text = format!("{program:?} {:?}\n", plan.levels());
     text += &listing(&xen).map_err(|e| unusable(&xen, &e))?;
-    for given in texts.iter().copied().flatten() {
+    let hooks = hooks.iter().map(|(_, text)| text);
+    for given in patches.iter().chain(hooks) {
         text += &format!("{}\n", given.escape_ascii());
     }
     Ok(text)
@@ -165,17 +178,17 @@ fn top(tree: &Path) -> Result<PathBuf, Unusable> {
     parent.ok_or_else(|| unusable(&tree, &"not a Xen source tree: there is no xen/Rules.mk"))
 }
 
-/// Hooks are compiled like any other file, and linked.
-fn add_hooks(copy: &Path, hooks: &[Vec<u8>]) -> Result<(), Unusable> {
+/// Hooks, given as names and contents of files, are compiled like any other file, and
+/// linked.
+fn add_hooks(copy: &Path, hooks: &[(String, Vec<u8>)]) -> Result<(), Unusable> {
     if hooks.is_empty() {
         return Ok(());
     }
     let common = copy.join("xen/common");
     let makefile = common.join("Makefile");
     let mut text = std::fs::read_to_string(&makefile).map_err(|e| unusable(&makefile, &e))?;
-    for (number, hook) in hooks.iter().enumerate() {
-        let name = format!("xsplice-hooks-{number}");
-        let path = common.join(&name).with_extension("c");
+    for (name, hook) in hooks {
+        let path = common.join(name).with_extension("c");
         std::fs::write(&path, hook).map_err(|e| unusable(&path, &e))?;
         text.push_str(&format!("\nobj-y += {name}.o\n"));
     }

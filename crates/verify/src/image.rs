@@ -211,6 +211,51 @@ impl Image {
         self.segments.insert(at, segment);
     }
 
+    /// Puts `bytes` at `address`, as far as there is memory.
+    pub(crate) fn write(&mut self, address: u64, bytes: &[u8]) {
+        let next = self
+            .segments
+            .partition_point(|segment| segment.address <= address);
+        let Some(segment) = next.checked_sub(1).and_then(|at| self.segments.get_mut(at)) else {
+            return;
+        };
+        let (Ok(size), Ok(from)) = (
+            usize::try_from(segment.size),
+            usize::try_from(address - segment.address),
+        ) else {
+            return;
+        };
+        // The file does not have all zeros.
+        let end = from.saturating_add(bytes.len()).min(size);
+        if segment.data.len() < end {
+            segment.data.resize(end, 0);
+        }
+        if let Some(there) = segment.data.get_mut(from..end) {
+            let (bytes, _) = bytes.split_at(there.len());
+            there.copy_from_slice(bytes);
+        }
+    }
+
+    /// Adds a variable at `place`, where nothing has a name.
+    pub(crate) fn add_object(&mut self, place: Range<u64>, name: Name) {
+        let Some(class) = self.class(place.start) else {
+            return;
+        };
+        let names = self.at.entry(place.start).or_default();
+        names.push(name.clone());
+        let at = self.entities.partition_point(|e| e.address < place.start);
+        self.entities.insert(
+            at,
+            Entity {
+                address: place.start,
+                size: place.end - place.start,
+                names: vec![name],
+                class,
+                runs: false,
+            },
+        );
+    }
+
     /// Names memory. What lies within another symbol is only a name.
     pub(crate) fn add_symbols(&mut self, symbols: Vec<RawSymbol>) {
         let mut sized: BTreeMap<u64, (u64, Vec<Name>, bool)> = BTreeMap::new();

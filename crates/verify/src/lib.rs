@@ -22,8 +22,9 @@
 //!
 //! *What it cannot see*: whether values in memory keep their meaning where code
 //! and layout allow both, such as an enumerator that gets another number (this
-//! is noted); what hooks do while they run: they are compared with the patched
-//! source's, and named.
+//! is noted); what hooks of a patch do while they run: they are compared with the patched
+//! source's, and named. What those do that the generator makes is known, and is done to
+//! the running hypervisor before it is compared.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ mod class;
 mod code;
 mod copy;
 mod dwarf;
+mod generated;
 mod image;
 mod objects;
 mod payload;
@@ -48,6 +50,7 @@ mod verdict;
 mod witness;
 
 pub use build::{Patched, build, built};
+pub use generated::generated_hooks;
 pub use plan::{Accepted, Level, Plan, Progress, Silent};
 pub use recorded::Recorded;
 pub use types::Types;
@@ -133,7 +136,7 @@ pub fn verify(inputs: &Inputs) -> Result<Verdict, Unusable> {
     objects.tell(&patched, meant.flatten());
     let running = running(inputs.original, &inputs.payloads)?;
     let lower_hooks = inputs.accepted.lower_hooks;
-    let verdict = prove::prove(&patched, &objects, &running, &inputs.files, lower_hooks);
+    let verdict = prove::prove(&patched, &objects, running, &inputs.files, lower_hooks);
     let mut verdict = verdict.map_err(|reason| Unusable::new(inputs.patched.name, &reason))?;
     match inputs.types {
         Some(types) => {

@@ -21,6 +21,9 @@ pub struct Plan<'a> {
     pub recorded: &'a [Recorded],
     /// C source of hooks.
     pub hooks: &'a [PathBuf],
+    /// Source of the hooks that the generator made, for each payload that has some
+    /// ([`crate::generated_hooks`]).
+    pub generated: &'a [String],
     /// Where the copy of the tree is kept for the next time, if it is to be.
     pub cache: Option<&'a Path>,
 }
@@ -212,6 +215,7 @@ mod tests {
                 levels: &levels.collect::<Vec<_>>(),
                 recorded: &[],
                 hooks: &[],
+                generated: &[],
                 cache: None,
             };
             let levels = plan.levels().into_iter();

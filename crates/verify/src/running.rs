@@ -8,7 +8,17 @@ use crate::payload::{self, Replaced};
 use crate::tables::Tables;
 use crate::{Input, Unusable};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use xsplice_abi::special::Table;
+
+/// Where a payload has a new per-CPU variable.
+#[derive(Debug)]
+pub(crate) struct NewPerCpu {
+    /// In the area of the first CPU.
+    pub(crate) place: Range<u64>,
+    /// Whether the payload is not the topmost.
+    pub(crate) lower: bool,
+}
 
 /// The running hypervisor with payloads applied.
 #[derive(Debug)]
@@ -21,6 +31,7 @@ pub(crate) struct Running {
     /// the entry itself is.
     pub(crate) entries: Vec<(Table, u64, u64)>,
     pub(crate) hooks: Vec<(String, u64)>,
+    pub(crate) new_per_cpu: Vec<NewPerCpu>,
     /// What relocations of the payloads lead to.
     starts: BTreeSet<u64>,
     /// Where the memory of each payload begins, in ascending order.
@@ -35,6 +46,7 @@ impl Running {
             replaced: HashMap::new(),
             entries: Vec::new(),
             hooks: Vec::new(),
+            new_per_cpu: Vec::new(),
             starts: BTreeSet::new(),
             payloads: Vec::new(),
         })
@@ -59,6 +71,15 @@ impl Running {
         self.hooks.extend(brought.hooks);
         self.starts.extend(brought.starts);
         Ok(())
+    }
+
+    /// Whether a payload brings the variable at `address`.
+    pub(crate) fn is_new_variable(&self, address: u64) -> bool {
+        self.image.class(address) == Some(Class::PayloadData)
+            || self
+                .new_per_cpu
+                .iter()
+                .any(|new| new.place.start == address)
     }
 
     /// Where execution is that enters at `address`.
@@ -86,7 +107,7 @@ impl Running {
     }
 
     /// Which payload has `address`, counted from 1; 0 for the hypervisor.
-    fn payload(&self, address: u64) -> usize {
+    pub(crate) fn payload(&self, address: u64) -> usize {
         self.payloads.partition_point(|&start| start <= address)
     }
 

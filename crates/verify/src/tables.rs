@@ -67,7 +67,7 @@ pub(crate) struct Entry {
 }
 
 /// All entries, by the code that they are about.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Tables {
     entries: BTreeMap<u64, Vec<Entry>>,
 }

@@ -14,7 +14,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 use xsplice_review::Payload;
-use xsplice_verify::{Accepted, Input, Inputs, Level, Plan, Verdict};
+use xsplice_verify::{Accepted, Input, Inputs, Level, Plan, Verdict, generated_hooks};
 
 /// The claim that the hypervisor with these payloads is the one built from these
 /// patches.
@@ -80,16 +80,6 @@ fn replaced(payload: &[u8]) -> anyhow::Result<Vec<String>> {
     old.collect()
 }
 
-/// Whether the second opinion can agree with `payload`: it cannot see what hooks do,
-/// so generated hooks are always a difference.
-///
-/// # Errors
-/// If it is not a payload.
-pub fn can_be_proved(payload: &[u8]) -> anyhow::Result<bool> {
-    let record = Payload::read(payload, None)?.record.unwrap_or_default();
-    Ok(record.patched_data.is_empty() && record.per_cpu.is_empty())
-}
-
 /// The second opinion on all `claims` together.
 ///
 /// # Errors
@@ -133,6 +123,7 @@ pub fn opinion(base: &Base, claims: &[&Claim]) -> anyhow::Result<Verdict> {
         renewed: renewed(claims)?,
         ..Accepted::default()
     };
+    let generated: Vec<String> = payloads.iter().filter_map(generated_hooks).collect();
     let patched = xsplice_verify::build(
         &Plan {
             tree: &base.tree,
@@ -140,6 +131,7 @@ pub fn opinion(base: &Base, claims: &[&Claim]) -> anyhow::Result<Verdict> {
             levels: &levels,
             recorded: &[],
             hooks: &hooks,
+            generated: &generated,
             cache: None,
         },
         &xsplice_verify::Silent,
@@ -189,25 +181,8 @@ pub fn not_proved(
         }
     }
     let mut faults = Vec::new();
-    for batch in &mut batches {
+    for batch in &batches {
         let start = Instant::now();
-        let mut hooked = Vec::new();
-        for claim in &*batch {
-            for payload in claim
-                .levels
-                .iter()
-                .filter_map(|(_, payload)| payload.as_ref())
-            {
-                if !can_be_proved(payload)? {
-                    say(&format!("no second opinion, for its hooks: {}", claim.name));
-                    hooked.push(claim.name.clone());
-                }
-            }
-        }
-        batch.retain(|claim| !hooked.contains(&claim.name));
-        if batch.is_empty() {
-            continue;
-        }
         let names: Vec<&str> = batch.iter().map(|claim| claim.name.as_str()).collect();
         faults.extend(faults_of(base, batch));
         let seconds = start.elapsed().as_secs_f64();

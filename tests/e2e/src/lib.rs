@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod claim;
+pub mod corrupted;
 pub mod forged;
 pub mod mutation;
 
@@ -181,11 +182,22 @@ pub fn local(arguments: &[&str]) -> anyhow::Result<LocalOutput> {
     Ok(Command::new(xsplice()?).args(arguments).output()?)
 }
 
-/// Builds the hypervisor of the tree with `patches`, all for one payload.
+/// Builds the hypervisor of the tree with `patches`, all for one level, and with the
+/// generated hooks of `payloads`.
 ///
 /// # Errors
 /// If it does not build.
-pub fn patched(base: &Base, patches: &[PathBuf]) -> anyhow::Result<xsplice_verify::Patched> {
+pub fn patched(
+    base: &Base,
+    patches: &[PathBuf],
+    payloads: &[Vec<u8>],
+) -> anyhow::Result<xsplice_verify::Patched> {
+    let payloads = payloads.iter().map(|data| xsplice_verify::Input {
+        name: "payload",
+        data,
+    });
+    let generated = payloads.filter_map(|payload| xsplice_verify::generated_hooks(&payload));
+    let generated: Vec<String> = generated.collect();
     let plan = xsplice_verify::Plan {
         tree: &base.tree,
         patches,
@@ -195,6 +207,7 @@ pub fn patched(base: &Base, patches: &[PathBuf]) -> anyhow::Result<xsplice_verif
         }],
         recorded: &[],
         hooks: &[],
+        generated: &generated,
         cache: None,
     };
     Ok(xsplice_verify::build(&plan, &xsplice_verify::Silent)?)

@@ -24,7 +24,6 @@
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use xsplice_e2e::claim;
 use xsplice_e2e::directives::{directive, directives, options};
 use xsplice_e2e::mutation::Random;
 use xsplice_e2e::{Base, base, build, config, exhaustive, local, rust_base, seed, settled, told};
@@ -144,16 +143,6 @@ impl Stack {
         expect_report(&text, &xsplice_e2e::result("build", &result.stdout)?)
             .with_context(|| name.to_string())?;
         self.built.push(top);
-        Ok(true)
-    }
-
-    /// Whether the second opinion can agree with all levels that were built.
-    fn can_be_proved(&self) -> anyhow::Result<bool> {
-        for built in &self.built {
-            if !claim::can_be_proved(&std::fs::read(&built.payload)?)? {
-                return Ok(false);
-            }
-        }
         Ok(true)
     }
 
@@ -332,10 +321,6 @@ fn every_stack_has_the_expected_result() -> anyhow::Result<()> {
         judged.swap_remove(random.below(judged.len()));
     }
     for stack in judged {
-        if !stack.can_be_proved()? {
-            println!("no second opinion, for its hooks: {}", stack.name);
-            continue;
-        }
         failures.extend(stack.not_proved(&base)?);
     }
     let mut config = config(&base)?;

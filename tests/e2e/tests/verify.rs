@@ -3,24 +3,11 @@
 //! reason for each corrupted one.
 
 use anyhow::{Context as _, ensure};
-use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
-use std::ops::Range;
-use xsplice_e2e::{Base, base, build, local, patched, repository, told};
-use xsplice_verify::{Accepted, Input, Inputs, Kind, Patched, Verdict};
+use xsplice_e2e::corrupted::{Case, Good};
+use xsplice_e2e::{Base, base, build, local, repository, told};
+use xsplice_verify::Kind;
 
 const PATCH: &str = "examples/xen-4.17/two-files.patch";
-
-/// Size in bytes of an entry of a relocation table.
-const RELA: usize = 24;
-
-struct Case {
-    name: &'static str,
-    spoil: fn(&mut Payload) -> anyhow::Result<()>,
-    kind: Kind,
-    /// Text that the reason must contain.
-    named: &'static str,
-}
 
 const TWO_FILES: [Case; 14] = [
     Case {
@@ -215,32 +202,28 @@ const EVERY_KIND: [Case; 12] = [
 fn each_corrupted_payload_is_caught_with_the_true_reason() -> anyhow::Result<()> {
     let base = base()?;
     let more = repository().join("tests/e2e/patches/second-opinion.patch");
-    let (good, patched) = good(&base, &repository().join(PATCH))?;
-    let syms = std::fs::read(&base.xen_syms)?;
-    let verdict = opinion(&syms, &patched, &[&good])?;
-    ensure!(verdict.proved, "{:#?}", verdict.differences);
+    let good = Good::build(&base, &[repository().join(PATCH)])?;
+    let verdict = good.proved()?;
     ensure!(verdict.from_payload == 5, "{verdict:?}");
     ensure!(
         verdict.functions > 4000 && verdict.objects > 2000 && verdict.types > 0,
         "{verdict:?}"
     );
-    let none = opinion(&syms, &patched, &[])?;
+    let none = good.opinion(&[])?;
     for name in ["compat_xen_version", "do_xen_version", "xen_changeset"] {
         let mut differences = none.differences.iter();
         ensure!(differences.any(|d| d.name == name), "{none:#?}");
     }
-    caught(&syms, &patched, &good, &TWO_FILES)?;
-    let (good, patched) = self::good(&base, &more)?;
-    let verdict = opinion(&syms, &patched, &[&good])?;
-    ensure!(verdict.proved, "{:#?}", verdict.differences);
-    let notes = verdict.notes.join("\n");
+    good.caught(0, &TWO_FILES)?;
+    let good = Good::build(&base, &[more])?;
+    let notes = good.proved()?.notes.join("\n");
     for words in [
         "live_hook is a load hook",
         "live_other is new, and nothing uses it after boot",
     ] {
         ensure!(notes.contains(words), "{notes}");
     }
-    caught(&syms, &patched, &good, &EVERY_KIND)
+    good.caught(0, &EVERY_KIND)
 }
 
 /// A function's exception fixups belong to it wherever they are: those of a replaced
@@ -271,50 +254,10 @@ fn fixups_belong_to_their_functions() -> anyhow::Result<()> {
     let base = base()?;
     let patches = ["replaced-fixups", "init-lost-function"]
         .map(|name| repository().join(format!("tests/e2e/patches/{name}.patch")));
-    let payloads = [payload(&base, &patches[0])?, payload(&base, &patches[1])?];
-    let patched = patched(&base, &patches)?;
-    let syms = std::fs::read(&base.xen_syms)?;
-    let verdict = opinion(&syms, &patched, &[&payloads[0], &payloads[1]])?;
-    ensure!(verdict.proved, "{:#?}", verdict.differences);
-    caught(&syms, &patched, &payloads[0], &FIXUPS)?;
-    caught(&syms, &patched, &payloads[1], &TRAP)
-}
-
-/// The payload of a patch, and a build of the patched source.
-fn good(base: &Base, patch: &std::path::Path) -> anyhow::Result<(Vec<u8>, Patched)> {
-    Ok((payload(base, patch)?, patched(base, &[patch.to_owned()])?))
-}
-
-fn payload(base: &Base, patch: &std::path::Path) -> anyhow::Result<Vec<u8>> {
-    let directory = tempfile::tempdir()?;
-    let output = directory.path().join("good.livepatch");
-    build(base, patch, &output)?;
-    Ok(std::fs::read(&output)?)
-}
-
-fn caught(syms: &[u8], patched: &Patched, good: &[u8], cases: &[Case]) -> anyhow::Result<()> {
-    let mut missed = Vec::new();
-    for case in cases {
-        let mut payload = Payload {
-            bytes: good.to_owned(),
-        };
-        (case.spoil)(&mut payload).context(case.name)?;
-        let found = match opinion(syms, patched, &[&payload.bytes]) {
-            Ok(verdict) => {
-                let right = |d: &xsplice_verify::Difference| {
-                    d.kind == case.kind && d.to_string().contains(case.named)
-                };
-                let found = !verdict.proved && verdict.differences.iter().any(right);
-                (found, format!("{:#?}", verdict.differences))
-            }
-            Err(error) => (error.to_string().contains(case.named), error.to_string()),
-        };
-        if !found.0 {
-            missed.push(format!("{}: {}", case.name, found.1));
-        }
-    }
-    ensure!(missed.is_empty(), "{}", missed.join("\n"));
-    Ok(())
+    let good = Good::build(&base, &patches)?;
+    good.proved()?;
+    good.caught(0, &FIXUPS)?;
+    good.caught(1, &TRAP)
 }
 
 #[test]
@@ -405,180 +348,4 @@ fn verify(
         arguments.extend(["-p", patch]);
     }
     local(&arguments)
-}
-
-fn opinion(syms: &[u8], patched: &Patched, payloads: &[&[u8]]) -> anyhow::Result<Verdict> {
-    let input = |name, data| Input { name, data };
-    Ok(xsplice_verify::verify(&Inputs {
-        original: input("xen-syms", syms),
-        payloads: payloads.iter().map(|data| input("payload", data)).collect(),
-        patched: input("patched", &patched.syms),
-        objects: input("prelink.o", &patched.objects),
-        files: patched.files.clone(),
-        types: patched.types.as_ref(),
-        accepted: Accepted::default(),
-    })?)
-}
-
-/// A payload that is changed in place.
-struct Payload {
-    bytes: Vec<u8>,
-}
-
-impl Payload {
-    fn elf(&self) -> anyhow::Result<ElfFile64<'_, Endianness>> {
-        Ok(ElfFile64::parse(&*self.bytes)?)
-    }
-
-    /// The file range of a section's contents.
-    fn section(&self, name: &str) -> anyhow::Result<Range<usize>> {
-        let elf = self.elf()?;
-        let section = elf.section_by_name(name).context(name.to_owned())?;
-        let (offset, size) = section.file_range().context(name.to_owned())?;
-        Ok(usize::try_from(offset)?..usize::try_from(offset + size)?)
-    }
-
-    /// The file offset of its header.
-    fn header(&self, name: &str) -> anyhow::Result<usize> {
-        let elf = self.elf()?;
-        let section = elf.section_by_name(name).context(name.to_owned())?;
-        let table = u64::from_le_bytes(self.bytes[0x28..0x30].try_into()?);
-        let size = size_of_val(section.elf_section_header());
-        Ok(usize::try_from(table)? + section.index().0 * size)
-    }
-
-    fn put(&mut self, at: usize, value: u64) {
-        self.bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
-    }
-
-    fn set_flags(&mut self, section: &str, flags: u64) -> anyhow::Result<()> {
-        let header = self.header(section)?;
-        self.put(header + 8, flags);
-        Ok(())
-    }
-
-    /// Removes the last `size` bytes of a section, with their relocations.
-    fn cut(&mut self, section: &str, size: u64) -> anyhow::Result<()> {
-        let header = self.header(section)?;
-        let elf = self.elf()?;
-        let whole = elf.section_by_name(section).context("it is there")?.size();
-        let rela = format!(".rela{section}");
-        let relocations = self.section(&rela)?;
-        let offset =
-            |at: usize| u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap_or_default());
-        let kept = relocations
-            .clone()
-            .step_by(RELA)
-            .filter(|&at| offset(at) < whole - size);
-        let kept = (kept.count() * RELA) as u64;
-        let rela_header = self.header(&rela)?;
-        self.put(header + 0x20, whole - size);
-        self.put(rela_header + 0x20, kept);
-        Ok(())
-    }
-
-    /// The file offset of the first relocation against `symbol`.
-    fn relocation(&self, section: &str, symbol: &str) -> anyhow::Result<usize> {
-        let index = self.index(symbol)?;
-        let mut all = self.section(section)?.step_by(RELA);
-        all.find(|&at| self.bytes[at + 12..at + 16] == index.to_le_bytes())
-            .with_context(|| format!("nothing leads to {symbol}"))
-    }
-
-    fn index(&self, symbol: &str) -> anyhow::Result<u32> {
-        let elf = self.elf()?;
-        let mut symbols = elf.symbols();
-        let found = symbols
-            .find(|s| s.name() == Ok(symbol))
-            .context(symbol.to_owned())?;
-        Ok(u32::try_from(found.index().0)?)
-    }
-
-    /// Adds to the addend of the `index`th relocation of a section.
-    fn add(&mut self, section: &str, index: usize, by: i64) -> anyhow::Result<()> {
-        let at = self.section(section)?.start + index * RELA + 16;
-        let addend = u64::from_le_bytes(self.bytes[at..at + 8].try_into()?);
-        self.put(at, addend.wrapping_add_signed(by));
-        Ok(())
-    }
-
-    /// Redirects the `index`th relocation of a section to `symbol`.
-    fn turn(&mut self, section: &str, index: usize, symbol: &str) -> anyhow::Result<()> {
-        let (at, to) = (
-            self.section(section)?.start + index * RELA,
-            self.index(symbol)?,
-        );
-        self.bytes[at + 12..at + 16].copy_from_slice(&to.to_le_bytes());
-        Ok(())
-    }
-
-    /// Replaces the function whose name contains `name` by a trap.
-    fn trap(&mut self, name: &str) -> anyhow::Result<()> {
-        const SYMBOL: usize = 24;
-        const UD2: [u8; 2] = [0x0f, 0x0b];
-        let elf = self.elf()?;
-        let mut symbols = elf.symbols();
-        let symbol = symbols.find(|s| s.name().is_ok_and(|n| n.contains(name)));
-        let symbol = symbol.context(name.to_owned())?;
-        let section = elf.section_by_index(symbol.section_index().context("it is there")?)?;
-        let (start, _) = section.file_range().context("it has contents")?;
-        let (at, index) = (usize::try_from(start + symbol.address())?, symbol.index().0);
-        self.bytes[at..at + UD2.len()].copy_from_slice(&UD2);
-        let entry = self.section(".symtab")?.start + index * SYMBOL;
-        self.put(entry + 16, UD2.len() as u64);
-        Ok(())
-    }
-
-    fn flip(&mut self, section: &str, offset: usize) -> anyhow::Result<()> {
-        let at = self.section(section)?.start + offset;
-        self.bytes[at] ^= 1;
-        Ok(())
-    }
-
-    fn set_alignment(&mut self, section: &str, alignment: u64) -> anyhow::Result<()> {
-        let header = self.header(section)?;
-        self.put(header + 0x30, alignment);
-        Ok(())
-    }
-
-    /// Makes a symbol of the hypervisor absolute.
-    fn make_absolute(&mut self, symbol: &str, address: u64) -> anyhow::Result<()> {
-        const SIZE: usize = 24;
-        let entry = self.section(".symtab")?.start + usize::try_from(self.index(symbol)?)? * SIZE;
-        self.bytes[entry + 6..entry + 8].copy_from_slice(&object::elf::SHN_ABS.0.to_le_bytes());
-        self.put(entry + 8, address);
-        Ok(())
-    }
-
-    fn redirect(&mut self, section: &str, from: &str, to: &str) -> anyhow::Result<()> {
-        let (at, to) = (self.relocation(section, from)?, self.index(to)?);
-        self.bytes[at + 12..at + 16].copy_from_slice(&to.to_le_bytes());
-        Ok(())
-    }
-
-    fn shift(&mut self, section: &str, symbol: &str, by: u64) -> anyhow::Result<()> {
-        let at = self.relocation(section, symbol)? + 16;
-        let addend = u64::from_le_bytes(self.bytes[at..at + 8].try_into()?);
-        self.put(at, addend.wrapping_add(by));
-        Ok(())
-    }
-
-    /// The address that the hypervisor has for `symbol`.
-    fn symbol(&self, symbol: &str) -> anyhow::Result<u64> {
-        let syms = std::fs::read(base()?.xen_syms)?;
-        let elf = ElfFile64::<Endianness>::parse(&*syms)?;
-        let found = elf.symbol_by_name(symbol).context(symbol.to_owned())?;
-        Ok(found.address())
-    }
-
-    fn old_address(&self, record: usize) -> anyhow::Result<u64> {
-        let at = self.section(".livepatch.funcs")?.start + record * 104 + 16;
-        Ok(u64::from_le_bytes(self.bytes[at..at + 8].try_into()?))
-    }
-
-    fn set_old_address(&mut self, record: usize, address: u64) -> anyhow::Result<()> {
-        let at = self.section(".livepatch.funcs")?.start + record * 104 + 16;
-        self.put(at, address);
-        Ok(())
-    }
 }

@@ -2,14 +2,14 @@
 //! What is found by its place and not through references: what has no size,
 //! arrays that the linker puts together, lists of hooks.
 
-use super::{Origin, Place, Walk};
+use super::{Origin, Pair, Place, Walk};
 use crate::class::Class;
+use crate::generated;
 use crate::image::EntityId;
 use crate::verdict::Kind;
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use xsplice_abi::payload::hook;
-use xsplice_abi::symbol::RuntimeName;
 
 impl Walk<'_> {
     /// Compares what has a name and no size with its namesake, byte by byte. Fixups
@@ -169,6 +169,18 @@ impl Walk<'_> {
         same
     }
 
+    /// Finds out where the hooks that the generator makes have their tables.
+    pub(super) fn follow_generated(&mut self) {
+        self.compare_hooks();
+        while let Some(pair) = self.queue.pop_front() {
+            if let Pair::Function(id, at) = pair
+                && generated::owner(&self.patched.entities[id]).is_some()
+            {
+                self.function(id, at);
+            }
+        }
+    }
+
     /// The hooks of the payloads are those of the patched source.
     pub(super) fn compare_hooks(&mut self) {
         let mut wanted: Vec<(String, u64)> = Vec::new();
@@ -182,22 +194,25 @@ impl Walk<'_> {
                     .map(|p| (stage.clone(), u64::from_le_bytes(*p))),
             );
         }
-        let base = |place: String| match place.split_once('@') {
-            Some((name, _)) => name.to_owned(),
-            None => place,
-        };
-        let symbol = |place: &str| RuntimeName::parse(place).name.to_owned();
+        let symbol = |place: &str| generated::base(place).to_owned();
         let mut brought: Vec<(String, String, u64)> = Vec::new();
         for (stage, at) in &self.running.hooks {
-            let name = base(self.running.image.place(*at));
-            brought.push((stage.clone(), symbol(&name), *at));
+            let name = symbol(&self.running.image.place(*at));
+            brought.push((stage.clone(), name, *at));
         }
+        let made = brought.iter().filter(|hook| generated::is_made(&hook.1));
+        let made: BTreeSet<usize> = made.map(|hook| self.running.payload(hook.2)).collect();
+        let made: Vec<usize> = made.into_iter().collect();
         for (stage, target) in wanted {
             let name = symbol(&self.patched.place(target));
-            let found = brought
-                .iter()
-                .position(|(other, hook, _)| *other == stage && *hook == name);
-            match (found, self.patched.starting_at(target)) {
+            let id = self.patched.starting_at(target);
+            let owner = id.and_then(|id| generated::owner(&self.patched.entities[id]));
+            let found = brought.iter().position(|(other, hook, at)| {
+                let theirs =
+                    owner.is_none_or(|owner| made.get(owner) == Some(&self.running.payload(*at)));
+                *other == stage && *hook == name && theirs
+            });
+            match (found, id) {
                 (Some(found), Some(id)) => {
                     let (_, _, at) = brought.remove(found);
                     self.hook(id, at, &stage);
@@ -217,17 +232,26 @@ impl Walk<'_> {
                 ));
                 continue;
             }
-            let message =
-                format!("the payload has it as {stage} hook, and the patched source has not");
+            let message = match generated::is_made(&name) && !self.declared.is_there() {
+                true => "the generator made this hook: it is proved where the patched hypervisor \
+                         is built with it, from the source and the patches"
+                    .to_owned(),
+                false => {
+                    format!("the payload has it as {stage} hook, and the patched source has not")
+                }
+            };
             self.differ(Kind::Hook, &name, message);
         }
     }
 
     fn hook(&mut self, id: EntityId, at: u64, stage: &str) {
-        let name = self.patched.entities[id].name();
-        self.notes.insert(format!(
-            "{name} is a {stage} hook: what it does while it runs is not judged"
-        ));
+        let entity = &self.patched.entities[id];
+        if generated::owner(entity).is_none() {
+            let name = entity.name();
+            self.notes.insert(format!(
+                "{name} is a {stage} hook: what it does while it runs is not judged"
+            ));
+        }
         self.pair(id, at);
     }
 }

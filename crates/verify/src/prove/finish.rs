@@ -18,6 +18,7 @@ impl Walk<'_> {
         self.check_entries();
         self.check_reached();
         self.check_kept_addresses();
+        self.check_new_per_cpu();
         let mut verdict = Verdict::default();
         for (&id, mates) in &self.mates {
             if !self.patched.entities[id].runs {
@@ -97,7 +98,7 @@ impl Walk<'_> {
             let Some(&at) = mates.first().filter(|_| entity.class.has_state()) else {
                 continue;
             };
-            let payload = self.running.image.class(at) == Some(Class::PayloadData);
+            let payload = self.running.is_new_variable(at);
             let namesakes = self.namesakes(id);
             let problem = if payload {
                 let idle = namesakes
@@ -216,7 +217,7 @@ impl Walk<'_> {
     fn check_reached(&mut self) {
         let mut unreached = Vec::new();
         for (id, entity) in self.patched.entities.iter().enumerate() {
-            let list = entity.class == Class::Hooks;
+            let list = entity.class == Class::Hooks || self.declared.contains(id);
             if !entity.class.is_init() && !list && !self.mates.contains_key(&id) {
                 let stateless = entity.runs || entity.class == Class::ReadOnly;
                 let range = entity.address..entity.end();
@@ -263,6 +264,25 @@ impl Walk<'_> {
                 &name,
                 "the patched hypervisor has it no longer, but its address can be kept in memory",
             );
+        }
+    }
+
+    /// A new per-CPU variable that the topmost payload brings is one of the patched
+    /// hypervisor.
+    fn check_new_per_cpu(&mut self) {
+        let unused: Vec<u64> = self
+            .running
+            .new_per_cpu
+            .iter()
+            .filter(|new| !new.lower)
+            .map(|new| new.place.start)
+            .filter(|at| !self.taken.contains_key(at))
+            .collect();
+        for at in unused {
+            let name = self.running.image.place(at);
+            let message = "the payload has a new per-CPU variable there, and the patched \
+                           hypervisor has none";
+            self.differ(Kind::LeftOver, &name, message);
         }
     }
 

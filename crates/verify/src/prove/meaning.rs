@@ -169,6 +169,13 @@ impl Walk<'_> {
     fn lead_to_entity(&mut self, origin: &Origin, (id, offset): (EntityId, u64), start: u64) {
         let entity = &self.patched.entities[id];
         let running = start.wrapping_add(offset);
+        if self.declared.contains(id) {
+            let &mut known = self.found.entry(id).or_insert(start);
+            if known != start {
+                self.leads_elsewhere(origin, entity.address.wrapping_add(offset), running);
+            }
+            return;
+        }
         let class = self.running.image.class(start);
         let freed = class.is_some_and(Class::is_init) || self.running.is_trap(running);
         if entity.class.is_init() && !origin.init && freed {

@@ -13,6 +13,7 @@ mod meaning;
 mod step;
 
 use crate::code::Code;
+use crate::generated::{self, Declared};
 use crate::image::{EntityId, Image, Name};
 use crate::objects::Objects;
 use crate::running::Running;
@@ -27,7 +28,7 @@ use xsplice_abi::special::Table;
 pub(crate) fn prove(
     patched: &Image,
     objects: &Objects,
-    running: &Running,
+    mut running: Running,
     files: &BTreeMap<String, String>,
     lower_hooks: bool,
 ) -> Result<Verdict, String> {
@@ -42,22 +43,24 @@ pub(crate) fn prove(
             tables::name(table)
         ));
     }
-    let mut walk = Walk {
+    let declared = Declared::of(patched);
+    let terms = Terms {
         patched,
         objects,
-        running,
         files,
         lower_hooks,
-        tables,
-        mates: BTreeMap::new(),
-        taken: HashMap::new(),
-        queue: VecDeque::new(),
-        compared: HashSet::new(),
-        entries: HashSet::new(),
-        borders: Vec::new(),
-        differences: BTreeSet::new(),
-        notes: BTreeSet::new(),
+        declared: &declared,
     };
+    // Where the code of hooks leads to is looked up first, and proved with all else: what
+    // hooks do comes before the comparison of what they do it to.
+    let mut first = terms.walk(&running, tables.clone(), BTreeMap::new());
+    first.follow_generated();
+    let (found, functions) = (first.found, first.mates);
+    let functions = functions.into_keys();
+    let (wrong, notes) = generated::prepare(&mut running, patched, &declared, &found, functions);
+    let mut walk = terms.walk(&running, tables, found);
+    walk.differences.extend(wrong);
+    walk.notes.extend(notes);
     walk.start();
     walk.run();
     walk.pair_at_borders();
@@ -72,6 +75,43 @@ pub(crate) fn prove(
     walk.compare_hooks();
     walk.run();
     Ok(walk.finish())
+}
+
+/// What the running hypervisor is compared with, and how.
+struct Terms<'a> {
+    patched: &'a Image,
+    objects: &'a Objects,
+    files: &'a BTreeMap<String, String>,
+    lower_hooks: bool,
+    declared: &'a Declared,
+}
+
+impl<'a> Terms<'a> {
+    fn walk(
+        &self,
+        running: &'a Running,
+        tables: Tables,
+        found: BTreeMap<EntityId, u64>,
+    ) -> Walk<'a> {
+        Walk {
+            patched: self.patched,
+            objects: self.objects,
+            running,
+            files: self.files,
+            lower_hooks: self.lower_hooks,
+            tables,
+            declared: self.declared,
+            found,
+            mates: BTreeMap::new(),
+            taken: HashMap::new(),
+            queue: VecDeque::new(),
+            compared: HashSet::new(),
+            entries: HashSet::new(),
+            borders: Vec::new(),
+            differences: BTreeSet::new(),
+            notes: BTreeSet::new(),
+        }
+    }
 }
 
 /// Where a comparison is, for messages and for what is expected of it.
@@ -128,6 +168,10 @@ struct Walk<'a> {
     /// lacks.
     lower_hooks: bool,
     tables: Tables,
+    /// What hooks of the generator's own lead to, and is made for each payload.
+    declared: &'a Declared,
+    /// Where the running hypervisor has it.
+    found: BTreeMap<EntityId, u64>,
     /// What stands for each function and object of the patched hypervisor.
     mates: BTreeMap<EntityId, Vec<u64>>,
     /// Whose place a variable of the running hypervisor is.
