@@ -1,0 +1,596 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! What the hypervisor gives: the engine's host as a table of C functions.
+#![expect(unsafe_code, reason = "everything here is an interface to C")]
+
+use crate::message::Message;
+use alloc::boxed::Box;
+use core::ffi::{CStr, c_char, c_void};
+use core::fmt::{self, Write as _};
+use core::ops::Range;
+use core::ptr::NonNull;
+use xsplice_abi::sysctl::{STATE_APPLIED, STATE_CHECKED};
+use xsplice_engine::{
+    Absent, Description, Errno, Hook, Host, LandingPads, Limits, Protection, Region, Resident,
+    State, Status, WriteAccess,
+};
+use xsplice_fallible as fallible;
+
+/// Bytes with their length. They need no zero at the end, and are there for as long
+/// as the call that they are given to.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct xsplice_bytes {
+    /// The first byte; not null, even when there are none.
+    pub data: *const u8,
+    /// How many there are.
+    pub len: usize,
+}
+
+impl From<&[u8]> for xsplice_bytes {
+    fn from(bytes: &[u8]) -> Self {
+        Self {
+            data: bytes.as_ptr(),
+            len: bytes.len(),
+        }
+    }
+}
+
+impl xsplice_bytes {
+    /// # Safety
+    /// The bytes are there, and are not changed, for as long as the result is used.
+    pub(crate) unsafe fn get<'a>(self) -> &'a [u8] {
+        if self.data.is_null() {
+            return &[];
+        }
+        // SAFETY: the caller says so.
+        unsafe { core::slice::from_raw_parts(self.data, self.len) }
+    }
+}
+
+/// Addresses from `start` up to, and without, `end`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct xsplice_range {
+    /// The first address.
+    pub start: u64,
+    /// The address after the last one.
+    pub end: u64,
+}
+
+impl From<&Range<u64>> for xsplice_range {
+    fn from(range: &Range<u64>) -> Self {
+        Self {
+            start: range.start,
+            end: range.end,
+        }
+    }
+}
+
+/// `region()`: code that stays for as long as the hypervisor runs.
+pub const XSPLICE_REGION_TEXT: u32 = 1;
+/// `region()`: code or data that is freed after boot.
+pub const XSPLICE_REGION_INIT: u32 = 2;
+/// `region()`: anything else that stays.
+pub const XSPLICE_REGION_DATA: u32 = 3;
+/// `region()`: not part of the hypervisor.
+pub const XSPLICE_REGION_OUTSIDE: u32 = 4;
+
+/// `open_text()`: written by `write_text()` only; an alias of the pages will do.
+pub const XSPLICE_ACCESS_ALIAS: u32 = 0;
+/// `open_text()`: hooks run in the window, and find text writable at its own
+/// addresses, that of payloads too.
+pub const XSPLICE_ACCESS_IN_PLACE: u32 = 1;
+
+/// `protect()`: readable and executable.
+pub const XSPLICE_PROTECT_TEXT: u32 = 0;
+/// `protect()`: readable.
+pub const XSPLICE_PROTECT_READ_ONLY: u32 = 1;
+
+/// `call()`: before the functions are patched, in the window; returns nothing.
+pub const XSPLICE_HOOK_LOAD: u32 = 0;
+/// `call()`: after the functions are put back, in the window; returns nothing.
+pub const XSPLICE_HOOK_UNLOAD: u32 = 1;
+/// `call()`: before an apply; can veto it.
+pub const XSPLICE_HOOK_PRE_APPLY: u32 = 2;
+/// `call()`: in place of an apply, in the window.
+pub const XSPLICE_HOOK_APPLY: u32 = 3;
+/// `call()`: after an apply; returns nothing.
+pub const XSPLICE_HOOK_POST_APPLY: u32 = 4;
+/// `call()`: before a revert; can veto it.
+pub const XSPLICE_HOOK_PRE_REVERT: u32 = 5;
+/// `call()`: in place of a revert, in the window.
+pub const XSPLICE_HOOK_REVERT: u32 = 6;
+/// `call()`: after a revert; returns nothing.
+pub const XSPLICE_HOOK_POST_REVERT: u32 = 7;
+
+/// What the hypervisor's own code takes for granted of a payload.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct xsplice_limits {
+    /// Numbers of processor features are less than this.
+    pub features: u16,
+    /// With this feature, an entry of .altinstructions may make a call direct; 0 when
+    /// there is none.
+    pub always: u16,
+    /// Whether payloads have .alt_call_sites for that.
+    pub call_sites: bool,
+    /// Whether the processor checks that what is called through pointers begins with
+    /// endbr64.
+    pub landing_pads: bool,
+}
+
+/// Memory for a payload.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct xsplice_memory {
+    /// Its address, page-aligned, near enough to the text for a jump.
+    pub base: u64,
+    /// Where the engine writes it: that address, or a buffer that `register_payload()`
+    /// copies there. It stays until `free()`.
+    pub bytes: *mut u8,
+}
+
+/// A payload that is made. Everything in it is there for as long as the call.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct xsplice_description {
+    /// Its name.
+    pub name: xsplice_bytes,
+    /// Its build-id.
+    pub build_id: xsplice_bytes,
+    /// The build-id that it depends on.
+    pub depends: xsplice_bytes,
+    /// Code; not rounded to pages.
+    pub text: xsplice_range,
+    /// Writable data.
+    pub data: xsplice_range,
+    /// Read-only data.
+    pub read_only: xsplice_range,
+    /// .livepatch.funcs: records whose old addresses are filled in.
+    pub funcs: xsplice_range,
+    /// .altinstructions, to be applied.
+    pub alternatives: xsplice_range,
+    /// .ex_table, to be sorted and registered.
+    pub exceptions: xsplice_range,
+    /// .bug_frames.0 to .bug_frames.3.
+    pub bug_frames: [xsplice_range; 4],
+    /// .alt_call_sites, to be made direct calls.
+    pub call_sites: xsplice_range,
+    /// .modinfo: strings that each end with a zero byte.
+    pub metadata: xsplice_range,
+}
+
+/// The part of a payload's record that its hooks see and may change.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct xsplice_record {
+    /// `XSPLICE_STATE_CHECKED` or `XSPLICE_STATE_APPLIED`.
+    pub state: u32,
+    /// Result of the last action: 0, or a negative error number.
+    pub result: i32,
+    /// For each function whether it is patched. An apply or revert hook sets all of
+    /// these, or it fails and changes none.
+    pub applied: *mut bool,
+    /// How many functions there are.
+    pub functions: usize,
+}
+
+/// The hypervisor: functions that the engine calls, each with `context`. All of them
+/// must be there. *In the window* all other CPUs stand still: such a function must not
+/// wait, allocate or print.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct xsplice_host {
+    /// What each function gets.
+    pub context: *mut c_void,
+    /// The build-id; it stays.
+    pub build_id: xsplice_bytes,
+    /// What its own code takes for granted of payloads.
+    pub limits: xsplice_limits,
+    /// The address of a symbol, 0 when there is none: `function` for a global one,
+    /// `file.c#function` for a local one.
+    pub lookup_symbol:
+        Option<unsafe extern "C" fn(context: *mut c_void, name: xsplice_bytes) -> u64>,
+    /// `XSPLICE_REGION_...`; payloads are outside.
+    pub region: Option<unsafe extern "C" fn(context: *mut c_void, addr: u64) -> u32>,
+    /// Copies the `len` bytes at `addr`, in the hypervisor or in a payload's memory;
+    /// false when they are not all there.
+    pub read: Option<
+        unsafe extern "C" fn(context: *mut c_void, addr: u64, buf: *mut u8, len: usize) -> bool,
+    >,
+    /// Where the function begins that has the instruction at `addr`; 0 when that is not
+    /// known.
+    pub function_at: Option<unsafe extern "C" fn(context: *mut c_void, addr: u64) -> u64>,
+    /// Why these bytes must not be written over, as a string that stays; null when they
+    /// may be. What a CPU may run while the others wait, and what handles events that
+    /// cannot be masked, must not be.
+    pub denied:
+        Option<unsafe extern "C" fn(context: *mut c_void, patched: xsplice_range) -> *const c_char>,
+    /// Memory for a payload: `size` bytes, whole pages, writable and not executable;
+    /// false when there is none.
+    pub allocate: Option<
+        unsafe extern "C" fn(context: *mut c_void, size: u64, memory: *mut xsplice_memory) -> bool,
+    >,
+    /// Takes back a payload's memory and everything that is known about it.
+    pub free: Option<unsafe extern "C" fn(context: *mut c_void, memory: xsplice_memory)>,
+    /// Takes over a payload and its tables. Nothing is protected yet.
+    pub register_payload: Option<
+        unsafe extern "C" fn(
+            context: *mut c_void,
+            memory: xsplice_memory,
+            payload: *const xsplice_description,
+        ) -> i32,
+    >,
+    /// Protects pages of a payload: `XSPLICE_PROTECT_...`.
+    pub protect: Option<
+        unsafe extern "C" fn(
+            context: *mut c_void,
+            memory: xsplice_memory,
+            pages: xsplice_range,
+            protection: u32,
+        ) -> i32,
+    >,
+    /// Calls the hook at `addr`: `XSPLICE_HOOK_...`.
+    pub call: Option<
+        unsafe extern "C" fn(
+            context: *mut c_void,
+            memory: xsplice_memory,
+            hook: u32,
+            addr: u64,
+            record: *mut xsplice_record,
+        ) -> i32,
+    >,
+    /// Stops all CPUs, calls `window(argument)` once on this one, and lets them go; each
+    /// synchronises its instruction stream first. False when they did not come together
+    /// within `timeout` ns: `window` has not run then.
+    pub rendezvous: Option<
+        unsafe extern "C" fn(
+            context: *mut c_void,
+            timeout: u64,
+            window: unsafe extern "C" fn(argument: *mut c_void),
+            argument: *mut c_void,
+        ) -> bool,
+    >,
+    /// Gets ready for a rendezvous in which text of `range` is written:
+    /// `XSPLICE_ACCESS_...`.
+    pub open_text: Option<
+        unsafe extern "C" fn(context: *mut c_void, range: xsplice_range, access: u32) -> i32,
+    >,
+    /// Begins to write, *in the window*.
+    pub begin_writing: Option<unsafe extern "C" fn(context: *mut c_void) -> i32>,
+    /// Writes, *in the window*.
+    pub write_text:
+        Option<unsafe extern "C" fn(context: *mut c_void, addr: u64, bytes: xsplice_bytes)>,
+    /// Undoes `begin_writing()`, *in the window*.
+    pub end_writing: Option<unsafe extern "C" fn(context: *mut c_void)>,
+    /// Undoes `open_text()`, whether there was a window or not.
+    pub close_text: Option<unsafe extern "C" fn(context: *mut c_void)>,
+    /// Nanoseconds since some moment in the past, also *in the window*.
+    pub now: Option<unsafe extern "C" fn(context: *mut c_void) -> u64>,
+    /// A part of the log; lines end with a newline.
+    pub log: Option<unsafe extern "C" fn(context: *mut c_void, text: xsplice_bytes)>,
+    /// The machine is in no defined state; does not return. May be called *in the
+    /// window*.
+    pub fatal: Option<unsafe extern "C" fn(context: *mut c_void, what: xsplice_bytes)>,
+}
+
+/// What C returns: 0 or a negative error number.
+fn result(code: i32) -> Result<(), Errno> {
+    match code {
+        0 => Ok(()),
+        code => Err(Errno(code.saturating_abs())),
+    }
+}
+
+pub(crate) const fn state_number(state: State) -> u32 {
+    match state {
+        State::Checked => STATE_CHECKED,
+        State::Applied => STATE_APPLIED,
+    }
+}
+
+const fn hook_number(hook: Hook) -> u32 {
+    match hook {
+        Hook::Load => XSPLICE_HOOK_LOAD,
+        Hook::Unload => XSPLICE_HOOK_UNLOAD,
+        Hook::PreApply => XSPLICE_HOOK_PRE_APPLY,
+        Hook::Apply => XSPLICE_HOOK_APPLY,
+        Hook::PostApply => XSPLICE_HOOK_POST_APPLY,
+        Hook::PreRevert => XSPLICE_HOOK_PRE_REVERT,
+        Hook::Revert => XSPLICE_HOOK_REVERT,
+        Hook::PostRevert => XSPLICE_HOOK_POST_REVERT,
+    }
+}
+
+macro_rules! table {
+    ($($name:ident: fn($($kind:ty),*) $(-> $result:ty)?;)*) => {
+        /// An [`xsplice_host`] in which nothing is missing.
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) struct Table {
+            context: *mut c_void,
+            build_id: xsplice_bytes,
+            limits: xsplice_limits,
+            $($name: unsafe extern "C" fn(*mut c_void $(, $kind)*) $(-> $result)?,)*
+        }
+
+        impl Table {
+            /// `None` when a function is missing.
+            pub(crate) fn new(host: &xsplice_host) -> Option<Self> {
+                Some(Self {
+                    context: host.context,
+                    build_id: host.build_id,
+                    limits: host.limits,
+                    $($name: host.$name?,)*
+                })
+            }
+        }
+    };
+}
+
+table! {
+    lookup_symbol: fn(xsplice_bytes) -> u64;
+    region: fn(u64) -> u32;
+    read: fn(u64, *mut u8, usize) -> bool;
+    function_at: fn(u64) -> u64;
+    denied: fn(xsplice_range) -> *const c_char;
+    allocate: fn(u64, *mut xsplice_memory) -> bool;
+    free: fn(xsplice_memory);
+    register_payload: fn(xsplice_memory, *const xsplice_description) -> i32;
+    protect: fn(xsplice_memory, xsplice_range, u32) -> i32;
+    call: fn(xsplice_memory, u32, u64, *mut xsplice_record) -> i32;
+    rendezvous: fn(u64, unsafe extern "C" fn(*mut c_void), *mut c_void) -> bool;
+    open_text: fn(xsplice_range, u32) -> i32;
+    begin_writing: fn() -> i32;
+    write_text: fn(u64, xsplice_bytes);
+    end_writing: fn();
+    close_text: fn();
+    now: fn() -> u64;
+    log: fn(xsplice_bytes);
+    fatal: fn(xsplice_bytes);
+}
+
+/// Calls a function of the table. The one argument for all of them: the hypervisor has
+/// promised, when it made the engine, that each does what the header says with
+/// `context`; what is passed besides are numbers, and pointers to what lives longer than
+/// the call.
+macro_rules! ask {
+    ($table:expr, $name:ident $(, $argument:expr)*) => {
+        // SAFETY: see the macro.
+        unsafe { ($table.$name)($table.context $(, $argument)*) }
+    };
+}
+
+/// Parts of a text as the log takes them.
+struct Log<'t>(&'t Table);
+
+impl fmt::Write for Log<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        ask!(self.0, log, text.as_bytes().into());
+        Ok(())
+    }
+}
+
+impl Host for Table {
+    fn build_id(&self) -> &[u8] {
+        // SAFETY: the hypervisor has promised that it stays.
+        unsafe { self.build_id.get() }
+    }
+
+    fn lookup_symbol(&self, name: &[u8]) -> Option<u64> {
+        let addr = ask!(self, lookup_symbol, name.into());
+        (addr != 0).then_some(addr)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            features: self.limits.features,
+            always: Some(self.limits.always).filter(|always| *always != 0),
+            call_sites: self.limits.call_sites,
+            landing_pads: match self.limits.landing_pads {
+                true => LandingPads::Checked,
+                false => LandingPads::Unused,
+            },
+        }
+    }
+
+    fn region(&self, addr: u64) -> Region {
+        match ask!(self, region, addr) {
+            XSPLICE_REGION_TEXT => Region::Text,
+            XSPLICE_REGION_INIT => Region::Init,
+            XSPLICE_REGION_DATA => Region::Data,
+            _ => Region::Outside,
+        }
+    }
+
+    fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
+        ask!(self, read, addr, buf.as_mut_ptr(), buf.len())
+    }
+
+    fn allocate(&self, size: u64) -> Option<Box<dyn Resident>> {
+        let len = usize::try_from(size).ok()?;
+        let place = fallible::place().ok()?;
+        let mut memory = xsplice_memory {
+            base: 0,
+            bytes: core::ptr::null_mut(),
+        };
+        if !ask!(self, allocate, size, &raw mut memory) {
+            return None;
+        }
+        let place = Box::write(
+            place,
+            Place {
+                table: *self,
+                memory,
+                len,
+            },
+        );
+        // Without a buffer it is given back. What was in it counts for nothing, but Rust
+        // must not see it.
+        let bytes = NonNull::new(memory.bytes)?;
+        // SAFETY: the hypervisor has given `len` bytes, which are the engine's now.
+        unsafe { bytes.write_bytes(0, len) };
+        Some(place)
+    }
+
+    fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
+        unsafe extern "C" fn run(argument: *mut c_void) {
+            // SAFETY: it is the one below, and the call in which it is borrowed goes on.
+            let window = unsafe { &mut *argument.cast::<&mut dyn FnMut()>() };
+            window();
+        }
+        let mut window = window;
+        let argument = (&raw mut window).cast();
+        match ask!(self, rendezvous, timeout, run, argument) {
+            true => Ok(()),
+            false => Err(Absent {
+                step: "the hypervisor gave up",
+                cpus: alloc::vec::Vec::new(),
+            }),
+        }
+    }
+
+    fn open_text(&self, range: Range<u64>, access: WriteAccess) -> Result<(), Errno> {
+        let access = match access {
+            WriteAccess::Alias => XSPLICE_ACCESS_ALIAS,
+            WriteAccess::InPlace => XSPLICE_ACCESS_IN_PLACE,
+        };
+        result(ask!(self, open_text, (&range).into(), access))
+    }
+
+    fn begin_writing(&self) -> Result<(), Errno> {
+        result(ask!(self, begin_writing))
+    }
+
+    fn write_text(&self, addr: u64, bytes: &[u8]) {
+        ask!(self, write_text, addr, bytes.into());
+    }
+
+    fn end_writing(&self) {
+        ask!(self, end_writing);
+    }
+
+    fn close_text(&self) {
+        ask!(self, close_text);
+    }
+
+    fn now(&self) -> u64 {
+        ask!(self, now)
+    }
+
+    fn log(&self, line: fmt::Arguments<'_>) {
+        // It never fails.
+        let _ = writeln!(Log(self), "{line}");
+    }
+
+    fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
+        let message = Message::new(what);
+        ask!(self, fatal, message.bytes().into());
+        // It has come back all the same: nothing else may run.
+        loop {
+            core::hint::spin_loop();
+        }
+    }
+
+    fn function_at(&self, addr: u64) -> Option<u64> {
+        let start = ask!(self, function_at, addr);
+        (start != 0).then_some(start)
+    }
+
+    fn denied(&self, patched: Range<u64>) -> Option<&'static str> {
+        let reason = ask!(self, denied, (&patched).into());
+        if reason.is_null() {
+            return None;
+        }
+        // SAFETY: it is a string that stays.
+        let reason = unsafe { CStr::from_ptr(reason) };
+        Some(reason.to_str().unwrap_or("the hypervisor keeps it"))
+    }
+}
+
+/// A payload's memory.
+#[derive(Debug)]
+struct Place {
+    table: Table,
+    memory: xsplice_memory,
+    len: usize,
+}
+
+impl Resident for Place {
+    fn base(&self) -> u64 {
+        self.memory.base
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `allocate` has written all of it, and until it is registered nobody
+        // but the caller, who has borrowed this, writes there.
+        unsafe { core::slice::from_raw_parts(self.memory.bytes, self.len) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: see above.
+        unsafe { core::slice::from_raw_parts_mut(self.memory.bytes, self.len) }
+    }
+
+    fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno> {
+        let description = xsplice_description {
+            name: payload.name.as_bytes().into(),
+            build_id: payload.build_id.into(),
+            depends: payload.depends.into(),
+            text: (&payload.text).into(),
+            data: (&payload.data).into(),
+            read_only: (&payload.read_only).into(),
+            funcs: (&payload.funcs).into(),
+            alternatives: (&payload.alternatives).into(),
+            exceptions: (&payload.exceptions).into(),
+            bug_frames: payload.bug_frames.each_ref().map(Into::into),
+            call_sites: (&payload.call_sites).into(),
+            metadata: (&payload.metadata).into(),
+        };
+        let table = self.table;
+        result(ask!(
+            table,
+            register_payload,
+            self.memory,
+            &raw const description
+        ))
+    }
+
+    fn protect(&mut self, range: Range<u64>, protection: Protection) -> Result<(), Errno> {
+        let protection = match protection {
+            Protection::Text => XSPLICE_PROTECT_TEXT,
+            Protection::ReadOnly => XSPLICE_PROTECT_READ_ONLY,
+        };
+        let table = self.table;
+        result(ask!(
+            table,
+            protect,
+            self.memory,
+            (&range).into(),
+            protection
+        ))
+    }
+
+    fn call(&mut self, hook: Hook, addr: u64, status: &mut Status<'_>) -> Result<(), Errno> {
+        let mut record = xsplice_record {
+            state: state_number(*status.state),
+            result: status.result,
+            applied: status.applied.as_mut_ptr(),
+            functions: status.applied.len(),
+        };
+        let (table, hook) = (self.table, hook_number(hook));
+        let code = ask!(table, call, self.memory, hook, addr, &raw mut record);
+        *status.state = match record.state {
+            STATE_APPLIED => State::Applied,
+            _ => State::Checked,
+        };
+        result(code)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let table = self.table;
+        ask!(table, free, self.memory);
+    }
+}
