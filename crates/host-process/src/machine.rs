@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::Instant;
 use thiserror::Error;
+use xsplice_abi::sysctl::{STATE_APPLIED, STATE_CHECKED};
 use xsplice_engine::{
     Absent, Area, Description, Errno, Hook, Host, Limits, Protection, Region, Resident, State,
     Status, WriteAccess,
@@ -414,8 +415,8 @@ impl Resident for Payload {
     fn call(&mut self, hook: Hook, addr: u64, status: &mut Status<'_>) -> Result<(), Errno> {
         let mut record = Record {
             state: match status.state {
-                State::Checked => 1,
-                State::Applied => 2,
+                State::Checked => STATE_CHECKED,
+                State::Applied => STATE_APPLIED,
             },
             result: status.result,
         };

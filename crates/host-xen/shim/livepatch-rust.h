@@ -3,7 +3,7 @@
  * What xsplice's engine and Xen ask of each other.
  *
  * The Rust side of this file is src/ffi.rs: names, types and order of members
- * are the same there. Texts have a length and no terminating zero. Addresses
+ * are the same there, and both sides assert it. Texts have a length and no terminating zero. Addresses
  * are uint64_t, and ranges do not include their end.
  */
 #ifndef LIVEPATCH_RUST_H
@@ -105,6 +105,82 @@ struct xsplice_entry {
     uint32_t state;
     int32_t result;
 };
+
+/* What src/ffi.rs asserts of the same structures and numbers. */
+#define XSPLICE_SIZE(name, size) \
+    _Static_assert(sizeof(struct xsplice_##name) == (size), "struct xsplice_" #name)
+#define XSPLICE_OFFSET(name, member, offset) \
+    _Static_assert(__builtin_offsetof(struct xsplice_##name, member) == (offset), \
+                   "struct xsplice_" #name ", " #member)
+#define XSPLICE_NUMBER(name, number) \
+    _Static_assert(XSPLICE_##name == (number), "XSPLICE_" #name)
+
+XSPLICE_SIZE(text, 16);
+XSPLICE_OFFSET(text, data, 0);
+XSPLICE_OFFSET(text, len, 8);
+XSPLICE_SIZE(range, 16);
+XSPLICE_OFFSET(range, start, 0);
+XSPLICE_OFFSET(range, end, 8);
+XSPLICE_SIZE(image, 72);
+XSPLICE_OFFSET(image, text, 0);
+XSPLICE_OFFSET(image, init, 16);
+XSPLICE_OFFSET(image, read_only, 32);
+XSPLICE_OFFSET(image, data, 48);
+XSPLICE_OFFSET(image, features, 64);
+XSPLICE_OFFSET(image, always, 66);
+XSPLICE_OFFSET(image, call_sites, 68);
+XSPLICE_OFFSET(image, landing_pads, 69);
+XSPLICE_SIZE(symbol, 40);
+XSPLICE_OFFSET(symbol, name, 0);
+XSPLICE_OFFSET(symbol, addr, 16);
+XSPLICE_OFFSET(symbol, size, 24);
+XSPLICE_OFFSET(symbol, new, 32);
+XSPLICE_SIZE(payload, 256);
+XSPLICE_OFFSET(payload, name, 0);
+XSPLICE_OFFSET(payload, build_id, 16);
+XSPLICE_OFFSET(payload, depends, 32);
+XSPLICE_OFFSET(payload, text, 48);
+XSPLICE_OFFSET(payload, data, 64);
+XSPLICE_OFFSET(payload, read_only, 80);
+XSPLICE_OFFSET(payload, funcs, 96);
+XSPLICE_OFFSET(payload, alternatives, 112);
+XSPLICE_OFFSET(payload, exceptions, 128);
+XSPLICE_OFFSET(payload, bug_frames, 144);
+XSPLICE_OFFSET(payload, call_sites, 208);
+XSPLICE_OFFSET(payload, metadata, 224);
+XSPLICE_OFFSET(payload, symbols, 240);
+XSPLICE_OFFSET(payload, nsymbols, 248);
+XSPLICE_SIZE(cursor, 8);
+XSPLICE_OFFSET(cursor, payload, 0);
+XSPLICE_OFFSET(cursor, function, 4);
+XSPLICE_SIZE(status, 24);
+XSPLICE_OFFSET(status, state, 0);
+XSPLICE_OFFSET(status, result, 4);
+XSPLICE_OFFSET(status, applied, 8);
+XSPLICE_OFFSET(status, nfuncs, 16);
+XSPLICE_SIZE(entry, 16);
+XSPLICE_OFFSET(entry, base, 0);
+XSPLICE_OFFSET(entry, state, 8);
+XSPLICE_OFFSET(entry, result, 12);
+_Static_assert(sizeof(enum xsplice_protection) == 4, "enum xsplice_protection");
+XSPLICE_NUMBER(TEXT, 0);
+XSPLICE_NUMBER(READ_ONLY, 1);
+_Static_assert(sizeof(enum xsplice_hook) == 4, "enum xsplice_hook");
+XSPLICE_NUMBER(LOAD, 0);
+XSPLICE_NUMBER(UNLOAD, 1);
+XSPLICE_NUMBER(PRE_APPLY, 2);
+XSPLICE_NUMBER(APPLY, 3);
+XSPLICE_NUMBER(POST_APPLY, 4);
+XSPLICE_NUMBER(PRE_REVERT, 5);
+XSPLICE_NUMBER(REVERT, 6);
+XSPLICE_NUMBER(POST_REVERT, 7);
+_Static_assert(sizeof(enum xsplice_event) == 4, "enum xsplice_event");
+XSPLICE_NUMBER(NMI, 0);
+XSPLICE_NUMBER(MACHINE_CHECK, 1);
+
+#undef XSPLICE_SIZE
+#undef XSPLICE_OFFSET
+#undef XSPLICE_NUMBER
 
 /* A payload's memory and what Xen knows about it. */
 struct xsplice_memory;

@@ -9,6 +9,7 @@ use crate::memory::state_number;
 use crate::symbols::Symbols;
 use core::cell::{Cell, OnceCell, UnsafeCell};
 use xsplice_abi::errno::Errno;
+use xsplice_abi::sysctl;
 use xsplice_engine::{Action, Engine, Host, Loaded, Options, Policy, Progress, hex};
 use xsplice_rendezvous::Rendezvous;
 
@@ -196,10 +197,10 @@ unsafe extern "C" fn xsplice_action(
     let start = |engine: &mut Engine<Xen>| {
         let name = name(name_text)?;
         let action = match action {
-            1 => Action::Unload,
-            2 => Action::Revert,
-            3 => Action::Apply,
-            4 => Action::Replace,
+            sysctl::ACTION_UNLOAD => Action::Unload,
+            sysctl::ACTION_REVERT => Action::Revert,
+            sysctl::ACTION_APPLY => Action::Apply,
+            sysctl::ACTION_REPLACE => Action::Replace,
             _ => {
                 let payload = engine.stack().find(name);
                 payload.ok_or(Errno::ENOENT)?;

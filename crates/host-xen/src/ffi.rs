@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! The other half of `shim/livepatch-rust.h`: the same names, types and order
-//! of members, and functions without `unsafe` for what is sound.
+//! of members, which both assert, and functions without `unsafe` for what is sound.
 #![expect(unsafe_code, reason = "everything here is an interface to C")]
 
 use core::ffi::CStr;
@@ -196,6 +196,37 @@ pub(crate) struct Entry {
     pub(crate) base: u64,
     pub(crate) state: u32,
     pub(crate) result: i32,
+}
+
+/// Asserts what `shim/livepatch-rust.h` asserts of the same structures and numbers.
+macro_rules! layout {
+    ($(struct $name:ident: $size:literal { $($member:ident: $offset:literal),* })*
+     $(enum $kind:ident { $($variant:ident: $number:literal),* })*) => {
+        const _: () = {
+            $(
+                assert!(size_of::<$name>() == $size);
+                $(assert!(core::mem::offset_of!($name, $member) == $offset);)*
+            )*
+            $(
+                assert!(size_of::<$kind>() == 4);
+                $(assert!($kind::$variant as u32 == $number);)*
+            )*
+        };
+    };
+}
+
+layout! {
+    struct Text: 16 { data: 0, len: 8 }
+    struct Addresses: 16 { start: 0, end: 8 }
+    struct Image: 72 { text: 0, init: 16, read_only: 32, data: 48, features: 64, always: 66, call_sites: 68, landing_pads: 69 }
+    struct Symbol: 40 { name: 0, addr: 16, size: 24, new: 32 }
+    struct Payload: 256 { name: 0, build_id: 16, depends: 32, text: 48, data: 64, read_only: 80, funcs: 96, alternatives: 112, exceptions: 128, bug_frames: 144, call_sites: 208, metadata: 224, symbols: 240, nsymbols: 248 }
+    struct Cursor: 8 { payload: 0, function: 4 }
+    struct Status: 24 { state: 0, result: 4, applied: 8, nfuncs: 16 }
+    struct Entry: 16 { base: 0, state: 8, result: 12 }
+    enum Protection { Text: 0, ReadOnly: 1 }
+    enum Hook { Load: 0, Unload: 1, PreApply: 2, Apply: 3, PostApply: 4, PreRevert: 5, Revert: 6, PostRevert: 7 }
+    enum Event { Nmi: 0, MachineCheck: 1 }
 }
 
 #[repr(C)]

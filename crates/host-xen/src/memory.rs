@@ -5,6 +5,7 @@
 use crate::ffi;
 use core::fmt;
 use core::ops::Range;
+use xsplice_abi::sysctl::{STATE_APPLIED, STATE_CHECKED};
 use xsplice_engine::{Description, Errno, Hook, Protection, Resident, State, Status};
 use xsplice_fallible::collect;
 
@@ -19,8 +20,8 @@ impl fmt::Debug for Memory {
 /// `LIVEPATCH_STATE_CHECKED` or `LIVEPATCH_STATE_APPLIED`.
 pub(crate) fn state_number(state: State) -> u32 {
     match state {
-        State::Checked => 1,
-        State::Applied => 2,
+        State::Checked => STATE_CHECKED,
+        State::Applied => STATE_APPLIED,
     }
 }
 
