@@ -222,6 +222,13 @@ impl Root {
 
 /// Why the hypervisor's function `name` must not be patched, if so. `name` may
 /// have its file in front, as Xen's symbol table writes it.
+///
+/// ```
+/// use xsplice_abi::deny;
+///
+/// assert!(deny::reason("do_nmi").is_some());
+/// assert!(deny::reason("xen_version").is_none());
+/// ```
 #[must_use]
 pub fn reason(name: &str) -> Option<&'static str> {
     // Our own core does the same by other names.

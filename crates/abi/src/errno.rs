@@ -4,6 +4,13 @@
 use core::fmt;
 
 /// An error number, positive as in `XEN_EINVAL`.
+///
+/// ```
+/// use xsplice_abi::errno::Errno;
+///
+/// assert_eq!(Errno(16).name(), Some("EBUSY"));
+/// assert_eq!(Errno::EBUSY.to_string(), "Device or resource busy");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Errno(pub i32);
 

@@ -34,3 +34,8 @@ pub mod symbol;
 pub mod sysctl;
 pub mod text;
 pub mod trampoline;
+
+/// The examples in the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

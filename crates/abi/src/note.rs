@@ -42,6 +42,15 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// The build-id in the note `data`; `None` if it is another note or damaged.
+///
+/// ```
+/// use xsplice_abi::note::{Hex, build_id_note, parse_build_id};
+///
+/// let note = build_id_note(&[0xab; 20]);
+/// let id = parse_build_id(&note).unwrap();
+/// assert_eq!(Hex(&id[..4]).to_string(), "abababab");
+/// assert_eq!(parse_build_id(&note[..30]), None);
+/// ```
 pub fn parse_build_id(data: &[u8]) -> Option<&[u8]> {
     let word = |at: usize| -> Option<u32> {
         Some(u32::from_le_bytes(

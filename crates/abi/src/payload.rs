@@ -49,6 +49,15 @@ pub mod section {
 
 /// `struct livepatch_expectation`: what must be in memory where a function is
 /// to be patched.
+///
+/// ```
+/// use xsplice_abi::payload::Expectation;
+///
+/// let expectation = Expectation::new(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap();
+/// assert!(expectation.enabled());
+/// assert_eq!(expectation.bytes(), [0xf3, 0x0f, 0x1e, 0xfa]);
+/// assert_eq!(Expectation::new(&[0; 32]), None, "there is room for 31 bytes");
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -100,6 +109,21 @@ impl Expectation {
 }
 
 /// `struct livepatch_func`: one function to be patched.
+///
+/// ```
+/// use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION};
+/// use zerocopy::{FromBytes as _, IntoBytes as _};
+///
+/// let mut record = LivepatchFunc {
+///     version: PAYLOAD_VERSION,
+///     ..LivepatchFunc::default()
+/// };
+/// record.old_addr.set(0xffff_82d0_4020_0100);
+/// record.old_size.set(32);
+/// let bytes = record.as_bytes();
+/// assert_eq!(bytes.len(), 104);
+/// assert_eq!(LivepatchFunc::ref_from_bytes(bytes).unwrap(), &record);
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]

@@ -84,6 +84,25 @@ pub struct Note<'a> {
 }
 
 /// Reads the notes of `section`; the last is `None` if it is damaged or another.
+///
+/// ```
+/// use xsplice_abi::preimage::{Preimage, notes};
+///
+/// let preimage = Preimage {
+///     address: 0xffff_82d0_4020_0100,
+///     size: 32,
+///     hash: [0x5a; 32],
+///     // What the hypervisor changes itself, such as an alternative.
+///     masked: vec![(4, 5)],
+/// };
+/// let mut section = Vec::new();
+/// preimage.append_to(&mut section);
+/// let note = notes(&section).next().unwrap().unwrap();
+/// assert_eq!((note.address, note.size), (preimage.address, 32));
+/// let mut code = [0xcc; 32];
+/// note.mask(&mut code);
+/// assert_eq!(code[3..10], [0xcc, 0, 0, 0, 0, 0, 0xcc]);
+/// ```
 pub fn notes(mut section: &[u8]) -> impl Iterator<Item = Option<Note<'_>>> {
     core::iter::from_fn(move || {
         if section.is_empty() {

@@ -19,6 +19,14 @@ pub const SYSCTL_SIZE: usize = 136;
 pub const NAME_SIZE: usize = 128;
 
 /// `XEN_SYSCTL_INTERFACE_VERSION`.
+///
+/// ```
+/// use xsplice_abi::sysctl::InterfaceVersion;
+///
+/// let xen_4_13 = InterfaceVersion(0x12);
+/// assert!(InterfaceVersion::ALL.contains(&xen_4_13));
+/// assert!(!xen_4_13.has_flags_and_metadata());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceVersion(pub u32);
 
@@ -197,6 +205,16 @@ pub const FLAG_NODEPS: u32 = 1;
 structure! {
     /// `struct xen_sysctl_livepatch_action`; up to interface version 0x12 it
     /// ends before `flags`.
+    ///
+    /// ```
+    /// use xsplice_abi::sysctl::{ACTION_APPLY, Action};
+    /// use zerocopy::IntoBytes as _;
+    ///
+    /// let mut request = Action::default();
+    /// request.cmd.set(ACTION_APPLY);
+    /// request.timeout.set(30_000_000);
+    /// assert_eq!(request.as_bytes()[16..20], [3, 0, 0, 0]);
+    /// ```
     Action = 32 {
         /// Which payload.
         name: Name = 0,

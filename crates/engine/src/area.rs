@@ -8,6 +8,17 @@ use xsplice_fallible as fallible;
 
 /// Addresses for payloads, for hosts that have no allocator of their own: the
 /// first gap that is large enough, with a free page behind each piece.
+///
+/// ```
+/// use xsplice_engine::Area;
+///
+/// let mut area = Area::new(0x10_0000..0x10_4000);
+/// assert_eq!(area.allocate(0x1000), Some(0x10_0000));
+/// assert_eq!(area.allocate(0x1000), Some(0x10_2000));
+/// assert_eq!(area.allocate(0x1000), None);
+/// area.free(0x10_0000);
+/// assert_eq!(area.allocate(0x1000), Some(0x10_0000));
+/// ```
 #[derive(Debug)]
 pub struct Area {
     range: Range<u64>,

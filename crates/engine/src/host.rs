@@ -64,6 +64,8 @@ pub enum WriteAccess {
 /// The engine calls a host from one place at a time and holds no lock of its
 /// own. Where a method says *in the window*, all other CPUs stand still: it must
 /// not wait, allocate or print.
+///
+/// `examples/host.rs` is a small one.
 pub trait Host {
     /// The build-id; empty when there is none.
     fn build_id(&self) -> &[u8];
@@ -145,6 +147,10 @@ pub trait Host {
 
     /// Why these bytes must not be written over: the reason of any function that one
     /// of them belongs to. `None` when they may be.
+    ///
+    /// There is no default: what a CPU may run while the others wait, what handles
+    /// events that cannot be masked, and what writes text, must be denied, and only the
+    /// host knows what that is. `xsplice_abi::deny` is Xen's list.
     fn denied(&self, patched: Range<u64>) -> Option<&'static str>;
 }
 

@@ -140,3 +140,8 @@ pub use stage::{
     Relocated, Resolved, Signature, Signatures, Verified,
 };
 pub use xsplice_abi::errno::Errno;
+
+/// The examples in the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

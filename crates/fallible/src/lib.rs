@@ -19,6 +19,11 @@ use alloc::vec::Vec;
 use core::mem::MaybeUninit;
 use core::{fmt, ptr};
 
+/// The examples in the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// Out of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMemory;

@@ -14,3 +14,8 @@
 #![forbid(unsafe_code)]
 
 pub mod reloc;
+
+/// The examples in the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

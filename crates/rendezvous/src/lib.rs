@@ -92,7 +92,13 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// What the rendezvous needs from the hypervisor.
+/// The examples in the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// What the rendezvous needs from the hypervisor. `examples/threads.rs` has one whose CPUs
+/// are threads.
 pub trait Platform {
     /// Nanoseconds since an arbitrary point in time.
     fn now(&self) -> u64;
@@ -147,6 +153,36 @@ struct Cpu {
 }
 
 /// The rendezvous of all CPUs of a hypervisor.
+///
+/// ```
+/// use xsplice_rendezvous::{Failure, Rendezvous};
+/// # use xsplice_rendezvous::{Events, Platform};
+/// # struct Machine;
+/// # impl Platform for Machine {
+/// #     fn now(&self) -> u64 { 0 }
+/// #     fn relax(&self) {}
+/// #     fn kick(&self, _cpu: u32) {}
+/// #     fn mask(&self) {}
+/// #     fn unmask(&self) {}
+/// #     fn synchronise(&self) {}
+/// #     fn replay(&self, _events: Events) {}
+/// # }
+/// # let machine = Machine;
+///
+/// // `machine` implements `Platform`. Of two CPUs, the first is online.
+/// let rendezvous = Rendezvous::new(2)?;
+/// rendezvous.online(0, &machine);
+/// let mut patched = false;
+/// rendezvous.lead(0, 1_000_000, &machine, || patched = true)?;
+/// assert!(patched);
+///
+/// // The other one is online too, and does not come.
+/// rendezvous.online(1, &machine);
+/// let failure = rendezvous.lead(0, 0, &machine, || ()).unwrap_err();
+/// assert_eq!(failure, Failure::NotWaiting(vec![1]));
+/// assert_eq!(failure.to_string(), "not all CPUs are waiting; missing: CPU 1");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Rendezvous {
     word: AtomicU64,
@@ -353,9 +389,8 @@ impl Rendezvous {
     /// Called at the end of a machine-check handler for which [`hold`](Self::hold)
     /// returned false.
     pub fn handled(&self, cpu: u32) {
-        if let Some(own) = self.cpu(cpu)
-            && own.slot.load(Ordering::Relaxed) == HANDLING
-        {
+        let handling = |own: &&Cpu| own.slot.load(Ordering::Relaxed) == HANDLING;
+        if let Some(own) = self.cpu(cpu).filter(handling) {
             own.slot.store(OFFLINE, Ordering::Release);
         }
     }

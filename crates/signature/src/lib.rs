@@ -20,6 +20,11 @@ use core::iter;
 use core::ops::Range;
 use sha2::{Digest as _, Sha256};
 
+/// The examples in the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// Most words of a modulus: 4096 bits.
 pub const MOST_WORDS: usize = 64;
 /// Fewest words of a modulus: 2048 bits.

@@ -58,6 +58,20 @@ pub struct Options {
 
 /// What must hold of the text below a payload before it is applied. What its
 /// expectations say always must.
+///
+/// ```
+/// use xsplice_engine::{Action, Cause, Engine, Guard, Options, Policy};
+/// # use xsplice_test_host::{Hypervisor, Payload, func};
+/// # let hypervisor = Hypervisor::new();
+/// # let file = Payload::new(&[func("target")]).bytes();
+///
+/// let mut engine = Engine::new(hypervisor, Policy::Engine).with_guard(Guard::OldCode);
+/// // This payload has no preimage notes.
+/// engine.upload("fix", &file)?;
+/// let failure = engine.act("fix", Action::Apply, Options::default()).unwrap_err();
+/// assert!(matches!(failure.cause, Cause::Unmet { .. }));
+/// # Ok::<(), xsplice_engine::Refusal>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Guard {
     /// The build-id of what it depends on.
@@ -71,6 +85,23 @@ pub enum Guard {
 }
 
 /// How far [`Engine::start`] came.
+///
+/// ```
+/// use xsplice_engine::{Action, Engine, Options, Policy, Progress};
+/// # use xsplice_test_host::{Hypervisor, Payload, func};
+/// # let mut engine = Engine::new(Hypervisor::new(), Policy::Engine);
+/// # engine.upload("fix", &Payload::new(&[func("target")]).bytes())?;
+///
+/// // In the context of a hypercall:
+/// let progress = engine.start("fix", Action::Apply, Options::default())?;
+/// // Where all CPUs can be stopped:
+/// if progress == Progress::Pending {
+///     assert_eq!(engine.pending(), Some("fix"));
+///     engine.run()?;
+/// }
+/// assert_eq!(engine.counters().applied, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Progress {
@@ -82,6 +113,29 @@ pub enum Progress {
 }
 
 /// Live patching of one hypervisor.
+///
+/// ```
+/// use xsplice_engine::{Action, Engine, Options, Policy, State};
+/// # use xsplice_test_host::{Hypervisor, Payload, func};
+/// # let hypervisor = Hypervisor::new();
+/// # let file = Payload::new(&[func("target")]).bytes();
+///
+/// // `hypervisor` implements `Host`, and `file` is a payload.
+/// let mut engine = Engine::new(hypervisor, Policy::Engine);
+/// engine.upload("fix", &file)?;
+/// engine.act("fix", Action::Apply, Options::default())?;
+/// assert_eq!(engine.stack().find("fix").unwrap().state(), State::Applied);
+///
+/// let failure = engine.act("fix", Action::Unload, Options::default()).unwrap_err();
+/// assert_eq!(
+///     failure.to_string(),
+///     "cannot unload fix (EINVAL): it is applied; revert it first"
+/// );
+/// engine.act("fix", Action::Revert, Options::default())?;
+/// engine.act("fix", Action::Unload, Options::default())?;
+/// assert_eq!(engine.stack().loaded().len(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Engine<H> {
     host: H,

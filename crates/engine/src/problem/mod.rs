@@ -44,6 +44,24 @@ pub enum Severity {
 /// hypervisor, now or later.
 ///
 /// Names in it are empty when there was no memory for them.
+///
+/// ```
+/// use xsplice_engine::{Errno, FunctionFault, Problem, Severity};
+/// # use xsplice_test_host::{Payload, func, load};
+/// # let refusal = load(&Payload::new(&[func("nowhere")]).bytes()).unwrap_err();
+///
+/// // `refusal` is of a payload that patches a function that is not there.
+/// for problem in &refusal.problems {
+///     if let Problem::Function { index, name, fault } = problem {
+///         assert_eq!((*index, name.as_str()), (0, "nowhere"));
+///         assert_eq!(*fault, FunctionFault::Unknown);
+///     }
+///     assert_eq!(problem.errno(), Errno::ENOENT);
+///     assert_eq!(problem.severity(), Severity::NotLoaded);
+///     assert!(problem.to_string().starts_with("function 0 (nowhere): it is neither"));
+/// }
+/// # assert_eq!(refusal.problems.len(), 1);
+/// ```
 #[derive(Debug, PartialEq, Eq, Error)]
 #[expect(
     missing_docs,

@@ -12,6 +12,17 @@ use xsplice_abi::errno::Errno;
 use xsplice_fallible::NoMemory;
 
 /// Why a payload was not loaded.
+///
+/// ```
+/// # use xsplice_test_host::load;
+/// # let file = b"#!/bin/sh";
+/// let refusal = load(file).unwrap_err();
+/// assert_eq!(
+///     refusal.to_string(),
+///     "test was not loaded (EINVAL)\n  \
+///      this is not an ELF file; pass the .livepatch file that the build made"
+/// );
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub struct Refusal {

@@ -259,8 +259,10 @@ fn check_order(table: &Table<'_, '_>, sites: &mut [Site], problems: &mut Problem
     sort(sites, |a, b| {
         a.addr < b.addr || a.addr == b.addr && a.index < b.index
     });
-    for pair in sites.array_windows() {
-        let [a, b] = pair;
+    for pair in sites.windows(2) {
+        let [a, b] = pair else {
+            continue;
+        };
         let what = if a.addr == b.addr {
             let same = a.lengths == b.lengths && a.index + 1 == b.index;
             (!same).then_some("an entry for the same code has other lengths or is not next to it")

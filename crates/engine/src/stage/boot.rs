@@ -114,8 +114,9 @@ fn each_value(loader: &Loader<'_, impl Host>, function: &Function, mut found: im
         && let Some(code) = buf.get_mut(..left.min(128))
         && loader.host.read(at, code)
     {
-        for (place, field) in (at..).zip(code.array_windows::<FIELD>()) {
-            let value = i64::from(i32::from_le_bytes(*field)).cast_unsigned();
+        for (place, field) in (at..).zip(code.windows(FIELD)) {
+            let field = field.first_chunk().copied().unwrap_or_default();
+            let value = i64::from(i32::from_le_bytes(field)).cast_unsigned();
             found(value);
             found(place.wrapping_add(value));
         }

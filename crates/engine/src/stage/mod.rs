@@ -50,7 +50,21 @@ pub enum Policy {
     Engine,
 }
 
-/// Loads payloads for a host on which others may be loaded already.
+/// Loads payloads for a host on which others may be loaded already: what
+/// [`Engine::upload`](crate::Engine::upload) does, without keeping the payload.
+///
+/// ```
+/// use xsplice_engine::{Loader, Policy, Stack};
+/// # use xsplice_test_host::{Hypervisor, Payload, func};
+/// # let hypervisor = Hypervisor::new();
+/// # let file = Payload::new(&[func("target")]).bytes();
+///
+/// let (host, stack, policy) = (&hypervisor, &Stack::new(), Policy::Stock);
+/// let loader = Loader { host, stack, policy };
+/// assert!(loader.load("fix", &file)?.problems().is_empty());
+/// assert!(loader.load("fix", &file[..100]).is_err());
+/// # Ok::<(), xsplice_engine::Refusal>(())
+/// ```
 #[derive(Debug)]
 pub struct Loader<'h, H> {
     /// The hypervisor.

@@ -91,7 +91,10 @@ impl<'a> Placed<'a> {
             fallible::push(&mut covered, (note.address, u64::from(note.size)))?;
         }
         sort_pairs(&mut covered);
-        for [(addr, size), (next, _)] in covered.array_windows() {
+        for pair in covered.windows(2) {
+            let [(addr, size), (next, _)] = pair else {
+                continue;
+            };
             if next - addr < *size {
                 let addr = *next;
                 problems.section(section, SectionFault::PreimageOverlap { addr });

@@ -139,6 +139,17 @@ pub const TABLE: &[Relocation] = &[
 const PLACES: [u8; TABLE[TABLE.len() - 1].r_type as usize + 1] = super::places(TABLE);
 
 /// The description of relocation type `r_type`, if supported.
+///
+/// ```
+/// use xsplice_reloc::reloc::aarch64;
+///
+/// // The offset of a branch has 26 bits and counts instructions.
+/// let call = aarch64::lookup(283).unwrap();
+/// assert_eq!((call.name, call.align), ("R_AARCH64_CALL26", 4));
+/// let mut branch = 0x9400_0000_u32.to_le_bytes();
+/// call.write(&mut branch, 0x100).unwrap();
+/// assert_eq!(u32::from_le_bytes(branch), 0x9400_0040);
+/// ```
 #[must_use]
 pub fn lookup(r_type: u32) -> Option<&'static Relocation> {
     super::lookup(TABLE, &PLACES, r_type)

@@ -251,6 +251,23 @@ impl Relocation {
 
     /// Stores `value` at the start of `dest`, which starts at the field.
     ///
+    /// ```
+    /// use xsplice_reloc::reloc::x86_64::{self, R_X86_64_PC32};
+    ///
+    /// let relocation = x86_64::lookup(R_X86_64_PC32).unwrap();
+    /// let (symbol, place) = (0xffff_82d0_4020_1000, 0xffff_82d0_4020_0000);
+    /// // The displacement of a call is from the end of its field.
+    /// let value = relocation.value(symbol, -4, place);
+    /// let mut code = [0xe8, 0, 0, 0, 0];
+    /// relocation.write(&mut code[1..], value)?;
+    /// assert_eq!(code, [0xe8, 0xfc, 0x0f, 0, 0]);
+    ///
+    /// let too_far = relocation.value(0, 0, place);
+    /// let refused = relocation.write(&mut code[1..], too_far).unwrap_err();
+    /// assert!(refused.to_string().starts_with("R_X86_64_PC32 cannot hold"));
+    /// # Ok::<(), xsplice_reloc::reloc::WriteError>(())
+    /// ```
+    ///
     /// Nothing is written unless the value fits and `dest` has the complete field.
     ///
     /// # Errors

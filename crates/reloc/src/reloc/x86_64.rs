@@ -58,6 +58,14 @@ pub const TABLE: &[Relocation] = &[
 const PLACES: [u8; TABLE[TABLE.len() - 1].r_type as usize + 1] = super::places(TABLE);
 
 /// The description of relocation type `r_type`, if supported.
+///
+/// ```
+/// use xsplice_reloc::reloc::x86_64;
+///
+/// let relocation = x86_64::lookup(x86_64::R_X86_64_32S).unwrap();
+/// assert_eq!((relocation.size, relocation.bounds().1), (4, i64::from(i32::MAX)));
+/// assert!(x86_64::lookup(99).is_none());
+/// ```
 #[must_use]
 pub fn lookup(r_type: u32) -> Option<&'static Relocation> {
     super::lookup(TABLE, &PLACES, r_type)
