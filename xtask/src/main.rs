@@ -8,6 +8,7 @@ mod docs;
 mod fuzz;
 mod man;
 mod mutants;
+mod publish;
 mod sanitize;
 mod suite;
 mod test;

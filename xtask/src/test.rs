@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{axe, docs, suite};
+use crate::{axe, docs, publish, suite};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -117,6 +117,9 @@ fn check_without_xen(fast: bool) -> anyhow::Result<()> {
     ])?;
     check_freestanding()?;
     cargo(&["test", "--workspace", "--exclude", "xsplice-e2e", "--quiet"])?;
+    if !fast {
+        publish::check()?;
+    }
     check_dependencies(fast)
 }
 
@@ -154,7 +157,14 @@ fn check_freestanding() -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    let packages = ["abi", "reloc", "signature", "engine", "rendezvous"];
+    let packages = [
+        "abi",
+        "reloc",
+        "signature",
+        "engine",
+        "engine-c",
+        "rendezvous",
+    ];
     let packages = packages.map(|name| format!("--package=xsplice-{name}"));
     let mut command = Command::new("cargo");
     command.args(["check", "--quiet", "--target", TARGET]);
