@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Functions that must not be patched: a CPU may run them while the bytes change,
-//! or where a payload is not mapped.
+//! The deny-list: functions that a CPU may run while their bytes change, or where
+//! payloads are not mapped.
 //!
-//! While one CPU writes, the others wait with interrupts off. What can run
-//! nevertheless: the path of an NMI or machine check up to where it is held (for
-//! machine checks under Xen's own core: the whole handler), the code that waits,
-//! and the code that writes. [`ROOTS`] names where these begin; what they call on
-//! every path follows from the hypervisor's image, and [`CALLED`] has it for who
-//! has no image to walk. [`AREAS`] has the code that runs where payloads are not
-//! mapped.
+//! While one CPU writes, the others wait with interrupts off. Code that can still
+//! run: the path of an NMI or machine check up to where it is held (with the stock
+//! core, the whole machine-check handler), the code that waits, and the code that
+//! writes. [`ROOTS`] names their entry points; their callees on every path follow
+//! from the hypervisor's image, and are listed in [`CALLED`] for users without an
+//! image. [`AREAS`] has the code that runs where payloads are not mapped.
 
 use crate::symbol::RuntimeName;
 use Why::{Event, Waits, Writes};
 
-/// Which hypervisors have a function.
+/// The hypervisors that have a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
     /// All of them.
     Everywhere,
-    /// Those with Xen's own live-patch core.
+    /// Those with the stock live-patch core.
     OwnCore,
     /// Those of them from this minor version of Xen 4 on.
     OwnCoreSince(u32),
@@ -26,22 +25,21 @@ pub enum Where {
     OurCore,
     /// Those from this minor version of Xen 4 on.
     Since(u32),
-    /// Only some: it depends on the configuration, the version, or on what the
-    /// compiler made of it.
+    /// Only some, depending on configuration, version or compiler.
     Some,
 }
 
-/// A function from which the hypervisor runs while code is being patched.
+/// An entry point of code that runs while code is being patched.
 #[derive(Clone, Copy, Debug)]
 pub struct Root {
-    /// Its name, without what the compiler adds.
+    /// Its name, without suffixes from the compiler.
     pub name: &'static str,
     /// Why it must not be patched.
     pub why: Why,
-    /// Where it is.
+    /// The hypervisors that have it.
     pub place: Where,
-    /// Whether what it calls runs then as well. Not so where the calls come before
-    /// the first byte is written, or after the last.
+    /// Whether its callees run then too: not if all calls are before the first byte
+    /// is written, or after the last.
     pub calls: bool,
 }
 
@@ -57,7 +55,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// In words.
+    /// The reason as text.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
@@ -71,7 +69,7 @@ impl Why {
     }
 }
 
-/// Why what enters and leaves the hypervisor must not be patched.
+/// Why code that enters and leaves the hypervisor must not be patched.
 pub const ENTRY: &str = "CPUs run it on their way into or out of the hypervisor, \
     where page-table isolation does not map payloads";
 const COPIED: &str = "kexec copies it and runs the copy on page tables that do not map payloads";
@@ -99,9 +97,9 @@ const fn alone(name: &'static str, why: Why, place: Where) -> Root {
     }
 }
 
-/// Where the hypervisor runs while code is being patched. Calls through pointers
-/// lead from one of them to the next: `do_nmi` to the callback that holds it,
-/// `do_machine_check` to a handler.
+/// Entry points of code that runs while code is being patched. Some are reached by
+/// indirect calls from others: `do_nmi` calls the callback that holds it,
+/// `do_machine_check` a handler.
 pub const ROOTS: &[Root] = &[
     root("do_nmi", Event, Where::Everywhere),
     root("entry_from_pv", Event, Where::Since(21)),
@@ -112,13 +110,13 @@ pub const ROOTS: &[Root] = &[
     root("xsplice_hold_machine_check", Event, Where::OurCore),
     root("unexpected_machine_check", Event, Where::Some),
     root("mcheck_cmn_handler", Event, Where::Some),
-    // In loops, and where something was found.
+    // In loops, and if an error was found.
     root("mce_barrier_enter", Event, Where::Some),
     root("mce_barrier_exit", Event, Where::Some),
     root("mce_barrier_dec", Event, Where::Some),
     root("mce_panic_check", Event, Where::Some),
     root("mcheck_mca_clearbanks", Event, Where::Some),
-    // What it calls while CPUs wait is done before the first byte is written.
+    // Its calls while CPUs wait are before the first byte is written.
     alone("check_for_livepatch_work", Waits, Where::Everywhere),
     alone("do_livepatch_work", Waits, Where::OwnCoreSince(19)),
     alone("livepatch_spin", Waits, Where::Some),
@@ -142,17 +140,17 @@ pub const ROOTS: &[Root] = &[
     root("xsplice_text_write", Writes, Where::OurCore),
     alone("xsplice_text_begin", Writes, Where::OurCore),
     root("xsplice_text_end", Writes, Where::OurCore),
-    // Under a condition that holds for some actions of ours.
+    // Under a condition that holds for some of our actions.
     root("relax_virtual_region_perms", Writes, Where::Everywhere),
     root("tighten_virtual_region_perms", Writes, Where::Everywhere),
     root("flush_area_local", Writes, Where::Everywhere),
     // In loops that run at least once.
     root("modify_xen_mappings_lite", Writes, Where::Everywhere),
-    // Where there is anything to write.
+    // If there is anything to write.
     root("memcpy", Writes, Where::Everywhere),
 ];
 
-/// What the roots call on every path.
+/// The callees of the roots on every path.
 const CALLED: &[(Why, &str)] = &[
     (Event, "__bitmap_weight"),
     (Event, "_spin_trylock"),
@@ -169,9 +167,8 @@ const CALLED: &[(Why, &str)] = &[
     (Writes, "scale_delta"),
 ];
 
-/// The names that have this reason, each with a zero behind it, as far as there is
-/// room for them, and how long they are. In a hypervisor, a list of texts would
-/// take several times as much.
+/// The zero-terminated names with this reason, and their total length. In a
+/// hypervisor, a list of strings would take several times as much space.
 const fn names<const N: usize>(why: Why) -> ([u8; N], usize) {
     let mut all = [0; N];
     let mut end = 0;
@@ -202,11 +199,11 @@ const EVENTS: [u8; names::<0>(Event).1] = names(Event).0;
 const WAITERS: [u8; names::<0>(Waits).1] = names(Waits).0;
 const WRITERS: [u8; names::<0>(Writes).1] = names(Writes).0;
 
-/// What calls through pointers go through.
+/// The prefix of the thunks for indirect calls.
 const THUNK: &str = "__x86_indirect_thunk_";
 
-/// The name without what the compiler adds (`.constprop.0` and the like), and
-/// without the file that Xen's symbol table puts in front.
+/// The name without the compiler's suffixes (such as `.constprop.0`), and without the
+/// file name that Xen's symbol table prepends.
 fn plain(name: &str) -> &str {
     let name = RuntimeName::parse(name).name;
     name.split_once('.').map_or(name, |(name, _)| name)
@@ -220,8 +217,8 @@ impl Root {
     }
 }
 
-/// Why the hypervisor's function `name` must not be patched, if so. `name` may
-/// have its file in front, as Xen's symbol table writes it.
+/// Why the hypervisor's function `name` must not be patched, if so. `name` may have a
+/// file name in front, as in Xen's symbol table.
 ///
 /// ```
 /// use xsplice_abi::deny;
@@ -231,8 +228,8 @@ impl Root {
 /// ```
 #[must_use]
 pub fn reason(name: &str) -> Option<&'static str> {
-    // Our own core does the same by other names.
-    // Searching for a text takes more code than all the rest of this.
+    // Our own core does the same under other names. A general substring search would
+    // be more code than the rest of this function.
     if name.as_bytes().windows(7).any(|part| part == b"xsplice") {
         return Some(CORE);
     }
@@ -248,17 +245,17 @@ pub fn reason(name: &str) -> Option<&'static str> {
     why.filter(|_| !name.is_empty()).map(Why::text)
 }
 
-/// Names that [`reason`] knows of and that have no root of their own.
+/// Names known to [`reason`] that are not roots.
 pub fn called() -> impl Iterator<Item = &'static str> {
     CALLED.iter().map(|(_, name)| *name)
 }
 
-/// Code of which nothing must be patched.
+/// An area of code that must not be patched.
 #[derive(Clone, Copy, Debug)]
 pub struct Area {
     /// Its section in objects.
     section: &'static str,
-    /// The symbols at its edges in a hypervisor.
+    /// Its boundary symbols in a hypervisor.
     pub edges: [&'static str; 2],
     /// Why it must not be patched.
     pub why: &'static str,
@@ -266,9 +263,9 @@ pub struct Area {
 
 /// The code that CPUs run where payloads are not mapped.
 ///
-/// With page-table isolation, a CPU enters on page tables that map stacks,
-/// descriptor tables and the first of these areas only, and leaves on them. The
-/// area is all that can run there, and some code that runs after the switch.
+/// With page-table isolation, a CPU enters and leaves the hypervisor on page tables
+/// that only map stacks, descriptor tables and the first of these areas. The area has
+/// all code that can run there, and some that runs after the switch.
 pub const AREAS: [Area; 2] = [
     Area {
         section: ".text.entry",
@@ -282,7 +279,7 @@ pub const AREAS: [Area; 2] = [
     },
 ];
 
-/// Why code of this section of an object must not be patched, if so.
+/// Why code in this section of an object must not be patched, if so.
 #[must_use]
 pub fn section_reason(name: &str) -> Option<&'static str> {
     let is_in = |area: &&Area| {

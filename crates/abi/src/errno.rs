@@ -24,7 +24,7 @@ macro_rules! errnos {
                 match self.0 { $($value => Some(stringify!($name)),)* _ => None }
             }
 
-            /// What the C library of Linux says about it.
+            /// The message of Linux's C library for it.
             pub const fn text(self) -> Option<&'static str> {
                 match self.0 { $($value => Some($text),)* _ => None }
             }

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The hooks that a payload has where its patch changes data in place or brings new
-//! per-CPU variables: their source, of which each payload has what it needs, and the
+//! The generated hooks of payloads that change data in place or add per-CPU
+//! variables: their source, of which each payload has the parts it needs, and the
 //! tables that they read.
 //!
-//! Who writes a payload compiles the source and makes the tables. Who judges one compiles
-//! the source again, and reads the tables. The bit map of padding that the source's
-//! comments speak of has one bit for each piece of [`GRANULE`] bytes that lies between
-//! the per-CPU variables of the hypervisor, in ascending order, but for the pieces that
-//! the map itself is in: the last of those in the padding that adjoin and have room for
-//! a map of all.
+//! The generator compiles the source and fills the tables. The verifier compiles the
+//! source again, and reads the tables. The bitmap of padding in the source's comments
+//! has one bit for each piece of [`GRANULE`] bytes between the hypervisor's per-CPU
+//! variables, in ascending order, except for the pieces that hold the map itself: the
+//! last contiguous pieces of padding that are large enough for it.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -16,19 +15,19 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The source.
 pub const SOURCE: &str = include_str!("hooks.c");
 
-/// What a payload can need of [`SOURCE`].
+/// A part of [`SOURCE`] that a payload can need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
     /// Data that is changed in place.
     PatchedData,
-    /// Variables among it, which must have their initial values.
+    /// Variables in it, which must have their initial values.
     PatchedVariables,
     /// New per-CPU variables.
     PerCpu,
 }
 
 impl Need {
-    /// What is defined where it is needed.
+    /// The macro to define for it.
     pub fn definition(self) -> &'static str {
         match self {
             Self::PatchedData => "#define XSPLICE_PATCHES_DATA\n",
@@ -51,22 +50,22 @@ impl Need {
 /// A table that [`SOURCE`] declares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// What is changed in place: of [`PatchedData`].
+    /// Data changed in place: of [`PatchedData`].
     PatchedData,
     /// New per-CPU variables: of [`PerCpu`].
     PerCpu,
-    /// The words of the bit map that say where these are.
+    /// The words of the bitmap with their places.
     PerCpuClaims,
 }
 
-/// A place that [`SOURCE`] declares.
+/// A symbol that [`SOURCE`] declares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
-    /// Where a table of the payload begins.
+    /// The start of a table in the payload.
     Start(Table),
-    /// Where it ends.
+    /// The end of a table.
     End(Table),
-    /// The bit map of all payloads, in the hypervisor.
+    /// The bitmap of all payloads, in the hypervisor.
     AllClaims,
 }
 
@@ -82,7 +81,7 @@ impl Place {
         Self::AllClaims,
     ];
 
-    /// What [`SOURCE`] calls it.
+    /// Its name in [`SOURCE`].
     pub fn name(self) -> &'static str {
         match self {
             Self::Start(Table::PatchedData) => "xsplice_patched_data",
@@ -95,7 +94,7 @@ impl Place {
         }
     }
 
-    /// The one that [`SOURCE`] calls `name`.
+    /// The one named `name` in [`SOURCE`].
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|place| place.name() == name)
     }
@@ -107,9 +106,9 @@ impl Place {
 pub struct PatchedData {
     /// Where it is in the hypervisor.
     pub place: U64,
-    /// What is there after boot.
+    /// Address of the bytes that are there after boot.
     pub was: U64,
-    /// What the patched source has there.
+    /// Address of the new bytes.
     pub now: U64,
     /// A name for messages.
     pub name: U64,
@@ -123,7 +122,7 @@ pub struct PatchedData {
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct PerCpu {
-    /// Where it is in the area of the first CPU.
+    /// Its address in the first CPU's area.
     pub place: U64,
     /// How many bytes.
     pub size: U64,
@@ -132,7 +131,7 @@ pub struct PerCpu {
 const _: () = assert!(size_of::<PatchedData>() == 40);
 const _: () = assert!(size_of::<PerCpu>() == 16);
 
-/// Padding is given out in pieces of this many bytes.
+/// Allocation unit of padding, in bytes.
 pub const GRANULE: u64 = 8;
 
 #[cfg(test)]

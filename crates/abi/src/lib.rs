@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Xen's two live-patch interfaces as types: the payload format, version 2,
-//! and the sysctl hypercall, interface versions 0x12 to 0x16; the signatures that
-//! were proposed for payloads ([`signature`]); and the functions of Xen that must not
-//! be patched ([`deny`]).
+//! Xen's two live-patch interfaces as types: the payload format, version 2, and the
+//! sysctl hypercall, interface versions 0x12 to 0x16; the proposed signatures of
+//! payloads ([`signature`]); and the deny-list ([`deny`]).
 //!
 //! *What it trusts*: nothing; it only describes.
 //!
-//! *What it guarantees*: every structure has the size and the offsets that
-//! Xen's public headers and live-patch design give it; each is asserted when
-//! this crate is compiled.
+//! *What it guarantees*: every structure has the size and offsets of Xen's public
+//! headers and live-patch design, asserted at compile time.
 //!
-//! What writes payloads needs the feature `alloc`, and what reads or writes build records
-//! `serde`; what a hypervisor uses does not.
+//! Writing payloads needs the feature `alloc`, and reading or writing build records
+//! needs `serde`; code for a hypervisor needs neither.
 //!
 //! Sources: Xen's `docs/misc/livepatch` ("design") and
 //! `xen/include/public/{sysctl,version,errno}.h` ("public headers").

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! ELF notes that hold a build-id: `.note.gnu.build-id`, `.livepatch.depends`
-//! and `.livepatch.xen_depends`.
+//! ELF notes with a build-id: `.note.gnu.build-id`, `.livepatch.depends` and
+//! `.livepatch.xen_depends`.
 
 #[cfg(feature = "alloc")]
 use alloc::{string::String, vec::Vec};
@@ -25,7 +25,7 @@ pub fn build_id_note(id: &[u8]) -> Vec<u8> {
     note
 }
 
-/// Build-ids and hashes as texts have them: two lower-case digits a byte.
+/// Build-ids and hashes as text: two lower-case digits per byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Hex<'a>(pub &'a [u8]);
 
@@ -41,7 +41,7 @@ pub fn hex(bytes: &[u8]) -> String {
     alloc::format!("{}", Hex(bytes))
 }
 
-/// The build-id in the note `data`; `None` if it is another note or damaged.
+/// The build-id in the note `data`; `None` if it is a different note or damaged.
 ///
 /// ```
 /// use xsplice_abi::note::{Hex, build_id_note, parse_build_id};

@@ -22,12 +22,12 @@ pub mod section {
     pub const XEN_DEPENDS: &str = ".livepatch.xen_depends";
     /// Build-id of the payload itself.
     pub const BUILD_ID: &str = ".note.gnu.build-id";
-    /// Names that [`FUNCS`] points to; the format gives this section no name
-    /// of its own, tools agree on this one.
+    /// Names that [`FUNCS`] points to. The format does not name this section; tools
+    /// agree on this name.
     pub const STRINGS: &str = ".livepatch.strings";
     /// `key=value` texts, each with a terminating zero.
     pub const MODINFO: &str = ".modinfo";
-    /// What the names of sections of hooks begin with; the stage follows.
+    /// Name prefix of hook sections; the stage follows.
     pub const HOOKS: &str = ".livepatch.hooks.";
     /// Functions run when the payload is applied, CPUs stopped.
     pub const HOOKS_LOAD: &str = ".livepatch.hooks.load";
@@ -47,8 +47,8 @@ pub mod section {
     pub const HOOKS_POSTREVERT: &str = ".livepatch.hooks.postrevert";
 }
 
-/// `struct livepatch_expectation`: what must be in memory where a function is
-/// to be patched.
+/// `struct livepatch_expectation`: the bytes that must be in memory where a function
+/// is patched.
 ///
 /// ```
 /// use xsplice_abi::payload::Expectation;
@@ -63,7 +63,7 @@ pub mod section {
 )]
 #[repr(C)]
 pub struct Expectation {
-    /// Bit 0: enabled; bits 1 to 5: how many bytes of `data`; others zero.
+    /// Bit 0: enabled; bits 1 to 5: number of bytes in `data`; others zero.
     pub flags: u8,
     /// The bytes.
     pub data: [u8; OPAQUE_SIZE],
@@ -82,22 +82,22 @@ impl Expectation {
         })
     }
 
-    /// Whether it is to be checked at all.
+    /// Whether it is checked at all.
     pub const fn enabled(&self) -> bool {
         self.flags & 1 != 0
     }
 
-    /// How many bytes of `data` count.
+    /// Number of valid bytes in `data`.
     pub const fn len(&self) -> usize {
         (self.flags as usize >> 1) & 0x1f
     }
 
-    /// The bytes that count.
+    /// The valid bytes.
     pub fn bytes(&self) -> &[u8] {
         self.data.get(..self.len()).unwrap_or(&self.data)
     }
 
-    /// Whether no byte counts.
+    /// Whether there are no valid bytes.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -108,7 +108,7 @@ impl Expectation {
     }
 }
 
-/// `struct livepatch_func`: one function to be patched.
+/// `struct livepatch_func`: a function to patch.
 ///
 /// ```
 /// use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION};

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The preimage note: what the whole of each old function must be in memory.
+//! The preimage note: the expected contents of each complete old function.
 //!
-//! An expectation of the payload format covers 31 bytes at most, and a
-//! build-id says what was loaded, not what is in memory. The section
-//! [`SECTION`] holds one ELF note for each replaced function, with owner
-//! `xsplice` and type [`TYPE`]. It is not loaded, so that an unmodified Xen
-//! passes it over. The description of a note, little-endian:
+//! An expectation of the payload format covers at most 31 bytes, and a build-id
+//! identifies what was loaded, not what is in memory. The section [`SECTION`] holds
+//! one ELF note for each replaced function, with owner `xsplice` and type [`TYPE`].
+//! It is not loaded, so an unmodified Xen ignores it. The description of a note,
+//! little-endian:
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 8 | address of the function in the hypervisor |
 //! | 4 | its size in bytes |
 //! | 4 | number of masked ranges |
-//! | 32 | SHA-256 of its bytes, those of masked ranges taken as zero |
+//! | 32 | SHA-256 of its bytes, with masked ranges zeroed |
 //! | 8 each | masked ranges: offset in the function, length; by offset |
 //!
-//! Masked are the places that the hypervisor itself patches while booting.
+//! Masked ranges are those that the hypervisor itself patches at boot.
 
 #[cfg(feature = "alloc")]
 use alloc::vec::Vec;
@@ -26,10 +26,10 @@ pub const SECTION: &str = ".note.xsplice.preimage";
 pub const OWNER: [u8; 8] = *b"xsplice\0";
 /// Type of the notes.
 pub const TYPE: u32 = 1;
-/// The longest function that a note may speak of, in bytes: far more than any.
+/// Size limit of a function in a note, in bytes: far larger than any.
 pub const MAX_SIZE: u32 = 1 << 20;
 
-/// What one old function must be, to be written.
+/// A preimage note to write.
 #[cfg(feature = "alloc")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preimage {
@@ -71,7 +71,7 @@ impl Preimage {
     }
 }
 
-/// What one old function must be, as it stands in its section.
+/// A preimage note, as in its section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Note<'a> {
     /// Address in the hypervisor.
@@ -83,7 +83,8 @@ pub struct Note<'a> {
     ranges: &'a [u8],
 }
 
-/// Reads the notes of `section`; the last is `None` if it is damaged or another.
+/// Reads the notes of `section`; the last is `None` if it is damaged or of another
+/// type.
 ///
 /// ```
 /// use xsplice_abi::preimage::{Preimage, notes};
@@ -161,7 +162,7 @@ impl<'a> Note<'a> {
 }
 
 fn mask(ranges: impl Iterator<Item = (u32, u32)>, code: &mut [u8]) {
-    // Each byte once, however often ranges cover it.
+    // Each byte once, even if ranges overlap.
     let mut done = 0;
     for (offset, length) in ranges {
         let end = u64::from(offset) + u64::from(length);
@@ -214,7 +215,8 @@ mod tests {
         all.iter().for_each(|one| one.append_to(&mut section));
         assert_eq!(read_all(&section).as_deref(), Some(&all[..]));
         for length in 1..section.len() {
-            // Cut between two notes it is a shorter list, elsewhere nothing.
+            // Truncated between two notes, it is a shorter list; elsewhere it is
+            // invalid.
             if let Some(some) = read_all(&section[..length]) {
                 assert_eq!(some, all[..some.len()]);
             }

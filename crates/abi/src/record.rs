@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The build record: what the generator knows about a payload that the payload's
-//! code does not show.
+//! The build record: what the generator knows about a payload beyond its code.
 //!
 //! The section [`SECTION`] holds one ELF note with owner `xsplice` and type
 //! [`TYPE`]. It is not loaded, so that an unmodified Xen ignores it. Its
@@ -9,33 +8,33 @@
 //! | key | value |
 //! |---|---|
 //! | `format` | [`FORMAT`], as a number |
-//! | `options` | what the build was told, by the names that follow |
-//! | `hunks` | a list: `patch`, `file`, `line`, `effect`, and `names` of what it changes; `others` of which each is as good |
-//! | `left_out` | a list of changes that the payload does without: `name`, `file`, `why` |
+//! | `options` | the options of the build, see below |
+//! | `hunks` | a list: `patch`, `file`, `line`, `effect`, and `names` of what it changes; `others` that could replace it |
+//! | `left_out` | a list of changes that were left out: `name`, `file`, `why` |
 //! | `patched_data` | a list of variables and constants that hooks change in place: `name`, `file`, `address`, `size`, bytes that are `written`, whether it is a `variable` |
 //! | `per_cpu` | a list of new per-CPU variables: `name`, `file`, `address` in the first CPU's area, `size` |
-//! | `renewed` | a list of flags that say whether a message was printed, and begin anew although they may be in memory: `name`, `file` |
-//! | `warnings` | a list of texts: what who applies or unloads the payload has to see to |
+//! | `renewed` | a list of message flags that start again from their initial value, although they may be in memory: `name`, `file` |
+//! | `warnings` | a list of texts for those who apply or unload the payload |
 //! | `notes` | a list of texts for the reader |
 //!
 //! | option | value |
 //! |---|---|
 //! | `allow` | a list of names whose refusal was overridden |
-//! | `config` | the configuration that the tree was compared with, or null |
-//! | `depends`, `xen_depends` | the build-id that was named, in hexadecimal, or null |
+//! | `config` | the required configuration of the tree, or null |
+//! | `depends`, `xen_depends` | the requested build-id, in hexadecimal, or null |
 //! | `hooks` | a list of source files with hooks |
-//! | `leave_out` | a list of names to be left out |
-//! | `leave_out_init` | whether all changes of boot-only code were to be left out |
-//! | `patch_data` | a list of names of data to be changed in place |
+//! | `leave_out` | a list of names to leave out |
+//! | `leave_out_init` | whether to leave out all changes to boot-only code |
+//! | `patch_data` | a list of names of data to change in place |
 //! | `prelink` | whether symbols are addresses instead of names |
 //!
 //! Files are `NAME sha256:HASH`, as source patches are in the metadata. All options
-//! are there, whether they were given or not.
+//! are present, even if they were not given.
 //!
-//! Who only shows the record ignores keys that it does not know. Who builds on the
-//! payload must know all options, and the format: its number changes with every
-//! option that is added and with every other meaning. A record without a number is
-//! older than the first.
+//! A program that only shows the record ignores unknown keys. One that builds on the
+//! payload must know all options, and the format: its number changes with every new
+//! option and every change of meaning. A record without a number is older than the
+//! first format.
 
 use crate::preimage::OWNER;
 #[cfg(feature = "serde")]
@@ -65,10 +64,10 @@ pub struct PatchedData {
     pub address: u64,
     /// Size in bytes.
     pub size: u64,
-    /// How many of them are written.
+    /// Number of bytes written.
     pub written: u64,
-    /// Whether it is writable: then the payload only applies while it has its
-    /// initial value.
+    /// Whether it is writable: then the payload applies only while it has its initial
+    /// value.
     pub variable: bool,
 }
 
@@ -87,7 +86,7 @@ pub struct PerCpuVariable {
     pub size: u64,
 }
 
-/// A change that the payload does without.
+/// A change that was left out.
 #[cfg(feature = "serde")]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -100,8 +99,8 @@ pub struct LeftOut {
     pub why: String,
 }
 
-/// A flag that only says whether a message was printed, and that the payload has anew
-/// although it may be one that is in memory.
+/// A message flag that starts again from its initial value, although it may be one
+/// that is in memory.
 #[cfg(feature = "serde")]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -12,16 +12,16 @@
 //! * The note's type is a [`Kind`]: bits 0 to 15 are the version, 16 to 23 the
 //!   algorithm, 24 to 31 the hash.
 //! * The note's description is the signature, and its size the signature's.
-//! * What is signed is the **whole file**, every byte of it from the ELF header to
-//!   the last, with the bytes of the description zero: name, type, sizes and padding
-//!   of the note are signed as they stand.
+//! * The **whole file** is signed, every byte from the ELF header to the end, with
+//!   the description zeroed: name, type, sizes and padding of the note are signed as
+//!   they are.
 //!
 //! The series takes the first section of that name and the first such note in it. Its
-//! reviewers asked for more, and this follows them: there is one such section, its
-//! type is `SHT_NOTE`, it holds one note and nothing else, and an algorithm that is
-//! not known is `EOPNOTSUPP`. What the series leaves open is our reading of it: an RSA
-//! signature is PKCS #1 version 1.5 (RFC 8017, 8.2), as many bytes long as the
-//! modulus, most significant first; the section is not loaded.
+//! reviewers asked for more, and this follows them: there is exactly one such
+//! section, its type is `SHT_NOTE`, it holds one note and nothing else, and an
+//! unknown algorithm is `EOPNOTSUPP`. The series leaves some details open; our
+//! interpretation is: an RSA signature is PKCS #1 version 1.5 (RFC 8017, 8.2), as
+//! many bytes long as the modulus, most significant first; the section is not loaded.
 
 #[cfg(feature = "alloc")]
 use alloc::vec::Vec;
@@ -33,7 +33,7 @@ pub const SECTION: &str = ".note.Xen.signature";
 /// Owner of the note, with its terminating zero.
 pub const OWNER: [u8; 4] = *b"Xen\0";
 
-/// Bytes of the note that are before its description.
+/// Size of the note's header, before its description.
 const HEADER: usize = 16;
 
 /// How a payload is signed: the type of the note.
@@ -55,7 +55,7 @@ impl Kind {
         hash: 0,
     };
 
-    /// What the note's type says.
+    /// Decodes the note's type.
     pub const fn from_type(kind: u32) -> Self {
         let [version_low, version_high, algorithm, hash] = kind.to_le_bytes();
         Self {
@@ -91,13 +91,13 @@ impl fmt::Display for Kind {
 pub struct Note {
     /// How the payload is signed.
     pub kind: Kind,
-    /// Where the signature is in the section.
+    /// The range of the signature in the section.
     pub signature: Range<usize>,
 }
 
 impl Note {
-    /// The note in `section`; `None` when there is not one note with this owner, which
-    /// has a description, and nothing else.
+    /// The note in `section`; `None` unless there is exactly one note with this owner
+    /// and a description, and nothing else.
     pub fn parse(section: &[u8]) -> Option<Self> {
         let (header, rest) = section.split_first_chunk::<HEADER>()?;
         let word = |at: usize| -> Option<u32> {
@@ -171,11 +171,12 @@ mod tests {
         let twice = [whole.as_slice(), &whole].concat();
         assert_eq!(Note::parse(&twice), None);
         assert_eq!(Note::parse(&note(Kind::RSA_SHA256, &[])), None);
-        // Every bit of the header but those of the type.
+        // Every bit of the header except those of the type.
         for bit in (0..64).chain(96..128) {
             let mut other = whole.clone();
             other[bit / 8] ^= 1 << (bit % 8);
-            // Thirty bytes take as much room as twenty-nine, thirty-one or thirty-two.
+            // Thirty bytes take as much space as twenty-nine, thirty-one or
+            // thirty-two.
             let size = u32::from_le_bytes([other[4], other[5], other[6], other[7]]);
             let found = Note::parse(&other).map(|note| note.signature.len());
             let same_room = (29..=32).contains(&size) && other[8..] == whole[8..];

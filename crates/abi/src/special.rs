@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Xen's special sections on x86-64: tables about code that lie outside the code.
+//! Xen's special sections on x86-64: tables about code elsewhere.
 //!
-//! Every entry begins with the displacement of the code that it is about. A table
+//! Every entry starts with the displacement of the code that it describes. A table
 //! has the same form in an object, in a payload and in a linked hypervisor, and in
-//! all of Xen 4.14 to 4.22; what came later or is not read from payloads says so.
+//! all of Xen 4.14 to 4.22; exceptions are documented.
 //!
 //! Sources: Xen's `arch/x86/include/asm/{alternative,bug,uaccess}.h`.
 
-/// Size in bytes of a field that leads somewhere; the first of an entry leads to
-/// the code that it is about.
+/// Size in bytes of a displacement; the first one of an entry leads to the code that
+/// it describes.
 pub const FIELD_SIZE: u64 = 4;
-/// Code that alternatives put in place of other code.
+/// Replacement code of alternatives.
 pub const REPLACEMENTS: &str = ".altinstr_replacement";
 
 /// One of the tables.
@@ -20,22 +20,21 @@ pub enum Table {
     BugFrames(BugKind),
     /// [`Exception`]s.
     Exceptions,
-    /// [`Exception`]s while booting. The hypervisor does not read this table from
+    /// [`Exception`]s during boot. The hypervisor does not read this table from
     /// payloads.
     EarlyExceptions,
     /// [`Alternative`]s.
     Alternatives,
-    /// Calls through pointers that become direct ones while booting or loading;
-    /// from Xen 4.21 on.
+    /// Indirect calls that become direct at boot or load; from Xen 4.21 on.
     CallSites,
 }
 
-/// What the hypervisor does at a bug frame.
+/// The action at a bug frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BugKind {
     /// It calls a function.
     Call,
-    /// It warns and goes on.
+    /// It warns and continues.
     Warn,
     /// It stops.
     Bug,
@@ -44,10 +43,10 @@ pub enum BugKind {
 }
 
 impl BugKind {
-    /// In the order of their numbers, which the names of their sections end with.
+    /// In the order of their numbers, which are at the end of their section names.
     pub const ALL: [Self; 4] = [Self::Call, Self::Warn, Self::Bug, Self::Assert];
 
-    /// Whether execution goes on behind the frame's place.
+    /// Whether execution continues after the frame's instruction.
     #[must_use]
     pub const fn goes_on(self) -> bool {
         match self {
@@ -70,7 +69,7 @@ impl Table {
         Self::CallSites,
     ];
 
-    /// The section of an object or a payload that it is in.
+    /// Its section in an object or a payload.
     #[must_use]
     pub const fn section(self) -> &'static str {
         match self {
@@ -85,7 +84,7 @@ impl Table {
         }
     }
 
-    /// The symbols at its edges in a linked hypervisor.
+    /// Its boundary symbols in a linked hypervisor.
     #[must_use]
     pub const fn edges(self) -> [&'static str; 2] {
         match self {
@@ -104,7 +103,7 @@ impl Table {
     #[must_use]
     pub const fn entry_size(self) -> u64 {
         match self {
-            // The hypervisor takes the second half for a frame at no code.
+            // The hypervisor treats the second half as a frame without code.
             Self::BugFrames(BugKind::Assert) => 2 * BugFrame::SIZE,
             Self::BugFrames(BugKind::Call | BugKind::Warn | BugKind::Bug) => BugFrame::SIZE,
             Self::Exceptions | Self::EarlyExceptions => Exception::SIZE,
@@ -122,7 +121,7 @@ impl Table {
         }
     }
 
-    /// Whether the hypervisor changes the code that its entries are about.
+    /// Whether the hypervisor changes the code that its entries describe.
     #[must_use]
     pub const fn changes_code(self) -> bool {
         match self {
@@ -131,7 +130,7 @@ impl Table {
         }
     }
 
-    /// Reads the entry that is at `at`; `None` if it is cut short.
+    /// Reads the entry at `at`; `None` if it is truncated.
     #[must_use]
     pub fn read(self, entry: &[u8], at: u64) -> Option<Entry> {
         Some(match self {
@@ -152,19 +151,19 @@ impl Table {
     }
 }
 
-/// What a section is whose name begins like that of a special one.
+/// The kind of a section whose name starts like a special one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Special {
     /// A table.
     Table(Table),
     /// [`REPLACEMENTS`].
     Replacements,
-    /// A table, most likely, that this module does not know.
+    /// Probably a table, but unknown to this module.
     Unknown,
 }
 
 impl Special {
-    /// What the section `name` is; `None` for sections that are not special.
+    /// The kind of the section `name`; `None` for sections that are not special.
     #[must_use]
     pub fn of(name: impl AsRef<[u8]>) -> Option<Self> {
         const FAMILIES: [&[u8]; 3] = [b".alt", b".bug_frames", b".ex_table"];
@@ -195,9 +194,9 @@ pub fn table(name: &str) -> Option<Table> {
 pub enum Entry {
     /// Of [`Table::BugFrames`].
     BugFrame {
-        /// What the hypervisor does there.
+        /// The action.
         kind: BugKind,
-        /// What all kinds have.
+        /// The fields of all kinds.
         frame: BugFrame,
         /// The text of a failed assertion.
         message: Option<u64>,
@@ -206,12 +205,12 @@ pub enum Entry {
     Exception(Exception),
     /// Of [`Table::Alternatives`].
     Alternative(Alternative),
-    /// Of [`Table::CallSites`]: where the call is.
+    /// Of [`Table::CallSites`]: the address of the call.
     CallSite(u64),
 }
 
 impl Entry {
-    /// The code that it is about.
+    /// The code that it describes.
     #[must_use]
     pub const fn place(&self) -> u64 {
         match self {
@@ -236,13 +235,13 @@ pub struct BugFrame {
 }
 
 impl BugFrame {
-    /// Size in bytes; one of [`BugKind::Assert`] has a message behind it and takes
-    /// twice as much.
+    /// Size in bytes; for [`BugKind::Assert`], a message follows, and the entry has
+    /// twice this size.
     pub const SIZE: u64 = 8;
-    /// Where the number of the line begins in a field.
+    /// Bit position of the line number in a field.
     pub const LINE_SHIFT: u32 = 24;
 
-    /// Reads the frame that is at `at`.
+    /// Reads the frame at `at`.
     #[must_use]
     pub fn read(frame: &[u8], at: u64) -> Option<Self> {
         let field = |offset| {
@@ -261,7 +260,7 @@ impl BugFrame {
         })
     }
 
-    /// Where the message is of the assertion whose frame is at `at`.
+    /// The address of the message of the assertion whose frame is at `at`.
     #[must_use]
     pub fn message(frame: &[u8], at: u64) -> Option<u64> {
         let displacement = word(frame, 12)?;
@@ -269,7 +268,7 @@ impl BugFrame {
     }
 }
 
-/// The displacement in a field of a bug frame, without the number of the line.
+/// The displacement in a field of a bug frame, without the line number.
 #[must_use]
 pub const fn displacement(field: i64) -> i64 {
     const UNUSED: u32 = i64::BITS - BugFrame::LINE_SHIFT;
@@ -281,7 +280,7 @@ pub const fn displacement(field: i64) -> i64 {
 pub struct Exception {
     /// The instruction that may fault.
     pub place: u64,
-    /// Where execution goes on after it did.
+    /// Where execution continues after a fault.
     pub continues: u64,
 }
 
@@ -299,23 +298,23 @@ impl Exception {
     }
 }
 
-/// `struct alt_instr`: instructions that are replaced where the processor has a
-/// feature, while booting or loading.
+/// `struct alt_instr`: instructions that are replaced at boot or load if the
+/// processor has a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alternative {
     /// The instructions.
     pub place: u64,
-    /// What they are replaced with.
+    /// Their replacement.
     pub replacement: u64,
-    /// Number of the feature, and in the highest bit whether it must be absent.
+    /// Feature number; the highest bit says that it must be absent.
     pub condition: u16,
-    /// How many bytes are replaced, without the padding.
+    /// Number of bytes to replace, without the padding.
     pub original_len: u8,
-    /// How many bytes they are replaced with.
+    /// Number of bytes in the replacement.
     pub replacement_len: u8,
-    /// How many bytes of padding are behind the instructions.
+    /// Number of padding bytes after the instructions.
     pub padding: u8,
-    /// The hypervisor's own: whether it was applied.
+    /// For the hypervisor: whether it was applied.
     pub used: u8,
 }
 
@@ -339,13 +338,13 @@ impl Alternative {
         })
     }
 
-    /// Number of the feature: 32 to a word.
+    /// Feature number: 32 per word.
     #[must_use]
     pub const fn feature(&self) -> u16 {
         self.condition & 0x7fff
     }
 
-    /// How many bytes are replaced, with the padding.
+    /// Number of bytes to replace, with the padding.
     #[must_use]
     pub const fn total_len(&self) -> u32 {
         self.original_len as u32 + self.padding as u32
@@ -357,8 +356,8 @@ fn word(entry: &[u8], offset: usize) -> Option<i32> {
     Some(i32::from_le_bytes(*bytes))
 }
 
-/// Where the field at `offset` of an entry at `at` leads to; its displacement
-/// counts from the field.
+/// The target of the field at `offset` of an entry at `at`; its displacement is
+/// relative to the field.
 fn leads_to(entry: &[u8], at: u64, offset: usize) -> Option<u64> {
     let displacement = word(entry, offset)?;
     let field = at.wrapping_add(offset as u64);

@@ -1,29 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The name by which the hypervisor's own symbol table knows a symbol.
+//! The name of a symbol in the hypervisor's own symbol table.
 
 use core::fmt;
 
-/// What is between the file and the name of a local symbol.
+/// The separator between file and name of a local symbol.
 const SEPARATOR: char = '#';
 
-/// The name of a global symbol, or `FILE#NAME` of one that a source file keeps to
-/// itself.
+/// The name of a global symbol, or `FILE#NAME` of a local one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuntimeName<'a> {
     /// The source file, as its object names it.
     pub file: Option<&'a str>,
-    /// What the source calls it, and the compiler.
+    /// Its name in the object.
     pub name: &'a str,
 }
 
 impl<'a> RuntimeName<'a> {
-    /// Of a symbol that all files see.
+    /// The name of a global symbol.
     #[must_use]
     pub const fn global(name: &'a str) -> Self {
         Self { file: None, name }
     }
 
-    /// Of a symbol that `file` keeps to itself.
+    /// The name of a local symbol of `file`.
     #[must_use]
     pub const fn local(file: &'a str, name: &'a str) -> Self {
         Self {
@@ -32,7 +31,7 @@ impl<'a> RuntimeName<'a> {
         }
     }
 
-    /// Reads what [`fmt::Display`] wrote. No symbol's own name has a `#`.
+    /// Parses the output of [`fmt::Display`]. Symbol names themselves contain no `#`.
     #[must_use]
     pub fn parse(text: &'a str) -> Self {
         match text.rsplit_once(SEPARATOR) {

@@ -31,9 +31,8 @@ pub const NAME_SIZE: usize = 128;
 pub struct InterfaceVersion(pub u32);
 
 impl InterfaceVersion {
-    /// Every version that this crate describes, the most common first: 0x15
-    /// is Xen 4.17 to 4.20, 0x16 4.21 and 4.22, 0x14 4.16, 0x13 4.14 and
-    /// 4.15, 0x12 4.13.
+    /// All supported versions, the most common first: 0x15 is Xen 4.17 to 4.20, 0x16
+    /// 4.21 and 4.22, 0x14 4.16, 0x13 4.14 and 4.15, 0x12 4.13.
     pub const ALL: [Self; 5] = [Self(0x15), Self(0x16), Self(0x14), Self(0x13), Self(0x12)];
 
     /// Whether actions have flags, and whether listing gives metadata.
@@ -41,7 +40,7 @@ impl InterfaceVersion {
         self.0 >= 0x13
     }
 
-    /// Whether listing is told the sizes of the buffers.
+    /// Whether listing takes the sizes of the buffers.
     pub const fn list_takes_sizes(self) -> bool {
         self.0 >= 0x16
     }
@@ -108,7 +107,7 @@ structure! {
 structure! {
     /// `struct xen_sysctl_livepatch_upload`.
     Upload = 32 {
-        /// What the payload is to be called.
+        /// Name of the payload.
         name: Name = 0,
         /// Size of the payload in bytes.
         size: U64 = 16,
@@ -127,8 +126,8 @@ structure! {
     Status = 8 {
         /// [`STATE_CHECKED`] or [`STATE_APPLIED`].
         state: U32 = 0,
-        /// Result of the last action: 0, or a negative errno; `-EAGAIN` while
-        /// it is under way.
+        /// Result of the last action: 0, or a negative errno; `-EAGAIN` while it is
+        /// in progress.
         rc: I32 = 4,
     }
 }
@@ -180,11 +179,11 @@ structure! {
         metadata_total_size: U32 = 20,
         /// Address of an array of [`Status`].
         status: U64 = 24,
-        /// Address of the names, one behind the other.
+        /// Address of the concatenated names.
         name: U64 = 32,
         /// Address of an array of their sizes (`uint32_t`).
         len: U64 = 40,
-        /// Address of the metadata, one behind the other.
+        /// Address of the concatenated metadata.
         metadata: U64 = 48,
         /// Address of an array of their sizes (`uint32_t`).
         metadata_len: U64 = 56,

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Texts of a payload, shown to people and to programs that read lines.
+//! Text from a payload, shown to people and to programs that parse lines.
 //!
-//! Metadata and names come from whoever built the payload. A line break in one of
-//! them can forge a line of a list, and marks of text direction make a terminal or
-//! browser show another order than the bytes have.
+//! Metadata and names come from the payload's author. A line break in one of them can
+//! forge a line of a list, and text direction marks make a terminal or browser
+//! reorder the characters.
 
 use core::fmt::{self, Write as _};
 
-/// Whether `c` is not seen, or changes what is around it: a control character, a
-/// line or paragraph separator, a mark of text direction, or a character without
-/// width (Unicode's `Bidi_Control` and `Default_Ignorable_Code_Point`).
+/// Whether `c` is invisible, or affects the characters around it: a control
+/// character, a line or paragraph separator, a text direction mark, or a zero-width
+/// character (Unicode's `Bidi_Control` and `Default_Ignorable_Code_Point`).
 #[must_use]
 pub fn is_deceptive(c: char) -> bool {
     c.is_control()
@@ -35,7 +35,7 @@ pub fn is_deceptive(c: char) -> bool {
         )
 }
 
-/// A text in which deceptive characters are escaped as in Rust's literals.
+/// Text with deceptive characters escaped as in Rust literals.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a>(&'a str);
 

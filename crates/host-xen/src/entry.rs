@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the shim calls.
+//! The entry points for the shim.
 #![expect(unsafe_code, reason = "everything here is called from C")]
 
 use crate::ffi::{self, Cursor, Entry, Event, Text};
@@ -24,17 +24,17 @@ static RENDEZVOUS: Once = Once(OnceCell::new());
 /// Used by one CPU at a time.
 struct Locked(UnsafeCell<Option<Engine<Xen>>>);
 
-// SAFETY: only `with_engine` reaches into it; its caller has the shim's lock.
+// SAFETY: only `with_engine` accesses it; its caller holds the shim's lock.
 unsafe impl Sync for Locked {}
 
 static ENGINE: Locked = Locked(UnsafeCell::new(None));
 
-/// Runs `then` on the engine; `ENODEV` when there is none.
+/// Runs `then` on the engine; `ENODEV` if there is none.
 ///
 /// # Safety
-/// The caller has the shim's lock, and `then` does not come here again.
+/// The caller holds the shim's lock, and `then` does not call this again.
 unsafe fn with_engine<T>(then: impl FnOnce(&mut Engine<Xen>) -> T) -> Result<T, Errno> {
-    // SAFETY: nobody else has the lock, so that this is the only reference.
+    // SAFETY: no one else holds the lock, so this is the only reference.
     let engine = unsafe { &mut *ENGINE.0.get() };
     engine.as_mut().map(then).ok_or(Errno::ENODEV)
 }
@@ -43,8 +43,8 @@ fn code<T>(result: Result<T, Errno>) -> i32 {
     result.map_or_else(|errno| -errno.0, |_| 0)
 }
 
-/// A name that the hypercall gave; the engine knows texts only, so that no
-/// payload has another.
+/// A name from the hypercall. The engine only accepts UTF-8, so no payload has any
+/// other name.
 fn name(text: Text<'_>) -> Result<&str, Errno> {
     str::from_utf8(text.into()).map_err(|_| Errno::ENOENT)
 }
@@ -92,7 +92,7 @@ extern "C" fn xsplice_cpu_offline(cpu: u32) {
     }
 }
 
-/// `cpu` is on its way to a guest.
+/// `cpu` is about to return to a guest.
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_check(cpu: u32) {
     if let Some(rendezvous) = RENDEZVOUS.0.get() {
@@ -100,14 +100,14 @@ extern "C" fn xsplice_check(cpu: u32) {
     }
 }
 
-/// Something that cannot be masked came in on `cpu`.
+/// An unmaskable event arrived on `cpu`.
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_hold(cpu: u32, event: Event) -> bool {
     let rendezvous = RENDEZVOUS.0.get();
     rendezvous.is_some_and(|rendezvous| rendezvous.hold(cpu, event.into(), &Cpus))
 }
 
-/// The handler of a machine check on `cpu` is done.
+/// The machine-check handler on `cpu` has finished.
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_handled(cpu: u32) {
     if let Some(rendezvous) = RENDEZVOUS.0.get() {
@@ -161,10 +161,10 @@ unsafe extern "C" fn xsplice_count() -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// Fills `entries` with the payloads from `index` on; says how many.
+/// Fills `entries` with the payloads from `index` on; returns their number.
 ///
 /// # Safety
-/// The caller has the lock, and room for `nr` entries.
+/// The caller holds the lock, and `entries` has room for `nr` entries.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn xsplice_list(index: u32, entries: *mut Entry, nr: u32) -> u32 {
     let list = |engine: &mut Engine<Xen>| {
@@ -182,7 +182,7 @@ unsafe extern "C" fn xsplice_list(index: u32, entries: *mut Entry, nr: u32) -> u
     unsafe { with_engine(list) }.unwrap_or(0)
 }
 
-/// Starts an action; `pending` says whether `xsplice_run` has to finish it.
+/// Starts an action; sets `pending` if `xsplice_run` must finish it.
 ///
 /// # Safety
 /// The caller has the lock.
@@ -220,7 +220,7 @@ unsafe extern "C" fn xsplice_action(
     code(unsafe { with_engine(start) }.flatten())
 }
 
-/// Does what an action has prepared.
+/// Runs the prepared action.
 ///
 /// # Safety
 /// The caller has the lock.
@@ -232,11 +232,11 @@ unsafe extern "C" fn xsplice_run() {
     let _: Result<(), Errno> = unsafe { with_engine(run) };
 }
 
-/// How many functions are shown with the lock held.
+/// Number of functions shown while holding the lock.
 const FUNCTIONS_AT_ONCE: u32 = 16;
 
-/// Says on the console what is loaded, some of it from `cursor` on, and moves it on;
-/// whether there is more.
+/// Prints part of the loaded payloads to the console, from `cursor` on, and advances
+/// it; returns whether there is more.
 ///
 /// # Safety
 /// The caller has the lock.

@@ -39,7 +39,7 @@ impl<'a> From<&'a str> for Text<'a> {
 
 impl<'a> From<Text<'a>> for &'a [u8] {
     fn from(text: Text<'a>) -> Self {
-        // SAFETY: C gives the two as they belong together, as From does above.
+        // SAFETY: C passes a matching pointer and length, as From does above.
         unsafe { core::slice::from_raw_parts(text.data, text.len) }
     }
 }
@@ -63,8 +63,7 @@ impl Addresses {
 }
 
 impl Image {
-    /// Copies the bytes that are at `addr`; false when it is not known that they
-    /// can be read.
+    /// Copies the bytes at `addr`; false unless they are known to be readable.
     #[inline(always)]
     pub(crate) fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
         let readable = [&self.text, &self.read_only, &self.data];
@@ -158,7 +157,7 @@ pub(crate) enum Hook {
     PostRevert,
 }
 
-/// What cannot be masked.
+/// An unmaskable event.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) enum Event {
@@ -175,7 +174,7 @@ impl From<Event> for Events {
     }
 }
 
-/// How far a list of payloads and their functions is.
+/// The position in a list of payloads and their functions.
 #[repr(C)]
 pub(crate) struct Cursor {
     pub(crate) payload: u32,
@@ -190,7 +189,7 @@ pub(crate) struct Status {
     pub(crate) nfuncs: usize,
 }
 
-/// What the list shows of a payload.
+/// An entry of the list.
 #[repr(C)]
 pub(crate) struct Entry {
     pub(crate) base: u64,
@@ -296,13 +295,13 @@ unsafe extern "C" {
     fn xsplice_text_close();
 }
 
-/// A line on the console.
+/// Prints a line to the console.
 pub(crate) fn print(line: &[u8]) {
     // SAFETY: C reads the text only.
     unsafe { xsplice_print(line.into()) }
 }
 
-/// Ends the hypervisor.
+/// Stops the hypervisor.
 #[cfg(target_os = "none")]
 pub(crate) fn panic(what: &str) -> ! {
     // SAFETY: C reads the text only.
@@ -316,17 +315,16 @@ pub(crate) fn lookup(name: &CStr) -> Option<u64> {
     (addr != 0).then_some(addr)
 }
 
-/// Where the function with `addr` begins, also in a payload.
+/// The start of the function that contains `addr`, also in a payload.
 pub(crate) fn function_at(addr: u64) -> Option<u64> {
     Some(xsplice_function_at(addr)).filter(|start| *start != 0)
 }
 
-/// The most bytes that C writes for a name, its end included.
+/// Most bytes that C writes for a name, including its terminator.
 pub(crate) const NAME_SIZE: usize = 128;
 
-/// Address and name of the symbol of the hypervisor at `index`, which goes on to
-/// the next one. They come by address; the name of a local one has its file in
-/// front.
+/// Address and name of the hypervisor's symbol at `index`, which is advanced. They
+/// are sorted by address; the name of a local one has its file in front.
 pub(crate) fn next_symbol<'a>(
     index: &mut u32,
     buf: &'a mut [u8; NAME_SIZE],
@@ -344,7 +342,7 @@ pub(crate) fn kick(cpu: u32) {
     unsafe { xsplice_kick(cpu) }
 }
 
-/// Runs `window`; all other CPUs stand still.
+/// Runs `window`; all other CPUs are stopped.
 pub(crate) fn in_window(window: impl FnOnce()) {
     // SAFETY: begin and end belong together, as here.
     unsafe { xsplice_window_begin() };
@@ -353,15 +351,16 @@ pub(crate) fn in_window(window: impl FnOnce()) {
     unsafe { xsplice_window_end() };
 }
 
-/// Gets ready to write text in `range`, at `distance` from its address.
+/// Prepares writing text in `range`, at `distance` from its address.
 pub(crate) fn text_open(range: &Range<u64>, access: WriteAccess, distance: &mut u64) -> i32 {
-    // SAFETY: the engine calls it before a rendezvous, and closes it afterwards.
+    // SAFETY: the engine calls it before a rendezvous, and closes the text
+    // afterwards.
     unsafe { xsplice_text_open(range.into(), access == WriteAccess::InPlace, distance) }
 }
 
 /// Begins to write text, in the window.
 pub(crate) fn text_begin() -> i32 {
-    // SAFETY: the engine calls it in the window, where no other CPU looks.
+    // SAFETY: the engine calls it in the window, while all other CPUs are stopped.
     unsafe { xsplice_text_begin() }
 }
 
@@ -372,8 +371,8 @@ pub(crate) fn text_write(addr: u64, bytes: &[u8]) {
     match (<&Jump>::try_from(bytes), usize::try_from(addr)) {
         (Ok(jump), Ok(addr)) => {
             let place = core::ptr::with_exposed_provenance_mut::<Jump>(addr);
-            // SAFETY: the engine has checked that there is text, and has opened
-            // it; no CPU runs it, and no reference leads to it.
+            // SAFETY: the engine has checked that this is text, and has opened it; no
+            // CPU runs it, and no reference points to it.
             unsafe { place.write(*jump) }
         }
         // SAFETY: see above.
@@ -404,7 +403,7 @@ impl Memory {
     pub(crate) fn new(size: u64) -> Option<Self> {
         let len = usize::try_from(size).ok()?;
         let raw = xsplice_memory_new(size)?;
-        // SAFETY: it is there until it is dropped.
+        // SAFETY: it is valid until dropped.
         let base = unsafe { xsplice_memory_base(raw) };
         Some(Self { raw, base, len })
     }
@@ -413,10 +412,10 @@ impl Memory {
         self.base
     }
 
-    /// What is in there, which nobody else knows of before it is registered.
+    /// Its contents, which nothing else accesses before it is registered.
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: all of it was written when it was made, and until the pages are
-        // protected nobody but the caller writes to them.
+        // SAFETY: all of it was initialised on creation, and until the pages are
+        // protected only the caller writes to them.
         unsafe { core::slice::from_raw_parts(self.start(), self.len) }
     }
 
@@ -430,13 +429,13 @@ impl Memory {
     }
 
     pub(crate) fn register(&mut self, payload: &Payload<'_>) -> i32 {
-        // SAFETY: the engine has checked that all addresses are in these pages,
-        // and the tables that lie there; C copies what it keeps of the rest.
+        // SAFETY: the engine has checked that all addresses are in these pages, and
+        // the tables there; C copies everything else that it keeps.
         unsafe { xsplice_memory_register(self.raw, payload) }
     }
 
     pub(crate) fn protect(&mut self, pages: &Range<u64>, protection: Protection) -> i32 {
-        // SAFETY: the engine gives pages of this memory only.
+        // SAFETY: the engine only passes pages of this memory.
         unsafe { xsplice_memory_protect(self.raw, pages.into(), protection) }
     }
 
@@ -446,16 +445,16 @@ impl Memory {
     }
 
     pub(crate) fn call(&mut self, hook: Hook, addr: u64, status: &mut Status) -> i32 {
-        // SAFETY: the engine has checked that there is code of the payload that
-        // stays; that it is a hook is for the payload's author to know. `status`
-        // has one place for each function.
+        // SAFETY: the engine has checked that this is permanent code of the payload;
+        // that it is a hook is its author's responsibility. `status` has one element
+        // for each function.
         unsafe { xsplice_memory_call(self.raw, hook, addr, status) }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: nothing leads to it any more.
+        // SAFETY: there are no more references to it.
         unsafe { xsplice_memory_drop(self.raw) }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Xen, as the engine and the rendezvous see it.
+//! Xen as the host of the engine and the rendezvous.
 
 use crate::ffi::{self, Event};
 use crate::memory::{Memory, result};
@@ -58,12 +58,11 @@ pub(crate) struct Xen {
     pub(crate) rendezvous: &'static Rendezvous,
     pub(crate) image: ffi::Image,
     pub(crate) symbols: Symbols,
-    /// How far from its address open text is written.
+    /// The distance of the writable mapping from the text's own address.
     pub(crate) text_distance: Cell<u64>,
 }
 
-/// Lines of the log on their way to the console. Longer ones are broken: there
-/// is not much stack.
+/// Buffers log lines for the console. Long ones are broken, because stack is scarce.
 struct Lines {
     bytes: [u8; Self::LONGEST],
     len: usize,

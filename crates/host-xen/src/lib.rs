@@ -2,16 +2,15 @@
 
 //! Xen as the host of the live-patch engine.
 //!
-//! *What it is*: a static library that is linked into the hypervisor, in place
-//! of its own live-patch core. `shim/livepatch-rust.c` does what only C can,
-//! and is the only part of Xen that calls it; what both ask of each other is in
-//! `shim/livepatch-rust.h`, and here in `ffi`.
+//! *What it is*: a static library that is linked into the hypervisor in place of its
+//! stock live-patch core. `shim/livepatch-rust.c` does what only C can, and is the
+//! only part of Xen that calls it; their interface is `shim/livepatch-rust.h`, and
+//! `ffi` here.
 //!
-//! *What it trusts*: Xen, and the shim to make the calls of the engine follow
-//! each other.
+//! *What it trusts*: Xen, and that the shim serialises calls to the engine.
 //!
-//! *What it guarantees*: what `xsplice-engine` and `xsplice-rendezvous` do. A
-//! panic ends in Xen's, with its message and place.
+//! *What it guarantees*: what `xsplice-engine` and `xsplice-rendezvous` guarantee. A
+//! panic becomes Xen's panic, with its message and location.
 #![no_std]
 
 extern crate alloc;

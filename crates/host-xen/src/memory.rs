@@ -25,7 +25,7 @@ pub(crate) fn state_number(state: State) -> u32 {
     }
 }
 
-/// What C returns: 0 or a negative error number.
+/// Converts a result of C: 0 or a negative error number.
 pub(crate) fn result(code: i32) -> Result<(), Errno> {
     match code {
         0 => Ok(()),

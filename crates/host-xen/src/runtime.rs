@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What a Rust program needs that has no standard library: memory and an end.
+//! The runtime without a standard library: allocator and panic handler.
 #![expect(unsafe_code, reason = "a global allocator hands out raw memory")]
 
 use crate::ffi;
@@ -13,11 +13,11 @@ struct Heap;
 #[global_allocator]
 static HEAP: Heap = Heap;
 
-// SAFETY: Xen's allocators give memory of the size and alignment that they are
-// asked for, or none; `dealloc` has the size that `alloc` had.
+// SAFETY: Xen's allocators return memory of the requested size and alignment, or
+// none; `dealloc` gets the size that `alloc` got.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: any size and alignment may be asked for.
+        // SAFETY: any size and alignment may be requested.
         unsafe { ffi::xsplice_alloc(layout.size(), layout.align()) }
     }
 
@@ -27,7 +27,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 }
 
-/// What fits is kept: in a panic nothing can be allocated.
+/// Keeps what fits: nothing can be allocated in a panic.
 struct Message {
     bytes: [u8; 256],
     len: usize,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The hypervisor's symbols, gone through once.
+//! An index of the hypervisor's symbols, built once.
 //!
-//! Xen keeps their names compressed: to find what is at an address, it expands
-//! a hundred of them, and a payload asks for every function and every new symbol.
+//! Xen keeps their names compressed: it expands a hundred of them for each address
+//! lookup, and a payload needs a lookup for every function and every new symbol.
 
 use crate::ffi;
 use alloc::vec::Vec;
@@ -13,24 +13,23 @@ use xsplice_abi::deny;
 use xsplice_engine::hash;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// What is asked for of the hypervisor's symbols.
+/// The index.
 #[derive(Debug)]
 pub(crate) struct Symbols {
-    /// Where the hypervisor's code is.
+    /// The range of the hypervisor's code.
     text: Range<u64>,
-    /// What begins in it, in order.
+    /// The starts of functions in it, sorted.
     functions: Vec<Function>,
-    /// For each of its blocks, and what is behind them, how many functions begin
+    /// For each of its blocks, and for the end, the number of functions that start
     /// before it.
     blocks: Vec<u32>,
-    /// Offsets of those that must not be patched, in order, and why.
+    /// Offsets of those that must not be patched, sorted, with the reason.
     denied: Vec<(u32, &'static str)>,
-    /// The edges of [`deny::AREAS`]; zeros for those that it does not have.
+    /// The boundaries of [`deny::AREAS`]; zeros for those that it does not have.
     areas: [[u64; 2]; deny::AREAS.len()],
-    /// What was asked for last: it is asked for several things.
+    /// The last result: several properties of it are needed in a row.
     last: Cell<Option<(u64, Function)>>,
-    /// Hashes of all names, each at the first free place from the one that it
-    /// names. At least half of the places are free.
+    /// An open-addressing hash table of all names, at most half full.
     names: Vec<u32>,
 }
 
@@ -49,14 +48,14 @@ impl Function {
     }
 }
 
-/// Bits of an offset in a block: few functions begin in one.
+/// Bits of an offset in a block: few functions start in one.
 const BLOCK: u32 = 9;
 
-/// A place that is free; no name has this hash.
+/// A free slot; no name has this hash.
 const FREE: u32 = 0;
 
 impl Symbols {
-    /// Goes through all symbols.
+    /// Indexes all symbols.
     ///
     /// # Errors
     /// [`NoMemory`].
@@ -112,14 +111,14 @@ impl Symbols {
         })
     }
 
-    /// Whether any symbol may have this name; false is certain.
+    /// Whether any symbol may have this name; false is definite.
     pub(crate) fn may_have(&self, name: &[u8]) -> bool {
         let hash = short_hash(name);
         let held = place(&self.names, hash).and_then(|place| self.names.get(place));
         held == Some(&hash)
     }
 
-    /// Where the function with `addr` begins.
+    /// The start of the function that contains `addr`.
     pub(crate) fn function_at(&self, addr: u64) -> Option<u64> {
         Some(self.text.start + u64::from(self.function(addr)?.offset()))
     }
@@ -133,7 +132,7 @@ impl Symbols {
         }
         let begin = self.function(range.start)?;
         let last = self.function(range.end.saturating_sub(1)).unwrap_or(begin);
-        // Mostly the same one, which says by itself whether it is.
+        // Usually the range is in a single function, which has a flag for it.
         if begin.offset() == last.offset() && !begin.denied() {
             return None;
         }
@@ -144,7 +143,7 @@ impl Symbols {
         (*start <= last.offset()).then_some(*why)
     }
 
-    /// The function with `addr`: the last one that begins no later.
+    /// The function that contains `addr`: the last one that starts at or before it.
     fn function(&self, addr: u64) -> Option<Function> {
         if let Some((last, found)) = self.last.get()
             && last == addr
@@ -160,7 +159,7 @@ impl Symbols {
         let offset = offset(&self.text, addr)?;
         let begun = |block| self.blocks.get(block).map(|count: &u32| *count as usize);
         let (before, behind) = (begun(block(offset))?, begun(block(offset) + 1)?);
-        // The one with the beginning of the block may begin before it.
+        // The function at the start of the block may start before it.
         let near = self.functions.get(before.saturating_sub(1)..behind)?;
         near.iter()
             .rev()
@@ -182,7 +181,7 @@ fn offset(text: &Range<u64>, addr: u64) -> Option<u32> {
     u32::try_from(offset).ok().filter(|_| text.contains(&addr))
 }
 
-/// Where a hash is, or would be.
+/// The slot of a hash, or where it would be.
 fn place(names: &[u32], hash: u32) -> Option<usize> {
     let mask = names.len().checked_sub(1)?;
     let first = hash as usize & mask;
@@ -191,7 +190,7 @@ fn place(names: &[u32], hash: u32) -> Option<usize> {
         .find(|place| matches!(names.get(*place), Some(held) if [FREE, hash].contains(held)))
 }
 
-/// Half of the hash of a name, without the one value that is [`FREE`].
+/// Half of the hash of a name, excluding the value [`FREE`].
 fn short_hash(name: &[u8]) -> u32 {
     let hash = hash(name);
     let [a, b, c, d, ..] = (hash ^ hash >> 32).to_le_bytes();

@@ -1,41 +1,40 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What differs between two builds of an object.
+//! Differences between two builds of an object.
 
-/// What happened to a symbol.
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A function with other code, or with other entries in the tables about it.
+    /// A function with different code, or different entries in the tables about it.
     Function,
     /// A function or variable that the original does not have.
     Added,
     /// A function or variable that only the original has.
     Removed,
-    /// A writable variable with another initial value.
+    /// A writable variable with a different initial value.
     Data,
-    /// Read-only data with other contents.
+    /// Read-only data with different contents.
     Constant,
-    /// A variable of another size.
+    /// A variable of a different size.
     Resized,
     /// Code or data that is only used while booting.
     Init,
-    /// What is what it was, in a place where something else is done with it:
-    /// another list, other protection.
+    /// Unchanged, but in a place with a different treatment: another list, other
+    /// protection.
     Misplaced,
-    /// Data that is what it was, and needs more alignment.
+    /// Unchanged data that needs more alignment.
     Alignment,
-    /// Data that is what it was, in a place that is as good as the old one.
+    /// Unchanged data in a place that is as good as the old one.
     Elsewhere,
-    /// What is what it was, under a name that it did not have, and that other files
-    /// can use.
+    /// Unchanged, but with a new name that other files can use.
     Renamed,
-    /// Code of a section in which symbols have no size: hand-written assembly,
-    /// of which nothing tells where a function ends.
+    /// Code of a section in which symbols have no size: hand-written assembly, where
+    /// the ends of functions are unknown.
     Unsized,
 }
 
 impl Kind {
-    /// Whether patched code goes on with what the running hypervisor has: it has
-    /// a state, or its place is all that differs.
+    /// Whether patched code keeps using the running hypervisor's: it has state, or
+    /// only its place differs.
     pub fn stays(self) -> bool {
         match self {
             Self::Function | Self::Added | Self::Removed | Self::Constant | Self::Unsized => false,
@@ -53,13 +52,13 @@ impl Kind {
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// What happened.
+    /// The kind of difference.
     pub kind: Kind,
     /// Name of the symbol.
     pub name: String,
-    /// The symbol in the original object, if it is there.
+    /// The symbol in the original object, if it exists there.
     pub original: Option<usize>,
-    /// The symbol in the patched object, if it is there.
+    /// The symbol in the patched object, if it exists there.
     pub patched: Option<usize>,
     /// Where the first difference is, in words.
     pub why: String,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tells which symbols of two builds of an object differ.
+//! Finds the symbols that differ between two builds of an object.
 
 mod contents;
 mod entries;
@@ -22,12 +22,12 @@ pub(crate) use contents::describe;
 pub struct Comparison {
     /// Every difference, in the order of the patched object's symbols.
     pub changes: Vec<Change>,
-    /// Which symbol of the patched object is which of the original.
+    /// The correlation of the symbols.
     pub correlation: Correlation,
 }
 
 impl Comparison {
-    /// Of an object with itself.
+    /// The comparison of an object with itself.
     pub fn of_one(object: &Object) -> Self {
         Self {
             changes: Vec::new(),
@@ -46,8 +46,8 @@ pub fn compare(original: &Object, patched: &Object) -> Comparison {
     compare_knowing(original, patched, &[])
 }
 
-/// As [`compare`]; the symbols in `known`, each an index in the original and one in
-/// the patched object, are known to be the same.
+/// Like [`compare`]; the pairs in `known`, indices in the original and in the patched
+/// object, are known to be the same symbols.
 pub fn compare_knowing(
     original: &Object,
     patched: &Object,
@@ -81,13 +81,13 @@ struct Comparer<'a> {
     correlation: Correlation,
     /// Symbols of the original that are matched.
     kept: BTreeSet<usize>,
-    /// Symbols of the original whose name something new has.
+    /// Symbols of the original whose names are reused by new ones.
     renewed: BTreeSet<usize>,
     /// Variables of the patched object that need more alignment than before.
     needier: BTreeSet<usize>,
 }
 
-/// Pairs of places that are being compared further up, taken to be equal.
+/// Pairs of places under comparison up the call stack, assumed to be equal.
 type Seen = BTreeSet<((Target, i64), (Target, i64))>;
 
 impl Comparer<'_> {
@@ -152,8 +152,8 @@ impl Comparer<'_> {
         )
     }
 
-    /// A function and the cold part that the compiler split off it jump into
-    /// each other: when one changed, both do.
+    /// A function and its cold part jump into each other: if one changed, both are
+    /// changed.
     fn follow_cold_parts(&self, changes: &mut Vec<Change>) {
         let changed: BTreeSet<String> = changes
             .iter()
@@ -235,7 +235,7 @@ impl Comparer<'_> {
         (had > needs).then(|| (Kind::Elsewhere, less()))
     }
 
-    /// Says that other files know what there was by another name.
+    /// Reports that other files use a different name for an existing symbol.
     fn other_name(&self, class: Class, original: usize, patched: usize) -> Option<(Kind, String)> {
         let old = &self.original.symbols[original];
         let new = &self.patched.symbols[patched];
@@ -246,8 +246,7 @@ impl Comparer<'_> {
         })
     }
 
-    /// How a variable becomes another name of one that it was not, or stops being
-    /// that.
+    /// Reports that a variable becomes an alias of another, or stops being one.
     fn joins_or_parts(&self, original: usize, patched: usize) -> Option<String> {
         let old = &self.original.symbols[original];
         let new = &self.patched.symbols[patched];
@@ -265,8 +264,8 @@ impl Comparer<'_> {
         })
     }
 
-    /// Whether code lies elsewhere in its section only because there is more or
-    /// less in front of it: it is aligned as it was, as far as padding tells.
+    /// Whether code moved in its section only because the code before it grew or
+    /// shrank: its alignment is unchanged, as far as padding shows.
     fn is_pushed(&self, original: usize, patched: usize) -> bool {
         let in_front = |object: &Object, index: usize| -> u64 {
             let symbol = &object.symbols[index];
@@ -283,8 +282,8 @@ impl Comparer<'_> {
     }
 }
 
-/// How a symbol that only `object` has counts; not at all if it is nothing but
-/// what it contains.
+/// The kind of change for a symbol that only `object` has; none if it is identified
+/// by its contents only.
 fn absent_from_the_other(object: &Object, symbol: &Symbol, kind: Kind) -> Option<Kind> {
     match object.sections[symbol.section].class {
         Class::Ignored | Class::Special => None,

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which symbol of the patched object is which of the original.
+//! Correlates the symbols of the patched object with those of the original.
 //!
-//! Symbols are matched in steps, each looking only at what the steps before
-//! left. A step describes every symbol by what it knows and matches those
-//! descriptions that occur once in each object; what occurs more often is left
-//! to the next step, and in the end to nobody. Neither the place of a symbol
-//! nor the number that a compiler put behind its name is ever a reason.
+//! Symbols are matched in steps; each step only looks at symbols that are still open.
+//! A step derives a key for every symbol and matches keys that occur once in each
+//! object; others are left to the next step, and in the end stay open. Neither the
+//! position of a symbol nor the number that a compiler appended to its name is ever a
+//! criterion.
 //!
-//! Constants that compilers make are not matched at all: they are what they
-//! contain. So are those of the flags that macros make which nothing tells apart.
+//! Constants made by the compiler are not matched at all: they are identified by
+//! their contents. So are ambiguous flags made by macros.
 
 use crate::names::{base_name, is_compilers_own, role, source_name};
 use crate::object::{Class, Object, Symbol, Target, width};
@@ -16,24 +16,24 @@ use crate::placement::{Fate, fate};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// What showed that two symbols are the same.
+/// The criterion for a match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum By {
-    /// What the caller knows of their declarations.
+    /// The caller's knowledge of their declarations.
     Declaration,
-    /// The name, which neither object has twice.
+    /// The name, which is unique in both objects.
     Name,
     /// The name in the source: a compiler specialised a function, or numbered a
     /// variable that is local to a function.
     SourceName,
     /// The name in the source, and the functions that refer to it.
     Users,
-    /// Places that refer to it in functions that are otherwise equal.
+    /// References to it in functions that are otherwise equal.
     Use,
-    /// Equal contents and references, and the name in the source unless that
-    /// was changed: all others like it are matched.
+    /// Equal contents and references, and the name in the source unless that changed;
+    /// all similar symbols are matched.
     Content,
-    /// It is another name of a place of which one name is matched.
+    /// An alias of a matched symbol.
     Place,
 }
 
@@ -51,7 +51,7 @@ impl std::fmt::Display for By {
     }
 }
 
-/// The symbol of the original that a symbol of the patched object is.
+/// The match of a symbol of the patched object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Match {
     /// Index in the original object.
@@ -60,15 +60,15 @@ pub struct Match {
     pub by: By,
 }
 
-/// Which symbol is which.
+/// The correlation of two objects.
 #[derive(Debug, Clone, Default)]
 pub struct Correlation {
     matches: HashMap<usize, Match>,
-    /// Symbols of the patched object that are new, although the original has
-    /// their name: it is in a place that cannot stand for theirs.
+    /// Symbols of the patched object that are new although the original has their
+    /// name: its placement is incompatible.
     renewed: HashMap<usize, usize>,
-    /// Symbols of the patched object that may be the same as one of several
-    /// in the original, or as none: nothing tells which.
+    /// Symbols of the patched object that may be the same as one of several in the
+    /// original, or as none.
     pub ambiguous: BTreeSet<usize>,
 }
 
@@ -78,8 +78,8 @@ impl Correlation {
         Self::knowing(original, patched, &[])
     }
 
-    /// As [`Correlation::new`]; the symbols in `known`, each an index in the original
-    /// and one in the patched object, are known to be the same.
+    /// Like [`Correlation::new`]; the pairs in `known`, indices in the original and
+    /// in the patched object, are known to be the same symbols.
     pub fn knowing(original: &Object, patched: &Object, known: &[(usize, usize)]) -> Self {
         let mut correlator = Correlator {
             original: Side::new(original),
@@ -115,7 +115,7 @@ impl Correlation {
         }
     }
 
-    /// What the symbol at `patched` was in the original object.
+    /// The match of the symbol at `patched`.
     pub fn get(&self, patched: usize) -> Option<Match> {
         self.matches.get(&patched).copied()
     }
@@ -125,9 +125,9 @@ impl Correlation {
         Some(self.get(patched)?.original)
     }
 
-    /// What had the name of the symbol at `patched` in the original object, and
-    /// was in a place that cannot stand for the one that it has: a boot-only
-    /// function for one that stays, a constant for a variable.
+    /// The symbol of the original with the same name as the one at `patched` but an
+    /// incompatible placement: a boot-only function for a permanent one, a constant
+    /// for a variable.
     pub fn renewed(&self, patched: usize) -> Option<usize> {
         self.renewed.get(&patched).copied()
     }
@@ -138,8 +138,8 @@ impl Correlation {
     }
 }
 
-/// Whether `symbol` is a private flag that only says whether a message was
-/// printed already: a copy of one is as good, at the price of one message.
+/// Whether `symbol` is a message flag, private and only recording whether a message
+/// was printed: a copy works as well, at the cost of one repeated message.
 pub fn is_once_flag(object: &Object, symbol: &Symbol) -> bool {
     let class = object.sections[symbol.section].class;
     let name = base_name(&symbol.name).trim_end_matches('_');
@@ -152,22 +152,23 @@ pub fn is_once_flag(object: &Object, symbol: &Symbol) -> bool {
             .any(|end| name.ends_with(end))
 }
 
-/// Whether `symbol` is such a flag that a macro made: unlike one of the source, it is
-/// what it contains where nothing tells which it is.
+/// Whether `symbol` is such a flag made by a macro: unlike one from the source, it is
+/// identified by its contents if it is ambiguous.
 pub(crate) fn is_macro_flag(object: &Object, symbol: &Symbol) -> bool {
     let name = base_name(&symbol.name);
     let last = name.rsplit('.').next().unwrap_or(name);
     (last.starts_with("__") || last.ends_with('_')) && is_once_flag(object, symbol)
 }
 
-/// Whether `symbol` is never matched, because it is what it contains.
+/// Whether `symbol` is never matched, because it is identified by its contents.
 pub(crate) fn is_anonymous(object: &Object, symbol: &Symbol) -> bool {
     !symbol.global
         && object.sections[symbol.section].class == Class::ReadOnly
         && is_compilers_own(base_name(&symbol.name))
 }
 
-/// What a symbol is, besides its name: only what is alike in this is matched.
+/// The properties of a symbol besides its name; only symbols that agree in these are
+/// matched.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Sort {
     Function,
@@ -178,14 +179,14 @@ enum Sort {
 
 struct Side<'a> {
     object: &'a Object,
-    /// Symbols that are not matched yet.
+    /// Symbols not matched yet.
     open: BTreeSet<usize>,
-    /// The functions and variables, by name in the source, that refer to each
-    /// symbol whose name did not tell which it is.
+    /// The functions and variables, by name in the source, that refer to each symbol
+    /// with an ambiguous name.
     users: HashMap<usize, BTreeSet<&'a str>>,
 }
 
-/// Bytes of a symbol without its relocated fields, and where those are.
+/// Size, bytes between relocated fields, and positions of these fields.
 type Shape<'a> = (u64, Vec<&'a [u8]>, Vec<(u64, usize)>);
 
 impl<'a> Side<'a> {
@@ -223,8 +224,8 @@ impl<'a> Side<'a> {
         (self.sort(index), role(&self.symbol(index).name))
     }
 
-    /// Whether the compiler puts numbers behind the names of further variables
-    /// like this one, which is local to a function: `f.count`, `f.count.2`.
+    /// Whether the compiler numbers further function-local variables like this one:
+    /// `f.count`, `f.count.2`.
     fn is_counted(&self, index: usize) -> bool {
         let symbol = self.symbol(index);
         let others = || self.object.symbols.iter().filter(|s| s.name != symbol.name);
@@ -233,7 +234,7 @@ impl<'a> Side<'a> {
             && others().any(|other| base_name(&other.name) == symbol.name)
     }
 
-    /// Open variables that have their name in the source in common with others.
+    /// Open variables that share their name in the source with others.
     fn variables_alike(&self) -> BTreeSet<usize> {
         let mut alike: BTreeMap<_, Vec<usize>> = BTreeMap::new();
         for &index in &self.open {
@@ -290,8 +291,7 @@ impl<'a> Side<'a> {
         (symbol.extent(), between, places)
     }
 
-    /// What the fields of a symbol lead to, in words that do not depend on
-    /// symbols whose identity is open.
+    /// The targets of a symbol's fields, described independently of open symbols.
     fn leads_to(&self, index: usize) -> Vec<(String, i64)> {
         let symbol = self.symbol(index);
         let fields = self
@@ -333,8 +333,8 @@ struct Correlator<'a> {
 
 impl<'a> Correlator<'a> {
     fn run(&mut self) {
-        // A name with a number is no name: the compiler counts from zero again. So
-        // is one without, where that is the first of those that are counted.
+        // A numbered name is not reliable: the compiler counts from zero again. Nor
+        // is one without a number if it is the first of a numbered series.
         self.step(By::Name, |side: &Side<'a>, index| {
             let symbol = side.symbol(index);
             (base_name(&symbol.name) == symbol.name && !side.is_counted(index))
@@ -352,8 +352,8 @@ impl<'a> Correlator<'a> {
             Some((side.role(index), side.users.get(&index)?.clone()))
         });
         self.match_by_use();
-        // Of several variables, an initial value does not tell which is which: a
-        // patch may change that, too.
+        // Initial values do not identify one of several variables: a patch may change
+        // them too.
         let several = [&self.original, &self.patched].map(Side::variables_alike);
         let original: *const Object = self.original.object;
         self.step(By::Content, |side: &Side<'a>, index| {
@@ -368,8 +368,8 @@ impl<'a> Correlator<'a> {
         self.original.open.is_empty() || self.patched.open.is_empty()
     }
 
-    /// Matches the open symbols that `describe` describes alike, if no other of
-    /// their object is described so.
+    /// Matches open symbols with equal keys from `describe`, if the key is unique in
+    /// each object.
     fn step<K: Eq + Hash>(&mut self, by: By, describe: impl Fn(&Side<'a>, usize) -> Option<K>) {
         if self.done() {
             return;
@@ -391,9 +391,9 @@ impl<'a> Correlator<'a> {
         }
     }
 
-    /// Whether a variable that is local to one function would become that of
-    /// another: it may be the same, where the compiler inlined a function in one
-    /// object only, or one of two that have a name in common.
+    /// Whether a variable local to one function would become another function's: it
+    /// may be the same, if the compiler inlined a function in one object only, or one
+    /// of two with the same name.
     fn changes_hands(&self, original: usize, patched: usize) -> bool {
         let is_local = |side: &Side, index| {
             let name = &side.symbol(index).name;
@@ -416,8 +416,8 @@ impl<'a> Correlator<'a> {
         self.matches.insert(patched, Match { original, by });
     }
 
-    /// What equal code refers to at the same place is the same, if nothing
-    /// else says otherwise; that may make more code equal.
+    /// Symbols that equal code refers to at the same place are the same, unless
+    /// something contradicts; this may make more code equal.
     fn match_by_use(&mut self) {
         let mut looked_at = BTreeSet::new();
         loop {
@@ -449,8 +449,8 @@ impl<'a> Correlator<'a> {
         }
     }
 
-    /// Open symbols that may be the same, because two matched symbols of equal
-    /// shape refer to them at the same places.
+    /// Open symbols that may be the same, because two matched symbols with equal code
+    /// refer to them at the same places.
     fn used_alike(&self, original: usize, patched: usize) -> Vec<(usize, usize)> {
         let (a, b) = (self.original.symbol(original), self.patched.symbol(patched));
         let fields = |object: &Object, symbol: &Symbol| {
@@ -483,8 +483,8 @@ impl<'a> Correlator<'a> {
         open
     }
 
-    /// Whether two open symbols can be the same: the name in the source is, or
-    /// neither object has the other's name and they are alike.
+    /// Whether two open symbols can be the same: they have the same name in the
+    /// source, or neither object has the other's name and they are alike.
     fn may_be(&self, original: usize, patched: usize) -> bool {
         if self.original.sort(original) != self.patched.sort(patched) {
             return false;
@@ -498,13 +498,13 @@ impl<'a> Correlator<'a> {
             && self.original.object.bytes(a) == self.patched.object.bytes(b)
     }
 
-    /// Whether the name of the one is gone, and that of the other is new.
+    /// Whether the name of the first is gone, and that of the second is new.
     fn renamed(&self, original: usize, patched: usize) -> bool {
         let (a, b) = (self.original.symbol(original), self.patched.symbol(patched));
         !self.patched.has(source_name(&a.name)) && !self.original.has(source_name(&b.name))
     }
 
-    /// Functions that have another name, and nothing else.
+    /// Matches functions that were only renamed.
     fn match_renamed(&mut self) {
         if self.done() {
             return;
@@ -526,9 +526,9 @@ impl<'a> Correlator<'a> {
         self.match_by_use();
     }
 
-    /// Functions that the compiler found to be equal are one piece of code in
-    /// the original. Where they are not in the patched object, that piece is
-    /// what other objects call; a private function that shares it is a new one.
+    /// Functions folded by the compiler are one piece of code in the original. If
+    /// they are not folded in the patched object, that piece is the function that
+    /// other objects call; a private function that shares it is new.
     fn part_merged(&mut self) {
         let mut merged: BTreeMap<(usize, u64), Vec<(usize, usize)>> = BTreeMap::new();
         for (&patched, pair) in &self.matches {
@@ -542,8 +542,8 @@ impl<'a> Correlator<'a> {
             }
         }
         for mut pairs in merged.into_values() {
-            // Of private ones, the code is the first one's: what refers to the
-            // place refers to that.
+            // Among private ones, the code belongs to the first: references to the
+            // place mean that one.
             pairs.sort_by_key(|&(original, _)| (!self.original.symbol(original).global, original));
             let first = self.patched.symbol(pairs[0].1);
             for (original, patched) in pairs {
@@ -555,8 +555,8 @@ impl<'a> Correlator<'a> {
         }
     }
 
-    /// A place is part of what a symbol is: parts matches whose places cannot
-    /// stand for each other, and finds what else has its name from before.
+    /// Placement is part of a symbol's identity: this undoes matches with
+    /// incompatible placements, and records the old symbol with the same name.
     fn renew(&mut self) {
         let (original, patched) = (self.original.object, self.patched.object);
         let section =
@@ -598,8 +598,8 @@ impl<'a> Correlator<'a> {
         }
     }
 
-    /// A new name of something that there was is no new thing. Functions that the
-    /// compiler found to be equal have one place, too, and do the same.
+    /// A new name for an existing symbol is an alias, not a new symbol. Folded
+    /// functions also share a place, and are equivalent.
     fn match_aliases(&mut self) {
         let mut known: HashMap<(usize, u64, u64), usize> = HashMap::new();
         let place = |symbol: &Symbol| (symbol.section, symbol.offset, symbol.size);
@@ -622,16 +622,14 @@ impl<'a> Correlator<'a> {
         }
     }
 
-    /// Whether the original object has nothing of the name that the symbol at
-    /// `patched` has.
+    /// Whether the original object does not have the name of the symbol at `patched`.
     fn is_absent(&self, patched: usize) -> bool {
         !self
             .original
             .has(source_name(&self.patched.symbol(patched).name))
     }
 
-    /// Open symbols of the patched object that share what they are with open
-    /// ones of the original.
+    /// Open symbols of the patched object that agree with open ones of the original.
     fn ambiguous(&self) -> BTreeSet<usize> {
         let open = self.original.open.iter();
         let roles: BTreeSet<_> = open.map(|&index| self.original.role(index)).collect();

@@ -8,7 +8,7 @@ use crate::object::{Object, Relocation, width};
 use crate::read::is_branch;
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 
-/// Where two builds of a function part.
+/// The first difference between two builds of a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirstChange {
     /// Offset of the instruction in the original function.
@@ -19,16 +19,16 @@ pub struct FirstChange {
     pub new_offset: u64,
     /// The patched instruction; empty at the function's end.
     pub new: String,
-    /// Where the original instruction comes from, if the object tells.
+    /// Source line of the original instruction, if the object has it.
     pub old_line: Option<SourceLine>,
-    /// Where the patched instruction comes from, if the object tells.
+    /// Source line of the patched instruction, if the object has it.
     pub new_line: Option<SourceLine>,
 }
 
-/// Finds the first instruction that differs between symbol `old` of `original`
-/// and symbol `new` of `patched`. How far a branch jumps is no difference: that
-/// changes with everything in between. `None` if there is no other difference,
-/// as when only a table about the function changed.
+/// Finds the first instruction that differs between symbol `old` of `original` and
+/// symbol `new` of `patched`. Branch distances do not count: they change with
+/// everything in between. `None` if there is no other difference, for example if only
+/// a table about the function changed.
 pub fn first_change(
     original: &Object,
     old: usize,
@@ -70,9 +70,9 @@ struct Walk<'a> {
 
 struct Step {
     offset: u64,
-    /// The bytes, relocated fields and branch distances zeroed.
+    /// The bytes, with relocated fields and branch distances zeroed.
     bytes: Vec<u8>,
-    /// What the relocated fields lead to, by name and offset.
+    /// The targets of relocated fields, by name and offset.
     leads_to: Vec<String>,
     text: String,
 }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The line of the source that an instruction comes from, of objects with
-//! debugging information (DWARF's `.debug_line`).
+//! Source lines of instructions, from debugging information (DWARF's `.debug_line`).
 
 use crate::object::{Object, Target};
 use gimli::{AttributeValue, DebugLine, DebugLineOffset, EndianSlice, LittleEndian};
 use xsplice_reloc::reloc::x86_64;
 
-/// A line of the source.
+/// A source line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceLine {
-    /// The file, as the compiler was told it.
+    /// The file, as passed to the compiler.
     pub file: String,
     /// The line, counted from one.
     pub line: u64,
@@ -21,13 +20,13 @@ impl std::fmt::Display for SourceLine {
     }
 }
 
-/// The section that lines are in.
+/// The section with lines.
 pub(crate) const LINES: &str = ".debug_line";
-/// The sections that names of files are in.
+/// The sections with file names.
 pub(crate) const NAMES: [&str; 2] = [".debug_line_str", ".debug_str"];
 
-/// The line that the instruction at `offset` of `section` comes from; `None` if
-/// the object does not tell.
+/// The source line of the instruction at `offset` of `section`; `None` if the object
+/// does not have it.
 pub fn source_line(object: &Object, section: usize, offset: u64) -> Option<SourceLine> {
     let table = object.sections.iter().position(|s| s.name == LINES)?;
     let data = relocated(object, table);
@@ -88,7 +87,7 @@ fn text(object: &Object, value: &AttributeValue<EndianSlice<LittleEndian>>) -> O
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Where code is, as if each section were linked to an address of its own.
+/// The address of code if each section were linked to a separate address.
 fn address(section: usize, offset: u64) -> u64 {
     ((section as u64) << 40).wrapping_add(offset)
 }
@@ -105,7 +104,7 @@ fn relocated(object: &Object, index: usize) -> Vec<u8> {
                 let symbol = &object.symbols[symbol];
                 address(symbol.section, symbol.offset.wrapping_add_signed(offset))
             }
-            // Names of files are told by where they are in their section.
+            // File names are given by their offset in their section.
             Target::Anonymous(other) if object.sections[other].is_code() => {
                 address(other, offset.cast_unsigned())
             }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What compilers add to the names of the source.
+//! What compilers append to names from the source.
 
 /// Suffixes the compiler adds to the names of clones of a function: specialised
 /// for its callers, or an alias of it.
 const CLONES: [&str; 4] = ["isra", "constprop", "localalias", "llvm"];
 
-/// Words behind the name of a piece that was split off a function.
+/// Suffixes of pieces that were split off a function.
 const PARTS: [&str; 2] = ["part", "cold"];
 
-/// `name` without the number that the compiler put behind a static local
-/// variable or a clone: `rover.0` is `rover`.
+/// `name` without the number that the compiler appended to a static local variable or
+/// a clone: `rover.0` is `rover`.
 pub fn base_name(name: &str) -> &str {
     match name.rsplit_once('.') {
         Some((base, number)) if !base.is_empty() && is_number(number) => base,
@@ -17,7 +17,7 @@ pub fn base_name(name: &str) -> &str {
     }
 }
 
-/// The name that the source has: `f` for `f.isra.0`, `f.part.0.cold` and `f`.
+/// The name in the source: `f` for `f.isra.0`, `f.part.0.cold` and `f`.
 pub fn source_name(name: &str) -> &str {
     let mut rest = base_name(name);
     while let Some((base, word)) = rest.rsplit_once('.') {
@@ -30,9 +30,8 @@ pub fn source_name(name: &str) -> &str {
     rest
 }
 
-/// `name` without what tells a specialised function from the one in the
-/// source, but with the parts that were split off it: `f.part.cold` for
-/// `f.part.0.isra.1.cold`.
+/// `name` without the suffixes of specialised functions, but with those of split-off
+/// parts: `f.part.cold` for `f.part.0.isra.1.cold`.
 pub fn role(name: &str) -> String {
     let source = source_name(name);
     let words = name[source.len()..].split('.');
@@ -40,8 +39,8 @@ pub fn role(name: &str) -> String {
     parts.fold(source.to_owned(), |role, part| role + "." + part)
 }
 
-/// Whether `name` is that of a function of the compiler's own making, which does
-/// not take the arguments that the source says, but what its callers have.
+/// Whether `name` is a clone made by the compiler that takes different arguments than
+/// in the source, to suit its callers.
 pub fn takes_own_arguments(name: &str) -> bool {
     const SPECIALISED: [&str; 3] = ["isra", "constprop", "part"];
     let mut words = name[source_name(name).len()..].split('.');
@@ -53,8 +52,8 @@ pub fn parent_of_cold(name: &str) -> Option<&str> {
     base_name(name).strip_suffix(".cold")
 }
 
-/// Whether the compiler makes symbols of this name for constants of its own,
-/// which nothing but their contents can tell apart.
+/// Whether the compiler uses symbols of this name for its own constants, which only
+/// their contents distinguish.
 pub fn is_compilers_own(name: &str) -> bool {
     const OWN: [&str; 5] = [
         "__func__",

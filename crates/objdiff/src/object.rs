@@ -12,7 +12,7 @@ pub enum ReadError {
     Malformed {
         /// The file.
         file: String,
-        /// What the ELF reader found.
+        /// The ELF reader's error.
         reason: String,
     },
     /// It is an ELF file of another kind.
@@ -37,8 +37,8 @@ pub enum ReadError {
         /// Offset in that section.
         offset: u64,
     },
-    /// It has a table about code whose entries are of an unknown form: what it says of
-    /// a function cannot be compared, or carried along.
+    /// It has a table about code with an unknown form of entries: they can neither be
+    /// compared nor carried.
     #[error(
         "{file}: {section} is a table about code of a kind that xsplice does not know: what it \
          says of a function would be missing from the payload"
@@ -49,8 +49,8 @@ pub enum ReadError {
         /// The table.
         section: String,
     },
-    /// A relocation names a section that several variables share, and nothing
-    /// tells which of them it means.
+    /// A relocation names a section that several variables share, and the one it
+    /// means is unknown.
     #[error(
         "{file}: nothing tells which variable of {shared} is meant at {section}+{offset:#x}; \
          give the variable of the patch a section of its own"
@@ -67,12 +67,12 @@ pub enum ReadError {
     },
 }
 
-/// What a section holds, as far as patching cares.
+/// The kind of a section's contents, as far as it matters to patching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Code that stays in memory.
+    /// Permanent code.
     Text,
-    /// Code or data that is freed after boot, or only used while booting.
+    /// Code or data that is freed after boot, or only used during boot.
     Init,
     /// Read-only data.
     ReadOnly,
@@ -80,7 +80,7 @@ pub enum Class {
     Data,
     /// Writable data, zero at start.
     Bss,
-    /// A template that every CPU has a copy of.
+    /// A template of the per-CPU areas.
     PerCpu,
     /// A table about other code: see [`crate::special`].
     Special,
@@ -88,10 +88,10 @@ pub enum Class {
     Ignored,
 }
 
-/// How the linker may merge a section's contents with equal ones of others.
+/// How the linker may merge a section's contents with those of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Merge {
-    /// Strings of characters of this size in bytes, each ended by a zero one.
+    /// Zero-terminated strings of characters of this size in bytes.
     Strings(u64),
     /// Constants of this size in bytes.
     Constants(u64),
@@ -102,15 +102,15 @@ pub enum Merge {
 pub struct Section {
     /// Section name.
     pub name: String,
-    /// What it holds.
+    /// Its kind.
     pub class: Class,
-    /// The name without the symbol that the compiler made the section for:
-    /// what is in sections of one home is in the same kind of place.
+    /// The name without the symbol that the compiler made the section for: sections
+    /// with the same home have the same placement.
     pub home: String,
-    /// Whether it is mergeable, and then what it consists of.
+    /// What it consists of, if it is mergeable.
     pub merge: Option<Merge>,
     /// Contents; empty for sections without any in the file, and for debugging
-    /// information that does not tell about source lines.
+    /// information other than source lines.
     pub data: Vec<u8>,
     /// Size in bytes.
     pub size: u64,
@@ -129,36 +129,36 @@ impl Section {
     }
 }
 
-/// One relocation, as the file has it, with the reference it stands for.
+/// A relocation in the file, with its reference.
 #[derive(Debug, Clone)]
 pub struct Relocation {
     /// Offset of the field in its section.
     pub offset: u64,
     /// `R_X86_64_*`.
     pub r_type: u32,
-    /// Whether it is the operand of a call or jump; everything else takes the
-    /// address of what it leads to, or accesses it.
+    /// Whether it is the operand of a call or jump; everything else takes the address
+    /// of its target, or accesses it.
     pub branch: bool,
-    /// Whether the file names the section of what the field leads to, and no
-    /// symbol: then the symbol is inferred from the offset.
+    /// Whether the file names only the section of the target: then the symbol is
+    /// inferred from the offset.
     pub inferred: bool,
-    /// What the field leads to.
+    /// Its reference.
     pub reference: Reference,
 }
 
-/// What a relocated field leads to, without regard to how it was written.
+/// The target of a relocated field, independent of its encoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
-    /// The thing referred to.
+    /// The target.
     pub target: Target,
     /// Offset in bytes from the start of the target.
     pub offset: i64,
-    /// What is added to the target's address and offset to get the field's
-    /// addend, for example -4 for the operand of a call.
+    /// The rest of the field's addend besides the offset, for example -4 for the
+    /// operand of a call.
     pub bias: i64,
 }
 
-/// The thing that a reference leads to.
+/// The target of a reference.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// A named symbol of this object, by index.
@@ -178,26 +178,24 @@ pub struct Symbol {
     pub section: usize,
     /// Offset in that section.
     pub offset: u64,
-    /// Size in bytes, as the file says.
+    /// Size in bytes, according to the file.
     pub size: u64,
-    /// Bytes behind it that belong to it: code that inline assembly moves out
-    /// of the way is put at the end of the function's section, where the size
-    /// of the function does not count it. Behind a label of hand-written
-    /// assembly, which has no size, everything up to the next symbol.
+    /// Bytes after it that belong to it: out-of-line code of inline assembly is at
+    /// the end of the function's section, outside the function's size. For a label in
+    /// hand-written assembly, which has no size, everything up to the next symbol.
     pub tail: u64,
     /// Whether other objects can refer to it.
     pub global: bool,
-    /// Whether a definition of another object takes its place, if there is one.
+    /// Whether a definition in another object overrides it.
     pub weak: bool,
     /// Whether it is a function.
     pub function: bool,
-    /// Whether it is a variable or constant; neither is said of labels.
+    /// Whether it is a variable or constant; labels are neither this nor a function.
     pub variable: bool,
 }
 
 impl Symbol {
-    /// Whether it is a label in front of bytes of which nothing tells where
-    /// they end, but the next symbol.
+    /// Whether it is a label for bytes whose end is only known from the next symbol.
     pub fn is_label(&self) -> bool {
         self.size == 0 && self.tail > 0
     }
@@ -207,12 +205,12 @@ impl Symbol {
         self.size.saturating_add(self.tail)
     }
 
-    /// Whether it is another name of what `other` of the same object is.
+    /// Whether it is an alias of `other` in the same object.
     pub fn is_at(&self, other: &Self) -> bool {
         (self.section, self.offset, self.size) == (other.section, other.offset, other.size)
     }
 
-    /// Where the bytes that belong to it end in its section.
+    /// The end in its section of the bytes that belong to it.
     pub fn end(&self) -> u64 {
         self.offset.saturating_add(self.extent())
     }
@@ -230,18 +228,17 @@ pub struct Object {
     pub(crate) index: Index,
 }
 
-/// What is asked for often.
+/// Indices for frequent lookups.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
-    /// For each section its symbols by offset, each with the end of the one
-    /// that reaches furthest so far.
+    /// For each section, its symbols by offset, each with the furthest end so far.
     symbols: Vec<Vec<(usize, u64)>>,
-    /// For each section the places without a name that something refers to.
+    /// For each section, the places without a name that something refers to.
     pieces: Vec<Vec<u64>>,
 }
 
 impl Index {
-    /// Notes where each section's symbols are.
+    /// Indexes each section's symbols.
     pub(crate) fn add_symbols(&mut self, sections: usize, symbols: &[Symbol]) {
         self.symbols = vec![Vec::new(); sections];
         for (index, symbol) in symbols.iter().enumerate() {
@@ -257,7 +254,7 @@ impl Index {
         }
     }
 
-    /// Notes which places in each section are referred to.
+    /// Indexes the referenced places in each section.
     pub(crate) fn add_pieces(&mut self, sections: &[Section]) {
         self.pieces = vec![Vec::new(); sections.len()];
         for reference in sections
@@ -284,14 +281,14 @@ impl Object {
         let here = self.index.symbols.get(section)?;
         let behind = here.partition_point(|&(index, _)| self.symbols[index].offset <= offset);
         let near = here[..behind].iter().rev();
-        // What does not reach as far as here, nothing before it does either.
+        // If the furthest end so far is before this, so are all earlier ones.
         near.take_while(|&&(index, reach)| reach > offset || self.symbols[index].offset == offset)
             .map(|&(index, _)| index)
             .filter(|&index| {
                 let symbol = &self.symbols[index];
                 symbol.offset == offset || symbol.end() > offset
             })
-            // A label within a function is no place of its own.
+            // A label within a function is not a separate place.
             .max_by_key(|&index| (self.symbols[index].extent(), std::cmp::Reverse(index)))
     }
 
@@ -346,8 +343,8 @@ impl Object {
         })
     }
 
-    /// What a mergeable section has at `offset`, and how far in it `offset` is:
-    /// the rest of a string with the zero that ends it, or a whole constant.
+    /// The element of a mergeable section at `offset`, and the offset within it: the
+    /// rest of a string with its terminating zero, or a complete constant.
     pub fn merged(&self, section: usize, offset: i64) -> Option<(&[u8], u64)> {
         let data = self.sections[section].data.as_slice();
         let offset = usize::try_from(offset).ok()?;
@@ -368,7 +365,7 @@ impl Object {
         }
     }
 
-    /// A label for messages: `name`, or section and offset of what has none.
+    /// A label for messages: `name`, or section and offset if it has none.
     pub fn label(&self, target: &Target) -> String {
         match target {
             Target::Symbol(index) => self.symbols[*index].name.clone(),
@@ -378,7 +375,7 @@ impl Object {
     }
 }
 
-/// `size` bytes of `data` from `offset`, or nothing if they are not all there.
+/// `size` bytes of `data` from `offset`, or nothing if some are missing.
 pub(crate) fn slice(data: &[u8], offset: u64, size: u64) -> &[u8] {
     let range = usize::try_from(offset).ok().zip(usize::try_from(size).ok());
     range

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where a symbol lies, which is part of what it is: what may be done with its
-//! memory and until when, which list it is an element of, how it is aligned.
+//! The placement of a symbol, which is part of its identity: the protection and
+//! lifetime of its memory, the list it belongs to, its alignment.
 
 use crate::names::{base_name, parent_of_cold, source_name};
 use crate::object::{Class, Object, Section, significant};
@@ -11,24 +11,24 @@ pub const LOCKED: &str = ".data.ro_after_init";
 /// The section of variables that are rarely written.
 const READ_MOSTLY: &str = ".data.read_mostly";
 
-/// What becomes of a symbol whose section is another in the patched object.
+/// What happens to a symbol whose section differs in the patched object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It is the one that there was, in the same kind of place.
+    /// The same symbol, in the same kind of place.
     Same,
-    /// It is the one that there was, and the place that it has is as good.
+    /// The same symbol, and its existing place is as good.
     Stays,
-    /// It is the one that there was, and its place makes a difference.
+    /// The same symbol, but its place matters.
     Misplaced,
-    /// What there was cannot stand for it: it is new.
+    /// A new symbol: the old one cannot replace it.
     New,
 }
 
-/// What becomes of a symbol that was in `old` and is in `new`.
+/// The fate of a symbol that was in `old` and is in `new`.
 pub fn fate(old: &Section, new: &Section) -> Fate {
     let plain = |section: &Section| matches!(&*section.home, ".data" | READ_MOSTLY);
     match (storage(old), storage(new)) {
-        // What is only used while booting had its time.
+        // Boot-only code has already run.
         (before, Storage::Boot) if before != Storage::Boot => Fate::Misplaced,
         (before, now) if before != now => Fate::New,
         _ if old.home == new.home => Fate::Same,
@@ -38,7 +38,7 @@ pub fn fate(old: &Section, new: &Section) -> Fate {
     }
 }
 
-/// What `section` holds, in words that fit behind "in".
+/// Describes the contents of `section`, to follow "in".
 pub fn describe(section: &Section) -> String {
     let what = match (section.class, &*section.home) {
         (Class::Init, ".init.text") => "boot-only code",
@@ -55,7 +55,7 @@ pub fn describe(section: &Section) -> String {
     what.to_owned()
 }
 
-/// What may be done with a section's memory, and until when.
+/// The protection and lifetime of a section's memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Storage {
     Code,
@@ -80,8 +80,8 @@ fn storage(section: &Section) -> Storage {
 }
 
 /// The name of a section without the symbol that the compiler made it for, and
-/// without what only the compiler's view of the contents decides. `names` are
-/// those of the symbols in it.
+/// without suffixes that only depend on the compiler's view of the contents. `names`
+/// are those of the symbols in it.
 pub(crate) fn home<'a>(section: &str, mut names: impl Iterator<Item = &'a str>) -> String {
     let own = names.find_map(|name| {
         let parent = parent_of_cold(name).unwrap_or(name);
@@ -102,7 +102,7 @@ pub(crate) fn home<'a>(section: &str, mut names: impl Iterator<Item = &'a str>) 
     .to_owned()
 }
 
-/// How much code in `new` is to be aligned other than in `old`, in words.
+/// Describes how the alignment of code in `new` differs from `old`.
 pub(crate) fn code_moves(
     (old, old_index): (&Object, usize),
     (new, new_index): (&Object, usize),
@@ -127,14 +127,15 @@ pub(crate) fn code_moves(
 /// Bounds of the alignment that a variable needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alignment {
-    /// It needs this much, because padding in front of it shows that.
+    /// It needs this much, as padding before it shows.
     pub least: u64,
-    /// It may need this much: it has it.
+    /// It may need this much, since it has it.
     pub most: u64,
 }
 
-/// What the place of the symbol at `index` tells of the alignment it needs. A
-/// section of several symbols says only what the neediest of them needs.
+/// The alignment that the symbol at `index` needs, as far as its place shows it. The
+/// alignment of a section with several symbols only shows the largest one that any of
+/// them needs.
 pub fn alignment(object: &Object, index: usize) -> Alignment {
     let symbol = &object.symbols[index];
     let align = object.sections[symbol.section].align;
@@ -160,7 +161,7 @@ pub fn alignment(object: &Object, index: usize) -> Alignment {
     };
     let most = multiple.min(align);
     Alignment {
-        // More padding than any alignment makes is in a damaged object only.
+        // Only a damaged object has more padding than any alignment needs.
         least: padding
             .checked_add(1)
             .and_then(u64::checked_next_power_of_two)
@@ -169,8 +170,8 @@ pub fn alignment(object: &Object, index: usize) -> Alignment {
     }
 }
 
-/// The variables of `new` that need more alignment than they had in `old`, of
-/// the pairs that `original` knows.
+/// The variables of `new` that need more alignment than in `old`, among the pairs in
+/// `original`.
 pub(crate) fn needier(
     old: &Object,
     new: &Object,
@@ -191,7 +192,7 @@ pub(crate) fn needier(
             .iter()
             .any(|&index| alignment(new, index).most >= align);
         found.extend(certain.iter().filter(|&&index| had(index).is_some()));
-        // Some symbol is the reason why the section as a whole needs more.
+        // Some symbol must be the reason that the section needs more.
         let before = all.iter().filter_map(|&index| original(index));
         let before = before
             .map(|index| old.sections[old.symbols[index].section].align)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From an ELF file to an [`Object`].
+//! Reads an ELF file into an [`Object`].
 
 use crate::line::{LINES, NAMES};
 use crate::object::{
@@ -112,7 +112,7 @@ impl<'a> Reader<'a> {
         Ok(sections)
     }
 
-    /// Fills in the symbols; returns for each ELF symbol what it stands for.
+    /// Fills in the symbols; returns the meaning of each ELF symbol.
     fn symbols(&self, object: &mut Object) -> Result<Vec<Meaning>, ReadError> {
         let endian = self.elf.endian();
         let table = self.elf.elf_symbol_table();
@@ -206,7 +206,7 @@ impl<'a> Reader<'a> {
                     offset: addend.wrapping_sub(bias),
                     bias,
                 },
-                // A field may lead before or behind a string, but means it.
+                // A field may point before or after a string, but mean it.
                 &Meaning::Place {
                     section,
                     offset,
@@ -246,11 +246,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What an ELF symbol stands for.
+/// The meaning of an ELF symbol.
 enum Meaning {
     /// A symbol of this or another object.
     Target(Target),
-    /// A place without a name of its own.
+    /// A place without a name.
     Place {
         section: usize,
         offset: i64,
@@ -259,7 +259,7 @@ enum Meaning {
     },
 }
 
-/// Tells for each section what kind of place it is.
+/// Determines the home of each section.
 fn find_homes(object: &mut Object) {
     let homes: Vec<String> = (0..object.sections.len())
         .map(|section| {
@@ -303,7 +303,7 @@ fn add_labels(object: &mut Object) {
     }
 }
 
-/// Gives the end of every section that holds a single function to it.
+/// Gives a function that is alone in its section everything up to the section's end.
 fn add_tails(object: &mut Object) {
     let mut functions: BTreeMap<usize, Option<(u64, u64)>> = BTreeMap::new();
     for symbol in object.symbols.iter().filter(|s| s.function && s.size > 0) {
@@ -323,12 +323,12 @@ fn add_tails(object: &mut Object) {
     }
 }
 
-/// Names the symbol that a place in a section belongs to.
+/// Determines the symbol that a place in a section belongs to.
 fn settle(object: &Object, section: usize, offset: i64, bias: i64) -> Reference {
     let covering = u64::try_from(offset)
         .ok()
         .and_then(|at| object.symbol_at(section, at));
-    // Code that walks an array may hold a pointer before or behind it.
+    // Code that walks an array may hold a pointer before or after it.
     let nearest = || {
         let mut here = object.symbols_in(section);
         let end = object.sections[section].size.cast_signed();
@@ -357,25 +357,25 @@ fn settle(object: &Object, section: usize, offset: i64, bias: i64) -> Reference 
 /// The instruction that a relocated field is in.
 #[derive(Clone, Copy)]
 struct User {
-    /// Where it ends.
+    /// Its end.
     end: u64,
-    /// Whether it is a call or jump to the place that the field leads to.
+    /// Whether it is a call or jump to the target of the field.
     branch: bool,
 }
 
-/// What the instructions of a section tell.
+/// Information from the instructions of a section.
 #[derive(Default)]
 struct Code {
-    /// For each relocated field the instruction that has it.
+    /// For each relocated field, its instruction.
     users: Vec<Option<User>>,
-    /// The branches from one symbol to another of the same section: the
-    /// assembler knows how far they are and leaves no relocation.
+    /// The branches from one symbol to another in the same section: the assembler
+    /// knows the distance and emits no relocation.
     branches: Vec<Relocation>,
 }
 
 impl Code {
     /// Decodes the section at `index`, whose relocated fields are at `fields`,
-    /// in order.
+    /// sorted.
     fn decode(object: &Object, index: usize, fields: impl ExactSizeIterator<Item = u64>) -> Self {
         let several = object.symbols_in(index).nth(1).is_some();
         let mut code = Self {
@@ -403,14 +403,14 @@ impl Code {
     }
 }
 
-/// Whether `instruction` leads to another place that it names.
+/// Whether `instruction` is a direct branch.
 pub(crate) fn is_branch(instruction: &Instruction) -> bool {
     instruction.is_jcc_short_or_near()
         || instruction.is_jmp_short_or_near()
         || instruction.is_call_near()
 }
 
-/// The branch that `instruction` is, if it leads to another symbol.
+/// The branch of `instruction`, if it leads to another symbol.
 fn branch_out(object: &Object, section: usize, instruction: &Instruction) -> Option<Relocation> {
     let (width, r_type) = if instruction.is_jcc_short() || instruction.is_jmp_short() {
         (1, elf::R_X86_64_PC8)
@@ -431,7 +431,7 @@ fn branch_out(object: &Object, section: usize, instruction: &Instruction) -> Opt
     })
 }
 
-/// Fills the place of a section that is not read.
+/// A placeholder for a section that is not read.
 fn no_section() -> Section {
     Section {
         name: String::new(),

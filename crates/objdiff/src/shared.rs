@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sections of data that several variables share.
 //!
-//! An assembler writes a reference to a private symbol as its section and an
-//! offset. In a section of its own that is the symbol. In a shared one it is
-//! only a place: `array + ARRAY_SIZE(array)` is where the next variable starts,
-//! and `&array[-1]` is within the one before. While all of them lie as they do
-//! in the hypervisor the place is all that counts. Where a patch adds, removes
-//! or reorders one, or a copy of one goes into the payload, the same source is
-//! assembled once more with these variables declared global: then relocations
-//! have to name them. That object is the witness.
+//! An assembler writes a reference to a private symbol as its section and an offset.
+//! In a section with one symbol, this means that symbol. In a shared section, it is
+//! only a place: `array + ARRAY_SIZE(array)` is the start of the next variable, and
+//! `&array[-1]` is within the one before. As long as all of them are laid out as in
+//! the hypervisor, only the place matters. If a patch adds, removes or reorders one,
+//! or a copy of one goes into the payload, the same source is assembled once more
+//! with these variables declared global, so that relocations must name them. That
+//! object is the witness.
 
 use crate::compare::Comparison;
 use crate::correlate::{is_anonymous, is_macro_flag};
 use crate::object::{Class, Index, Object, ReadError, Reference, Relocation, Target};
 use std::collections::{BTreeSet, HashMap};
 
-/// The private variables that the witness of `object` has to declare global.
+/// The private variables that the witness of `object` must declare global.
 pub fn variables(object: &Object) -> BTreeSet<&str> {
     let shared = |index: usize| is_shared(object, index);
     let symbols = object.symbols.iter();
@@ -42,8 +42,8 @@ pub fn needs_witness(original: &Object, patched: &Object, comparison: &Compariso
     moved || copies_meet_references(patched, comparison)
 }
 
-/// Shared sections of `object` that references lead into and whose variables do
-/// not lie in `other` as they do here.
+/// Referenced shared sections of `object` whose variables are laid out differently in
+/// `other`.
 fn shifted<'a>(
     object: &'a Object,
     other: &'a Object,
@@ -73,8 +73,8 @@ fn shifted<'a>(
         })
 }
 
-/// Whether changed code refers into a shared section of which the payload gets
-/// a copy of a variable.
+/// Whether changed code refers to a shared section from which the payload gets a copy
+/// of a variable.
 fn copies_meet_references(patched: &Object, comparison: &Comparison) -> bool {
     let changed = |index: usize| comparison.changes.iter().any(|c| c.patched == Some(index));
     let copied = |index: usize| {
@@ -89,8 +89,8 @@ fn copies_meet_references(patched: &Object, comparison: &Comparison) -> bool {
         .any(|section| patched.symbols_in(section).any(copied))
 }
 
-/// Shared sections that references from what stays after boot lead into without
-/// naming a variable; only those that come from a place that `counts`.
+/// Shared sections that permanent code or data refers to without naming a variable,
+/// counting only references from places that `counts` accepts.
 fn referred_to(object: &Object, counts: impl Fn((usize, u64)) -> bool) -> BTreeSet<usize> {
     let mut found = BTreeSet::new();
     for (index, section) in object.sections.iter().enumerate() {
@@ -126,8 +126,8 @@ impl Object {
     }
 }
 
-/// Gives every reference into a shared section the variable that `witness`
-/// names.
+/// Sets the variable of every reference into a shared section to the one that
+/// `witness` names.
 fn resolve(object: &mut Object, witness: &Object, file: &str) -> Result<(), ReadError> {
     let shared: BTreeSet<usize> = (0..object.sections.len())
         .filter(|&index| is_shared(object, index))
@@ -175,8 +175,8 @@ fn resolve(object: &mut Object, witness: &Object, file: &str) -> Result<(), Read
     Ok(())
 }
 
-/// The variable that `witness` names where `object` has `relocation`, if both
-/// lead to the same place.
+/// The variable that `witness` names for `relocation` of `object`, if both lead to
+/// the same place.
 fn named<'a>(
     object: &Object,
     witness: &'a Object,
@@ -191,7 +191,7 @@ fn named<'a>(
     same_place.then(|| witness.symbols[symbol].name.as_str())
 }
 
-/// Whether the source refers to a label without a name there.
+/// Whether the source refers to an unnamed label there.
 fn is_labelled(witness: &Object, section: usize, relocation: &Relocation) -> bool {
     counterpart(witness, section, relocation).is_some_and(|other| other.inferred)
 }
@@ -219,7 +219,7 @@ fn is_inside(object: &Object, section: usize, offset: i64) -> bool {
     symbols.any(|symbol| symbol.offset < offset && offset < symbol.end())
 }
 
-/// Section and offset that a reference leads to, if they are in `object`.
+/// Section and offset of a reference's target, if it is in `object`.
 fn place(object: &Object, reference: &Reference) -> Option<(usize, i64)> {
     match reference.target {
         Target::Symbol(index) => {

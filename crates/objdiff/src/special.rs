@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tables about code that lie outside the code: bug frames, alternatives and
-//! exception tables.
+//! Special sections: tables about code elsewhere, such as bug frames, alternatives
+//! and exception tables.
 //!
-//! Each entry of such a table belongs to the function that its first field
-//! leads to, and goes into a payload only together with that function.
+//! Each entry belongs to the function that its first field leads to, and goes into a
+//! payload only together with that function.
 
 use crate::object::{Object, Relocation, Symbol, Target, width};
 use std::ops::Range;
@@ -12,7 +12,7 @@ use xsplice_abi::special::{
 };
 
 /// The part of an addend that is not an offset, from the offset of its field in
-/// `section` and the addend; `None` where there is no such part.
+/// `section` and the addend; `None` if there is no such part.
 ///
 /// A bug frame keeps half of a line number above both displacements, and its
 /// displacements count from the start of the frame.
@@ -25,8 +25,8 @@ pub(crate) fn bias(section: &str) -> Option<impl Fn(u64, i64) -> i64> {
     })
 }
 
-/// Whether two fields of `section` have the same bias, but for the number of
-/// the line: a function that only moved within its source is what it was.
+/// Whether two fields of `section` have the same bias, apart from the line number: a
+/// function that only moved within its source is unchanged.
 pub(crate) fn same_bias(section: &str, old: i64, new: i64) -> bool {
     let difference = old.wrapping_sub(new);
     let only_line = difference.trailing_zeros() >= BugFrame::LINE_SHIFT;
@@ -51,7 +51,7 @@ pub struct Entry {
     pub offset: u64,
     /// Size in bytes.
     pub size: u64,
-    /// The symbol that the entry is about; `None` if it is about other code.
+    /// The symbol that the entry describes; `None` for code without a symbol.
     pub owner: Option<usize>,
 }
 
@@ -84,9 +84,9 @@ pub fn entries(object: &Object) -> Vec<Entry> {
     entries
 }
 
-/// The anonymous piece that `offset` of `section` is in. Code, and tables of
-/// jumps, reach from there to the next place that anything refers to. Other data
-/// may be walked across labels: they reach from one symbol to the next.
+/// The anonymous piece that contains `offset` of `section`. Code and jump tables
+/// extend to the next referenced place. Other data may be walked across labels, so it
+/// extends from one symbol to the next.
 pub fn piece(object: &Object, section: usize, offset: u64) -> Range<u64> {
     let end = object.sections[section].size;
     let starts = object.pieces_in(section);
@@ -106,7 +106,7 @@ pub fn piece(object: &Object, section: usize, offset: u64) -> Range<u64> {
     start..behind.min().unwrap_or(end).max(offset)
 }
 
-/// Whether all of a piece leads into one function.
+/// Whether all references of a piece lead into one function.
 fn is_jump_table(object: &Object, section: usize, piece: &Range<u64>) -> bool {
     let size = piece.end.saturating_sub(piece.start);
     let fields = object.relocations(section, piece.start, size);
@@ -119,9 +119,9 @@ fn is_jump_table(object: &Object, section: usize, piece: &Range<u64>) -> bool {
     first.is_some() && relocated == size && fields.iter().all(|field| into(field) == first)
 }
 
-/// Whether the field at `offset` of `section` is that of a call, or jump, through
-/// a pointer which the hypervisor makes a direct one, as one of `entries` says: it
-/// reads the pointer when it takes over the code, and not when it runs it.
+/// Whether the field at `offset` of `section` belongs to an indirect call or jump
+/// that the hypervisor makes direct, according to one of `entries`: it reads the
+/// pointer when it loads the code, not when it runs it.
 pub fn becomes_direct(object: &Object, entries: &[Entry], section: usize, offset: u64) -> bool {
     const THROUGH_POINTER: [[u8; 2]; 2] = [[0xff, 0x15], [0xff, 0x25]];
     let Some(start) = offset.checked_sub(2) else {
@@ -142,7 +142,7 @@ pub fn becomes_direct(object: &Object, entries: &[Entry], section: usize, offset
 }
 
 impl Entry {
-    /// What it says of the lengths of code, if it is an alternative.
+    /// The entry as an alternative, if it is one.
     pub fn alternative(&self, object: &Object) -> Option<Alternative> {
         let section = &object.sections[self.section];
         let bytes = crate::object::slice(&section.data, self.offset, self.size);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Building the patched hypervisor, all of it, as the tree was built.
+//! Builds the complete patched hypervisor, as the tree was built.
 
 use crate::copy::{Built, Copy, duplicate, listing};
 use crate::recorded::check_patches;
@@ -20,15 +20,15 @@ pub struct Patched {
     pub syms: Vec<u8>,
     /// The object that it was linked from.
     pub objects: Vec<u8>,
-    /// The types of what is in memory; `None` if they were not compared.
+    /// The types of data in memory; `None` if they were not compared.
     pub types: Option<Types>,
     /// The source file of each global symbol.
     pub files: BTreeMap<String, String>,
 }
 
-/// Builds the hypervisor of the plan's tree with its patches in a copy of the
-/// tree, with the tree's objects where they are up to date, as the tree was built.
-/// Lines that the patches only move keep their numbers.
+/// Builds the hypervisor of the plan's tree with its patches, in a copy of the tree,
+/// reusing objects that are up to date. Lines that the patches only move keep their
+/// numbers.
 ///
 /// # Errors
 /// If a patch does not apply, if the tree cannot be copied, or if the build
@@ -62,7 +62,7 @@ pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> 
     let mut types = Types::default();
     let mut before = top.join("xen");
     let mut patches = plan.patches.iter().zip(patches);
-    // Each level changes what the levels below it left in memory.
+    // Each level changes the state that the levels below it left in memory.
     let levels = plan.levels();
     for (number, (level, left_out)) in levels.iter().enumerate() {
         for (path, text) in patches.by_ref().take(level.len()) {
@@ -126,11 +126,11 @@ fn result(copy: &Path, types: Types, files: BTreeMap<String, String>) -> Result<
     })
 }
 
-/// A build of the patched source that is there already; its types are compared
-/// with those of the built tree `original`, if that is given.
+/// An existing build of the patched source; its types are compared with those of the
+/// built tree `original`, if given.
 ///
 /// # Errors
-/// If a file cannot be read, or if an object of a tree cannot be compiled again.
+/// If a file cannot be read, or if an object of a tree cannot be recompiled.
 pub fn built(
     syms: &Path,
     objects: &Path,
@@ -156,7 +156,7 @@ pub fn built(
     Ok(patched)
 }
 
-/// That there is no place for temporary files.
+/// The error that there is no directory for temporary files.
 pub(crate) fn no_work_directory(error: &std::io::Error) -> Unusable {
     let message =
         format!("no work directory can be made here ({error}); set TMPDIR to another directory");
@@ -167,7 +167,7 @@ fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Unusable {
     Unusable::new(&path.display().to_string(), error)
 }
 
-/// The directory that has `xen` in it.
+/// The directory that contains `xen`.
 fn top(tree: &Path) -> Result<PathBuf, Unusable> {
     let tree = tree.canonicalize().map_err(|e| unusable(tree, &e))?;
     if tree.join("xen/Rules.mk").is_file() {
@@ -202,7 +202,7 @@ fn make(copy: &Path, arguments: &[String], progress: &dyn Progress) -> Result<()
     command.arg("-C").arg(copy.join("xen")).args(arguments);
     command.arg(format!("-j{jobs}")).arg("xen");
     command.env_remove("MAKEFLAGS").stdin(Stdio::null());
-    // What compilers keep for themselves goes when the copy goes.
+    // Compilers' temporary files are removed with the copy.
     command.env("TMPDIR", copy);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = Process::spawn(&mut command).map_err(bad)?;
@@ -211,7 +211,7 @@ fn make(copy: &Path, arguments: &[String], progress: &dyn Progress) -> Result<()
         let errors = scope.spawn(|| {
             let mut text = Vec::new();
             if let Some(mut pipe) = errors {
-                // What cannot be read is missing from the message only.
+                // If this fails, only the message is incomplete.
                 let _ = pipe.read_to_end(&mut text);
             }
             text

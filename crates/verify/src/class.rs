@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What memory is to the running hypervisor.
+//! The classes of the running hypervisor's memory.
 
 use std::ops::Range;
 use xsplice_abi::payload::hook;
 
-/// What a piece of memory is to the running hypervisor.
+/// The class of a piece of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Class {
-    /// Code that is mapped whatever page tables are in use.
+    /// Code that is mapped in all page tables.
     EntryText,
     Text,
     InitText,
@@ -18,7 +18,7 @@ pub(crate) enum Class {
     Data,
     Bss,
     PerCpu,
-    /// Pointers to the functions that a payload has called at a stage of its life.
+    /// Pointers to a payload's hooks.
     Hooks,
     /// Code, constants and variables of a payload.
     PayloadText,
@@ -34,7 +34,7 @@ impl Class {
         )
     }
 
-    /// Freed once the hypervisor has booted.
+    /// Whether it is freed after boot.
     pub(crate) fn is_init(self) -> bool {
         matches!(self, Self::InitText | Self::InitData)
     }
@@ -46,7 +46,7 @@ impl Class {
         )
     }
 
-    /// What runs may change it: there is one of it, and it has a state.
+    /// Whether running code may change it: then it is unique and has state.
     pub(crate) fn is_writable(self) -> bool {
         matches!(
             self,
@@ -54,24 +54,25 @@ impl Class {
         )
     }
 
-    /// What may have been written since the hypervisor started: besides what can
-    /// be written now, what was locked after boot.
+    /// Whether it may have been written since the hypervisor started: writable
+    /// memory, or memory locked after boot.
     pub(crate) fn has_state(self) -> bool {
         self.is_writable() || self == Self::RoAfterInit
     }
 
-    /// Whether what is in the patched hypervisor of this class can be `other`.
+    /// Whether memory of this class in the patched hypervisor can be `other` in the
+    /// running one.
     pub(crate) fn allows(self, other: Self) -> bool {
         match other {
             Self::PayloadText => self == Self::Text,
             Self::PayloadReadOnly => self == Self::ReadOnly,
-            // A payload cannot lock what it brings.
+            // A payload cannot lock its own data.
             Self::PayloadData => self.is_plain() || self == Self::RoAfterInit,
             _ => self == other || self.is_plain() && other.is_plain(),
         }
     }
 
-    /// Variables that are as good in one place as in another.
+    /// Variables whose place does not matter.
     fn is_plain(self) -> bool {
         matches!(self, Self::ReadMostly | Self::Data | Self::Bss)
     }
@@ -96,14 +97,14 @@ impl Class {
     }
 }
 
-/// What a section's header says of it.
+/// The section header's information.
 pub(crate) struct SectionKind<'a> {
     pub(crate) name: &'a str,
     pub(crate) writable: bool,
     pub(crate) code: bool,
 }
 
-/// Where the classes of memory begin and end within sections.
+/// The boundaries of memory classes within sections.
 pub(crate) struct Borders {
     pub(crate) entry: Range<u64>,
     pub(crate) init: Range<u64>,
@@ -138,7 +139,7 @@ impl Borders {
             ".bss" => Class::Bss,
             // Its header says that it is writable.
             ".rodata" => Class::ReadOnly,
-            // What the linker script does not know by name.
+            // Sections that the linker script does not name.
             _ if section.code => Class::Text,
             _ if section.writable => Class::Data,
             _ => Class::ReadOnly,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One instruction as the bytes that it is and the places that it leads to.
+//! An instruction as bytes and targets.
 
 use crate::image::Image;
 use iced_x86::{
@@ -7,15 +7,15 @@ use iced_x86::{
 };
 use std::ops::Range;
 
-/// An operand that is a place.
+/// An operand that refers to an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operand {
-    /// Where in the instruction it is encoded.
+    /// Its bytes in the instruction.
     pub(crate) field: Range<usize>,
     pub(crate) target: u64,
-    /// How many bytes are read or written there; 0 where that is not said.
+    /// Number of bytes read or written there; 0 if unknown.
     pub(crate) accessed: u64,
-    /// Whether it is where a jump or a call goes.
+    /// Whether it is the target of a jump or call.
     pub(crate) branch: bool,
 }
 
@@ -86,7 +86,7 @@ impl Code {
         self.bytes.len() as u64
     }
 
-    /// Whether nothing runs on from here to what is behind.
+    /// Whether execution does not continue after this instruction.
     pub(crate) fn ends(&self) -> bool {
         matches!(
             self.instruction.flow_control(),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The copy of a tree in which the patched hypervisor is built.
 //!
-//! A copy can be kept for the next time. If the same is built of the same tree then,
-//! it is there already. If not, the copy is made equal to the tree again: every file
-//! whose size, mode or time of change is another is copied, and what the tree has not
-//! is removed. Whatever is written gets the time at which it is, so nothing of an
-//! earlier build stays.
+//! A copy can be kept for the next run. If that builds the same inputs from the same
+//! tree, the result is reused. Otherwise the copy is synced with the tree: every file
+//! with a different size, mode or modification time is copied, and files that the
+//! tree lacks are removed. Patched files get the current time, so nothing of an
+//! earlier build survives.
 
 use crate::types::Types;
 use serde::{Deserialize, Serialize};
@@ -20,20 +20,20 @@ use std::time::SystemTime;
 use xsplice_system::file;
 use xsplice_system::interrupt::Directory;
 
-/// How many trees have a copy that is kept.
+/// Number of trees whose copies are kept.
 const KEPT: usize = 2;
-/// What such a copy is of.
+/// Records the tree of a copy.
 const ORIGIN: &str = "origin";
 /// Its name.
 const COPY: &str = "copy";
-/// What was built in it, and of what.
+/// Records what was built in it, and its inputs.
 const BUILT: &str = "built";
 
 /// A copy of a tree.
 #[derive(Debug)]
 pub(crate) struct Copy {
     path: PathBuf,
-    /// What is removed afterwards, or what nobody else has.
+    /// The temporary directory, or the lock on a kept one.
     hold: Hold,
 }
 
@@ -47,15 +47,15 @@ enum Hold {
 /// What was built in a copy.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Built {
-    /// All that it was built of.
+    /// All its inputs.
     pub(crate) from: String,
     pub(crate) types: Types,
     pub(crate) files: BTreeMap<String, String>,
 }
 
 impl Copy {
-    /// The place for a copy of the tree at `top`. It is kept in `cache`, if one is
-    /// given and can be used, and no other program does so now.
+    /// The directory for a copy of the tree at `top`. It is kept in `cache`, if that
+    /// is given, usable, and not locked by another process.
     pub(crate) fn place(top: &Path, cache: Option<&Path>) -> Result<Self> {
         if let Some(Ok(copy)) = cache.map(|cache| Self::kept(top, cache)) {
             return Ok(copy);
@@ -96,8 +96,8 @@ impl Copy {
         &self.path
     }
 
-    /// Makes it a copy of the tree at `top`: of what the hypervisor is built from; all
-    /// else is linked.
+    /// Copies from the tree at `top` the files that the hypervisor is built from, and
+    /// links all others.
     pub(crate) fn fill(&self, top: &Path) -> Result<()> {
         if let Some(built) = self.record() {
             remove_if_there(&built)?;
@@ -113,7 +113,7 @@ impl Copy {
         duplicate(&top.join(xen), &self.path.join(xen))
     }
 
-    /// Where it says what was built, if it is kept.
+    /// Path of the record of what was built, if the copy is kept.
     fn record(&self) -> Option<PathBuf> {
         match self.hold {
             Hold::Temporary(_) => None,
@@ -121,25 +121,25 @@ impl Copy {
         }
     }
 
-    /// What was built in it before, if that was of what `from` says.
+    /// The result of the last build, if its inputs were `from`.
     pub(crate) fn built(&self, from: &str) -> Option<Built> {
         let built = std::fs::read(self.record()?).ok()?;
         let built: Built = serde_json::from_slice(&built).ok()?;
         (built.from == from).then_some(built)
     }
 
-    /// Remembers what was built.
+    /// Records what was built.
     pub(crate) fn keep(&self, built: &Built) {
         if let Some(record) = self.record()
             && let Ok(text) = serde_json::to_vec(built)
         {
-            // Without it, the same is built again.
+            // If this fails, the next run builds it again.
             let _ = file::replace(&record, &text);
         }
     }
 }
 
-/// All that counts of the files below `directory`, in words.
+/// A listing of the files below `directory` with everything that matters.
 pub(crate) fn listing(directory: &Path) -> Result<String> {
     let mut text = String::new();
     let mut directories = vec![directory.to_owned()];
@@ -166,7 +166,7 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes the copies that were used longest ago.
+/// Removes the least recently used copies.
 fn remove_oldest(cache: &Path) {
     let entries = std::fs::read_dir(cache).into_iter().flatten().flatten();
     let used = |entry: &Path| entry.join(ORIGIN).metadata()?.modified();
@@ -178,7 +178,7 @@ fn remove_oldest(cache: &Path) {
     for (_, entry) in &entries[..old] {
         let lock = File::open(entry.join(ORIGIN));
         if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
-            // What cannot be removed is tried again the next time.
+            // If this fails, the next run tries again.
             let _ = std::fs::remove_dir_all(entry);
         }
     }
@@ -209,12 +209,12 @@ pub(crate) fn duplicate(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether nothing was written to either since the one was copied from the other.
+/// Whether neither was written since one was copied from the other.
 fn same(ours: &Metadata, theirs: &Metadata) -> bool {
     ours.is_file() && known(ours) == known(theirs)
 }
 
-/// What a file is known by.
+/// The properties that identify a file's contents.
 fn known(file: &Metadata) -> (u64, u32, i64, i64) {
     (file.len(), file.mode(), file.mtime(), file.mtime_nsec())
 }
@@ -232,7 +232,7 @@ fn duplicate_file(from: &Path, metadata: &Metadata, to: &Path) -> Result<()> {
         return Err(Error::new(ErrorKind::InvalidInput, "it is no file"));
     }
     std::fs::copy(from, to)?;
-    // Last, so that what was not copied whole has another time.
+    // Last, so that an incomplete copy has a different time.
     let times = FileTimes::new().set_modified(metadata.modified()?);
     File::open(to)?.set_times(times)
 }

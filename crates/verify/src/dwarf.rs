@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an object's debugging information says about types, in words that can be
-//! compared.
+//! Describes the types in an object's debugging information, for comparison.
 
 use gimli::{AttributeValue, DebuggingInformationEntry, EndianSlice, LittleEndian, UnitOffset};
 use object::read::elf::ElfFile64;
@@ -8,14 +7,14 @@ use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, Rel
 use object::{RelocationTarget, elf};
 use std::collections::BTreeMap;
 
-/// A type or variable in words: its size, and a line for each member.
+/// The description of a type or variable: its size, and a line for each member.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Described {
     lines: Vec<String>,
 }
 
 impl Described {
-    /// The first line that is not the same.
+    /// The first difference.
     pub(crate) fn differs(&self, then: &Self) -> String {
         let now = self.lines.iter().find(|line| !then.lines.contains(line));
         let then = then.lines.iter().find(|line| !self.lines.contains(line));
@@ -27,7 +26,7 @@ impl Described {
         }
     }
 
-    /// How many lines are not the same.
+    /// Number of different lines.
     pub(crate) fn distance(&self, other: &Self) -> usize {
         let missing = |of: &Self, from: &Self| {
             let lines = of.lines.iter();
@@ -62,8 +61,8 @@ pub(crate) fn read(data: &[u8]) -> Result<BTreeMap<String, Described>, String> {
     Ok(described)
 }
 
-/// A section with its relocations applied, as far as debugging information has
-/// them: offsets into other such sections.
+/// A section with the relocations of debugging information applied: offsets into
+/// other such sections.
 fn relocated(elf: &ElfFile64<'_, Endianness>, name: &str) -> Result<Vec<u8>, String> {
     let Some(section) = elf.section_by_name(name) else {
         return Ok(Vec::new());
@@ -98,14 +97,15 @@ struct Unit<'a, 'd> {
     unit: &'a gimli::Unit<Reader<'d>>,
 }
 
-/// How deep types without names are described within another.
+/// Maximum nesting of unnamed types in a description.
 const DEEPEST: usize = 24;
 
 impl<'d> Unit<'_, 'd> {
     fn describe(&self, all: &mut BTreeMap<String, Described>) -> gimli::Result<()> {
         let mut entries = self.unit.entries();
         while let Some(entry) = entries.next_dfs()? {
-            // A declaration, or what the compiler made, such as a function's name.
+            // Skip declarations, and entries made by the compiler, such as a
+            // function's name.
             let passed_over = [gimli::DW_AT_declaration, gimli::DW_AT_artificial];
             if passed_over.iter().any(|&at| entry.attr_value(at).is_some()) {
                 continue;
@@ -136,7 +136,7 @@ impl<'d> Unit<'_, 'd> {
         Ok(())
     }
 
-    /// Whether the variable has one place in memory.
+    /// Whether the variable has a fixed address.
     fn is_kept(&self, entry: &Entry<'d>) -> gimli::Result<bool> {
         let Some(AttributeValue::Exprloc(expression)) = entry.attr_value(gimli::DW_AT_location)
         else {
@@ -211,7 +211,7 @@ impl<'d> Unit<'_, 'd> {
         Ok(lines)
     }
 
-    /// The type of an entry in words. Types with names are compared on their own.
+    /// The description of an entry's type. Named types are compared separately.
     fn type_of(&self, entry: &Entry<'d>, depth: usize) -> gimli::Result<String> {
         let Some(target) = self.target(entry)? else {
             return Ok("void".to_owned());
@@ -231,7 +231,7 @@ impl<'d> Unit<'_, 'd> {
                 )
             }
             gimli::DW_TAG_pointer_type => format!("pointer to {}", inner()?),
-            // What a variable may do is no part of what it is.
+            // Qualifiers are not part of the layout.
             gimli::DW_TAG_const_type | gimli::DW_TAG_volatile_type => inner()?,
             gimli::DW_TAG_typedef => match self.target(&target)? {
                 Some(of) if self.name(&of)?.is_none() && is_aggregate(&of) => {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A linked hypervisor as memory with names.
+//! A linked hypervisor as named memory.
 
 use crate::Unusable;
 use crate::class::{Borders, Class, SectionKind};
@@ -18,10 +18,10 @@ use xsplice_abi::symbol::RuntimeName;
 pub(crate) struct Segment {
     pub(crate) address: u64,
     pub(crate) size: u64,
-    /// Shorter than `size` where the rest is zero.
+    /// May be shorter than `size`; the rest is zero.
     pub(crate) data: Vec<u8>,
     pub(crate) class: Class,
-    /// What the loader aligns its start to; 0 where the linker has placed it.
+    /// Alignment of its start by the loader; 0 if the linker placed it.
     pub(crate) alignment: u64,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Entity {
     pub(crate) size: u64,
     pub(crate) names: Vec<Name>,
     pub(crate) class: Class,
-    /// Whether it is code that runs, and no data among code.
+    /// Whether it is executed, unlike data among code.
     pub(crate) runs: bool,
 }
 
@@ -49,13 +49,13 @@ impl Entity {
         self.address.saturating_add(self.size)
     }
 
-    /// Its name for people.
+    /// Its name, for messages.
     pub(crate) fn name(&self) -> String {
         self.names.first().map_or_else(String::new, Name::to_string)
     }
 }
 
-/// A symbol's name and, if it is local, the file that it is local to.
+/// A symbol's name and, if it is local, its file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Name {
     pub(crate) file: Option<String>,
@@ -63,7 +63,7 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// The name in the source, without what the compiler appends to it.
+    /// The name in the source, without the compiler's suffixes.
     pub(crate) fn base(&self) -> &str {
         match self.symbol.rsplit_once('.') {
             Some((base, number))
@@ -80,7 +80,7 @@ impl Name {
         self.base() != self.symbol
     }
 
-    /// Whether both are one name of one file, whatever their numbers are.
+    /// Whether both are the same name in the same file, apart from numbers.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         (&self.file, self.base()) == (&other.file, other.base())
     }
@@ -100,7 +100,7 @@ impl std::fmt::Display for Name {
 #[derive(Debug)]
 pub(crate) struct Image {
     segments: Vec<Segment>,
-    /// In order of their addresses; none is within another.
+    /// Sorted by address, without overlaps.
     pub(crate) entities: Vec<Entity>,
     pub(crate) names: HashMap<Name, u64>,
     /// Every name, by address.
@@ -110,7 +110,7 @@ pub(crate) struct Image {
     pub(crate) hook_lists: Vec<(String, Range<u64>)>,
 }
 
-/// A symbol as the file has it.
+/// A symbol in the file.
 pub(crate) struct RawSymbol {
     pub(crate) name: Name,
     pub(crate) address: u64,
@@ -176,7 +176,7 @@ impl Image {
         Ok(image)
     }
 
-    /// Cuts a section where its class changes.
+    /// Splits a section where its class changes.
     fn add_section(
         &mut self,
         section: &SectionKind,
@@ -203,7 +203,7 @@ impl Image {
         }
     }
 
-    /// Adds memory behind what is there.
+    /// Adds memory after the existing segments.
     pub(crate) fn add_segment(&mut self, segment: Segment) {
         let at = self
             .segments
@@ -256,7 +256,7 @@ impl Image {
         );
     }
 
-    /// Names memory. What lies within another symbol is only a name.
+    /// Adds symbols. One within another symbol is only a name.
     pub(crate) fn add_symbols(&mut self, symbols: Vec<RawSymbol>) {
         let mut sized: BTreeMap<u64, (u64, Vec<Name>, bool)> = BTreeMap::new();
         for symbol in symbols {
@@ -298,7 +298,7 @@ impl Image {
         segment.range().contains(&address).then_some(segment)
     }
 
-    /// The first address behind everything.
+    /// The end of the last segment.
     pub(crate) fn end(&self) -> u64 {
         self.segments.last().map_or(0, |last| last.range().end)
     }
@@ -324,7 +324,7 @@ impl Image {
         }
     }
 
-    /// What the file has from `address` to the end of that stretch of memory.
+    /// The contents from `address` to the end of its segment.
     pub(crate) fn from(&self, address: u64) -> &[u8] {
         let tail = self.segment(address).and_then(|segment| {
             let offset = usize::try_from(address - segment.address).ok()?;
@@ -353,7 +353,7 @@ impl Image {
         true
     }
 
-    /// `size` bytes at `address`; `None` if they are not all there.
+    /// `size` bytes at `address`; `None` if some are missing.
     pub(crate) fn bytes(&self, address: u64, size: u64) -> Option<Vec<u8>> {
         let segment = self.segment(address)?;
         let end = address.checked_add(size)?;
@@ -365,7 +365,7 @@ impl Image {
         Some(bytes)
     }
 
-    /// The entity that has `address` in it.
+    /// The entity that contains `address`.
     pub(crate) fn containing(&self, address: u64) -> Option<EntityId> {
         let next = self
             .entities
@@ -391,8 +391,8 @@ impl Image {
         self.names.get(&name).copied()
     }
 
-    /// The address of the symbol that the hypervisor lists as `name`: that of a
-    /// local one begins with its file.
+    /// The address of the symbol that the hypervisor lists as `name`, which for a
+    /// local one starts with its file.
     pub(crate) fn named(&self, name: &str) -> Option<u64> {
         let parsed = RuntimeName::parse(name);
         let parsed = Name {
@@ -403,7 +403,7 @@ impl Image {
         found.or_else(|| self.global(name))
     }
 
-    /// The place at `address` for people: the name before it and how far.
+    /// A label for `address`: the name before it and the distance.
     pub(crate) fn place(&self, address: u64) -> String {
         if let Some(id) = self.containing(address) {
             let entity = &self.entities[id];

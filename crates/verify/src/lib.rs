@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A second opinion on a payload: is the hypervisor with the payload applied
-//! the hypervisor that the patched source gives?
+//! equivalent to the one built from the patched source?
 //!
-//! *What it is*: [`verify`] takes the running hypervisor's `xen-syms`, the
-//! payloads, and a real build of the patched source: its `xen-syms`, and the
-//! `prelink.o` that it was linked from. It applies the payloads on paper and
-//! then walks both hypervisors in step, from every function that both have:
-//! instruction by instruction, and through every operand, pointer and table
-//! entry to what that leads to.
+//! *What it is*: [`verify`] takes the running hypervisor's `xen-syms`, the payloads,
+//! and a real build of the patched source: its `xen-syms`, and the `prelink.o` that
+//! it was linked from. It applies the payloads to a model of the running hypervisor,
+//! and then walks both hypervisors in step, from every function that both have:
+//! instruction by instruction, and through every operand, pointer and table entry to
+//! its target.
 //!
-//! *What it trusts*: the build of the patched source, and that `xen-syms` is
-//! what runs. Nothing of the generator: it shares no code with it.
+//! *What it trusts*: the build of the patched source, and that `xen-syms` is the
+//! running hypervisor. It does not trust the generator, and shares no code with it.
 //!
-//! *What it guarantees*: if it says that a payload is proved, then each
-//! function of the patched hypervisor that can run after boot has a counterpart
-//! with the same instructions, whose operands lead to counterparts; every
-//! variable has one counterpart, of the same size, class, alignment and initial
-//! value; every entry of a table about code belongs to the counterpart; what is
-//! in memory has the layout that the patched source gives it. What has none is
-//! named.
+//! *What it guarantees*: if it says that a payload is proved, then each function of
+//! the patched hypervisor that can run after boot has a counterpart with the same
+//! instructions, whose operands lead to counterparts; every variable has exactly one
+//! counterpart, of the same size, class, alignment and initial value; every entry of
+//! a table about code belongs to the counterpart; data in memory has the layout of
+//! the patched source. Anything without a counterpart is reported.
 //!
 //! *What it cannot see*: whether values in memory keep their meaning where code
 //! and layout allow both, such as an enumerator that gets another number (this
@@ -82,7 +81,7 @@ pub struct Input<'a> {
     pub data: &'a [u8],
 }
 
-/// What is compared.
+/// The inputs of a comparison.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     /// `xen-syms` of the running hypervisor.
@@ -96,10 +95,10 @@ pub struct Inputs<'a> {
     /// The source file of each global symbol of the patched hypervisor, as far as
     /// it is known.
     pub files: BTreeMap<String, String>,
-    /// How types of the patched hypervisor differ and what its references mean, if that
-    /// was looked at.
+    /// The differences of types and the meaning of references in the patched
+    /// hypervisor, if determined.
     pub types: Option<&'a Types>,
-    /// Differences that are known.
+    /// Accepted differences.
     pub accepted: Accepted,
 }
 
@@ -115,8 +114,8 @@ fn running(original: Input, payloads: &[Input]) -> Result<running::Running, Unus
     Ok(running)
 }
 
-/// Checks that the hypervisor and the payloads can be used, for a caller that
-/// has to build the patched hypervisor first.
+/// Checks that the hypervisor and the payloads are usable, for a caller that must
+/// build the patched hypervisor first.
 ///
 /// # Errors
 /// The first input that cannot be used.
@@ -127,8 +126,8 @@ pub fn check(original: Input, payloads: &[Input]) -> Result<(), Unusable> {
 /// Compares.
 ///
 /// # Errors
-/// If an input cannot be used. That the hypervisors differ is no error but a
-/// [`Verdict`].
+/// If an input cannot be used. Differences between the hypervisors are not an error,
+/// but part of the [`Verdict`].
 pub fn verify(inputs: &Inputs) -> Result<Verdict, Unusable> {
     let patched = image::Image::read(inputs.patched.name, inputs.patched.data)?;
     let mut objects = objects::Objects::read(&patched, inputs.objects.name, inputs.objects.data)?;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the compiler said about the patched hypervisor: the relocations of the
-//! object that it was linked from.
+//! The relocations of the object that the patched hypervisor was linked from.
 //!
-//! A linked image has addresses only, and an address between two objects can
-//! mean the end of one or the start of the other. The relocation says which.
+//! A linked image only has addresses, and an address between two objects can mean the
+//! end of one or the start of the other. The relocation shows which.
 
 use crate::Unusable;
 use crate::class::Class;
@@ -19,25 +18,25 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use xsplice_abi::special::Table;
 
-/// What a field leads to.
+/// The target of a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Meant {
-    /// Something with a name, at this address.
+    /// A symbol at this address.
     Symbol(u64),
-    /// A name that the linker script gives to an address.
+    /// A symbol defined by the linker script.
     Marker(u64),
-    /// The start of a section with symbols of its own.
+    /// The start of a section that has symbols.
     Section { start: u64, size: u64 },
-    /// A constant without a name.
+    /// An unnamed constant.
     Constant(Extent),
 }
 
-/// How far a constant without a name can reach.
+/// The extent of an unnamed constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
     /// Up to its terminating zero.
     Text,
-    /// At most so many bytes: then the next one begins.
+    /// At most this many bytes, up to the next one.
     AtMost(u64),
 }
 
@@ -45,16 +44,15 @@ pub(crate) enum Extent {
 #[derive(Debug, Clone)]
 pub(crate) struct Field {
     pub(crate) size: u8,
-    /// Whether its value counts from its own place.
+    /// Whether its value is relative to its own address.
     pub(crate) relative: bool,
     pub(crate) meant: Meant,
-    /// Whether the bytes there are read or written, and not only their address
-    /// is taken.
+    /// Whether the bytes there are accessed, rather than only their address taken.
     pub(crate) accessed: bool,
 }
 
 impl Field {
-    /// Whether it leads to the section in which `address` is.
+    /// Whether it may lead to the section that contains `address`.
     fn may_mean(&self, address: u64) -> bool {
         match self.meant {
             Meant::Section { start, size } => (start..start + size).contains(&address),
@@ -68,14 +66,14 @@ impl Field {
 pub(crate) struct Objects {
     fields: BTreeMap<u64, Field>,
     alignment: HashMap<EntityId, u64>,
-    /// What has a name and no size: up to the next name, or to the end of its
+    /// Symbols without a size: each extends to the next name, or to the end of its
     /// section.
     pub(crate) stretches: BTreeMap<u64, u64>,
-    /// Where each section lies, and its name without a priority.
+    /// The range of each section, and its name without a priority.
     sections: BTreeMap<u64, (u64, String)>,
-    /// Names that the linker script gives, by address.
+    /// Symbols defined by the linker script, by address.
     pub(crate) markers: BTreeMap<u64, Vec<Name>>,
-    /// How many bytes of each table the objects have.
+    /// The size of each table in the objects.
     pub(crate) tables: BTreeMap<Table, u64>,
 }
 
@@ -119,7 +117,7 @@ impl Objects {
             let inside: Vec<_> = (first..).zip(inside).collect();
             let alone = inside.len() == 1;
             for (id, entity) in inside {
-                // Where objects share a section, each has its own.
+                // If objects share a section, each has its own alignment.
                 let alignment = if alone {
                     section.align()
                 } else {
@@ -139,8 +137,8 @@ impl Objects {
         Ok(objects)
     }
 
-    /// Fields that lead to a section of several variables lead to the one that is
-    /// meant, as far as `meant` says it.
+    /// Resolves fields that lead to a section of several variables to the variable in
+    /// `meant`, if it is there.
     pub(crate) fn tell<'a>(
         &mut self,
         image: &Image,
@@ -157,7 +155,7 @@ impl Objects {
         }
     }
 
-    /// Adds what has a name and no size; `names` is where the section's names are.
+    /// Adds symbols without a size; `names` are the addresses of the section's names.
     fn add_stretches(&mut self, image: &Image, names: &BTreeSet<u64>, range: &Range<u64>) {
         for &start in names {
             if image.containing(start).is_some() {
@@ -174,9 +172,10 @@ impl Objects {
         }
     }
 
-    /// What lies between names of the linker script that differ in `start` and `end`
-    /// only, such as `__start_schedulers_array` and `__end_schedulers_array`, and
-    /// comes from few kinds of sections: an array, whose order and length count.
+    /// Memory between symbols of the linker script that differ only in `start` and
+    /// `end`, such as `__start_schedulers_array` and `__end_schedulers_array`, and
+    /// that comes from few kinds of sections: an array, whose order and length
+    /// matter.
     pub(crate) fn arrays(&self) -> Vec<Range<u64>> {
         const KINDS: usize = 4;
         let ends = |stem: &str| ["end", "stop"].map(|end| stem.replacen("start", end, 1));
@@ -213,7 +212,7 @@ impl Objects {
         linked == contents
     }
 
-    /// Whether `range` is the nameless end of a section.
+    /// Whether `range` is the unnamed end of a section.
     pub(crate) fn is_behind(&self, image: &Image, range: &Range<u64>) -> bool {
         let section = self.sections.range(..range.start).next_back();
         let end = section.map(|(start, (size, _))| start + size);
@@ -222,8 +221,8 @@ impl Objects {
         range.start < range.end && end == Some(range.end) && !named
     }
 
-    /// Whether any field that is not boot-only leads into `range`, or to the section
-    /// that it is in.
+    /// Whether any field outside boot-only memory leads into `range`, or to its
+    /// section.
     pub(crate) fn is_used(&self, image: &Image, range: &Range<u64>) -> bool {
         let leads = |field: &Field| match field.meant {
             Meant::Symbol(address) => range.contains(&address),
@@ -244,20 +243,20 @@ impl Objects {
         self.fields.get(&at)
     }
 
-    /// What the address of the entity must be a multiple of.
+    /// The required alignment of the entity.
     pub(crate) fn alignment(&self, entity: EntityId) -> u64 {
         self.alignment.get(&entity).copied().unwrap_or(1).max(1)
     }
 }
 
-/// The object's sections at their places in the image.
+/// The object's sections at their addresses in the image.
 struct Placed<'a> {
     elf: &'a ElfFile64<'a, Endianness>,
     bases: HashMap<SectionIndex, u64>,
     names: HashMap<SymbolIndex, u64>,
-    /// Where the nameless constants of a section begin.
+    /// The starts of unnamed constants in a section.
     starts: HashMap<SectionIndex, BTreeSet<u64>>,
-    /// Where a section's names are in the image.
+    /// The addresses of a section's names in the image.
     defined: HashMap<SectionIndex, BTreeSet<u64>>,
 }
 
@@ -308,7 +307,7 @@ impl<'a> Placed<'a> {
         self.defined.get(&section).unwrap_or(&NONE)
     }
 
-    /// Names that the objects use and the linker script gives.
+    /// Symbols that the objects use and the linker script defines.
     fn markers(&self, image: &Image) -> BTreeMap<u64, Vec<Name>> {
         let undefined = self.elf.symbols().filter(|symbol| symbol.is_undefined());
         let mut markers: BTreeMap<u64, Vec<Name>> = BTreeMap::new();
@@ -324,7 +323,7 @@ impl<'a> Placed<'a> {
         markers
     }
 
-    /// Section and offset of the nameless constant that the relocation is for.
+    /// Section and offset of the unnamed constant that the relocation refers to.
     fn nameless(&self, relocation: &object::Relocation) -> Option<(SectionIndex, u64)> {
         let RelocationTarget::Symbol(index) = relocation.target() else {
             return None;
@@ -337,7 +336,7 @@ impl<'a> Placed<'a> {
         if self.bases.contains_key(&section) {
             return None;
         }
-        // A relative field of an instruction counts from behind the field.
+        // A relative field of an instruction is relative to the end of the field.
         let (_, relative) = shape(relocation)?;
         let behind = if relative { 4 } else { 0 };
         let offset = symbol.address().wrapping_add_signed(relocation.addend());
@@ -392,7 +391,8 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// The alignment of a number or a pointer of the object's size, if it has it.
+/// The natural alignment of a number or pointer of the object's size, if its address
+/// has it.
 fn natural(entity: &Entity) -> u64 {
     const WIDEST: u64 = 8;
     let number = entity.size.is_power_of_two() && entity.size <= WIDEST;
@@ -400,7 +400,7 @@ fn natural(entity: &Entity) -> u64 {
     if aligned { entity.size } else { 1 }
 }
 
-/// Size of a relocated field, and whether it counts from its own place.
+/// Size of a relocated field, and whether it is relative to its own address.
 fn shape(relocation: &object::Relocation) -> Option<(u8, bool)> {
     let RelocationFlags::Elf { r_type } = relocation.flags() else {
         return None;

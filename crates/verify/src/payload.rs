@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Applying a payload to a hypervisor on paper: laid out behind it, linked
-//! with it.
+//! Applies a payload to a model of the hypervisor: laid out after it, linked with it.
 
 use crate::Unusable;
 use crate::class::Class;
@@ -18,14 +17,14 @@ use xsplice_abi::payload::{LivepatchFunc, section as names};
 use xsplice_abi::special::Table;
 use zerocopy::FromBytes as _;
 
-/// What a payload is loaded to a multiple of: no section of it is aligned to more.
+/// Alignment of a loaded payload; no section can have more.
 const PAGE: u64 = 4096;
 
 /// A function that a payload replaces.
 #[derive(Debug, Clone)]
 pub(crate) struct Replaced {
     pub(crate) name: String,
-    /// Where its name is.
+    /// The address of its name.
     name_at: u64,
     pub(crate) old: u64,
     pub(crate) old_size: u64,
@@ -34,8 +33,8 @@ pub(crate) struct Replaced {
 }
 
 impl Replaced {
-    /// Finds the old function where the record has its name only, and its name
-    /// where it has the address.
+    /// Finds the old function if the record only has its name, and its name if it has
+    /// the address.
     fn look_up(&mut self, image: &Image) -> Result<(), String> {
         if self.old == 0 {
             let text = image.from(self.name_at).split(|&byte| byte == 0).next();
@@ -49,18 +48,18 @@ impl Replaced {
     }
 }
 
-/// What a payload brings besides memory.
+/// The parts of a payload besides memory.
 #[derive(Debug, Default)]
 pub(crate) struct Brought {
     pub(crate) replaced: Vec<Replaced>,
     pub(crate) tables: Vec<(Table, u64, u64)>,
-    /// Functions that the hypervisor calls at a stage of the payload's life.
+    /// Its hooks, with their stages.
     pub(crate) hooks: Vec<(String, u64)>,
-    /// What its relocations lead to in it.
+    /// The targets of its relocations in it.
     pub(crate) starts: BTreeSet<u64>,
 }
 
-/// Puts the payload `data` into `image`; `what` is for messages.
+/// Adds the payload `data` to `image`; `what` is for messages.
 pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brought, Unusable> {
     let bad = |reason: &dyn std::fmt::Display| Unusable::new(what, reason);
     let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
@@ -75,7 +74,7 @@ pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brough
     }
     let mut linker = Linker {
         elf: &elf,
-        // Each payload begins on a page of its own, out of reach of the last.
+        // Each payload starts on a new page, away from the previous one.
         next: (image.end() + 1).next_multiple_of(1 << 16),
         bases: HashMap::new(),
     };
@@ -207,7 +206,8 @@ impl Linker<'_> {
                 return Err("a relocation is not of ELF's kinds".to_owned());
             };
             let relative = value.wrapping_sub(place);
-            // A relative operand of an instruction counts from behind the field.
+            // A relative operand of an instruction is relative to the end of the
+            // field.
             let relative_field = matches!(r_type, elf::R_X86_64_PC32 | elf::R_X86_64_PLT32);
             starts.push(value.wrapping_add(if relative_field { 4 } else { 0 }));
             let bytes: &[u8] = match r_type {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the patched hypervisor is built from, and what the payloads do without.
+//! What the patched hypervisor is built from, and which differences are accepted.
 
 use crate::recorded::Recorded;
 use crate::verdict::{Difference, Kind, Verdict};
@@ -7,38 +7,38 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use xsplice_abi::symbol::RuntimeName;
 
-/// What the patched hypervisor is built from.
+/// The inputs of the patched hypervisor.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan<'a> {
     /// The built source tree of the running hypervisor.
     pub tree: &'a Path,
     /// Source patches, in order.
     pub patches: &'a [PathBuf],
-    /// What each payload was built from, from the bottom up; if the numbers of
-    /// patches do not add up, each patch counts as one payload's.
+    /// The inputs of each payload, from the bottom up; if the numbers of patches do
+    /// not add up, each patch counts as one payload's.
     pub levels: &'a [Level],
-    /// What the payloads say that they were built from: it must be the patches.
+    /// The patches recorded in the payloads, which must match.
     pub recorded: &'a [Recorded],
     /// C source of hooks.
     pub hooks: &'a [PathBuf],
     /// Source of the hooks that the generator made, for each payload that has some
     /// ([`crate::generated_hooks`]).
     pub generated: &'a [String],
-    /// Where the copy of the tree is kept for the next time, if it is to be.
+    /// The directory that keeps the copy of the tree for the next run, if any.
     pub cache: Option<&'a Path>,
 }
 
-/// What a payload was built from.
+/// The inputs of a payload.
 #[derive(Debug, Clone, Default)]
 pub struct Level {
-    /// How many source patches; `None` if that is not known.
+    /// Number of source patches; `None` if unknown.
     pub patches: Option<usize>,
-    /// Files that its patches leave as they are.
+    /// Files that its patches leave unchanged.
     pub leave_out: BTreeSet<String>,
 }
 
 impl<'a> Plan<'a> {
-    /// The patches of each level, and the files that these leave as they are.
+    /// The patches of each level, and the files that they leave unchanged.
     pub(crate) fn levels(&self) -> Vec<(&'a [PathBuf], BTreeSet<String>)> {
         let mut rest = self.patches;
         let counts = self.levels.iter().map(|level| level.patches);
@@ -59,9 +59,9 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Sees what is done.
+/// Receives progress.
 pub trait Progress: Sync {
-    /// A stage begins.
+    /// A stage starts.
     fn stage(&self, name: &str);
     /// A step of the stage is done.
     fn step(&self, what: &str);
@@ -76,24 +76,24 @@ impl Progress for Silent {
     fn step(&self, _: &str) {}
 }
 
-/// Differences that whoever asked knows of, as `xsplice build` takes them.
+/// Differences to accept, as for `xsplice build`.
 #[derive(Debug, Clone, Default)]
 pub struct Accepted {
-    /// Changes of variables, boot-only code and table entries that the payloads do
-    /// without: `NAME` or `FILE:NAME`.
+    /// Changes to variables, boot-only code and table entries that the payloads left
+    /// out: `NAME` or `FILE:NAME`.
     pub leave_out: Vec<String>,
-    /// All changes of what is used only while booting.
+    /// All changes to boot-only code and data.
     pub leave_out_init: bool,
-    /// Structures and variables that may have another layout or lose their state.
+    /// Structures and variables that may change layout or lose their state.
     pub allow: Vec<String>,
-    /// Flags that say whether a message was printed, and that begin anew, as the
-    /// payloads record it: `FILE:NAME`.
+    /// Message flags that start again according to the payloads' records:
+    /// `FILE:NAME`.
     pub renewed: Vec<String>,
     /// Whether payloads below the topmost may have hooks that are not in the patched
     /// source.
     pub lower_hooks: bool,
-    /// Whether the names are those of builds, which need not differ any more after
-    /// all of them: otherwise, a note says so.
+    /// Whether the names come from build records, and so may no longer differ after
+    /// all levels; otherwise, unused names are noted.
     pub recorded: bool,
 }
 
@@ -114,7 +114,7 @@ impl Accepted {
         }
     }
 
-    /// Moves what is accepted to what was left out.
+    /// Moves accepted differences to `left_out`.
     pub(crate) fn sort(&self, verdict: &mut Verdict) {
         let differences = std::mem::take(&mut verdict.differences);
         let sorted = differences.into_iter().partition(|d| self.accepts(d));
@@ -131,7 +131,7 @@ impl Accepted {
     }
 }
 
-/// Whether a variable is, by its name, one that only says whether a message was printed.
+/// Whether a variable is a message flag, by its name.
 fn is_once_flag(listed: &str) -> bool {
     let numbered = |c: char| c == '.' || c.is_ascii_digit();
     let name = listed.trim_end_matches(numbered).trim_end_matches('_');
@@ -156,7 +156,7 @@ fn is_named(listed: &str, given: &str) -> bool {
             let wanted = wanted.strip_prefix("xen/").unwrap_or(wanted);
             (given == name || given == bare(name)) && wanted.ends_with(file)
         }
-        // Names of global symbols and types do not tell their file.
+        // Names of global symbols and types do not include their file.
         (Some((_, given)), None) => bare(name) == given,
         (None, _) => bare(name) == given || name == given,
     }

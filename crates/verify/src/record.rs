@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a kbuild tree recorded of how it was built.
+//! Reads the build records of a Kbuild tree.
 
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSymbol, SymbolKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What make must be told so that it takes the objects of the tree as they are.
+/// Make arguments that keep it from rebuilding the tree's objects.
 pub(crate) fn arguments(xen: &Path) -> std::io::Result<Vec<String>> {
     let mut arguments = vec![
-        // The date of the build stays what it is.
+        // Keep the date of the build.
         "cmd_compile.h=:".to_owned(),
         // No second hypervisor for UEFI.
         "efi-y=".to_owned(),
@@ -52,9 +52,9 @@ fn words(record: &str) -> Vec<&str> {
     command(record).split_whitespace().collect()
 }
 
-/// The command that compiles the C source of `object` to `output`, with what
-/// debuggers need and with the assembly `first` before it; `None` if `object` does
-/// not come from C.
+/// The command that compiles the C source of `object` to `output`, with debugging
+/// information and with the assembly `first` prepended; `None` if `object` is not
+/// from C.
 pub(crate) fn debug_command(
     xen: &Path,
     object: &Path,
@@ -78,13 +78,13 @@ pub(crate) fn debug_command(
         }
     }
     let compiles = source && wanted.contains(&"-c");
-    // Behind it comes what the compiler pipes or names.
+    // The compiler's own output, piped or named, follows.
     let first = first.map(|first| format!(" '-Wa,{},-'", first.display()));
     let first = first.unwrap_or_default();
     compiles.then(|| format!("{}{first} -g -o '{}'", wanted.join(" "), output.display()))
 }
 
-/// Objects that two trees have and that differ, and those that only one has.
+/// Objects that differ between two trees, and those that only one has.
 pub(crate) fn different(before: &Path, after: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
     let (old, new) = (objects(before)?, objects(after)?);
     let contents = |tree: &Path, object: &PathBuf| std::fs::read(tree.join(object)).ok();
@@ -104,7 +104,7 @@ pub(crate) fn files(xen: &Path) -> std::io::Result<BTreeMap<String, String>> {
         };
         let is_file = |symbol: &_| ObjectSymbol::kind(symbol) == SymbolKind::File;
         let mut sources = elf.symbols().filter(is_file);
-        // What was linked from several objects has several.
+        // An object linked from several has several sources.
         let (Some(source), None) = (sources.next(), sources.next()) else {
             continue;
         };
@@ -137,7 +137,7 @@ fn objects(xen: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
     Ok(objects)
 }
 
-/// Where the command is recorded that made `object`.
+/// Path of the record with the command for `object`.
 fn cmd_file(object: &Path) -> PathBuf {
     let name = object.file_name().unwrap_or_default().to_string_lossy();
     object.with_file_name(format!(".{name}.cmd"))

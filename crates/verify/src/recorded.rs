@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What payloads say of themselves: which payloads and patches belong together is
-//! known before anything is built.
+//! What payloads record: whether payloads and patches belong together is known before
+//! anything is built.
 
 use crate::{Input, Unusable};
 use object::read::elf::ElfFile64;
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::section;
 
-/// The source patches that a payload says it was built from.
+/// The source patches recorded in a payload.
 #[derive(Debug, Clone, Default)]
 pub struct Recorded {
     /// The payload's name for messages.
@@ -28,7 +28,7 @@ impl Recorded {
         }
     }
 
-    /// How many there are; `None` if the payload does not say it.
+    /// Number of patches; `None` if the payload does not record it.
     #[must_use]
     pub fn count(&self) -> Option<usize> {
         (!self.patches.is_empty()).then_some(self.patches.len())
@@ -40,7 +40,7 @@ fn patches(payload: &[u8]) -> Option<Vec<(String, String)>> {
     let texts = elf.section_by_name(section::MODINFO)?.data().ok()?;
     let texts = texts.split(|&byte| byte == 0).map(String::from_utf8_lossy);
     let patches = texts.filter_map(|text| {
-        // There may be nothing of it in the payload.
+        // The patch may have no effect on the payload.
         let text = text.strip_prefix("unused-").unwrap_or(&text);
         let (name, hash) = text.strip_prefix("patch=")?.rsplit_once(" sha256:")?;
         Some((name.to_owned(), hash.to_owned()))
@@ -48,10 +48,10 @@ fn patches(payload: &[u8]) -> Option<Vec<(String, String)>> {
     Some(patches.collect())
 }
 
-/// Checks that `given` patches, names and contents, are as many as the payloads were
-/// built from, and in that order. One that was written anew is not known by its hash;
-/// whether it is the same the proof tells. Nothing is checked if a payload does not say
-/// what it was built from, or if there is none.
+/// Checks that the `given` patches, names and contents, match the payloads' patches
+/// in number and order. A rewritten patch has a different hash; the proof shows
+/// whether it is equivalent. Nothing is checked if there are no payloads, or if one
+/// does not record its patches.
 pub(crate) fn check_patches(
     payloads: &[Recorded],
     given: &[(String, &[u8])],
@@ -100,7 +100,7 @@ pub(crate) fn check_patches(
     Ok(())
 }
 
-/// Checks that each payload goes on top of what is given before it.
+/// Checks that each payload depends on the one given before it.
 pub(crate) fn check_order(hypervisor: &[u8], payloads: &[Input]) -> Result<(), Unusable> {
     let note = |payload: &Input, section: &str| {
         let elf = ElfFile64::<Endianness>::parse(payload.data).ok()?;
@@ -192,7 +192,7 @@ mod tests {
             assert!(said.starts_with(start), "{given:?}: {said}");
         }
         assert!(said(&stack[1..], &["a", "b", "c"]).starts_with("a.patch: no payload"));
-        // What was written anew is for the proof to judge.
+        // Rewritten patches are left to the proof.
         assert_eq!(said(&stack, &["a", "b", "C"]), "");
         assert_eq!(said(&[recorded("silent", &[])], &["a"]), "");
         assert_eq!(said(&[], &["a"]), "");

@@ -25,16 +25,16 @@ pub(crate) struct NewPerCpu {
 pub(crate) struct Running {
     pub(crate) image: Image,
     pub(crate) tables: Tables,
-    /// By the address of what is replaced: later payloads go over earlier ones.
+    /// By the address of the replaced function; later payloads override earlier ones.
     pub(crate) replaced: HashMap<u64, Replaced>,
-    /// The table entries of the payloads: the code that each is about, and where
-    /// the entry itself is.
+    /// The table entries of the payloads: the code that each describes, and the
+    /// address of the entry itself.
     pub(crate) entries: Vec<(Table, u64, u64)>,
     pub(crate) hooks: Vec<(String, u64)>,
     pub(crate) new_per_cpu: Vec<NewPerCpu>,
-    /// What relocations of the payloads lead to.
+    /// The targets of the payloads' relocations.
     starts: BTreeSet<u64>,
-    /// Where the memory of each payload begins, in ascending order.
+    /// The start of each payload's memory, in ascending order.
     payloads: Vec<u64>,
 }
 
@@ -82,10 +82,10 @@ impl Running {
                 .any(|new| new.place.start == address)
     }
 
-    /// Where execution is that enters at `address`.
+    /// Where a call to `address` ends up.
     pub(crate) fn live(&self, address: u64) -> u64 {
         let mut live = address;
-        // What replaces a function can be replaced itself, but not in a circle.
+        // A replacement can itself be replaced, but not in a cycle.
         for _ in 0..=self.replaced.len() {
             match self.replaced.get(&live) {
                 Some(func) if func.new != 0 => live = func.new,
@@ -95,23 +95,24 @@ impl Running {
         live
     }
 
-    /// Whether the entry of a table that is at `entry` is one of a payload that is
-    /// not the topmost, about that payload's own code at `place`.
+    /// Whether the table entry at `entry` belongs to a payload below the topmost and
+    /// describes that payload's own code at `place`.
     pub(crate) fn is_about_lower_payload(&self, entry: u64, place: u64) -> bool {
         self.payload(entry) == self.payload(place) && self.is_in_lower_payload(place)
     }
 
-    /// Whether a payload that is not the topmost has `address`.
+    /// Whether `address` is in a payload below the topmost.
     pub(crate) fn is_in_lower_payload(&self, address: u64) -> bool {
         (1..self.payloads.len()).contains(&self.payload(address))
     }
 
-    /// Which payload has `address`, counted from 1; 0 for the hypervisor.
+    /// The number of the payload that contains `address`, from 1; 0 for the
+    /// hypervisor.
     pub(crate) fn payload(&self, address: u64) -> usize {
         self.payloads.partition_point(|&start| start <= address)
     }
 
-    /// Whether a payload has nothing but traps at `address`.
+    /// Whether a payload only has traps at `address`.
     pub(crate) fn is_trap(&self, address: u64) -> bool {
         const UD2: [u8; 2] = [0x0f, 0x0b];
         let entity = self.image.starting_at(address);
@@ -126,7 +127,7 @@ impl Running {
     }
 
     /// Whether the hypervisor itself has the address of the function at `address`
-    /// anywhere but in calls.
+    /// anywhere except in calls.
     pub(crate) fn takes_address(&self, address: u64) -> bool {
         let image = &self.image;
         let own = image.entities.iter().filter(|e| !e.class.is_payload());
@@ -153,7 +154,7 @@ impl Running {
         })
     }
 
-    /// How far a constant without a name at `address` can reach.
+    /// The maximum size of an unnamed constant at `address`.
     pub(crate) fn room(&self, address: u64) -> u64 {
         let named = self.image.at.range(address + 1..).next().map(|(&at, _)| at);
         let start = self.starts.range(address + 1..).next().copied();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The patched source files, with `#line` directives so that code which only
-//! moved compiles to what it was.
+//! The patched source files, with `#line` directives so that code that only moved
+//! compiles to the same bytes.
 
 use crate::Unusable;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ struct Line {
 #[derive(Debug, Default)]
 pub(crate) struct Source(BTreeMap<String, Option<Vec<Line>>>);
 
-/// What a patch does to one file.
+/// The effect of a patch on a file.
 #[derive(Debug, Default)]
 struct Change<'a> {
     old: Option<&'a str>,
@@ -27,8 +27,8 @@ struct Change<'a> {
 }
 
 impl Source {
-    /// Applies the unified diff `patch` to the files below `top`.
-    /// Files that `leave_out` names stay as they are.
+    /// Applies the unified diff `patch` to the files below `top`. Files in
+    /// `leave_out` stay unchanged.
     pub(crate) fn apply(
         &mut self,
         top: &Path,
@@ -62,7 +62,7 @@ impl Source {
         Ok(())
     }
 
-    /// Writes the files below `copy`, of which links lead to the tree itself.
+    /// Writes the files below `copy`, whose links lead into the tree itself.
     pub(crate) fn write(&self, copy: &Path) -> std::io::Result<()> {
         for (path, lines) in &self.0 {
             make_parent(copy, path)?;
@@ -173,8 +173,8 @@ fn leads_out(path: &&str) -> bool {
     !parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Makes the directory of the file `path` of `copy`. A directory that is a link
-/// becomes one of links: what is written is not to be written to where it leads.
+/// Makes the directory of the file `path` of `copy`. A linked directory is replaced
+/// by a directory of links, so that nothing is written to the link's target.
 fn make_parent(copy: &Path, path: &str) -> std::io::Result<()> {
     let mut at = copy.to_owned();
     for part in Path::new(path).parent().into_iter().flatten() {
@@ -203,7 +203,7 @@ fn path(line: &str) -> Option<&str> {
     (path != "/dev/null").then_some(rest)
 }
 
-/// First old line, and how many lines a hunk has of the old and the new file.
+/// First old line, and the number of old and new lines of a hunk.
 fn ranges_of(text: &str) -> Option<(usize, (i64, i64))> {
     let (old, rest) = text.split_once(" +")?;
     let (new, _) = rest.split_once(" @@")?;
@@ -215,8 +215,8 @@ fn ranges_of(text: &str) -> Option<(usize, (i64, i64))> {
     Some((start, (count(old)?, count(new)?)))
 }
 
-/// Applies a hunk where it matches, nearest to line `start`; returns how far
-/// from there that was, and how much longer the file got.
+/// Applies a hunk at the match nearest to line `start`; returns the change of the
+/// following lines' offset.
 fn replace(lines: &mut Vec<Line>, start: usize, hunk: &[&str]) -> Option<isize> {
     let side = |of: u8| {
         hunk.iter()
@@ -260,11 +260,11 @@ fn replace(lines: &mut Vec<Line>, start: usize, hunk: &[&str]) -> Option<isize> 
     Some(at.cast_signed() - first.cast_signed() + longer)
 }
 
-/// The text, with directives where a line has another number than it had.
+/// The text, with directives where line numbers change.
 fn numbered(lines: &[Line]) -> String {
     let mut text = String::new();
     let mut place = Place::default();
-    // What the preprocessor counts; unknown behind a group that it may skip.
+    // The preprocessor's line number; unknown after a group that it may skip.
     let mut number = Some(1);
     let mut moved = false;
     for line in lines {
@@ -292,7 +292,7 @@ fn numbered(lines: &[Line]) -> String {
     text
 }
 
-/// Where the end of a line is: in a comment, a continued line, in parentheses.
+/// The state at the end of a line: in a comment, continued, in parentheses.
 #[derive(Debug, Default)]
 struct Place {
     comment: bool,
@@ -329,7 +329,7 @@ impl Place {
             }
         }
         self.continued = line.ends_with('\\');
-        // No function begins within parentheses: that was miscounted.
+        // No function starts within parentheses, so the count was wrong.
         if line.starts_with('{') || line.starts_with('}') {
             self.depth = 0;
         }

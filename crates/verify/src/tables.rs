@@ -2,15 +2,15 @@
 //! Tables about code: bug frames, exception tables, alternatives and the sites
 //! of alternative calls.
 //!
-//! Their form is Xen's, and `abi` says it to all: what this crate must not share with
-//! the generator is what it concludes from it.
+//! Their form is Xen's, defined in `abi` for all crates: this crate must only not
+//! share conclusions with the generator.
 
 use crate::image::Image;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use xsplice_abi::special::{self, Special, Table};
 
-/// What an entry of `table` is called.
+/// The name of an entry of `table`.
 pub(crate) fn name(table: Table) -> &'static str {
     match table {
         Table::BugFrames(_) => "bug frame",
@@ -38,7 +38,7 @@ pub(crate) fn of_section(name: &str) -> Result<Option<Table>, String> {
     }
 }
 
-/// What an entry says about its place.
+/// The contents of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Says {
     Bug {
@@ -61,12 +61,12 @@ pub(crate) enum Says {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) table: Table,
-    /// Where the entry itself is.
+    /// The address of the entry itself.
     pub(crate) at: u64,
     pub(crate) says: Says,
 }
 
-/// All entries, by the code that they are about.
+/// All entries, by the code that they describe.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tables {
     entries: BTreeMap<u64, Vec<Entry>>,
@@ -85,7 +85,7 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Where code goes on after exceptions, in no order.
+    /// The addresses of fixups, unsorted.
     pub(crate) fn fixups(&self) -> impl Iterator<Item = u64> {
         let entries = self.entries.values().flatten();
         entries.filter_map(|entry| match entry.says {
@@ -94,13 +94,14 @@ impl Tables {
         })
     }
 
-    /// How many bytes the entries of `table` have together.
+    /// The total size of the entries of `table`.
     pub(crate) fn size(&self, table: Table) -> u64 {
         let entries = self.entries.values().flatten();
         entries.filter(|entry| entry.table == table).count() as u64 * table.entry_size()
     }
 
-    /// Adds those in `range`; returns what code each is about and where it is.
+    /// Adds the entries in `range`; returns the code that each describes and its
+    /// address.
     pub(crate) fn add(
         &mut self,
         image: &Image,
@@ -123,18 +124,19 @@ impl Tables {
         Ok(added)
     }
 
-    /// Those about code in `range`, with the place of each, table by table.
+    /// The entries about code in `range`, with the address of that code, table by
+    /// table.
     pub(crate) fn about(&self, range: Range<u64>) -> Vec<(u64, Entry)> {
         let found = self.entries.range(range);
         let mut all: Vec<_> = found
             .flat_map(|(&place, entries)| entries.iter().map(move |entry| (place, entry.clone())))
             .collect();
-        // Within one place and table their order counts; it is stable.
+        // Within an address and table, their order matters; the sort is stable.
         all.sort_by_key(|(place, entry)| (*place, entry.table));
         all
     }
 
-    /// Whether execution goes on behind the trap at `place`.
+    /// Whether execution continues after the trap at `place`.
     pub(crate) fn goes_on(&self, place: u64) -> bool {
         let entries = self.entries.get(&place).map_or(&[][..], Vec::as_slice);
         entries

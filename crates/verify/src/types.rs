@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Types of what stays in memory: the patched code must take it for what the
-//! running hypervisor made of it.
+//! Types of data in memory: the patched code must use the layout that the running
+//! hypervisor created.
 //!
-//! Code and initial values do not show when two members of a structure change
-//! places in all of the source. Objects that differ are compiled once more, from both
-//! sources, with what debuggers need, and every structure, union and variable that
-//! both know by one name must be the same. Objects that are the same use memory as
-//! they did. Those that were compiled once more also tell what their references mean
-//! (see [`crate::witness`]).
+//! Code and initial values do not show that two members of a structure were swapped
+//! throughout the source. Objects that differ are recompiled from both sources with
+//! debugging information, and every structure, union and variable with the same name
+//! in both must agree. Unchanged objects use memory as before. The recompiled objects
+//! also show the meaning of references (see [`crate::witness`]).
 
 use crate::build::no_work_directory;
 use crate::dwarf::{self, Described};
@@ -22,17 +21,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xsplice_system::interrupt::{Directory, run};
 
-/// What objects say that were compiled once more: how the types of two hypervisors
-/// differ, and what references mean.
+/// Results from recompiled objects: the differences of types between two hypervisors,
+/// and the meaning of references.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Types {
-    /// Types of what is in memory that are not the same.
+    /// Types of data in memory that differ.
     pub(crate) differences: BTreeSet<Difference>,
     /// What a reader should know.
     pub(crate) notes: BTreeSet<String>,
-    /// How many types are the same.
+    /// Number of equal types.
     pub(crate) same: usize,
-    /// What references to variables mean that share a section, by object.
+    /// The meaning of references to variables that share a section, by object.
     pub(crate) meant: BTreeMap<PathBuf, Vec<Reference>>,
 }
 
@@ -48,12 +47,12 @@ impl Types {
 /// What the objects of a tree say.
 #[derive(Debug, Default)]
 struct Known {
-    /// By name, the descriptions that objects have of a type or variable.
+    /// The descriptions of each type or variable in the objects, by name.
     described: BTreeMap<String, BTreeSet<Described>>,
     meant: BTreeMap<PathBuf, Vec<Reference>>,
 }
 
-/// Compares the types that `objects` know, of the trees `before` and `after`.
+/// Compares the types in `objects` of the trees `before` and `after`.
 pub(crate) fn compare(
     before: &Path,
     after: &Path,
@@ -82,7 +81,7 @@ pub(crate) fn compare(
                 ));
             }
             (Some(now), Some(then)) => {
-                // Of several, the one that is most like it says most.
+                // Of several, compare with the most similar one.
                 let nearest = earlier.iter().min_by_key(|then| now.distance(then));
                 types.differences.insert(Difference {
                     kind: Kind::Layout,
@@ -172,7 +171,7 @@ fn describe(
         return Err(Unusable::new(&place, &format!("does not compile: {words}")));
     }
     let data = std::fs::read(output).map_err(|e| Unusable::new(&place, &e))?;
-    // They are large, and there can be hundreds of them.
+    // They are large, and there can be hundreds.
     let _ = std::fs::remove_file(output);
     let described = dwarf::read(&data).map_err(|reason| Unusable::new(&place, &reason))?;
     Ok((described, private.references(&data)))

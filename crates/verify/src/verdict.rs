@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a comparison found.
+//! The result of a comparison.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,34 +9,34 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// A function differs from the patched one, and nothing replaces it.
+    /// A function differs from the patched one and is not replaced.
     NotReplaced,
-    /// The code of the payload is not that of the patched hypervisor.
+    /// The payload's code differs from the patched hypervisor's.
     Code,
-    /// An operand, a pointer or an entry leads to another place.
+    /// An operand, pointer or entry leads to a different place.
     Reference,
-    /// An entry of a table about code is missing, left over or different.
+    /// An entry of a table about code is missing, extra or different.
     Table,
     /// A constant differs.
     Constant,
-    /// The initial value of a variable changed; the running one has the old.
+    /// The initial value of a variable changed; the running one has the old value.
     InitialValue,
-    /// A variable starts from its initial value although there is one with a
-    /// state, or shares its place with another.
+    /// A variable starts from its initial value although it exists with state, or
+    /// shares its place with another.
     State,
-    /// Memory is of another class or alignment.
+    /// Memory has a different class or alignment.
     Class,
-    /// It leads to a trap or to memory that was freed.
+    /// A reference leads to a trap or to freed memory.
     Freed,
-    /// What runs only while booting differs.
+    /// Boot-only code or data differs.
     BootOnly,
-    /// A hook is missing, left over or another.
+    /// A hook is missing, extra or different.
     Hook,
-    /// It is new, and nothing that was compared leads to it.
+    /// Something is new, and nothing that was compared leads to it.
     Unreached,
-    /// A type of what stays in memory has another layout.
+    /// A type of data in memory has a different layout.
     Layout,
-    /// The payload has what the patched hypervisor has not.
+    /// The payload has something that the patched hypervisor lacks.
     LeftOver,
 }
 

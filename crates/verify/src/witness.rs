@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which variable of a shared section a reference means.
+//! Determines which variable of a shared section a reference means.
 //!
 //! An assembler writes a reference to a private variable as its section and an
-//! offset. Where several variables share the section, `array + ARRAY_SIZE(array)` is
-//! then the start of the next one, and `array - 1` is within the one before. An object
-//! that was assembled with these variables declared global has to name them.
+//! offset. If several variables share the section, `array + ARRAY_SIZE(array)` is
+//! then the start of the next one, and `array - 1` is within the one before. An
+//! object assembled with these variables declared global must name them.
 
 use crate::image::Name;
 use object::read::elf::{ElfFile64, ElfSymbol64};
@@ -15,7 +15,7 @@ use object::{
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// A field, by its distance from a name, and the variable that it means.
+/// A field, given by its distance from a name, and the variable that it means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reference {
     pub(crate) from: Name,
@@ -33,7 +33,7 @@ pub(crate) struct Private {
 }
 
 impl Private {
-    /// Of the object `data` as the build has it.
+    /// Reads them from the build's object `data`.
     pub(crate) fn of(data: &[u8]) -> Self {
         let Ok(elf) = Elf::parse(data) else {
             return Self::default();
@@ -68,8 +68,7 @@ impl Private {
         (!self.names.is_empty()).then(|| lines.collect())
     }
 
-    /// What leads to them in `data`, the object that was assembled with the
-    /// declarations.
+    /// The references to them in `data`, the object assembled with the declarations.
     pub(crate) fn references(&self, data: &[u8]) -> Vec<Reference> {
         let Ok(elf) = Elf::parse(data) else {
             return Vec::new();

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Hooks: functions of a payload that the hypervisor calls at certain moments of
-//! its life.
+//! Hooks: functions of a payload that the hypervisor calls at certain stages.
 
 use super::section;
 use core::fmt;
 
-/// A moment at which hooks are called. Each has a section of its own, an array of
-/// pointers.
+/// A stage at which hooks are called. Each has its own section, an array of pointers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
     /// Before the functions are patched; any number, without result.
     Load,
-    /// After the functions are put back; any number, without result.
+    /// After the functions are restored; any number, without result.
     Unload,
     /// Before an apply; can veto it.
     PreApply,
@@ -43,7 +41,7 @@ impl Hook {
         Self::PostRevert,
     ];
 
-    /// The section of a payload that points to them.
+    /// The section with their addresses.
     #[must_use]
     pub const fn section(self) -> &'static str {
         match self {
@@ -58,7 +56,7 @@ impl Hook {
         }
     }
 
-    /// Whether the hypervisor calls one only.
+    /// Whether the hypervisor calls only one.
     #[must_use]
     pub const fn is_single(self) -> bool {
         match self {
@@ -88,8 +86,8 @@ impl fmt::Display for Hook {
     }
 }
 
-/// The stage of the hooks in the section `name`, as the name of the section has it;
-/// the hypervisor may not know it.
+/// The stage in the name of the hook section `name`; it may be unknown to the
+/// hypervisor.
 #[must_use]
 pub fn stage(name: &str) -> Option<&str> {
     name.strip_prefix(section::HOOKS)

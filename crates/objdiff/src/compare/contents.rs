@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The bytes of two places, and what their fields lead to.
+//! Compares the bytes and references of two places.
 
 use super::{Comparer, Seen};
 use crate::object::{Class, Merge, Object, Reference, Target, significant, slice, width};
@@ -54,7 +54,7 @@ impl Comparer<'_> {
         };
         let zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
         if old_bytes.len() != new_bytes.len() {
-            // Zeroes need no place in the file.
+            // Zeroes may be omitted from the file.
             if zero(old_bytes) && zero(new_bytes) && old_fields.is_empty() && new_fields.is_empty()
             {
                 return None;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the tables about code say of a symbol.
+//! The entries in tables about code for a symbol.
 
 use super::{Comparer, Seen};
 use crate::object::Object;
 use crate::special::{self, Entry};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the tables say about each symbol, by the name of the table: which of
-/// them comes first in an object is of no meaning.
+/// The table entries for each symbol, by the name of the table: the order of tables
+/// in an object has no meaning.
 pub(super) type Entries = BTreeMap<Option<usize>, BTreeMap<String, Vec<Entry>>>;
 
 pub(super) fn by_owner(object: &Object) -> Entries {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What no symbol names and nothing refers to.
+//! Contents without a symbol that nothing refers to.
 
 use super::{Comparer, Seen};
 use crate::change::{Change, Kind};
@@ -7,7 +7,7 @@ use crate::object::{Class, Object};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Comparer<'_> {
-    /// Compares what no symbol names and nothing refers to.
+    /// Compares contents without a symbol that nothing refers to.
     pub(super) fn compare_nameless(&self, changes: &mut Vec<Change>) {
         let mut differs = |name: String, why: String| {
             changes.push(Change {
@@ -57,7 +57,8 @@ impl Comparer<'_> {
         differs.or_else(|| (was != is).then(|| format!("its alignment goes from {was} to {is}")))
     }
 
-    /// How sections of one name differ of which not as many have such a start.
+    /// Describes the difference if not equally many sections of a name have such a
+    /// start.
     fn come_or_gone(&self, name: &str, old: &[Start], new: &[Start]) -> String {
         let size = |all: &[Start]| all.iter().map(|start| start.size).sum::<u64>();
         let align = |object: &Object| {
@@ -90,14 +91,14 @@ impl Comparer<'_> {
     }
 }
 
-/// What a section begins with, without a name, and that nothing refers to.
+/// The start of a section without a symbol that nothing refers to.
 #[derive(Clone, Copy)]
 struct Start {
     section: usize,
     size: u64,
 }
 
-/// For each section name the sections that have such a start.
+/// For each section name, the sections with such a start.
 fn nameless(object: &Object) -> BTreeMap<&str, Vec<Start>> {
     let mut found: BTreeMap<&str, Vec<Start>> = BTreeMap::new();
     for (index, section) in object.sections.iter().enumerate() {

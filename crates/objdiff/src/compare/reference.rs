@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether fields of the two builds lead to the same thing.
+//! Whether fields of the two builds have the same target.
 
 use super::{Comparer, Seen, is_once_flag};
 use crate::names::base_name;
@@ -32,9 +32,9 @@ impl Comparer<'_> {
         }
     }
 
-    /// Whether a field of boot-only code leads to what was boot-only, and is the
-    /// same in a place that stays: it was called, or read, while booting. Where
-    /// its address was taken, something may still have the old one.
+    /// Whether a field of boot-only code refers to something that was boot-only and
+    /// is now the same in permanent memory: it was called, or read, at boot. If its
+    /// address was taken, something may still have the old one.
     pub(super) fn left_boot_only(
         &self,
         old: &Relocation,
@@ -74,7 +74,7 @@ impl Comparer<'_> {
                 // A place may have several names.
                 original == old || a.function && other.is_at(a)
             }
-            // What is not matched may be one of several of the same name.
+            // An unmatched symbol may be one of several of the same name.
             None => base_name(&a.name) == base_name(&b.name) && !self.kept.contains(&old),
         };
         let constant = |object: &Object, symbol: &Symbol| {
@@ -84,8 +84,7 @@ impl Comparer<'_> {
         if !same || !constant(self.original, a) || !constant(self.patched, b) {
             return same && self.correlation.original(new).is_some();
         }
-        // Private constants are what they contain. So is a flag that only says
-        // whether a message was printed already.
+        // Private constants are identified by their contents. So are message flags.
         a.extent() == b.extent()
             && (!seen.insert(((Target::Symbol(old), 0), (Target::Symbol(new), 0)))
                 || self
@@ -115,11 +114,11 @@ impl Comparer<'_> {
                     return false;
                 };
                 if old_at >= a.size && new_at >= b.size {
-                    // An address computed from one in another address space.
+                    // An address computed from another address space.
                     return a.name == b.name && old_at == new_at;
                 }
                 if a.name == REPLACEMENTS && b.name == a.name {
-                    // Compared by length, with the entry that has it.
+                    // Its length is compared with its entry.
                     return true;
                 }
                 let pair = (

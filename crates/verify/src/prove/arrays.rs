@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is found by its place and not through references: what has no size,
-//! arrays that the linker puts together, lists of hooks.
+//! Compares what is found by address rather than by reference: symbols without a
+//! size, arrays assembled by the linker, lists of hooks.
 
 use super::{Origin, Pair, Place, Walk};
 use crate::class::Class;
@@ -12,9 +12,9 @@ use std::ops::Range;
 use xsplice_abi::payload::hook;
 
 impl Walk<'_> {
-    /// Compares what has a name and no size with its namesake, byte by byte. Fixups
-    /// of other functions may lie behind it: they are compared where an entry of an
-    /// exception table leads to them, and those of replaced functions are elsewhere.
+    /// Compares symbols without a size with their namesakes, byte by byte. Fixups of
+    /// other functions may follow: they are compared where an exception table entry
+    /// leads to them, and those of replaced functions are elsewhere.
     pub(super) fn compare_stretches(&mut self) {
         let objects = self.objects;
         let fixups: BTreeSet<u64> = self.tables.fixups().collect();
@@ -38,7 +38,7 @@ impl Walk<'_> {
                 _ => Kind::InitialValue,
             };
             let Some(&at) = found else {
-                // New code that is used was compared where it is used.
+                // New code was compared where it is used.
                 if !class.is_code() || class.is_init() {
                     self.differ(kind, &name, "it is not in the running hypervisor");
                 }
@@ -83,8 +83,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Compares arrays that the linker puts together: of schedulers, of runtime
-    /// parameters, of what is called while booting. No payload changes them.
+    /// Compares arrays assembled by the linker: schedulers, runtime parameters,
+    /// initcalls. No payload changes them.
     pub(super) fn compare_arrays(&mut self) {
         for range in self.objects.arrays() {
             let Some(class) = self.patched.class(range.start).filter(|&class| {
@@ -128,7 +128,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether two arrays have the same members; those that only one has are named.
+    /// Whether two arrays have the same members; reports those that only one has.
     fn same_members(&mut self, kind: Kind, patched: Range<u64>, running: Range<u64>) -> bool {
         let members = |image: &crate::image::Image, range: &Range<u64>| -> Vec<(String, u64)> {
             let first = image.entities.partition_point(|e| e.address < range.start);
@@ -181,7 +181,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The hooks of the payloads are those of the patched source.
+    /// Checks that the hooks of the payloads are those of the patched source.
     pub(super) fn compare_hooks(&mut self) {
         let mut wanted: Vec<(String, u64)> = Vec::new();
         for (stage, range) in self.patched.hooks() {
@@ -257,7 +257,7 @@ impl Walk<'_> {
 }
 
 impl crate::image::Image {
-    /// The lists of hooks: the stage, and where each is.
+    /// The lists of hooks: the stage, and the range of each.
     fn hooks(&self) -> Vec<(String, Range<u64>)> {
         let lists = self.hook_lists.iter();
         let stage = |name: &str| hook::stage(name).unwrap_or(name).to_owned();

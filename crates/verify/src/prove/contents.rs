@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Comparing data.
+//! Compares data.
 
 use super::{Origin, Place, Walk, step};
 use crate::class::Class;
@@ -8,7 +8,7 @@ use crate::objects::{Extent, Field};
 use crate::verdict::Kind;
 
 impl Walk<'_> {
-    /// Compares the object `id` with what is at `at`.
+    /// Compares the object `id` with the memory at `at`.
     pub(super) fn object(&mut self, id: EntityId, at: u64) {
         let entity = &self.patched.entities[id];
         let name = entity.name();
@@ -58,7 +58,7 @@ impl Walk<'_> {
         }
         let size = match self.running.image.starting_at(at) {
             Some(there) => self.running.image.entities[there].size,
-            // Constants of a payload need no name.
+            // Constants of a payload may be unnamed.
             None if class == Class::PayloadReadOnly => entity.size,
             None => return Err(format!("no object begins at {there}")),
         };
@@ -72,7 +72,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A variable has one place, and shares it with no other.
+    /// Checks that a variable has exactly one address, which no other shares.
     fn has_one_place(&mut self, id: EntityId, at: u64) -> bool {
         let name = self.patched.entities[id].name();
         let there = self.running.image.place(at);
@@ -121,7 +121,8 @@ impl Walk<'_> {
             };
             let origin = origin.at(Place::Offset(offset as u64));
             if field.relative && self.patched.class(at).is_some_and(Class::is_code) {
-                // An instruction counts from its end, which is not known here.
+                // In an instruction, it is relative to the instruction's end, which
+                // is not known here.
                 let relative = |start: u64, value: i64| start.wrapping_add_signed(value);
                 let old = relative(at, old).cast_signed();
                 let new = relative(running + offset as u64, new).cast_signed();
@@ -150,7 +151,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Compares constants without a name.
+    /// Compares unnamed constants.
     pub(super) fn constant(
         &mut self,
         origin: &Origin,
@@ -201,7 +202,7 @@ impl Walk<'_> {
         ))
     }
 
-    /// At most `size` bytes; what is behind the end of either is not compared.
+    /// Compares at most `size` bytes, up to the end of either.
     fn same_bytes(
         &mut self,
         origin: &Origin,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is only known once everything was compared.
+//! Checks that need all comparisons to be done.
 
 use super::{Origin, Walk};
 use crate::class::Class;
@@ -34,7 +34,7 @@ impl Walk<'_> {
         verdict
     }
 
-    /// Where two objects meet, an address is right if it is right for both.
+    /// At the border of two objects, an address is right if it is right for both.
     fn check_borders(&mut self) {
         for border in std::mem::take(&mut self.borders) {
             let size = self.patched.entities[border.before].size;
@@ -44,7 +44,7 @@ impl Walk<'_> {
             };
             let end = stands(border.before, border.running.wrapping_sub(size));
             let start = stands(border.behind, border.running);
-            // What is local to another file cannot be meant.
+            // A local symbol of another file cannot be meant.
             if start && self.is_foreign(border.before, &border.origin)
                 || end && self.is_foreign(border.behind, &border.origin)
             {
@@ -55,7 +55,7 @@ impl Walk<'_> {
                 .get(&border.before)
                 .map_or(&[][..], Vec::as_slice);
             let payload = |&at: &u64| self.running.image.class(at).is_some_and(Class::is_payload);
-            // The hypervisor's own code knows nothing of what a payload brings.
+            // The hypervisor's own code cannot refer to a payload.
             let unknown = !border.origin.payload && mates.iter().all(payload);
             if start && (end || unknown) {
                 continue;
@@ -76,8 +76,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether the entity is known only in another source file than the one that
-    /// `origin` is from.
+    /// Whether the entity is local to a source file other than the one of `origin`.
     fn is_foreign(&self, id: EntityId, origin: &Origin) -> bool {
         let file = match RuntimeName::parse(&origin.name).file {
             Some(file) => Some(file),
@@ -89,8 +88,8 @@ impl Walk<'_> {
         files.all(|known| known.is_some_and(|known| known != file))
     }
 
-    /// A variable of the payload must not stand for one that the running
-    /// hypervisor has, and one of the running hypervisor only for its namesake.
+    /// A variable of the payload must not be the counterpart of one that the running
+    /// hypervisor has, and one of the running hypervisor only of its namesake.
     fn check_states(&mut self) {
         let mut problems = Vec::new();
         for (&id, mates) in &self.mates {
@@ -123,8 +122,8 @@ impl Walk<'_> {
         }
     }
 
-    /// The running hypervisor's variables that could be this one: those of its
-    /// name, in its file if there are any.
+    /// The running hypervisor's variables that could be this one: those with its
+    /// name, preferably in its file.
     fn namesakes(&self, id: EntityId) -> Vec<u64> {
         let entity = &self.patched.entities[id];
         let image = &self.running.image;
@@ -157,12 +156,12 @@ impl Walk<'_> {
         }
     }
 
-    /// What replaces a function must be a function of the patched hypervisor,
-    /// and the record of it must be true.
+    /// Checks that each replacement is a function of the patched hypervisor, and that
+    /// its record is correct.
     fn check_replaced(&mut self) {
         let paired: HashSet<u64> = self.mates.values().flatten().copied().collect();
         let image = &self.running.image;
-        // Padding belongs to a function that is too short for a jump.
+        // A function that is too short for a jump includes its padding.
         let covers = |at: u64, size: u64| {
             let entity = image.starting_at(at).map(|id| &image.entities[id]);
             entity.is_some_and(|e| e.size <= size && image.is_padding(e.end()..at + size))
@@ -181,8 +180,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A function keeps the arguments with which those call it that hold its
-    /// address from before.
+    /// Checks that a function keeps its arguments if stored addresses of it exist.
     fn check_arguments(&mut self) {
         let mut problems = Vec::new();
         for (&id, mates) in &self.mates {
@@ -213,7 +211,7 @@ impl Walk<'_> {
         }
     }
 
-    /// What is new in the patched hypervisor must have been compared.
+    /// Checks that everything new in the patched hypervisor was compared.
     fn check_reached(&mut self) {
         let mut unreached = Vec::new();
         for (id, entity) in self.patched.entities.iter().enumerate() {
@@ -229,7 +227,7 @@ impl Walk<'_> {
                 unreached.push(entity.name());
             }
         }
-        // What is said of it already is enough.
+        // Do not report the same name twice.
         unreached.retain(|name| !self.differences.iter().any(|d| d.name == *name));
         for name in unreached {
             self.differ(
@@ -240,8 +238,8 @@ impl Walk<'_> {
         }
     }
 
-    /// A function that the patched hypervisor has no longer must not stay in use
-    /// through an address that was stored before.
+    /// Checks that no function that the patched hypervisor lacks stays in use through
+    /// a stored address.
     fn check_kept_addresses(&mut self) {
         let paired: HashSet<u64> = self.mates.values().flatten().copied().collect();
         let image = &self.running.image;
@@ -291,10 +289,10 @@ impl Walk<'_> {
         for &(table, place, at) in &self.running.entries {
             let image = &self.running.image;
             let function = image.containing(place).map(|id| image.entities[id].address);
-            // What differs in a function that was compared is said of that.
+            // Differences in a compared function are reported there.
             let compared = function.is_some_and(|f| paired.contains(&f));
-            // What a later payload replaced, or does without, is in memory and not
-            // in use.
+            // Code that a later payload replaced or no longer needs is in memory but
+            // unused.
             let superseded = self.running.is_about_lower_payload(at, place);
             if !self.entries.contains(&at) && !compared && !superseded {
                 let about = image.place(place);

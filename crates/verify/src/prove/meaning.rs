@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an operand or a pointer means, and whether both mean the same.
+//! The meaning of operands and pointers, and whether two agree.
 
 use super::{Border, Origin, Pair, Walk};
 use crate::class::Class;
@@ -7,20 +7,19 @@ use crate::image::EntityId;
 use crate::objects::{Extent, Field, Meant};
 use crate::verdict::Kind;
 
-/// What a place in the patched hypervisor is.
+/// The meaning of an address in the patched hypervisor.
 enum Meaning {
-    /// So many bytes from the start of a function or object.
+    /// An offset from the start of a function or object.
     Entity(EntityId, u64),
-    /// So many bytes from a name without a size.
+    /// An offset from a symbol without a size.
     Name(u64, u64),
     Code,
     Constant(Extent),
-    /// What has no name and lies so many bytes behind the start of an object that
-    /// it shares a section with.
+    /// Unnamed contents at an offset from the start of an object in the same section.
     Behind(EntityId, u64),
-    /// Data of which nothing says where it begins or ends.
+    /// Data with unknown bounds.
     Unknown,
-    /// The end of the first or the start of the second.
+    /// The end of the first object or the start of the second.
     Border(EntityId, EntityId),
 }
 
@@ -57,10 +56,10 @@ impl Walk<'_> {
         }
     }
 
-    /// Objects that share a section can be told apart by their addresses only.
+    /// Objects that share a section are distinguished only by address.
     fn border(&self, target: u64) -> Option<Meaning> {
-        // Nobody asks for the end of a number or a pointer, or of the name of a
-        // function, which the compiler keeps.
+        // Code does not use the end of a number or pointer, or of a function name
+        // made by the compiler.
         const NUMBER: u64 = 8;
         const NAMES: [&str; 3] = ["__func__", "__FUNCTION__", "__PRETTY_FUNCTION__"];
         let behind = self.patched.starting_at(target)?;
@@ -85,7 +84,7 @@ impl Walk<'_> {
         }
     }
 
-    /// What is at `target` of a section that begins at `start`.
+    /// The meaning of `target` in a section that starts at `start`.
     fn in_section(&self, target: u64, start: u64) -> Meaning {
         let before = self.patched.at.range(start..=target).next_back();
         match (self.by_address(target), before) {
@@ -101,8 +100,8 @@ impl Walk<'_> {
         self.patched.class(address).is_some_and(Class::is_code)
     }
 
-    /// `field` of the patched hypervisor leads to `patched`, and that of the
-    /// running one to `running`.
+    /// Handles a `field` that leads to `patched` in the patched hypervisor, and to
+    /// `running` in the running one.
     pub(super) fn lead(
         &mut self,
         origin: &Origin,
@@ -140,7 +139,7 @@ impl Walk<'_> {
         }
     }
 
-    /// What lies behind an object up to the next name is compared whole.
+    /// Everything between an object and the next name is compared.
     fn lead_behind(&mut self, origin: &Origin, (id, offset): (EntityId, u64), running: u64) {
         let entity = &self.patched.entities[id];
         let start = running.wrapping_sub(offset);
@@ -179,7 +178,7 @@ impl Walk<'_> {
         let class = self.running.image.class(start);
         let freed = class.is_some_and(Class::is_init) || self.running.is_trap(running);
         if entity.class.is_init() && !origin.init && freed {
-            // What is gone in both, whatever it was.
+            // Freed memory in both.
             return;
         }
         let booted = origin.init && class.is_some_and(Class::is_init);
@@ -211,8 +210,8 @@ impl Walk<'_> {
     }
 
     /// Boot-only code of the running hypervisor used boot-only code or data, which
-    /// the patched one keeps. That is past, and nothing is left of it if it has no
-    /// state: it must have been the same, or what had its name.
+    /// the patched one keeps. That code has run, with no lasting effect if the target
+    /// has no state: it must have been the same, or have had the same name.
     fn lead_to_booted(&mut self, origin: &Origin, id: EntityId, (start, offset): (u64, u64)) {
         let entity = &self.patched.entities[id];
         if entity.class.has_state() {
@@ -239,7 +238,7 @@ impl Walk<'_> {
         }
         let running = &self.running.image;
         if running.starting_at(start).is_some() && self.with_its_name(id, true) == Some(start) {
-            // What is new goes on from here; what was is over.
+            // The new one is used from now on; the old one is gone.
             self.notes.insert(format!(
                 "{} was used only while booting, as it was before the patch",
                 entity.name()
@@ -255,7 +254,7 @@ impl Walk<'_> {
         let gone = |class: Option<Class>| class.is_some_and(Class::is_init);
         let there = self.running.image.class(running);
         if gone(there) {
-            // Nameless boot code is not all 64-bit code, and cannot be followed.
+            // Unnamed boot code is not always 64-bit code, and cannot be followed.
             if !gone(self.patched.class(patched)) {
                 let message = format!(
                     "it leads to {}, which is freed after boot",

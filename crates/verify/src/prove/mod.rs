@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Walking the patched hypervisor and the running one in step.
+//! Walks the patched hypervisor and the running one in step.
 //!
-//! A pair is a place in the patched hypervisor and the place in the running one
-//! that stands for it. A pair is right if the contents are the same, apart from
-//! fields that lead somewhere, and if what these lead to are pairs. Functions
-//! of one name make the first pairs; all others follow from these.
+//! A pair is a place in the patched hypervisor and its counterpart in the running
+//! one. A pair is right if the contents are the same, apart from fields with targets,
+//! and if these targets are pairs. Functions of the same name are the first pairs;
+//! all others follow from these.
 
 mod arrays;
 mod contents;
@@ -114,15 +114,15 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// Where a comparison is, for messages and for what is expected of it.
+/// The context of a comparison, for messages and for its rules.
 #[derive(Debug, Clone)]
 struct Origin {
-    /// Of the function or object in the patched hypervisor.
+    /// Name of the function or object in the patched hypervisor.
     name: Rc<str>,
     place: Place,
-    /// Whether it is used only while booting.
+    /// Whether it is boot-only.
     init: bool,
-    /// Whether a payload has what is compared with it.
+    /// Whether its counterpart is in a payload.
     payload: bool,
 }
 
@@ -138,23 +138,23 @@ impl Origin {
 /// A place within a function or an object.
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    /// So many bytes from its start.
+    /// An offset from its start.
     Offset(u64),
-    /// The instruction at this address of the patched hypervisor, and how far
-    /// from its function's start that is.
+    /// The instruction at this address of the patched hypervisor, and its offset in
+    /// the function.
     Instruction(u64, u64),
     /// An address of the patched hypervisor.
     Address(u64),
-    /// An entry of a table about the code so many bytes from the start.
+    /// An entry of a table about the code at this offset.
     Entry(Table, u64),
 }
 
-/// Two places to be compared.
+/// Two places to compare.
 #[derive(Debug)]
 enum Pair {
     Function(EntityId, u64),
     Object(EntityId, u64),
-    /// Code without a name: fixups, and what assembly gives no size.
+    /// Unnamed code: fixups, and assembly without a size.
     Code(u64, u64, Origin),
 }
 
@@ -172,23 +172,25 @@ struct Walk<'a> {
     declared: &'a Declared,
     /// Where the running hypervisor has it.
     found: BTreeMap<EntityId, u64>,
-    /// What stands for each function and object of the patched hypervisor.
+    /// The counterparts of each function and object of the patched hypervisor.
     mates: BTreeMap<EntityId, Vec<u64>>,
-    /// Whose place a variable of the running hypervisor is.
+    /// The variable of the patched hypervisor that each variable of the running one
+    /// belongs to.
     taken: HashMap<u64, EntityId>,
     queue: VecDeque<Pair>,
-    /// Nameless code and constants that were compared.
+    /// Unnamed code and constants that were compared.
     compared: HashSet<(u64, u64)>,
     /// Table entries of the running hypervisor that have a counterpart.
     entries: HashSet<u64>,
-    /// Addresses where two objects meet, and it is not known which is meant.
+    /// Addresses at the border of two objects, where it is unknown which one is
+    /// meant.
     borders: Vec<Border>,
     differences: BTreeSet<Difference>,
     notes: BTreeSet<String>,
 }
 
-/// An address in the running hypervisor that stands for the end of one object
-/// of the patched one or for the start of the next.
+/// An address in the running hypervisor whose counterpart is the end of one object or
+/// the start of the next.
 struct Border {
     origin: Origin,
     before: EntityId,
@@ -217,14 +219,14 @@ impl Walk<'_> {
         });
     }
 
-    /// A difference that an operand or a pointer makes.
+    /// Reports a difference of an operand or pointer.
     fn leads_astray(&mut self, origin: &Origin, kind: Kind, message: &str) {
         let kind = if origin.init { Kind::BootOnly } else { kind };
         let message = format!("{}: {message}", self.place(origin.place));
         self.differ(kind, &origin.name, message);
     }
 
-    /// A place in words.
+    /// A description of a place.
     fn place(&self, place: Place) -> String {
         match place {
             Place::Offset(offset) => format!("+{offset:#x}"),
@@ -238,7 +240,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Makes `at` stand for the function or object `id`.
+    /// Makes `at` the counterpart of the function or object `id`.
     fn pair(&mut self, id: EntityId, at: u64) {
         let mates = self.mates.entry(id).or_default();
         if mates.contains(&at) {
@@ -252,8 +254,8 @@ impl Walk<'_> {
         });
     }
 
-    /// The address that the running hypervisor itself has for one of the names
-    /// of the entity; `booting` if that may be boot-only.
+    /// The running hypervisor's own address for one of the entity's names; with
+    /// `booting`, it may be boot-only.
     fn with_its_name(&self, id: EntityId, booting: bool) -> Option<u64> {
         let names = &self.patched.entities[id].names;
         let found = names
@@ -265,13 +267,13 @@ impl Walk<'_> {
         })
     }
 
-    /// As [`Self::with_its_name`]: what was boot-only has left its place.
+    /// Like [`Self::with_its_name`]; boot-only memory, which has been freed, only
+    /// counts for boot-only entities.
     fn namesake(&self, id: EntityId) -> Option<u64> {
         self.with_its_name(id, self.patched.entities[id].class.is_init())
     }
 
-    /// Functions whose names the compiler did not make, and code that assembly
-    /// names without a size.
+    /// Pairs functions with names from the source, and assembly code without a size.
     fn start(&mut self) {
         for (id, entity) in self.patched.entities.iter().enumerate() {
             let made = entity.names.iter().all(|name| name.symbol.contains('.'));
@@ -304,8 +306,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Objects that addresses lead to only where they begin and another one ends:
-    /// what has their name in the running hypervisor, if it begins there, too.
+    /// Pairs objects that are only referred to at their border with another: with
+    /// their namesakes in the running hypervisor, if these start there too.
     fn pair_at_borders(&mut self) {
         let places = self
             .borders
@@ -326,7 +328,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Functions that nothing led to, and objects.
+    /// Pairs functions and objects that no reference led to.
     fn pair_the_rest(&mut self) {
         for (id, entity) in self.patched.entities.iter().enumerate() {
             if entity.class.is_init() || self.mates.contains_key(&id) {
@@ -343,7 +345,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Boot-only code and data that have the name of the source.
+    /// Pairs boot-only code and data with names from the source.
     fn pair_boot_only(&mut self) {
         for (id, entity) in self.patched.entities.iter().enumerate() {
             let numbered = entity.names.iter().all(Name::is_numbered);
@@ -353,8 +355,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Boot-only static variables and clones that no reference led to: the compiler
-    /// numbers them in every build anew.
+    /// Pairs boot-only static variables and clones that no reference led to: the
+    /// compiler renumbers them in every build.
     fn pair_numbered(&mut self) {
         for (id, entity) in self.patched.entities.iter().enumerate() {
             if !entity.class.is_init() || self.mates.contains_key(&id) {
@@ -374,7 +376,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Pairs what was used while booting.
+    /// Pairs boot-only code and data.
     fn pair_past(&mut self, id: EntityId, at: Option<u64>) {
         match at {
             Some(at) => self.pair(id, at),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Comparing code, instruction by instruction.
+//! Compares code, instruction by instruction.
 
 use super::{Origin, Place, Walk};
 use crate::class::Class;
@@ -10,14 +10,14 @@ use crate::tables::{self, Entry, Says};
 use crate::verdict::Kind;
 use std::ops::Range;
 
-/// What comes after an instruction that both have.
+/// The successors of an instruction that both have.
 pub(super) struct Passed {
     pub(super) length: u64,
     ends: bool,
 }
 
 impl Walk<'_> {
-    /// Compares the function `id` with what is at `at`.
+    /// Compares the function `id` with the code at `at`.
     pub(super) fn function(&mut self, id: EntityId, at: u64) {
         let entity = &self.patched.entities[id];
         let Some(class) = self.running.image.class(at) else {
@@ -78,7 +78,7 @@ impl Walk<'_> {
             let there = self.running.image.place(at);
             return Err(format!("{there} has {size} bytes and not {}", entity.size));
         }
-        // With what inline assembly puts behind the function's end.
+        // Including out-of-line code of inline assembly after the function's end.
         let range = entity.address..entity.address + size;
         let mut origin = self.origin(id, at);
         let mut offset = 0;
@@ -98,13 +98,13 @@ impl Walk<'_> {
         Origin {
             name: entity.name().into(),
             place: Place::Offset(0),
-            // What was freed after boot is past, whatever the patched one keeps.
+            // Code freed after boot no longer runs, even if the patched one keeps it.
             init: entity.class.is_init() || class.is_some_and(Class::is_init),
             payload: class.is_some_and(Class::is_payload),
         }
     }
 
-    /// Follows code without a name or a size as it runs.
+    /// Follows the execution of code without a name or size.
     pub(super) fn nameless_code(&mut self, patched: u64, running: u64, mut origin: Origin) {
         let (mut patched, mut running) = (patched, running);
         while self.compared.insert((patched, running)) {
@@ -137,7 +137,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Compares one instruction, of a function with the given bounds in both.
+    /// Compares an instruction of a function with the given bounds in both.
     pub(super) fn instruction(
         &mut self,
         origin: &Origin,
@@ -209,8 +209,8 @@ impl Walk<'_> {
         ))
     }
 
-    /// Relocated fields of the instruction that are no operand of their own: an
-    /// address from which something is subtracted.
+    /// Relocated fields of the instruction that are not complete operands: an address
+    /// minus a constant.
     fn values(
         &self,
         patched: u64,
@@ -228,7 +228,7 @@ impl Walk<'_> {
             .collect()
     }
 
-    /// Values that differ from an address by the same.
+    /// Values with the same distance from an address.
     pub(super) fn value(&mut self, origin: &Origin, field: &Field, patched: i64, running: i64) {
         let (Meant::Symbol(start) | Meant::Marker(start) | Meant::Section { start, .. }) =
             field.meant
@@ -245,7 +245,7 @@ impl Walk<'_> {
     fn operand(&mut self, origin: &Origin, patched: u64, ours: &Operand, theirs: &Operand) {
         let (old, new) = (ours.target, theirs.target);
         let field = self.objects.field(patched + ours.field.start as u64);
-        // The hypervisor ends on the border of a page, behind all that has contents.
+        // The hypervisor ends at a page boundary, after all contents.
         let marked = field.is_some_and(|field| matches!(field.meant, Meant::Marker(_)));
         if !marked && !self.patched.spans(old) {
             if old != new {
@@ -255,7 +255,7 @@ impl Walk<'_> {
             return;
         }
         let field = field.cloned();
-        // As many bytes as are read, at least.
+        // At least as many bytes as are accessed.
         let field = field.map(|mut field| {
             field.accessed = ours.accessed != 0;
             if let Meant::Constant(Extent::Text) = field.meant
@@ -268,8 +268,8 @@ impl Walk<'_> {
         self.lead(origin, field.as_ref(), (old, new));
     }
 
-    /// Compares the table entries about code in `range` with those about as
-    /// much code at `at`.
+    /// Compares the table entries about code in `range` with those about code of the
+    /// same length at `at`.
     pub(super) fn same_entries(
         &mut self,
         origin: &Origin,
@@ -350,7 +350,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A bug frame names a file, or a function to be called.
+    /// A bug frame refers to a file name, or to a function to call.
     fn lead_from_frame(&mut self, origin: &Origin, patched: u64, running: u64) {
         if self.patched.class(patched).is_some_and(Class::is_code) {
             self.lead(origin, None, (patched, running));
@@ -363,7 +363,7 @@ impl Walk<'_> {
         let mut offset = 0;
         while offset < u64::from(size) {
             let mut origin = origin.clone();
-            // What it is copied over decides, not where it is kept.
+            // The replaced code decides, not the place of the replacement.
             origin.init = false;
             let places = (patched + offset, running + offset);
             let own = (patched..patched + u64::from(size), running);
