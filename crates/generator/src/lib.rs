@@ -28,7 +28,6 @@ mod compile;
 mod constants;
 mod dwarf;
 mod forgotten;
-mod generate;
 mod generated;
 mod generated_file;
 mod generated_hooks;
@@ -38,6 +37,7 @@ mod image;
 mod layout;
 mod locals;
 pub mod makefile;
+mod metadata;
 mod name;
 pub mod numbering;
 mod options;
@@ -47,6 +47,7 @@ mod patched_data;
 pub mod payload;
 mod per_cpu;
 mod place;
+mod preflight;
 mod preprocessed;
 mod problem;
 mod progress;
@@ -54,9 +55,12 @@ pub mod proof;
 mod rebuild;
 mod record;
 mod renamed;
+mod report;
 pub mod select;
 mod shadow;
 pub mod source;
+mod stage;
+mod stored;
 pub mod tree;
 pub mod unit;
 mod unrecorded;
@@ -66,7 +70,35 @@ pub mod warning;
 mod witness;
 
 pub use code::Code;
-pub use generate::{PatchedFunction, Report, generate};
 pub use options::Options;
 pub use problem::{Problem, Refused};
 pub use progress::Progress;
+pub use report::{PatchedFunction, Report};
+
+use stage::Inputs;
+
+/// How many compilers run at once at most: more only slow each other down.
+const MOST_JOBS: usize = 256;
+
+/// Builds a payload.
+///
+/// # Errors
+/// Every problem that was found; then nothing is written.
+pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Refused> {
+    options
+        .check_output()
+        .map_err(|e| Refused::io(&options.output, &e))?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.jobs.min(MOST_JOBS))
+        .build()
+        .map_err(|e| Refused::one(Code::WorkDirectory, "compiler", e.to_string()))?;
+    pool.install(|| {
+        let inputs = Inputs::read(options)?;
+        let sources = inputs.patch(progress)?;
+        let compiled = sources.compile()?;
+        let compared = compiled.compare()?;
+        let proved = compared.prove()?;
+        let selected = proved.select()?;
+        selected.account().write()
+    })
+}

@@ -26,7 +26,7 @@ use xsplice_generator::below::Below;
 use xsplice_generator::choice::Choices;
 use xsplice_generator::patch::Edits;
 use xsplice_generator::payload::Identity;
-use xsplice_generator::select::{Rules, Selection, select};
+use xsplice_generator::select::{Homes, Rules, Selection, select};
 use xsplice_generator::tree::ObjectFile;
 use xsplice_generator::unit::Unit;
 use xsplice_host_process::Machine;
@@ -126,7 +126,9 @@ fn selection(units: &[Unit], image: &Image) -> Result<Selection, String> {
         edits: &Edits::default(),
     };
     let below = Below::read(&[]).expect("nothing");
-    select(units, image, &below, &rules).map_err(|problems| {
+    let homes = Homes::new(units, &below.levels, image);
+    let selection = homes.and_then(|homes| select(homes, &below, &rules));
+    selection.map_err(|problems| {
         let words = problems.iter().map(ToString::to_string);
         words.collect::<Vec<_>>().join("\n")
     })

@@ -37,10 +37,10 @@ pub(super) enum Origin {
 }
 
 /// All proofs.
-pub(super) struct Homes<'a> {
-    units: &'a [Unit],
+pub struct Homes<'a> {
+    pub(super) units: &'a [Unit],
     levels: &'a [Level],
-    image: &'a Image,
+    pub(super) image: &'a Image,
     /// Of each unit's object in the hypervisor.
     hypervisor: Vec<Proof<'a>>,
     /// Of what each stage of each unit made of the object.
@@ -52,7 +52,7 @@ impl<'a> Homes<'a> {
     ///
     /// # Errors
     /// If a payload is not what its source compiles to.
-    pub(super) fn new(
+    pub fn new(
         units: &'a [Unit],
         levels: &'a [Level],
         image: &'a Image,

@@ -30,7 +30,8 @@ use crate::per_cpu::Room;
 use crate::problem::Problem;
 use crate::unit::Unit;
 use global::Globals;
-use home::{Homes, Origin};
+pub use home::Homes;
+use home::Origin;
 use in_place::InPlace;
 use moved::Moves;
 use private::Privates;
@@ -60,18 +61,17 @@ pub struct Rules<'a> {
     pub edits: &'a Edits,
 }
 
-/// Selects from `units` what goes into a payload for `image`, on top of the
-/// payloads `below`.
+/// Selects what goes into a payload on top of the payloads `below`, from objects that
+/// have their `homes` in memory.
 ///
 /// # Errors
 /// Everything that cannot be patched, by name.
-pub fn select(
-    units: &[Unit],
-    image: &Image,
-    below: &Below,
-    rules: &Rules,
+pub fn select<'a>(
+    homes: Homes<'a>,
+    below: &'a Below,
+    rules: &'a Rules<'a>,
 ) -> Result<Selection, Vec<Problem>> {
-    let homes = Homes::new(units, &below.levels, image)?;
+    let (units, image) = (homes.units, homes.image);
     let moves = Moves::new(units);
     let (globals, problems) = Globals::new(units, &moves, image);
     let privates = Privates::find(units);

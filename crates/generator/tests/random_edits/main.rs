@@ -39,7 +39,7 @@ use xsplice_engine::{Action, Engine, Options, Policy};
 use xsplice_generator::below::Below;
 use xsplice_generator::patch::Edits;
 use xsplice_generator::payload::Identity;
-use xsplice_generator::select::{Rules, select};
+use xsplice_generator::select::{Homes, Rules, select};
 use xsplice_generator::tree::ObjectFile;
 use xsplice_generator::unit::{Stage, Unit};
 use xsplice_host_process::Machine;
@@ -189,7 +189,9 @@ fn generate(objects: &[Object], image: &[u8], below: &[PathBuf]) -> Outcome {
         edits: &Edits::default(),
     };
     let below = Below::read(below).expect("payloads");
-    let selection = match select(&[unit], &image, &below, &rules) {
+    let units = [unit];
+    let homes = Homes::new(&units, &below.levels, &image);
+    let selection = match homes.and_then(|homes| select(homes, &below, &rules)) {
         Ok(selection) if selection.replaced.is_empty() => return Outcome::Nothing,
         Ok(selection) => selection,
         Err(problems) => return Outcome::Refused(format!("{problems:?}")),

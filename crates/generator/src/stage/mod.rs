@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The way of a patch, from start to end: each stage is a type that only the stage
+//! before it can make, and that later ones look back to.
+
+mod accounted;
+mod compared;
+mod compiled;
+mod inputs;
+mod proved;
+mod selected;
+mod sources;
+mod written;
+
+pub(crate) use inputs::Inputs;
