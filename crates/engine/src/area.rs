@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A range of addresses that is handed out in pieces.
+//! An address range allocator.
 
 use alloc::vec::Vec;
 use core::ops::Range;
 use xsplice_fallible as fallible;
 
-/// Addresses for payloads, for hosts that have no allocator of their own: the
-/// first gap that is large enough, with a free page behind each piece.
+/// A first-fit allocator of addresses for payloads, for hosts that have none, with a
+/// free guard page after each piece.
 ///
 /// ```
 /// use xsplice_engine::Area;
@@ -22,14 +22,14 @@ use xsplice_fallible as fallible;
 #[derive(Debug)]
 pub struct Area {
     range: Range<u64>,
-    /// Beginnings and ends of the pieces in use, guard page included, in order.
+    /// Starts and ends of the pieces in use, including guard pages, sorted.
     used: Vec<(u64, u64)>,
 }
 
 impl Area {
     const GUARD: u64 = 4096;
 
-    /// Hands out `range`, whose start is page-aligned.
+    /// Allocates from `range`, whose start is page-aligned.
     #[must_use]
     pub const fn new(range: Range<u64>) -> Self {
         Self {
@@ -38,8 +38,8 @@ impl Area {
         }
     }
 
-    /// The start of `size` free bytes, which are now in use; `None` when there
-    /// is no such gap, or no memory to note it.
+    /// Allocates `size` bytes and returns their start; `None` if there is no such
+    /// gap, or no memory to record it.
     pub fn allocate(&mut self, size: u64) -> Option<u64> {
         let size = size.checked_next_multiple_of(Self::GUARD)?;
         let size = size.checked_add(Self::GUARD)?;
@@ -61,7 +61,7 @@ impl Area {
         Some(start)
     }
 
-    /// Takes back what [`allocate`](Self::allocate) gave.
+    /// Frees a piece from [`allocate`](Self::allocate).
     pub fn free(&mut self, start: u64) {
         self.used.retain(|(used, _)| *used != start);
     }

@@ -5,7 +5,7 @@
 use crate::Times;
 use crate::action::{Action, Cause};
 
-/// What an engine did since it was made.
+/// Counts of what an engine has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// Payloads that were loaded.
@@ -14,7 +14,7 @@ pub struct Counters {
     pub refused: u64,
     /// Payloads that were applied.
     pub applied: u64,
-    /// Payloads that were reverted, those that a replace reverted not counted.
+    /// Payloads that were reverted, except by a replace.
     pub reverted: u64,
     /// Payloads that replaced others.
     pub replaced: u64,
@@ -22,13 +22,13 @@ pub struct Counters {
     pub unloaded: u64,
     /// Actions that failed.
     pub failed: u64,
-    /// Those of them for which the CPUs did not come together in time.
+    /// Those of them whose rendezvous timed out.
     pub absent: u64,
-    /// How often the CPUs stood still.
+    /// Number of windows.
     pub windows: u64,
-    /// The longest of these times, in nanoseconds.
+    /// The longest window, in nanoseconds.
     pub longest_window: u64,
-    /// The longest time until the CPUs had come together, in nanoseconds.
+    /// The longest time to reach a rendezvous, in nanoseconds.
     pub longest_waiting: u64,
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A bounded reader of relocatable ELF files: nothing is read that was not
-//! checked to be there, and no offset or size of the file is trusted.
+//! A bounds-checked reader of relocatable ELF files: no offset or size in the file is
+//! trusted.
 
 use crate::format::{Bytes, Known, MAX_SECTIONS, MAX_SIZE};
 use crate::problem::{FileFault, Problems, SectionFault, SectionId, SymbolFault, text};
@@ -28,8 +28,8 @@ const SHT_NOBITS: u32 = 8;
 const HEADER_SIZE: u64 = 64;
 const SECTION_HEADER_SIZE: u16 = 64;
 const SYMBOL_SIZE: usize = 24;
-/// Longest name that is looked for. Beyond any name that can be loaded, it
-/// keeps a file of overlapping names from taking quadratic time.
+/// Limit for names. It exceeds any name that can be loaded, and keeps a file with
+/// overlapping names from taking quadratic time.
 const NAME_LIMIT: usize = 256;
 
 /// One section, its contents checked to be in the file.
@@ -45,9 +45,9 @@ pub(crate) struct Section<'a> {
     pub(crate) info: u32,
     pub(crate) align: u64,
     pub(crate) entry_size: u64,
-    /// Where its contents are in the file.
+    /// File offset of its contents.
     pub(crate) offset: usize,
-    /// Contents; empty when there are none in the file.
+    /// Contents; empty if the file has none.
     pub(crate) data: &'a [u8],
 }
 
@@ -64,7 +64,7 @@ impl Section<'_> {
 /// One symbol, its name checked to be in the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Symbol<'a> {
-    /// From its name on, to the end of the table: not all names are asked for.
+    /// The string table from its name on: not all names are needed.
     names: &'a [u8],
     pub(crate) section: u16,
     pub(crate) value: u64,
@@ -77,8 +77,7 @@ pub(crate) struct Elf<'a> {
     pub(crate) sections: Vec<Section<'a>>,
     pub(crate) symbols: Vec<Symbol<'a>>,
     pub(crate) symbol_table: usize,
-    /// The first section of each name, as Xen's loader takes it; 0 where there
-    /// is none.
+    /// The first section of each name, as in Xen's loader; 0 if there is none.
     firsts: [u16; Known::COUNT],
 }
 
@@ -160,7 +159,7 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
         });
     }
     if problems.refused() {
-        // The fields of another class are elsewhere.
+        // Other classes have a different layout.
         return None;
     }
     for (field, value, good, expected) in [
@@ -204,7 +203,7 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
         let what = "the index of the section of names is undefined";
         problems.file(FileFault::SectionTable { what, value: 0 });
     }
-    // As in Xen, this counts before where the table is.
+    // As in Xen, this is checked before the position of the table.
     if header.count >= MAX_SECTIONS {
         problems.file(FileFault::TooManySections {
             count: header.count,
@@ -350,8 +349,8 @@ fn strings<'a>(
     None
 }
 
-/// Gives the sections their names; the first one of each that is known. (Not where
-/// it is called from: the stack is deepest below there.)
+/// Sets the names of sections, and records the first one of each known name. (Not
+/// inlined: the caller's stack is deep.)
 #[inline(never)]
 fn name_sections<'a>(
     file: &[u8],
@@ -383,7 +382,7 @@ fn name_sections<'a>(
     Some(firsts)
 }
 
-/// Whether a section of this name is one that the hypervisor does something with.
+/// Whether the hypervisor uses a section of this name.
 fn is_table(name: &[u8]) -> bool {
     Special::of(name).is_some() || name.starts_with(section::HOOKS.as_bytes())
 }
@@ -419,7 +418,7 @@ fn symbols<'a>(
 }
 
 impl<'a> Symbol<'a> {
-    /// Its name, or as much of it as is looked at.
+    /// Its name, truncated to the limit.
     pub(crate) fn name(&self) -> &'a [u8] {
         let names = self.names.get(..NAME_LIMIT).unwrap_or(self.names);
         Bytes(names).c_str(0, NAME_LIMIT).unwrap_or(names)

@@ -17,7 +17,7 @@ pub(crate) const MAX_SECTIONS: u16 = 1024;
 pub(crate) const MAX_NAME: usize = 127;
 /// Size of one function record.
 pub(crate) const FUNC_SIZE: u64 = size_of::<LivepatchFunc>() as u64;
-/// Most bytes of a function that can be made no-ops.
+/// Most bytes of a function that can be overwritten with no-ops.
 pub(crate) const NOP_LIMIT: u32 = 31;
 const _: () = assert!(NOP_LIMIT as usize == OPAQUE_SIZE);
 
@@ -49,7 +49,7 @@ pub(crate) enum Known {
     CallSites,
 }
 
-/// What each is called, in the order of their numbers.
+/// The name of each, in the order of their numbers.
 const NAMES: [(&str, Known); Known::COUNT] = [
     (section::BUILD_ID, Known::BuildId),
     (section::DEPENDS, Known::Depends),
@@ -79,7 +79,7 @@ const NAMES: [(&str, Known); Known::COUNT] = [
     (Table::CallSites.section(), Known::CallSites),
 ];
 
-/// How each of the [`NAMES`] ends; no two of them end alike.
+/// The ends of the [`NAMES`], which all differ.
 const ENDS: [u64; Known::COUNT] = {
     let mut ends = [0; Known::COUNT];
     let mut index = 0;
@@ -104,14 +104,14 @@ impl Known {
     /// How many there are.
     pub(crate) const COUNT: usize = Self::CallSites as usize + 1;
 
-    /// Tables of places that raise a bug frame.
+    /// The tables of bug frames.
     pub(crate) const BUG_FRAMES: [(Self, BugKind); 4] = [
         (Self::BugFrames0, BugKind::Call),
         (Self::BugFrames1, BugKind::Warn),
         (Self::BugFrames2, BugKind::Bug),
         (Self::BugFrames3, BugKind::Assert),
     ];
-    /// There is any number of hooks of the first two kinds, and one of each other.
+    /// The hooks of the first two kinds are repeatable; the others are unique.
     pub(crate) const HOOKS: [(Self, Hook); 8] = [
         (Self::HooksLoad, Hook::Load),
         (Self::HooksUnload, Hook::Unload),
@@ -123,7 +123,7 @@ impl Known {
         (Self::HooksPostRevert, Hook::PostRevert),
     ];
 
-    /// Which one has this name; mostly from a few comparisons of whole words.
+    /// The one with this name, usually found by a few word comparisons.
     pub(crate) fn of(name: &[u8]) -> Option<Self> {
         let end = end(name)?;
         let index = ENDS.iter().position(|known| *known == end)?;
@@ -140,8 +140,8 @@ impl Known {
         self as usize
     }
 
-    /// Whether it says the same in the file and in memory: what the payload is, what
-    /// it depends on, and what it says of itself.
+    /// Whether it must be the same in the file and in memory: the identity of the
+    /// payload, its dependencies and its metadata.
     pub(crate) fn is_read_from_file(self) -> bool {
         matches!(
             self,
@@ -149,7 +149,7 @@ impl Known {
         )
     }
 
-    /// Whether there can be several of it.
+    /// Whether there can be several.
     pub(crate) fn is_repeatable(self) -> bool {
         matches!(self, Self::Preimages | Self::Signature)
     }
@@ -159,7 +159,7 @@ impl Known {
     }
 }
 
-/// Little-endian integers out of bytes that may be too short.
+/// Reads little-endian integers from bytes that may be too short.
 #[derive(Clone, Copy)]
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
@@ -184,14 +184,14 @@ impl<'a> Bytes<'a> {
         self.chunk(offset).map(u64::from_le_bytes)
     }
 
-    /// `size` bytes at `offset`, both as they stand in a file.
+    /// `size` bytes at `offset`, both as given in a file.
     pub(crate) fn range(self, offset: u64, size: u64) -> Option<&'a [u8]> {
         let start = usize::try_from(offset).ok()?;
         self.0
             .get(start..start.checked_add(usize::try_from(size).ok()?)?)
     }
 
-    /// The string that starts at `offset`, when it ends within `limit` bytes.
+    /// The string that starts at `offset`, if it ends within `limit` bytes.
     pub(crate) fn c_str(self, offset: usize, limit: usize) -> Option<&'a [u8]> {
         let bytes = self.0.get(offset..)?;
         let bytes = bytes.get(..limit.saturating_add(1)).unwrap_or(bytes);
@@ -214,7 +214,7 @@ fn zeros(bytes: [u8; 8]) -> u64 {
     const LOW: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = LOW << 7;
     let word = u64::from_le_bytes(bytes);
-    // Only a zero byte borrows from above, or what is above one.
+    // Only a zero byte borrows, or a byte above one.
     word.wrapping_sub(LOW) & !word & HIGH
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the engine needs of the hypervisor that it patches.
+//! What the engine needs from the hypervisor that it patches.
 
 use crate::patch::Patch;
 use crate::{Function, Signatures};
@@ -11,40 +11,40 @@ use core::ops::Range;
 use xsplice_abi::errno::Errno;
 pub use xsplice_abi::payload::hook::Hook;
 
-/// What an address of the hypervisor belongs to.
+/// The kind of memory at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Region {
-    /// Code that stays for as long as the hypervisor runs.
+    /// Permanent code.
     Text,
     /// Code or data that is freed after boot.
     Init,
-    /// Anything else that stays.
+    /// Other permanent memory.
     Data,
     /// Not part of the hypervisor.
     Outside,
 }
 
-/// What the hypervisor's own code takes for granted of a payload: what it would
-/// stop for, or follow without asking.
+/// What the hypervisor's own code assumes about a payload: violations would stop it,
+/// or be followed blindly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Numbers of processor features are less than this.
+    /// Upper bound of processor feature numbers, exclusive.
     pub features: u16,
-    /// With this feature, an entry of `.altinstructions` may make a call through a
-    /// pointer direct. `None` where such calls have a table of their own.
+    /// With this feature, an entry of `.altinstructions` may make an indirect call
+    /// direct. `None` if such calls have a separate table.
     pub always: Option<u16>,
-    /// Whether there is one, `.alt_call_sites`.
+    /// Whether there is a separate table, `.alt_call_sites`.
     pub call_sites: bool,
-    /// Whether what is called through pointers begins with `endbr64`.
+    /// Whether targets of indirect calls start with `endbr64`.
     pub landing_pads: LandingPads,
 }
 
-/// Whether what is called through pointers must begin with `endbr64`.
+/// Whether targets of indirect calls must start with `endbr64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LandingPads {
-    /// No: the hypervisor was compiled without.
+    /// No: the hypervisor was compiled without landing pads.
     Unused,
-    /// Where the processor checks it, which is not known here.
+    /// Only if the processor checks it, which is not known here.
     Wanted,
     /// Yes: the processor checks it.
     Checked,
@@ -61,9 +61,9 @@ pub enum WriteAccess {
 
 /// The hypervisor: a running one, an image on disk, or a test.
 ///
-/// The engine calls a host from one place at a time and holds no lock of its
-/// own. Where a method says *in the window*, all other CPUs stand still: it must
-/// not wait, allocate or print.
+/// The engine calls a host from one context at a time and holds no locks. In methods
+/// marked *in the window*, all other CPUs are stopped: they must not wait, allocate
+/// or print.
 ///
 /// `examples/host.rs` is a small one.
 pub trait Host {
@@ -74,33 +74,32 @@ pub trait Host {
     /// (`function` for a global one, `file.c#function` for a local one).
     fn lookup_symbol(&self, name: &[u8]) -> Option<u64>;
 
-    /// What its own code takes for granted of payloads.
+    /// What its own code assumes about payloads.
     fn limits(&self) -> Limits;
 
-    /// Who must have signed the payloads. Without keys of its own, a host does not look
-    /// at signatures.
+    /// The required signatures of payloads. A host without keys ignores signatures.
     fn signatures(&self) -> Signatures<'_> {
         Signatures::default()
     }
 
-    /// What `addr` belongs to; payloads are [`Region::Outside`].
+    /// The kind of memory at `addr`; payloads are [`Region::Outside`].
     fn region(&self, addr: u64) -> Region;
 
-    /// Fills `buf` with the bytes that are at `addr` now, in the hypervisor or
-    /// in a payload's memory; false when they are not all there.
+    /// Fills `buf` with the current bytes at `addr`, in the hypervisor or in a
+    /// payload's memory; false if some are missing.
     fn read(&self, addr: u64, buf: &mut [u8]) -> bool;
 
-    /// Memory for a payload: `size` bytes (a multiple of the page size, 4096)
-    /// at a page-aligned address near enough to the hypervisor's text for a
-    /// jump, writable and not executable. `None` when there is none.
+    /// Memory for a payload: `size` bytes (a multiple of the page size, 4096) at a
+    /// page-aligned address within jump range of the hypervisor's text, writable and
+    /// not executable. `None` if there is none.
     fn allocate(&self, size: u64) -> Option<Box<dyn Resident>>;
 
-    /// Stops all CPUs, runs `window` once on this one, and lets them go. Every
-    /// CPU synchronises its instruction stream before it goes on.
+    /// Stops all CPUs, runs `window` once on this one, and releases them. Every CPU
+    /// serialises its instruction stream before it resumes.
     ///
     /// # Errors
-    /// [`Absent`] when the CPUs did not come together within `timeout` ns;
-    /// `window` has not run then.
+    /// [`Absent`] if the rendezvous was not reached within `timeout` ns; `window` has
+    /// then not run.
     fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent>;
 
     /// Gets ready for a [`rendezvous`](Self::rendezvous) in which text is
@@ -108,45 +107,43 @@ pub trait Host {
     /// in `range`.
     ///
     /// # Errors
-    /// Why it cannot be written; nothing has changed then.
+    /// Why it cannot be written; then nothing has changed.
     fn open_text(&self, range: Range<u64>, access: WriteAccess) -> Result<(), Errno>;
 
     /// Begins to write, *in the window*.
     ///
     /// # Errors
-    /// Why the hypervisor must not be patched now; nothing has changed then.
+    /// Why the hypervisor cannot be patched now; then nothing has changed.
     fn begin_writing(&self) -> Result<(), Errno>;
 
     /// Writes `bytes` at `addr`, *in the window*, between
-    /// [`begin_writing`](Self::begin_writing) and
-    /// [`end_writing`](Self::end_writing). The engine writes only where it has
-    /// checked that there is text.
+    /// [`begin_writing`](Self::begin_writing) and [`end_writing`](Self::end_writing).
+    /// The engine only writes to addresses that it has checked to be text.
     fn write_text(&self, addr: u64, bytes: &[u8]);
 
-    /// Undoes [`begin_writing`](Self::begin_writing), *in the window*. From now
-    /// on, this CPU too runs what was written.
+    /// Undoes [`begin_writing`](Self::begin_writing), *in the window*. From now on,
+    /// this CPU also runs the new code.
     fn end_writing(&self);
 
-    /// Undoes [`open_text`](Self::open_text), whether there was a window or not.
+    /// Undoes [`open_text`](Self::open_text), even if there was no window.
     fn close_text(&self);
 
-    /// Nanoseconds since some moment in the past, also *in the window*.
+    /// Nanoseconds since an arbitrary point in time, also *in the window*.
     fn now(&self) -> u64;
 
     /// A line for the hypervisor's log. Never called in the window.
     fn log(&self, line: fmt::Arguments<'_>);
 
-    /// The machine is in no defined state: a hook failed half-way, so that
-    /// neither going on nor going back is safe. Called *in the window*.
+    /// The machine is in an undefined state: a hook failed half-way, so neither
+    /// continuing nor undoing is safe. Called *in the window*.
     fn fatal(&self, what: fmt::Arguments<'_>) -> !;
 
-    /// Where the function begins that has the instruction at `addr`; `None` when
-    /// that is not known. Addresses to be patched are then taken for the
-    /// beginning of an instruction.
+    /// The start of the function that contains the instruction at `addr`; `None` if
+    /// unknown. Patched addresses are then assumed to be instruction boundaries.
     fn function_at(&self, addr: u64) -> Option<u64>;
 
-    /// Why these bytes must not be written over: the reason of any function that one
-    /// of them belongs to. `None` when they may be.
+    /// Why these bytes must not be overwritten: the reason of any function that
+    /// contains one of them. `None` if they may be.
     ///
     /// There is no default: what a CPU may run while the others wait, what handles
     /// events that cannot be masked, and what writes text, must be denied, and only the
@@ -154,13 +151,13 @@ pub trait Host {
     fn denied(&self, patched: Range<u64>) -> Option<&'static str>;
 }
 
-/// The CPUs did not come together.
+/// The rendezvous was not reached.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Absent {
-    /// Which of the rendezvous' two steps was not reached: all CPUs in it, or
-    /// all with their interrupts off.
+    /// The step of the rendezvous that was not reached: all CPUs in it, or all with
+    /// interrupts off.
     pub step: &'static str,
-    /// The CPUs that did not come; empty when the rendezvous could not begin.
+    /// The missing CPUs; empty if the rendezvous could not start.
     pub cpus: Vec<u32>,
 }
 
@@ -176,8 +173,8 @@ impl fmt::Display for Absent {
     }
 }
 
-/// How pages of a payload are protected that are not written any more. The others
-/// stay as they were allocated: each change has to reach the TLBs of all CPUs.
+/// The protection of a payload's pages that are no longer written. The others stay as
+/// allocated, because each change must reach the TLBs of all CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
     /// Readable and executable.
@@ -186,8 +183,8 @@ pub enum Protection {
     ReadOnly,
 }
 
-/// A payload's memory in the hypervisor, with everything that the hypervisor
-/// knows about it. Dropping it takes back all of it.
+/// A payload's memory in the hypervisor, with everything that the hypervisor has
+/// registered about it. Dropping it releases everything.
 pub trait Resident: fmt::Debug {
     /// The address of the first byte.
     fn base(&self) -> u64;
@@ -200,9 +197,9 @@ pub trait Resident: fmt::Debug {
     /// payload is registered.
     fn bytes_mut(&mut self) -> &mut [u8];
 
-    /// Takes over the payload, which is made, and its tables: applies its
-    /// alternatives, sorts and registers its exception table, registers its bug
-    /// frames and its text. Nothing is protected yet.
+    /// Takes over the finished payload and its tables: applies its alternatives,
+    /// sorts and registers its exception table, registers its bug frames and its
+    /// text. Nothing is protected yet.
     ///
     /// # Errors
     /// The result that the upload gives.
@@ -214,16 +211,16 @@ pub trait Resident: fmt::Debug {
     /// The result that the upload gives.
     fn protect(&mut self, range: Range<u64>, protection: Protection) -> Result<(), Errno>;
 
-    /// Calls the hook that is at `addr`. [`Hook::Load`], [`Hook::Unload`],
-    /// [`Hook::Apply`] and [`Hook::Revert`] are called *in the window*. What the
-    /// hook changes in its payload's record is put into `status`.
+    /// Calls the hook at `addr`. [`Hook::Load`], [`Hook::Unload`], [`Hook::Apply`]
+    /// and [`Hook::Revert`] are called *in the window*. Changes by the hook to its
+    /// payload's record are copied to `status`.
     ///
     /// # Errors
     /// What the hook returned. Hooks that return nothing never fail.
     fn call(&mut self, hook: Hook, addr: u64, status: &mut Status<'_>) -> Result<(), Errno>;
 }
 
-/// What a host is told about a payload.
+/// A payload as described to the host.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Description<'a> {
@@ -237,7 +234,7 @@ pub struct Description<'a> {
     pub read_only: Range<u64>,
     /// `.livepatch.funcs`: records whose old addresses are filled in.
     pub funcs: Range<u64>,
-    /// What it patches, in the order of [`funcs`](Self::funcs).
+    /// The functions that it patches, in the order of [`funcs`](Self::funcs).
     pub functions: &'a [Function],
     /// `.altinstructions`, to be applied by [`Resident::register`].
     pub alternatives: Range<u64>,
@@ -245,7 +242,7 @@ pub struct Description<'a> {
     pub exceptions: Range<u64>,
     /// `.bug_frames.0` to `.bug_frames.3`.
     pub bug_frames: [Range<u64>; 4],
-    /// `.alt_call_sites`, to be made direct calls by [`Resident::register`].
+    /// `.alt_call_sites`, which [`Resident::register`] makes direct calls.
     pub call_sites: Range<u64>,
     /// Build-id of the payload.
     pub build_id: &'a [u8],
@@ -253,20 +250,20 @@ pub struct Description<'a> {
     pub depends: &'a [u8],
     /// `.modinfo`: strings that each end with a zero byte.
     pub metadata: Range<u64>,
-    /// Symbols in its sections that a person may want to see in a backtrace.
+    /// Symbols in its sections, for backtraces.
     pub symbols: &'a [Symbol<'a>],
 }
 
 /// A symbol of a payload.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Symbol<'a> {
-    /// Its name, as it stands in the payload: any bytes but zeros.
+    /// Its name, as in the payload: any bytes but zeros.
     pub name: &'a [u8],
     /// Its address.
     pub addr: u64,
-    /// Its size in bytes; 0 when it has none.
+    /// Its size in bytes; 0 if it has none.
     pub size: u64,
-    /// Whether neither the hypervisor nor a payload has one of that name.
+    /// Whether neither the hypervisor nor a payload has a symbol of that name.
     pub new: bool,
 }
 
@@ -286,17 +283,15 @@ pub struct Status<'a> {
     pub state: &'a mut State,
     /// Result of the last action: 0, or a negative error number.
     pub result: i32,
-    /// For each function whether it is patched. An apply or revert hook sets
-    /// these: all of them, or it fails and changes none.
+    /// For each function, whether it is patched. An apply or revert hook sets all of
+    /// them, or fails and changes none.
     pub applied: &'a mut [bool],
-    /// What is to be written for each function, for a hook that lets the
-    /// hypervisor do it.
+    /// The write for each function, for a hook that lets the hypervisor do it.
     pub patches: &'a [Patch],
 }
 
 impl Status<'_> {
-    /// Marks all functions as patched or not, as a hook does that is called in
-    /// place of an apply or revert and succeeds.
+    /// Marks all functions as patched or not, like a successful apply or revert hook.
     pub fn settle(&mut self, hook: Hook) {
         match hook {
             Hook::Apply => self.applied.fill(true),

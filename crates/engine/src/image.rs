@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A payload laid out at the addresses it will have.
+//! A payload laid out at its final addresses.
 
 use crate::host::{Protection, Resident};
 use alloc::boxed::Box;
@@ -10,17 +10,18 @@ use xsplice_abi::errno::Errno;
 /// Size of a page: sections of different protection never share one.
 pub(crate) const PAGE: u64 = 4096;
 
-/// Consecutive bytes of one protection.
+/// Consecutive bytes with the same protection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Span {
     pub(crate) base: u64,
-    /// Where in the memory it begins.
+    /// Its start in the memory.
     pub(crate) start: usize,
     pub(crate) len: usize,
 }
 
 impl Span {
-    /// Where in the memory `len` bytes at `addr` are, when all of them are in here.
+    /// The range in the memory of `len` bytes at `addr`, if this span has all of
+    /// them.
     fn place(&self, addr: u64, len: usize) -> Option<Range<usize>> {
         let offset = usize::try_from(addr.checked_sub(self.base)?).ok()?;
         let inside = offset.checked_add(len)? <= self.len;
@@ -36,8 +37,7 @@ impl Span {
     }
 }
 
-/// Text, writable data and read-only data of a payload, in this order, in the
-/// memory that they are for.
+/// Text, writable data and read-only data of a payload, in this order, in its memory.
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) spans: [Span; 3],
@@ -63,14 +63,14 @@ impl Image {
         self.memory.bytes_mut().get_mut(place)
     }
 
-    /// What follows `addr` where it is.
+    /// The bytes from `addr` to the end of its span.
     pub(crate) fn tail(&self, addr: u64) -> Option<&[u8]> {
         let span = self.spans.iter().find(|span| span.contains(addr, 1))?;
         let start = span.place(addr, 0)?.start;
         self.memory.bytes().get(start..span.start + span.len)
     }
 
-    /// Protects what is not written any more.
+    /// Protects the pages that are no longer written.
     pub(crate) fn protect(&mut self) -> Result<(), Errno> {
         let [text, _data, read_only] = self.spans;
         for (span, protection) in [(text, Protection::Text), (read_only, Protection::ReadOnly)] {

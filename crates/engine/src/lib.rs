@@ -2,36 +2,35 @@
 
 //! The hypervisor's half of live patching, for any hypervisor.
 //!
-//! The engine takes a payload (version 2 of Xen's live-patch design) from bytes
-//! to something that can be applied. The way is a chain of types, so that
-//! nothing reaches the end that was not checked:
+//! The engine takes a payload (version 2 of Xen's live-patch design) from bytes to
+//! something that can be applied. The stages are a chain of types, so nothing reaches
+//! the end unchecked:
 //!
 //! ```text
 //! bytes -> Parsed -> DependencyChecked -> LaidOut -> Resolved -> Relocated -> Verified
 //! ```
 //!
-//! What it needs from its surroundings is the [`Host`] trait: a hypervisor, an
-//! image on disk, a test. One engine, many hosts: what one accepts, all accept.
+//! Its environment is the [`Host`] trait: a hypervisor, an image on disk, a test.
+//! There is one engine for all hosts: what one accepts, all accept.
 //!
 //! # Actions
 //!
-//! [`Engine`] holds the payloads of one hypervisor. [`Engine::upload`] loads
-//! one; [`Engine::act`] applies, reverts, replaces or unloads it. An action is
-//! a transaction: it completes, or payloads and memory are as before. In a
-//! hypervisor, where one context asks and another acts, it has two halves:
+//! [`Engine`] holds the payloads of one hypervisor. [`Engine::upload`] loads one;
+//! [`Engine::act`] applies, reverts, replaces or unloads it. An action is a
+//! transaction: it completes, or payloads and memory stay as they were. In a
+//! hypervisor, where one context requests it and another runs it, it has two halves:
 //!
-//! 1. [`Engine::start`] does everything that can be done while the hypervisor
-//!    runs: the state, the place in the stack, what the payload expects to find
-//!    (for a replace: in the text as it will be after the reverts), the bytes
-//!    to be written and those to be put back, the hook that can veto. The
-//!    payload's result is `-EAGAIN` from then on, and no other action starts.
-//! 2. [`Engine::run`] has the host get ready to write ([`Host::open_text`]) and
-//!    asks it for a [rendezvous](Host::rendezvous). In its window there are only
-//!    writes of those bytes, between [`Host::begin_writing`] and
-//!    [`Host::end_writing`], and the hooks that must run there. Nothing
-//!    allocates, prints or waits. If a part fails, the parts before it are undone
-//!    in the same window: a replace applies again what it had reverted, load
-//!    hooks included. Then the post hook runs.
+//! 1. [`Engine::start`] does everything that can be done while the hypervisor runs:
+//!    it checks the state, the position in the stack and the payload's expectations
+//!    (for a replace: against the text as it will be after the reverts), prepares the
+//!    bytes to write and to restore, and calls the hook that can veto. From then on
+//!    the payload's result is `-EAGAIN`, and no other action starts.
+//! 2. [`Engine::run`] lets the host prepare for writing ([`Host::open_text`]) and
+//!    requests a [rendezvous](Host::rendezvous). Its window only has the writes of
+//!    those bytes, between [`Host::begin_writing`] and [`Host::end_writing`], and the
+//!    hooks that must run there. Nothing allocates, prints or waits. If a part fails,
+//!    the parts before it are undone in the same window: a replace re-applies what it
+//!    had reverted, including load hooks. Then the post hook runs.
 //!
 //! | action | from | checks, in this order | result when they fail |
 //! | --- | --- | --- | --- |
@@ -49,58 +48,57 @@
 //! | replace | checked | as apply, but it depends on the hypervisor | the same |
 //! | | | neither it nor what is applied has pre or post hooks | `EOPNOTSUPP` |
 //!
-//! A revert of what is not applied, and an apply or replace of what is, has
-//! nothing to do and succeeds, as in Xen. CPUs that do not come together in
-//! time give `EBUSY` and their numbers. [`Failure`] says all of it in words.
+//! A revert of a payload that is not applied, and an apply or replace of one that is,
+//! has nothing to do and succeeds, as in Xen. A rendezvous timeout gives `EBUSY` with
+//! the numbers of the missing CPUs. [`Failure`] has messages for all of these.
 //!
 //! A payload's hooks run in this order: pre-apply; \[stop\] load hooks, writes;
 //! \[go\] post-apply; pre-revert; \[stop\] writes, unload hooks; \[go\] post-revert.
-//! An apply or revert hook runs in place of what stands between stop and go.
-//! Post hooks run after failures too, with the payload's result in its record,
-//! but not when there was no window.
+//! An apply or revert hook runs instead of everything between stop and go. Post hooks
+//! run after failures too, with the payload's result in its record, but not when
+//! there was no window.
 //!
-//! # What a host is asked to do
+//! # The host's part
 //!
-//! [`Host`] is the hypervisor, [`Resident`] one payload's memory in it; dropping
-//! a [`Resident`] takes everything back, so that no failure leaks. The calls for
-//! one upload are: [`Host::allocate`]; [`Resident::bytes_mut`], where text, data
-//! and read-only data are laid out and relocated; [`Resident::register`] with the
-//! payload's [`Description`] (alternatives are applied here, tables registered);
+//! [`Host`] is the hypervisor, [`Resident`] one payload's memory in it; dropping a
+//! [`Resident`] releases everything, so no failure leaks. The calls for one upload
+//! are: [`Host::allocate`]; [`Resident::bytes_mut`], where text, data and read-only
+//! data are laid out and relocated; [`Resident::register`] with the payload's
+//! [`Description`] (alternatives are applied here, tables registered);
 //! [`Resident::protect`] for text and read-only data. Those for one window are:
 //! [`Host::open_text`]; [`Host::rendezvous`], and in it [`Host::begin_writing`],
 //! [`Host::write_text`] and hooks, [`Host::end_writing`]; [`Host::close_text`]. The
-//! engine is single-threaded and takes no locks: the host puts it behind the one
-//! that serialises live-patch calls.
+//! engine is single-threaded and takes no locks: the host serialises its live-patch
+//! calls.
 //!
 //! # Memory
 //!
-//! All allocation in the engine is fallible: without memory, the upload or
-//! action is refused with `ENOMEM` ([`Refusal::no_memory`],
-//! [`Cause::NoMemory`]), and all is as before. An action has all its memory when
-//! [`Engine::start`] returns. [`Engine::run`], a revert, an unload and the list of
-//! what is loaded need none. Messages are formatted straight into [`Host::log`];
-//! names in the values that describe a failure are left out when there is no
-//! memory for them.
+//! All allocation in the engine is fallible: without memory, the upload or action is
+//! refused with `ENOMEM` ([`Refusal::no_memory`], [`Cause::NoMemory`]), and nothing
+//! changes. An action has all its memory when [`Engine::start`] returns.
+//! [`Engine::run`], a revert, an unload and the list of what is loaded need none.
+//! Messages are formatted straight into [`Host::log`]; names in failures are left out
+//! if there is no memory for them.
 //!
 //! # Trust
 //!
-//! * **Trusts** the host: its symbols, its bytes and what it says about
-//!   addresses; and the code of hooks. Trusts nothing else in a payload.
-//! * **Guarantees** that no payload makes it read or write out of bounds, or use
-//!   more than a fixed multiple of [`MAX_SIZE`] of memory; that neither a payload
-//!   nor a lack of memory makes it panic; that a payload is [`Verified`] only when
-//!   every check passed; and that a refusal names everything that could be found
-//!   wrong, with the result code that Xen's interface gives for it.
+//! * **Trusts** the host: its symbols, its bytes and its information about addresses;
+//!   and the code of hooks. Trusts nothing else in a payload.
+//! * **Guarantees** that no payload makes it read or write out of bounds, or use more
+//!   than a fixed multiple of [`MAX_SIZE`] of memory; that neither a payload nor a
+//!   lack of memory makes it panic; that a payload is [`Verified`] only if every
+//!   check passed; and that a refusal names every problem that could be found, with
+//!   its result code in Xen's interface.
 //!
-//! It takes at most 2 KiB of stack, the host's calls aside (`cargo xtask bench
-//! engine` measures it). That is why stages are boxed and some functions are kept
-//! out of their callers.
+//! It uses at most 2 KiB of stack, excluding calls to the host (`cargo xtask bench
+//! engine` measures it). That is why stages are boxed and some functions are not
+//! inlined.
 //!
-//! Checks and their results follow Xen's loader. Where Xen would accept a
-//! payload that crashes or corrupts the hypervisor later, the engine refuses;
-//! the documentation of the [`Problem`] or [`Cause`] says so. One state is beyond
-//! repair, as in Xen: an apply or revert hook that patched some of its functions
-//! and not others; [`Host::fatal`] ends it.
+//! Checks and their results follow Xen's loader. Where Xen would accept a payload
+//! that crashes or corrupts the hypervisor later, the engine refuses; the
+//! documentation of the [`Problem`] or [`Cause`] says so. One state cannot be
+//! repaired, as in Xen: an apply or revert hook that patched some of its functions
+//! and not others; then the engine calls [`Host::fatal`].
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Many names in one piece of memory.
+//! Many names in one allocation.
 
 use alloc::vec::Vec;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// Where a name is among [`Names`].
+/// Position of a name in [`Names`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Name {
     start: u32,
     len: u32,
 }
 
-/// Names, one behind the other, as they stand in a payload.
+/// Concatenated names, as in a payload.
 #[derive(Debug, Default)]
 pub(crate) struct Names(Vec<u8>);
 
 impl Names {
     pub(crate) fn add(&mut self, name: &[u8]) -> Result<Name, NoMemory> {
-        // As many bytes as there can be in a payload fit.
+        // The size limit of payloads fits.
         let [start, len] = [self.0.len(), name.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         fallible::append(&mut self.0, name)?;
         Ok(Name { start, len })

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What is written over a function.
+//! The bytes written over a function.
 
 use crate::{Function, Host, x86_64};
 use core::ops::Range;
 use xsplice_abi::payload::OPAQUE_SIZE;
 
-/// Bytes over the beginning of a function, and those that were there before.
+/// New bytes at the start of a function, and the old ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Patch {
     /// Address of the first byte.
@@ -16,7 +16,7 @@ pub struct Patch {
     new: Bytes,
 }
 
-/// Bytes that are written in the window.
+/// A write in the window.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Write {
     pub(crate) addr: u64,
@@ -24,13 +24,13 @@ pub(crate) struct Write {
     bytes: Bytes,
 }
 
-/// There is room for the longest row of no-ops.
+/// Large enough for the longest sequence of no-ops.
 type Bytes = [u8; OPAQUE_SIZE];
 
-/// The size of nearly all that is written. Where it is known, a write takes less
-/// than the call of a function that writes. What writes the others is called with
-/// the record alone, once for each kind: whatever else it were given would have to
-/// be at hand in the loops of the window, at three instructions more a jump.
+/// The size of nearly all writes. With a constant size, a write is cheaper than a
+/// call to a function that writes. Other sizes are written by one out-of-line
+/// function per kind that takes only the record: any other argument would have to be
+/// kept live in the loops of the window, at three more instructions per jump.
 const JUMP: usize = x86_64::JUMP_SIZE as usize;
 
 fn range(addr: u64, len: u8) -> Range<u64> {
@@ -42,7 +42,7 @@ fn first(bytes: &Bytes, len: u8) -> &[u8] {
 }
 
 impl Write {
-    /// Where they are written.
+    /// The address range.
     pub(crate) fn range(&self) -> Range<u64> {
         range(self.addr, self.len)
     }
@@ -51,7 +51,7 @@ impl Write {
         first(&self.bytes, self.len)
     }
 
-    /// Writes them, *in the window*.
+    /// Writes the bytes, *in the window*.
     pub(crate) fn write(&self, host: &impl Host) {
         match usize::from(self.len) {
             JUMP => host.write_text(self.addr, &self.bytes[..JUMP]),
@@ -66,8 +66,8 @@ impl Write {
 }
 
 impl Patch {
-    /// A jump to the new function, or no-ops; `read` gives the bytes that are
-    /// there before it is applied. `None` when they cannot be read.
+    /// A jump to the new function, or no-ops; `read` returns the bytes before the
+    /// apply. `None` if they cannot be read.
     pub(crate) fn new(
         function: &Function,
         read: impl FnOnce(u64, &mut [u8]) -> bool,
@@ -89,18 +89,18 @@ impl Patch {
         read(addr, old).then_some(patch)
     }
 
-    /// Where either are written.
+    /// The address range of both.
     pub(crate) fn range(&self) -> Range<u64> {
         range(self.addr, self.len)
     }
 
-    /// The bytes that were there.
+    /// The old bytes.
     #[must_use]
     pub fn old(&self) -> &[u8] {
         first(&self.old, self.len)
     }
 
-    /// The bytes that go there.
+    /// The new bytes.
     #[must_use]
     pub fn new_bytes(&self) -> &[u8] {
         first(&self.new, self.len)
@@ -134,7 +134,7 @@ impl Patch {
         host.write_text(self.addr, self.old());
     }
 
-    /// What takes it back.
+    /// The write that undoes it.
     pub(crate) fn undo(&self) -> Write {
         Write {
             addr: self.addr,
@@ -143,7 +143,7 @@ impl Patch {
         }
     }
 
-    /// Takes the bytes that are there now for the old ones.
+    /// Saves the current bytes as the old ones.
     pub(crate) fn read_old(&mut self, host: &impl Host) -> bool {
         let old = self.old.get_mut(..usize::from(self.len));
         old.is_some_and(|old| host.read(self.addr, old))

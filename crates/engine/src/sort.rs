@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Sorting in place. What `core` has is faster, but takes up to 1600 bytes of
+//! In-place sorting. The sort in `core` is faster, but uses up to 1600 bytes of
 //! stack, and several kilobytes of code for each type.
 
-/// Sorts `items` in O(n log n), in O(n) when they are in order already. The
-/// order of equal ones may change.
+/// Sorts `items` in O(n log n), or in O(n) if they are already sorted. Not stable.
 pub(crate) fn sort<T: Copy>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
     if items.is_sorted_by(|a, b| !is_less(b, a)) {
         return;
@@ -20,15 +19,15 @@ pub(crate) fn sort<T: Copy>(items: &mut [T], is_less: impl Fn(&T, &T) -> bool) {
     }
 }
 
-/// Sorts pairs, of which there are several lists: once in the code for all of them.
+/// Sorts pairs; not inlined, so that all lists of pairs share one copy.
 #[inline(never)]
 pub(crate) fn sort_pairs(pairs: &mut [(u64, u64)]) {
     sort(pairs, |a, b| a < b);
 }
 
-/// Puts what is at `root` to its place in a heap, below what is larger. It is
-/// nearly always small: first the larger ones come up all the way, then it goes
-/// back up, which takes half the comparisons (Wegener, "Bottom-up-heapsort").
+/// Sifts the item at `root` down a heap. It is nearly always small: the larger
+/// children move up all the way first, then it moves back up, which halves the
+/// comparisons (Wegener, "Bottom-up-heapsort").
 fn sift<T: Copy>(heap: &mut [T], root: usize, is_less: impl Fn(&T, &T) -> bool) {
     let Some(item) = heap.get(root).copied() else {
         return;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Members of the hypervisor's library, of which the linker takes those that
-//! something needs.
+//! Members of the hypervisor's library, of which the linker takes only those that are
+//! needed.
 
 use crate::code::Code;
 use crate::pair::Pair;
@@ -12,9 +12,9 @@ use object::{Object as _, ObjectSymbol as _};
 use std::collections::BTreeSet;
 use xsplice_xen_image::Image;
 
-/// Adds the members that the patched objects, or those of a level below, need:
-/// they are new to whoever needs them first. Returns the members that do not
-/// count: nothing needs them, and the patch leaves them as they are.
+/// Adds the members that the patched objects, or those of a level below, need: they
+/// are new at the first level that needs them. Returns the members to ignore: nothing
+/// needs them, and the patch does not change them.
 ///
 /// # Errors
 /// If a member that is needed cannot be compiled.
@@ -47,7 +47,7 @@ pub(crate) fn settle(
             pairs.push(pair.map_err(|problem| Refused(vec![problem]))?);
         }
     }
-    // Those that the patch changes and nothing needs are named as such.
+    // Members that the patch changes but nothing needs are reported.
     let mut unneeded = BTreeSet::new();
     for mut pair in reached {
         let same = |unit: Option<Unit>| unit.is_none_or(|unit| unit.comparison.is_empty());
@@ -65,8 +65,8 @@ pub(crate) fn settle(
     Ok(unneeded)
 }
 
-/// The names that objects refer to as `level` leaves them, and that neither they
-/// nor the hypervisor have; the patch is on top of `top` levels.
+/// The names that objects at `level` refer to, and that neither they nor the
+/// hypervisor define; the patch is on top of `top` levels.
 fn needed(pairs: &[Pair], level: usize, top: usize, image: &Image) -> BTreeSet<String> {
     let (mut needed, mut defined) = (BTreeSet::new(), BTreeSet::new());
     let builds = pairs.iter().filter_map(|pair| match level == top {
@@ -81,7 +81,7 @@ fn needed(pairs: &[Pair], level: usize, top: usize, image: &Image) -> BTreeSet<S
     needed
 }
 
-/// That everything which changes is in members that are not linked.
+/// The refusal if all changes are in members that are not linked.
 pub(crate) fn check_linked(tree: &Tree, image: &Image, changed: &[&str]) -> Result<(), Refused> {
     let unlinked = |path: &&str| {
         let mut objects = tree.objects.iter();

@@ -24,12 +24,12 @@ use xsplice_system::file;
 /// The key of the payload's metadata that names a source patch.
 pub(crate) const PATCH_KEY: &str = "patch";
 
-/// The same of a patch that was given, but of which nothing is in the payload.
-/// Its lines may still be what others are about.
+/// The same for a patch without effect on the payload. Other patches may still depend
+/// on its lines.
 const UNUSED_PATCH_KEY: &str = "unused-patch";
 
-/// Says in `metadata` which of the patches nothing is in the payload of, given
-/// by their order; and says so in words.
+/// Marks patches without effect on the payload in `metadata`, by their order; returns
+/// notes about them.
 pub(crate) fn mark_unused(
     metadata: &mut [(String, String)],
     unused: &BTreeSet<usize>,
@@ -50,33 +50,32 @@ pub(crate) fn mark_unused(
         .collect()
 }
 
-/// A payload that is applied already.
+/// An applied payload.
 #[derive(Debug)]
 pub struct Level {
     /// The payload's name: its file's, without the extension.
     pub name: String,
     /// Its bytes.
     pub data: Vec<u8>,
-    /// How many of the source patches below lead to its source: its own are
-    /// the last of them.
+    /// Number of source patches up to and including its own.
     pub patches: usize,
     /// Its build-id.
     build_id: Vec<u8>,
     /// Build-id of what it depends on.
     depends: Vec<u8>,
-    /// How it was built, or why that is not known.
+    /// Its build record, or why there is none.
     record: Result<Record, String>,
-    /// Whether the hypervisor calls functions of it at stages of its life.
+    /// Whether it has hooks.
     pub(crate) has_hooks: bool,
     /// Its record of each source patch.
     records: Vec<String>,
     /// Its code and data.
     pub(crate) contents: Contents,
-    /// Its symbols by name, without the tag that ends the name of what is new.
+    /// Its symbols by name, without the tag at the end of new names.
     by_name: HashMap<String, Vec<usize>>,
 }
 
-/// Payloads that are applied already, the first one lowest.
+/// The stack of applied payloads, the lowest first.
 #[derive(Debug, Default)]
 pub struct Below {
     /// Each of them.
@@ -87,19 +86,17 @@ impl Below {
     /// Reads the payloads at `paths`, the lowest first.
     ///
     /// # Errors
-    /// What cannot be read, or is no payload.
+    /// Files that cannot be read, or are not payloads.
     pub fn read(paths: &[PathBuf]) -> Result<Self, Refused> {
         let levels = crate::problem::all(paths.iter().map(|path| Level::read(path)).collect())?;
         Ok(Self { levels })
     }
 
-    /// Ties the payloads to each other, the hypervisor with the build-id
-    /// `hypervisor`, and the source patches that they were built from: these
-    /// are `patches`, in order.
+    /// Ties the payloads to each other, to the hypervisor with the build-id
+    /// `hypervisor`, and to their source `patches`, in order.
     ///
     /// # Errors
-    /// Payloads that do not go on top of each other; patches that they were not
-    /// built from.
+    /// Payloads that do not form a stack; patches that they were not built from.
     pub(crate) fn tie(
         &mut self,
         patches: &[SourcePatch],
@@ -185,7 +182,7 @@ impl Level {
         })
     }
 
-    /// What it changes in place.
+    /// The data that it changes in place.
     pub(crate) fn patched_data(&self) -> &[PatchedData] {
         let record = self.record.as_ref();
         record.map_or(&[], |record| &record.patched_data)
@@ -197,7 +194,7 @@ impl Level {
         record.map_or(&[], |record| &record.per_cpu)
     }
 
-    /// Names in its patches that it was built without.
+    /// Names of changes that it left out.
     pub(crate) fn left_out(&self) -> BTreeSet<String> {
         let record = self.record.as_ref();
         record.map_or(BTreeSet::new(), |record| record.options.leave_out.clone())
@@ -212,7 +209,7 @@ impl Level {
     }
 }
 
-/// Each payload goes on top of the one before it.
+/// Checks that each payload depends on the one before it.
 fn check_order(levels: &[Level], hypervisor: &[u8]) -> Result<(), Refused> {
     let mut below = ("the hypervisor", hypervisor);
     let mut problems = Vec::new();
@@ -243,8 +240,7 @@ fn check_order(levels: &[Level], hypervisor: &[u8]) -> Result<(), Refused> {
     }
 }
 
-/// Says how many of `patches` lead to the source of each level: the payloads'
-/// metadata has the hashes of theirs.
+/// Assigns `patches` to the levels, by the hashes in the payloads' metadata.
 fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> {
     let given: Vec<String> = patches.iter().map(SourcePatch::record).collect();
     let mut wanted: Vec<(&str, &str)> = Vec::new();
@@ -252,7 +248,7 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
         let records = level.records.iter().map(String::as_str);
         wanted.extend(records.map(|record| (level.name.as_str(), record)));
     }
-    // The file may have got another name.
+    // The file may have been renamed.
     let same = |a: &str, b: &str| a.rsplit(' ').next() == b.rsplit(' ').next();
     let mut problems = Vec::new();
     for level in &*levels {

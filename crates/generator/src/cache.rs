@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What was made from source, kept for the next run.
+//! The cache of objects and generated files.
 
 use crate::problem::Refused;
 use crate::shadow::{self, Changes};
@@ -13,29 +13,28 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use xsplice_system::file;
 
-/// Raised when objects are compiled in another way than before.
+/// Raised when objects are compiled differently.
 const FORMAT: &str = "2";
-/// How many directories of its path the cache makes: the user's cache directory,
-/// the program's in it, and its own. A home that is missing is not made up.
+/// Number of directories that the cache creates: the user's cache directory, the
+/// program's in it, and its own. A missing home directory is not created.
 const MADE: usize = 3;
-/// How many bytes the cache keeps: objects are small, a wide header change
-/// makes 15 MB of them.
+/// Size limit of the cache in bytes: objects are small, a wide header change adds 15
+/// MB.
 const LIMIT: u64 = 512 << 20;
 
-/// A directory of objects and generated files, named by all that they were
-/// made from.
+/// A directory of objects and generated files, keyed by all inputs.
 #[derive(Debug, Clone)]
 pub(crate) struct ObjectCache {
     directory: PathBuf,
-    /// Hash of what all objects of one build are made from.
+    /// Hash of the inputs common to all objects of a build.
     base: Sha256,
-    /// Why nothing could be written to it.
+    /// Why it cannot be written.
     unwritable: Arc<OnceLock<String>>,
 }
 
 impl ObjectCache {
-    /// The cache at `directory` for the files of `tree`, which are known by
-    /// size and times.
+    /// The cache at `directory` for the files of `tree`, which are identified by size
+    /// and times.
     pub(crate) fn open(directory: &Path, tree: &Tree) -> Result<Self, Refused> {
         let mut base = Sha256::new();
         base.update(FORMAT);
@@ -56,7 +55,7 @@ impl ObjectCache {
         Ok(cache)
     }
 
-    /// The same for the tree with `changes`, which are known by content.
+    /// The same for the tree with `changes`, which are identified by content.
     pub(crate) fn with(&self, changes: &Changes) -> Self {
         let mut cache = self.clone();
         for (path, contents) in changes {
@@ -66,8 +65,7 @@ impl ObjectCache {
         cache
     }
 
-    /// What `make` makes of the tree's files by the way that `names` say, made
-    /// only if it is not there.
+    /// The entry for `names`, made by `make` if it is not cached.
     pub(crate) fn get<E>(
         &self,
         names: &[&str],
@@ -87,8 +85,7 @@ impl ObjectCache {
         Ok(bytes)
     }
 
-    /// Why nothing is kept, if that is so: a cache that cannot be written to
-    /// only costs time.
+    /// Why nothing is cached, if so: an unwritable cache only costs time.
     pub(crate) fn unwritable(&self) -> Option<&str> {
         self.unwritable.get().map(String::as_str)
     }
@@ -126,7 +123,7 @@ impl ObjectCache {
     }
 }
 
-/// Makes the cache's directory, for its user alone.
+/// Creates the cache's directory, accessible only to its user.
 fn create(directory: &Path) -> std::io::Result<()> {
     let made: Vec<&Path> = directory.ancestors().take(MADE).collect();
     for path in made.into_iter().rev().filter(|path| !path.is_dir()) {
@@ -136,7 +133,7 @@ fn create(directory: &Path) -> std::io::Result<()> {
                 let message = format!("there is no directory {}", file::shown(parent));
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
-            // Another build makes it, too.
+            // Another build created it at the same time.
             Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
             made => made?,
         }
@@ -170,7 +167,7 @@ fn add_identity(hash: &mut Sha256, path: &Path) {
             metadata.len().cast_signed(),
             metadata.mtime(),
             metadata.mtime_nsec(),
-            // The only time that nobody sets back.
+            // The only time that cannot be set back.
             metadata.ctime(),
             metadata.ctime_nsec(),
         ] {

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What `--leave-out` and `--allow` name.
+//! The names given to `--leave-out` and `--allow`.
 
 use crate::code::Code;
 use crate::problem::Problem;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// How alike two names are at least, of which one may be meant by the other.
+/// Similarity above which a name is suggested for another.
 const NEAR: f64 = 0.8;
-/// How many names a message lists.
+/// Maximum number of names in a message.
 const LISTED: usize = 6;
 
-/// Names that the caller gave, each alone or as `FILE:NAME`, and what was asked
-/// for so far: a name that nothing asked for is a mistake.
+/// Names that the caller gave, each alone or as `FILE:NAME`, and the lookups so far:
+/// a name that is never looked up is a mistake.
 #[derive(Debug, Default)]
 pub struct Choices {
     given: BTreeSet<String>,
@@ -21,9 +21,9 @@ pub struct Choices {
 
 #[derive(Debug, Default)]
 struct Asked {
-    /// Those of the given names that were asked for.
+    /// The given names that were looked up.
     used: BTreeSet<String>,
-    /// Every name that was asked for.
+    /// All names that were looked up.
     names: BTreeSet<String>,
 }
 
@@ -63,7 +63,7 @@ impl Choices {
         any
     }
 
-    /// The given names that nothing asked for, as problems with `option`.
+    /// The given names that were never looked up, as problems with `option`.
     pub(crate) fn mistakes(&self, option: &str) -> Vec<Problem> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let unused = self.given.difference(&asked.used);
@@ -91,7 +91,7 @@ impl Choices {
     }
 }
 
-/// The first of `names`, and how many there are further.
+/// The first of `names`, and the number of the rest.
 pub(crate) fn listed(names: &[&str]) -> String {
     let listed = names[..names.len().min(LISTED)].join(", ");
     match names.len().saturating_sub(LISTED) {

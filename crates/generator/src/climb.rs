@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Includes that leave a directory upwards, such as `"../xen.h"`.
+//! Finds includes that leave a directory upwards, such as `"../xen.h"`.
 //!
-//! The system resolves `..` by where a directory is, not by how it was named:
-//! out of a link to a directory it leads into the original tree. A
-//! [`crate::shadow`] has to know where that happens.
+//! The system resolves `..` by a directory's real location, not by its name: out of a
+//! linked directory it leads into the original tree. A [`crate::shadow`] must know
+//! where that happens.
 
 use crate::problem::Refused;
 use crate::shadow::{Changes, for_each_source};
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
-/// Every directory of `tree`, from `xen`, that something names a way out of.
+/// Every directory of `tree`, relative to `xen`, that some path leaves upwards.
 ///
 /// # Errors
 /// If the tree cannot be read.
@@ -24,7 +24,7 @@ pub(crate) fn in_tree(tree: &Tree) -> Result<BTreeSet<PathBuf>, Refused> {
         let from_xen = path.strip_prefix(&xen).unwrap_or(path);
         let directory = from_xen.parent().unwrap_or(Path::new(""));
         if path.is_symlink() {
-            // What it leads to is elsewhere in the tree.
+            // The link's target is elsewhere in the tree.
             left.extend(directory.ancestors().map(Path::to_owned));
         } else if is_included(from_xen) {
             let text = std::fs::read(path).map_err(|e| Refused::io(path, &e))?;
@@ -63,7 +63,7 @@ fn is_included(path: &Path) -> bool {
     extension.is_some_and(|extension| extensions.contains(&extension))
 }
 
-/// Where the tree's commands look for includes.
+/// The include directories of the tree's commands.
 fn include_roots(tree: &Tree) -> BTreeSet<PathBuf> {
     let words = tree
         .objects
@@ -77,9 +77,8 @@ fn include_roots(tree: &Tree) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Adds what `text`, which is in `directory`, names a way out of. A way is
-/// whatever has a `..` in it; where no include has it, a directory too many
-/// does no harm.
+/// Adds the directories that paths in `text`, which is in `directory`, leave upwards.
+/// Anything with a `..` counts as a path; a directory too many does no harm.
 fn add(text: &[u8], directory: &Path, roots: &BTreeSet<PathBuf>, left: &mut BTreeSet<PathBuf>) {
     for at in memchr::memmem::find_iter(text, b"../") {
         let ends = |byte: &u8| b"\"<>() \t\r\n".contains(byte);
@@ -96,7 +95,7 @@ fn add(text: &[u8], directory: &Path, roots: &BTreeSet<PathBuf>, left: &mut BTre
     }
 }
 
-/// Goes `way` from `directory`, and adds every directory that it leaves.
+/// Follows `way` from `directory`, and adds every directory that it leaves.
 fn leave(way: &Path, directory: &Path, left: &mut BTreeSet<PathBuf>) {
     let mut here = directory.to_owned();
     for component in way.components() {

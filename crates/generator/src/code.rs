@@ -3,11 +3,11 @@
 
 use std::fmt;
 
-/// Defines the codes with their names, so that none is without.
+/// Defines the codes with their names, so that every code has one.
 macro_rules! codes {
     ($($(#[$about:meta])* $code:ident = $name:literal,)*) => {
-        /// Which refusal a problem is: what users search for, and programs compare.
-        /// A name never gets another meaning.
+        /// The refusal behind a problem, for users to search and programs to compare.
+        /// The meaning of a name never changes.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Code {
@@ -33,23 +33,23 @@ codes! {
     BootOnly = "boot-only",
     /// The initial value of a variable changed.
     InitialValue = "initial-value",
-    /// What is in memory would have another layout.
+    /// Data in memory would have a different layout.
     Layout = "layout",
     /// A symbol changed its section or alignment.
     Placement = "placement",
     /// A constant changed that other files use.
     SharedConstant = "shared-constant",
-    /// What the caller wants changed in place cannot be.
+    /// The requested data cannot be changed in place.
     InPlace = "in-place",
     /// A table that is walked at boot has a new entry.
     TableEntry = "table-entry",
-    /// A table about code has entries of a form that is not known.
+    /// A table about code has entries of unknown form.
     UnknownTable = "unknown-table",
     /// There is a new per-CPU variable.
     PerCpu = "per-cpu",
     /// The value of a running variable would be lost.
     LostValue = "lost-value",
-    /// It is not known which running variable is meant.
+    /// It is ambiguous which running variable is meant.
     AmbiguousVariable = "ambiguous-variable",
     /// A new symbol has the name of another one.
     NameTaken = "name-taken",
@@ -57,25 +57,25 @@ codes! {
     Assembly = "assembly",
     /// The function runs while code is being patched.
     DenyList = "deny-list",
-    /// A function is not a piece of code of its own.
+    /// A function shares its code with others.
     SharedCode = "shared-code",
     /// Addresses of labels in the old code may be stored.
     LabelAddress = "label-address",
-    /// The compiler gave a function other arguments.
+    /// The compiler changed the arguments of a function.
     OtherArguments = "other-arguments",
     /// A function has no room for a trampoline.
     TooSmall = "too-small",
-    /// The payload would refer to what was freed after boot.
+    /// The payload would refer to memory freed after boot.
     FreedReference = "freed-reference",
-    /// It is not known where a reference leads.
+    /// The target of a reference is unknown.
     UnknownReference = "unknown-reference",
-    /// It is not known which variable of a section is meant.
+    /// It is ambiguous which variable of a section is meant.
     SharedSection = "shared-section",
-    /// Hooks are missing, too many, or those of a payload below.
+    /// Hooks are missing, duplicate, or belong to a payload below.
     Hooks = "hooks",
     /// The patch changes how the hypervisor is built.
     BuildSystem = "build-system",
-    /// The original code is not the hypervisor's.
+    /// The original code differs from the hypervisor's.
     NotProved = "not-proved",
     /// Tree and hypervisor were built by different compilers.
     OtherCompiler = "other-compiler",
@@ -85,23 +85,23 @@ codes! {
     ChangedTree = "changed-tree",
     /// The tree was not built.
     NotBuilt = "not-built",
-    /// There is no source of a supported Xen.
+    /// Not the source tree of a supported Xen.
     NotATree = "not-a-tree",
-    /// There is no usable `xen-syms`.
+    /// Not a usable `xen-syms`.
     NotXenSyms = "not-xen-syms",
-    /// The `xen-syms` is not of the hypervisor that was named.
+    /// The `xen-syms` does not belong to the named hypervisor.
     WrongHypervisor = "wrong-hypervisor",
     /// The payloads below do not fit each other or their sources.
     WrongStack = "wrong-stack",
-    /// A file that should be a payload is none.
+    /// A file that should be a payload is not one.
     NotAPayload = "not-a-payload",
     /// The source patch cannot be read.
     BadPatch = "bad-patch",
-    /// A path of the patch leads nowhere, or out of the tree.
+    /// A path of the patch does not exist, or leads out of the tree.
     BadPath = "bad-path",
     /// The patch does not fit the tree's source.
     DoesNotApply = "does-not-apply",
-    /// Nothing of the patch changes the running hypervisor.
+    /// The patch does not change the running hypervisor.
     NothingToPatch = "nothing-to-patch",
     /// The patched source does not compile.
     DoesNotCompile = "does-not-compile",
@@ -109,13 +109,13 @@ codes! {
     UnreadableObject = "unreadable-object",
     /// The payload would not load and apply.
     PreFlight = "pre-flight",
-    /// An option does not fit the build.
+    /// An invalid option.
     BadOption = "bad-option",
     /// A file cannot be read or written.
     UnreadableFile = "unreadable-file",
-    /// There is no directory or no thread to work in.
+    /// No work directory or thread can be created.
     WorkDirectory = "work-directory",
-    /// The payload has no valid form.
+    /// The payload cannot be written in its format.
     CannotWrite = "cannot-write",
 }
 

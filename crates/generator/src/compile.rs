@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Running the recorded compile commands in a shadow tree.
+//! Runs the recorded compile commands in a shadow tree.
 
 use crate::code::Code;
 use crate::problem::{Problem, Refused};
@@ -32,10 +32,10 @@ pub(crate) fn compile(
     })
 }
 
-/// Runs a recorded command in `shadow`; an error is what the command said.
+/// Runs a recorded command in `shadow`; the error is the command's output.
 pub(crate) fn run(tree: &Tree, shadow: &Shadow, command: &str) -> Result<(), String> {
     let (from, to) = (tree.top.to_string_lossy(), shadow.top().to_string_lossy());
-    // What a compiler keeps for itself goes when the shadow goes.
+    // Temporary files of compilers are removed with the shadow.
     let (status, words) = interrupt::run(
         Command::new("/bin/sh")
             .args(["-c", &command.replace(&*from, &quoted(&to))])
@@ -52,7 +52,7 @@ pub(crate) fn run(tree: &Tree, shadow: &Shadow, command: &str) -> Result<(), Str
     }
 }
 
-/// `path` as a shell takes it for one word: a work directory can be anywhere.
+/// `path` quoted for a shell, since a work directory can be anywhere.
 fn quoted(path: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
     match path.chars().all(plain) {
@@ -61,8 +61,7 @@ fn quoted(path: &str) -> String {
     }
 }
 
-/// The object as the tree's own build left it, if it is younger than all that
-/// it was made from: make's own rule.
+/// The tree's own object, if it is newer than all its inputs, as in make.
 pub(crate) fn built(tree: &Tree, object: &ObjectFile) -> Option<Vec<u8>> {
     let xen = tree.top.join("xen");
     let age =

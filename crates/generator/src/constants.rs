@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Macros that stand for a number, and for another one after the patch.
+//! Macros whose numeric values change.
 //!
-//! Objects do not have macros. All code that uses one is compiled again; what was
-//! stored in memory before keeps the number that it had.
+//! Objects do not contain macros. All code that uses one is recompiled, but values
+//! stored in memory keep the old number.
 
 use crate::patch::{FilePatch, Line};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ struct Definitions<'a> {
     file: &'a str,
 }
 
-/// What a reader should know about macros to which `files` give other numbers.
+/// Notes about macros whose values `files` change.
 pub(crate) fn notes<'a>(files: impl Iterator<Item = &'a FilePatch>) -> Vec<String> {
     let mut macros: BTreeMap<String, Definitions> = BTreeMap::new();
     for file in files {
@@ -56,8 +56,8 @@ pub(crate) fn notes<'a>(files: impl Iterator<Item = &'a FilePatch>) -> Vec<Strin
     changed.collect()
 }
 
-/// Name and value of the macro that `line` defines, if it is one without
-/// parameters and may stand for a number.
+/// Name and value of the macro that `line` defines, if it has no parameters and may
+/// be a number.
 fn definition(line: &str) -> Option<(String, String)> {
     let rest = line.trim_start().strip_prefix('#')?.trim_start();
     let rest = rest
@@ -77,7 +77,7 @@ fn definition(line: &str) -> Option<(String, String)> {
     is_one.then(|| (name.to_owned(), value))
 }
 
-/// `text` without comments, and with one space where there are more.
+/// `text` without comments, and with single spaces.
 fn without_comments(text: &str) -> String {
     let mut rest = text.split("//").next().unwrap_or_default();
     let mut found = String::new();

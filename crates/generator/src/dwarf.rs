@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reading types from debugging information.
+//! Reads types from debugging information.
 //!
-//! Compilers leave out what nothing in the object uses, directly or through
-//! pointers: a type that is described here is one that the object's code or
-//! data may have instances of.
+//! Compilers omit types that nothing in the object uses, directly or through
+//! pointers: each type described here may have instances that the object's code or
+//! data uses.
 
 pub(crate) mod types;
 
@@ -16,11 +16,10 @@ use types::{Definition, Encoding, Enumerator, Kind, Member, Name, Record, Shape,
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
 
-/// What GCC puts in front of the names of sections when it writes what it knows
-/// before it makes code.
+/// GCC's prefix for section names with early debugging information.
 const EARLY: &str = ".gnu.debuglto_";
 
-/// How deep types may be nested before the information counts as damaged.
+/// Maximum nesting of types before the information counts as damaged.
 const DEPTH: usize = 200;
 
 /// Why debugging information cannot be read.
@@ -76,14 +75,14 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    /// What declares it: function, name, file and line.
+    /// Its declaration: function, name, file and line.
     pub(crate) fn declaration(&self) -> (&str, &str, &str) {
         (&self.function, &self.name, &self.place)
     }
 }
 
 /// The static variables of functions that the object file `bytes` describes, and
-/// other variables of these, which have no symbol.
+/// their other variables, which have no symbol.
 pub(crate) fn locals(bytes: &[u8]) -> Result<Vec<Local>, ReadError> {
     let file = object::File::parse(bytes)?;
     let sections = DwarfSections::load(|id| relocated(&file, id.name()))?;
@@ -115,7 +114,7 @@ pub(crate) fn locals(bytes: &[u8]) -> Result<Vec<Local>, ReadError> {
 
 type Place = (object::SectionIndex, u64);
 
-/// What addresses in debugging information lead to.
+/// The targets of addresses in debugging information.
 struct Addresses {
     /// By their offsets in the information itself.
     in_info: HashMap<usize, Place>,
@@ -124,7 +123,7 @@ struct Addresses {
     names: HashMap<Place, String>,
 }
 
-/// What each relocated field of a section leads to, by its offset.
+/// The target of each relocated field of a section, by its offset.
 fn pointers(file: &object::File, section: &str) -> HashMap<usize, Place> {
     let section = file.section_by_name(section);
     let relocations = section.iter().flat_map(|section| section.relocations());
@@ -177,7 +176,7 @@ impl<'a> UnitReader<'a> {
         Ok(())
     }
 
-    /// Finds what has a name, in `node` and below, and all enumerations.
+    /// Finds named entries and all enumerations in `node` and below.
     fn find_names(
         &mut self,
         node: gimli::EntriesTreeNode<Slice<'a>>,
@@ -222,7 +221,7 @@ impl<'a> UnitReader<'a> {
         Ok(())
     }
 
-    /// Finds the variables that functions declare, in `node` and below.
+    /// Finds variables of functions in `node` and below.
     fn find_locals(
         &self,
         node: gimli::EntriesTreeNode<Slice<'a>>,
@@ -263,7 +262,7 @@ impl<'a> UnitReader<'a> {
         else {
             return Ok(None);
         };
-        // Behind the byte that says that an address follows.
+        // After the opcode byte for an address.
         let start = location.0.offset_from(*self.dwarf.debug_info.reader()) + 1;
         let place = match location.operations(self.unit.encoding()).next()? {
             Some(gimli::Operation::Address { .. }) => from.in_info.get(&start),
@@ -286,7 +285,7 @@ impl<'a> UnitReader<'a> {
         Ok(Some(name.to_string_lossy().into_owned()))
     }
 
-    /// The type of what `entry` describes.
+    /// The type of `entry`.
     fn target(&self, entry: &Entry<'a>, depth: usize) -> Result<Shape, ReadError> {
         match entry.attr_value(gimli::DW_AT_type) {
             Some(AttributeValue::UnitRef(offset)) => self.shape(offset, depth + 1),
@@ -305,7 +304,7 @@ impl<'a> UnitReader<'a> {
         }
     }
 
-    /// What the type that `entry` describes consists of.
+    /// The structure of the type that `entry` describes.
     fn body(&self, entry: &Entry<'a>, depth: usize) -> Result<Shape, ReadError> {
         let size = number(entry, gimli::DW_AT_byte_size).unwrap_or(0);
         Ok(match entry.tag() {
@@ -322,7 +321,7 @@ impl<'a> UnitReader<'a> {
             gimli::DW_TAG_enumeration_type => Shape::Enumeration { size },
             gimli::DW_TAG_array_type => self.array(entry, depth)?,
             gimli::DW_TAG_subroutine_type => self.function(entry, depth)?,
-            // Qualifiers and the like change nothing in memory.
+            // Qualifiers do not affect memory.
             _ => self.target(entry, depth)?,
         })
     }
@@ -424,7 +423,7 @@ impl<'a> UnitReader<'a> {
         Ok(())
     }
 
-    /// File and line where the source has what `entry` describes.
+    /// File and line of `entry` in the source.
     fn place(&self, entry: &Entry<'a>) -> Result<String, ReadError> {
         let file = match entry.attr_value(gimli::DW_AT_decl_file) {
             Some(AttributeValue::FileIndex(file)) => Some(file),
@@ -473,8 +472,8 @@ fn encoding(entry: &Entry) -> Encoding {
     }
 }
 
-/// The contents of a section of debugging information, with its relocations
-/// applied: references to other such sections.
+/// A debugging section with its relocations applied: references to other such
+/// sections.
 fn relocated(file: &object::File, name: &str) -> Result<Vec<u8>, object::Error> {
     let early = file.section_by_name(&format!("{EARLY}{name}"));
     let Some(section) = early.or_else(|| file.section_by_name(name)) else {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Variables whose values a patch makes the hypervisor forget.
+//! Variables whose values are lost because the patch removes the last write.
 //!
-//! Where nothing writes a private variable, compilers take its initial value
-//! for it and leave it out. A patch that removes the last write does that to
-//! the reads that remain, and the running hypervisor may have another value.
+//! If nothing writes a private variable, compilers replace it by its initial value. A
+//! patch that removes the last write causes this for the remaining reads, but the
+//! running hypervisor may have a different value.
 
 use crate::patch::Edits;
 use crate::source::PatchedSource;
@@ -12,8 +12,7 @@ use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::names::base_name;
 use xsplice_objdiff::object::Class;
 
-/// What a reader should know about variables that the patched objects lack,
-/// although the patched source has them.
+/// Notes about variables that the patched source has but the patched objects lack.
 pub(crate) fn notes(units: &[Unit], source: &PatchedSource, edits: &Edits) -> Vec<String> {
     let texts = source.texts().filter_map(|(path, text)| {
         let path = path.strip_prefix("xen/")?;
@@ -43,8 +42,7 @@ fn note(file: &str, name: &str, edits: &Edits) -> String {
 }
 
 /// Whether a patched object has, or refers to, a variable of this name: one that
-/// moved is in another file, and one that could not be matched is there under
-/// another number.
+/// moved is in another file, and an unmatched one may have a different number.
 fn is_anywhere(units: &[Unit], name: &str) -> bool {
     units.iter().any(|unit| {
         let mut symbols = unit.patched.symbols.iter();
@@ -52,7 +50,7 @@ fn is_anywhere(units: &[Unit], name: &str) -> bool {
     })
 }
 
-/// Private variables that only the original object has, and `text` names.
+/// Private variables that only the original object has, but that `text` mentions.
 fn forgotten<'a>(unit: &'a Unit, text: &str) -> Vec<&'a str> {
     let removed = unit.comparison.changes.iter().filter_map(|change| {
         let symbol = &unit.original.symbols[change.original?];

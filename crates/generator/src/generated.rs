@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files that the build makes from source files, regenerated from patched ones.
+//! Regenerates files that the build generates from patched ones.
 
 use crate::code::Code;
 use crate::generated_file::GeneratedFile;
@@ -10,12 +10,11 @@ use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Runs the recorded commands of every generated file that `changes` reach,
-/// directly or through other generated files; adds those whose contents change
-/// to `changes`.
+/// Runs the recorded commands of every generated file that depends on `changes`,
+/// directly or indirectly; adds those whose contents change to `changes`.
 ///
 /// # Errors
-/// The words of commands that fail; a change of how the hypervisor is linked.
+/// The messages of failing commands; a change to how the hypervisor is linked.
 pub(crate) fn regenerate(base: &Arc<Base>, changes: &mut Changes) -> Result<(), Refused> {
     let tree = base.tree;
     let reached_by = |fresh: &BTreeSet<String>| {
@@ -70,8 +69,8 @@ pub(crate) fn regenerate(base: &Arc<Base>, changes: &mut Changes) -> Result<(), 
     Ok(())
 }
 
-/// Whether `file` is made from any of `files`. What the public headers include
-/// is not recorded for those that are made from them: they are made from all.
+/// Whether `file` is generated from any of `files`. The includes of public headers
+/// are not recorded for files generated from them, so these depend on all.
 fn reads_any(file: &GeneratedFile, files: &BTreeSet<String>) -> bool {
     let is_interface = |path: &String| {
         path.ends_with(".h")
@@ -81,7 +80,7 @@ fn reads_any(file: &GeneratedFile, files: &BTreeSet<String>) -> bool {
     !file.inputs.is_disjoint(files) || (unknown && files.iter().any(is_interface))
 }
 
-/// The path and contents of `file` if they are other than before.
+/// The path and contents of `file` if they changed.
 fn regenerate_file(
     original: &Variant,
     variant: &Variant,
@@ -105,8 +104,8 @@ fn regenerate_file(
     Ok(Some((file.path.clone(), after)))
 }
 
-/// What is in a file behind a comment at its start, which may have the path of
-/// what generated it.
+/// The contents of a file after its initial comment, which may contain the
+/// generator's path.
 fn code(file: &[u8]) -> &[u8] {
     let comment = file.starts_with(b"/*");
     let end = file.windows(2).position(|two| two == b"*/");

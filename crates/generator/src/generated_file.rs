@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 
-/// A file that the build makes from others and that is no object: a header, a
-/// preprocessed linker script.
+/// A generated file other than an object: a header, a preprocessed linker script.
 #[derive(Debug, Clone)]
 pub struct GeneratedFile {
-    /// Path of the file, from the `xen` directory.
+    /// Path of the file, relative to the `xen` directory.
     pub path: String,
-    /// The recorded command, to be run in the `xen` directory.
+    /// The recorded command, to run in the `xen` directory.
     pub command: String,
     /// Every file of the tree that the command is known to read.
     pub inputs: BTreeSet<String>,

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The hooks that the generator adds to a payload by itself
-//! ([`xsplice_abi::hooks`]).
+//! The hooks that the generator adds to a payload ([`xsplice_abi::hooks`]).
 
 use crate::choice::Choices;
 use crate::given::File;
@@ -11,11 +10,11 @@ use crate::unit::Unit;
 use xsplice_abi::hooks::{Need, SOURCE};
 use xsplice_objdiff::compare::{Change, Kind};
 
-/// The name of their file.
+/// Name of their file.
 const NAME: &str = "xsplice";
 
-/// The hooks that a payload of `units`, which the patches' `edits` led to, needs;
-/// `None` if it needs none.
+/// The hooks that a payload of `units` needs, given the patches' `edits`; `None` if
+/// it needs none.
 pub(crate) fn needed(units: &[Unit], patch_data: &Choices, edits: &Edits) -> Option<File> {
     let any = |wanted: &dyn Fn(&Unit, &Change) -> bool| {
         let mut units = units.iter();

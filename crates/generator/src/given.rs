@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use xsplice_abi::note::hex;
 use xsplice_system::file;
 
-/// A file that a build was given, read once.
+/// An input file of a build, read once.
 #[derive(Debug, Clone)]
 pub(crate) struct File {
     pub(crate) path: PathBuf,
@@ -32,7 +32,7 @@ impl File {
     }
 }
 
-/// How a payload records a file that it was built from.
+/// The recorded form of an input file.
 pub(crate) fn name_and_hash(name: &str, contents: &[u8]) -> String {
     format!("{name} sha256:{}", hex(&Sha256::digest(contents)))
 }

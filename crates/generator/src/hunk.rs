@@ -3,23 +3,22 @@
 
 use std::collections::BTreeSet;
 
-/// What a hunk does.
+/// The effect of a hunk.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "effect")]
 pub enum Effect {
-    /// It changes what is in the payload.
+    /// It changes the payload.
     InPayload {
-        /// What the payload has that differs without it, of the first object
-        /// that does. If the rest of the patch does not compile without it, what
-        /// is in a function, or else a file, that does not.
+        /// The symbols of the payload that differ without it, from the first object
+        /// that differs. If the rest of the patch does not compile without it, those
+        /// in a function, or else a file, that does not compile.
         names: BTreeSet<String>,
     },
-    /// The payload comes out the same without it, but not if others are left
-    /// out too.
+    /// The payload is the same without it, but not if others are left out too.
     Alternative {
         /// The others, as `FILE:LINE`.
         others: BTreeSet<String>,
-        /// What the payload has that differs without all of these and it.
+        /// The symbols of the payload that differ without it and all of these.
         names: BTreeSet<String>,
     },
     /// It changes only what was left out (`--leave-out`).
@@ -27,8 +26,8 @@ pub enum Effect {
         /// What that is.
         names: BTreeSet<String>,
     },
-    /// It makes something what it is in memory: a payload below left out what its
-    /// patch made of it.
+    /// It changes something back to what is in memory: a payload below left out the
+    /// change.
     Restored {
         /// What that is.
         names: BTreeSet<String>,
@@ -38,30 +37,30 @@ pub enum Effect {
         /// What that is.
         names: BTreeSet<String>,
     },
-    /// It changes only where variables lie, and those of the running hypervisor
-    /// lie as well.
+    /// It changes only the placement of variables, and the running hypervisor's is as
+    /// good.
     Placement {
         /// What that is.
         names: BTreeSet<String>,
     },
-    /// Every object that it reaches, and all that the build makes from its file, is
-    /// the same without it.
+    /// Every object that it affects, and every file generated from its file, is the
+    /// same without it.
     None {
-        /// How many objects that are.
+        /// Number of these objects.
         objects: usize,
     },
-    /// Nothing that is compiled into this hypervisor reads the file.
+    /// Nothing in this hypervisor is compiled from the file.
     NotBuilt,
 }
 
 impl Effect {
-    /// Whether the payload has something of it.
+    /// Whether it has an effect on the payload.
     pub fn is_in_payload(&self) -> bool {
         matches!(self, Self::InPayload { .. } | Self::Alternative { .. })
     }
 }
 
-/// A hunk and what it does.
+/// A hunk and its effect.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Hunk {
     /// The patch it is in.
@@ -70,7 +69,7 @@ pub struct Hunk {
     pub file: String,
     /// The line it starts at in the old file.
     pub line: usize,
-    /// What it does.
+    /// Its effect.
     #[serde(flatten)]
     pub effect: Effect,
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the generator asks of the linked hypervisor beyond what the file says.
+//! What the generator derives from the linked hypervisor.
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use xsplice_objdiff::Object;
 use xsplice_xen_image::Image;
 
-/// How many bytes from `address` on are nothing but padding up to the next
-/// place that has a name: whole instructions without effect, or traps.
+/// Number of padding bytes from `address` to the next symbol: complete no-op
+/// instructions, or traps.
 pub(crate) fn padding(image: &Image, address: u64) -> u64 {
     let next = image.start_from(address).unwrap_or(address);
     let code = image.bytes(address, next - address).unwrap_or_default();
@@ -17,7 +17,7 @@ pub(crate) fn padding(image: &Image, address: u64) -> u64 {
     if only_padding { code.len() as u64 } else { 0 }
 }
 
-/// The compiler's own words about itself in an object.
+/// The compiler's identification in an object.
 pub(crate) fn compiler(object: &Object) -> Option<String> {
     let mut sections = object.sections.iter();
     let section = sections.find(|section| section.name == ".comment")?;

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The generator: from a source patch to a live-patch payload.
 //!
-//! *What it is*: [`generate`] takes a built Xen source tree, source patches
-//! and the `xen-syms` of the hypervisor to be patched, and makes a payload in
-//! Xen's live-patch format. The way of a patch, one module a step: [`patch`]
-//! is applied to files of the [`tree`], the objects that it reaches are
-//! compiled from both, `xsplice-objdiff` compares them, [`proof`] ties the
-//! originals to the [`image`], [`select`] collects what changed and all that
-//! it needs, and [`payload`] writes it as ELF.
+//! *What it is*: [`generate`] takes a built Xen source tree, source patches and the
+//! `xen-syms` of the hypervisor to patch, and builds a payload in Xen's live-patch
+//! format. Each stage is a module: [`patch`] is applied to files of the [`tree`], the
+//! affected objects are compiled from both, `xsplice-objdiff` compares them,
+//! [`proof`] ties the originals to the [`image`], [`select`] collects the changes and
+//! everything they need, and [`payload`] writes it as ELF.
 //!
 //! *What it trusts*: the compiler and the recorded compile commands of the
 //! tree, which it runs; nothing about the tree's relation to the hypervisor.
 //!
-//! *What it guarantees*: the user's tree is not touched; a payload is written
-//! only if every function that it replaces was proved, byte by byte, to be the
-//! one in the hypervisor; what cannot be patched is refused by name.
+//! *What it guarantees*: the user's tree is not touched; a payload is written only if
+//! every function that it replaces was proved, byte by byte, to be the one in the
+//! hypervisor; changes that cannot be patched are refused by name.
 #![forbid(unsafe_code)]
 
 pub mod account;
@@ -77,7 +76,7 @@ pub use report::{PatchedFunction, Report};
 
 use stage::Inputs;
 
-/// How many compilers run at once at most: more only slow each other down.
+/// Maximum number of parallel compilers: more only slow each other down.
 const MOST_JOBS: usize = 256;
 
 /// Builds a payload.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Static variables of functions that the objects do not tell apart.
+//! Static variables of functions that the objects do not distinguish.
 //!
 //! Compilers number them, and inline the functions that use them. Debugging
-//! information, made for the purpose, says which function declares each, and on
-//! which line.
+//! information, generated for this purpose, shows which function declares each, and
+//! on which line.
 
 use crate::dwarf::{self, Local};
 use std::collections::{BTreeSet, HashMap};
@@ -12,7 +12,7 @@ use xsplice_objdiff::names::base_name;
 use xsplice_objdiff::object::Object;
 
 /// Pairs of unmatched static variables of `original` and `patched` that are the same,
-/// by index; `compile` makes both objects with debugging information.
+/// by index; `compile` compiles both objects with debugging information.
 pub(crate) fn settle(
     (original, patched): (&Object, &Object),
     comparison: &Comparison,
@@ -54,7 +54,7 @@ pub(crate) fn settle(
     known
 }
 
-/// Whether each build has one variable like `name` of a function.
+/// Whether each build has exactly one function-local variable like `name`.
 fn is_lone((original, patched): (&Object, &Object), name: &str) -> bool {
     let name = base_name(name);
     [original, patched]
@@ -69,7 +69,7 @@ fn all<'a>(object: &'a Object, name: &'a str) -> impl Iterator<Item = usize> + '
     locals.map(|(index, _)| index)
 }
 
-/// The one variable of that name, if one function declares it in both builds.
+/// The variable of that name, if exactly one function declares it in both builds.
 fn lone((before, original): (&[Local], &Object), after: &[Local], name: &str) -> Option<usize> {
     let name = base_name(name);
     let declared_in = |locals: &[Local]| -> BTreeSet<String> {
@@ -81,8 +81,8 @@ fn lone((before, original): (&[Local], &Object), after: &[Local], name: &str) ->
     all(original, name).next().filter(|_| same)
 }
 
-/// The flag that the same line of the same function has: lines that a patch leaves keep
-/// their numbers.
+/// The flag on the same line of the same function: unchanged lines keep their
+/// numbers.
 fn flag(
     (before, original): (&[Local], &Object),
     (after, patched): (&[Local], &Object),
@@ -97,7 +97,7 @@ fn flag(
     let symbol = &patched.symbols[index].name;
     let of_symbol = |local: &&Local| local.symbol.as_deref() == Some(symbol);
     let ours = after.iter().find(of_symbol)?;
-    // Of two on one line, as in a macro, nothing tells which.
+    // Two on one line, as in a macro, are ambiguous.
     if counts.get(&ours.declaration()) != Some(&[1, 1]) {
         return None;
     }

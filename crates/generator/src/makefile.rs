@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Changes of makefiles that say no more than which objects there are.
+//! Makefile changes that only affect lists of objects.
 
 mod condition;
 
@@ -8,18 +8,18 @@ use crate::problem::{Problem, Refused};
 use condition::{Active, Line};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Objects that a patched makefile adds to the hypervisor and takes out of it,
-/// as paths from the `xen` directory.
+/// Objects that a patched makefile adds to and removes from the hypervisor, relative
+/// to the `xen` directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectLists {
     /// New objects.
     pub added: BTreeSet<String>,
-    /// Objects that are not built any more.
+    /// Objects that are no longer built.
     pub removed: BTreeSet<String>,
 }
 
 impl ObjectLists {
-    /// Adds what a later patch does: it may take back what this one did.
+    /// Adds the changes of a later patch, which may undo this one.
     pub(crate) fn follow(&mut self, later: Self) {
         for object in later.added {
             if !self.removed.remove(&object) {
@@ -34,14 +34,13 @@ impl ObjectLists {
     }
 }
 
-/// Reads what a patch does to the makefile `path`, which goes from the text
-/// `original` to `patched`. `setting` is the value of an option of the tree's
-/// configuration, such as `CONFIG_HVM`, empty if it is not set.
+/// Reads the changes to the makefile `path` from `original` to `patched`. `setting`
+/// is the value of an option of the tree's configuration, such as `CONFIG_HVM`, empty
+/// if it is not set.
 ///
 /// # Errors
-/// Every line that changes and is more than a list of objects, or of which only
-/// the build knows whether it counts: how things are compiled is not a payload's
-/// to change.
+/// Every changed line that is not a list of objects, or whose condition only the
+/// build can evaluate: a payload cannot change how code is compiled.
 pub fn object_lists(
     path: &str,
     (original, patched): (&str, &str),
@@ -70,7 +69,7 @@ pub fn object_lists(
         (&after, &before, &mut lists.added),
         (&before, &after, &mut lists.removed),
     ] {
-        // What both have only moved, or is under another condition.
+        // Entries in both have only moved, or have a different condition.
         for (entry, text) in &one.entries {
             if other.entries.contains_key(entry) {
                 continue;
@@ -106,11 +105,11 @@ fn changes_the_build(path: &str, line: &Line) -> String {
     }
 }
 
-/// What a makefile says with a configuration.
+/// A makefile evaluated with a configuration.
 struct Makefile {
     /// Objects in lists, each with its line.
     entries: BTreeMap<Entry, String>,
-    /// All other lines that count, or may, in order.
+    /// All other active or possibly active lines, in order.
     others: Vec<Line>,
 }
 
@@ -132,8 +131,7 @@ impl Makefile {
         }
     }
 
-    /// The other lines that only one of two makefiles has, or that they have in
-    /// another order.
+    /// The other lines that only one makefile has, or whose order differs.
     fn other_lines<'a>(&'a self, patched: &'a Self) -> Vec<&'a Line> {
         let only = |all: &'a Self, other: &'a Self| {
             let mut rest: Vec<&Line> = other.others.iter().collect();
@@ -154,7 +152,7 @@ impl Makefile {
     }
 }
 
-/// What a line adds to a list.
+/// An entry that a line adds to a list.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     /// `obj`, `lib`, `obj-bin`.
@@ -163,8 +161,8 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether it is an object that is compiled as others are. Code that is
-    /// freed after boot goes into `.init.o`.
+    /// Whether it is an ordinary object. Code that is freed after boot goes into
+    /// `.init.o`.
     fn is_plain(&self) -> bool {
         let usual = |c: char| c.is_ascii_alphanumeric() || "-_+./".contains(c);
         let mut parts = self.name.split('/');
@@ -176,8 +174,8 @@ impl Entry {
     }
 }
 
-/// What a line adds to lists of objects, with the configuration as it is; `None`
-/// if it is another line.
+/// The entries that a line adds to lists of objects, with this configuration; `None`
+/// for other lines.
 fn entries(line: &str, setting: &dyn Fn(&str) -> String) -> Option<Vec<Entry>> {
     let (list, names) = line.split_once("+=").filter(|_| !line.starts_with('\t'))?;
     let (list, switch) = list.trim().rsplit_once('-')?;

@@ -5,12 +5,12 @@ use crate::tree::ObjectFile;
 use xsplice_abi::symbol::RuntimeName;
 use xsplice_objdiff::object::Object;
 
-/// What the name of a new symbol ends with in a draft. The payload has its tag
-/// behind it: the hypervisor refuses a name that another payload has, too.
+/// Suffix of new symbols in a draft. The payload appends its tag, because the
+/// hypervisor refuses names that another payload also has.
 pub(crate) const VERSION_SUFFIX: &str = "@";
 
-/// The name of what is new in a payload: that of the symbol in its file. Of a
-/// source that is compiled several times, the object is the file.
+/// The name of a new symbol in a payload, from symbol and file. For a source that is
+/// compiled several times, the object is the file.
 pub(crate) fn payload_name(file: &ObjectFile, symbol: &str) -> String {
     fn stem(path: &str) -> &str {
         path.rsplit_once('.').map_or(path, |(stem, _)| stem)
@@ -22,7 +22,7 @@ pub(crate) fn payload_name(file: &ObjectFile, symbol: &str) -> String {
     format!("{}{VERSION_SUFFIX}", RuntimeName::local(place, symbol))
 }
 
-/// File-name prefix of the symbols that stand for freed boot-only code.
+/// File-name prefix of symbols for freed boot-only code.
 pub(crate) const INIT_TRAP: &str = "freed-after-boot";
 
 /// The name by which the hypervisor's own symbol table knows a symbol.

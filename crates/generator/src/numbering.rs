@@ -1,28 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The text of a patched file in which the lines that were there before have
-//! the numbers that they had.
+//! Writes a patched file such that unchanged lines keep their numbers.
 //!
-//! Code that only moved then compiles to what it was. Lines that are gone
-//! leave empty ones. Where there are more lines than before, a `#line`
-//! directive follows them; where none can stand, they share a line.
+//! Code that only moved then compiles to the same bytes. Removed lines become empty
+//! ones. Added lines are followed by a `#line` directive, or share a line where no
+//! directive is possible.
 //!
-//! A directive has no effect in a group of an `#if` that is skipped, and
-//! nothing here knows which are: so one more follows behind every group that
-//! has one.
+//! A directive has no effect in a skipped `#if` group, and it is unknown here which
+//! groups are skipped, so another directive follows every group that has one.
 
 use crate::patch::PatchedLine;
 
-/// What a file is written in.
+/// The language of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
-    /// C, where the end of a line is a blank like any other.
+    /// C, where a line end is white space.
     C,
-    /// Assembly, where it ends an instruction.
+    /// Assembly, where a line end ends an instruction.
     Assembly,
 }
 
-/// The text of `lines`, in which every line that has an original one has its
-/// number.
+/// The text of `lines`, in which every original line has its original number.
 pub fn numbered(lines: &[PatchedLine], language: Language) -> String {
     let mut writer = Writer {
         text: String::new(),
@@ -48,9 +45,9 @@ pub fn numbered(lines: &[PatchedLine], language: Language) -> String {
 
 /// A group of lines from `#if` to `#endif`.
 struct Group {
-    /// How many parentheses were open in front of it.
+    /// Number of open parentheses before it.
     depth: usize,
-    /// Whether a `#line` stands in it, which may be skipped.
+    /// Whether it contains a `#line`, which may be skipped.
     numbered: bool,
 }
 
@@ -72,8 +69,8 @@ impl Writer {
         }
         if self.number != original || self.stale {
             match conditional(line) {
-                // Their own numbers do not matter, and behind them one more
-                // directive would be needed.
+                // Their own numbers do not matter, and another directive would be
+                // needed after them.
                 Some(Conditional::Parts | Conditional::Closes) => {
                     self.number = original;
                     self.stale = true;
@@ -119,7 +116,7 @@ impl Writer {
         }
     }
 
-    /// Says that the next line has the number `number`, if that can be said
+    /// Emits a directive that the next line has the number `number`, if possible
     /// here.
     fn direct(&mut self, number: usize) {
         let directive = format!("#line {number}\n");
@@ -140,8 +137,8 @@ impl Writer {
         }
     }
 
-    /// Makes the text ready for `line` to go on its last line, where that
-    /// changes nothing but the number.
+    /// Prepares the text for `line` to be joined to its last line, if that only
+    /// changes the number.
     fn join(&mut self, line: &str) -> bool {
         match self.place.next() {
             Next::Continued => {
@@ -167,25 +164,25 @@ impl Writer {
     }
 }
 
-/// What the next line is part of.
+/// The context of the next line.
 enum Next {
     /// The line before it.
     Continued,
     Comment,
-    /// What parentheses enclose, which may be a macro's arguments.
+    /// Inside parentheses, which may be a macro's arguments.
     Arguments,
-    /// Nothing that a directive would be in the way of.
+    /// A place where a directive is possible.
     Free,
 }
 
-/// What a directive does with groups of lines.
+/// The effect of a directive on groups of lines.
 enum Conditional {
     Opens,
     Parts,
     Closes,
 }
 
-/// Where in the source the end of a line is.
+/// The lexical state at the end of a line.
 #[derive(Clone)]
 struct Place {
     language: Language,
@@ -193,11 +190,11 @@ struct Place {
     in_line_comment: bool,
     continued: bool,
     quote: Option<char>,
-    /// How many parentheses are open.
+    /// Number of open parentheses.
     depth: usize,
-    /// Whether the line, with those that it continues, is a directive.
+    /// Whether the line, including those that it continues, is a directive.
     directive: bool,
-    /// Whether anything but blanks and comments is on it.
+    /// Whether it has anything but blanks and comments.
     started: bool,
 }
 
@@ -234,7 +231,7 @@ impl Place {
         after.directive
     }
 
-    /// A line that changes nothing.
+    /// A line without effect.
     fn empty_line(&self) -> &'static str {
         if self.continued { "\\\n" } else { "\n" }
     }
@@ -270,7 +267,8 @@ impl Place {
             }
         }
         self.continued = line.ends_with('\\');
-        // A brace at the margin closes a function: whatever looks open is not.
+        // A brace in the first column closes a function: nothing can be open after
+        // it.
         if line.starts_with('}') {
             self.depth = 0;
         }
@@ -278,7 +276,7 @@ impl Place {
         begins.then(|| conditional(&code)).flatten()
     }
 
-    /// Takes a character of code.
+    /// Processes a character of code.
     fn take(&mut self, c: char, code: &mut String) {
         if !self.started && c == '#' {
             self.directive = true;

@@ -8,16 +8,15 @@ use crate::tree::ObjectFile;
 pub(crate) struct Pair {
     /// What is compiled.
     pub(crate) object: ObjectFile,
-    /// What was compiled before the patch gave the source another name.
+    /// The original object, if the patch renamed the source.
     pub(crate) was: Option<ObjectFile>,
-    /// From the original source, as the payloads below left it; `None` for an
-    /// object that is new.
+    /// From the original source, at the level of the payloads below; `None` for a new
+    /// object.
     pub(crate) original: Option<Vec<u8>>,
-    /// From the patched source; `None` for an object that is not built any
-    /// more.
+    /// From the patched source; `None` for an object that is no longer built.
     pub(crate) patched: Option<Vec<u8>>,
-    /// What the payloads below made of it, step by step: the build before each
-    /// of them, from the first that changes it to the topmost.
+    /// Its builds at the levels below: the one before each payload, from the first
+    /// that changes it to the topmost.
     pub(crate) below: Vec<Before>,
 }
 
@@ -31,12 +30,12 @@ pub(crate) struct Before {
 }
 
 impl Pair {
-    /// What is compiled from the original source.
+    /// The object of the original source.
     pub(crate) fn original_object(&self) -> &ObjectFile {
         self.was.as_ref().unwrap_or(&self.object)
     }
 
-    /// The build that the payload below with this index left.
+    /// The build at the level of the payload below with this index.
     pub(crate) fn after(&self, level: usize) -> Option<&[u8]> {
         let mut later = self.below.iter().filter(|before| before.level > level);
         later

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Unified diffs: reading them, and applying them.
+//! Unified diffs.
 
 mod apply;
 mod edits;
@@ -17,7 +17,7 @@ pub struct FilePatch {
     pub old: Option<String>,
     /// Path after, without the first component; `None` for a removed file.
     pub new: Option<String>,
-    /// The name of the file as it is written.
+    /// The name of the file as written.
     pub written: String,
     /// The changes, in order.
     pub hunks: Vec<Hunk>,
@@ -29,12 +29,12 @@ impl FilePatch {
         self.new.as_deref().or(self.old.as_deref()).unwrap_or("?")
     }
 
-    /// Whether nothing but the mode of the file changes.
+    /// Whether only the mode of the file changes.
     pub fn is_mode_only(&self) -> bool {
         self.hunks.is_empty() && self.old.is_some() && self.old == self.new
     }
 
-    /// Whether the file gets another name.
+    /// Whether the file is renamed.
     pub fn is_rename(&self) -> bool {
         self.old.is_some() && self.new.is_some() && self.old != self.new
     }
@@ -45,11 +45,11 @@ impl FilePatch {
 pub struct Hunk {
     /// First line in the old file, counted from 1 (0 for an empty file).
     pub old_start: usize,
-    /// The lines with what happens to each.
+    /// The lines with their changes.
     pub lines: Vec<Line>,
 }
 
-/// A line of a hunk, with its end of line.
+/// A line of a hunk, with its line ending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
     /// In both files.
@@ -61,7 +61,7 @@ pub enum Line {
 }
 
 impl Hunk {
-    /// The lines of which `is` says that they belong to one side.
+    /// The lines of one side, selected by `is`.
     fn side(&self, is: impl Fn(&Line) -> bool) -> Vec<&str> {
         let lines = self.lines.iter().filter(|line| is(line));
         lines
@@ -75,7 +75,7 @@ impl Hunk {
 /// A line of a patched file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PatchedLine {
-    /// The text with its end of line.
+    /// The text with its line ending.
     pub text: String,
     /// Its number in the old file, if it was there.
     pub original: Option<usize>,
@@ -86,7 +86,6 @@ pub struct PatchedLine {
 pub struct Patched {
     /// Its lines.
     pub lines: Vec<PatchedLine>,
-    /// Hunks of which the outer lines of context are not those of the file, in
-    /// words.
+    /// Descriptions of hunks whose outer context lines differ from the file.
     pub loose: Vec<String>,
 }

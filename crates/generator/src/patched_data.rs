@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Data that a payload changes in place: hooks write new contents over the old
-//! ones, and the old ones back.
+//! Data that a payload changes in place: hooks write the new contents, and restore
+//! the old ones.
 
 use crate::choice::Choices;
 use std::ops::Range;
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::object::{Object, Relocation, Symbol, Target};
 
-/// How many bytes before and after a byte that differs belong to the same number
-/// or pointer at most.
+/// Maximum number of bytes before and after a differing byte that belong to the same
+/// number or pointer.
 const AROUND: u64 = 7;
 
-/// Whether the caller wants `change` of the source `file` made in place.
+/// Whether the caller wants `change` of the source `file` in place.
 pub(crate) fn is_chosen(choices: &Choices, file: &str, change: &Change) -> bool {
     let data = match change.kind {
         Kind::Data
@@ -34,8 +34,8 @@ pub(crate) fn contents(object: &Object, symbol: &Symbol) -> Vec<u8> {
     bytes
 }
 
-/// Where the old and the new symbol, of one size, differ: ranges of bytes in
-/// it, each with all of the numbers and pointers that differ.
+/// The byte ranges in which the old and the new symbol, of the same size, differ,
+/// each with the complete numbers and pointers.
 pub(crate) fn differences(
     (before, old): (&Object, &Symbol),
     (after, new): (&Object, &Symbol),
@@ -72,7 +72,7 @@ pub(crate) fn differences(
             .filter(|(_, (was, now))| was != now)
             .map(|(at, _)| at.saturating_sub(AROUND)..(at + 1 + AROUND).min(old.size)),
     );
-    // A pointer is written as a whole or not at all.
+    // A pointer is written completely or not at all.
     for range in &mut ranges {
         for pointer in new_fields.iter().map(whole) {
             if pointer.start < range.end && range.start < pointer.end {
@@ -83,7 +83,7 @@ pub(crate) fn differences(
     joined(ranges)
 }
 
-/// `ranges` in order, those that touch joined.
+/// `ranges` sorted, with adjacent ones joined.
 fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.sort_unstable_by_key(|range| range.start);
     let mut joined: Vec<Range<u64>> = Vec::new();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Writing a payload as an ELF file in Xen's live-patch format.
+//! Writes a payload as an ELF file in Xen's live-patch format.
 
 use crate::name::VERSION_SUFFIX;
 use object::read::elf::FileHeader as _;
@@ -24,7 +24,7 @@ use xsplice_objdiff::names::base_name;
 pub enum Kind {
     /// Functions.
     Text,
-    /// Code with a section of its own: replacements of alternatives, fixups.
+    /// Code in a separate section: replacements of alternatives, fixups.
     Code(String),
     /// Read-only data.
     RoData,
@@ -32,12 +32,11 @@ pub enum Kind {
     Strings,
     /// Variables with an initial value.
     Data,
-    /// Variables that start as zero.
+    /// Zero-initialised variables.
     Bss,
     /// A table about code.
     Table(String),
-    /// Pointers to functions that the hypervisor calls at a stage of the
-    /// payload's life.
+    /// Pointers to hooks.
     Hooks(String),
 }
 
@@ -70,12 +69,12 @@ impl Kind {
     }
 }
 
-/// Where something may begin.
+/// A required alignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Align {
     /// At a multiple of this many bytes,
     pub multiple: u64,
-    /// or this many behind one.
+    /// or this many after one.
     pub behind: u64,
 }
 
@@ -88,25 +87,25 @@ impl Align {
         }
     }
 
-    /// The first such place that is not before `offset`.
+    /// The first such place at or after `offset`.
     pub(crate) fn next(self, offset: u64) -> u64 {
         let before = offset.saturating_sub(self.behind);
         before.next_multiple_of(self.multiple) + self.behind
     }
 }
 
-/// A constant without a name of its own.
+/// An unnamed constant.
 #[derive(Debug)]
 pub struct Content {
-    /// Where it goes.
+    /// Its part of the payload.
     pub kind: Kind,
-    /// What it is.
+    /// Its contents.
     pub bytes: Vec<u8>,
     /// Alignment in bytes.
     pub align: u64,
 }
 
-/// What a relocated field leads to.
+/// The target of a relocated field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reaches {
     /// An offset in another part of the payload.
@@ -126,16 +125,16 @@ pub struct Field {
     pub offset: u64,
     /// `R_X86_64_*`.
     pub r_type: u32,
-    /// What is added to the address that it reaches.
+    /// The addend.
     pub addend: i64,
-    /// What it leads to.
+    /// Its target.
     pub reaches: Reaches,
 }
 
-/// A function to be replaced.
+/// A function to replace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Func {
-    /// The hypervisor's name of it.
+    /// Its name in the hypervisor.
     pub name: String,
     /// Its address in the hypervisor.
     pub old_address: u64,
@@ -145,9 +144,9 @@ pub struct Func {
     pub new: (Kind, u64),
     /// Size of the new one.
     pub new_size: u64,
-    /// What the hypervisor must have in memory at its start; may be empty.
+    /// The bytes that memory must have at its start; may be empty.
     pub expected: Vec<u8>,
-    /// What the whole function must be in memory, if it is known.
+    /// The preimage of the complete function, if known.
     pub preimage: Option<Preimage>,
 }
 
@@ -158,7 +157,7 @@ struct Part {
     align: u64,
 }
 
-/// A payload in the making.
+/// A payload under construction.
 #[derive(Debug, Default)]
 pub struct Draft {
     parts: BTreeMap<Kind, Part>,
@@ -166,16 +165,16 @@ pub struct Draft {
     names: Vec<(Kind, u64, String, u64, bool)>,
     /// Relocated fields.
     pub fields: Vec<Field>,
-    /// Functions to be replaced.
+    /// Functions to replace.
     pub funcs: Vec<Func>,
 }
 
-/// What a payload says about itself and what it needs.
+/// The identity of a payload and its dependencies.
 #[derive(Debug)]
 pub struct Identity<'a> {
     /// Build-id of the hypervisor.
     pub hypervisor: &'a [u8],
-    /// Build-id of what it is applied on top of.
+    /// Build-id that it depends on.
     pub depends: &'a [u8],
     /// `key=value` pairs that the hypervisor lists with the payload.
     pub metadata: &'a [(String, String)],
@@ -184,8 +183,8 @@ pub struct Identity<'a> {
 }
 
 impl Draft {
-    /// Whether the payload does the same as `other`, whatever numbers the
-    /// compiler put behind names.
+    /// Whether the payload is equivalent to `other`, apart from compiler-made numbers
+    /// in names.
     pub(crate) fn does_the_same(&self, other: &Self) -> bool {
         let source_name = |name: &str| {
             let name = name.strip_suffix(VERSION_SUFFIX).unwrap_or(name);
@@ -230,7 +229,7 @@ impl Draft {
         offset
     }
 
-    /// Puts a constant in, once for equal ones; returns where it is.
+    /// Adds a constant, sharing equal ones; returns its place.
     pub fn constant(&mut self, content: &Content) -> (Kind, u64) {
         let key = (content.kind.clone(), content.bytes.clone());
         let at = match self.constants.get(&key) {
@@ -244,8 +243,7 @@ impl Draft {
         (content.kind.clone(), at)
     }
 
-    /// Puts in code that traps, once for each name; returns its offset in
-    /// [`Kind::Text`].
+    /// Adds a trap, one for each name; returns its offset in [`Kind::Text`].
     pub fn trap(&mut self, name: &str) -> u64 {
         let known = self.names.iter().find(|(_, _, other, _, _)| other == name);
         if let Some((_, at, ..)) = known {
@@ -256,16 +254,16 @@ impl Draft {
         at
     }
 
-    /// Names a place.
+    /// Adds a symbol.
     pub fn name(&mut self, at: &(Kind, u64), name: String, size: u64, function: bool) {
         self.names.push((at.0.clone(), at.1, name, size, function));
     }
 
-    /// Writes the payload. Its build-id is a hash of all that it contains, and so
-    /// is the tag in the names of what is new: any other payload has another one.
+    /// Writes the payload. Its build-id is a hash of its contents, and so is the tag
+    /// in the names of new symbols: every other payload has a different one.
     ///
     /// # Errors
-    /// If the ELF writer refuses, in its words.
+    /// The ELF writer's error.
     pub fn write(&self, identity: &Identity) -> Result<Vec<u8>, object::write::Error> {
         let unnamed = self.write_with(identity, &[0; BUILD_ID_SIZE], "")?;
         let hash = Sha256::digest(&unnamed);
@@ -497,7 +495,7 @@ impl Writer<'_> {
         }
     }
 
-    /// An unmodified hypervisor ignores what is not to be loaded.
+    /// An unmodified hypervisor ignores sections that are not loaded.
     fn add_unloaded_note(&mut self, name: &str, notes: &[u8]) {
         let section = self.section(name, SectionKind::Note, elf::SectionFlags(0));
         self.object.append_section_data(section, notes, 4);
@@ -517,7 +515,7 @@ impl Writer<'_> {
     }
 }
 
-/// Writes into every section header of a table how large its entries are.
+/// Sets the entry size in the section header of every table.
 fn set_entry_sizes(elf: &mut [u8]) {
     const HEADER_SIZE: usize = size_of::<elf::SectionHeader64<Endianness>>();
     const ENTRY_SIZE: usize = 56;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Room for new per-CPU variables.
 //!
-//! Every CPU but the first has its area in pages of its own; the first one's is in
-//! the image, and other variables follow it. What all of them have is padding
-//! between the variables: it is zero from the start, and in the areas of CPUs that
-//! come online later. A bit map in that padding tells which of it payloads have.
+//! Every CPU except the first has its area in separate pages; the first one's is in
+//! the image, followed by other variables. The free space that all areas share is the
+//! padding between variables: it is zero from the start, also in the areas of CPUs
+//! that come online later. A bitmap in that padding records which of it payloads use.
 
 use crate::below::{Below, Level};
 use crate::payload::Align;
@@ -14,7 +14,7 @@ use xsplice_abi::hooks::GRANULE;
 use xsplice_abi::record::PerCpuVariable;
 use xsplice_xen_image::Image;
 
-/// How many pieces a word of the bit map is for.
+/// Number of pieces per word of the bitmap.
 const WORD: usize = 64;
 
 /// The padding of the per-CPU areas of a hypervisor.
@@ -22,14 +22,14 @@ const WORD: usize = 64;
 pub(crate) struct Room {
     /// Addresses of its pieces in the first area, ascending.
     pieces: Vec<u64>,
-    /// Indices of those that are in use.
+    /// Indices of used ones.
     used: BTreeSet<usize>,
-    /// Address of the bit map.
+    /// Address of the bitmap.
     claims: u64,
 }
 
 impl Room {
-    /// What `image` has; nothing where it cannot be known.
+    /// The padding in `image`; none if it cannot be determined.
     fn new(image: &Image) -> Self {
         let area = image.address_of("__per_cpu_start");
         let area = area.zip(image.address_of("__per_cpu_data_end"));
@@ -41,7 +41,7 @@ impl Room {
         Self::between(symbols, &area)
     }
 
-    /// What `image` has, but for what the payloads `below` have of it.
+    /// The padding in `image`, without what the payloads `below` use.
     pub(crate) fn beside(image: &Image, below: &Below) -> Self {
         let mut room = Self::new(image);
         for variable in below.levels.iter().flat_map(Level::per_cpu) {
@@ -50,9 +50,9 @@ impl Room {
         room
     }
 
-    /// What is between variables, given by address and size, in `area`.
+    /// The gaps between variables, given by address and size, in `area`.
     fn between(variables: impl Iterator<Item = (u64, u64)>, area: &Range<u64>) -> Self {
-        // The symbol that says where the area starts is no variable.
+        // The symbol for the start of the area is not a variable.
         let mut variables: Vec<_> = variables
             .filter(|&variable| variable != (area.start, 0))
             .collect();
@@ -62,7 +62,7 @@ impl Room {
         for (at, size) in variables.into_iter().chain([(area.end, 1)]) {
             pieces.extend(granules(free, at));
             free = match size {
-                // Nobody knows where it ends.
+                // Its end is unknown.
                 0 => area.end,
                 size => free.max(at + size),
             };
@@ -81,20 +81,19 @@ impl Room {
         }
     }
 
-    /// Address of the bit map of all payloads' claims.
+    /// Address of the bitmap of all payloads' claims.
     pub(crate) fn claims(&self) -> u64 {
         self.claims
     }
 
-    /// Gives nothing of what is at `place` to anything.
+    /// Excludes `place` from allocation.
     fn reserve(&mut self, place: Range<u64>) {
         let pieces = self.pieces.iter().enumerate();
         let inside = pieces.filter(|&(_, at)| at + GRANULE > place.start && *at < place.end);
         self.used.extend(inside.map(|(index, _)| index));
     }
 
-    /// Finds a place for `size` bytes: the shortest run of padding that they fit
-    /// in.
+    /// Allocates `size` bytes in the shortest run of padding that fits.
     ///
     /// # Errors
     /// The size of the longest run, in bytes.
@@ -123,7 +122,7 @@ impl Room {
         runs
     }
 
-    /// The words of the bit map that say that `variables` have their places.
+    /// The words of the bitmap with the places of `variables`.
     pub(crate) fn bits(&self, variables: &[PerCpuVariable]) -> Vec<u64> {
         let mut words = vec![0; self.pieces.len().div_ceil(WORD)];
         for (index, at) in self.pieces.iter().enumerate() {

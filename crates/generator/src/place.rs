@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where the paths of a patch lead in the tree.
+//! Checks the paths of a patch in the tree.
 //!
-//! A path that the tree does not have was usually written from another
-//! directory. Such a part of a patch must not be passed over, and nothing may
-//! be written through a link.
+//! A path that the tree does not have was usually made in another directory. Such a
+//! part of a patch must not be ignored, and nothing may be written through a link.
 
 use crate::code::Code;
 use crate::patch::FilePatch;
@@ -45,8 +44,8 @@ fn joined(directory: &Path, rest: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// That the tree at `top` does not have the file that `patch` changes, with the
-/// file that was probably meant.
+/// The problem that the tree at `top` does not have the file that `patch` changes,
+/// with a suggestion.
 pub(crate) fn missing(top: &Path, patch: &FilePatch, path: &str) -> Problem {
     let message = match meant(top, &patch.written) {
         Some(meant) => format!(
@@ -64,7 +63,7 @@ pub(crate) fn missing(top: &Path, patch: &FilePatch, path: &str) -> Problem {
     Problem::new(Code::BadPath, path, message)
 }
 
-/// Checks that a new file is to be in a directory of the tree.
+/// Checks that a new file is in a directory of the tree.
 pub(crate) fn check_new(top: &Path, patch: &FilePatch, path: &str) -> Result<(), Problem> {
     let directory = |path: &str| match path.rsplit_once('/') {
         Some((directory, _)) => top.join(directory).is_dir(),
@@ -72,7 +71,7 @@ pub(crate) fn check_new(top: &Path, patch: &FilePatch, path: &str) -> Result<(),
     };
     let first = path.split_once('/').map(|(first, _)| first);
     let known = first.is_none_or(|first| top.join(first).is_dir());
-    // With prefixes, what is written begins with the name of no directory.
+    // With prefixes, the written path does not start with an existing directory.
     let unprefixed = directory(&patch.written);
     if known && !unprefixed {
         return Ok(());
@@ -107,8 +106,7 @@ fn hint(written: &str, path: &str, meant: &str) -> String {
     format!("`{meant}` was probably meant: {how}")
 }
 
-/// The only file of the hypervisor's source that ends in most parts as `written`
-/// does.
+/// The unique source file that shares the most trailing components with `written`.
 fn meant(top: &Path, written: &str) -> Option<String> {
     let wanted: Vec<&str> = written.split('/').collect();
     let mut best: (usize, Vec<String>) = (0, Vec::new());

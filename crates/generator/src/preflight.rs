@@ -11,7 +11,7 @@ use xsplice_system::file;
 
 /// A payload, and what it is to be loaded on.
 pub(crate) struct Preflight<'a> {
-    /// Where the payload goes.
+    /// Path of the payload.
     pub(crate) output: &'a Path,
     /// The file of the hypervisor.
     pub(crate) xen_syms: &'a Path,

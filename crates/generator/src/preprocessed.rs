@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a compiler gets to see of an object's source.
+//! The preprocessed source of an object.
 
 use crate::code::Code;
 use crate::problem::Problem;
@@ -14,14 +14,14 @@ use xsplice_abi::note::hex;
 /// The source of an object after the preprocessor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Preprocessed {
-    /// Every file that is part of it, from the `xen` directory.
+    /// Every file that it includes, relative to the `xen` directory.
     pub(crate) files: BTreeSet<String>,
-    /// Hash of the text, in which every `__LINE__` is a number. What is equal
-    /// compiles to the same.
+    /// Hash of the text, in which every `__LINE__` is a number. Equal text compiles
+    /// to equal objects.
     pub(crate) hash: String,
 }
 
-/// What it is kept as; raised when it is made differently.
+/// Cache key; raised when it is made differently.
 const KEPT: &str = "preprocessed 1";
 
 /// Preprocesses the source of `object`.

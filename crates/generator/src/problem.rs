@@ -4,14 +4,14 @@
 use crate::code::Code;
 use xsplice_objdiff::ReadError;
 
-/// One thing that keeps a payload from being built.
+/// A problem that prevents a payload from being built.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
-    /// Which refusal it is.
+    /// The kind of refusal.
     pub code: Code,
     /// The file or object it is about.
     pub place: String,
-    /// What is wrong and what to do.
+    /// The problem, and what to do.
     pub message: String,
 }
 
@@ -44,7 +44,7 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Why no payload was built: every problem that was found.
+/// Why no payload was built: all problems found.
 #[derive(Debug, thiserror::Error)]
 pub struct Refused(pub Vec<Problem>);
 
@@ -74,7 +74,7 @@ impl std::fmt::Display for Refused {
     }
 }
 
-/// All values, or all problems, each once.
+/// All values, or all distinct problems.
 pub(crate) fn all<T>(results: Vec<Result<T, Problem>>) -> Result<Vec<T>, Refused> {
     let mut problems = Vec::new();
     let mut values = Vec::new();

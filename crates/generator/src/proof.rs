@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The proof that an object is the one that was linked into the hypervisor.
 //!
-//! With `-ffunction-sections` a function's bytes in `xen-syms` are those of
-//! its object with relocations applied. So every byte outside of relocated
-//! fields must be equal, and every relocated field must lead to the symbol
-//! that the object names. What the fields of proved functions lead to is at
-//! the same time the address of each local symbol, duplicates included.
+//! With `-ffunction-sections` a function's bytes in `xen-syms` are those of its
+//! object with relocations applied. So every byte outside relocated fields must be
+//! equal, and every relocated field must lead to the symbol that the object names.
+//! The targets of the fields of proved functions yield the address of each local
+//! symbol, even of duplicates.
 
 use crate::code::Code;
 use crate::problem::Problem;
@@ -19,7 +19,7 @@ use xsplice_xen_image::Image;
 pub struct Proof<'a> {
     object: &'a Object,
     image: &'a Image,
-    /// What the fields of functions with a single candidate lead to.
+    /// The targets of fields of functions with a single candidate.
     implied: BTreeMap<usize, BTreeSet<u64>>,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Proof<'a> {
     /// The proved address of the symbol at `index`.
     ///
     /// # Errors
-    /// If no place in the hypervisor, or more than one, can be it.
+    /// If no place in the hypervisor, or more than one, matches.
     pub fn address(&self, index: usize) -> Result<u64, Problem> {
         let symbol = &self.object.symbols[index];
         let mut candidates = self.candidates(symbol);
@@ -105,8 +105,8 @@ impl<'a> Proof<'a> {
         fitting.map(|l| l.address).collect()
     }
 
-    /// Whether the bytes of `symbol` are those at `address`; then where its
-    /// fields say that this object's local symbols are.
+    /// Whether the bytes of `symbol` are those at `address`; if so, returns the
+    /// addresses of this object's local symbols from its fields.
     fn matches(&self, symbol: &Symbol, address: u64) -> Result<Vec<(usize, u64)>, String> {
         let ours = self.object.bytes(symbol);
         if ours.is_empty() {

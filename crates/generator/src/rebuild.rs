@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The objects that patched source reaches, compiled before and after.
+//! Compiles the objects that patched source affects, before and after.
 
 use crate::code::Code;
 use crate::compile;
@@ -30,11 +30,10 @@ pub(crate) struct Rebuild<'a> {
     original: Variant<'a>,
 }
 
-/// Patched source, and what it reaches.
+/// Patched source, and the objects that it affects.
 pub(crate) struct Patched<'a> {
     pub(crate) variant: Variant<'a>,
-    /// What has to be compiled, with whether the original and whether the
-    /// patched tree has it.
+    /// Objects to compile, and whether the original and the patched tree have them.
     objects: Vec<(ObjectFile, bool, bool)>,
     /// The patched source with those of hooks.
     hooks: OnceLock<Variant<'a>>,
@@ -49,12 +48,12 @@ impl<'a> Patched<'a> {
             .unwrap_or(&self.variant)
     }
 
-    /// The objects that the patched source reaches.
+    /// The objects that the patched source affects.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &ObjectFile> {
         self.objects.iter().map(|(object, _, _)| object)
     }
 
-    /// Whether this source has the object `path`, if it reaches it.
+    /// Whether this source has the object `path`, if it affects it.
     pub(crate) fn has(&self, path: &str) -> Option<bool> {
         let mut objects = self.objects.iter();
         let (_, _, has) = objects.find(|(object, _, _)| object.path == path)?;
@@ -63,7 +62,7 @@ impl<'a> Patched<'a> {
 }
 
 impl<'a> Rebuild<'a> {
-    /// Objects are looked for and kept in the directory `cache`.
+    /// Objects are cached in the directory `cache`.
     pub(crate) fn new(
         tree: &'a Tree,
         cache: Option<&Path>,
@@ -77,7 +76,7 @@ impl<'a> Rebuild<'a> {
         })
     }
 
-    /// Finds what `source` reaches.
+    /// Finds the objects that `source` affects.
     pub(crate) fn lay_out(&self, source: &PatchedSource) -> Result<Patched<'a>, Refused> {
         let tree = self.base.tree;
         let mut changes = source.changes();
@@ -129,9 +128,9 @@ impl<'a> Rebuild<'a> {
             })
     }
 
-    /// Compiles all that `patched` reaches, both builds. The original source is
-    /// the tree's, or what the payloads below made of it: `levels` has the
-    /// source of each.
+    /// Compiles both builds of all objects that `patched` affects. The original
+    /// source is the tree's, or that of the top level: `levels` has the source of
+    /// each.
     pub(crate) fn pairs(
         &self,
         patched: &Patched,
@@ -139,7 +138,7 @@ impl<'a> Rebuild<'a> {
     ) -> Result<Vec<Pair>, Refused> {
         let mut objects: Vec<(&ObjectFile, bool, bool)> = Vec::new();
         objects.extend(patched.objects.iter().map(|(o, had, has)| (o, *had, *has)));
-        // The patch may make the tree's again what a payload below changed.
+        // The patch may revert a change of a payload below.
         for (object, had, _) in levels.iter().flat_map(|level| &level.objects) {
             if objects
                 .iter()
@@ -170,8 +169,8 @@ impl<'a> Rebuild<'a> {
         crate::renamed::merge(crate::problem::all(pairs)?).map_err(|problem| Refused(vec![problem]))
     }
 
-    /// What the payloads below made of an object that the hypervisor has as
-    /// `shipped`: the builds before each, and the last.
+    /// The builds at the levels below of an object that the hypervisor has as
+    /// `shipped`: the one before each, and the last.
     fn built_below(
         &self,
         levels: &[Patched],
@@ -194,8 +193,8 @@ impl<'a> Rebuild<'a> {
         Ok((before, bytes))
     }
 
-    /// The builds of an object of the tree that only the payload below with the
-    /// index `level` brought into the hypervisor, or the patch on top of them.
+    /// The builds of an object of the tree that is first linked at `level`, by a
+    /// payload below or by the patch on top.
     pub(crate) fn linked_from(
         &self,
         level: usize,
@@ -219,8 +218,7 @@ impl<'a> Rebuild<'a> {
         })
     }
 
-    /// Compiles sources of hooks as the tree compiles its common code, with the
-    /// patched headers.
+    /// Compiles hook sources like the tree's common code, with the patched headers.
     pub(crate) fn hooks(
         &self,
         patched: &Patched<'a>,
@@ -275,13 +273,13 @@ impl<'a> Rebuild<'a> {
         patched.variant.compile(object)
     }
 
-    /// Why compiled objects are not cached, if that is so.
+    /// Why compiled objects are not cached, if so.
     pub(crate) fn unwritable(&self) -> Option<&str> {
         self.base.unwritable()
     }
 
-    /// Compiles an object again from any of the sources that lead to
-    /// `patched`: the tree's, and what each of `levels` leaves.
+    /// Recompiles an object from any of the sources up to `patched`: the tree's, and
+    /// that of each level.
     pub(crate) fn compiler(
         &self,
         levels: &[Patched],
@@ -303,14 +301,14 @@ impl<'a> Rebuild<'a> {
         }
     }
 
-    /// The variant that the tree is.
+    /// The variant without changes.
     pub(crate) fn original_source(&self) -> &Variant<'a> {
         &self.original
     }
 
-    /// Checks that the tree's own object, if it is used, is what the tree's
-    /// source compiles to. Make goes by time stamps; source that was changed
-    /// without a new one would be taken for a part of the patch.
+    /// Checks that the tree's own object, if used, is what the tree's source compiles
+    /// to. Make relies on time stamps; source changed without a new one would be
+    /// mistaken for part of the patch.
     pub(crate) fn check_original(&self, pair: &Pair) -> Result<(), Problem> {
         let object = pair.original_object();
         let Some(built) = compile::built(self.base.tree, object) else {
@@ -373,8 +371,8 @@ fn has_hooks(object: &[u8]) -> bool {
     })
 }
 
-/// What the object of `file` is called in the tree: commands have no quotes
-/// around names, and there may be one of that name in `before`.
+/// A name for the object of `file` in the tree: commands do not quote names, and
+/// `before` may already have the name.
 fn hooks_name(file: &Path, before: &[&Path]) -> String {
     let stem = |path: &Path| -> String {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The build record of a payload ([`xsplice_abi::record`]): written for who reviews
+//! The build record of a payload ([`xsplice_abi::record`]): written for reviewers of
 //! the payload, and read by a build on top of it.
 //!
-//! The source patches and these options together say what a payload was built
-//! from, and so what a payload on top of it is compared with.
+//! Together, the source patches and these options are the inputs of a payload, which
+//! a payload on top of it is compared with.
 
 use crate::given::File;
 use crate::hunk::Hunk;
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use xsplice_abi::note::hex;
 use xsplice_abi::record::{self, LeftOut, PatchedData, PerCpuVariable, Renewed};
 
-/// What is recorded of a build.
+/// The record of a build.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) format: u32,
@@ -32,8 +32,8 @@ pub(crate) struct Record {
     pub(crate) notes: Vec<String>,
 }
 
-/// The options of a build that say what the payload is. An option that is not
-/// known may mean anything.
+/// The options of a build that affect the payload. An unknown option may mean
+/// anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Told {
@@ -49,7 +49,8 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// What `options` say; `config` and `hooks` are the files that they name.
+    /// The recorded form of `options`; `config` and `hooks` are the files that they
+    /// name.
     pub(crate) fn new(options: &Options, config: Option<&File>, hooks: &[File]) -> Self {
         let id = |id: &Option<Vec<u8>>| id.as_deref().map(hex);
         Self {
@@ -82,10 +83,10 @@ impl Record {
         }
     }
 
-    /// The record in the section of a payload that is to be built upon.
+    /// The record in the section of a payload to build upon.
     ///
     /// # Errors
-    /// Why nothing tells how the payload was built, in words.
+    /// Why it is unknown how the payload was built.
     pub(crate) fn read(section: Option<&[u8]>) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Format {

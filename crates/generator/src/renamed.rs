@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Objects whose source has another name after the patch.
+//! Objects whose source the patch renames.
 //!
-//! A patch that renames a source file takes one object away and adds another.
-//! What both define is the same: the variables keep their values, and only the
-//! functions that changed are replaced. Which object is which, what they define
-//! tells, whatever the patch calls it.
+//! A patch that renames a source file removes one object and adds another. Symbols in
+//! both are the same: variables keep their values, and only changed functions are
+//! replaced. Objects are matched by what they define, whatever the patch says.
 
 use crate::pair::Pair;
 use crate::problem::Problem;
@@ -12,8 +11,8 @@ use std::collections::BTreeSet;
 use xsplice_objdiff::Object;
 use xsplice_objdiff::names::source_name;
 
-/// Makes one pair of an object that the patch takes away and one that it adds,
-/// where each has most of its names in common with the other.
+/// Pairs a removed object with an added one if each shares most of its names with the
+/// other.
 pub(crate) fn merge(mut pairs: Vec<Pair>) -> Result<Vec<Pair>, Problem> {
     let names = |pair: &Pair, bytes: &Option<Vec<u8>>| match bytes {
         Some(bytes) => names(&pair.object.path, bytes),
@@ -31,7 +30,7 @@ pub(crate) fn merge(mut pairs: Vec<Pair>) -> Result<Vec<Pair>, Problem> {
     let mut gone = BTreeSet::new();
     for (new, defined) in added {
         let alike = |(_, other): &&(usize, BTreeSet<String>)| {
-            // More than half of either: no other can have that, too.
+            // More than half of each, so no other object can qualify.
             let common = 2 * other.intersection(&defined).count();
             common > other.len() && common > defined.len()
         };
@@ -50,7 +49,7 @@ pub(crate) fn merge(mut pairs: Vec<Pair>) -> Result<Vec<Pair>, Problem> {
     Ok(pairs)
 }
 
-/// What the source of an object defines.
+/// The names that an object's source defines.
 fn names(path: &str, bytes: &[u8]) -> Result<BTreeSet<String>, Problem> {
     let object = Object::read(path, bytes).map_err(|error| Problem::unreadable(path, &error))?;
     let defined = object.symbols.iter().filter(|s| s.function || s.variable);

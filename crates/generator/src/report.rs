@@ -14,13 +14,13 @@ pub type PatchedFunction = Replaced;
 /// What was built.
 #[derive(Debug, Clone, serde::Serialize, schemars::JsonSchema)]
 pub struct Report {
-    /// Where the payload is.
+    /// Path of the payload.
     pub output: PathBuf,
     /// Its size in bytes.
     pub size: usize,
     /// The hypervisor's build-id in hexadecimal.
     pub hypervisor: String,
-    /// How many objects the patch reaches.
+    /// Number of objects that the patch affects.
     pub objects: usize,
     /// Everything that differs between the two builds, used or not.
     pub changes: Vec<String>,
@@ -30,15 +30,15 @@ pub struct Report {
     pub carried: Vec<Carried>,
     /// Variables and constants that are changed in place (`--patch-data`).
     pub patched_data: Vec<PatchedData>,
-    /// New per-CPU variables, which are in padding of the CPUs' areas.
+    /// New per-CPU variables, in padding of the per-CPU areas.
     pub per_cpu: Vec<PerCpuVariable>,
-    /// Functions that the hypervisor calls at stages of the payload's life.
+    /// The payload's hooks.
     pub hooks: Vec<Hook>,
     /// Changes that were left out (`--leave-out`).
     pub left_out: Vec<LeftOut>,
-    /// What became of each hunk of the patches.
+    /// Determines the effect of each hunk of the patches.
     pub hunks: Vec<Hunk>,
-    /// What whoever applies or takes out the payload has to know.
+    /// Warnings for those who apply or unload the payload.
     pub warnings: BTreeSet<Warning>,
     /// What a reader should know.
     pub notes: Vec<String>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A view of a source tree in which some files differ.
+//! A copy of a source tree with some files changed, mostly made of links.
 
 use crate::code::Code;
 use crate::problem::{Problem, Refused};
@@ -11,37 +11,37 @@ use std::sync::{Mutex, PoisonError};
 use xsplice_system::file;
 use xsplice_system::interrupt::{self, Directory};
 
-/// The files that differ from the tree, by path from its top; `None` where
-/// there is none any more.
+/// The files that differ from the tree, by path from its top; `None` for a removed
+/// file.
 pub(crate) type Changes = BTreeMap<String, Option<Vec<u8>>>;
 
-/// A source tree's `xen` directory with some files changed, to run compilers
-/// in. What they write stays in it.
+/// A source tree's `xen` directory with some files changed, to run compilers in.
+/// Their output stays in it.
 ///
-/// Directories that lead to a changed file, or that a command writes to, are
-/// real and hold links to the tree's files. All others are links to the
-/// tree's directories.
+/// Directories on the path to a changed file, or that a command writes to, are real
+/// and contain links to the tree's files. All others are links to the tree's
+/// directories.
 #[derive(Debug)]
 pub(crate) struct Shadow {
     directory: Directory,
-    /// The real directories, from `xen`; itself is the empty path.
+    /// The real directories, relative to `xen`, which itself is the empty path.
     real: BTreeSet<PathBuf>,
-    /// Everything that was put here and is to stay.
+    /// Everything that was created here and must stay.
     made: Mutex<BTreeSet<PathBuf>>,
 }
 
-/// Leads to the original tree. Links go through it, because file systems keep
-/// a short link in its inode and a long one in a block of its own.
+/// A link to the original tree. Other links go through it, because file systems keep
+/// short links in the inode and long ones in a separate block.
 const TREE: &str = "tree";
 
-/// What the build made; a link to one of these would let a compiler write
-/// into the original tree.
+/// Suffixes of build products; a link to one would let a compiler write into the
+/// original tree.
 const BUILT: [&str; 8] = ["o", "a", "d", "cmd", "tmp", "s", "efi", "livepatch"];
 
 impl Shadow {
-    /// Makes a shadow of `tree` that has `changes`, in which commands can
-    /// write to the directories `writable`. `left` are the directories that
-    /// an include leaves upwards.
+    /// Creates a shadow of `tree` with `changes`, in which commands can write to the
+    /// directories `writable`. `left` are the directories that includes leave
+    /// upwards.
     ///
     /// # Errors
     /// If files cannot be listed, linked or written.
@@ -58,20 +58,20 @@ impl Shadow {
             made: Mutex::default(),
         };
         let way = shadow.top().join(TREE);
-        // Given back before the shadow goes, which a failure makes it do.
+        // Released before the shadow is dropped, which happens on failure.
         let undisturbed = interrupt::hold();
         let filled = symlink(tree.top.join("xen"), &way)
             .map_err(|e| Refused::io(&way, &e))
             .and_then(|()| shadow.fill(tree, changes));
         drop(undisturbed);
         match filled {
-            // Whatever the first file was that could not be made.
+            // Regardless of the first file that could not be created.
             Err(_) if !shadow.top().is_dir() => Err(Refused(vec![deleted()])),
             filled => filled.map(|()| shadow),
         }
     }
 
-    /// The directory that holds `xen`.
+    /// The directory that contains `xen`.
     pub(crate) fn top(&self) -> &Path {
         self.directory.path()
     }
@@ -86,14 +86,14 @@ impl Shadow {
         directories.is_subset(&self.real)
     }
 
-    /// Whether everything is there that was put here.
+    /// Whether everything that was created here still exists.
     pub(crate) fn is_whole(&self) -> bool {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.iter().all(|path| path.symlink_metadata().is_ok())
     }
 
-    /// Removes the file at `path`, given from `xen`, if it is there: a command is
-    /// about to write it. Returns where that is.
+    /// Removes the file at `path`, relative to `xen`, if it exists, before a command
+    /// writes it. Returns its full path.
     ///
     /// # Errors
     /// If it cannot be removed.
@@ -156,7 +156,7 @@ fn no_work_directory(error: &std::io::Error) -> Refused {
     )
 }
 
-/// That the work directory went while it was in use.
+/// The problem that the work directory was deleted while in use.
 pub(crate) fn deleted() -> Problem {
     Problem::new(
         Code::WorkDirectory,
@@ -166,7 +166,7 @@ pub(crate) fn deleted() -> Problem {
     )
 }
 
-/// The key in `Changes` of a path from `xen`.
+/// The key in `Changes` of a path relative to `xen`.
 fn key(path: &Path) -> String {
     format!("xen/{}", path.to_string_lossy())
 }
@@ -176,16 +176,16 @@ fn is_built(path: &Path) -> bool {
     extension.is_some_and(|e| BUILT.contains(&e))
 }
 
-/// The path from `xen` of what the entry at `path` leads to, if it is a link
-/// within the tree: in a shadow it must lead to what is in the shadow.
+/// The target, relative to `xen`, of the entry at `path`, if it is a link within the
+/// tree: in a shadow, it must lead to the shadow's file.
 fn inner_link(xen: &Path, path: &Path, kind: std::fs::FileType) -> Option<PathBuf> {
     let target = kind.is_symlink().then(|| path.canonicalize().ok())??;
     Some(target.strip_prefix(xen).ok()?.to_owned())
 }
 
-/// The directories that have to be real: those to be written to, and all on
-/// the way to a change. Where an include leaves a directory upwards, to what
-/// is real, the system must not find itself in the original tree.
+/// The directories that must be real: those to write to, and all on the path to a
+/// change. If an include leaves a directory upwards to a real one, the system must
+/// not end up in the original tree.
 fn real(
     changes: &Changes,
     writable: &BTreeSet<PathBuf>,
@@ -199,7 +199,7 @@ fn real(
     for directory in changed.chain(writable.iter().map(PathBuf::as_path)) {
         real.extend(directory.ancestors().map(Path::to_owned));
     }
-    // In this order a directory comes after the one that it is in.
+    // In this order, parent directories come first.
     for directory in left {
         if directory
             .parent()
@@ -211,11 +211,11 @@ fn real(
     real
 }
 
-/// Calls `with` for every file under `directory` that the build did not make
-/// by compiling, in a fixed order.
+/// Calls `with` for every file under `directory` that is not a build product, in a
+/// fixed order.
 ///
 /// # Errors
-/// If a directory cannot be read; whatever `with` gives.
+/// If a directory cannot be read, or the error of `with`.
 pub(crate) fn for_each_source(
     directory: &Path,
     with: &mut dyn FnMut(&Path) -> Result<(), Refused>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The patched source: what the patches make of the tree's files.
+//! The patched source: the tree's files with the patches applied.
 
 use crate::code::Code;
 use crate::given::name_and_hash;
@@ -21,7 +21,7 @@ pub struct SourcePatch {
     pub name: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// What it changes.
+    /// The files that it changes.
     pub files: Vec<FilePatch>,
 }
 
@@ -29,7 +29,7 @@ impl SourcePatch {
     /// Reads every patch of `paths`.
     ///
     /// # Errors
-    /// All that cannot be read or are no unified diffs.
+    /// All that cannot be read or are not unified diffs.
     pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Self>, Refused> {
         let mut patches = Vec::new();
         let mut problems = Vec::new();
@@ -53,7 +53,7 @@ impl SourcePatch {
         }
     }
 
-    /// What a payload's metadata says of the patch: its name and its hash.
+    /// The record of the patch in a payload's metadata: its name and hash.
     pub fn record(&self) -> String {
         name_and_hash(&self.name, &self.bytes)
     }
@@ -83,27 +83,27 @@ pub struct HunkId {
     pub hunk: usize,
 }
 
-/// The files of the hypervisor as the patches leave them.
+/// The files of the hypervisor after the patches.
 #[derive(Debug, Default)]
 pub struct PatchedSource {
     /// By path from the top of the tree; `None` for a removed file.
     files: BTreeMap<String, Option<Vec<PatchedLine>>>,
-    /// Objects that come and go.
+    /// Added and removed objects.
     pub lists: ObjectLists,
-    /// Hunks that do not apply exactly, in words.
+    /// Descriptions of hunks that do not apply exactly.
     pub loose: Vec<String>,
-    /// Files of the patches that are no part of the hypervisor.
+    /// Patched files that are not part of the hypervisor.
     pub foreign: BTreeSet<String>,
-    /// Files of which only the mode changes.
+    /// Files whose mode is the only change.
     pub mode_only: BTreeSet<String>,
 }
 
 impl PatchedSource {
-    /// Applies `patches` to the files of `tree`, in order, all but the hunks
+    /// Applies `patches` to the files of `tree`, in order, except the hunks
     /// `without`.
     ///
     /// # Errors
-    /// Every hunk that does not apply; changes of how the hypervisor is built.
+    /// Every hunk that does not apply; changes to how the hypervisor is built.
     pub fn apply(
         tree: &Tree,
         patches: &[SourcePatch],
@@ -137,7 +137,7 @@ impl PatchedSource {
         Ok(source)
     }
 
-    /// The files of the hypervisor that differ from the tree, from the `xen`
+    /// The files of the hypervisor that differ from the tree, relative to the `xen`
     /// directory.
     pub fn touched(&self) -> BTreeSet<String> {
         self.own()
@@ -151,7 +151,7 @@ impl PatchedSource {
         files.filter(|(path, _)| !self.foreign.contains(*path))
     }
 
-    /// Whether the patched tree has no file `path`, given from the `xen`
+    /// Whether the patched tree lacks the file `path`, relative to the `xen`
     /// directory.
     pub fn removes(&self, path: &str) -> bool {
         self.files
@@ -165,7 +165,7 @@ impl PatchedSource {
             .map(|(path, lines)| (path.as_str(), lines.as_deref().map(|l| text(path, l))))
     }
 
-    /// The files that differ from the tree, with what is in them.
+    /// The files that differ from the tree, with their contents.
     pub(crate) fn changes(&self) -> Changes {
         let contents =
             |(path, text): (&str, Option<String>)| (path.to_owned(), text.map(String::into_bytes));
@@ -225,7 +225,7 @@ impl PatchedSource {
         Ok(())
     }
 
-    /// A new file begins with no lines.
+    /// A new file starts without lines.
     fn check_new(&self, tree: &Tree, file: &FilePatch) -> Result<Vec<PatchedLine>, Refused> {
         let path = file.path();
         place::check_new(&tree.top, file, path).map_err(one)?;
@@ -290,7 +290,7 @@ impl PatchedSource {
             .collect())
     }
 
-    /// That the tree does not have `path`, the old name of `file`.
+    /// The problem that the tree does not have `path`, the old name of `file`.
     fn missing(&self, tree: &Tree, file: &FilePatch, path: &str) -> Problem {
         let gone = match &file.new {
             None => Some("removes".to_owned()),
@@ -313,8 +313,7 @@ impl PatchedSource {
         }
     }
 
-    /// What is compiled under another name changes with the file that the name
-    /// is a link to.
+    /// A source that is compiled through a link changes with the link's target.
     fn follow_links(&mut self, tree: &Tree) {
         for (link, target) in &tree.links {
             if let Some(lines) = self.files.get(&format!("xen/{target}")).cloned() {
@@ -323,7 +322,7 @@ impl PatchedSource {
         }
     }
 
-    /// What the patches leave as the tree has it is not reached by them.
+    /// Drops files that the patches leave unchanged overall.
     fn forget_unchanged(&mut self, tree: &Tree) {
         self.files.retain(|path, lines| {
             let there = std::fs::read(tree.top.join(path)).ok();
@@ -332,18 +331,15 @@ impl PatchedSource {
         });
     }
 
-    /// What one list loses and another gains, and what is linked already, does
-    /// not come.
+    /// Drops added objects that another list loses, or that are already linked.
     fn forget_linked(&mut self, tree: &Tree) {
         let ObjectLists { added, removed } = &mut self.lists;
         let linked = |path: &String| tree.objects.iter().any(|object| object.path == *path);
         added.retain(|path| !removed.remove(path) && !linked(path));
     }
 
-    /// Of the files that say how the hypervisor is built, lists of objects are
-    /// followed, and everything else is refused.
-    /// Refuses what changes how the hypervisor is built, but for lists of
-    /// objects, which are followed. `texts` are the file before and after.
+    /// Refuses changes to how the hypervisor is built, except for lists of objects,
+    /// which are followed. `texts` are the file before and after.
     fn check_build_file(
         &mut self,
         tree: &Tree,
@@ -395,8 +391,8 @@ fn is_makefile(path: &String) -> bool {
         .is_some_and(|name| name == "Makefile")
 }
 
-/// Whether nothing is compiled in the directory of a makefile of the
-/// hypervisor's code, or below it.
+/// Whether nothing is compiled in or below the directory of a makefile in the
+/// hypervisor's code.
 fn is_unbuilt(tree: &Tree, makefile: &str) -> bool {
     const CODE: [&str; 6] = ["arch/", "common/", "crypto/", "drivers/", "lib/", "xsm/"];
     let path = makefile.strip_prefix("xen/").unwrap_or(makefile);
@@ -410,8 +406,7 @@ fn one(problem: Problem) -> Refused {
     Refused(vec![problem])
 }
 
-/// A part for a file that is not the hypervisor's may be for one that is, with
-/// another path.
+/// A change to a file outside the hypervisor may be meant for a file inside it.
 fn foreign_hint(problem: Problem, path: &str) -> Problem {
     let hint = format!(
         "{path} is not part of this hypervisor; `--leave-out {path}` builds without it, if no other \
@@ -424,8 +419,8 @@ fn foreign_hint(problem: Problem, path: &str) -> Problem {
     )
 }
 
-/// Whether the file `path` can be part of the hypervisor that the tree was
-/// built for: not what tests it, and not another architecture's.
+/// Whether the file `path` can be part of the hypervisor that the tree was built for:
+/// not a test, and not another architecture's.
 pub(crate) fn is_hypervisor(tree: &Tree, path: &str) -> bool {
     let Some(path) = path.strip_prefix("xen/") else {
         return false;
@@ -438,8 +433,8 @@ pub(crate) fn is_hypervisor(tree: &Tree, path: &str) -> bool {
         && architecture.is_none_or(|(name, _)| built(&format!("arch/{name}/")))
 }
 
-/// The text of a patched file. In what the preprocessor reads, the lines that
-/// only moved keep their numbers.
+/// The text of a patched file. If the preprocessor reads it, lines that only moved
+/// keep their numbers.
 fn text(path: &str, lines: &[PatchedLine]) -> String {
     match path.rsplit_once('.') {
         Some((_, "c" | "h")) => numbered(lines, Language::C),

@@ -5,8 +5,8 @@ use crate::unit::Unit;
 use xsplice_abi::record::PatchedData;
 use xsplice_objdiff::Kind;
 
-/// Tables of functions that changed: what the hypervisor did with their
-/// addresses before, such as registering a handler, a payload cannot undo.
+/// Notes on changed tables of functions: a payload cannot undo earlier uses of their
+/// addresses, such as registered handlers.
 pub(crate) fn notes(unit: &Unit, in_place: &[PatchedData]) -> impl Iterator<Item = String> {
     let changed = unit.comparison.changes.iter().filter(|change| {
         let table = |index: usize| {

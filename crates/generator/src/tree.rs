@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A built Xen source tree: what was compiled from what, and how.
+//! A built Xen source tree, with its build records.
 
 use crate::code::Code;
 use crate::generated_file::GeneratedFile;
@@ -11,13 +11,13 @@ use xsplice_system::file;
 /// A compiled object of the tree.
 #[derive(Debug, Clone)]
 pub struct ObjectFile {
-    /// Path of the object, from the `xen` directory.
+    /// Path of the object, relative to the `xen` directory.
     pub path: String,
-    /// The recorded compile command, to be run in the `xen` directory.
+    /// The recorded compile command, to run in the `xen` directory.
     pub command: String,
-    /// The file that the command writes, from the `xen` directory.
+    /// The file that the command writes, relative to the `xen` directory.
     pub output: String,
-    /// The source file, from the `xen` directory.
+    /// The source file, relative to the `xen` directory.
     pub source: String,
     /// Every file that was read to compile it, the source included.
     pub dependencies: BTreeSet<String>,
@@ -34,19 +34,19 @@ impl ObjectFile {
         self.with_flags("-g -fno-var-tracking")
     }
 
-    /// The same object with nothing but what GCC knows before it makes code:
-    /// debugging information of types, in a third of the time.
+    /// The same object with only the debugging information that GCC has before code
+    /// generation: types, in a third of the time.
     pub(crate) fn with_early_types(&self) -> Self {
         self.with_flags("-g -flto -fno-fat-lto-objects")
     }
 
-    /// The same, as the preprocessor leaves it.
+    /// The same, preprocessed only.
     pub(crate) fn preprocessed(&self) -> Self {
         self.with_flags("-E")
     }
 
     fn with_flags(&self, flags: &str) -> Self {
-        // What assembly is made from is compiled with `-S`.
+        // C files that assembly is generated from are compiled with `-S`.
         let step = [" -c ", " -S "]
             .into_iter()
             .find(|step| self.command.contains(step));
@@ -61,13 +61,13 @@ impl ObjectFile {
 /// A built Xen source tree.
 #[derive(Debug)]
 pub struct Tree {
-    /// The directory that holds `xen`, absolute.
+    /// The directory that contains `xen`, absolute.
     pub top: PathBuf,
-    /// Everything that was compiled into the hypervisor.
+    /// All objects compiled into the hypervisor.
     pub objects: Vec<ObjectFile>,
-    /// Everything else that the build made from files of the tree.
+    /// All other files generated from files of the tree.
     pub generated: Vec<GeneratedFile>,
-    /// Symbolic links to source files, and where these are, both from the `xen`
+    /// Symbolic links to source files, and their targets, both relative to the `xen`
     /// directory.
     pub links: BTreeMap<String, String>,
     /// Objects in the hypervisor's library, of which only some are linked.
@@ -75,8 +75,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Reads what the build of the tree at `path` recorded; `path` is the top
-    /// of the source or its `xen` directory.
+    /// Reads the build records of the tree at `path`; `path` is the top of the source
+    /// or its `xen` directory.
     ///
     /// # Errors
     /// If there is no Xen source, or if it was not built.
@@ -143,8 +143,8 @@ impl Tree {
         })
     }
 
-    /// The interpreter of the build's own scripts; some of them look for it in
-    /// the environment.
+    /// The Python interpreter for the build's scripts, some of which take it from the
+    /// environment.
     pub(crate) fn python(&self) -> &str {
         let programs = self.generated.iter().filter_map(|file| {
             let program = file.command.split_whitespace().next()?;
@@ -154,8 +154,8 @@ impl Tree {
         programs.min().unwrap_or("python3")
     }
 
-    /// The value that the tree's configuration gives `option`, such as
-    /// `CONFIG_HVM`; empty if it is not set.
+    /// The value of `option`, such as `CONFIG_HVM`, in the tree's configuration;
+    /// empty if unset.
     pub fn setting(&self, option: &str) -> String {
         let config = std::fs::read_to_string(self.top.join("xen/.config")).unwrap_or_default();
         let mut values = config
@@ -164,9 +164,8 @@ impl Tree {
         values.next().unwrap_or_default().to_owned()
     }
 
-    /// How the build would compile the new object `path`, from the source of
-    /// the same name: as it compiles the other sources of that directory.
-    /// `None` if it compiles none there.
+    /// The new object `path`, compiled from the source of the same name like the
+    /// other sources of its directory. `None` if there are none.
     pub fn new_object(&self, path: &str, source: &str) -> Option<ObjectFile> {
         let directory = |path: &str| path.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
         let extension = |path: &str| path.rsplit_once('.').map_or("", |(_, e)| e).to_owned();
@@ -175,7 +174,7 @@ impl Tree {
                 && extension(&object.source) == extension(source)
                 && object.command.contains(" -c ")
         };
-        // The command that most share: some objects have flags of their own.
+        // The most common command, since some objects have special flags.
         let mut commands: BTreeMap<String, usize> = BTreeMap::new();
         let output = format!("{path}.xsplice");
         for model in self.objects.iter().filter(like) {
@@ -192,7 +191,7 @@ impl Tree {
         })
     }
 
-    /// The objects that any of `files` (from the `xen` directory) goes into.
+    /// The objects that depend on any of `files` (relative to the `xen` directory).
     pub fn reached_by<'a>(&'a self, files: &'a BTreeSet<String>) -> Vec<&'a ObjectFile> {
         self.objects
             .iter()
@@ -250,7 +249,7 @@ const GENERATED: [&str; 6] = [
     ".h.cmd", ".c.cmd", ".i.cmd", ".lst.cmd", ".S.cmd", ".lds.cmd",
 ];
 
-/// What one `.NAME.cmd` file says.
+/// The contents of a `.NAME.cmd` file.
 struct Record {
     path: String,
     command: String,
@@ -305,8 +304,8 @@ impl Record {
         })
     }
 
-    /// Where the build recorded no dependencies, every file of the tree that
-    /// the command names is one.
+    /// If the build recorded no dependencies, every tree file named in the command is
+    /// one.
     fn generated(self, xen: &Path) -> GeneratedFile {
         let named = self
             .command
@@ -344,8 +343,8 @@ fn too_old(xen: &Path) -> Option<String> {
     (version < OLDEST).then(|| format!("{}.{}", version.0, version.1))
 }
 
-/// Every object that was linked into the hypervisor, or put into its library;
-/// empty if the build did not record it.
+/// Every object that was linked into the hypervisor, or put into its library; empty
+/// if not recorded.
 fn linked(xen: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut waiting = vec!["prelink.o".to_owned()];
@@ -359,7 +358,7 @@ fn linked(xen: &Path) -> BTreeSet<String> {
     found
 }
 
-/// The objects and libraries that `path` was made from, as recorded.
+/// The recorded inputs of `path`: objects and libraries.
 fn inputs(xen: &Path, path: &str) -> impl Iterator<Item = String> {
     let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
     let record = xen.join(directory).join(format!(".{name}.cmd"));
@@ -372,8 +371,8 @@ fn inputs(xen: &Path, path: &str) -> impl Iterator<Item = String> {
     words.map(normal).collect::<Vec<_>>().into_iter()
 }
 
-/// Whether an object that is not linked is part of the hypervisor in another
-/// way: its code is included elsewhere, or the linker's first pass needs it.
+/// Whether an unlinked object is part of the hypervisor in another way: its code is
+/// included elsewhere, or the linker's first pass needs it.
 fn is_used_unlinked(xen: &Path, object: &ObjectFile) -> bool {
     let stem = object.path.strip_suffix(".o").unwrap_or(&object.path);
     !object.path.ends_with(".o")
@@ -381,7 +380,7 @@ fn is_used_unlinked(xen: &Path, object: &ObjectFile) -> bool {
         || xen.join(format!("{stem}.bin")).is_file()
 }
 
-/// A recorded command as the shell got it: the record is a makefile.
+/// A recorded command as passed to the shell: the record is in makefile syntax.
 fn unescaped(command: &str) -> String {
     const ESCAPES: [(&str, &str); 6] = [
         ("$$", "$"),
@@ -405,9 +404,9 @@ fn unescaped(command: &str) -> String {
     text
 }
 
-/// The list of offsets of structure members that assembly code uses, which the
-/// build derives from a C file. Its compile command is not recorded: it is that
-/// of any C file of the tree but for the file names and `-S`.
+/// The list of structure offsets for assembly code, which the build derives from a C
+/// file. Its compile command is not recorded: it is that of any C file of the tree,
+/// with different file names and `-S`.
 fn assembly_offsets(xen: &Path, objects: &[ObjectFile]) -> Option<ObjectFile> {
     let record = std::fs::read_to_string(xen.join(".asm-offsets.s.d")).ok()?;
     let list = record.split_once(':')?.1.split("\n\n").next()?;
@@ -433,8 +432,8 @@ fn assembly_offsets(xen: &Path, objects: &[ObjectFile]) -> Option<ObjectFile> {
     })
 }
 
-/// The compile command of `model` with other file names: `rest` says what is
-/// compiled and where to.
+/// The compile command of `model` with different file names: `rest` has the input and
+/// output.
 fn compile_like(model: &ObjectFile, rest: &str) -> String {
     let mut words = model.command.split_whitespace();
     let mut command = String::new();
@@ -453,7 +452,7 @@ fn compile_like(model: &ObjectFile, rest: &str) -> String {
     command
 }
 
-/// `path` without `.` and `..` where that needs no file system.
+/// `path` with `.` and `..` resolved lexically where possible.
 fn normal(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.trim().split('/') {

@@ -14,47 +14,46 @@ use xsplice_objdiff::shared;
 /// An object before and after the patch, with the differences.
 #[derive(Debug, Clone)]
 pub struct Unit {
-    /// Where it came from.
+    /// The object file.
     pub file: ObjectFile,
     /// Built from the original source; empty for a new object.
     pub original: Object,
     /// Built from the patched source; empty for a removed object.
     pub patched: Object,
-    /// What differs.
+    /// The differences.
     pub comparison: Comparison,
-    /// What the payloads below made of the object, from the first that changes
-    /// it to the topmost, whose result is the original.
+    /// The stages of the object in the payloads below, from the first that changes it
+    /// to the topmost, whose result is the original.
     pub stages: Vec<Stage>,
 }
 
-/// What a payload below made of an object.
+/// The change of an object by a payload below.
 #[derive(Debug, Clone)]
 pub struct Stage {
     /// Index of the payload, the lowest being 0.
     pub level: usize,
     /// The object before it.
     pub object: Object,
-    /// From that one to what the payload made of it.
+    /// The comparison of the object before and after it.
     pub comparison: Comparison,
 }
 
 impl Unit {
-    /// The object as the hypervisor has it.
+    /// The hypervisor's own object.
     pub fn shipped(&self) -> &Object {
         self.build(0)
     }
 
-    /// The object before the stage at `build`, or the original if there are as
-    /// many stages.
+    /// The object before the stage at `build`, or the original after the last stage.
     pub(crate) fn build(&self, build: usize) -> &Object {
         let stage = self.stages.get(build);
         stage.map_or(&self.original, |stage| &stage.object)
     }
 
-    /// Compares the two builds of an object; `None` if they do the same, and no
-    /// payload below changed it.
-    /// `compile` is asked for what the objects alone do not tell; without it
-    /// they are only compared, and nothing may be taken from the result.
+    /// Compares the two builds of an object; `None` if they are equivalent and no
+    /// payload below changed it. `compile` resolves what the objects alone leave
+    /// ambiguous; without it, they are only compared, and the result must not be used
+    /// for a payload.
     ///
     /// # Errors
     /// If they cannot be compared.
@@ -84,9 +83,8 @@ impl Unit {
         Ok((!unit.comparison.is_empty() || !unit.stages.is_empty()).then_some(unit))
     }
 
-    /// Finds out from debugging information which static variables of functions are
-    /// the same where the objects do not tell, in each step from the hypervisor to the
-    /// patched source.
+    /// Matches static variables of functions by debugging information where the
+    /// objects are ambiguous, in each step from the hypervisor to the patched source.
     fn settle_locals(&mut self, pair: &Pair, compile: &Compile) {
         let mut builds: Vec<Build> = self.stages.iter().map(|s| Build::Before(s.level)).collect();
         builds.extend([Build::Original, Build::Patched]);
@@ -121,17 +119,17 @@ impl Unit {
     }
 }
 
-/// The builds of one object, read, in the order of time.
+/// The parsed builds of an object, in order.
 struct Objects(Vec<Object>);
 
-/// Whether an object is for the processor's mode in which the hypervisor starts.
+/// Whether an object is 32-bit code, which the hypervisor starts in.
 fn is_32_bit(object: &[u8]) -> bool {
-    /// Where ELF says what it is for, and that it is for this mode.
+    /// Position and value of the 32-bit class in the ELF header.
     const CLASS: (usize, u8) = (4, 1);
     object.get(CLASS.0) == Some(&CLASS.1)
 }
 
-/// All builds that `pair` has, in the order of time.
+/// All builds in `pair`, in order.
 fn builds(pair: &Pair) -> impl Iterator<Item = (Build, Option<&[u8]>)> {
     let before = pair.below.iter();
     let before = before.map(|b| (Build::Before(b.level), b.bytes.as_deref()));
@@ -174,7 +172,7 @@ impl Objects {
         let steps = objects.windows(2).zip(bytes.windows(2));
         let mut comparisons: Vec<Comparison> = steps
             .map(|(objects, bytes)| match bytes[0] == bytes[1] {
-                // Nothing else tells which is which of symbols that are alike.
+                // Nothing else distinguishes similar symbols.
                 true => Comparison::of_one(&objects[0]),
                 false => xsplice_objdiff::compare(&objects[0], &objects[1]),
             })
@@ -213,7 +211,7 @@ impl Objects {
     }
 }
 
-/// Whether the objects alone do not tell what references in them mean.
+/// Whether references in the objects are ambiguous without witnesses.
 fn needs_witnesses(unit: &Unit) -> bool {
     let needed = |old: &Object, new: &Object, comparison: &Comparison| {
         !new.sections.is_empty() && shared::needs_witness(old, new, comparison)
@@ -223,7 +221,7 @@ fn needs_witnesses(unit: &Unit) -> bool {
         || stages.any(|(at, s)| needed(&s.object, unit.build(at + 1), &s.comparison))
 }
 
-/// Offsets that assembly code uses must be what they were.
+/// Offsets for assembly code must not change.
 fn compare_offsets(pair: &Pair) -> Result<Option<Unit>, Problem> {
     let text = |bytes: &Option<Vec<u8>>| bytes.clone().unwrap_or_default();
     let changed = changed_offsets(&text(&pair.original), &text(&pair.patched));
@@ -266,7 +264,7 @@ fn linked_file_name(tree: &Tree, object: &ObjectFile) -> Option<String> {
 
 #[cfg(test)]
 impl Unit {
-    /// The comparison of two sources, compiled by gcc with flags of Xen's.
+    /// The comparison of two sources, compiled by gcc with Xen's flags.
     pub(crate) fn of_sources(original: &str, patched: &str) -> Self {
         let [original, patched] = [original, patched]
             .map(|text| Object::read("x.o", &compiled(text, &[])).expect("an object"));
@@ -311,8 +309,8 @@ fn compiled(text: &str, flags: &[&str]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// The two sources compared, with debugging information, of which the objects do
-    /// not tell what `unsure` variables are.
+    /// The comparison of two sources with debugging information, in which `unsure`
+    /// variables are ambiguous from the objects alone.
     fn settled(original: &str, patched: &str, unsure: usize) -> Unit {
         let mut unit = Unit::of_sources(original, patched);
         let ambiguous = &unit.comparison.correlation.ambiguous;
@@ -335,7 +333,7 @@ mod tests {
         unit
     }
 
-    /// Whether the one static variable of `patched` is that of `original`.
+    /// Whether the single static variable of `patched` is that of `original`.
     fn is_kept(original: &str, patched: &str) -> bool {
         let unit = settled(original, patched, 1);
         unit.comparison.correlation.ambiguous.is_empty()
@@ -359,8 +357,8 @@ mod tests {
         assert!(!is_kept(&original, &patched));
     }
 
-    /// How many of the flags of `patched` are those of the same size of `original`, and
-    /// how many are nobody's.
+    /// How many flags of `patched` match those of the same size of `original`, and
+    /// how many match none.
     fn flags(original: &str, patched: &str, unsure: usize) -> (usize, usize) {
         let unit = settled(original, patched, unsure);
         let flags = unit.patched.symbols.iter().enumerate();
@@ -394,7 +392,7 @@ mod tests {
         let more = source([byte, long, word, "x += 3;"]);
         assert_eq!(flags(&old, &more, 3), (2, 1));
         assert_eq!(flags(&more, &old, 2), (2, 0));
-        // The second is on another line, and the one that is left.
+        // The remaining one, the second, is on another line.
         let moved = source([byte, "", "x += 3;", word]);
         assert_eq!(flags(&old, &moved, 2), (2, 0));
         let together = [byte, word].concat();

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files that the build generates without a record of how it did.
+//! Files that the build generates without recording the command.
 //!
-//! The rules of these few are known here. A rule that another version of Xen has
-//! otherwise makes another file than the tree has, which is refused where the
-//! file matters.
+//! The rules for these few are built in. If another version of Xen has a different
+//! rule, the result differs from the tree's file, which is refused if the file
+//! matters.
 
 use crate::generated_file::GeneratedFile;
 use std::path::Path;
 
-/// How one file is generated; paths are from the `xen` directory.
+/// The rule for a file; paths are relative to the `xen` directory.
 struct Rule {
     path: &'static str,
     inputs: &'static [&'static str],
@@ -16,7 +16,7 @@ struct Rule {
 }
 
 const RULES: [Rule; 2] = [
-    // Which feature goes to which guests is said in comments.
+    // Comments say which feature is for which guests.
     Rule {
         path: "include/xen/lib/x86/cpuid-autogen.h",
         inputs: &[
@@ -39,8 +39,7 @@ const RULES: [Rule; 2] = [
     },
 ];
 
-/// The files of the tree at `xen` that the build left no record of; `recorded`
-/// are those that it did.
+/// The files of the tree at `xen` without records; `recorded` are those with records.
 pub(crate) fn generated(xen: &Path, recorded: &[GeneratedFile]) -> Vec<GeneratedFile> {
     let missing = |rule: &&Rule| {
         recorded.iter().all(|file| file.path != rule.path) && xen.join(rule.path).is_file()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What in the linked hypervisor refers to a place of it: for what the objects
-//! that a patch reaches cannot tell.
+//! Finds references in the linked hypervisor, which the affected objects alone do not
+//! show.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use std::ops::Range;
@@ -9,19 +9,18 @@ use xsplice_xen_image::Image;
 /// Size of an address in data in bytes.
 const POINTER: usize = 8;
 
-/// Something that refers to a place.
+/// A reference to a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Use {
-    /// Where the reference is.
+    /// The address of the reference.
     pub(crate) place: u64,
-    /// The name of what it is in.
+    /// The name of the symbol that contains it.
     pub(crate) user: String,
-    /// Whether it does nothing but read, or call.
+    /// Whether it only reads or calls.
     pub(crate) only_reads: bool,
 }
 
-/// Everything that refers to a place within `target`: instructions that have
-/// its address, and words of data that are one.
+/// All references into `target`: instructions with its address, and pointers in data.
 pub(crate) fn uses(image: &Image, target: &Range<u64>) -> Vec<Use> {
     let mut found = Vec::new();
     let mut add = |place, only_reads| {
@@ -45,7 +44,7 @@ pub(crate) fn uses(image: &Image, target: &Range<u64>) -> Vec<Use> {
         }
     }
     for (address, data) in image.data() {
-        // A section may begin between two words.
+        // A section may start between two words.
         let skip = usize::try_from(address.wrapping_neg() % POINTER as u64).unwrap_or(0);
         let words = data.get(skip..).unwrap_or_default().chunks_exact(POINTER);
         for (word, place) in words.zip((address + skip as u64..).step_by(POINTER)) {
@@ -58,8 +57,8 @@ pub(crate) fn uses(image: &Image, target: &Range<u64>) -> Vec<Use> {
     found
 }
 
-/// Whether an instruction refers to `target`, and then whether it only reads
-/// or calls what is there.
+/// Whether an instruction refers to `target`, and if so, whether it only reads or
+/// calls it.
 fn refers(instruction: &Instruction, target: &Range<u64>) -> Option<bool> {
     let branches = instruction.is_call_near()
         || instruction.is_jmp_short_or_near()

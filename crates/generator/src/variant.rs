@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A variant of a tree's source, and what is made from it.
+//! A variant of a tree's source, and its compiled objects.
 //!
-//! What was made once is taken from the cache. Only if something has to be
-//! made is there a [`Shadow`] to make it in, and it has only what differs.
+//! Existing results come from the cache. A [`Shadow`], which contains only what
+//! differs, is created only if something must be built.
 
 use crate::cache::ObjectCache;
 use crate::climb;
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// What all variants of one tree share.
+/// The state shared by all variants of a tree.
 pub(crate) struct Base<'a> {
     pub(crate) tree: &'a Tree,
     cache: Option<ObjectCache>,
@@ -25,7 +25,7 @@ pub(crate) struct Base<'a> {
 }
 
 impl<'a> Base<'a> {
-    /// Objects are looked for and kept in the directory `cache`.
+    /// Objects are cached in the directory `cache`.
     pub(crate) fn new(tree: &'a Tree, cache: Option<&Path>) -> Result<Self, Refused> {
         Ok(Self {
             tree,
@@ -34,14 +34,14 @@ impl<'a> Base<'a> {
         })
     }
 
-    /// Deletes the oldest of what is kept, if it is too much.
+    /// Deletes the oldest cached objects beyond the limit.
     pub(crate) fn trim(&self) {
         if let Some(cache) = &self.cache {
             cache.trim();
         }
     }
 
-    /// Why nothing is kept, if that is so.
+    /// Why nothing is cached, if so.
     pub(crate) fn unwritable(&self) -> Option<&str> {
         self.cache.as_ref()?.unwritable()
     }
@@ -57,7 +57,7 @@ pub(crate) struct Variant<'a> {
     base: Arc<Base<'a>>,
     pub(crate) changes: Changes,
     cache: Option<ObjectCache>,
-    /// Directories that are going to be written to.
+    /// Directories that will be written to.
     writable: BTreeSet<PathBuf>,
     shadows: Mutex<Vec<Arc<Shadow>>>,
     /// A lock for each file that a compiler writes.
@@ -80,7 +80,7 @@ impl<'a> Variant<'a> {
         }
     }
 
-    /// The same, made ready to compile `objects` in one shadow.
+    /// The same, prepared to compile `objects` in one shadow.
     pub(crate) fn for_objects<'o>(
         mut self,
         objects: impl IntoIterator<Item = &'o ObjectFile>,
@@ -94,9 +94,8 @@ impl<'a> Variant<'a> {
         self.kept(&[&object.path, &object.command], || self.recompile(object))
     }
 
-    /// What `read` makes of the object that the source compiles to, where only
-    /// that is worth keeping. `what` says what it is, with a number that is
-    /// raised when `read` comes to make something else of the same object.
+    /// The result of `read` on the compiled object, if only that is worth caching.
+    /// `what` names it, with a number that is raised when `read` changes its results.
     pub(crate) fn derive(
         &self,
         object: &ObjectFile,
@@ -108,11 +107,11 @@ impl<'a> Variant<'a> {
         })
     }
 
-    /// The contents that the source gives a generated file.
+    /// The contents of a generated file.
     pub(crate) fn generate(&self, file: &GeneratedFile) -> Result<Vec<u8>, Problem> {
         self.kept(&[&file.path, &file.command], || {
             let shadow = self.shadow(written(&file.path, &file.command))?;
-            // Some commands leave alone what is there.
+            // Some commands do not overwrite an existing file.
             let output = shadow
                 .make_way(&file.path)
                 .map_err(|e| Problem::new(Code::DoesNotCompile, &file.path, e.to_string()))?;
@@ -128,14 +127,14 @@ impl<'a> Variant<'a> {
         })
     }
 
-    /// The same with one more file, whose path is from `xen`.
+    /// The same with one more file, whose path is relative to `xen`.
     pub(crate) fn with_file(&self, path: &str, text: String) -> Self {
         let mut changes = self.changes.clone();
         changes.insert(format!("xen/{path}"), Some(text.into_bytes()));
         Self::new(&self.base, changes)
     }
 
-    /// Whether there is a file at `path`, given from `xen`.
+    /// Whether there is a file at `path`, relative to `xen`.
     pub(crate) fn has(&self, path: &str) -> bool {
         let path = format!("xen/{path}");
         match self.changes.get(&path) {
@@ -144,7 +143,7 @@ impl<'a> Variant<'a> {
         }
     }
 
-    /// What is in the file at `path`, given from `xen`, if it is there.
+    /// The contents of the file at `path`, relative to `xen`, if it exists.
     pub(crate) fn contents(&self, path: &str) -> Option<Vec<u8>> {
         let path = format!("xen/{path}");
         match self.changes.get(&path) {
@@ -153,10 +152,10 @@ impl<'a> Variant<'a> {
         }
     }
 
-    /// The object that the source compiles to, compiled in any case.
+    /// Compiles the object, bypassing the cache.
     fn recompile(&self, object: &ObjectFile) -> Result<Vec<u8>, Problem> {
         let shadow = self.shadow(written_by(object).collect())?;
-        // Two ways to compile one object write the same file.
+        // Different commands for one object write the same file.
         let output = lock(&self.outputs)
             .entry(object.output.clone())
             .or_default()
@@ -177,7 +176,7 @@ impl<'a> Variant<'a> {
         }
     }
 
-    /// A shadow in which the directories `writable` can be written to.
+    /// A shadow with the writable directories `writable`.
     fn shadow(&self, mut writable: BTreeSet<PathBuf>) -> Result<Arc<Shadow>, Problem> {
         let mut shadows = lock(&self.shadows);
         let fits = |shadow: &&Arc<Shadow>| shadow.is_writable(&writable);
@@ -197,7 +196,7 @@ impl<'a> Variant<'a> {
     }
 }
 
-/// What makes every command fail is one problem, and not one for each.
+/// A cause that makes every command fail is reported once.
 fn explain(shadow: &Shadow, problem: Problem) -> Problem {
     if shadow.is_whole() {
         return problem;
@@ -212,7 +211,7 @@ fn written_by(object: &ObjectFile) -> impl Iterator<Item = PathBuf> {
     directories.into_iter()
 }
 
-/// The directories that `command`, which makes `path`, writes to.
+/// The directories that `command`, which creates `path`, writes to.
 fn written(path: &str, command: &str) -> BTreeSet<PathBuf> {
     let mut files = vec![path];
     let words: Vec<&str> = command.split_whitespace().collect();
@@ -242,8 +241,8 @@ mod tests {
 
     const COMMON: &str = "-nostdinc -I./include -MMD -MF common/.a.o.d";
 
-    /// A tree in which `common/a.c` includes `public/hvm/save.h`, which
-    /// includes `../xen.h`, beside many directories that have no part in it.
+    /// A tree in which `common/a.c` includes `public/hvm/save.h`, which includes
+    /// `../xen.h`, next to many unrelated directories.
     fn tree() -> (tempfile::TempDir, Tree) {
         let directory = tempfile::tempdir().expect("a directory");
         let xen = directory.path().join("xen");

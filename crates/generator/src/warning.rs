@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What whoever applies or takes out the payload has to know.
+//! Warnings for those who apply or unload the payload.
 
 use crate::unit::Unit;
 use std::collections::BTreeSet;
 use std::fmt;
 use xsplice_objdiff::Kind;
 
-/// Something that no tool can see to.
+/// Something that no tool can handle.
 #[derive(
     Debug,
     Clone,
@@ -20,24 +20,24 @@ use xsplice_objdiff::Kind;
 )]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Warning {
-    /// The hypervisor may keep the address of a function that is only in the
-    /// payload, and call it when the payload is gone.
+    /// The hypervisor may keep the address of a function in the payload, and call it
+    /// after the payload is unloaded.
     HandedOut {
         /// The function.
         function: String,
         /// Its source file.
         file: String,
-        /// What in the payload takes its address.
+        /// The function in the payload that takes its address.
         by: String,
     },
-    /// The hypervisor may keep the address of a function that the patched source
-    /// does not have any more, and go on calling the old code.
+    /// The hypervisor may keep the address of a function that the patched source no
+    /// longer has, and keep calling the old code.
     OldCodeStays {
         /// The function.
         function: String,
         /// Its source file.
         file: String,
-        /// What in the original takes its address.
+        /// The function in the original that takes its address.
         by: String,
     },
 }

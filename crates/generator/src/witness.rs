@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Objects assembled once more, so that relocations name what they mean.
+//! Witnesses: objects assembled once more so that relocations name the variables they
+//! mean.
 //!
 //! See [`xsplice_objdiff::shared`] for when this is needed and why.
 
@@ -11,24 +12,24 @@ use xsplice_objdiff::{Object, ReadError};
 /// A build of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Build {
-    /// From the source before this one of the payloads below.
+    /// From the source before this payload below.
     Before(usize),
-    /// From the original source, as the payloads below left it.
+    /// From the original source, at the level of the payloads below.
     Original,
     /// From the patched source.
     Patched,
 }
 
-/// Compiles an object again, by the command that it has now, which reads a
-/// file `LIST` with the given text, too.
+/// Recompiles an object with its current command, which also reads a file `LIST` with
+/// the given text.
 pub(crate) type Compile<'a> =
     dyn Fn(Build, &ObjectFile, String) -> Result<Vec<u8>, Problem> + Sync + 'a;
 
-/// The file with the names that are to be seen, from the `xen` directory.
+/// The file with the names to make visible, relative to the `xen` directory.
 pub(crate) const LIST: &str = ".xsplice-names.s";
 
-/// Reads `bytes`, which are `build` of `file` and were read as `object` before,
-/// with every reference leading to the variable that the source means.
+/// Reads `bytes`, `build` of `file`, already read as `object`, with every reference
+/// resolved to the variable that the source means.
 pub(crate) fn read(
     file: &ObjectFile,
     (build, bytes): (Build, &[u8]),
@@ -51,7 +52,7 @@ pub(crate) fn read(
         .map(|name| format!(".globl \"{name}\"\n"))
         .collect();
     let again = ObjectFile {
-        // The list first, then what the compiler pipes or names.
+        // The list first, then the compiler's own output, piped or named.
         command: format!("{} -Wa,{LIST},-", file.command),
         ..file.clone()
     };

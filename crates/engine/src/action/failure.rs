@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Why an action on a payload did not happen.
+//! Why an action on a payload failed.
 
 use super::Action;
 use crate::host::{Absent, Hook};
@@ -12,10 +12,10 @@ use thiserror::Error;
 use xsplice_abi::errno::Errno;
 use xsplice_fallible::NoMemory;
 
-/// An action that did not happen. Everything is as it was before it.
+/// A failed action. Nothing has changed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The payload that it was asked for; empty when there was no memory for it.
+    /// The payload; empty if there was no memory for the name.
     pub payload: String,
     /// The action.
     pub action: Action,
@@ -23,8 +23,7 @@ pub struct Failure {
     pub cause: Cause,
 }
 
-/// Why an action did not happen. Names in it are empty when there was no memory
-/// for them.
+/// Why an action failed. Names are empty if there was no memory for them.
 #[derive(Debug, PartialEq, Eq, Error)]
 #[expect(
     missing_docs,
@@ -41,11 +40,11 @@ pub enum Cause {
     /// Unload, but it is applied.
     #[error("it is applied; revert it first")]
     Applied,
-    /// Unload, but an applied payload refers to it (Xen unloads it all the same).
+    /// Unload, but an applied payload refers to it (Xen unloads it anyway).
     #[error("{by} is applied and refers to it; revert {by} first")]
     InUse { by: String },
     /// Apply, but a payload that this one refers to was unloaded (Xen applies it
-    /// all the same).
+    /// anyway).
     #[error(
         "a payload that it refers to was unloaded after it was loaded; unload it and load it again"
     )]
@@ -53,41 +52,41 @@ pub enum Cause {
     /// Revert, but others are on top of it.
     #[error("{top} is applied on top of it; revert {top} first")]
     NotOnTop { top: String },
-    /// Apply after a revert, but its data has the values of the time before.
+    /// Apply after a revert, but its data still has values from the previous apply.
     #[error(
         "it was reverted and has writable data, which is not as it was in the beginning; \
          unload it and load it again"
     )]
     NeedsReload,
-    /// It is made for something else than what is there.
+    /// It was built for different code than is there.
     #[error("{}", Listed(.problems))]
     Unmet { problems: Vec<Problem> },
-    /// Replace with hooks that are run outside of the window.
+    /// Replace, with hooks that run outside the window.
     #[error(
         "{owner} has a {hook} hook, and replace supports none that are run before or after the \
          CPUs stop; revert and apply one by one"
     )]
     Vetoing { owner: String, hook: Hook },
-    /// A hook said no.
+    /// A hook failed.
     #[error("the {hook} hook of {owner} failed ({})", name(*.errno))]
     Hook {
         owner: String,
         hook: Hook,
         errno: Errno,
     },
-    /// The CPUs did not come together.
+    /// The rendezvous timed out.
     #[error("the CPUs did not come together in time: {0}; try again")]
     Absent(Absent),
     /// The hypervisor cannot be patched now.
     #[error("the hypervisor cannot be patched now ({})", name(*.errno))]
     Closed { errno: Errno },
-    /// With what replace found after the reverts, the payload cannot be applied.
+    /// After its reverts, a replace found code that the payload cannot be applied to.
     #[error(
         "function {index} does not hold what the payload expects after the others are reverted; \
          they were put back"
     )]
     Unexpected { index: usize },
-    /// There is no memory for what the engine has to note.
+    /// Out of memory for the engine's own records.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
 }
@@ -118,7 +117,7 @@ fn name(errno: Errno) -> impl fmt::Display {
 }
 
 impl Failure {
-    /// The result code that Xen's interface gives for it.
+    /// The result code in Xen's interface.
     #[must_use]
     pub fn errno(&self) -> Errno {
         match &self.cause {
@@ -137,8 +136,8 @@ impl Failure {
         }
     }
 
-    /// Whether Xen's interface gives this as the payload's result only, and the
-    /// call that asked for the action succeeds.
+    /// Whether Xen's interface reports this only as the payload's result, while the
+    /// hypercall for the action succeeds.
     #[must_use]
     pub fn only_in_result(&self) -> bool {
         matches!(

@@ -21,16 +21,16 @@ use core::fmt;
 use core::ops::Range;
 use xsplice_fallible as fallible;
 
-/// What can be done with a loaded payload.
+/// An action on a loaded payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Take it out of memory.
+    /// Unload it.
     Unload,
-    /// Put the functions back that it patches.
+    /// Restore the functions that it patches.
     Revert,
     /// Patch the functions.
     Apply,
-    /// Revert everything that is applied, and apply it.
+    /// Revert all applied payloads, and apply it.
     Replace,
 }
 
@@ -45,19 +45,18 @@ impl fmt::Display for Action {
     }
 }
 
-/// How an action is to be done.
+/// Options of an action.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Apply, whatever is on top of the stack (`LIVEPATCH_ACTION_APPLY_NODEPS`).
     /// That the payload is for this hypervisor was checked when it was loaded.
     pub nodeps: bool,
-    /// How long the CPUs may take to come together, in nanoseconds; 0 for
-    /// [`Engine::DEFAULT_TIMEOUT`].
+    /// Timeout of the rendezvous in nanoseconds; 0 for [`Engine::DEFAULT_TIMEOUT`].
     pub timeout: u32,
 }
 
-/// What must hold of the text below a payload before it is applied. What its
-/// expectations say always must.
+/// What is checked about the text below a payload before it is applied. Its
+/// expectations are always checked.
 ///
 /// ```
 /// use xsplice_engine::{Action, Cause, Engine, Guard, Options, Policy};
@@ -76,15 +75,15 @@ pub struct Options {
 pub enum Guard {
     /// The build-id of what it depends on.
     Stack,
-    /// The hash of each old function, which its preimage notes have: payloads go
-    /// on top of each other in any order in which their functions do not differ.
+    /// The hash of each old function, from its preimage notes: payloads can be
+    /// stacked in any order that leaves these functions unchanged.
     OldCode,
-    /// The build-id, and the hashes that the payload has.
+    /// The build-id, and any hashes in the payload.
     #[default]
     Both,
 }
 
-/// How far [`Engine::start`] came.
+/// The result of [`Engine::start`].
 ///
 /// ```
 /// use xsplice_engine::{Action, Engine, Options, Policy, Progress};
@@ -105,10 +104,9 @@ pub enum Guard {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Progress {
-    /// It is done, or there was nothing to do: the payload is in the state that
-    /// the action leads to.
+    /// Done, or nothing to do: the payload is in the target state of the action.
     Done,
-    /// All is prepared; [`Engine::run`] does it.
+    /// Everything is prepared; [`Engine::run`] does the rest.
     Pending,
 }
 
@@ -146,7 +144,7 @@ pub struct Engine<H> {
     counters: Counters,
 }
 
-/// An action for which everything is prepared.
+/// A prepared action.
 #[derive(Debug)]
 struct Pending {
     action: Action,
@@ -156,44 +154,43 @@ struct Pending {
     timeout: u32,
 }
 
-/// What is prepared for an apply or replace. Boxed, as the stack is deep where
-/// it is made.
+/// The preparation of an apply or replace. Boxed, because it is made deep in the call
+/// stack.
 #[derive(Debug)]
 struct Applying {
     reverts: Reverts,
-    /// What is to be noted when it is done.
+    /// The records to make once it is done.
     noted: Option<Noted>,
 }
 
-/// What a replace takes out.
+/// The payloads that a replace reverts.
 #[derive(Debug, Default)]
 struct Reverts {
     /// The payload on top first.
     payloads: Vec<Revert>,
-    /// What is written for them, all of it in one place: the window goes through
-    /// it once.
+    /// All their writes in one list, which the window walks once.
     writes: Vec<Write>,
-    /// Whether it must be looked at again, after the reverts, what is in memory:
-    /// hooks revert, and nobody can tell beforehand what they do.
+    /// Whether memory must be checked again after the reverts: hooks revert, with
+    /// unpredictable effects.
     look_again: bool,
 }
 
-/// A payload that a replace takes out.
+/// A payload that a replace reverts.
 #[derive(Debug)]
 struct Revert {
     payload: Id,
-    /// Where its part of [`Reverts::writes`] ends.
+    /// The end of its part of [`Reverts::writes`].
     written: usize,
-    /// Whether it has hooks that run in the window: then it is reverted by
-    /// itself, and its part is what is expected of it.
+    /// Whether it has hooks that run in the window: then it is reverted separately,
+    /// and its part is the expected result.
     hooked: bool,
 }
 
 impl<H: Host> Engine<H> {
-    /// Time for the CPUs to come together when none is asked for: 30 ms.
+    /// Default timeout of the rendezvous: 30 ms.
     pub const DEFAULT_TIMEOUT: u32 = 30_000_000;
 
-    /// Live patching of `host`, on which no payload is loaded.
+    /// Live patching of `host`, without payloads.
     pub const fn new(host: H, policy: Policy) -> Self {
         Self {
             host,
@@ -205,7 +202,7 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    /// Asks for another guard than [`Guard::Both`].
+    /// Sets a guard other than [`Guard::Both`].
     #[must_use]
     pub const fn with_guard(mut self, guard: Guard) -> Self {
         self.guard = guard;
@@ -222,12 +219,12 @@ impl<H: Host> Engine<H> {
         &self.stack
     }
 
-    /// What was done so far.
+    /// Statistics so far.
     pub const fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// The payload for which an action is prepared and has not run yet.
+    /// The payload with a prepared action that has not run yet.
     pub fn pending(&self) -> Option<&str> {
         let pending = self.pending.as_ref();
         pending.map(|pending| self.name(pending.payload))
@@ -255,10 +252,10 @@ impl<H: Host> Engine<H> {
                 .and_then(|payload| payload.install(&mut self.stack))
         };
         self.counters.upload(result.is_ok());
-        // A console is slow, and what is loaded does nothing yet: no line for it.
+        // A console is slow, and a loaded payload does nothing yet: log no line.
         if let Err(mut refusal) = result {
             if refusal.payload.is_empty() {
-                // What the payload had is free again.
+                // The payload's memory is free again.
                 refusal.payload = same(name);
             }
             self.host.log(format_args!("{}", refusal.brief()));
@@ -275,13 +272,13 @@ impl<H: Host> Engine<H> {
         Ok(payload)
     }
 
-    /// Does everything about `action` that can be done while the hypervisor
-    /// runs: checks, the bytes to be written, and the hook that can veto it.
-    /// What needs the window is left to [`run`](Self::run).
+    /// Does the part of `action` that can be done while the hypervisor runs: checks,
+    /// the bytes to write, and the hook that can veto it. The rest needs the window
+    /// and is left to [`run`](Self::run).
     ///
     /// # Errors
-    /// [`Failure`] when the action is not possible; nothing has changed then,
-    /// what the pre-apply or pre-revert hook did aside.
+    /// [`Failure`] if the action is not possible; then nothing has changed, except by
+    /// the pre-apply or pre-revert hook.
     #[inline(never)]
     pub fn start(
         &mut self,
@@ -384,11 +381,11 @@ impl<H: Host> Engine<H> {
         Ok(applying)
     }
 
-    /// Runs the action that is prepared, if there is one: stops the CPUs, does
-    /// it, and calls the hook that is to be called afterwards.
+    /// Runs the prepared action, if there is one: stops the CPUs, does it, and calls
+    /// the post hook.
     ///
     /// # Errors
-    /// [`Failure`]; the payloads and the memory are as they were before then.
+    /// [`Failure`]; payloads and memory are then unchanged.
     #[inline(never)]
     pub fn run(&mut self) -> Result<(), Failure> {
         let Some(pending) = self.pending.take() else {
@@ -451,7 +448,7 @@ impl<H: Host> Engine<H> {
                 Action::Revert => Hook::PostRevert,
                 _ => Hook::PostApply,
             };
-            // As in Xen: without a window, nothing has happened that it could be after.
+            // As in Xen, there is no post hook if there was no window.
             if outcome.is_some() {
                 let _: Option<Result<(), Errno>> = payload.call(hook);
                 self.stack.adopt(id);
@@ -464,7 +461,7 @@ impl<H: Host> Engine<H> {
         result
     }
 
-    /// Says what was done, and what the payload says of itself if it is there now.
+    /// Logs what was done, and the metadata of a payload that is now applied.
     #[inline(never)]
     fn log_done(&self, action: Action, id: Id, times: Times) {
         self.host.log(format_args!(

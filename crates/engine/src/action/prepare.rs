@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What is done about an action while the hypervisor runs.
+//! The part of an action that is done while the hypervisor runs.
 
 use super::{Action, Cause, Guard, Options, Revert, Reverts};
 use crate::host::Hook;
@@ -15,7 +15,7 @@ use xsplice_abi::payload::OPAQUE_SIZE;
 use xsplice_abi::preimage;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// Whether nothing that is applied needs the payload.
+/// Checks that no applied payload needs this one.
 pub(super) fn unload(stack: &Stack, id: Id) -> Result<(), Cause> {
     match stack
         .applied()
@@ -28,7 +28,7 @@ pub(super) fn unload(stack: &Stack, id: Id) -> Result<(), Cause> {
     }
 }
 
-/// Whether the payload is the one on top.
+/// Checks that the payload is on top of the stack.
 pub(super) fn revert(stack: &Stack, id: Id) -> Result<(), Cause> {
     match stack.top() {
         Some(top) if top.id != id => Err(Cause::NotOnTop {
@@ -38,8 +38,8 @@ pub(super) fn revert(stack: &Stack, id: Id) -> Result<(), Cause> {
     }
 }
 
-/// Whether the payload can be applied, and what that writes. What is reverted
-/// before is added to `reverts`.
+/// Checks that the payload can be applied, and prepares its writes. For a replace,
+/// adds the payloads to revert to `reverts`.
 pub(super) fn apply(
     host: &impl Host,
     stack: &Stack,
@@ -96,7 +96,7 @@ pub(super) fn apply(
     patches(&after, payload)
 }
 
-/// What is written over each function, and what is there before.
+/// The new and the current bytes of each function.
 #[inline(never)]
 fn patches<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Result<Vec<Patch>, Cause> {
     let mut patches = fallible::with_room(payload.functions.len())?;
@@ -108,8 +108,8 @@ fn patches<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Result<Vec<
     Ok(patches)
 }
 
-/// Adds all that is applied to `reverts`. The payload that was applied first of
-/// those with a hook that is run outside of the window, and the hook.
+/// Adds all applied payloads to `reverts`. Returns the first applied one with a hook
+/// that runs outside the window, and the hook.
 #[inline(never)]
 fn take_out<'s>(
     stack: &'s Stack,
@@ -136,7 +136,7 @@ fn take_out<'s>(
     Ok(vetoing)
 }
 
-/// Whether the payload depends on `below`, or of the hypervisor itself.
+/// Whether the payload depends on `below`, or on the hypervisor itself.
 #[inline(never)]
 fn depends(host: &impl Host, payload: &Loaded, below: Option<&Loaded>, problems: &mut Problems) {
     let (top, top_name) = match below {
@@ -153,7 +153,7 @@ fn depends(host: &impl Host, payload: &Loaded, below: Option<&Loaded>, problems:
     }
 }
 
-/// The functions that do not hold what the payload was made for.
+/// The functions that do not hold the bytes that the payload expects.
 #[inline(never)]
 fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded, problems: &mut Problems) {
     let expectations = payload.functions.iter().zip(&payload.expectations);
@@ -193,7 +193,7 @@ fn unexpected<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded, problems: &
     }
 }
 
-/// The functions whose preimage notes have another hash.
+/// The functions whose hash differs from their preimage notes.
 #[inline(never)]
 fn changed<H: Host>(
     text: &AsIfReverted<'_, H>,
@@ -201,8 +201,8 @@ fn changed<H: Host>(
     problems: &mut Problems,
 ) -> Result<(), NoMemory> {
     for note in preimage::notes(&payload.preimages) {
-        // A payload with one that cannot be read was refused. (`flatten` would take
-        // more of the stack, which is deepest here.)
+        // Payloads with unreadable ones were refused. (`flatten` would use more
+        // stack, which is deepest here.)
         let Some(note) = note else {
             continue;
         };
@@ -214,7 +214,7 @@ fn changed<H: Host>(
     Ok(())
 }
 
-/// Whether the function of a preimage note has another hash.
+/// Whether the function of a preimage note has a different hash.
 #[inline(never)]
 fn differs<H: Host>(
     text: &AsIfReverted<'_, H>,
@@ -226,7 +226,7 @@ fn differs<H: Host>(
     Ok(!found || Sha256::digest(&code)[..] != note.hash)
 }
 
-/// The functions of which no preimage note says anything.
+/// The functions without a preimage note.
 #[inline(never)]
 fn unproved(host: &impl Host, payload: &Loaded, problems: &mut Problems) -> Result<(), NoMemory> {
     let notes = preimage::notes(&payload.preimages).flatten();
@@ -244,8 +244,8 @@ fn unproved(host: &impl Host, payload: &Loaded, problems: &mut Problems) -> Resu
     Ok(())
 }
 
-/// The functions that share bytes with one that is patched already. A function
-/// may be patched again, but only as the same function.
+/// The functions that overlap an already patched one. A function may be patched
+/// again, but only as the same function.
 #[inline(never)]
 fn overlaps(host: &impl Host, stack: &Stack, payload: &Loaded, problems: &mut Problems) {
     for (index, function) in payload.functions.iter().enumerate() {
@@ -263,8 +263,8 @@ fn overlaps(host: &impl Host, stack: &Stack, payload: &Loaded, problems: &mut Pr
     }
 }
 
-/// The new symbols that an applied payload has as well: loading lets them pass
-/// where only a replace can follow, but there are ways around that.
+/// The new symbols that an applied payload also has: loading allows them if only a
+/// replace can follow, but that can be circumvented.
 #[inline(never)]
 fn taken_symbols(stack: &Stack, payload: &Loaded, problems: &mut Problems) {
     for symbol in payload.symbols.names() {
@@ -277,15 +277,15 @@ fn taken_symbols(stack: &Stack, payload: &Loaded, problems: &mut Problems) {
     }
 }
 
-/// The hypervisor's text as it will be when payloads are reverted.
+/// The hypervisor's text as it will be after the reverts.
 struct AsIfReverted<'h, H> {
     host: &'h H,
-    /// Bytes that are put back, by address, each with the number of its write.
+    /// Restored bytes, by address, each with the number of its write.
     old: Vec<(u64, usize, u8)>,
 }
 
 impl<'h, H: Host> AsIfReverted<'h, H> {
-    /// After `writes`, in their order.
+    /// The text after `writes`, in their order.
     #[inline(never)]
     fn new(host: &'h H, writes: &[Write]) -> Result<Self, NoMemory> {
         let mut sorted = fallible::collect(writes.iter().enumerate())?;
@@ -297,7 +297,7 @@ impl<'h, H: Host> AsIfReverted<'h, H> {
                 fallible::push(&mut old, (addr, order, *byte))?;
             }
         }
-        // It is in order already where they do not overlap. The last one counts.
+        // Writes that do not overlap are already sorted. The last one counts.
         sort(&mut old, |(x, a, _), (y, b, _)| (x, b) < (y, a));
         old.dedup_by_key(|(addr, ..)| *addr);
         Ok(Self { host, old })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What is done while the CPUs stand still: bytes are written, and the hooks
-//! run that must run then. Nothing here allocates, prints or waits.
+//! The part of an action that runs in the window: writes, and the hooks that must run
+//! there. Nothing here allocates, prints or waits.
 
 use super::{Pending, Revert};
 use crate::host::{Hook, State};
@@ -9,14 +9,14 @@ use crate::stack::{Id, Loaded};
 use crate::{Errno, Host, Stack};
 use xsplice_abi::payload::OPAQUE_SIZE;
 
-/// Why an action was not done, or undone.
+/// Why an action was not done, or was undone.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Stopped {
-    /// The hypervisor must not be patched now.
+    /// The hypervisor cannot be patched now.
     Closed(Errno),
     /// A hook of this payload failed.
     Hook(Id, Hook, Errno),
-    /// This function of the payload does not hold what it expects.
+    /// This function of the payload does not hold the expected bytes.
     Unexpected(usize),
 }
 
@@ -29,8 +29,8 @@ impl Stopped {
     }
 }
 
-/// Does the action, or leaves everything as it was. What is done without hooks
-/// is noted later: nothing else can come of it.
+/// Does the action, or leaves everything unchanged. Actions without hooks are
+/// recorded later, since they cannot fail any more.
 pub(super) fn run<H: Host>(host: &H, stack: &mut Stack, pending: &Pending) -> Result<(), Stopped> {
     host.begin_writing().map_err(Stopped::Closed)?;
     let done = act(host, stack, pending);
@@ -113,8 +113,8 @@ fn revert<H: Host>(host: &H, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
     Ok(())
 }
 
-/// Runs the hook that stands in for an action, if there is one. It must leave
-/// all functions patched (or not) when it succeeds, and none changed when it fails.
+/// Runs the hook that replaces an action, if there is one. On success it must leave
+/// all functions patched (or reverted), on failure all unchanged.
 fn run_in_place<H: Host>(host: &H, payload: &mut Loaded, hook: Hook) -> Result<bool, Stopped> {
     if payload.hooks.single(hook).is_none() {
         return Ok(false);
@@ -133,7 +133,7 @@ fn run_in_place<H: Host>(host: &H, payload: &mut Loaded, hook: Hook) -> Result<b
     }
 }
 
-/// Runs the hooks of a kind of which there is any number.
+/// Runs all hooks of a repeatable kind.
 fn run_all(payload: &mut Loaded, hook: Hook) {
     let mut index = 0;
     loop {
@@ -150,7 +150,7 @@ fn run_all(payload: &mut Loaded, hook: Hook) {
     }
 }
 
-/// Applies again what was reverted, `reverted` being in the order of the reverts.
+/// Re-applies the reverted payloads; `reverted` is in the order of the reverts.
 fn put_back<H: Host>(host: &H, stack: &mut Stack, reverted: Option<&[Revert]>) {
     for revert in reverted.unwrap_or_default().iter().rev() {
         if let Err(stopped) = apply(host, stack, revert.payload) {
@@ -163,8 +163,8 @@ fn put_back<H: Host>(host: &H, stack: &mut Stack, reverted: Option<&[Revert]>) {
     }
 }
 
-/// Compares the payload's expectations with what is in memory now, and takes
-/// from there what a revert has to put back.
+/// Compares the payload's expectations with memory, and saves the bytes that a revert
+/// must restore.
 fn look_again<H: Host>(host: &H, stack: &mut Stack, id: Id) -> Result<(), Stopped> {
     let Some(payload) = stack.get_mut(id) else {
         return Ok(());

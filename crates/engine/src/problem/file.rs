@@ -35,16 +35,16 @@ pub enum FileFault {
     /// Too many sections.
     #[error("the payload has {count} sections; fewer than {limit} are supported")]
     TooManySections { count: u16, limit: u16 },
-    /// The section header table does not fit the file or makes no sense.
+    /// The section header table is outside the file or invalid.
     #[error("section header table: {what} ({value:#x})")]
     SectionTable { what: &'static str, value: u64 },
-    /// Sections share bytes of the file (*stricter*: each is gone through).
+    /// Sections overlap in the file (*stricter*: each one is processed).
     #[error("the sections have {size:#x} bytes in the file, which has {file:#x}: they overlap")]
     SectionsOverlap { size: u64, file: u64 },
     /// No symbol table.
     #[error("the payload has no symbol table; it must not be stripped")]
     NoSymbolTable,
-    /// A section that every payload must have is not there.
+    /// A required section is missing.
     #[error("{name} is missing; every payload needs it")]
     Missing { name: &'static str },
     /// Neither functions nor hooks.

@@ -39,7 +39,8 @@ pub enum FunctionFault {
     /// The old function is freed after boot (*stricter*).
     #[error("{addr:#x} is in init text, which is freed after boot")]
     OldInit { addr: u64 },
-    /// The new function is no code, the old one, or the middle of one (*stricter*).
+    /// The new address is not code, is the old function, or is inside a function
+    /// (*stricter*).
     #[error("its new address {addr:#x}: {what}")]
     NewAddress { addr: u64, what: &'static str },
 
@@ -47,14 +48,14 @@ pub enum FunctionFault {
     /// No room for the trampoline.
     #[error("its {old_size} bytes are too few for a trampoline, which takes {needed}")]
     TooSmall { old_size: u32, needed: u32 },
-    /// More bytes than can be made no-ops.
+    /// More no-ops than supported.
     #[error("{new_size} bytes to make no-ops; {limit} are allowed")]
     NopTooLong { new_size: u32, limit: u32 },
-    /// More bytes to be made no-ops than the function has.
+    /// More no-ops than the function has bytes.
     #[error("{new_size} bytes to make no-ops, but it has {old_size}")]
     NopPastEnd { new_size: u32, old_size: u32 },
-    /// Fewer bytes to be made no-ops than the landing pad takes (*stricter*: Xen
-    /// computes a negative length).
+    /// Fewer no-ops than the landing pad has bytes (*stricter*: Xen computes a
+    /// negative length).
     #[error(
         "{new_size} bytes to make no-ops, but it starts with a {endbr}-byte endbr64, which must \
          be kept"
@@ -67,14 +68,14 @@ pub enum FunctionFault {
     /// for another reason (*stricter*).
     #[error("the code at {addr:#x} must not be patched: {reason}")]
     Denied { addr: u64, reason: &'static str },
-    /// What is patched reaches into the next function (*stricter*).
+    /// The patched range extends into the next function (*stricter*).
     #[error(
         "the bytes to be patched, {addr:#x} to {end:#x}, reach into the function at {next:#x}; \
          only one function's bytes may be patched by a record"
     )]
     NextFunction { addr: u64, end: u64, next: u64 },
-    /// What is patched begins or ends inside of an instruction (*stricter*: Xen
-    /// patches it, and the processor runs what is left of the instruction).
+    /// The patched range starts or ends inside an instruction (*stricter*: Xen
+    /// patches it, and the processor runs the rest of the instruction).
     #[error(
         "the {size} bytes to be patched at {addr:#x} {what} inside of the instruction at \
          {begin:#x}, which has {length}; the payload is for a hypervisor that was built differently"
@@ -86,7 +87,7 @@ pub enum FunctionFault {
         begin: u64,
         length: u64,
     },
-    /// What is patched cannot be told to be whole instructions (*stricter*).
+    /// The patched range cannot be decoded into complete instructions (*stricter*).
     #[error(
         "the code at {addr:#x} cannot be decoded, so that nothing tells whether whole \
          instructions are patched"
@@ -114,7 +115,7 @@ pub enum FunctionFault {
     /// The expectation makes no sense.
     #[error("expectation with {what}")]
     ExpectationInvalid { what: &'static str, errno: Errno },
-    /// The old function is not what the payload was made for.
+    /// The old function does not have the expected bytes.
     #[error(
         "{addr:#x} should hold {}, but holds {}; \
          the payload is for another build or another state of the stack",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What can be wrong with a payload.
+//! Problems with payloads.
 
 mod file;
 mod function;
@@ -29,21 +29,21 @@ use xsplice_fallible::{self as fallible, NoMemory};
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// The payload works, but somebody should know.
+    /// The payload works, but this should be known.
     Warning,
-    /// The payload loads, but applying it is refused.
+    /// The payload loads, but its apply is refused.
     NotApplied,
-    /// The payload is refused when it is uploaded.
+    /// The upload of the payload is refused.
     NotLoaded,
 }
 
-/// One thing that is wrong with a payload: what, where, and what to do.
+/// A problem with a payload: what, where, and what to do.
 ///
 /// Variants marked *stricter*, of this and of what it holds, are refused here
 /// although Xen's own loader does not check them: it would crash or corrupt the
 /// hypervisor, now or later.
 ///
-/// Names in it are empty when there was no memory for them.
+/// Names are empty if there was no memory for them.
 ///
 /// ```
 /// use xsplice_engine::{Errno, FunctionFault, Problem, Severity};
@@ -73,10 +73,10 @@ pub enum Problem {
     /// A name that the interface cannot carry.
     #[error("a payload's name has 1 to {limit} bytes; this one has {length}")]
     Name { length: usize, limit: usize },
-    /// A payload of that name is there.
+    /// A payload of that name is loaded.
     #[error("a payload of this name is loaded already; unload it first or take another name")]
     NameTaken,
-    /// It is not signed as it has to be, or as it should be.
+    /// Its signature is missing or invalid.
     #[error("{fault}{}", if *.enforced { "" } else { " (signatures are not enforced)" })]
     Signature {
         fault: SignatureFault,
@@ -91,7 +91,7 @@ pub enum Problem {
     /// A payload with this build-id is loaded already.
     #[error("a payload with build-id {} is loaded already, as {as_name}", hex(.id))]
     BuildIdLoaded { id: Vec<u8>, as_name: String },
-    /// The payload is made for another state of the stack.
+    /// The payload was built for a different state of the stack.
     #[error(
         "the payload applies on top of build-id {}, but the top is {} ({top_name}); \
          apply what it depends on first{}", hex(.wants), hex(.top),
@@ -103,18 +103,18 @@ pub enum Problem {
         top_name: String,
         replaces: bool,
     },
-    /// A new symbol is one of an applied payload as well (*stricter*).
+    /// An applied payload also has this new symbol (*stricter*).
     #[error("{other} is applied and has the symbol {symbol} too; only a replace can follow")]
     AppliedSymbol { symbol: String, other: String },
 
     // What it takes of the hypervisor.
-    /// More memory than any payload gets.
+    /// More memory than allowed.
     #[error("the payload needs {size:#x} bytes of memory; {limit:#x} are allowed")]
     TooLarge { size: u64, limit: u64 },
     /// No room.
     #[error("the hypervisor has no {size:#x} bytes of memory for the payload")]
     NoMemory { size: u64 },
-    /// The hypervisor did not take the payload.
+    /// The hypervisor rejected the payload.
     #[error("the hypervisor failed to {what} ({})", .errno.name().unwrap_or("?"))]
     Hypervisor { what: &'static str, errno: Errno },
 
@@ -157,7 +157,7 @@ pub enum Problem {
         index: usize,
         fault: EntryFault,
     },
-    /// An old function is not what it was when the payload was made.
+    /// An old function has changed since the payload was built.
     #[error(
         "the {size} bytes at {addr:#x} are not the function that the payload was made for: another \
          payload or something else changed it"
@@ -178,7 +178,7 @@ impl core::fmt::Display for Named<'_> {
 }
 
 impl Problem {
-    /// How bad it is.
+    /// Its severity.
     #[must_use]
     pub fn severity(&self) -> Severity {
         match self {
@@ -195,7 +195,7 @@ impl Problem {
         }
     }
 
-    /// The result code that Xen's interface gives for it.
+    /// The result code in Xen's interface.
     #[must_use]
     pub fn errno(&self) -> Errno {
         match self {
@@ -215,8 +215,8 @@ impl Problem {
     }
 }
 
-/// Problems as they are found; more than [`Problems::LIMIT`], and those that
-/// there is no memory for, are only counted.
+/// The problems found so far; those beyond [`Problems::LIMIT`] or without memory are
+/// only counted.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     pub(crate) list: Vec<Problem>,
@@ -267,7 +267,7 @@ impl Problems {
         });
     }
 
-    /// What there was memory for; otherwise the payload is refused.
+    /// The value, or `None` without memory; then the payload is refused.
     pub(crate) fn noted<T>(&mut self, result: Result<T, NoMemory>) -> Option<T> {
         self.no_memory |= result.is_err();
         result.ok()

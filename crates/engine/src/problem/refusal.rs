@@ -26,14 +26,13 @@ use xsplice_fallible::NoMemory;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub struct Refusal {
-    /// Name under which the payload was to be loaded; empty when there was no
-    /// memory for it.
+    /// The intended name of the payload; empty if there was no memory for it.
     pub payload: String,
-    /// Everything that was found, in the order of the checks.
+    /// All problems, in the order of the checks.
     pub problems: Vec<Problem>,
-    /// How many further problems were found and not recorded.
+    /// Number of further problems that were not recorded.
     pub more: usize,
-    /// Whether the engine found no memory for its own lists.
+    /// Whether the engine ran out of memory for its own lists.
     pub no_memory: bool,
 }
 
@@ -61,7 +60,7 @@ impl Refusal {
         }
     }
 
-    /// The result code: that of the first problem that keeps the payload out.
+    /// The result code of the first problem that prevents loading.
     #[must_use]
     pub fn errno(&self) -> Errno {
         if self.no_memory {
@@ -75,8 +74,8 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// The refusal with its first problems, for a console: it keeps few lines, and
-    /// those before them are wanted too.
+    /// The refusal with its first problems, for a console, which keeps only few
+    /// lines, and earlier ones matter too.
     #[must_use]
     pub fn brief(&self) -> Brief<'_> {
         Brief(self)
@@ -115,7 +114,7 @@ impl fmt::Display for Refusal {
 pub struct Brief<'a>(&'a Refusal);
 
 impl Brief<'_> {
-    /// How many problems are shown.
+    /// Number of problems to show.
     pub const PROBLEMS: usize = 10;
 }
 

@@ -10,7 +10,7 @@ use core::fmt;
 use thiserror::Error;
 use xsplice_abi::errno::Errno;
 
-/// A section of a payload, as errors name it.
+/// A section of a payload, for errors.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SectionId {
@@ -61,7 +61,7 @@ pub enum SectionFault {
     /// Its name is not in the table of names.
     #[error("has a name, at {offset:#x}, that is not in the table of section names")]
     Name { offset: u32 },
-    /// A table of strings that is none.
+    /// An invalid string table.
     #[error("should hold strings, but {what}")]
     Strings { what: &'static str },
     /// More than one symbol table.
@@ -79,7 +79,7 @@ pub enum SectionFault {
     /// before it).
     #[error("has alignment 0, which Xen's loader mishandles; use 1")]
     ZeroAlignment,
-    /// An alignment that the loader cannot give.
+    /// An alignment that the loader cannot provide.
     #[error("has alignment {align:#x}, which is more than a page; only a page is guaranteed")]
     LargeAlignment { align: u64 },
     /// It is used and not marked as one to be loaded (*stricter*: Xen reads from
@@ -97,10 +97,10 @@ pub enum SectionFault {
     /// It is not a whole number of entries.
     #[error("has {size} bytes, which is not {expected}")]
     EntrySize { size: u64, expected: &'static str },
-    /// A note that holds no build-id.
+    /// A note without a build-id.
     #[error("is no build-id note (owner GNU, type 3), or is cut off")]
     Note,
-    /// Strings that do not end.
+    /// Unterminated strings.
     #[error("must be strings that each end with a zero byte")]
     Metadata,
     /// Relocations without addend.
@@ -110,24 +110,24 @@ pub enum SectionFault {
     /// reads what comes of it, and people what is in the file).
     #[error("has relocations that cannot be performed: {what}")]
     Relocations { what: &'static str },
-    /// Alternatives, but nothing to alter or to replace it with.
+    /// Alternatives without original code or without replacements.
     #[error("is there, but {missing} is not")]
     AlternativesAlone { missing: &'static str },
-    /// A table that this hypervisor has no use for (*stricter*: it passes it over,
-    /// and the calls go through pointers to functions without landing pads).
+    /// A table that this hypervisor does not use (*stricter*: it ignores it, and the
+    /// calls stay indirect, to functions without landing pads).
     #[error("is there, but this hypervisor does not make such calls direct")]
     CallSites,
-    /// A table about code, or hooks, of a kind that is not known (*stricter*: Xen
-    /// passes it over, and what it says never happens).
+    /// An unknown kind of table or hook (*stricter*: Xen ignores it, so it would have
+    /// no effect).
     #[error("is a table of a kind that is not known, and would have no effect")]
     UnknownTable,
     /// The preimage notes cannot be read.
     #[error("has preimage notes that are damaged")]
     PreimageDamaged,
-    /// Two preimage notes are about the same bytes.
+    /// Two preimage notes cover the same bytes.
     #[error("has two preimage notes about the bytes at {addr:#x}")]
     PreimageOverlap { addr: u64 },
-    /// The preimage notes speak of more than there can be.
+    /// The preimage notes cover more bytes than possible.
     #[error("has preimage notes about {size:#x} bytes; {limit:#x} are allowed")]
     PreimageSize { size: u64, limit: u64 },
 }
@@ -168,9 +168,8 @@ pub enum EntryFault {
     /// An exception table entry for code outside the payload (*stricter*).
     #[error("{what} {addr:#x} is not in the payload's text")]
     NotInText { what: &'static str, addr: u64 },
-    /// A function that is called through a pointer has no landing pad: where the
-    /// processor checks that there is one, the call ends the hypervisor
-    /// (*stricter*).
+    /// The target of an indirect call has no landing pad: if the processor checks for
+    /// one, the call crashes the hypervisor (*stricter*).
     #[error(
         "the function at {addr:#x} is called through a pointer and has no landing pad \
          (endbr64){}; declare it cf_check",

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What can be wrong with a signature.
+//! Problems with signatures.
 
 use thiserror::Error;
 use xsplice_abi::errno::Errno;
 use xsplice_abi::signature::{Kind, SECTION};
 
-/// What is wrong with a signature. Xen itself has none: all of it is *stricter*.
+/// A problem with a signature. Xen itself has none: all of these are *stricter*.
 #[derive(Debug, PartialEq, Eq, Error)]
 #[expect(
     missing_docs,
@@ -14,22 +14,22 @@ use xsplice_abi::signature::{Kind, SECTION};
 )]
 #[non_exhaustive]
 pub enum SignatureFault {
-    /// There is none.
+    /// No signature.
     #[error("the payload is not signed: it has no section {SECTION}")]
     Missing,
-    /// There are several: each would be of a file with the other one.
+    /// Several signatures: each would sign a file that contains the other.
     #[error("the payload has the section {SECTION} twice, as [{first}] and [{second}]")]
     Second { first: usize, second: usize },
-    /// It is there, but it is none.
+    /// The section does not hold a signature.
     #[error("the section {SECTION} holds no signature: {what}")]
     Malformed { what: &'static str },
-    /// It is made in a way that is not known.
+    /// An unknown kind of signature.
     #[error(
         "the payload is signed with {kind}; only {} is known",
         Kind::RSA_SHA256
     )]
     Kind { kind: Kind },
-    /// It is of another file, or by another key.
+    /// The signature of another file, or by another key.
     #[error(
         "the signature is not that of any of the {keys} keys of this hypervisor, or the payload \
          was changed after it was signed"

@@ -21,7 +21,7 @@ pub enum SymbolFault {
     /// A common symbol.
     #[error("is a common symbol; compile with -fno-common")]
     Common,
-    /// Neither the hypervisor nor a loaded payload has it.
+    /// Neither the hypervisor nor a loaded payload defines it.
     #[error(
         "is neither in the hypervisor nor in a loaded payload; \
          a local function or variable is called file.c#name"
@@ -78,10 +78,10 @@ pub enum RelocationFault {
         target: usize,
         size: u64,
     },
-    /// A type that nobody performs.
+    /// An unknown type.
     #[error("type {r_type} is unknown")]
     Unknown { r_type: u32 },
-    /// A type that this engine performs, but Xen's own loader does not.
+    /// A type that this engine supports, but Xen's own loader does not.
     #[error("Xen's loader does not perform {name}; only R_X86_64_64, PC32 and PLT32")]
     Stock { name: &'static str },
     /// A value that does not fit.

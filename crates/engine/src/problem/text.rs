@@ -15,19 +15,19 @@ pub(crate) fn printable(name: &[u8]) -> Result<String, NoMemory> {
     for byte in name.escape_ascii().take(LIMIT) {
         fallible::push(&mut text, byte)?;
     }
-    // What is escaped is ASCII.
+    // Escaped text is ASCII.
     Ok(String::from_utf8(text).unwrap_or_default())
 }
 
 /// A copy of a name.
 #[inline(never)]
 pub(crate) fn copied(name: &str) -> Result<String, NoMemory> {
-    // It is a text already.
+    // It is valid UTF-8 already.
     fallible::copy(name.as_bytes()).map(|bytes| String::from_utf8(bytes).unwrap_or_default())
 }
 
-// A message is worth having without the names in it: what follows is for
-// messages only, and gives nothing when there is no memory.
+// A message is useful even without names: the functions below are for messages only,
+// and return empty values if there is no memory.
 
 /// Bytes of an untrusted name, made printable.
 pub(crate) fn text(name: &[u8]) -> String {

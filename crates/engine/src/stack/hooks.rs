@@ -11,8 +11,7 @@ use xsplice_fallible::{self as fallible, NoMemory};
 pub(crate) struct Hooks {
     pub(crate) load: Vec<u64>,
     pub(crate) unload: Vec<u64>,
-    /// The other kinds, of which there is at most one each, by their numbers; 0
-    /// where there is none, as in the payload.
+    /// The unique kinds, by number; 0 if there is none, as in the payload.
     single: [u64; 8],
 }
 
@@ -31,14 +30,14 @@ impl Hooks {
         }
     }
 
-    /// The hook of a kind of which there is at most one.
+    /// The hook of a unique kind.
     pub(crate) fn single(&self, hook: Hook) -> Option<u64> {
         let addr = self.single.get(hook as usize).copied();
         addr.filter(|addr| *addr != 0)
     }
 
-    /// Whether one of them is run outside of the window. What such hooks do
-    /// cannot be put together for several payloads.
+    /// A hook that runs outside the window, if any. Such hooks cannot be combined for
+    /// several payloads.
     pub(crate) fn vetoing(&self) -> Option<Hook> {
         [
             Hook::PreApply,
@@ -55,7 +54,7 @@ impl Hooks {
         self.load.is_empty() && self.unload.is_empty() && self.single.iter().all(|addr| *addr == 0)
     }
 
-    /// Whether one of them is run in the window.
+    /// Whether one of them runs in the window.
     pub(crate) fn in_window(&self) -> bool {
         let in_place = [Hook::Apply, Hook::Revert];
         !self.load.is_empty()

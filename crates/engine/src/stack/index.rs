@@ -7,7 +7,7 @@ use crate::sort::sort;
 use alloc::vec::Vec;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// What a payload can be found by.
+/// A lookup key for a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Name,
@@ -16,7 +16,7 @@ pub(super) enum Key {
     Symbol(usize),
 }
 
-/// That a payload has a name, a build-id or a symbol.
+/// An index entry: a payload has a name, a build-id or a symbol.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     pub(super) hash: u64,
@@ -33,7 +33,7 @@ impl Loaded {
         }
     }
 
-    /// Everything that it can be found by.
+    /// All its index entries.
     pub(super) fn entries(&self) -> Result<Vec<Entry>, NoMemory> {
         let build_id = Some(Key::BuildId).filter(|_| !self.build_id.is_empty());
         let symbols = (0..self.symbols.list.len()).map(Key::Symbol);
@@ -53,11 +53,11 @@ impl Loaded {
         };
         let full = |entry: &Entry| (self.key(entry.key), index(entry));
         sort(&mut entries, |a, b| {
-            // The hashes of most of them say it.
+            // The hashes usually decide.
             a.hash < b.hash || a.hash == b.hash && full(a) < full(b)
         });
-        // The first symbol of a name counts. With the others, whoever looks for one
-        // that is applied would go through all of them, again for each.
+        // Keep only the first symbol of each name. Otherwise, each lookup of an
+        // applied one would scan all of them.
         let symbol = |entry: &Entry| matches!(entry.key, Key::Symbol(_));
         entries.dedup_by(|next, first| {
             let both = symbol(first) && symbol(next) && first.hash == next.hash;

@@ -15,16 +15,16 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use xsplice_abi::payload::Expectation;
 
-/// Names a loaded payload for as long as the engine runs.
+/// Identifies a loaded payload for the lifetime of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id(pub(super) u64);
 
-/// How long an action took, in nanoseconds.
+/// The times of an action, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
-    /// From asking the CPUs to come together until they had.
+    /// From the start of the rendezvous until all CPUs had reached it.
     pub waiting: u64,
-    /// During which they stood still for the action itself.
+    /// The length of the window.
     pub window: u64,
 }
 
@@ -40,7 +40,7 @@ pub struct Loaded {
     pub(crate) text: Range<u64>,
     pub(crate) functions: Vec<Function>,
     pub(crate) expectations: Vec<Expectation>,
-    /// Preimage notes, as they stand in their section.
+    /// Preimage notes, as in their section.
     pub(crate) preimages: Vec<u8>,
     pub(crate) hooks: Hooks,
     pub(crate) metadata: Vec<String>,
@@ -51,8 +51,8 @@ pub struct Loaded {
     pub(crate) writable_data: bool,
     pub(crate) reverted: bool,
     pub(crate) state: State,
-    /// Per function: what is written over it, and whether it is. The first is
-    /// as of the last action; empty before that.
+    /// For each function, its patch, and whether it is applied. Patches are those of
+    /// the last action, and empty before.
     pub(crate) patches: Vec<Patch>,
     pub(crate) patched: Vec<bool>,
     pub(crate) result: i32,
@@ -66,8 +66,8 @@ impl Loaded {
         &self.name
     }
 
-    /// Who has signed it: the name of one of the host's keys. `None` if none has, or
-    /// if the host does not look at signatures.
+    /// The name of the host's key that signed it. `None` if none did, or if the host
+    /// ignores signatures.
     #[must_use]
     pub fn signer(&self) -> Option<&str> {
         self.signer.as_deref()
@@ -91,8 +91,8 @@ impl Loaded {
         self.state
     }
 
-    /// Result of the last action, as Xen's interface reports it: 0, a negative
-    /// error number, or -EAGAIN while an action is under way.
+    /// Result of the last action, as Xen's interface reports it: 0, a negative error
+    /// number, or -EAGAIN while an action is in progress.
     #[must_use]
     pub fn result(&self) -> i32 {
         self.result
@@ -104,7 +104,7 @@ impl Loaded {
         self.times
     }
 
-    /// What it patches.
+    /// The functions that it patches.
     #[must_use]
     pub fn functions(&self) -> &[Function] {
         &self.functions
@@ -116,19 +116,19 @@ impl Loaded {
         &self.patched
     }
 
-    /// For each function, what is written over it; empty before the first apply.
+    /// The patch for each function; empty before the first apply.
     #[must_use]
     pub fn patches(&self) -> &[Patch] {
         &self.patches
     }
 
-    /// The strings that describe it.
+    /// Its metadata strings.
     #[must_use]
     pub fn metadata(&self) -> &[String] {
         &self.metadata
     }
 
-    /// What is odd about it, although it was loaded.
+    /// Warnings about it.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -140,15 +140,14 @@ impl Loaded {
         &*self.memory
     }
 
-    /// Whether it has writable data: variables, whose values are lost when it is
-    /// unloaded.
+    /// Whether it has variables, whose values are lost when it is unloaded.
     #[must_use]
     pub fn has_variables(&self) -> bool {
         self.writable_data
     }
 
-    /// Whether it can be applied: it has no writable data that a revert left
-    /// with the values of the time before.
+    /// Whether it can be applied: it has no writable data with values from before a
+    /// revert.
     pub(crate) fn pristine(&self) -> bool {
         !self.reverted || !self.writable_data
     }
@@ -159,7 +158,7 @@ impl Loaded {
         self.patched.fill(false);
     }
 
-    /// Runs one hook. `None` when there is none of this kind.
+    /// Runs one hook. `None` if there is none of this kind.
     pub(crate) fn call(&mut self, hook: Hook) -> Option<Result<(), Errno>> {
         let addr = self.hooks.single(hook)?;
         Some(self.call_at(hook, addr))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The payloads that are loaded.
+//! The loaded payloads.
 
 mod hooks;
 mod index;
@@ -37,34 +37,35 @@ pub(crate) struct Patched {
     start: u64,
     end: u64,
     owner: Id,
-    /// Its number among the functions of its owner.
+    /// Its index among the functions of its owner.
     index: usize,
 }
 
-/// The payloads that are loaded, in the order in which they were.
+/// The loaded payloads, in load order.
 #[derive(Debug, Default)]
 pub struct Stack {
-    /// The oldest first, and so in the order of their numbers.
+    /// Oldest first, so sorted by id.
     loaded: Vec<(Id, Box<Loaded>)>,
-    /// Those that are applied, the first applied first.
+    /// The applied ones, in the order of their applies.
     applied: Vec<Id>,
-    /// By hash, then by what is hashed, then the oldest payload first.
+    /// Sorted by hash, then by key, then oldest payload first.
     entries: Vec<Entry>,
     /// By address.
     text: Vec<Text>,
-    /// By address; where a function is patched again, the last one last.
+    /// Sorted by address; for a function that is patched again, the last patch is
+    /// last.
     patched: Vec<Patched>,
     next: u64,
 }
 
-/// What has to be noted when a payload is applied, and memory for it.
+/// The records of an apply, and memory for them.
 #[derive(Debug)]
 pub(crate) struct Noted {
     patched: Vec<Patched>,
     room: (Room<Id>, Room<Patched>),
 }
 
-/// Puts what is in order into a list that is in order, behind what is equal.
+/// Merges sorted items into a sorted list, after equal ones.
 fn merge<T: Copy>(list: &mut Vec<T>, room: Room<T>, new: &[T], is_after: impl Fn(&T, &T) -> bool) {
     let mut end = list.len();
     room.append(list, new.iter().copied());
@@ -141,7 +142,7 @@ impl Stack {
         self.applied().next_back()
     }
 
-    /// What can be found by `bytes`; the oldest payload comes first.
+    /// The index entries for `bytes`, oldest payload first.
     fn entries(&self, bytes: &[u8]) -> impl Iterator<Item = &Entry> {
         let hash = hash(bytes);
         let order = move |entry: &Entry| {
@@ -168,7 +169,7 @@ impl Stack {
         })
     }
 
-    /// A new symbol of a loaded payload; the oldest payload comes first.
+    /// A new symbol of the oldest loaded payload that has it.
     pub(crate) fn symbol(&self, name: &[u8]) -> Option<(Id, u64)> {
         let (owner, addr) = self.symbols(name).next()?;
         Some((owner.id, addr))
@@ -183,7 +184,7 @@ impl Stack {
     /// The payload whose code is at `addr`.
     #[inline]
     pub(crate) fn owner(&self, addr: u64) -> Option<Id> {
-        // It is mostly asked for addresses of the hypervisor, which is before them.
+        // Most addresses are the hypervisor's, which is below all payloads.
         match self.text.first() {
             Some(first) if first.start <= addr => self.owner_of(addr),
             _ => None,
@@ -197,7 +198,7 @@ impl Stack {
         (addr < text.end).then_some(text.owner)
     }
 
-    /// What an address belongs to, payloads included.
+    /// The kind of memory at an address, payloads included.
     #[inline(always)]
     pub(crate) fn region(&self, host: &impl Host, addr: u64) -> Region {
         match self.owner(addr) {
@@ -206,7 +207,7 @@ impl Stack {
         }
     }
 
-    /// A number for the next payload.
+    /// The id for the next payload.
     pub(crate) fn next_id(&self) -> Id {
         Id(self.next)
     }
@@ -224,7 +225,7 @@ impl Stack {
         let room = Room::new(&self.entries, entries.len())?;
         let room_for_text = Room::new(&self.text, 1)?;
         Room::new(&self.loaded, 1)?.append(&mut self.loaded, [(id, payload)]);
-        // From here on nothing fails.
+        // Nothing can fail from here on.
         self.next = self.next.max(id.0.saturating_add(1));
         let loaded = &self.loaded;
         let key = |entry: &Entry| find(loaded, entry.owner).map(|owner| owner.key(entry.key));
@@ -246,8 +247,8 @@ impl Stack {
         self.loaded.retain(|(loaded, _)| *loaded != id);
     }
 
-    /// A function that is patched and shares bytes with `function`, but is not
-    /// the same function; and who patches it.
+    /// A patched function that overlaps `function` but is not the same one, and the
+    /// payload that patches it.
     pub(crate) fn overlapping(&self, function: &Function) -> Option<(&Loaded, &Function)> {
         let (start, end) = (function.old_addr, function.end());
         let first = self
@@ -256,7 +257,8 @@ impl Stack {
         let after = self
             .patched
             .partition_point(|patched| patched.start <= start);
-        // Those at one place are for the same function; any of them may be the longest.
+        // Those at the same address are for the same function; any of them may be the
+        // longest.
         let below = self.patched.get(..first).unwrap_or_default();
         let nearest = below.last().map(|below| below.start);
         let below = below.iter().rev();
@@ -268,7 +270,7 @@ impl Stack {
         Some((owner, owner.functions.get(found.index)?))
     }
 
-    /// What is needed to note that a payload is applied.
+    /// Prepares the records of an apply.
     #[inline(never)]
     pub(crate) fn to_note(&self, payload: &Loaded) -> Result<Noted, NoMemory> {
         let functions = payload.functions.iter().enumerate();
@@ -286,7 +288,7 @@ impl Stack {
         Ok(Noted { patched, room })
     }
 
-    /// Notes that a payload is applied, on top of all others.
+    /// Records that a payload is applied, on top of all others.
     pub(crate) fn set_applied(&mut self, id: Id, noted: Noted) {
         if let Some(payload) = self.get_mut(id) {
             payload.state = State::Applied;
@@ -300,7 +302,7 @@ impl Stack {
         });
     }
 
-    /// Notes that the payload on top is reverted.
+    /// Records that the top payload is reverted.
     pub(crate) fn set_reverted(&mut self, id: Id) {
         if let Some(payload) = self.get_mut(id) {
             payload.set_reverted();
@@ -309,7 +311,7 @@ impl Stack {
         self.patched.retain(|patched| patched.owner != id);
     }
 
-    /// Notes that all payloads are reverted.
+    /// Records that all payloads are reverted.
     pub(crate) fn set_all_reverted(&mut self) {
         let mut applied = core::mem::take(&mut self.applied);
         for id in applied.drain(..) {
@@ -321,7 +323,7 @@ impl Stack {
         self.patched.clear();
     }
 
-    /// Notes what a hook that ran after an action has reverted.
+    /// Records what a hook reverted after an action.
     pub(crate) fn adopt(&mut self, id: Id) {
         let top = self.top().is_some_and(|top| top.id == id);
         let reverted = |payload: &Loaded| payload.state == State::Checked;

@@ -6,8 +6,8 @@ use crate::names::{Name, Names};
 use alloc::vec::Vec;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// Symbols of a payload that others can refer to. Where two have the same name,
-/// the first counts.
+/// Symbols of a payload that others can refer to. Of two with the same name, the
+/// first counts.
 #[derive(Debug, Default)]
 pub(crate) struct NewSymbols {
     names: Names,

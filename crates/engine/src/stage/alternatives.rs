@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Code of the payload that the hypervisor changes while it takes the payload over:
-//! alternatives, and calls through pointers that become direct.
+//! Code of the payload that the hypervisor changes when it registers the payload:
+//! alternatives, and indirect calls that become direct.
 //!
-//! The hypervisor's own code stops with a bug, or follows a pointer, without
-//! asking. Whatever it takes for granted is checked here.
+//! The hypervisor's own code hits a BUG or follows a pointer blindly. All its
+//! assumptions are checked here.
 
 use super::tables::Table;
 use super::{Loader, Placed};
@@ -17,17 +17,17 @@ use alloc::vec::Vec;
 use xsplice_abi::special::{self, Alternative};
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// Size of a call through a pointer relative to the instruction.
+/// Size of a RIP-relative indirect call.
 const INDIRECT_SIZE: u8 = 6;
 
-/// What is wrong with an entry, and the address or number that it is about.
+/// The problem with an entry, and the address or number concerned.
 type Wrong = (&'static str, u64);
 
-/// Code that an entry goes over.
+/// Code that an entry patches.
 #[derive(Clone, Copy)]
 struct Site {
     addr: u64,
-    /// Of the code, and with its padding.
+    /// Length of the code, and including its padding.
     lengths: (u32, u32),
     index: usize,
 }
@@ -71,7 +71,7 @@ impl Placed<'_> {
         None
     }
 
-    /// Checks the alternatives; the code that they go over, in order.
+    /// Checks the alternatives; returns the code that they patch, sorted.
     #[inline(never)]
     fn check_alternatives(
         &self,
@@ -128,7 +128,7 @@ impl Placed<'_> {
         }
     }
 
-    /// Whether the hypervisor can use an entry whose lengths are good.
+    /// Whether the hypervisor can use an entry with valid lengths.
     #[inline(never)]
     fn check_entry(
         &self,
@@ -146,8 +146,8 @@ impl Placed<'_> {
         }
     }
 
-    /// Where the replacement is a branch, the hypervisor moves it, or leads it to
-    /// where the pointer of the original call does. Whether that is code.
+    /// If the replacement is a branch, the hypervisor relocates it, or redirects it
+    /// to the target of the original call's pointer. Checks that this is code.
     #[inline(never)]
     fn check_branch(
         &self,
@@ -179,8 +179,8 @@ impl Placed<'_> {
         reached.map(|_| ()).ok_or(far)
     }
 
-    /// Whether the call (or jump) at `at` goes through a pointer to code. A pointer
-    /// that is 0 becomes a trap.
+    /// Whether the call (or jump) at `at` goes through a pointer to code. A null
+    /// pointer becomes a trap.
     #[inline(never)]
     fn check_pointer(
         &self,
@@ -246,14 +246,14 @@ impl Placed<'_> {
         Ok(())
     }
 
-    /// Whether there is code that stays.
+    /// Whether there is permanent code at `addr`.
     pub(super) fn is_code(&self, loader: &Loader<'_, impl Host>, addr: u64) -> bool {
         self.in_text(addr, 1) || loader.stack.region(loader.host, addr) == Region::Text
     }
 }
 
-/// Several entries for one place are for the same bytes of it and come one after
-/// the other: the hypervisor looks at the one before to see what was done there.
+/// Several entries for one address must cover the same bytes and be consecutive: the
+/// hypervisor looks at the previous entry to see what was done there.
 #[inline(never)]
 fn check_order(table: &Table<'_, '_>, sites: &mut [Site], problems: &mut Problems) {
     sort(sites, |a, b| {
@@ -276,8 +276,8 @@ fn check_order(table: &Table<'_, '_>, sites: &mut [Site], problems: &mut Problem
     }
 }
 
-/// Each call is changed once: the hypervisor finds no call where it, or an
-/// alternative, has been before. `altered` is in order.
+/// Each call is changed at most once: after another entry or an alternative, the
+/// hypervisor finds no call there. `altered` is sorted.
 #[inline(never)]
 fn check_apart(
     table: &Table<'_, '_>,

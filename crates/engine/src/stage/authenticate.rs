@@ -13,13 +13,13 @@ use xsplice_abi::signature::{Kind, Note};
 use xsplice_fallible::{self as fallible, NoMemory};
 use xsplice_signature::{Digest, Key, SPACE};
 
-/// What is done about payloads that none of a host's keys has signed.
+/// The treatment of payloads that none of the host's keys has signed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Enforcement {
-    /// They are loaded: signatures are not looked at.
+    /// They are loaded: signatures are ignored.
     #[default]
     Off,
-    /// They are loaded, and the log says so.
+    /// They are loaded with a log message.
     Warn,
     /// They are refused.
     Enforce,
@@ -40,16 +40,16 @@ impl Enforcement {
     }
 }
 
-/// What a host demands of signatures.
+/// The host's requirements for signatures.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Signatures<'k> {
-    /// Whose signatures count.
+    /// The trusted keys.
     pub keys: &'k [Key<'k>],
     /// What is done without one of them.
     pub enforcement: Enforcement,
 }
 
-/// A signature of RSA with SHA-256, as it stands in its payload. It need not be right.
+/// An RSA signature with SHA-256, as found in a payload, not verified.
 #[derive(Clone, Debug)]
 pub struct Signature<'a> {
     file: &'a [u8],
@@ -57,7 +57,7 @@ pub struct Signature<'a> {
 }
 
 impl<'a> Signature<'a> {
-    /// Where it is in the file.
+    /// Its range in the file.
     #[must_use]
     pub fn place(&self) -> Range<usize> {
         self.place.clone()
@@ -69,7 +69,7 @@ impl<'a> Signature<'a> {
         self.file.get(self.place()).unwrap_or_default()
     }
 
-    /// The SHA-256 of what is signed.
+    /// The SHA-256 of the signed bytes.
     #[must_use]
     pub fn digest(&self) -> Digest {
         xsplice_signature::digest(self.file, self.place()).unwrap_or_default()
@@ -88,7 +88,7 @@ impl<'a> Signature<'a> {
     }
 }
 
-/// A payload that is signed as the host demands.
+/// A payload that meets the host's requirements for signatures.
 #[derive(Debug)]
 pub struct Authenticated<'a>(pub(super) Box<File<'a>>);
 
@@ -128,7 +128,7 @@ impl<'a> Parsed<'a> {
         }))
     }
 
-    /// Finds out who has signed the payload, before anything that it says is trusted.
+    /// Finds out who signed the payload, before any of its contents are trusted.
     ///
     /// # Errors
     /// [`Refusal`] when signatures are enforced and none of the host's keys has signed

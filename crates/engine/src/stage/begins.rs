@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Where functions begin: what is called must not be the middle of one.
+//! The starts of functions: a call must not lead into the middle of one.
 
 use super::resolve::Target;
 use super::tables::Table;
@@ -13,13 +13,13 @@ use crate::{Host, x86_64};
 use alloc::vec::Vec;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// What begins in the payload's text, in order. With each, where the last function
-/// ends that begins no later; nothing is known of code without symbols.
+/// The symbols in the payload's text, sorted, each with the end of the last function
+/// that starts at or before it. Nothing is known about code without symbols.
 #[derive(Debug, Default)]
 pub(super) struct Begins(Vec<(u64, u64)>);
 
 impl Begins {
-    /// Whether a function may begin at `addr`, and none is around it.
+    /// Whether a function may start at `addr`, with no other around it.
     fn contains(&self, addr: u64) -> bool {
         let known = self.0.partition_point(|(start, _)| *start < addr);
         let begins = self.0.get(known).is_some_and(|(start, _)| *start == addr);
@@ -29,7 +29,7 @@ impl Begins {
 }
 
 impl Placed<'_> {
-    /// Notes where functions begin; symbols must be resolved.
+    /// Records the starts of functions; symbols must be resolved.
     #[inline(never)]
     pub(super) fn find_begins(&mut self) -> Result<(), NoMemory> {
         let mut begins = Vec::new();
@@ -75,7 +75,7 @@ impl Placed<'_> {
         (!begins).then_some("no function begins there")
     }
 
-    /// Whether a call through a pointer may end at `addr`; it is a problem where the
+    /// Checks that an indirect call may lead to `addr`, which matters if the
     /// hypervisor uses landing pads.
     #[inline(never)]
     pub(super) fn check_landing(

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! References to what is freed after boot.
+//! References to memory that is freed after boot.
 //!
-//! New code that leads there would find whatever the memory is used for now.
-//! But code of a hypervisor may do so as well, under a condition that only holds
-//! at boot, or because it needs the address and not what is there. A payload that
-//! replaces such code does what was done before.
+//! New code that uses it would find whatever the memory is used for now. But the
+//! hypervisor's own code may have such references too, under a condition that only
+//! holds at boot, or because it needs only the address. A payload that replaces such
+//! code may keep them.
 
 use super::function::Function;
 use super::{Loader, Placed};
@@ -15,27 +15,27 @@ use crate::sort::sort;
 use alloc::vec::Vec;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// A relocated field that leads to what is freed after boot.
+/// A relocated field that refers to memory freed after boot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BootReference {
-    /// The section of relocations, and the number of the one.
+    /// The relocation section, and the index in it.
     pub(super) section: usize,
     pub(super) index: usize,
     /// Its symbol, and the address of that.
     pub(super) symbol: usize,
     pub(super) addr: u64,
-    /// Symbol and addend. A displacement counts from the end of its instruction,
-    /// so that this is some bytes before the place that is meant.
+    /// Symbol plus addend. A displacement counts from the end of its instruction, so
+    /// this is a few bytes before the actual target.
     pub(super) leads: u64,
 }
 
-/// From the displacement to the end of its instruction, at most: an operand of
-/// four bytes may be between them. What differs by no more may mean the same.
+/// Most bytes between the displacement and the end of its instruction: a four-byte
+/// operand. Values that differ by no more may mean the same.
 const BEHIND: u64 = 4;
 
 impl Placed<'_> {
-    /// Refuses every reference to what is freed after boot, unless code that the
-    /// payload replaces leads there too.
+    /// Refuses every reference to memory freed after boot, unless replaced code has
+    /// it too.
     #[inline(never)]
     pub(super) fn check_boot_references(
         &mut self,
@@ -74,7 +74,7 @@ impl Placed<'_> {
     }
 }
 
-/// Where references lead, each once and in order, and whether old code does too.
+/// The targets of references, sorted and unique, and whether old code has them too.
 struct Places(Vec<(u64, bool)>);
 
 impl Places {
@@ -86,7 +86,7 @@ impl Places {
         Ok(Self(places))
     }
 
-    /// Marks what is near `value`: there are few places, however many references.
+    /// Marks targets near `value`: there are few targets, however many references.
     fn mark(&mut self, value: u64) {
         let first = value.saturating_sub(BEHIND);
         let start = self.0.partition_point(|(leads, _)| *leads < first);
@@ -102,8 +102,8 @@ impl Places {
     }
 }
 
-/// Calls `found` with whatever four bytes of the old function may stand for: an
-/// address, or a displacement from where they are.
+/// Calls `found` with each interpretation of any four bytes of the old function: an
+/// address, or a displacement.
 #[inline(never)]
 fn each_value(loader: &Loader<'_, impl Host>, function: &Function, mut found: impl FnMut(u64)) {
     const FIELD: usize = 4;

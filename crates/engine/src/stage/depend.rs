@@ -15,12 +15,12 @@ use xsplice_abi::note::parse_build_id;
 pub struct DependencyChecked<'a>(pub(super) Box<File<'a>>);
 
 impl<'a> Authenticated<'a> {
-    /// Compares the payload's notes with the hypervisor and with what is loaded.
-    /// What it depends on counts only when it is applied.
+    /// Compares the payload's notes with the hypervisor and the loaded payloads. Its
+    /// dependency is only checked on apply.
     ///
     /// # Errors
-    /// [`Refusal`] when the payload is for another hypervisor: whatever else
-    /// could be found would be noise.
+    /// [`Refusal`] if the payload is for another hypervisor: any other problems would
+    /// be noise.
     #[inline(never)]
     pub fn check_dependencies(
         self,
@@ -55,7 +55,7 @@ impl<'a> Authenticated<'a> {
     }
 }
 
-/// The build-id in this section of notes, which every payload has.
+/// The build-id in this note section, which every payload has.
 fn note<'a>(elf: &Elf<'a>, known: Known, problems: &mut Problems) -> Option<&'a [u8]> {
     let Some(section) = elf.section(known) else {
         problems.file(FileFault::Missing { name: known.name() });
@@ -72,8 +72,8 @@ fn note<'a>(elf: &Elf<'a>, known: Known, problems: &mut Problems) -> Option<&'a 
     id
 }
 
-/// Sections that must be unique; where there are two, Xen silently takes the first.
-/// A second signature is for who looks at signatures.
+/// Sections that must be unique; of two, Xen silently takes the first. Duplicate
+/// signatures are checked elsewhere.
 fn duplicates(elf: &Elf<'_>, problems: &mut Problems) {
     for second in &elf.sections {
         let known = second.known.filter(|known| !known.is_repeatable());

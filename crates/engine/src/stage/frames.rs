@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Bug frames: what the hypervisor does where the payload's code has `ud2`.
+//! Bug frames: how the hypervisor handles `ud2` in the payload's code.
 
 use super::tables::Table;
 use super::{Loader, Placed};
@@ -9,14 +9,14 @@ use crate::format::Known;
 use crate::problem::Problems;
 use xsplice_abi::special::{BugFrame, BugKind};
 
-/// Strings that the hypervisor prints, and whether they end.
+/// Checks that strings that the hypervisor prints are terminated.
 struct Strings<'p, 'a, H> {
     placed: &'p Placed<'a>,
     host: &'p H,
-    /// Behind the last zero of text, data and read-only data.
+    /// The ends of the last strings in text, data and read-only data.
     ends: [u64; 3],
-    /// How many bytes of the hypervisor's own strings may still be looked at: a
-    /// payload has its own, and few of others.
+    /// Remaining budget for scanning the hypervisor's own strings: payloads use few
+    /// of them.
     left: usize,
 }
 
@@ -83,7 +83,8 @@ impl<'a> Placed<'a> {
             let Some(frame) = BugFrame::read(bytes, addr) else {
                 continue;
             };
-            // The second half of one with a message, which is at no code.
+            // The second half of an assertion with a message, which refers to no
+            // code.
             if kind == BugKind::Assert && frame.place == addr {
                 continue;
             }

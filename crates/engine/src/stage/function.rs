@@ -19,26 +19,26 @@ use zerocopy::FromBytes as _;
 /// A function that the payload patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// The number of its record in the payload.
+    /// The index of its record in the payload.
     pub(crate) index: u32,
-    /// Where its name is; 0 when it has none.
+    /// Address of its name; 0 if it has none.
     pub(crate) name: u64,
-    /// Where it is in the hypervisor.
+    /// Its address in the hypervisor.
     pub old_addr: u64,
-    /// Size there.
+    /// Its size there.
     pub old_size: u32,
-    /// Where its replacement is; 0 when it is made no-ops.
+    /// Address of its replacement; 0 for no-ops.
     pub new_addr: u64,
-    /// Size of the replacement, or of what is made no-ops.
+    /// Size of the replacement, or number of no-op bytes.
     pub new_size: u32,
-    /// How far into the old function the patch begins.
+    /// Offset of the patch in the old function.
     pub patch_offset: u32,
-    /// Whether it is known that a function of the hypervisor begins there.
+    /// Whether a function of the hypervisor is known to start there.
     pub(crate) begins: bool,
 }
 
 impl Function {
-    /// What is written over: the addresses of a jump, or of no-ops.
+    /// The overwritten addresses: a jump, or no-ops.
     #[must_use]
     pub fn patched(&self) -> Range<u64> {
         let start = self.old_addr.saturating_add(self.patch_offset.into());
@@ -49,8 +49,8 @@ impl Function {
         start..start.saturating_add(length.into())
     }
 
-    /// Its name in the payload, made printable; empty when it has none, or when
-    /// there is no memory for it. The payload must be loaded on `host`.
+    /// Its name in the payload, made printable; empty if it has none, or if there is
+    /// no memory for it. The payload must be loaded on `host`.
     #[must_use]
     #[inline(never)]
     pub fn name(&self, host: &impl Host) -> String {
@@ -68,10 +68,10 @@ impl Function {
     }
 }
 
-/// Room for a name that the host copies.
+/// A buffer for a name that the host copies.
 struct Room([u8; MAX_NAME]);
 
-/// The string at `addr`, which is copied to the room.
+/// The string at `addr`, copied to the buffer.
 fn string<'b>(host: &impl Host, addr: u64, Room(room): &'b mut Room) -> Option<&'b [u8]> {
     if addr == 0 {
         return None;
@@ -98,7 +98,7 @@ impl Image {
         }
     }
 
-    /// As [`Function::name`], of a function that is being loaded.
+    /// Like [`Function::name`], for a function that is being loaded.
     #[inline(never)]
     pub(super) fn function_name(&self, host: &impl Host, function: &Function) -> String {
         let mut room = Room([0; MAX_NAME]);
@@ -150,7 +150,7 @@ impl<H: Host> Candidate<'_, H> {
         Ok(())
     }
 
-    /// The address that its name stands for.
+    /// The address of its symbol.
     #[inline(never)]
     fn find(&self) -> Result<u64, FunctionFault> {
         let addr = self.function.name;
@@ -267,7 +267,7 @@ impl<H: Host> Candidate<'_, H> {
 }
 
 impl Placed<'_> {
-    /// Adds the functions. Whether the payload has their section.
+    /// Adds the functions. Returns whether the payload has their section.
     #[inline(never)]
     pub(super) fn functions(
         &self,
@@ -299,7 +299,7 @@ impl Placed<'_> {
         Ok(true)
     }
 
-    /// Adds what a record says, when it is good.
+    /// Adds the function of a record, if valid.
     #[inline(never)]
     fn function(
         &self,
@@ -347,9 +347,9 @@ impl Placed<'_> {
     }
 }
 
-/// Checks what concerns all functions together, in the order of their addresses.
-/// Whether no two of them share bytes: then all of them together are no longer than
-/// the hypervisor's text, and their code can be looked through.
+/// Checks all functions together, by address. Returns whether no two overlap: then
+/// their total size is bounded by the hypervisor's text, and their code can be
+/// scanned.
 #[inline(never)]
 pub(super) fn check_all(
     loader: &Loader<'_, impl Host>,
@@ -363,7 +363,7 @@ pub(super) fn check_all(
     }
     let mut cursor = Cursor::default();
     for function in sorted {
-        // Nothing but its first bytes are written over.
+        // Only its first bytes are overwritten.
         if function.begins && function.new_addr != 0 {
             continue;
         }
@@ -386,19 +386,19 @@ fn sorted(functions: &[Function]) -> Result<Vec<&Function>, NoMemory> {
     Ok(sorted)
 }
 
-/// How far a function of the hypervisor was decoded. Records come in the order
-/// of their addresses, so that no instruction is decoded again and again.
+/// The progress of decoding a function of the hypervisor. Records are sorted by
+/// address, so no instruction is decoded repeatedly.
 #[derive(Default)]
 struct Cursor {
-    /// Where the function begins.
+    /// Start of the function.
     function: u64,
-    /// Where an instruction of it begins.
+    /// Start of an instruction in it.
     at: u64,
 }
 
 impl Cursor {
-    /// Whether what is patched is whole instructions. A jump may end inside of
-    /// one, because nothing behind it is run; no-ops must not.
+    /// Checks that the patched range consists of complete instructions. A jump may
+    /// end inside one, because nothing after it runs; no-ops must not.
     #[inline(never)]
     fn boundaries(
         &mut self,
@@ -462,10 +462,10 @@ impl Cursor {
     }
 }
 
-/// Most bytes of a function that are decoded at once.
+/// Most bytes of a function to decode at once.
 const FUNCTION_LIMIT: usize = 1 << 20;
 
-/// Two records for the same bytes: the second trampoline would go over the first.
+/// Two records for the same bytes: the second trampoline would overwrite the first.
 #[inline(never)]
 fn overlaps(
     host: &impl Host,

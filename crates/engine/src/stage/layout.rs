@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Where each section goes.
+//! The layout of sections.
 
 use super::begins::Begins;
 use super::{DependencyChecked, File, Loader, Placed};
@@ -18,7 +18,7 @@ const TEXT: usize = 0;
 const WRITABLE: usize = 1;
 const READ_ONLY: usize = 2;
 
-/// Which of them a section is in; none, if it is both text and writable.
+/// The span of a section; none if it is both executable and writable.
 fn kind(section: &Section<'_>) -> Option<usize> {
     match (
         section.flags & SHF_EXECINSTR != 0,
@@ -31,8 +31,8 @@ fn kind(section: &Section<'_>) -> Option<usize> {
     }
 }
 
-/// Makes all of it 0, in words: `fill` would become `memset`, which goes over bytes
-/// in Xen.
+/// Zeroes memory word by word: `fill` would become `memset`, which writes bytes in
+/// Xen.
 fn clear(bytes: &mut [u8]) {
     let zero = black_box(0_u64).to_le_bytes();
     let (lines, rest) = bytes.as_chunks_mut::<64>();
@@ -49,8 +49,8 @@ fn clear(bytes: &mut [u8]) {
 pub struct LaidOut<'a>(pub(super) Box<Placed<'a>>);
 
 impl<'a> DependencyChecked<'a> {
-    /// Gives each section that is loaded an address: text first, then writable
-    /// data, then read-only data, on pages of their own.
+    /// Gives each section that is loaded an address: text first, then writable data,
+    /// then read-only data, on separate pages.
     ///
     /// # Errors
     /// [`Refusal`] when there is no room for it.
@@ -86,7 +86,7 @@ impl<'a> DependencyChecked<'a> {
             let offset = offset.filter(|offset| *offset <= MAX_IMAGE);
             let end = offset.and_then(|offset| offset.checked_add(section.size));
             *size = end.unwrap_or(u64::MAX).min(MAX_IMAGE + 1);
-            // In its span for now, which has no address yet.
+            // Relative to its span for now, which has no address yet.
             *address = offset;
         }
 
@@ -114,7 +114,7 @@ impl<'a> DependencyChecked<'a> {
         );
         let mut start = 0;
         for ((span, size), pages) in image.spans.iter_mut().zip(sizes).zip(pages) {
-            // All of it together is within a limit, and in memory.
+            // The total is within a limit and fits in memory.
             let [size, pages] = [size, pages].map(|size| usize::try_from(size).unwrap_or(0));
             *span = Span {
                 base: base.saturating_add(start as u64),
@@ -123,7 +123,7 @@ impl<'a> DependencyChecked<'a> {
             };
             start += pages;
         }
-        // Where nothing was written yet.
+        // The starts of unwritten memory.
         let mut gaps = image.spans.map(|span| span.start);
         for (section, address) in elf.sections.iter().zip(&mut addresses) {
             let (Some(address), Some(kind)) = (address, kind(section)) else {
@@ -146,7 +146,7 @@ impl<'a> DependencyChecked<'a> {
         let spans = gaps.into_iter().zip(image.spans).zip(pages);
         for (kind, ((gap, span), pages)) in spans.enumerate() {
             let len = match kind {
-                // What is behind it is not used, but can be executed.
+                // The rest of the last page is unused, but executable.
                 TEXT => usize::try_from(pages).unwrap_or(0),
                 _ => span.len,
             };

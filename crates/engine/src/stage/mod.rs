@@ -40,13 +40,13 @@ use boot::BootReference;
 use resolve::Target;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// What is accepted beyond what every host accepts.
+/// Which relocations are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// What an unmodified Xen loads.
+    /// Those that an unmodified Xen loads.
     #[default]
     Stock,
-    /// Also what only this engine loads: every relocation of the table.
+    /// Also those that only this engine loads: every relocation of the table.
     Engine,
 }
 
@@ -69,9 +69,9 @@ pub enum Policy {
 pub struct Loader<'h, H> {
     /// The hypervisor.
     pub host: &'h H,
-    /// What is loaded already.
+    /// The payloads loaded so far.
     pub stack: &'h Stack,
-    /// What is accepted.
+    /// The policy.
     pub policy: Policy,
 }
 
@@ -93,9 +93,8 @@ impl<H: Host> Loader<'_, H> {
 }
 
 impl<H: Host> Loader<'_, H> {
-    /// The address that `name` stands for, and the payload that has it: a symbol
-    /// of the hypervisor or of a payload, or one with an offset, as in
-    /// `function+0x10`.
+    /// The address of `name`, and the payload that has it: a symbol of the hypervisor
+    /// or of a payload, or one with an offset, as in `function+0x10`.
     fn lookup(&self, name: &[u8]) -> Option<(Option<Id>, u64)> {
         self.lookup_plain(name).or_else(|| {
             let plus = name.iter().rposition(|byte| *byte == b'+')?;
@@ -110,7 +109,7 @@ impl<H: Host> Loader<'_, H> {
         })
     }
 
-    /// Notes that a payload is needed when `addr` is in its code.
+    /// Records that a payload is needed if `addr` is in its code.
     #[inline(always)]
     fn note_owner(&self, addr: u64, uses: &mut Uses) -> Result<(), NoMemory> {
         uses.note(self.stack.owner(addr))
@@ -128,7 +127,8 @@ impl<H: Host> Loader<'_, H> {
     }
 }
 
-/// What goes through all stages: the payload's name and what was found so far.
+/// The state that goes through all stages: the payload's name and the problems found
+/// so far.
 #[derive(Debug, Default)]
 struct Findings {
     payload: String,
@@ -138,7 +138,7 @@ struct Findings {
     uses: Uses,
 }
 
-/// Payloads that this one cannot be without; again and again, until they are
+/// Payloads that this one needs, with duplicates until they are
 /// [`sorted`](Self::sorted).
 #[derive(Debug, Default)]
 struct Uses(Vec<Id>);
@@ -152,7 +152,7 @@ impl Uses {
         }
     }
 
-    /// Each once, in order.
+    /// Sorted and unique.
     fn sorted(mut self) -> Vec<Id> {
         sort(&mut self.0, |a, b| a < b);
         self.0.dedup();
@@ -160,19 +160,19 @@ impl Uses {
     }
 }
 
-/// A payload that has no addresses yet. Boxed, as [`Placed`].
+/// A payload without addresses. Boxed, like [`Placed`].
 #[derive(Debug)]
 struct File<'a> {
     findings: Findings,
     bytes: &'a [u8],
     elf: Elf<'a>,
-    /// The build-ids in its notes, when they are read.
+    /// The build-ids in its notes, once they are read.
     build_id: &'a [u8],
     depends: &'a [u8],
 }
 
-/// A payload that has addresses. What a later stage finds out is empty before.
-/// It is boxed: hypervisors have little stack.
+/// A payload with addresses. Results of later stages are empty before. Boxed, because
+/// hypervisors have little stack.
 #[derive(Debug)]
 struct Placed<'a> {
     findings: Findings,
@@ -182,11 +182,11 @@ struct Placed<'a> {
     image: Box<Image>,
     /// The address of each section that is loaded.
     addresses: Vec<Option<u64>>,
-    /// What each symbol stands for, when they are resolved.
+    /// The target of each symbol, once resolved.
     targets: Vec<Target>,
-    /// Where functions begin, when they are looked for.
+    /// The starts of functions, once determined.
     begins: Begins,
-    /// What leads to what is freed after boot, when relocations are performed.
+    /// References to memory freed after boot, once relocations are performed.
     boot_references: Vec<BootReference>,
 }
 

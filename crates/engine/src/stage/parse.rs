@@ -13,10 +13,10 @@ use xsplice_fallible as fallible;
 pub struct Parsed<'a>(pub(super) Box<File<'a>>);
 
 impl<'a> Parsed<'a> {
-    /// Parses `file`, which is to be loaded under `name`.
+    /// Parses `file`, to be loaded as `name`.
     ///
     /// # Errors
-    /// [`Refusal`] when it is not a payload file at all.
+    /// [`Refusal`] if it is not a payload file at all.
     #[inline(never)]
     pub fn parse(name: &str, file: &'a [u8]) -> Result<Self, Refusal> {
         let mut findings = Findings::new(name)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Fills in what depends on addresses.
+//! Performs relocations.
 
 use super::boot::BootReference;
 use super::resolve::Target;
@@ -50,7 +50,7 @@ impl Placed<'_> {
         if section.kind != SHT_RELA && section.kind != SHT_REL {
             return;
         }
-        // Relocations of what is not loaded, debugging information above all.
+        // Relocations of sections that are not loaded, mainly debugging information.
         let target = usize::try_from(section.info).unwrap_or(usize::MAX);
         let (Some(target), Some(Some(base))) = (elf.sections.get(target), addresses.get(target))
         else {
@@ -138,7 +138,7 @@ struct Table<'a, 'e> {
     elf: &'a Elf<'e>,
     targets: &'a [Target],
     section: &'a Section<'e>,
-    /// The section that they change, its address and its bytes.
+    /// The section that they apply to, its address and its bytes.
     target: &'a Section<'e>,
     base: u64,
     fields: &'a mut [u8],
@@ -146,7 +146,8 @@ struct Table<'a, 'e> {
 }
 
 impl Table<'_, '_> {
-    /// Writes one field. The address of its symbol, if that is freed after boot.
+    /// Writes one field. Returns the address of its symbol if that is freed after
+    /// boot.
     fn perform(&mut self, entry: &Entry) -> Result<Option<u64>, RelocationFault> {
         if entry.symbol == 0 {
             return Err(RelocationFault::NoSymbol);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Which address each symbol has.
+//! Resolves symbols to addresses.
 
 use super::{Findings, LaidOut, Loader, Placed, Uses};
 use crate::elf::{SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF};
@@ -9,7 +9,7 @@ use crate::{Host, Region};
 use alloc::boxed::Box;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// What a symbol stands for.
+/// The target of a symbol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// An address (or an absolute value).
@@ -27,11 +27,11 @@ pub(super) enum Target {
 pub struct Resolved<'a>(pub(super) Box<Placed<'a>>);
 
 impl<'a> LaidOut<'a> {
-    /// Looks each symbol up: in the payload, in the hypervisor, then in the
-    /// payloads that are loaded.
+    /// Looks up each symbol: in the payload, in the hypervisor, then in the loaded
+    /// payloads.
     ///
     /// # Errors
-    /// [`Refusal`] when there is no memory to note what was found.
+    /// [`Refusal`] if there is no memory for the results.
     #[inline(never)]
     pub fn resolve(mut self, loader: &Loader<'_, impl Host>) -> Result<Resolved<'a>, Refusal> {
         let Placed {
@@ -86,7 +86,7 @@ fn lookup(
     Ok(Some(target(loader, addr)))
 }
 
-/// An address, of which it is said when it is gone after boot.
+/// An address, marked if it is freed after boot.
 fn target(loader: &Loader<'_, impl Host>, addr: u64) -> Target {
     match loader.host.region(addr) {
         Region::Init => Target::Init(addr),

@@ -14,7 +14,7 @@ use xsplice_abi::payload::hook::{self, Hook};
 use xsplice_abi::special::Exception;
 use xsplice_fallible::NoMemory;
 
-/// A section with the address and the bytes it has after relocation.
+/// A section with its address and bytes after relocation.
 pub(super) struct Table<'a, 'e> {
     pub(super) section: &'a Section<'e>,
     pub(super) addr: u64,
@@ -22,7 +22,7 @@ pub(super) struct Table<'a, 'e> {
 }
 
 impl<'a, 'e> Table<'a, 'e> {
-    /// An entry is not what the hypervisor takes it for.
+    /// Reports a bad entry.
     #[inline(never)]
     pub(super) fn push_wrong(
         &self,
@@ -35,7 +35,7 @@ impl<'a, 'e> Table<'a, 'e> {
         problems.entry(self.section, index, fault);
     }
 
-    /// The entries, each with its index and address, when they fill the table.
+    /// The entries, each with its index and address, if they fill the table.
     pub(super) fn entries(
         &self,
         size: u64,
@@ -59,8 +59,7 @@ impl<'a, 'e> Table<'a, 'e> {
     }
 }
 
-/// Addresses of the tables that the hypervisor takes over; empty where there
-/// is none.
+/// Addresses of the tables that the hypervisor takes over; empty if there is none.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     pub(super) funcs: Range<u64>,
@@ -95,8 +94,8 @@ impl<'e> Placed<'e> {
         usize::try_from(len).is_ok_and(|len| self.image.text().contains(addr, len))
     }
 
-    /// Adds the hooks, which must be code. Whether the payload has a section of
-    /// hooks.
+    /// Adds the hooks, which must be code. Returns whether the payload has a hook
+    /// section.
     #[inline(never)]
     pub(super) fn hooks(
         &self,
@@ -138,7 +137,7 @@ impl<'e> Placed<'e> {
         for (index, _, bytes) in table.entries(hook::POINTER_SIZE, expected, problems) {
             let addr = Bytes(bytes).u64(0).unwrap_or(0);
             if single && addr == 0 {
-                // Xen takes it for one that is not there.
+                // Xen treats it as missing.
                 continue;
             }
             if let Some(what) = self.not_function(loader, addr) {
@@ -152,7 +151,7 @@ impl<'e> Placed<'e> {
         Ok(())
     }
 
-    /// Where the tables are that the hypervisor takes over.
+    /// The addresses of the tables that the hypervisor takes over.
     pub(super) fn tables(&self) -> Tables {
         let range = |known| {
             let section = self.elf.section(known);

@@ -16,15 +16,15 @@ use core::ops::Range;
 use xsplice_abi::payload::Expectation;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// A payload that passed every check and can be put on the stack. Dropping it
-/// gives its memory back.
+/// A payload that passed every check and can be installed. Dropping it frees its
+/// memory.
 #[derive(Debug)]
 pub struct Verified<'a> {
     pub(super) image: Box<Image>,
     pub(super) contents: Box<Contents<'a>>,
 }
 
-/// What is known about it.
+/// The results of verification.
 #[derive(Debug, Default)]
 pub(super) struct Contents<'a> {
     pub(super) findings: Findings,
@@ -42,7 +42,7 @@ pub(super) struct Contents<'a> {
 }
 
 impl Verified<'_> {
-    /// Problems that do not keep it from being loaded.
+    /// Problems that do not prevent loading.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.contents.findings.problems.list
@@ -66,14 +66,14 @@ impl Verified<'_> {
         &self.contents.build_id
     }
 
-    /// The strings that describe it.
+    /// Its metadata strings.
     #[must_use]
     pub fn metadata(&self) -> &[String] {
         &self.contents.metadata
     }
 
-    /// Whether it can be applied again after a revert: not when it has writable
-    /// data, which would keep the values of the first time.
+    /// Whether it can be applied again after a revert: not if it has writable data,
+    /// which would keep its values.
     #[must_use]
     pub fn can_reapply(&self) -> bool {
         !self.contents.writable_data
@@ -103,7 +103,7 @@ impl Contents<'_> {
         Ok(Box::write(fallible::place()?, Self::default()))
     }
 
-    /// Gives the payload to the hypervisor; what it failed to do, if it did.
+    /// Registers the payload with the hypervisor; returns what failed, if anything.
     #[inline(never)]
     fn hand_over(&self, image: &mut Image) -> Result<(), (&'static str, Errno)> {
         let [text, data, read_only] = image.spans.each_ref().map(Span::range);

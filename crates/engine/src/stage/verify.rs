@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the payload patches, and whether it can.
+//! Verifies what the payload patches.
 
 use super::function::{Function, check_all};
 use super::resolve::Target;
@@ -55,7 +55,7 @@ impl<'a> Relocated<'a> {
 }
 
 impl<'a> Placed<'a> {
-    /// Adds what is to be kept of a payload that is good.
+    /// Adds the data to keep of a valid payload.
     #[inline(never)]
     fn finish(&self, contents: &mut Contents<'_>) -> Result<(), NoMemory> {
         contents.tables = self.tables();
@@ -66,7 +66,7 @@ impl<'a> Placed<'a> {
         Ok(())
     }
 
-    /// Whether it has data that it could change; its records do not count.
+    /// Whether it has writable data, not counting its records.
     fn writable_data(&self) -> bool {
         self.elf.sections.iter().any(|section| {
             section.allocated()
@@ -76,7 +76,7 @@ impl<'a> Placed<'a> {
         })
     }
 
-    /// The notes that say what the old functions must be.
+    /// The preimage notes.
     #[inline(never)]
     fn preimages(&self, problems: &mut Problems) -> Result<Vec<u8>, NoMemory> {
         let Some(section) = self.elf.section(Known::Preimages) else {
@@ -108,7 +108,7 @@ impl<'a> Placed<'a> {
         fallible::copy(section.data)
     }
 
-    /// Writes into each record the address that its name was found at.
+    /// Writes the resolved address into each record.
     #[inline(never)]
     fn fill_in_addresses(&mut self, functions: &[Function]) {
         const OLD_ADDR: usize = offset_of!(LivepatchFunc, old_addr);
@@ -143,8 +143,8 @@ impl<'a> Placed<'a> {
         Ok(metadata)
     }
 
-    /// The symbols in sections that are loaded, and those of them that later
-    /// payloads can refer to. Their names must be new.
+    /// The symbols in loaded sections, and those that later payloads can refer to,
+    /// whose names must be new.
     #[inline(never)]
     fn symbols(
         &self,
@@ -161,8 +161,8 @@ impl<'a> Placed<'a> {
         let mut replacements = Vec::new();
         let mut next = functions.iter().peekable();
         *symbols = fallible::with_room(self.elf.symbols.len())?;
-        // On top of nothing, while there is something: only replace applies it,
-        // and then what has the same name is gone.
+        // It depends on the hypervisor while there is a stack: only a replace can
+        // apply it, and then payloads with the same names are gone.
         let only_replaces = self.depends == loader.host.build_id() && loader.stack.top().is_some();
         for (index, (symbol, target)) in self.elf.symbols.iter().zip(&self.targets).enumerate() {
             let (Some(section), &Target::Address(addr)) =
@@ -174,7 +174,7 @@ impl<'a> Placed<'a> {
                 continue;
             }
             let name = symbol.name();
-            // Labels of merged strings are what a linker would have dropped.
+            // A linker would have dropped labels of merged strings.
             let label = section.flags & SHF_MERGE != 0 && name.starts_with(b".L");
             if name.is_empty() || label {
                 continue;
@@ -217,8 +217,8 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// Whether there is what one of the `functions` is replaced by. `sorted` is empty
-/// at first: mostly nobody asks.
+/// Whether one of the `functions` is replaced by the code at that address. `sorted`
+/// is filled on first use, which is rare.
 #[inline(never)]
 fn is_replacement(
     addr: u64,

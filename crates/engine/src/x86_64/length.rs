@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! How long an instruction is: opcode maps of the Intel SDM, volume 2,
-//! appendix A, and of AMD's manual, volume 3, for XOP; 64-bit mode.
+//! Instruction lengths: opcode maps of the Intel SDM, volume 2, appendix A, and of
+//! AMD's manual, volume 3, for XOP; 64-bit mode.
 //!
-//! Which instruction it is does not matter here. Invalid
-//! encodings may get a length; valid ones always get the right one.
+//! This does not identify instructions. Invalid encodings may get a length; valid
+//! ones always get the right one.
 
-/// What follows an opcode.
+/// The bytes after an opcode.
 #[derive(Clone, Copy)]
 struct Shape {
     modrm: bool,
@@ -18,7 +18,7 @@ const fn shape(modrm: bool, immediate: usize) -> Shape {
     Shape { modrm, immediate }
 }
 
-/// Prefixes that change how long the rest is.
+/// Prefixes that change the length of the rest.
 #[derive(Clone, Copy, Default)]
 struct Prefixes {
     operand_size: bool,
@@ -41,8 +41,8 @@ impl Prefixes {
 /// Longest instruction that a processor executes.
 pub(crate) const LONGEST: usize = 15;
 
-/// The length of the instruction that `code` begins with; `None` when it is cut
-/// off or none.
+/// The length of the first instruction of `code`; `None` if it is truncated or
+/// invalid.
 pub(crate) fn length(code: &[u8]) -> Option<usize> {
     let mut prefixes = Prefixes::default();
     let mut at = 0;
@@ -55,7 +55,7 @@ pub(crate) fn length(code: &[u8]) -> Option<usize> {
             0xf2 | 0xf3 => prefixes.repeat = true,
             0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0 => {}
             0x40..=0x4f => {
-                // It counts only right in front of the opcode.
+                // It only counts directly before the opcode.
                 let next = *code.get(at)?;
                 if !matches!(
                     next,
@@ -195,7 +195,7 @@ fn two_byte(opcode: u8, prefixes: Prefixes) -> Option<Shape> {
     })
 }
 
-/// What follows an opcode with a VEX or EVEX prefix.
+/// The bytes after an opcode with a VEX or EVEX prefix.
 fn vector(map: u8, opcode: u8) -> Option<Shape> {
     Some(match (map, opcode) {
         (1, 0x77) => shape(false, 0),
@@ -205,9 +205,8 @@ fn vector(map: u8, opcode: u8) -> Option<Shape> {
     })
 }
 
-/// The instruction of `code` that lies over `at`: where it begins and ends. An
-/// instruction that begins there does not. `Err` with how far the code can be
-/// read, when that is not as far as `at`.
+/// The start and end of the instruction of `code` that spans `at`, not one that
+/// starts there. `Err` with the end of the decodable code, if that is before `at`.
 pub(crate) fn across(code: &[u8], at: usize) -> Result<Option<(usize, usize)>, usize> {
     let mut begin = 0;
     while begin < at {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What is particular to x86-64: trampolines, no-ops and branches.
+//! The x86-64 part: trampolines, no-ops and branches.
 
 mod length;
 
@@ -15,13 +15,13 @@ pub(crate) const JUMP_SIZE: u32 = trampoline::SIZE as u32;
 /// Size of the instruction that marks a target of indirect branches.
 pub(crate) const ENDBR_SIZE: u32 = trampoline::LANDING_PAD_SIZE as u32;
 
-/// `endbr64`, inverted: as a number in an instruction it would itself be a place
-/// that an indirect branch may lead to.
+/// `endbr64`, inverted: as an immediate it would itself be a valid indirect branch
+/// target.
 const NOT_ENDBR: u32 = !u32::from_le_bytes(trampoline::LANDING_PAD);
 /// What the hypervisor writes over an `endbr64` it disables; inverted too.
 const NOT_ENDBR_DISABLED: u32 = !u32::from_le_bytes(trampoline::DISABLED_LANDING_PAD);
 
-/// How far into a function the patch goes: behind a leading `endbr64`.
+/// Offset of the patch in a function: after a leading `endbr64`.
 pub(crate) fn patch_offset(first: &[u8; 4]) -> u32 {
     if is_endbr(first) || inverted(first) == NOT_ENDBR_DISABLED {
         ENDBR_SIZE
@@ -40,7 +40,7 @@ fn inverted(first: &[u8; 4]) -> u32 {
     core::hint::black_box(!u32::from_le_bytes(*first))
 }
 
-/// The displacement of a jump at `from` to `to`, when it fits.
+/// The displacement of a jump from `from` to `to`, if it fits.
 pub(crate) fn displacement(from: u64, to: u64) -> Option<i32> {
     let next = from.wrapping_add(u64::from(JUMP_SIZE));
     i32::try_from(to.wrapping_sub(next).cast_signed()).ok()
@@ -85,7 +85,7 @@ pub(crate) struct Branch {
 }
 
 impl Branch {
-    /// The call or jump to a place that `code` begins with.
+    /// The direct call or jump at the start of `code`.
     pub(crate) fn direct(code: &[u8]) -> Option<Self> {
         let opcode = code.first().filter(|opcode| **opcode & 0xfe == 0xe8)?;
         Some(Self {
@@ -95,7 +95,7 @@ impl Branch {
         })
     }
 
-    /// The call, or jump, through a pointer that `code` begins with.
+    /// The indirect call or jump at the start of `code`.
     pub(crate) fn indirect(code: &[u8], is_jump: bool) -> Option<Self> {
         let opcode: [u8; 2] = if is_jump { [0xff, 0x25] } else { [0xff, 0x15] };
         let displacement = Bytes(code.strip_prefix(&opcode)?).i32(0)?;
@@ -106,7 +106,7 @@ impl Branch {
         })
     }
 
-    /// Where it leads from `at`, or where its pointer is.
+    /// Its target if it is at `at`, or the address of its pointer.
     pub(crate) fn target(&self, at: u64) -> u64 {
         let next = at.wrapping_add(self.size);
         next.wrapping_add_signed(self.displacement.into())

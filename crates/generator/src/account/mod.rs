@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What became of each hunk of the patches.
+//! Determines the effect of each hunk of the patches.
 //!
-//! A hunk is in the payload if the payload comes out differently without it. It
-//! has no effect if the payload comes out the same, without it alone and
-//! without all hunks of which this is said. Both are found by leaving hunks out
-//! and building again, so neither is a guess.
+//! A hunk is in the payload if the payload is different without it. It has no effect
+//! if the payload is the same without it alone, and without all hunks that have no
+//! effect together. Both are determined by leaving hunks out and rebuilding, so
+//! neither is a guess.
 
 mod without;
 
@@ -23,16 +23,16 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use without::{Outcome, Scope, Without};
 
-/// What became of the hunks.
+/// The effects of all hunks.
 #[derive(Debug)]
 pub(crate) struct Accounted {
     pub(crate) hunks: Vec<Hunk>,
-    /// The patches of which nothing is in the payload, by index, the first of
-    /// the payload's own being 0.
+    /// The patches without effect on the payload, by index from the first of the
+    /// payload's own.
     pub(crate) unused: BTreeSet<usize>,
 }
 
-/// Takes the files `names` out of `patches`; returns what was in them.
+/// Removes the files `names` from `patches`; returns their hunks.
 pub(crate) fn leave_out(patches: &mut [SourcePatch], names: &Choices) -> Vec<Hunk> {
     let mut left_out = Vec::new();
     for patch in patches {
@@ -57,32 +57,32 @@ pub(crate) fn leave_out(patches: &mut [SourcePatch], names: &Choices) -> Vec<Hun
     left_out
 }
 
-/// Says what a payload would have, built from other `units`.
+/// Determines the contents of a payload built from other `units`.
 pub(crate) type Select<'a> = dyn Fn(&[Unit]) -> Result<Selection, Vec<Problem>> + Sync + 'a;
 
-/// A payload, and all that it was built from.
+/// A payload, and all its inputs.
 pub(crate) struct Account<'a, 't> {
     pub(crate) tree: &'a Tree,
     pub(crate) rebuild: &'a Rebuild<'t>,
     /// All patches; the first `own` are those of payloads below.
     pub(crate) patches: &'a [SourcePatch],
     pub(crate) own: usize,
-    /// The source as each payload below leaves it.
+    /// The source at the level of each payload below.
     pub(crate) levels: &'a [Patched<'t>],
-    /// The source as all patches leave it.
+    /// The source with all patches.
     pub(crate) patched: &'a Patched<'t>,
-    /// The objects that the patches reach, hooks excepted.
+    /// The objects that the patches affect, except hooks.
     pub(crate) pairs: &'a [Pair],
-    /// Hooks that are given beside the patches: sources and objects.
+    /// Hooks given with `--hooks`: sources and objects.
     pub(crate) hooks: (&'a [File], &'a [Pair]),
-    /// What differs, hooks included.
+    /// The differing objects, hooks included.
     pub(crate) units: &'a [Unit],
     pub(crate) selection: &'a Selection,
     pub(crate) select: &'a Select<'a>,
 }
 
 impl<'t> Account<'_, 't> {
-    /// Finds what each hunk does.
+    /// Determines the effect of each hunk.
     pub(crate) fn hunks(&self) -> Accounted {
         let without = Without::new(self);
         let ids = self.ids();
@@ -120,7 +120,7 @@ impl<'t> Account<'_, 't> {
         !is_hypervisor(self.tree, self.patches[id.patch].files[id.file].path())
     }
 
-    /// Whether the build makes other files from the one that a hunk changes.
+    /// Whether the build generates files from the one that a hunk changes.
     fn is_made_from(&self, id: HunkId) -> bool {
         let path = self.patches[id.patch].files[id.file].path();
         let mut generated = self.tree.generated.iter();
@@ -138,7 +138,7 @@ impl<'t> Account<'_, 't> {
         }
     }
 
-    /// What the hunk does while all others are there.
+    /// The effect of the hunk with all others present.
     fn alone(&self, without: &Without<'_, 't>, id: HunkId) -> Effect {
         match without.leave_out(&BTreeSet::from([id]), Scope::Changed) {
             Outcome::Other { names } => Effect::InPayload { names },
@@ -169,8 +169,8 @@ impl<'t> Account<'_, 't> {
         }
     }
 
-    /// Leaves out together what has no effect alone, and says what of it is
-    /// only one of several that do the same.
+    /// Leaves out together all hunks without effect alone, and finds those that are
+    /// alternatives of each other.
     fn together(&self, without: &Without<'_, 't>, effects: &mut BTreeMap<HunkId, Effect>) {
         let quiet = effects.iter().filter(|(_, effect)| !effect.is_in_payload());
         let quiet: BTreeSet<HunkId> = quiet.map(|(id, _)| *id).collect();
@@ -189,7 +189,7 @@ impl<'t> Account<'_, 't> {
                 out = more;
                 continue;
             };
-            // As few of the others as show it.
+            // The fewest others that show it.
             for other in &out {
                 more.remove(other);
                 if names_without(&more).is_none() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The payload without some of the hunks.
+//! Rebuilds the payload without some of the hunks.
 
 use super::Account;
 use crate::pair::Pair;
@@ -15,30 +15,30 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use xsplice_objdiff::Kind;
 
-/// Which objects are looked at.
+/// Which objects to check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     /// Those that the patches change.
     Changed,
-    /// All that the patches reach: hunks may undo what others do.
+    /// All that the patches affect: hunks may undo each other.
     All,
 }
 
-/// How the payload comes out.
+/// The result without the hunks.
 pub(super) enum Outcome {
     /// It does the same.
     Same {
-        /// How many objects read what was left out.
+        /// Number of objects that depend on the hunks.
         objects: usize,
-        /// What differs in them that is not in the payload.
+        /// The differing symbols that are not in the payload.
         names: BTreeSet<String>,
         /// Whether it differs only in where it lies.
         only_placement: bool,
     },
     /// It differs.
     Other {
-        /// What in it does; if the rest does not compile, what of it is in a
-        /// function or file that does not.
+        /// The differing symbols; if the rest does not compile, those in a function
+        /// or file that does not.
         names: BTreeSet<String>,
     },
 }
@@ -49,22 +49,22 @@ pub(super) struct Without<'a, 't> {
     whole: Mutex<HashMap<String, Arc<Preprocessed>>>,
 }
 
-/// What one object is without the hunks.
+/// An object without the hunks.
 enum Rebuilt {
-    /// Nothing that it is made from differs.
+    /// None of its inputs differ.
     Untouched,
     /// It does the same.
     Same,
     /// It does not.
     Other(Box<Difference>),
-    /// It cannot be built, and this of the payload is from what cannot.
+    /// It cannot be compiled; these are the affected symbols of the payload.
     Broken(BTreeSet<String>),
 }
 
 struct Difference {
     /// The object without the hunks.
     pair: Pair,
-    /// What differs between the two builds.
+    /// The symbols that differ between the two builds.
     names: BTreeSet<String>,
     /// Whether it differs only in where it lies.
     only_placement: bool,
@@ -85,7 +85,7 @@ impl<'a, 't> Without<'a, 't> {
         }
     }
 
-    /// Leaves out `hunks`, and builds again what they reach.
+    /// Leaves out `hunks`, and rebuilds the affected objects.
     pub(super) fn leave_out(&self, hunks: &BTreeSet<HunkId>, scope: Scope) -> Outcome {
         // Later patches may need these lines.
         let Some(rest) = self.rest(hunks) else {
@@ -103,7 +103,7 @@ impl<'a, 't> Without<'a, 't> {
             .pairs
             .iter()
             .partition(|pair| self.is_changed(pair));
-        // The smallest are compiled first, for one that differs is enough.
+        // Smallest first, because one difference is enough.
         changed.sort_by_key(|pair| pair.patched.as_ref().map_or(0, Vec::len));
         let mut differences = Vec::new();
         let mut objects = 0;
@@ -172,7 +172,7 @@ impl<'a, 't> Without<'a, 't> {
         let object = &pair.object;
         let built = match rest.source.has(&object.path) {
             Some(built) => built,
-            // Without the hunks, nothing reaches it.
+            // Without the hunks, it is not affected.
             None if pair.original == pair.patched => return Rebuilt::Untouched,
             None => return self.compared(pair, pair.original.clone()),
         };
@@ -195,8 +195,8 @@ impl<'a, 't> Without<'a, 't> {
         }
     }
 
-    /// What of the payload does not compile: the functions that the compiler
-    /// names, or all of the file, of which these may be a part.
+    /// The symbols of the payload that do not compile: the functions that the
+    /// compiler names, or everything from the file.
     fn broken(&self, problem: &Problem, source: &str) -> Rebuilt {
         let named = self.carried(&uncompiled(&problem.message), source);
         Rebuilt::Broken(match named.is_empty() {
@@ -216,8 +216,8 @@ impl<'a, 't> Without<'a, 't> {
         names.cloned().collect()
     }
 
-    /// Whether the compiler gets to see the same; `None` if nothing that it
-    /// reads differs.
+    /// Whether the compiler's input is the same; `None` if no file that it reads
+    /// differs.
     fn is_same_source(&self, object: &ObjectFile, rest: &Rest<'t>) -> Option<bool> {
         let Ok(whole) = self.whole(object) else {
             return Some(false);
@@ -281,7 +281,7 @@ impl<'a, 't> Without<'a, 't> {
             .collect()
     }
 
-    /// The names of what differs and is in the payload.
+    /// The names of differing symbols in the payload.
     fn in_payload(&self, difference: &Difference) -> BTreeSet<String> {
         self.carried(&difference.names, &difference.pair.object.source)
     }
@@ -306,7 +306,7 @@ impl<'a, 't> Without<'a, 't> {
         names.iter().filter(is_in).cloned().collect()
     }
 
-    /// Whether the payload does the same with the other objects in it.
+    /// Whether the payload is equivalent with the other objects.
     fn is_same_payload(&self, rest: &Rest<'t>, differences: &[Box<Difference>]) -> bool {
         if differences.is_empty() {
             return true;
@@ -336,8 +336,8 @@ impl<'a, 't> Without<'a, 't> {
             .is_ok_and(|selection| selection.draft.does_the_same(&account.selection.draft))
     }
 
-    /// How many of `pairs` read what differs. What the patches make an object
-    /// read in addition is only looked for if it matters.
+    /// Number of `pairs` that read differing files. Files that an object reads only
+    /// because of the patches are only considered if it matters.
     fn readers(&self, pairs: &[&Pair], rest: &Rest<'t>, matters: bool) -> usize {
         let recorded = |pair: &&&Pair| !pair.object.dependencies.is_disjoint(&rest.differing);
         let reads = |pair: &&&Pair| {
@@ -351,7 +351,7 @@ impl<'a, 't> Without<'a, 't> {
     }
 }
 
-/// The functions in which GCC says, in English, that an error is.
+/// The functions with errors, according to GCC's English messages.
 fn uncompiled(message: &str) -> BTreeSet<String> {
     const QUOTES: [char; 3] = ['\'', '\u{2018}', '\u{2019}'];
     let names = message.lines().filter_map(|line| {

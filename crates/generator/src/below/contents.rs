@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A payload's code and data, as its file has them.
+//! A payload's code and data, from its file.
 
 use object::read::elf::{ElfFile64, Sym as _};
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget};
@@ -12,14 +12,14 @@ use zerocopy::FromBytes as _;
 pub(crate) enum Place {
     /// In the payload itself: section and offset.
     Here(usize, i64),
-    /// What the loader looks up by name, and an offset from it.
+    /// A symbol that the loader looks up by name, and an offset.
     Name(String, i64),
     /// An address in the hypervisor.
     Address(u64),
 }
 
 impl Place {
-    /// The place this many bytes further on.
+    /// The place plus this many bytes.
     fn plus(&self, bytes: i64) -> Self {
         match self {
             Self::Here(section, at) => Self::Here(*section, at.wrapping_add(bytes)),
@@ -36,13 +36,13 @@ pub(crate) struct Field {
     pub(crate) offset: u64,
     /// `R_X86_64_*`.
     pub(crate) r_type: u32,
-    /// What the relocation's symbol stands for.
+    /// The place of the relocation's symbol.
     base: Place,
     addend: i64,
 }
 
 impl Field {
-    /// What it leads to; `bias` is the part of the addend that is no offset.
+    /// Its target; `bias` is the part of the addend that is not an offset.
     pub(crate) fn leads_to(&self, bias: i64) -> Place {
         self.base.plus(self.addend.wrapping_sub(bias))
     }
@@ -51,7 +51,7 @@ impl Field {
 /// A section of a payload.
 #[derive(Debug, Default)]
 pub(crate) struct Section {
-    /// Empty for memory that starts as zero.
+    /// Empty for zero-initialised memory.
     pub(crate) data: Vec<u8>,
     /// In ascending order of offset.
     fields: Vec<Field>,
@@ -69,9 +69,9 @@ pub(crate) struct Symbol {
 /// A function that a payload replaces.
 #[derive(Debug)]
 pub(crate) struct Record {
-    /// Where the new one is in the payload.
+    /// The place of the new one in the payload.
     pub(crate) new: Place,
-    /// What it replaces.
+    /// The old function.
     pub(crate) old: Place,
 }
 
@@ -166,14 +166,14 @@ impl Contents {
         all.ok_or_else(|| format!("{} is damaged", section::FUNCS))
     }
 
-    /// The text at a place, up to the zero that ends it.
+    /// The zero-terminated string at a place.
     fn text(&self, place: &Place) -> Option<String> {
         let bytes = self.bytes(place)?;
         let end = bytes.iter().position(|&byte| byte == 0)?;
         String::from_utf8(bytes.get(..end)?.to_vec()).ok()
     }
 
-    /// What the payload has from a place on.
+    /// The payload's bytes from a place on.
     pub(crate) fn bytes(&self, place: &Place) -> Option<&[u8]> {
         let &Place::Here(section, offset) = place else {
             return None;

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The proof that an object is the one that a payload below was built from.
 //!
-//! Every piece of the object that the payload has a name for must be in the
-//! payload: every byte outside of relocated fields equal, and every relocated
-//! field leading to one and the same place for one and the same symbol. So the
-//! payload itself tells where everything is that its code uses: in the payload,
-//! in one below it, or in the hypervisor.
+//! Every piece of the object that the payload names must be in the payload: every
+//! byte outside relocated fields must be equal, and all relocated fields for a symbol
+//! must lead to the same place. So the payload itself yields the place of everything
+//! that its code uses: in the payload, in one below it, or in the hypervisor.
 
 use super::Level;
 use super::contents::{Field, Place, Record, Symbol};
@@ -22,23 +21,23 @@ pub(crate) struct LevelProof<'a> {
     level: &'a Level,
     object: &'a Object,
     image: &'a Image,
-    /// Where the payload has the object's symbols, as indices of its own.
+    /// The payload's copies of the object's symbols, as indices in the payload.
     copies: BTreeMap<usize, usize>,
-    /// Where the functions are that it replaces.
+    /// The places of the functions that it replaces.
     replaced: BTreeMap<usize, Place>,
-    /// What its fields lead to.
+    /// The targets of its fields.
     implied: BTreeMap<usize, BTreeSet<Place>>,
 }
 
-/// What the payload has otherwise than the object: names, each with the reason.
+/// Differences between payload and object: names, each with the reason.
 pub(crate) type Wrong = Vec<(String, String)>;
 
 impl<'a> LevelProof<'a> {
-    /// Ties `object`, which is `file` as the source of `level` has it, to its
-    /// payload; `image` is the hypervisor.
+    /// Ties `object`, compiled from `file` at `level`, to its payload; `image` is the
+    /// hypervisor.
     ///
     /// # Errors
-    /// If the payload has something of it otherwise.
+    /// If the payload differs from it.
     pub(crate) fn new(
         level: &'a Level,
         (file, object): (&ObjectFile, &'a Object),
@@ -60,7 +59,7 @@ impl<'a> LevelProof<'a> {
             ];
             let found = level.named(&names).find(|&at| {
                 let replaces = level.record_of(at).is_some();
-                // A name of the hypervisor stands for a function that is replaced.
+                // The hypervisor's name means the replaced function.
                 replaces || level.contents.symbols[at].name.contains(VERSION_SUFFIX)
             });
             let Some(at) = found else {
@@ -101,9 +100,9 @@ impl<'a> LevelProof<'a> {
         self.copies.values().copied()
     }
 
-    /// Where the symbol at `index` is, as the payload has it: the old place of
-    /// a function that it replaces, its own place of what it brings, else what
-    /// its fields lead to. `None` if it does not have it.
+    /// The place of the symbol at `index` according to the payload: the old place of
+    /// a replaced function, the place in the payload for what it carries, otherwise
+    /// the target of its fields. `None` if it does not have the symbol.
     ///
     /// # Errors
     /// If its fields lead to several places.
@@ -131,8 +130,8 @@ impl<'a> LevelProof<'a> {
         }
     }
 
-    /// Whether the payload has the symbol at `index` as `copy`; takes note of
-    /// what its fields lead to.
+    /// Whether the payload has the symbol at `index` as `copy`; records the targets
+    /// of its fields.
     fn compare(&mut self, index: usize, copy: &Symbol) -> Result<(), String> {
         let (level, object) = (self.level, self.object);
         let symbol = &object.symbols[index];
@@ -174,8 +173,7 @@ impl<'a> LevelProof<'a> {
         Ok(())
     }
 
-    /// Whether the payload's field can mean `reference`; takes note of what it
-    /// leads to.
+    /// Whether the payload's field can mean `reference`; records its target.
     fn follows(&mut self, reference: &Reference, field: &Field) -> bool {
         let (level, object) = (self.level, self.object);
         let start = field.leads_to(reference.bias.wrapping_add(reference.offset));
@@ -186,7 +184,7 @@ impl<'a> LevelProof<'a> {
                 }
                 true
             }
-            // The hypervisor's own names mean what they say.
+            // The hypervisor's own names mean themselves.
             Target::External(name) => match start {
                 Place::Name(other, 0) => other == **name || self.image.global(name).is_none(),
                 Place::Name(..) => false,
@@ -205,8 +203,7 @@ impl<'a> LevelProof<'a> {
 }
 
 impl Level {
-    /// The payload's symbols that have one of `names`, which end where the tag
-    /// of the payload begins.
+    /// The payload's symbols with one of `names`, without the payload's tag.
     fn named<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = usize> + 'a {
         let found = names.iter().filter_map(|name| self.by_name.get(name));
         found.flatten().copied()
@@ -222,13 +219,13 @@ impl Level {
             .find(|record| record.new == place)
     }
 
-    /// Whether a place is the trap that stands for boot-only code.
+    /// Whether a place is the trap in place of boot-only code.
     fn is_trap(&self, place: &Place) -> bool {
         self.symbol_at(place)
             .is_some_and(|symbol| symbol.name.starts_with(INIT_TRAP))
     }
 
-    /// What the payload defines at `place`.
+    /// The payload's symbol at `place`.
     pub(crate) fn symbol_at(&self, place: &Place) -> Option<&Symbol> {
         let &Place::Here(section, offset) = place else {
             return None;

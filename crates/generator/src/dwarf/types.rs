@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an object says about types, in a form that two builds of it share.
+//! The types of an object, in a form comparable between builds.
 //!
 //! Types that have names refer to each other by name, so that a change shows
 //! once, at the type that changed. Types without names are part of what
@@ -8,16 +8,16 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What is named.
+/// The kind of a named thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Kind {
     Structure,
     Union,
     Enumeration,
     Typedef,
-    /// A variable that other files can name.
+    /// A global variable.
     Global,
-    /// A variable of one file or of one function.
+    /// A variable local to a file or function.
     Private,
 }
 
@@ -37,7 +37,7 @@ impl Kind {
     }
 }
 
-/// A name with all that tells it from others like it.
+/// A unique name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Name {
     pub(crate) kind: Kind,
@@ -57,7 +57,7 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// How the bits of a number are to be read.
+/// The encoding of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Encoding {
     Signed,
@@ -77,7 +77,7 @@ pub(crate) enum Shape {
     },
     Named(Name),
     Pointer(Box<Shape>),
-    /// With the number of elements, where the type has one.
+    /// With the number of elements, if known.
     Array(Box<Shape>, Option<u64>),
     Function {
         returns: Box<Shape>,
@@ -103,8 +103,7 @@ pub(crate) struct Record {
 /// A member of a structure or union.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Member {
-    /// Empty for a structure or union of which the members are used like those
-    /// of what contains it.
+    /// Empty for an anonymous structure or union.
     pub(crate) name: String,
     /// Offset in bits.
     pub(crate) at: u64,
@@ -113,7 +112,7 @@ pub(crate) struct Member {
     pub(crate) shape: Shape,
 }
 
-/// What a name stands for, and where the source says so.
+/// The definition of a name, and its place in the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Definition {
     pub(crate) place: String,
@@ -130,7 +129,7 @@ pub(crate) struct Enumerator {
     pub(crate) place: String,
 }
 
-/// What an object uses.
+/// The types that an object uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Types {
     #[serde(with = "pairs")]
@@ -139,9 +138,9 @@ pub(crate) struct Types {
 }
 
 impl Types {
-    /// `shape` without the typedefs in front of it.
+    /// `shape` with typedefs resolved.
     pub(crate) fn behind_typedefs<'a>(&'a self, mut shape: &'a Shape) -> &'a Shape {
-        // A chain as long as this is a circle, which only damage can make.
+        // A chain this long is a cycle, which only damage can cause.
         for _ in 0..64 {
             match shape {
                 Shape::Named(name) if name.kind == Kind::Typedef => match self.only(name) {
@@ -154,7 +153,7 @@ impl Types {
         shape
     }
 
-    /// `shape` without any name in front of it, if its definition is known.
+    /// `shape` with its name resolved, if its definition is known.
     pub(crate) fn resolved<'a>(&'a self, shape: &'a Shape) -> &'a Shape {
         let shape = self.behind_typedefs(shape);
         match shape {

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether what is in memory as one build of an object has it means the same to
+//! Whether data in memory, as laid out by one build of an object, means the same to
 //! another build.
 
 use crate::dwarf::types::{Definition, Encoding, Member, Name, Record, Shape, Types};
 use crate::patch::Edits;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How what one build wrote is to the other.
+/// How one build's data appears to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Relation {
-    /// It reads what was written.
+    /// It reads the same values.
     Same,
-    /// It reads the same bits in another way, or bits that nothing wrote.
+    /// It interprets the same bits differently, or reads bits that were never
+    /// written.
     Read,
-    /// It does not find what was written.
+    /// It does not find the values.
     Lost,
 }
 
@@ -22,13 +23,12 @@ pub(crate) enum Relation {
 pub(crate) struct Difference {
     /// [`Relation::Read`] or [`Relation::Lost`].
     pub(crate) relation: Relation,
-    /// In words; the name of the type belongs in front of them.
+    /// A description, to follow the name of the type.
     pub(crate) words: String,
 }
 
-/// What differs between two definitions of one name, of which `old` belongs to
-/// `types.0` and `new` to `types.1`. A member that `edits` only give another name is
-/// what it was.
+/// The differences between two definitions of a name, `old` in `types.0` and `new` in
+/// `types.1`. A member that `edits` only rename is unchanged.
 pub(crate) fn differences(
     name: &Name,
     (types, edits): ((&Types, &Types), &Edits),
@@ -45,7 +45,7 @@ pub(crate) fn differences(
     match (&old.shape, &new.shape) {
         (Shape::Record(old), Shape::Record(new)) => comparison.records("", (0, old), (0, new)),
         (old, new) => {
-            // A variable of another size is another symbol, and told as such.
+            // A variable of a different size is reported as a changed symbol.
             let resized = types.0.size(old) != types.1.size(new);
             if !(name.kind.is_variable() && resized) {
                 comparison.values("", (0, old), (0, new));
@@ -59,8 +59,8 @@ struct Comparison<'a> {
     old: &'a Types,
     new: &'a Types,
     edits: &'a Edits,
-    /// Types of different names that were compared, or are being compared and
-    /// may lead to themselves.
+    /// Types of different names that were compared, or are under comparison, since
+    /// types can be recursive.
     known: BTreeMap<(Name, Name), Relation>,
     found: Vec<Difference>,
 }
@@ -70,8 +70,8 @@ impl<'a> Comparison<'a> {
         self.found.push(Difference { relation, words });
     }
 
-    /// Compares two structures, or unions, that have no names of their own or
-    /// the same one, and that begin at the given bits of what is told about.
+    /// Compares two structures or unions, unnamed or with the same name, at the given
+    /// bit offsets in the reported type.
     fn records(
         &mut self,
         path: &str,
@@ -141,7 +141,7 @@ impl<'a> Comparison<'a> {
         );
     }
 
-    /// Compares what is at the same place, `path` saying what it is.
+    /// Compares the values at the same place, named `path`.
     fn values(
         &mut self,
         path: &str,
@@ -179,12 +179,12 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// How values of the type `old` are to code that takes them for `new`.
+    /// How values of the type `old` appear to code that uses `new`.
     fn relation(&mut self, old: &'a Shape, new: &'a Shape) -> Relation {
         if let (Shape::Named(old), Shape::Named(new)) = (old, new)
             && old == new
         {
-            // What is behind the name is compared where it is defined.
+            // The named type is compared at its definition.
             return Relation::Same;
         }
         let (old, new) = (self.old.behind_typedefs(old), self.new.behind_typedefs(new));
@@ -216,7 +216,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Compares what is behind the names `old` or `new`.
+    /// Compares the definitions of the names `old` or `new`.
     fn definitions(&mut self, old: &'a Shape, new: &'a Shape) -> Relation {
         match (self.old.resolved(old), self.new.resolved(new)) {
             // Declared only.
@@ -228,8 +228,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// A pointer to anything may be made one to something, and the other way
-    /// round.
+    /// A `void *` may become a typed pointer, and the reverse.
     fn pointers(&mut self, old: &'a Shape, new: &'a Shape) -> Relation {
         let (old, new) = (self.old.behind_typedefs(old), self.new.behind_typedefs(new));
         match (old, new) {
@@ -242,8 +241,8 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Functions that are called in the same way. Narrow arguments and results
-    /// are extended by who uses them.
+    /// Functions with the same calling convention. The user of narrow arguments and
+    /// results extends them.
     fn functions(&mut self, old: &'a Shape, new: &'a Shape) -> Relation {
         let (
             Shape::Function {
@@ -284,7 +283,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// A member as code names it.
+/// A member as used by code.
 struct Field<'a> {
     name: &'a str,
     at: u64,
@@ -315,7 +314,7 @@ pub(crate) fn member_names<'a>(
     }
 }
 
-/// The members of `record`, those of members without names included.
+/// The members of `record`, including those of unnamed members.
 fn flat<'a>(types: &'a Types, record: &'a Record) -> Vec<Field<'a>> {
     let mut fields = Vec::new();
     add_fields(types, &record.members, 0, &mut fields);
@@ -352,7 +351,7 @@ fn is_unnamed(shape: &Shape) -> bool {
     matches!(shape, Shape::Record(_) | Shape::Array(..))
 }
 
-/// Numbers of one size keep their bits.
+/// Numbers of the same size keep their bits.
 fn numbers(old: &Shape, new: &Shape) -> Relation {
     let number = |shape: &Shape| match shape {
         Shape::Number { size, encoding, .. } => Some((*size, *encoding)),
@@ -378,7 +377,7 @@ fn is_enumeration(shape: &Shape) -> bool {
     matches!(shape, Shape::Enumeration { .. })
 }
 
-/// A place in a structure, given in bits.
+/// Describes a bit offset in a structure.
 fn place(at: u64) -> String {
     match at % 8 {
         0 => format!("byte {}", at / 8),

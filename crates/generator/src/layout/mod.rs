@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Types before and after the patch.
 //!
-//! What the running hypervisor has in memory keeps its layout and its meaning,
-//! and so does every function that is not in the payload. So every type that a
-//! changed object uses, directly or through pointers, is compared with what it
-//! was. Objects that the patch leaves as they were do the same with what is in
-//! memory as before, whatever became of the types.
+//! Data in the running hypervisor's memory keeps its layout and meaning, and so do
+//! the expectations of every function outside the payload. So every type that a
+//! changed object uses, directly or through pointers, is compared with the original.
+//! Unchanged objects use memory as before, even if types changed.
 
 mod compare;
 
@@ -26,18 +25,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use xsplice_objdiff::names::base_name;
 use xsplice_objdiff::object::{Class, Object};
 
-/// What came of the comparison.
+/// The result of the comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// Types that what is in memory is not of any more.
+    /// Types whose layout in memory no longer matches.
     pub(crate) problems: Vec<Problem>,
-    /// What a reader should know about the others.
+    /// Notes about the others.
     pub(crate) notes: Vec<String>,
 }
 
-/// Compares the types that the changed `units` use, between the source
-/// `below`, or the tree's own, and `patched`, which `edits` lead to. Types in
-/// `allowed` may change.
+/// Compares the types that the changed `units` use, between the source `below`, or
+/// the tree's own, and `patched`, given `edits`. Types in `allowed` may change.
 pub(crate) fn check(
     rebuild: &Rebuild,
     (below, patched): (Option<&Patched>, &Patched),
@@ -79,7 +77,7 @@ pub(crate) fn check(
     }
 }
 
-/// How the types of an object are kept; raised when they are read differently.
+/// Cache key of types; raised when they are read differently.
 const KEPT: &str = "types 1";
 
 /// The types that `object` uses.
@@ -94,7 +92,7 @@ fn types(source: &Variant, object: &ObjectFile) -> Result<Types, Problem> {
             serde_json::to_vec(&types).map_err(|error| damaged(error.to_string()))
         })
     };
-    // Not every compiler can do without making code.
+    // Not every compiler can skip code generation.
     let kept = derive(&object.with_early_types()).or_else(|_| derive(&object.with_types()))?;
     serde_json::from_slice(&kept).map_err(|error| damaged(error.to_string()))
 }
@@ -107,11 +105,11 @@ struct Side<'a> {
     new: Types,
 }
 
-/// What differs of one type.
+/// A type with differences.
 struct Changed<'a> {
     /// The old one.
     definition: &'a Definition,
-    /// The name of the new one, if it is another.
+    /// The name of the new one, if it was renamed.
     renamed: Option<&'a Name>,
     differences: Vec<Difference>,
 }
@@ -154,8 +152,8 @@ fn compare_all(sides: &[Side], edits: &Edits, allowed: &Choices) -> Findings {
     findings
 }
 
-/// What `name` of the old `side` is in the new one, or in one that gains what
-/// this one loses.
+/// The counterpart of `name` of the old `side` in the new one, or in one that gains
+/// what this one loses.
 fn counterpart<'a>(
     sides: &'a [Side],
     side: &'a Side,
@@ -168,8 +166,8 @@ fn counterpart<'a>(
     all.find_map(|side| Some((&side.new, side.new.definitions.get(name)?.as_slice())))
 }
 
-/// The structure or union of another name that takes the place of `old` in the
-/// source: memory that only pointers to anything lead to does not tell.
+/// The structure or union with another name that replaces `old` in the source: memory
+/// that is only reached through `void *` does not show it.
 fn successor<'a>(
     side: &'a Side,
     (name, old): (&Name, &[Definition]),
@@ -190,8 +188,8 @@ fn successor<'a>(
     Some((Some(new), &side.new, definitions))
 }
 
-/// The definitions of one name that are in one of the lists only. Where there
-/// are several, they belong to different blocks of one function.
+/// The definitions of a name that are only in one of the lists. Several belong to
+/// different blocks of a function.
 fn unequal<'a>(
     old: &'a [Definition],
     new: &'a [Definition],
@@ -203,9 +201,8 @@ fn unequal<'a>(
     only(old, new).zip(only(new, old))
 }
 
-/// Whether the object has a variable `name` that can be written to. Local
-/// variables that are not static have none of their own, which shows in the
-/// number that static ones get.
+/// Whether the object has a writable variable `name`. Automatic variables have no
+/// symbol, which is why static ones are numbered.
 fn is_in_memory(object: &Object, name: &Name) -> bool {
     object.symbols.iter().any(|symbol| {
         let class = object.sections[symbol.section].class;
@@ -258,7 +255,7 @@ impl Findings {
     }
 }
 
-/// Enumerators that change their values, told for each enumeration.
+/// Notes about enumerators whose values change, by enumeration.
 fn enumerators(sides: &[Side]) -> Vec<String> {
     let mut changes: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
     for side in sides {
@@ -291,7 +288,7 @@ fn enumerators(sides: &[Side]) -> Vec<String> {
     changes.into_iter().map(note).collect()
 }
 
-/// Whether `types` still have the enumeration of `enumerator`.
+/// Whether `types` still has the enumeration of `enumerator`.
 fn has_enumeration(types: &Types, enumerator: &Enumerator) -> bool {
     let mut all = types.enumerators.values();
     all.any(|other| (&other.of, &other.place) == (&enumerator.of, &enumerator.place))

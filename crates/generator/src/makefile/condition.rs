@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The lines of a makefile with the conditionals around them.
 //!
-//! `ifeq`, `ifneq`, `ifdef` and `ifndef` are evaluated where they ask for options
-//! of the configuration; everything else only the build can evaluate.
+//! `ifeq`, `ifneq`, `ifdef` and `ifndef` are evaluated if they test configuration
+//! options; only the build can evaluate anything else.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 pub(super) enum Active {
     Yes,
     No,
-    /// The build knows.
+    /// Only the build knows.
     Unknown,
 }
 
@@ -43,13 +43,13 @@ impl From<bool> for Active {
     }
 }
 
-/// A line that is no conditional, without comments; continued lines are one.
+/// A line that is not a conditional, without comments; continued lines are joined.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) text: String,
     pub(super) active: Active,
-    /// The conditionals around it that only the build can evaluate, from the
-    /// outermost, each with the branches before this one.
+    /// The conditionals around it that only the build can evaluate, outermost first,
+    /// each with its previous branches.
     pub(super) unknown: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ impl Line {
     }
 }
 
-/// A conditional that is open.
+/// An open conditional.
 struct Frame {
     /// Its lines up to here.
     words: String,
@@ -127,8 +127,8 @@ pub(super) fn lines(text: &str, setting: &dyn Fn(&str) -> String) -> Result<Vec<
     }
 }
 
-/// Lines without comments and space around them, continued ones joined, empty
-/// ones left out. A tab in front stays: behind it are commands.
+/// Lines without comments and surrounding space, continued ones joined, empty ones
+/// dropped. A leading tab is kept: it marks commands.
 fn logical_lines(text: &str) -> Vec<String> {
     let mut all = Vec::new();
     let mut line = String::new();
@@ -155,7 +155,7 @@ fn without_comment(line: &str) -> Option<String> {
     (!text.is_empty()).then(|| format!("{tab}{text}"))
 }
 
-/// The option of the configuration that a line sets itself.
+/// The configuration option that a line itself sets.
 fn assigned(line: &str) -> Option<&str> {
     let line = line.strip_prefix("override ").unwrap_or(line);
     let line = line.strip_prefix("export ").unwrap_or(line);
@@ -164,7 +164,7 @@ fn assigned(line: &str) -> Option<&str> {
     name.starts_with("CONFIG_").then_some(name)
 }
 
-/// Whether the conditional `word` holds for what is behind it.
+/// Whether the conditional `word` holds for its arguments.
 fn condition(word: &str, rest: &str, setting: &dyn Fn(&str) -> Option<String>) -> Active {
     let (negated, holds) = match word {
         "ifeq" | "ifneq" => {
@@ -201,7 +201,7 @@ fn sides(rest: &str) -> Option<(&str, &str)> {
     Some((first, second))
 }
 
-/// `text` with the values of options; `None` if it asks for anything else.
+/// `text` with option values substituted; `None` if it uses anything else.
 fn value(text: &str, setting: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     let mut found = String::new();
     let mut rest = text;

@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Applying the hunks of a unified diff to a file.
+//! Applies the hunks of a unified diff to a file.
 //!
-//! A hunk applies where all of its old lines are: at the line that it names,
-//! moved as far as the hunk before it, or else at the only other place. No
-//! place is guessed.
+//! A hunk applies where all its old lines are: at the line that it names, shifted
+//! like the hunk before it, or else at the only other match. No place is guessed.
 
 use super::{FilePatch, Hunk, Line, Patched, PatchedLine};
 use crate::code::Code;
 use crate::problem::{Problem, Refused};
 
-/// How many lines of context at each end of a hunk may differ from the file.
+/// Number of context lines at each end of a hunk that may differ from the file.
 const FUZZ: usize = 2;
 
-/// Applies `patch` to `text`. Where the outermost lines of a hunk's context
-/// differ, as few of them as possible are passed over, if there is one place
-/// only where the rest matches.
+/// Applies `patch` to `text`. If the outermost context lines of a hunk differ, as few
+/// as possible are ignored, provided that the rest matches in exactly one place.
 ///
 /// # Errors
 /// Each hunk that does not apply, with the reason.
@@ -81,15 +79,15 @@ fn keep(result: &mut Vec<PatchedLine>, old: &[&str], from: usize, to: usize) {
 enum Failure {
     /// It does, at `at`, without the outermost `fuzz` lines of its context.
     Loose { at: usize, fuzz: usize },
-    /// The file has the new lines already.
+    /// The file already has the new lines.
     Applied,
-    /// There are several places, these two among them.
+    /// There are several matches, including these two.
     Ambiguous(usize, usize),
-    /// It is only the ends of lines.
+    /// Only the line endings differ.
     LineEnds { patch_has_crlf: bool },
-    /// There is no line around the changed ones.
+    /// There is no context around the changed lines.
     NoContext,
-    /// The lines are there, but not where the file begins or ends, or before the
+    /// The lines match, but not at the start or end of the file, or they precede the
     /// end of the last hunk.
     Edge(usize),
     /// The first line that differs at the place that the hunk names.
@@ -100,12 +98,12 @@ enum Failure {
     },
 }
 
-/// A hunk and the file that it is to be found in.
+/// A hunk and the file to search.
 struct Place<'a> {
     old: &'a [&'a str],
     hunk: &'a Hunk,
     wanted: Vec<&'a str>,
-    /// Where it is, as the patch says.
+    /// Its line according to the patch.
     named: usize,
     near: usize,
     /// The hunks before it end here.
@@ -154,7 +152,7 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// How many lines of context the hunk begins and ends with.
+    /// Number of context lines at the start and end of the hunk.
     fn context(&self) -> (usize, usize) {
         let context = |line: &&Line| matches!(line, Line::Context(_));
         let lines = &self.hunk.lines;
@@ -168,8 +166,8 @@ impl<'a> Place<'a> {
         self.wanted == self.old
     }
 
-    /// Whether `lines` are at `at`. A hunk without context on one side was made
-    /// where the file begins or ends.
+    /// Whether `lines` are at `at`. A hunk without context on one side was made at
+    /// the start or end of the file.
     fn fits(&self, at: usize, lines: &[&str]) -> bool {
         let end = at.saturating_add(lines.len());
         at >= self.from && self.old.get(at..end) == Some(lines) && self.is_at_its_edge(at, end)
@@ -310,7 +308,7 @@ impl Failure {
     }
 }
 
-/// A line in which white space can be told apart, and whether it ends.
+/// A line with visible white space, and whether it has a line ending.
 fn visible(line: &str) -> String {
     let (line, end) = match line.strip_suffix('\n') {
         Some(line) => (line, ""),

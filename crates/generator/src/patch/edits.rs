@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The lines that patches take away and add, wherever they are.
+//! The lines that patches remove and add, regardless of place.
 
 use super::{FilePatch, Line};
 use std::collections::BTreeMap;
 
-/// Lines that only one side has, without the space around and within them.
-/// Lines that move are on both sides, and so on none.
+/// Lines that only one side has, ignoring white space. Moved lines are on both sides,
+/// so they do not count.
 #[derive(Debug, Default, Clone)]
 pub struct Edits {
-    /// How often the patched source has a line more than the original.
+    /// How many more times the patched source has a line than the original.
     gained: BTreeMap<String, i64>,
 }
 
@@ -30,7 +30,7 @@ impl Edits {
         Self { gained }
     }
 
-    /// Whether lines that are gone called `name` static, and no line that came does.
+    /// Whether removed lines declared `name` static, and no added line does.
     pub fn end_static(&self, name: &str) -> bool {
         let declares = |sign: i64| {
             let mut lines = self.gained.iter().filter(|(_, count)| **count * sign > 0);
@@ -43,8 +43,8 @@ impl Edits {
         declares(-1) && !declares(1)
     }
 
-    /// Whether lines that are gone defined the structure, union or typedef `old`,
-    /// and lines that came define `new`.
+    /// Whether removed lines defined the structure, union or typedef `old`, and added
+    /// lines define `new`.
     pub fn redefine(&self, old: &str, new: &str) -> bool {
         let defines = |name: &str, sign: i64| {
             let mut lines = self.gained.iter().filter(|(_, count)| **count * sign > 0);
@@ -53,16 +53,16 @@ impl Edits {
         defines(old, -1) && defines(new, 1)
     }
 
-    /// As [`Edits::rename`], where more lines than one have the name: what it is for
-    /// shows in its use.
+    /// Like [`Edits::rename`], if more than one line has the name, which shows its
+    /// use.
     pub fn rename_in_use(&self, old: &str, new: &str) -> bool {
         let lost = self.gained.iter().filter(|(_, count)| **count < 0);
         let mentions = lost.filter(|(line, _)| words(line).any(|word| word == old));
         mentions.count() > 1 && self.rename(old, new)
     }
 
-    /// Whether every line that loses the name `old` is one that gains the name
-    /// `new`, and the other way round, and the name is all that differs.
+    /// Whether every line that loses the name `old` gains the name `new` and the
+    /// reverse, with no other difference.
     pub fn rename(&self, old: &str, new: &str) -> bool {
         let mention = |name: &str, sign: i64| -> BTreeMap<String, i64> {
             let lines = self.gained.iter().filter(|(_, count)| **count * sign > 0);
@@ -76,7 +76,7 @@ impl Edits {
     }
 }
 
-/// Identifiers and what is between them, in order.
+/// Identifiers and the text between them, in order.
 fn words(line: &str) -> impl Iterator<Item = &str> {
     let part_of_name = |c: char| c.is_alphanumeric() || c == '_';
     let mut rest = line;
@@ -103,7 +103,7 @@ fn defines_type(line: &str, name: &str) -> bool {
         }
 }
 
-/// `line` with a mark, which no source contains, for each `name`.
+/// `line` with each `name` replaced by a mark that no source contains.
 fn without_name(line: &str, name: &str) -> String {
     let marked = words(line).map(|word| if word == name { "\0" } else { word });
     marked.collect()

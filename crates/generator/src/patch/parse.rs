@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reading unified diffs, as `git` and `diff -u` write them.
+//! Parses unified diffs, as written by `git` and `diff -u`.
 //!
-//! Text outside of the diffs is passed over, but nothing that is part of one:
-//! what cannot be taken is refused by its line.
+//! Text outside of diffs is ignored, but never part of one: unsupported lines are
+//! refused with their line number.
 
 use super::path::{self, FileName};
 use super::{FilePatch, Hunk, Line};
 use crate::code::Code;
 use crate::problem::{Problem, Refused};
 
-/// Reads the unified diff `data` of the file `name`, `git format-patch` or
-/// `git diff` output included; text outside of the diffs is passed over.
+/// Reads the unified diff `data` of the file `name`, including `git format-patch` or
+/// `git diff` output; text outside of the diffs is ignored.
 ///
 /// # Errors
-/// Everything that is damaged or cannot be in a payload; a file without any
-/// change of lines.
+/// Everything that is damaged or cannot be in a payload; a file without line changes.
 pub fn parse(name: &str, data: &[u8]) -> Result<Vec<FilePatch>, Refused> {
     if data.contains(&0) {
         let message = "this is a binary file, not a patch";
         return Err(Refused::one(Code::BadPatch, name, message));
     }
-    // Some editors begin UTF-8 text with this mark.
+    // Some editors start UTF-8 text with this mark.
     let data = data.strip_prefix("\u{feff}".as_bytes()).unwrap_or(data);
     let lines: Vec<&[u8]> = data.split_inclusive(|&b| b == b'\n').collect();
     if lines.is_empty() {
@@ -56,16 +55,16 @@ pub fn parse(name: &str, data: &[u8]) -> Result<Vec<FilePatch>, Refused> {
 
 struct Parser<'a> {
     name: &'a str,
-    /// With their ends.
+    /// With their line endings.
     lines: Vec<&'a [u8]>,
-    /// Index of the first line that is not read yet.
+    /// Index of the next line to read.
     next: usize,
     /// Whether the line before belongs to a diff.
     after_diff: bool,
     files: Vec<FilePatch>,
 }
 
-/// What `git` says about a file before its hunks.
+/// `git`'s header lines for a file.
 #[derive(Default)]
 struct Header {
     created: bool,
@@ -75,7 +74,7 @@ struct Header {
 }
 
 impl Header {
-    /// Whether it belongs to the lines `---` and `+++` with these names.
+    /// Whether it belongs to `---` and `+++` lines with these names.
     fn is_about(
         &self,
         titled: Option<&(FileName, FileName)>,
@@ -94,7 +93,7 @@ impl Header {
         as_titled && as_renamed
     }
 
-    /// What it says without any hunk.
+    /// Its change without hunks.
     fn alone(&self, titled: Option<&(FileName, FileName)>) -> Option<FilePatch> {
         if let (Some(old), Some(new)) = &self.renamed {
             return Some(FilePatch {
@@ -136,7 +135,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A line that is not read yet; empty behind the last one.
+    /// A line ahead; empty after the last one.
     fn line(&self, ahead: usize) -> &'a [u8] {
         self.lines.get(self.next + ahead).copied().unwrap_or(b"")
     }
@@ -313,7 +312,7 @@ impl<'a> Parser<'a> {
                 Some(b'-') => (1, 0, Line::Removed(rest())),
                 Some(b'+') => (0, 1, Line::Added(rest())),
                 Some(b' ') => (1, 1, Line::Context(rest())),
-                // An empty context line whose blank some mailer removed.
+                // An empty context line whose blank a mailer removed.
                 Some(b'\n' | b'\r') => (1, 1, Line::Context(line.clone())),
                 Some(b'\\') => {
                     strip_newline(&mut hunk);
@@ -352,7 +351,7 @@ impl<'a> Parser<'a> {
         Ok(hunk)
     }
 
-    /// Whether what stands behind a hunk looks like more of it.
+    /// Whether the text after a hunk looks like a continuation.
     fn goes_on(&self) -> bool {
         let adjacent = self.line(0);
         let mut rest = self.lines.iter().skip(self.next);
@@ -367,8 +366,7 @@ impl<'a> Parser<'a> {
         next.is_some_and(changed) || adjacent.starts_with(b" ")
     }
 
-    /// A line as text. What is passed over may be in any encoding; what is part
-    /// of a diff may not.
+    /// A line as text. Ignored text may be in any encoding; parts of a diff may not.
     fn text(&self, ahead: usize) -> Result<String, Refused> {
         String::from_utf8(self.line(ahead).to_vec()).map_err(|_| {
             self.at(
@@ -378,7 +376,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// The names in the next two lines; one at least is there.
+    /// The names in the next two lines, at least one of which exists.
     fn header_names(&self) -> Result<(Option<FileName>, Option<FileName>), Refused> {
         let name = |ahead| -> Result<Option<FileName>, Refused> {
             let text = self.text(ahead)?;
@@ -463,7 +461,7 @@ fn unsupported(line: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What `diff -r` says about files of which it shows no lines.
+/// The messages of `diff -r` about files that it does not show.
 fn omitted(line: &[u8]) -> Option<&'static str> {
     let only = trimmed(line).strip_prefix(b"Only in ".as_slice());
     let place = only.filter(|rest| {
@@ -498,7 +496,7 @@ fn trimmed(line: &[u8]) -> &[u8] {
     line.trim_ascii_end()
 }
 
-/// `\ No newline at end of file` speaks of the line before it.
+/// `\ No newline at end of file` refers to the line before it.
 fn strip_newline(hunk: &mut Hunk) {
     if let Some(Line::Context(text) | Line::Removed(text) | Line::Added(text)) =
         hunk.lines.last_mut()

@@ -4,10 +4,10 @@
 /// A file as a header names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileName {
-    /// From the top of the source: without the first directory, which is `a`
-    /// or `b` in what `git` writes.
+    /// From the top of the source, without the first directory, which is `a` or `b`
+    /// in `git`'s output.
     pub(super) path: String,
-    /// As it is written.
+    /// As written.
     pub(super) written: String,
 }
 
@@ -15,7 +15,7 @@ impl FileName {
     fn of(written: String) -> Self {
         let rest = written.split_once('/').map(|(_, rest)| rest);
         let parts = rest.unwrap_or(&written).split('/');
-        // `a//b` and `a/./b` are other words for `a/b`.
+        // `a//b` and `a/./b` mean `a/b`.
         let parts: Vec<&str> = parts.filter(|part| !matches!(*part, "" | ".")).collect();
         Self {
             path: parts.join("/"),
@@ -24,8 +24,7 @@ impl FileName {
     }
 }
 
-/// Reads what follows `--- ` or `+++ `; no file where there is none on this
-/// side.
+/// Reads the text after `--- ` or `+++ `; there may be no file on this side.
 pub(super) fn read(header: &str) -> Option<Option<FileName>> {
     let header = header.trim_end();
     let (name, stamp) = match header.starts_with('"') {
@@ -41,7 +40,7 @@ pub(super) fn read(header: &str) -> Option<Option<FileName>> {
     Some(Some(FileName::of(name)))
 }
 
-/// The names behind `diff --git `, where they can be told apart.
+/// The names after `diff --git `, if they are unambiguous.
 pub(super) fn both(header: &str) -> Option<(FileName, FileName)> {
     if header.starts_with('"') {
         let (old, rest) = quoted(header)?;
@@ -74,7 +73,7 @@ pub(super) fn unquoted(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Which of two names, such as `x.c.orig` and `x.c`, is that of the file.
+/// The one of two names, such as `x.c.orig` and `x.c`, that is the file's.
 pub(super) fn same_file<'a>(old: &'a FileName, new: &'a FileName) -> Option<&'a FileName> {
     if old.path.starts_with(&new.path) {
         Some(new)
@@ -85,7 +84,7 @@ pub(super) fn same_file<'a>(old: &'a FileName, new: &'a FileName) -> Option<&'a 
     }
 }
 
-/// A name in quotes, as C writes text, and what follows it.
+/// A name quoted as in C, and the text after it.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut bytes = Vec::new();
     let mut rest = text.strip_prefix('"')?.as_bytes();
@@ -123,7 +122,7 @@ fn quoted(text: &str) -> Option<(String, &str)> {
     Some((String::from_utf8(bytes).ok()?, rest))
 }
 
-/// A name, and the time stamp behind it where a mailer made the tab a blank.
+/// A name, and the time stamp after it if a mailer turned the tab into a blank.
 fn without_stamp(header: &str) -> (String, &str) {
     let date = |at: usize| {
         let mut parts = header.get(at + 1..)?.splitn(3, '-');
@@ -138,8 +137,8 @@ fn without_stamp(header: &str) -> (String, &str) {
     }
 }
 
-/// Whether a time stamp is the start of 1970: `diff -N` says so of a file that
-/// is not there.
+/// Whether a time stamp is the start of 1970, which `diff -N` writes for a missing
+/// file.
 fn is_epoch(stamp: &str) -> bool {
     let mut words = stamp.split_whitespace();
     let (Some(date), Some(clock), zone) = (words.next(), words.next(), words.next()) else {

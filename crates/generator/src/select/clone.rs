@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether a function may stand in for one that takes its arguments otherwise.
+//! Whether a function can replace one with different arguments.
 //!
-//! A compiler that knows all callers of a function may drop or change its
-//! arguments (`.isra`, `.constprop`), and split parts off it that take what
-//! they need (`.part`). The name does not tell what such a function takes.
-//! Its callers do: a caller that the patch leaves as it is, byte for byte, works
-//! with both; one that changed is replaced by one that works with the new
-//! function. Whoever holds the address of the old function, or is gone from
-//! the patched source and may still run, works with the old one only.
+//! A compiler that knows all callers of a function may drop or change its arguments
+//! (`.isra`, `.constprop`), and split off parts that take what they need (`.part`).
+//! The name does not show the arguments of such a function, but its callers do: a
+//! caller that is unchanged byte for byte works with both; a changed one is replaced
+//! by one that works with the new function. Holders of the old function's address,
+//! and callers that are gone from the patched source but may still run, only work
+//! with the old one.
 
 use crate::unit::Unit;
 use std::collections::BTreeSet;
@@ -15,8 +15,8 @@ use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::names::takes_own_arguments;
 use xsplice_objdiff::object::Class;
 
-/// Who calls the function at `original` of `unit` and would pass its arguments
-/// in another way than the one at `patched` takes them.
+/// A caller of the function at `original` of `unit` that would pass other arguments
+/// than the one at `patched` takes.
 pub(super) fn wrong_caller(unit: &Unit, original: usize, patched: usize) -> Option<String> {
     let names = (
         &unit.original.symbols[original].name,
@@ -29,7 +29,7 @@ pub(super) fn wrong_caller(unit: &Unit, original: usize, patched: usize) -> Opti
         .flatten()
 }
 
-/// A user of the function at `original` that works with the old function only.
+/// A user of the function at `original` that only works with the old function.
 fn remaining_caller(unit: &Unit, original: usize, seen: &mut BTreeSet<usize>) -> Option<String> {
     let object = &unit.original;
     object.uses(original).find_map(|(section, relocation)| {
@@ -65,14 +65,14 @@ mod tests {
     use xsplice_objdiff::names::source_name;
 
     const HEAD: &str = "int work(int); void keep(int (*)(int, int, int *));\n";
-    /// A function that gcc gives other arguments where it may.
+    /// A function whose arguments gcc changes if it can.
     const SUM: &str = "static __attribute__((noinline)) int sum(int a, int b, int *p)\n\
         { int x = *p; return work(a) + x BODY; }\n";
     const CALLERS: &str = "int f(int *p) { return sum(1, 7, p) + 1; }\n\
         int g(int *p) { return sum(2, 7, p); }\n";
 
-    /// Who of the old callers of `sum` cannot call the new one; the outer option
-    /// is empty if `sum` does not change.
+    /// The old caller of `sum` that cannot call the new one; the outer option is
+    /// empty if `sum` does not change.
     fn wrong(original: &str, patched: &str) -> Option<Option<String>> {
         let unit = Unit::of_sources(&format!("{HEAD}{original}"), &format!("{HEAD}{patched}"));
         let change = unit.comparison.changes.iter().find(|change| {
@@ -115,7 +115,7 @@ mod tests {
             let found = wrong(&format!("{plain}{holder}"), &plain);
             let why = found.expect("it changes").expect("a holder");
             assert_eq!(why, "h takes its address, which may be stored", "{holder}");
-            // The other way round there are no holders yet.
+            // In the reverse direction, there are no holders yet.
             let found = wrong(&plain, &format!("{plain}{holder}"));
             assert_eq!(found, Some(None), "{holder}");
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Changed functions: which they are in the hypervisor, and what the payload
-//! says about them.
+//! Changed functions: their originals in the hypervisor, and their records in the
+//! payload.
 
 use super::{FirstChange, Origin, Replaced, Selector, clone, label};
 use crate::code::Code;
@@ -19,10 +19,10 @@ use xsplice_objdiff::explain;
 use xsplice_objdiff::object::Object;
 use xsplice_objdiff::special;
 
-/// What the payload says about a function that it replaces.
+/// The old function of a record.
 struct OldFunction {
     name: String,
-    /// 0 to have the name looked up.
+    /// 0 to look up the name.
     address: u64,
     size: u64,
     expected: Vec<u8>,
@@ -119,7 +119,7 @@ impl Selector<'_> {
             self.refuse(Code::LabelAddress, unit, message);
             return;
         }
-        // What moved is global, and has the arguments that the source says.
+        // A moved function is global, and has the arguments in the source.
         if origin == unit
             && let Some(why) = clone::wrong_caller(u, original, patched)
         {
@@ -152,7 +152,7 @@ impl Selector<'_> {
                 expected: Vec::new(),
                 preimage: None,
             },
-            // It is new, if anything leads to it.
+            // It is new, if anything refers to it.
             Origin::Nowhere => return,
         };
         let new_size = new.extent();
@@ -173,7 +173,7 @@ impl Selector<'_> {
             _ => func.old_address == address,
         };
         if funcs.any(same) {
-            // Another name of a function that is taken.
+            // An alias of a function that is already taken.
             return;
         }
         self.selection.replaced.push(Replaced {
@@ -196,8 +196,8 @@ impl Selector<'_> {
         });
     }
 
-    /// The name of another function that is the same piece of code as `original`
-    /// of the unit `origin`, and is not the same as `patched`.
+    /// The name of another function that shares the code of `original` of the unit
+    /// `origin`, and that is not `patched`.
     fn merged_with(
         &self,
         origin: usize,
@@ -216,8 +216,8 @@ impl Selector<'_> {
         names.min()
     }
 
-    /// What the payload says about a function of the hypervisor that it
-    /// replaces; `None` if it cannot be.
+    /// The record of a function of the hypervisor to replace; `None` if it cannot be
+    /// replaced.
     fn old_function(
         &mut self,
         unit: usize,
@@ -253,7 +253,7 @@ impl Selector<'_> {
             }
             size = needed;
         }
-        // A payload below has put its own trampoline where the old code was.
+        // A payload below has written its own trampoline over the old code.
         let replaced = self.below.replaces(address);
         let whole = self.image.bytes(address, extent).unwrap_or_default();
         let sites = shipped.map(|(object, index)| boot_patches(object, index, whole));
@@ -271,15 +271,14 @@ impl Selector<'_> {
     }
 }
 
-/// Whether nothing but hooks of payloads below leads to the function at
-/// `original`.
+/// Whether only hooks of payloads below refer to the function at `original`.
 fn is_hook_below(u: &Unit, original: usize) -> bool {
     let mut users = u.original.uses(original).peekable();
     let is_hook = |section: usize| hook::stage(&u.original.sections[section].name).is_some();
     users.peek().is_some() && users.all(|(section, _)| is_hook(section))
 }
 
-/// Where an assembly function jumps out of itself without a relocation.
+/// An address outside the assembly function that it jumps to without a relocation.
 fn leaves_without_relocation(object: &Object, index: usize) -> Option<u64> {
     let symbol = &object.symbols[index];
     let code = object.bytes(symbol);
@@ -302,9 +301,9 @@ fn leaves_without_relocation(object: &Object, index: usize) -> Option<u64> {
         .next()
 }
 
-/// Where the hypervisor itself patches a function while booting, as offsets
-/// and lengths in order: alternatives, and the landing pad of a function that
-/// is never called through a pointer.
+/// The places that the hypervisor itself patches in a function at boot, as sorted
+/// offsets and lengths: alternatives, and the landing pad of a function that is never
+/// called indirectly.
 fn boot_patches(object: &Object, function: usize, code: &[u8]) -> Vec<(u32, u32)> {
     let mut sites = Vec::new();
     if code.starts_with(&LANDING_PAD) {
@@ -327,15 +326,15 @@ fn boot_patches(object: &Object, function: usize, code: &[u8]) -> Vec<(u32, u32)
     sites
 }
 
-/// The first bytes of a function that no boot-time patching changes, at most
-/// as many as an expectation holds.
+/// The first bytes of a function that boot-time patching does not change, at most the
+/// size of an expectation.
 fn stable_start<'a>(sites: &[(u32, u32)], code: &'a [u8]) -> &'a [u8] {
     let first = sites.first();
     let limit = first.map_or(usize::MAX, |&(at, _)| usize::try_from(at).unwrap_or(0));
     &code[..code.len().min(limit).min(xsplice_abi::payload::OPAQUE_SIZE)]
 }
 
-/// What the whole function must be when the payload is applied.
+/// The preimage of the complete function.
 fn preimage(address: u64, code: &[u8], sites: Vec<(u32, u32)>) -> Option<Preimage> {
     let mut preimage = Preimage {
         address,

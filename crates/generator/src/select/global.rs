@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which definition of a global name the linker takes: a strong one before weak
-//! ones, wherever they are.
+//! The linker's choice among definitions of a global name: a strong one over weak
+//! ones.
 
 use super::Selector;
 use super::moved::Moves;
@@ -12,17 +12,15 @@ use xsplice_abi::payload::hook;
 use xsplice_objdiff::compare::Kind;
 use xsplice_xen_image::{Binding, Image};
 
-/// The definitions that the patched objects have of global names.
+/// The definitions of global names in the patched objects.
 #[derive(Debug, Default)]
 pub(super) struct Globals<'a> {
-    /// By name the one that the linker takes: unit and index.
+    /// The linker's choice by name: unit and index.
     taken: HashMap<&'a str, (usize, usize)>,
 }
 
 impl<'a> Globals<'a> {
-    /// # Errors
-    /// Where the definition that is taken is another one than in the hypervisor,
-    /// or nothing tells which is.
+    /// # Errors If the choice differs from the hypervisor's, or is ambiguous.
     pub(super) fn new(units: &'a [Unit], moves: &Moves, image: &Image) -> (Self, Vec<Problem>) {
         let mut globals = Self::default();
         let mut problems = Vec::new();
@@ -70,7 +68,7 @@ impl<'a> Globals<'a> {
                     .map(|known| known.binding == Binding::Weak)
                 {
                     None => {}
-                    // The hypervisor's is the one.
+                    // The hypervisor's definition is used.
                     Some(false) if symbol.weak => {
                         globals.taken.remove(symbol.name.as_str());
                     }
@@ -90,15 +88,14 @@ impl<'a> Globals<'a> {
         (globals, problems)
     }
 
-    /// The definition of `name` that the linker takes, if it is in a patched
-    /// object.
+    /// The linker's choice for `name`, if it is in a patched object.
     pub(super) fn get(&self, name: &str) -> Option<(usize, usize)> {
         self.taken.get(name).copied()
     }
 }
 
 impl Selector<'_> {
-    /// Whether another definition is taken in place of the weak one at `index`.
+    /// Whether another definition overrides the weak one at `index`.
     pub(super) fn is_overridden(&self, unit: usize, index: usize) -> bool {
         let symbol = &self.units[unit].patched.symbols[index];
         symbol.weak && self.globals.get(&symbol.name) != Some((unit, index))

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where everything is in memory that the source below the payload has.
+//! Finds the addresses of everything in the source below the payload.
 //!
-//! The payloads below are levels on top of the hypervisor. What a level's
-//! payload says of a symbol is true, because the payload was proved to be that
-//! of its source; what it does not mention is where the level below has it. At
-//! the bottom is the hypervisor, which was proved likewise.
+//! The payloads below are levels on top of the hypervisor. A level's payload is right
+//! about its symbols, because it was proved to match its source; other symbols are
+//! looked up in the level below. At the bottom is the hypervisor, which was proved
+//! likewise.
 
 use crate::below::Level;
 use crate::below::contents::Place;
@@ -20,19 +20,19 @@ use xsplice_objdiff::names::base_name;
 use xsplice_objdiff::object::Object;
 use xsplice_xen_image::Image;
 
-/// Where a symbol of the source below is in memory.
+/// The place in memory of a symbol of the source below.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
     /// In the hypervisor, at a proved address.
     Hypervisor(u64),
-    /// In a payload below, by a name that is only there.
+    /// In a payload below, by a unique name.
     Below {
         /// The name.
         name: String,
         /// The size in bytes.
         size: u64,
     },
-    /// Nowhere: nothing that is in memory uses it.
+    /// Nowhere: nothing in memory uses it.
     Nowhere,
 }
 
@@ -41,9 +41,9 @@ pub struct Homes<'a> {
     pub(super) units: &'a [Unit],
     levels: &'a [Level],
     pub(super) image: &'a Image,
-    /// Of each unit's object in the hypervisor.
+    /// The proof of each unit's object in the hypervisor.
     hypervisor: Vec<Proof<'a>>,
-    /// Of what each stage of each unit made of the object.
+    /// The proofs of each unit's stages.
     payloads: Vec<Vec<LevelProof<'a>>>,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Homes<'a> {
     /// Ties all units to the hypervisor and the payloads below.
     ///
     /// # Errors
-    /// If a payload is not what its source compiles to.
+    /// If a payload does not match its source.
     pub fn new(
         units: &'a [Unit],
         levels: &'a [Level],
@@ -92,21 +92,21 @@ impl<'a> Homes<'a> {
         }
     }
 
-    /// Where the symbol at `original` of a unit's original is.
+    /// The place of the symbol at `original` of a unit's original.
     ///
     /// # Errors
-    /// If nothing proves it.
+    /// If it cannot be proved.
     pub(super) fn of(&self, unit: usize, original: usize) -> Result<Origin, Problem> {
         self.at(unit, self.units[unit].stages.len(), original)
     }
 
-    /// Whether nothing in memory is the symbol at `original` of a unit's original.
+    /// Whether the symbol at `original` of a unit's original is not in memory.
     pub(super) fn is_nowhere(&self, unit: usize, original: usize) -> bool {
         let stages = &self.units[unit].stages;
         !stages.is_empty() && matches!(self.of(unit, original), Ok(Origin::Nowhere))
     }
 
-    /// Where the symbol at `index` of a unit's `build` is.
+    /// The place of the symbol at `index` of a unit's `build`.
     pub(super) fn at(&self, unit: usize, build: usize, index: usize) -> Result<Origin, Problem> {
         let u = &self.units[unit];
         let Some(below) = build.checked_sub(1) else {
@@ -129,7 +129,7 @@ impl<'a> Homes<'a> {
             Some(before) => {
                 let changes = stage.comparison.changes.iter();
                 let mut of_this = changes.filter(|change| change.patched == Some(index));
-                // Nothing uses what the level made of it.
+                // Nothing uses this level's version.
                 if of_this.any(|change| change.kind == Kind::Constant) {
                     return Ok(Origin::Nowhere);
                 }
@@ -151,7 +151,7 @@ impl<'a> Homes<'a> {
         }
     }
 
-    /// Where a global symbol is that another file had before `level`.
+    /// The place of a global symbol that another file had before `level`.
     fn global(&self, level: usize, name: &str) -> Origin {
         for (unit, u) in self.units.iter().enumerate() {
             for (build, stage) in u
@@ -188,7 +188,7 @@ impl<'a> Homes<'a> {
         losers.map(|u| u.file.source.as_str())
     }
 
-    /// What a payload's place is.
+    /// The origin of a place in a payload.
     fn home(&self, level: usize, file: &str, place: &Place) -> Result<Origin, Problem> {
         let unnamed = || {
             let message = format!(
@@ -223,8 +223,8 @@ impl<'a> Homes<'a> {
         }
     }
 
-    /// The symbol at `index` of a unit's `build` as the hypervisor has it, if it
-    /// has it in the unit's object.
+    /// The hypervisor's counterpart of the symbol at `index` of a unit's `build`, if
+    /// the unit's object has it.
     pub(super) fn shipped(
         &self,
         unit: usize,
@@ -239,7 +239,7 @@ impl<'a> Homes<'a> {
         Some((u.shipped(), index))
     }
 
-    /// What payloads have that their source does not tell of.
+    /// Contents of payloads that their source does not explain.
     fn unexplained(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (at, level) in self.levels.iter().enumerate() {
@@ -250,8 +250,8 @@ impl<'a> Homes<'a> {
                 }
             }
             for (index, symbol) in level.contents.symbols.iter().enumerate() {
-                // A trap is no code of the source, and hooks given beside it are
-                // nobody's to refer to.
+                // A trap is not in the source, and nothing may refer to hooks from
+                // `--hooks`.
                 let own = symbol.name.starts_with(INIT_TRAP) || symbol.name.contains(".hooks.c#");
                 let listed = level.record_of(index).is_some() || is_new(&symbol.name);
                 if listed && !own && !known.contains(&index) {
@@ -263,8 +263,7 @@ impl<'a> Homes<'a> {
         problems
     }
 
-    /// Functions that the source of a level changes and its payload leaves as
-    /// they are.
+    /// Functions that the source of a level changes but its payload does not replace.
     fn not_replaced(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (unit, u) in self.units.iter().enumerate() {
@@ -298,7 +297,7 @@ impl<'a> Homes<'a> {
     }
 }
 
-/// Whether `name` is that of something new in a payload.
+/// Whether `name` is a new symbol in a payload.
 fn is_new(name: &str) -> bool {
     name.contains(VERSION_SUFFIX)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Data that hooks change in place, as the caller asked for.
+//! Data that hooks change in place, at the caller's request.
 
 use super::{Origin, Selector, Usage};
 use crate::below::Level;
@@ -15,7 +15,7 @@ use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::object::{Class, Object, Symbol, Target};
 use zerocopy::IntoBytes as _;
 
-/// A change that hooks make.
+/// A change made by hooks.
 pub(super) struct InPlace {
     /// The unit of the original, and the symbol there.
     origin: (usize, usize),
@@ -28,8 +28,8 @@ pub(super) struct InPlace {
 }
 
 impl Selector<'_> {
-    /// Whether the caller wants `change` made in place; where that cannot be done, it
-    /// is refused.
+    /// Whether the caller wants `change` in place; if that is impossible, it is
+    /// refused.
     pub(super) fn takes_in_place(&mut self, origin: usize, unit: usize, change: &Change) -> bool {
         let file = &self.units[unit].file.source;
         if !is_chosen(self.rules.patch_data, file, change) {
@@ -45,7 +45,7 @@ impl Selector<'_> {
         true
     }
 
-    /// How `change` is made in place.
+    /// Prepares `change` in place.
     ///
     /// # Errors
     /// Why it cannot be.
@@ -129,7 +129,7 @@ impl Selector<'_> {
         all.any(|in_place| in_place.patched == (unit, index))
     }
 
-    /// Makes the table that the hooks read.
+    /// Creates the table that the hooks read.
     pub(super) fn patch_data(&mut self) {
         let mut fields = Vec::new();
         let mut rows = Vec::new();
@@ -165,7 +165,7 @@ impl Selector<'_> {
             .draft
             .append(&PartKind::Strings, &name, Align::to(1));
         let was = match class {
-            // The file does not have its zeros.
+            // Its zeros are not in the file.
             Class::Bss => Some(contents(before, &before.symbols[origin.1])),
             _ => self.image.bytes(address, new.size).map(<[u8]>::to_vec),
         };
@@ -230,7 +230,7 @@ impl Selector<'_> {
                 addend: 0,
                 reaches,
             }));
-            // Relocations fill in where everything is.
+            // Relocations fill in the addresses.
             let bytes = hooks::PatchedData {
                 place: 0.into(),
                 was: 0.into(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Addresses of labels: they lead into one build of a function, and the new
-//! function needs those of its own.
+//! Addresses of labels: they belong to one build of a function, and the new function
+//! needs its own.
 
 use super::Selector;
 use crate::code::Code;
@@ -11,8 +11,8 @@ use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::{Class, Object, Target};
 
 impl Selector<'_> {
-    /// The replaced function that the private data at `index` lead into, itself
-    /// or by other data.
+    /// The replaced function that the private data at `index` refers into, directly
+    /// or through other data.
     fn leads_into(&self, unit: usize, index: usize, seen: &mut BTreeSet<usize>) -> Option<&str> {
         let u = &self.units[unit];
         let data = &u.patched.symbols[index];
@@ -38,8 +38,8 @@ impl Selector<'_> {
         })
     }
 
-    /// Where a reference to data with addresses of labels leads, if the code
-    /// that they are in is replaced: the outer option is empty if it is not.
+    /// The target of a reference to data with addresses of labels, if the code with
+    /// the labels is replaced; otherwise the outer option is empty.
     pub(super) fn reach_labels(
         &mut self,
         unit: usize,
@@ -66,8 +66,8 @@ impl Selector<'_> {
     }
 }
 
-/// Whether the function at `index` takes addresses within itself: the assembler
-/// knows the distance and leaves no relocation.
+/// Whether the function at `index` takes addresses within itself: the assembler knows
+/// the distance and emits no relocation.
 pub(super) fn takes_own_labels(object: &Object, index: usize) -> bool {
     let symbol = &object.symbols[index];
     let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());

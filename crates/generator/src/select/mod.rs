@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Collects what a payload needs: the changed functions and everything new
-//! that they lead to.
+//! Collects the contents of a payload: the changed functions and everything new that
+//! they refer to.
 
 mod clone;
 mod function;
@@ -42,20 +42,20 @@ use xsplice_abi::hooks::Table;
 use xsplice_objdiff::special::{self, Entry};
 use xsplice_xen_image::Image;
 
-/// What a caller decides about the selection.
+/// The caller's options.
 #[derive(Debug)]
 pub struct Rules<'a> {
-    /// Whether all of the hypervisor's symbols are given by address.
+    /// Whether to resolve all hypervisor symbols to addresses.
     pub prelink: bool,
-    /// Changed variables and boot-only code that the payload does without, by
-    /// name: a hook does what is needed, or nothing is.
+    /// Changed variables and boot-only code to leave out, by name: a hook does the
+    /// work, or none is needed.
     pub leave_out: &'a Choices,
-    /// Whether the payload does without all changes of boot-only code.
+    /// Whether to leave out all changes to boot-only code.
     pub leave_out_init: bool,
     /// Variables and constants that hooks change in place.
     pub patch_data: &'a Choices,
-    /// Variables that begin with their initial value although they may be old
-    /// ones under another name, or what they were is lost.
+    /// Variables that start from their initial value, although they may be renamed
+    /// old ones, or their old value is lost.
     pub allow: &'a Choices,
     /// The lines that the patches change.
     pub edits: &'a Edits,
@@ -129,53 +129,52 @@ struct Selector<'a> {
     rules: &'a Rules<'a>,
     /// Where the patched objects define each global symbol.
     globals: Globals<'a>,
-    /// Where symbols were that are defined elsewhere now.
+    /// The old places of moved symbols.
     moves: Moves,
     /// Variables that move between files, at least one end private.
     privates: Privates,
-    /// Variables that take the place of others.
+    /// Variables that replace others.
     renamed: Renamed,
-    /// What is in memory although the source below does not have it.
+    /// Symbols that are in memory although the source below does not have them.
     revived: Revived,
     tables: Vec<Vec<Entry>>,
     /// Pieces that are in the draft: part and offset in it.
     placed: BTreeMap<Place, (PartKind, u64)>,
-    /// Pieces of no bytes, which another piece may begin with too.
+    /// Empty pieces, which may start at the same place as another.
     empty: BTreeSet<Place>,
-    /// Pieces whose references are not followed yet.
+    /// Pieces whose references have not been followed yet.
     queue: VecDeque<(Place, u64)>,
-    /// What hooks change in place.
+    /// Data that hooks change in place.
     in_place: Vec<InPlace>,
-    /// Where new per-CPU variables may be.
+    /// Space for new per-CPU variables.
     room: Room,
-    /// Addresses that they were given; none where that was refused.
+    /// Their addresses; `None` if refused.
     per_cpu: BTreeMap<Place, Option<u64>>,
     /// Tables that generated hooks read: offset in the read-only data, and size.
     generated: BTreeMap<Table, (u64, u64)>,
     problems: Vec<Problem>,
     /// Name of the piece whose references are being followed.
     follower: String,
-    /// What the reference is for.
+    /// The use of that reference.
     usage: Usage,
     selection: Selection,
 }
 
-/// What a reference is for.
+/// The use of a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Usage {
     /// It is in an entry of a table about code, or of hooks.
     Table,
     /// A call or jump.
     Branch,
-    /// A call or jump through a pointer that becomes a direct one when the payload
-    /// is loaded.
+    /// An indirect call or jump that becomes direct when the payload is loaded.
     Pointer,
-    /// Everything else: the address is taken, or what is there is accessed.
+    /// Everything else: the address is taken, or the memory accessed.
     Address,
 }
 
 impl Selector<'_> {
-    /// Where something of the original is.
+    /// The origin of a symbol of the original.
     fn origin(&self, unit: usize, original: usize) -> Result<Origin, Problem> {
         self.homes.of(unit, original)
     }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Symbols of one name that are defined elsewhere after the patch: in another
-//! object, or in a place that cannot stand for the one that they had.
+//! Symbols that the patch moves: to another object, or to an incompatible place.
 
 use super::{Origin, Selector};
 use crate::code::Code;
@@ -16,12 +15,12 @@ type New = (usize, usize);
 /// A symbol: unit, index in the original object.
 type Old = (usize, usize);
 
-/// Where symbols were that are defined elsewhere now.
+/// The old places of moved symbols.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    /// Those that one object loses and another gains, and that are the same.
+    /// Symbols that one object loses and another gains, and that are the same.
     pub(super) moved: HashMap<New, Old>,
-    /// Those that are new, although the hypervisor has something of that name.
+    /// Symbols that are new although the hypervisor has one of that name.
     pub(super) renewed: HashMap<New, Old>,
 }
 
@@ -77,8 +76,8 @@ fn fate_of(units: &[Unit], (origin, original): Old, (unit, index): New) -> Fate 
 }
 
 impl Selector<'_> {
-    /// A variable or constant that another object defines now is where it was,
-    /// if it is what it was; else the rules are those for changed ones.
+    /// A variable or constant that another object now defines stays in place if
+    /// unchanged; otherwise the rules for changed ones apply.
     pub(super) fn compare_moved_data(&mut self) {
         let units = self.units;
         let moved = self.moves.moved.iter().chain(&self.privates.same);
@@ -88,7 +87,7 @@ impl Selector<'_> {
             if units[unit].patched.symbols[index].function {
                 continue;
             }
-            // Both objects have the one symbol in common.
+            // Both objects share this one symbol.
             let comparison =
                 xsplice_objdiff::compare(&units[origin].original, &units[unit].patched);
             let change = comparison
@@ -101,7 +100,7 @@ impl Selector<'_> {
         }
     }
 
-    /// Refuses what the payload would carry for some of its users only.
+    /// Refuses symbols that the payload would carry for only some of their users.
     pub(super) fn refuse_divided(&mut self) {
         let mut renewed: Vec<(New, Old)> =
             self.moves.renewed.iter().map(|(&n, &o)| (n, o)).collect();
@@ -131,7 +130,7 @@ impl Selector<'_> {
         }
     }
 
-    /// What uses a place of the hypervisor after boot, and is not replaced.
+    /// The users of a place in the hypervisor after boot that are not replaced.
     fn users_left(&self, range: &Range<u64>) -> Vec<String> {
         let replaced = |place: u64| {
             let mut funcs = self.selection.draft.funcs.iter();
@@ -147,8 +146,8 @@ impl Selector<'_> {
         names
     }
 
-    /// Why something new cannot begin with the value that the patched source
-    /// gives it, because what had its name has another one by now.
+    /// Why a new symbol cannot start from the patched source's value: the old one of
+    /// that name may have a different value by now.
     pub(super) fn lost_value(&self, new: New) -> Option<String> {
         let &(origin, original) = self.moves.renewed.get(&new)?;
         let writable = |symbol: &Symbol, object: &Object| {
@@ -198,8 +197,8 @@ impl Selector<'_> {
         )
     }
 
-    /// Whether what lies where the original has it lies well for the patched
-    /// source, as the place in the hypervisor shows.
+    /// Whether the original's address in the hypervisor is sufficiently aligned for
+    /// the patched source.
     pub(super) fn lies_well(&self, (origin, original): Old, needs: u64) -> bool {
         match self.origin(origin, original) {
             Ok(Origin::Hypervisor(address)) => address.is_multiple_of(needs.max(1)),

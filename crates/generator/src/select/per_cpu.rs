@@ -17,8 +17,8 @@ use xsplice_objdiff::object::Class;
 use xsplice_objdiff::placement;
 use zerocopy::IntoBytes as _;
 
-/// Whether `units` bring a per-CPU variable that no original has, under any name or
-/// in any file.
+/// Whether `units` add a per-CPU variable that no original has, under any name or in
+/// any file.
 pub(crate) fn brings_per_cpu(units: &[Unit], edits: &Edits) -> bool {
     let mut added = added(units).peekable();
     if added.peek().is_none() {
@@ -50,7 +50,7 @@ fn is_known(symbol: (usize, usize), moves: &Moves, privates: &Privates, renamed:
 }
 
 impl Selector<'_> {
-    /// Gives every new per-CPU variable its place, and makes the tables of them.
+    /// Places every new per-CPU variable, and creates the tables of them.
     pub(super) fn place_per_cpu(&mut self) {
         for symbol in added(self.units) {
             if !is_known(symbol, &self.moves, &self.privates, &self.renamed) {
@@ -121,7 +121,7 @@ impl Selector<'_> {
         self.generated.insert(Table::PerCpuClaims, claims);
     }
 
-    /// Where a symbol is that the payload brings with it.
+    /// The target of a reference to a symbol that the payload carries.
     pub(super) fn carry(&mut self, unit: usize, index: usize, offset: i64) -> Option<Reaches> {
         let symbol = &self.units[unit].patched.symbols[index];
         let place: Place = (unit, symbol.section, symbol.offset);
@@ -132,7 +132,7 @@ impl Selector<'_> {
         Some(Reaches::Part(kind, at.cast_signed() + offset))
     }
 
-    /// Where a table is that generated hooks call `name`, or its end.
+    /// The start or end of the table that generated hooks call `name`.
     pub(super) fn reach_generated(&self, name: &str) -> Option<Reaches> {
         let (table, is_end) = match hooks::Place::named(name)? {
             hooks::Place::Start(table) => (table, false),

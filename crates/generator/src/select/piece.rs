@@ -11,12 +11,11 @@ use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::Class;
 use xsplice_objdiff::special::{self, Entry};
 
-/// What the memory of a payload is a multiple of, in bytes.
+/// Alignment of a payload's memory, in bytes.
 const PAGE: u64 = 4096;
 
 impl Selector<'_> {
-    /// Puts a symbol of a patched object into the draft, with the entries of
-    /// the tables about it.
+    /// Adds a symbol of a patched object to the draft, with its table entries.
     pub(super) fn take_symbol(&mut self, unit: usize, index: usize) -> Option<(PartKind, u64)> {
         let u = &self.units[unit];
         let symbol = &u.patched.symbols[index];
@@ -107,8 +106,8 @@ impl Selector<'_> {
         Some(at)
     }
 
-    /// The sections of hooks in patched objects: every function that they
-    /// point to goes into the payload.
+    /// Adds the hook sections of patched objects: every function that they point to
+    /// goes into the payload.
     pub(super) fn take_hooks(&mut self) {
         let units = self.units;
         for (unit, u) in units.iter().enumerate() {
@@ -185,7 +184,7 @@ impl Selector<'_> {
             return;
         }
         for (section, offset, size) in special::pieces(object, entry) {
-            // An empty replacement begins where the next one does.
+            // An empty replacement starts at the same place as the next one.
             let placed = self.placed.contains_key(&(unit, section, offset));
             if !placed || self.empty.remove(&(unit, section, offset)) {
                 if size == 0 {
@@ -250,7 +249,7 @@ impl Selector<'_> {
 }
 
 /// Offset and size of each pointer to a hook in the section at `index` that the
-/// original does not have; `None` if nothing tells which these are.
+/// original does not have; `None` if that is ambiguous.
 fn new_hooks(u: &Unit, index: usize) -> Option<Vec<(u64, u64)>> {
     let section = &u.patched.sections[index];
     if u.original.sections.iter().all(|s| s.name != section.name) {

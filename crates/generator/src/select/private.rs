@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Variables that a patch moves to another file, at least one end private.
 //!
-//! A private name says little: two files may have one each. Where one file loses
-//! a variable and another gains one of that name, they are the same if a function
-//! of one name uses both and they are alike; otherwise nothing tells, and the
-//! patch has to.
+//! A private name is not unique: two files may both have it. If one file loses a
+//! variable and another gains one of that name, they are the same if a function of
+//! the same name uses both and they are alike; otherwise it is ambiguous, and the
+//! patch must be clearer.
 
 use crate::unit::Unit;
 use std::collections::{BTreeSet, HashMap};
@@ -15,12 +15,12 @@ use xsplice_objdiff::object::{Class, Object, Relocation, Symbol, Target};
 /// A symbol: the unit, and the index in one of its objects.
 pub(super) type Place = (usize, usize);
 
-/// What became of variables that one file loses and another gains.
+/// The variables that one file loses and another gains.
 #[derive(Debug, Default)]
 pub(super) struct Privates {
-    /// Where those were that are the same, by where they are.
+    /// The old places of variables that are the same, by their new ones.
     pub(super) same: HashMap<Place, Place>,
-    /// Those that may be the same, or not.
+    /// Variables that may or may not be the same.
     pub(super) unclear: BTreeSet<Place>,
 }
 
@@ -49,7 +49,7 @@ impl Privates {
                 found.judge(units, new, old);
             }
         }
-        // One variable is not two.
+        // One variable cannot become two.
         let mut taken: HashMap<Place, usize> = HashMap::new();
         for &old in found.same.values() {
             *taken.entry(old).or_default() += 1;
@@ -77,7 +77,7 @@ impl Privates {
             [old] if is_alike((&units[old.0].original, old.1), (patched, new.1)) => {
                 self.same.insert(new, old);
             }
-            // At worst a message is printed again.
+            // At worst, a message is printed again.
             _ if is_once_flag(patched, &patched.symbols[new.1]) => {}
             _ => {
                 self.unclear.insert(new);
@@ -86,7 +86,7 @@ impl Privates {
     }
 }
 
-/// The names in the source of what refers to a symbol of one of `objects`.
+/// The names in the source of the users of a symbol in one of `objects`.
 pub(super) fn users<'a>(
     objects: impl Iterator<Item = &'a Object> + Clone,
     place: Place,
@@ -135,7 +135,7 @@ pub(super) fn is_alike((old, a): (&Object, usize), (new, b): (&Object, usize)) -
         && leads_to(old, a) == leads_to(new, b)
 }
 
-/// Whether a symbol is a variable that keeps its value.
+/// Whether a symbol is a variable with state.
 pub(super) fn is_writable(object: &Object, index: usize) -> bool {
     let symbol = &object.symbols[index];
     let class = object.sections[symbol.section].class;

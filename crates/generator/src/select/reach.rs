@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What every reference out of the payload's pieces is to lead to.
+//! Resolves every reference out of the payload's pieces.
 
 use super::private::is_writable;
 use super::revived::Former;
@@ -19,8 +19,8 @@ use xsplice_objdiff::special;
 use xsplice_xen_image::Symbol;
 
 impl Selector<'_> {
-    /// Follows every reference out of the pieces taken so far, and out of
-    /// those that this brings in.
+    /// Follows every reference out of the pieces taken so far, and out of those that
+    /// this adds.
     pub(super) fn follow(&mut self) {
         let units = self.units;
         while let Some((place, size)) = self.queue.pop_front() {
@@ -59,7 +59,7 @@ impl Selector<'_> {
         }
     }
 
-    /// What a relocated field of the payload is to lead to.
+    /// The target of a relocated field of the payload.
     pub(super) fn reach(&mut self, unit: usize, relocation: &Relocation) -> Option<Reaches> {
         let object = &self.units[unit].patched;
         let reference = &relocation.reference;
@@ -127,9 +127,9 @@ impl Selector<'_> {
         let placed = self
             .placed
             .contains_key(&(unit, symbol.section, symbol.offset));
-        // Who refers to a function that is replaced goes by its old place, as
-        // the hypervisor does: so it has one address, and a payload on top that
-        // replaces it again is heeded here too.
+        // References to a replaced function use its old address, as in the
+        // hypervisor: so it has one address, and a payload on top that replaces it
+        // again takes effect here too.
         let whole_function = symbol.function && parent_of_cold(&symbol.name).is_none();
         let by_old_place = whole_function
             && offset == 0
@@ -151,8 +151,8 @@ impl Selector<'_> {
             return self.reach_former(unit, index, former, offset);
         }
         let original = u.comparison.correlation.original(index);
-        // The hypervisor's variables stay where they are, also those of which
-        // a change is left out.
+        // The hypervisor's variables stay in place, even if a change to them is left
+        // out.
         let mut changes = u.comparison.changes.iter();
         let replaced = changes.any(|c| c.patched == Some(index) && !c.kind.stays())
             && !self.is_changed_in_place(unit, index);
@@ -183,7 +183,7 @@ impl Selector<'_> {
                 self.reach_init(unit, &symbol.name, address, symbol.function, offset)
             }
             Ok(place) => Some(place),
-            // A copy of a constant is as good here, too.
+            // A copy of the constant works here too.
             Err(_) if u.patched.sections[symbol.section].class == Class::ReadOnly => {
                 self.carry(unit, index, offset)
             }
@@ -196,8 +196,7 @@ impl Selector<'_> {
         }
     }
 
-    /// Tells of a flag that says whether a message was printed, if it may be one that
-    /// is in memory.
+    /// Notes a message flag that may be one that is in memory.
     fn tell_renewed(&mut self, unit: usize, index: usize) {
         let u = &self.units[unit];
         if !u.comparison.correlation.ambiguous.contains(&index) {
@@ -216,8 +215,8 @@ impl Selector<'_> {
         });
     }
 
-    /// Refuses a variable of which nothing tells whether it is one of the
-    /// original's; `None` if it is refused.
+    /// Refuses a variable that may or may not be one of the original's; `None` if
+    /// refused.
     fn refuse_unclear(&mut self, unit: usize, index: usize) -> Option<()> {
         let u = &self.units[unit];
         let name = &u.patched.symbols[index].name;
@@ -243,10 +242,9 @@ impl Selector<'_> {
         None
     }
 
-    /// Whether the address of the function at `index` is taken, and a pointer
-    /// must not lead to its old place: there is none of the landing pads that
-    /// processors want where pointers lead, or, when the payload is reverted, a
-    /// function that takes other arguments.
+    /// Whether the address of the function at `index` is taken, and a pointer must
+    /// not lead to its old place: that has no landing pad, or, after a revert, a
+    /// function with different arguments.
     fn is_only_now_called_through_pointers(&self, unit: usize, index: usize) -> bool {
         let u = &self.units[unit];
         let (origin, original) = match self.moves.moved.get(&(unit, index)) {
@@ -264,7 +262,7 @@ impl Selector<'_> {
                 || takes_own_arguments(&old.name) && !takes_own_arguments(&new.name))
     }
 
-    /// What payloads below left out is where it was before.
+    /// Symbols that payloads below no longer use are still in their old place.
     fn reach_former(
         &mut self,
         unit: usize,
@@ -299,7 +297,7 @@ impl Selector<'_> {
         None
     }
 
-    /// Where a symbol of the original is.
+    /// The place of a symbol of the original.
     pub(super) fn place_of(
         &self,
         unit: usize,
@@ -314,7 +312,7 @@ impl Selector<'_> {
         })
     }
 
-    /// Where the symbol at `index` of a unit's `build` is, if it is anywhere.
+    /// The place of the symbol at `index` of a unit's `build`, if any.
     fn place_at(
         &self,
         unit: usize,
@@ -327,7 +325,7 @@ impl Selector<'_> {
             Origin::Hypervisor(address) => address,
             Origin::Nowhere => return Ok(None),
         };
-        // The patched source may have renamed it, or have it in another file.
+        // The patched source may have renamed or moved it.
         let (name, global) = match self.homes.shipped(unit, build, index) {
             Some((shipped, index)) => (runtime_name(shipped, index), shipped.symbols[index].global),
             None => {
@@ -343,11 +341,10 @@ impl Selector<'_> {
         Ok(Some(Reaches::Address(name, address, offset)))
     }
 
-    /// What is freed after boot, and is used under a condition that is never true
-    /// after boot, as the original does. A call leads to a trap instead of to
-    /// memory that is used for something else by now. Of data only the address
-    /// may matter (it tells where a copy in low memory is): that stays what it is
-    /// in the code that is replaced.
+    /// Resolves a reference to memory freed after boot, which the original also uses
+    /// under a condition that is never true after boot. A call leads to a trap
+    /// instead of to reused memory. For data, only the address can matter (it locates
+    /// a copy in low memory), so replaced code keeps it.
     fn reach_init(
         &mut self,
         unit: usize,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Changes that no payload can make, refused by name with the ways out.
+//! Refuses changes that no payload can make, by name and with workarounds.
 
 use super::Selector;
 use crate::code::Code;
@@ -28,7 +28,7 @@ impl Selector<'_> {
         let Some((code, message)) = self.unpatchable((origin, old), (unit, new), change) else {
             return;
         };
-        // What is nowhere in memory yet has no value to be lost.
+        // A symbol that is not in memory yet has no value to lose.
         let nowhere = |index| self.homes.is_nowhere(origin, index);
         if change.original.is_some_and(nowhere) {
             return;
@@ -52,9 +52,8 @@ impl Selector<'_> {
         }
     }
 
-    /// Whether `change` makes something what it is in memory already: payloads
-    /// below left out what their patches made of it. One that has hooks may have
-    /// done in these what it left out.
+    /// Whether `change` restores the state in memory: payloads below left out their
+    /// changes to it. One with hooks may have made such a change in a hook.
     fn is_in_memory(&self, origin: usize, unit: usize, change: &Change) -> bool {
         let (Some(original), Some(patched)) = (change.original, change.patched) else {
             return false;
@@ -81,8 +80,8 @@ impl Selector<'_> {
             && changes.all(|change| change.patched != Some(patched))
     }
 
-    /// What the hypervisor finds by walking a section, such as its schedulers,
-    /// cannot be added to.
+    /// Refuses new entries in sections that the hypervisor walks at boot, such as its
+    /// schedulers.
     pub(super) fn refuse_unreached_table_entries(&mut self) {
         for (unit, u) in self.units.iter().enumerate() {
             for change in u
@@ -126,7 +125,7 @@ impl Selector<'_> {
         }
     }
 
-    /// Why a change cannot be in a payload, and the ways out; `None` if it can.
+    /// Why a change cannot be in a payload, with workarounds; `None` if it can.
     fn unpatchable(
         &self,
         (origin, old): (usize, &Object),
@@ -223,7 +222,7 @@ fn code(kind: Kind) -> Option<Code> {
     })
 }
 
-/// Whether the caller may decide to do without a change that cannot be made.
+/// Whether the caller may leave out a change that cannot be made.
 fn may_leave_out(old: &Object, change: &Change) -> bool {
     match change.kind {
         Kind::Init | Kind::Data | Kind::Unsized | Kind::Alignment => true,
@@ -236,7 +235,7 @@ fn is_global(old: &Object, change: &Change) -> bool {
     change.original.is_some_and(|i| old.symbols[i].global)
 }
 
-/// Whether what changes is write-protected in the running hypervisor.
+/// Whether the changed symbol is write-protected in the running hypervisor.
 fn is_locked(old: &Object, change: &Change) -> bool {
     change.original.is_some_and(|index| {
         let section = old.symbols[index].section;
@@ -244,8 +243,7 @@ fn is_locked(old: &Object, change: &Change) -> bool {
     })
 }
 
-/// Whether variables are in `section` because of what they are, not in order
-/// to be found there.
+/// Whether `section` holds ordinary variables, rather than entries to be found there.
 fn is_usual_section(section: &Section) -> bool {
     const USUAL: [&str; 5] = [
         ".data",

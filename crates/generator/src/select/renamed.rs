@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Variables that take the place of others.
+//! Variables that replace others.
 //!
-//! Where functions stop using one variable and begin to use another, a patch may
-//! have renamed the variable, whose value has to be kept, or may have replaced
-//! it by a new one, which has to begin with its initial value. It was renamed if
-//! the name is all that differs in every line that has it. Else two variables
-//! that are alike may be one: the patch has to be clearer.
+//! If functions stop using one variable and start using another, the patch may have
+//! renamed the variable, whose value must be kept, or replaced it by a new one, which
+//! must start from its initial value. It was renamed if the name is the only
+//! difference in every line that has it. Otherwise, two similar variables may be one,
+//! and the patch must be clearer.
 
 use super::Selector;
 use super::moved::Moves;
@@ -18,23 +18,24 @@ use xsplice_objdiff::names::{base_name, source_name};
 use xsplice_objdiff::object::{Class, Object, Target};
 use xsplice_objdiff::placement::{Fate, alignment, fate};
 
-/// What the linker's name of a per-CPU variable begins with.
+/// Prefix of a per-CPU variable's symbol.
 const PER_CPU: &str = "per_cpu__";
 
-/// Variables that may be, under another name, what there was.
+/// Variables that may be renamed old ones.
 #[derive(Debug, Default)]
 pub(super) struct Renamed {
-    /// Where those were that only have another name now, by where they are.
+    /// The old places of renamed variables, by their new ones.
     pub(super) same: HashMap<Place, Place>,
-    /// Those that may be one of these.
+    /// The old variables that an ambiguous one may be.
     unclear: BTreeMap<Place, Vec<Place>>,
-    /// Those that none of these can be, although the same functions used them.
+    /// The old variables that a new one cannot be, although the same functions used
+    /// them.
     instead: BTreeMap<Place, Vec<Place>>,
 }
 
 impl Renamed {
-    /// Finds out what became of the variables that are neither moved nor
-    /// private to another file now.
+    /// Classifies the variables that neither moved nor became private to another
+    /// file.
     pub(super) fn find(
         units: &[Unit],
         (moves, privates): (&Moves, &Privates),
@@ -108,8 +109,8 @@ impl Renamed {
     }
 }
 
-/// Whether two variables are not one for another reason: the name is the same,
-/// which others look at, or they only tell whether a message was printed.
+/// Whether two variables are not a rename for another reason: they have the same
+/// name, which is handled elsewhere, or are message flags.
 fn is_no_rename(units: &[Unit], old: Place, new: Place) -> bool {
     let (before, after) = (&units[old.0].original, &units[new.0].patched);
     let flags =
@@ -117,7 +118,7 @@ fn is_no_rename(units: &[Unit], old: Place, new: Place) -> bool {
     flags || name(units, old) == new_name(units, new)
 }
 
-/// Whether what was at `old` lies as `new` has to.
+/// Whether the placement of `old` suits `new`.
 fn fits(units: &[Unit], old: Place, new: Place) -> bool {
     let (before, after) = (&units[old.0].original, &units[new.0].patched);
     let from = &before.sections[before.symbols[old.1].section];
@@ -144,11 +145,11 @@ fn in_source(object: &Object, index: usize) -> &str {
     }
 }
 
-/// Who uses what in one build of all units.
+/// The users of symbols in one build of all units.
 struct Users<'a> {
-    /// Names in the source, by what they refer to: a symbol, or a global name.
+    /// Names of users in the source, by the symbol or global name that they refer to.
     of: HashMap<Key<'a>, BTreeSet<&'a str>>,
-    /// Who refers to each name in the source.
+    /// The callers of each name in the source.
     callers: HashMap<&'a str, BTreeSet<&'a str>>,
     objects: Vec<&'a Object>,
     /// Functions of the other build.
@@ -216,8 +217,8 @@ impl<'a> Users<'a> {
         }
     }
 
-    /// Who uses a variable. A function that the other build does not have may be
-    /// part of its callers there.
+    /// The users of a variable. A function that the other build lacks may be inlined
+    /// into its callers there.
     fn of(&self, place: Place) -> BTreeSet<&'a str> {
         let direct = self.of.get(&self.key(place)).into_iter().flatten();
         let mut open: Vec<&str> = direct.copied().collect();
@@ -232,8 +233,8 @@ impl<'a> Users<'a> {
 }
 
 impl Selector<'_> {
-    /// Why nothing tells whether the new variable at `place` is one that there
-    /// was; `None` if it is new, or the caller says so.
+    /// Why it is ambiguous whether the new variable at `place` is an old one; `None`
+    /// if it is new, or the caller says so.
     pub(super) fn may_be_renamed(&self, place: Place) -> Option<String> {
         let old = self.renamed.unclear.get(&place)?;
         let new = new_name(self.units, place);
@@ -250,7 +251,7 @@ impl Selector<'_> {
         ))
     }
 
-    /// Notes what became of variables whose place others take.
+    /// Adds notes about variables that others replace.
     pub(super) fn tell_renamed(&mut self) {
         let mut notes = BTreeSet::new();
         let file = |new: Place| &self.units[new.0].file.source;
@@ -292,7 +293,7 @@ mod tests {
     use super::*;
     use crate::patch::{FilePatch, Hunk, Line};
 
-    /// A whole file that goes and another that comes.
+    /// A patch that replaces a whole file.
     fn edits(original: &str, patched: &str) -> Edits {
         let lines = |text: &str, line: fn(String) -> Line| -> Vec<Line> {
             text.lines().map(|text| line(text.to_owned())).collect()
@@ -310,7 +311,7 @@ mod tests {
         Edits::new(std::iter::once(&file))
     }
 
-    /// What becomes of each new variable: the one that it is, those that it may
+    /// The result for each new variable: the old one that it is, those that it may
     /// be, and those that it is not although the same functions used them.
     fn found(original: &str, patched: &str) -> Vec<String> {
         let units = [Unit::of_sources(original, patched)];
@@ -352,7 +353,7 @@ mod tests {
         let renamed = renamed.replace("return met;", "return 3 +\nmet;");
         let file = file.replace("return seen;", "return\nseen;");
         assert_eq!(found(&file, &renamed), ["met is seen"]);
-        // A global variable of the file is none other.
+        // A global variable of the file is not another one.
         let public = |text: &str| text.replace("static ", "");
         assert_eq!(found(&public(&file), &public(&renamed)), ["met is seen"]);
     }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a payload below stopped using, and the patch uses again.
+//! Symbols that a payload below stopped using, and that the patch uses again.
 //!
-//! It is not in the source below, but still in memory: a variable goes on with
-//! the value that it has, not with its initial one.
+//! They are not in the source below, but still in memory: a variable keeps its
+//! current value instead of its initial one.
 
 use super::private::is_writable;
 use crate::unit::Unit;
 use std::collections::HashMap;
 use xsplice_objdiff::compare::{Comparison, is_once_flag};
 
-/// What a symbol of the patched object was before payloads below left it out.
+/// The state of a symbol of the patched object before payloads below stopped using
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Former {
     /// The symbol at this index of this build of the unit.
@@ -19,7 +20,7 @@ pub(super) enum Former {
         /// The index.
         index: usize,
     },
-    /// A variable that differs from the one that is in memory, and how.
+    /// A variable that differs from the one in memory, with the difference.
     Changed(String),
     /// One of several variables, or none.
     Unclear,
@@ -28,7 +29,7 @@ pub(super) enum Former {
 /// By unit and index in its patched object.
 pub(super) type Revived = HashMap<(usize, usize), Former>;
 
-/// Finds in earlier builds what is new to the original of each unit.
+/// Finds symbols in earlier builds that the original of each unit lacks.
 pub(super) fn find(units: &[Unit]) -> Revived {
     let mut found = Revived::new();
     for (unit, u) in units.iter().enumerate() {
@@ -51,7 +52,7 @@ pub(super) fn find(units: &[Unit]) -> Revived {
 fn former(u: &Unit, build: usize, comparison: &Comparison, index: usize) -> Option<Former> {
     let symbol = &u.patched.symbols[index];
     let variable = is_writable(&u.patched, index);
-    // A constant is what it contains.
+    // A constant is identified by its contents.
     if !variable && !symbol.function {
         return None;
     }

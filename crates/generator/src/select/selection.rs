@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What was selected, as the caller gets it.
+//! The result of a selection.
 
 use crate::payload::Draft;
 use crate::warning::Warning;
@@ -26,7 +26,7 @@ pub struct Replaced {
     pub first_change: Option<FirstChange>,
 }
 
-/// Where the old and the new function part.
+/// The first difference between the old and the new function.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct FirstChange {
     /// Offset in the old function.
@@ -67,7 +67,7 @@ pub struct Carried {
     pub used_by: String,
 }
 
-/// What was selected.
+/// The selection.
 #[derive(Debug, Default)]
 pub struct Selection {
     /// The contents of the payload.
@@ -76,26 +76,26 @@ pub struct Selection {
     pub replaced: Vec<Replaced>,
     /// New functions and variables.
     pub carried: Vec<Carried>,
-    /// What hooks change in place.
+    /// Data that hooks change in place.
     pub patched_data: Vec<PatchedData>,
     /// New per-CPU variables.
     pub per_cpu: Vec<PerCpuVariable>,
     /// Hooks: the section and the functions that it points to.
     pub hooks: Vec<Hook>,
-    /// Changes that the payload does without.
+    /// Changes that were left out.
     pub left_out: Vec<LeftOut>,
-    /// Flags that may be in memory, and begin anew.
+    /// Message flags that start again, although they may be in memory.
     pub renewed: BTreeSet<Renewed>,
-    /// Names of what the patches make what it is in memory: payloads below left out
-    /// what theirs made of it.
+    /// Names of symbols that the patches change back to what is in memory: payloads
+    /// below left out the change.
     pub restored: BTreeSet<String>,
-    /// What a reader should know.
+    /// Notes for the reader.
     pub notes: BTreeSet<String>,
-    /// What no tool can see to.
+    /// Warnings about things that no tool can handle.
     pub warnings: BTreeSet<Warning>,
 }
 
-/// A function that the hypervisor calls at a stage of the payload's life.
+/// A hook of the payload.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct Hook {
     /// The stage: `load`, `unload`, `preapply`, `apply`, `postapply`,
@@ -103,6 +103,6 @@ pub struct Hook {
     pub stage: String,
     /// Source file.
     pub file: String,
-    /// How many functions are called.
+    /// Number of functions to call.
     pub functions: u64,
 }

@@ -73,7 +73,7 @@ impl<'a> Compiled<'_, 'a> {
         (units.collect(), problems.collect())
     }
 
-    /// Checks that what differs between the two builds differs because of the patch.
+    /// Checks that differences between the two builds come from the patch.
     fn check_originals(&self, units: &[Unit]) -> Result<(), Refused> {
         let changed = self.pairs.par_iter().filter(|pair| {
             let mut units = units.iter();
@@ -86,8 +86,8 @@ impl<'a> Compiled<'_, 'a> {
     }
 }
 
-/// That nothing differs between the two builds, except in members of the library
-/// that are not linked.
+/// The refusal if the two builds do not differ, except in library members that are
+/// not linked.
 fn no_code(pairs: &[Pair], unneeded: &BTreeSet<String>) -> Refused {
     let unneeded: Vec<&str> = unneeded.iter().map(String::as_str).collect();
     let unlinked = match unneeded.as_slice() {

@@ -99,7 +99,7 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// The files that are only read, besides patches and payloads.
+/// Input files besides patches and payloads.
 pub(super) struct Given {
     pub(super) config: Option<File>,
     pub(super) hooks: Vec<File>,
@@ -116,7 +116,7 @@ impl Given {
     }
 }
 
-/// The hypervisor's build-id, which the user may name.
+/// Checks the hypervisor's build-id, if the user named one.
 fn check_hypervisor(options: &Options, image: &Image) -> Result<(), Refused> {
     match &options.xen_depends {
         Some(named) if named.as_slice() != image.build_id() => Err(Refused::one(
@@ -134,7 +134,7 @@ fn check_hypervisor(options: &Options, image: &Image) -> Result<(), Refused> {
     }
 }
 
-/// What the payload depends on is known twice where payloads are below.
+/// With payloads below, the dependency is given twice and must agree.
 fn check_depends(options: &Options, below: &Below) -> Result<(), Refused> {
     match (&options.depends, below.build_id()) {
         (Some(named), Some(top)) if named != top => Err(Refused::one(

@@ -74,7 +74,7 @@ fn mistakes(inputs: &Inputs) -> Vec<Problem> {
     mistakes
 }
 
-/// Adds the compilers' names to failed proofs when they differ.
+/// Adds the compilers' names to failed proofs if they differ.
 fn explain_compiler(mut problems: Vec<Problem>, units: &[Unit], image: &Image) -> Vec<Problem> {
     let mut originals = units.iter().map(|unit| &unit.original);
     if let Some(ours) = originals.find_map(crate::image::compiler)

@@ -38,7 +38,7 @@ impl Accounted<'_, '_> {
         let depends = options.depends.as_deref().or(top).unwrap_or(hypervisor);
         let known = top.is_some() || depends == hypervisor;
         if !known {
-            // What lies below may have put a trampoline where the old code was.
+            // A payload below may have put a trampoline over the old code.
             for func in &mut self.selected.selection.draft.funcs {
                 func.expected.clear();
                 func.preimage = None;
@@ -71,7 +71,7 @@ impl Accounted<'_, '_> {
         preflight.check(&payload)?;
         file::write(&options.output, &payload).map_err(|e| Refused::io(&options.output, &e))?;
         let mut notes = self.notes;
-        // About this machine, and so not for the payload to record.
+        // This is about the build machine, so the payload does not record it.
         notes.extend(sources.rebuild.unwritable().map(str::to_owned));
         Ok(Report {
             output: options.output.clone(),
@@ -100,7 +100,7 @@ impl Accounted<'_, '_> {
             .collect()
     }
 
-    /// What a reviewer of the payload, and a build on top of it, should know.
+    /// The build record, for reviewers and for builds on top of the payload.
     fn record(&self, warnings: &BTreeSet<Warning>) -> serde_json::Result<serde_json::Value> {
         let inputs = self.selected.compared.compiled.sources.inputs;
         let selection = &self.selected.selection;
