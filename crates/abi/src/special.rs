@@ -10,6 +10,8 @@
 /// Size in bytes of a displacement; the first one of an entry leads to the code that
 /// it describes.
 pub const FIELD_SIZE: u64 = 4;
+/// Size in bytes of an indirect call or jump at a call site, and of what replaces it.
+pub const CALL_SITE_SIZE: u32 = 6;
 /// Replacement code of alternatives.
 pub const REPLACEMENTS: &str = ".altinstr_replacement";
 
@@ -218,6 +220,17 @@ impl Entry {
             Self::Exception(exception) => exception.place,
             Self::Alternative(alternative) => alternative.place,
             Self::CallSite(place) => *place,
+        }
+    }
+
+    /// How many bytes of that code the hypervisor changes while booting or loading;
+    /// `None` if it only reads about them.
+    #[must_use]
+    pub const fn patched_len(&self) -> Option<u32> {
+        match self {
+            Self::Alternative(alternative) => Some(alternative.total_len()),
+            Self::CallSite(_) => Some(CALL_SITE_SIZE),
+            Self::BugFrame { .. } | Self::Exception(_) => None,
         }
     }
 }
@@ -437,6 +450,7 @@ mod tests {
             Table::CallSites.read(&bytes, 0x1000),
             Some(Entry::CallSite(0xff0))
         );
+        assert_eq!(Entry::CallSite(0xff0).patched_len(), Some(6));
         assert_eq!(Table::Alternatives.read(&bytes, 0x1000), None);
         bytes.extend([0x22, 0x80, 5, 3, 2, 0]);
         let Some(Entry::Alternative(alternative)) = Table::Alternatives.read(&bytes, 0x1000) else {

@@ -285,7 +285,7 @@ impl Unit {
 }
 
 #[cfg(test)]
-fn compiled(text: &str, flags: &[&str]) -> Vec<u8> {
+pub(crate) fn compiled(text: &str, flags: &[&str]) -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a directory");
     let (c, o) = (directory.path().join("x.c"), directory.path().join("x.o"));
     std::fs::write(&c, text).expect("written");

@@ -14,8 +14,8 @@
 //! take that path when it does.
 
 use crate::Image;
-use crate::alternatives;
 use crate::code::{decode, near_target};
+use crate::special;
 use iced_x86::{FlowControl, Instruction, Mnemonic, Register};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -72,7 +72,7 @@ impl EntryCode {
         for start in targets {
             all.add(image, start..all.range.end);
         }
-        for own in alternatives::of(image) {
+        for own in special::alternatives(image) {
             all.add_alternative(image, &own);
         }
         all

@@ -15,7 +15,6 @@
 //! (alternatives), the effect of hooks, or timing.
 #![forbid(unsafe_code)]
 
-mod alternatives;
 mod code;
 mod efi;
 mod entry;
@@ -23,6 +22,7 @@ mod image;
 mod limits;
 mod machine;
 mod report;
+mod special;
 mod surroundings;
 mod window;
 

@@ -3,14 +3,14 @@
 //! The limits that an image's hypervisor imposes on payloads.
 
 use crate::Image;
-use crate::alternatives;
+use crate::special;
 use xsplice_abi::special::{Alternative, Table};
 use xsplice_abi::trampoline;
 use xsplice_engine::{LandingPads, Limits};
 
 /// Read from the image: sizes of its tables, its own alternatives, its code.
 pub(crate) fn of(image: &Image) -> Limits {
-    let own = alternatives::of(image);
+    let own: Vec<Alternative> = special::alternatives(image).collect();
     Limits {
         features: words(image).map_or_else(|| used(&own), |words| 32 * words),
         always: own

@@ -4,16 +4,17 @@
 //! itself uses the patched functions.
 
 use crate::Image;
-use crate::alternatives;
+use crate::special;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use xsplice_abi::special::Table;
 use xsplice_engine::Region;
 
 /// References to functions, and code that changes at boot.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
-    /// Code that alternatives patch, start to end.
-    alternatives: BTreeMap<u64, u64>,
+    /// Code that the hypervisor patches at boot, start to end.
+    patched: BTreeMap<u64, u64>,
     /// The places that take the addresses of functions.
     taken: BTreeMap<u64, Vec<u64>>,
 }
@@ -22,7 +23,7 @@ impl Surroundings {
     /// Scans `image` for all of its functions.
     pub(crate) fn of(image: &Image) -> Self {
         Self {
-            alternatives: alternatives(image),
+            patched: patched(image),
             taken: taken(image),
         }
     }
@@ -31,7 +32,7 @@ impl Surroundings {
     pub(crate) fn boot_time_sites(&self, range: &Range<u64>) -> Vec<u64> {
         // A length is at most the sum of two bytes.
         let near = range.start.saturating_sub(2 * u64::from(u8::MAX))..range.end;
-        let over = self.alternatives.range(near);
+        let over = self.patched.range(near);
         over.filter(|(_, end)| **end > range.start)
             .map(|(start, _)| *start)
             .collect()
@@ -43,15 +44,17 @@ impl Surroundings {
     }
 }
 
-/// The end of each piece of code that alternatives patch, by its start.
-fn alternatives(image: &Image) -> BTreeMap<u64, u64> {
+/// The end of each piece of code that the hypervisor patches at boot, by its start.
+fn patched(image: &Image) -> BTreeMap<u64, u64> {
     let mut sites = BTreeMap::new();
-    for entry in alternatives::of(image) {
-        let end = sites.entry(entry.place).or_insert(entry.place);
-        *end = entry
-            .place
-            .saturating_add(entry.total_len().into())
-            .max(*end);
+    for table in Table::ALL {
+        for entry in special::entries(image, table) {
+            let Some(size) = entry.patched_len() else {
+                continue;
+            };
+            let end = sites.entry(entry.place()).or_insert(entry.place());
+            *end = entry.place().saturating_add(size.into()).max(*end);
+        }
     }
     sites
 }

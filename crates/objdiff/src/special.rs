@@ -8,7 +8,7 @@
 use crate::object::{Object, Relocation, Symbol, Target, width};
 use std::ops::Range;
 use xsplice_abi::special::{
-    Alternative, BugFrame, FIELD_SIZE, REPLACEMENTS, Table, displacement, table,
+    self, Alternative, BugFrame, FIELD_SIZE, REPLACEMENTS, Table, displacement, table,
 };
 
 /// The part of an addend that is not an offset, from the offset of its field in
@@ -142,15 +142,19 @@ pub fn becomes_direct(object: &Object, entries: &[Entry], section: usize, offset
 }
 
 impl Entry {
-    /// The entry as an alternative, if it is one.
-    pub fn alternative(&self, object: &Object) -> Option<Alternative> {
+    /// What the entry says, as if it were in memory at its offset.
+    pub fn read(&self, object: &Object) -> Option<special::Entry> {
         let section = &object.sections[self.section];
         let bytes = crate::object::slice(&section.data, self.offset, self.size);
-        match self.table {
-            Table::Alternatives => Alternative::read(bytes, self.offset),
-            Table::BugFrames(_) | Table::Exceptions | Table::EarlyExceptions | Table::CallSites => {
-                None
-            }
+        self.table.read(bytes, self.offset)
+    }
+
+    fn alternative(&self, object: &Object) -> Option<Alternative> {
+        match self.read(object)? {
+            special::Entry::Alternative(alternative) => Some(alternative),
+            special::Entry::BugFrame { .. }
+            | special::Entry::Exception(_)
+            | special::Entry::CallSite(_) => None,
         }
     }
 }

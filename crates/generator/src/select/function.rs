@@ -302,25 +302,25 @@ fn leaves_without_relocation(object: &Object, index: usize) -> Option<u64> {
 }
 
 /// The places that the hypervisor itself patches in a function at boot, as sorted
-/// offsets and lengths: alternatives, and the landing pad of a function that is never
-/// called indirectly.
+/// offsets and lengths: alternatives, call sites, and the landing pad of a function that
+/// is never called indirectly.
 fn boot_patches(object: &Object, function: usize, code: &[u8]) -> Vec<(u32, u32)> {
     let mut sites = Vec::new();
     if code.starts_with(&LANDING_PAD) {
         sites.push((0, trampoline::LANDING_PAD_SIZE.into()));
     }
     for entry in special::entries(object) {
-        let Some(alternative) = entry.alternative(object) else {
-            continue;
-        };
         if entry.owner != Some(function) {
             continue;
         }
+        let Some(size) = entry.read(object).and_then(|read| read.patched_len()) else {
+            continue;
+        };
         let fields = object.relocations(entry.section, entry.offset, FIELD_SIZE);
         let place = fields
             .first()
             .and_then(|r| u32::try_from(r.reference.offset).ok());
-        sites.extend(place.map(|place| (place, alternative.total_len())));
+        sites.extend(place.map(|place| (place, size)));
     }
     sites.sort_unstable();
     sites
@@ -346,4 +346,29 @@ fn preimage(address: u64, code: &[u8], sites: Vec<(u32, u32)>) -> Option<Preimag
     preimage.mask(&mut code);
     preimage.hash = Sha256::digest(&code).into();
     Some(preimage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unit::compiled;
+
+    #[test]
+    fn call_sites_and_alternatives_are_patched_at_boot_and_bug_frames_are_not() {
+        let text = r#"
+            extern void (*pointer)(void);
+            void patched(void)
+            {
+                asm volatile("nop; 1: call *pointer(%rip); 2: .byte 0x66, 0x90; 3: ud2\n\t"
+                             ".pushsection .alt_call_sites, \"a\"; .long 1b - .; .popsection\n\t"
+                             ".pushsection .altinstructions, \"a\"; .long 2b - ., 2b - .;"
+                             ".word 3; .byte 2, 0, 0, 0; .popsection\n\t"
+                             ".pushsection .bug_frames.2, \"a\"; .long 3b - ., 0; .popsection");
+            }"#;
+        let data = compiled(text, &["-O2", "-ffunction-sections"]);
+        let object = Object::read("patched.o", &data).expect("an object");
+        let mut symbols = object.symbols.iter();
+        let function = symbols.position(|s| s.name == "patched").expect("patched");
+        assert_eq!(boot_patches(&object, function, &[]), [(1, 6), (7, 2)]);
+    }
 }
