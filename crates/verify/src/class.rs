@@ -108,13 +108,21 @@ pub(crate) struct SectionKind<'a> {
 pub(crate) struct Borders {
     pub(crate) entry: Range<u64>,
     pub(crate) init: Range<u64>,
+    /// The boot-only code.
+    pub(crate) init_text: Range<u64>,
     pub(crate) ro_after_init: Range<u64>,
     pub(crate) per_cpu: Range<u64>,
 }
 
 impl Borders {
     pub(crate) fn all(&self) -> impl Iterator<Item = u64> {
-        let all = [&self.entry, &self.init, &self.ro_after_init, &self.per_cpu];
+        let all = [
+            &self.entry,
+            &self.init,
+            &self.init_text,
+            &self.ro_after_init,
+            &self.per_cpu,
+        ];
         all.map(|range| [range.start, range.end])
             .into_iter()
             .flatten()
@@ -122,7 +130,9 @@ impl Borders {
 
     pub(crate) fn class(&self, section: &SectionKind, address: u64) -> Class {
         if self.init.contains(&address) {
-            return if section.code {
+            // `xen.efi` has one section for all that is boot-only.
+            let merged = section.name == ".init";
+            return if section.code && (!merged || self.init_text.contains(&address)) {
                 Class::InitText
             } else {
                 Class::InitData
@@ -134,7 +144,8 @@ impl Borders {
             ".text" => Class::Text,
             _ if self.ro_after_init.contains(&address) => Class::RoAfterInit,
             _ if self.per_cpu.contains(&address) => Class::PerCpu,
-            ".data.read_mostly" => Class::ReadMostly,
+            // A section of `xen.efi` has a name of eight characters at most.
+            ".data.read_mostly" | ".data.re" => Class::ReadMostly,
             ".data" => Class::Data,
             ".bss" => Class::Bss,
             // Its header says that it is writable.

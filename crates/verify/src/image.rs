@@ -140,6 +140,7 @@ impl Image {
         let borders = Borders {
             entry: edge("_stextentry")?..edge("_etextentry")?,
             init: edge("__init_begin")?..edge("__init_end")?,
+            init_text: edge("_sinittext")?..edge("_einittext")?,
             ro_after_init: edge("__ro_after_init_start")?..edge("__ro_after_init_end")?,
             per_cpu: edge("__per_cpu_start")?..edge("__per_cpu_data_end")?,
         };

@@ -349,3 +349,34 @@ fn verify(
     }
     local(&arguments)
 }
+
+/// `xen.efi` keeps boot-only code and data in one section, and its data elsewhere.
+#[test]
+fn payloads_for_xen_efi_are_proved_and_corrupted_ones_are_not() -> anyhow::Result<()> {
+    let gz = base()?;
+    let directory = tempfile::tempdir()?;
+    let at = |name: &str| directory.path().join(name);
+    let efi = Base {
+        xen: gz.tree.join("xen/xen.efi"),
+        xen_syms: at("xen-efi-syms"),
+        ..base()?
+    };
+    let text = |path: &std::path::Path| path.display().to_string();
+    let (syms, program, made) = (text(&gz.xen_syms), text(&efi.xen), text(&efi.xen_syms));
+    let argv = [
+        "efi-syms",
+        "--xen-syms",
+        &syms,
+        "--xen-efi",
+        &program,
+        "-o",
+        &made,
+    ];
+    let output = local(&argv)?;
+    ensure!(output.status.success(), "{output:?}");
+
+    let patch = repository().join(PATCH);
+    let good = Good::build(&efi, &[patch])?;
+    ensure!(good.proved()?.from_payload == 5);
+    good.caught(0, &TWO_FILES)
+}

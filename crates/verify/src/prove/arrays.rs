@@ -120,12 +120,40 @@ impl Walk<'_> {
             };
             if self.same_members(kind, range.clone(), start..end) {
                 let origin = self.nameless(&name, class);
-                let size = range.end - range.start;
-                if let Err(message) = self.same_contents(&origin, (range.start, start), size) {
+                if let Err(message) = self.same_array(&origin, range, start) {
                     self.differ(kind, &name, format!("the array differs: {message}"));
                 }
             }
         }
+    }
+
+    /// Compares arrays of the same members, which lie equally far from the start of each.
+    /// Among code the linker fills what is between them with instructions, and else with
+    /// zeros.
+    fn same_array(&mut self, origin: &Origin, range: Range<u64>, at: u64) -> Result<(), String> {
+        let mut from = range.start;
+        while from < range.end {
+            let there = at + (from - range.start);
+            let inside = self.patched.containing(from);
+            let next = match inside {
+                Some(id) => self.patched.entities[id].end(),
+                None => {
+                    let next = self.patched.entities.partition_point(|e| e.address < from);
+                    let next = self.patched.entities.get(next);
+                    next.map_or(range.end, |next| next.address)
+                }
+            };
+            let size = next.min(range.end) - from;
+            let padding = |image: &crate::image::Image, at: u64| image.is_padding(at..at + size);
+            if inside.is_some()
+                || !padding(self.patched, from)
+                || !padding(&self.running.image, there)
+            {
+                self.same_contents(origin, (from, there), size)?;
+            }
+            from += size;
+        }
+        Ok(())
     }
 
     /// Whether two arrays have the same members; reports those that only one has.

@@ -116,8 +116,14 @@ impl Walk<'_> {
             Meaning::Name(address, offset) => {
                 let names = self.patched.at.get(&address).into_iter().flatten();
                 let there = running.wrapping_sub(offset);
-                let mut places = names.filter_map(|name| self.running.image.names.get(name));
-                if !places.any(|&place| place == there) {
+                let mut places = names
+                    .filter_map(|name| self.running.image.names.get(name))
+                    .peekable();
+                // `xen.efi` has no symbol for where its image begins, which is no memory.
+                let number = places.peek().is_none()
+                    && self.patched.class(address).is_none()
+                    && patched == running;
+                if !number && !places.any(|&place| place == there) {
                     self.leads_elsewhere(origin, patched, running);
                 }
             }
