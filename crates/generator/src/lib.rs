@@ -25,6 +25,7 @@ mod climb;
 mod code;
 mod compile;
 mod constants;
+mod diagnostics;
 mod dwarf;
 mod forgotten;
 mod generated;
@@ -91,7 +92,7 @@ pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Re
         .num_threads(options.jobs.min(MOST_JOBS))
         .build()
         .map_err(|e| Refused::one(Code::WorkDirectory, "compiler", e.to_string()))?;
-    pool.install(|| {
+    let built = pool.install(|| {
         let inputs = Inputs::read(options)?;
         let sources = inputs.patch(progress)?;
         let compiled = sources.compile()?;
@@ -99,5 +100,6 @@ pub fn generate(options: &Options, progress: &dyn Progress) -> Result<Report, Re
         let proved = compared.prove()?;
         let selected = proved.select()?;
         selected.account().write()
-    })
+    });
+    built.map_err(diagnostics::bounded)
 }
