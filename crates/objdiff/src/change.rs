@@ -33,6 +33,23 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether only the place differs, and the running hypervisor's may be as good.
+    pub fn is_of_place(self) -> bool {
+        match self {
+            Self::Elsewhere | Self::Alignment => true,
+            Self::Function
+            | Self::Added
+            | Self::Removed
+            | Self::Data
+            | Self::Constant
+            | Self::Resized
+            | Self::Init
+            | Self::Misplaced
+            | Self::Renamed
+            | Self::Unsized => false,
+        }
+    }
+
     /// Whether patched code keeps using the running hypervisor's: it has state, or
     /// only its place differs.
     pub fn stays(self) -> bool {

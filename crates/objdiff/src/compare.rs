@@ -185,10 +185,7 @@ impl Comparer<'_> {
         let (from, to) = self.sections(original, patched);
         let fate = placement::fate(from, to);
         if fate == Fate::Misplaced {
-            let kind = match class {
-                Class::Init => Kind::Init,
-                _ => Kind::Misplaced,
-            };
+            let kind = unless_init(class, Kind::Misplaced);
             return Some((kind, self.where_it_was(original, patched)));
         }
         if matches!(class, Class::Data | Class::Bss | Class::PerCpu)
@@ -202,8 +199,14 @@ impl Comparer<'_> {
                 Class::Init => Kind::Init,
                 Class::Text => Kind::Function,
                 Class::ReadOnly => Kind::Constant,
-                _ if old.size != new.size => Kind::Resized,
-                _ => Kind::Data,
+                Class::Data | Class::Bss | Class::PerCpu | Class::Special | Class::Ignored
+                    if old.size != new.size =>
+                {
+                    Kind::Resized
+                }
+                Class::Data | Class::Bss | Class::PerCpu | Class::Special | Class::Ignored => {
+                    Kind::Data
+                }
             };
             return Some((kind, why));
         }
@@ -220,10 +223,7 @@ impl Comparer<'_> {
         if self.needier.contains(&patched) {
             let had = placement::alignment(self.original, original).most;
             let needs = placement::alignment(self.patched, patched).most;
-            let kind = match class {
-                Class::Init => Kind::Init,
-                _ => Kind::Alignment,
-            };
+            let kind = unless_init(class, Kind::Alignment);
             return Some((kind, format!("its alignment goes from {had} to {needs}")));
         }
         if fate == Fate::Stays {
@@ -289,7 +289,27 @@ fn absent_from_the_other(object: &Object, symbol: &Symbol, kind: Kind) -> Option
         Class::Ignored | Class::Special => None,
         _ if is_anonymous(object, symbol) || is_macro_flag(object, symbol) => None,
         Class::Init => Some(Kind::Init),
-        _ if symbol.is_label() => Some(Kind::Unsized),
-        _ => Some(kind),
+        Class::Text | Class::ReadOnly | Class::Data | Class::Bss | Class::PerCpu => {
+            Some(if symbol.is_label() {
+                Kind::Unsized
+            } else {
+                kind
+            })
+        }
+    }
+}
+
+/// The kind of a change in a section of this class: where what is there is only used
+/// while booting, nothing else counts.
+fn unless_init(class: Class, kind: Kind) -> Kind {
+    match class {
+        Class::Init => Kind::Init,
+        Class::Text
+        | Class::ReadOnly
+        | Class::Data
+        | Class::Bss
+        | Class::PerCpu
+        | Class::Special
+        | Class::Ignored => kind,
     }
 }

@@ -216,7 +216,7 @@ impl<'a> Side<'a> {
             _ if symbol.function => Sort::Function,
             Class::PerCpu => Sort::PerCpu,
             Class::ReadOnly | Class::Text | Class::Init => Sort::Constant,
-            _ => Sort::Variable,
+            Class::Data | Class::Bss | Class::Special | Class::Ignored => Sort::Variable,
         }
     }
 

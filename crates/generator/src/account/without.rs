@@ -13,7 +13,6 @@ use crate::unit::Unit;
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use xsplice_objdiff::Kind;
 
 /// Which objects to check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,8 +249,7 @@ impl<'a, 't> Without<'a, 't> {
             return Rebuilt::Broken(self.all_of(&pair.object.source));
         };
         let changes = unit.iter().flat_map(|unit| &unit.comparison.changes);
-        let places = |kind| matches!(kind, Kind::Elsewhere | Kind::Alignment);
-        let only_placement = changes.clone().all(|change| places(change.kind));
+        let only_placement = changes.clone().all(|change| change.kind.is_of_place());
         let names: BTreeSet<String> = changes.map(|change| change.name.clone()).collect();
         if names.is_empty() {
             return Rebuilt::Same;

@@ -40,20 +40,34 @@ impl Selector<'_> {
                 if self.is_overridden(unit, patched) {
                     continue;
                 }
-                match (change.kind, change.original) {
+                match change.kind {
                     // Reached through its parent, by jumps, not by a trampoline.
-                    (Kind::Function, Some(_)) if change.name.ends_with(".cold") => {
+                    Kind::Function if change.name.ends_with(".cold") => {
                         self.take_symbol(unit, patched);
                     }
-                    (Kind::Function, Some(original)) => {
-                        self.take_function(unit, change, (unit, original), patched);
+                    Kind::Function => {
+                        if let Some(original) = change.original {
+                            self.take_function(unit, change, (unit, original), patched);
+                        }
                     }
-                    (Kind::Added, None) if u.patched.symbols[patched].function => {
-                        if let Some(&origin) = self.moves.moved.get(&(unit, patched)) {
+                    Kind::Added => {
+                        let origin = self.moves.moved.get(&(unit, patched)).copied();
+                        let origin = origin.filter(|_| u.patched.symbols[patched].function);
+                        if let Some(origin) = origin {
                             self.take_function(unit, change, origin, patched);
                         }
                     }
-                    _ => {}
+                    // Taken if something taken refers to it, or refused.
+                    Kind::Removed
+                    | Kind::Data
+                    | Kind::Constant
+                    | Kind::Resized
+                    | Kind::Init
+                    | Kind::Misplaced
+                    | Kind::Alignment
+                    | Kind::Elsewhere
+                    | Kind::Renamed
+                    | Kind::Unsized => {}
                 }
             }
         }

@@ -273,10 +273,10 @@ impl<'a> Homes<'a> {
                     let (Some(before), Some(_)) = (change.original, change.patched) else {
                         continue;
                     };
+                    if change.kind != Kind::Function || change.name.ends_with(".cold") {
+                        continue;
+                    }
                     let place = match self.at(unit, build, before) {
-                        _ if change.kind != Kind::Function || change.name.ends_with(".cold") => {
-                            continue;
-                        }
                         Ok(Origin::Hypervisor(address)) => Place::Address(address),
                         Ok(Origin::Below { name, .. }) => Place::Name(name, 0),
                         Ok(Origin::Nowhere) => continue,

@@ -58,7 +58,17 @@ impl Selector<'_> {
         match change.kind {
             Kind::Data | Kind::Constant => {}
             Kind::Init => return Err("it was freed after boot".to_owned()),
-            _ => return Err(format!("not only its contents change ({})", change.why)),
+            Kind::Function
+            | Kind::Added
+            | Kind::Removed
+            | Kind::Resized
+            | Kind::Misplaced
+            | Kind::Alignment
+            | Kind::Elsewhere
+            | Kind::Renamed
+            | Kind::Unsized => {
+                return Err(format!("not only its contents change ({})", change.why));
+            }
         }
         let (Some(original), Some(patched)) = (change.original, change.patched) else {
             return Err("only one of the two builds has it".to_owned());

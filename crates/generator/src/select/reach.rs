@@ -107,7 +107,7 @@ impl Selector<'_> {
         let kind = match from.class {
             Class::Text | Class::Special => PartKind::named_code(&from.name),
             Class::ReadOnly => PartKind::RoData,
-            _ => {
+            Class::Init | Class::Data | Class::Bss | Class::PerCpu | Class::Ignored => {
                 let message = format!("a changed function refers to unnamed data in {}", from.name);
                 self.refuse(Code::UnknownReference, unit, message);
                 return None;

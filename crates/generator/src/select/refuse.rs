@@ -201,7 +201,13 @@ impl Selector<'_> {
                     change.why
                 )
             }
-            _ => return None,
+            // A private constant is carried.
+            Kind::Constant
+            | Kind::Function
+            | Kind::Added
+            | Kind::Removed
+            | Kind::Elsewhere
+            | Kind::Renamed => return None,
         };
         Some((code, message))
     }
@@ -227,7 +233,14 @@ fn may_leave_out(old: &Object, change: &Change) -> bool {
     match change.kind {
         Kind::Init | Kind::Data | Kind::Unsized | Kind::Alignment => true,
         Kind::Misplaced => !is_locked(old, change),
-        _ => false,
+        // A payload carries these, or cannot do without.
+        Kind::Function
+        | Kind::Added
+        | Kind::Removed
+        | Kind::Constant
+        | Kind::Resized
+        | Kind::Elsewhere
+        | Kind::Renamed => false,
     }
 }
 

@@ -141,7 +141,13 @@ fn in_source(object: &Object, index: usize) -> &str {
     let name = base_name(&symbol.name);
     match object.sections[symbol.section].class {
         Class::PerCpu => name.strip_prefix(PER_CPU).unwrap_or(name),
-        _ => name,
+        Class::Text
+        | Class::Init
+        | Class::ReadOnly
+        | Class::Data
+        | Class::Bss
+        | Class::Special
+        | Class::Ignored => name,
     }
 }
 
