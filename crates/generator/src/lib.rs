@@ -5,8 +5,8 @@
 //! `xen-syms` of the hypervisor to patch, and builds a payload in Xen's live-patch
 //! format. Each stage is a module: [`patch`] is applied to files of the [`tree`], the
 //! affected objects are compiled from both, `xsplice-objdiff` compares them,
-//! [`proof`] ties the originals to the [`image`], [`select`] collects the changes and
-//! everything they need, and [`payload`] writes it as ELF.
+//! [`proof`] ties the originals to the hypervisor, [`select`] collects the changes
+//! and everything they need, and [`payload`] writes it as ELF.
 //!
 //! *What it trusts*: the compiler and the recorded compile commands of the
 //! tree, which it runs; nothing about the tree's relation to the hypervisor.

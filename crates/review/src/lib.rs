@@ -2,7 +2,7 @@
 //! The contents of a live-patch payload, for people and machines.
 //!
 //! *What it is*: [`Payload::read`] turns a payload in Xen's format, from any
-//! generator, into plain data; [`compare`] aligns the code of its functions with the
+//! generator, into plain data; [`compare()`] aligns the code of its functions with the
 //! code that they replace in an [`Image`], the `xen-syms` file; a [`Review`] is all
 //! of this as one HTML page for reviewers.
 //!
