@@ -6,7 +6,7 @@
 //! run: the path of an NMI or machine check up to where it is held (with the stock
 //! core, the whole machine-check handler), the code that waits, and the code that
 //! writes. [`ROOTS`] names their entry points; their callees on every path follow
-//! from the hypervisor's image, and are listed in [`CALLED`] for users without an
+//! from the hypervisor's image, and are listed in `CALLED` for users without an
 //! image. [`AREAS`] has the code that runs where payloads are not mapped.
 
 use crate::symbol::RuntimeName;
