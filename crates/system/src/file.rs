@@ -106,10 +106,10 @@ pub fn create_private(path: &Path, data: &[u8]) -> Result<()> {
     file.write_all(data)
 }
 
-/// Checks before the work begins that [`write`] can write to `path`.
+/// Checks before the work begins that [`write()`] can write to `path`.
 ///
 /// # Errors
-/// The error that [`write`] would return, as far as it can be predicted.
+/// The error that [`write()`] would return, as far as it can be predicted.
 pub fn check_writable(path: &Path) -> Result<()> {
     if path == Path::new("-") {
         return Ok(());

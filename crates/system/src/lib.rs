@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the programs of this repository need from the operating system.
 //!
-//! *What it is*: [`lines`] writes to standard output and remembers errors; [`file`]
+//! *What it is*: [`lines`] writes to standard output and remembers errors; [`mod@file`]
 //! replaces files atomically, and writes to devices and pipes; [`interrupt`] has
 //! temporary directories and processes that do not outlive this one.
 //!

@@ -96,7 +96,7 @@ fn open() -> Result<()> {
     }
 }
 
-/// Flushes the output of [`print`].
+/// Flushes the output of [`print()`].
 pub fn flush() {
     keep(std::io::stdout().flush());
 }
