@@ -15,6 +15,7 @@ mod test;
 
 use clap::{Parser, Subcommand};
 use std::process::{Command as Process, ExitCode};
+use xsplice_testbed::keys::Keys;
 use xsplice_testbed::{base, cache, command, println, xen};
 
 #[derive(Parser)]
@@ -94,6 +95,8 @@ enum Xen {
         /// With Xen's assertions (`CONFIG_DEBUG`).
         #[arg(long)]
         debug: bool,
+        #[command(flatten)]
+        keys: Keys,
     },
 }
 
@@ -106,9 +109,14 @@ fn main() -> ExitCode {
             base.map(|base| println!("{}", base.summary()))
         }
         Command::Xen {
-            what: Xen::Build { engine, debug },
+            what:
+                Xen::Build {
+                    engine,
+                    debug,
+                    keys,
+                },
         } => cache::hold_hypervisors()
-            .and_then(|_hypervisors| xen::build(engine, debug))
+            .and_then(|_hypervisors| xen::build(engine, debug, &keys))
             .map(|description| println!("{}", description.display())),
         Command::Bench { arguments } => {
             let bench = ["run", "--quiet", "--package", "xsplice-bench", "--"];

@@ -6,6 +6,7 @@ use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use xsplice_testbed::keys::Keys;
 use xsplice_testbed::{base, cache, command, packages, println, programs, xen};
 
 /// What to run.
@@ -128,17 +129,22 @@ fn check_without_xen(fast: bool) -> anyhow::Result<()> {
 fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
     let xsplice = programs::build_xsplice()?;
     base::get()?;
+    // Only what is built for tests trusts these.
+    let keys = Keys {
+        directory: Some("tests/keys/trusted".into()),
+        ..Keys::NONE
+    };
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
         ("XSPLICE_AXE", axe::get()?.into()),
         (
             "XSPLICE_RUST_BASE",
-            xen::build(xen::Engine::Rust, false)?.into(),
+            xen::build(xen::Engine::Rust, false, &Keys::NONE)?.into(),
         ),
         (
             "XSPLICE_DEBUG_BASE",
-            xen::build(xen::Engine::Rust, true)?.into(),
+            xen::build(xen::Engine::Rust, true, &keys)?.into(),
         ),
     ])
 }

@@ -109,7 +109,7 @@ fn a_new_key_signs_what_is_verified_with_its_public_key() {
     let value = told("keygen", desk.printed(&other).as_bytes());
     assert_eq!(value["changed"], true, "{value:#}");
     let verify = ["verify-signature", "fix.livepatch", "--cert"];
-    let vendor = key("vendor.pem");
+    let vendor = key("trusted/vendor.pem");
     let text = desk.printed(&[&verify[..], &["k.pem"]].concat());
     assert_eq!(text, "fix.livepatch: signature by k\n");
     let text = desk.printed(&[&verify[..], &[&vendor, "--cert", "k.pem"]].concat());
@@ -159,7 +159,7 @@ fn openssl_agrees_on_what_is_signed() {
 #[test]
 fn a_command_signs_in_place_of_a_key() {
     let desk = Desk::new();
-    let (large, cert) = (key("large.key"), key("large.pem"));
+    let (large, cert) = (key("large.key"), key("trusted/large.pem"));
     let openssl = format!("openssl dgst -sha256 -sign {large}");
     let sign = |signer: &str, payload: &str| {
         let arguments = ["sign", "--signer", signer, "--cert", &cert, payload];
@@ -238,8 +238,8 @@ fn who_signed_a_payload_is_shown() {
     desk.printed(&["sign", "--key", &key("vendor.key"), "fix.livepatch"]);
     let unverified = "RSA with SHA-256, 2048 bits; not verified: no --cert is given";
     assert_eq!(line(&[]), unverified);
-    assert_eq!(line(&["--cert", &key("vendor.pem")]), "by vendor");
-    assert!(line(&["--cert", &key("large.pem")]).starts_with("WRONG: "));
+    assert_eq!(line(&["--cert", &key("trusted/vendor.pem")]), "by vendor");
+    assert!(line(&["--cert", &key("trusted/large.pem")]).starts_with("WRONG: "));
     let json = desk.printed(&["inspect", "fix.livepatch", "--json"]);
     let value = told("inspect", json.as_bytes());
     assert_eq!(value["result"]["signature"]["state"], "unverified");
@@ -248,7 +248,7 @@ fn who_signed_a_payload_is_shown() {
 #[test]
 fn what_cannot_be_signed_or_verified_is_refused() {
     let desk = Desk::new();
-    let (private, public) = (key("vendor.key"), key("vendor.pem"));
+    let (private, public) = (key("vendor.key"), key("trusted/vendor.pem"));
     std::fs::write(desk.path("text"), "no payload").expect("written");
     let error = desk.error(&["sign", "--key", &private, "text"]);
     assert!(error.contains("this is not an ELF file"), "{error}");

@@ -21,6 +21,7 @@
 #include <xen/livepatch.h>
 #include <xen/livepatch_payload.h>
 #include <xen/mm.h>
+#include <xen/param.h>
 #include <xen/rcupdate.h>
 #include <xen/sched.h>
 #include <xen/smp.h>
@@ -54,6 +55,7 @@
 
 #include "cpu/mcheck/mce.h"
 #include "livepatch-rust.h"
+#include "livepatch-keys.h"
 
 struct xsplice_memory {
     /* What hooks are given. */
@@ -189,6 +191,35 @@ struct xsplice_text xsplice_build_id(void)
         return (struct xsplice_text){ "", 0 };
 
     return (struct xsplice_text){ id, len };
+}
+
+/* Signatures. */
+
+static enum xsplice_enforcement __read_mostly enforcement = XSPLICE_UNSAID;
+
+static int __init cf_check parse_signatures(const char *s)
+{
+    if ( !strcmp(s, "off") )
+        enforcement = XSPLICE_OFF;
+    else if ( !strcmp(s, "warn") )
+        enforcement = XSPLICE_WARN;
+    else if ( !strcmp(s, "enforce") )
+        enforcement = XSPLICE_ENFORCE;
+    else
+        return -EINVAL;
+
+    return 0;
+}
+custom_param("livepatch-signatures", parse_signatures);
+
+struct xsplice_signatures xsplice_signatures(void)
+{
+    return (struct xsplice_signatures){
+        .keys = keys,
+        .nkeys = ARRAY_SIZE(keys),
+        .enforcement = enforcement,
+        .locked = XSPLICE_SIGNATURES_LOCKED,
+    };
 }
 
 uint64_t xsplice_lookup(const char *name)

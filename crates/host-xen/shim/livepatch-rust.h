@@ -37,6 +37,29 @@ struct xsplice_image {
     bool landing_pads;
 };
 
+/* Who may sign payloads: an RSA modulus, least significant word first. */
+struct xsplice_key {
+    struct xsplice_text name;
+    const uint64_t *modulus;
+    size_t words;
+};
+
+/* What the command line says about payloads that nobody has signed. */
+enum xsplice_enforcement {
+    XSPLICE_UNSAID,
+    XSPLICE_OFF,
+    XSPLICE_WARN,
+    XSPLICE_ENFORCE,
+};
+
+struct xsplice_signatures {
+    const struct xsplice_key *keys;
+    size_t nkeys;
+    enum xsplice_enforcement enforcement;
+    /* Whether the command line does not count. */
+    bool locked;
+};
+
 struct xsplice_symbol {
     struct xsplice_text name;
     uint64_t addr;
@@ -130,6 +153,15 @@ XSPLICE_OFFSET(image, features, 64);
 XSPLICE_OFFSET(image, always, 66);
 XSPLICE_OFFSET(image, call_sites, 68);
 XSPLICE_OFFSET(image, landing_pads, 69);
+XSPLICE_SIZE(key, 32);
+XSPLICE_OFFSET(key, name, 0);
+XSPLICE_OFFSET(key, modulus, 16);
+XSPLICE_OFFSET(key, words, 24);
+XSPLICE_SIZE(signatures, 24);
+XSPLICE_OFFSET(signatures, keys, 0);
+XSPLICE_OFFSET(signatures, nkeys, 8);
+XSPLICE_OFFSET(signatures, enforcement, 16);
+XSPLICE_OFFSET(signatures, locked, 20);
 XSPLICE_SIZE(symbol, 40);
 XSPLICE_OFFSET(symbol, name, 0);
 XSPLICE_OFFSET(symbol, addr, 16);
@@ -162,6 +194,11 @@ XSPLICE_SIZE(entry, 16);
 XSPLICE_OFFSET(entry, base, 0);
 XSPLICE_OFFSET(entry, state, 8);
 XSPLICE_OFFSET(entry, result, 12);
+_Static_assert(sizeof(enum xsplice_enforcement) == 4, "enum xsplice_enforcement");
+XSPLICE_NUMBER(UNSAID, 0);
+XSPLICE_NUMBER(OFF, 1);
+XSPLICE_NUMBER(WARN, 2);
+XSPLICE_NUMBER(ENFORCE, 3);
 _Static_assert(sizeof(enum xsplice_protection) == 4, "enum xsplice_protection");
 XSPLICE_NUMBER(TEXT, 0);
 XSPLICE_NUMBER(READ_ONLY, 1);
@@ -193,6 +230,7 @@ void noreturn xsplice_panic(struct xsplice_text what);
 uint64_t xsplice_now(void);
 struct xsplice_image xsplice_image(void);
 struct xsplice_text xsplice_build_id(void);
+struct xsplice_signatures xsplice_signatures(void);
 /* 0 if there is none; `name` ends with a zero byte. */
 uint64_t xsplice_lookup(const char *name);
 /* Where the function with `addr` begins; 0 if that is not known. */

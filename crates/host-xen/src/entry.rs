@@ -4,7 +4,8 @@
 #![expect(unsafe_code, reason = "everything here is called from C")]
 
 use crate::ffi::{self, Cursor, Entry, Event, Text};
-use crate::host::{Cpus, Xen};
+use crate::host::{Cpus, Xen, log};
+use crate::keys::{Keys, Unfit};
 use crate::memory::state_number;
 use crate::symbols::Symbols;
 use core::cell::{Cell, OnceCell, UnsafeCell};
@@ -61,14 +62,23 @@ fn entry(payload: &Loaded) -> Entry {
 #[unsafe(no_mangle)]
 extern "C" fn xsplice_init(cpus: u32) {
     let image = ffi::image();
+    let no_memory = || ffi::print(b"there is no memory for live patching");
     let (Ok(rendezvous), Ok(symbols)) = (Rendezvous::new(cpus), Symbols::new(&image)) else {
-        return ffi::print(b"there is no memory for live patching");
+        return no_memory();
     };
+    let unfit = |key: Unfit| log(format_args!("the key {} is none: {}", key.name, key.why));
+    let Ok(keys) = Keys::read(unfit) else {
+        return no_memory();
+    };
+    if keys.matter() {
+        log(format_args!("{keys}"));
+    }
     let rendezvous = RENDEZVOUS.0.get_or_init(|| rendezvous);
     let host = Xen {
         rendezvous,
         image,
         symbols,
+        keys,
         text_distance: Cell::new(0),
     };
     let engine = Engine::new(host, Policy::Engine);
@@ -266,6 +276,9 @@ fn show_payload(host: &Xen, payload: &Loaded, cursor: &mut Cursor) {
             times.window
         ));
         host.log(format_args!("  build-id {}", hex(payload.build_id())));
+        if let Some(signer) = payload.signer() {
+            host.log(format_args!("  signed by {signer}"));
+        }
         host.log(format_args!("  depends on {}", hex(payload.depends())));
         for line in payload.metadata() {
             host.log(format_args!("  {line}"));

@@ -9,7 +9,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
 use xsplice_abi::trampoline;
-use xsplice_engine::WriteAccess;
+use xsplice_engine::{Enforcement, WriteAccess};
 use xsplice_rendezvous::Events;
 
 /// Bytes with their length.
@@ -109,6 +109,63 @@ pub(crate) struct Image {
     pub(crate) always: u16,
     pub(crate) call_sites: bool,
     pub(crate) landing_pads: bool,
+}
+
+/// Who may sign payloads.
+#[repr(C)]
+pub(crate) struct Key {
+    name: Text<'static>,
+    modulus: *const u64,
+    words: usize,
+}
+
+impl Key {
+    /// Its name; that of a file, and so it need not be UTF-8.
+    pub(crate) fn name(&self) -> &'static str {
+        str::from_utf8(self.name.into()).unwrap_or("?")
+    }
+
+    /// The modulus, least significant word first.
+    pub(crate) fn modulus(&self) -> &'static [u64] {
+        // SAFETY: C has both from one table, which never changes.
+        unsafe { core::slice::from_raw_parts(self.modulus, self.words) }
+    }
+}
+
+/// What the command line says about payloads that nobody has signed.
+#[derive(Clone, Copy)]
+#[repr(C)]
+enum Said {
+    Nothing,
+    Off,
+    Warn,
+    Enforce,
+}
+
+/// What the build and the command line say about signatures.
+#[repr(C)]
+pub(crate) struct Signatures {
+    keys: *const Key,
+    nkeys: usize,
+    enforcement: Said,
+    pub(crate) locked: bool,
+}
+
+impl Signatures {
+    pub(crate) fn keys(&self) -> &'static [Key] {
+        // SAFETY: as a key's modulus.
+        unsafe { core::slice::from_raw_parts(self.keys, self.nkeys) }
+    }
+
+    /// What the command line says, if it says anything.
+    pub(crate) fn told(&self) -> Option<Enforcement> {
+        match self.enforcement {
+            Said::Nothing => None,
+            Said::Off => Some(Enforcement::Off),
+            Said::Warn => Some(Enforcement::Warn),
+            Said::Enforce => Some(Enforcement::Enforce),
+        }
+    }
 }
 
 #[repr(C)]
@@ -218,11 +275,14 @@ layout! {
     struct Text: 16 { data: 0, len: 8 }
     struct Addresses: 16 { start: 0, end: 8 }
     struct Image: 72 { text: 0, init: 16, read_only: 32, data: 48, features: 64, always: 66, call_sites: 68, landing_pads: 69 }
+    struct Key: 32 { name: 0, modulus: 16, words: 24 }
+    struct Signatures: 24 { keys: 0, nkeys: 8, enforcement: 16, locked: 20 }
     struct Symbol: 40 { name: 0, addr: 16, size: 24, new: 32 }
     struct Payload: 256 { name: 0, build_id: 16, depends: 32, text: 48, data: 64, read_only: 80, funcs: 96, alternatives: 112, exceptions: 128, bug_frames: 144, call_sites: 208, metadata: 224, symbols: 240, nsymbols: 248 }
     struct Cursor: 8 { payload: 0, function: 4 }
     struct Status: 24 { state: 0, result: 4, applied: 8, nfuncs: 16 }
     struct Entry: 16 { base: 0, state: 8, result: 12 }
+    enum Said { Nothing: 0, Off: 1, Warn: 2, Enforce: 3 }
     enum Protection { Text: 0, ReadOnly: 1 }
     enum Hook { Load: 0, Unload: 1, PreApply: 2, Apply: 3, PostApply: 4, PreRevert: 5, Revert: 6, PostRevert: 7 }
     enum Event { Nmi: 0, MachineCheck: 1 }
@@ -247,6 +307,8 @@ unsafe extern "C" {
     pub(crate) safe fn image() -> Image;
     #[link_name = "xsplice_build_id"]
     pub(crate) safe fn build_id() -> Text<'static>;
+    #[link_name = "xsplice_signatures"]
+    pub(crate) safe fn signatures() -> Signatures;
     fn xsplice_lookup(name: *const core::ffi::c_char) -> u64;
     safe fn xsplice_function_at(addr: u64) -> u64;
     fn xsplice_next_symbol(index: &mut u32, addr: &mut u64, name: *mut core::ffi::c_char) -> bool;

@@ -3,6 +3,7 @@
 //! Xen as the host of the engine and the rendezvous.
 
 use crate::ffi::{self, Event};
+use crate::keys::Keys;
 use crate::memory::{Memory, result};
 use crate::symbols::Symbols;
 use alloc::boxed::Box;
@@ -11,7 +12,9 @@ use core::cell::Cell;
 use core::ffi::CStr;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
-use xsplice_engine::{Absent, Errno, Host, LandingPads, Limits, Region, Resident, WriteAccess};
+use xsplice_engine::{
+    Absent, Errno, Host, LandingPads, Limits, Region, Resident, Signatures, WriteAccess,
+};
 use xsplice_fallible as fallible;
 use xsplice_rendezvous::{Events, Platform, Rendezvous};
 
@@ -58,6 +61,7 @@ pub(crate) struct Xen {
     pub(crate) rendezvous: &'static Rendezvous,
     pub(crate) image: ffi::Image,
     pub(crate) symbols: Symbols,
+    pub(crate) keys: Keys,
     /// The distance of the writable mapping from the text's own address.
     pub(crate) text_distance: Cell<u64>,
 }
@@ -93,6 +97,17 @@ impl fmt::Write for Lines {
     }
 }
 
+/// Says it on the console.
+pub(crate) fn log(line: fmt::Arguments<'_>) {
+    let mut lines = Lines {
+        bytes: [0; Lines::LONGEST],
+        len: 0,
+    };
+    // It never fails.
+    let _ = lines.write_fmt(line);
+    lines.end();
+}
+
 impl Host for Xen {
     fn build_id(&self) -> &[u8] {
         ffi::build_id().into()
@@ -119,6 +134,10 @@ impl Host for Xen {
                 LandingPads::Unused
             },
         }
+    }
+
+    fn signatures(&self) -> Signatures<'_> {
+        self.keys.signatures()
     }
 
     #[inline(always)]
@@ -191,13 +210,7 @@ impl Host for Xen {
     }
 
     fn log(&self, line: fmt::Arguments<'_>) {
-        let mut lines = Lines {
-            bytes: [0; Lines::LONGEST],
-            len: 0,
-        };
-        // It never fails.
-        let _ = lines.write_fmt(line);
-        lines.end();
+        log(line);
     }
 
     fn fatal(&self, what: fmt::Arguments<'_>) -> ! {

@@ -18,6 +18,7 @@ extern crate alloc;
 mod entry;
 mod ffi;
 mod host;
+mod keys;
 mod memory;
 #[cfg(target_os = "none")]
 mod runtime;

@@ -50,8 +50,8 @@ fn signed() -> Vec<u8> {
 static PUBLIC: LazyLock<[PublicKey; 2]> = LazyLock::new(|| {
     let key = |name: &str, file: &[u8]| PublicKey::read(name, file).expect("a key");
     [
-        key("large", key!("large.pem")),
-        key("vendor", key!("vendor.pem")),
+        key("large", key!("trusted/large.pem")),
+        key("vendor", key!("trusted/vendor.pem")),
     ]
 });
 static KEYS: LazyLock<[Key<'static>; 2]> = LazyLock::new(|| {
@@ -322,10 +322,10 @@ fn what_another_key_signed_is_not_taken_for_the_key_s() {
 
 #[test]
 fn keys_come_in_several_forms() {
-    let key = PublicKey::read("vendor", key!("vendor.pem")).expect("a public key");
+    let key = PublicKey::read("vendor", key!("trusted/vendor.pem")).expect("a public key");
     assert_eq!((key.name(), key.bits()), ("vendor", 2048));
     assert_eq!(vendor().public("vendor").expect("the same"), key);
-    let certified = PublicKey::read("large", key!("large.pem")).expect("a certificate");
+    let certified = PublicKey::read("large", key!("trusted/large.pem")).expect("a certificate");
     assert_eq!(large().public("large").expect("the same"), certified);
     let made = PrivateKey::generate(2048).expect("a new key");
     let (private, public) = made.to_pem().expect("in PEM");
@@ -344,7 +344,10 @@ fn what_is_no_key_is_refused() {
     let damaged = b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
     assert!(matches!(public(damaged), KeyError::Damaged(_)));
     let private = |data: &[u8]| PrivateKey::read(data).expect_err("no key");
-    assert!(matches!(private(key!("vendor.pem")), KeyError::NotPrivate));
+    assert!(matches!(
+        private(key!("trusted/vendor.pem")),
+        KeyError::NotPrivate
+    ));
     let encrypted =
         b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     assert!(matches!(private(encrypted), KeyError::Encrypted));

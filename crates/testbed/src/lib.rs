@@ -22,6 +22,7 @@ pub mod cache;
 pub mod command;
 pub mod debian;
 pub mod debian_build;
+pub mod keys;
 pub mod packages;
 pub mod programs;
 pub mod rust_core;

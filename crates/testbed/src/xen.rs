@@ -8,9 +8,10 @@
 
 use crate::base::{self, Base};
 use crate::debian_build::DebianBuild;
+use crate::keys::Keys;
 use crate::size::{MOST, Size};
 use crate::{cache, command, rust_core};
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -38,10 +39,16 @@ const SOURCES: &str = "crates/host-xen";
 const PLACE: &str = "xen/arch/x86";
 /// The Rust object, which the makefile copies to its place.
 const OBJECT: &str = "livepatch-core.o_shipped";
+/// The shim's table of keys.
+const KEYS: &str = "livepatch-keys.h";
 
-/// Builds the hypervisor; returns the file that says where everything is, in
-/// the form of the base's.
-pub fn build(engine: Engine, debug: bool) -> anyhow::Result<PathBuf> {
+/// Builds the hypervisor, the Rust engine with these keys; returns the file that says
+/// where everything is, in the form of the base's.
+pub fn build(engine: Engine, debug: bool, keys: &Keys) -> anyhow::Result<PathBuf> {
+    ensure!(
+        engine == Engine::Rust || keys.directory.is_none(),
+        "Xen's own engine does not look at signatures"
+    );
     let base = base::get()?;
     let kind = match (engine, debug) {
         (Engine::C, false) => "xen-c",
@@ -57,10 +64,12 @@ pub fn build(engine: Engine, debug: bool) -> anyhow::Result<PathBuf> {
     let tree = directory.join("source");
     if engine == Engine::Rust {
         let object = rust_core::object()?;
-        refresh(&object, &tree.join(PLACE).join(OBJECT))?;
-        for name in ["livepatch-rust.c", "livepatch-rust.h"] {
-            let shim = Path::new(SOURCES).join("shim").join(name);
-            refresh(&shim, &tree.join(PLACE).join(name))?;
+        refresh(&read(&object)?, &tree.join(PLACE).join(OBJECT))?;
+        for name in ["livepatch-rust.c", "livepatch-rust.h", KEYS] {
+            let shim = read(&Path::new(SOURCES).join("shim").join(name))?;
+            let header = if name == KEYS { keys.header()? } else { None };
+            let data = header.map_or(shim, String::into_bytes);
+            refresh(&data, &tree.join(PLACE).join(name))?;
         }
     }
     forget_payloads(&tree.join("xen/test/livepatch"))?;
@@ -133,9 +142,12 @@ fn forget_payloads(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies `from` to `to` if they differ, so that make sees changes only.
-fn refresh(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let data = std::fs::read(from).with_context(|| from.display().to_string())?;
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+/// Writes `data` to `to` if it differs, so that make sees changes only.
+fn refresh(data: &[u8], to: &Path) -> anyhow::Result<()> {
     if std::fs::read(to).is_ok_and(|there| there == data) {
         return Ok(());
     }

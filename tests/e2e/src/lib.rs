@@ -56,7 +56,8 @@ pub fn rust_base() -> anyhow::Result<Base> {
 }
 
 /// Like [`rust_base`], but a debug build, which checks locks, interrupt state and
-/// preconditions: `XSPLICE_DEBUG_BASE` names it.
+/// preconditions: `XSPLICE_DEBUG_BASE` names it. It has the keys of `tests/keys/trusted`,
+/// and so it enforces signatures.
 ///
 /// # Errors
 /// If there is none.
@@ -150,6 +151,16 @@ pub fn config(base: &Base) -> anyhow::Result<HostConfig> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         config.files.push((format!("lab/{name}"), path.clone()));
     }
+    Ok(config)
+}
+
+/// As [`config`], for payloads without signatures on [`debug_base`].
+///
+/// # Errors
+/// If the base is not there.
+pub fn unsigned_config(base: &Base) -> anyhow::Result<HostConfig> {
+    let mut config = config(base)?;
+    config.xen_arguments = "livepatch-signatures=off".to_owned();
     Ok(config)
 }
 

@@ -6,8 +6,9 @@
 use anyhow::ensure;
 use xsplice_e2e::{
     Base, base, build, config, debug_base, repository, result, rust_base, settled, told,
+    unsigned_config,
 };
-use xsplice_lab::Host;
+use xsplice_lab::{Host, HostConfig};
 
 /// An example, and its visible effect.
 struct Example {
@@ -92,25 +93,25 @@ fn fails(host: &mut Host, command: &[&str]) -> anyhow::Result<()> {
 
 #[test]
 fn examples_apply_and_revert() -> anyhow::Result<()> {
-    every_example(&base()?).map(drop)
+    every_example(config(&base()?)?, &base()?).map(drop)
 }
 
 #[test]
 fn examples_apply_and_revert_with_our_core() -> anyhow::Result<()> {
-    every_example(&rust_base()?).map(drop)
+    every_example(config(&rust_base()?)?, &rust_base()?).map(drop)
 }
 
 #[test]
 fn examples_apply_and_revert_on_debug_xen() -> anyhow::Result<()> {
-    let console = every_example(&debug_base()?)?;
+    let console = every_example(unsigned_config(&debug_base()?)?, &debug_base()?)?;
     anyhow::ensure!(console.contains("debug=y"), "{console}");
     Ok(())
 }
 
 /// Returns what the console printed meanwhile.
-fn every_example(base: &Base) -> anyhow::Result<String> {
+fn every_example(config: HostConfig, base: &Base) -> anyhow::Result<String> {
     let directory = tempfile::tempdir()?;
-    let mut host = Host::boot(&config(base)?)?;
+    let mut host = Host::boot(&config)?;
     let before = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
     for example in EXAMPLES {
         let name = example.name;

@@ -9,25 +9,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 use xsplice_e2e::{
     Base, Cycles, build, config, debug_base, exhaustive, memory, repository, rust_base,
+    unsigned_config,
 };
-use xsplice_lab::Host;
+use xsplice_lab::{Host, HostConfig};
 
 /// Number of cycles per process; none leaves anything behind.
 const AT_A_TIME: u64 = 50;
 
 #[test]
 fn apply_revert_cycles_under_load() -> anyhow::Result<()> {
-    come_and_go(&rust_base()?, if exhaustive() { 500 } else { 100 })
+    let base = rust_base()?;
+    come_and_go(config(&base)?, &base, if exhaustive() { 500 } else { 100 })
 }
 
 #[test]
 fn apply_revert_cycles_under_load_on_debug_xen() -> anyhow::Result<()> {
-    come_and_go(&debug_base()?, 4)
+    let base = debug_base()?;
+    come_and_go(unsigned_config(&base)?, &base, 4)
 }
 
-fn come_and_go(base: &Base, wanted: u64) -> anyhow::Result<()> {
+fn come_and_go(mut config: HostConfig, base: &Base, wanted: u64) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let mut config = config(base)?;
     config.timeout = Duration::from_secs(600);
     let driver = PathBuf::from(env!("CARGO_BIN_EXE_in-dom0"));
     config.programs.push(("bin/in-dom0".to_owned(), driver));

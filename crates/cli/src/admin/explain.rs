@@ -33,6 +33,10 @@ pub(super) fn explain_upload(errno: Errno, name: &str) -> anyhow::Error {
         Errno::EINVAL | Errno::EOPNOTSUPP => {
             format!("{name}: the hypervisor refused it; its console says why (`xl dmesg`)")
         }
+        Errno::EPERM => format!(
+            "{name}: the hypervisor refused it, most likely for its signature; its console says \
+             why (`xl dmesg`)"
+        ),
         _ => format!("{name}: the upload failed"),
     };
     anyhow::Error::new(errno).context(message)

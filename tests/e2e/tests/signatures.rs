@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Signatures on the real Xen: a core with keys loads what one of them has signed, and
+//! nothing else; its command line can say otherwise; and Xen without signatures loads
+//! signed payloads as it does others.
+
+use anyhow::{Context as _, ensure};
+use object::elf::{FileHeader64, SHT_PROGBITS};
+use object::read::elf::{FileHeader as _, SectionHeader as _};
+use object::{LittleEndian, U32};
+use std::ops::Range;
+use std::path::Path;
+use xsplice_e2e::{
+    Base, base, config, debug_base, local, repository, result, rust_base, settled, told,
+    unsigned_config,
+};
+use xsplice_lab::Host;
+
+const NAME: &str = "xen_hello_world.livepatch";
+
+fn unsigned(base: &Base) -> anyhow::Result<Vec<u8>> {
+    Ok(std::fs::read(base.test_payloads.join(NAME))?)
+}
+
+/// The payload, signed with a key of `tests/keys`.
+fn signed(payload: &[u8], key: &str) -> anyhow::Result<Vec<u8>> {
+    let directory = tempfile::tempdir()?;
+    let text = |path: &Path| path.display().to_string();
+    let (file, output) = (directory.path().join("in"), directory.path().join("out"));
+    std::fs::write(&file, payload)?;
+    let key = repository().join("tests/keys").join(key);
+    let arguments = [
+        "sign",
+        "--key",
+        &text(&key),
+        &text(&file),
+        "-o",
+        &text(&output),
+    ];
+    let signed = local(&arguments)?;
+    ensure!(signed.status.success(), "{signed:?}");
+    Ok(std::fs::read(output)?)
+}
+
+/// Where the header of the last section is, which is the signature's; and where the
+/// section is.
+fn last_section(file: &[u8]) -> anyhow::Result<(usize, Range<usize>)> {
+    let header = FileHeader64::<LittleEndian>::parse(file)?;
+    let sections = header.section_headers(LittleEndian, file)?;
+    let last = sections.last().context("there are no sections")?;
+    let table = usize::try_from(header.e_shoff.get(LittleEndian))?;
+    let (start, size) = last.file_range(LittleEndian).context("no contents")?;
+    let start = usize::try_from(start)?;
+    Ok((
+        table + (sections.len() - 1) * 64,
+        start..start + usize::try_from(size)?,
+    ))
+}
+
+/// Where the header of the section with this name is.
+fn section_header(file: &[u8], name: &str) -> anyhow::Result<usize> {
+    let header = FileHeader64::<LittleEndian>::parse(file)?;
+    let sections = header.sections(LittleEndian, file)?;
+    let (index, _) = sections
+        .section_by_name(LittleEndian, name.as_bytes())
+        .with_context(|| format!("there is no {name}"))?;
+    let table = usize::try_from(header.e_shoff.get(LittleEndian))?;
+    Ok(table + index.0 * 64)
+}
+
+/// What is to be refused: a name, the payload, the error number, and what the console
+/// says.
+type Refused = (&'static str, Vec<u8>, &'static str, &'static str);
+
+const WRONG: &str = "is not that of any of the 2 keys of this hypervisor, or the payload was \
+                     changed after it was signed";
+
+fn refused(payload: &[u8]) -> anyhow::Result<Vec<Refused>> {
+    let good = signed(payload, "vendor.key")?;
+    let (header, section) = last_section(&good)?;
+    // A section that makes no difference becomes a second signature.
+    let comment = section_header(&good, ".comment")?;
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut file = good.clone();
+        change(&mut file);
+        file
+    };
+    // The names of payloads, one of which the same key has signed.
+    let mut longer = payload.to_vec();
+    longer.push(0);
+    let another = signed(&longer, "vendor.key")?;
+    let (_, from) = last_section(&another)?;
+    Ok(vec![
+        (
+            "unsigned",
+            payload.to_vec(),
+            "EPERM",
+            "the payload is not signed",
+        ),
+        ("other-key", signed(payload, "other.key")?, "EPERM", WRONG),
+        (
+            "another-payload-s",
+            changed(&|file| file[section.clone()].copy_from_slice(&another[from.clone()])),
+            "EPERM",
+            WRONG,
+        ),
+        (
+            "no-signature-yet",
+            changed(&|file| file[section.start + 16..section.end].fill(0)),
+            "EPERM",
+            WRONG,
+        ),
+        (
+            "flipped-bit",
+            changed(&|file| file[section.end - 1] ^= 1),
+            "EPERM",
+            WRONG,
+        ),
+        (
+            "flipped-bit-of-the-payload",
+            changed(&|file| flip_text(file)),
+            "EPERM",
+            WRONG,
+        ),
+        // The table has one section less, and the name stays behind.
+        (
+            "stripped",
+            changed(&|file| file[60] -= 1),
+            "EPERM",
+            "the payload is not signed",
+        ),
+        (
+            "twice",
+            changed(&|file| file.copy_within(header..header + 64, comment)),
+            "EINVAL",
+            "has the section .note.Xen.signature twice",
+        ),
+        (
+            "wrong-type",
+            changed(&|file| {
+                let kind = U32::new(LittleEndian, SHT_PROGBITS);
+                file[header + 4..header + 8].copy_from_slice(object::pod::bytes_of(&kind));
+            }),
+            "EINVAL",
+            "its type is not SHT_NOTE",
+        ),
+        (
+            "other-algorithm",
+            changed(&|file| file[section.start + 10] = 1),
+            "EOPNOTSUPP",
+            "the payload is signed with version 1, algorithm 1, hash 0",
+        ),
+    ])
+}
+
+/// Changes a bit of the first section that has code.
+fn flip_text(file: &mut [u8]) {
+    let place = file
+        .windows(4)
+        .position(|bytes| bytes == b"Hell")
+        .unwrap_or(100);
+    file[place] ^= 1;
+}
+
+/// What a command in dom0 prints; it succeeds.
+fn done(host: &mut Host, argv: &[&str]) -> anyhow::Result<String> {
+    let output = settled(host, argv)?;
+    ensure!(
+        output.code == Some(0),
+        "{argv:?}: {output:?}\n{}",
+        host.console()
+    );
+    Ok(output.stdout)
+}
+
+#[test]
+fn a_core_with_keys_loads_what_they_signed_and_nothing_else() -> anyhow::Result<()> {
+    let base = debug_base()?;
+    let payload = unsigned(&base)?;
+    let mut host = Host::boot(&config(&base)?)?;
+    let line = "livepatch: payloads must be signed; keys: large, vendor";
+    ensure!(host.console().contains(line), "{}", host.console());
+    for (name, file, errno, reason) in refused(&payload)? {
+        let path = format!("/lab/{name}");
+        host.put(&path, &file)?;
+        let output = host.run(&["xsplice", "--json", "upload", name, &path])?;
+        let said = told("upload", &output.stdout)?;
+        ensure!(
+            said["error"]["errno"] == errno && said["changed"] == false,
+            "{name}: {said:#}\n{}",
+            host.console()
+        );
+        let console = host.console();
+        let line = format!("livepatch: {name} was not loaded ({errno})");
+        let said = console
+            .split_once(&line)
+            .with_context(|| console.clone())?
+            .1;
+        let said = said.lines().nth(1).unwrap_or_default();
+        ensure!(said.contains(reason), "{name}: {said}");
+    }
+    let listed = result("list", done(&mut host, &["xsplice", "list", "--json"])?)?;
+    ensure!(listed["payloads"] == serde_json::json!([]), "{listed}");
+
+    for (name, key, signer) in [
+        ("small", "vendor.key", "vendor"),
+        ("large", "large.key", "large"),
+    ] {
+        let path = format!("/lab/{name}");
+        host.put(&path, &signed(&payload, key)?)?;
+        done(&mut host, &["xsplice", "load", &path])?;
+        let extra = done(&mut host, &["xsplice", "info"])?;
+        ensure!(extra.contains("Hello World"), "{extra}");
+        let shown = host.press('x', &format!("signed by {signer}"))?;
+        ensure!(shown.contains(&format!("{name}: Applied")), "{shown}");
+        done(&mut host, &["xsplice", "revert", name])?;
+        done(&mut host, &["xsplice", "unload", name])?;
+    }
+    host.shut_down()?;
+    Ok(())
+}
+
+#[test]
+fn the_command_line_can_do_without_signatures() -> anyhow::Result<()> {
+    let base = debug_base()?;
+    let payload = unsigned(&base)?;
+    let mut warned = unsigned_config(&base)?;
+    warned.xen_arguments = "livepatch-signatures=warn".to_owned();
+    for (config, boot, upload) in [
+        (
+            warned,
+            "payloads are loaded without signature, with a warning; keys: large, vendor",
+            Some("hello was loaded, but the payload is not signed"),
+        ),
+        (
+            unsigned_config(&base)?,
+            "signatures of payloads are not looked at; keys: large, vendor",
+            None,
+        ),
+    ] {
+        let mut host = Host::boot(&config)?;
+        ensure!(host.console().contains(boot), "{}", host.console());
+        host.put("/lab/hello", &payload)?;
+        done(&mut host, &["xsplice", "load", "/lab/hello"])?;
+        let console = host.console();
+        let expected = upload.unwrap_or("payload is not signed");
+        ensure!(console.contains(expected) == upload.is_some(), "{console}");
+        host.shut_down()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn without_keys_signatures_make_no_difference() -> anyhow::Result<()> {
+    for base in [base()?, rust_base()?] {
+        let payload = signed(&unsigned(&base)?, "other.key")?;
+        let mut host = Host::boot(&config(&base)?)?;
+        host.put("/lab/hello", &payload)?;
+        done(&mut host, &["xsplice", "load", "/lab/hello"])?;
+        let extra = done(&mut host, &["xsplice", "info"])?;
+        ensure!(extra.contains("Hello World"), "{extra}");
+        done(&mut host, &["xsplice", "revert", "hello"])?;
+        ensure!(!host.console().contains("signature"), "{}", host.console());
+        host.shut_down()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_core_without_keys_can_refuse_everything() -> anyhow::Result<()> {
+    let base = rust_base()?;
+    let payload = signed(&unsigned(&base)?, "vendor.key")?;
+    let mut config = config(&base)?;
+    config.xen_arguments = "livepatch-signatures=enforce".to_owned();
+    let mut host = Host::boot(&config)?;
+    host.put("/lab/hello", &payload)?;
+    let output = host.run(&["xsplice", "upload", "hello", "/lab/hello"])?;
+    ensure!(output.code == Some(1), "{output:?}");
+    let line = "is not that of any of the 0 keys of this hypervisor";
+    ensure!(host.console().contains(line), "{}", host.console());
+    host.shut_down()?;
+    Ok(())
+}
