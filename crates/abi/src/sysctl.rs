@@ -229,6 +229,29 @@ structure! {
     }
 }
 
+/// `XEN_SYSCTL_readconsole`.
+pub const READ_CONSOLE: u32 = 1;
+
+structure! {
+    /// `struct xen_sysctl_readconsole`.
+    ReadConsole = 24 {
+        /// Nonzero to empty the ring, for all who read it.
+        clear: u8 = 0,
+        /// Nonzero to start at `index`, if the ring still has it.
+        incremental: u8 = 1,
+        /// Zero.
+        pad: [u8; 2] = 2,
+        /// In: where to start; out: where the next one is to start.
+        index: U32 = 4,
+        /// Address of the buffer.
+        buffer: U64 = 8,
+        /// In: its size; out: how many bytes were written to it.
+        count: U32 = 16,
+        /// Not part of it: the size is a multiple of the alignment.
+        end: U32 = 20,
+    }
+}
+
 /// The `xen_version` hypercall (public headers, `version.h`).
 pub mod version {
     /// `__HYPERVISOR_xen_version`.

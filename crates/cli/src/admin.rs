@@ -4,6 +4,7 @@
 mod act;
 mod classic;
 mod commands;
+mod console;
 mod explain;
 mod payload_file;
 mod preflight;

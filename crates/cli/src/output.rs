@@ -49,6 +49,8 @@ pub(crate) struct Failure {
     message: String,
     /// The problems one by one, where there can be several.
     problems: Vec<Problem>,
+    /// What the hypervisor printed to its console about this, line by line.
+    console: Vec<String>,
 }
 
 /// Kinds of failures.
@@ -147,7 +149,14 @@ impl Failure {
             errno: None,
             message: message.into(),
             problems: Vec::new(),
+            console: Vec::new(),
         }
+    }
+
+    /// What the hypervisor printed about it.
+    pub(crate) fn with_console(self, lines: &[String]) -> Self {
+        let console = lines.to_vec();
+        Self { console, ..self }
     }
 
     /// A refusal for these reasons.

@@ -13,10 +13,13 @@
 //! is only in `privcmd`.
 #![deny(unsafe_code)]
 
+mod console;
 mod livepatch;
 mod privcmd;
+mod sysctl;
 mod version;
 
+pub use console::Place;
 pub use livepatch::{Action, Livepatch, Payload, State, Status};
 pub use privcmd::{OpenError, Privcmd};
 pub use version::{VersionInfo, version_info};

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The live-patch operations.
 
+use crate::console::{self, Place};
 use crate::privcmd::Hypervisor;
 use std::time::{Duration, Instant};
 use xsplice_abi::errno::Errno;
-use xsplice_abi::sysctl::{self, Header, InterfaceVersion, List, ListV12, Name, Op};
+use xsplice_abi::sysctl::{self, InterfaceVersion, List, ListV12, Name, Op};
 use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -96,6 +97,23 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         Err(Errno::EACCES)
     }
 
+    /// Where the next line is that the hypervisor prints to its console.
+    ///
+    /// # Errors
+    /// The hypervisor's; `EAGAIN` if it prints faster than this can read.
+    pub fn console_end(&self) -> Result<Place, Errno> {
+        console::end(self.hypervisor, self.version)
+    }
+
+    /// What the hypervisor printed from `place` on, as far as its console ring still
+    /// has it. The ring stays as it is.
+    ///
+    /// # Errors
+    /// As those of [`console_end`](Self::console_end).
+    pub fn console_since(&self, place: Place) -> Result<String, Errno> {
+        console::since(self.hypervisor, self.version, place)
+    }
+
     /// The interface version in use.
     pub fn interface_version(&self) -> InterfaceVersion {
         self.version
@@ -177,6 +195,14 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         nodeps: bool,
     ) -> Result<(), Errno> {
         self.action(name, action, timeout_ns, nodeps)?;
+        self.wait(name, action, timeout_ns)
+    }
+
+    /// Waits until an `action` that was started completes.
+    ///
+    /// # Errors
+    /// As those of [`act`](Self::act).
+    pub fn wait(&self, name: &str, action: Action, timeout_ns: u32) -> Result<(), Errno> {
         // The rendezvous starts once every CPU has noticed; allow for that.
         let patience = 2 * Duration::from_nanos(timeout_ns.into()) + Duration::from_secs(1);
         let end = Instant::now() + patience;
@@ -354,28 +380,13 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
     where
         T: IntoBytes + FromBytes + Immutable + KnownLayout,
     {
-        const START: usize = size_of::<Header>() + size_of::<Op>();
-        let header = Header {
-            cmd: sysctl::LIVEPATCH_OP.into(),
-            interface_version: self.version.0.into(),
-        };
         let op = Op {
             cmd: cmd.into(),
             ..Default::default()
         };
-        let mut buffer = self.hypervisor.buffer(sysctl::SYSCTL_SIZE)?;
-        let bytes = buffer.as_mut();
-        bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
-        bytes[size_of::<Header>()..START].copy_from_slice(op.as_bytes());
-        bytes[START..START + size_of::<T>()].copy_from_slice(request.as_bytes());
-        let address = self.hypervisor.address(&buffer);
-        let mut all: Vec<&mut H::Buffer> = buffers.iter_mut().map(|b| &mut **b).collect();
-        all.push(&mut buffer);
-        let result = self
-            .hypervisor
-            .call(sysctl::HYPERCALL, [address, 0], &mut all)?;
-        let reply = T::read_from_bytes(&buffer.as_ref()[START..START + size_of::<T>()]);
-        Ok((result, reply.map_err(|_| Errno::EINVAL)?))
+        let (hypervisor, command) = (self.hypervisor, sysctl::LIVEPATCH_OP);
+        let start = op.as_bytes();
+        crate::sysctl::sysctl(hypervisor, self.version, command, start, request, buffers)
     }
 }
 
@@ -421,6 +432,7 @@ fn text(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use std::cell::RefCell;
+    use xsplice_abi::sysctl::Header;
 
     /// A hypervisor that speaks one interface version and holds payloads.
     struct Fake {
@@ -429,6 +441,35 @@ mod tests {
         /// How many payloads it lists in one call.
         per_call: usize,
         payloads: RefCell<Vec<(String, u32)>>,
+        console: RefCell<Ring>,
+    }
+
+    /// A console ring: what it has of all that was printed.
+    #[derive(Default)]
+    struct Ring {
+        printed: Vec<u8>,
+        /// How much of that it has no more.
+        lost: usize,
+    }
+
+    impl Ring {
+        /// As Xen reads its own.
+        fn read(&self, request: &mut [u8], buffer: &mut [u8]) {
+            assert_eq!(request[0], 0, "the ring was emptied");
+            let word = |at: usize| {
+                let bytes = request[at..at + 4].try_into().expect("four bytes");
+                usize::try_from(u32::from_le_bytes(bytes)).expect("it fits")
+            };
+            let (index, size) = (word(4), word(16));
+            let known = request[1] != 0 && (self.lost..=self.printed.len()).contains(&index);
+            let from = if known { index } else { self.lost };
+            let part = &self.printed[from..self.printed.len().min(from + size)];
+            buffer[..part.len()].copy_from_slice(part);
+            for (at, value) in [(4, from + part.len()), (16, part.len())] {
+                let value = u32::try_from(value).expect("small");
+                request[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            }
+        }
     }
 
     struct Memory(Vec<u8>);
@@ -455,6 +496,7 @@ mod tests {
                 built_in: true,
                 per_call: 2,
                 payloads: RefCell::default(),
+                console: RefCell::default(),
             }
         }
 
@@ -520,6 +562,11 @@ mod tests {
             }
             if u32::from(request.0[4]) != self.speaks {
                 return Err(Errno::EACCES);
+            }
+            if u32::from(request.0[0]) == sysctl::READ_CONSOLE {
+                let request = &mut request.0[size_of::<Header>()..];
+                self.console.borrow().read(request, &mut buffers[0].0);
+                return Ok(0);
             }
             let cmd = u32::from(request.0[8]);
             let mut payloads = self.payloads.borrow_mut();
@@ -591,6 +638,40 @@ mod tests {
             Livepatch::negotiate(&without).err(),
             Some(Errno::EOPNOTSUPP)
         );
+    }
+
+    #[test]
+    fn what_was_printed_since_is_read_and_stays() {
+        let fake = Fake::new(0x15);
+        let livepatch = Livepatch::negotiate(&fake).expect("a version in common");
+        // More than one call gives, and exactly as much.
+        for before in [0, 100, 16 << 10, 40_000] {
+            *fake.console.borrow_mut() = Ring::default();
+            let print = |text: &str| {
+                let mut ring = fake.console.borrow_mut();
+                ring.printed.extend_from_slice(text.as_bytes());
+            };
+            print(&"x".repeat(before));
+            let place = livepatch.console_end().expect("read");
+            assert_eq!(livepatch.console_since(place).as_deref(), Ok(""));
+            print("one\ntwo\n");
+            for _ in 0..2 {
+                let text = livepatch.console_since(place);
+                assert_eq!(text.as_deref(), Ok("one\ntwo\n"), "after {before} bytes");
+            }
+            // The ring is small: what it lost cannot be had, the rest can.
+            fake.console.borrow_mut().lost = before + 4;
+            let text = livepatch.console_since(place);
+            assert_eq!(text.as_deref(), Ok("two\n"), "after {before} bytes");
+        }
+    }
+
+    #[test]
+    fn a_console_without_an_end_is_an_error() {
+        let fake = Fake::new(0x15);
+        let livepatch = Livepatch::negotiate(&fake).expect("a version in common");
+        fake.console.borrow_mut().printed = vec![b'x'; 5 << 20];
+        assert_eq!(livepatch.console_end(), Err(Errno::EAGAIN));
     }
 
     #[test]

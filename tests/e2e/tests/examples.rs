@@ -80,15 +80,43 @@ fn does(
     Ok(())
 }
 
-/// A command that fails and changes nothing.
-fn fails(host: &mut Host, command: &[&str]) -> anyhow::Result<()> {
+/// A command that fails and changes nothing; returns its error.
+fn fails(host: &mut Host, command: &[&str]) -> anyhow::Result<serde_json::Value> {
     let output = settled(host, &[&["xsplice", "--json"], command].concat())?;
     let said = told(command[0], &output.stdout)?;
     ensure!(
         output.code == Some(1) && said["changed"] == false && said["error"].is_object(),
         "{command:?}: {said:#}"
     );
+    Ok(said["error"].clone())
+}
+
+/// What the hypervisor says about a refusal comes with the error, with Xen's own
+/// payloads, of which one depends on the other.
+fn reasons_are_told(host: &mut Host) -> anyhow::Result<()> {
+    let (below, above) = ("xen_hello_world", "xen_bye_world");
+    let place = |name: &str| format!("/lab/{name}.livepatch");
+    let error = fails(host, &["load", &place(above)])?;
+    ensure!(error["errno"] == "EINVAL", "{error:#}");
+    ensure!(says(&error, &[above, "build-id"]), "{error:#}");
+    does(host, &["load", &place(below)], true, Some("applied"))?;
+    does(host, &["load", &place(above)], true, Some("applied"))?;
+    let error = fails(host, &["revert", below])?;
+    let message = error["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("not the topmost payload"), "{error:#}");
+    ensure!(says(&error, &[below, above]), "{error:#}");
+    for name in [above, below] {
+        does(host, &["revert", name], true, Some("checked"))?;
+        does(host, &["unload", name], true, None)?;
+    }
     Ok(())
+}
+
+/// Whether the hypervisor printed a line with all of these words.
+fn says(error: &serde_json::Value, words: &[&str]) -> bool {
+    let lines = error["console"].as_array().into_iter().flatten();
+    let mut lines = lines.filter_map(|line| line.as_str());
+    lines.any(|line| words.iter().all(|word| line.contains(word)))
 }
 
 #[test]
@@ -152,6 +180,7 @@ fn every_example(config: HostConfig, base: &Base) -> anyhow::Result<String> {
         let after = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
         assert_eq!(after, before, "{name} left something behind");
     }
+    reasons_are_told(&mut host)?;
     let console = host.console();
     host.shut_down()?;
     Ok(console)

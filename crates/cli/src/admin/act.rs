@@ -2,6 +2,7 @@
 //! Changing what the hypervisor holds and has applied.
 
 use super::commands::{Change, Limits};
+use super::console::Console;
 use super::explain::{explain_action, explain_interface, explain_upload};
 use super::payload_file::{self, Identity};
 use super::preflight::Preflight;
@@ -167,6 +168,8 @@ pub(super) struct Failed {
     pub(super) changed: bool,
     /// The payload's state now, if it is there.
     pub(super) state: Option<String>,
+    /// What the hypervisor printed about it.
+    pub(super) console: Vec<String>,
 }
 
 impl From<anyhow::Error> for Failed {
@@ -175,6 +178,7 @@ impl From<anyhow::Error> for Failed {
             error,
             changed: false,
             state: None,
+            console: Vec::new(),
         }
     }
 }
@@ -186,6 +190,7 @@ pub(super) fn run(task: Task) -> Result<Done, Failed> {
     let before = livepatch.list().map_err(explain_interface)?;
     let host = Host {
         hypervisor: &hypervisor,
+        console: Console::from_now(&livepatch),
         livepatch,
         before,
     };
@@ -216,6 +221,8 @@ struct Host<'a> {
     hypervisor: &'a Privcmd,
     livepatch: Livepatch<'a, Privcmd>,
     before: Vec<Payload>,
+    /// What it prints from then on.
+    console: Console,
 }
 
 impl Host<'_> {
@@ -227,9 +234,13 @@ impl Host<'_> {
         } = candidate;
         check_belongs(self.hypervisor, identity)?;
         preflight.run(name, data, identity)?;
+        if let Some(there) = self.before.iter().find(|payload| payload.name == *name) {
+            let state = state_word(there.status.state);
+            bail!("{name}: a payload of this name is there already ({state})");
+        }
         self.livepatch
             .upload(name, data)
-            .map_err(|errno| explain_upload(errno, name))?;
+            .map_err(|errno| explain_upload(errno, name, &self.said(name)))?;
         Ok(Done::new(name, "uploaded", Some(State::Checked)))
     }
 
@@ -310,7 +321,11 @@ impl Host<'_> {
         let mut tries = 0;
         loop {
             let timeout = limits.timeout * 1_000_000;
-            match self.livepatch.act(name, action, timeout, nodeps) {
+            let started = self.livepatch.action(name, action, timeout, nodeps);
+            if action == Action::Revert && started == Err(Errno::EBUSY) {
+                self.check_top(name)?;
+            }
+            match started.and_then(|()| self.livepatch.wait(name, action, timeout)) {
                 Ok(()) => {
                     let what = match action {
                         Action::Apply => "applied",
@@ -324,15 +339,56 @@ impl Host<'_> {
                     tries += 1;
                     std::thread::sleep(Duration::from_millis(20 << tries.min(5)));
                 }
-                Err(errno) => return Err(explain_action(errno, called, action, tries, limits)),
+                Err(errno) => {
+                    let limits = (tries, limits);
+                    return Err(explain_action(
+                        errno,
+                        called,
+                        action,
+                        limits,
+                        &self.said(name),
+                    ));
+                }
             }
         }
     }
 
+    /// Finds out why a revert could not even start: Xen gives one error number for
+    /// two reasons, and only one of them passes.
+    fn check_top(&self, name: &str) -> anyhow::Result<()> {
+        let payloads = self.livepatch.list().map_err(explain_interface)?;
+        let under_way = |payload: &Payload| payload.status.rc == -Errno::EAGAIN.0;
+        let applied = payloads
+            .iter()
+            .filter(|payload| payload.status.state == State::Applied && payload.name != name);
+        let applied: Vec<String> = applied
+            .map(|payload| escaped(&payload.name).to_string())
+            .collect();
+        if applied.is_empty() || payloads.iter().any(under_way) {
+            return Ok(());
+        }
+        bail!(
+            "{}: it is not the topmost payload: revert those applied after it first (applied: {})",
+            escaped(name),
+            applied.join(", ")
+        );
+    }
+
+    /// What the hypervisor has printed about the payload `name` since the command began.
+    fn said(&self, name: &str) -> Vec<String> {
+        let others = self.before.iter().map(|payload| payload.name.as_str());
+        let others = others.filter(|other| *other != name);
+        self.console.about(&self.livepatch, name, others)
+    }
+
     /// What became of the payloads although the command failed.
     fn failed(&self, name: &str, error: anyhow::Error) -> Failed {
+        let console = self.said(name);
         let Ok(after) = self.livepatch.list() else {
-            return error.into();
+            return Failed {
+                console,
+                ..error.into()
+            };
         };
         let states = |payloads: &[Payload]| {
             let states = payloads.iter();
@@ -344,6 +400,7 @@ impl Host<'_> {
             error,
             changed: states(&after) != states(&self.before),
             state: payload.map(|payload| state_word(payload.status.state)),
+            console,
         }
     }
 }

@@ -137,11 +137,15 @@ pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
                 .tell(json)
         }
         Err(failed) => {
-            let code = Ended::<Acted>::badly(Failure::from(&failed.error))
+            let failure = Failure::from(&failed.error).with_console(&failed.console);
+            let code = Ended::<Acted>::badly(failure)
                 .changed(failed.changed)
                 .state(failed.state.as_deref())
                 .tell(json);
             complain!("error: {:#}", failed.error);
+            for line in &failed.console {
+                complain!("  hypervisor: {line}");
+            }
             code
         }
     }

@@ -5,6 +5,7 @@ use super::commands::Limits;
 use super::verb;
 use xsplice_dom0::{Action, Errno};
 
+/// Why nothing can be asked of the hypervisor.
 pub(super) fn explain_interface(errno: Errno) -> anyhow::Error {
     let message = match errno {
         Errno::ENOSYS | Errno::EOPNOTSUPP => {
@@ -21,17 +22,28 @@ pub(super) fn explain_interface(errno: Errno) -> anyhow::Error {
     anyhow::Error::new(errno).context(message)
 }
 
-pub(super) fn explain_upload(errno: Errno, name: &str) -> anyhow::Error {
+/// How a message about a refusal ends: `said` is what the hypervisor printed, which
+/// is shown with it.
+fn reason(said: &[String]) -> &'static str {
+    match said {
+        [] => ", and printed no reason",
+        _ => "",
+    }
+}
+
+/// Why an upload failed, where no payload has this name already.
+pub(super) fn explain_upload(errno: Errno, name: &str, said: &[String]) -> anyhow::Error {
+    let reason = reason(said);
     let message = match errno {
-        Errno::EEXIST => format!(
-            "{name}: a payload of this name, or with this build-id or one of its symbols, is \
-             already loaded"
-        ),
+        // Xen prints the symbol that is there twice, but not the build-id.
+        Errno::EEXIST if said.is_empty() => {
+            format!("{name}: a payload with its build-id is there already, under another name")
+        }
         Errno::ENOENT => format!(
             "{name}: it refers to a symbol that neither the hypervisor nor a loaded payload defines"
         ),
-        Errno::EINVAL | Errno::EOPNOTSUPP => {
-            format!("{name}: the hypervisor refused it; its console says why (`xl dmesg`)")
+        Errno::EEXIST | Errno::EINVAL | Errno::EOPNOTSUPP => {
+            format!("{name}: the hypervisor refused it{reason}")
         }
         Errno::EPERM => format!(
             "{name}: the hypervisor refused it, most likely for its signature; its console says \
@@ -42,12 +54,13 @@ pub(super) fn explain_upload(errno: Errno, name: &str) -> anyhow::Error {
     anyhow::Error::new(errno).context(message)
 }
 
+/// Why an action failed.
 pub(super) fn explain_action(
     errno: Errno,
     name: &str,
     action: Action,
-    tries: u32,
-    limits: Limits,
+    (tries, limits): (u32, Limits),
+    said: &[String],
 ) -> anyhow::Error {
     let verb = verb(action);
     let message = match errno {
@@ -57,10 +70,10 @@ pub(super) fn explain_action(
             limits.timeout,
             tries + 1
         ),
-        Errno::EINVAL => format!(
-            "{name}: the hypervisor refused to {verb} it: it depends on another payload, is not \
-             the topmost, or was reverted and has variables (then unload and load it again)"
-        ),
+        Errno::EINVAL | Errno::EOPNOTSUPP => {
+            let reason = reason(said);
+            format!("{name}: the hypervisor refused to {verb} it{reason}")
+        }
         _ => format!("{name}: {verb} failed"),
     };
     anyhow::Error::new(errno).context(message)
