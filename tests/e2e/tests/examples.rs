@@ -105,11 +105,31 @@ fn reasons_are_told(host: &mut Host) -> anyhow::Result<()> {
     let message = error["message"].as_str().unwrap_or_default();
     ensure!(message.contains("not the topmost payload"), "{error:#}");
     ensure!(says(&error, &[below, above]), "{error:#}");
+    // All of a stack at once, in two ways.
+    does(host, &["revert", "--all"], true, None)?;
+    does(host, &["revert", "--all"], false, None)?;
+    ensure!(names(host)? == [below, above], "{:?}", names(host)?);
     for name in [above, below] {
-        does(host, &["revert", name], true, Some("checked"))?;
         does(host, &["unload", name], true, None)?;
     }
-    Ok(())
+    for name in [below, above] {
+        does(host, &["load", &place(name)], true, Some("applied"))?;
+    }
+    let cumulative = "xen_replace_world";
+    let replace = ["load", &place(cumulative), "--replace"];
+    does(host, &replace, true, Some("applied"))?;
+    ensure!(names(host)? == [cumulative], "{:?}", names(host)?);
+    does(host, &["revert", cumulative], true, Some("checked"))?;
+    does(host, &["unload", cumulative], true, None)
+}
+
+/// The names of the payloads that the hypervisor has.
+fn names(host: &mut Host) -> anyhow::Result<Vec<String>> {
+    let listed = settled(host, &["xsplice", "list", "--json"])?;
+    let listed = result("list", listed.stdout)?;
+    let payloads = listed["payloads"].as_array().into_iter().flatten();
+    let names = payloads.filter_map(|payload| payload["name"].as_str());
+    Ok(names.map(str::to_owned).collect())
 }
 
 /// Whether the hypervisor printed a line with all of these words.

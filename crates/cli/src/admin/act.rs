@@ -30,6 +30,15 @@ pub(super) enum Task<'a> {
         nodeps: bool,
         limits: Limits,
     },
+    LoadInstead {
+        candidate: Candidate,
+        preflight: &'a Preflight,
+        on: &'a [PathBuf],
+        limits: Limits,
+    },
+    RevertAll {
+        limits: Limits,
+    },
     Replace {
         name: &'a str,
         on: &'a [PathBuf],
@@ -87,15 +96,26 @@ impl<'a> Task<'a> {
                 file,
                 name,
                 nodeps,
+                replace,
+                on,
                 preflight,
                 limits,
             } => {
                 let name = name.clone().unwrap_or_else(|| name_of(file));
-                Ok(Self::Load {
-                    candidate: Candidate::read(file, name)?,
-                    preflight,
-                    nodeps: *nodeps,
-                    limits: *limits,
+                let (candidate, limits) = (Candidate::read(file, name)?, *limits);
+                Ok(match *replace {
+                    true => Self::LoadInstead {
+                        candidate,
+                        preflight,
+                        on,
+                        limits,
+                    },
+                    false => Self::Load {
+                        candidate,
+                        preflight,
+                        nodeps: *nodeps,
+                        limits,
+                    },
                 })
             }
             Change::Replace { name, on, limits } => {
@@ -111,16 +131,22 @@ impl<'a> Task<'a> {
                 nodeps,
                 limits,
             } => act(name, Action::Apply, *nodeps, *limits),
-            Change::Revert { name, limits } => act(name, Action::Revert, false, *limits),
+            Change::Revert { name, limits, .. } => match name {
+                Some(name) => act(name, Action::Revert, false, *limits),
+                None => Ok(Self::RevertAll { limits: *limits }),
+            },
             Change::Unload { name } => act(name, Action::Unload, false, Limits::default()),
         }
     }
 
-    /// The payload that it is about.
-    fn name(&self) -> &str {
+    /// The payload that it is about; none if it is about all.
+    fn name(&self) -> Option<&str> {
         match self {
-            Self::Upload { candidate, .. } | Self::Load { candidate, .. } => &candidate.name,
-            Self::Replace { name, .. } | Self::Act { name, .. } => name,
+            Self::Upload { candidate, .. }
+            | Self::Load { candidate, .. }
+            | Self::LoadInstead { candidate, .. } => Some(&candidate.name),
+            Self::Replace { name, .. } | Self::Act { name, .. } => Some(name),
+            Self::RevertAll { .. } => None,
         }
     }
 }
@@ -128,10 +154,13 @@ impl<'a> Task<'a> {
 /// What was done with a payload.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Acted {
-    /// The payload.
-    name: String,
+    /// The payload; null if it was done with several.
+    name: Option<String>,
     /// What was done, in words.
     done: String,
+    /// The payloads that were reverted because all were to be, or unloaded because they
+    /// were replaced, in this order.
+    others: Vec<String>,
     /// Whose variables went, if it replaced others.
     variables: Option<Replaced>,
 }
@@ -151,13 +180,25 @@ impl Done {
         Self {
             text: format!("{}: {what}", escaped(name)),
             acted: Acted {
-                name: name.to_owned(),
+                name: Some(name.to_owned()),
                 done: what.to_owned(),
+                others: Vec::new(),
                 variables: None,
             },
             changed: true,
             state: state.map(state_word),
         }
+    }
+
+    /// Another payload was `done` something with, too.
+    fn also(&mut self, name: &str, done: &str) {
+        let line = format!("{}: {done}", escaped(name));
+        self.text = match self.changed {
+            true => format!("{}\n{line}", self.text),
+            false => line,
+        };
+        self.changed = true;
+        self.acted.others.push(name.to_owned());
     }
 }
 
@@ -205,6 +246,13 @@ pub(super) fn run(task: Task) -> Result<Done, Failed> {
             nodeps,
             limits,
         } => host.load(candidate, preflight, *nodeps, *limits),
+        Task::LoadInstead {
+            candidate,
+            preflight,
+            on,
+            limits,
+        } => host.load_instead(candidate, preflight, on, *limits),
+        Task::RevertAll { limits } => host.revert_all(*limits),
         Task::Replace { name, on, limits } => host.replace(name, on, *limits),
         Task::Act {
             name,
@@ -254,21 +302,77 @@ impl Host<'_> {
         self.upload(candidate, preflight)?;
         let name = &candidate.name;
         let applied = self.act(name, Action::Apply, nodeps, limits);
-        applied.map_err(
-            |error| match self.act(name, Action::Unload, false, Limits::default()) {
-                Ok(_) => error.context(format!("{name} was unloaded again")),
-                Err(_) => error.context(format!("{name} stays uploaded")),
+        applied.map_err(|error| self.take_back(name, error))
+    }
+
+    /// Loads a payload in place of what is applied, which is unloaded then.
+    fn load_instead(
+        &self,
+        candidate: &Candidate,
+        preflight: &Preflight,
+        on: &[PathBuf],
+        limits: Limits,
+    ) -> anyhow::Result<Done> {
+        self.upload(candidate, preflight)?;
+        let name = &candidate.name;
+        let replaced = self.replace(name, on, limits);
+        let mut done = replaced.map_err(|error| self.take_back(name, error))?;
+        for other in applied(&self.before).into_iter().rev() {
+            self.act(other, Action::Unload, false, Limits::default())
+                .with_context(|| format!("{name} is applied, but {} stays", escaped(other)))?;
+            done.also(other, "unloaded");
+        }
+        Ok(done)
+    }
+
+    /// Unloads a payload that was uploaded for an action that failed with `error`.
+    fn take_back(&self, name: &str, error: anyhow::Error) -> anyhow::Error {
+        match self.act(name, Action::Unload, false, Limits::default()) {
+            Ok(_) => error.context(format!("{name} was unloaded again")),
+            Err(_) => error.context(format!("{name} stays uploaded")),
+        }
+    }
+
+    /// Reverts every applied payload. The interface does not tell their order: the
+    /// topmost is the one that the hypervisor reverts.
+    fn revert_all(&self, limits: Limits) -> anyhow::Result<Done> {
+        let mut done = Done {
+            text: "no payloads are applied".to_owned(),
+            acted: Acted {
+                name: None,
+                done: "all reverted".to_owned(),
+                others: Vec::new(),
+                variables: None,
             },
-        )
+            changed: false,
+            state: None,
+        };
+        loop {
+            let payloads = self.livepatch.list().map_err(explain_interface)?;
+            let mut left = applied(&payloads).into_iter().rev();
+            let mut not_on_top = None;
+            let reverted =
+                left.find_map(|name| match self.act(name, Action::Revert, false, limits) {
+                    Ok(_) => Some(Ok(name)),
+                    Err(error) if error.is::<NotOnTop>() => {
+                        not_on_top = Some(error);
+                        None
+                    }
+                    Err(error) => Some(Err(error)),
+                });
+            match (reverted.transpose()?, not_on_top) {
+                (Some(name), _) => done.also(name, "reverted"),
+                (None, Some(error)) => return Err(error),
+                (None, None) => return Ok(done),
+            }
+        }
     }
 
     /// Replaces the applied payloads, and reports whose variables were lost.
     fn replace(&self, name: &str, on: &[PathBuf], limits: Limits) -> anyhow::Result<Done> {
-        let applied = self
-            .before
-            .iter()
-            .filter(|payload| payload.status.state == State::Applied && payload.name != name);
-        let applied: Vec<String> = applied.map(|payload| payload.name.clone()).collect();
+        let applied = applied(&self.before).into_iter();
+        let applied = applied.filter(|other| *other != name);
+        let applied: Vec<String> = applied.map(str::to_owned).collect();
         let running = version_info(self.hypervisor).map_err(explain_interface)?;
         let replaced = Replaced::look(&applied, on, running.build_id.as_deref())?;
         let mut done = self.act(name, Action::Replace, false, limits)?;
@@ -358,20 +462,16 @@ impl Host<'_> {
     fn check_top(&self, name: &str) -> anyhow::Result<()> {
         let payloads = self.livepatch.list().map_err(explain_interface)?;
         let under_way = |payload: &Payload| payload.status.rc == -Errno::EAGAIN.0;
-        let applied = payloads
-            .iter()
-            .filter(|payload| payload.status.state == State::Applied && payload.name != name);
-        let applied: Vec<String> = applied
-            .map(|payload| escaped(&payload.name).to_string())
-            .collect();
-        if applied.is_empty() || payloads.iter().any(under_way) {
+        let others = applied(&payloads).into_iter();
+        let others: Vec<&str> = others.filter(|other| *other != name).collect();
+        if others.is_empty() || payloads.iter().any(under_way) {
             return Ok(());
         }
-        bail!(
-            "{}: it is not the topmost payload: revert those applied after it first (applied: {})",
-            escaped(name),
-            applied.join(", ")
-        );
+        Err(NotOnTop {
+            name: name.to_owned(),
+            others: listed(&others),
+        }
+        .into())
     }
 
     /// What the hypervisor has printed about the payload `name` since the command began.
@@ -381,9 +481,14 @@ impl Host<'_> {
         self.console.about(&self.livepatch, name, others)
     }
 
+    /// The same about all payloads.
+    fn said_of_all(&self) -> Vec<String> {
+        self.console.about(&self.livepatch, "", std::iter::empty())
+    }
+
     /// What became of the payloads although the command failed.
-    fn failed(&self, name: &str, error: anyhow::Error) -> Failed {
-        let console = self.said(name);
+    fn failed(&self, name: Option<&str>, error: anyhow::Error) -> Failed {
+        let console = name.map_or_else(|| self.said_of_all(), |name| self.said(name));
         let Ok(after) = self.livepatch.list() else {
             return Failed {
                 console,
@@ -395,7 +500,17 @@ impl Host<'_> {
             let states = states.map(|payload| (payload.name.clone(), payload.status.state));
             states.collect::<Vec<_>>()
         };
-        let payload = after.iter().find(|payload| payload.name == name);
+        let payload = after
+            .iter()
+            .find(|payload| Some(payload.name.as_str()) == name);
+        // Nothing goes without a word: Xen's replace can fail after the reverts.
+        let still = applied(&after);
+        let mut gone = applied(&self.before);
+        gone.retain(|name| !still.contains(name));
+        let error = match gone.as_slice() {
+            [] => error,
+            gone => error.context(format!("no longer applied: {}", listed(gone))),
+        };
         Failed {
             error,
             changed: states(&after) != states(&self.before),
@@ -404,6 +519,40 @@ impl Host<'_> {
         }
     }
 }
+
+/// The names of the payloads that are applied, in the order of upload.
+fn applied(payloads: &[Payload]) -> Vec<&str> {
+    let applied = payloads.iter();
+    let applied = applied.filter(|payload| payload.status.state == State::Applied);
+    applied.map(|payload| payload.name.as_str()).collect()
+}
+
+/// Names for a message.
+fn listed(names: &[&str]) -> String {
+    let names = names.iter().map(|name| escaped(name).to_string());
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// A payload cannot be reverted, because others are applied on top of it.
+#[derive(Debug)]
+struct NotOnTop {
+    name: String,
+    others: String,
+}
+
+impl std::fmt::Display for NotOnTop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, others } = self;
+        write!(
+            f,
+            "{}: it is not the topmost payload: revert those applied after it first (applied: \
+             {others})",
+            escaped(name)
+        )
+    }
+}
+
+impl std::error::Error for NotOnTop {}
 
 fn check_length(name: &str) -> anyhow::Result<()> {
     if name.len() >= NAME_SIZE {

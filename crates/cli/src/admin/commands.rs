@@ -49,11 +49,15 @@ pub(crate) enum Change {
     },
     /// Revert an applied payload.
     #[command(
-        after_help = "Examples:\n  xsplice revert xsa-480\n  xsplice revert xsa-480 --timeout 100 --retries 20"
+        after_help = "Examples:\n  xsplice revert xsa-480\n  xsplice revert xsa-480 --timeout 100 --retries 20\n  xsplice revert --all"
     )]
     Revert {
         /// The payload.
-        name: String,
+        #[arg(required_unless_present = "all")]
+        name: Option<String>,
+        /// Revert every applied payload, from the topmost down.
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
         #[command(flatten)]
         limits: Limits,
     },
@@ -78,7 +82,9 @@ pub(crate) enum Change {
         name: String,
     },
     /// Upload and apply a payload; on failure, unload it again.
-    #[command(after_help = "Example:\n  xsplice load xsa-480.livepatch")]
+    #[command(
+        after_help = "Examples:\n  xsplice load xsa-480.livepatch\n  xsplice load all-fixes.livepatch --replace"
+    )]
     Load {
         /// The payload.
         file: PathBuf,
@@ -88,6 +94,12 @@ pub(crate) enum Change {
         /// Check only that the payload is for this hypervisor, not which payloads it depends on.
         #[arg(long)]
         nodeps: bool,
+        /// Revert all applied payloads in the same action, and unload them.
+        #[arg(long, conflicts_with = "nodeps")]
+        replace: bool,
+        /// File of an applied payload, as `xsplice replace` takes it.
+        #[arg(long, value_name = "FILE", requires = "replace")]
+        on: Vec<PathBuf>,
         #[command(flatten)]
         preflight: Preflight,
         #[command(flatten)]

@@ -31,6 +31,18 @@ impl Console {
     }
 }
 
+/// Whether `line` is about the payload `name`: it begins with the name, or says so of
+/// an action, as in `cannot apply NAME (EINVAL): …`.
+fn is_about(line: &str, name: &str) -> bool {
+    let names = |line: &str| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with([':', ' ']))
+    };
+    let action = line.strip_prefix("cannot ");
+    let of_action = action.and_then(|line| line.split_once(' '));
+    names(line) || of_action.is_some_and(|(_, line)| names(line))
+}
+
 /// The lines of `text` about `name`. A line that begins with blanks belongs to the one
 /// before it; one without a name belongs to the action that runs.
 fn lines_about<'a>(
@@ -38,10 +50,6 @@ fn lines_about<'a>(
     name: &str,
     others: impl Iterator<Item = &'a str> + Clone,
 ) -> Vec<String> {
-    let is_about = |line: &str, name: &str| {
-        let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with([':', ' ']))
-    };
     let mut others_turn = false;
     let mut lines = Vec::new();
     for line in text.lines() {
@@ -72,6 +80,8 @@ mod tests {
                     (XEN) livepatch:   this is why\n\
                     (XEN) livepatch: fix was not loaded (EINVAL)\n\
                     (XEN) livepatch:   a symbol is missing\n\
+                    (XEN) livepatch: cannot apply other (EBUSY): try again\n\
+                    (XEN) livepatch: cannot revert fix (EBUSY): other is on top\n\
                     (XEN) livepatch: out of memory\n";
         let said = lines_about(text, "fix", ["other", "fix-2"].into_iter());
         assert_eq!(
@@ -80,6 +90,7 @@ mod tests {
                 "fix: check against hypervisor build-id failed",
                 "fix was not loaded (EINVAL)",
                 "  a symbol is missing",
+                "cannot revert fix (EBUSY): other is on top",
                 "out of memory",
             ]
         );
