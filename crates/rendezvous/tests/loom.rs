@@ -133,6 +133,7 @@ fn name(result: &Result<(), Failure>) -> &'static str {
             [1, 2] => "1 and 2 not masked",
             other => panic!("missing: {other:?}"),
         },
+        Err(other) => panic!("another outcome: {other}"),
     }
 }
 
