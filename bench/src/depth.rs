@@ -24,7 +24,7 @@ const ENTRIES: [(&str, &str); 3] = [
     ("prepare an action", "::start"),
     ("do it", "::run"),
 ];
-const ENGINE: &str = "<xsplice_engine::action::Engine<xsplice_test_host::Hypervisor>>";
+const ENGINE: &str = "<xsplice_engine::action::Engine<xsplice_test_host::host::Hypervisor>>";
 
 /// The depth of each entry and the size of the code, in Markdown.
 pub(super) fn report() -> anyhow::Result<String> {
