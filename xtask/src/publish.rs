@@ -2,7 +2,7 @@
 //! The crates that others embed: what `cargo package` makes of them compiles by itself,
 //! and with the oldest Rust that they promise.
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use serde_json::Value;
 use std::process::Command;
 use xsplice_testbed::{command, println};
@@ -61,8 +61,11 @@ fn check_oldest(packages: &[Package]) -> anyhow::Result<()> {
     for version in versions {
         let mut install = Command::new("rustup");
         install.args(["toolchain", "install", version, "--profile", "minimal"]);
-        let installed = command::output(install.arg("--no-self-update"));
-        installed.map_err(|error| anyhow!("Rust {version} cannot be installed: {error:#}"))?;
+        if let Err(error) = command::output(install.arg("--no-self-update")) {
+            // As above: not every place that runs the tests may fetch compilers.
+            println!("{error:#}\nRust {version} is not installed: `rust-version` is not checked");
+            continue;
+        }
         let mut check = Command::new("rustup");
         check.args(["run", version, "cargo", "check", "--quiet"]);
         // Its own directory: another compiler would have everything compiled anew.
