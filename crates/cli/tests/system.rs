@@ -56,7 +56,7 @@ const LINK: [&str; 5] = [
 const EDGES: &str = "\
         .data
         .irp name, _stextentry, _etextentry, __init_begin, __init_end, \
-                   __ro_after_init_start, __ro_after_init_end, \
+                   _sinittext, _einittext, __ro_after_init_start, __ro_after_init_end, \
                    __per_cpu_start, __per_cpu_data_end
         .globl \\name
 \\name:
