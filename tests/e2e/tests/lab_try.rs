@@ -11,7 +11,7 @@ fn a_file_that_does_not_boot_is_reported() -> anyhow::Result<()> {
     let (payload, kernel) = (payload.display().to_string(), base.kernel.display());
     let kernel = format!("--kernel={kernel}");
     for (xen, reason) in [
-        ("/dev/null", "/dev/null: no hypervisor"),
+        ("/dev/null", "/dev/null: not a hypervisor"),
         (payload.as_str(), "the machine powered off during"),
         (payload.as_str(), "rror while loading elf kernel"),
     ] {
