@@ -366,7 +366,8 @@ impl Walk<'_> {
             // The replaced code decides, not the place of the replacement.
             origin.init = false;
             let places = (patched + offset, running + offset);
-            let own = (patched..patched + u64::from(size), running);
+            // A jump to its end continues behind the replaced code.
+            let own = (patched..patched + u64::from(size) + 1, running);
             match self.instruction(&origin, places, Some(own)) {
                 Ok(passed) => offset += passed.length,
                 Err(_) => return false,
