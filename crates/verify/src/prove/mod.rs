@@ -12,6 +12,7 @@ mod finish;
 mod meaning;
 mod step;
 
+use crate::class::Class;
 use crate::code::Code;
 use crate::generated::{self, Declared};
 use crate::image::{EntityId, Image, Name};
@@ -328,13 +329,33 @@ impl Walk<'_> {
         }
     }
 
+    /// The running hypervisor's own constant with a compiler's name and the contents of
+    /// `id`. Such names are numbered, and a patch changes the numbers of others.
+    fn same_constant(&self, id: EntityId) -> Option<u64> {
+        let entity = &self.patched.entities[id];
+        let made = entity.names.iter().all(|name| name.symbol.contains('.'));
+        if !made || entity.class != Class::ReadOnly {
+            return None;
+        }
+        let contents = self.patched.bytes(entity.address, entity.size)?;
+        let image = &self.running.image;
+        let same = image.entities.iter().find(|there| {
+            let mut names = there.names.iter();
+            there.class == Class::ReadOnly
+                && names.any(|name| entity.names.iter().any(|ours| name.is_like(ours)))
+                && there.size == entity.size
+                && image.bytes(there.address, there.size).as_ref() == Some(&contents)
+        });
+        same.map(|there| there.address)
+    }
+
     /// Pairs functions and objects that no reference led to.
     fn pair_the_rest(&mut self) {
         for (id, entity) in self.patched.entities.iter().enumerate() {
             if entity.class.is_init() || self.mates.contains_key(&id) {
                 continue;
             }
-            if let Some(at) = self.namesake(id) {
+            if let Some(at) = self.same_constant(id).or_else(|| self.namesake(id)) {
                 let at = if entity.runs {
                     self.running.live(at)
                 } else {
