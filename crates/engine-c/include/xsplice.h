@@ -185,7 +185,7 @@ struct xsplice_record {
 };
 
 // The hypervisor: functions that the engine calls, each with `context`. All of them
-// must be there. *In the window* all other CPUs stand still: such a function must not
+// must be there. *In the window* all other CPUs are stopped: such a function must not
 // wait, allocate or print.
 struct xsplice_host {
   // What each function gets.
@@ -230,7 +230,7 @@ struct xsplice_host {
                   uint64_t addr,
                   struct xsplice_record *record);
   // Stops all CPUs, calls `window(argument)` once on this one, and lets them go; each
-  // synchronises its instruction stream first. False when they did not come together
+  // synchronises its instruction stream first. False when they did not all enter it
   // within `timeout` ns: `window` has not run then.
   bool (*rendezvous)(void *context,
                      uint64_t timeout,
@@ -299,7 +299,7 @@ int32_t xsplice_upload(struct xsplice_engine *engine,
 // Prepares an action, `XSPLICE_ACTION_...`, on the payload `name`; `*pending` says
 // whether `xsplice_run()` has to do it, in a context in which all CPUs can be stopped.
 // With `nodeps`, a payload may be applied on top of whatever there is. `timeout` is how
-// many nanoseconds the CPUs may take to come together; 0 for 30 ms.
+// many nanoseconds the CPUs may take to enter the rendezvous; 0 for 30 ms.
 //
 // # Safety
 // `engine` is of `xsplice_engine_new()`, and nobody else uses it; `pending` leads to a

@@ -127,7 +127,7 @@ pub unsafe extern "C" fn xsplice_upload(
 /// Prepares an action, `XSPLICE_ACTION_...`, on the payload `name`; `*pending` says
 /// whether `xsplice_run()` has to do it, in a context in which all CPUs can be stopped.
 /// With `nodeps`, a payload may be applied on top of whatever there is. `timeout` is how
-/// many nanoseconds the CPUs may take to come together; 0 for 30 ms.
+/// many nanoseconds the CPUs may take to enter the rendezvous; 0 for 30 ms.
 ///
 /// # Safety
 /// `engine` is of `xsplice_engine_new()`, and nobody else uses it; `pending` leads to a

@@ -3,7 +3,6 @@
 //! What the hypervisor gives: the engine's host as a table of C functions.
 #![expect(unsafe_code, reason = "everything here is an interface to C")]
 
-use crate::message::Message;
 use alloc::boxed::Box;
 use core::ffi::{CStr, c_char, c_void};
 use core::fmt::{self, Write as _};
@@ -14,7 +13,7 @@ use xsplice_engine::{
     Absent, Description, Errno, Hook, Host, LandingPads, Limits, Protection, Region, Resident,
     State, Status, WriteAccess,
 };
-use xsplice_fallible as fallible;
+use xsplice_fallible::{self as fallible, Message};
 
 /// Bytes with their length. They need no zero at the end, and are there for as long
 /// as the call that they are given to.
@@ -177,7 +176,7 @@ pub struct xsplice_record {
 }
 
 /// The hypervisor: functions that the engine calls, each with `context`. All of them
-/// must be there. *In the window* all other CPUs stand still: such a function must not
+/// must be there. *In the window* all other CPUs are stopped: such a function must not
 /// wait, allocate or print.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -242,7 +241,7 @@ pub struct xsplice_host {
         ) -> i32,
     >,
     /// Stops all CPUs, calls `window(argument)` once on this one, and lets them go; each
-    /// synchronises its instruction stream first. False when they did not come together
+    /// synchronises its instruction stream first. False when they did not all enter it
     /// within `timeout` ns: `window` has not run then.
     pub rendezvous: Option<
         unsafe extern "C" fn(

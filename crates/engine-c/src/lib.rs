@@ -24,6 +24,5 @@ extern crate std;
 
 pub mod engine;
 pub mod host;
-mod message;
 #[cfg(target_os = "none")]
 mod runtime;

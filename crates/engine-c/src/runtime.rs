@@ -4,9 +4,9 @@
 #![expect(unsafe_code, reason = "a global allocator hands out raw memory")]
 
 use crate::host::xsplice_bytes;
-use crate::message::Message;
 use core::alloc::{GlobalAlloc, Layout};
 use core::panic::PanicInfo;
+use xsplice_fallible::Message;
 
 unsafe extern "C" {
     /// Memory for the engine's own lists; null when there is none.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Fallible allocation.
+//! Fallible allocation, and messages that need none.
 //!
 //! A hypervisor must not crash because a list could not grow. The usual operations of
 //! `alloc` abort on allocation failure; these return [`NoMemory`]. For Xen, `alloc`
@@ -12,6 +12,10 @@
 #![no_std]
 
 extern crate alloc;
+
+mod message;
+
+pub use message::Message;
 
 use alloc::alloc::{Layout, alloc};
 use alloc::boxed::Box;

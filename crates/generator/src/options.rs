@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a build is told.
+//! The options of a build.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -5,8 +5,8 @@
 
 use crate::ffi;
 use core::alloc::{GlobalAlloc, Layout};
-use core::fmt::{self, Write as _};
 use core::panic::PanicInfo;
+use xsplice_fallible::Message;
 
 struct Heap;
 
@@ -27,33 +27,8 @@ unsafe impl GlobalAlloc for Heap {
     }
 }
 
-/// Keeps what fits: nothing can be allocated in a panic.
-struct Message {
-    bytes: [u8; 256],
-    len: usize,
-}
-
-impl fmt::Write for Message {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let free = self.bytes.len().saturating_sub(self.len);
-        let text = text.get(..text.floor_char_boundary(free)).unwrap_or("");
-        let end = self.len.saturating_add(text.len());
-        if let Some(place) = self.bytes.get_mut(self.len..end) {
-            place.copy_from_slice(text.as_bytes());
-            self.len = end;
-        }
-        Ok(())
-    }
-}
-
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    let mut message = Message {
-        bytes: [0; 256],
-        len: 0,
-    };
-    // It never fails.
-    let _ = write!(message, "{info}");
-    let text = message.bytes.get(..message.len).unwrap_or_default();
-    ffi::panic(str::from_utf8(text).unwrap_or("panic"))
+    let message = Message::new(format_args!("{info}"));
+    ffi::panic(str::from_utf8(message.bytes()).unwrap_or("panic"))
 }

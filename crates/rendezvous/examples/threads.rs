@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A hypervisor whose CPUs are threads: all of them stand still while one runs
+//! A hypervisor whose CPUs are threads: all of them are stopped while one runs
 //! something.
 //!
 //! ```sh

@@ -28,7 +28,7 @@ pub enum Enforcement {
 impl Enforcement {
     /// What holds on a host that was told to do as `told`, if anything: without being
     /// told, signatures are enforced where there are `keys`. A host that is `locked`
-    /// enforces them, whatever it is told.
+    /// enforces them, even if told otherwise.
     #[must_use]
     pub fn decide(told: Option<Self>, keys: bool, locked: bool) -> Self {
         match told {

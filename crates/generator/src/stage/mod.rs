@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The way of a patch, from start to end: each stage is a type that only the stage
+//! From source patch to payload: each stage is a type that only the stage
 //! before it can make, and that later ones look back to.
 
 mod accounted;

@@ -4,14 +4,17 @@
 
 use core::fmt;
 
-/// What fits of a message is kept.
-pub(crate) struct Message {
+/// A message of at most 256 bytes; the rest of a longer one is dropped.
+#[derive(Debug)]
+pub struct Message {
     bytes: [u8; 256],
     len: usize,
 }
 
 impl Message {
-    pub(crate) fn new(text: fmt::Arguments<'_>) -> Self {
+    /// The start of `text` that fits, in complete characters.
+    #[must_use]
+    pub fn new(text: fmt::Arguments<'_>) -> Self {
         let mut message = Self {
             bytes: [0; 256],
             len: 0,
@@ -21,7 +24,9 @@ impl Message {
         message
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// Its text, in UTF-8.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 }
@@ -29,7 +34,9 @@ impl Message {
 impl fmt::Write for Message {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let free = self.bytes.len().saturating_sub(self.len);
-        let text = text.get(..text.floor_char_boundary(free)).unwrap_or("");
+        let mut ends = (0..=free.min(text.len())).rev();
+        let fits = ends.find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        let text = text.get(..fits).unwrap_or("");
         let end = self.len.saturating_add(text.len());
         if let Some(place) = self.bytes.get_mut(self.len..end) {
             place.copy_from_slice(text.as_bytes());
@@ -42,7 +49,7 @@ impl fmt::Write for Message {
 #[cfg(test)]
 mod tests {
     use super::Message;
-    use std::format;
+    use alloc::format;
 
     #[test]
     fn what_fits_is_kept_in_whole_characters() {
