@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Who may sign payloads: nobody, so that signatures are not looked at unless the
- * command line says so. `cargo xtask xen build --keys` writes another file like it.
+ * The trusted keys: none, so signatures are only checked if the command line
+ * requires it. `cargo xtask xen build --keys` replaces this file.
  */
 
 #define XSPLICE_SIGNATURES_LOCKED false

@@ -2,12 +2,12 @@
 /*
  * Live patching with xsplice's engine.
  *
- * Here is what needs Xen's macros, inline functions and structures: the
- * hypercall with its copies from and to the guest, payload records as hooks
- * see them, virtual regions, tasklets, CPU maps, NMIs and machine checks.
- * Whatever is decided about a payload is decided in the engine.
+ * This file contains what needs Xen's macros, inline functions and structures:
+ * the hypercall and its guest copies, the payload records that hooks see,
+ * virtual regions, tasklets, CPU maps, NMIs and machine checks. All decisions
+ * about payloads are made in the engine.
  *
- * This file is compiled for 16-byte aligned stacks, and only it calls Rust.
+ * It is compiled for 16-byte aligned stacks, and only this file calls Rust.
  */
 
 #include <xen/cpu.h>
@@ -39,7 +39,7 @@
 
 #include <asm/alternative.h>
 #if __has_include(<asm/alternative-call.h>)
-/* From 4.21: calls through pointers have a table of their own. */
+/* Since 4.21, calls through pointers have their own table. */
 #include <asm/alternative-call.h>
 #endif
 #include <asm/apic.h>
@@ -58,47 +58,47 @@
 #include "livepatch-keys.h"
 
 struct xsplice_memory {
-    /* What hooks are given. */
+    /* Passed to hooks. */
     struct payload payload;
     uint64_t base, size;
-    /* What the payload's tables are copied to: one piece, of this size. */
+    /* Copies of the payload's tables: one allocation of this size. */
     void *copies;
     size_t copied;
     struct list_head list;
 };
 
 /*
- * One call of the engine at a time. Whoever has it may wait for all CPUs to
- * come to check_for_livepatch_work(), so that nobody may wait for it.
+ * Serialises calls of the engine. The holder may wait for all CPUs to reach
+ * check_for_livepatch_work(), so no CPU may spin on this lock.
  */
 static DEFINE_SPINLOCK(engine_lock);
 
-/* All payloads, for those who look at addresses. */
+/* All payloads, for lookups by address. */
 static LIST_HEAD(memories);
 static DEFINE_RCU_READ_LOCK(memories_rcu);
 
-/* Whether an action is to be done; read by all CPUs on their way to a guest. */
-enum attention { NOTHING, TO_DO, BEING_DONE };
+/* Whether an action is pending; read by all CPUs before they enter a guest. */
+enum attention { IDLE, PENDING, RUNNING };
 static unsigned int __read_mostly attention;
 
-/* Changes with every upload and unload that succeeds, as Xen's own does. */
+/* Changes on each successful upload and unload, as in stock Xen. */
 static uint32_t list_version = 1;
 
-/* One per CPU; does nothing but bring its CPU to check_for_livepatch_work(). */
+/* One per CPU; scheduling it makes that CPU run check_for_livepatch_work(). */
 static struct tasklet *__read_mostly tasklets;
 
-/* What the core has: bytes of the heap, and pages of payloads; as its lock. */
+/* Memory in use: heap bytes and payload pages; protected by engine_lock. */
 static unsigned long heap_bytes, payload_pages;
 
 static DEFINE_PER_CPU(unsigned long, irq_flags);
 
 /*
  * Text is written through a second mapping of its pages, which is writable and
- * not executable, so that nothing need be done to the first in the window.
+ * not executable, so the permissions of the first do not change in the window.
  */
 static void *text_alias;
 
-/* Where that will not do, text is writable where it is, as Xen itself does it. */
+/* Where that is not possible, the text itself is made writable, as Xen does. */
 static bool text_is_writable;
 
 static void *pointer(uint64_t addr)
@@ -114,8 +114,8 @@ static bool contains(struct xsplice_range range, uint64_t addr, size_t len)
 /* Memory. */
 
 /*
- * Lists may have hundreds of pages. From vmalloc they would need no pages side
- * by side, but with each that is freed the TLBs of all CPUs are flushed.
+ * Lists may take hundreds of pages. vmalloc() needs no contiguous pages, but
+ * each vfree() flushes the TLBs of all CPUs, so it is only the fallback.
  */
 void *xsplice_alloc(size_t size, size_t align)
 {
@@ -144,7 +144,7 @@ void xsplice_free(void *data, size_t size)
 
 void xsplice_print(struct xsplice_text line)
 {
-    /* Xen's default threshold shows warnings; a refusal must be explained. */
+    /* Xen's default log level shows warnings: refusals must be visible. */
     printk(XENLOG_WARNING LIVEPATCH "%.*s\n", (int)line.len, line.data);
 }
 
@@ -195,7 +195,7 @@ struct xsplice_text xsplice_build_id(void)
 
 /* Signatures. */
 
-static enum xsplice_enforcement __read_mostly enforcement = XSPLICE_UNSAID;
+static enum xsplice_enforcement __read_mostly enforcement = XSPLICE_UNSET;
 
 static int __init cf_check parse_signatures(const char *s)
 {
@@ -315,7 +315,7 @@ void xsplice_memory_drop(struct xsplice_memory *memory)
     if ( !list_empty(&memory->list) )
     {
         list_del_rcu(&memory->list);
-        /* Waits until nobody looks at the one or the other list any more. */
+        /* Waits until no CPU reads either list. */
         unregister_virtual_region(&payload->region);
     }
 
@@ -331,7 +331,7 @@ uint64_t xsplice_memory_base(const struct xsplice_memory *memory)
     return memory->base;
 }
 
-/* What was in a payload goes to the console. */
+/* Strings from payloads are printed on the console. */
 static void make_printable(char *text, size_t len)
 {
     for ( ; len; text++, len-- )
@@ -362,14 +362,14 @@ static const char *cf_check lookup_symbol(
 
     *size = best->size;
     *offset = addr - best->value;
-    /* As Xen has it: `%pS` shows what is returned, and then this in brackets. */
+    /* As in Xen: `%pS` shows the returned name, and this one in brackets. */
     strlcpy(name, memory->payload.name, KSYM_NAME_LEN + 1);
     make_printable(name, strlen(name));
 
     return best->name;
 }
 
-/* Copies bytes to *to, which is behind them then. Where they are now. */
+/* Copies bytes to *to and advances it past them. Returns the copy. */
 static const void *copy(void **to, struct xsplice_text bytes)
 {
     void *at = memcpy(*to, bytes.data, bytes.len);
@@ -395,7 +395,7 @@ static int copy_tables(struct xsplice_memory *memory,
     if ( !memory->copies )
         return -ENOMEM;
 
-    /* Those first that have to be aligned. */
+    /* Aligned tables come first. */
     payload->symtab = symbols = memory->copies;
     payload->nsyms = from->nsymbols;
     payload->fstate = (void *)(symbols + from->nsymbols);
@@ -473,7 +473,7 @@ int xsplice_memory_register(struct xsplice_memory *memory,
 
     region->text_start = payload->text_addr;
     region->text_end = payload->text_addr + payload->text_size;
-    /* What a payload reads only is not patched, and stays as it is. */
+    /* Read-only data of a payload is never patched: no rodata range. */
     region->symbols_lookup = lookup_symbol;
     region->ex = pointer(from->exceptions.start);
     region->ex_end = pointer(from->exceptions.end);
@@ -559,11 +559,11 @@ int xsplice_memory_call(struct xsplice_memory *memory, enum xsplice_hook hook,
     return rc;
 }
 
-/* For hooks that revert their payload themselves. */
+/* For hooks that revert their own payload. */
 
 int revert_payload(struct payload *payload)
 {
-    /* Those that are called after the window have to open the text themselves. */
+    /* A hook called after the window has to make the text writable itself. */
     bool in_window = text_is_writable;
     unsigned int i;
     int rc = in_window ? 0 : xsplice_text_begin();
@@ -619,10 +619,10 @@ void xsplice_unmask(void)
     local_irq_restore(this_cpu(irq_flags));
 }
 
-/* The vector of #MC, which Xen's headers call by two names. */
+/* The vector of #MC, which has two names in Xen's headers. */
 #define MACHINE_CHECK_VECTOR 18
 
-/* An instruction that waits for all before it and drops what is fetched. */
+/* Executes a serialising instruction. */
 static inline void serialise(void)
 {
     cpuid_eax(0);
@@ -634,9 +634,9 @@ void xsplice_synchronise(void)
 }
 
 /*
- * Called at the start of every NMI, before any callback: Xen has one place for
- * those, which others use too. A crash stops the other CPUs with NMIs, wherever
- * they are.
+ * Called at the start of every NMI, before any callback: Xen has only one NMI
+ * callback, which other code uses too. During a crash, NMIs stop the other CPUs
+ * and must not be held.
  */
 bool xsplice_hold_nmi(void)
 {
@@ -644,11 +644,11 @@ bool xsplice_hold_nmi(void)
 }
 
 /*
- * Called at the start of every machine check. While this CPU keeps still, it is handled
- * later: its banks and MCG_STATUS keep all that is known of it, MCIP included,
- * so that a second one resets the machine, as it does during the handler.
- * Where the CPU cannot go on from, it does not: no code is waited for then, as
- * other CPUs might wait for this one.
+ * Called at the start of every machine check. On a stopped CPU it is handled
+ * later: the banks and MCG_STATUS keep its information, including MCIP, so a
+ * second machine check resets the machine, as it does during the handler. If
+ * the CPU cannot resume, Xen panics at once: deferring the event would leave
+ * the other CPUs waiting for this one.
  */
 bool xsplice_hold_machine_check(void)
 {
@@ -680,8 +680,8 @@ void xsplice_machine_check_done(void)
 }
 
 /*
- * Calls the handler as the exception would have. An `int` instruction would not do:
- * with FRED it is an event of another type, which is fatal in the hypervisor.
+ * Calls the handler as the exception would have. An `int` instruction is not
+ * equivalent: with FRED it is a different event type, fatal in the hypervisor.
  */
 static void replay_machine_check(void)
 {
@@ -714,12 +714,12 @@ void xsplice_replay(enum xsplice_event event)
     }
 }
 
-bool xsplice_meeting_begin(void)
+bool xsplice_rendezvous_begin(void)
 {
     return get_cpu_maps();
 }
 
-void xsplice_meeting_end(void)
+void xsplice_rendezvous_end(void)
 {
     put_cpu_maps();
 }
@@ -743,7 +743,7 @@ int xsplice_text_open(struct xsplice_range range, bool hooks,
     mfn_t first;
 
     *distance = 0;
-    /* Hooks may write by themselves, and a payload's pages are anywhere. */
+    /* Hooks may write text directly; payload pages are physically scattered. */
     if ( hooks || !contains(text, range.start, range.end - range.start) )
         return 0;
 
@@ -754,17 +754,17 @@ int xsplice_text_open(struct xsplice_range range, bool hooks,
         return -ENOMEM;
 
     *distance = (uint64_t)text_alias - start;
-    /* So that no page table has to be walked in the window. */
+    /* Load the TLB: no page walks in the window. */
     for ( addr = start; addr < range.end; addr += PAGE_SIZE )
         ACCESS_ONCE(*(const char *)pointer(addr + *distance));
 
     return 0;
 }
 
-/* A vCPU that sleeps in a wait queue has a stack of its own in the hypervisor. */
-static bool sleeps(const struct vm_event_domain *ved)
+/* A vCPU in a wait queue has a saved call stack in the hypervisor. */
+static bool has_sleepers(const struct vm_event_domain *ved)
 {
-    /* It may be zeroed memory that is not initialised yet. */
+    /* It may be zeroed but not yet initialised. */
     return ved && ved->wq.list.next && !list_empty(&ved->wq.list);
 }
 
@@ -775,14 +775,14 @@ int xsplice_text_begin(void)
     for_each_domain ( d )
     {
 #ifdef CONFIG_MEM_SHARING
-        if ( sleeps(d->vm_event_share) )
+        if ( has_sleepers(d->vm_event_share) )
             return -EBUSY;
 #endif
 #ifdef CONFIG_MEM_PAGING
-        if ( sleeps(d->vm_event_paging) )
+        if ( has_sleepers(d->vm_event_paging) )
             return -EBUSY;
 #endif
-        if ( sleeps(d->vm_event_monitor) )
+        if ( has_sleepers(d->vm_event_monitor) )
             return -EBUSY;
     }
 
@@ -810,7 +810,7 @@ void xsplice_text_end(void)
         text_is_writable = false;
     }
     else
-        /* It was written at other addresses than those it is run at. */
+        /* Text was written through another mapping than it is executed from. */
         serialise();
 }
 
@@ -821,13 +821,13 @@ void xsplice_text_close(void)
     text_alias = NULL;
 }
 
-static void cf_check come_by(void *unused)
+static void cf_check do_nothing(void *unused)
 {
 }
 
 /*
- * The tasklets bring every CPU here from its idle loop. On its way to a guest
- * it may be in the middle of a scheduling decision for several CPUs.
+ * The tasklets make every CPU call this from its idle loop. A CPU that is about
+ * to enter a guest may be in the middle of a core-scheduling decision.
  */
 static bool idling(void)
 {
@@ -850,16 +850,16 @@ void check_for_livepatch_work(void)
 
     if ( spin_trylock(&engine_lock) )
     {
-        if ( attention == TO_DO )
+        if ( attention == PENDING )
         {
-            write_atomic(&attention, BEING_DONE);
+            write_atomic(&attention, RUNNING);
             xsplice_run();
-            write_atomic(&attention, NOTHING);
+            write_atomic(&attention, IDLE);
         }
         spin_unlock(&engine_lock);
     }
-    else if ( read_atomic(&attention) == TO_DO )
-        /* A hypercall is being done: look again soon. */
+    else if ( read_atomic(&attention) == PENDING )
+        /* A hypercall holds the lock: try again soon. */
         xsplice_kick(cpu);
 }
 
@@ -907,7 +907,7 @@ static int get_name(const struct xen_livepatch_name *from, char *buf,
     return 0;
 }
 
-/* As the engine says it of what it reads itself. */
+/* Reports a refusal in the engine's format. */
 static int refuse(const char *payload, int rc, const char *reason)
 {
     const char *error = rc == -EFAULT ? "EFAULT"
@@ -935,7 +935,7 @@ static int upload(const struct xen_sysctl_livepatch_upload *op)
     if ( !op->size || op->size > LIVEPATCH_MAX_SIZE )
         return refuse(buf, -EINVAL, "its size is 0 or more than 2 MiB");
 
-    /* That its name is taken counts before what is wrong with the file. */
+    /* A name that is taken is reported before any fault of the file. */
     if ( !xsplice_get(name, &entry) )
         return xsplice_upload(name, file);
 
@@ -974,9 +974,9 @@ static int get(struct xen_sysctl_livepatch_get *op)
     return 0;
 }
 
-/* Payloads that are listed at a time. */
+/* Number of payloads listed at a time. */
 #define LIST_CHUNK 8
-/* Payloads that one call may ask for. */
+/* Number of payloads that one call may request. */
 #define LIST_MAX 1024
 
 static int list(struct xen_sysctl_livepatch_list *op)
@@ -1059,7 +1059,7 @@ static int action(const struct xen_sysctl_livepatch_action *op)
     list_version += !rc && op->cmd == LIVEPATCH_ACTION_UNLOAD;
     if ( pending )
     {
-        write_atomic(&attention, TO_DO);
+        write_atomic(&attention, PENDING);
         xsplice_kick(smp_processor_id());
     }
 
@@ -1073,7 +1073,7 @@ int livepatch_op(struct xen_sysctl_livepatch_op *op)
     if ( op->pad )
         return -EINVAL;
 
-    /* Until the leader is done, this CPU has to get out of the hypervisor. */
+    /* The leader may be waiting for this CPU to leave the hypervisor. */
     if ( !spin_trylock(&engine_lock) )
         return -ERESTART;
 
@@ -1104,18 +1104,18 @@ int livepatch_op(struct xen_sysctl_livepatch_op *op)
     return rc;
 }
 
-/* The key, and the beginning. */
+/* Console key and initialisation. */
 
 static void cf_check show(unsigned char key)
 {
     struct xsplice_cursor cursor = { };
     bool first = true, more;
 
-    /* A console is slow: the lock is held for a few lines at a time. */
+    /* The console is slow: hold the lock for a few lines at a time. */
     do {
         if ( !spin_trylock(&engine_lock) )
         {
-            printk(LIVEPATCH "an action is under way; ask again\n");
+            printk(LIVEPATCH "an action is in progress; try again\n");
             return;
         }
         if ( first )
@@ -1129,9 +1129,9 @@ static void cf_check show(unsigned char key)
 }
 
 /*
- * Before the other CPUs start, so that none of them is missed. What payloads
- * are put into is near enough to the hypervisor for a jump: from its end to
- * the stubs of the CPUs, which are before the fixed mappings.
+ * Runs before the other CPUs start, so that none is missed. Payloads are
+ * allocated within the range of a jump from the hypervisor: from its end to the
+ * CPUs' stubs, which precede the fixed mappings.
  */
 static int __init cf_check livepatch_init(void)
 {
@@ -1141,7 +1141,7 @@ static int __init cf_check livepatch_init(void)
     if ( !tasklets )
         panic(LIVEPATCH "no memory\n");
     for ( cpu = 0; cpu < nr_cpu_ids; cpu++ )
-        tasklet_init(&tasklets[cpu], come_by, NULL);
+        tasklet_init(&tasklets[cpu], do_nothing, NULL);
 
     vm_init_type(VMAP_XEN, (void *)__2M_rwdata_end,
                  (void *)(FIXADDR_X_START - NR_CPUS * PAGE_SIZE));

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What xsplice's engine and Xen ask of each other.
+ * The interface between xsplice's engine and Xen.
  *
  * The Rust side of this file is src/ffi.rs: names, types and order of members
- * are the same there, and both sides assert it. Texts have a length and no terminating zero. Addresses
- * are uint64_t, and ranges do not include their end.
+ * are the same there, and both sides assert sizes and offsets. Texts have a
+ * length and no terminating zero. Addresses are uint64_t, and ranges exclude
+ * their end.
  */
 #ifndef LIVEPATCH_RUST_H
 #define LIVEPATCH_RUST_H
@@ -20,33 +21,32 @@ struct xsplice_range {
     uint64_t start, end;
 };
 
-/* Where the hypervisor is. */
+/* Addresses and properties of the hypervisor. */
 struct xsplice_image {
     struct xsplice_range text;
     /* Freed after boot. */
     struct xsplice_range init;
     struct xsplice_range read_only;
     struct xsplice_range data;
-    /* How many processor features there are, and one that every processor has,
-     * with which .altinstructions makes calls direct; 0 where it does not. */
+    /* The number of processor features, and the one that every processor has,
+     * with which .altinstructions makes calls direct; 0 if there is none. */
     uint16_t features, always;
-    /* Whether payloads have .alt_call_sites for that. */
+    /* Whether payloads use .alt_call_sites for that instead. */
     bool call_sites;
-    /* Whether the CPUs check that what is called through pointers begins with
-     * endbr64. */
+    /* Whether the CPUs require endbr64 where indirect branches land. */
     bool landing_pads;
 };
 
-/* Who may sign payloads: an RSA modulus, least significant word first. */
+/* A trusted RSA key: its modulus, least significant word first. */
 struct xsplice_key {
     struct xsplice_text name;
     const uint64_t *modulus;
     size_t words;
 };
 
-/* What the command line says about payloads that nobody has signed. */
+/* The command line's setting for unsigned payloads. */
 enum xsplice_enforcement {
-    XSPLICE_UNSAID,
+    XSPLICE_UNSET,
     XSPLICE_OFF,
     XSPLICE_WARN,
     XSPLICE_ENFORCE,
@@ -56,7 +56,7 @@ struct xsplice_signatures {
     const struct xsplice_key *keys;
     size_t nkeys;
     enum xsplice_enforcement enforcement;
-    /* Whether the command line does not count. */
+    /* Whether the command line is ignored. */
     bool locked;
 };
 
@@ -67,7 +67,7 @@ struct xsplice_symbol {
     bool new;
 };
 
-/* A payload, everything being where it will stay. */
+/* A payload at its final addresses. */
 struct xsplice_payload {
     struct xsplice_text name;
     struct xsplice_text build_id;
@@ -101,35 +101,35 @@ enum xsplice_hook {
     XSPLICE_POST_REVERT,
 };
 
-/* What cannot be masked. */
+/* Events that cannot be masked. */
 enum xsplice_event {
     XSPLICE_NMI,
     XSPLICE_MACHINE_CHECK,
 };
 
-/* How far a list of payloads and their functions is. */
+/* A position in the list of payloads and their functions. */
 struct xsplice_cursor {
     uint32_t payload;
     uint32_t function;
 };
 
-/* What a hook sees of its payload, and may change. */
+/* What a hook can see and change of its payload. */
 struct xsplice_status {
     uint32_t state;
     int32_t result;
-    /* One for each function. */
+    /* One element for each function. */
     bool *applied;
     size_t nfuncs;
 };
 
-/* What the list shows of a payload; it is found by the place of its memory. */
+/* A payload in the list, identified by the base of its memory. */
 struct xsplice_entry {
     uint64_t base;
     uint32_t state;
     int32_t result;
 };
 
-/* What src/ffi.rs asserts of the same structures and numbers. */
+/* src/ffi.rs asserts the same sizes, offsets and numbers. */
 #define XSPLICE_SIZE(name, size) \
     _Static_assert(sizeof(struct xsplice_##name) == (size), "struct xsplice_" #name)
 #define XSPLICE_OFFSET(name, member, offset) \
@@ -195,7 +195,7 @@ XSPLICE_OFFSET(entry, base, 0);
 XSPLICE_OFFSET(entry, state, 8);
 XSPLICE_OFFSET(entry, result, 12);
 _Static_assert(sizeof(enum xsplice_enforcement) == 4, "enum xsplice_enforcement");
-XSPLICE_NUMBER(UNSAID, 0);
+XSPLICE_NUMBER(UNSET, 0);
 XSPLICE_NUMBER(OFF, 1);
 XSPLICE_NUMBER(WARN, 2);
 XSPLICE_NUMBER(ENFORCE, 3);
@@ -219,10 +219,10 @@ XSPLICE_NUMBER(MACHINE_CHECK, 1);
 #undef XSPLICE_OFFSET
 #undef XSPLICE_NUMBER
 
-/* A payload's memory and what Xen knows about it. */
+/* A payload's memory and Xen's record of it. */
 struct xsplice_memory;
 
-/* Xen, for the engine. */
+/* Xen's services for the engine. */
 void *xsplice_alloc(size_t size, size_t align);
 void xsplice_free(void *data, size_t size);
 void xsplice_print(struct xsplice_text line);
@@ -231,14 +231,14 @@ uint64_t xsplice_now(void);
 struct xsplice_image xsplice_image(void);
 struct xsplice_text xsplice_build_id(void);
 struct xsplice_signatures xsplice_signatures(void);
-/* 0 if there is none; `name` ends with a zero byte. */
+/* Returns 0 if there is none; `name` is zero-terminated. */
 uint64_t xsplice_lookup(const char *name);
-/* Where the function with `addr` begins; 0 if that is not known. */
+/* The start of the function that contains `addr`; 0 if unknown. */
 uint64_t xsplice_function_at(uint64_t addr);
-/* The symbol at *index, which goes on to the next; false behind the last one. */
+/* Reads the symbol at *index and advances it; false after the last one. */
 #define XSPLICE_NAME_SIZE 128
 bool xsplice_next_symbol(uint32_t *index, uint64_t *addr, char *name);
-/* Copies what is in payloads; false when it is not. */
+/* Copies bytes of a payload; false if they are in none. */
 bool xsplice_read_payload(uint64_t addr, void *buf, size_t len);
 
 struct xsplice_memory *xsplice_memory_new(uint64_t size);
@@ -249,30 +249,31 @@ int xsplice_memory_register(struct xsplice_memory *memory,
 int xsplice_memory_protect(struct xsplice_memory *memory,
                            struct xsplice_range pages,
                            enum xsplice_protection protection);
-/* The bytes that a revert of function `index` puts back at `addr`. */
+/* Records the bytes that a revert of function `index` restores at `addr`. */
 void xsplice_memory_saved(struct xsplice_memory *memory, size_t index,
                           uint64_t addr, struct xsplice_text bytes);
 int xsplice_memory_call(struct xsplice_memory *memory, enum xsplice_hook hook,
                         uint64_t addr, struct xsplice_status *status);
 
-/* Before and after a rendezvous; false if CPUs come or go. */
-bool xsplice_meeting_begin(void);
-void xsplice_meeting_end(void);
+/* Before and after a rendezvous; false if CPU hotplug is in progress. */
+bool xsplice_rendezvous_begin(void);
+void xsplice_rendezvous_end(void);
 unsigned int xsplice_cpu(void);
 void xsplice_relax(void);
 void xsplice_kick(unsigned int cpu);
 void xsplice_mask(void);
 void xsplice_unmask(void);
 void xsplice_synchronise(void);
-/* In the window, first and last. */
+/* First and last calls in the window. */
 void xsplice_window_begin(void);
 void xsplice_window_end(void);
-/* Raises an event again, which has been held on this CPU. */
+/* Raises an event again that was held on this CPU. */
 void xsplice_replay(enum xsplice_event event);
 
 /*
- * Before a rendezvous: what is in `range` can be written at *distance from its
- * address, from xsplice_text_begin() in the window to xsplice_text_end().
+ * Called before a rendezvous. Between xsplice_text_begin(), in the window, and
+ * xsplice_text_end(), text in `range` can be written at *distance from its
+ * address.
  */
 int xsplice_text_open(struct xsplice_range range, bool hooks,
                       uint64_t *distance);
@@ -282,33 +283,33 @@ void xsplice_text_end(void);
 void xsplice_text_close(void);
 
 /*
- * The engine, for Xen. Those of the second group are called with the lock held
- * that makes the calls follow each other.
+ * The engine's entry points. Those of the second group, from xsplice_init() on,
+ * are called with engine_lock held.
  */
 void xsplice_cpu_online(unsigned int cpu);
 void xsplice_cpu_offline(unsigned int cpu);
-/* Takes part in a rendezvous, if there is one. */
+/* Takes part in a rendezvous if one is in progress. */
 void xsplice_check(unsigned int cpu);
-/* Whether the handler of an event on this CPU must return at once. */
+/* Whether an event's handler must return at once on this CPU. */
 bool xsplice_hold(unsigned int cpu, enum xsplice_event event);
-/* The handler of a machine check on this CPU, which had not to, is done. */
+/* The machine-check handler on this CPU, which was not held, has finished. */
 void xsplice_handled(unsigned int cpu);
 
 void xsplice_init(unsigned int cpus);
 int xsplice_upload(struct xsplice_text name, struct xsplice_text file);
 int xsplice_get(struct xsplice_text name, struct xsplice_entry *entry);
 unsigned int xsplice_count(void);
-/* The payloads from `index` on, oldest first; how many there were. */
+/* Lists payloads from `index` on, oldest first; returns their number. */
 unsigned int xsplice_list(unsigned int index, struct xsplice_entry *entries,
                           unsigned int nr);
-/* Starts an action; *pending says whether xsplice_run() has to finish it. */
+/* Starts an action; *pending is set if xsplice_run() must finish it. */
 int xsplice_action(struct xsplice_text name, unsigned int action, bool nodeps,
                    unsigned int timeout, bool *pending);
-/* Stops all CPUs and does what an action has prepared. */
+/* Runs the prepared action: stops all CPUs and writes. */
 void xsplice_run(void);
 /*
- * Says on the console what is loaded, a few lines from *cursor on, and moves it on;
- * whether there is more.
+ * Prints a few lines about loaded payloads from *cursor on, and advances it;
+ * returns whether there are more.
  */
 bool xsplice_show(struct xsplice_cursor *cursor);
 

@@ -5,7 +5,7 @@
 
 use crate::ffi::{self, Cursor, Entry, Event, Text};
 use crate::host::{Cpus, Xen, log};
-use crate::keys::{Keys, Unfit};
+use crate::keys::{Invalid, Keys};
 use crate::memory::state_number;
 use crate::symbols::Symbols;
 use core::cell::{Cell, OnceCell, UnsafeCell};
@@ -66,8 +66,8 @@ extern "C" fn xsplice_init(cpus: u32) {
     let (Ok(rendezvous), Ok(symbols)) = (Rendezvous::new(cpus), Symbols::new(&image)) else {
         return no_memory();
     };
-    let unfit = |key: Unfit| log(format_args!("the key {} is none: {}", key.name, key.why));
-    let Ok(keys) = Keys::read(unfit) else {
+    let invalid = |key: Invalid| log(format_args!("the key {} is invalid: {}", key.name, key.why));
+    let Ok(keys) = Keys::read(invalid) else {
         return no_memory();
     };
     if keys.matter() {
@@ -128,7 +128,7 @@ extern "C" fn xsplice_handled(cpu: u32) {
 /// Loads a payload.
 ///
 /// # Safety
-/// The caller has the lock.
+/// The caller holds the lock.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn xsplice_upload(name_text: Text<'_>, file: Text<'_>) -> i32 {
     let upload = |engine: &mut Engine<Xen>| {
@@ -140,14 +140,14 @@ unsafe extern "C" fn xsplice_upload(name_text: Text<'_>, file: Text<'_>) -> i32 
         let loaded = engine.upload(name, file.into());
         loaded.map(|_| ()).map_err(|refusal| refusal.errno())
     };
-    // SAFETY: the caller has the lock.
+    // SAFETY: the caller holds the lock.
     code(unsafe { with_engine(upload) }.flatten())
 }
 
 /// Reports the status of a payload.
 ///
 /// # Safety
-/// The caller has the lock.
+/// The caller holds the lock.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn xsplice_get(name_text: Text<'_>, to: &mut Entry) -> i32 {
     let get = |engine: &mut Engine<Xen>| {
@@ -155,18 +155,18 @@ unsafe extern "C" fn xsplice_get(name_text: Text<'_>, to: &mut Entry) -> i32 {
         *to = entry(payload.ok_or(Errno::ENOENT)?);
         Ok(())
     };
-    // SAFETY: the caller has the lock.
+    // SAFETY: the caller holds the lock.
     code(unsafe { with_engine(get) }.flatten())
 }
 
 /// How many payloads are loaded.
 ///
 /// # Safety
-/// The caller has the lock.
+/// The caller holds the lock.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn xsplice_count() -> u32 {
     let count = |engine: &mut Engine<Xen>| engine.stack().loaded().len();
-    // SAFETY: the caller has the lock.
+    // SAFETY: the caller holds the lock.
     let count = unsafe { with_engine(count) }.unwrap_or(0);
     u32::try_from(count).unwrap_or(u32::MAX)
 }
@@ -188,14 +188,14 @@ unsafe extern "C" fn xsplice_list(index: u32, entries: *mut Entry, nr: u32) -> u
         }
         filled
     };
-    // SAFETY: the caller has the lock.
+    // SAFETY: the caller holds the lock.
     unsafe { with_engine(list) }.unwrap_or(0)
 }
 
 /// Starts an action; sets `pending` if `xsplice_run` must finish it.
 ///
 /// # Safety
-/// The caller has the lock.
+/// The caller holds the lock.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn xsplice_action(
     name_text: Text<'_>,
@@ -226,19 +226,19 @@ unsafe extern "C" fn xsplice_action(
             Err(failure) => Err(failure.errno()),
         }
     };
-    // SAFETY: the caller has the lock.
+    // SAFETY: the caller holds the lock.
     code(unsafe { with_engine(start) }.flatten())
 }
 
 /// Runs the prepared action.
 ///
 /// # Safety
-/// The caller has the lock.
+/// The caller holds the lock.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn xsplice_run() {
     // Errors are reported through the payload's result and the log.
     let run = |engine: &mut Engine<Xen>| drop(engine.run());
-    // SAFETY: the caller has the lock.
+    // SAFETY: the caller holds the lock.
     let _: Result<(), Errno> = unsafe { with_engine(run) };
 }
 
@@ -249,7 +249,7 @@ const FUNCTIONS_AT_ONCE: u32 = 16;
 /// it; returns whether there is more.
 ///
 /// # Safety
-/// The caller has the lock.
+/// The caller holds the lock.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn xsplice_show(cursor: &mut Cursor) -> bool {
     let show = |engine: &mut Engine<Xen>| {
@@ -259,7 +259,7 @@ unsafe extern "C" fn xsplice_show(cursor: &mut Cursor) -> bool {
             true
         })
     };
-    // SAFETY: the caller has the lock.
+    // SAFETY: the caller holds the lock.
     unsafe { with_engine(show) }.unwrap_or(false)
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The other half of `shim/livepatch-rust.h`: the same names, types and order
-//! of members, which both assert, and functions without `unsafe` for what is sound.
+//! The Rust side of `shim/livepatch-rust.h`: the same names, types and order of
+//! members, which both assert, and safe functions for what is sound.
 #![expect(unsafe_code, reason = "everything here is an interface to C")]
 
 use core::ffi::CStr;
@@ -97,7 +97,7 @@ impl From<&Range<u64>> for Addresses {
     }
 }
 
-/// Where the hypervisor is.
+/// Addresses and properties of the hypervisor.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Image {
@@ -111,7 +111,7 @@ pub(crate) struct Image {
     pub(crate) landing_pads: bool,
 }
 
-/// Who may sign payloads.
+/// A trusted key.
 #[repr(C)]
 pub(crate) struct Key {
     name: Text<'static>,
@@ -120,34 +120,34 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// Its name; that of a file, and so it need not be UTF-8.
+    /// Its name: a file name, which need not be UTF-8.
     pub(crate) fn name(&self) -> &'static str {
         str::from_utf8(self.name.into()).unwrap_or("?")
     }
 
     /// The modulus, least significant word first.
     pub(crate) fn modulus(&self) -> &'static [u64] {
-        // SAFETY: C has both from one table, which never changes.
+        // SAFETY: pointer and length come from one constant table.
         unsafe { core::slice::from_raw_parts(self.modulus, self.words) }
     }
 }
 
-/// What the command line says about payloads that nobody has signed.
+/// The command line's setting for unsigned payloads.
 #[derive(Clone, Copy)]
 #[repr(C)]
-enum Said {
-    Nothing,
+enum Setting {
+    Unset,
     Off,
     Warn,
     Enforce,
 }
 
-/// What the build and the command line say about signatures.
+/// The build's and the command line's settings for signatures.
 #[repr(C)]
 pub(crate) struct Signatures {
     keys: *const Key,
     nkeys: usize,
-    enforcement: Said,
+    enforcement: Setting,
     pub(crate) locked: bool,
 }
 
@@ -157,13 +157,13 @@ impl Signatures {
         unsafe { core::slice::from_raw_parts(self.keys, self.nkeys) }
     }
 
-    /// What the command line says, if it says anything.
-    pub(crate) fn told(&self) -> Option<Enforcement> {
+    /// The command line's setting, if there is one.
+    pub(crate) fn requested(&self) -> Option<Enforcement> {
         match self.enforcement {
-            Said::Nothing => None,
-            Said::Off => Some(Enforcement::Off),
-            Said::Warn => Some(Enforcement::Warn),
-            Said::Enforce => Some(Enforcement::Enforce),
+            Setting::Unset => None,
+            Setting::Off => Some(Enforcement::Off),
+            Setting::Warn => Some(Enforcement::Warn),
+            Setting::Enforce => Some(Enforcement::Enforce),
         }
     }
 }
@@ -282,7 +282,7 @@ layout! {
     struct Cursor: 8 { payload: 0, function: 4 }
     struct Status: 24 { state: 0, result: 4, applied: 8, nfuncs: 16 }
     struct Entry: 16 { base: 0, state: 8, result: 12 }
-    enum Said { Nothing: 0, Off: 1, Warn: 2, Enforce: 3 }
+    enum Setting { Unset: 0, Off: 1, Warn: 2, Enforce: 3 }
     enum Protection { Text: 0, ReadOnly: 1 }
     enum Hook { Load: 0, Unload: 1, PreApply: 2, Apply: 3, PostApply: 4, PreRevert: 5, Revert: 6, PostRevert: 7 }
     enum Event { Nmi: 0, MachineCheck: 1 }
@@ -331,10 +331,10 @@ unsafe extern "C" {
         status: &mut Status,
     ) -> i32;
 
-    #[link_name = "xsplice_meeting_begin"]
-    pub(crate) safe fn meeting_begin() -> bool;
-    #[link_name = "xsplice_meeting_end"]
-    pub(crate) safe fn meeting_end();
+    #[link_name = "xsplice_rendezvous_begin"]
+    pub(crate) safe fn rendezvous_begin() -> bool;
+    #[link_name = "xsplice_rendezvous_end"]
+    pub(crate) safe fn rendezvous_end();
     #[link_name = "xsplice_cpu"]
     pub(crate) safe fn cpu() -> u32;
     #[link_name = "xsplice_relax"]

@@ -97,13 +97,13 @@ impl fmt::Write for Lines {
     }
 }
 
-/// Says it on the console.
+/// Prints to the console.
 pub(crate) fn log(line: fmt::Arguments<'_>) {
     let mut lines = Lines {
         bytes: [0; Lines::LONGEST],
         len: 0,
     };
-    // It never fails.
+    // `write_str` never fails.
     let _ = lines.write_fmt(line);
     lines.end();
 }
@@ -166,17 +166,17 @@ impl Host for Xen {
     }
 
     fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
-        if !ffi::meeting_begin() {
+        if !ffi::rendezvous_begin() {
             return Err(Absent {
                 step: "CPU hotplug is in progress",
                 cpus: Vec::new(),
             });
         }
-        let met = self
+        let result = self
             .rendezvous
             .lead(ffi::cpu(), timeout, &Cpus, || ffi::in_window(window));
-        ffi::meeting_end();
-        met.map_err(|failure| Absent {
+        ffi::rendezvous_end();
+        result.map_err(|failure| Absent {
             step: failure.step(),
             cpus: failure.into_cpus(),
         })

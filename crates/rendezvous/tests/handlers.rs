@@ -171,11 +171,11 @@ fn the_shim_reports_when_cpus_go_online_and_offline() {
             "break;",
         ][..],
         &[
-            "bool xsplice_meeting_begin(void)",
+            "bool xsplice_rendezvous_begin(void)",
             "{",
             "return get_cpu_maps();",
         ],
-        &["void xsplice_meeting_end(void)", "{", "put_cpu_maps();"],
+        &["void xsplice_rendezvous_end(void)", "{", "put_cpu_maps();"],
     ] {
         assert_steps(&lines, steps);
     }

@@ -23,8 +23,8 @@ const CARGO: &str = "/usr/bin/cargo";
 const TARGET: &str = "crates/host-xen/x86_64-xen.json";
 const NAME: &str = "x86_64-xen";
 
-/// How code is made for Xen: its thunks for returns and indirect branches, its
-/// landing pads, no tables of addresses to jump to, and no unwinding.
+/// Code generation for Xen: its thunks for returns and indirect branches, landing
+/// pads, no jump tables, and no unwinding.
 const CODE: [&str; 7] = [
     "-Zunstable-options",
     "-Zretpoline-external-thunk",
@@ -35,7 +35,8 @@ const CODE: [&str; 7] = [
     "-Csymbol-mangling-version=v0",
 ];
 
-/// What is kept of the library: what the shim calls.
+/// The symbols that the shim calls; the rest of the library is linked only if they
+/// need it.
 const ENTRIES: [&str; 13] = [
     "xsplice_action",
     "xsplice_check",
@@ -52,14 +53,14 @@ const ENTRIES: [&str; 13] = [
     "xsplice_upload",
 ];
 
-/// Where all code begins that is no entry.
+/// The symbol at the start of all code but the entries.
 const REST: &str = "xsplice_core";
 
-/// The entries, each with its name, and then the rest.
+/// The entries, each under its own name, then the rest.
 const LAYOUT: &str =
     "SECTIONS { .text : { *(.text.xsplice_*) xsplice_core = .; *(.text .text.*) } }\n";
 
-/// Instructions that leave alone the registers which Xen does not save.
+/// Instruction sets that do not use registers that Xen does not save.
 const PLAIN: [CpuidFeature; 10] = [
     CpuidFeature::INTEL8086,
     CpuidFeature::INTEL186,
@@ -76,17 +77,17 @@ const PLAIN: [CpuidFeature; 10] = [
 /// Xen's symbol table stores the length of a name, compressed, in one byte.
 const LONGEST_NAME: usize = 110;
 
-/// The most bytes of stack that one function may use: Xen's stack has 8192, a
-/// hypercall is deep in it already, and functions call each other.
+/// Limit for the stack frame of one function, in bytes: Xen's stack has 8192, a
+/// hypercall already uses some of it, and calls nest.
 const LARGEST_FRAME: u32 = 1536;
 
-/// How `core` and `alloc` are made.
+/// The inputs of the build of `core` and `alloc`, for its cache key.
 const RECIPE: &str = concat!(
     include_str!("rust_core.rs"),
     include_str!("../../host-xen/x86_64-xen.json")
 );
 
-/// Builds the object; returns where it is.
+/// Builds the object; returns its path.
 pub fn object() -> anyhow::Result<PathBuf> {
     packages::ensure(packages::RUST)?;
     let sysroot = sysroot()?;
@@ -96,7 +97,7 @@ pub fn object() -> anyhow::Result<PathBuf> {
     let target = target.canonicalize()?;
     let mut flags = vec![format!("--sysroot={}", sysroot.display())];
     flags.extend(CODE.map(str::to_owned));
-    // Xen does not save the registers that the other implementations use.
+    // The other implementations use registers that Xen does not save.
     flags.extend(
         [
             "--cfg=sha2_backend=\"soft\"",
@@ -116,7 +117,7 @@ pub fn object() -> anyhow::Result<PathBuf> {
             .args(["--profile", "xen", "--crate-type", "staticlib"])
             .args(["-Zjson-target-spec", "--target", TARGET, "--target-dir"])
             .arg(&target)
-            // Panics name places as `crate-version/src/file.rs`.
+            // Panic messages contain paths as `crate-version/src/file.rs`.
             .args(["-Ztrim-paths", "--config", "profile.xen.trim-paths='all'"])
             .env("RUSTC", RUSTC)
             .env("RUSTC_BOOTSTRAP", "1")
@@ -141,7 +142,7 @@ fn sysroot() -> anyhow::Result<PathBuf> {
         let library = PathBuf::from(format!("/usr/src/rustc-{version}/library"));
         let output = directory.join(format!("lib/rustlib/{NAME}/lib"));
         std::fs::create_dir_all(&output)?;
-        // What it has of its own, Xen has too, and nothing else is used.
+        // Xen provides mem* itself; compiler_builtins stays empty.
         let builtins = directory.join("compiler_builtins.rs");
         let text = "#![feature(compiler_builtins)]\n#![compiler_builtins]\n#![no_std]\n";
         std::fs::write(&builtins, text)?;
@@ -156,9 +157,9 @@ fn sysroot() -> anyhow::Result<PathBuf> {
                     .args(["--target", TARGET, "--edition=2024", "--crate-type=rlib"])
                     .args(["-Copt-level=s", "-Ccodegen-units=1", "-Cpanic=abort"])
                     .args(["--cap-lints=allow", "-Cembed-bitcode=yes"])
-                    // What ends the hypervisor when there is no memory is left out.
+                    // Build alloc without the infallible (aborting) allocation paths.
                     .args(["--cfg", "no_global_oom_handling"])
-                    // Sorting and searching in less code.
+                    // Smaller code for sorting and searching.
                     .args(["--cfg", "feature=\"optimize_for_size\""])
                     .arg(format!("--remap-path-prefix={}=library", library.display()))
                     .args(["--crate-name", name, "-Cextra-filename=-xen"])
@@ -173,10 +174,9 @@ fn sysroot() -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Links the library into one object that shows the entries only: names of the
-/// rest would take a tenth of what all of it takes. A trace has them as
-/// `xsplice_core+offset`, and the object of the same name that ends in
-/// `.names.o` says what is there.
+/// Links the library into one object that exports only the entries: the other names
+/// would take a tenth of its size. A call trace shows them as
+/// `xsplice_core+offset`, which the object `….names.o` beside it resolves.
 fn prelink(library: &Path, object: &Path) -> anyhow::Result<()> {
     let script = object.with_extension("lds");
     std::fs::write(&script, LAYOUT)?;
@@ -207,7 +207,7 @@ fn prelink(library: &Path, object: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses what must not get into the hypervisor, and says all of it.
+/// Refuses code that must not get into the hypervisor, and lists all of it.
 fn check(path: &Path) -> anyhow::Result<()> {
     let data = std::fs::read(path)?;
     let file = ElfFile64::<object::Endianness>::parse(data.as_slice())?;
@@ -236,7 +236,9 @@ fn check(path: &Path) -> anyhow::Result<()> {
             }
         }
         if let Some(path) = absolute_path(section.data()?) {
-            problems.insert(format!("section {name} names {path} of this machine"));
+            problems.insert(format!(
+                "section {name} contains {path}, a path of this machine"
+            ));
         }
         if flags.contains(elf::SHF_EXECINSTR) {
             problems.extend(foreign_instruction(name, section.data()?));
@@ -258,10 +260,10 @@ fn check(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first instruction that uses registers which Xen does not save, branches
-/// past its thunks, or takes too much of the stack.
+/// The first instruction that uses registers that Xen does not save, branches
+/// without its thunks, or allocates too large a stack frame.
 fn foreign_instruction(section: &str, code: &[u8]) -> Option<String> {
-    // The compiler puts a prefix before `bsf` where it makes no difference.
+    // The compiler emits `bsf` with a prefix where both encodings mean the same.
     let mut instructions = Decoder::new(64, code, DecoderOptions::NO_MPFX_0FBC);
     let foreign = instructions.iter().find(|instruction| {
         let frame = instruction.mnemonic() == Mnemonic::Sub
@@ -283,7 +285,7 @@ fn foreign_instruction(section: &str, code: &[u8]) -> Option<String> {
     ))
 }
 
-/// An absolute path of a source file, where panics say what is wrong with what.
+/// An absolute path of a source file in the texts of panics.
 fn absolute_path(data: &[u8]) -> Option<String> {
     const SOURCE: &[u8] = b".rs";
     let in_path = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+@".contains(byte);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Starts an unprivileged PV domain and shows its console until it turns itself
- * off, or for two minutes: start-domain KERNEL INITRAMFS COMMAND-LINE. It has no
- * xenstore and no devices.
+ * Starts an unprivileged PV domain and prints its console until it shuts down,
+ * for at most two minutes: start-domain KERNEL INITRAMFS COMMAND-LINE. The domain
+ * has neither xenstore nor devices.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ static void check(int failed, const char *what)
     }
 }
 
-/* What the domain wrote since the last time. */
+/* Prints what the domain has written since the last call. */
 static void show(struct xencons_interface *console)
 {
     XENCONS_RING_IDX from = console->out_cons, to = console->out_prod;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Makes live-patch requests that no tool makes, in dom0: raw-requests PAYLOAD. For
- * each it prints what it is, the error number, and whether the version of the list
- * of payloads has changed since the one before. PAYLOAD is gone afterwards.
+ * Makes live-patch hypercalls that no tool makes, in dom0: raw-requests PAYLOAD. For
+ * each it prints a description, the error number, and whether the version of the
+ * payload list has changed. PAYLOAD is unloaded at the end.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,7 @@
 
 #include <xen/sysctl.h>
 
-/* As the kernel's driver has them: xen-sys/Linux/privcmd.h. */
+/* The kernel driver's interface, as in xen-sys/Linux/privcmd.h. */
 struct hypercall {
     uint64_t op, argument[5];
 };
@@ -26,7 +26,7 @@ struct hypercall {
 #define MOST_BYTES (512 << 10)
 #define TRIES 200
 
-/* What the hypervisor reads and writes: pages that stay where they are. */
+/* Memory that the hypervisor reads and writes: pages that are never moved. */
 static struct memory {
     struct xen_sysctl request, other;
     char name[4096];
@@ -73,7 +73,7 @@ static void set_name(struct xen_livepatch_name *name)
     set_xen_guest_handle(name->name, memory->name);
 }
 
-/* Asks for how the payload is: the status, or an error. */
+/* Gets the payload's status, or an error number. */
 static int status(xen_livepatch_status_t *status)
 {
     struct xen_sysctl_livepatch_op *op =
@@ -109,7 +109,7 @@ static void report(const char *what, int error)
     last_version = now;
 }
 
-/* A good request. */
+/* A valid request. */
 static struct xen_sysctl_livepatch_op *good(uint32_t cmd)
 {
     struct xen_sysctl_livepatch_op *op = begin(&memory->request, cmd);
@@ -143,7 +143,7 @@ static struct xen_sysctl_livepatch_op *good(uint32_t cmd)
     return op;
 }
 
-/* A good request but for what is done to it. */
+/* Makes a request that is valid except for `fault`. */
 #define TRY(what, command, fault)                                             \
     do {                                                                      \
         struct xen_sysctl_livepatch_op *op =                                  \
@@ -153,7 +153,7 @@ static struct xen_sysctl_livepatch_op *good(uint32_t cmd)
         report(what, call(&memory->request));                                 \
     } while (0)
 
-/* An action that needs the CPUs, again as long as they come late. */
+/* Runs an action with a rendezvous; retries while it times out. */
 static void act(const char *what, uint32_t cmd)
 {
     const struct timespec moment = { .tv_nsec = 20000000 };

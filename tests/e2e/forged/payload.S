@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* A payload that has TEXT in everything that it names: metadata, sections, symbols,
-   a record, hooks, a bug frame and the build record, RECORD. It patches the function
-   at OLD_ADDR, OLD_SIZE bytes long, which returns a text. */
+/* A payload with TEXT in all its names: metadata, sections, symbols, hooks, a bug
+   frame and the build record, RECORD. It replaces the function at OLD_ADDR,
+   OLD_SIZE bytes long, which returns a string. */
 
 #define QUOTED_(text) #text
 #define QUOTED(text) QUOTED_(text)

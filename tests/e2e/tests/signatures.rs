@@ -233,7 +233,7 @@ fn the_command_line_can_do_without_signatures() -> anyhow::Result<()> {
         ),
         (
             unsigned_config(&base)?,
-            "signatures of payloads are not looked at; keys: large, vendor",
+            "signatures of payloads are not checked; keys: large, vendor",
             None,
         ),
     ] {
