@@ -78,10 +78,14 @@ structure! {
     Op = 8 {
         /// [`UPLOAD`], [`GET`], [`LIST`] or [`ACTION`].
         cmd: U32 = 0,
-        /// Zero; flags in newer versions.
+        /// [`FLAG_FORCE`] or zero. Before Xen 4.19 it is padding: anything but zero is
+        /// refused with `EINVAL`.
         flags: U32 = 4,
     }
 }
+
+/// `LIVEPATCH_FLAG_FORCE`: skip checks that can be skipped. No Xen up to 4.22 has any.
+pub const FLAG_FORCE: u32 = 1;
 
 /// `XEN_SYSCTL_LIVEPATCH_UPLOAD`.
 pub const UPLOAD: u32 = 0;

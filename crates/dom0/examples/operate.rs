@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let action = match operation.as_str() {
             "upload" => {
                 let data = std::fs::read(words.next().ok_or("which file?")?)?;
-                livepatch.upload(&name, &data).map_err(failed)?;
+                livepatch.upload(&name, &data, false).map_err(failed)?;
                 continue;
             }
             "apply" => Action::Apply,

@@ -119,11 +119,12 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         self.version
     }
 
-    /// Uploads the payload `data` as `name`.
+    /// Uploads the payload `data` as `name`. With `force`, the hypervisor is asked to
+    /// skip the checks that it can skip.
     ///
     /// # Errors
-    /// The hypervisor's.
-    pub fn upload(&self, name: &str, data: &[u8]) -> Result<(), Errno> {
+    /// The hypervisor's; before Xen 4.19, `EINVAL` with `force`.
+    pub fn upload(&self, name: &str, data: &[u8], force: bool) -> Result<(), Errno> {
         let mut payload = self.hypervisor.buffer(data.len())?;
         payload.as_mut().copy_from_slice(data);
         let (mut name, descriptor) = self.name(name)?;
@@ -132,7 +133,11 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
             size: U64::new(data.len() as u64),
             payload: U64::new(self.hypervisor.address(&payload)),
         };
-        self.call(sysctl::UPLOAD, &request, &mut [&mut name, &mut payload])?;
+        let mut op = operation(sysctl::UPLOAD);
+        if force {
+            op.flags.set(sysctl::FLAG_FORCE);
+        }
+        self.call(&op, &request, &mut [&mut name, &mut payload])?;
         Ok(())
     }
 
@@ -146,7 +151,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
             name: descriptor,
             ..Default::default()
         };
-        let (_, reply) = self.call(sysctl::GET, &request, &mut [&mut name])?;
+        let (_, reply) = self.call(&operation(sysctl::GET), &request, &mut [&mut name])?;
         Ok(reply.status.into())
     }
 
@@ -178,7 +183,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
             flags: if nodeps { sysctl::FLAG_NODEPS } else { 0 }.into(),
             ..Default::default()
         };
-        self.call(sysctl::ACTION, &request, &mut [&mut name])?;
+        self.call(&operation(sysctl::ACTION), &request, &mut [&mut name])?;
         Ok(())
     }
 
@@ -257,7 +262,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
 
     fn sizes(&self) -> Result<Sizes, Errno> {
         if self.version.has_flags_and_metadata() {
-            let (_, reply) = self.call(sysctl::LIST, &List::default(), &mut [])?;
+            let (_, reply) = self.call(&operation(sysctl::LIST), &List::default(), &mut [])?;
             Ok(Sizes {
                 version: reply.version.get(),
                 count: reply.nr.get(),
@@ -265,7 +270,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
                 metadata: reply.metadata_total_size.get(),
             })
         } else {
-            let (_, reply) = self.call(sysctl::LIST, &ListV12::default(), &mut [])?;
+            let (_, reply) = self.call(&operation(sysctl::LIST), &ListV12::default(), &mut [])?;
             let count = reply.nr.get();
             let names = count.saturating_mul(u32::try_from(sysctl::NAME_SIZE).unwrap_or(u32::MAX));
             Ok(Sizes {
@@ -312,7 +317,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
                 &mut metadata,
                 &mut metadata_sizes,
             ];
-            let (done, reply) = self.call(sysctl::LIST, &request, buffers)?;
+            let (done, reply) = self.call(&operation(sysctl::LIST), &request, buffers)?;
             (done, reply.version.get())
         } else {
             let request = ListV12 {
@@ -325,7 +330,7 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
                 ..Default::default()
             };
             let buffers = &mut [&mut status, &mut names, &mut name_sizes];
-            let (done, reply) = self.call(sysctl::LIST, &request, buffers)?;
+            let (done, reply) = self.call(&operation(sysctl::LIST), &request, buffers)?;
             (done, reply.version.get())
         };
         let done = usize::try_from(done).unwrap_or(0);
@@ -373,20 +378,24 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
 
     fn call<T>(
         &self,
-        cmd: u32,
+        op: &Op,
         request: &T,
         buffers: &mut [&mut H::Buffer],
     ) -> Result<(i64, T), Errno>
     where
         T: IntoBytes + FromBytes + Immutable + KnownLayout,
     {
-        let op = Op {
-            cmd: cmd.into(),
-            ..Default::default()
-        };
         let (hypervisor, command) = (self.hypervisor, sysctl::LIVEPATCH_OP);
         let start = op.as_bytes();
         crate::sysctl::sysctl(hypervisor, self.version, command, start, request, buffers)
+    }
+}
+
+/// The start of the operation `cmd`, without flags.
+fn operation(cmd: u32) -> Op {
+    Op {
+        cmd: cmd.into(),
+        ..Default::default()
     }
 }
 
@@ -431,13 +440,17 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use xsplice_abi::sysctl::Header;
 
     /// A hypervisor that speaks one interface version and holds payloads.
     struct Fake {
         speaks: u32,
         built_in: bool,
+        /// Whether operations have flags, as from Xen 4.19 on.
+        knows_force: bool,
+        /// Whether the last upload had the flag.
+        forced: Cell<bool>,
         /// How many payloads it lists in one call.
         per_call: usize,
         payloads: RefCell<Vec<(String, u32)>>,
@@ -494,6 +507,8 @@ mod tests {
             Self {
                 speaks,
                 built_in: true,
+                knows_force: false,
+                forced: Cell::default(),
                 per_call: 2,
                 payloads: RefCell::default(),
                 console: RefCell::default(),
@@ -572,6 +587,10 @@ mod tests {
             let mut payloads = self.payloads.borrow_mut();
             match cmd {
                 sysctl::UPLOAD => {
+                    if request.0[12] != 0 && !self.knows_force {
+                        return Err(Errno::EINVAL);
+                    }
+                    self.forced.set(request.0[12] == 1);
                     payloads.push((text(&buffers[0].0), sysctl::STATE_CHECKED));
                     Ok(0)
                 }
@@ -605,7 +624,7 @@ mod tests {
             // More than the hypervisor lists in one call.
             let names = ["one", "two-longer", "three", "four", "five"];
             for name in names {
-                livepatch.upload(name, b"payload").expect("uploaded");
+                livepatch.upload(name, b"payload", false).expect("uploaded");
             }
             livepatch
                 .action("two-longer", Action::Apply, 0, false)
@@ -678,7 +697,9 @@ mod tests {
     fn flags_are_refused_where_the_interface_has_none() {
         let fake = Fake::new(0x12);
         let livepatch = Livepatch::negotiate(&fake).expect("a version in common");
-        livepatch.upload("one", b"payload").expect("uploaded");
+        livepatch
+            .upload("one", b"payload", false)
+            .expect("uploaded");
         assert_eq!(
             livepatch.action("one", Action::Apply, 0, true),
             Err(Errno::EOPNOTSUPP)
@@ -686,12 +707,36 @@ mod tests {
     }
 
     #[test]
+    fn force_is_a_flag_of_the_operation() {
+        let old = Fake::new(0x15);
+        let livepatch = Livepatch::negotiate(&old).expect("a version in common");
+        let forced = livepatch.upload("one", b"payload", true);
+        assert_eq!(forced, Err(Errno::EINVAL), "there is no flag before 4.19");
+        let new = Fake {
+            knows_force: true,
+            ..Fake::new(0x15)
+        };
+        let livepatch = Livepatch::negotiate(&new).expect("a version in common");
+        for (name, force) in [("one", false), ("two", true), ("three", false)] {
+            livepatch.upload(name, b"payload", force).expect("uploaded");
+            assert_eq!(new.forced.get(), force, "{name}");
+        }
+    }
+
+    #[test]
     fn impossible_names_never_reach_the_hypervisor() {
         let fake = Fake::new(0x15);
         let livepatch = Livepatch::negotiate(&fake).expect("a version in common");
         for name in ["a\0b", &"n".repeat(128)] {
-            assert_eq!(livepatch.upload(name, b"payload"), Err(Errno::EINVAL));
+            assert_eq!(
+                livepatch.upload(name, b"payload", false),
+                Err(Errno::EINVAL)
+            );
         }
-        assert!(livepatch.upload(&"n".repeat(127), b"payload").is_ok());
+        assert!(
+            livepatch
+                .upload(&"n".repeat(127), b"payload", false)
+                .is_ok()
+        );
     }
 }

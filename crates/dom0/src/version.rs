@@ -26,17 +26,26 @@ pub struct VersionInfo {
     pub build_id: Option<String>,
 }
 
+/// Queries the hypervisor's version: major and minor.
+///
+/// # Errors
+/// The hypervisor's error.
+pub fn version<H: Hypervisor>(hypervisor: &H) -> Result<(u16, u16), Errno> {
+    let number = hypervisor.call(version::HYPERCALL, [version::VERSION, 0], &mut [])?;
+    let half = |shift: u32| u16::try_from((number >> shift) & 0xffff).unwrap_or(0);
+    Ok((half(16), half(0)))
+}
+
 /// Queries the hypervisor's version information.
 ///
 /// # Errors
 /// The hypervisor's error.
 pub fn version_info<H: Hypervisor>(hypervisor: &H) -> Result<VersionInfo, Errno> {
-    let number = hypervisor.call(version::HYPERCALL, [version::VERSION, 0], &mut [])?;
-    let half = |shift: u32| u16::try_from((number >> shift) & 0xffff).unwrap_or(0);
+    let (major, minor) = version(hypervisor)?;
     let compile = ask(hypervisor, version::COMPILE_INFO, 144)?;
     Ok(VersionInfo {
-        major: half(16),
-        minor: half(0),
+        major,
+        minor,
         extra: text(&ask(hypervisor, version::EXTRA_VERSION, 16)?),
         compiler: text(&compile[..64]),
         compiled_by: text(&compile[64..80]),

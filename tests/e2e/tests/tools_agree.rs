@@ -12,6 +12,7 @@ const STEPS: &[(&[&str], i32)] = &[
     (&["help"], 0),
     (&["list"], 0),
     (&["nonsense"], 1),
+    (&["--force", "list"], 1),
     (&["revert"], 1),
     (&["list", "more"], 1),
     (&["revert", "xen_hello_world"], 1),

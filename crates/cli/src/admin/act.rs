@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::{escaped, is_deceptive};
-use xsplice_dom0::{Action, Errno, Livepatch, Payload, Privcmd, State, version_info};
+use xsplice_dom0::{Action, Errno, Livepatch, Payload, Privcmd, State, version, version_info};
 
 /// What is to be done, after everything was refused that can be without the
 /// hypervisor.
@@ -57,16 +57,19 @@ pub(super) struct Candidate {
     name: String,
     data: Vec<u8>,
     identity: Identity,
+    /// Whether the hypervisor is asked to skip the checks that it can skip.
+    force: bool,
 }
 
 impl Candidate {
-    fn read(file: &Path, name: String) -> anyhow::Result<Self> {
+    fn read(file: &Path, name: String, force: bool) -> anyhow::Result<Self> {
         let (data, identity) = payload_file::read(file)?;
         check_new_name(&name)?;
         Ok(Self {
             name,
             data,
             identity,
+            force,
         })
     }
 }
@@ -87,9 +90,10 @@ impl<'a> Task<'a> {
             Change::Upload {
                 name,
                 file,
+                force,
                 preflight,
             } => Ok(Self::Upload {
-                candidate: Candidate::read(file, name.clone())?,
+                candidate: Candidate::read(file, name.clone(), *force)?,
                 preflight,
             }),
             Change::Load {
@@ -98,11 +102,12 @@ impl<'a> Task<'a> {
                 nodeps,
                 replace,
                 on,
+                force,
                 preflight,
                 limits,
             } => {
                 let name = name.clone().unwrap_or_else(|| name_of(file));
-                let (candidate, limits) = (Candidate::read(file, name)?, *limits);
+                let (candidate, limits) = (Candidate::read(file, name, *force)?, *limits);
                 Ok(match *replace {
                     true => Self::LoadInstead {
                         candidate,
@@ -279,7 +284,11 @@ impl Host<'_> {
             name,
             data,
             identity,
+            force,
         } = candidate;
+        if *force {
+            check_knows_force(self.hypervisor)?;
+        }
         check_belongs(self.hypervisor, identity)?;
         preflight.run(name, data, identity)?;
         if let Some(there) = self.before.iter().find(|payload| payload.name == *name) {
@@ -287,7 +296,7 @@ impl Host<'_> {
             bail!("{name}: a payload of this name is there already ({state})");
         }
         self.livepatch
-            .upload(name, data)
+            .upload(name, data, *force)
             .map_err(|errno| explain_upload(errno, name, &self.said(name)))?;
         Ok(Done::new(name, "uploaded", Some(State::Checked)))
     }
@@ -575,6 +584,17 @@ fn check_new_name(name: &str) -> anyhow::Result<()> {
         .find(|c| is_deceptive(*c) || c.is_whitespace() || *c == '/')
     {
         bail!("the name {name:?} has the character {bad:?}: use letters, digits, '-', '_', '.'");
+    }
+    Ok(())
+}
+
+fn check_knows_force(hypervisor: &Privcmd) -> anyhow::Result<()> {
+    let (major, minor) = version(hypervisor).map_err(explain_interface)?;
+    if (major, minor) < (4, 19) {
+        bail!(
+            "--force: this host runs Xen {major}.{minor}, which does not know the flag; Xen 4.19 \
+             and later do"
+        );
     }
     Ok(())
 }

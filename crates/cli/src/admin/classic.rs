@@ -2,6 +2,8 @@
 //! The tool under its classic name, `xen-livepatch`: the syntax, output text
 //! and exit codes that scripts rely on.
 //!
+//! The classic tool changed with Xen 4.19; [`Compat`] says which one this is.
+//!
 //! One deliberate difference: if the hypervisor's interface cannot be opened, the
 //! classic tool exits with 0, this one with 1.
 
@@ -14,14 +16,73 @@ use std::process::ExitCode;
 use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::escaped;
-use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State};
+use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State, version};
 use xsplice_system::file::LARGEST_PAYLOAD;
 use xsplice_system::lines;
 
-const USAGE: &str = "\
-xen-livepatch: live patching tool
-Usage: xen-livepatch <command> [args] [command-flags]
- <name> An unique name of payload. Up to 128 characters.
+/// The classic tool of which Xen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Compat {
+    /// Up to 4.18: commands may be abbreviated.
+    Xen4_17,
+    /// From 4.19 on: `--force`, and whole commands only.
+    Xen4_19,
+}
+
+impl Compat {
+    const VARIABLE: &str = "XEN_LIVEPATCH_COMPAT";
+
+    /// The one that the environment names, otherwise that of the running hypervisor;
+    /// the newest where neither says.
+    fn find(hypervisor: Option<&Privcmd>) -> Result<Self, Failure> {
+        let Some(named) = std::env::var_os(Self::VARIABLE) else {
+            let running = hypervisor.and_then(|hypervisor| version(hypervisor).ok());
+            return Ok(match running {
+                Some(running) if running < (4, 19) => Self::Xen4_17,
+                _ => Self::Xen4_19,
+            });
+        };
+        match named.to_str() {
+            Some("4.17") => Ok(Self::Xen4_17),
+            Some("4.19") => Ok(Self::Xen4_19),
+            _ => {
+                let named = escaped(&named.to_string_lossy()).to_string();
+                complain!("{} is '{named}': use 4.17 or 4.19", Self::VARIABLE);
+                Err(Failure::Other)
+            }
+        }
+    }
+
+    fn command(self, word: &str) -> Option<&'static str> {
+        let mut commands = COMMANDS.into_iter();
+        commands.find(|command| match self {
+            Self::Xen4_17 => command.starts_with(word),
+            Self::Xen4_19 => *command == word,
+        })
+    }
+
+    fn help(self) {
+        let usage = match self {
+            Self::Xen4_17 => "Usage: xen-livepatch <command> [args] [command-flags]",
+            Self::Xen4_19 => {
+                "Usage: xen-livepatch [--force] <command> [args] [command-flags]\n \
+                 Use --force option to bypass some checks."
+            }
+        };
+        complain!(
+            "xen-livepatch: live patching tool\n{usage}\n{}",
+            HELP.trim_end()
+        );
+    }
+
+    /// [`help`](Self::help), because the command line is wrong.
+    fn misused(self) -> Outcome {
+        self.help();
+        Err(Failure::Other)
+    }
+}
+
+const HELP: &str = " <name> An unique name of payload. Up to 128 characters.
 Commands:
   help                   display this help
   upload <name> <file>   upload file <file> with <name> name
@@ -74,38 +135,56 @@ pub(crate) fn xen_livepatch() -> ExitCode {
         .skip(1)
         .map(|a| a.to_string_lossy().into_owned())
         .collect();
-    let Some((word, rest)) = arguments.split_first() else {
-        complain!("{}", USAGE.trim_end());
-        return ExitCode::SUCCESS;
-    };
-    let Some(command) = COMMANDS.iter().find(|c| c.starts_with(word.as_str())) else {
-        let word = escaped(word);
-        complain!("Unrecognised command '{word}' -- try 'xen-livepatch help'");
-        return ExitCode::FAILURE;
-    };
-    let Ok(hypervisor) = Privcmd::open() else {
-        complain!("failed to get the handler");
-        return ExitCode::FAILURE;
-    };
-    let tool = Tool {
-        hypervisor: &hypervisor,
-    };
-    match tool.run(command, rest) {
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Errno(Errno::EAGAIN | Errno::EBUSY)) => ExitCode::from(2),
         Err(_) => ExitCode::FAILURE,
     }
 }
 
+fn run(arguments: &[String]) -> Outcome {
+    let hypervisor = Privcmd::open().ok();
+    let compat = Compat::find(hypervisor.as_ref())?;
+    let Some((mut word, mut rest)) = arguments.split_first() else {
+        compat.help();
+        return Ok(());
+    };
+    let force = compat == Compat::Xen4_19 && word == "--force";
+    if force {
+        match rest.split_first() {
+            Some(command) => (word, rest) = command,
+            None => return compat.misused(),
+        }
+    }
+    let Some(command) = compat.command(word) else {
+        let word = escaped(word);
+        complain!("Unrecognised command '{word}' -- try 'xen-livepatch help'");
+        return Err(Failure::Other);
+    };
+    let Some(hypervisor) = &hypervisor else {
+        complain!("failed to get the handler");
+        return Err(Failure::Other);
+    };
+    let tool = Tool {
+        hypervisor,
+        compat,
+        force,
+    };
+    tool.run(command, rest)
+}
+
 struct Tool<'a> {
     hypervisor: &'a Privcmd,
+    compat: Compat,
+    /// Whether uploads ask the hypervisor to skip checks.
+    force: bool,
 }
 
 impl Tool<'_> {
     fn run(&self, command: &str, arguments: &[String]) -> Outcome {
         match command {
             "help" => {
-                complain!("{}", USAGE.trim_end());
+                self.compat.help();
                 Ok(())
             }
             "list" => self.list(arguments),
@@ -124,7 +203,7 @@ impl Tool<'_> {
 
     fn list(&self, arguments: &[String]) -> Outcome {
         if !arguments.is_empty() {
-            return usage();
+            return self.compat.misused();
         }
         let payloads = self
             .livepatch()
@@ -155,7 +234,7 @@ impl Tool<'_> {
 
     fn upload(&self, arguments: &[String]) -> Outcome {
         let [name, path] = arguments else {
-            return usage();
+            return self.compat.misused();
         };
         check_name(name)?;
         let shown = escaped(path);
@@ -176,7 +255,10 @@ impl Tool<'_> {
             return Err(failed(&format!("Could not map {shown}."), Errno::EINVAL));
         }
         say(&format!("Uploading {shown}... "));
-        match self.livepatch().and_then(|l| l.upload(name, &data)) {
+        match self
+            .livepatch()
+            .and_then(|l| l.upload(name, &data, self.force))
+        {
             Ok(()) => {
                 say("completed\n");
                 Ok(())
@@ -190,7 +272,7 @@ impl Tool<'_> {
 
     fn load(&self, arguments: &[String]) -> Outcome {
         let Some((path, flags)) = arguments.split_first() else {
-            return usage();
+            return self.compat.misused();
         };
         let name = name_of(Path::new(path));
         self.upload(&[name.clone(), path.clone()])?;
@@ -206,7 +288,7 @@ impl Tool<'_> {
 
     fn action(&self, action: Action, arguments: &[String]) -> Outcome {
         let Some((name, flags)) = arguments.split_first() else {
-            return usage();
+            return self.compat.misused();
         };
         check_name(name)?;
         let nodeps = parse_flags(action, flags)?;
@@ -277,11 +359,6 @@ impl Tool<'_> {
             }
         }
     }
-}
-
-fn usage() -> Outcome {
-    complain!("{}", USAGE.trim_end());
-    Err(Failure::Other)
 }
 
 /// Prints and flushes, so that the text appears before the hypervisor call.

@@ -33,6 +33,10 @@ pub(crate) enum Change {
         name: String,
         /// The payload.
         file: PathBuf,
+        /// Ask the hypervisor to skip the checks that it can skip. Xen 4.19 and later take
+        /// the flag; no Xen up to 4.22 skips any.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         preflight: Preflight,
     },
@@ -100,6 +104,10 @@ pub(crate) enum Change {
         /// File of an applied payload, as `xsplice replace` takes it.
         #[arg(long, value_name = "FILE", requires = "replace")]
         on: Vec<PathBuf>,
+        /// Ask the hypervisor to skip the checks that it can skip. Xen 4.19 and later take
+        /// the flag; no Xen up to 4.22 skips any.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         preflight: Preflight,
         #[command(flatten)]

@@ -78,7 +78,7 @@ fn steps(
 ) -> anyhow::Result<Vec<Result<(), Errno>>> {
     let livepatch = Livepatch::negotiate(hypervisor).map_err(errno)?;
     let late = AtomicU64::new(0);
-    let mut results = vec![livepatch.upload(name, data)];
+    let mut results = vec![livepatch.upload(name, data, false)];
     if results == [Ok(())] {
         if apply {
             results.push(settle(&livepatch, name, Action::Apply, &late)?);
@@ -211,12 +211,12 @@ fn once(
     let livepatch = Livepatch::negotiate(hypervisor).map_err(errno)?;
     let says = || version_info(hypervisor).map_err(errno);
     let original = says()?;
-    livepatch.upload("first", first).map_err(errno)?;
+    livepatch.upload("first", first, false).map_err(errno)?;
     act(&livepatch, "first", Action::Apply, late)?;
     let patched = says()?;
     ensure!(patched.extra == "-live-patched", "applied: {patched:?}");
     if cycle % 4 == 3 {
-        livepatch.upload("second", second).map_err(errno)?;
+        livepatch.upload("second", second, false).map_err(errno)?;
         act(&livepatch, "second", Action::Replace, late)?;
         let replaced = says()?;
         let right = replaced.extra == original.extra && replaced.changeset != original.changeset;
