@@ -228,7 +228,7 @@ fn the_command_line_can_do_without_signatures() -> anyhow::Result<()> {
     for (config, boot, upload) in [
         (
             warned,
-            "payloads are loaded without signature, with a warning; keys: large, vendor",
+            "unsigned payloads are loaded with a warning; keys: large, vendor",
             Some("hello was loaded, but the payload is not signed"),
         ),
         (
