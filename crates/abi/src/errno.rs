@@ -14,6 +14,19 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Errno(pub i32);
 
+impl Errno {
+    /// Converts a result as C functions return it: 0, or a negative error number.
+    ///
+    /// # Errors
+    /// The error number, if there is one.
+    pub const fn check(result: i32) -> Result<(), Self> {
+        match result {
+            0 => Ok(()),
+            number => Err(Self(number.saturating_abs())),
+        }
+    }
+}
+
 macro_rules! errnos {
     ($($name:ident = $value:literal, $text:literal;)*) => {
         impl Errno {

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 
 /*
- * Live patching for hypervisors in C: what libxsplice_engine_c.a asks of the
- * hypervisor, and what it offers.
+ * Live patching for hypervisors in C: the interface of libxsplice_engine_c.a.
  *
- * The hypervisor fills in a `struct xsplice_host`, makes an engine of it, and hands
- * payloads to it. The engine takes no lock: calls with the same engine follow each
- * other. No callback may call the engine.
+ * The hypervisor fills in a `struct xsplice_host`, creates an engine with it, and
+ * passes payloads to the engine. The engine takes no lock: the hypervisor serialises
+ * its calls. No callback may call the engine.
  *
- * Where there is no operating system, the hypervisor also has xsplice_host_alloc(),
+ * Without an operating system, the hypervisor also defines xsplice_host_alloc(),
  * xsplice_host_free() and xsplice_host_panic().
+ *
+ * The interface between our core and Xen (host-xen/shim) is another: it also carries
+ * what only Xen has, and its C side includes Xen's headers.
  *
  * Written by cbindgen from the crate xsplice-engine-c. Do not edit.
  */
@@ -24,23 +26,23 @@
 /* Results are 0, or a negative error number as in Xen's public errno.h. */
 
 
-// `region()`: code that stays for as long as the hypervisor runs.
+// `region()`: permanent code.
 #define XSPLICE_REGION_TEXT 1
 
 // `region()`: code or data that is freed after boot.
 #define XSPLICE_REGION_INIT 2
 
-// `region()`: anything else that stays.
+// `region()`: other permanent memory.
 #define XSPLICE_REGION_DATA 3
 
 // `region()`: not part of the hypervisor.
 #define XSPLICE_REGION_OUTSIDE 4
 
-// `open_text()`: written by `write_text()` only; an alias of the pages will do.
+// `open_text()`: for `write_text()` only; an alias of the pages will do.
 #define XSPLICE_ACCESS_ALIAS 0
 
-// `open_text()`: hooks run in the window, and find text writable at its own
-// addresses, that of payloads too.
+// `open_text()`: hooks run in the window: text must be writable at its own addresses,
+// that of payloads included.
 #define XSPLICE_ACCESS_IN_PLACE 1
 
 // `protect()`: readable and executable.
@@ -52,7 +54,7 @@
 // `call()`: before the functions are patched, in the window; returns nothing.
 #define XSPLICE_HOOK_LOAD 0
 
-// `call()`: after the functions are put back, in the window; returns nothing.
+// `call()`: after the functions are restored, in the window; returns nothing.
 #define XSPLICE_HOOK_UNLOAD 1
 
 // `call()`: before an apply; can veto it.
@@ -82,16 +84,16 @@
 // A payload is checked against both.
 #define XSPLICE_GUARD_BOTH 2
 
-// Take a payload out of memory.
+// Unload a payload.
 #define XSPLICE_ACTION_UNLOAD 1
 
-// Put the functions back that it patches.
+// Restore the functions that it patches.
 #define XSPLICE_ACTION_REVERT 2
 
 // Patch the functions.
 #define XSPLICE_ACTION_APPLY 3
 
-// Revert everything that is applied, and apply it.
+// Revert all applied payloads, and apply it.
 #define XSPLICE_ACTION_REPLACE 4
 
 // Loaded.
@@ -103,30 +105,28 @@
 // Live patching of one hypervisor.
 struct xsplice_engine;
 
-// Bytes with their length. They need no zero at the end, and are there for as long
-// as the call that they are given to.
+// Bytes with their length, not zero-terminated; valid for the call they are passed to.
 struct xsplice_bytes {
   // The first byte; not null, even when there are none.
   const uint8_t *data;
-  // How many there are.
+  // Their number.
   size_t len;
 };
 
-// What the hypervisor's own code takes for granted of a payload.
+// What the hypervisor's own code assumes about a payload.
 struct xsplice_limits {
-  // Numbers of processor features are less than this.
+  // Upper bound of processor feature numbers, exclusive.
   uint16_t features;
-  // With this feature, an entry of .altinstructions may make a call direct; 0 when
-  // there is none.
+  // With this feature, an entry of .altinstructions may make an indirect call direct;
+  // 0 if there is none.
   uint16_t always;
-  // Whether payloads have .alt_call_sites for that.
+  // Whether payloads use .alt_call_sites for that.
   bool call_sites;
-  // Whether the processor checks that what is called through pointers begins with
-  // endbr64.
+  // Whether the processor checks that targets of indirect calls start with endbr64.
   bool landing_pads;
 };
 
-// Addresses from `start` up to, and without, `end`.
+// Addresses from `start` up to, but not including, `end`.
 struct xsplice_range {
   // The first address.
   uint64_t start;
@@ -136,14 +136,14 @@ struct xsplice_range {
 
 // Memory for a payload.
 struct xsplice_memory {
-  // Its address, page-aligned, near enough to the text for a jump.
+  // Its address, page-aligned, within jump range of the text.
   uint64_t base;
-  // Where the engine writes it: that address, or a buffer that `register_payload()`
-  // copies there. It stays until `free()`.
+  // Where the engine builds it: that address, or a buffer that `register_payload()`
+  // copies there. Valid until `free()`.
   uint8_t *bytes;
 };
 
-// A payload that is made. Everything in it is there for as long as the call.
+// A finished payload. Everything in it is valid for the call.
 struct xsplice_description {
   // Its name.
   struct xsplice_bytes name;
@@ -177,48 +177,49 @@ struct xsplice_record {
   uint32_t state;
   // Result of the last action: 0, or a negative error number.
   int32_t result;
-  // For each function whether it is patched. An apply or revert hook sets all of
-  // these, or it fails and changes none.
+  // For each function, whether it is patched. An apply or revert hook sets all of
+  // them, or fails and changes none.
   bool *applied;
-  // How many functions there are.
+  // The number of functions.
   size_t functions;
 };
 
-// The hypervisor: functions that the engine calls, each with `context`. All of them
-// must be there. *In the window* all other CPUs are stopped: such a function must not
+// The hypervisor: functions that the engine calls, each with `context`. Those that may
+// be null say so. *In the window* all other CPUs are stopped: such a function must not
 // wait, allocate or print.
 struct xsplice_host {
-  // What each function gets.
+  // Passed to each function.
   void *context;
-  // The build-id; it stays.
+  // The build-id; valid for as long as the engine.
   struct xsplice_bytes build_id;
-  // What its own code takes for granted of payloads.
+  // What its own code assumes about payloads.
   struct xsplice_limits limits;
-  // The address of a symbol, 0 when there is none: `function` for a global one,
+  // The address of a symbol, 0 if there is none: `function` for a global one,
   // `file.c#function` for a local one.
   uint64_t (*lookup_symbol)(void *context, struct xsplice_bytes name);
   // `XSPLICE_REGION_...`; payloads are outside.
   uint32_t (*region)(void *context, uint64_t addr);
   // Copies the `len` bytes at `addr`, in the hypervisor or in a payload's memory;
-  // false when they are not all there.
+  // false if some are missing.
   bool (*read)(void *context, uint64_t addr, uint8_t *buf, size_t len);
-  // Where the function begins that has the instruction at `addr`; 0 when that is not
-  // known.
+  // The start of the function that contains the instruction at `addr`; 0 if unknown.
   uint64_t (*function_at)(void *context, uint64_t addr);
-  // Why these bytes must not be written over, as a string that stays; null when they
-  // may be. What a CPU may run while the others wait, and what handles events that
-  // cannot be masked, must not be.
+  // Why these bytes must not be overwritten, as a static string; null if they may be.
+  // Code that a CPU may run while the others wait, that handles events which cannot be
+  // masked, or that writes text, must be denied.
   const char *(*denied)(void *context, struct xsplice_range patched);
   // Memory for a payload: `size` bytes, whole pages, writable and not executable;
-  // false when there is none.
+  // false if there is none.
   bool (*allocate)(void *context, uint64_t size, struct xsplice_memory *memory);
-  // Takes back a payload's memory and everything that is known about it.
+  // Releases a payload's memory and everything that is registered about it.
   void (*free)(void *context, struct xsplice_memory memory);
-  // Takes over a payload and its tables. Nothing is protected yet.
+  // Takes over the finished payload and registers its tables. Nothing is protected
+  // yet.
   int32_t (*register_payload)(void *context,
                               struct xsplice_memory memory,
                               const struct xsplice_description *payload);
-  // Protects pages of a payload: `XSPLICE_PROTECT_...`.
+  // Protects pages of a payload: `XSPLICE_PROTECT_...`. Null if payloads run as
+  // allocated.
   int32_t (*protect)(void *context,
                      struct xsplice_memory memory,
                      struct xsplice_range pages,
@@ -229,34 +230,35 @@ struct xsplice_host {
                   uint32_t hook,
                   uint64_t addr,
                   struct xsplice_record *record);
-  // Stops all CPUs, calls `window(argument)` once on this one, and lets them go; each
-  // synchronises its instruction stream first. False when they did not all enter it
-  // within `timeout` ns: `window` has not run then.
+  // Stops all CPUs, calls `window(argument)` once on this one, and releases them; each
+  // serialises its instruction stream before it resumes. False if the rendezvous was
+  // not reached within `timeout` ns; `window` has then not run.
   bool (*rendezvous)(void *context,
                      uint64_t timeout,
                      void (*window)(void *argument),
                      void *argument);
   // Gets ready for a rendezvous in which text of `range` is written:
-  // `XSPLICE_ACCESS_...`.
+  // `XSPLICE_ACCESS_...`. Null if text is always writable.
   int32_t (*open_text)(void *context, struct xsplice_range range, uint32_t access);
-  // Begins to write, *in the window*.
+  // Begins to write, *in the window*. Null if text is always writable.
   int32_t (*begin_writing)(void *context);
   // Writes, *in the window*.
   void (*write_text)(void *context, uint64_t addr, struct xsplice_bytes bytes);
-  // Undoes `begin_writing()`, *in the window*.
+  // Undoes `begin_writing()`, *in the window*; may be null.
   void (*end_writing)(void *context);
-  // Undoes `open_text()`, whether there was a window or not.
+  // Undoes `open_text()`, even if there was no window; may be null.
   void (*close_text)(void *context);
-  // Nanoseconds since some moment in the past, also *in the window*.
+  // Nanoseconds since an arbitrary point in time, also *in the window*. Null if there
+  // is no clock.
   uint64_t (*now)(void *context);
   // A part of the log; lines end with a newline.
   void (*log)(void *context, struct xsplice_bytes text);
-  // The machine is in no defined state; does not return. May be called *in the
-  // window*.
+  // The machine is in an undefined state: does not return. Called *in the window*.
+  // Null if a panic stops the hypervisor.
   void (*fatal)(void *context, struct xsplice_bytes what);
 };
 
-// A payload that is loaded. The texts are there until it is unloaded.
+// A loaded payload. The texts are valid until it is unloaded.
 struct xsplice_payload {
   // Its name.
   struct xsplice_bytes name;
@@ -267,43 +269,43 @@ struct xsplice_payload {
   // `XSPLICE_STATE_CHECKED` or `XSPLICE_STATE_APPLIED`.
   uint32_t state;
   // Result of the last action: 0, a negative error number, or -EAGAIN while an action
-  // is under way.
+  // is in progress.
   int32_t result;
 };
 
-// Makes an engine for a hypervisor on which no payload is loaded: `guard` is
-// `XSPLICE_GUARD_...`. Null when a function of `host` is missing, when there is no such
-// guard, or without memory.
+// Creates an engine for a hypervisor on which no payload is loaded: `guard` is
+// `XSPLICE_GUARD_...`. Null if a required function of `host` is missing, if there is no
+// such guard, or without memory.
 //
 // # Safety
-// `host` is null, or leads to an `xsplice_host` whose functions do what this header
-// says, with its context, from any call of the engine.
+// `host` is null, or points to an `xsplice_host` whose functions do what this header
+// says, with its context, in any call of the engine.
 struct xsplice_engine *xsplice_engine_new(const struct xsplice_host *host,
                                           uint32_t guard);
 
-// Drops an engine. The memory of its payloads is freed, applied or not: revert and
-// unload them before.
+// Drops an engine. It frees the memory of its payloads, applied or not: revert and
+// unload them first.
 //
 // # Safety
-// `engine` is null, or of `xsplice_engine_new()` and not used any more.
+// `engine` is null, or from `xsplice_engine_new()` and no longer used.
 void xsplice_engine_free(struct xsplice_engine *engine);
 
-// Loads the payload `file` under `name`. What is wrong with it is in the log.
+// Loads the payload `file` under `name`. The log shows everything that is wrong with it.
 //
 // # Safety
-// `engine` is of `xsplice_engine_new()`, and nobody else uses it.
+// `engine` is from `xsplice_engine_new()`, and no other call uses it.
 int32_t xsplice_upload(struct xsplice_engine *engine,
                        struct xsplice_bytes name,
                        struct xsplice_bytes file);
 
-// Prepares an action, `XSPLICE_ACTION_...`, on the payload `name`; `*pending` says
-// whether `xsplice_run()` has to do it, in a context in which all CPUs can be stopped.
-// With `nodeps`, a payload may be applied on top of whatever there is. `timeout` is how
-// many nanoseconds the CPUs may take to enter the rendezvous; 0 for 30 ms.
+// Prepares an action, `XSPLICE_ACTION_...`, on the payload `name`; `*pending` is set if
+// `xsplice_run()` must finish it, in a context in which all CPUs can be stopped. With
+// `nodeps`, the payload need not depend on what is applied. `timeout` is the limit for
+// the rendezvous in nanoseconds; 0 for 30 ms.
 //
 // # Safety
-// `engine` is of `xsplice_engine_new()`, and nobody else uses it; `pending` leads to a
-// `bool`.
+// `engine` is from `xsplice_engine_new()`, and no other call uses it; `pending` points
+// to a `bool`.
 int32_t xsplice_start(struct xsplice_engine *engine,
                       struct xsplice_bytes name,
                       uint32_t action,
@@ -311,28 +313,27 @@ int32_t xsplice_start(struct xsplice_engine *engine,
                       uint32_t timeout,
                       bool *pending);
 
-// Stops all CPUs and does what `xsplice_start()` has prepared. Why it did not happen is
-// in the log and, as a number, in the payload's result.
+// Stops all CPUs and runs the action that `xsplice_start()` prepared. The log shows why
+// it failed, and the payload's result has the error number.
 //
 // # Safety
-// `engine` is of `xsplice_engine_new()`, and nobody else uses it.
+// `engine` is from `xsplice_engine_new()`, and no other call uses it.
 int32_t xsplice_run(struct xsplice_engine *engine);
 
-// `xsplice_start()` and, if need be, `xsplice_run()`.
+// `xsplice_start()` and, if `*pending`, `xsplice_run()`.
 //
 // # Safety
-// As these.
+// As for these.
 int32_t xsplice_act(struct xsplice_engine *engine,
                     struct xsplice_bytes name,
                     uint32_t action,
                     bool nodeps,
                     uint32_t timeout);
 
-// Describes the payload that is at `index` among those that are loaded, the oldest
-// first; false when there is none.
+// Describes the loaded payload at `index`, oldest first; false if there is none.
 //
 // # Safety
-// `engine` is of `xsplice_engine_new()`, and nobody else uses it; `payload` can be
+// `engine` is from `xsplice_engine_new()`, and no other call uses it; `payload` can be
 // written.
 bool xsplice_loaded(const struct xsplice_engine *engine,
                     size_t index,

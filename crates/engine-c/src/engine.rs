@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the hypervisor calls.
+//! The functions that the hypervisor calls.
 #![expect(unsafe_code, reason = "everything here is called from C")]
 
-use crate::host::{Table, state_number, xsplice_bytes, xsplice_host};
+use crate::host::{Table, xsplice_bytes, xsplice_host};
 use ::xsplice_engine::{Action, Engine, Errno, Failure, Guard, Options, Policy, Progress};
 use alloc::boxed::Box;
 use xsplice_abi::sysctl;
@@ -20,13 +20,13 @@ pub const XSPLICE_GUARD_OLD_CODE: u32 = 1;
 /// A payload is checked against both.
 pub const XSPLICE_GUARD_BOTH: u32 = 2;
 
-/// Take a payload out of memory.
+/// Unload a payload.
 pub const XSPLICE_ACTION_UNLOAD: u32 = 1;
-/// Put the functions back that it patches.
+/// Restore the functions that it patches.
 pub const XSPLICE_ACTION_REVERT: u32 = 2;
 /// Patch the functions.
 pub const XSPLICE_ACTION_APPLY: u32 = 3;
-/// Revert everything that is applied, and apply it.
+/// Revert all applied payloads, and apply it.
 pub const XSPLICE_ACTION_REPLACE: u32 = 4;
 
 /// Loaded.
@@ -34,7 +34,7 @@ pub const XSPLICE_STATE_CHECKED: u32 = 1;
 /// Loaded and applied.
 pub const XSPLICE_STATE_APPLIED: u32 = 2;
 
-// The header has numbers; they are those of Xen's interface.
+// The numbers are those of Xen's interface; cbindgen needs them as literals.
 const _: () = {
     assert!(XSPLICE_ACTION_UNLOAD == sysctl::ACTION_UNLOAD);
     assert!(XSPLICE_ACTION_REVERT == sysctl::ACTION_REVERT);
@@ -44,7 +44,7 @@ const _: () = {
     assert!(XSPLICE_STATE_APPLIED == sysctl::STATE_APPLIED);
 };
 
-/// A payload that is loaded. The texts are there until it is unloaded.
+/// A loaded payload. The texts are valid until it is unloaded.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct xsplice_payload {
@@ -57,7 +57,7 @@ pub struct xsplice_payload {
     /// `XSPLICE_STATE_CHECKED` or `XSPLICE_STATE_APPLIED`.
     pub state: u32,
     /// Result of the last action: 0, a negative error number, or -EAGAIN while an action
-    /// is under way.
+    /// is in progress.
     pub result: i32,
 }
 
@@ -65,19 +65,19 @@ fn code<T>(result: Result<T, Errno>) -> i32 {
     result.map_or_else(|errno| -errno.0, |_| 0)
 }
 
-/// Makes an engine for a hypervisor on which no payload is loaded: `guard` is
-/// `XSPLICE_GUARD_...`. Null when a function of `host` is missing, when there is no such
-/// guard, or without memory.
+/// Creates an engine for a hypervisor on which no payload is loaded: `guard` is
+/// `XSPLICE_GUARD_...`. Null if a required function of `host` is missing, if there is no
+/// such guard, or without memory.
 ///
 /// # Safety
-/// `host` is null, or leads to an `xsplice_host` whose functions do what this header
-/// says, with its context, from any call of the engine.
+/// `host` is null, or points to an `xsplice_host` whose functions do what this header
+/// says, with its context, in any call of the engine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xsplice_engine_new(
     host: *const xsplice_host,
     guard: u32,
 ) -> *mut xsplice_engine {
-    // SAFETY: the caller says so.
+    // SAFETY: guaranteed by the caller.
     let table = unsafe { host.as_ref() }.and_then(Table::new);
     let guard = match guard {
         XSPLICE_GUARD_STACK => Guard::Stack,
@@ -92,30 +92,30 @@ pub unsafe extern "C" fn xsplice_engine_new(
     Box::into_raw(Box::write(place, xsplice_engine(engine)))
 }
 
-/// Drops an engine. The memory of its payloads is freed, applied or not: revert and
-/// unload them before.
+/// Drops an engine. It frees the memory of its payloads, applied or not: revert and
+/// unload them first.
 ///
 /// # Safety
-/// `engine` is null, or of `xsplice_engine_new()` and not used any more.
+/// `engine` is null, or from `xsplice_engine_new()` and no longer used.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xsplice_engine_free(engine: *mut xsplice_engine) {
     if !engine.is_null() {
-        // SAFETY: `xsplice_engine_new` has made it of a box.
+        // SAFETY: `xsplice_engine_new` made it from a box.
         drop(unsafe { Box::from_raw(engine) });
     }
 }
 
-/// Loads the payload `file` under `name`. What is wrong with it is in the log.
+/// Loads the payload `file` under `name`. The log shows everything that is wrong with it.
 ///
 /// # Safety
-/// `engine` is of `xsplice_engine_new()`, and nobody else uses it.
+/// `engine` is from `xsplice_engine_new()`, and no other call uses it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xsplice_upload(
     engine: *mut xsplice_engine,
     name: xsplice_bytes,
     file: xsplice_bytes,
 ) -> i32 {
-    // SAFETY: the caller says so, and the bytes are there for as long as this call.
+    // SAFETY: guaranteed by the caller; the bytes are valid for this call.
     let (engine, name, file) = unsafe { (&mut *engine, name.get(), file.get()) };
     let Ok(name) = str::from_utf8(name) else {
         return -Errno::EINVAL.0;
@@ -124,14 +124,14 @@ pub unsafe extern "C" fn xsplice_upload(
     code(loaded.map_err(|refusal| refusal.errno()))
 }
 
-/// Prepares an action, `XSPLICE_ACTION_...`, on the payload `name`; `*pending` says
-/// whether `xsplice_run()` has to do it, in a context in which all CPUs can be stopped.
-/// With `nodeps`, a payload may be applied on top of whatever there is. `timeout` is how
-/// many nanoseconds the CPUs may take to enter the rendezvous; 0 for 30 ms.
+/// Prepares an action, `XSPLICE_ACTION_...`, on the payload `name`; `*pending` is set if
+/// `xsplice_run()` must finish it, in a context in which all CPUs can be stopped. With
+/// `nodeps`, the payload need not depend on what is applied. `timeout` is the limit for
+/// the rendezvous in nanoseconds; 0 for 30 ms.
 ///
 /// # Safety
-/// `engine` is of `xsplice_engine_new()`, and nobody else uses it; `pending` leads to a
-/// `bool`.
+/// `engine` is from `xsplice_engine_new()`, and no other call uses it; `pending` points
+/// to a `bool`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xsplice_start(
     engine: *mut xsplice_engine,
@@ -141,7 +141,7 @@ pub unsafe extern "C" fn xsplice_start(
     timeout: u32,
     pending: *mut bool,
 ) -> i32 {
-    // SAFETY: the caller says so, and the name is there for as long as this call.
+    // SAFETY: guaranteed by the caller; the name is valid for this call.
     let (engine, name, pending) = unsafe { (&mut *engine, name.get(), &mut *pending) };
     *pending = false;
     let action = match action {
@@ -151,7 +151,7 @@ pub unsafe extern "C" fn xsplice_start(
         XSPLICE_ACTION_REPLACE => Action::Replace,
         _ => return -Errno::EOPNOTSUPP.0,
     };
-    // The engine knows texts only, so that no payload has another name.
+    // The engine only accepts UTF-8, so no payload has any other name.
     let Ok(name) = str::from_utf8(name) else {
         return -Errno::ENOENT.0;
     };
@@ -160,22 +160,22 @@ pub unsafe extern "C" fn xsplice_start(
     code(started.map_err(|failure: Failure| failure.errno()))
 }
 
-/// Stops all CPUs and does what `xsplice_start()` has prepared. Why it did not happen is
-/// in the log and, as a number, in the payload's result.
+/// Stops all CPUs and runs the action that `xsplice_start()` prepared. The log shows why
+/// it failed, and the payload's result has the error number.
 ///
 /// # Safety
-/// `engine` is of `xsplice_engine_new()`, and nobody else uses it.
+/// `engine` is from `xsplice_engine_new()`, and no other call uses it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xsplice_run(engine: *mut xsplice_engine) -> i32 {
-    // SAFETY: the caller says so.
+    // SAFETY: guaranteed by the caller.
     let engine = unsafe { &mut *engine };
     code(engine.0.run().map_err(|failure| failure.errno()))
 }
 
-/// `xsplice_start()` and, if need be, `xsplice_run()`.
+/// `xsplice_start()` and, if `*pending`, `xsplice_run()`.
 ///
 /// # Safety
-/// As these.
+/// As for these.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xsplice_act(
     engine: *mut xsplice_engine,
@@ -185,7 +185,7 @@ pub unsafe extern "C" fn xsplice_act(
     timeout: u32,
 ) -> i32 {
     let mut pending = false;
-    // SAFETY: the caller says so.
+    // SAFETY: guaranteed by the caller.
     let started = unsafe { xsplice_start(engine, name, action, nodeps, timeout, &raw mut pending) };
     match pending {
         // SAFETY: see above.
@@ -194,11 +194,10 @@ pub unsafe extern "C" fn xsplice_act(
     }
 }
 
-/// Describes the payload that is at `index` among those that are loaded, the oldest
-/// first; false when there is none.
+/// Describes the loaded payload at `index`, oldest first; false if there is none.
 ///
 /// # Safety
-/// `engine` is of `xsplice_engine_new()`, and nobody else uses it; `payload` can be
+/// `engine` is from `xsplice_engine_new()`, and no other call uses it; `payload` can be
 /// written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn xsplice_loaded(
@@ -206,7 +205,7 @@ pub unsafe extern "C" fn xsplice_loaded(
     index: usize,
     payload: *mut xsplice_payload,
 ) -> bool {
-    // SAFETY: the caller says so.
+    // SAFETY: guaranteed by the caller.
     let engine = unsafe { &*engine };
     let Some(loaded) = engine.0.stack().loaded().nth(index) else {
         return false;
@@ -215,10 +214,10 @@ pub unsafe extern "C" fn xsplice_loaded(
         name: loaded.name().as_bytes().into(),
         build_id: loaded.build_id().into(),
         base: loaded.memory().base(),
-        state: state_number(loaded.state()),
+        state: loaded.state().number(),
         result: loaded.result(),
     };
-    // SAFETY: the caller says that it can be written.
+    // SAFETY: the caller guarantees that it can be written.
     unsafe { payload.write(description) };
     true
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What the hypervisor gives: the engine's host as a table of C functions.
+//! The engine's host as a table of C functions.
 #![expect(unsafe_code, reason = "everything here is an interface to C")]
 
 use alloc::boxed::Box;
@@ -8,21 +8,19 @@ use core::ffi::{CStr, c_char, c_void};
 use core::fmt::{self, Write as _};
 use core::ops::Range;
 use core::ptr::NonNull;
-use xsplice_abi::sysctl::{STATE_APPLIED, STATE_CHECKED};
 use xsplice_engine::{
     Absent, Description, Errno, Hook, Host, LandingPads, Limits, Protection, Region, Resident,
     State, Status, WriteAccess,
 };
 use xsplice_fallible::{self as fallible, Message};
 
-/// Bytes with their length. They need no zero at the end, and are there for as long
-/// as the call that they are given to.
+/// Bytes with their length, not zero-terminated; valid for the call they are passed to.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct xsplice_bytes {
     /// The first byte; not null, even when there are none.
     pub data: *const u8,
-    /// How many there are.
+    /// Their number.
     pub len: usize,
 }
 
@@ -37,17 +35,17 @@ impl From<&[u8]> for xsplice_bytes {
 
 impl xsplice_bytes {
     /// # Safety
-    /// The bytes are there, and are not changed, for as long as the result is used.
+    /// The bytes are valid and not changed while the result is in use.
     pub(crate) unsafe fn get<'a>(self) -> &'a [u8] {
         if self.data.is_null() {
             return &[];
         }
-        // SAFETY: the caller says so.
+        // SAFETY: guaranteed by the caller.
         unsafe { core::slice::from_raw_parts(self.data, self.len) }
     }
 }
 
-/// Addresses from `start` up to, and without, `end`.
+/// Addresses from `start` up to, but not including, `end`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct xsplice_range {
@@ -66,19 +64,19 @@ impl From<&Range<u64>> for xsplice_range {
     }
 }
 
-/// `region()`: code that stays for as long as the hypervisor runs.
+/// `region()`: permanent code.
 pub const XSPLICE_REGION_TEXT: u32 = 1;
 /// `region()`: code or data that is freed after boot.
 pub const XSPLICE_REGION_INIT: u32 = 2;
-/// `region()`: anything else that stays.
+/// `region()`: other permanent memory.
 pub const XSPLICE_REGION_DATA: u32 = 3;
 /// `region()`: not part of the hypervisor.
 pub const XSPLICE_REGION_OUTSIDE: u32 = 4;
 
-/// `open_text()`: written by `write_text()` only; an alias of the pages will do.
+/// `open_text()`: for `write_text()` only; an alias of the pages will do.
 pub const XSPLICE_ACCESS_ALIAS: u32 = 0;
-/// `open_text()`: hooks run in the window, and find text writable at its own
-/// addresses, that of payloads too.
+/// `open_text()`: hooks run in the window: text must be writable at its own addresses,
+/// that of payloads included.
 pub const XSPLICE_ACCESS_IN_PLACE: u32 = 1;
 
 /// `protect()`: readable and executable.
@@ -88,7 +86,7 @@ pub const XSPLICE_PROTECT_READ_ONLY: u32 = 1;
 
 /// `call()`: before the functions are patched, in the window; returns nothing.
 pub const XSPLICE_HOOK_LOAD: u32 = 0;
-/// `call()`: after the functions are put back, in the window; returns nothing.
+/// `call()`: after the functions are restored, in the window; returns nothing.
 pub const XSPLICE_HOOK_UNLOAD: u32 = 1;
 /// `call()`: before an apply; can veto it.
 pub const XSPLICE_HOOK_PRE_APPLY: u32 = 2;
@@ -103,19 +101,18 @@ pub const XSPLICE_HOOK_REVERT: u32 = 6;
 /// `call()`: after a revert; returns nothing.
 pub const XSPLICE_HOOK_POST_REVERT: u32 = 7;
 
-/// What the hypervisor's own code takes for granted of a payload.
+/// What the hypervisor's own code assumes about a payload.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct xsplice_limits {
-    /// Numbers of processor features are less than this.
+    /// Upper bound of processor feature numbers, exclusive.
     pub features: u16,
-    /// With this feature, an entry of .altinstructions may make a call direct; 0 when
-    /// there is none.
+    /// With this feature, an entry of .altinstructions may make an indirect call direct;
+    /// 0 if there is none.
     pub always: u16,
-    /// Whether payloads have .alt_call_sites for that.
+    /// Whether payloads use .alt_call_sites for that.
     pub call_sites: bool,
-    /// Whether the processor checks that what is called through pointers begins with
-    /// endbr64.
+    /// Whether the processor checks that targets of indirect calls start with endbr64.
     pub landing_pads: bool,
 }
 
@@ -123,14 +120,14 @@ pub struct xsplice_limits {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct xsplice_memory {
-    /// Its address, page-aligned, near enough to the text for a jump.
+    /// Its address, page-aligned, within jump range of the text.
     pub base: u64,
-    /// Where the engine writes it: that address, or a buffer that `register_payload()`
-    /// copies there. It stays until `free()`.
+    /// Where the engine builds it: that address, or a buffer that `register_payload()`
+    /// copies there. Valid until `free()`.
     pub bytes: *mut u8,
 }
 
-/// A payload that is made. Everything in it is there for as long as the call.
+/// A finished payload. Everything in it is valid for the call.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct xsplice_description {
@@ -168,52 +165,52 @@ pub struct xsplice_record {
     pub state: u32,
     /// Result of the last action: 0, or a negative error number.
     pub result: i32,
-    /// For each function whether it is patched. An apply or revert hook sets all of
-    /// these, or it fails and changes none.
+    /// For each function, whether it is patched. An apply or revert hook sets all of
+    /// them, or fails and changes none.
     pub applied: *mut bool,
-    /// How many functions there are.
+    /// The number of functions.
     pub functions: usize,
 }
 
-/// The hypervisor: functions that the engine calls, each with `context`. All of them
-/// must be there. *In the window* all other CPUs are stopped: such a function must not
+/// The hypervisor: functions that the engine calls, each with `context`. Those that may
+/// be null say so. *In the window* all other CPUs are stopped: such a function must not
 /// wait, allocate or print.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct xsplice_host {
-    /// What each function gets.
+    /// Passed to each function.
     pub context: *mut c_void,
-    /// The build-id; it stays.
+    /// The build-id; valid for as long as the engine.
     pub build_id: xsplice_bytes,
-    /// What its own code takes for granted of payloads.
+    /// What its own code assumes about payloads.
     pub limits: xsplice_limits,
-    /// The address of a symbol, 0 when there is none: `function` for a global one,
+    /// The address of a symbol, 0 if there is none: `function` for a global one,
     /// `file.c#function` for a local one.
     pub lookup_symbol:
         Option<unsafe extern "C" fn(context: *mut c_void, name: xsplice_bytes) -> u64>,
     /// `XSPLICE_REGION_...`; payloads are outside.
     pub region: Option<unsafe extern "C" fn(context: *mut c_void, addr: u64) -> u32>,
     /// Copies the `len` bytes at `addr`, in the hypervisor or in a payload's memory;
-    /// false when they are not all there.
+    /// false if some are missing.
     pub read: Option<
         unsafe extern "C" fn(context: *mut c_void, addr: u64, buf: *mut u8, len: usize) -> bool,
     >,
-    /// Where the function begins that has the instruction at `addr`; 0 when that is not
-    /// known.
+    /// The start of the function that contains the instruction at `addr`; 0 if unknown.
     pub function_at: Option<unsafe extern "C" fn(context: *mut c_void, addr: u64) -> u64>,
-    /// Why these bytes must not be written over, as a string that stays; null when they
-    /// may be. What a CPU may run while the others wait, and what handles events that
-    /// cannot be masked, must not be.
+    /// Why these bytes must not be overwritten, as a static string; null if they may be.
+    /// Code that a CPU may run while the others wait, that handles events which cannot be
+    /// masked, or that writes text, must be denied.
     pub denied:
         Option<unsafe extern "C" fn(context: *mut c_void, patched: xsplice_range) -> *const c_char>,
     /// Memory for a payload: `size` bytes, whole pages, writable and not executable;
-    /// false when there is none.
+    /// false if there is none.
     pub allocate: Option<
         unsafe extern "C" fn(context: *mut c_void, size: u64, memory: *mut xsplice_memory) -> bool,
     >,
-    /// Takes back a payload's memory and everything that is known about it.
+    /// Releases a payload's memory and everything that is registered about it.
     pub free: Option<unsafe extern "C" fn(context: *mut c_void, memory: xsplice_memory)>,
-    /// Takes over a payload and its tables. Nothing is protected yet.
+    /// Takes over the finished payload and registers its tables. Nothing is protected
+    /// yet.
     pub register_payload: Option<
         unsafe extern "C" fn(
             context: *mut c_void,
@@ -221,7 +218,8 @@ pub struct xsplice_host {
             payload: *const xsplice_description,
         ) -> i32,
     >,
-    /// Protects pages of a payload: `XSPLICE_PROTECT_...`.
+    /// Protects pages of a payload: `XSPLICE_PROTECT_...`. Null if payloads run as
+    /// allocated.
     pub protect: Option<
         unsafe extern "C" fn(
             context: *mut c_void,
@@ -240,9 +238,9 @@ pub struct xsplice_host {
             record: *mut xsplice_record,
         ) -> i32,
     >,
-    /// Stops all CPUs, calls `window(argument)` once on this one, and lets them go; each
-    /// synchronises its instruction stream first. False when they did not all enter it
-    /// within `timeout` ns: `window` has not run then.
+    /// Stops all CPUs, calls `window(argument)` once on this one, and releases them; each
+    /// serialises its instruction stream before it resumes. False if the rendezvous was
+    /// not reached within `timeout` ns; `window` has then not run.
     pub rendezvous: Option<
         unsafe extern "C" fn(
             context: *mut c_void,
@@ -252,41 +250,27 @@ pub struct xsplice_host {
         ) -> bool,
     >,
     /// Gets ready for a rendezvous in which text of `range` is written:
-    /// `XSPLICE_ACCESS_...`.
+    /// `XSPLICE_ACCESS_...`. Null if text is always writable.
     pub open_text: Option<
         unsafe extern "C" fn(context: *mut c_void, range: xsplice_range, access: u32) -> i32,
     >,
-    /// Begins to write, *in the window*.
+    /// Begins to write, *in the window*. Null if text is always writable.
     pub begin_writing: Option<unsafe extern "C" fn(context: *mut c_void) -> i32>,
     /// Writes, *in the window*.
     pub write_text:
         Option<unsafe extern "C" fn(context: *mut c_void, addr: u64, bytes: xsplice_bytes)>,
-    /// Undoes `begin_writing()`, *in the window*.
+    /// Undoes `begin_writing()`, *in the window*; may be null.
     pub end_writing: Option<unsafe extern "C" fn(context: *mut c_void)>,
-    /// Undoes `open_text()`, whether there was a window or not.
+    /// Undoes `open_text()`, even if there was no window; may be null.
     pub close_text: Option<unsafe extern "C" fn(context: *mut c_void)>,
-    /// Nanoseconds since some moment in the past, also *in the window*.
+    /// Nanoseconds since an arbitrary point in time, also *in the window*. Null if there
+    /// is no clock.
     pub now: Option<unsafe extern "C" fn(context: *mut c_void) -> u64>,
     /// A part of the log; lines end with a newline.
     pub log: Option<unsafe extern "C" fn(context: *mut c_void, text: xsplice_bytes)>,
-    /// The machine is in no defined state; does not return. May be called *in the
-    /// window*.
+    /// The machine is in an undefined state: does not return. Called *in the window*.
+    /// Null if a panic stops the hypervisor.
     pub fatal: Option<unsafe extern "C" fn(context: *mut c_void, what: xsplice_bytes)>,
-}
-
-/// What C returns: 0 or a negative error number.
-fn result(code: i32) -> Result<(), Errno> {
-    match code {
-        0 => Ok(()),
-        code => Err(Errno(code.saturating_abs())),
-    }
-}
-
-pub(crate) const fn state_number(state: State) -> u32 {
-    match state {
-        State::Checked => STATE_CHECKED,
-        State::Applied => STATE_APPLIED,
-    }
 }
 
 const fn hook_number(hook: Hook) -> u32 {
@@ -303,24 +287,27 @@ const fn hook_number(hook: Hook) -> u32 {
 }
 
 macro_rules! table {
-    ($($name:ident: fn($($kind:ty),*) $(-> $result:ty)?;)*) => {
-        /// An [`xsplice_host`] in which nothing is missing.
+    (required { $($name:ident: fn($($kind:ty),*) $(-> $result:ty)?;)* }
+     optional { $($optional:ident: fn($($argument:ty),*) $(-> $returns:ty)?;)* }) => {
+        /// An [`xsplice_host`] with all required functions.
         #[derive(Clone, Copy, Debug)]
         pub(crate) struct Table {
             context: *mut c_void,
             build_id: xsplice_bytes,
             limits: xsplice_limits,
             $($name: unsafe extern "C" fn(*mut c_void $(, $kind)*) $(-> $result)?,)*
+            $($optional: Option<unsafe extern "C" fn(*mut c_void $(, $argument)*) $(-> $returns)?>,)*
         }
 
         impl Table {
-            /// `None` when a function is missing.
+            /// `None` if a required function is missing.
             pub(crate) fn new(host: &xsplice_host) -> Option<Self> {
                 Some(Self {
                     context: host.context,
                     build_id: host.build_id,
                     limits: host.limits,
                     $($name: host.$name?,)*
+                    $($optional: host.$optional,)*
                 })
             }
         }
@@ -328,39 +315,47 @@ macro_rules! table {
 }
 
 table! {
-    lookup_symbol: fn(xsplice_bytes) -> u64;
-    region: fn(u64) -> u32;
-    read: fn(u64, *mut u8, usize) -> bool;
-    function_at: fn(u64) -> u64;
-    denied: fn(xsplice_range) -> *const c_char;
-    allocate: fn(u64, *mut xsplice_memory) -> bool;
-    free: fn(xsplice_memory);
-    register_payload: fn(xsplice_memory, *const xsplice_description) -> i32;
-    protect: fn(xsplice_memory, xsplice_range, u32) -> i32;
-    call: fn(xsplice_memory, u32, u64, *mut xsplice_record) -> i32;
-    rendezvous: fn(u64, unsafe extern "C" fn(*mut c_void), *mut c_void) -> bool;
-    open_text: fn(xsplice_range, u32) -> i32;
-    begin_writing: fn() -> i32;
-    write_text: fn(u64, xsplice_bytes);
-    end_writing: fn();
-    close_text: fn();
-    now: fn() -> u64;
-    log: fn(xsplice_bytes);
-    fatal: fn(xsplice_bytes);
+    required {
+        lookup_symbol: fn(xsplice_bytes) -> u64;
+        region: fn(u64) -> u32;
+        read: fn(u64, *mut u8, usize) -> bool;
+        function_at: fn(u64) -> u64;
+        denied: fn(xsplice_range) -> *const c_char;
+        allocate: fn(u64, *mut xsplice_memory) -> bool;
+        free: fn(xsplice_memory);
+        register_payload: fn(xsplice_memory, *const xsplice_description) -> i32;
+        call: fn(xsplice_memory, u32, u64, *mut xsplice_record) -> i32;
+        rendezvous: fn(u64, unsafe extern "C" fn(*mut c_void), *mut c_void) -> bool;
+        write_text: fn(u64, xsplice_bytes);
+        log: fn(xsplice_bytes);
+    }
+    optional {
+        open_text: fn(xsplice_range, u32) -> i32;
+        begin_writing: fn() -> i32;
+        end_writing: fn();
+        close_text: fn();
+        now: fn() -> u64;
+        protect: fn(xsplice_memory, xsplice_range, u32) -> i32;
+        fatal: fn(xsplice_bytes);
+    }
 }
 
-/// Calls a function of the table. The one argument for all of them: the hypervisor has
-/// promised, when it made the engine, that each does what the header says with
-/// `context`; what is passed besides are numbers, and pointers to what lives longer than
-/// the call.
+/// Calls a function of the table; with `?`, one that may be missing. One soundness
+/// argument for all of them: the hypervisor has promised, when it made the engine, that
+/// each does what the header says with `context`; the other arguments are numbers, and
+/// pointers to what outlives the call.
 macro_rules! ask {
+    ($table:expr, $name:ident? $(, $argument:expr)*) => {
+        // SAFETY: see the macro.
+        $table.$name.map(|function| unsafe { function($table.context $(, $argument)*) })
+    };
     ($table:expr, $name:ident $(, $argument:expr)*) => {
         // SAFETY: see the macro.
         unsafe { ($table.$name)($table.context $(, $argument)*) }
     };
 }
 
-/// Parts of a text as the log takes them.
+/// Passes each part of a text to the log.
 struct Log<'t>(&'t Table);
 
 impl fmt::Write for Log<'_> {
@@ -372,7 +367,7 @@ impl fmt::Write for Log<'_> {
 
 impl Host for Table {
     fn build_id(&self) -> &[u8] {
-        // SAFETY: the hypervisor has promised that it stays.
+        // SAFETY: the hypervisor has promised that it stays valid.
         unsafe { self.build_id.get() }
     }
 
@@ -424,17 +419,17 @@ impl Host for Table {
                 len,
             },
         );
-        // Without a buffer it is given back. What was in it counts for nothing, but Rust
-        // must not see it.
+        // Without a buffer, `place` is dropped here and releases the memory. Rust must not
+        // see uninitialised bytes.
         let bytes = NonNull::new(memory.bytes)?;
-        // SAFETY: the hypervisor has given `len` bytes, which are the engine's now.
+        // SAFETY: the hypervisor has given `len` bytes to the engine.
         unsafe { bytes.write_bytes(0, len) };
         Some(place)
     }
 
     fn rendezvous(&self, timeout: u64, window: &mut dyn FnMut()) -> Result<(), Absent> {
         unsafe extern "C" fn run(argument: *mut c_void) {
-            // SAFETY: it is the one below, and the call in which it is borrowed goes on.
+            // SAFETY: it is the reference below, which is borrowed for the whole call.
             let window = unsafe { &mut *argument.cast::<&mut dyn FnMut()>() };
             window();
         }
@@ -443,7 +438,7 @@ impl Host for Table {
         match ask!(self, rendezvous, timeout, run, argument) {
             true => Ok(()),
             false => Err(Absent {
-                step: "the hypervisor gave up",
+                step: "the hypervisor did not stop all CPUs in time",
                 cpus: alloc::vec::Vec::new(),
             }),
         }
@@ -454,11 +449,11 @@ impl Host for Table {
             WriteAccess::Alias => XSPLICE_ACCESS_ALIAS,
             WriteAccess::InPlace => XSPLICE_ACCESS_IN_PLACE,
         };
-        result(ask!(self, open_text, (&range).into(), access))
+        ask!(self, open_text?, (&range).into(), access).map_or(Ok(()), Errno::check)
     }
 
     fn begin_writing(&self) -> Result<(), Errno> {
-        result(ask!(self, begin_writing))
+        ask!(self, begin_writing?).map_or(Ok(()), Errno::check)
     }
 
     fn write_text(&self, addr: u64, bytes: &[u8]) {
@@ -466,29 +461,27 @@ impl Host for Table {
     }
 
     fn end_writing(&self) {
-        ask!(self, end_writing);
+        ask!(self, end_writing?);
     }
 
     fn close_text(&self) {
-        ask!(self, close_text);
+        ask!(self, close_text?);
     }
 
     fn now(&self) -> u64 {
-        ask!(self, now)
+        ask!(self, now?).unwrap_or(0)
     }
 
     fn log(&self, line: fmt::Arguments<'_>) {
-        // It never fails.
+        // `write_str` never fails.
         let _ = writeln!(Log(self), "{line}");
     }
 
+    #[expect(clippy::panic, reason = "nothing else may run")]
     fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
-        let message = Message::new(what);
-        ask!(self, fatal, message.bytes().into());
-        // It has come back all the same: nothing else may run.
-        loop {
-            core::hint::spin_loop();
-        }
+        ask!(self, fatal?, Message::new(what).bytes().into());
+        // There is none, or it has returned nevertheless: nothing else may run.
+        panic!("{what}")
     }
 
     fn function_at(&self, addr: u64) -> Option<u64> {
@@ -501,9 +494,9 @@ impl Host for Table {
         if reason.is_null() {
             return None;
         }
-        // SAFETY: it is a string that stays.
+        // SAFETY: it is a static string.
         let reason = unsafe { CStr::from_ptr(reason) };
-        Some(reason.to_str().unwrap_or("the hypervisor keeps it"))
+        Some(reason.to_str().unwrap_or("the hypervisor denies it"))
     }
 }
 
@@ -521,8 +514,8 @@ impl Resident for Place {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `allocate` has written all of it, and until it is registered nobody
-        // but the caller, who has borrowed this, writes there.
+        // SAFETY: `allocate` has initialised all of it, and until it is registered only
+        // the engine writes there, through this borrow.
         unsafe { core::slice::from_raw_parts(self.memory.bytes, self.len) }
     }
 
@@ -547,7 +540,7 @@ impl Resident for Place {
             metadata: (&payload.metadata).into(),
         };
         let table = self.table;
-        result(ask!(
+        Errno::check(ask!(
             table,
             register_payload,
             self.memory,
@@ -561,29 +554,21 @@ impl Resident for Place {
             Protection::ReadOnly => XSPLICE_PROTECT_READ_ONLY,
         };
         let table = self.table;
-        result(ask!(
-            table,
-            protect,
-            self.memory,
-            (&range).into(),
-            protection
-        ))
+        let protected = ask!(table, protect?, self.memory, (&range).into(), protection);
+        protected.map_or(Ok(()), Errno::check)
     }
 
     fn call(&mut self, hook: Hook, addr: u64, status: &mut Status<'_>) -> Result<(), Errno> {
         let mut record = xsplice_record {
-            state: state_number(*status.state),
+            state: status.state.number(),
             result: status.result,
             applied: status.applied.as_mut_ptr(),
             functions: status.applied.len(),
         };
         let (table, hook) = (self.table, hook_number(hook));
         let code = ask!(table, call, self.memory, hook, addr, &raw mut record);
-        *status.state = match record.state {
-            STATE_APPLIED => State::Applied,
-            _ => State::Checked,
-        };
-        result(code)
+        *status.state = State::from_number(record.state);
+        Errno::check(code)
     }
 }
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! The live-patch engine as a static library, for hypervisors that are not written in
-//! Rust. `include/xsplice.h` is what they include; cbindgen writes it from these
-//! files, and a test compares the two.
+//! Rust. They include `include/xsplice.h`, which cbindgen generates from these files; a
+//! test compares the two.
 //!
 //! The hypervisor fills in an [`xsplice_host`](host::xsplice_host), a table of functions: the engine's
-//! [`Host`](::xsplice_engine::Host) in C. `tests/host.c` is a small one.
+//! [`Host`](::xsplice_engine::Host) in C. `examples/host.c` is the smallest one.
 //!
-//! * **Trusts** that the hypervisor keeps to the header: pointers lead to what they
-//!   are said to, and calls with the same engine follow each other.
-//! * **Guarantees** what `xsplice-engine` does. An `xsplice_host` in which a function
-//!   is missing is refused when the engine is made.
+//! * **Trusts** that the hypervisor follows the header: pointers are valid, and calls
+//!   with the same engine are serialised.
+//! * **Guarantees** what `xsplice-engine` does. An `xsplice_host` without a required
+//!   function is refused when the engine is created.
 #![no_std]
 #![allow(
     non_camel_case_types,
@@ -18,7 +18,7 @@
 )]
 
 extern crate alloc;
-// Its allocator, and what it does in a panic.
+// For its allocator and panic handler.
 #[cfg(not(target_os = "none"))]
 extern crate std;
 

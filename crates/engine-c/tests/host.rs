@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A hypervisor in C, `tests/host.c`, links the static library and lives through a
-//! payload's whole life; its code is real, and is called.
+//! Hypervisors in C link the static library and load, apply, revert and unload a
+//! payload; their code is real, and is called: `examples/host.c`, and `contract.c` with
+//! every function of the table.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -44,22 +45,21 @@ fn library() -> PathBuf {
 }
 
 #[test]
-fn a_hypervisor_in_c_lives_through_the_life_of_a_payload() {
+fn hypervisors_in_c_load_apply_revert_and_unload_a_payload() {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = tempfile::tempdir().unwrap();
-    let (program, payload) = (dir.path().join("host"), dir.path().join("payload"));
-    let mut compile = Command::new("gcc");
-    compile.args([
-        "-std=c11",
-        "-D_DEFAULT_SOURCE",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-I",
-    ]);
-    compile.arg(crate_dir.join("include"));
-    compile.arg(crate_dir.join("tests/host.c")).arg("-o");
-    run(compile.arg(&program).arg(library()));
+    let payload = dir.path().join("payload");
     std::fs::write(&payload, Payload::with_code(&CODE).bytes()).unwrap();
-    run(Command::new(&program).arg(&payload));
+    let library = library();
+    for source in ["examples/host.c", "tests/contract.c"] {
+        let program = dir.path().join("program");
+        let mut compile = Command::new("gcc");
+        compile.args(["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter"]);
+        compile
+            .args(["-Werror", "-I"])
+            .arg(crate_dir.join("include"));
+        compile.arg(crate_dir.join(source)).arg("-o").arg(&program);
+        run(compile.arg(&library));
+        run(Command::new(&program).arg(&payload));
+    }
 }

@@ -10,6 +10,7 @@ use core::fmt;
 use core::ops::Range;
 use xsplice_abi::errno::Errno;
 pub use xsplice_abi::payload::hook::Hook;
+use xsplice_abi::sysctl;
 
 /// The kind of memory at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +27,10 @@ pub enum Region {
 
 /// What the hypervisor's own code assumes about a payload: violations would stop it,
 /// or be followed blindly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// The default is the strictest: no processor features, no table of direct calls, and
+/// landing pads at all targets of indirect calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Upper bound of processor feature numbers, exclusive.
     pub features: u16,
@@ -40,13 +44,14 @@ pub struct Limits {
 }
 
 /// Whether targets of indirect calls must start with `endbr64`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LandingPads {
     /// No: the hypervisor was compiled without landing pads.
     Unused,
     /// Only if the processor checks it, which is not known here.
     Wanted,
     /// Yes: the processor checks it.
+    #[default]
     Checked,
 }
 
@@ -65,7 +70,8 @@ pub enum WriteAccess {
 /// marked *in the window*, all other CPUs are stopped: they must not wait, allocate
 /// or print.
 ///
-/// `examples/host.rs` is a small one.
+/// A method with a default is for hosts that have nothing to do there; each says for
+/// which. `examples/host.rs` is a small host.
 pub trait Host {
     /// The build-id; empty when there is none.
     fn build_id(&self) -> &[u8];
@@ -74,8 +80,11 @@ pub trait Host {
     /// (`function` for a global one, `file.c#function` for a local one).
     fn lookup_symbol(&self, name: &[u8]) -> Option<u64>;
 
-    /// What its own code assumes about payloads.
-    fn limits(&self) -> Limits;
+    /// What its own code assumes about payloads. By default the strictest:
+    /// [`Limits::default`].
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
 
     /// The required signatures of payloads. A host without keys ignores signatures.
     fn signatures(&self) -> Signatures<'_> {
@@ -106,15 +115,22 @@ pub trait Host {
     /// written: the place for whatever takes time. All that the engine writes is
     /// in `range`.
     ///
+    /// The default is for hosts whose text is always writable.
+    ///
     /// # Errors
     /// Why it cannot be written; then nothing has changed.
-    fn open_text(&self, range: Range<u64>, access: WriteAccess) -> Result<(), Errno>;
+    fn open_text(&self, _range: Range<u64>, _access: WriteAccess) -> Result<(), Errno> {
+        Ok(())
+    }
 
-    /// Begins to write, *in the window*.
+    /// Begins to write, *in the window*. The default is for hosts whose text is always
+    /// writable.
     ///
     /// # Errors
     /// Why the hypervisor cannot be patched now; then nothing has changed.
-    fn begin_writing(&self) -> Result<(), Errno>;
+    fn begin_writing(&self) -> Result<(), Errno> {
+        Ok(())
+    }
 
     /// Writes `bytes` at `addr`, *in the window*, between
     /// [`begin_writing`](Self::begin_writing) and [`end_writing`](Self::end_writing).
@@ -123,20 +139,27 @@ pub trait Host {
 
     /// Undoes [`begin_writing`](Self::begin_writing), *in the window*. From now on,
     /// this CPU also runs the new code.
-    fn end_writing(&self);
+    fn end_writing(&self) {}
 
     /// Undoes [`open_text`](Self::open_text), even if there was no window.
-    fn close_text(&self);
+    fn close_text(&self) {}
 
-    /// Nanoseconds since an arbitrary point in time, also *in the window*.
-    fn now(&self) -> u64;
+    /// Nanoseconds since an arbitrary point in time, also *in the window*. The default
+    /// is for hosts without a clock: all [`Times`](crate::Times) are then 0.
+    fn now(&self) -> u64 {
+        0
+    }
 
     /// A line for the hypervisor's log. Never called in the window.
     fn log(&self, line: fmt::Arguments<'_>);
 
     /// The machine is in an undefined state: a hook failed half-way, so neither
-    /// continuing nor undoing is safe. Called *in the window*.
-    fn fatal(&self, what: fmt::Arguments<'_>) -> !;
+    /// continuing nor undoing is safe. Called *in the window*. The default is for hosts
+    /// that a panic stops.
+    #[expect(clippy::panic, reason = "nothing else may run")]
+    fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
+        panic!("{what}")
+    }
 
     /// The start of the function that contains the instruction at `addr`; `None` if
     /// unknown. Patched addresses are then assumed to be instruction boundaries.
@@ -274,6 +297,27 @@ pub enum State {
     Checked,
     /// Loaded and applied (`LIVEPATCH_STATE_APPLIED`).
     Applied,
+}
+
+impl State {
+    /// The number of the state in Xen's interface, and in the records that hooks see.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Checked => sysctl::STATE_CHECKED,
+            Self::Applied => sysctl::STATE_APPLIED,
+        }
+    }
+
+    /// The state that a hook left in its payload's record: [`Applied`](Self::Applied) or,
+    /// with any other number, [`Checked`](Self::Checked).
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            sysctl::STATE_APPLIED => Self::Applied,
+            _ => Self::Checked,
+        }
+    }
 }
 
 /// The part of a payload's record that its hooks see and may change.

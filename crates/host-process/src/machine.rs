@@ -11,10 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::Instant;
 use thiserror::Error;
-use xsplice_abi::sysctl::{STATE_APPLIED, STATE_CHECKED};
 use xsplice_engine::{
-    Absent, Area, Description, Errno, Hook, Host, Limits, Protection, Region, Resident, State,
-    Status, WriteAccess,
+    Absent, Area, Description, Errno, Hook, Host, Limits, Protection, Region, Resident, Status,
+    WriteAccess,
 };
 use xsplice_fallible::NoMemory;
 use xsplice_host_image::Image;
@@ -414,10 +413,7 @@ impl Resident for Payload {
 
     fn call(&mut self, hook: Hook, addr: u64, status: &mut Status<'_>) -> Result<(), Errno> {
         let mut record = Record {
-            state: match status.state {
-                State::Checked => STATE_CHECKED,
-                State::Applied => STATE_APPLIED,
-            },
+            state: status.state.number(),
             result: status.result,
         };
         let result = self.mapping.call_hook(here(addr), &mut record);
@@ -425,8 +421,8 @@ impl Resident for Payload {
             hook,
             Hook::Load | Hook::Unload | Hook::PostApply | Hook::PostRevert
         );
-        if result != 0 && !returns_nothing {
-            return Err(Errno(result.saturating_abs()));
+        if !returns_nothing {
+            Errno::check(result)?;
         }
         status.settle(hook);
         Ok(())

@@ -6,7 +6,6 @@
 use crate::ffi::{self, Cursor, Entry, Event, Text};
 use crate::host::{Cpus, Xen, log};
 use crate::keys::{Invalid, Keys};
-use crate::memory::state_number;
 use crate::symbols::Symbols;
 use core::cell::{Cell, OnceCell, UnsafeCell};
 use xsplice_abi::errno::Errno;
@@ -53,7 +52,7 @@ fn name(text: Text<'_>) -> Result<&str, Errno> {
 fn entry(payload: &Loaded) -> Entry {
     Entry {
         base: payload.memory().base(),
-        state: state_number(payload.state()),
+        state: payload.state().number(),
         result: payload.result(),
     }
 }

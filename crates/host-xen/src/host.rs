@@ -4,7 +4,7 @@
 
 use crate::ffi::{self, Event};
 use crate::keys::Keys;
-use crate::memory::{Memory, result};
+use crate::memory::Memory;
 use crate::symbols::Symbols;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -184,13 +184,13 @@ impl Host for Xen {
 
     fn open_text(&self, range: Range<u64>, access: WriteAccess) -> Result<(), Errno> {
         let mut distance = 0;
-        result(ffi::text_open(&range, access, &mut distance))?;
+        Errno::check(ffi::text_open(&range, access, &mut distance))?;
         self.text_distance.set(distance);
         Ok(())
     }
 
     fn begin_writing(&self) -> Result<(), Errno> {
-        result(ffi::text_begin())
+        Errno::check(ffi::text_begin())
     }
 
     fn write_text(&self, addr: u64, bytes: &[u8]) {
@@ -211,10 +211,6 @@ impl Host for Xen {
 
     fn log(&self, line: fmt::Arguments<'_>) {
         log(line);
-    }
-
-    fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
-        panic!("{what}")
     }
 
     fn function_at(&self, addr: u64) -> Option<u64> {

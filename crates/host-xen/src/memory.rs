@@ -5,7 +5,6 @@
 use crate::ffi;
 use core::fmt;
 use core::ops::Range;
-use xsplice_abi::sysctl::{STATE_APPLIED, STATE_CHECKED};
 use xsplice_engine::{Description, Errno, Hook, Protection, Resident, State, Status};
 use xsplice_fallible::collect;
 
@@ -14,22 +13,6 @@ pub(crate) struct Memory(pub(crate) ffi::Memory);
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Memory")
-    }
-}
-
-/// `LIVEPATCH_STATE_CHECKED` or `LIVEPATCH_STATE_APPLIED`.
-pub(crate) fn state_number(state: State) -> u32 {
-    match state {
-        State::Checked => STATE_CHECKED,
-        State::Applied => STATE_APPLIED,
-    }
-}
-
-/// Converts a result of C: 0 or a negative error number.
-pub(crate) fn result(code: i32) -> Result<(), Errno> {
-    match code {
-        0 => Ok(()),
-        code => Err(Errno(code.saturating_abs())),
     }
 }
 
@@ -54,7 +37,7 @@ impl Resident for Memory {
             new: symbol.new,
         });
         let symbols = collect(symbols).map_err(|_| Errno::ENOMEM)?;
-        result(self.0.register(&ffi::Payload {
+        Errno::check(self.0.register(&ffi::Payload {
             name: payload.name.into(),
             build_id: payload.build_id.into(),
             depends: payload.depends.into(),
@@ -77,7 +60,7 @@ impl Resident for Memory {
             Protection::Text => ffi::Protection::Text,
             Protection::ReadOnly => ffi::Protection::ReadOnly,
         };
-        result(self.0.protect(&range, protection))
+        Errno::check(self.0.protect(&range, protection))
     }
 
     fn call(&mut self, hook: Hook, addr: u64, status: &mut Status<'_>) -> Result<(), Errno> {
@@ -85,7 +68,7 @@ impl Resident for Memory {
             self.0.saved(index, patch.addr, patch.old());
         }
         let mut seen = ffi::Status {
-            state: state_number(*status.state),
+            state: status.state.number(),
             result: status.result,
             applied: status.applied.as_mut_ptr(),
             nfuncs: status.applied.len(),
@@ -104,11 +87,7 @@ impl Resident for Memory {
             addr,
             &mut seen,
         );
-        *status.state = if seen.state == state_number(State::Applied) {
-            State::Applied
-        } else {
-            State::Checked
-        };
-        result(code)
+        *status.state = State::from_number(seen.state);
+        Errno::check(code)
     }
 }
