@@ -9,7 +9,7 @@ use crate::name::VERSION_SUFFIX;
 use crate::problem::{Problem, Refused};
 use crate::record::Record;
 use crate::source::SourcePatch;
-use contents::{Contents, Place};
+use contents::{Contents, CopyIx, Place};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _};
 use std::collections::{BTreeSet, HashMap};
@@ -72,7 +72,7 @@ pub struct Level {
     /// Its code and data.
     pub(crate) contents: Contents,
     /// Its symbols by name, without the tag at the end of new names.
-    by_name: HashMap<String, Vec<usize>>,
+    by_name: HashMap<String, Vec<CopyIx>>,
 }
 
 /// The stack of applied payloads, the lowest first.
@@ -158,8 +158,8 @@ impl Level {
         let is_list = |name: &str| hook::stage(name).is_some();
         let hooks = file.sections().any(|s| s.name().is_ok_and(is_list));
         let contents = Contents::read(&file).map_err(|reason| bad(&reason))?;
-        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
-        for (index, symbol) in contents.symbols.iter().enumerate() {
+        let mut by_name: HashMap<String, Vec<CopyIx>> = HashMap::new();
+        for (index, symbol) in contents.symbols.iter_enumerated() {
             let end = symbol.name.find(VERSION_SUFFIX);
             let end = end.map_or(symbol.name.len(), |at| at + VERSION_SUFFIX.len());
             by_name

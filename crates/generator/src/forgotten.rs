@@ -7,13 +7,12 @@
 
 use crate::patch::Edits;
 use crate::source::PatchedSource;
-use crate::unit::Unit;
+use crate::unit::{Unit, Units};
 use xsplice_objdiff::compare::Kind;
-use xsplice_objdiff::names::base_name;
 use xsplice_objdiff::object::Class;
 
 /// Notes about variables that the patched source has but the patched objects lack.
-pub(crate) fn notes(units: &[Unit], source: &PatchedSource, edits: &Edits) -> Vec<String> {
+pub(crate) fn notes(units: &Units, source: &PatchedSource, edits: &Edits) -> Vec<String> {
     let texts = source.texts().filter_map(|(path, text)| {
         let path = path.strip_prefix("xen/")?;
         let unit = units.iter().find(|unit| unit.file.source == path)?;
@@ -43,10 +42,10 @@ fn note(file: &str, name: &str, edits: &Edits) -> String {
 
 /// Whether a patched object has, or refers to, a variable of this name: one that
 /// moved is in another file, and an unmatched one may have a different number.
-fn is_anywhere(units: &[Unit], name: &str) -> bool {
+fn is_anywhere(units: &Units, name: &str) -> bool {
     units.iter().any(|unit| {
         let mut symbols = unit.patched.symbols.iter();
-        symbols.any(|symbol| base_name(&symbol.name) == name)
+        symbols.any(|symbol| symbol.name.base() == name)
     })
 }
 
@@ -56,7 +55,7 @@ fn forgotten<'a>(unit: &'a Unit, text: &str) -> Vec<&'a str> {
         let symbol = &unit.original.symbols[change.original?];
         let class = unit.original.sections[symbol.section].class;
         let private = !symbol.global && matches!(class, Class::Data | Class::Bss | Class::PerCpu);
-        (change.kind == Kind::Removed && private).then(|| base_name(&symbol.name))
+        (change.kind == Kind::Removed && private).then(|| symbol.name.base())
     });
     let named = |name: &str| {
         let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
@@ -80,7 +79,10 @@ mod tests {
         );
         let unit = Unit::of_sources(&old, &new);
         assert_eq!(forgotten(&unit, &new), ["limit"]);
-        assert!(!is_anywhere(std::slice::from_ref(&unit), "limit"));
+        assert!(!is_anywhere(
+            Units::new(std::slice::from_ref(&unit)),
+            "limit"
+        ));
         assert_eq!(forgotten(&unit, "int other; /* count */"), ["count"]);
     }
 
@@ -96,6 +98,6 @@ mod tests {
             changes.any(|c| c.kind == Kind::Removed),
             "it is to be unmatched"
         );
-        assert!(is_anywhere(&[unit], "warned"));
+        assert!(is_anywhere(Units::new(&[unit]), "warned"));
     }
 }

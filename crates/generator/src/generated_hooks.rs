@@ -6,7 +6,7 @@ use crate::given::File;
 use crate::patch::Edits;
 use crate::patched_data::is_chosen;
 use crate::select::brings_per_cpu;
-use crate::unit::Unit;
+use crate::unit::{Unit, Units};
 use xsplice_abi::hooks::{Need, SOURCE};
 use xsplice_objdiff::compare::{Change, Kind};
 
@@ -15,7 +15,7 @@ const NAME: &str = "xsplice";
 
 /// The hooks that a payload of `units` needs, given the patches' `edits`; `None` if
 /// it needs none.
-pub(crate) fn needed(units: &[Unit], patch_data: &Choices, edits: &Edits) -> Option<File> {
+pub(crate) fn needed(units: &Units, patch_data: &Choices, edits: &Edits) -> Option<File> {
     let any = |wanted: &dyn Fn(&Unit, &Change) -> bool| {
         let mut units = units.iter();
         units.any(|u| u.comparison.changes.iter().any(|change| wanted(u, change)))

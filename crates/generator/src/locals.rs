@@ -8,8 +8,7 @@
 use crate::dwarf::{self, Local};
 use std::collections::{BTreeSet, HashMap};
 use xsplice_objdiff::compare::{Comparison, is_once_flag};
-use xsplice_objdiff::names::base_name;
-use xsplice_objdiff::object::Object;
+use xsplice_objdiff::object::{Object, SymbolIx};
 
 /// Pairs of unmatched static variables of `original` and `patched` that are the same,
 /// by index; `compile` compiles both objects with debugging information.
@@ -17,13 +16,13 @@ pub(crate) fn settle(
     (original, patched): (&Object, &Object),
     comparison: &Comparison,
     compile: impl FnOnce() -> Option<[Vec<u8>; 2]>,
-) -> Vec<(usize, usize)> {
+) -> Vec<(SymbolIx, SymbolIx)> {
     let unsure = comparison.correlation.ambiguous.iter().copied();
-    let unsure: Vec<usize> = unsure
+    let unsure: Vec<SymbolIx> = unsure
         .filter(|&index| !patched.symbols[index].function)
         .filter(|&index| {
             let symbol = &patched.symbols[index];
-            is_once_flag(patched, symbol) || is_lone((original, patched), &symbol.name)
+            is_once_flag(patched, symbol) || is_lone((original, patched), symbol.name.base())
         })
         .collect();
     if unsure.is_empty() {
@@ -35,7 +34,7 @@ pub(crate) fn settle(
     // What cannot be read tells nothing.
     let locals = |bytes: &[u8]| dwarf::locals(bytes).unwrap_or_default();
     let (before, after) = (locals(&before), locals(&after));
-    let matched: BTreeSet<usize> = comparison
+    let matched: BTreeSet<SymbolIx> = comparison
         .correlation
         .iter()
         .map(|(_, m)| m.original)
@@ -46,7 +45,7 @@ pub(crate) fn settle(
         let symbol = &patched.symbols[index];
         let same = match is_once_flag(patched, symbol) {
             true => flag((&before, original), (&after, patched), index),
-            false => lone((&before, original), &after, &symbol.name),
+            false => lone((&before, original), &after, symbol.name.base()),
         };
         let same = same.filter(|old| !matched.contains(old) && taken.insert(*old));
         known.extend(same.map(|old| (old, index)));
@@ -54,24 +53,22 @@ pub(crate) fn settle(
     known
 }
 
-/// Whether each build has exactly one function-local variable like `name`.
+/// Whether each build has exactly one function-local variable `name`.
 fn is_lone((original, patched): (&Object, &Object), name: &str) -> bool {
-    let name = base_name(name);
     [original, patched]
         .into_iter()
         .all(|object| all(object, name).count() == 1)
 }
 
-fn all<'a>(object: &'a Object, name: &'a str) -> impl Iterator<Item = usize> + 'a {
-    let locals = object.symbols.iter().enumerate();
+fn all<'a>(object: &'a Object, name: &'a str) -> impl Iterator<Item = SymbolIx> + 'a {
+    let locals = object.symbols.iter_enumerated();
     let locals =
-        locals.filter(move |(_, s)| !s.function && s.name != name && base_name(&s.name) == name);
+        locals.filter(move |(_, s)| !s.function && s.name.is_numbered() && s.name.base() == name);
     locals.map(|(index, _)| index)
 }
 
 /// The variable of that name, if exactly one function declares it in both builds.
-fn lone((before, original): (&[Local], &Object), after: &[Local], name: &str) -> Option<usize> {
-    let name = base_name(name);
+fn lone((before, original): (&[Local], &Object), after: &[Local], name: &str) -> Option<SymbolIx> {
     let declared_in = |locals: &[Local]| -> BTreeSet<String> {
         let here = locals.iter().filter(|local| local.name == name);
         here.map(|local| local.function.clone()).collect()
@@ -86,8 +83,8 @@ fn lone((before, original): (&[Local], &Object), after: &[Local], name: &str) ->
 fn flag(
     (before, original): (&[Local], &Object),
     (after, patched): (&[Local], &Object),
-    index: usize,
-) -> Option<usize> {
+    index: SymbolIx,
+) -> Option<SymbolIx> {
     let mut counts: HashMap<(&str, &str, &str), [usize; 2]> = HashMap::new();
     for (at, locals) in [before, after].into_iter().enumerate() {
         for local in locals {
@@ -105,7 +102,7 @@ fn flag(
         .iter()
         .find(|local| local.declaration() == ours.declaration())?;
     let old = theirs.symbol.as_deref()?;
-    let mut symbols = original.symbols.iter().enumerate();
+    let mut symbols = original.symbols.iter_enumerated();
     let (old, symbol) = symbols.find(|(_, symbol)| symbol.name == old)?;
     is_once_flag(original, symbol).then_some(old)
 }

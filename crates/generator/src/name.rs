@@ -3,7 +3,6 @@
 
 use crate::tree::ObjectFile;
 use xsplice_abi::symbol::RuntimeName;
-use xsplice_objdiff::object::Object;
 
 /// Suffix of new symbols in a draft. The payload appends its tag, because the
 /// hypervisor refuses names that another payload also has.
@@ -24,14 +23,3 @@ pub(crate) fn payload_name(file: &ObjectFile, symbol: &str) -> String {
 
 /// File-name prefix of symbols for freed boot-only code.
 pub(crate) const INIT_TRAP: &str = "freed-after-boot";
-
-/// The name by which the hypervisor's own symbol table knows a symbol.
-pub(crate) fn runtime_name(object: &Object, index: usize) -> String {
-    let symbol = &object.symbols[index];
-    let file = (!symbol.global).then_some(object.file.as_str());
-    let name = RuntimeName {
-        file,
-        name: &symbol.name,
-    };
-    name.to_string()
-}

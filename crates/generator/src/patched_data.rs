@@ -29,7 +29,7 @@ pub(crate) fn is_chosen(choices: &Choices, file: &str, change: &Change) -> bool 
 
 /// The contents of `symbol`, zeros included.
 pub(crate) fn contents(object: &Object, symbol: &Symbol) -> Vec<u8> {
-    let mut bytes = object.bytes(symbol).to_vec();
+    let mut bytes = object.bytes(symbol.span()).to_vec();
     bytes.resize(usize::try_from(symbol.size).unwrap_or(0), 0);
     bytes
 }
@@ -42,7 +42,7 @@ pub(crate) fn differences(
     is_same: impl Fn(&Target, &Target) -> bool,
 ) -> Vec<Range<u64>> {
     let fields = |object: &'_ Object, symbol: &Symbol| -> Vec<(u64, Relocation)> {
-        let fields = object.relocations(symbol.section, symbol.offset, symbol.size);
+        let fields = object.relocations(symbol.first(symbol.size));
         let fields = fields.iter();
         fields
             .map(|field| (field.offset - symbol.offset, field.clone()))

@@ -17,7 +17,7 @@ use xsplice_abi::payload::hook;
 use xsplice_abi::preimage::{self, Preimage};
 use xsplice_abi::record;
 use xsplice_abi::special;
-use xsplice_objdiff::names::base_name;
+use xsplice_objdiff::SymbolName;
 
 /// A section of the payload.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -188,7 +188,7 @@ impl Draft {
     pub(crate) fn does_the_same(&self, other: &Self) -> bool {
         let source_name = |name: &str| {
             let name = name.strip_suffix(VERSION_SUFFIX).unwrap_or(name);
-            base_name(name).to_owned()
+            SymbolName::from(name).base().to_owned()
         };
         let plain = |draft: &Self| -> Vec<_> {
             let names = draft.names.iter();

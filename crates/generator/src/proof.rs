@@ -11,7 +11,7 @@ use crate::code::Code;
 use crate::problem::Problem;
 use std::collections::{BTreeMap, BTreeSet};
 use xsplice_objdiff::object::width;
-use xsplice_objdiff::object::{Object, Symbol, Target};
+use xsplice_objdiff::object::{Object, Symbol, SymbolIx, Target};
 use xsplice_xen_image::Image;
 
 /// The original object tied to the image.
@@ -20,7 +20,7 @@ pub struct Proof<'a> {
     object: &'a Object,
     image: &'a Image,
     /// The targets of fields of functions with a single candidate.
-    implied: BTreeMap<usize, BTreeSet<u64>>,
+    implied: BTreeMap<SymbolIx, BTreeSet<u64>>,
 }
 
 impl<'a> Proof<'a> {
@@ -31,7 +31,7 @@ impl<'a> Proof<'a> {
             image,
             implied: BTreeMap::new(),
         };
-        let mut implied: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
+        let mut implied: BTreeMap<SymbolIx, BTreeSet<u64>> = BTreeMap::new();
         for symbol in object.symbols.iter().filter(|s| s.function && s.size > 0) {
             let matching: Vec<_> = proof
                 .candidates(symbol)
@@ -52,7 +52,7 @@ impl<'a> Proof<'a> {
     ///
     /// # Errors
     /// If no place in the hypervisor, or more than one, matches.
-    pub fn address(&self, index: usize) -> Result<u64, Problem> {
+    pub fn address(&self, index: SymbolIx) -> Result<u64, Problem> {
         let symbol = &self.object.symbols[index];
         let mut candidates = self.candidates(symbol);
         if candidates.len() > 1
@@ -107,8 +107,8 @@ impl<'a> Proof<'a> {
 
     /// Whether the bytes of `symbol` are those at `address`; if so, returns the
     /// addresses of this object's local symbols from its fields.
-    fn matches(&self, symbol: &Symbol, address: u64) -> Result<Vec<(usize, u64)>, String> {
-        let ours = self.object.bytes(symbol);
+    fn matches(&self, symbol: &Symbol, address: u64) -> Result<Vec<(SymbolIx, u64)>, String> {
+        let ours = self.object.bytes(symbol.span());
         if ours.is_empty() {
             // Zeroed data: nothing to compare.
             return Ok(Vec::new());
@@ -117,9 +117,7 @@ impl<'a> Proof<'a> {
             .image
             .bytes(address, symbol.extent())
             .ok_or_else(|| format!("{address:#x} is outside of its sections"))?;
-        let fields = self
-            .object
-            .relocations(symbol.section, symbol.offset, symbol.extent());
+        let fields = self.object.relocations(symbol.span());
         let mut relocated = vec![false; ours.len()];
         for field in fields {
             let start = usize::try_from(field.offset - symbol.offset).unwrap_or(usize::MAX);

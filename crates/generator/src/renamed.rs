@@ -9,7 +9,6 @@ use crate::pair::Pair;
 use crate::problem::Problem;
 use std::collections::BTreeSet;
 use xsplice_objdiff::Object;
-use xsplice_objdiff::names::source_name;
 
 /// Pairs a removed object with an added one if each shares most of its names with the
 /// other.
@@ -53,5 +52,5 @@ pub(crate) fn merge(mut pairs: Vec<Pair>) -> Result<Vec<Pair>, Problem> {
 fn names(path: &str, bytes: &[u8]) -> Result<BTreeSet<String>, Problem> {
     let object = Object::read(path, bytes).map_err(|error| Problem::unreadable(path, &error))?;
     let defined = object.symbols.iter().filter(|s| s.function || s.variable);
-    Ok(defined.map(|s| source_name(&s.name).to_owned()).collect())
+    Ok(defined.map(|s| s.name.in_source().to_owned()).collect())
 }

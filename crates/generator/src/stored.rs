@@ -4,16 +4,15 @@
 use crate::unit::Unit;
 use xsplice_abi::record::PatchedData;
 use xsplice_objdiff::Kind;
+use xsplice_objdiff::object::SymbolIx;
 
 /// Notes on changed tables of functions: a payload cannot undo earlier uses of their
 /// addresses, such as registered handlers.
 pub(crate) fn notes(unit: &Unit, in_place: &[PatchedData]) -> impl Iterator<Item = String> {
     let changed = unit.comparison.changes.iter().filter(|change| {
-        let table = |index: usize| {
+        let table = |index: SymbolIx| {
             let symbol = &unit.patched.symbols[index];
-            let fields = unit
-                .patched
-                .relocations(symbol.section, symbol.offset, symbol.size);
+            let fields = unit.patched.relocations(symbol.first(symbol.size));
             change.original.is_some() && !fields.is_empty()
         };
         let stays = in_place

@@ -6,10 +6,19 @@ use crate::pair::Pair;
 use crate::problem::Problem;
 use crate::tree::{ObjectFile, Tree};
 use crate::witness::{self, Build, Compile};
+use index_vec::{IndexSlice, define_index_type};
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::{Comparison, compare_knowing};
 use xsplice_objdiff::object::Object;
 use xsplice_objdiff::shared;
+
+define_index_type! {
+    /// A unit among all that the patch changes.
+    pub struct UnitId = u32;
+}
+
+/// All units that the patch changes.
+pub type Units = IndexSlice<UnitId, [Unit]>;
 
 /// An object before and after the patch, with the differences.
 #[derive(Debug, Clone)]
@@ -361,7 +370,7 @@ mod tests {
     /// how many match none.
     fn flags(original: &str, patched: &str, unsure: usize) -> (usize, usize) {
         let unit = settled(original, patched, unsure);
-        let flags = unit.patched.symbols.iter().enumerate();
+        let flags = unit.patched.symbols.iter_enumerated();
         let flags = flags.filter(|(_, symbol)| symbol.name.starts_with("once_"));
         let (mut same, mut new) = (0, 0);
         for (index, symbol) in flags {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Warnings for those who apply or unload the payload.
 
-use crate::unit::Unit;
+use crate::unit::Units;
 use std::collections::BTreeSet;
 use std::fmt;
 use xsplice_objdiff::Kind;
@@ -61,7 +61,7 @@ impl fmt::Display for Warning {
 }
 
 /// Functions that the patched source lacks and whose address may be stored.
-pub(crate) fn old_code(units: &[Unit]) -> BTreeSet<Warning> {
+pub(crate) fn old_code(units: &Units) -> BTreeSet<Warning> {
     let mut found = BTreeSet::new();
     for unit in units {
         let removed = unit.comparison.changes.iter().filter_map(|change| {
@@ -72,13 +72,11 @@ pub(crate) fn old_code(units: &[Unit]) -> BTreeSet<Warning> {
         });
         for (index, symbol) in removed {
             for (section, relocation) in unit.original.uses(index).filter(|(_, r)| !r.branch) {
-                let object = &unit.original;
-                let user = object.symbol_at(section, relocation.offset);
-                let by = user.map_or(&object.sections[section].name, |i| &object.symbols[i].name);
+                let by = unit.original.name_at(section, relocation.offset);
                 found.insert(Warning::OldCodeStays {
-                    function: symbol.name.clone(),
+                    function: symbol.name.to_string(),
                     file: unit.file.source.clone(),
-                    by: by.clone(),
+                    by: by.to_owned(),
                 });
             }
         }

@@ -28,7 +28,7 @@ use xsplice_generator::patch::Edits;
 use xsplice_generator::payload::Identity;
 use xsplice_generator::select::{Homes, Rules, Selection, select};
 use xsplice_generator::tree::ObjectFile;
-use xsplice_generator::unit::Unit;
+use xsplice_generator::unit::{Unit, Units};
 use xsplice_host_process::Machine;
 use xsplice_objdiff::{Object, compare};
 use xsplice_xen_image::Image;
@@ -126,7 +126,7 @@ fn selection(units: &[Unit], image: &Image) -> Result<Selection, String> {
         edits: &Edits::default(),
     };
     let below = Below::read(&[]).expect("nothing");
-    let homes = Homes::new(units, &below.levels, image);
+    let homes = Homes::new(Units::new(units), &below.levels, image);
     let selection = homes.and_then(|homes| select(homes, &below, &rules));
     selection.map_err(|problems| {
         let words = problems.iter().map(ToString::to_string);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Differences between two builds of an object.
 
+use crate::name::SymbolName;
+use crate::object::SymbolIx;
+
 /// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -71,12 +74,12 @@ impl Kind {
 pub struct Change {
     /// The kind of difference.
     pub kind: Kind,
-    /// Name of the symbol.
-    pub name: String,
+    /// Name of the symbol; for code without one, that of its section.
+    pub name: SymbolName,
     /// The symbol in the original object, if it exists there.
-    pub original: Option<usize>,
+    pub original: Option<SymbolIx>,
     /// The symbol in the patched object, if it exists there.
-    pub patched: Option<usize>,
+    pub patched: Option<SymbolIx>,
     /// Where the first difference is, in words.
     pub why: String,
 }

@@ -7,8 +7,8 @@ mod nameless;
 mod reference;
 
 use crate::correlate::{Correlation, is_anonymous, is_macro_flag};
-use crate::names::parent_of_cold;
-use crate::object::{Class, Object, Section, Symbol, Target, significant};
+use crate::name::SymbolName;
+use crate::object::{Class, Object, Section, Symbol, SymbolIx, Target, significant};
 use crate::placement::{self, Fate};
 use entries::{Entries, by_owner};
 use std::collections::BTreeSet;
@@ -51,7 +51,7 @@ pub fn compare(original: &Object, patched: &Object) -> Comparison {
 pub fn compare_knowing(
     original: &Object,
     patched: &Object,
-    known: &[(usize, usize)],
+    known: &[(SymbolIx, SymbolIx)],
 ) -> Comparison {
     let correlation = Correlation::knowing(original, patched, known);
     let needier = placement::needier(original, patched, |index| correlation.original(index));
@@ -61,7 +61,9 @@ pub fn compare_knowing(
         original_entries: by_owner(original),
         patched_entries: by_owner(patched),
         kept: correlation.iter().map(|(_, pair)| pair.original).collect(),
-        renewed: (0..patched.symbols.len())
+        renewed: patched
+            .symbols
+            .indices()
             .filter_map(|index| correlation.renewed(index))
             .collect(),
         needier,
@@ -80,11 +82,11 @@ struct Comparer<'a> {
     patched_entries: Entries,
     correlation: Correlation,
     /// Symbols of the original that are matched.
-    kept: BTreeSet<usize>,
+    kept: BTreeSet<SymbolIx>,
     /// Symbols of the original whose names are reused by new ones.
-    renewed: BTreeSet<usize>,
+    renewed: BTreeSet<SymbolIx>,
     /// Variables of the patched object that need more alignment than before.
-    needier: BTreeSet<usize>,
+    needier: BTreeSet<SymbolIx>,
 }
 
 /// Pairs of places under comparison up the call stack, assumed to be equal.
@@ -93,7 +95,7 @@ type Seen = BTreeSet<((Target, i64), (Target, i64))>;
 impl Comparer<'_> {
     fn changes(&self) -> Vec<Change> {
         let mut changes = Vec::new();
-        for (index, symbol) in self.patched.symbols.iter().enumerate() {
+        for (index, symbol) in self.patched.symbols.iter_enumerated() {
             let original = self.correlation.original(index);
             let class = self.patched.sections[symbol.section].class;
             let difference = match original {
@@ -115,7 +117,7 @@ impl Comparer<'_> {
         }
         self.compare_nameless(&mut changes);
         self.follow_cold_parts(&mut changes);
-        for (index, symbol) in self.original.symbols.iter().enumerate() {
+        for (index, symbol) in self.original.symbols.iter_enumerated() {
             let kind = absent_from_the_other(self.original, symbol, Kind::Removed);
             let kind = kind.filter(|_| !self.kept.contains(&index));
             if let Some(kind) = kind.filter(|_| !self.renewed.contains(&index)) {
@@ -132,20 +134,20 @@ impl Comparer<'_> {
     }
 
     /// Why a symbol that is not matched is new.
-    fn why_new(&self, patched: usize) -> String {
+    fn why_new(&self, patched: SymbolIx) -> String {
         let Some(original) = self.correlation.renewed(patched) else {
             return "it is new".to_owned();
         };
         self.where_it_was(original, patched)
     }
 
-    fn where_it_was(&self, original: usize, patched: usize) -> String {
+    fn where_it_was(&self, original: SymbolIx, patched: SymbolIx) -> String {
         let (old, new) = self.sections(original, patched);
         let (was, is) = (placement::describe(old), placement::describe(new));
         format!("it was in {was} and is in {is} now")
     }
 
-    fn sections(&self, original: usize, patched: usize) -> (&Section, &Section) {
+    fn sections(&self, original: SymbolIx, patched: SymbolIx) -> (&Section, &Section) {
         (
             &self.original.sections[self.original.symbols[original].section],
             &self.patched.sections[self.patched.symbols[patched].section],
@@ -155,17 +157,19 @@ impl Comparer<'_> {
     /// A function and its cold part jump into each other: if one changed, both are
     /// changed.
     fn follow_cold_parts(&self, changes: &mut Vec<Change>) {
-        let changed: BTreeSet<String> = changes
-            .iter()
-            .filter(|c| matches!(c.kind, Kind::Function | Kind::Added))
-            .map(|c| c.name.clone())
-            .collect();
-        for (index, symbol) in self.patched.symbols.iter().enumerate() {
-            let (other, why) = match parent_of_cold(&symbol.name) {
-                Some(parent) => (parent.to_owned(), "the function it belongs to changed"),
-                None => (format!("{}.cold", symbol.name), "its cold part changed"),
+        let changed = changes.iter();
+        let changed = changed.filter(|c| matches!(c.kind, Kind::Function | Kind::Added));
+        let changed: BTreeSet<SymbolName> = changed.map(|c| c.name.clone()).collect();
+        let parents: BTreeSet<&str> = changed.iter().filter_map(|name| name.parent()).collect();
+        for (index, symbol) in self.patched.symbols.iter_enumerated() {
+            let (follows, why) = match symbol.name.parent() {
+                Some(parent) => (
+                    changed.contains(parent),
+                    "the function it belongs to changed",
+                ),
+                None => (parents.contains(&*symbol.name), "its cold part changed"),
             };
-            if symbol.function && !changed.contains(&symbol.name) && changed.contains(&other) {
+            if symbol.function && !changed.contains(&symbol.name) && follows {
                 changes.push(Change {
                     kind: Kind::Function,
                     name: symbol.name.clone(),
@@ -177,7 +181,12 @@ impl Comparer<'_> {
         }
     }
 
-    fn difference(&self, class: Class, original: usize, patched: usize) -> Option<(Kind, String)> {
+    fn difference(
+        &self,
+        class: Class,
+        original: SymbolIx,
+        patched: SymbolIx,
+    ) -> Option<(Kind, String)> {
         let (old, new) = (
             &self.original.symbols[original],
             &self.patched.symbols[patched],
@@ -236,7 +245,12 @@ impl Comparer<'_> {
     }
 
     /// Reports that other files use a different name for an existing symbol.
-    fn other_name(&self, class: Class, original: usize, patched: usize) -> Option<(Kind, String)> {
+    fn other_name(
+        &self,
+        class: Class,
+        original: SymbolIx,
+        patched: SymbolIx,
+    ) -> Option<(Kind, String)> {
         let old = &self.original.symbols[original];
         let new = &self.patched.symbols[patched];
         let told = new.global && new.name != old.name && class != Class::Init;
@@ -247,7 +261,7 @@ impl Comparer<'_> {
     }
 
     /// Reports that a variable becomes an alias of another, or stops being one.
-    fn joins_or_parts(&self, original: usize, patched: usize) -> Option<String> {
+    fn joins_or_parts(&self, original: SymbolIx, patched: SymbolIx) -> Option<String> {
         let old = &self.original.symbols[original];
         let new = &self.patched.symbols[patched];
         let others = self.correlation.iter().filter_map(|(index, pair)| {
@@ -266,8 +280,8 @@ impl Comparer<'_> {
 
     /// Whether code moved in its section only because the code before it grew or
     /// shrank: its alignment is unchanged, as far as padding shows.
-    fn is_pushed(&self, original: usize, patched: usize) -> bool {
-        let in_front = |object: &Object, index: usize| -> u64 {
+    fn is_pushed(&self, original: SymbolIx, patched: SymbolIx) -> bool {
+        let in_front = |object: &Object, index: SymbolIx| -> u64 {
             let symbol = &object.symbols[index];
             let others = object.symbols_in(symbol.section);
             let others = others.map(|other| &object.symbols[other]);

@@ -10,8 +10,7 @@
 //! Constants made by the compiler are not matched at all: they are identified by
 //! their contents. So are ambiguous flags made by macros.
 
-use crate::names::{base_name, is_compilers_own, role, source_name};
-use crate::object::{Class, Object, Symbol, Target, width};
+use crate::object::{Class, Object, SectionIx, Symbol, SymbolIx, Target, width};
 use crate::placement::{Fate, fate};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -55,7 +54,7 @@ impl std::fmt::Display for By {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Match {
     /// Index in the original object.
-    pub original: usize,
+    pub original: SymbolIx,
     /// What showed it.
     pub by: By,
 }
@@ -63,13 +62,13 @@ pub struct Match {
 /// The correlation of two objects.
 #[derive(Debug, Clone, Default)]
 pub struct Correlation {
-    matches: HashMap<usize, Match>,
+    matches: HashMap<SymbolIx, Match>,
     /// Symbols of the patched object that are new although the original has their
     /// name: its placement is incompatible.
-    renewed: HashMap<usize, usize>,
+    renewed: HashMap<SymbolIx, SymbolIx>,
     /// Symbols of the patched object that may be the same as one of several in the
     /// original, or as none.
-    pub ambiguous: BTreeSet<usize>,
+    pub ambiguous: BTreeSet<SymbolIx>,
 }
 
 impl Correlation {
@@ -80,7 +79,7 @@ impl Correlation {
 
     /// Like [`Correlation::new`]; the pairs in `known`, indices in the original and
     /// in the patched object, are known to be the same symbols.
-    pub fn knowing(original: &Object, patched: &Object, known: &[(usize, usize)]) -> Self {
+    pub fn knowing(original: &Object, patched: &Object, known: &[(SymbolIx, SymbolIx)]) -> Self {
         let mut correlator = Correlator {
             original: Side::new(original),
             patched: Side::new(patched),
@@ -104,7 +103,7 @@ impl Correlation {
 
     /// Matches the symbols of an object with themselves.
     pub(crate) fn of_one(object: &Object) -> Self {
-        let all = (0..object.symbols.len()).map(|original| {
+        let all = object.symbols.indices().map(|original| {
             let by = By::Name;
             (original, Match { original, by })
         });
@@ -116,24 +115,24 @@ impl Correlation {
     }
 
     /// The match of the symbol at `patched`.
-    pub fn get(&self, patched: usize) -> Option<Match> {
+    pub fn get(&self, patched: SymbolIx) -> Option<Match> {
         self.matches.get(&patched).copied()
     }
 
     /// The index in the original object of the symbol at `patched`.
-    pub fn original(&self, patched: usize) -> Option<usize> {
+    pub fn original(&self, patched: SymbolIx) -> Option<SymbolIx> {
         Some(self.get(patched)?.original)
     }
 
     /// The symbol of the original with the same name as the one at `patched` but an
     /// incompatible placement: a boot-only function for a permanent one, a constant
     /// for a variable.
-    pub fn renewed(&self, patched: usize) -> Option<usize> {
+    pub fn renewed(&self, patched: SymbolIx) -> Option<SymbolIx> {
         self.renewed.get(&patched).copied()
     }
 
     /// All matches, as index in the patched object and match.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, Match)> {
+    pub fn iter(&self) -> impl Iterator<Item = (SymbolIx, Match)> {
         self.matches.iter().map(|(&patched, &pair)| (patched, pair))
     }
 }
@@ -142,7 +141,7 @@ impl Correlation {
 /// was printed: a copy works as well, at the cost of one repeated message.
 pub fn is_once_flag(object: &Object, symbol: &Symbol) -> bool {
     let class = object.sections[symbol.section].class;
-    let name = base_name(&symbol.name).trim_end_matches('_');
+    let name = symbol.name.base().trim_end_matches('_');
     !symbol.global
         && !symbol.function
         && matches!(class, Class::Data | Class::Bss)
@@ -155,7 +154,7 @@ pub fn is_once_flag(object: &Object, symbol: &Symbol) -> bool {
 /// Whether `symbol` is such a flag made by a macro: unlike one from the source, it is
 /// identified by its contents if it is ambiguous.
 pub(crate) fn is_macro_flag(object: &Object, symbol: &Symbol) -> bool {
-    let name = base_name(&symbol.name);
+    let name = symbol.name.base();
     let last = name.rsplit('.').next().unwrap_or(name);
     (last.starts_with("__") || last.ends_with('_')) && is_once_flag(object, symbol)
 }
@@ -164,7 +163,7 @@ pub(crate) fn is_macro_flag(object: &Object, symbol: &Symbol) -> bool {
 pub(crate) fn is_anonymous(object: &Object, symbol: &Symbol) -> bool {
     !symbol.global
         && object.sections[symbol.section].class == Class::ReadOnly
-        && is_compilers_own(base_name(&symbol.name))
+        && symbol.name.is_compilers_own()
 }
 
 /// The properties of a symbol besides its name; only symbols that agree in these are
@@ -180,10 +179,10 @@ enum Sort {
 struct Side<'a> {
     object: &'a Object,
     /// Symbols not matched yet.
-    open: BTreeSet<usize>,
+    open: BTreeSet<SymbolIx>,
     /// The functions and variables, by name in the source, that refer to each symbol
     /// with an ambiguous name.
-    users: HashMap<usize, BTreeSet<&'a str>>,
+    users: HashMap<SymbolIx, BTreeSet<&'a str>>,
 }
 
 /// Size, bytes between relocated fields, and positions of these fields.
@@ -195,7 +194,7 @@ impl<'a> Side<'a> {
             let class = object.sections[symbol.section].class;
             !matches!(class, Class::Ignored | Class::Special) && !is_anonymous(object, symbol)
         };
-        let all = object.symbols.iter().enumerate();
+        let all = object.symbols.iter_enumerated();
         let open = all
             .filter(|(_, symbol)| matchable(symbol))
             .map(|(index, _)| index);
@@ -206,11 +205,11 @@ impl<'a> Side<'a> {
         }
     }
 
-    fn symbol(&self, index: usize) -> &'a Symbol {
+    fn symbol(&self, index: SymbolIx) -> &'a Symbol {
         &self.object.symbols[index]
     }
 
-    fn sort(&self, index: usize) -> Sort {
+    fn sort(&self, index: SymbolIx) -> Sort {
         let symbol = self.symbol(index);
         match self.object.sections[symbol.section].class {
             _ if symbol.function => Sort::Function,
@@ -220,23 +219,23 @@ impl<'a> Side<'a> {
         }
     }
 
-    fn role(&self, index: usize) -> (Sort, String) {
-        (self.sort(index), role(&self.symbol(index).name))
+    fn role(&self, index: SymbolIx) -> (Sort, String) {
+        (self.sort(index), self.symbol(index).name.role())
     }
 
     /// Whether the compiler numbers further function-local variables like this one:
     /// `f.count`, `f.count.2`.
-    fn is_counted(&self, index: usize) -> bool {
+    fn is_counted(&self, index: SymbolIx) -> bool {
         let symbol = self.symbol(index);
         let others = || self.object.symbols.iter().filter(|s| s.name != symbol.name);
         !symbol.function
             && symbol.name.contains('.')
-            && others().any(|other| base_name(&other.name) == symbol.name)
+            && others().any(|other| other.name.base() == &*symbol.name)
     }
 
     /// Open variables that share their name in the source with others.
-    fn variables_alike(&self) -> BTreeSet<usize> {
-        let mut alike: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    fn variables_alike(&self) -> BTreeSet<SymbolIx> {
+        let mut alike: BTreeMap<_, Vec<SymbolIx>> = BTreeMap::new();
         for &index in &self.open {
             if matches!(self.sort(index), Sort::Variable | Sort::PerCpu) {
                 alike.entry(self.role(index)).or_default().push(index);
@@ -247,17 +246,15 @@ impl<'a> Side<'a> {
     }
 
     fn find_users(&mut self) {
-        for (index, symbol) in self.object.symbols.iter().enumerate() {
-            let fields = self
-                .object
-                .relocations(symbol.section, symbol.offset, symbol.extent());
+        for (index, symbol) in self.object.symbols.iter_enumerated() {
+            let fields = self.object.relocations(symbol.span());
             for field in fields {
                 if let Target::Symbol(target) = field.reference.target
                     && target != index
                     && self.open.contains(&target)
                 {
                     let users = self.users.entry(target).or_default();
-                    users.insert(source_name(&symbol.name));
+                    users.insert(symbol.name.in_source());
                 }
             }
         }
@@ -266,15 +263,13 @@ impl<'a> Side<'a> {
     /// Whether any symbol has this name in the source.
     fn has(&self, name: &str) -> bool {
         let mut symbols = self.object.symbols.iter();
-        symbols.any(|symbol| source_name(&symbol.name) == name)
+        symbols.any(|symbol| symbol.name.in_source() == name)
     }
 
-    fn shape(&self, index: usize) -> Shape<'a> {
+    fn shape(&self, index: SymbolIx) -> Shape<'a> {
         let symbol = self.symbol(index);
-        let bytes = self.object.bytes(symbol);
-        let fields = self
-            .object
-            .relocations(symbol.section, symbol.offset, symbol.extent());
+        let bytes = self.object.bytes(symbol.span());
+        let fields = self.object.relocations(symbol.span());
         let (mut between, mut places, mut at) = (Vec::new(), Vec::new(), 0);
         for field in fields {
             let start = field.offset - symbol.offset;
@@ -292,21 +287,19 @@ impl<'a> Side<'a> {
     }
 
     /// The targets of a symbol's fields, described independently of open symbols.
-    fn leads_to(&self, index: usize) -> Vec<(String, i64)> {
+    fn leads_to(&self, index: SymbolIx) -> Vec<(String, i64)> {
         let symbol = self.symbol(index);
-        let fields = self
-            .object
-            .relocations(symbol.section, symbol.offset, symbol.extent());
+        let fields = self.object.relocations(symbol.span());
         let name = |target: &Target, offset: i64| match target {
             Target::Symbol(other) if *other == index => "itself".to_owned(),
             Target::Symbol(other) if is_anonymous(self.object, self.symbol(*other)) => {
-                format!("{:?}", self.object.bytes(self.symbol(*other)))
+                format!("{:?}", self.object.bytes(self.symbol(*other).span()))
             }
             Target::Symbol(other) if self.open.contains(other) => {
                 format!("{} bytes", self.symbol(*other).extent())
             }
-            Target::Symbol(other) => source_name(&self.symbol(*other).name).to_owned(),
-            Target::External(name) => name.as_ref().to_owned(),
+            Target::Symbol(other) => self.symbol(*other).name.in_source().to_owned(),
+            Target::External(name) => name.to_string(),
             Target::Anonymous(section) => match self.object.merged(*section, offset) {
                 Some((content, _)) => format!("{content:?}"),
                 None => String::new(),
@@ -327,8 +320,8 @@ impl<'a> Side<'a> {
 struct Correlator<'a> {
     original: Side<'a>,
     patched: Side<'a>,
-    matches: HashMap<usize, Match>,
-    renewed: HashMap<usize, usize>,
+    matches: HashMap<SymbolIx, Match>,
+    renewed: HashMap<SymbolIx, SymbolIx>,
 }
 
 impl<'a> Correlator<'a> {
@@ -337,7 +330,7 @@ impl<'a> Correlator<'a> {
         // is one without a number if it is the first of a numbered series.
         self.step(By::Name, |side: &Side<'a>, index| {
             let symbol = side.symbol(index);
-            (base_name(&symbol.name) == symbol.name && !side.is_counted(index))
+            (!symbol.name.is_numbered() && !side.is_counted(index))
                 .then(|| (side.sort(index), symbol.name.clone()))
         });
         if self.done() {
@@ -370,11 +363,11 @@ impl<'a> Correlator<'a> {
 
     /// Matches open symbols with equal keys from `describe`, if the key is unique in
     /// each object.
-    fn step<K: Eq + Hash>(&mut self, by: By, describe: impl Fn(&Side<'a>, usize) -> Option<K>) {
+    fn step<K: Eq + Hash>(&mut self, by: By, describe: impl Fn(&Side<'a>, SymbolIx) -> Option<K>) {
         if self.done() {
             return;
         }
-        let mut alike: HashMap<K, [Vec<usize>; 2]> = HashMap::new();
+        let mut alike: HashMap<K, [Vec<SymbolIx>; 2]> = HashMap::new();
         for (at, side) in [&self.original, &self.patched].into_iter().enumerate() {
             for &index in &side.open {
                 if let Some(key) = describe(side, index) {
@@ -394,10 +387,10 @@ impl<'a> Correlator<'a> {
     /// Whether a variable local to one function would become another function's: it
     /// may be the same, if the compiler inlined a function in one object only, or one
     /// of two with the same name.
-    fn changes_hands(&self, original: usize, patched: usize) -> bool {
+    fn changes_hands(&self, original: SymbolIx, patched: SymbolIx) -> bool {
         let is_local = |side: &Side, index| {
             let name = &side.symbol(index).name;
-            matches!(side.sort(index), Sort::Variable | Sort::PerCpu) && base_name(name) != name
+            matches!(side.sort(index), Sort::Variable | Sort::PerCpu) && name.is_numbered()
         };
         let (Some(old), Some(new)) = (
             self.original.users.get(&original),
@@ -410,7 +403,7 @@ impl<'a> Correlator<'a> {
             && old.is_disjoint(new)
     }
 
-    fn pair(&mut self, original: usize, patched: usize, by: By) {
+    fn pair(&mut self, original: SymbolIx, patched: SymbolIx, by: By) {
         self.original.open.remove(&original);
         self.patched.open.remove(&patched);
         self.matches.insert(patched, Match { original, by });
@@ -421,7 +414,7 @@ impl<'a> Correlator<'a> {
     fn match_by_use(&mut self) {
         let mut looked_at = BTreeSet::new();
         loop {
-            let fresh: Vec<(usize, usize)> = self
+            let fresh: Vec<(SymbolIx, SymbolIx)> = self
                 .matches
                 .iter()
                 .map(|(&patched, pair)| (pair.original, patched))
@@ -431,7 +424,7 @@ impl<'a> Correlator<'a> {
                 return;
             }
             let (mut said, mut gainsaid) = (BTreeMap::new(), BTreeSet::new());
-            let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
+            let mut taken: BTreeMap<SymbolIx, SymbolIx> = BTreeMap::new();
             for (original, patched) in fresh {
                 for (old, new) in self.used_alike(original, patched) {
                     let agreed = *said.entry(new).or_insert(old) == old
@@ -451,16 +444,12 @@ impl<'a> Correlator<'a> {
 
     /// Open symbols that may be the same, because two matched symbols with equal code
     /// refer to them at the same places.
-    fn used_alike(&self, original: usize, patched: usize) -> Vec<(usize, usize)> {
+    fn used_alike(&self, original: SymbolIx, patched: SymbolIx) -> Vec<(SymbolIx, SymbolIx)> {
         let (a, b) = (self.original.symbol(original), self.patched.symbol(patched));
-        let fields = |object: &Object, symbol: &Symbol| {
-            object
-                .relocations(symbol.section, symbol.offset, symbol.extent())
-                .to_vec()
-        };
+        let fields = |object: &Object, symbol: &Symbol| object.relocations(symbol.span()).to_vec();
         let old = fields(self.original.object, a);
         let new = fields(self.patched.object, b);
-        let open: Vec<(usize, usize)> = old
+        let open: Vec<(SymbolIx, SymbolIx)> = old
             .iter()
             .zip(&new)
             .filter_map(
@@ -485,7 +474,7 @@ impl<'a> Correlator<'a> {
 
     /// Whether two open symbols can be the same: they have the same name in the
     /// source, or neither object has the other's name and they are alike.
-    fn may_be(&self, original: usize, patched: usize) -> bool {
+    fn may_be(&self, original: SymbolIx, patched: SymbolIx) -> bool {
         if self.original.sort(original) != self.patched.sort(patched) {
             return false;
         }
@@ -495,13 +484,13 @@ impl<'a> Correlator<'a> {
         let (a, b) = (self.original.symbol(original), self.patched.symbol(patched));
         self.renamed(original, patched)
             && a.size == b.size
-            && self.original.object.bytes(a) == self.patched.object.bytes(b)
+            && self.original.object.bytes(a.span()) == self.patched.object.bytes(b.span())
     }
 
     /// Whether the name of the first is gone, and that of the second is new.
-    fn renamed(&self, original: usize, patched: usize) -> bool {
+    fn renamed(&self, original: SymbolIx, patched: SymbolIx) -> bool {
         let (a, b) = (self.original.symbol(original), self.patched.symbol(patched));
-        !self.patched.has(source_name(&a.name)) && !self.original.has(source_name(&b.name))
+        !self.patched.has(a.name.in_source()) && !self.original.has(b.name.in_source())
     }
 
     /// Matches functions that were only renamed.
@@ -512,14 +501,14 @@ impl<'a> Correlator<'a> {
         let names = [&self.original, &self.patched].map(|side| {
             let symbols = side.object.symbols.iter();
             symbols
-                .map(|s| source_name(&s.name).to_owned())
+                .map(|s| s.name.in_source().to_owned())
                 .collect::<BTreeSet<_>>()
         });
         let original: *const Object = self.original.object;
         self.step(By::Content, |side: &Side<'a>, index| {
             let others = &names[usize::from(std::ptr::eq(side.object, original))];
             let symbol = side.symbol(index);
-            let gone = !others.contains(source_name(&symbol.name));
+            let gone = !others.contains(symbol.name.in_source());
             (gone && side.sort(index) == Sort::Function && symbol.extent() > 0)
                 .then(|| (side.shape(index), side.leads_to(index)))
         });
@@ -530,7 +519,7 @@ impl<'a> Correlator<'a> {
     /// they are not folded in the patched object, that piece is the function that
     /// other objects call; a private function that shares it is new.
     fn part_merged(&mut self) {
-        let mut merged: BTreeMap<(usize, u64), Vec<(usize, usize)>> = BTreeMap::new();
+        let mut merged: BTreeMap<(SectionIx, u64), Vec<(SymbolIx, SymbolIx)>> = BTreeMap::new();
         for (&patched, pair) in &self.matches {
             let symbol = self.original.symbol(pair.original);
             if symbol.function && symbol.size > 0 {
@@ -560,8 +549,9 @@ impl<'a> Correlator<'a> {
     fn renew(&mut self) {
         let (original, patched) = (self.original.object, self.patched.object);
         let section =
-            |object: &'a Object, index: usize| &object.sections[object.symbols[index].section];
-        let fate = |old: usize, new: usize| fate(section(original, old), section(patched, new));
+            |object: &'a Object, index: SymbolIx| &object.sections[object.symbols[index].section];
+        let fate =
+            |old: SymbolIx, new: SymbolIx| fate(section(original, old), section(patched, new));
         let matches = std::mem::take(&mut self.matches);
         for (new, pair) in matches {
             match fate(pair.original, new) {
@@ -573,10 +563,10 @@ impl<'a> Correlator<'a> {
                 }
             }
         }
-        let mut alike: BTreeMap<String, [Vec<usize>; 2]> = BTreeMap::new();
+        let mut alike: BTreeMap<String, [Vec<SymbolIx>; 2]> = BTreeMap::new();
         for (at, side) in [&self.original, &self.patched].into_iter().enumerate() {
             for &index in &side.open {
-                let name = role(&side.symbol(index).name);
+                let name = side.symbol(index).name.role();
                 alike.entry(name).or_default()[at].push(index);
             }
         }
@@ -601,7 +591,7 @@ impl<'a> Correlator<'a> {
     /// A new name for an existing symbol is an alias, not a new symbol. Folded
     /// functions also share a place, and are equivalent.
     fn match_aliases(&mut self) {
-        let mut known: HashMap<(usize, u64, u64), usize> = HashMap::new();
+        let mut known: HashMap<(SectionIx, u64, u64), SymbolIx> = HashMap::new();
         let place = |symbol: &Symbol| (symbol.section, symbol.offset, symbol.size);
         for (&patched, pair) in &self.matches {
             let original = known
@@ -623,17 +613,17 @@ impl<'a> Correlator<'a> {
     }
 
     /// Whether the original object does not have the name of the symbol at `patched`.
-    fn is_absent(&self, patched: usize) -> bool {
+    fn is_absent(&self, patched: SymbolIx) -> bool {
         !self
             .original
-            .has(source_name(&self.patched.symbol(patched).name))
+            .has(self.patched.symbol(patched).name.in_source())
     }
 
     /// Open symbols of the patched object that agree with open ones of the original.
-    fn ambiguous(&self) -> BTreeSet<usize> {
+    fn ambiguous(&self) -> BTreeSet<SymbolIx> {
         let open = self.original.open.iter();
         let roles: BTreeSet<_> = open.map(|&index| self.original.role(index)).collect();
-        let same = |index: &usize| roles.contains(&self.patched.role(*index));
+        let same = |index: &SymbolIx| roles.contains(&self.patched.role(*index));
         self.patched.open.iter().copied().filter(same).collect()
     }
 }

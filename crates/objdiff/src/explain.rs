@@ -3,8 +3,8 @@
 
 use crate::compare::describe;
 use crate::line::{SourceLine, source_line};
-use crate::names::base_name;
-use crate::object::{Object, Relocation, width};
+use crate::name;
+use crate::object::{Object, Relocation, SectionIx, SymbolIx, width};
 use crate::read::is_branch;
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 
@@ -31,9 +31,9 @@ pub struct FirstChange {
 /// a table about the function changed.
 pub fn first_change(
     original: &Object,
-    old: usize,
+    old: SymbolIx,
     patched: &Object,
-    new: usize,
+    new: SymbolIx,
 ) -> Option<FirstChange> {
     let (mut old, mut new) = (Walk::new(original, old), Walk::new(patched, new));
     loop {
@@ -61,7 +61,7 @@ pub fn first_change(
 struct Walk<'a> {
     object: &'a Object,
     fields: &'a [Relocation],
-    section: usize,
+    section: SectionIx,
     start: u64,
     size: u64,
     code: &'a [u8],
@@ -84,12 +84,12 @@ impl Step {
 }
 
 impl<'a> Walk<'a> {
-    fn new(object: &'a Object, index: usize) -> Self {
+    fn new(object: &'a Object, index: SymbolIx) -> Self {
         let symbol = &object.symbols[index];
-        let code = object.bytes(symbol);
+        let code = object.bytes(symbol.span());
         Self {
             object,
-            fields: object.relocations(symbol.section, symbol.offset, symbol.extent()),
+            fields: object.relocations(symbol.span()),
             section: symbol.section,
             start: symbol.offset,
             size: code.len() as u64,
@@ -133,7 +133,7 @@ impl Iterator for Walk<'_> {
         }
         let leads_to = leads_to
             .iter()
-            .map(|name| base_name(name).to_owned())
+            .map(|target| name::base(target).to_owned())
             .collect();
         Some(Step {
             offset,
@@ -180,7 +180,7 @@ mod tests {
     fn the_first_changed_instruction_is_told_with_what_it_refers_to() {
         for compiler in ["gcc", "clang"] {
             let (original, patched) = (object(false, compiler), object(true, compiler));
-            let find = |object: &Object| object.symbols.iter().position(|s| s.name == "f");
+            let find = |object: &Object| object.symbols.position(|s| s.name == "f");
             let (old, new) = (find(&original).expect("f"), find(&patched).expect("f"));
             assert_eq!(first_change(&original, old, &original, old), None);
             let change = first_change(&original, old, &patched, new).expect("a difference");

@@ -19,7 +19,7 @@ pub mod compare;
 pub mod correlate;
 pub mod explain;
 pub mod line;
-pub mod names;
+mod name;
 pub mod object;
 pub mod placement;
 mod read;
@@ -27,4 +27,5 @@ pub mod shared;
 pub mod special;
 
 pub use compare::{Change, Comparison, Kind, compare};
+pub use name::SymbolName;
 pub use object::{Object, ReadError, Reference, Target};

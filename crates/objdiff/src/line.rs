@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Source lines of instructions, from debugging information (DWARF's `.debug_line`).
 
-use crate::object::{Object, Target};
+use crate::object::{Object, SectionIx, Target};
 use gimli::{AttributeValue, DebugLine, DebugLineOffset, EndianSlice, LittleEndian};
 use xsplice_reloc::reloc::x86_64;
 
@@ -27,8 +27,8 @@ pub(crate) const NAMES: [&str; 2] = [".debug_line_str", ".debug_str"];
 
 /// The source line of the instruction at `offset` of `section`; `None` if the object
 /// does not have it.
-pub fn source_line(object: &Object, section: usize, offset: u64) -> Option<SourceLine> {
-    let table = object.sections.iter().position(|s| s.name == LINES)?;
+pub fn source_line(object: &Object, section: SectionIx, offset: u64) -> Option<SourceLine> {
+    let table = object.sections.position(|s| s.name == LINES)?;
     let data = relocated(object, table);
     let lines = DebugLine::new(&data, LittleEndian);
     let wanted = address(section, offset);
@@ -88,12 +88,12 @@ fn text(object: &Object, value: &AttributeValue<EndianSlice<LittleEndian>>) -> O
 }
 
 /// The address of code if each section were linked to a separate address.
-fn address(section: usize, offset: u64) -> u64 {
-    ((section as u64) << 40).wrapping_add(offset)
+fn address(section: SectionIx, offset: u64) -> u64 {
+    ((section.index() as u64) << 40).wrapping_add(offset)
 }
 
 /// The bytes of the section at `index` with their relocations applied.
-fn relocated(object: &Object, index: usize) -> Vec<u8> {
+fn relocated(object: &Object, index: SectionIx) -> Vec<u8> {
     let section = &object.sections[index];
     let mut data = section.data.clone();
     for field in &section.relocations {

@@ -1,8 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A relocatable object file as sections, symbols and references.
 
+use crate::name::SymbolName;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
-use std::sync::Arc;
+use index_vec::{IndexVec, define_index_type, index_vec};
+use xsplice_abi::symbol::RuntimeName;
+
+define_index_type! {
+    /// A symbol of an [`Object`].
+    pub struct SymbolIx = u32;
+}
+
+define_index_type! {
+    /// A section of an [`Object`].
+    pub struct SectionIx = u32;
+}
 
 /// Why a file cannot be read as an x86-64 relocatable object.
 #[derive(Debug, thiserror::Error)]
@@ -161,21 +173,39 @@ pub struct Reference {
 /// The target of a reference.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
-    /// A named symbol of this object, by index.
-    Symbol(usize),
+    /// A named symbol of this object.
+    Symbol(SymbolIx),
     /// A symbol that another object defines.
-    External(Arc<str>),
+    External(SymbolName),
     /// A place in a section that no named symbol covers.
-    Anonymous(usize),
+    Anonymous(SectionIx),
+}
+
+/// Bytes of a section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    /// The section.
+    pub section: SectionIx,
+    /// Offset of the first one.
+    pub offset: u64,
+    /// How many they are.
+    pub size: u64,
+}
+
+impl Span {
+    /// The offset behind the last one.
+    pub fn end(self) -> u64 {
+        self.offset.saturating_add(self.size)
+    }
 }
 
 /// A named symbol that covers bytes of a section.
 #[derive(Debug, Clone)]
 pub struct Symbol {
     /// Name in this object.
-    pub name: String,
-    /// Index of its section in [`Object::sections`].
-    pub section: usize,
+    pub name: SymbolName,
+    /// Its section.
+    pub section: SectionIx,
     /// Offset in that section.
     pub offset: u64,
     /// Size in bytes, according to the file.
@@ -200,9 +230,23 @@ impl Symbol {
         self.size == 0 && self.tail > 0
     }
 
-    /// All bytes that belong to it.
+    /// Number of all bytes that belong to it.
     pub fn extent(&self) -> u64 {
         self.size.saturating_add(self.tail)
+    }
+
+    /// All bytes that belong to it.
+    pub fn span(&self) -> Span {
+        self.first(self.extent())
+    }
+
+    /// Its first `size` bytes.
+    pub fn first(&self, size: u64) -> Span {
+        Span {
+            section: self.section,
+            offset: self.offset,
+            size,
+        }
     }
 
     /// Whether it is an alias of `other` in the same object.
@@ -222,9 +266,9 @@ pub struct Object {
     /// The source file that its FILE symbol names.
     pub file: String,
     /// All sections, index 0 being the null section.
-    pub sections: Vec<Section>,
+    pub sections: IndexVec<SectionIx, Section>,
     /// All named symbols that are defined here.
-    pub symbols: Vec<Symbol>,
+    pub symbols: IndexVec<SymbolIx, Symbol>,
     pub(crate) index: Index,
 }
 
@@ -232,16 +276,16 @@ pub struct Object {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     /// For each section, its symbols by offset, each with the furthest end so far.
-    symbols: Vec<Vec<(usize, u64)>>,
+    symbols: IndexVec<SectionIx, Vec<(SymbolIx, u64)>>,
     /// For each section, the places without a name that something refers to.
-    pieces: Vec<Vec<u64>>,
+    pieces: IndexVec<SectionIx, Vec<u64>>,
 }
 
 impl Index {
     /// Indexes each section's symbols.
-    pub(crate) fn add_symbols(&mut self, sections: usize, symbols: &[Symbol]) {
-        self.symbols = vec![Vec::new(); sections];
-        for (index, symbol) in symbols.iter().enumerate() {
+    pub(crate) fn add_symbols(&mut self, sections: usize, symbols: &IndexVec<SymbolIx, Symbol>) {
+        self.symbols = index_vec![Vec::new(); sections];
+        for (index, symbol) in symbols.iter_enumerated() {
             self.symbols[symbol.section].push((index, 0));
         }
         for section in &mut self.symbols {
@@ -255,8 +299,8 @@ impl Index {
     }
 
     /// Indexes the referenced places in each section.
-    pub(crate) fn add_pieces(&mut self, sections: &[Section]) {
-        self.pieces = vec![Vec::new(); sections.len()];
+    pub(crate) fn add_pieces(&mut self, sections: &IndexVec<SectionIx, Section>) {
+        self.pieces = index_vec![Vec::new(); sections.len()];
         for reference in sections
             .iter()
             .flat_map(|s| &s.relocations)
@@ -277,7 +321,7 @@ impl Index {
 
 impl Object {
     /// The symbol that covers `offset` in `section`.
-    pub fn symbol_at(&self, section: usize, offset: u64) -> Option<usize> {
+    pub fn symbol_at(&self, section: SectionIx, offset: u64) -> Option<SymbolIx> {
         let here = self.index.symbols.get(section)?;
         let behind = here.partition_point(|&(index, _)| self.symbols[index].offset <= offset);
         let near = here[..behind].iter().rev();
@@ -292,15 +336,23 @@ impl Object {
             .max_by_key(|&index| (self.symbols[index].extent(), std::cmp::Reverse(index)))
     }
 
+    /// A name for `offset` in `section`: of the symbol there, or of the section.
+    pub fn name_at(&self, section: SectionIx, offset: u64) -> &str {
+        let symbol = self.symbol_at(section, offset);
+        symbol.map_or(&self.sections[section].name, |index| {
+            &self.symbols[index].name
+        })
+    }
+
     /// The symbols of a section by offset.
-    pub(crate) fn symbols_in(&self, section: usize) -> impl Iterator<Item = usize> {
+    pub(crate) fn symbols_in(&self, section: SectionIx) -> impl Iterator<Item = SymbolIx> {
         let here = self.index.symbols.get(section).map(Vec::as_slice);
         here.unwrap_or_default().iter().map(|&(index, _)| index)
     }
 
     /// The places of a section that have no name and that something refers to,
     /// in order.
-    pub(crate) fn pieces_in(&self, section: usize) -> &[u64] {
+    pub(crate) fn pieces_in(&self, section: SectionIx) -> &[u64] {
         self.index
             .pieces
             .get(section)
@@ -308,34 +360,39 @@ impl Object {
             .unwrap_or_default()
     }
 
-    /// The bytes of a symbol; empty if its section has none in the file.
-    pub fn bytes(&self, symbol: &Symbol) -> &[u8] {
-        slice(
-            &self.sections[symbol.section].data,
-            symbol.offset,
-            symbol.extent(),
-        )
+    /// The bytes of `span`; empty if its section has none in the file.
+    pub fn bytes(&self, span: Span) -> &[u8] {
+        slice(&self.sections[span.section].data, span.offset, span.size)
     }
 
-    /// The relocations within `size` bytes from `offset` of a section.
-    pub fn relocations(&self, section: usize, offset: u64, size: u64) -> &[Relocation] {
-        let all = &self.sections[section].relocations;
-        let start = all.partition_point(|r| r.offset < offset);
-        let end = all.partition_point(|r| r.offset < offset.saturating_add(size));
+    /// The relocations within `span`.
+    pub fn relocations(&self, span: Span) -> &[Relocation] {
+        let all = &self.sections[span.section].relocations;
+        let start = all.partition_point(|r| r.offset < span.offset);
+        let end = all.partition_point(|r| r.offset < span.end());
         &all[start..end]
+    }
+
+    /// The name by which the hypervisor's own symbol table knows a symbol.
+    pub fn runtime_name(&self, index: SymbolIx) -> RuntimeName<'_> {
+        let symbol = &self.symbols[index];
+        RuntimeName {
+            file: (!symbol.global).then_some(self.file.as_str()),
+            name: &symbol.name,
+        }
     }
 
     /// What refers to the start of the function at `index`, with the section that it
     /// is in; tables about code do not count.
-    pub fn uses(&self, index: usize) -> impl Iterator<Item = (usize, &Relocation)> {
+    pub fn uses(&self, index: SymbolIx) -> impl Iterator<Item = (SectionIx, &Relocation)> {
         let function = &self.symbols[index];
-        let sections = self.sections.iter().enumerate();
+        let sections = self.sections.iter_enumerated();
         let code_and_data = sections
             .filter(|(_, section)| !matches!(section.class, Class::Special | Class::Ignored));
         code_and_data.flat_map(move |(at, section)| {
             let uses = section.relocations.iter().filter(move |relocation| {
                 let reference = &relocation.reference;
-                let same = |other: usize| self.symbols[other].is_at(function);
+                let same = |other: SymbolIx| self.symbols[other].is_at(function);
                 reference.offset == 0
                     && matches!(reference.target, Target::Symbol(other) if same(other))
             });
@@ -345,7 +402,7 @@ impl Object {
 
     /// The element of a mergeable section at `offset`, and the offset within it: the
     /// rest of a string with its terminating zero, or a complete constant.
-    pub fn merged(&self, section: usize, offset: i64) -> Option<(&[u8], u64)> {
+    pub fn merged(&self, section: SectionIx, offset: i64) -> Option<(&[u8], u64)> {
         let data = self.sections[section].data.as_slice();
         let offset = usize::try_from(offset).ok()?;
         match self.sections[section].merge? {
@@ -368,8 +425,8 @@ impl Object {
     /// A label for messages: `name`, or section and offset if it has none.
     pub fn label(&self, target: &Target) -> String {
         match target {
-            Target::Symbol(index) => self.symbols[*index].name.clone(),
-            Target::External(name) => name.as_ref().to_owned(),
+            Target::Symbol(index) => self.symbols[*index].name.to_string(),
+            Target::External(name) => name.to_string(),
             Target::Anonymous(section) => self.sections[*section].name.clone(),
         }
     }
@@ -390,7 +447,7 @@ pub(crate) fn significant(object: &Object, symbol: &Symbol) -> u64 {
     if !symbol.is_label() || !matches!(class, Class::Text | Class::Init) {
         return symbol.extent();
     }
-    let code = object.bytes(symbol);
+    let code = object.bytes(symbol.span());
     let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
     let (mut instruction, mut end) = (Instruction::default(), 0);
     while decoder.can_decode() {

@@ -2,8 +2,8 @@
 //! The placement of a symbol, which is part of its identity: the protection and
 //! lifetime of its memory, the list it belongs to, its alignment.
 
-use crate::names::{base_name, parent_of_cold, source_name};
-use crate::object::{Class, Object, Section, significant};
+use crate::name::SymbolName;
+use crate::object::{Class, Object, Section, SymbolIx, significant};
 use std::collections::BTreeSet;
 
 /// The section of variables that the hypervisor write-protects after boot.
@@ -82,10 +82,10 @@ fn storage(section: &Section) -> Storage {
 /// The name of a section without the symbol that the compiler made it for, and
 /// without suffixes that only depend on the compiler's view of the contents. `names`
 /// are those of the symbols in it.
-pub(crate) fn home<'a>(section: &str, mut names: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn home<'a>(section: &str, mut names: impl Iterator<Item = &'a SymbolName>) -> String {
     let own = names.find_map(|name| {
-        let parent = parent_of_cold(name).unwrap_or(name);
-        let forms = [name, base_name(name), parent, source_name(name)];
+        let parent = name.parent().unwrap_or(name);
+        let forms = [&**name, name.base(), parent, name.in_source()];
         forms
             .into_iter()
             .find_map(|form| section.strip_suffix(form)?.strip_suffix('.'))
@@ -104,10 +104,10 @@ pub(crate) fn home<'a>(section: &str, mut names: impl Iterator<Item = &'a str>) 
 
 /// Describes how the alignment of code in `new` differs from `old`.
 pub(crate) fn code_moves(
-    (old, old_index): (&Object, usize),
-    (new, new_index): (&Object, usize),
+    (old, old_index): (&Object, SymbolIx),
+    (new, new_index): (&Object, SymbolIx),
 ) -> Option<String> {
-    let place = |object: &Object, index: usize| {
+    let place = |object: &Object, index: SymbolIx| {
         let symbol = &object.symbols[index];
         let align = object.sections[symbol.section].align;
         (align, symbol.offset % align)
@@ -136,11 +136,11 @@ pub struct Alignment {
 /// The alignment that the symbol at `index` needs, as far as its place shows it. The
 /// alignment of a section with several symbols only shows the largest one that any of
 /// them needs.
-pub fn alignment(object: &Object, index: usize) -> Alignment {
+pub fn alignment(object: &Object, index: SymbolIx) -> Alignment {
     let symbol = &object.symbols[index];
     let align = object.sections[symbol.section].align;
     let others = object.symbols_in(symbol.section);
-    let others: Vec<usize> = others
+    let others: Vec<SymbolIx> = others
         .filter(|&other| !object.symbols[other].is_at(symbol))
         .collect();
     if others.is_empty() {
@@ -175,15 +175,15 @@ pub fn alignment(object: &Object, index: usize) -> Alignment {
 pub(crate) fn needier(
     old: &Object,
     new: &Object,
-    original: impl Fn(usize) -> Option<usize>,
-) -> BTreeSet<usize> {
+    original: impl Fn(SymbolIx) -> Option<SymbolIx>,
+) -> BTreeSet<SymbolIx> {
     let mut found = BTreeSet::new();
-    let data = (0..new.sections.len()).filter(|&section| !new.sections[section].is_code());
-    for section in data {
-        let align = new.sections[section].align;
-        let all: Vec<usize> = new.symbols_in(section).collect();
+    let sections = new.sections.iter_enumerated();
+    for (index, section) in sections.filter(|(_, section)| !section.is_code()) {
+        let align = section.align;
+        let all: Vec<SymbolIx> = new.symbols_in(index).collect();
         let had = |index| original(index).map(|index| alignment(old, index).most);
-        let certain: Vec<usize> = all
+        let certain: Vec<SymbolIx> = all
             .iter()
             .copied()
             .filter(|&index| had(index).is_none_or(|had| alignment(new, index).least > had))
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_home_is_the_section_without_the_symbol() {
-        let of = |section: &str, name: &str| home(section, std::iter::once(name));
+        let of = |section: &str, name: &str| home(section, std::iter::once(&name.into()));
         assert_eq!(of(".text.f", "f"), ".text");
         assert_eq!(of(".text.f.isra.0", "f.isra.0"), ".text");
         assert_eq!(of(".text.unlikely.f", "f.cold"), ".text");

@@ -3,12 +3,14 @@
 
 use crate::line::{LINES, NAMES};
 use crate::object::{
-    Class, Index, Merge, Object, ReadError, Reference, Relocation, Section, Symbol, Target,
+    Class, Index, Merge, Object, ReadError, Reference, Relocation, Section, SectionIx, Symbol,
+    Target,
 };
 use ::object::elf;
 use ::object::read::elf::{ElfFile64, FileHeader, SectionHeader, Sym};
 use ::object::{Endianness, Object as _, ObjectSection as _};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
+use index_vec::{IndexVec, index_vec};
 use std::collections::BTreeMap;
 use xsplice_abi::special::Special;
 
@@ -47,7 +49,7 @@ impl<'a> Reader<'a> {
         let mut object = Object {
             file: String::new(),
             sections: self.sections()?,
-            symbols: Vec::new(),
+            symbols: IndexVec::new(),
             index: Index::default(),
         };
         let meaning = self.symbols(&mut object)?;
@@ -57,7 +59,8 @@ impl<'a> Reader<'a> {
             .index
             .add_symbols(object.sections.len(), &object.symbols);
         find_homes(&mut object);
-        let references: Vec<Vec<Relocation>> = (0..object.sections.len())
+        let sections = object.sections.indices();
+        let references: Vec<Vec<Relocation>> = sections
             .map(|index| self.relocations(&object, &meaning, index))
             .collect::<Result<_, _>>()?;
         for (section, relocations) in object.sections.iter_mut().zip(references) {
@@ -67,9 +70,9 @@ impl<'a> Reader<'a> {
         Ok(object)
     }
 
-    fn sections(&self) -> Result<Vec<Section>, ReadError> {
+    fn sections(&self) -> Result<IndexVec<SectionIx, Section>, ReadError> {
         let endian = self.elf.endian();
-        let mut sections = vec![no_section()];
+        let mut sections = index_vec![no_section()];
         for section in self.elf.sections() {
             let header = section.elf_section_header();
             let flags = header.sh_flags(endian);
@@ -122,30 +125,30 @@ impl<'a> Reader<'a> {
                 .symbol_name(endian, symbol)
                 .map_err(|e| malformed(self.path, &e))?;
             let name = String::from_utf8_lossy(name);
-            let shndx = usize::from(symbol.st_shndx(endian).0);
+            let section = SectionIx::from(usize::from(symbol.st_shndx(endian).0));
             let value = symbol.st_value(endian);
             let kind = symbol.st_type();
             if kind == elf::STT_FILE {
                 object.file = name.clone().into_owned();
             }
-            let defined = shndx != 0 && shndx < object.sections.len();
+            let defined = section != 0 && section < object.sections.len();
             let named = kind != elf::STT_SECTION && !name.is_empty() && !name.starts_with(".L");
             meaning.push(if defined && named {
-                object.symbols.push(Symbol {
+                let symbol = object.symbols.push(Symbol {
                     global: symbol.st_bind() != elf::STB_LOCAL,
                     weak: symbol.st_bind() == elf::STB_WEAK,
                     function: kind == elf::STT_FUNC,
                     variable: kind == elf::STT_OBJECT,
-                    name: name.into_owned(),
-                    section: shndx,
+                    name: name.into(),
+                    section,
                     offset: value,
                     size: symbol.st_size(endian),
                     tail: 0,
                 });
-                Meaning::Target(Target::Symbol(object.symbols.len() - 1))
+                Meaning::Target(Target::Symbol(symbol))
             } else if defined {
                 Meaning::Place {
-                    section: shndx,
+                    section,
                     offset: value.cast_signed(),
                     exact: kind != elf::STT_SECTION,
                 }
@@ -160,13 +163,16 @@ impl<'a> Reader<'a> {
         &self,
         object: &Object,
         meaning: &[Meaning],
-        index: usize,
+        index: SectionIx,
     ) -> Result<Vec<Relocation>, ReadError> {
         let section = &object.sections[index];
         if section.class == Class::Ignored && section.name != LINES {
             return Ok(Vec::new());
         }
-        let Ok(elf_section) = self.elf.section_by_index(::object::SectionIndex(index)) else {
+        let Ok(elf_section) = self
+            .elf
+            .section_by_index(::object::SectionIndex(index.index()))
+        else {
             return Ok(Vec::new());
         };
         let mut fields: Vec<_> = elf_section.relocations().collect();
@@ -190,52 +196,16 @@ impl<'a> Reader<'a> {
             let ::object::RelocationTarget::Symbol(symbol) = relocation.target() else {
                 return Err(bad());
             };
-            let bias = match r_type {
-                elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 | elf::R_X86_64_PC8 => {
-                    let end = code.users.get(at).copied().flatten();
-                    end.map_or(0, |user| -(user.end - offset).cast_signed())
-                }
-                _ => 0,
-            };
-            let addend = relocation.addend();
-            let bias = bias + bias_of.as_ref().map_or(0, |bias| bias(offset, addend));
             let meant = meaning.get(symbol.0).ok_or_else(bad)?;
-            let reference = match meant {
-                Meaning::Target(target) => Reference {
-                    target: target.clone(),
-                    offset: addend.wrapping_sub(bias),
-                    bias,
-                },
-                // A field may point before or after a string, but mean it.
-                &Meaning::Place {
-                    section,
-                    offset,
-                    exact: true,
-                } if object.sections[section].merge.is_some() => Reference {
-                    target: Target::Anonymous(section),
-                    offset,
-                    bias: addend,
-                },
-                &Meaning::Place {
-                    section, offset, ..
-                } => settle(
-                    object,
-                    section,
-                    offset.wrapping_add(addend).wrapping_sub(bias),
-                    bias,
-                ),
-            };
+            let (addend, user) = (relocation.addend(), code.users.get(at).copied().flatten());
+            let bias = user.map_or(0, |user| user.bias(offset, r_type))
+                + bias_of.as_ref().map_or(0, |bias| bias(offset, addend));
             relocations.push(Relocation {
                 offset,
                 r_type: r_type.0,
-                branch: code
-                    .users
-                    .get(at)
-                    .copied()
-                    .flatten()
-                    .is_some_and(|user| user.branch),
+                branch: user.is_some_and(|user| user.branch),
                 inferred: matches!(meant, Meaning::Place { .. }),
-                reference,
+                reference: meant.reference(object, addend, bias),
             });
         }
         if !code.branches.is_empty() {
@@ -252,20 +222,50 @@ enum Meaning {
     Target(Target),
     /// A place without a name.
     Place {
-        section: usize,
+        section: SectionIx,
         offset: i64,
         /// Whether it is a label, not the section as a whole.
         exact: bool,
     },
 }
 
+impl Meaning {
+    /// The reference of a field with this addend, of which `bias` is no offset.
+    fn reference(&self, object: &Object, addend: i64, bias: i64) -> Reference {
+        match *self {
+            Self::Target(ref target) => Reference {
+                target: target.clone(),
+                offset: addend.wrapping_sub(bias),
+                bias,
+            },
+            // A field may point before or after a string, but mean it.
+            Self::Place {
+                section,
+                offset,
+                exact: true,
+            } if object.sections[section].merge.is_some() => Reference {
+                target: Target::Anonymous(section),
+                offset,
+                bias: addend,
+            },
+            Self::Place {
+                section, offset, ..
+            } => {
+                let offset = offset.wrapping_add(addend).wrapping_sub(bias);
+                settle(object, section, offset, bias)
+            }
+        }
+    }
+}
+
 /// Determines the home of each section.
 fn find_homes(object: &mut Object) {
-    let homes: Vec<String> = (0..object.sections.len())
-        .map(|section| {
-            let names = object.symbols_in(section);
-            let names = names.map(|index| object.symbols[index].name.as_str());
-            crate::placement::home(&object.sections[section].name, names)
+    let sections = object.sections.iter_enumerated();
+    let homes: Vec<String> = sections
+        .map(|(index, section)| {
+            let symbols = object.symbols_in(index);
+            let names = symbols.map(|index| &object.symbols[index].name);
+            crate::placement::home(&section.name, names)
         })
         .collect();
     for (section, home) in object.sections.iter_mut().zip(homes) {
@@ -275,8 +275,8 @@ fn find_homes(object: &mut Object) {
 
 /// Gives a label without a size everything up to the next symbol.
 fn add_labels(object: &mut Object) {
-    let mut starts: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-    let mut covered: BTreeMap<usize, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut starts: BTreeMap<SectionIx, Vec<u64>> = BTreeMap::new();
+    let mut covered: BTreeMap<SectionIx, Vec<(u64, u64)>> = BTreeMap::new();
     for symbol in &object.symbols {
         starts
             .entry(symbol.section)
@@ -305,7 +305,7 @@ fn add_labels(object: &mut Object) {
 
 /// Gives a function that is alone in its section everything up to the section's end.
 fn add_tails(object: &mut Object) {
-    let mut functions: BTreeMap<usize, Option<(u64, u64)>> = BTreeMap::new();
+    let mut functions: BTreeMap<SectionIx, Option<(u64, u64)>> = BTreeMap::new();
     for symbol in object.symbols.iter().filter(|s| s.function && s.size > 0) {
         let place = (symbol.offset, symbol.size);
         functions
@@ -324,7 +324,7 @@ fn add_tails(object: &mut Object) {
 }
 
 /// Determines the symbol that a place in a section belongs to.
-fn settle(object: &Object, section: usize, offset: i64, bias: i64) -> Reference {
+fn settle(object: &Object, section: SectionIx, offset: i64, bias: i64) -> Reference {
     let covering = u64::try_from(offset)
         .ok()
         .and_then(|at| object.symbol_at(section, at));
@@ -363,6 +363,19 @@ struct User {
     branch: bool,
 }
 
+impl User {
+    /// The part of the addend of its field at `offset` that is no offset: a
+    /// pc-relative operand counts from the end of the instruction.
+    fn bias(self, offset: u64, r_type: elf::RelocationType) -> i64 {
+        match r_type {
+            elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 | elf::R_X86_64_PC8 => {
+                -(self.end - offset).cast_signed()
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// Information from the instructions of a section.
 #[derive(Default)]
 struct Code {
@@ -376,7 +389,11 @@ struct Code {
 impl Code {
     /// Decodes the section at `index`, whose relocated fields are at `fields`,
     /// sorted.
-    fn decode(object: &Object, index: usize, fields: impl ExactSizeIterator<Item = u64>) -> Self {
+    fn decode(
+        object: &Object,
+        index: SectionIx,
+        fields: impl ExactSizeIterator<Item = u64>,
+    ) -> Self {
         let several = object.symbols_in(index).nth(1).is_some();
         let mut code = Self {
             users: Vec::with_capacity(fields.len()),
@@ -411,7 +428,11 @@ pub(crate) fn is_branch(instruction: &Instruction) -> bool {
 }
 
 /// The branch of `instruction`, if it leads to another symbol.
-fn branch_out(object: &Object, section: usize, instruction: &Instruction) -> Option<Relocation> {
+fn branch_out(
+    object: &Object,
+    section: SectionIx,
+    instruction: &Instruction,
+) -> Option<Relocation> {
     let (width, r_type) = if instruction.is_jcc_short() || instruction.is_jmp_short() {
         (1, elf::R_X86_64_PC8)
     } else if instruction.is_jcc_near() || instruction.is_jmp_near() || instruction.is_call_near() {

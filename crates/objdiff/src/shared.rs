@@ -12,22 +12,25 @@
 
 use crate::compare::Comparison;
 use crate::correlate::{is_anonymous, is_macro_flag};
-use crate::object::{Class, Index, Object, ReadError, Reference, Relocation, Target};
+use crate::name::SymbolName;
+use crate::object::{
+    Class, Index, Object, ReadError, Reference, Relocation, SectionIx, SymbolIx, Target,
+};
 use std::collections::{BTreeSet, HashMap};
 
 /// The private variables that the witness of `object` must declare global.
 pub fn variables(object: &Object) -> BTreeSet<&str> {
-    let shared = |index: usize| is_shared(object, index);
+    let shared = |section: SectionIx| is_shared(object, section);
     let symbols = object.symbols.iter();
     symbols
         .filter(|symbol| !symbol.global && shared(symbol.section))
-        .map(|symbol| symbol.name.as_str())
+        .map(|symbol| &*symbol.name)
         .collect()
 }
 
 /// Whether it matters which variable of a shared section a reference means.
 pub fn needs_witness(original: &Object, patched: &Object, comparison: &Comparison) -> bool {
-    let forth: HashMap<usize, usize> = comparison
+    let forth: HashMap<SymbolIx, SymbolIx> = comparison
         .correlation
         .iter()
         .map(|(patched, pair)| (patched, pair.original))
@@ -47,8 +50,8 @@ pub fn needs_witness(original: &Object, patched: &Object, comparison: &Compariso
 fn shifted<'a>(
     object: &'a Object,
     other: &'a Object,
-    partners: &'a HashMap<usize, usize>,
-) -> impl Iterator<Item = usize> + 'a {
+    partners: &'a HashMap<SymbolIx, SymbolIx>,
+) -> impl Iterator<Item = SectionIx> + 'a {
     referred_to(object, |_| true)
         .into_iter()
         .filter(move |&section| {
@@ -76,14 +79,14 @@ fn shifted<'a>(
 /// Whether changed code refers to a shared section from which the payload gets a copy
 /// of a variable.
 fn copies_meet_references(patched: &Object, comparison: &Comparison) -> bool {
-    let changed = |index: usize| comparison.changes.iter().any(|c| c.patched == Some(index));
-    let copied = |index: usize| {
+    let changed = |index: SymbolIx| comparison.changes.iter().any(|c| c.patched == Some(index));
+    let copied = |index: SymbolIx| {
         let mut changes = comparison.changes.iter();
         let stays = changes.all(|change| change.patched != Some(index) || change.kind.stays());
         !stays || comparison.correlation.original(index).is_none()
     };
     let from_changed =
-        |place: (usize, u64)| patched.symbol_at(place.0, place.1).is_none_or(changed);
+        |place: (SectionIx, u64)| patched.symbol_at(place.0, place.1).is_none_or(changed);
     referred_to(patched, from_changed)
         .into_iter()
         .any(|section| patched.symbols_in(section).any(copied))
@@ -91,9 +94,9 @@ fn copies_meet_references(patched: &Object, comparison: &Comparison) -> bool {
 
 /// Shared sections that permanent code or data refers to without naming a variable,
 /// counting only references from places that `counts` accepts.
-fn referred_to(object: &Object, counts: impl Fn((usize, u64)) -> bool) -> BTreeSet<usize> {
+fn referred_to(object: &Object, counts: impl Fn((SectionIx, u64)) -> bool) -> BTreeSet<SectionIx> {
     let mut found = BTreeSet::new();
-    for (index, section) in object.sections.iter().enumerate() {
+    for (index, section) in object.sections.iter_enumerated() {
         if matches!(section.class, Class::Init | Class::Ignored) {
             continue;
         }
@@ -129,17 +132,17 @@ impl Object {
 /// Sets the variable of every reference into a shared section to the one that
 /// `witness` names.
 fn resolve(object: &mut Object, witness: &Object, file: &str) -> Result<(), ReadError> {
-    let shared: BTreeSet<usize> = (0..object.sections.len())
-        .filter(|&index| is_shared(object, index))
+    let sections = object.sections.indices();
+    let shared: BTreeSet<SectionIx> = sections
+        .filter(|&section| is_shared(object, section))
         .collect();
-    let names: HashMap<(usize, &str), usize> = object
+    let names: HashMap<(SectionIx, &SymbolName), SymbolIx> = object
         .symbols
-        .iter()
-        .enumerate()
-        .map(|(index, symbol)| ((symbol.section, symbol.name.as_str()), index))
+        .iter_enumerated()
+        .map(|(index, symbol)| ((symbol.section, &symbol.name), index))
         .collect();
     let mut resolved = Vec::new();
-    for (index, section) in object.sections.iter().enumerate() {
+    for (index, section) in object.sections.iter_enumerated() {
         for (at, relocation) in section.relocations.iter().enumerate() {
             let Some((to, offset)) = place(object, &relocation.reference)
                 .filter(|(to, _)| relocation.inferred && shared.contains(to))
@@ -180,25 +183,25 @@ fn resolve(object: &mut Object, witness: &Object, file: &str) -> Result<(), Read
 fn named<'a>(
     object: &Object,
     witness: &'a Object,
-    section: usize,
+    section: SectionIx,
     relocation: &Relocation,
-) -> Option<&'a str> {
+) -> Option<&'a SymbolName> {
     let other = counterpart(witness, section, relocation).filter(|other| !other.inferred)?;
     let Target::Symbol(symbol) = other.reference.target else {
         return None;
     };
     let same_place = place(object, &relocation.reference) == place(witness, &other.reference);
-    same_place.then(|| witness.symbols[symbol].name.as_str())
+    same_place.then(|| &witness.symbols[symbol].name)
 }
 
 /// Whether the source refers to an unnamed label there.
-fn is_labelled(witness: &Object, section: usize, relocation: &Relocation) -> bool {
+fn is_labelled(witness: &Object, section: SectionIx, relocation: &Relocation) -> bool {
     counterpart(witness, section, relocation).is_some_and(|other| other.inferred)
 }
 
 fn counterpart<'a>(
     witness: &'a Object,
-    section: usize,
+    section: SectionIx,
     relocation: &Relocation,
 ) -> Option<&'a Relocation> {
     let there = &witness.sections.get(section)?.relocations;
@@ -209,7 +212,7 @@ fn counterpart<'a>(
 }
 
 /// Whether the bytes before and at `offset` belong to one variable.
-fn is_inside(object: &Object, section: usize, offset: i64) -> bool {
+fn is_inside(object: &Object, section: SectionIx, offset: i64) -> bool {
     let Ok(offset) = u64::try_from(offset) else {
         return false;
     };
@@ -220,7 +223,7 @@ fn is_inside(object: &Object, section: usize, offset: i64) -> bool {
 }
 
 /// Section and offset of a reference's target, if it is in `object`.
-fn place(object: &Object, reference: &Reference) -> Option<(usize, i64)> {
+fn place(object: &Object, reference: &Reference) -> Option<(SectionIx, i64)> {
     match reference.target {
         Target::Symbol(index) => {
             let symbol = &object.symbols[index];
@@ -232,7 +235,7 @@ fn place(object: &Object, reference: &Reference) -> Option<(usize, i64)> {
     }
 }
 
-fn is_shared(object: &Object, index: usize) -> bool {
+fn is_shared(object: &Object, index: SectionIx) -> bool {
     let section = &object.sections[index];
     let data = !matches!(section.class, Class::Text | Class::Ignored | Class::Special);
     let mut starts = object.symbols_in(index).map(|i| object.symbols[i].offset);

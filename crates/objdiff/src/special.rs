@@ -5,8 +5,7 @@
 //! Each entry belongs to the function that its first field leads to, and goes into a
 //! payload only together with that function.
 
-use crate::object::{Object, Relocation, Symbol, Target, width};
-use std::ops::Range;
+use crate::object::{Object, Relocation, SectionIx, Span, Symbol, SymbolIx, Target, width};
 use xsplice_abi::special::{
     self, Alternative, BugFrame, FIELD_SIZE, REPLACEMENTS, Table, displacement, table,
 };
@@ -45,20 +44,16 @@ fn bug_frame_size(section: &str) -> Option<u64> {
 pub struct Entry {
     /// The table.
     pub table: Table,
-    /// The table's section.
-    pub section: usize,
-    /// Offset of the entry in the section.
-    pub offset: u64,
-    /// Size in bytes.
-    pub size: u64,
+    /// Its bytes.
+    pub span: Span,
     /// The symbol that the entry describes; `None` for code without a symbol.
-    pub owner: Option<usize>,
+    pub owner: Option<SymbolIx>,
 }
 
 /// All entries of all tables of `object`, in order.
 pub fn entries(object: &Object) -> Vec<Entry> {
     let mut entries = Vec::new();
-    for (index, section) in object.sections.iter().enumerate() {
+    for (index, section) in object.sections.iter_enumerated() {
         let Some(table) = table(&section.name) else {
             continue;
         };
@@ -66,18 +61,20 @@ pub fn entries(object: &Object) -> Vec<Entry> {
         let mut offset = 0;
         let end = section.data.len() as u64;
         while offset < end {
-            let first = object.relocations(index, offset, FIELD_SIZE).first();
-            let owner = match first.map(|r| &r.reference.target) {
-                Some(Target::Symbol(owner)) => Some(*owner),
-                _ => None,
-            };
-            entries.push(Entry {
-                table,
+            let span = Span {
                 section: index,
                 offset,
                 size,
-                owner,
-            });
+            };
+            let mut entry = Entry {
+                table,
+                span,
+                owner: None,
+            };
+            if let Some(Target::Symbol(owner)) = entry.about(object).map(|f| &f.reference.target) {
+                entry.owner = Some(*owner);
+            }
+            entries.push(entry);
             offset += size;
         }
     }
@@ -87,66 +84,78 @@ pub fn entries(object: &Object) -> Vec<Entry> {
 /// The anonymous piece that contains `offset` of `section`. Code and jump tables
 /// extend to the next referenced place. Other data may be walked across labels, so it
 /// extends from one symbol to the next.
-pub fn piece(object: &Object, section: usize, offset: u64) -> Range<u64> {
+pub fn piece(object: &Object, section: SectionIx, offset: u64) -> Span {
     let end = object.sections[section].size;
     let starts = object.pieces_in(section);
     let next = starts.get(starts.partition_point(|&start| start <= offset));
-    let piece = offset..next.map_or(end, |&next| next.min(end));
-    if object.sections[section].is_code() || is_jump_table(object, section, &piece) {
+    let upto = |start: u64, end: u64| Span {
+        section,
+        offset: start,
+        size: end.saturating_sub(start),
+    };
+    let piece = upto(offset, next.map_or(end, |&next| next.min(end)));
+    if object.sections[section].is_code() || is_jump_table(object, piece) {
         return piece;
     }
     let symbols = || {
-        object
-            .symbols_in(section)
-            .map(|index| &object.symbols[index])
+        let indices = object.symbols_in(section);
+        indices.map(|index| &object.symbols[index])
     };
     let before = symbols().filter(|s| s.offset <= offset).map(Symbol::end);
     let behind = symbols().map(|s| s.offset).filter(|&start| start > offset);
     let start = before.max().unwrap_or(0).min(offset);
-    start..behind.min().unwrap_or(end).max(offset)
+    upto(start, behind.min().unwrap_or(end).max(offset))
 }
 
 /// Whether all references of a piece lead into one function.
-fn is_jump_table(object: &Object, section: usize, piece: &Range<u64>) -> bool {
-    let size = piece.end.saturating_sub(piece.start);
-    let fields = object.relocations(section, piece.start, size);
+fn is_jump_table(object: &Object, piece: Span) -> bool {
+    let fields = object.relocations(piece);
     let relocated: u64 = fields.iter().map(|field| width(field.r_type) as u64).sum();
     let into = |field: &Relocation| match field.reference.target {
         Target::Symbol(index) if object.symbols[index].function => Some(index),
         _ => None,
     };
     let first = fields.first().and_then(into);
-    first.is_some() && relocated == size && fields.iter().all(|field| into(field) == first)
+    first.is_some() && relocated == piece.size && fields.iter().all(|field| into(field) == first)
 }
 
 /// Whether the field at `offset` of `section` belongs to an indirect call or jump
 /// that the hypervisor makes direct, according to one of `entries`: it reads the
 /// pointer when it loads the code, not when it runs it.
-pub fn becomes_direct(object: &Object, entries: &[Entry], section: usize, offset: u64) -> bool {
+pub fn becomes_direct(object: &Object, entries: &[Entry], section: SectionIx, offset: u64) -> bool {
     const THROUGH_POINTER: [[u8; 2]; 2] = [[0xff, 0x15], [0xff, 0x25]];
     let Some(start) = offset.checked_sub(2) else {
         return false;
     };
     let opcode = crate::object::slice(&object.sections[section].data, start, 2);
     let is_here = |entry: &Entry| {
-        let fields = object.relocations(entry.section, entry.offset, FIELD_SIZE);
-        let Some(Target::Symbol(code)) = fields.first().map(|f| &f.reference.target) else {
-            return false;
-        };
-        let code = &object.symbols[*code];
-        let at = code.offset.wrapping_add_signed(fields[0].reference.offset);
-        (code.section, at) == (section, start)
+        let reference = entry.about(object).map(|field| &field.reference);
+        reference.is_some_and(|reference| match reference.target {
+            Target::Symbol(code) => {
+                let code = &object.symbols[code];
+                let at = code.offset.wrapping_add_signed(reference.offset);
+                (code.section, at) == (section, start)
+            }
+            Target::External(_) | Target::Anonymous(_) => false,
+        })
     };
     let mut entries = entries.iter().filter(|entry| entry.table.changes_code());
     THROUGH_POINTER.iter().any(|call| opcode == call) && entries.any(is_here)
 }
 
 impl Entry {
+    /// Its first field, which leads to what it is about.
+    pub fn about<'a>(&self, object: &'a Object) -> Option<&'a Relocation> {
+        let first = Span {
+            size: FIELD_SIZE,
+            ..self.span
+        };
+        object.relocations(first).first()
+    }
+
     /// What the entry says, as if it were in memory at its offset.
     pub fn read(&self, object: &Object) -> Option<special::Entry> {
-        let section = &object.sections[self.section];
-        let bytes = crate::object::slice(&section.data, self.offset, self.size);
-        self.table.read(bytes, self.offset)
+        self.table.read(object.bytes(self.span), self.span.offset)
     }
 
     fn alternative(&self, object: &Object) -> Option<Alternative> {
@@ -159,10 +168,10 @@ impl Entry {
     }
 }
 
-/// The anonymous pieces that the fields of `entry` lead to, as section, offset
-/// and size: replacement code, fixup code.
-pub fn pieces(object: &Object, entry: &Entry) -> Vec<(usize, u64, u64)> {
-    let fields = object.relocations(entry.section, entry.offset, entry.size);
+/// The anonymous pieces that the fields of `entry` lead to: replacement code, fixup
+/// code.
+pub fn pieces(object: &Object, entry: &Entry) -> Vec<Span> {
+    let fields = object.relocations(entry.span);
     let leads_to = fields
         .iter()
         .filter_map(|field| match field.reference.target {
@@ -176,10 +185,13 @@ pub fn pieces(object: &Object, entry: &Entry) -> Vec<(usize, u64, u64)> {
             if object.sections[section].name == REPLACEMENTS {
                 let alternative = entry.alternative(object);
                 let size = alternative.map_or(0, |alternative| alternative.replacement_len);
-                return (section, offset, size.into());
+                return Span {
+                    section,
+                    offset,
+                    size: size.into(),
+                };
             }
-            let piece = piece(object, section, offset);
-            (section, piece.start, piece.end.saturating_sub(piece.start))
+            piece(object, section, offset)
         })
         .collect()
 }

@@ -26,8 +26,7 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xsplice_objdiff::names::{role, source_name};
-use xsplice_objdiff::{Kind, Object, compare};
+use xsplice_objdiff::{Kind, Object, SymbolName, compare};
 
 const COMPILERS: [&str; 2] = ["gcc", "clang"];
 const LEVELS: [&str; 3] = ["-O1", "-O2", "-O3"];
@@ -187,25 +186,23 @@ impl Fixture {
         }
         let comparison = compare(&original, &patched);
         let mut found: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-        let mut add = |kind: &str, name: &str| {
-            let names = found.entry(kind.to_owned()).or_default();
-            *names.entry(in_source(name)).or_default() += 1;
+        let mut add = |kind: &str, what: String| {
+            let all = found.entry(kind.to_owned()).or_default();
+            *all.entry(what).or_default() += 1;
         };
         for change in &comparison.changes {
-            add(word(change.kind), &change.name);
+            add(word(change.kind), in_source(&change.name));
         }
-        for (index, symbol) in patched.symbols.iter().enumerate() {
+        for (index, symbol) in patched.symbols.iter_enumerated() {
             // What has another name is what it was.
             let mut changes = comparison.changes.iter();
             let changed = changes.any(|c| c.patched == Some(index) && c.kind != Kind::Renamed);
             if let Some(pair) = comparison.correlation.get(index)
                 && !changed
             {
-                add("same", &symbol.name);
-                add(
-                    "matched",
-                    &format!("{} by {}", in_source(&symbol.name), pair.by),
-                );
+                let name = in_source(&symbol.name);
+                add("matched", format!("{name} by {}", pair.by));
+                add("same", name);
             }
         }
         const KINDS: [&str; 14] = [
@@ -264,9 +261,9 @@ fn list(names: &str) -> impl Iterator<Item = &str> {
 
 /// The name that the source has, and the part of it: clang puts the function's
 /// name before that of a static local variable.
-fn in_source(name: &str) -> String {
-    let role = role(name);
-    let whole = source_name(name);
+fn in_source(name: &SymbolName) -> String {
+    let role = name.role();
+    let whole = name.in_source();
     if role != whole || name.starts_with('.') {
         return role;
     }

@@ -5,7 +5,7 @@
 use std::process::Command;
 use xsplice_objdiff::object::{Class, Object, ReadError, Target};
 use xsplice_objdiff::shared::{needs_witness, variables};
-use xsplice_objdiff::{Kind, compare};
+use xsplice_objdiff::{Kind, SymbolName, compare};
 
 const SHARED: &str = "#define SHARED __attribute__((section(\".data.read_mostly\")))\n\
     extern void use(const volatile void *);\n";
@@ -44,11 +44,11 @@ impl Source<'_> {
 }
 
 /// What the fields of `name` lead to in data, as name and offset.
-fn leads_to(object: &Object, name: &str) -> Vec<(String, i64)> {
+fn leads_to(object: &Object, name: &str) -> Vec<(SymbolName, i64)> {
     let symbol = object.symbols.iter().find(|s| s.name == name);
     let symbol = symbol.unwrap_or_else(|| panic!("no symbol {name}"));
-    let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());
-    let mut found: Vec<(String, i64)> = fields
+    let fields = object.relocations(symbol.span());
+    let mut found: Vec<(SymbolName, i64)> = fields
         .iter()
         .filter_map(|field| match field.reference.target {
             Target::Symbol(index) => {
@@ -64,11 +64,8 @@ fn leads_to(object: &Object, name: &str) -> Vec<(String, i64)> {
     found
 }
 
-fn named(places: &[(&str, i64)]) -> Vec<(String, i64)> {
-    places
-        .iter()
-        .map(|&(name, at)| (name.to_owned(), at))
-        .collect()
+fn named(places: &[(&str, i64)]) -> Vec<(SymbolName, i64)> {
+    places.iter().map(|&(name, at)| (name.into(), at)).collect()
 }
 
 const NEXT: &str = "static long SHARED next[8]; long *get(int i) { use(next); return &next[i]; }\n";
@@ -155,7 +152,7 @@ fn an_order_that_changes_is_no_change_and_hides_none() {
             .collect::<Vec<_>>()
     };
     assert_eq!(compared(&reordered), []);
-    assert_eq!(compared(&changed), [(Kind::Function, "end".to_owned())]);
+    assert_eq!(compared(&changed), [(Kind::Function, "end".into())]);
 }
 
 const ASSEMBLY: &str = ".section .data.read_mostly,\"aw\"\nfirst: .quad 1, 2\n.size first, . - first\n\

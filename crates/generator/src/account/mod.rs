@@ -18,7 +18,7 @@ use crate::rebuild::{Patched, Rebuild};
 use crate::select::Selection;
 use crate::source::{HunkId, SourcePatch, is_hypervisor};
 use crate::tree::Tree;
-use crate::unit::Unit;
+use crate::unit::Units;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use without::{Outcome, Scope, Without};
@@ -58,7 +58,7 @@ pub(crate) fn leave_out(patches: &mut [SourcePatch], names: &Choices) -> Vec<Hun
 }
 
 /// Determines the contents of a payload built from other `units`.
-pub(crate) type Select<'a> = dyn Fn(&[Unit]) -> Result<Selection, Vec<Problem>> + Sync + 'a;
+pub(crate) type Select<'a> = dyn Fn(&Units) -> Result<Selection, Vec<Problem>> + Sync + 'a;
 
 /// A payload, and all its inputs.
 pub(crate) struct Account<'a, 't> {
@@ -76,7 +76,7 @@ pub(crate) struct Account<'a, 't> {
     /// Hooks given with `--hooks`: sources and objects.
     pub(crate) hooks: (&'a [File], &'a [Pair]),
     /// The differing objects, hooks included.
-    pub(crate) units: &'a [Unit],
+    pub(crate) units: &'a Units,
     pub(crate) selection: &'a Selection,
     pub(crate) select: &'a Select<'a>,
 }

@@ -10,9 +10,11 @@ use crate::select::Selection;
 use crate::source::{HunkId, PatchedSource};
 use crate::tree::ObjectFile;
 use crate::unit::Unit;
+use index_vec::IndexVec;
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use xsplice_objdiff::SymbolName;
 
 /// Which objects to check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,7 @@ struct Difference {
     /// The object without the hunks.
     pair: Pair,
     /// The symbols that differ between the two builds.
-    names: BTreeSet<String>,
+    names: BTreeSet<SymbolName>,
     /// Whether it differs only in where it lies.
     only_placement: bool,
 }
@@ -132,7 +134,7 @@ impl<'a, 't> Without<'a, 't> {
         }
         let names: BTreeSet<String> = differences
             .iter()
-            .flat_map(|difference| difference.names.iter().cloned())
+            .flat_map(|difference| difference.names.iter().map(ToString::to_string))
             .collect();
         if !self.is_same_payload(&rest, &differences) {
             return Outcome::Other { names };
@@ -250,7 +252,7 @@ impl<'a, 't> Without<'a, 't> {
         };
         let changes = unit.iter().flat_map(|unit| &unit.comparison.changes);
         let only_placement = changes.clone().all(|change| change.kind.is_of_place());
-        let names: BTreeSet<String> = changes.map(|change| change.name.clone()).collect();
+        let names: BTreeSet<SymbolName> = changes.map(|change| change.name.clone()).collect();
         if names.is_empty() {
             return Rebuilt::Same;
         }
@@ -285,23 +287,24 @@ impl<'a, 't> Without<'a, 't> {
     }
 
     /// Those of `names` in the file `source` that are in the payload.
-    fn carried(&self, names: &BTreeSet<String>, source: &str) -> BTreeSet<String> {
+    fn carried(&self, names: &BTreeSet<SymbolName>, source: &str) -> BTreeSet<String> {
         let Selection {
             replaced,
             carried,
             patched_data,
             ..
         } = self.account.selection;
-        let is_in = |name: &&String| {
-            let whole = name.trim_end_matches(".cold");
+        let is_in = |name: &&SymbolName| {
+            let whole = name.parent().unwrap_or(name);
             let mut replaced = replaced.iter().map(|r| (&r.name, &r.file));
             let mut carried = carried.iter().map(|c| (&c.name, &c.file));
             let mut in_place = patched_data.iter().map(|d| (&d.name, &d.file));
-            replaced.any(|(n, file)| (n == *name || n == whole) && file == source)
-                || carried.any(|(n, file)| n == *name && file == source)
-                || in_place.any(|(n, file)| n == *name && file == source)
+            replaced.any(|(n, file)| (*n == **name || n == whole) && file == source)
+                || carried.any(|(n, file)| *n == **name && file == source)
+                || in_place.any(|(n, file)| *n == **name && file == source)
         };
-        names.iter().filter(is_in).cloned().collect()
+        let names = names.iter().filter(is_in);
+        names.map(ToString::to_string).collect()
     }
 
     /// Whether the payload is equivalent with the other objects.
@@ -311,7 +314,7 @@ impl<'a, 't> Without<'a, 't> {
         }
         let account = self.account;
         let compile = account.rebuild.compiler(account.levels, &rest.source);
-        let mut units = Vec::new();
+        let mut units = IndexVec::new();
         for pair in account.pairs.iter().chain(account.hooks.1) {
             let is_it = |path: &str| path == pair.object.path;
             let other = differences
@@ -350,12 +353,12 @@ impl<'a, 't> Without<'a, 't> {
 }
 
 /// The functions with errors, according to GCC's English messages.
-fn uncompiled(message: &str) -> BTreeSet<String> {
+fn uncompiled(message: &str) -> BTreeSet<SymbolName> {
     const QUOTES: [char; 3] = ['\'', '\u{2018}', '\u{2019}'];
     let names = message.lines().filter_map(|line| {
         let (_, name) = line.split_once(": In function ")?;
         let name = name.strip_prefix(QUOTES)?.split(QUOTES).next()?;
-        Some(name.to_owned())
+        Some(name.into())
     });
     names.collect()
 }
@@ -369,7 +372,7 @@ mod tests {
         let said = "common/x.c: does not compile:\ncommon/x.c: At top level:\ncommon/x.c:3:1: error: \
                     e\nIn file included from y.h:1:\nz.h: In function 'inlined':\nz.h:1:2: error: f\n\
                     common/x.c: In function \u{2018}f\u{2019}:\n";
-        let names: Vec<String> = uncompiled(said).into_iter().collect();
+        let names: Vec<SymbolName> = uncompiled(said).into_iter().collect();
         assert_eq!(names, ["f", "inlined"]);
         assert!(uncompiled("x.S:3: Error: no such instruction").is_empty());
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A payload's code and data, from its file.
 
+use index_vec::{IndexVec, define_index_type};
 use object::read::elf::{ElfFile64, Sym as _};
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget};
 use std::collections::HashMap;
@@ -57,6 +58,11 @@ pub(crate) struct Section {
     fields: Vec<Field>,
 }
 
+define_index_type! {
+    /// Something that a payload defines.
+    pub(crate) struct CopyIx = u32;
+}
+
 /// Something that a payload defines.
 #[derive(Debug)]
 pub(crate) struct Symbol {
@@ -79,7 +85,7 @@ pub(crate) struct Record {
 #[derive(Debug)]
 pub(crate) struct Contents {
     pub(crate) sections: Vec<Section>,
-    pub(crate) symbols: Vec<Symbol>,
+    pub(crate) symbols: IndexVec<CopyIx, Symbol>,
     pub(crate) records: Vec<Record>,
 }
 
@@ -90,7 +96,7 @@ impl Contents {
     /// If the file is damaged, in words.
     pub(crate) fn read(file: &ElfFile64<Endianness>) -> Result<Self, String> {
         let endian = file.endian();
-        let mut symbols = Vec::new();
+        let mut symbols = IndexVec::new();
         let mut stands_for = HashMap::new();
         for symbol in file.symbols() {
             let name = symbol.name().map_err(|e| e.to_string())?.to_owned();

@@ -7,12 +7,12 @@
 //! that its code uses: in the payload, in one below it, or in the hypervisor.
 
 use super::Level;
-use super::contents::{Field, Place, Record, Symbol};
-use crate::name::{INIT_TRAP, VERSION_SUFFIX, payload_name, runtime_name};
+use super::contents::{CopyIx, Field, Place, Record, Symbol};
+use crate::name::{INIT_TRAP, VERSION_SUFFIX, payload_name};
 use crate::tree::ObjectFile;
 use std::collections::{BTreeMap, BTreeSet};
 use xsplice_objdiff::object::width;
-use xsplice_objdiff::object::{Object, Reference, Target};
+use xsplice_objdiff::object::{Object, Reference, SymbolIx, Target};
 use xsplice_xen_image::Image;
 
 /// An object tied to a payload.
@@ -22,11 +22,11 @@ pub(crate) struct LevelProof<'a> {
     object: &'a Object,
     image: &'a Image,
     /// The payload's copies of the object's symbols, as indices in the payload.
-    copies: BTreeMap<usize, usize>,
+    copies: BTreeMap<SymbolIx, CopyIx>,
     /// The places of the functions that it replaces.
-    replaced: BTreeMap<usize, Place>,
+    replaced: BTreeMap<SymbolIx, Place>,
     /// The targets of its fields.
-    implied: BTreeMap<usize, BTreeSet<Place>>,
+    implied: BTreeMap<SymbolIx, BTreeSet<Place>>,
 }
 
 /// Differences between payload and object: names, each with the reason.
@@ -52,9 +52,9 @@ impl<'a> LevelProof<'a> {
             implied: BTreeMap::new(),
         };
         let mut wrong = Vec::new();
-        for (index, symbol) in object.symbols.iter().enumerate() {
+        for (index, symbol) in object.symbols.iter_enumerated() {
             let names = [
-                runtime_name(object, index),
+                object.runtime_name(index).to_string(),
                 payload_name(file, &symbol.name),
             ];
             let found = level.named(&names).find(|&at| {
@@ -67,7 +67,7 @@ impl<'a> LevelProof<'a> {
             };
             match proof.compare(index, &level.contents.symbols[at]) {
                 Ok(()) => drop(proof.copies.insert(index, at)),
-                Err(why) => wrong.push((symbol.name.clone(), why)),
+                Err(why) => wrong.push((symbol.name.to_string(), why)),
             }
         }
         proof.add_other_names();
@@ -86,7 +86,7 @@ impl<'a> LevelProof<'a> {
     /// The payload names each piece once; a function may have several names.
     fn add_other_names(&mut self) {
         let object = self.object;
-        for (index, symbol) in object.symbols.iter().enumerate() {
+        for (index, symbol) in object.symbols.iter_enumerated() {
             let mut copies = self.copies.iter();
             let same = copies.find(|&(&other, _)| object.symbols[other].is_at(symbol));
             if let Some((_, &at)) = same.filter(|_| symbol.size > 0) {
@@ -96,7 +96,7 @@ impl<'a> LevelProof<'a> {
     }
 
     /// The payload's symbols that the object has.
-    pub(crate) fn copies(&self) -> impl Iterator<Item = usize> {
+    pub(crate) fn copies(&self) -> impl Iterator<Item = CopyIx> {
         self.copies.values().copied()
     }
 
@@ -106,7 +106,7 @@ impl<'a> LevelProof<'a> {
     ///
     /// # Errors
     /// If its fields lead to several places.
-    pub(crate) fn place(&self, index: usize) -> Result<Option<Place>, String> {
+    pub(crate) fn place(&self, index: SymbolIx) -> Result<Option<Place>, String> {
         if let Some(old) = self.replaced.get(&index) {
             return Ok(Some(old.clone()));
         }
@@ -132,7 +132,7 @@ impl<'a> LevelProof<'a> {
 
     /// Whether the payload has the symbol at `index` as `copy`; records the targets
     /// of its fields.
-    fn compare(&mut self, index: usize, copy: &Symbol) -> Result<(), String> {
+    fn compare(&mut self, index: SymbolIx, copy: &Symbol) -> Result<(), String> {
         let (level, object) = (self.level, self.object);
         let symbol = &object.symbols[index];
         if symbol.extent() != copy.size {
@@ -142,13 +142,13 @@ impl<'a> LevelProof<'a> {
                 symbol.extent()
             ));
         }
-        let ours = object.bytes(symbol);
+        let ours = object.bytes(symbol.span());
         let at = Place::Here(copy.section, copy.offset.cast_signed());
         let theirs = level.contents.bytes(&at).unwrap_or_default();
         let Some(theirs) = theirs.get(..ours.len()) else {
             return Err("it has no contents".to_owned());
         };
-        let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());
+        let fields = object.relocations(symbol.span());
         let copied = level.contents.fields(copy.section, copy.offset, copy.size);
         let mut relocated = vec![false; ours.len()];
         for field in fields {
@@ -204,13 +204,13 @@ impl<'a> LevelProof<'a> {
 
 impl Level {
     /// The payload's symbols with one of `names`, without the payload's tag.
-    fn named<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = usize> + 'a {
+    fn named<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = CopyIx> + 'a {
         let found = names.iter().filter_map(|name| self.by_name.get(name));
         found.flatten().copied()
     }
 
     /// The record of the function at `symbol`, if it replaces another.
-    pub(crate) fn record_of(&self, symbol: usize) -> Option<&Record> {
+    pub(crate) fn record_of(&self, symbol: CopyIx) -> Option<&Record> {
         let symbol = &self.contents.symbols[symbol];
         let place = Place::Here(symbol.section, symbol.offset.cast_signed());
         self.contents

@@ -17,12 +17,11 @@ use crate::patch::Edits;
 use crate::problem::{Problem, all};
 use crate::rebuild::{Patched, Rebuild};
 use crate::tree::ObjectFile;
-use crate::unit::Unit;
+use crate::unit::{Unit, Units};
 use crate::variant::Variant;
 use compare::{Difference, Relation};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use xsplice_objdiff::names::base_name;
 use xsplice_objdiff::object::{Class, Object};
 
 /// The result of the comparison.
@@ -39,7 +38,7 @@ pub(crate) struct Findings {
 pub(crate) fn check(
     rebuild: &Rebuild,
     (below, patched): (Option<&Patched>, &Patched),
-    (pairs, units): (&[Pair], &[Unit]),
+    (pairs, units): (&[Pair], &Units),
     edits: &Edits,
     allowed: &Choices,
 ) -> Findings {
@@ -208,7 +207,7 @@ fn is_in_memory(object: &Object, name: &Name) -> bool {
         let class = object.sections[symbol.section].class;
         let is_it = match name.scope.is_empty() {
             true => symbol.name == name.name,
-            false => symbol.name != name.name && base_name(&symbol.name) == name.name,
+            false => symbol.name.is_numbered() && symbol.name.base() == name.name,
         };
         is_it && matches!(class, Class::Data | Class::Bss | Class::PerCpu)
     })

@@ -12,17 +12,16 @@
 use crate::unit::Unit;
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::Kind;
-use xsplice_objdiff::names::takes_own_arguments;
-use xsplice_objdiff::object::Class;
+use xsplice_objdiff::object::{Class, SymbolIx};
 
 /// A caller of the function at `original` of `unit` that would pass other arguments
 /// than the one at `patched` takes.
-pub(super) fn wrong_caller(unit: &Unit, original: usize, patched: usize) -> Option<String> {
+pub(super) fn wrong_caller(unit: &Unit, original: SymbolIx, patched: SymbolIx) -> Option<String> {
     let names = (
         &unit.original.symbols[original].name,
         &unit.patched.symbols[patched].name,
     );
-    let specialised = takes_own_arguments(names.0) || takes_own_arguments(names.1);
+    let specialised = names.0.takes_own_arguments() || names.1.takes_own_arguments();
     let mut seen = BTreeSet::new();
     specialised
         .then(|| remaining_caller(unit, original, &mut seen))
@@ -30,11 +29,15 @@ pub(super) fn wrong_caller(unit: &Unit, original: usize, patched: usize) -> Opti
 }
 
 /// A user of the function at `original` that only works with the old function.
-fn remaining_caller(unit: &Unit, original: usize, seen: &mut BTreeSet<usize>) -> Option<String> {
+fn remaining_caller(
+    unit: &Unit,
+    original: SymbolIx,
+    seen: &mut BTreeSet<SymbolIx>,
+) -> Option<String> {
     let object = &unit.original;
     object.uses(original).find_map(|(section, relocation)| {
         let user = object.symbol_at(section, relocation.offset);
-        let name = user.map_or(&object.sections[section].name, |i| &object.symbols[i].name);
+        let name = object.name_at(section, relocation.offset);
         if !relocation.branch {
             return Some(format!("{name} takes its address, which may be stored"));
         }
@@ -54,7 +57,7 @@ fn remaining_caller(unit: &Unit, original: usize, seen: &mut BTreeSet<usize>) ->
     })
 }
 
-fn is_removed(unit: &Unit, original: usize) -> bool {
+fn is_removed(unit: &Unit, original: SymbolIx) -> bool {
     let mut changes = unit.comparison.changes.iter();
     changes.any(|change| change.original == Some(original) && change.kind == Kind::Removed)
 }
@@ -62,7 +65,6 @@ fn is_removed(unit: &Unit, original: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xsplice_objdiff::names::source_name;
 
     const HEAD: &str = "int work(int); void keep(int (*)(int, int, int *));\n";
     /// A function whose arguments gcc changes if it can.
@@ -79,7 +81,7 @@ mod tests {
             let (Some(_), Some(_)) = (change.original, change.patched) else {
                 return false;
             };
-            source_name(&change.name) == "sum" && change.kind == Kind::Function
+            change.name.in_source() == "sum" && change.kind == Kind::Function
         })?;
         let patched = change.patched.expect("it is there");
         Some(wrong_caller(

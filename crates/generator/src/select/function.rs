@@ -5,18 +5,16 @@
 use super::{FirstChange, Origin, Replaced, Selector, clone, label};
 use crate::code::Code;
 use crate::image::padding;
-use crate::name::runtime_name;
 use crate::payload::Func;
-use crate::unit::Unit;
+use crate::unit::{Unit, UnitId};
 use sha2::{Digest, Sha256};
 use xsplice_abi::payload::hook;
 use xsplice_abi::preimage::Preimage;
-use xsplice_abi::special::FIELD_SIZE;
 use xsplice_abi::trampoline::LANDING_PAD;
 use xsplice_abi::{deny, trampoline};
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::explain;
-use xsplice_objdiff::object::Object;
+use xsplice_objdiff::object::{Object, SectionIx, SymbolIx};
 use xsplice_objdiff::special;
 
 /// The old function of a record.
@@ -32,7 +30,7 @@ struct OldFunction {
 impl Selector<'_> {
     pub(super) fn take_changed_functions(&mut self) {
         let units = self.units;
-        for (unit, u) in units.iter().enumerate() {
+        for (unit, u) in units.iter_enumerated() {
             for change in &u.comparison.changes {
                 let Some(patched) = change.patched else {
                     continue;
@@ -42,7 +40,7 @@ impl Selector<'_> {
                 }
                 match change.kind {
                     // Reached through its parent, by jumps, not by a trampoline.
-                    Kind::Function if change.name.ends_with(".cold") => {
+                    Kind::Function if change.name.is_cold() => {
                         self.take_symbol(unit, patched);
                     }
                     Kind::Function => {
@@ -75,10 +73,10 @@ impl Selector<'_> {
 
     fn take_function(
         &mut self,
-        unit: usize,
+        unit: UnitId,
         change: &Change,
-        (origin, original): (usize, usize),
-        patched: usize,
+        (origin, original): (UnitId, SymbolIx),
+        patched: SymbolIx,
     ) {
         let u = &self.units[unit];
         let old_object = &self.units[origin].original;
@@ -176,7 +174,7 @@ impl Selector<'_> {
         } else {
             format!("it was in {}", self.units[origin].file.source)
         };
-        let (name, file) = (new.name.clone(), u.file.source.clone());
+        let (name, file) = (new.name.to_string(), u.file.source.clone());
         let Some((part, offset)) = self.take_symbol(unit, patched) else {
             return;
         };
@@ -214,13 +212,13 @@ impl Selector<'_> {
     /// `origin`, and that is not `patched`.
     fn merged_with(
         &self,
-        origin: usize,
-        original: usize,
-        (unit, patched): (usize, usize),
+        origin: UnitId,
+        original: SymbolIx,
+        (unit, patched): (UnitId, SymbolIx),
     ) -> Option<&str> {
         let u = &self.units[origin];
         let (old, new) = (&u.original.symbols, &u.patched.symbols);
-        let differs = |other: usize| origin != unit || !new[other].is_at(&new[patched]);
+        let differs = |other: SymbolIx| origin != unit || !new[other].is_at(&new[patched]);
         let matched = u.comparison.correlation.iter();
         let others = matched.filter(|&(other, pair)| {
             let same_code = old[pair.original].is_at(&old[original]) && old[original].size > 0;
@@ -234,8 +232,8 @@ impl Selector<'_> {
     /// replaced.
     fn old_function(
         &mut self,
-        unit: usize,
-        (origin, original): (usize, usize),
+        unit: UnitId,
+        (origin, original): (UnitId, SymbolIx),
         address: u64,
     ) -> Option<OldFunction> {
         let build = self.units[origin].stages.len();
@@ -243,7 +241,11 @@ impl Selector<'_> {
         let (name, old_size, extent) = match shipped {
             Some((object, index)) => {
                 let old = &object.symbols[index];
-                (runtime_name(object, index), old.size, old.extent())
+                (
+                    object.runtime_name(index).to_string(),
+                    old.size,
+                    old.extent(),
+                )
             }
             // A payload below moved it here from another file.
             None => {
@@ -286,17 +288,17 @@ impl Selector<'_> {
 }
 
 /// Whether only hooks of payloads below refer to the function at `original`.
-fn is_hook_below(u: &Unit, original: usize) -> bool {
+fn is_hook_below(u: &Unit, original: SymbolIx) -> bool {
     let mut users = u.original.uses(original).peekable();
-    let is_hook = |section: usize| hook::stage(&u.original.sections[section].name).is_some();
+    let is_hook = |section: SectionIx| hook::stage(&u.original.sections[section].name).is_some();
     users.peek().is_some() && users.all(|(section, _)| is_hook(section))
 }
 
 /// An address outside the assembly function that it jumps to without a relocation.
-fn leaves_without_relocation(object: &Object, index: usize) -> Option<u64> {
+fn leaves_without_relocation(object: &Object, index: SymbolIx) -> Option<u64> {
     let symbol = &object.symbols[index];
-    let code = object.bytes(symbol);
-    let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());
+    let code = object.bytes(symbol.span());
+    let fields = object.relocations(symbol.span());
     let mut decoder = iced_x86::Decoder::with_ip(64, code, 0, iced_x86::DecoderOptions::NONE);
     decoder
         .iter()
@@ -318,7 +320,7 @@ fn leaves_without_relocation(object: &Object, index: usize) -> Option<u64> {
 /// The places that the hypervisor itself patches in a function at boot, as sorted
 /// offsets and lengths: alternatives, call sites, and the landing pad of a function that
 /// is never called indirectly.
-fn boot_patches(object: &Object, function: usize, code: &[u8]) -> Vec<(u32, u32)> {
+fn boot_patches(object: &Object, function: SymbolIx, code: &[u8]) -> Vec<(u32, u32)> {
     let mut sites = Vec::new();
     if code.starts_with(&LANDING_PAD) {
         sites.push((0, trampoline::LANDING_PAD_SIZE.into()));
@@ -330,10 +332,9 @@ fn boot_patches(object: &Object, function: usize, code: &[u8]) -> Vec<(u32, u32)
         let Some(size) = entry.read(object).and_then(|read| read.patched_len()) else {
             continue;
         };
-        let fields = object.relocations(entry.section, entry.offset, FIELD_SIZE);
-        let place = fields
-            .first()
-            .and_then(|r| u32::try_from(r.reference.offset).ok());
+        let place = entry
+            .about(object)
+            .and_then(|field| u32::try_from(field.reference.offset).ok());
         sites.extend(place.map(|place| (place, size)));
     }
     sites.sort_unstable();
@@ -381,8 +382,8 @@ mod tests {
             }"#;
         let data = compiled(text, &["-O2", "-ffunction-sections"]);
         let object = Object::read("patched.o", &data).expect("an object");
-        let mut symbols = object.symbols.iter();
-        let function = symbols.position(|s| s.name == "patched").expect("patched");
+        let function = object.symbols.position(|s| s.name == "patched");
+        let function = function.expect("patched");
         assert_eq!(boot_patches(&object, function, &[]), [(1, 6), (7, 2)]);
     }
 }

@@ -6,26 +6,27 @@ use super::Selector;
 use super::moved::Moves;
 use crate::code::Code;
 use crate::problem::Problem;
-use crate::unit::Unit;
+use crate::unit::{UnitId, Units};
 use std::collections::HashMap;
 use xsplice_abi::payload::hook;
 use xsplice_objdiff::compare::Kind;
+use xsplice_objdiff::object::SymbolIx;
 use xsplice_xen_image::{Binding, Image};
 
 /// The definitions of global names in the patched objects.
 #[derive(Debug, Default)]
 pub(super) struct Globals<'a> {
     /// The linker's choice by name: unit and index.
-    taken: HashMap<&'a str, (usize, usize)>,
+    taken: HashMap<&'a str, (UnitId, SymbolIx)>,
 }
 
 impl<'a> Globals<'a> {
     /// # Errors If the choice differs from the hypervisor's, or is ambiguous.
-    pub(super) fn new(units: &'a [Unit], moves: &Moves, image: &Image) -> (Self, Vec<Problem>) {
+    pub(super) fn new(units: &'a Units, moves: &Moves, image: &Image) -> (Self, Vec<Problem>) {
         let mut globals = Self::default();
         let mut problems = Vec::new();
-        for (unit, u) in units.iter().enumerate() {
-            for (index, symbol) in u.patched.symbols.iter().enumerate() {
+        for (unit, u) in units.iter_enumerated() {
+            for (index, symbol) in u.patched.symbols.iter_enumerated() {
                 let section = &u.patched.sections[symbol.section];
                 if !symbol.global || hook::stage(&section.name).is_some() {
                     continue;
@@ -51,7 +52,7 @@ impl<'a> Globals<'a> {
                 }
             }
         }
-        for (unit, u) in units.iter().enumerate() {
+        for (unit, u) in units.iter_enumerated() {
             let changes = u.comparison.changes.iter();
             for change in changes.filter(|c| c.kind == Kind::Added && c.original.is_none()) {
                 let Some(index) = change.patched else {
@@ -89,14 +90,14 @@ impl<'a> Globals<'a> {
     }
 
     /// The linker's choice for `name`, if it is in a patched object.
-    pub(super) fn get(&self, name: &str) -> Option<(usize, usize)> {
+    pub(super) fn get(&self, name: &str) -> Option<(UnitId, SymbolIx)> {
         self.taken.get(name).copied()
     }
 }
 
 impl Selector<'_> {
     /// Whether another definition overrides the weak one at `index`.
-    pub(super) fn is_overridden(&self, unit: usize, index: usize) -> bool {
+    pub(super) fn is_overridden(&self, unit: UnitId, index: SymbolIx) -> bool {
         let symbol = &self.units[unit].patched.symbols[index];
         symbol.weak && self.globals.get(&symbol.name) != Some((unit, index))
     }

@@ -13,11 +13,11 @@ use crate::code::Code;
 use crate::name::{INIT_TRAP, VERSION_SUFFIX};
 use crate::problem::Problem;
 use crate::proof::Proof;
-use crate::unit::Unit;
+use crate::unit::{UnitId, Units};
+use index_vec::IndexVec;
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::Kind;
-use xsplice_objdiff::names::base_name;
-use xsplice_objdiff::object::Object;
+use xsplice_objdiff::object::{Object, SymbolIx};
 use xsplice_xen_image::Image;
 
 /// The place in memory of a symbol of the source below.
@@ -38,13 +38,13 @@ pub(super) enum Origin {
 
 /// All proofs.
 pub struct Homes<'a> {
-    pub(super) units: &'a [Unit],
+    pub(super) units: &'a Units,
     levels: &'a [Level],
     pub(super) image: &'a Image,
     /// The proof of each unit's object in the hypervisor.
-    hypervisor: Vec<Proof<'a>>,
+    hypervisor: IndexVec<UnitId, Proof<'a>>,
     /// The proofs of each unit's stages.
-    payloads: Vec<Vec<LevelProof<'a>>>,
+    payloads: IndexVec<UnitId, Vec<LevelProof<'a>>>,
 }
 
 impl<'a> Homes<'a> {
@@ -53,12 +53,12 @@ impl<'a> Homes<'a> {
     /// # Errors
     /// If a payload does not match its source.
     pub fn new(
-        units: &'a [Unit],
+        units: &'a Units,
         levels: &'a [Level],
         image: &'a Image,
     ) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
-        let mut payloads = Vec::new();
+        let mut payloads = IndexVec::new();
         for u in units {
             let mut proofs = Vec::new();
             for (at, stage) in u.stages.iter().enumerate() {
@@ -96,18 +96,23 @@ impl<'a> Homes<'a> {
     ///
     /// # Errors
     /// If it cannot be proved.
-    pub(super) fn of(&self, unit: usize, original: usize) -> Result<Origin, Problem> {
+    pub(super) fn of(&self, unit: UnitId, original: SymbolIx) -> Result<Origin, Problem> {
         self.at(unit, self.units[unit].stages.len(), original)
     }
 
     /// Whether the symbol at `original` of a unit's original is not in memory.
-    pub(super) fn is_nowhere(&self, unit: usize, original: usize) -> bool {
+    pub(super) fn is_nowhere(&self, unit: UnitId, original: SymbolIx) -> bool {
         let stages = &self.units[unit].stages;
         !stages.is_empty() && matches!(self.of(unit, original), Ok(Origin::Nowhere))
     }
 
     /// The place of the symbol at `index` of a unit's `build`.
-    pub(super) fn at(&self, unit: usize, build: usize, index: usize) -> Result<Origin, Problem> {
+    pub(super) fn at(
+        &self,
+        unit: UnitId,
+        build: usize,
+        index: SymbolIx,
+    ) -> Result<Origin, Problem> {
         let u = &self.units[unit];
         let Some(below) = build.checked_sub(1) else {
             return self.hypervisor[unit].address(index).map(Origin::Hypervisor);
@@ -136,7 +141,7 @@ impl<'a> Homes<'a> {
                 self.at(unit, below, before)
             }
             None if symbol.global => Ok(self.global(stage.level, &symbol.name)),
-            None => match self.lost(stage.level, unit, base_name(&symbol.name)) {
+            None => match self.lost(stage.level, unit, symbol.name.base()) {
                 Some(file) => Err(Problem::new(
                     Code::AmbiguousVariable,
                     &u.file.source,
@@ -153,14 +158,14 @@ impl<'a> Homes<'a> {
 
     /// The place of a global symbol that another file had before `level`.
     fn global(&self, level: usize, name: &str) -> Origin {
-        for (unit, u) in self.units.iter().enumerate() {
+        for (unit, u) in self.units.iter_enumerated() {
             for (build, stage) in u
                 .stages
                 .iter()
                 .enumerate()
                 .filter(|(_, s)| s.level == level)
             {
-                let mut symbols = stage.object.symbols.iter();
+                let symbols = &stage.object.symbols;
                 let index = symbols.position(|symbol| symbol.global && symbol.name == name);
                 if let Some(home) = index.and_then(|index| self.at(unit, build, index).ok()) {
                     return home;
@@ -172,8 +177,8 @@ impl<'a> Homes<'a> {
     }
 
     /// The other file in which `level` leaves out a private symbol of this name.
-    fn lost(&self, level: usize, unit: usize, name: &str) -> Option<&str> {
-        let others = self.units.iter().enumerate().filter(|(at, _)| *at != unit);
+    fn lost(&self, level: usize, unit: UnitId, name: &str) -> Option<&str> {
+        let others = self.units.iter_enumerated().filter(|(at, _)| *at != unit);
         let losers = others.map(|(_, u)| u).find(|u| {
             let mut stages = u.stages.iter().filter(|stage| stage.level == level);
             stages.any(|stage| {
@@ -182,7 +187,7 @@ impl<'a> Homes<'a> {
                     .changes
                     .iter()
                     .filter(|c| c.patched.is_none());
-                removed.any(|c| base_name(&c.name) == name)
+                removed.any(|c| c.name.base() == name)
             })
         });
         losers.map(|u| u.file.source.as_str())
@@ -227,10 +232,10 @@ impl<'a> Homes<'a> {
     /// the unit's object has it.
     pub(super) fn shipped(
         &self,
-        unit: usize,
+        unit: UnitId,
         build: usize,
-        index: usize,
-    ) -> Option<(&'a Object, usize)> {
+        index: SymbolIx,
+    ) -> Option<(&'a Object, SymbolIx)> {
         let u = &self.units[unit];
         let mut stages = u.stages[..build].iter().rev();
         let index = stages.try_fold(index, |index, stage| {
@@ -249,7 +254,7 @@ impl<'a> Homes<'a> {
                     known.extend(proof.copies());
                 }
             }
-            for (index, symbol) in level.contents.symbols.iter().enumerate() {
+            for (index, symbol) in level.contents.symbols.iter_enumerated() {
                 // A trap is not in the source, and nothing may refer to hooks from
                 // `--hooks`.
                 let own = symbol.name.starts_with(INIT_TRAP) || symbol.name.contains(".hooks.c#");
@@ -266,14 +271,14 @@ impl<'a> Homes<'a> {
     /// Functions that the source of a level changes but its payload does not replace.
     fn not_replaced(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        for (unit, u) in self.units.iter().enumerate() {
+        for (unit, u) in self.units.iter_enumerated() {
             for (build, stage) in u.stages.iter().enumerate() {
                 let level = &self.levels[stage.level];
                 for change in &stage.comparison.changes {
                     let (Some(before), Some(_)) = (change.original, change.patched) else {
                         continue;
                     };
-                    if change.kind != Kind::Function || change.name.ends_with(".cold") {
+                    if change.kind != Kind::Function || change.name.is_cold() {
                         continue;
                     }
                     let place = match self.at(unit, build, before) {

@@ -7,20 +7,21 @@ use crate::code::Code;
 use crate::name::VERSION_SUFFIX;
 use crate::patched_data::{contents, differences, is_chosen};
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
+use crate::unit::UnitId;
 use object::elf::R_X86_64_64;
 use std::ops::Range;
 use xsplice_abi::hooks::{self, Table};
 use xsplice_abi::record::PatchedData;
 use xsplice_objdiff::compare::{Change, Kind};
-use xsplice_objdiff::object::{Class, Object, Symbol, Target};
+use xsplice_objdiff::object::{Class, Object, Span, Symbol, SymbolIx, Target};
 use zerocopy::IntoBytes as _;
 
 /// A change made by hooks.
 pub(super) struct InPlace {
     /// The unit of the original, and the symbol there.
-    origin: (usize, usize),
+    origin: (UnitId, SymbolIx),
     /// The unit of the patched symbol, and the symbol.
-    patched: (usize, usize),
+    patched: (UnitId, SymbolIx),
     /// The ranges that differ.
     ranges: Vec<Range<u64>>,
     /// Address in the hypervisor.
@@ -30,7 +31,7 @@ pub(super) struct InPlace {
 impl Selector<'_> {
     /// Whether the caller wants `change` in place; if that is impossible, it is
     /// refused.
-    pub(super) fn takes_in_place(&mut self, origin: usize, unit: usize, change: &Change) -> bool {
+    pub(super) fn takes_in_place(&mut self, origin: UnitId, unit: UnitId, change: &Change) -> bool {
         let file = &self.units[unit].file.source;
         if !is_chosen(self.rules.patch_data, file, change) {
             return false;
@@ -51,8 +52,8 @@ impl Selector<'_> {
     /// Why it cannot be.
     pub(super) fn in_place(
         &self,
-        origin: usize,
-        unit: usize,
+        origin: UnitId,
+        unit: UnitId,
         change: &Change,
     ) -> Result<InPlace, String> {
         match change.kind {
@@ -117,7 +118,7 @@ impl Selector<'_> {
             (Target::External(was), Target::External(now)) => was == now,
             _ => false,
         });
-        let fields = after.relocations(new.section, new.offset, new.size).iter();
+        let fields = after.relocations(new.first(new.size)).iter();
         let odd = fields.map(|field| (field.offset - new.offset, field.r_type));
         let mut odd = odd.filter(|(_, r_type)| *r_type != R_X86_64_64.0);
         if let Some((at, r_type)) = odd.find(|(at, _)| ranges.iter().any(|r| r.contains(at))) {
@@ -134,7 +135,7 @@ impl Selector<'_> {
     }
 
     /// Whether hooks change the patched symbol at `index` in place.
-    pub(super) fn is_changed_in_place(&self, unit: usize, index: usize) -> bool {
+    pub(super) fn is_changed_in_place(&self, unit: UnitId, index: SymbolIx) -> bool {
         let mut all = self.in_place.iter();
         all.any(|in_place| in_place.patched == (unit, index))
     }
@@ -180,7 +181,7 @@ impl Selector<'_> {
             _ => self.image.bytes(address, new.size).map(<[u8]>::to_vec),
         };
         let now = contents(after, new);
-        self.follower.clone_from(&new.name);
+        self.follower = new.name.to_string();
         self.usage = Usage::Address;
         for range in &ranges {
             let bytes = |of: &[u8]| -> Vec<u8> {
@@ -208,7 +209,10 @@ impl Selector<'_> {
                 false,
             );
             let size = range.end - range.start;
-            for relocation in after.relocations(new.section, new.offset + range.start, size) {
+            for relocation in after.relocations(Span {
+                offset: new.offset + range.start,
+                ..new.first(size)
+            }) {
                 if let Some(reaches) = self.reach(unit, relocation) {
                     self.selection.draft.fields.push(Field {
                         part: PartKind::RoData,
@@ -252,7 +256,7 @@ impl Selector<'_> {
             rows.extend_from_slice(bytes.as_bytes());
         }
         self.selection.patched_data.push(PatchedData {
-            name: new.name.clone(),
+            name: new.name.to_string(),
             file: self.units[unit].file.source.clone(),
             address,
             size: new.size,

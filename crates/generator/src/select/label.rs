@@ -5,23 +5,27 @@
 use super::Selector;
 use crate::code::Code;
 use crate::payload::Reaches;
+use crate::unit::UnitId;
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::Kind;
-use xsplice_objdiff::object::{Class, Object, Target};
+use xsplice_objdiff::object::{Class, Object, SymbolIx, Target};
 
 impl Selector<'_> {
     /// The replaced function that the private data at `index` refers into, directly
     /// or through other data.
-    fn leads_into(&self, unit: usize, index: usize, seen: &mut BTreeSet<usize>) -> Option<&str> {
+    fn leads_into(
+        &self,
+        unit: UnitId,
+        index: SymbolIx,
+        seen: &mut BTreeSet<SymbolIx>,
+    ) -> Option<&str> {
         let u = &self.units[unit];
         let data = &u.patched.symbols[index];
         if data.function || data.is_label() || !seen.insert(index) {
             return None;
         }
-        let fields = u
-            .patched
-            .relocations(data.section, data.offset, data.extent());
+        let fields = u.patched.relocations(data.span());
         fields.iter().find_map(|field| {
             let Target::Symbol(target) = field.reference.target else {
                 return None;
@@ -42,8 +46,8 @@ impl Selector<'_> {
     /// the labels is replaced; otherwise the outer option is empty.
     pub(super) fn reach_labels(
         &mut self,
-        unit: usize,
-        index: usize,
+        unit: UnitId,
+        index: SymbolIx,
         offset: i64,
     ) -> Option<Option<Reaches>> {
         let function = self
@@ -68,10 +72,10 @@ impl Selector<'_> {
 
 /// Whether the function at `index` takes addresses within itself: the assembler knows
 /// the distance and emits no relocation.
-pub(super) fn takes_own_labels(object: &Object, index: usize) -> bool {
+pub(super) fn takes_own_labels(object: &Object, index: SymbolIx) -> bool {
     let symbol = &object.symbols[index];
-    let fields = object.relocations(symbol.section, symbol.offset, symbol.extent());
-    let code = object.bytes(symbol);
+    let fields = object.relocations(symbol.span());
+    let code = object.bytes(symbol.span());
     let mut decoder = Decoder::with_ip(64, code, symbol.offset, DecoderOptions::NONE);
     decoder.iter().any(|instruction| {
         let target = instruction.ip_rel_memory_address();

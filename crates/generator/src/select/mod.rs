@@ -28,17 +28,19 @@ use crate::patch::Edits;
 use crate::payload::Kind as PartKind;
 use crate::per_cpu::Room;
 use crate::problem::Problem;
-use crate::unit::Unit;
+use crate::unit::{UnitId, Units};
 use global::Globals;
 pub use home::Homes;
 use home::Origin;
 use in_place::InPlace;
+use index_vec::IndexVec;
 use moved::Moves;
 use private::Privates;
 use renamed::Renamed;
 use revived::Revived;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use xsplice_abi::hooks::Table;
+use xsplice_objdiff::object::{SectionIx, Span, SymbolIx};
 use xsplice_objdiff::special::{self, Entry};
 use xsplice_xen_image::Image;
 
@@ -119,10 +121,10 @@ pub fn select<'a>(
 }
 
 /// A piece of a patched object: unit, section, offset.
-type Place = (usize, usize, u64);
+type Place = (UnitId, SectionIx, u64);
 
 struct Selector<'a> {
-    units: &'a [Unit],
+    units: &'a Units,
     homes: Homes<'a>,
     image: &'a Image,
     below: &'a Below,
@@ -137,13 +139,13 @@ struct Selector<'a> {
     renamed: Renamed,
     /// Symbols that are in memory although the source below does not have them.
     revived: Revived,
-    tables: Vec<Vec<Entry>>,
+    tables: IndexVec<UnitId, Vec<Entry>>,
     /// Pieces that are in the draft: part and offset in it.
     placed: BTreeMap<Place, (PartKind, u64)>,
     /// Empty pieces, which may start at the same place as another.
     empty: BTreeSet<Place>,
     /// Pieces whose references have not been followed yet.
-    queue: VecDeque<(Place, u64)>,
+    queue: VecDeque<(UnitId, Span)>,
     /// Data that hooks change in place.
     in_place: Vec<InPlace>,
     /// Space for new per-CPU variables.
@@ -175,11 +177,11 @@ enum Usage {
 
 impl Selector<'_> {
     /// The origin of a symbol of the original.
-    fn origin(&self, unit: usize, original: usize) -> Result<Origin, Problem> {
+    fn origin(&self, unit: UnitId, original: SymbolIx) -> Result<Origin, Problem> {
         self.homes.of(unit, original)
     }
 
-    fn refuse(&mut self, code: Code, unit: usize, message: String) {
+    fn refuse(&mut self, code: Code, unit: UnitId, message: String) {
         let problem = Problem::new(code, &self.units[unit].file.source, message);
         if !self.problems.contains(&problem) {
             self.problems.push(problem);

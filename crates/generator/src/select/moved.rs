@@ -3,17 +3,17 @@
 
 use super::{Origin, Selector};
 use crate::code::Code;
-use crate::unit::Unit;
+use crate::unit::{UnitId, Units};
 use crate::uses::{Use, uses};
 use std::collections::HashMap;
 use std::ops::Range;
-use xsplice_objdiff::object::{Class, Object, Symbol};
+use xsplice_objdiff::object::{Class, Object, SectionIx, Symbol, SymbolIx};
 use xsplice_objdiff::placement::{Fate, describe, fate};
 
 /// A symbol: unit, index in the patched object.
-type New = (usize, usize);
+type New = (UnitId, SymbolIx);
 /// A symbol: unit, index in the original object.
-type Old = (usize, usize);
+type Old = (UnitId, SymbolIx);
 
 /// The old places of moved symbols.
 #[derive(Debug, Default)]
@@ -25,11 +25,11 @@ pub(super) struct Moves {
 }
 
 impl Moves {
-    pub(super) fn new(units: &[Unit]) -> Self {
+    pub(super) fn new(units: &Units) -> Self {
         let mut moves = Self::default();
         let mut lost: HashMap<&str, Old> = HashMap::new();
-        for (unit, u) in units.iter().enumerate() {
-            for index in 0..u.patched.symbols.len() {
+        for (unit, u) in units.iter_enumerated() {
+            for index in u.patched.symbols.indices() {
                 if let Some(original) = u.comparison.correlation.renewed(index) {
                     moves.renewed.insert((unit, index), (unit, original));
                 }
@@ -40,7 +40,7 @@ impl Moves {
                 }
             }
         }
-        for (unit, u) in units.iter().enumerate() {
+        for (unit, u) in units.iter_enumerated() {
             for change in u.comparison.changes.iter().filter(|c| c.original.is_none()) {
                 let Some(index) = change.patched.filter(|&i| u.patched.symbols[i].global) else {
                     continue;
@@ -63,8 +63,8 @@ impl Moves {
     }
 }
 
-fn fate_of(units: &[Unit], (origin, original): Old, (unit, index): New) -> Fate {
-    let section = |object: &Object, index: usize| -> usize { object.symbols[index].section };
+fn fate_of(units: &Units, (origin, original): Old, (unit, index): New) -> Fate {
+    let section = |object: &Object, index: SymbolIx| -> SectionIx { object.symbols[index].section };
     let (from, to) = (&units[origin].original, &units[unit].patched);
     if from.symbols[original].function != to.symbols[index].function {
         return Fate::New;
@@ -188,7 +188,7 @@ impl Selector<'_> {
     }
 
     fn where_it_was(&self, (unit, index): New, (origin, original): Old) -> String {
-        let section = |object: &Object, index: usize| object.symbols[index].section;
+        let section = |object: &Object, index: SymbolIx| object.symbols[index].section;
         let (from, to) = (&self.units[origin].original, &self.units[unit].patched);
         format!(
             "was in {} and is in {} now",

@@ -8,18 +8,18 @@ use super::{Place, Selector};
 use crate::code::Code;
 use crate::patch::Edits;
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
-use crate::unit::Unit;
+use crate::unit::{UnitId, Units};
 use object::elf::R_X86_64_64;
 use xsplice_abi::hooks::{self, Table};
 use xsplice_abi::record::PerCpuVariable;
 use xsplice_objdiff::compare::Kind;
-use xsplice_objdiff::object::Class;
+use xsplice_objdiff::object::{Class, SymbolIx};
 use xsplice_objdiff::placement;
 use zerocopy::IntoBytes as _;
 
 /// Whether `units` add a per-CPU variable that no original has, under any name or in
 /// any file.
-pub(crate) fn brings_per_cpu(units: &[Unit], edits: &Edits) -> bool {
+pub(crate) fn brings_per_cpu(units: &Units, edits: &Edits) -> bool {
     let mut added = added(units).peekable();
     if added.peek().is_none() {
         return false;
@@ -31,19 +31,24 @@ pub(crate) fn brings_per_cpu(units: &[Unit], edits: &Edits) -> bool {
 }
 
 /// Per-CPU variables that the originals of their units do not have: unit and symbol.
-fn added(units: &[Unit]) -> impl Iterator<Item = (usize, usize)> {
-    units.iter().enumerate().flat_map(|(unit, u)| {
+fn added(units: &Units) -> impl Iterator<Item = (UnitId, SymbolIx)> {
+    units.iter_enumerated().flat_map(|(unit, u)| {
         let changes = u.comparison.changes.iter();
         let added = changes.filter(|change| change.kind == Kind::Added);
         let symbols = added.filter_map(|change| change.patched);
-        let section = |index: usize| &u.patched.sections[u.patched.symbols[index].section];
+        let section = |index: SymbolIx| &u.patched.sections[u.patched.symbols[index].section];
         let per_cpu = symbols.filter(move |&index| section(index).class == Class::PerCpu);
         per_cpu.map(move |index| (unit, index))
     })
 }
 
 /// Whether the original of another unit, or another name, has it.
-fn is_known(symbol: (usize, usize), moves: &Moves, privates: &Privates, renamed: &Renamed) -> bool {
+fn is_known(
+    symbol: (UnitId, SymbolIx),
+    moves: &Moves,
+    privates: &Privates,
+    renamed: &Renamed,
+) -> bool {
     moves.moved.contains_key(&symbol)
         || privates.same.contains_key(&symbol)
         || renamed.same.contains_key(&symbol)
@@ -62,7 +67,7 @@ impl Selector<'_> {
         }
     }
 
-    fn place_one(&mut self, unit: usize, index: usize) {
+    fn place_one(&mut self, unit: UnitId, index: SymbolIx) {
         let u = &self.units[unit];
         let symbol = &u.patched.symbols[index];
         let place: Place = (unit, symbol.section, symbol.offset);
@@ -71,7 +76,7 @@ impl Selector<'_> {
             Ok(address) => {
                 self.per_cpu.insert(place, Some(address));
                 self.selection.per_cpu.push(PerCpuVariable {
-                    name: symbol.name.clone(),
+                    name: symbol.name.to_string(),
                     file: u.file.source.clone(),
                     address,
                     size: symbol.size,
@@ -122,11 +127,11 @@ impl Selector<'_> {
     }
 
     /// The target of a reference to a symbol that the payload carries.
-    pub(super) fn carry(&mut self, unit: usize, index: usize, offset: i64) -> Option<Reaches> {
+    pub(super) fn carry(&mut self, unit: UnitId, index: SymbolIx, offset: i64) -> Option<Reaches> {
         let symbol = &self.units[unit].patched.symbols[index];
         let place: Place = (unit, symbol.section, symbol.offset);
         if let Some(&address) = self.per_cpu.get(&place) {
-            return Some(Reaches::Address(symbol.name.clone(), address?, offset));
+            return Some(Reaches::Address(symbol.name.to_string(), address?, offset));
         }
         let (kind, at) = self.take_symbol(unit, index)?;
         Some(Reaches::Part(kind, at.cast_signed() + offset))

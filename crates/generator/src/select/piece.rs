@@ -3,12 +3,12 @@
 
 use super::{Carried, Hook, Selector};
 use crate::code::Code;
-use crate::name::{payload_name, runtime_name};
+use crate::name::payload_name;
 use crate::payload::{Align, Kind as PartKind};
-use crate::unit::Unit;
+use crate::unit::{Unit, UnitId};
 use xsplice_abi::payload::hook::{self, POINTER_SIZE};
 use xsplice_objdiff::compare::Kind;
-use xsplice_objdiff::object::Class;
+use xsplice_objdiff::object::{Class, SectionIx, Span, Symbol, SymbolIx};
 use xsplice_objdiff::special::{self, Entry};
 
 /// Alignment of a payload's memory, in bytes.
@@ -16,7 +16,7 @@ const PAGE: u64 = 4096;
 
 impl Selector<'_> {
     /// Adds a symbol of a patched object to the draft, with its table entries.
-    pub(super) fn take_symbol(&mut self, unit: usize, index: usize) -> Option<(PartKind, u64)> {
+    pub(super) fn take_symbol(&mut self, unit: UnitId, index: SymbolIx) -> Option<(PartKind, u64)> {
         let u = &self.units[unit];
         let symbol = &u.patched.symbols[index];
         if let Some(at) = self.placed.get(&(unit, symbol.section, symbol.offset)) {
@@ -68,23 +68,26 @@ impl Selector<'_> {
             .get(&(unit, index))
             .copied()
             .filter(|_| symbol.function);
-        let replaces = u.comparison.changes.iter().any(|c| {
-            c.kind == Kind::Function && c.patched == Some(index) && !c.name.ends_with(".cold")
-        });
+        let replaces = u
+            .comparison
+            .changes
+            .iter()
+            .any(|c| c.kind == Kind::Function && c.patched == Some(index) && !c.name.is_cold());
         let name = if let Some((origin, original)) = moved {
-            runtime_name(&self.units[origin].original, original)
+            let before = &self.units[origin].original;
+            before.runtime_name(original).to_string()
         } else if replaces {
-            runtime_name(&u.patched, index)
+            u.patched.runtime_name(index).to_string()
         } else {
             payload_name(&u.file, &symbol.name)
         };
-        let at = self.place(unit, symbol.section, symbol.offset, symbol.extent(), kind);
+        let at = self.place(unit, symbol.span(), kind);
         self.selection
             .draft
             .name(&at, name, symbol.extent(), symbol.function);
-        if !replaces && moved.is_none() && !symbol.name.ends_with(".cold") {
+        if !replaces && moved.is_none() && !symbol.name.is_cold() {
             self.selection.carried.push(Carried {
-                name: symbol.name.clone(),
+                name: symbol.name.to_string(),
                 file: u.file.source.clone(),
                 size: symbol.extent(),
                 used_by: self.follower.clone(),
@@ -99,8 +102,8 @@ impl Selector<'_> {
             self.take_entry(unit, &entry);
         }
         // A function and its cold part jump into each other.
-        let cold = format!("{}.cold", symbol.name);
-        if let Some(cold) = u.patched.symbols.iter().position(|s| s.name == cold) {
+        let is_its_cold_part = |s: &Symbol| s.name.parent() == Some(&symbol.name);
+        if let Some(cold) = u.patched.symbols.position(is_its_cold_part) {
             self.take_symbol(unit, cold);
         }
         Some(at)
@@ -110,8 +113,8 @@ impl Selector<'_> {
     /// goes into the payload.
     pub(super) fn take_hooks(&mut self) {
         let units = self.units;
-        for (unit, u) in units.iter().enumerate() {
-            for (index, section) in u.patched.sections.iter().enumerate() {
+        for (unit, u) in units.iter_enumerated() {
+            for (index, section) in u.patched.sections.iter_enumerated() {
                 let Some(stage) = hook::stage(&section.name) else {
                     continue;
                 };
@@ -141,7 +144,7 @@ impl Selector<'_> {
                 };
                 let functions = pieces
                     .iter()
-                    .map(|(_, size)| size / POINTER_SIZE)
+                    .map(|piece| piece.size / POINTER_SIZE)
                     .sum::<u64>();
                 if functions == 0 {
                     continue;
@@ -159,9 +162,8 @@ impl Selector<'_> {
                     self.refuse(Code::Hooks, unit, message);
                     continue;
                 }
-                for (offset, size) in pieces {
-                    let kind = PartKind::Hooks(section.name.clone());
-                    self.place(unit, index, offset, size, kind);
+                for piece in pieces {
+                    self.place(unit, piece, PartKind::Hooks(section.name.clone()));
                 }
                 self.selection.hooks.push(Hook {
                     stage: stage.to_owned(),
@@ -172,9 +174,9 @@ impl Selector<'_> {
         }
     }
 
-    fn take_entry(&mut self, unit: usize, entry: &Entry) {
+    fn take_entry(&mut self, unit: UnitId, entry: &Entry) {
         let object = &self.units[unit].patched;
-        let table = object.sections[entry.section].name.clone();
+        let table = object.sections[entry.span.section].name.clone();
         if !entry.table.is_loaded() {
             let message = format!(
                 "a changed function has an entry in {table}, which the hypervisor does not read from \
@@ -183,84 +185,67 @@ impl Selector<'_> {
             self.refuse(Code::UnknownReference, unit, message);
             return;
         }
-        for (section, offset, size) in special::pieces(object, entry) {
+        for piece in special::pieces(object, entry) {
             // An empty replacement starts at the same place as the next one.
-            let placed = self.placed.contains_key(&(unit, section, offset));
-            if !placed || self.empty.remove(&(unit, section, offset)) {
-                if size == 0 {
-                    self.empty.insert((unit, section, offset));
+            let start = (unit, piece.section, piece.offset);
+            if !self.placed.contains_key(&start) || self.empty.remove(&start) {
+                if piece.size == 0 {
+                    self.empty.insert(start);
                 }
-                let kind = PartKind::named_code(&object.sections[section].name);
-                self.place(unit, section, offset, size, kind);
+                let kind = PartKind::named_code(&object.sections[piece.section].name);
+                self.place(unit, piece, kind);
             }
         }
-        self.place(
-            unit,
-            entry.section,
-            entry.offset,
-            entry.size,
-            PartKind::table(&table),
-        );
+        self.place(unit, entry.span, PartKind::table(&table));
     }
 
-    pub(super) fn place(
-        &mut self,
-        unit: usize,
-        section: usize,
-        offset: u64,
-        size: u64,
-        kind: PartKind,
-    ) -> (PartKind, u64) {
+    /// Adds `piece` of the patched object of `unit` to the draft.
+    pub(super) fn place(&mut self, unit: UnitId, piece: Span, kind: PartKind) -> (PartKind, u64) {
         let object = &self.units[unit].patched;
-        let from = &object.sections[section];
-        if from.align > PAGE {
+        let from = &object.sections[piece.section];
+        let align = Align {
+            multiple: from.align,
+            behind: piece.offset % from.align,
+        };
+        if align.multiple > PAGE {
             let message = format!(
                 "{} needs an alignment of {} bytes, and the hypervisor places a payload at a \
                  multiple of {PAGE} only; allocate it in a hook",
-                object
-                    .symbol_at(section, offset)
-                    .map_or(&from.name, |index| &object.symbols[index].name),
-                from.align
+                object.name_at(piece.section, piece.offset),
+                align.multiple
             );
             self.refuse(Code::Placement, unit, message);
         }
-        let object = &self.units[unit].patched;
-        let from = &object.sections[section];
-        let align = Align {
-            multiple: from.align,
-            behind: offset % from.align,
-        };
         let at = if kind == PartKind::Bss {
-            self.selection.draft.zeroes(size, align)
+            self.selection.draft.zeroes(piece.size, align)
         } else {
-            let range = usize::try_from(offset)
-                .ok()
-                .zip(usize::try_from(offset + size).ok());
-            let data = range
-                .and_then(|(start, end)| from.data.get(start..end))
-                .unwrap_or_default();
-            self.selection.draft.append(&kind, data, align)
+            let bytes = object.bytes(piece);
+            self.selection.draft.append(&kind, bytes, align)
         };
-        self.placed
-            .insert((unit, section, offset), (kind.clone(), at));
-        self.queue.push_back(((unit, section, offset), size));
+        let start = (unit, piece.section, piece.offset);
+        self.placed.insert(start, (kind.clone(), at));
+        self.queue.push_back((unit, piece));
         (kind, at)
     }
 }
 
-/// Offset and size of each pointer to a hook in the section at `index` that the
-/// original does not have; `None` if that is ambiguous.
-fn new_hooks(u: &Unit, index: usize) -> Option<Vec<(u64, u64)>> {
+/// The pointers to hooks in the section at `index` that the original does not have;
+/// `None` if that is ambiguous.
+fn new_hooks(u: &Unit, index: SectionIx) -> Option<Vec<Span>> {
     let section = &u.patched.sections[index];
     if u.original.sections.iter().all(|s| s.name != section.name) {
-        return Some(vec![(0, section.size)]);
+        return Some(vec![Span {
+            section: index,
+            offset: 0,
+            size: section.size,
+        }]);
     }
-    let symbols = u.patched.symbols.iter().enumerate();
+    let symbols = u.patched.symbols.iter_enumerated();
     let here: Vec<_> = symbols.filter(|(_, s)| s.section == index).collect();
     let named: u64 = here.iter().map(|(_, symbol)| symbol.size).sum();
     let new = here
         .iter()
         .filter(|(index, _)| u.comparison.correlation.get(*index).is_none());
-    let new = new.map(|(_, symbol)| (symbol.offset, symbol.size));
+    let new = new.map(|(_, symbol)| symbol.first(symbol.size));
     (named == section.size).then(|| new.collect())
 }

@@ -6,14 +6,14 @@
 //! the same name uses both and they are alike; otherwise it is ambiguous, and the
 //! patch must be clearer.
 
-use crate::unit::Unit;
+use crate::unit::{Unit, UnitId, Units};
 use std::collections::{BTreeSet, HashMap};
+use xsplice_objdiff::SymbolName;
 use xsplice_objdiff::compare::is_once_flag;
-use xsplice_objdiff::names::{base_name, source_name};
-use xsplice_objdiff::object::{Class, Object, Relocation, Symbol, Target};
+use xsplice_objdiff::object::{Class, Object, Relocation, SectionIx, Symbol, SymbolIx, Target};
 
 /// A symbol: the unit, and the index in one of its objects.
-pub(super) type Place = (usize, usize);
+pub(super) type Place = (UnitId, SymbolIx);
 
 /// The variables that one file loses and another gains.
 #[derive(Debug, Default)]
@@ -25,10 +25,10 @@ pub(super) struct Privates {
 }
 
 impl Privates {
-    pub(super) fn find(units: &[Unit]) -> Self {
+    pub(super) fn find(units: &Units) -> Self {
         let mut lost: HashMap<&str, Vec<Place>> = HashMap::new();
         let mut gained: HashMap<&str, Vec<Place>> = HashMap::new();
-        for (unit, u) in units.iter().enumerate() {
+        for (unit, u) in units.iter_enumerated() {
             for change in &u.comparison.changes {
                 let (side, index, object) = match (change.original, change.patched) {
                     (Some(index), None) => (&mut lost, index, &u.original),
@@ -37,7 +37,7 @@ impl Privates {
                 };
                 let symbol = &object.symbols[index];
                 if is_writable(object, index) {
-                    let name = base_name(&symbol.name);
+                    let name = symbol.name.base();
                     side.entry(name).or_default().push((unit, index));
                 }
             }
@@ -60,7 +60,7 @@ impl Privates {
         found
     }
 
-    fn judge(&mut self, units: &[Unit], new: Place, lost: &[Place]) {
+    fn judge(&mut self, units: &Units, new: Place, lost: &[Place]) {
         let patched = &units[new.0].patched;
         let global = patched.symbols[new.1].global;
         let mut elsewhere: Vec<Place> = lost.iter().copied().filter(|old| old.0 != new.0).collect();
@@ -68,9 +68,9 @@ impl Privates {
         if elsewhere.is_empty() {
             return;
         }
-        let after = users(units.iter().map(|u| &u.patched), new);
+        let after = users(units, |u| &u.patched, new);
         elsewhere.retain(|&old| {
-            let before = users(units.iter().map(|u| &u.original), old);
+            let before = users(units, |u| &u.original, old);
             !before.is_disjoint(&after)
         });
         match elsewhere[..] {
@@ -86,44 +86,39 @@ impl Privates {
     }
 }
 
-/// The names in the source of the users of a symbol in one of `objects`.
-pub(super) fn users<'a>(
-    objects: impl Iterator<Item = &'a Object> + Clone,
-    place: Place,
-) -> BTreeSet<&'a str> {
+/// The names in the source of the users of a symbol in one build of all units.
+fn users(units: &Units, build: fn(&Unit) -> &Object, place: Place) -> BTreeSet<&str> {
+    let symbol = &build(&units[place.0]).symbols[place.1];
     let mut found = BTreeSet::new();
-    let Some(symbol) = objects.clone().nth(place.0).map(|o| &o.symbols[place.1]) else {
-        return found;
-    };
-    for (unit, object) in objects.enumerate() {
+    for (unit, object) in units.iter_enumerated().map(|(unit, u)| (unit, build(u))) {
         let is_it = |target: &Target| match target {
             Target::Symbol(index) => (unit, *index) == place,
-            Target::External(name) => symbol.global && **name == *symbol.name,
+            Target::External(name) => symbol.global && *name == symbol.name,
             Target::Anonymous(_) => false,
         };
-        for (at, section) in object.sections.iter().enumerate() {
+        for (at, section) in object.sections.iter_enumerated() {
             let refers = section
                 .relocations
                 .iter()
                 .filter(|r| is_it(&r.reference.target));
             let users = refers.filter_map(|r| object.symbol_at(at, r.offset));
-            found.extend(users.map(|user| source_name(&object.symbols[user].name)));
+            found.extend(users.map(|user| object.symbols[user].name.in_source()));
         }
     }
     found
 }
 
 /// Whether two variables have the same size, class and initial value.
-pub(super) fn is_alike((old, a): (&Object, usize), (new, b): (&Object, usize)) -> bool {
+pub(super) fn is_alike((old, a): (&Object, SymbolIx), (new, b): (&Object, SymbolIx)) -> bool {
     let (a, b) = (&old.symbols[a], &new.symbols[b]);
-    let class = |object: &Object, section: usize| object.sections[section].class;
+    let class = |object: &Object, section: SectionIx| object.sections[section].class;
     let leads_to = |object: &Object, at: &Symbol| -> Vec<_> {
-        let fields = object.relocations(at.section, at.offset, at.size);
+        let fields = object.relocations(at.first(at.size));
         let place = |r: &Relocation| {
             let target = object.label(&r.reference.target);
             (
                 r.offset - at.offset,
-                source_name(&target).to_owned(),
+                SymbolName::from(target).in_source().to_owned(),
                 r.reference.offset,
             )
         };
@@ -131,12 +126,12 @@ pub(super) fn is_alike((old, a): (&Object, usize), (new, b): (&Object, usize)) -
     };
     a.size == b.size
         && class(old, a.section) == class(new, b.section)
-        && old.bytes(a) == new.bytes(b)
+        && old.bytes(a.span()) == new.bytes(b.span())
         && leads_to(old, a) == leads_to(new, b)
 }
 
 /// Whether a symbol is a variable with state.
-pub(super) fn is_writable(object: &Object, index: usize) -> bool {
+pub(super) fn is_writable(object: &Object, index: SymbolIx) -> bool {
     let symbol = &object.symbols[index];
     let class = object.sections[symbol.section].class;
     !symbol.function && matches!(class, Class::Data | Class::Bss | Class::PerCpu)

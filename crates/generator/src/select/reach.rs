@@ -5,33 +5,31 @@ use super::private::is_writable;
 use super::revived::Former;
 use super::{Origin, Selector, Usage};
 use crate::code::Code;
-use crate::name::{INIT_TRAP, VERSION_SUFFIX, runtime_name};
+use crate::name::{INIT_TRAP, VERSION_SUFFIX};
 use crate::payload::{Content, Field, Kind as PartKind, Reaches};
 use crate::problem::Problem;
+use crate::unit::UnitId;
 use crate::warning::Warning;
 use xsplice_abi::record::Renewed;
 use xsplice_abi::symbol::RuntimeName;
 use xsplice_abi::trampoline::LANDING_PAD;
 use xsplice_objdiff::compare::{Kind, is_once_flag};
-use xsplice_objdiff::names::{parent_of_cold, takes_own_arguments};
-use xsplice_objdiff::object::{Class, Merge, Object, Relocation, Target};
+use xsplice_objdiff::object::{
+    Class, Merge, Object, Relocation, SectionIx, Symbol, SymbolIx, Target,
+};
 use xsplice_objdiff::special;
-use xsplice_xen_image::Symbol;
 
 impl Selector<'_> {
     /// Follows every reference out of the pieces taken so far, and out of those that
     /// this adds.
     pub(super) fn follow(&mut self) {
         let units = self.units;
-        while let Some((place, size)) = self.queue.pop_front() {
-            let (unit, section, offset) = place;
-            let (kind, at) = self.placed[&place].clone();
+        while let Some((unit, piece)) = self.queue.pop_front() {
+            let (section, offset) = (piece.section, piece.offset);
+            let (kind, at) = self.placed[&(unit, section, offset)].clone();
             let object = &units[unit].patched;
-            self.follower = object
-                .symbol_at(section, offset)
-                .map_or(&object.sections[section].name, |i| &object.symbols[i].name)
-                .clone();
-            for relocation in units[unit].patched.relocations(section, offset, size) {
+            self.follower = object.name_at(section, offset).to_owned();
+            for relocation in object.relocations(piece) {
                 self.usage = match kind {
                     PartKind::Table(_) | PartKind::Hooks(_) => Usage::Table,
                     _ if relocation.branch => Usage::Branch,
@@ -60,7 +58,7 @@ impl Selector<'_> {
     }
 
     /// The target of a relocated field of the payload.
-    pub(super) fn reach(&mut self, unit: usize, relocation: &Relocation) -> Option<Reaches> {
+    pub(super) fn reach(&mut self, unit: UnitId, relocation: &Relocation) -> Option<Reaches> {
         let object = &self.units[unit].patched;
         let reference = &relocation.reference;
         match &reference.target {
@@ -96,11 +94,11 @@ impl Selector<'_> {
         }
     }
 
-    fn reach_piece(&mut self, unit: usize, section: usize, offset: u64) -> Option<Reaches> {
+    fn reach_piece(&mut self, unit: UnitId, section: SectionIx, offset: u64) -> Option<Reaches> {
         let object = &self.units[unit].patched;
         let piece = special::piece(object, section, offset);
-        let within = (offset - piece.start).cast_signed();
-        if let Some((kind, at)) = self.placed.get(&(unit, section, piece.start)) {
+        let within = (offset - piece.offset).cast_signed();
+        if let Some((kind, at)) = self.placed.get(&(unit, section, piece.offset)) {
             return Some(Reaches::Part(kind.clone(), at.cast_signed() + within));
         }
         let from = &object.sections[section];
@@ -113,12 +111,11 @@ impl Selector<'_> {
                 return None;
             }
         };
-        let size = piece.end.saturating_sub(piece.start);
-        let (kind, at) = self.place(unit, section, piece.start, size, kind);
+        let (kind, at) = self.place(unit, piece, kind);
         Some(Reaches::Part(kind, at.cast_signed() + within))
     }
 
-    fn reach_symbol(&mut self, unit: usize, index: usize, offset: i64) -> Option<Reaches> {
+    fn reach_symbol(&mut self, unit: UnitId, index: SymbolIx, offset: i64) -> Option<Reaches> {
         let u = &self.units[unit];
         let symbol = &u.patched.symbols[index];
         if self.is_overridden(unit, index) {
@@ -130,7 +127,7 @@ impl Selector<'_> {
         // References to a replaced function use its old address, as in the
         // hypervisor: so it has one address, and a payload on top that replaces it
         // again takes effect here too.
-        let whole_function = symbol.function && parent_of_cold(&symbol.name).is_none();
+        let whole_function = symbol.function && !symbol.name.is_cold();
         let by_old_place = whole_function
             && offset == 0
             && self.usage != Usage::Table
@@ -164,7 +161,7 @@ impl Selector<'_> {
             }
             if whole_function && offset == 0 && self.usage == Usage::Address {
                 self.selection.warnings.insert(Warning::HandedOut {
-                    function: symbol.name.clone(),
+                    function: symbol.name.to_string(),
                     file: u.file.source.clone(),
                     by: self.follower.clone(),
                 });
@@ -197,7 +194,7 @@ impl Selector<'_> {
     }
 
     /// Notes a message flag that may be one that is in memory.
-    fn tell_renewed(&mut self, unit: usize, index: usize) {
+    fn tell_renewed(&mut self, unit: UnitId, index: SymbolIx) {
         let u = &self.units[unit];
         if !u.comparison.correlation.ambiguous.contains(&index) {
             return;
@@ -210,14 +207,14 @@ impl Selector<'_> {
             self.follower
         ));
         self.selection.renewed.insert(Renewed {
-            name: name.clone(),
+            name: name.to_string(),
             file: file.clone(),
         });
     }
 
     /// Refuses a variable that may or may not be one of the original's; `None` if
     /// refused.
-    fn refuse_unclear(&mut self, unit: usize, index: usize) -> Option<()> {
+    fn refuse_unclear(&mut self, unit: UnitId, index: SymbolIx) -> Option<()> {
         let u = &self.units[unit];
         let name = &u.patched.symbols[index].name;
         let ambiguous = u.comparison.correlation.ambiguous.contains(&index);
@@ -245,7 +242,7 @@ impl Selector<'_> {
     /// Whether the address of the function at `index` is taken, and a pointer must
     /// not lead to its old place: that has no landing pad, or, after a revert, a
     /// function with different arguments.
-    fn is_only_now_called_through_pointers(&self, unit: usize, index: usize) -> bool {
+    fn is_only_now_called_through_pointers(&self, unit: UnitId, index: SymbolIx) -> bool {
         let u = &self.units[unit];
         let (origin, original) = match self.moves.moved.get(&(unit, index)) {
             Some(&origin) => origin,
@@ -256,17 +253,19 @@ impl Selector<'_> {
         };
         let before = &self.units[origin].original;
         let (old, new) = (&before.symbols[original], &u.patched.symbols[index]);
-        let lands = |object: &Object, symbol| object.bytes(symbol).starts_with(&LANDING_PAD);
+        let lands = |object: &Object, symbol: &Symbol| {
+            object.bytes(symbol.span()).starts_with(&LANDING_PAD)
+        };
         self.usage == Usage::Address
             && (lands(&u.patched, new) && !lands(before, old)
-                || takes_own_arguments(&old.name) && !takes_own_arguments(&new.name))
+                || old.name.takes_own_arguments() && !new.name.takes_own_arguments())
     }
 
     /// Symbols that payloads below no longer use are still in their old place.
     fn reach_former(
         &mut self,
-        unit: usize,
-        index: usize,
+        unit: UnitId,
+        index: SymbolIx,
         former: Former,
         offset: i64,
     ) -> Option<Reaches> {
@@ -300,8 +299,8 @@ impl Selector<'_> {
     /// The place of a symbol of the original.
     pub(super) fn place_of(
         &self,
-        unit: usize,
-        original: usize,
+        unit: UnitId,
+        original: SymbolIx,
         offset: i64,
     ) -> Result<Reaches, Problem> {
         let u = &self.units[unit];
@@ -315,9 +314,9 @@ impl Selector<'_> {
     /// The place of the symbol at `index` of a unit's `build`, if any.
     fn place_at(
         &self,
-        unit: usize,
+        unit: UnitId,
         build: usize,
-        index: usize,
+        index: SymbolIx,
         offset: i64,
     ) -> Result<Option<Reaches>, Problem> {
         let address = match self.homes.at(unit, build, index)? {
@@ -327,10 +326,16 @@ impl Selector<'_> {
         };
         // The patched source may have renamed or moved it.
         let (name, global) = match self.homes.shipped(unit, build, index) {
-            Some((shipped, index)) => (runtime_name(shipped, index), shipped.symbols[index].global),
+            Some((shipped, index)) => (
+                shipped.runtime_name(index).to_string(),
+                shipped.symbols[index].global,
+            ),
             None => {
                 let name = &self.units[unit].build(build).symbols[index].name;
-                (name.clone(), self.image.address_of(name) == Some(address))
+                (
+                    name.to_string(),
+                    self.image.address_of(name) == Some(address),
+                )
             }
         };
         let by_name = global && !self.rules.prelink;
@@ -347,7 +352,7 @@ impl Selector<'_> {
     /// a copy in low memory), so replaced code keeps it.
     fn reach_init(
         &mut self,
-        unit: usize,
+        unit: UnitId,
         name: &str,
         address: u64,
         function: bool,
@@ -385,7 +390,7 @@ impl Selector<'_> {
                 .filter(|change| change.kind == Kind::Function)
                 .filter_map(|change| Some(&original.symbols[change.original?]));
             if replaced.any(|s| {
-                let fields = original.relocations(s.section, s.offset, s.extent());
+                let fields = original.relocations(s.span());
                 fields.iter().any(refers)
             }) {
                 return Some(Reaches::Address(name.to_owned(), address, offset));
@@ -398,7 +403,7 @@ impl Selector<'_> {
         None
     }
 
-    fn reach_global(&mut self, unit: usize, name: &str, offset: i64) -> Option<Reaches> {
+    fn reach_global(&mut self, unit: UnitId, name: &str, offset: i64) -> Option<Reaches> {
         if let Some(table) = self.reach_generated(name) {
             return Some(table);
         }
@@ -410,7 +415,9 @@ impl Selector<'_> {
                 unit,
                 name,
                 address,
-                self.image.global(name).is_some_and(Symbol::is_function),
+                self.image
+                    .global(name)
+                    .is_some_and(xsplice_xen_image::Symbol::is_function),
                 offset,
             ),
             Some(address) if self.rules.prelink => {

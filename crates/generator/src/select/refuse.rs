@@ -3,15 +3,16 @@
 
 use super::Selector;
 use crate::code::Code;
+use crate::unit::UnitId;
 use xsplice_abi::payload::hook;
 use xsplice_abi::record::LeftOut;
 use xsplice_objdiff::compare::{Change, Kind};
-use xsplice_objdiff::object::{Class, Object, Section};
+use xsplice_objdiff::object::{Class, Object, Section, SymbolIx};
 use xsplice_objdiff::placement;
 
 impl Selector<'_> {
     pub(super) fn refuse_unpatchable(&mut self) {
-        for (unit, u) in self.units.iter().enumerate() {
+        for (unit, u) in self.units.iter_enumerated() {
             for change in &u.comparison.changes {
                 self.judge(unit, unit, change);
             }
@@ -20,7 +21,7 @@ impl Selector<'_> {
 
     /// Refuses a change from the original of the unit `origin` to the patched
     /// object of `unit` if no payload can make it, unless it is left out.
-    pub(super) fn judge(&mut self, origin: usize, unit: usize, change: &Change) {
+    pub(super) fn judge(&mut self, origin: UnitId, unit: UnitId, change: &Change) {
         if self.takes_in_place(origin, unit, change) {
             return;
         }
@@ -34,7 +35,7 @@ impl Selector<'_> {
             return;
         }
         if self.is_in_memory(origin, unit, change) {
-            self.selection.restored.insert(change.name.clone());
+            self.selection.restored.insert(change.name.to_string());
             return;
         }
         let file = &self.units[unit].file.source;
@@ -43,7 +44,7 @@ impl Selector<'_> {
                 || (self.rules.leave_out_init && change.kind == Kind::Init));
         if left_out {
             self.selection.left_out.push(LeftOut {
-                name: change.name.clone(),
+                name: change.name.to_string(),
                 file: file.clone(),
                 why: change.why.clone(),
             });
@@ -54,7 +55,7 @@ impl Selector<'_> {
 
     /// Whether `change` restores the state in memory: payloads below left out their
     /// changes to it. One with hooks may have made such a change in a hook.
-    fn is_in_memory(&self, origin: usize, unit: usize, change: &Change) -> bool {
+    fn is_in_memory(&self, origin: UnitId, unit: UnitId, change: &Change) -> bool {
         let (Some(original), Some(patched)) = (change.original, change.patched) else {
             return false;
         };
@@ -83,7 +84,7 @@ impl Selector<'_> {
     /// Refuses new entries in sections that the hypervisor walks at boot, such as its
     /// schedulers.
     pub(super) fn refuse_unreached_table_entries(&mut self) {
-        for (unit, u) in self.units.iter().enumerate() {
+        for (unit, u) in self.units.iter_enumerated() {
             for change in u
                 .comparison
                 .changes
@@ -108,7 +109,7 @@ impl Selector<'_> {
                         .contains_of(&u.file.source, &symbol.name);
                 if left_out {
                     self.selection.left_out.push(LeftOut {
-                        name: symbol.name.clone(),
+                        name: symbol.name.to_string(),
                         file: u.file.source.clone(),
                         why: format!("it is a new entry of the section {}", section.name),
                     });
@@ -128,8 +129,8 @@ impl Selector<'_> {
     /// Why a change cannot be in a payload, with workarounds; `None` if it can.
     fn unpatchable(
         &self,
-        (origin, old): (usize, &Object),
-        (unit, new): (usize, &Object),
+        (origin, old): (UnitId, &Object),
+        (unit, new): (UnitId, &Object),
         change: &Change,
     ) -> Option<(Code, String)> {
         let code = code(change.kind)?;
@@ -139,7 +140,7 @@ impl Selector<'_> {
             Err(_) => String::new(),
         };
         let size =
-            |object: &Object, index: Option<usize>| index.map_or(0, |i| object.symbols[i].size);
+            |object: &Object, index: Option<SymbolIx>| index.map_or(0, |i| object.symbols[i].size);
         let message = match change.kind {
             Kind::Init => format!(
                 "{name} is only used while booting and freed afterwards, and it changed ({}): \

@@ -11,11 +11,11 @@ use super::Selector;
 use super::moved::Moves;
 use super::private::{Place, Privates, is_alike, is_writable};
 use crate::patch::Edits;
-use crate::unit::Unit;
+use crate::unit::{Unit, UnitId, Units};
+use index_vec::IndexVec;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use xsplice_objdiff::compare::is_once_flag;
-use xsplice_objdiff::names::{base_name, source_name};
-use xsplice_objdiff::object::{Class, Object, Target};
+use xsplice_objdiff::object::{Class, Object, SymbolIx, Target};
 use xsplice_objdiff::placement::{Fate, alignment, fate};
 
 /// Prefix of a per-CPU variable's symbol.
@@ -37,7 +37,7 @@ impl Renamed {
     /// Classifies the variables that neither moved nor became private to another
     /// file.
     pub(super) fn find(
-        units: &[Unit],
+        units: &Units,
         (moves, privates): (&Moves, &Privates),
         edits: &Edits,
     ) -> Self {
@@ -46,7 +46,7 @@ impl Renamed {
         let known_old = known.into_iter().flat_map(|m| m.values()).copied();
         let known_old: HashSet<Place> = known_old.collect();
         let (mut lost, mut gained) = (Vec::new(), Vec::new());
-        for (unit, u) in units.iter().enumerate() {
+        for (unit, u) in units.iter_enumerated() {
             for change in &u.comparison.changes {
                 match (change.original, change.patched) {
                     (Some(old), None) if is_writable(&u.original, old) => lost.push((unit, old)),
@@ -63,7 +63,7 @@ impl Renamed {
         Self::judge(units, &lost, &gained, edits)
     }
 
-    fn judge(units: &[Unit], lost: &[Place], gained: &[Place], edits: &Edits) -> Self {
+    fn judge(units: &Units, lost: &[Place], gained: &[Place], edits: &Edits) -> Self {
         let before = Users::new(units, |u| &u.original, |u| &u.patched);
         let after = Users::new(units, |u| &u.patched, |u| &u.original);
         let after: Vec<_> = gained.iter().map(|&new| (new, after.of(new))).collect();
@@ -111,7 +111,7 @@ impl Renamed {
 
 /// Whether two variables are not a rename for another reason: they have the same
 /// name, which is handled elsewhere, or are message flags.
-fn is_no_rename(units: &[Unit], old: Place, new: Place) -> bool {
+fn is_no_rename(units: &Units, old: Place, new: Place) -> bool {
     let (before, after) = (&units[old.0].original, &units[new.0].patched);
     let flags =
         is_once_flag(before, &before.symbols[old.1]) && is_once_flag(after, &after.symbols[new.1]);
@@ -119,7 +119,7 @@ fn is_no_rename(units: &[Unit], old: Place, new: Place) -> bool {
 }
 
 /// Whether the placement of `old` suits `new`.
-fn fits(units: &[Unit], old: Place, new: Place) -> bool {
+fn fits(units: &Units, old: Place, new: Place) -> bool {
     let (before, after) = (&units[old.0].original, &units[new.0].patched);
     let from = &before.sections[before.symbols[old.1].section];
     let to = &after.sections[after.symbols[new.1].section];
@@ -127,18 +127,18 @@ fn fits(units: &[Unit], old: Place, new: Place) -> bool {
         && alignment(after, new.1).most <= alignment(before, old.1).most
 }
 
-fn name(units: &[Unit], place: Place) -> &str {
+fn name(units: &Units, place: Place) -> &str {
     in_source(&units[place.0].original, place.1)
 }
 
-fn new_name(units: &[Unit], place: Place) -> &str {
+fn new_name(units: &Units, place: Place) -> &str {
     in_source(&units[place.0].patched, place.1)
 }
 
 /// The name that the source has for a variable.
-fn in_source(object: &Object, index: usize) -> &str {
+fn in_source(object: &Object, index: SymbolIx) -> &str {
     let symbol = &object.symbols[index];
-    let name = base_name(&symbol.name);
+    let name = symbol.name.base();
     match object.sections[symbol.section].class {
         Class::PerCpu => name.strip_prefix(PER_CPU).unwrap_or(name),
         Class::Text
@@ -157,7 +157,7 @@ struct Users<'a> {
     of: HashMap<Key<'a>, BTreeSet<&'a str>>,
     /// The callers of each name in the source.
     callers: HashMap<&'a str, BTreeSet<&'a str>>,
-    objects: Vec<&'a Object>,
+    objects: IndexVec<UnitId, &'a Object>,
     /// Functions of the other build.
     others: HashSet<&'a str>,
 }
@@ -170,42 +170,42 @@ enum Key<'a> {
 
 impl<'a> Users<'a> {
     fn new(
-        units: &'a [Unit],
+        units: &'a Units,
         this: impl Fn(&'a Unit) -> &'a Object,
         other: impl Fn(&'a Unit) -> &'a Object,
     ) -> Self {
-        let objects: Vec<&Object> = units.iter().map(this).collect();
+        let objects: IndexVec<UnitId, &Object> = units.iter().map(this).collect();
         let others = units.iter().flat_map(|u| &other(u).symbols);
         let mut users = Self {
             of: HashMap::new(),
             callers: HashMap::new(),
             others: others
                 .filter(|s| s.function)
-                .map(|s| source_name(&s.name))
+                .map(|s| s.name.in_source())
                 .collect(),
             objects,
         };
-        for unit in 0..users.objects.len() {
+        for unit in units.indices() {
             users.add(unit);
         }
         users
     }
 
-    fn add(&mut self, unit: usize) {
+    fn add(&mut self, unit: UnitId) {
         let object = self.objects[unit];
-        for (at, section) in object.sections.iter().enumerate() {
+        for (at, section) in object.sections.iter_enumerated() {
             for relocation in &section.relocations {
                 let Some(user) = object.symbol_at(at, relocation.offset) else {
                     continue;
                 };
-                let user = source_name(&object.symbols[user].name);
+                let user = object.symbols[user].name.in_source();
                 let key = match &relocation.reference.target {
                     Target::Symbol(index) => self.key((unit, *index)),
                     Target::External(name) => Key::Global(name),
                     Target::Anonymous(_) => continue,
                 };
                 let name: &str = match &relocation.reference.target {
-                    Target::Symbol(index) => source_name(&object.symbols[*index].name),
+                    Target::Symbol(index) => object.symbols[*index].name.in_source(),
                     Target::External(name) => name,
                     Target::Anonymous(_) => continue,
                 };
@@ -321,10 +321,10 @@ mod tests {
     /// be, and those that it is not although the same functions used them.
     fn found(original: &str, patched: &str) -> Vec<String> {
         let units = [Unit::of_sources(original, patched)];
-        found_in(&units, &edits(original, patched))
+        found_in(Units::new(&units), &edits(original, patched))
     }
 
-    fn found_in(units: &[Unit], edits: &Edits) -> Vec<String> {
+    fn found_in(units: &Units, edits: &Edits) -> Vec<String> {
         let known = (&Moves::default(), &Privates::default());
         let renamed = Renamed::find(units, known, edits);
         let mut all = Vec::new();
@@ -395,9 +395,9 @@ mod tests {
         const NEW: &str = "int note(int x)\n{\nstatic int met;\nmet += x;\nreturn met;\n}\n";
         let units = [Unit::of_sources(USER, CALLER), Unit::of_sources("", NEW)];
         let edits = edits(USER, &format!("{CALLER}{NEW}"));
-        assert_eq!(found_in(&units, &edits), ["met may be seen"]);
+        assert_eq!(found_in(Units::new(&units), &edits), ["met may be seen"]);
         let inlined = [Unit::of_sources(CALLER, USER), Unit::of_sources(NEW, "")];
-        assert_eq!(found_in(&inlined, &edits), ["seen may be met"]);
+        assert_eq!(found_in(Units::new(&inlined), &edits), ["seen may be met"]);
     }
 
     #[test]

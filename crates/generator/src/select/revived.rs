@@ -5,9 +5,10 @@
 //! current value instead of its initial one.
 
 use super::private::is_writable;
-use crate::unit::Unit;
+use crate::unit::{Unit, UnitId, Units};
 use std::collections::HashMap;
 use xsplice_objdiff::compare::{Comparison, is_once_flag};
+use xsplice_objdiff::object::SymbolIx;
 
 /// The state of a symbol of the patched object before payloads below stopped using
 /// it.
@@ -18,7 +19,7 @@ pub(super) enum Former {
         /// The build.
         build: usize,
         /// The index.
-        index: usize,
+        index: SymbolIx,
     },
     /// A variable that differs from the one in memory, with the difference.
     Changed(String),
@@ -27,14 +28,14 @@ pub(super) enum Former {
 }
 
 /// By unit and index in its patched object.
-pub(super) type Revived = HashMap<(usize, usize), Former>;
+pub(super) type Revived = HashMap<(UnitId, SymbolIx), Former>;
 
 /// Finds symbols in earlier builds that the original of each unit lacks.
-pub(super) fn find(units: &[Unit]) -> Revived {
+pub(super) fn find(units: &Units) -> Revived {
     let mut found = Revived::new();
-    for (unit, u) in units.iter().enumerate() {
+    for (unit, u) in units.iter_enumerated() {
         let new = u.comparison.changes.iter().filter(|c| c.original.is_none());
-        let mut new: Vec<usize> = new.filter_map(|change| change.patched).collect();
+        let mut new: Vec<SymbolIx> = new.filter_map(|change| change.patched).collect();
         for build in (0..u.stages.len()).rev() {
             if new.is_empty() {
                 break;
@@ -49,7 +50,7 @@ pub(super) fn find(units: &[Unit]) -> Revived {
     found
 }
 
-fn former(u: &Unit, build: usize, comparison: &Comparison, index: usize) -> Option<Former> {
+fn former(u: &Unit, build: usize, comparison: &Comparison, index: SymbolIx) -> Option<Former> {
     let symbol = &u.patched.symbols[index];
     let variable = is_writable(&u.patched, index);
     // A constant is identified by its contents.

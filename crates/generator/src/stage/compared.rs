@@ -7,7 +7,8 @@ use crate::generated_hooks;
 use crate::given::File;
 use crate::pair::Pair;
 use crate::problem::{Problem, Refused, all};
-use crate::unit::Unit;
+use crate::unit::{Unit, UnitId, Units};
+use index_vec::IndexVec;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 pub(crate) struct Compared<'s, 'a> {
     pub(super) compiled: &'s Compiled<'s, 'a>,
     /// The objects, and those of the hooks.
-    pub(super) units: Vec<Unit>,
+    pub(super) units: IndexVec<UnitId, Unit>,
     /// Sources of hooks: what the caller gave, and what the generator makes.
     pub(super) hook_files: Vec<File>,
     pub(super) hooks: Vec<Pair>,
@@ -56,7 +57,7 @@ impl<'a> Compiled<'_, 'a> {
     }
 
     /// Compares each of `pairs`.
-    fn units(&self, pairs: &[Pair]) -> (Vec<Unit>, Vec<Problem>) {
+    fn units(&self, pairs: &[Pair]) -> (IndexVec<UnitId, Unit>, Vec<Problem>) {
         let sources = self.sources;
         let compile = sources.rebuild.compiler(&sources.levels, &sources.patched);
         let units: Vec<Result<Option<Unit>, Problem>> = pairs
@@ -74,7 +75,7 @@ impl<'a> Compiled<'_, 'a> {
     }
 
     /// Checks that differences between the two builds come from the patch.
-    fn check_originals(&self, units: &[Unit]) -> Result<(), Refused> {
+    fn check_originals(&self, units: &Units) -> Result<(), Refused> {
         let changed = self.pairs.par_iter().filter(|pair| {
             let mut units = units.iter();
             units.any(|unit| unit.file.path == pair.object.path && !unit.comparison.is_empty())

@@ -7,7 +7,7 @@ use super::proved::Proved;
 use crate::code::Code;
 use crate::problem::{Problem, Refused};
 use crate::select::{Rules, Selection, select};
-use crate::unit::Unit;
+use crate::unit::Units;
 use xsplice_xen_image::Image;
 
 /// What the payload has.
@@ -75,7 +75,7 @@ fn mistakes(inputs: &Inputs) -> Vec<Problem> {
 }
 
 /// Adds the compilers' names to failed proofs if they differ.
-fn explain_compiler(mut problems: Vec<Problem>, units: &[Unit], image: &Image) -> Vec<Problem> {
+fn explain_compiler(mut problems: Vec<Problem>, units: &Units, image: &Image) -> Vec<Problem> {
     let mut originals = units.iter().map(|unit| &unit.original);
     if let Some(ours) = originals.find_map(crate::image::compiler)
         && ours != image.compiler()

@@ -41,9 +41,9 @@ use xsplice_generator::patch::Edits;
 use xsplice_generator::payload::Identity;
 use xsplice_generator::select::{Homes, Rules, select};
 use xsplice_generator::tree::ObjectFile;
-use xsplice_generator::unit::{Stage, Unit};
+use xsplice_generator::unit::{Stage, Unit, Units};
 use xsplice_host_process::Machine;
-use xsplice_objdiff::object::Class;
+use xsplice_objdiff::object::{Class, SymbolIx};
 use xsplice_objdiff::{Kind, Object, compare};
 use xsplice_xen_image::Image;
 
@@ -169,7 +169,7 @@ fn generate(objects: &[Object], image: &[u8], below: &[PathBuf]) -> Outcome {
         return Outcome::Nothing;
     }
     let changes = || unit.comparison.changes.iter();
-    let is_variable = |object: &Object, index: Option<usize>| {
+    let is_variable = |object: &Object, index: Option<SymbolIx>| {
         let section = index.map(|index| object.symbols[index].section);
         section.is_some_and(|at| matches!(object.sections[at].class, Class::Data | Class::Bss))
     };
@@ -190,7 +190,7 @@ fn generate(objects: &[Object], image: &[u8], below: &[PathBuf]) -> Outcome {
     };
     let below = Below::read(below).expect("payloads");
     let units = [unit];
-    let homes = Homes::new(&units, &below.levels, &image);
+    let homes = Homes::new(Units::new(&units), &below.levels, &image);
     let selection = match homes.and_then(|homes| select(homes, &below, &rules)) {
         Ok(selection) if selection.replaced.is_empty() => return Outcome::Nothing,
         Ok(selection) => selection,

@@ -2,12 +2,20 @@
 //! Compares the bytes and references of two places.
 
 use super::{Comparer, Seen};
-use crate::object::{Class, Merge, Object, Reference, Target, significant, slice, width};
+use crate::object::{
+    Class, Merge, Object, Reference, Relocation, Section, Span, SymbolIx, Target, significant,
+    slice, width,
+};
 use crate::special;
+use std::ops::Range;
 
 impl Comparer<'_> {
     /// How the bytes and references of two symbols differ.
-    pub(super) fn contents_difference(&self, original: usize, patched: usize) -> Option<String> {
+    pub(super) fn contents_difference(
+        &self,
+        original: SymbolIx,
+        patched: SymbolIx,
+    ) -> Option<String> {
         let (old, new) = (
             &self.original.symbols[original],
             &self.patched.symbols[patched],
@@ -23,89 +31,111 @@ impl Comparer<'_> {
             ));
         }
         let mut seen = Seen::from([((Target::Symbol(original), 0), (Target::Symbol(patched), 0))]);
-        self.range_difference(
-            (old.section, old.offset),
-            (new.section, new.offset),
-            sizes.1,
-            &mut seen,
-        )
-        .or_else(|| self.entries_difference(Some(original), Some(patched), &mut seen))
+        self.range_difference(old.first(sizes.0), new.first(sizes.1), &mut seen)
+            .or_else(|| self.entries_difference(Some(original), Some(patched), &mut seen))
     }
 
-    /// Compares the bytes and references of two places.
-    pub(super) fn range_difference(
-        &self,
-        (old_section, old_offset): (usize, u64),
-        (new_section, new_offset): (usize, u64),
-        size: u64,
-        seen: &mut Seen,
-    ) -> Option<String> {
-        let old_fields = self.original.relocations(old_section, old_offset, size);
-        let new_fields = self.patched.relocations(new_section, new_offset, size);
-        let old_bytes = slice(&self.original.sections[old_section].data, old_offset, size);
-        let new_bytes = slice(&self.patched.sections[new_section].data, new_offset, size);
-        let table = &self.patched.sections[new_section].name;
-        let boot = self.patched.sections[new_section].class == Class::Init;
-        let mut at = 0;
-        let bytes_differ = |from: u64, to: u64| {
-            let part = |bytes| slice(bytes, from, to.saturating_sub(from));
-            let found = first_difference(part(old_bytes), part(new_bytes))?;
-            Some(format!("first difference at +{:#x}", from + found as u64))
-        };
-        let zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
-        if old_bytes.len() != new_bytes.len() {
+    /// Compares the bytes and references of two spans of one size.
+    pub(super) fn range_difference(&self, old: Span, new: Span, seen: &mut Seen) -> Option<String> {
+        let section = &self.patched.sections[new.section];
+        let (was, is) = (
+            Contents::of(self.original, old),
+            Contents::of(self.patched, new),
+        );
+        if was.bytes.len() != is.bytes.len() {
             // Zeroes may be omitted from the file.
-            if zero(old_bytes) && zero(new_bytes) && old_fields.is_empty() && new_fields.is_empty()
-            {
-                return None;
-            }
-            return Some("it has contents in one build only".to_owned());
+            let equal = was.are_zero() && is.are_zero();
+            return (!equal).then(|| "it has contents in one build only".to_owned());
         }
-        for pair in 0..old_fields.len().max(new_fields.len()) {
-            let (old, new) = (old_fields.get(pair), new_fields.get(pair));
-            let place = |field: Option<&crate::object::Relocation>, start| {
-                field.map_or(size, |field| field.offset.wrapping_sub(start))
-            };
-            let (old_at, new_at) = (place(old, old_offset), place(new, new_offset));
+        let mut at = 0;
+        for pair in 0..was.fields.len().max(is.fields.len()) {
+            let (old_at, new_at) = (was.start_of(pair), is.start_of(pair));
             let here = old_at.min(new_at);
-            if let Some(why) = bytes_differ(at, here) {
+            if let Some(why) = bytes_differ(was.bytes, is.bytes, at..here) {
                 return Some(why);
             }
-            let (Some(old), Some(new)) = (old, new) else {
+            let (Some(old), Some(new)) = (was.fields.get(pair), is.fields.get(pair)) else {
                 return Some(format!("at +{here:#x} it refers to another symbol"));
             };
             if old_at != new_at || width(old.r_type) != width(new.r_type) {
-                return Some(format!("first difference at +{here:#x}"));
+                return Some(first_difference(here));
             }
-            let mut leads_to_the_same = || {
-                self.same_reference(&old.reference, &new.reference, seen)
-                    || boot && self.left_boot_only(old, new, seen)
-            };
-            if !special::same_bias(table, old.reference.bias, new.reference.bias)
-                || !leads_to_the_same()
-            {
-                let was = describe(self.original, &old.reference);
-                let is = describe(self.patched, &new.reference);
-                return Some(match was == is {
-                    true => format!("at +{here:#x} it refers to {is}, which changed"),
-                    false => format!("at +{here:#x} it refers to {is} instead of {was}"),
-                });
+            if let Some(why) = self.field_difference(section, old, new, seen) {
+                return Some(format!("at +{here:#x} it refers to {why}"));
             }
             at = here + width(new.r_type) as u64;
         }
-        bytes_differ(at, size)
+        bytes_differ(was.bytes, is.bytes, at..new.size)
+    }
+
+    /// What a field of `section` refers to, if that differs from the original.
+    fn field_difference(
+        &self,
+        section: &Section,
+        old: &Relocation,
+        new: &Relocation,
+        seen: &mut Seen,
+    ) -> Option<String> {
+        let same = special::same_bias(&section.name, old.reference.bias, new.reference.bias)
+            && (self.same_reference(&old.reference, &new.reference, seen)
+                || section.class == Class::Init && self.left_boot_only(old, new, seen));
+        if same {
+            return None;
+        }
+        let was = describe(self.original, &old.reference);
+        let is = describe(self.patched, &new.reference);
+        Some(match was == is {
+            true => format!("{is}, which changed"),
+            false => format!("{is} instead of {was}"),
+        })
     }
 }
 
-fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
-    (a != b).then(|| {
-        a.iter()
-            .zip(b)
-            .position(|(a, b)| a != b)
-            .unwrap_or(a.len().min(b.len()))
+/// What a span consists of.
+struct Contents<'a> {
+    span: Span,
+    bytes: &'a [u8],
+    fields: &'a [Relocation],
+}
+
+impl<'a> Contents<'a> {
+    fn of(object: &'a Object, span: Span) -> Self {
+        Self {
+            span,
+            bytes: object.bytes(span),
+            fields: object.relocations(span),
+        }
+    }
+
+    fn are_zero(&self) -> bool {
+        self.fields.is_empty() && self.bytes.iter().all(|&byte| byte == 0)
+    }
+
+    /// Where a field starts, or where the span ends if there is no such field.
+    fn start_of(&self, field: usize) -> u64 {
+        let field = self.fields.get(field);
+        field.map_or(self.span.size, |field| {
+            field.offset.wrapping_sub(self.span.offset)
+        })
+    }
+}
+
+/// How the bytes in `range` differ.
+fn bytes_differ(old: &[u8], new: &[u8], range: Range<u64>) -> Option<String> {
+    let part = |bytes| slice(bytes, range.start, range.end.saturating_sub(range.start));
+    let (old, new) = (part(old), part(new));
+    (old != new).then(|| {
+        let found = old.iter().zip(new).position(|(old, new)| old != new);
+        let found = found.unwrap_or(old.len().min(new.len()));
+        first_difference(range.start + found as u64)
     })
 }
 
+fn first_difference(at: u64) -> String {
+    format!("first difference at +{at:#x}")
+}
+
+/// The target of a reference, in words.
 pub(crate) fn describe(object: &Object, reference: &Reference) -> String {
     if let Target::Anonymous(section) = reference.target
         && let Some(Merge::Strings(1)) = object.sections[section].merge

@@ -2,18 +2,18 @@
 //! The entries in tables about code for a symbol.
 
 use super::{Comparer, Seen};
-use crate::object::Object;
+use crate::object::{Object, Span, SymbolIx};
 use crate::special::{self, Entry};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The table entries for each symbol, by the name of the table: the order of tables
 /// in an object has no meaning.
-pub(super) type Entries = BTreeMap<Option<usize>, BTreeMap<String, Vec<Entry>>>;
+pub(super) type Entries = BTreeMap<Option<SymbolIx>, BTreeMap<String, Vec<Entry>>>;
 
 pub(super) fn by_owner(object: &Object) -> Entries {
     let mut map = Entries::new();
     for entry in special::entries(object) {
-        let table = object.sections[entry.section].name.clone();
+        let table = object.sections[entry.span.section].name.clone();
         let tables = map.entry(entry.owner).or_default();
         tables.entry(table).or_default().push(entry);
     }
@@ -23,8 +23,8 @@ pub(super) fn by_owner(object: &Object) -> Entries {
 impl Comparer<'_> {
     pub(super) fn entries_difference(
         &self,
-        original: Option<usize>,
-        patched: Option<usize>,
+        original: Option<SymbolIx>,
+        patched: Option<SymbolIx>,
         seen: &mut Seen,
     ) -> Option<String> {
         let none = BTreeMap::new();
@@ -48,22 +48,17 @@ impl Comparer<'_> {
     }
 
     fn same_entry(&self, old: &Entry, new: &Entry, seen: &mut Seen) -> bool {
-        let old_place = (old.section, old.offset);
-        let new_place = (new.section, new.offset);
-        let difference = self.range_difference(old_place, new_place, new.size, seen);
-        old.size == new.size && difference.is_none() && self.pieces_equal(old, new, seen)
+        self.same_span(old.span, new.span, seen) && self.pieces_equal(old, new, seen)
+    }
+
+    fn same_span(&self, old: Span, new: Span, seen: &mut Seen) -> bool {
+        old.size == new.size && self.range_difference(old, new, seen).is_none()
     }
 
     fn pieces_equal(&self, old: &Entry, new: &Entry, seen: &mut Seen) -> bool {
         let old = special::pieces(self.original, old);
         let new = special::pieces(self.patched, new);
-        old.len() == new.len()
-            && old.into_iter().zip(new).all(|(old, new)| {
-                let places = ((old.0, old.1), (new.0, new.1));
-                old.2 == new.2
-                    && self
-                        .range_difference(places.0, places.1, new.2, seen)
-                        .is_none()
-            })
+        let mut pairs = old.iter().zip(&new);
+        old.len() == new.len() && pairs.all(|(&old, &new)| self.same_span(old, new, seen))
     }
 }

@@ -3,23 +3,23 @@
 
 use super::{Comparer, Seen};
 use crate::change::{Change, Kind};
-use crate::object::{Class, Object};
+use crate::object::{Class, Object, Span};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Comparer<'_> {
     /// Compares contents without a symbol that nothing refers to.
     pub(super) fn compare_nameless(&self, changes: &mut Vec<Change>) {
-        let mut differs = |name: String, why: String| {
+        let mut differs = |name: &str, why: String| {
             changes.push(Change {
                 kind: Kind::Unsized,
-                name,
+                name: name.into(),
                 original: None,
                 patched: None,
                 why,
             });
         };
         if let Some(why) = self.entries_difference(None, None, &mut Seen::new()) {
-            differs("a table about unnamed code".to_owned(), why);
+            differs("a table about unnamed code", why);
         }
         let (old, new) = (nameless(self.original), nameless(self.patched));
         let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
@@ -37,21 +37,20 @@ impl Comparer<'_> {
                 false => Some(self.come_or_gone(name, old, new)),
             };
             if let Some(why) = why {
-                differs(name.to_owned(), why);
+                differs(name, why);
             }
         }
     }
 
     /// How the starts of two sections differ.
-    fn nameless_difference(&self, old: Start, new: Start) -> Option<String> {
+    fn nameless_difference(&self, old: Span, new: Span) -> Option<String> {
         if old.size != new.size {
             return Some(format!(
                 "its size goes from {} to {} bytes",
                 old.size, new.size
             ));
         }
-        let places = ((old.section, 0), (new.section, 0));
-        let differs = self.range_difference(places.0, places.1, new.size, &mut Seen::new());
+        let differs = self.range_difference(old, new, &mut Seen::new());
         let was = self.original.sections[old.section].align;
         let is = self.patched.sections[new.section].align;
         differs.or_else(|| (was != is).then(|| format!("its alignment goes from {was} to {is}")))
@@ -59,8 +58,8 @@ impl Comparer<'_> {
 
     /// Describes the difference if not equally many sections of a name have such a
     /// start.
-    fn come_or_gone(&self, name: &str, old: &[Start], new: &[Start]) -> String {
-        let size = |all: &[Start]| all.iter().map(|start| start.size).sum::<u64>();
+    fn come_or_gone(&self, name: &str, old: &[Span], new: &[Span]) -> String {
+        let size = |all: &[Span]| all.iter().map(|start| start.size).sum::<u64>();
         let align = |object: &Object| {
             let sections = object.sections.iter().filter(|s| s.name == name);
             sections.map(|section| section.align).max()
@@ -91,25 +90,20 @@ impl Comparer<'_> {
     }
 }
 
-/// The start of a section without a symbol that nothing refers to.
-#[derive(Clone, Copy)]
-struct Start {
-    section: usize,
-    size: u64,
-}
-
-/// For each section name, the sections with such a start.
-fn nameless(object: &Object) -> BTreeMap<&str, Vec<Start>> {
-    let mut found: BTreeMap<&str, Vec<Start>> = BTreeMap::new();
-    for (index, section) in object.sections.iter().enumerate() {
+/// For each section name, the starts of sections without a symbol that nothing refers
+/// to.
+fn nameless(object: &Object) -> BTreeMap<&str, Vec<Span>> {
+    let mut found: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
+    for (index, section) in object.sections.iter_enumerated() {
         let first = object.symbols_in(index).next();
         let size = first.map_or(section.size, |first| object.symbols[first].offset);
         let compared = matches!(section.class, Class::Ignored | Class::Special)
             || section.merge.is_some()
             || !object.pieces_in(index).is_empty();
         if size > 0 && !compared {
-            found.entry(&section.name).or_default().push(Start {
+            found.entry(&section.name).or_default().push(Span {
                 section: index,
+                offset: 0,
                 size,
             });
         }

@@ -2,8 +2,7 @@
 //! Whether fields of the two builds have the same target.
 
 use super::{Comparer, Seen, is_once_flag};
-use crate::names::base_name;
-use crate::object::{Class, Object, Reference, Relocation, Symbol, Target};
+use crate::object::{Class, Object, Reference, Relocation, SectionIx, Symbol, SymbolIx, Target};
 use crate::special;
 use xsplice_abi::special::REPLACEMENTS;
 
@@ -22,11 +21,11 @@ impl Comparer<'_> {
             // The definition moved to or from another object.
             (Target::Symbol(symbol), Target::External(name)) => {
                 let symbol = &self.original.symbols[*symbol];
-                old.offset == new.offset && symbol.global && symbol.name == **name
+                old.offset == new.offset && symbol.global && symbol.name == *name
             }
             (Target::External(name), Target::Symbol(symbol)) => {
                 let symbol = &self.patched.symbols[*symbol];
-                old.offset == new.offset && symbol.global && symbol.name == **name
+                old.offset == new.offset && symbol.global && symbol.name == *name
             }
             _ => false,
         }
@@ -55,18 +54,13 @@ impl Comparer<'_> {
             false => {
                 was.size == is.size
                     && self
-                        .range_difference(
-                            (was.section, was.offset),
-                            (is.section, is.offset),
-                            is.size,
-                            seen,
-                        )
+                        .range_difference(was.first(was.size), is.first(is.size), seen)
                         .is_none()
             }
         }
     }
 
-    fn same_symbol(&self, old: usize, new: usize, seen: &mut Seen) -> bool {
+    fn same_symbol(&self, old: SymbolIx, new: SymbolIx, seen: &mut Seen) -> bool {
         let (a, b) = (&self.original.symbols[old], &self.patched.symbols[new]);
         let same = match self.correlation.original(new) {
             Some(original) => {
@@ -75,7 +69,7 @@ impl Comparer<'_> {
                 original == old || a.function && other.is_at(a)
             }
             // An unmatched symbol may be one of several of the same name.
-            None => base_name(&a.name) == base_name(&b.name) && !self.kept.contains(&old),
+            None => a.name.base() == b.name.base() && !self.kept.contains(&old),
         };
         let constant = |object: &Object, symbol: &Symbol| {
             object.sections[symbol.section].class == Class::ReadOnly && !symbol.global
@@ -87,17 +81,15 @@ impl Comparer<'_> {
         // Private constants are identified by their contents. So are message flags.
         a.extent() == b.extent()
             && (!seen.insert(((Target::Symbol(old), 0), (Target::Symbol(new), 0)))
-                || self
-                    .range_difference(
-                        (a.section, a.offset),
-                        (b.section, b.offset),
-                        b.extent(),
-                        seen,
-                    )
-                    .is_none())
+                || self.range_difference(a.span(), b.span(), seen).is_none())
     }
 
-    fn same_anonymous(&self, old: (usize, i64), new: (usize, i64), seen: &mut Seen) -> bool {
+    fn same_anonymous(
+        &self,
+        old: (SectionIx, i64),
+        new: (SectionIx, i64),
+        seen: &mut Seen,
+    ) -> bool {
         let (a, b) = (
             &self.original.sections[old.0],
             &self.patched.sections[new.0],
@@ -130,17 +122,10 @@ impl Comparer<'_> {
                 }
                 let was = special::piece(self.original, old.0, old_at);
                 let is = special::piece(self.patched, new.0, new_at);
-                old_at - was.start == new_at - is.start
-                    && was.end.checked_sub(was.start) == is.end.checked_sub(is.start)
-                    && is.end >= new_at
-                    && self
-                        .range_difference(
-                            (old.0, was.start),
-                            (new.0, is.start),
-                            is.end - is.start,
-                            seen,
-                        )
-                        .is_none()
+                old_at - was.offset == new_at - is.offset
+                    && was.size == is.size
+                    && is.end() >= new_at
+                    && self.range_difference(was, is, seen).is_none()
             }
             _ => false,
         }
