@@ -13,7 +13,10 @@ use rsa::pkcs8::{
 use rsa::sha2::Sha256;
 use rsa::traits::PublicKeyParts as _;
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::SystemTime;
 use x509_cert::Certificate;
+use x509_cert::time::Time;
 use xsplice_signature::{BadKey, Digest, EXPONENT, FEWEST_WORDS, Key, MOST_WORDS, SPACE};
 
 /// Why a file holds no key that signs payloads.
@@ -60,7 +63,8 @@ pub struct PublicKey {
 
 impl PublicKey {
     /// The key in `data`, a file with a public key or a certificate, in PEM or DER. A
-    /// certificate's dates and issuer are not looked at: it only holds the key.
+    /// certificate's dates and issuer are not looked at: it only holds the key; [`validity`]
+    /// has the dates.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -140,6 +144,20 @@ impl PublicKey {
         let key = Key::new(&self.name, &self.modulus);
         key.is_ok_and(|key| key.has_signed(digest, signature, &mut [0; SPACE]))
     }
+}
+
+/// When the certificate in `data`, a file as [`PublicKey::read`] takes it, is valid;
+/// `None` if there is only a key.
+#[must_use]
+pub fn validity(data: &[u8]) -> Option<RangeInclusive<SystemTime>> {
+    let certificate = match label(data) {
+        Some("CERTIFICATE") => Certificate::load_pem_chain(data).ok()?.into_iter().next()?,
+        Some(_) => return None,
+        None => Certificate::from_der(data).ok()?,
+    };
+    let validity = certificate.tbs_certificate().validity();
+    let moment = |time: Time| SystemTime::UNIX_EPOCH + time.to_unix_duration();
+    Some(moment(validity.not_before)..=moment(validity.not_after))
 }
 
 /// The key in a certificate.

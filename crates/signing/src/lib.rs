@@ -6,5 +6,5 @@ mod key;
 mod note;
 mod payload;
 
-pub use key::{KeyError, PrivateKey, PublicKey};
+pub use key::{KeyError, PrivateKey, PublicKey, validity};
 pub use payload::{SignError, Unsigned};

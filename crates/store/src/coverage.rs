@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which hosts of a fleet a store has a payload for. This needs no hypervisor.
+
+use crate::manifest::is_build_id;
+use crate::{Catalogue, Disk, Error, Policy, Quarantine, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The hosts of a fleet, each with the build-id of its hypervisor.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fleet(Vec<(String, String)>);
+
+/// Which of them are covered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Coverage {
+    /// All hypervisors of the fleet, by build-id.
+    pub hypervisors: BTreeMap<String, Covered>,
+}
+
+/// One hypervisor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Covered {
+    /// The hosts that run it.
+    pub hosts: Vec<String>,
+    /// The highest level that the store has for it; 0 if it has none.
+    pub level: u32,
+    /// Whether that is what was asked for.
+    pub covered: bool,
+}
+
+impl Fleet {
+    /// Reads lines of a name and a build-id; empty lines and those that begin with `#` are
+    /// left out.
+    ///
+    /// # Errors
+    /// If a line is something else, or a host is there twice.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut fleet = Self::default();
+        for (index, line) in text.lines().enumerate() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                [] => {}
+                [first, ..] if first.starts_with('#') => {}
+                [host, id] if is_build_id(id) => {
+                    if fleet.0.iter().any(|(other, _)| other == host) {
+                        let why = format!("line {}: {host} is there twice", index + 1);
+                        return Err(Error::Refused(why));
+                    }
+                    fleet.0.push(((*host).to_owned(), (*id).to_owned()));
+                }
+                _ => {
+                    return Err(Error::Refused(format!(
+                        "line {}: not a host and a build-id in hexadecimal, as `xsplice info` \
+                         prints it",
+                        index + 1
+                    )));
+                }
+            }
+        }
+        Ok(fleet)
+    }
+}
+
+impl Coverage {
+    /// Finds out what the store has for each hypervisor of the fleet: a payload of this
+    /// level, or any, if no level is given.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn new(
+        disk: &impl Disk,
+        policy: &Policy,
+        fleet: &Fleet,
+        level: Option<u32>,
+    ) -> Result<Self> {
+        let mut coverage = Self::default();
+        for (host, base) in &fleet.0 {
+            let covered = coverage.hypervisors.entry(base.clone()).or_default();
+            covered.hosts.push(host.clone());
+        }
+        for (base, covered) in &mut coverage.hypervisors {
+            let catalogue = Catalogue::read(disk, base, policy, &Quarantine::default())?;
+            let entries = catalogue.entries.iter();
+            let verified = entries.filter(|entry| entry.is_verified(catalogue.verify));
+            covered.level = verified
+                .map(|entry| entry.manifest.level)
+                .max()
+                .unwrap_or(0);
+            covered.covered = covered.level >= level.unwrap_or(1);
+        }
+        Ok(coverage)
+    }
+
+    /// Whether every host is covered.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.hypervisors.values().all(|covered| covered.covered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_is_read_as_a_whole_or_not_at_all() {
+        let fleet = Fleet::parse("# hosts\n\none ab01\n two\tab01 \n").expect("it is good");
+        assert_eq!(fleet.0.len(), 2);
+        for bad in [
+            "one",
+            "one xy",
+            "one ../",
+            "one ab01 3",
+            "one ab01\none ab02",
+        ] {
+            assert!(Fleet::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What was done: `history.jsonl`, a line each, only ever added to.
+//!
+//! Each line has the SHA-256 of the line before, so that a line that is changed, or taken
+//! out, is noticed. That the last lines are missing is not: who needs that keeps a copy
+//! elsewhere. If the host died while it wrote, the last line is there in part; the chain
+//! goes on behind it.
+
+use crate::manifest::sha256;
+use crate::{Date, Disk, Identity, Moment, Places, Result, disk};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Line {
+    /// SHA-256 of the line before; 64 zeros in the first.
+    pub previous: String,
+    /// When, by the clock of the host.
+    pub date: Date,
+    /// In which boot.
+    pub boot: String,
+    /// Who: the user that logged in; null if nobody did.
+    pub user: Option<u32>,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// What was done.
+    pub action: Action,
+    /// How far it came.
+    pub outcome: Outcome,
+    /// Build-id of the hypervisor.
+    pub base: Option<String>,
+    /// The payload; null if none was to be applied any more.
+    pub payload: Option<Identity>,
+    /// Who had signed its manifest.
+    pub signer: Option<String>,
+    /// How long it took, in milliseconds.
+    pub milliseconds: Option<u64>,
+    /// How often the hypervisor was busy.
+    pub retries: Option<u32>,
+    /// Why it failed, or what else there is to say.
+    pub message: Option<String>,
+}
+
+/// What was done.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// A payload came into the store.
+    Install,
+    /// A payload was taken out of the store.
+    Remove,
+    /// The host was brought to what it is to have.
+    Sync,
+    /// The host has lived long enough with a payload.
+    Settle,
+    /// A payload went into quarantine.
+    Quarantine,
+    /// A payload was let out of quarantine.
+    Release,
+}
+
+/// How far it came.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It begins.
+    Begun,
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed,
+}
+
+impl Action {
+    /// Its name in records.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Install => "install",
+            Self::Remove => "remove",
+            Self::Sync => "sync",
+            Self::Settle => "settle",
+            Self::Quarantine => "quarantine",
+            Self::Release => "release",
+        }
+    }
+}
+
+impl Outcome {
+    /// Its name in records.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Event {
+    /// Something that happened to a payload, or to all of them.
+    #[must_use]
+    pub fn new(action: Action, outcome: Outcome, payload: Option<Identity>) -> Self {
+        Self {
+            action,
+            outcome,
+            base: None,
+            payload,
+            signer: None,
+            milliseconds: None,
+            retries: None,
+            message: None,
+        }
+    }
+}
+
+/// What was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// The lines, the oldest first.
+    pub lines: Vec<Line>,
+    /// Where the chain is broken.
+    pub broken: Vec<Broken>,
+}
+
+/// A line that does not belong to the chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Broken {
+    /// Its number; the first is 1.
+    pub line: usize,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// What the first line has for a line before it.
+fn beginning() -> String {
+    "0".repeat(64)
+}
+
+impl History {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// If the file cannot be read. What is wrong in it is in [`broken`](Self::broken).
+    pub fn read(disk: &impl Disk) -> Result<Self> {
+        let data = disk::read(disk, &Places::history())?.unwrap_or_default();
+        let mut history = Self::default();
+        let mut previous = beginning();
+        for (index, text) in lines(&data).enumerate() {
+            let mut broken = |why: &str| {
+                history.broken.push(Broken {
+                    line: index + 1,
+                    why: why.to_owned(),
+                });
+            };
+            match serde_json::from_slice::<Line>(text) {
+                Ok(line) => {
+                    if line.previous != previous {
+                        broken(
+                            "it does not follow the line before: lines were changed or taken out",
+                        );
+                    }
+                    history.lines.push(line);
+                }
+                Err(_) => broken("it is no line of the history: the host died, or it was changed"),
+            }
+            previous = sha256(text);
+        }
+        Ok(history)
+    }
+}
+
+/// The lines of the file, the last one even if it is not complete.
+fn lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let data = data.strip_suffix(b"\n").unwrap_or(data);
+    let lines = data.split(|byte| *byte == b'\n');
+    lines.filter(|line| !line.is_empty())
+}
+
+/// Adds lines.
+#[derive(Debug)]
+pub struct Recorder<'a, D> {
+    /// Where the file is.
+    pub disk: &'a D,
+    /// When.
+    pub now: Moment,
+    /// Who.
+    pub user: Option<u32>,
+}
+
+impl<D: Disk> Recorder<'_, D> {
+    /// Adds a line, for good.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn record(&self, event: Event) -> Result<()> {
+        let path = Places::history();
+        let data = disk::read(self.disk, &path)?.unwrap_or_default();
+        let last = lines(&data).last();
+        let line = Line {
+            previous: last.map_or_else(beginning, sha256),
+            date: self.now.date.clone(),
+            boot: self.now.boot.clone(),
+            user: self.user,
+            event,
+        };
+        let text = serde_json::to_value(&line).unwrap_or_default().to_string();
+        let whole = data.is_empty() || data.ends_with(b"\n");
+        let separator = if whole { "" } else { "\n" };
+        disk::append(self.disk, &path, &format!("{separator}{text}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Root;
+    use std::time::{Duration, SystemTime};
+
+    fn three_lines() -> (tempfile::TempDir, Root) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = Root::new(directory.path());
+        for seconds in [30, 20, 10] {
+            // The clock goes back, which is no reason to lose anything.
+            let recorder = Recorder {
+                disk: &root,
+                now: Moment {
+                    boot: "b".to_owned(),
+                    uptime: Duration::ZERO,
+                    date: Date::new(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+                },
+                user: Some(1000),
+            };
+            let event = Event::new(Action::Sync, Outcome::Done, None);
+            recorder.record(event).expect("written");
+        }
+        (directory, root)
+    }
+
+    #[test]
+    fn the_chain_is_whole() {
+        let (_directory, root) = three_lines();
+        let history = History::read(&root).expect("read");
+        assert_eq!((history.lines.len(), history.broken), (3, vec![]));
+    }
+
+    #[test]
+    fn a_line_that_is_changed_or_taken_out_is_noticed() {
+        let (_directory, root) = three_lines();
+        let path = root.place(&Places::history());
+        let text = std::fs::read_to_string(&path).expect("read");
+        let lines: Vec<&str> = text.lines().collect();
+        let without_second = [lines[0], lines[2], ""].join("\n");
+        for bad in [
+            text.replacen("1000", "0", 1),
+            without_second,
+            text.replacen("sync", "", 1),
+        ] {
+            std::fs::write(&path, &bad).expect("written");
+            let history = History::read(&root).expect("read");
+            assert!(!history.broken.is_empty(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_torn_line_is_said_and_the_chain_goes_on() {
+        let (_directory, root) = three_lines();
+        let path = root.place(&Places::history());
+        let text = std::fs::read(&path).expect("read");
+        for cut in [1, 2, 20] {
+            std::fs::write(&path, &text[..text.len() - cut]).expect("written");
+            let recorder = Recorder {
+                disk: &root,
+                now: Moment {
+                    boot: "c".to_owned(),
+                    uptime: Duration::ZERO,
+                    date: Date::new(SystemTime::UNIX_EPOCH),
+                },
+                user: None,
+            };
+            let event = Event::new(Action::Settle, Outcome::Done, None);
+            recorder.record(event).expect("written");
+            let history = History::read(&root).expect("read");
+            let torn = usize::from(cut > 1);
+            assert_eq!(history.lines.len(), 4 - torn, "{cut}");
+            assert_eq!(history.broken.len(), torn, "{cut}: {:?}", history.broken);
+        }
+    }
+}

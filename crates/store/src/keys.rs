@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whose manifests count on this host.
+//!
+//! A manifest's signature is RSA with SHA-256 (PKCS #1 version 1.5) over the file, as a
+//! payload's own signature is: `openssl dgst -sha256 -verify KEY -signature FILE.sig FILE`
+//! verifies it.
+//!
+//! A certificate limits when its key may sign: the manifest's date must be within its
+//! validity. The host's clock has no part in this, so that a host with a wrong clock, or
+//! years later, has after a boot what it had before. Only what is newly installed must
+//! be from a key that is valid at that moment. To revoke a key, remove its file.
+
+use crate::policy::Verify;
+use crate::{Date, Disk, Places, Policy, Result, disk};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::ops::RangeInclusive;
+use std::time::SystemTime;
+use xsplice_signing::PublicKey;
+
+/// The keys of the host.
+#[derive(Debug, Default)]
+pub struct Keys {
+    keys: Vec<Key>,
+    /// Files that hold no key, and why.
+    bad: Vec<(String, String)>,
+}
+
+#[derive(Debug)]
+struct Key {
+    public: PublicKey,
+    valid: Option<RangeInclusive<SystemTime>>,
+}
+
+/// Who has signed a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Signer {
+    /// Nobody.
+    Nobody,
+    /// A key of the host.
+    Key {
+        /// Its name: that of the file, without `.pem`.
+        name: String,
+    },
+    /// A key of the host whose certificate was not valid at the manifest's date.
+    NotValid {
+        /// Its name.
+        name: String,
+    },
+    /// None of the host's keys, or the manifest was changed after it was signed.
+    Unknown,
+}
+
+impl Keys {
+    /// The keys in `/etc/xsplice/keys.d`.
+    ///
+    /// # Errors
+    /// If they cannot be read. A file that holds no key is not an error here: it counts
+    /// as installed, and verifies nothing.
+    pub fn read(disk: &impl Disk) -> Result<Self> {
+        let directory = Places::keys();
+        let mut keys = Self::default();
+        for file in disk::names(disk, &directory)?.unwrap_or_default() {
+            let Some(name) = file.strip_suffix(".pem") else {
+                continue;
+            };
+            let data = disk::read(disk, &directory.join(&file))?.unwrap_or_default();
+            match PublicKey::read(name, &data) {
+                Ok(public) => keys.keys.push(Key {
+                    public,
+                    valid: xsplice_signing::validity(&data),
+                }),
+                Err(error) => keys.bad.push((file, error.to_string())),
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Files that hold no key, and why.
+    #[must_use]
+    pub fn bad(&self) -> &[(String, String)] {
+        &self.bad
+    }
+
+    /// What is to be done about manifests that no key has signed.
+    #[must_use]
+    pub fn verify(&self, policy: &Policy) -> Verify {
+        let installed = !self.keys.is_empty() || !self.bad.is_empty();
+        let usual = if installed {
+            Verify::Enforce
+        } else {
+            Verify::Off
+        };
+        policy.verify.unwrap_or(usual)
+    }
+
+    /// Who has signed the manifest `data`, which says that it is of this `date`.
+    #[must_use]
+    pub fn signer(&self, data: &[u8], date: &Date, signature: Option<&[u8]>) -> Signer {
+        let Some(signature) = signature else {
+            return Signer::Nobody;
+        };
+        let digest = Sha256::digest(data).into();
+        let signer = self
+            .keys
+            .iter()
+            .find(|key| key.public.has_signed(&digest, signature));
+        match signer {
+            None => Signer::Unknown,
+            Some(key) => {
+                let name = key.public.name().to_owned();
+                match key.valid_at(date) {
+                    true => Signer::Key { name },
+                    false => Signer::NotValid { name },
+                }
+            }
+        }
+    }
+
+    /// Whether the key with this name is valid at this moment.
+    #[must_use]
+    pub fn valid_now(&self, name: &str, now: &Date) -> bool {
+        let mut keys = self.keys.iter().filter(|key| key.public.name() == name);
+        keys.any(|key| key.valid_at(now))
+    }
+}
+
+impl Key {
+    fn valid_at(&self, date: &Date) -> bool {
+        let moment = SystemTime::UNIX_EPOCH + date.since_epoch();
+        self.valid
+            .as_ref()
+            .is_none_or(|valid| valid.contains(&moment))
+    }
+}
+
+impl std::fmt::Display for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("nobody"),
+            Self::Key { name } => f.write_str(name),
+            Self::NotValid { name } => {
+                write!(
+                    f,
+                    "{name}, whose certificate was not valid at the manifest's date"
+                )
+            }
+            Self::Unknown => f.write_str(
+                "none of the keys in /etc/xsplice/keys.d, or the manifest was changed after it was \
+                 signed",
+            ),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The payloads that a host is to have, and how it gets and keeps them.
+//!
+//! *What it is*: a [`Catalogue`] is what the store on disk has for a hypervisor: each
+//! payload with its [`Manifest`], which is signed. [`Plan::make`] compares it with what
+//! the hypervisor has applied and with the host's [`Policy`]; [`Sync`] does the steps of
+//! the plan; [`Report`] says in one word how the host stands. The hypervisor is a trait
+//! ([`Host`]), and so is the file system ([`Disk`]).
+//!
+//! *What it trusts*: the keys of the host, its policy, and what it wrote itself. Nothing
+//! that is in the store is trusted before its signature and hash are verified, if the
+//! policy demands signatures; no file makes it panic.
+//!
+//! *What it guarantees*: the bytes that are uploaded are those that were verified. Files
+//! are written so that a reader, or the next boot, finds the old or the new one. Before
+//! the hypervisor is asked to change, the attempt is on disk: if the host dies, the next
+//! boot knows with which payload. A step that fails is answered by putting the former
+//! payload back; whatever could not be put back, or recorded, is in the outcome.
+#![forbid(unsafe_code)]
+
+mod catalogue;
+mod coverage;
+mod date;
+mod disk;
+mod history;
+mod host;
+mod identity;
+mod keys;
+mod lock;
+mod manifest;
+mod metrics;
+mod places;
+mod plan;
+mod policy;
+mod progress;
+mod quarantine;
+mod report;
+mod sync;
+
+pub use catalogue::{Catalogue, Damaged, Entry, Incoming, Origin, install, remove};
+pub use coverage::{Coverage, Covered, Fleet};
+pub use date::Date;
+pub use disk::{Disk, Root, append, replace};
+pub use history::{Action, Broken, Event, History, Line, Outcome, Recorder};
+pub use host::{Change, Fault, Host, Loaded, State};
+pub use identity::{Identity, Moment};
+pub use keys::{Keys, Signer};
+pub use lock::{Lock, LockError};
+pub use manifest::{Hunks, Manifest, Patch, Release, SCHEMA};
+pub use metrics::metrics;
+pub use places::Places;
+pub use plan::{Blocked, Goal, Observed, Plan, Request, Step};
+pub use policy::{Manager, Policy, Verify, Want};
+pub use progress::{Attempt, Failed, Progress, Standing};
+pub use quarantine::{Quarantine, Quarantined};
+pub use report::{Condition, Held, Report};
+pub use sync::{Ended, Sync, Why};
+
+use std::path::PathBuf;
+
+/// Why the store cannot be read or written, or does not take something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system's answer.
+    #[error("{}: {error}", path.display())]
+    Disk {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it answered.
+        error: std::io::Error,
+    },
+    /// A file that is not what it should be.
+    #[error("{}: {why}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// What was given is not good.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Error {
+    pub(crate) fn damaged(path: &std::path::Path, why: impl Into<String>) -> Self {
+        Self::Damaged {
+            path: path.to_owned(),
+            why: why.into(),
+        }
+    }
+}
+
+/// What the store's functions return.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One change of the host at a time.
+
+use crate::{Places, Root};
+use std::fs::{File, TryLockError};
+use std::time::{Duration, Instant};
+
+/// Held while the store or the hypervisor is changed. The kernel gives it back when the
+/// process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "it is held")] File);
+
+/// Why there is no lock.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process has it.
+    #[error("another xsplice is at work; try again, or wait for it with --wait")]
+    Held,
+    /// The file system's answer.
+    #[error("{}: {}", Places::lock().display(), .0)]
+    Disk(std::io::Error),
+}
+
+/// How often it is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Lock {
+    /// Takes the lock, and waits for it up to `patience`.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] if another process still has it.
+    pub fn take(root: &Root, patience: Duration) -> Result<Self, LockError> {
+        let path = root.place(&Places::lock());
+        let directory = path.parent().unwrap_or(&path);
+        std::fs::create_dir_all(directory).map_err(LockError::Disk)?;
+        let mut options = File::options();
+        let options = options.write(true).create(true).truncate(false);
+        let file = options.open(&path).map_err(LockError::Disk)?;
+        let end = Instant::now() + patience;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self(file)),
+                Err(TryLockError::WouldBlock) if Instant::now() >= end => {
+                    return Err(LockError::Held);
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+                Err(TryLockError::Error(error)) => return Err(LockError::Disk(error)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_says_so_or_waits() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = Root::new(directory.path());
+        let first = Lock::take(&root, Duration::ZERO).expect("it is free");
+        let second = Lock::take(&root, Duration::ZERO);
+        assert!(matches!(second, Err(LockError::Held)), "{second:?}");
+        let waiting = std::thread::spawn({
+            let root = root.clone();
+            move || Lock::take(&root, Duration::from_secs(30))
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.join().expect("no panic").expect("it is free now");
+    }
+}

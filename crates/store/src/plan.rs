@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What there is to do: from what the hypervisor has, what the store has, and what the
+//! administrator wants, to the steps. It only looks.
+
+use crate::catalogue::{Catalogue, Entry};
+use crate::host::{Loaded, State};
+use crate::policy::{Manager, Want};
+use crate::{Identity, Policy, Standing};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// What the hypervisor has, and what the store knows about it.
+#[derive(Debug, Clone)]
+pub struct Observed<'a> {
+    /// In the order of upload.
+    pub payloads: Vec<(Loaded, Option<&'a Entry>)>,
+}
+
+impl<'a> Observed<'a> {
+    /// Finds what was loaded in the store: what has the name and the metadata of a
+    /// payload there. The hypervisor tells neither a hash nor a build-id.
+    #[must_use]
+    pub fn new(loaded: Vec<Loaded>, catalogue: &'a Catalogue) -> Self {
+        let payloads = loaded.into_iter().map(|loaded| {
+            let entry = catalogue.named(&loaded.name);
+            let entry = entry.filter(|entry| {
+                let told = loaded.metadata.as_ref();
+                told.is_none_or(|told| *told == entry.manifest.metadata)
+            });
+            (loaded, entry)
+        });
+        Self {
+            payloads: payloads.collect(),
+        }
+    }
+
+    /// What is applied.
+    pub fn applied(&self) -> impl DoubleEndedIterator<Item = (&Loaded, Option<&'a Entry>)> {
+        let all = self.payloads.iter();
+        let applied = all.filter(|(loaded, _)| loaded.state == State::Applied);
+        applied.map(|(loaded, entry)| (loaded, *entry))
+    }
+
+    /// The level of what is applied; 0 if that is nothing, or not from the store.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        let levels = self
+            .applied()
+            .filter_map(|(_, entry)| Some(entry?.manifest.level));
+        levels.max().unwrap_or(0)
+    }
+}
+
+/// What is asked for, beyond the policy.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// This level, and not what the policy wants.
+    pub level: Option<u32>,
+    /// The level may fall.
+    pub allow_downgrade: bool,
+    /// The host may be without any payload for a moment.
+    pub allow_gap: bool,
+    /// Nobody decides now: only what was decided before is done, unless the policy says
+    /// `auto`.
+    pub unattended: bool,
+}
+
+/// What the host is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal<'a> {
+    /// No payload.
+    Nothing,
+    /// This one.
+    Payload(&'a Entry),
+    /// What it has, since nobody decided.
+    AsItIs,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// Upload a payload.
+    Upload {
+        /// Which.
+        payload: Identity,
+    },
+    /// Apply a payload that was uploaded.
+    Apply {
+        /// Which.
+        name: String,
+    },
+    /// Apply a payload that was uploaded, in place of all others.
+    Replace {
+        /// Which.
+        name: String,
+    },
+    /// Revert a payload.
+    Revert {
+        /// Which.
+        name: String,
+    },
+    /// Unload a payload.
+    Unload {
+        /// Which.
+        name: String,
+    },
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Upload { payload } => {
+                write!(f, "upload {}, level {}", payload.name, payload.level)
+            }
+            Self::Apply { name } => write!(f, "apply {name}"),
+            Self::Replace { name } => write!(f, "apply {name} in place of what is applied"),
+            Self::Revert { name } => write!(f, "revert {name}"),
+            Self::Unload { name } => write!(f, "unload {name}"),
+        }
+    }
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan<'a> {
+    /// What the host is to have.
+    pub goal: Goal<'a>,
+    /// What it has, and gets back if a step fails.
+    pub former: Option<&'a Entry>,
+    /// The steps; none if it is as it should be.
+    pub steps: Vec<Step>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Blocked {
+    /// The administrator has stopped all changes.
+    #[error("/etc/xsplice/host.toml says hold: nothing is changed")]
+    Held,
+    /// Another program does this.
+    #[error("/etc/xsplice/host.toml says that xapi manages this host: xsplice only looks")]
+    Managed,
+    /// Something else is going on.
+    #[error("the hypervisor is at work on {name}; try again")]
+    Busy {
+        /// On which payload.
+        name: String,
+    },
+    /// Somebody else has applied something.
+    #[error(
+        "applied, but not from the store: {}; install it with a level, or revert it, with \
+         `xsplice revert`",
+        names.join(", ")
+    )]
+    Diverged {
+        /// What.
+        names: Vec<String>,
+    },
+    /// Somebody else has uploaded something.
+    #[error("{name} is uploaded, and is not the payload of this name in the store: unload it")]
+    NameTaken {
+        /// What.
+        name: String,
+    },
+    /// What is wanted is not there.
+    #[error("{what} is wanted, and the store does not have it for this hypervisor")]
+    Missing {
+        /// What.
+        what: String,
+    },
+    /// What is wanted is not applied any more.
+    #[error(
+        "{name} is in quarantine ({reason}); `xsplice sync --release {name}` gives it another try"
+    )]
+    Quarantined {
+        /// What.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// What is wanted is not signed by a key of the host.
+    #[error("the manifest of {name} is signed by {signer}")]
+    Unverified {
+        /// What.
+        name: String,
+        /// By whom it is signed.
+        signer: String,
+    },
+    /// It is not known which.
+    #[error("the store has two payloads of level {level}: {names}; remove one")]
+    Ambiguous {
+        /// The level.
+        level: u32,
+        /// Their names.
+        names: String,
+    },
+    /// The host would have less.
+    #[error("the level would fall from {from} to {to}; --allow-downgrade does that")]
+    Downgrade {
+        /// From.
+        from: u32,
+        /// To.
+        to: u32,
+    },
+    /// It cannot be done in one step.
+    #[error(
+        "{name} has hooks and cannot be part of a replace: what is applied must be reverted before \
+         it, and for a moment the host is without any payload; --allow-gap does that"
+    )]
+    Gap {
+        /// Which.
+        name: String,
+    },
+}
+
+impl<'a> Plan<'a> {
+    /// Whether the policy lets this program change anything.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn permitted(policy: &Policy) -> Result<(), Blocked> {
+        match (policy.managed_by, policy.hold) {
+            (Manager::Xapi, _) => Err(Blocked::Managed),
+            (Manager::Xsplice, true) => Err(Blocked::Held),
+            (Manager::Xsplice, false) => Ok(()),
+        }
+    }
+
+    /// Finds the steps.
+    ///
+    /// # Errors
+    /// If there are none that lead there.
+    pub fn make(
+        observed: &Observed<'a>,
+        catalogue: &'a Catalogue,
+        policy: &Policy,
+        standing: &Standing,
+        request: &Request,
+    ) -> Result<Self, Blocked> {
+        if let Some((busy, _)) = observed.payloads.iter().find(|(loaded, _)| loaded.busy) {
+            let name = busy.name.clone();
+            return Err(Blocked::Busy { name });
+        }
+        let strange = observed.payloads.iter().filter(|(loaded, entry)| {
+            loaded.state == State::Unknown || loaded.state == State::Applied && entry.is_none()
+        });
+        let names: Vec<String> = strange.map(|(loaded, _)| loaded.name.clone()).collect();
+        if !names.is_empty() {
+            return Err(Blocked::Diverged { names });
+        }
+        let applied: Vec<&'a Entry> = observed.applied().filter_map(|(_, entry)| entry).collect();
+        let goal = choose(catalogue, policy, standing.kept(&applied), request)?;
+        let plan = |steps| {
+            Ok(Self {
+                goal,
+                former: applied
+                    .iter()
+                    .copied()
+                    .max_by_key(|entry| entry.manifest.level),
+                steps,
+            })
+        };
+        let wanted = match goal {
+            Goal::AsItIs => return plan(Vec::new()),
+            Goal::Nothing => None,
+            Goal::Payload(entry) => Some(entry),
+        };
+        let to = wanted.map_or(0, |entry| entry.manifest.level);
+        let from = floor(observed, catalogue, standing);
+        if to < from && !request.allow_downgrade {
+            return Err(Blocked::Downgrade { from, to });
+        }
+        steps(observed, wanted, &applied, request).and_then(plan)
+    }
+}
+
+/// The lowest level that is no step back: what the host has, or, if it has nothing, had
+/// before the boot. What is in quarantine is not wanted back.
+fn floor(observed: &Observed, catalogue: &Catalogue, standing: &Standing) -> u32 {
+    let Some(reached) = standing.reached.as_ref().filter(|_| observed.level() == 0) else {
+        return observed.level();
+    };
+    let entry = catalogue.named(&reached.name);
+    let given_up = entry.is_some_and(|entry| entry.quarantined.is_some());
+    if given_up { 0 } else { reached.level }
+}
+
+fn steps(
+    observed: &Observed,
+    wanted: Option<&Entry>,
+    applied: &[&Entry],
+    request: &Request,
+) -> Result<Vec<Step>, Blocked> {
+    let name = |entry: &Entry| entry.manifest.name.clone();
+    let mut steps = Vec::new();
+    // What an earlier run left behind, and what is uploaded under the name that is needed:
+    // which bytes those are is not known.
+    let checked = observed.payloads.iter();
+    let checked = checked.filter(|(loaded, _)| loaded.state == State::Checked);
+    for (loaded, entry) in checked {
+        let in_the_way = wanted.is_some_and(|wanted| wanted.manifest.name == loaded.name);
+        match entry {
+            Some(_) => steps.push(Step::Unload {
+                name: loaded.name.clone(),
+            }),
+            None if in_the_way => {
+                let name = loaded.name.clone();
+                return Err(Blocked::NameTaken { name });
+            }
+            None => {}
+        }
+    }
+    let others: Vec<&&Entry> = applied
+        .iter()
+        .filter(|entry| Some(**entry) != wanted)
+        .collect();
+    let reverts = || {
+        let names = others.iter().rev().map(|entry| name(entry));
+        names.map(|name| Step::Revert { name })
+    };
+    match wanted.filter(|wanted| !applied.contains(wanted)) {
+        None => steps.extend(reverts()),
+        Some(wanted) => {
+            steps.push(Step::Upload {
+                payload: wanted.manifest.identity(),
+            });
+            let mut all = others.iter().map(|entry| **entry).chain([wanted]);
+            let hooked = all.find(|entry| !entry.manifest.replaceable);
+            match hooked {
+                _ if others.is_empty() => steps.push(Step::Apply { name: name(wanted) }),
+                None => steps.push(Step::Replace { name: name(wanted) }),
+                Some(_) if request.allow_gap => {
+                    steps.extend(reverts());
+                    steps.push(Step::Apply { name: name(wanted) });
+                }
+                Some(hooked) => return Err(Blocked::Gap { name: name(hooked) }),
+            }
+        }
+    }
+    let unload = others
+        .iter()
+        .map(|entry| Step::Unload { name: name(entry) });
+    steps.extend(unload);
+    Ok(steps)
+}
+
+/// What the host is to have.
+fn choose<'a>(
+    catalogue: &'a Catalogue,
+    policy: &Policy,
+    kept: Option<&Identity>,
+    request: &Request,
+) -> Result<Goal<'a>, Blocked> {
+    let missing = |what: String| Blocked::Missing { what };
+    if let Some(level) = request.level {
+        let entry = only(catalogue.entries.iter(), level)?;
+        let entry = entry.ok_or_else(|| missing(format!("level {level}")))?;
+        return usable(entry, catalogue).map(Goal::Payload);
+    }
+    if request.unattended && !policy.auto && policy.want != Want::None {
+        let Some(kept) = kept else {
+            return Ok(Goal::AsItIs);
+        };
+        let what = || format!("{}, level {}", kept.name, kept.level);
+        let entry = catalogue.named(&kept.name);
+        let entry = entry.filter(|entry| entry.manifest.identity() == *kept);
+        return usable(entry.ok_or_else(|| missing(what()))?, catalogue).map(Goal::Payload);
+    }
+    match &policy.want {
+        Want::None => Ok(Goal::Nothing),
+        Want::Named(name) => {
+            let entry = catalogue.named(name).ok_or_else(|| missing(name.clone()))?;
+            usable(entry, catalogue).map(Goal::Payload)
+        }
+        Want::Latest => {
+            let candidates = || {
+                let all = catalogue.entries.iter();
+                all.filter(|entry| usable(entry, catalogue).is_ok())
+            };
+            match candidates().map(|entry| entry.manifest.level).max() {
+                None => Ok(Goal::Nothing),
+                Some(level) => Ok(only(candidates(), level)?.map_or(Goal::Nothing, Goal::Payload)),
+            }
+        }
+    }
+}
+
+/// The one with this level.
+fn only<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    level: u32,
+) -> Result<Option<&'a Entry>, Blocked> {
+    let entries: Vec<&Entry> = entries
+        .filter(|entry| entry.manifest.level == level)
+        .collect();
+    if entries.len() > 1 {
+        let names: Vec<&str> = entries.iter().map(|entry| &*entry.manifest.name).collect();
+        let names = names.join(", ");
+        return Err(Blocked::Ambiguous { level, names });
+    }
+    Ok(entries.first().copied())
+}
+
+/// The payload, if it may be applied.
+pub(crate) fn usable<'a>(entry: &'a Entry, catalogue: &Catalogue) -> Result<&'a Entry, Blocked> {
+    let name = entry.manifest.name.clone();
+    if !entry.is_verified(catalogue.verify) {
+        let signer = entry.signer.to_string();
+        return Err(Blocked::Unverified { name, signer });
+    }
+    if let Some(quarantined) = &entry.quarantined {
+        let reason = quarantined.reason.clone();
+        return Err(Blocked::Quarantined { name, reason });
+    }
+    Ok(entry)
+}

@@ -1,0 +1,559 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a host is brought to, and what it refuses.
+
+use crate::world::{Core, Fault, World, base, payload};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use xsplice_signing::PrivateKey;
+use xsplice_store::{
+    Blocked, Condition, Coverage, Ended, Fleet, History, Incoming, Manager, Manifest, Places,
+    Policy, Progress, Quarantine, Request, Verify, Want, Why, install, metrics, remove,
+};
+
+fn blocked(ended: &Ended) -> &Blocked {
+    match &ended.why {
+        Some(Why::Blocked(blocked)) => blocked,
+        _ => panic!("it is not blocked: {ended:?}"),
+    }
+}
+
+/// A host with level 1, which it has lived with, and level 2 in its store.
+fn behind() -> World {
+    let mut world = World::new(Core::Stock);
+    assert!(world.install(1, false).expect("installed"));
+    world.settled();
+    assert!(world.install(2, false).expect("installed"));
+    world
+}
+
+fn unattended() -> Request {
+    Request {
+        unattended: true,
+        ..Request::default()
+    }
+}
+
+fn condition(world: &World) -> Condition {
+    world.report().condition
+}
+
+#[test]
+fn a_host_goes_up_step_by_step_and_says_so() {
+    let mut world = World::new(Core::Stock);
+    assert_eq!(condition(&world), Condition::HypervisorUnknown);
+    world.install(1, false).expect("installed");
+    assert_eq!(condition(&world), Condition::Behind);
+    let ended = world.sync(&Request::default());
+    assert!(
+        ended.changed && ended.level == Some(1) && ended.from == 0,
+        "{ended:?}"
+    );
+    let report = world.report();
+    assert!(
+        report.condition == Condition::Current && report.settling,
+        "{report:?}"
+    );
+    world.pass(Duration::from_secs(599));
+    world.sync(&unattended());
+    assert!(world.report().settling);
+    world.pass(Duration::from_secs(1));
+    let ended = world.sync(&unattended());
+    assert!(ended.why.is_none() && !ended.changed, "{ended:?}");
+    assert!(!world.report().settling);
+    world.install(2, false).expect("installed");
+    let ended = world.sync(&Request::default());
+    assert_eq!(
+        (ended.from, ended.level, world.xen.applied()),
+        (1, Some(2), vec![2])
+    );
+    assert!(
+        world.xen.checked().is_empty(),
+        "what was replaced is unloaded"
+    );
+    let actions: Vec<&str> = History::read(&world.disk)
+        .expect("whole")
+        .lines
+        .iter()
+        .map(|line| line.event.action.word())
+        .collect();
+    assert_eq!(actions, ["sync", "sync", "settle", "sync", "sync"]);
+}
+
+#[test]
+fn unattended_only_what_was_decided_before_is_done() {
+    let mut world = behind();
+    let ended = world.sync(&unattended());
+    assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+    assert_eq!(
+        (world.xen.applied(), condition(&world)),
+        (vec![1], Condition::Behind)
+    );
+    world.reboot();
+    world.sync(&unattended());
+    assert_eq!(world.xen.applied(), [1]);
+    world.policy.auto = true;
+    world.sync(&unattended());
+    assert_eq!(world.xen.applied(), [2]);
+}
+
+#[test]
+fn what_was_begun_is_kept_while_it_settles() {
+    let mut world = behind();
+    world.sync(&Request::default());
+    let ended = world.sync(&unattended());
+    assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+    assert_eq!(world.xen.applied(), [2]);
+}
+
+#[test]
+fn a_host_that_dies_soon_after_does_not_get_it_again() {
+    let mut world = behind();
+    world.sync(&Request::default());
+    world.reboot();
+    assert_eq!(condition(&world), Condition::Quarantined, "before any run");
+    world.sync(&unattended());
+    assert_eq!(
+        (world.xen.applied(), world.quarantine()),
+        (vec![1], vec![2])
+    );
+    assert_eq!(condition(&world), Condition::Quarantined);
+    let named = Policy {
+        want: Want::Named("fixes-2".to_owned()),
+        ..Policy::default()
+    };
+    world.policy = named;
+    let ended = world.sync(&Request::default());
+    assert!(
+        matches!(blocked(&ended), Blocked::Quarantined { .. }),
+        "{ended:?}"
+    );
+    let mut quarantine = Quarantine::read(&world.disk).expect("whole");
+    let released = quarantine.release(&world.disk, "fixes-2").expect("written");
+    assert_eq!(released.len(), 1);
+    world.sync(&Request::default());
+    assert_eq!(world.xen.applied(), [2]);
+}
+
+#[test]
+fn one_power_cut_does_not_cost_a_proven_payload_two_do() {
+    let mut world = behind();
+    for (boot, levels) in [vec![1], vec![1], vec![]].iter().enumerate() {
+        world.reboot();
+        world.sync(&unattended());
+        assert_eq!(world.xen.applied(), *levels, "boot {boot}");
+    }
+    assert_eq!(world.quarantine(), [1]);
+    // A host that lives in between begins anew.
+    let mut world = behind();
+    for boot in 0..5 {
+        world.reboot();
+        world.sync(&unattended());
+        world.pass(Duration::from_secs(700));
+        world.sync(&unattended());
+        assert_eq!(world.xen.applied(), [1], "boot {boot}");
+    }
+}
+
+#[test]
+fn the_level_does_not_fall_unasked() {
+    let mut world = behind();
+    world.sync(&Request::default());
+    let down = Request {
+        level: Some(1),
+        ..Request::default()
+    };
+    let ended = world.sync(&down);
+    assert_eq!(*blocked(&ended), Blocked::Downgrade { from: 2, to: 1 });
+    // Nor after a boot, when nothing is applied.
+    world.pass(Duration::from_secs(700));
+    world.sync(&unattended());
+    world.reboot();
+    let ended = world.sync(&down);
+    assert_eq!(*blocked(&ended), Blocked::Downgrade { from: 2, to: 1 });
+    let down = Request {
+        allow_downgrade: true,
+        ..down
+    };
+    let ended = world.sync(&down);
+    assert!(ended.why.is_none(), "{ended:?}");
+    assert_eq!(world.xen.applied(), [1]);
+}
+
+#[test]
+fn what_somebody_else_applied_is_not_taken_away() {
+    let mut world = behind();
+    let (data, manifest) = payload(7, false);
+    world.xen.know(&data, &manifest);
+    world.xen.load(&manifest);
+    let ended = world.sync(&Request::default());
+    assert!(
+        matches!(blocked(&ended), Blocked::Diverged { .. }),
+        "{ended:?}"
+    );
+    assert_eq!(condition(&world), Condition::Diverged);
+    assert_eq!(world.xen.applied(), [1, 7]);
+}
+
+#[test]
+fn a_payload_of_the_same_name_is_not_taken_for_the_one_in_the_store() {
+    let mut world = behind();
+    let (data, mut other) = payload(7, false);
+    world.xen.know(&data, &other);
+    other.name = "fixes-2".to_owned();
+    world.xen.upload_only(&other);
+    let ended = world.sync(&Request::default());
+    assert!(
+        matches!(blocked(&ended), Blocked::NameTaken { .. }),
+        "{ended:?}"
+    );
+    assert_eq!(world.xen.checked(), ["fixes-2"]);
+}
+
+#[test]
+fn a_payload_with_hooks_is_applied_over_a_gap_only_if_asked() {
+    let mut world = World::new(Core::Ours);
+    world.install(1, true).expect("installed");
+    world.settled();
+    world.install(2, false).expect("installed");
+    let ended = world.sync(&Request::default());
+    assert_eq!(
+        *blocked(&ended),
+        Blocked::Gap {
+            name: "fixes-1".to_owned()
+        }
+    );
+    let request = Request {
+        allow_gap: true,
+        ..Request::default()
+    };
+    let ended = world.sync(&request);
+    assert!(ended.why.is_none(), "{ended:?}");
+    assert_eq!(world.xen.applied(), [2]);
+}
+
+#[test]
+fn the_policy_can_stop_everything() {
+    let mut world = behind();
+    let files = world.files();
+    world.policy.hold = true;
+    assert_eq!(*blocked(&world.sync(&Request::default())), Blocked::Held);
+    assert_eq!(condition(&world), Condition::Held);
+    world.policy = Policy {
+        managed_by: Manager::Xapi,
+        ..Policy::default()
+    };
+    assert_eq!(*blocked(&world.sync(&Request::default())), Blocked::Managed);
+    assert_eq!((world.files(), world.xen.applied()), (files, vec![1]));
+}
+
+#[test]
+fn a_bad_level_is_put_aside_and_the_former_is_back() {
+    for core in [Core::Stock, Core::Ours] {
+        let mut world = World::new(core);
+        world.install(1, false).expect("installed");
+        world.settled();
+        world.install(2, false).expect("installed");
+        world.xen.bad.insert(2);
+        let ended = world.sync(&Request::default());
+        let put_back = (core == Core::Stock).then_some(true);
+        assert_eq!(
+            (ended.put_back, ended.level),
+            (put_back, Some(1)),
+            "{ended:?}"
+        );
+        assert!(!ended.has_less());
+        assert_eq!(
+            (world.xen.applied(), world.quarantine()),
+            (vec![1], vec![2])
+        );
+        assert_eq!(condition(&world), Condition::ApplyFailed);
+        assert_eq!(ended.retries, 0, "it was refused, and is not tried again");
+        // A better one does not stumble over it.
+        world.install(3, false).expect("installed");
+        let ended = world.sync(&Request::default());
+        assert!(ended.why.is_none(), "{ended:?}");
+        assert_eq!(
+            (world.xen.applied(), condition(&world)),
+            (vec![3], Condition::Current)
+        );
+    }
+}
+
+#[test]
+fn a_busy_hypervisor_is_asked_again_a_few_times() {
+    let mut world = behind();
+    let request = Request::default();
+    let busy = Fault::FailsFromNowOn(xsplice_abi::errno::Errno::EBUSY);
+    // Find the upload: the first operation of the hypervisor.
+    let at = (0..).find(|at| {
+        let mut world = behind();
+        let (ended, _) = world.sync_with(&request, *at, busy);
+        ended.retries > 0
+    });
+    let (ended, _) = world.sync_with(&request, at.expect("there is one"), busy);
+    let fault = ended.why.as_ref().and_then(Why::fault);
+    assert!(
+        fault.is_some_and(xsplice_store::Fault::is_busy),
+        "{ended:?}"
+    );
+    assert_eq!(
+        (ended.retries, world.xen.pauses, ended.changed),
+        (5, 5, false)
+    );
+    assert!(
+        world.quarantine().is_empty(),
+        "the payload can do nothing about it"
+    );
+}
+
+#[test]
+fn a_store_that_changes_meanwhile_is_noticed() {
+    let path = Places::store().join(base()).join("fixes-2.livepatch");
+    // Another payload, half a payload, and none.
+    let (other, _) = payload(7, false);
+    for data in [Some(other.clone()), Some(other[..100].to_vec()), None] {
+        let mut world = behind();
+        match &data {
+            Some(data) => world.write(&path, data),
+            None => xsplice_store::Disk::remove(&world.disk, &path).expect("removed"),
+        }
+        let ended = world.sync(&Request::default());
+        assert!(!ended.changed && world.xen.applied() == [1], "{ended:?}");
+        if data.is_some() {
+            assert!(matches!(ended.why, Some(Why::Store(_))), "{ended:?}");
+            assert_eq!(condition(&world), Condition::Behind);
+        }
+    }
+    // What the host had is not in the store any more when it boots.
+    let mut world = behind();
+    let path = Places::store().join(base()).join("fixes-1.livepatch");
+    xsplice_store::Disk::remove(&world.disk, &path).expect("removed");
+    world.reboot();
+    let ended = world.sync(&unattended());
+    assert!(
+        matches!(blocked(&ended), Blocked::Missing { .. }),
+        "{ended:?}"
+    );
+}
+
+fn incoming(level: u8, name: &str) -> (Incoming, Manifest) {
+    let (data, mut manifest) = payload(level, false);
+    manifest.name = name.to_owned();
+    let incoming = Incoming {
+        payload: data,
+        manifest: manifest.to_json().into_bytes(),
+        signature: None,
+    };
+    (incoming, manifest)
+}
+
+#[test]
+fn a_level_and_a_name_stand_for_one_payload() {
+    let mut world = behind();
+    let files = world.files();
+    assert!(
+        !world.install(2, false).expect("it is there"),
+        "it is not new"
+    );
+    let now = world.now().date;
+    let policy = Policy::default();
+    // The name of level 1, and the level of another name.
+    let (same_name, _) = incoming(3, "fixes-1");
+    let (mut same_level, mut manifest) = incoming(3, "fixes-3");
+    manifest.level = 2;
+    same_level.manifest = manifest.to_json().into_bytes();
+    let (mut other_payload, _) = incoming(3, "fixes-3");
+    other_payload.payload = payload(4, false).0;
+    for bad in [same_name, same_level, other_payload] {
+        let error = install(&world.disk, &policy, &bad, &now).expect_err("it is refused");
+        assert_eq!(world.files(), files, "{error}");
+    }
+}
+
+#[test]
+fn two_payloads_of_a_level_are_not_chosen_between() {
+    let mut world = behind();
+    let (data, mut manifest) = payload(3, false);
+    manifest.level = 2;
+    let path = Places::vendor().join(base()).join("fixes-3.livepatch");
+    world.write(&path, &data);
+    world.write(&Places::manifest(&path), manifest.to_json().as_bytes());
+    let ended = world.sync(&Request::default());
+    assert!(
+        matches!(blocked(&ended), Blocked::Ambiguous { level: 2, .. }),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn what_the_host_has_is_not_removed_from_the_store() {
+    let world = behind();
+    let progress = Progress::read(&world.disk).expect("whole");
+    let files = world.files();
+    for name in ["fixes-1", "fixes-9", "../fixes-2"] {
+        assert!(remove(&world.disk, &progress, name).is_err(), "{name}");
+    }
+    assert_eq!(world.files(), files);
+    remove(&world.disk, &progress, "fixes-2").expect("removed");
+    assert!(!world.files().keys().any(|path| path.contains("fixes-2")));
+}
+
+#[test]
+fn files_that_are_no_good_are_said_and_not_used() {
+    let mut world = behind();
+    let directory = Places::vendor().join(base());
+    for (name, manifest) in [
+        ("none", None),
+        ("damaged", Some("{")),
+        ("other", Some("fixes-1")),
+    ] {
+        let path = directory.join(format!("{name}.livepatch"));
+        world.write(&path, &payload(1, false).0);
+        if let Some(text) = manifest {
+            let text = match text {
+                "fixes-1" => payload(1, false).1.to_json(),
+                text => text.to_owned(),
+            };
+            world.write(&Places::manifest(&path), text.as_bytes());
+        }
+    }
+    let report = world.report();
+    assert_eq!(report.damaged.len(), 3, "{report:?}");
+    assert_eq!(world.sync(&Request::default()).level, Some(2));
+}
+
+fn key(name: &str) -> Vec<u8> {
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/keys");
+    std::fs::read(keys.join(name)).expect("it is there")
+}
+
+fn key_file(name: &str) -> PathBuf {
+    Places::keys().join(name)
+}
+
+/// The payload of this level, with a manifest of this date that the key has signed.
+fn signed(level: u8, date: &str, private: &str) -> Incoming {
+    let (_, mut manifest) = incoming(level, &format!("fixes-{level}"));
+    manifest.date = date.to_owned().try_into().expect("a date");
+    let text = manifest.to_json().into_bytes();
+    let digest = xsplice_signature::digest(&text, 0..0).expect("a digest");
+    let private = PrivateKey::read(&key(private)).expect("a key");
+    Incoming {
+        payload: payload(level, false).0,
+        signature: Some(private.sign(&digest).expect("signed")),
+        manifest: text,
+    }
+}
+
+#[test]
+fn as_soon_as_there_is_a_key_it_must_have_signed() {
+    let mut world = behind();
+    world.write(&key_file("vendor.pem"), &key("trusted/vendor.pem"));
+    // What was there before is not used any more, and that is said.
+    let ended = world.sync(&Request::default());
+    assert_eq!(*blocked(&ended), Blocked::Downgrade { from: 1, to: 0 });
+    assert_eq!(condition(&world), Condition::Unverified);
+    let now = world.now().date;
+    let (date, policy) = ("2026-11-29T14:00:00Z", Policy::default());
+    let good = signed(3, date, "vendor.key");
+    let mut changed = signed(3, date, "vendor.key");
+    changed.manifest = String::from_utf8(changed.manifest)
+        .expect("UTF-8")
+        .replace("XSA-3", "XSA-4")
+        .into_bytes();
+    let mut unsigned = signed(3, date, "vendor.key");
+    unsigned.signature = None;
+    for bad in [signed(3, date, "other.key"), changed, unsigned] {
+        let error = install(&world.disk, &policy, &bad, &now).expect_err("it is refused");
+        assert!(error.to_string().contains("signed by"), "{error}");
+    }
+    let (_, manifest) = payload(3, false);
+    world.xen.know(&good.payload, &manifest);
+    let (entry, _) = install(&world.disk, &policy, &good, &now).expect("installed");
+    assert_eq!(entry.signer.to_string(), "vendor");
+    let ended = world.sync(&Request::default());
+    assert_eq!(ended.level, Some(3), "{ended:?}");
+    assert_eq!(condition(&world), Condition::Current);
+    // An unsigned one above it does not get in the way, and is said.
+    let lax = Policy {
+        verify: Some(Verify::Off),
+        ..Policy::default()
+    };
+    let (four, _) = incoming(4, "fixes-4");
+    install(&world.disk, &lax, &four, &now).expect("installed");
+    assert_eq!(condition(&world), Condition::Unverified);
+    assert!(world.sync(&Request::default()).steps.is_empty());
+}
+
+#[test]
+fn a_file_that_holds_no_key_does_not_turn_verification_off() {
+    let mut world = behind();
+    world.write(&key_file("vendor.pem"), b"-----BEGIN NOTHING-----");
+    let ended = world.sync(&Request::default());
+    assert!(!ended.changed && ended.why.is_some(), "{ended:?}");
+    assert_eq!(world.report().damaged.len(), 1);
+}
+
+#[test]
+fn a_certificate_says_when_its_key_may_sign() {
+    // The certificate of this key is valid from 2026-11-29 on, for 100 years.
+    let world = World::new(Core::Stock);
+    world.write(&key_file("large.pem"), &key("trusted/large.pem"));
+    let now = world.now().date;
+    let policy = Policy::default();
+    let early = signed(1, "2001-01-01T00:00:00Z", "large.key");
+    let error = install(&world.disk, &policy, &early, &now).expect_err("it is refused");
+    assert!(error.to_string().contains("was not valid at"), "{error}");
+    let good = signed(1, "2027-01-01T00:00:00Z", "large.key");
+    let long_ago = "1970-01-01T00:00:10Z"
+        .to_owned()
+        .try_into()
+        .expect("a date");
+    let error = install(&world.disk, &policy, &good, &long_ago).expect_err("it is refused");
+    assert!(
+        error.to_string().contains("by the clock of this host"),
+        "{error}"
+    );
+    install(&world.disk, &policy, &good, &now).expect("installed");
+}
+
+#[test]
+fn a_fleet_is_covered_or_not_by_level() {
+    let world = behind();
+    let fleet = Fleet::parse(&format!("one {}\ntwo {}\nthree abcd\n", base(), base()));
+    let fleet = fleet.expect("it is good");
+    let covered = |level| {
+        let coverage = Coverage::new(&world.disk, &Policy::default(), &fleet, level);
+        coverage.expect("read")
+    };
+    let any = covered(None);
+    assert_eq!(any.hypervisors[&base()].level, 2);
+    assert!(any.hypervisors[&base()].covered && !any.hypervisors["abcd"].covered);
+    assert!(!any.is_complete());
+    assert!(!covered(Some(3)).hypervisors[&base()].covered);
+}
+
+#[test]
+fn metrics_have_one_state_and_count_what_was_done() {
+    let mut world = behind();
+    world.xen.bad.insert(2);
+    world.sync(&Request::default());
+    let history = History::read(&world.disk).expect("whole");
+    let text = metrics(&world.report(), &history, "4.17 \"x\"");
+    let states: Vec<&str> = text
+        .lines()
+        .filter(|l| l.starts_with("xsplice_state{"))
+        .collect();
+    assert_eq!(states.len(), Condition::ALL.len());
+    let on: Vec<_> = states.iter().filter(|line| line.ends_with(" 1")).collect();
+    assert_eq!(on, [&"xsplice_state{state=\"apply-failed\"} 1"]);
+    for line in [
+        "xsplice_level 1",
+        "xsplice_quarantined 1",
+        "xsplice_actions_total{action=\"sync\",result=\"failed\"} 1",
+        "xsplice_last_sync_success 0",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}: {text}");
+    }
+    assert!(text.contains(r#"version="4.17 \"x\"""#), "{text}");
+}
