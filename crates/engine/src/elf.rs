@@ -32,8 +32,8 @@ const SYMBOL_SIZE: usize = 24;
 /// overlapping names from taking quadratic time.
 const NAME_LIMIT: usize = 256;
 
-/// One section, its contents checked to be in the file.
-#[derive(Clone, Debug)]
+/// One section, its contents checked to be in the file; by default the null section.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Section<'a> {
     pub(crate) index: usize,
     pub(crate) name: &'a [u8],
@@ -126,6 +126,20 @@ impl Header {
 
 #[inline(never)]
 fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
+    let bytes = identify(file, problems)?;
+    check_fields(bytes, problems)?;
+    let header = Header {
+        table: bytes.u64(40)?,
+        entry_size: bytes.u16(58)?,
+        count: bytes.u16(60)?,
+        names: bytes.u16(62)?,
+    };
+    header.check(file.len() as u64, problems);
+    (!problems.refused()).then_some(header)
+}
+
+/// The header of a file for this machine: other classes have a different layout.
+fn identify<'a>(file: &'a [u8], problems: &mut Problems) -> Option<Bytes<'a>> {
     let size = file.len() as u64;
     if size == 0 || size > MAX_SIZE {
         problems.file(FileFault::Size {
@@ -142,48 +156,32 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
         problems.file(FileFault::HeaderCutOff { size: file.len() });
         return None;
     };
-    let [class, data, version, os, abi_version] = bytes.0.get(4..)?.first_chunk().copied()?;
-    for (field, value, wanted) in [("class", class, 2), ("data encoding", data, 1)] {
+    let [class, data] = bytes.0.get(4..)?.first_chunk().copied()?;
+    for (field, value, wanted) in [
+        ("class", u16::from(class), 2),
+        ("data encoding", u16::from(data), 1),
+        ("machine", bytes.u16(18)?, 62),
+    ] {
         if value != wanted {
-            problems.file(FileFault::Machine {
-                field,
-                value: u64::from(value),
-            });
+            let value = u64::from(value);
+            problems.file(FileFault::Machine { field, value });
         }
     }
-    let machine = bytes.u16(18)?;
-    if machine != 62 {
-        problems.file(FileFault::Machine {
-            field: "machine",
-            value: u64::from(machine),
-        });
-    }
-    if problems.refused() {
-        // Other classes have a different layout.
-        return None;
-    }
+    (!problems.refused()).then_some(bytes)
+}
+
+/// Checks the fields of a header that do not describe the section table.
+fn check_fields(bytes: Bytes<'_>, problems: &mut Problems) -> Option<()> {
+    let [version, os, abi_version] = bytes.0.get(6..)?.first_chunk().copied()?;
+    let wide = |value| u64::from(bytes.u16(value).unwrap_or_default());
+    let version_word = u64::from(bytes.u32(20)?);
     for (field, value, good, expected) in [
         ("e_ident version", u64::from(version), version == 1, "1"),
-        (
-            "e_version",
-            u64::from(bytes.u32(20)?),
-            bytes.u32(20)? == 1,
-            "1",
-        ),
+        ("e_version", version_word, version_word == 1, "1"),
         ("OS ABI", u64::from(os), os == 0 || os == 9, "0 or 9"),
         ("ABI version", u64::from(abi_version), abi_version == 0, "0"),
-        (
-            "e_type",
-            u64::from(bytes.u16(16)?),
-            bytes.u16(16)? == 1,
-            "1 (relocatable)",
-        ),
-        (
-            "e_phnum",
-            u64::from(bytes.u16(56)?),
-            bytes.u16(56)? == 0,
-            "0",
-        ),
+        ("e_type", wide(16), wide(16) == 1, "1 (relocatable)"),
+        ("e_phnum", wide(56), wide(56) == 0, "0"),
     ] {
         if !good {
             problems.file(FileFault::Header {
@@ -193,38 +191,36 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
             });
         }
     }
-    let header = Header {
-        table: bytes.u64(40)?,
-        entry_size: bytes.u16(58)?,
-        count: bytes.u16(60)?,
-        names: bytes.u16(62)?,
-    };
-    if header.names == SHN_UNDEF {
-        let what = "the index of the section of names is undefined";
-        problems.file(FileFault::SectionTable { what, value: 0 });
+    Some(())
+}
+
+impl Header {
+    /// Checks that the section table is in the file.
+    fn check(&self, size: u64, problems: &mut Problems) {
+        let mut bad_table = |what, value| problems.file(FileFault::SectionTable { what, value });
+        if self.names == SHN_UNDEF {
+            bad_table("the index of the section of names is undefined", 0);
+        }
+        // As in Xen, this is checked before the position of the table.
+        if self.count >= MAX_SECTIONS {
+            problems.file(FileFault::TooManySections {
+                count: self.count,
+                limit: MAX_SECTIONS,
+            });
+        }
+        let mut bad_table = |what, value| problems.file(FileFault::SectionTable { what, value });
+        if self.names >= self.count {
+            bad_table("the section of names does not exist", u64::from(self.names));
+        }
+        let (entry_size, count) = (u64::from(self.entry_size), u64::from(self.count));
+        if self.table >= size {
+            bad_table("it begins past the end of the file", self.table);
+        } else if self.entry_size < SECTION_HEADER_SIZE {
+            bad_table("its entries are too small", entry_size);
+        } else if (size - self.table) / entry_size < count {
+            bad_table("it ends past the end of the file", self.table);
+        }
     }
-    // As in Xen, this is checked before the position of the table.
-    if header.count >= MAX_SECTIONS {
-        problems.file(FileFault::TooManySections {
-            count: header.count,
-            limit: MAX_SECTIONS,
-        });
-    }
-    let mut bad_table = |what, value| problems.file(FileFault::SectionTable { what, value });
-    if header.names >= header.count {
-        bad_table(
-            "the section of names does not exist",
-            u64::from(header.names),
-        );
-    }
-    if header.table >= size {
-        bad_table("it begins past the end of the file", header.table);
-    } else if header.entry_size < SECTION_HEADER_SIZE {
-        bad_table("its entries are too small", u64::from(header.entry_size));
-    } else if (size - header.table) / u64::from(header.entry_size) < u64::from(header.count) {
-        bad_table("it ends past the end of the file", header.table);
-    }
-    (!problems.refused()).then_some(header)
 }
 
 #[inline(never)]
@@ -234,29 +230,35 @@ fn sections<'a>(
     problems: &mut Problems,
 ) -> Option<Vec<Section<'a>>> {
     let mut sections = problems.noted(fallible::with_room(usize::from(header.count)))?;
-    let null = Section {
-        index: 0,
-        name: b"",
-        known: None,
-        kind: 0,
-        flags: 0,
-        size: 0,
-        link: 0,
-        info: 0,
-        align: 0,
-        entry_size: 0,
-        offset: 0,
-        data: b"",
-    };
-    problems.noted(fallible::push(&mut sections, null))?;
+    problems.noted(fallible::push(&mut sections, Section::default()))?;
     let mut in_file = 0;
     for index in 1..usize::from(header.count) {
         let bytes = header.section_header(file, index)?;
+        let section = Section::read(index, bytes, file, problems)?;
+        in_file += section.data.len() as u64;
+        problems.noted(fallible::push(&mut sections, section))?;
+    }
+    let size = file.len() as u64;
+    if in_file > size {
+        problems.file(FileFault::SectionsOverlap {
+            size: in_file,
+            file: size,
+        });
+    }
+    (!problems.refused()).then_some(sections)
+}
+
+impl<'a> Section<'a> {
+    /// Reads a section whose header is `bytes`, still without its name.
+    fn read(
+        index: usize,
+        bytes: Bytes<'_>,
+        file: &'a [u8],
+        problems: &mut Problems,
+    ) -> Option<Self> {
         let (addr, offset) = (bytes.u64(16)?, bytes.u64(24)?);
         let mut section = Section {
             index,
-            name: b"",
-            known: None,
             kind: bytes.u32(4)?,
             flags: bytes.u64(8)?,
             size: bytes.u64(32)?,
@@ -265,7 +267,7 @@ fn sections<'a>(
             align: bytes.u64(48)?,
             entry_size: bytes.u64(56)?,
             offset: usize::try_from(offset).unwrap_or(usize::MAX),
-            data: b"",
+            ..Section::default()
         };
         let (size, align) = (section.size, section.align);
         let data = match section.kind {
@@ -291,17 +293,8 @@ fn sections<'a>(
             let limit = MAX_SIZE;
             problems.section(&section, SectionFault::TooLarge { size, limit });
         }
-        in_file += section.data.len() as u64;
-        problems.noted(fallible::push(&mut sections, section))?;
+        Some(section)
     }
-    let size = file.len() as u64;
-    if in_file > size {
-        problems.file(FileFault::SectionsOverlap {
-            size: in_file,
-            file: size,
-        });
-    }
-    (!problems.refused()).then_some(sections)
 }
 
 #[inline(never)]

@@ -362,8 +362,14 @@ impl<H: Host> Engine<H> {
             noted: None,
         };
         let mut applying = Box::write(fallible::place()?, new);
-        let (stack, reverts, guard) = (&self.stack, &mut applying.reverts, self.guard);
-        let patches = match prepare::apply(&self.host, stack, id, action, reverts, options, guard) {
+        let request = prepare::Request {
+            payload: id,
+            replace: action == Action::Replace,
+            nodeps: options.nodeps,
+            guard: self.guard,
+        };
+        let reverts = &mut applying.reverts;
+        let patches = match prepare::apply(&self.host, &self.stack, request, reverts) {
             Ok(patches) => patches,
             Err(cause) => {
                 if matches!(cause, Cause::NeedsReload) {
@@ -391,27 +397,9 @@ impl<H: Host> Engine<H> {
         let Some(pending) = self.pending.take() else {
             return Ok(());
         };
-        let (range, access) = self.extent(&pending);
-        let (host, stack) = (&self.host, &mut self.stack);
-        let mut times = Times::default();
-        let mut outcome = None;
-        let opened = host.open_text(range, access);
-        let met = opened.map_err(|errno| Cause::Closed { errno });
-        let met = met.and_then(|()| {
-            let asked = host.now();
-            let met = host.rendezvous(u64::from(pending.timeout), &mut || {
-                let begun = host.now();
-                outcome = Some(window::run(host, stack, &pending));
-                times = Times {
-                    waiting: begun.saturating_sub(asked),
-                    window: host.now().saturating_sub(begun),
-                };
-            });
-            host.close_text();
-            met.map_err(Cause::Absent)
-        });
+        let ran = self.stop_and_run(&pending);
         let (action, id) = (pending.action, pending.payload);
-        if let Some(Ok(())) = outcome {
+        if let Ok((Ok(()), _)) = ran {
             match action {
                 Action::Replace => self.stack.set_all_reverted(),
                 Action::Revert => self.stack.set_reverted(id),
@@ -421,44 +409,79 @@ impl<H: Host> Engine<H> {
                 self.stack.set_applied(id, noted);
             }
         }
-        let result = match (outcome, met) {
-            (Some(outcome), _) => outcome.map_err(|stopped| self.cause(stopped)),
-            (None, Err(cause)) => Err(cause),
-            (None, Ok(())) => Err(Cause::Absent(crate::Absent {
-                step: "the window did not open",
-                cpus: Vec::new(),
-            })),
+        let (result, times) = match ran {
+            Ok((outcome, times)) => (outcome.map_err(|stopped| self.cause(stopped)), Some(times)),
+            Err(cause) => (Err(cause), None),
         };
         let result = result.map_err(|cause| Failure {
             payload: same(self.name(id)),
             action,
             cause,
         });
-        if outcome.is_some() {
-            self.counters.window(times);
-        }
         match &result {
             Ok(()) => self.counters.done(action),
             Err(failure) => self.counters.failed(&failure.cause),
         }
         self.set_result(id, result.as_ref().err().map(Failure::errno));
-        if let Some(payload) = self.stack.get_mut(id) {
-            payload.times = times;
+        self.finish(action, id, times);
+        match &result {
+            Ok(()) => self.log_done(action, id, times.unwrap_or_default()),
+            Err(failure) => self.host.log(format_args!("{failure}")),
+        }
+        result
+    }
+
+    /// Opens the text, stops the CPUs and runs the window. Returns its outcome, or why
+    /// there was no window.
+    #[inline(never)]
+    fn stop_and_run(
+        &mut self,
+        pending: &Pending,
+    ) -> Result<(Result<(), window::Stopped>, Times), Cause> {
+        let (range, access) = self.extent(pending);
+        let (host, stack) = (&self.host, &mut self.stack);
+        let closed = |errno| Cause::Closed { errno };
+        host.open_text(range, access).map_err(closed)?;
+        let asked = host.now();
+        let mut ran = None;
+        let result = host.rendezvous(u64::from(pending.timeout), &mut || {
+            let begun = host.now();
+            let outcome = window::run(host, stack, pending);
+            let times = Times {
+                waiting: begun.saturating_sub(asked),
+                window: host.now().saturating_sub(begun),
+            };
+            ran = Some((outcome, times));
+        });
+        host.close_text();
+        // What ran counts, whatever the host returned.
+        ran.ok_or_else(|| {
+            let absent = result.err().unwrap_or(crate::Absent {
+                step: "the window did not open",
+                cpus: Vec::new(),
+            });
+            Cause::Absent(absent)
+        })
+    }
+
+    /// Records the times of an action, and calls the post hook. As in Xen, there is none
+    /// if there was no window.
+    fn finish(&mut self, action: Action, id: Id, times: Option<Times>) {
+        if let Some(times) = times {
+            self.counters.window(times);
+        }
+        let Some(payload) = self.stack.get_mut(id) else {
+            return;
+        };
+        payload.times = times.unwrap_or_default();
+        if times.is_some() {
             let hook = match action {
                 Action::Revert => Hook::PostRevert,
                 _ => Hook::PostApply,
             };
-            // As in Xen, there is no post hook if there was no window.
-            if outcome.is_some() {
-                let _: Option<Result<(), Errno>> = payload.call(hook);
-                self.stack.adopt(id);
-            }
+            let _: Option<Result<(), Errno>> = payload.call(hook);
+            self.stack.adopt(id);
         }
-        match &result {
-            Ok(()) => self.log_done(action, id, times),
-            Err(failure) => self.host.log(format_args!("{failure}")),
-        }
-        result
     }
 
     /// Logs what was done, and the metadata of a payload that is now applied.

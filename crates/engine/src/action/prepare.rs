@@ -2,7 +2,7 @@
 
 //! The part of an action that is done while the hypervisor runs.
 
-use super::{Action, Cause, Guard, Options, Revert, Reverts};
+use super::{Cause, Guard, Revert, Reverts};
 use crate::host::Hook;
 use crate::patch::{Patch, Write};
 use crate::problem::{FunctionFault, Problem, Problems, bytes, same, text};
@@ -38,17 +38,30 @@ pub(super) fn revert(stack: &Stack, id: Id) -> Result<(), Cause> {
     }
 }
 
+/// A request to apply a payload.
+#[derive(Clone, Copy)]
+pub(super) struct Request {
+    pub(super) payload: Id,
+    /// Whether all applied payloads are reverted first.
+    pub(super) replace: bool,
+    pub(super) nodeps: bool,
+    pub(super) guard: Guard,
+}
+
 /// Checks that the payload can be applied, and prepares its writes. For a replace,
 /// adds the payloads to revert to `reverts`.
 pub(super) fn apply(
     host: &impl Host,
     stack: &Stack,
-    id: Id,
-    action: Action,
+    request: Request,
     reverts: &mut Reverts,
-    options: Options,
-    guard: Guard,
 ) -> Result<Vec<Patch>, Cause> {
+    let Request {
+        payload: id,
+        replace,
+        nodeps,
+        guard,
+    } = request;
     let payload = stack.get(id).ok_or(Cause::NoSuchPayload)?;
     if !payload.pristine() {
         return Err(Cause::NeedsReload);
@@ -56,9 +69,8 @@ pub(super) fn apply(
     if payload.uses.iter().any(|used| stack.get(*used).is_none()) {
         return Err(Cause::Dangling);
     }
-    let replace = action == Action::Replace;
     let mut problems = Problems::default();
-    if guard != Guard::OldCode && (replace || !options.nodeps) {
+    if guard != Guard::OldCode && (replace || !nodeps) {
         let below = stack.top().filter(|_| !replace);
         depends(host, payload, below, &mut problems);
     }

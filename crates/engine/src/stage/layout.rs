@@ -8,11 +8,11 @@ use crate::Host;
 use crate::elf::{SHF_EXECINSTR, SHF_WRITE, Section};
 use crate::format::MAX_IMAGE;
 use crate::image::{Image, PAGE, Span};
-use crate::problem::{Problem, Refusal, SectionFault};
+use crate::problem::{Problem, Problems, Refusal, SectionFault};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hint::black_box;
-use xsplice_fallible as fallible;
+use xsplice_fallible::{self as fallible, NoMemory};
 
 const TEXT: usize = 0;
 const WRITABLE: usize = 1;
@@ -44,29 +44,21 @@ fn clear(bytes: &mut [u8]) {
     rest.fill(0);
 }
 
-/// A payload whose sections have addresses and are copied to them.
-#[derive(Debug)]
-pub struct LaidOut<'a>(pub(super) Box<Placed<'a>>);
+/// Where the sections go: text first, then writable data, then read-only data.
+struct Plan {
+    /// The size of each span.
+    sizes: [u64; 3],
+    /// The offset of each section in its span; none for those that are not loaded.
+    offsets: Vec<Option<u64>>,
+}
 
-impl<'a> DependencyChecked<'a> {
-    /// Gives each section that is loaded an address: text first, then writable data,
-    /// then read-only data, on separate pages.
-    ///
-    /// # Errors
-    /// [`Refusal`] when there is no room for it.
+impl Plan {
+    /// Reports sections that cannot be loaded.
     #[inline(never)]
-    pub fn lay_out(self, loader: &Loader<'_, impl Host>) -> Result<LaidOut<'a>, Refusal> {
-        let File {
-            mut findings,
-            elf,
-            build_id,
-            depends,
-            ..
-        } = *self.0;
-        let problems = &mut findings.problems;
+    fn new(sections: &[Section<'_>], problems: &mut Problems) -> Result<Self, NoMemory> {
         let mut sizes = [0_u64; 3];
-        let mut addresses = fallible::filled(None, elf.sections.len())?;
-        for (section, address) in elf.sections.iter().zip(&mut addresses) {
+        let mut offsets = fallible::filled(None, sections.len())?;
+        for (section, place) in sections.iter().zip(&mut offsets) {
             if !section.allocated() {
                 continue;
             }
@@ -86,46 +78,42 @@ impl<'a> DependencyChecked<'a> {
             let offset = offset.filter(|offset| *offset <= MAX_IMAGE);
             let end = offset.and_then(|offset| offset.checked_add(section.size));
             *size = end.unwrap_or(u64::MAX).min(MAX_IMAGE + 1);
-            // Relative to its span for now, which has no address yet.
-            *address = offset;
+            *place = offset;
         }
+        Ok(Self { sizes, offsets })
+    }
 
-        let pages = sizes.map(|size| size.next_multiple_of(PAGE));
-        let total: u64 = pages.iter().sum();
-        if total > MAX_IMAGE {
-            problems.push(Problem::TooLarge {
-                size: total,
-                limit: MAX_IMAGE,
-            });
-            return Err(findings.refuse());
-        }
-        let Some(resident) = loader.host.allocate(total.max(PAGE)) else {
-            problems.push(Problem::NoMemory { size: total });
-            return Err(findings.refuse());
-        };
+    /// The sizes of the spans in whole pages: protections differ.
+    fn pages(&self) -> [u64; 3] {
+        self.sizes.map(|size| size.next_multiple_of(PAGE))
+    }
 
-        let base = resident.base();
-        let mut image = Box::write(
-            fallible::place()?,
-            Image {
-                spans: Default::default(),
-                memory: resident,
-            },
-        );
+    /// The spans of memory at `base`, which has room for them.
+    fn spans(&self, base: u64) -> [Span; 3] {
+        // The total is within a limit and fits in memory.
+        let here = |size| usize::try_from(size).unwrap_or(0);
         let mut start = 0;
-        for ((span, size), pages) in image.spans.iter_mut().zip(sizes).zip(pages) {
-            // The total is within a limit and fits in memory.
-            let [size, pages] = [size, pages].map(|size| usize::try_from(size).unwrap_or(0));
+        let mut spans = [Span::default(); 3];
+        for ((span, size), pages) in spans.iter_mut().zip(self.sizes).zip(self.pages()) {
             *span = Span {
                 base: base.saturating_add(start as u64),
                 start,
-                len: size,
+                len: here(size),
             };
-            start += pages;
+            start += here(pages);
         }
+        spans
+    }
+
+    /// Copies the sections to their places in `image`, and clears what is between them.
+    /// Returns their addresses.
+    #[inline(never)]
+    fn write(self, sections: &[Section<'_>], image: &mut Image) -> Vec<Option<u64>> {
+        let pages = self.pages();
+        let mut addresses = self.offsets;
         // The starts of unwritten memory.
         let mut gaps = image.spans.map(|span| span.start);
-        for (section, address) in elf.sections.iter().zip(&mut addresses) {
+        for (section, address) in sections.iter().zip(&mut addresses) {
             let (Some(address), Some(kind)) = (address, kind(section)) else {
                 continue;
             };
@@ -153,6 +141,46 @@ impl<'a> DependencyChecked<'a> {
             let made = image.memory.bytes_mut();
             clear(made.get_mut(gap..span.start + len).unwrap_or_default());
         }
+        addresses
+    }
+}
+
+/// A payload whose sections have addresses and are copied to them.
+#[derive(Debug)]
+pub struct LaidOut<'a>(pub(super) Box<Placed<'a>>);
+
+impl<'a> DependencyChecked<'a> {
+    /// Gives each section that is loaded an address: text first, then writable data,
+    /// then read-only data, on separate pages.
+    ///
+    /// # Errors
+    /// [`Refusal`] when there is no room for it.
+    #[inline(never)]
+    pub fn lay_out(self, loader: &Loader<'_, impl Host>) -> Result<LaidOut<'a>, Refusal> {
+        let File {
+            mut findings,
+            elf,
+            build_id,
+            depends,
+            ..
+        } = *self.0;
+        let problems = &mut findings.problems;
+        let plan = Plan::new(&elf.sections, problems)?;
+        let total: u64 = plan.pages().iter().sum();
+        if total > MAX_IMAGE {
+            problems.push(Problem::TooLarge {
+                size: total,
+                limit: MAX_IMAGE,
+            });
+            return Err(findings.refuse());
+        }
+        let Some(memory) = loader.host.allocate(total.max(PAGE)) else {
+            problems.push(Problem::NoMemory { size: total });
+            return Err(findings.refuse());
+        };
+        let spans = plan.spans(memory.base());
+        let mut image = Box::write(fallible::place()?, Image { spans, memory });
+        let addresses = plan.write(&elf.sections, &mut image);
         let place = fallible::place()?;
         Ok(LaidOut(Box::write(
             place,

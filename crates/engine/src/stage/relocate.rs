@@ -56,23 +56,11 @@ impl Placed<'_> {
         else {
             return;
         };
-        let mut broken = |what| {
-            problems.section(section, SectionFault::Relocations { what });
-        };
-        if usize::try_from(section.link) != Ok(elf.symbol_table) {
-            return broken("its symbol table is not that of the payload");
+        if let Err(fault) = check(elf, section, target) {
+            return problems.section(section, fault);
         }
         if section.size == 0 {
             return;
-        }
-        if section.kind == SHT_REL {
-            return problems.section(section, SectionFault::RelNotSupported);
-        }
-        if target.known.is_some_and(Known::is_read_from_file) {
-            return broken("it would change what is read from the file");
-        }
-        if section.entry_size < RELA_SIZE as u64 || section.size % section.entry_size != 0 {
-            return broken("its entries do not fill it");
         }
         let size = usize::try_from(target.size).unwrap_or(0);
         let mut table = Table {
@@ -111,6 +99,26 @@ impl Placed<'_> {
             }
         }
     }
+}
+
+/// Checks the form of a section of relocations for `target`.
+fn check(elf: &Elf<'_>, section: &Section<'_>, target: &Section<'_>) -> Result<(), SectionFault> {
+    let what = if usize::try_from(section.link) != Ok(elf.symbol_table) {
+        "its symbol table is not that of the payload"
+    } else if section.size == 0 {
+        return Ok(());
+    } else if section.kind == SHT_REL {
+        return Err(SectionFault::RelNotSupported);
+    } else if target.known.is_some_and(Known::is_read_from_file) {
+        "it would change what is read from the file"
+    } else if section.entry_size < RELA_SIZE as u64
+        || !section.size.is_multiple_of(section.entry_size)
+    {
+        "its entries do not fill it"
+    } else {
+        return Ok(());
+    };
+    Err(SectionFault::Relocations { what })
 }
 
 struct Entry {

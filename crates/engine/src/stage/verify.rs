@@ -161,9 +161,6 @@ impl<'a> Placed<'a> {
         let mut replacements = Vec::new();
         let mut next = functions.iter().peekable();
         *symbols = fallible::with_room(self.elf.symbols.len())?;
-        // It depends on the hypervisor while there is a stack: only a replace can
-        // apply it, and then payloads with the same names are gone.
-        let only_replaces = self.depends == loader.host.build_id() && loader.stack.top().is_some();
         for (index, (symbol, target)) in self.elf.symbols.iter().zip(&self.targets).enumerate() {
             let (Some(section), &Target::Address(addr)) =
                 (self.elf.sections.get(usize::from(symbol.section)), target)
@@ -197,15 +194,7 @@ impl<'a> Placed<'a> {
             if !new {
                 continue;
             }
-            let owner = match loader.host.lookup_symbol(name) {
-                Some(found) if found != 0 => Some("the hypervisor"),
-                _ if only_replaces => None,
-                _ => loader
-                    .stack
-                    .symbol(name)
-                    .and_then(|(owner, _)| Some(loader.stack.get(owner)?.name.as_str())),
-            };
-            match owner {
+            match self.owner(loader, name) {
                 Some(owner) => {
                     let owner = same(owner);
                     problems.symbol(index, symbol, SymbolFault::Duplicate { owner });
@@ -214,6 +203,21 @@ impl<'a> Placed<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl Placed<'_> {
+    /// What already has a symbol of this name, if the payload can be applied beside it.
+    fn owner<'l>(&self, loader: &'l Loader<'_, impl Host>, name: &[u8]) -> Option<&'l str> {
+        if loader.host.lookup_symbol(name).unwrap_or(0) != 0 {
+            return Some("the hypervisor");
+        }
+        let (owner, _) = loader.stack.symbol(name)?;
+        // It depends on the hypervisor while there is a stack: only a replace can
+        // apply it, and then payloads with the same names are gone.
+        let only_replaces = self.depends == loader.host.build_id() && loader.stack.top().is_some();
+        let owner = loader.stack.get(owner).filter(|_| !only_replaces)?;
+        Some(&owner.name)
     }
 }
 

@@ -41,42 +41,41 @@ impl Prefixes {
 /// Longest instruction that a processor executes.
 pub(crate) const LONGEST: usize = 15;
 
+/// Whether the byte is a prefix, REX included.
+const fn is_prefix(byte: u8) -> bool {
+    matches!(
+        byte,
+        0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
+    )
+}
+
+impl Prefixes {
+    /// The prefixes of the first instruction of `code`, and their number.
+    fn read(code: &[u8]) -> Option<(Self, usize)> {
+        let mut prefixes = Self::default();
+        for (at, byte) in code.iter().enumerate() {
+            match byte {
+                0x66 => prefixes.operand_size = true,
+                0x67 => prefixes.address_size = true,
+                0xf2 | 0xf3 => prefixes.repeat = true,
+                // REX only counts directly before the opcode.
+                0x40..=0x4f => {
+                    prefixes.wide = byte & 8 != 0 && !is_prefix(*code.get(at + 1)?);
+                }
+                byte if is_prefix(*byte) => {}
+                _ => return Some((prefixes, at)),
+            }
+        }
+        None
+    }
+}
+
 /// The length of the first instruction of `code`; `None` if it is truncated or
 /// invalid.
 pub(crate) fn length(code: &[u8]) -> Option<usize> {
-    let mut prefixes = Prefixes::default();
-    let mut at = 0;
-    let opcode = loop {
-        let byte = *code.get(at)?;
-        at += 1;
-        match byte {
-            0x66 => prefixes.operand_size = true,
-            0x67 => prefixes.address_size = true,
-            0xf2 | 0xf3 => prefixes.repeat = true,
-            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0 => {}
-            0x40..=0x4f => {
-                // It only counts directly before the opcode.
-                let next = *code.get(at)?;
-                if !matches!(
-                    next,
-                    0x66 | 0x67
-                        | 0xf2
-                        | 0xf3
-                        | 0x26
-                        | 0x2e
-                        | 0x36
-                        | 0x3e
-                        | 0x64
-                        | 0x65
-                        | 0xf0
-                        | 0x40..=0x4f
-                ) {
-                    prefixes.wide = byte & 8 != 0;
-                }
-            }
-            opcode => break opcode,
-        }
-    };
+    let (prefixes, at) = Prefixes::read(code)?;
+    let opcode = *code.get(at)?;
+    let at = at + 1;
     let byte = |offset: usize| code.get(at + offset).copied();
     let (opcode_end, shape) = match opcode {
         0x0f => match byte(0)? {
