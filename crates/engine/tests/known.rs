@@ -432,51 +432,51 @@ fn strings_of_the_hypervisor_end_soon() {
 }
 
 #[test]
-fn what_a_host_is_told_of_a_payload() {
+fn the_description_that_a_host_gets() {
     let mut engine = engine();
     engine.host().noted();
     engine.upload("all", &payloads::everything()).unwrap();
     let loaded = engine.stack().find("all").unwrap();
     let base = loaded.memory().base();
     let host = engine.host();
-    let told = host.noted().told;
+    let registered = host.noted().registered;
     let read = |range: &std::ops::Range<u64>| {
         let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap()];
         assert!(host.read(range.start, &mut bytes));
         bytes
     };
-    assert_eq!(told.name, "all");
+    assert_eq!(registered.name, "all");
     assert_eq!(
-        (&told.build_id[..], &told.depends[..]),
+        (&registered.build_id[..], &registered.depends[..]),
         (&OWN_ID[..], &XEN_ID[..])
     );
-    assert_eq!((told.text.start, told.data.start), (base, base + 0x1000));
-    assert_eq!(told.read_only.start, base + 0x2000);
+    assert_eq!((registered.text.start, registered.data.start), (base, base + 0x1000));
+    assert_eq!(registered.read_only.start, base + 0x2000);
     for (range, inside) in [
-        (&told.funcs, &told.data),
-        (&told.alternatives, &told.read_only),
-        (&told.exceptions, &told.read_only),
-        (&told.bug_frames[0], &told.read_only),
-        (&told.metadata, &told.read_only),
+        (&registered.funcs, &registered.data),
+        (&registered.alternatives, &registered.read_only),
+        (&registered.exceptions, &registered.read_only),
+        (&registered.bug_frames[0], &registered.read_only),
+        (&registered.metadata, &registered.read_only),
     ] {
         assert!(inside.start <= range.start && range.end <= inside.end);
     }
-    assert_eq!(read(&told.metadata), b"key=value\0");
-    let alternative = read(&told.alternatives);
+    assert_eq!(read(&registered.metadata), b"key=value\0");
+    let alternative = read(&registered.alternatives);
     assert_eq!(alternative[8..], [1, 0, 4, 4, 0, 0]);
     assert_eq!(alternative.len(), 14);
-    for table in [&told.exceptions, &told.bug_frames[0]] {
+    for table in [&registered.exceptions, &registered.bug_frames[0]] {
         assert_eq!(read(table).len(), 8);
     }
-    for table in told.bug_frames[1..].iter().chain([&told.call_sites]) {
+    for table in registered.bug_frames[1..].iter().chain([&registered.call_sites]) {
         assert!(table.is_empty());
     }
     // The addresses that their names were found at are filled in.
-    let functions = read(&told.funcs);
+    let functions = read(&registered.funcs);
     let addr = |record: &[u8]| u64::from_le_bytes(*record[16..].first_chunk().unwrap());
     let addrs: Vec<u64> = functions.chunks(104).map(addr).collect();
     assert_eq!(addrs, [TARGET, xsplice_test_host::ENDBR_TARGET]);
-    let names: Vec<(&str, u64, bool)> = told
+    let names: Vec<(&str, u64, bool)> = registered
         .symbols
         .iter()
         .map(|(name, addr, _, new)| (name.as_str(), *addr, *new))
@@ -486,7 +486,7 @@ fn what_a_host_is_told_of_a_payload() {
 }
 
 #[test]
-fn which_symbols_are_told_and_which_are_new() {
+fn which_symbols_a_host_gets_and_which_are_new() {
     let mut payload = Payload::new(&[]);
     let text = payload.text;
     // Records that lead to later code first, and symbols in the other order.
@@ -516,8 +516,8 @@ fn which_symbols_are_told_and_which_are_new() {
     let mut engine = engine();
     engine.host().noted();
     upload(&mut engine, "a", &payload);
-    let told = engine.host().noted().told;
-    let symbols = told
+    let registered = engine.host().noted().registered;
+    let symbols = registered
         .symbols
         .iter()
         .map(|(name, _, _, new)| (name.as_str(), *new));

@@ -2,15 +2,14 @@
 //! Verifies the signatures of payloads: RSA with SHA-256, PKCS #1 version 1.5 (RFC
 //! 8017, 8.2), public exponent 65537, moduli of 2048 to 4096 bits.
 //!
-//! It is for hypervisors: it allocates nothing, needs [`SPACE`] words from its caller
-//! whatever the key, and has little on the stack. A general crate for RSA has many
-//! kilobytes of either. Everything here is public, so that it may take more time for
-//! one number than for another.
+//! It is for hypervisors: it allocates nothing, needs [`SPACE`] words from its caller for
+//! any key, and uses little stack. A general RSA crate needs many kilobytes of either.
+//! All inputs are public, so it need not run in constant time.
 //!
 //! * **Trusts** the keys, and nothing else.
-//! * **Guarantees** that it accepts one signature for a file and a key, and no other:
-//!   what the signature stands for is compared as a whole with the only encoding that
-//!   there is, and not read. No input makes it panic.
+//! * **Guarantees** that it accepts exactly one signature for a file and a key: the
+//!   decrypted signature is not parsed, but compared as a whole with the only valid
+//!   encoding. No input makes it panic.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -25,38 +24,38 @@ use sha2::{Digest as _, Sha256};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// Most words of a modulus: 4096 bits.
+/// Maximum number of words of a modulus: 4096 bits.
 pub const MOST_WORDS: usize = 64;
-/// Fewest words of a modulus: 2048 bits.
+/// Minimum number of words of a modulus: 2048 bits.
 pub const FEWEST_WORDS: usize = 32;
-/// How many words [`Key::has_signed`] needs to calculate.
+/// The number of words that [`Key::has_signed`] needs for its calculation.
 pub const SPACE: usize = 3 * MOST_WORDS;
-/// The only public exponent. With small ones, careless verifiers were deceived.
+/// The only supported public exponent: small ones make forgeries easier.
 pub const EXPONENT: u32 = (1 << SQUARINGS) + 1;
 
-/// How often is squared for the exponent.
+/// The number of squarings for the exponent.
 const SQUARINGS: u32 = 16;
-/// What stands before a SHA-256 in a signature: its algorithm, in DER (RFC 8017, 9.2).
+/// The prefix of a SHA-256 in a signature: the algorithm, in DER (RFC 8017, 9.2).
 const ALGORITHM: [u8; 19] = [
     0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05,
     0x00, 0x04, 0x20,
 ];
-/// What a signature has apart from its padding.
+/// The bytes of a signature other than its padding.
 const UNPADDED: usize = 2 + 1 + ALGORITHM.len() + size_of::<Digest>();
 
 /// A SHA-256.
 pub type Digest = [u8; 32];
 
-/// Why a key is none.
+/// Why a key is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadKey {
-    /// Numbers of other sizes are not wanted, or are not calculated with.
+    /// The modulus is too small or too large, or not a whole number of words.
     #[error("the modulus has {bits} bits; 2048 to 4096, in steps of 64, are possible")]
     Size {
-        /// How many it has.
+        /// Its number of bits.
         bits: usize,
     },
-    /// It is no product of large primes.
+    /// It is not a product of large primes.
     #[error("the modulus is even")]
     Even,
 }
@@ -87,19 +86,19 @@ impl<'a> Key<'a> {
         Ok(Self { name, modulus })
     }
 
-    /// Who signs with it.
+    /// The name of the key.
     #[must_use]
     pub const fn name(&self) -> &'a str {
         self.name
     }
 
-    /// How many bytes a signature has.
+    /// The size of a signature in bytes.
     #[must_use]
     pub const fn signature_size(&self) -> usize {
         size_of_val(self.modulus)
     }
 
-    /// Whether `signature` is this key's for what has this `digest`.
+    /// Whether `signature` is this key's signature of `digest`.
     #[must_use]
     pub fn has_signed(&self, digest: &Digest, signature: &[u8], space: &mut [u64; SPACE]) -> bool {
         let decrypted = modular::power(signature, self.modulus, SQUARINGS, space);
@@ -109,7 +108,7 @@ impl<'a> Key<'a> {
         })
     }
 
-    /// What a signature of `digest` stands for, last byte first.
+    /// The encoding of `digest` that a valid signature decrypts to, last byte first.
     fn encoded(&self, digest: &Digest) -> impl Iterator<Item = u8> {
         let padding = self.signature_size().saturating_sub(UNPADDED);
         let digest = digest.iter().rev().copied();
@@ -123,8 +122,8 @@ impl<'a> Key<'a> {
     }
 }
 
-/// The SHA-256 of `file` with the bytes of its `signature` zero; `None` if they are
-/// not there.
+/// The SHA-256 of `file` with the bytes of its `signature` zeroed; `None` if they are
+/// outside the file.
 #[must_use]
 pub fn digest(file: &[u8], signature: Range<usize>) -> Option<Digest> {
     const ZEROS: [u8; 64] = [0; 64];

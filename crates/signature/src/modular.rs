@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Powers of large numbers, modulo an odd one whose top bit is set.
+//! Exponentiation of large numbers, modulo an odd number whose top bit is set.
 //!
 //! Numbers are words, least significant first, as many as the modulus has. `R` is the
-//! first number that has one more. Products are Montgomery's: `a * b / R`, for which
-//! nothing is divided.
+//! smallest number with one word more. Products are Montgomery's, `a * b / R`, which
+//! need no division.
 
 use crate::{MOST_WORDS, SPACE};
 
 /// `number` to the power of `2^squarings + 1`, modulo `modulus`. `None` if `number`,
-/// most significant byte first, has another size, or is not less.
+/// most significant byte first, has another size than the modulus, or is not less.
 pub(crate) fn power<'s>(
     number: &[u8],
     modulus: &[u64],
@@ -41,8 +41,8 @@ pub(crate) fn power<'s>(
         add_product(product, power, factor, modulus, inverse);
         power.copy_from_slice(product);
     };
-    // R squared, which makes a factor R of the base: R, doubled once for each word,
-    // and squared once for each bit of the number of bits in one.
+    // R squared, which brings the base into Montgomery form: R, doubled once for each
+    // word, and squared once for each bit of the number of bits in a word.
     negate(power, modulus);
     for _ in modulus {
         double(power, modulus);
@@ -54,7 +54,7 @@ pub(crate) fn power<'s>(
     for _ in 0..squarings {
         multiply(power, None);
     }
-    // This product takes the factor R away.
+    // This product removes the factor R.
     multiply(power, Some(base));
     Some(power)
 }
@@ -64,7 +64,7 @@ fn negate(number: &mut [u64], modulus: &[u64]) {
     for (word, modulus) in number.iter_mut().zip(modulus) {
         *word = !modulus;
     }
-    // An odd number's complement is even: nothing is carried.
+    // An odd number's complement is even: adding 1 carries nothing.
     if let Some(first) = number.first_mut() {
         *first |= 1;
     }
@@ -79,10 +79,10 @@ fn double(number: &mut [u64], modulus: &[u64]) {
     reduce(number, carry, modulus);
 }
 
-/// Adds `a * b / R` to `sum`, which is 0. `inverse` is the modulus' lowest word's.
+/// Adds `a * b / R` to `sum`, which is 0. `inverse` belongs to the modulus' lowest word.
 ///
-/// Each word of `b` adds a multiple of `a`, and of the modulus what makes the lowest
-/// word 0, which then goes away.
+/// Each word of `b` adds a multiple of `a`, and a multiple of the modulus that makes the
+/// lowest word 0, which is then dropped.
 fn add_product(sum: &mut [u64], a: &[u64], b: &[u64], modulus: &[u64], inverse: u64) {
     let mut top = false;
     for &b in b {
@@ -105,7 +105,7 @@ fn add_product(sum: &mut [u64], a: &[u64], b: &[u64], modulus: &[u64], inverse: 
     reduce(sum, top, modulus);
 }
 
-/// Takes the modulus from `number`, with the bit above it, if it is not less.
+/// Subtracts the modulus from `number`, with the bit above it, if it is not less.
 fn reduce(number: &mut [u64], top: bool, modulus: &[u64]) {
     if !top && less(number, modulus) {
         return;
@@ -120,9 +120,9 @@ fn less(number: &[u64], modulus: &[u64]) -> bool {
     number.iter().rev().lt(modulus.iter().rev())
 }
 
-/// What times `word`, which is odd, is -1, modulo 2^64.
+/// The number that multiplied by `word`, which is odd, is -1 modulo 2^64.
 fn negated_inverse(word: u64) -> u64 {
-    // Right in the lowest three bits, and in twice as many with each step.
+    // Correct in the lowest three bits, and in twice as many after each step.
     let mut inverse = word;
     for _ in 0..5 {
         inverse = inverse.wrapping_mul(2_u64.wrapping_sub(word.wrapping_mul(inverse)));
@@ -144,7 +144,7 @@ mod tests {
         BigUint::from_bytes_le(&bytes)
     }
 
-    /// Words where carries go wrong are as many as others.
+    /// Words with carries at their limits are as frequent as others.
     fn word() -> impl Strategy<Value = u64> {
         prop_oneof![any::<u64>(), Just(0), Just(1), Just(u64::MAX)]
     }
@@ -171,7 +171,7 @@ mod tests {
             squarings in 0_u32..18,
         ) {
             let bytes: Vec<u8> = base.iter().rev().flat_map(|w| w.to_be_bytes()).collect();
-            // What is left of another calculation makes no difference.
+            // Leftovers of another calculation make no difference.
             let mut space = [u64::MAX; SPACE];
             let found = power(&bytes, &modulus, squarings, &mut space).expect("it is less");
             let exponent = BigUint::from((1_u64 << squarings) + 1);

@@ -20,33 +20,33 @@ use xsplice_engine::{
 pub struct Hypervisor {
     symbols: HashMap<Vec<u8>, u64>,
     text: Range<u64>,
-    /// Where 32 bytes begin that nobody may patch.
+    /// The start of 32 bytes that must not be patched.
     pub denied: Option<u64>,
     /// What [`Host::limits`] gives.
     pub limits: Limits,
     /// What [`Host::signatures`] gives.
     pub signatures: Signatures<'static>,
-    /// The functions of which it is known where they begin and end.
+    /// The functions with known start and end.
     pub functions: Vec<Range<u64>>,
-    /// Where there is none, time goes on with each call that can fail.
+    /// Without one, time advances with each call that can fail.
     clock: Option<Instant>,
     memory: Arc<Mutex<Memory>>,
 }
 
-/// What the engine asked of its host.
+/// The engine's requests to its host.
 #[derive(Clone, Debug, Default)]
 pub struct Noted {
-    /// Of the payload that came last.
-    pub told: Told,
-    /// What was opened for writing, and how.
+    /// The payload registered last.
+    pub registered: Registered,
+    /// Ranges opened for writing, and how.
     pub opened: Vec<(Range<u64>, WriteAccess)>,
     /// Pages of payloads that were protected.
     pub protected: Vec<(Range<u64>, Protection)>,
 }
 
-/// What a host gets to know of a payload.
+/// A payload as described to its host.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct Registered {
     /// Its name.
     pub name: String,
     /// Its code.
@@ -75,7 +75,7 @@ pub struct Told {
     pub symbols: Vec<(String, u64, u64, bool)>,
 }
 
-impl Told {
+impl Registered {
     fn new(payload: &Description<'_>) -> Self {
         let symbol = |symbol: &Shown<'_>| {
             let name = String::from_utf8_lossy(symbol.name).into_owned();
@@ -99,45 +99,45 @@ impl Told {
     }
 }
 
-/// What can be compared before and after.
+/// The state to compare before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// The text of the hypervisor.
     pub text: Vec<u8>,
     /// The memory of payloads, by address.
     pub payloads: BTreeMap<u64, Vec<u8>>,
-    /// What is going to be written, and how.
+    /// The range that is open for writing, and how.
     pub open: Option<(Range<u64>, WriteAccess)>,
     /// Whether text may be written.
     pub writing: bool,
 }
 
-/// What the hypervisor consists of, and how it is to behave.
+/// The hypervisor's state, and its behaviour.
 pub struct Memory {
-    /// What an action could change.
+    /// Everything that an action could change.
     pub machine: Machine,
     area: Area,
-    /// Whether the CPUs do not come together.
+    /// Whether the rendezvous times out.
     pub late: bool,
     /// Whether reading counts among the calls that can fail.
     pub reads_fail: bool,
     /// Calls until the one that fails.
     pub fail_in: Option<u32>,
-    /// How many calls there were that can fail.
+    /// Number of calls so far that can fail.
     pub calls: u32,
     /// Bytes that were read.
     pub read: usize,
     /// The log.
     pub logged: Vec<String>,
-    /// What is noted of what the engine asks for; not where allocations are counted.
+    /// The engine's requests; not recorded where allocations are counted.
     pub noted: Option<Noted>,
-    /// Hooks that were called, with what their payload's build-id begins with.
+    /// Hooks that were called, with the first byte of their payload's build-id.
     pub hooks: Vec<(Hook, u8)>,
-    /// What a hook of this kind returns, and which functions it says it patched.
+    /// The kind of hooks that fail.
     pub hook_fails: Option<Hook>,
     /// Whether hooks that run after an apply revert it.
     pub hook_reverts: bool,
-    /// A byte that revert hooks write besides.
+    /// A byte that revert hooks also write.
     pub hook_leaves: Option<(u64, u8)>,
     in_window: bool,
 }
@@ -178,7 +178,7 @@ impl Hypervisor {
             ("endbr_target", ENDBR_TARGET),
             ("at_boot", INIT),
             ("small", SMALL),
-            // As Xen says that it has none.
+            // Xen returns 0 for symbols that it does not have.
             ("absent", 0),
         ];
         let symbols = symbols.map(|(name, addr)| (name.as_bytes().to_vec(), addr));
@@ -190,7 +190,7 @@ impl Hypervisor {
         }
     }
 
-    /// All of its text is one string, which does not end.
+    /// Its text is a single unterminated string.
     pub fn without_zeros() -> Self {
         let symbols = HashMap::from([(b"target".to_vec(), TARGET)]);
         let text = vec![0xcc; usize::try_from(PAYLOADS - TEXT).unwrap()];
@@ -247,12 +247,12 @@ impl Hypervisor {
 
     /// Its memory, locked.
     ///
-    /// The engine calls its host: keep it no longer than needed.
+    /// The engine calls its host: do not hold the lock during its calls.
     pub fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was noted since the last time, which begins with the first.
+    /// The requests since the last call; the first call starts recording.
     pub fn noted(&self) -> Noted {
         self.memory()
             .noted
@@ -455,7 +455,7 @@ impl Resident for Place {
         let place = memory.bytes(self.base, self.made.len());
         place.expect("it is inside").copy_from_slice(&self.made);
         if let Some(noted) = &mut memory.noted {
-            noted.told = Told::new(payload);
+            noted.registered = Registered::new(payload);
         }
         drop(memory);
         self.build_id = payload.build_id[0];
@@ -492,7 +492,7 @@ impl Resident for Place {
         if returns && (memory.fails() || memory.hook_fails == Some(hook)) {
             return Err(Errno::EPERM);
         }
-        // In place of an action it does what the engine would do.
+        // Hooks that replace an action do what the engine would do.
         let patched = match hook {
             Hook::Apply => true,
             Hook::Revert => false,

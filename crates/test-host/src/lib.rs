@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! What tests of the engine are about: a hypervisor made of memory, which can fail
-//! wherever a host can; payloads for it, written section by section; and a model of
-//! the states that payloads go through.
+//! A simulated hypervisor for tests of the engine, which can fail wherever a host can;
+//! payloads for it, written section by section; and a model of their states.
 //!
 //! Not for use outside of tests: it panics when the engine breaks the contract of
 //! [`Host`](xsplice_engine::Host).
@@ -13,7 +12,7 @@ pub mod model;
 mod payload;
 pub mod payloads;
 
-pub use host::{Hypervisor, Machine, Memory, Noted, Told};
+pub use host::{Hypervisor, Machine, Memory, Noted, Registered};
 pub use payload::{Func, Payload, func};
 
 use xsplice_engine::{Engine, Loader, Policy, Refusal, Stack, Verified};
@@ -26,7 +25,7 @@ pub const TARGET: u64 = TEXT + 0x100;
 pub const ENDBR_TARGET: u64 = TEXT + 0x200;
 /// The function `small`: real instructions, and bytes that are none.
 pub const SMALL: u64 = TEXT + 0x300;
-/// Code that the host does not let anybody patch.
+/// Code that the host denies to patch.
 pub const DENIED: u64 = TEXT + 0x400;
 /// The function `at_boot`, in text that is freed after boot.
 pub const INIT: u64 = TEXT + 0x10000;

@@ -7,14 +7,14 @@ use crate::{Hypervisor, Payload, TARGET, XEN_ID, engine, func};
 use object::SectionKind;
 use xsplice_engine::{Action, Engine, Errno, Host as _, Options, State};
 
-/// Names, build-ids and functions to choose from; few, so that they meet.
+/// Names, build-ids and functions to choose from; few, so that they collide.
 pub const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// How many build-ids there are.
 pub const IDS: u8 = 5;
 /// How many functions there are.
 pub const FUNCTIONS: u64 = 3;
 
-/// What is done with engine and model.
+/// An operation on engine and model.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// The upload of a payload under one of [`NAMES`].
@@ -27,7 +27,7 @@ pub enum Step {
         action: Action,
         /// Whether what it depends on need not be on top.
         nodeps: bool,
-        /// The CPUs do not come together.
+        /// The rendezvous times out.
         late: bool,
     },
 }

@@ -35,7 +35,7 @@ pub enum Cause {
     #[error("no payload of this name is loaded")]
     NoSuchPayload,
     /// Another action has not run yet.
-    #[error("an action on {other} is under way; try again when it is done")]
+    #[error("an action on {other} is in progress; try again later")]
     Busy { other: String },
     /// Unload, but it is applied.
     #[error("it is applied; revert it first")]
@@ -75,7 +75,7 @@ pub enum Cause {
         errno: Errno,
     },
     /// The rendezvous timed out.
-    #[error("the CPUs did not come together in time: {0}; try again")]
+    #[error("the rendezvous failed: {0}; try again")]
     Absent(Absent),
     /// The hypervisor cannot be patched now.
     #[error("the hypervisor cannot be patched now ({})", name(*.errno))]

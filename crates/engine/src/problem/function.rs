@@ -24,7 +24,7 @@ pub enum FunctionFault {
     /// It has no size.
     #[error("its old size is 0")]
     NoOldSize,
-    /// It is not there.
+    /// No such function.
     #[error(
         "it is neither in the hypervisor nor in a loaded payload; \
          a local function is called file.c#name"
@@ -44,7 +44,7 @@ pub enum FunctionFault {
     #[error("its new address {addr:#x}: {what}")]
     NewAddress { addr: u64, what: &'static str },
 
-    // What is written over.
+    // The overwritten bytes.
     /// No room for the trampoline.
     #[error("its {old_size} bytes are too few for a trampoline, which takes {needed}")]
     TooSmall { old_size: u32, needed: u32 },
@@ -64,8 +64,8 @@ pub enum FunctionFault {
     /// The new function is out of reach.
     #[error("new code at {new:#x} is out of reach from {old:#x}")]
     Distance { old: u64, new: u64 },
-    /// It is code that runs while the hypervisor is patched, or what the host keeps
-    /// for another reason (*stricter*).
+    /// It is on the host's deny-list: code that runs while the hypervisor is patched, or
+    /// that the host protects for another reason (*stricter*).
     #[error("the code at {addr:#x} must not be patched: {reason}")]
     Denied { addr: u64, reason: &'static str },
     /// The patched range extends into the next function (*stricter*).
@@ -101,8 +101,8 @@ pub enum FunctionFault {
         other_name: String,
     },
 
-    // What is expected of it when it is applied.
-    /// It has no preimage note, where the guard is the old code.
+    // What must hold when it is applied.
+    /// It has no preimage note, and the guard is the old code.
     #[error("it has no preimage note, and this hypervisor requires one for every function")]
     NoPreimage,
     /// It shares bytes with one that an applied payload patches (*stricter*).

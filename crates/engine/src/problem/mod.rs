@@ -26,7 +26,7 @@ use thiserror::Error;
 use xsplice_abi::errno::Errno;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// How bad a problem is.
+/// The severity of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// The payload works, but this should be known.
@@ -69,7 +69,7 @@ pub enum Severity {
 )]
 #[non_exhaustive]
 pub enum Problem {
-    // What it is called, and what is there already.
+    // Its name, and what is already loaded.
     /// A name that the interface cannot carry.
     #[error("a payload's name has 1 to {limit} bytes; this one has {length}")]
     Name { length: usize, limit: usize },
@@ -107,7 +107,7 @@ pub enum Problem {
     #[error("{other} is applied and has the symbol {symbol} too; only a replace can follow")]
     AppliedSymbol { symbol: String, other: String },
 
-    // What it takes of the hypervisor.
+    // What it needs from the hypervisor.
     /// More memory than allowed.
     #[error("the payload needs {size:#x} bytes of memory; {limit:#x} are allowed")]
     TooLarge { size: u64, limit: u64 },
@@ -118,7 +118,7 @@ pub enum Problem {
     #[error("the hypervisor failed to {what} ({})", .errno.name().unwrap_or("?"))]
     Hypervisor { what: &'static str, errno: Errno },
 
-    // What is in it.
+    // Its contents.
     /// The file as a whole.
     #[error("{0}")]
     File(FileFault),

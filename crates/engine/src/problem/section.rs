@@ -46,7 +46,7 @@ impl From<&Section<'_>> for SectionId {
 #[non_exhaustive]
 pub enum SectionFault {
     // In the file.
-    /// It lies outside the file, or over its header.
+    /// It is outside the file, or overlaps its header.
     #[error("is outside the file: offset {offset:#x}, size {size:#x}, file {file:#x}")]
     Bounds { offset: u64, size: u64, file: usize },
     /// An alignment that is no power of two.
@@ -82,7 +82,7 @@ pub enum SectionFault {
     /// An alignment that the loader cannot provide.
     #[error("has alignment {align:#x}, which is more than a page; only a page is guaranteed")]
     LargeAlignment { align: u64 },
-    /// It is used and not marked as one to be loaded (*stricter*: Xen reads from
+    /// It is used, but not marked to be loaded (*stricter*: Xen reads from
     /// address 0).
     #[error("is needed at run time, but is not marked as loaded (SHF_ALLOC)")]
     NotAllocated,
@@ -91,7 +91,7 @@ pub enum SectionFault {
     /// It must have contents and has none.
     #[error("is empty")]
     Empty,
-    /// It must be there once and is there again (*stricter*: Xen takes the first).
+    /// It must be unique and is not (*stricter*: Xen takes the first).
     #[error("is there already as section [{first}]; it must be unique")]
     Duplicate { first: usize },
     /// It is not a whole number of entries.
@@ -106,8 +106,8 @@ pub enum SectionFault {
     /// Relocations without addend.
     #[error("has relocations without addends (SHT_REL), which are not supported")]
     RelNotSupported,
-    /// Relocations that are none, or that change notes or metadata (*stricter*: Xen
-    /// reads what comes of it, and people what is in the file).
+    /// Malformed relocations, or relocations of notes or metadata (*stricter*: Xen reads
+    /// the relocated bytes, people those in the file).
     #[error("has relocations that cannot be performed: {what}")]
     Relocations { what: &'static str },
     /// Alternatives without original code or without replacements.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Who has signed the payload?
+//! The signer of the payload.
 
 use super::{File, Loader, Parsed};
 use crate::Host;
@@ -26,14 +26,14 @@ pub enum Enforcement {
 }
 
 impl Enforcement {
-    /// What holds on a host that was told to do as `told`, if anything: without being
-    /// told, signatures are enforced where there are `keys`. A host that is `locked`
-    /// enforces them, even if told otherwise.
+    /// The treatment on a host whose administrator may have `requested` one. By default,
+    /// signatures are enforced if there are `keys`. A `locked` host enforces them,
+    /// whatever was requested.
     #[must_use]
-    pub fn decide(told: Option<Self>, keys: bool, locked: bool) -> Self {
-        match told {
+    pub fn decide(requested: Option<Self>, keys: bool, locked: bool) -> Self {
+        match requested {
             _ if locked => Self::Enforce,
-            Some(told) => told,
+            Some(requested) => requested,
             None if keys => Self::Enforce,
             None => Self::Off,
         }
@@ -45,7 +45,7 @@ impl Enforcement {
 pub struct Signatures<'k> {
     /// The trusted keys.
     pub keys: &'k [Key<'k>],
-    /// What is done without one of them.
+    /// The treatment of payloads that none of them has signed.
     pub enforcement: Enforcement,
 }
 
@@ -75,10 +75,10 @@ impl<'a> Signature<'a> {
         xsplice_signature::digest(self.file, self.place()).unwrap_or_default()
     }
 
-    /// The one of `keys` that has made it.
+    /// The one of `keys` that made it.
     ///
     /// # Errors
-    /// [`NoMemory`] to calculate in.
+    /// [`NoMemory`] for the calculation.
     fn key<'k>(&self, keys: &'k [Key<'k>]) -> Result<Option<&'k Key<'k>>, NoMemory> {
         let mut space = fallible::filled(0, SPACE)?;
         let space = space.first_chunk_mut().ok_or(NoMemory)?;
@@ -96,7 +96,7 @@ impl<'a> Parsed<'a> {
     /// The payload's signature, if it has one.
     ///
     /// # Errors
-    /// [`SignatureFault`] when there is no telling what it is.
+    /// [`SignatureFault`] if it cannot be read.
     pub fn signature(&self) -> Result<Option<Signature<'a>>, SignatureFault> {
         let sections = self.0.elf.sections.iter();
         let mut sections = sections.filter(|section| section.known == Some(Known::Signature));
@@ -128,11 +128,11 @@ impl<'a> Parsed<'a> {
         }))
     }
 
-    /// Finds out who signed the payload, before any of its contents are trusted.
+    /// Identifies the signer, before any of the payload's contents are trusted.
     ///
     /// # Errors
-    /// [`Refusal`] when signatures are enforced and none of the host's keys has signed
-    /// it: whatever else could be found is of no interest.
+    /// [`Refusal`] if signatures are enforced and none of the host's keys has signed it;
+    /// nothing else is then checked.
     #[inline(never)]
     pub fn authenticate(
         self,
