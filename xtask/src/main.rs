@@ -6,6 +6,7 @@ mod axe;
 mod demo;
 mod docs;
 mod fuzz;
+mod locked;
 mod man;
 mod mutants;
 mod publish;

@@ -72,7 +72,7 @@ pub(crate) struct Symbol<'a> {
 }
 
 /// The sections and symbols of a file; both have their null entry at index 0.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Elf<'a> {
     pub(crate) sections: Vec<Section<'a>>,
     pub(crate) symbols: Vec<Symbol<'a>>,
@@ -88,22 +88,19 @@ impl<'a> Elf<'a> {
         self.sections.get(usize::from(*first?))
     }
 
-    pub(crate) fn parse(file: &'a [u8], problems: &mut Problems) -> Option<Self> {
+    /// Parses `file` into an empty one. `None` if it cannot be loaded.
+    pub(crate) fn parse(&mut self, file: &'a [u8], problems: &mut Problems) -> Option<()> {
         let header = header(file, problems)?;
-        let mut sections = sections(file, &header, problems)?;
-        let symbol_table = symbol_table(&sections, problems);
-        let names = strings(&sections, usize::from(header.names), problems);
-        let (symbol_table, names) = (symbol_table?, names?);
-        let firsts = name_sections(file, &header, &mut sections, names, problems)?;
-        let table = sections.get(symbol_table)?;
-        let names = strings(&sections, usize::try_from(table.link).ok()?, problems)?;
-        let symbols = symbols(table, names, problems)?;
-        (!problems.refused()).then_some(Self {
-            sections,
-            symbols,
-            symbol_table,
-            firsts,
-        })
+        self.sections = sections(file, &header, problems)?;
+        let symbol_table = symbol_table(&self.sections, problems);
+        let names = strings(&self.sections, usize::from(header.names), problems);
+        let names = names?;
+        self.symbol_table = symbol_table?;
+        self.firsts = name_sections(file, &header, &mut self.sections, names, problems)?;
+        let table = self.sections.get(self.symbol_table)?;
+        let names = strings(&self.sections, usize::try_from(table.link).ok()?, problems)?;
+        self.symbols = symbols(table, names, problems)?;
+        (!problems.refused()).then_some(())
     }
 }
 
@@ -234,9 +231,11 @@ fn sections<'a>(
     let mut in_file = 0;
     for index in 1..usize::from(header.count) {
         let bytes = header.section_header(file, index)?;
-        let section = Section::read(index, bytes, file, problems)?;
+        problems.noted(fallible::push(&mut sections, Section::default()))?;
+        let section = sections.last_mut()?;
+        section.index = index;
+        section.read(bytes, file, problems)?;
         in_file += section.data.len() as u64;
-        problems.noted(fallible::push(&mut sections, section))?;
     }
     let size = file.len() as u64;
     if in_file > size {
@@ -249,51 +248,40 @@ fn sections<'a>(
 }
 
 impl<'a> Section<'a> {
-    /// Reads a section whose header is `bytes`, still without its name.
-    fn read(
-        index: usize,
-        bytes: Bytes<'_>,
-        file: &'a [u8],
-        problems: &mut Problems,
-    ) -> Option<Self> {
+    /// Reads the section whose header is `bytes`, but for its name. (In place: the stack
+    /// is deep here.)
+    fn read(&mut self, bytes: Bytes<'_>, file: &'a [u8], problems: &mut Problems) -> Option<()> {
         let (addr, offset) = (bytes.u64(16)?, bytes.u64(24)?);
-        let mut section = Section {
-            index,
-            kind: bytes.u32(4)?,
-            flags: bytes.u64(8)?,
-            size: bytes.u64(32)?,
-            link: bytes.u32(40)?,
-            info: bytes.u32(44)?,
-            align: bytes.u64(48)?,
-            entry_size: bytes.u64(56)?,
-            offset: usize::try_from(offset).unwrap_or(usize::MAX),
-            ..Section::default()
-        };
-        let (size, align) = (section.size, section.align);
-        let data = match section.kind {
+        self.kind = bytes.u32(4)?;
+        self.flags = bytes.u64(8)?;
+        self.size = bytes.u64(32)?;
+        self.link = bytes.u32(40)?;
+        self.info = bytes.u32(44)?;
+        self.align = bytes.u64(48)?;
+        self.entry_size = bytes.u64(56)?;
+        self.offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let (size, align) = (self.size, self.align);
+        let data = match self.kind {
             SHT_NOBITS => Some(&b""[..]),
             _ => Bytes(file).range(offset, size),
         };
         match data {
-            Some(data) if offset >= HEADER_SIZE => section.data = data,
+            Some(data) if offset >= HEADER_SIZE => self.data = data,
             _ => {
                 let file = file.len();
-                problems.section(&section, SectionFault::Bounds { offset, size, file });
+                problems.section(self, SectionFault::Bounds { offset, size, file });
             }
         }
         if align != 0 && !align.is_power_of_two() {
-            problems.section(&section, SectionFault::Alignment { align });
+            problems.section(self, SectionFault::Alignment { align });
         } else if align != 0 && addr % align != 0 {
-            problems.section(&section, SectionFault::Address { addr, align });
+            problems.section(self, SectionFault::Address { addr, align });
         }
-        if section.kind == SHT_NOBITS
-            && section.flags & (SHF_WRITE | SHF_ALLOC) != 0
-            && size > MAX_SIZE
-        {
+        if self.kind == SHT_NOBITS && self.flags & (SHF_WRITE | SHF_ALLOC) != 0 && size > MAX_SIZE {
             let limit = MAX_SIZE;
-            problems.section(&section, SectionFault::TooLarge { size, limit });
+            problems.section(self, SectionFault::TooLarge { size, limit });
         }
-        Some(section)
+        Some(())
     }
 }
 

@@ -450,7 +450,10 @@ fn the_description_that_a_host_gets() {
         (&registered.build_id[..], &registered.depends[..]),
         (&OWN_ID[..], &XEN_ID[..])
     );
-    assert_eq!((registered.text.start, registered.data.start), (base, base + 0x1000));
+    assert_eq!(
+        (registered.text.start, registered.data.start),
+        (base, base + 0x1000)
+    );
     assert_eq!(registered.read_only.start, base + 0x2000);
     for (range, inside) in [
         (&registered.funcs, &registered.data),
@@ -468,7 +471,10 @@ fn the_description_that_a_host_gets() {
     for table in [&registered.exceptions, &registered.bug_frames[0]] {
         assert_eq!(read(table).len(), 8);
     }
-    for table in registered.bug_frames[1..].iter().chain([&registered.call_sites]) {
+    for table in registered.bug_frames[1..]
+        .iter()
+        .chain([&registered.call_sites])
+    {
         assert!(table.is_empty());
     }
     // The addresses that their names were found at are filled in.

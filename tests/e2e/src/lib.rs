@@ -65,10 +65,27 @@ pub fn debug_base() -> anyhow::Result<Base> {
     described_by("XSPLICE_DEBUG_BASE")
 }
 
-fn described_by(variable: &str) -> anyhow::Result<Base> {
-    let path = std::env::var(variable).with_context(|| {
+/// Like [`debug_base`], but its hypervisor, which `XSPLICE_LOCKED_XEN` names, enforces
+/// signatures whatever its command line says.
+///
+/// # Errors
+/// If there is none.
+pub fn locked_base() -> anyhow::Result<Base> {
+    let xen = named_by("XSPLICE_LOCKED_XEN")?;
+    Ok(Base {
+        xen: xen.into(),
+        ..debug_base()?
+    })
+}
+
+fn named_by(variable: &str) -> anyhow::Result<String> {
+    std::env::var(variable).with_context(|| {
         format!("{variable} is not set: these tests need a real Xen; run `cargo xtask test`")
-    })?;
+    })
+}
+
+fn described_by(variable: &str) -> anyhow::Result<Base> {
+    let path = named_by(variable)?;
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     serde_json::from_str(&text).context(path)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Signatures on the real Xen: a core with keys loads what one of them has signed, and
-//! nothing else; its command line can say otherwise; and Xen without signatures loads
-//! signed payloads as it does others.
+//! Signatures on the real Xen: a core with keys only loads payloads that one of them has
+//! signed, unless its command line says otherwise; a locked one ignores its command
+//! line; and Xen without signatures loads signed payloads like others.
 
 use anyhow::{Context as _, ensure};
 use object::elf::{FileHeader64, SHT_PROGBITS};
@@ -10,8 +10,8 @@ use object::{LittleEndian, U32};
 use std::ops::Range;
 use std::path::Path;
 use xsplice_e2e::{
-    Base, base, config, debug_base, local, repository, result, rust_base, settled, told,
-    unsigned_config,
+    Base, base, config, debug_base, local, locked_base, repository, result, rust_base, settled,
+    told, unsigned_config,
 };
 use xsplice_lab::Host;
 
@@ -172,13 +172,29 @@ fn done(host: &mut Host, argv: &[&str]) -> anyhow::Result<String> {
     Ok(output.stdout)
 }
 
+const ENFORCED: &str = "livepatch: payloads must be signed; keys: large, vendor";
+
 #[test]
-fn a_core_with_keys_loads_what_they_signed_and_nothing_else() -> anyhow::Result<()> {
+fn signatures_are_enforced_by_default() -> anyhow::Result<()> {
     let base = debug_base()?;
     let payload = unsigned(&base)?;
     let mut host = Host::boot(&config(&base)?)?;
-    let line = "livepatch: payloads must be signed; keys: large, vendor";
-    ensure!(host.console().contains(line), "{}", host.console());
+    ensure!(host.console().contains(ENFORCED), "{}", host.console());
+    host.put("/lab/hello", &payload)?;
+    let output = host.run(&["xsplice", "--json", "upload", "hello", "/lab/hello"])?;
+    let said = told("upload", &output.stdout)?;
+    ensure!(said["error"]["errno"] == "EPERM", "{said:#}");
+    host.shut_down()?;
+    Ok(())
+}
+
+/// Whoever controls dom0 also controls Xen's command line.
+#[test]
+fn a_locked_core_only_loads_signed_payloads_whatever_its_command_line_says() -> anyhow::Result<()> {
+    let base = locked_base()?;
+    let payload = unsigned(&base)?;
+    let mut host = Host::boot(&unsigned_config(&base)?)?;
+    ensure!(host.console().contains(ENFORCED), "{}", host.console());
     for (name, file, errno, reason) in refused(&payload)? {
         let path = format!("/lab/{name}");
         host.put(&path, &file)?;

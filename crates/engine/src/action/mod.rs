@@ -236,33 +236,12 @@ impl<H: Host> Engine<H> {
     /// [`Refusal`] with every problem that could be found; nothing of the
     /// payload stays in memory.
     pub fn upload(&mut self, name: &str, file: &[u8]) -> Result<&Loaded, Refusal> {
-        let (length, limit) = (name.len(), MAX_NAME);
-        let result = if length == 0 || length > limit {
-            Err(Refusal::new(name, Problem::Name { length, limit }))
-        } else if self.stack.find(name).is_some() {
-            Err(Refusal::new(name, Problem::NameTaken))
-        } else {
-            let loader = Loader {
-                host: &self.host,
-                stack: &self.stack,
-                policy: self.policy,
-            };
-            loader
-                .load(name, file)
-                .and_then(|payload| payload.install(&mut self.stack))
-        };
+        let result = self.load(name, file);
         self.counters.upload(result.is_ok());
-        // A console is slow, and a loaded payload does nothing yet: log no line.
-        if let Err(mut refusal) = result {
-            if refusal.payload.is_empty() {
-                // The payload's memory is free again.
-                refusal.payload = same(name);
-            }
-            self.host.log(format_args!("{}", refusal.brief()));
-            return Err(refusal);
-        }
+        result.map_err(|refusal| self.refused(name, refusal))?;
         let gone = || Refusal::new(name, Problem::File(FileFault::NothingToDo));
         let payload = self.stack.find(name).ok_or_else(gone)?;
+        // A console is slow, and a loaded payload does nothing yet: no other line.
         let mut problems = payload.problems().iter();
         if let Some(problem) = problems.find(|p| matches!(p, Problem::Signature { .. })) {
             let name = name.as_bytes().escape_ascii();
@@ -270,6 +249,34 @@ impl<H: Host> Engine<H> {
                 .log(format_args!("{name} was loaded, but {problem}"));
         }
         Ok(payload)
+    }
+
+    fn load(&mut self, name: &str, file: &[u8]) -> Result<(), Refusal> {
+        let (length, limit) = (name.len(), MAX_NAME);
+        if length == 0 || length > limit {
+            return Err(Refusal::new(name, Problem::Name { length, limit }));
+        }
+        if self.stack.find(name).is_some() {
+            return Err(Refusal::new(name, Problem::NameTaken));
+        }
+        let loader = Loader {
+            host: &self.host,
+            stack: &self.stack,
+            policy: self.policy,
+        };
+        let payload = loader.load(name, file)?;
+        payload.install(&mut self.stack)
+    }
+
+    /// Logs a refusal.
+    #[inline(never)]
+    fn refused(&self, name: &str, mut refusal: Refusal) -> Refusal {
+        if refusal.payload.is_empty() {
+            // The payload's memory is free again.
+            refusal.payload = same(name);
+        }
+        self.host.log(format_args!("{}", refusal.brief()));
+        refusal
     }
 
     /// Does the part of `action` that can be done while the hypervisor runs: checks,

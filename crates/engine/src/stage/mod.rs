@@ -82,13 +82,17 @@ impl<H: Host> Loader<'_, H> {
     /// [`Refusal`] with every problem that could be found.
     #[inline(never)]
     pub fn load<'a>(&self, name: &str, file: &'a [u8]) -> Result<Verified<'a>, Refusal> {
+        self.resolved(name, file)?.relocate(self).verify(self)
+    }
+
+    /// The first stages. (Not inlined: the stack is deepest in the last one.)
+    #[inline(never)]
+    fn resolved<'a>(&self, name: &str, file: &'a [u8]) -> Result<Resolved<'a>, Refusal> {
         Parsed::parse(name, file)?
             .authenticate(self)?
             .check_dependencies(self)?
             .lay_out(self)?
-            .resolve(self)?
-            .relocate(self)
-            .verify(self)
+            .resolve(self)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{File, Findings};
 use crate::elf::Elf;
 use crate::problem::Refusal;
 use alloc::boxed::Box;
-use xsplice_fallible as fallible;
+use xsplice_fallible::{self as fallible, NoMemory};
 
 /// A relocatable ELF file for this machine, within the loader's limits.
 #[derive(Debug)]
@@ -19,20 +19,35 @@ impl<'a> Parsed<'a> {
     /// [`Refusal`] if it is not a payload file at all.
     #[inline(never)]
     pub fn parse(name: &str, file: &'a [u8]) -> Result<Self, Refusal> {
-        let mut findings = Findings::new(name)?;
-        let place = fallible::place()?;
-        match Elf::parse(file, &mut findings.problems) {
-            Some(elf) => Ok(Self(Box::write(
-                place,
-                File {
-                    findings,
-                    bytes: file,
-                    elf,
-                    build_id: b"",
-                    depends: b"",
-                },
-            ))),
-            None => Err(findings.refuse()),
+        let mut file = File::boxed(name, file)?;
+        let File {
+            findings,
+            elf,
+            bytes,
+            ..
+        } = &mut *file;
+        match elf.parse(bytes, &mut findings.problems) {
+            Some(()) => Ok(Self(file)),
+            None => Err(file.findings.refuse()),
         }
+    }
+}
+
+impl<'a> File<'a> {
+    /// A file that is still to be parsed. (Not inlined: the stack is deepest while it is.)
+    #[inline(never)]
+    fn boxed(name: &str, bytes: &'a [u8]) -> Result<Box<Self>, NoMemory> {
+        let findings = Findings::new(name)?;
+        let place = fallible::place()?;
+        Ok(Box::write(
+            place,
+            Self {
+                findings,
+                bytes,
+                elf: Elf::default(),
+                build_id: b"",
+                depends: b"",
+            },
+        ))
     }
 }
