@@ -6,6 +6,7 @@ mod classic;
 mod commands;
 mod console;
 mod explain;
+mod host;
 mod payload_file;
 mod preflight;
 mod replaced;
@@ -14,12 +15,13 @@ mod show;
 pub(crate) use act::Acted;
 pub(crate) use classic::{called_as_xen_livepatch, xen_livepatch};
 pub(crate) use commands::{Command, run};
+pub(crate) use host::{Dom0, Missing};
 pub(crate) use show::{Info, List};
 
 use xsplice_dom0::{Action, State};
 
 /// Default timeout of a rendezvous in milliseconds, as in the classic tool.
-const TIMEOUT_MS: u32 = 30;
+pub(crate) const TIMEOUT_MS: u32 = 30;
 
 /// The verb for an action in messages.
 fn verb(action: Action) -> &'static str {

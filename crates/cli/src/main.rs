@@ -28,6 +28,7 @@ mod report;
 mod schema;
 mod sign;
 mod signature;
+mod store;
 mod verified;
 mod verify;
 
@@ -35,7 +36,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed; standard error says why
-  2  the hypervisor was busy and nothing changed; try again";
+  2  the hypervisor was busy and nothing changed; try again
+  3  status --check, plan, coverage: not as wanted";
 
 /// Live patching for the Xen hypervisor.
 #[derive(Parser)]
@@ -86,6 +88,8 @@ enum Command {
     Schema(schema::Args),
     #[command(flatten)]
     Admin(admin::Command),
+    #[command(flatten)]
+    Store(store::Command),
 }
 
 impl Command {
@@ -101,6 +105,7 @@ impl Command {
             | Self::Lab(_)
             | Self::Man(_)
             | Self::Schema(_) => true,
+            Self::Store(command) => command.makes_files(),
             Self::Check(_)
             | Self::Inspect(_)
             | Self::VerifySignature(_)
@@ -173,5 +178,6 @@ fn run() -> ExitCode {
         Command::Completions(args) => manual::print_completions(&args, cli.json),
         Command::Schema(args) => schema::write_all(&args, cli.json),
         Command::Admin(command) => admin::run(&command, cli.json),
+        Command::Store(command) => store::run(&command, cli.json),
     }
 }

@@ -16,6 +16,8 @@ const SCHEMA: u32 = 1;
 
 /// The exit code that says: nothing changed, try again.
 pub(crate) const AGAIN: u8 = 2;
+/// The exit code that says: it was looked at, and it is not as wanted.
+const NOT_AS_WANTED: u8 = 3;
 
 /// What every command prints with `--json`, however it ended.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -34,6 +36,9 @@ pub(crate) struct Ended<T> {
     result: Option<T>,
     /// Why the command failed; null if it did not.
     error: Option<Failure>,
+    /// Whether the exit code says that something is not as wanted.
+    #[serde(skip)]
+    unwanted: bool,
 }
 
 /// Why a command failed.
@@ -89,6 +94,7 @@ impl<T: Serialize + JsonSchema> Ended<T> {
             state: None,
             result: Some(result),
             error: None,
+            unwanted: false,
         }
     }
 
@@ -100,6 +106,7 @@ impl<T: Serialize + JsonSchema> Ended<T> {
             state: None,
             result: None,
             error: Some(failure),
+            unwanted: false,
         }
     }
 
@@ -111,6 +118,11 @@ impl<T: Serialize + JsonSchema> Ended<T> {
     /// Whether something changed.
     pub(crate) fn changed(self, changed: bool) -> Self {
         Self { changed, ..self }
+    }
+
+    /// Whether what was looked at is not as wanted, which the exit code says.
+    pub(crate) fn unwanted(self, unwanted: bool) -> Self {
+        Self { unwanted, ..self }
     }
 
     /// The state of what the command is about.
@@ -134,6 +146,7 @@ impl<T: Serialize + JsonSchema> Ended<T> {
             }
         }
         match &self.error {
+            None if self.unwanted => ExitCode::from(NOT_AS_WANTED),
             None => ExitCode::SUCCESS,
             Some(failure) if failure.kind == Kind::Busy => ExitCode::from(AGAIN),
             Some(_) => ExitCode::FAILURE,
@@ -151,6 +164,12 @@ impl Failure {
             problems: Vec::new(),
             console: Vec::new(),
         }
+    }
+
+    /// The hypervisor's error number.
+    pub(crate) fn with_errno(self, errno: Option<Errno>) -> Self {
+        let errno = errno.map(errno_name);
+        Self { errno, ..self }
     }
 
     /// What the hypervisor printed about it.

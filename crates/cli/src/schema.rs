@@ -4,6 +4,7 @@
 use crate::output::{Ended, failure, say};
 use crate::{
     admin, build, check, demo, efi_syms, inspect, keygen, lab, manual, report, sign, signature,
+    store,
 };
 use anyhow::Context as _;
 use schemars::generate::SchemaSettings;
@@ -35,26 +36,34 @@ pub(crate) struct Written {
 type Make = fn(&mut SchemaGenerator) -> Schema;
 
 /// What each command prints; one in a group has the group's name before its own.
-const COMMANDS: [(&str, Make); 23] = [
+const COMMANDS: [(&str, Make); 31] = [
     ("apply", of::<admin::Acted>),
     ("build", of::<build::Built>),
     ("check", of::<check::Checked>),
     ("completions", of::<manual::Script>),
+    ("coverage", of::<store::Covers>),
     ("demo", of::<demo::Demonstrated>),
     ("efi-syms", of::<efi_syms::Created>),
+    ("history", of::<store::Past>),
     ("info", of::<admin::Info>),
     ("inspect", of::<inspect::Inspected>),
+    ("install", of::<store::Installed>),
     ("keygen", of::<keygen::Made>),
     ("lab-run", of::<lab::Ran>),
     ("lab-try", of::<lab::Tried>),
     ("list", of::<admin::List>),
     ("load", of::<admin::Acted>),
     ("man", of::<Written>),
+    ("metrics", of::<store::Exposed>),
+    ("plan", of::<store::Planned>),
+    ("remove", of::<store::Removed>),
     ("replace", of::<admin::Acted>),
     ("report", of::<report::Reported>),
     ("revert", of::<admin::Acted>),
     ("schema", of::<Written>),
     ("sign", of::<sign::Signed>),
+    ("status", of::<store::Status>),
+    ("sync", of::<store::Synced>),
     ("unload", of::<admin::Acted>),
     ("upload", of::<admin::Acted>),
     ("verify", of::<Verdict>),

@@ -3,11 +3,14 @@
 
 use crate::output::{Ended, failure, say, shown};
 use crate::signature::{self, read_cert};
+use crate::store;
 use anyhow::{Context as _, bail, ensure};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use xsplice_signature::Digest;
 use xsplice_signing::{PrivateKey, PublicKey, Unsigned};
+use xsplice_store::Places;
 use xsplice_system::file;
 
 const EXAMPLES: &str = "\
@@ -15,11 +18,16 @@ Examples:
   xsplice sign --key vendor.key fix.livepatch
   xsplice sign --key vendor.key fix.livepatch -o signed.livepatch
   xsplice sign --signer ./sign-with-module --cert vendor.pem fix.livepatch
+  xsplice sign --key vendor.key fixes-3.livepatch --level 3 --fix XSA-480
 
 The signer is a shell command, for keys that are encrypted or in a hardware module.
 Its standard input is the file to be signed, of which it makes an RSA signature with
 SHA-256 (PKCS #1 version 1.5), as `openssl dgst -sha256 -sign KEY` does; it writes
 that, and nothing else, to standard output.
+
+With --level, it also writes the manifest of the payload, for the store of hosts, and
+its signature by the same key: fixes-3.livepatch.json and fixes-3.livepatch.json.sig,
+which `openssl dgst -sha256 -verify` verifies, too.
 
 A signature that is there is replaced, if the key has the same size. What the payload
 does stays the same: Xen without signatures loads it as before.";
@@ -44,6 +52,13 @@ pub(crate) struct Args {
     /// itself].
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Write a manifest, with this level: a number that rises with each payload for the
+    /// same hypervisor.
+    #[arg(long, value_name = "N")]
+    level: Option<u32>,
+    /// What the payload fixes, such as `XSA-480`; repeat it for several.
+    #[arg(long = "fix", value_name = "NAME", requires = "level")]
+    fixes: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
@@ -60,6 +75,9 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
                     signed.output,
                     signed.bits
                 );
+                if let Some(manifest) = &signed.manifest {
+                    say!("{manifest}: its manifest, signed with the same key");
+                }
             }
             Ended::well(signed).changed(true).tell(json)
         }
@@ -76,6 +94,8 @@ pub(crate) struct Signed {
     bits: usize,
     /// Whether there was a signature before.
     replaced: bool,
+    /// The manifest; null if no level was given. Its signature is in `MANIFEST.sig`.
+    manifest: Option<String>,
 }
 
 /// What signs.
@@ -94,18 +114,59 @@ fn sign(args: &Args) -> anyhow::Result<Signed> {
     let name = || shown(&args.payload);
     let unsigned = Unsigned::new(&data, key.signature_size()).with_context(name)?;
     let replaced = unsigned.replaces();
-    let made = match signer {
-        Signer::Key(key) => key.sign(unsigned.digest())?,
-        Signer::Command(command) => run_signer(command, unsigned.bytes())?,
-    };
+    let made = signer.sign(unsigned.digest(), unsigned.bytes())?;
     let signed = unsigned.with(&made, &key).with_context(name)?;
     let output = args.output.as_ref().unwrap_or(&args.payload);
-    file::write(output, &signed).with_context(|| format!("cannot write {}", shown(output)))?;
+    let manifest = args
+        .level
+        .map(|level| manifest(args, level, output, &signed, &signer, &key));
+    let manifest = manifest.transpose()?;
+    let write = |path: &Path, data: &[u8]| {
+        file::write(path, data).with_context(|| format!("cannot write {}", shown(path)))
+    };
+    write(output, &signed)?;
+    let place = Places::manifest(output);
+    if let Some((text, signature)) = &manifest {
+        write(&Places::signature(&place), signature)?;
+        write(&place, text)?;
+    }
     Ok(Signed {
+        manifest: manifest.map(|_| shown(&place)),
         output: shown(output),
         bits: key.bits(),
         replaced,
     })
+}
+
+impl Signer<'_> {
+    /// The signature of `bytes`, which have this `digest`.
+    fn sign(&self, digest: &Digest, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Self::Key(key) => Ok(key.sign(digest)?),
+            Self::Command(command) => run_signer(command, bytes),
+        }
+    }
+}
+
+/// The manifest of the payload `data`, which is to be at `output`, and its signature.
+fn manifest(
+    args: &Args,
+    level: u32,
+    output: &Path,
+    data: &[u8],
+    signer: &Signer,
+    key: &PublicKey,
+) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+    let manifest = store::manifest(data, output, level, &args.fixes)?;
+    let text = manifest.to_json().into_bytes();
+    let digest = xsplice_signature::digest(&text, 0..0).context("there is nothing to sign")?;
+    let signature = signer.sign(&digest, &text)?;
+    ensure!(
+        key.has_signed(&digest, &signature),
+        "the signature of the manifest is not that of the key {}",
+        key.name()
+    );
+    Ok((text, signature))
 }
 
 /// What signs, and its public key.

@@ -142,6 +142,9 @@ pub struct Broken {
     pub line: usize,
     /// What is wrong.
     pub why: String,
+    /// Whether it is only a line that is there in part, because the host died: the line
+    /// after it follows it.
+    pub torn: bool,
 }
 
 /// What the first line has for a line before it.
@@ -159,10 +162,11 @@ impl History {
         let mut history = Self::default();
         let mut previous = beginning();
         for (index, text) in lines(&data).enumerate() {
-            let mut broken = |why: &str| {
+            let mut broken = |why: &str, torn| {
                 history.broken.push(Broken {
                     line: index + 1,
                     why: why.to_owned(),
+                    torn,
                 });
             };
             match serde_json::from_slice::<Line>(text) {
@@ -170,11 +174,16 @@ impl History {
                     if line.previous != previous {
                         broken(
                             "it does not follow the line before: lines were changed or taken out",
+                            false,
                         );
                     }
                     history.lines.push(line);
                 }
-                Err(_) => broken("it is no line of the history: the host died, or it was changed"),
+                // If it was changed, the next line does not follow it.
+                Err(_) => broken(
+                    "it is there in part: the host died while it was written",
+                    true,
+                ),
             }
             previous = sha256(text);
         }
@@ -270,7 +279,7 @@ mod tests {
         ] {
             std::fs::write(&path, &bad).expect("written");
             let history = History::read(&root).expect("read");
-            assert!(!history.broken.is_empty(), "{bad}");
+            assert!(history.broken.iter().any(|broken| !broken.torn), "{bad}");
         }
     }
 
@@ -295,7 +304,12 @@ mod tests {
             let history = History::read(&root).expect("read");
             let torn = usize::from(cut > 1);
             assert_eq!(history.lines.len(), 4 - torn, "{cut}");
-            assert_eq!(history.broken.len(), torn, "{cut}: {:?}", history.broken);
+            let all_torn = history.broken.iter().all(|broken| broken.torn);
+            assert!(
+                all_torn && history.broken.len() == torn,
+                "{cut}: {:?}",
+                history.broken
+            );
         }
     }
 }

@@ -133,6 +133,23 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
         ended
     }
 
+    /// Only takes what is applied as good, however short the host has lived with it: it
+    /// goes down in order.
+    pub fn settle_now(self) -> Ended {
+        let mut ended = Ended::default();
+        let settled = self
+            .recover(&mut ended)
+            .and_then(|(mut progress, quarantine)| {
+                let catalogue = Catalogue::read(self.disk, self.base, self.policy, &quarantine)?;
+                let observed = Observed::new(self.list()?, &catalogue);
+                ended.from = observed.level();
+                ended.level = Some(ended.from);
+                Ok(self.settle(&mut progress, &observed, Duration::ZERO)?)
+            });
+        ended.why = settled.err();
+        ended
+    }
+
     fn try_run(&mut self, ended: &mut Ended) -> Result<(), Why> {
         Plan::permitted(self.policy)?;
         let (mut progress, mut quarantine) = self.recover(ended)?;
@@ -141,7 +158,8 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
         let observed = Observed::new(before.clone(), &catalogue);
         ended.from = observed.level();
         ended.level = Some(ended.from);
-        self.settle(&mut progress, &observed)?;
+        let time = Duration::from_secs(self.policy.settle.into());
+        self.settle(&mut progress, &observed, time)?;
         let standing = progress.of(self.base);
         let plan = Plan::make(&observed, &catalogue, self.policy, &standing, self.request)?;
         if plan.steps.is_empty() {
@@ -267,9 +285,13 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
         Ok((progress, quarantine))
     }
 
-    /// Takes what is applied as good, if the host has lived with it long enough.
-    fn settle(&self, progress: &mut Progress, observed: &Observed) -> Result<(), Error> {
-        let time = Duration::from_secs(self.policy.settle.into());
+    /// Takes what is applied as good, if the host has lived with it for this `time`.
+    fn settle(
+        &self,
+        progress: &mut Progress,
+        observed: &Observed,
+        time: Duration,
+    ) -> Result<(), Error> {
         let standing = progress.entry(self.base);
         let attempted = standing.attempt.as_ref().and_then(|a| a.payload.clone());
         if attempted.is_none_or(|payload| !has(observed, &payload))

@@ -45,7 +45,8 @@ pub(super) fn has_variables(data: &[u8]) -> anyhow::Result<bool> {
     }))
 }
 
-fn identify(data: &[u8]) -> anyhow::Result<Identity> {
+/// Reads what the payload says of itself.
+pub(super) fn identify(data: &[u8]) -> anyhow::Result<Identity> {
     if data.len() < 4 || data[..4] != elf::ELFMAG {
         bail!("not an ELF file, so not a payload");
     }

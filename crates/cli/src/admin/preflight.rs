@@ -23,7 +23,7 @@ const DIRECTORIES: [&str; 4] = [
 ];
 
 /// Whether and against what a payload is checked.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Preflight {
     /// Image of the running hypervisor with symbols, to check the payload
     /// against [default: found by its build-id in /boot and /usr/lib/debug].

@@ -124,10 +124,7 @@ fn check_files(world: &World, when: &str) {
         }
     }
     let history = History::read(&world.disk).expect(when);
-    let torn = history
-        .broken
-        .iter()
-        .all(|broken| broken.why.contains("no line"));
+    let torn = history.broken.iter().all(|broken| broken.torn);
     assert!(torn, "{when}: {:?}", history.broken);
 }
 

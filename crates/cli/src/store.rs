@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The store, and what the host is to have: install, remove, status, plan, sync,
+//! history, metrics, coverage.
+
+mod fleet;
+mod shelf;
+mod show;
+mod step;
+mod told;
+
+pub(crate) use fleet::Covers;
+pub(crate) use shelf::{Installed, Removed, manifest};
+pub(crate) use show::{Exposed, Past, Status};
+pub(crate) use step::{Planned, Synced};
+
+use crate::admin::Dom0;
+use crate::output::failure;
+use anyhow::Context as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+use xsplice_dom0::Privcmd;
+use xsplice_store::{Date, Lock, Moment, Recorder, Root};
+
+/// The commands about the store.
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Put payloads into the store of this host, without applying them.
+    Install(shelf::InstallArgs),
+    /// Take a payload out of the store.
+    Remove(shelf::RemoveArgs),
+    /// Show whether this host has the payload that it is to have.
+    Status(show::StatusArgs),
+    /// Show what `sync` would do.
+    Plan(step::PlanArgs),
+    /// Bring this host to the payload that it is to have.
+    Sync(step::SyncArgs),
+    /// Show what was done on this host.
+    History(show::HistoryArgs),
+    /// Write how this host stands, for Prometheus.
+    Metrics(show::MetricsArgs),
+    /// Show which hosts of a fleet a store has payloads for.
+    Coverage(fleet::Args),
+}
+
+impl Command {
+    /// Whether it creates files that must not be left behind half-written.
+    pub(crate) fn makes_files(&self) -> bool {
+        matches!(self, Self::Metrics(_))
+    }
+}
+
+/// Where the files are.
+#[derive(clap::Args)]
+pub(crate) struct At {
+    /// Directory that stands for `/`: for tests, and for images of hosts.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+/// How long to wait for another run.
+#[derive(clap::Args)]
+pub(crate) struct Wait {
+    /// Wait up to S seconds while another xsplice is at work.
+    #[arg(long = "wait", value_name = "S", default_value_t = 0)]
+    seconds: u32,
+}
+
+impl At {
+    fn root(&self) -> Root {
+        Root::new(&self.root)
+    }
+}
+
+impl Wait {
+    fn take(&self, root: &Root) -> Result<Lock, told::Failed> {
+        Ok(Lock::take(root, Duration::from_secs(self.seconds.into()))?)
+    }
+}
+
+/// What the kernel says about this boot.
+fn now() -> anyhow::Result<Moment> {
+    let read = |path: &str| std::fs::read_to_string(path).with_context(|| path.to_owned());
+    let uptime = read("/proc/uptime")?;
+    let seconds = uptime.split(['.', ' ']).next().unwrap_or_default();
+    Ok(Moment {
+        boot: read("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
+        uptime: Duration::from_secs(seconds.parse().context("/proc/uptime")?),
+        date: Date::new(SystemTime::now()),
+    })
+}
+
+/// Who logged in; nobody, if a service does this.
+fn user() -> Option<u32> {
+    let id = std::fs::read_to_string("/proc/self/loginuid").ok()?;
+    id.trim().parse().ok().filter(|id| *id != u32::MAX)
+}
+
+fn recorder(root: &Root) -> anyhow::Result<Recorder<'_, Root>> {
+    Ok(Recorder {
+        disk: root,
+        now: now()?,
+        user: user(),
+    })
+}
+
+/// The hypervisor, and its build-id.
+fn hypervisor() -> anyhow::Result<(Privcmd, String, String)> {
+    let hypervisor = Privcmd::open()?;
+    let (version, base) = Dom0::version(&hypervisor)?;
+    let version = format!("{}.{}{}", version.major, version.minor, version.extra);
+    Ok((hypervisor, base, version))
+}
+
+pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
+    let done = match command {
+        Command::Install(args) => shelf::install(args, json),
+        Command::Remove(args) => shelf::remove(args, json),
+        Command::Status(args) => show::status(args, json),
+        Command::Plan(args) => step::plan(args, json),
+        Command::Sync(args) => step::sync(args, json),
+        Command::History(args) => show::history(args, json),
+        Command::Metrics(args) => show::metrics(args, json),
+        Command::Coverage(args) => fleet::coverage(args, json),
+    };
+    match done {
+        Ok(code) => code,
+        Err(told::Failed::Locked(error)) => told::locked(&error, json),
+        Err(told::Failed::Other(error)) => failure(&error, json),
+    }
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How the host stands: `xsplice status`, `xsplice history`, `xsplice metrics`.
+
+use super::told::Failed;
+use super::{At, hypervisor, now};
+use crate::admin::{Dom0, Missing, TIMEOUT_MS};
+use crate::output::{Ended, Failure, complain, say, shown};
+use anyhow::{Context as _, anyhow};
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use xsplice_abi::text::escaped;
+use xsplice_review::Payload;
+use xsplice_store::{
+    Broken, Catalogue, Date, Held, History, Host, Line, Loaded, Moment, Observed, Policy, Progress,
+    Quarantine, Report, Root, Standing,
+};
+use xsplice_system::{file, lines};
+
+const STATUS: &str = "\
+Examples:
+  xsplice status
+  xsplice status --check || xsplice sync
+  xsplice status --json | jq -r .state
+
+States: current, behind, nothing-to-apply, held, apply-failed, quarantined, unverified,
+diverged, hypervisor-unknown, no-livepatch. Exit codes: 0; with --check 3, unless the
+host has what it is to have (current, nothing-to-apply).";
+
+const METRICS: &str = "\
+Examples:
+  xsplice metrics
+  xsplice metrics -o /var/lib/prometheus/node-exporter/xsplice.prom";
+
+/// Arguments of `xsplice status`.
+#[derive(clap::Args)]
+#[command(after_help = STATUS)]
+pub(crate) struct StatusArgs {
+    /// Exit with 3 if the host does not have what it is to have.
+    #[arg(long)]
+    check: bool,
+    /// List the functions that each applied payload replaces.
+    #[arg(long)]
+    functions: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+/// Arguments of `xsplice history`.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  xsplice history\n  xsplice history --since 2026-11-29T00:00:00Z\n\n\
+                  The exit code is 1 if lines were changed or taken out; a line \
+                  that is there in part, because the host died, is only said."
+)]
+pub(crate) struct HistoryArgs {
+    /// Only from this moment on, in UTC.
+    #[arg(long, value_name = "DATE", value_parser = date)]
+    since: Option<Date>,
+    #[command(flatten)]
+    at: At,
+}
+
+/// Arguments of `xsplice metrics`.
+#[derive(clap::Args)]
+#[command(after_help = METRICS)]
+pub(crate) struct MetricsArgs {
+    /// File to replace, `-` is standard output.
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+    #[command(flatten)]
+    at: At,
+}
+
+fn date(text: &str) -> Result<Date, String> {
+    text.to_owned().try_into()
+}
+
+/// How the host stands.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Status {
+    #[serde(flatten)]
+    report: Report,
+    /// What is replaced by which payload; null if it was not asked for.
+    functions: Option<Vec<Replacement>>,
+}
+
+/// The functions of the hypervisor that a payload replaces.
+#[derive(Serialize, JsonSchema)]
+struct Replacement {
+    /// The payload.
+    payload: String,
+    /// Their names; null if the store does not have the payload.
+    functions: Option<Vec<String>>,
+}
+
+/// What was done.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Past {
+    /// The oldest first.
+    lines: Vec<Line>,
+    /// Where lines were changed or taken out, or the host died while it wrote.
+    broken: Vec<Broken>,
+}
+
+/// The metrics.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Exposed {
+    /// In Prometheus's text format.
+    metrics: String,
+}
+
+/// All that there is to see.
+pub(super) struct Look {
+    pub(super) policy: Policy,
+    pub(super) catalogue: Catalogue,
+    pub(super) standing: Standing,
+    quarantine: Quarantine,
+    loaded: Vec<Loaded>,
+    now: Moment,
+}
+
+/// Looks at the host, the store and the hypervisor.
+pub(super) fn look(
+    root: &Root,
+    base: &str,
+    host: &impl Host,
+    now: &Moment,
+) -> anyhow::Result<Look> {
+    let policy = Policy::read(root)?;
+    let mut progress = Progress::read(root)?;
+    let mut quarantine = Quarantine::read(root)?;
+    for quarantined in progress.recover(now) {
+        quarantine.insert(quarantined);
+    }
+    let loaded = host.list().map_err(|fault| anyhow!(fault.message))?;
+    Ok(Look {
+        catalogue: Catalogue::read(root, base, &policy, &quarantine)?,
+        standing: progress.of(base),
+        policy,
+        quarantine,
+        loaded,
+        now: now.clone(),
+    })
+}
+
+impl Look {
+    pub(super) fn observed(&self) -> Observed<'_> {
+        Observed::new(self.loaded.clone(), &self.catalogue)
+    }
+
+    pub(super) fn report(&self) -> Report {
+        Report::new(
+            &self.observed(),
+            &self.catalogue,
+            &self.policy,
+            &self.standing,
+            &self.quarantine,
+            &self.now,
+        )
+    }
+
+    /// What is replaced by which payload.
+    fn functions(&self, root: &Root) -> anyhow::Result<Vec<Replacement>> {
+        let observed = self.observed();
+        let applied = observed.applied().map(|(loaded, entry)| {
+            let functions = entry.map(|entry| -> anyhow::Result<Vec<String>> {
+                let payload = Payload::read(&entry.read(root)?, None)?;
+                Ok(payload.functions.into_iter().map(|f| f.name).collect())
+            });
+            Ok(Replacement {
+                payload: loaded.name.clone(),
+                functions: functions.transpose()?,
+            })
+        });
+        applied.collect()
+    }
+}
+
+pub(super) fn status(args: &StatusArgs, json: bool) -> Result<ExitCode, Failed> {
+    let root = args.at.root();
+    let (privcmd, base, _) = hypervisor()?;
+    let status = match Dom0::new(&privcmd, TIMEOUT_MS) {
+        Ok(host) => {
+            let look = look(&root, &base, &host, &now()?)?;
+            Status {
+                report: look.report(),
+                functions: args.functions.then(|| look.functions(&root)).transpose()?,
+            }
+        }
+        Err(Missing::LivePatching) => Status {
+            report: Report::without_live_patching(Some(base)),
+            functions: None,
+        },
+        Err(Missing::Answer(error)) => return Err(error.into()),
+    };
+    if !json {
+        lines::print(format_args!("{}", text(&status)));
+    }
+    let condition = status.report.condition;
+    let unwanted = args.check && !condition.is_as_wanted();
+    let ended = Ended::well(status).state(Some(condition.word()));
+    Ok(ended.unwanted(unwanted).tell(json))
+}
+
+fn text(status: &Status) -> String {
+    let report = &status.report;
+    let mut text = String::new();
+    let mut line = |what: &str, value: &str| {
+        let value = escaped(value).to_string();
+        text += format!("{what:<12}{value}").trim_end();
+        text.push('\n');
+    };
+    line("state", report.condition.word());
+    if let Some(reason) = &report.reason {
+        line("reason", reason);
+    }
+    line("hypervisor", report.base.as_deref().unwrap_or("unknown"));
+    let wanted = report
+        .wanted
+        .map_or("unknown".to_owned(), |level| level.to_string());
+    let settling = if report.settling {
+        ", not yet settled"
+    } else {
+        ""
+    };
+    line(
+        "level",
+        &format!("{} (wanted: {wanted}{settling})", report.level),
+    );
+    for payload in &report.payloads {
+        line("payload", &format!("{}, {}", payload.name, payload.state));
+        describe(&mut line, payload);
+    }
+    for replacement in status.functions.iter().flatten() {
+        let functions = replacement.functions.as_ref();
+        let functions = functions.map_or("not in the store".to_owned(), |names| names.join(" "));
+        line("replaces", &format!("{}: {functions}", replacement.payload));
+    }
+    for quarantined in &report.quarantine {
+        let (name, since) = (&quarantined.payload.name, &quarantined.date);
+        let reason = format!("{name}, since {since}: {}", quarantined.reason);
+        line("quarantine", &reason);
+    }
+    for damaged in &report.damaged {
+        line(
+            "not used",
+            &format!("{}: {}", damaged.path.display(), damaged.why),
+        );
+    }
+    text
+}
+
+/// What the store knows about a payload.
+fn describe(line: &mut impl FnMut(&str, &str), payload: &Held) {
+    let level = payload.level.map(|level| level.to_string());
+    let position = payload.position.map(|position| position.to_string());
+    let fixes = payload.fixes.join(" ");
+    let signer = payload.signer.as_ref().map(ToString::to_string);
+    for (what, value) in [
+        ("  level", level.as_deref()),
+        ("  fixes", Some(&*fixes).filter(|fixes| !fixes.is_empty())),
+        ("  signer", signer.as_deref()),
+        ("  build-id", payload.build_id.as_deref()),
+        ("  sha256", payload.sha256.as_deref()),
+        ("  on", payload.depends.as_deref()),
+        ("  position", position.as_deref()),
+    ] {
+        if let Some(value) = value {
+            line(what, value);
+        }
+    }
+}
+
+pub(super) fn history(args: &HistoryArgs, json: bool) -> Result<ExitCode, Failed> {
+    let History { mut lines, broken } = History::read(&args.at.root())?;
+    if let Some(since) = &args.since {
+        lines.retain(|line| line.date >= *since);
+    }
+    if !json {
+        for line in &lines {
+            let event = &line.event;
+            let name = event.payload.as_ref().map_or("-", |payload| &payload.name);
+            let user = line.user.map_or("-".to_owned(), |user| user.to_string());
+            let message = event.message.as_deref().unwrap_or_default();
+            let text = format!(
+                "{}  {:<10} {:<6} {name}  {user}  {message}",
+                line.date,
+                event.action.word(),
+                event.outcome.word()
+            );
+            say!("{}", escaped(text.trim_end()));
+        }
+    }
+    for broken in &broken {
+        let severity = if broken.torn { "note" } else { "error" };
+        complain!("{severity}: line {}: {}", broken.line, broken.why);
+    }
+    let changed = broken.iter().find(|broken| !broken.torn);
+    let failure = changed.map(|broken| {
+        Failure::refused(format!("line {}: {}", broken.line, broken.why), Vec::new())
+    });
+    Ok(Ended::well(Past { lines, broken }).but(failure).tell(json))
+}
+
+pub(super) fn metrics(args: &MetricsArgs, json: bool) -> Result<ExitCode, Failed> {
+    let root = args.at.root();
+    let (privcmd, base, version) = hypervisor()?;
+    let report = match Dom0::new(&privcmd, TIMEOUT_MS) {
+        Ok(host) => look(&root, &base, &host, &now()?)?.report(),
+        Err(Missing::LivePatching) => Report::without_live_patching(Some(base)),
+        Err(Missing::Answer(error)) => return Err(error.into()),
+    };
+    let metrics = xsplice_store::metrics(&report, &History::read(&root)?, &version);
+    let to_file = args.output.as_os_str() != "-";
+    if to_file || !json {
+        let written = file::write(&args.output, metrics.as_bytes());
+        written.with_context(|| format!("cannot write {}", shown(&args.output)))?;
+    }
+    let state = report.condition.word();
+    let ended = Ended::well(Exposed { metrics }).changed(to_file);
+    Ok(ended.state(Some(state)).tell(json))
+}

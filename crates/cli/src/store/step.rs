@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From what the host has to what it is to have: `xsplice plan` and `xsplice sync`.
+
+use super::show::look;
+use super::told::{self, Failed};
+use super::{At, Wait, hypervisor, now, recorder};
+use crate::admin::{Dom0, Missing, TIMEOUT_MS};
+use crate::output::{Ended, complain, say};
+use anyhow::{anyhow, bail};
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::process::ExitCode;
+use xsplice_abi::text::escaped;
+use xsplice_store::{
+    Action, Event, Goal, Host as _, Outcome, Plan, Policy, Quarantine, Quarantined, Recorder,
+    Request, Root, Step, Sync, Why,
+};
+
+const PLAN: &str = "\
+Examples:
+  xsplice plan
+  xsplice plan --level 2 --allow-downgrade
+
+Everything is checked that can be without changing anything. Exit codes: 0 if there is
+nothing to do, 3 if there is, 1 if it cannot be done.";
+
+const SYNC: &str = "\
+Examples:
+  xsplice sync
+  xsplice sync --wait 60
+  xsplice sync --level 2 --allow-downgrade
+
+What the host is to have is in /etc/xsplice/host.toml: want = \"latest\" (that is also
+what a host without this file is to have), the name of a payload, or \"none\". If a step
+fails, the payload that was applied before is put back, and the one that failed goes
+into quarantine.";
+
+/// What to reach.
+#[derive(clap::Args)]
+struct Aim {
+    /// Reach this level, and not the one that the policy wants.
+    #[arg(long, value_name = "N")]
+    level: Option<u32>,
+    /// The level may fall.
+    #[arg(long)]
+    allow_downgrade: bool,
+    /// The host may be without any payload for a moment: payloads with hooks that run
+    /// before or after the CPUs are stopped cannot be replaced at once.
+    #[arg(long)]
+    allow_gap: bool,
+    /// Nobody decides now: apply again what this host had, and a new level only if the
+    /// policy says `auto`.
+    #[arg(long)]
+    unattended: bool,
+}
+
+/// Arguments of `xsplice plan`.
+#[derive(clap::Args)]
+#[command(after_help = PLAN)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    aim: Aim,
+    #[command(flatten)]
+    at: At,
+}
+
+/// Arguments of `xsplice sync`.
+#[derive(clap::Args)]
+#[command(after_help = SYNC)]
+pub(crate) struct SyncArgs {
+    #[command(flatten)]
+    aim: Aim,
+    /// Let this payload out of quarantine first.
+    #[arg(long, value_name = "NAME")]
+    release: Option<String>,
+    /// Only take what is applied as good: the host is going down in order.
+    #[arg(long, conflicts_with_all = ["level", "allow_downgrade", "allow_gap", "unattended", "release"])]
+    settle: bool,
+    /// Rendezvous timeout in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = TIMEOUT_MS,
+          value_parser = clap::value_parser!(u32).range(1..=4294))]
+    timeout: u32,
+    #[command(flatten)]
+    wait: Wait,
+    #[command(flatten)]
+    at: At,
+}
+
+impl Aim {
+    fn request(&self) -> Request {
+        Request {
+            level: self.level,
+            allow_downgrade: self.allow_downgrade,
+            allow_gap: self.allow_gap,
+            unattended: self.unattended,
+        }
+    }
+}
+
+/// What `sync` would do.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Planned {
+    /// The level that it has.
+    from: u32,
+    /// The level that it is to have.
+    to: u32,
+    /// The steps.
+    steps: Vec<Step>,
+}
+
+/// What `sync` did.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Synced {
+    /// The level before.
+    from: u32,
+    /// The level now; null if the hypervisor does not say.
+    level: Option<u32>,
+    /// The steps that were done.
+    steps: Vec<Step>,
+    /// How often the hypervisor was busy.
+    retries: u32,
+    /// Whether the former payload was put back; null if it did not have to be.
+    put_back: Option<bool>,
+    /// What went into quarantine.
+    quarantined: Vec<Quarantined>,
+    /// What was done, and could not be recorded.
+    unrecorded: Vec<String>,
+}
+
+pub(super) fn plan(args: &PlanArgs, json: bool) -> Result<ExitCode, Failed> {
+    let root = args.at.root();
+    let (privcmd, base, _) = hypervisor()?;
+    let host = ask(&privcmd, TIMEOUT_MS)?;
+    let look = look(&root, &base, &host, &now()?)?;
+    let (policy, request) = (&look.policy, args.aim.request());
+    let observed = look.observed();
+    let planned = Plan::permitted(policy)
+        .and_then(|()| Plan::make(&observed, &look.catalogue, policy, &look.standing, &request));
+    let checked = planned.map_err(Why::from).and_then(|plan| {
+        check(&root, &host, &plan)?;
+        Ok(plan)
+    });
+    let state = look.report().condition.word();
+    let plan = match checked {
+        Ok(plan) => plan,
+        Err(why) => {
+            complain!("error: {why}");
+            let ended = Ended::<Planned>::badly(told::why(&why, false));
+            return Ok(ended.state(Some(state)).tell(json));
+        }
+    };
+    let from = observed.level();
+    let to = match plan.goal {
+        Goal::Payload(entry) => entry.manifest.level,
+        Goal::Nothing => 0,
+        Goal::AsItIs => from,
+    };
+    if !json {
+        match plan.steps.as_slice() {
+            [] => say!("nothing to do: level {from}"),
+            steps => {
+                say!("from level {from} to level {to}:");
+                steps.iter().for_each(|step| say!("  {step}"));
+            }
+        }
+    }
+    let any = !plan.steps.is_empty();
+    let steps = plan.steps;
+    let planned = Ended::well(Planned { from, to, steps });
+    Ok(planned.state(Some(state)).unwanted(any).tell(json))
+}
+
+/// Checks the payload that the plan uploads, as a sync does.
+fn check(root: &Root, host: &Dom0, plan: &Plan) -> Result<(), Why> {
+    let uploads = plan
+        .steps
+        .iter()
+        .any(|step| matches!(step, Step::Upload { .. }));
+    let (true, Goal::Payload(entry)) = (uploads, plan.goal) else {
+        return Ok(());
+    };
+    let name = entry.manifest.name.clone();
+    let checked = host.check(&name, &entry.read(root)?);
+    checked.map_err(|fault| Why::Check { name, fault })
+}
+
+/// The hypervisor, which must have live patching.
+fn ask(privcmd: &xsplice_dom0::Privcmd, timeout: u32) -> anyhow::Result<Dom0<'_>> {
+    Dom0::new(privcmd, timeout).map_err(|missing| match missing {
+        Missing::LivePatching => {
+            anyhow!("this hypervisor was built without live patching (CONFIG_LIVEPATCH)")
+        }
+        Missing::Answer(error) => error,
+    })
+}
+
+pub(super) fn sync(args: &SyncArgs, json: bool) -> Result<ExitCode, Failed> {
+    let root = args.at.root();
+    let (privcmd, base, _) = hypervisor()?;
+    let mut host = ask(&privcmd, args.timeout)?;
+    let _lock = args.wait.take(&root)?;
+    let policy = Policy::read(&root)?;
+    let recorder = recorder(&root)?;
+    if let Some(name) = &args.release {
+        release(&root, &recorder, name)?;
+    }
+    let sync = Sync {
+        disk: &root,
+        host: &mut host,
+        base: &base,
+        policy: &policy,
+        request: &args.aim.request(),
+        recorder,
+    };
+    let ended = if args.settle {
+        sync.settle_now()
+    } else {
+        sync.run()
+    };
+    let state = look(&root, &base, &host, &now()?).map(|look| look.report().condition.word());
+    let state = state.ok();
+    let failure = ended.why.as_ref().map(|why| told::why(why, ended.changed));
+    if !json {
+        tell(&ended, state);
+    }
+    if let Some(why) = &ended.why {
+        complain!("error: {why}");
+        if ended.has_less() {
+            complain!(
+                "error: this host has less than before: it had level {}",
+                ended.from
+            );
+        }
+        for line in why.fault().iter().flat_map(|fault| &fault.console) {
+            complain!("  hypervisor: {line}");
+        }
+    }
+    for unrecorded in &ended.unrecorded {
+        complain!("error: not recorded: {unrecorded}");
+    }
+    let changed = ended.changed;
+    let synced = Synced {
+        from: ended.from,
+        level: ended.level,
+        steps: ended.steps,
+        retries: ended.retries,
+        put_back: ended.put_back,
+        quarantined: ended.quarantined,
+        unrecorded: ended.unrecorded,
+    };
+    let ended = Ended::well(synced).changed(changed).state(state);
+    Ok(ended.but(failure).tell(json))
+}
+
+/// Tells people what was done.
+fn tell(ended: &xsplice_store::Ended, state: Option<&str>) {
+    for step in &ended.steps {
+        say!("{step}: done");
+    }
+    for quarantined in &ended.quarantined {
+        let name = escaped(&quarantined.payload.name);
+        say!("{name}: in quarantine: {}", quarantined.reason);
+    }
+    match ended.put_back {
+        Some(true) => say!("what was applied before is put back"),
+        Some(false) => say!("what was applied before could not be put back"),
+        None => {}
+    }
+    let level = ended
+        .level
+        .map_or("unknown".to_owned(), |level| level.to_string());
+    say!("level {level}, {}", state.unwrap_or("state unknown"));
+}
+
+fn release(root: &Root, recorder: &Recorder<Root>, name: &str) -> anyhow::Result<()> {
+    let released = Quarantine::read(root)?.release(root, name)?;
+    if released.is_empty() {
+        bail!(
+            "{}: no payload of this name is in quarantine",
+            escaped(name)
+        );
+    }
+    for payload in released {
+        recorder.record(Event::new(Action::Release, Outcome::Done, Some(payload)))?;
+    }
+    Ok(())
+}
