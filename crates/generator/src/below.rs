@@ -5,7 +5,7 @@ pub(crate) mod contents;
 pub(crate) mod proof;
 
 use crate::code::Code;
-use crate::name::VERSION_SUFFIX;
+use crate::name::drafted;
 use crate::problem::{Problem, Refused};
 use crate::record::Record;
 use crate::source::SourcePatch;
@@ -160,12 +160,8 @@ impl Level {
         let contents = Contents::read(&file).map_err(|reason| bad(&reason))?;
         let mut by_name: HashMap<String, Vec<CopyIx>> = HashMap::new();
         for (index, symbol) in contents.symbols.iter_enumerated() {
-            let end = symbol.name.find(VERSION_SUFFIX);
-            let end = end.map_or(symbol.name.len(), |at| at + VERSION_SUFFIX.len());
-            by_name
-                .entry(symbol.name[..end].to_owned())
-                .or_default()
-                .push(index);
+            let name = drafted(&symbol.name).to_owned();
+            by_name.entry(name).or_default().push(index);
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Ok(Self {
@@ -250,23 +246,7 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
     }
     // The file may have been renamed.
     let same = |a: &str, b: &str| a.rsplit(' ').next() == b.rsplit(' ').next();
-    let mut problems = Vec::new();
-    for level in &*levels {
-        let message = match &level.record {
-            _ if level.records.is_empty() => {
-                "its metadata does not name the source patches that it was built from: only \
-                 payloads that `xsplice build` made can be built upon"
-                    .to_owned()
-            }
-            Err(why) => format!(
-                "{why}: nothing tells with which options it was built, and so what a payload on \
-                 top is to be compared with; build it again with this version of xsplice"
-            ),
-            Ok(_) => continue,
-        };
-        let place = format!("--on {}", level.name);
-        problems.push(Problem::new(Code::WrongStack, place, message));
-    }
+    let mut problems = without_source(levels);
     for (level, record) in &wanted {
         if !given.iter().any(|given| same(given, record)) {
             let message = format!("{level} was built from {record}, which is none of the files");
@@ -304,4 +284,26 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
         level.patches = count;
     }
     Ok(())
+}
+
+/// Payloads that nothing can be built upon.
+fn without_source(levels: &[Level]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for level in levels {
+        let message = match &level.record {
+            _ if level.records.is_empty() => {
+                "its metadata does not name the source patches that it was built from: only \
+                 payloads that `xsplice build` made can be built upon"
+                    .to_owned()
+            }
+            Err(why) => format!(
+                "{why}: nothing tells with which options it was built, and so what a payload on \
+                 top is to be compared with; build it again with this version of xsplice"
+            ),
+            Ok(_) => continue,
+        };
+        let place = format!("--on {}", level.name);
+        problems.push(Problem::new(Code::WrongStack, place, message));
+    }
+    problems
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writes a payload as an ELF file in Xen's live-patch format.
 
-use crate::name::VERSION_SUFFIX;
+use crate::name::{plain, tagged};
 use object::read::elf::FileHeader as _;
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
 use object::{
@@ -157,12 +157,22 @@ struct Part {
     align: u64,
 }
 
+/// Something in a part that has a name.
+#[derive(Debug)]
+struct Named {
+    part: Kind,
+    offset: u64,
+    name: String,
+    size: u64,
+    function: bool,
+}
+
 /// A payload under construction.
 #[derive(Debug, Default)]
 pub struct Draft {
     parts: BTreeMap<Kind, Part>,
     constants: HashMap<(Kind, Vec<u8>), u64>,
-    names: Vec<(Kind, u64, String, u64, bool)>,
+    names: Vec<Named>,
     /// Relocated fields.
     pub fields: Vec<Field>,
     /// Functions to replace.
@@ -186,20 +196,17 @@ impl Draft {
     /// Whether the payload is equivalent to `other`, apart from compiler-made numbers
     /// in names.
     pub(crate) fn does_the_same(&self, other: &Self) -> bool {
-        let source_name = |name: &str| {
-            let name = name.strip_suffix(VERSION_SUFFIX).unwrap_or(name);
-            SymbolName::from(name).base().to_owned()
-        };
-        let plain = |draft: &Self| -> Vec<_> {
+        let source_name = |name: &str| SymbolName::from(plain(name)).base().to_owned();
+        let names = |draft: &Self| -> Vec<_> {
             let names = draft.names.iter();
             names
-                .map(|(part, at, name, size, _)| (part.clone(), *at, source_name(name), *size))
+                .map(|n| (n.part.clone(), n.offset, source_name(&n.name), n.size))
                 .collect()
         };
         self.parts == other.parts
             && self.fields == other.fields
             && self.funcs == other.funcs
-            && plain(self) == plain(other)
+            && names(self) == names(other)
     }
 
     /// Appends `data`; returns its offset in the part.
@@ -245,9 +252,8 @@ impl Draft {
 
     /// Adds a trap, one for each name; returns its offset in [`Kind::Text`].
     pub fn trap(&mut self, name: &str) -> u64 {
-        let known = self.names.iter().find(|(_, _, other, _, _)| other == name);
-        if let Some((_, at, ..)) = known {
-            return *at;
+        if let Some(known) = self.names.iter().find(|other| other.name == name) {
+            return known.offset;
         }
         let at = self.append(&Kind::Text, &UD2, Align::to(16));
         self.name(&(Kind::Text, at), name.to_owned(), UD2.len() as u64, true);
@@ -256,7 +262,13 @@ impl Draft {
 
     /// Adds a symbol.
     pub fn name(&mut self, at: &(Kind, u64), name: String, size: u64, function: bool) {
-        self.names.push((at.0.clone(), at.1, name, size, function));
+        self.names.push(Named {
+            part: at.0.clone(),
+            offset: at.1,
+            name,
+            size,
+            function,
+        });
     }
 
     /// Writes the payload. Its build-id is a hash of its contents, and so is the tag
@@ -284,10 +296,8 @@ impl Draft {
         for (kind, part) in &self.parts {
             writer.add_part(kind, part);
         }
-        for (kind, offset, name, size, function) in &self.names {
-            let own = name.ends_with(VERSION_SUFFIX);
-            let name = [name.as_str(), if own { tag } else { "" }].concat();
-            writer.add_name(kind, *offset, &name, *size, *function);
+        for named in &self.names {
+            writer.add_name(named, tag);
         }
         for field in &self.fields {
             let section = writer.sections[&field.part];
@@ -350,19 +360,19 @@ impl Writer<'_> {
         self.sections.insert(kind.clone(), id);
     }
 
-    fn add_name(&mut self, kind: &Kind, offset: u64, name: &str, size: u64, function: bool) {
+    fn add_name(&mut self, named: &Named, tag: &str) {
         self.object.add_symbol(Symbol {
-            name: name.as_bytes().to_vec(),
-            value: offset,
-            size,
-            kind: if function {
+            name: tagged(&named.name, tag).into_bytes(),
+            value: named.offset,
+            size: named.size,
+            kind: if named.function {
                 SymbolKind::Text
             } else {
                 SymbolKind::Data
             },
             scope: SymbolScope::Compilation,
             weak: false,
-            section: SymbolSection::Section(self.sections[kind]),
+            section: SymbolSection::Section(self.sections[&named.part]),
             flags: SymbolFlags::None,
         });
     }
@@ -407,34 +417,31 @@ impl Writer<'_> {
                 (self.hypervisor_symbol(name, Some(*address)), *offset)
             }
         };
-        let addend = offset + field.addend;
-        self.relocate(
-            section,
-            field.offset,
+        let r_type = elf::RelocationType(field.r_type);
+        let relocation = Relocation {
+            offset: field.offset,
             symbol,
-            addend,
-            elf::RelocationType(field.r_type),
-        )
+            addend: offset + field.addend,
+            flags: RelocationFlags::Elf { r_type },
+        };
+        self.object.add_relocation(section, relocation)
     }
 
-    fn relocate(
+    /// Lets the eight bytes at `offset` of `section` point to `symbol` plus `addend`.
+    fn add_pointer(
         &mut self,
-        section: SectionId,
-        offset: u64,
-        symbol: SymbolId,
-        addend: i64,
-        r_type: elf::RelocationType,
+        (section, offset): (SectionId, u64),
+        (symbol, addend): (SymbolId, u64),
     ) -> Result<(), object::write::Error> {
-        let flags = RelocationFlags::Elf { r_type };
-        self.object.add_relocation(
-            section,
-            Relocation {
-                offset,
-                symbol,
-                addend,
-                flags,
+        let relocation = Relocation {
+            offset,
+            symbol,
+            addend: addend.cast_signed(),
+            flags: RelocationFlags::Elf {
+                r_type: elf::R_X86_64_64,
             },
-        )
+        };
+        self.object.add_relocation(section, relocation)
     }
 
     /// `.livepatch.funcs` and the names that it points to.
@@ -461,20 +468,8 @@ impl Writer<'_> {
             let bytes = zerocopy::IntoBytes::as_bytes(&record);
             let at = self.object.append_section_data(table, bytes, 8);
             let new = self.object.section_symbol(self.sections[&func.new.0]);
-            self.relocate(
-                table,
-                at,
-                name_symbol,
-                name_at.cast_signed(),
-                elf::R_X86_64_64,
-            )?;
-            self.relocate(
-                table,
-                at + 8,
-                new,
-                func.new.1.cast_signed(),
-                elf::R_X86_64_64,
-            )?;
+            self.add_pointer((table, at), (name_symbol, name_at))?;
+            self.add_pointer((table, at + 8), (new, func.new.1))?;
         }
         Ok(())
     }

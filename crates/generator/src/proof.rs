@@ -10,8 +10,7 @@
 use crate::code::Code;
 use crate::problem::Problem;
 use std::collections::{BTreeMap, BTreeSet};
-use xsplice_objdiff::object::width;
-use xsplice_objdiff::object::{Object, Symbol, SymbolIx, Target};
+use xsplice_objdiff::object::{Object, Reference, Symbol, SymbolIx, Target};
 use xsplice_xen_image::Image;
 
 /// The original object tied to the image.
@@ -117,71 +116,70 @@ impl<'a> Proof<'a> {
             .image
             .bytes(address, symbol.extent())
             .ok_or_else(|| format!("{address:#x} is outside of its sections"))?;
-        let fields = self.object.relocations(symbol.span());
-        let mut relocated = vec![false; ours.len()];
-        for field in fields {
-            let start = usize::try_from(field.offset - symbol.offset).unwrap_or(usize::MAX);
-            relocated
-                .iter_mut()
-                .skip(start)
-                .take(width(field.r_type))
-                .for_each(|b| *b = true);
-        }
-        let differs = (0..ours.len()).find(|&at| !relocated[at] && ours[at] != theirs[at]);
-        if let Some(at) = differs {
+        if let Some(at) = self.object.first_difference(symbol, theirs) {
             return Err(format!(
                 "at +{at:#x} it has byte {:#04x}, the tree's {:#04x}",
                 theirs[at], ours[at]
             ));
         }
-        let mut leads_to = Vec::new();
-        for field in fields {
-            let at = usize::try_from(field.offset - symbol.offset).unwrap_or(usize::MAX);
-            let place = address.wrapping_add(field.offset - symbol.offset);
-            let reference = &field.reference;
-            let target = field_target(field.r_type, theirs, at, place)
-                .ok_or_else(|| format!("relocation type {} at +{at:#x} is unknown", field.r_type))?
-                .wrapping_sub_signed(reference.bias);
-            let base = target.wrapping_sub_signed(reference.offset);
-            let wrong = |name: &str| Err(format!("at +{at:#x} it does not lead to {name}"));
-            match &reference.target {
-                Target::External(name) => {
-                    if self
-                        .image
-                        .address_of(name)
-                        .is_some_and(|known| known != base)
-                    {
-                        return wrong(name);
-                    }
+        let mut locals = Vec::new();
+        for field in self.object.relocations(symbol.span()) {
+            let at = field.offset - symbol.offset;
+            let bytes = usize::try_from(at).ok().and_then(|at| theirs.get(at..));
+            let target = field_target(
+                field.r_type,
+                bytes.unwrap_or_default(),
+                address.wrapping_add(at),
+            )
+            .ok_or_else(|| format!("relocation type {} at +{at:#x} is unknown", field.r_type))?;
+            let wrong = |name| format!("at +{at:#x} it does not lead to {name}");
+            locals.extend(self.leads_to(&field.reference, target).map_err(wrong)?);
+        }
+        Ok(locals)
+    }
+
+    /// Whether a field that leads to `target` in the hypervisor can mean `reference`;
+    /// if so, returns the address of the local symbol that it names.
+    ///
+    /// # Errors
+    /// The name of what it would have to lead to.
+    fn leads_to<'b>(
+        &'b self,
+        reference: &'b Reference,
+        target: u64,
+    ) -> Result<Option<(SymbolIx, u64)>, &'b str> {
+        let target = target.wrapping_sub_signed(reference.bias);
+        let base = target.wrapping_sub_signed(reference.offset);
+        match &reference.target {
+            Target::External(name) => match self.image.address_of(name) {
+                Some(known) if known != base => Err(name),
+                _ => Ok(None),
+            },
+            Target::Symbol(index) => {
+                let other = &self.object.symbols[*index];
+                match self.candidates(other).contains(&base) {
+                    true => Ok(Some((*index, base))),
+                    false => Err(&other.name),
                 }
-                Target::Symbol(index) => {
-                    let other = &self.object.symbols[*index];
-                    if !self.candidates(other).contains(&base) {
-                        return wrong(&other.name);
-                    }
-                    leads_to.push((*index, base));
-                }
-                Target::Anonymous(section) => {
-                    let merged = self.object.merged(*section, reference.offset);
-                    if let Some((content, within)) = merged
-                        && self
-                            .image
-                            .bytes(target.wrapping_sub(within), content.len() as u64)
-                            != Some(content)
-                    {
-                        return wrong("the same text or constant");
-                    }
+            }
+            Target::Anonymous(section) => {
+                let Some((content, within)) = self.object.merged(*section, reference.offset) else {
+                    return Ok(None);
+                };
+                let start = target.wrapping_sub(within);
+                match self.image.bytes(start, content.len() as u64) {
+                    Some(bytes) if bytes == content => Ok(None),
+                    _ => Err("the same text or constant"),
                 }
             }
         }
-        Ok(leads_to)
     }
 }
 
-/// What the field at `at` of `bytes`, itself at `place`, holds: S + A.
-fn field_target(r_type: u32, bytes: &[u8], at: usize, place: u64) -> Option<u64> {
+/// What the field at the start of `bytes`, itself at `place`, holds: S + A.
+fn field_target(r_type: u32, bytes: &[u8], place: u64) -> Option<u64> {
     let relocation = xsplice_reloc::reloc::x86_64::lookup(r_type)?;
-    let value = relocation.read(bytes.get(at..)?)?;
+    let value = relocation.read(bytes)?;
     Some(if relocation.pc_relative() {
         place.wrapping_add_signed(value)
     } else {

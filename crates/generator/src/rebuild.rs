@@ -6,6 +6,7 @@ use crate::compile;
 use crate::generated::regenerate;
 use crate::given::File;
 use crate::image::compiler;
+use crate::name;
 use crate::pair::{Before, Pair};
 use crate::problem::{Problem, Refused};
 use crate::progress::Progress;
@@ -228,7 +229,7 @@ impl<'a> Rebuild<'a> {
         let paths: Vec<&Path> = files.iter().map(|file| file.path.as_path()).collect();
         let objects = files.iter().enumerate().map(|(number, file)| {
             let name = hooks_name(&file.path, &paths[..number]);
-            let source = format!("common/{name}.hooks.c");
+            let source = name::hooks_source(&format!("common/{name}"));
             let object = self
                 .base
                 .tree

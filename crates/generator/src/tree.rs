@@ -81,64 +81,34 @@ impl Tree {
     /// # Errors
     /// If there is no Xen source, or if it was not built.
     pub fn read(path: &Path) -> Result<Self, Refused> {
-        let place = || file::shown(path);
-        let path = path.canonicalize().map_err(|e| Refused::io(path, &e))?;
-        let top = if path.join("xen/Rules.mk").is_file() {
-            path.clone()
-        } else if path.join("Rules.mk").is_file() && path.join("common").is_dir() {
-            path.parent().unwrap_or(&path).to_owned()
-        } else {
-            return Err(Refused::one(
+        let refuse = |code, message: &str| Refused::one(code, file::shown(path), message);
+        let top = top_of(path)?.ok_or_else(|| {
+            refuse(
                 Code::NotATree,
-                place(),
                 "not a Xen source tree: there is no xen/Rules.mk",
-            ));
-        };
-        let mut records = Records::default();
+            )
+        })?;
         let xen = top.join("xen");
+        let mut records = Records::default();
         collect(&xen, &xen, &mut records)?;
-        let Records {
-            mut objects,
-            mut generated,
-            links,
-        } = records;
         if let Some(version) = too_old(&xen) {
-            return Err(Refused::one(
-                Code::NotATree,
-                place(),
-                format!(
-                    "this is the source of Xen {version}; xsplice needs what the build records \
-                     from 4.17 on"
-                ),
-            ));
+            let message = format!(
+                "this is the source of Xen {version}; xsplice needs what the build records \
+                 from 4.17 on"
+            );
+            return Err(refuse(Code::NotATree, &message));
         }
-        if objects.is_empty() {
-            return Err(Refused::one(
-                Code::NotBuilt,
-                place(),
-                "the tree was not built: no compile commands are recorded in it; \
-                 build it once with `make -C xen` and the hypervisor's own configuration",
-            ));
+        if records.objects.is_empty() {
+            let message = "the tree was not built: no compile commands are recorded in it; \
+                           build it once with `make -C xen` and the hypervisor's own configuration";
+            return Err(refuse(Code::NotBuilt, message));
         }
-        objects.extend(assembly_offsets(&xen, &objects));
-        generated.extend(crate::unrecorded::generated(&xen, &generated));
-        let linked = linked(&xen);
-        if !linked.is_empty() {
-            objects
-                .retain(|object| linked.contains(&object.path) || is_used_unlinked(&xen, object));
-        }
-        for object in &mut objects {
-            let through = object.dependencies.iter().filter_map(|d| links.get(d));
-            let through: Vec<String> = through.cloned().collect();
-            object.dependencies.extend(through);
-        }
-        objects.sort_by(|a, b| a.path.cmp(&b.path));
-        generated.sort_by(|a, b| a.path.cmp(&b.path));
+        records.complete(&xen);
         Ok(Self {
             top,
-            objects,
-            generated,
-            links,
+            objects: records.objects,
+            generated: records.generated,
+            links: records.links,
             archived: inputs(&xen, "lib/lib.a").collect(),
         })
     }
@@ -208,6 +178,39 @@ struct Records {
     objects: Vec<ObjectFile>,
     generated: Vec<GeneratedFile>,
     links: BTreeMap<String, String>,
+}
+
+impl Records {
+    /// Adds what has no record, leaves out what is not linked, and lets an object
+    /// depend on what its links lead to.
+    fn complete(&mut self, xen: &Path) {
+        self.objects.extend(assembly_offsets(xen, &self.objects));
+        let unrecorded = crate::unrecorded::generated(xen, &self.generated);
+        self.generated.extend(unrecorded);
+        let linked = linked(xen);
+        if !linked.is_empty() {
+            self.objects
+                .retain(|object| linked.contains(&object.path) || is_used_unlinked(xen, object));
+        }
+        for object in &mut self.objects {
+            let through = object.dependencies.iter();
+            let through = through.filter_map(|d| self.links.get(d)).cloned();
+            let through: Vec<String> = through.collect();
+            object.dependencies.extend(through);
+        }
+        self.objects.sort_by(|a, b| a.path.cmp(&b.path));
+        self.generated.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+}
+
+/// The top of the source tree at `path`, if it is one.
+fn top_of(path: &Path) -> Result<Option<PathBuf>, Refused> {
+    let path = path.canonicalize().map_err(|e| Refused::io(path, &e))?;
+    if path.join("xen/Rules.mk").is_file() {
+        return Ok(Some(path));
+    }
+    let is_xen = path.join("Rules.mk").is_file() && path.join("common").is_dir();
+    Ok(is_xen.then(|| path.parent().unwrap_or(&path).to_owned()))
 }
 
 fn collect(xen: &Path, directory: &Path, records: &mut Records) -> Result<(), Refused> {

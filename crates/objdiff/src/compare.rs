@@ -202,27 +202,17 @@ impl Comparer<'_> {
         {
             return Some((Kind::Misplaced, why));
         }
+        let label = old.is_label() || new.is_label();
         if let Some(why) = self.contents_difference(original, patched) {
-            let kind = match class {
-                _ if old.is_label() || new.is_label() => Kind::Unsized,
-                Class::Init => Kind::Init,
-                Class::Text => Kind::Function,
-                Class::ReadOnly => Kind::Constant,
-                Class::Data | Class::Bss | Class::PerCpu | Class::Special | Class::Ignored
-                    if old.size != new.size =>
-                {
-                    Kind::Resized
-                }
-                Class::Data | Class::Bss | Class::PerCpu | Class::Special | Class::Ignored => {
-                    Kind::Data
-                }
+            let kind = match label {
+                true => Kind::Unsized,
+                false => kind_of_contents(class, old.size == new.size),
             };
             return Some((kind, why));
         }
         if class == Class::Text {
             let places = ((self.original, original), (self.patched, patched));
             let why = placement::code_moves(places.0, places.1)?;
-            let label = old.is_label() || new.is_label();
             if from.align == to.align && self.is_pushed(original, patched) {
                 return None;
             }
@@ -309,6 +299,21 @@ fn absent_from_the_other(object: &Object, symbol: &Symbol, kind: Kind) -> Option
             } else {
                 kind
             })
+        }
+    }
+}
+
+/// The kind of a change of what is in a section of this class.
+fn kind_of_contents(class: Class, same_size: bool) -> Kind {
+    match class {
+        Class::Init => Kind::Init,
+        Class::Text => Kind::Function,
+        Class::ReadOnly => Kind::Constant,
+        Class::Data | Class::Bss | Class::PerCpu | Class::Special | Class::Ignored => {
+            match same_size {
+                true => Kind::Data,
+                false => Kind::Resized,
+            }
         }
     }
 }

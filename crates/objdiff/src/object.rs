@@ -373,6 +373,20 @@ impl Object {
         &all[start..end]
     }
 
+    /// The first byte of `symbol` that differs from `other`, outside of relocated
+    /// fields.
+    pub fn first_difference(&self, symbol: &Symbol, other: &[u8]) -> Option<usize> {
+        let bytes = self.bytes(symbol.span());
+        let mut relocated = vec![false; bytes.len()];
+        for field in self.relocations(symbol.span()) {
+            let start = usize::try_from(field.offset - symbol.offset).unwrap_or(usize::MAX);
+            let field = relocated.iter_mut().skip(start).take(width(field.r_type));
+            field.for_each(|byte| *byte = true);
+        }
+        let mut places = 0..bytes.len();
+        places.find(|&at| !relocated[at] && other.get(at) != Some(&bytes[at]))
+    }
+
     /// The name by which the hypervisor's own symbol table knows a symbol.
     pub fn runtime_name(&self, index: SymbolIx) -> RuntimeName<'_> {
         let symbol = &self.symbols[index];

@@ -90,14 +90,8 @@ impl<'a, 't> Without<'a, 't> {
     pub(super) fn leave_out(&self, hunks: &BTreeSet<HunkId>, scope: Scope) -> Outcome {
         // Later patches may need these lines.
         let Some(rest) = self.rest(hunks) else {
-            let files = hunks.iter().map(|id| {
-                let patch = &self.account.patches[id.patch];
-                patch.files[id.file].path()
-            });
-            let names = files.filter_map(|file| file.strip_prefix("xen/"));
-            return Outcome::Other {
-                names: names.flat_map(|source| self.all_of(source)).collect(),
-            };
+            let names = self.all_in(hunks);
+            return Outcome::Other { names };
         };
         let (mut changed, unchanged): (Vec<&Pair>, Vec<&Pair>) = self
             .account
@@ -147,6 +141,16 @@ impl<'a, 't> Without<'a, 't> {
             names,
             only_placement: differences.iter().all(|one| one.only_placement),
         }
+    }
+
+    /// Everything in the payload from the files of `hunks`.
+    fn all_in(&self, hunks: &BTreeSet<HunkId>) -> BTreeSet<String> {
+        let files = hunks.iter().map(|id| {
+            let patch = &self.account.patches[id.patch];
+            patch.files[id.file].path()
+        });
+        let sources = files.filter_map(|file| file.strip_prefix("xen/"));
+        sources.flat_map(|source| self.all_of(source)).collect()
     }
 
     fn rest(&self, hunks: &BTreeSet<HunkId>) -> Option<Rest<'t>> {

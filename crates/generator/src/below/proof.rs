@@ -8,10 +8,9 @@
 
 use super::Level;
 use super::contents::{CopyIx, Field, Place, Record, Symbol};
-use crate::name::{INIT_TRAP, VERSION_SUFFIX, payload_name};
+use crate::name::{is_new, is_trap, payload_name};
 use crate::tree::ObjectFile;
 use std::collections::{BTreeMap, BTreeSet};
-use xsplice_objdiff::object::width;
 use xsplice_objdiff::object::{Object, Reference, SymbolIx, Target};
 use xsplice_xen_image::Image;
 
@@ -60,7 +59,7 @@ impl<'a> LevelProof<'a> {
             let found = level.named(&names).find(|&at| {
                 let replaces = level.record_of(at).is_some();
                 // The hypervisor's name means the replaced function.
-                replaces || level.contents.symbols[at].name.contains(VERSION_SUFFIX)
+                replaces || is_new(&level.contents.symbols[at].name)
             });
             let Some(at) = found else {
                 continue;
@@ -150,13 +149,7 @@ impl<'a> LevelProof<'a> {
         };
         let fields = object.relocations(symbol.span());
         let copied = level.contents.fields(copy.section, copy.offset, copy.size);
-        let mut relocated = vec![false; ours.len()];
-        for field in fields {
-            let start = usize::try_from(field.offset - symbol.offset).unwrap_or(usize::MAX);
-            let bytes = relocated.iter_mut().skip(start).take(width(field.r_type));
-            bytes.for_each(|byte| *byte = true);
-        }
-        if let Some(at) = (0..ours.len()).find(|&at| !relocated[at] && ours[at] != theirs[at]) {
+        if let Some(at) = object.first_difference(symbol, theirs) {
             return Err(format!("it differs at +{at:#x}"));
         }
         if fields.len() != copied.len() {
@@ -222,7 +215,7 @@ impl Level {
     /// Whether a place is the trap in place of boot-only code.
     fn is_trap(&self, place: &Place) -> bool {
         self.symbol_at(place)
-            .is_some_and(|symbol| symbol.name.starts_with(INIT_TRAP))
+            .is_some_and(|symbol| is_trap(&symbol.name))
     }
 
     /// The payload's symbol at `place`.

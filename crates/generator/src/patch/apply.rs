@@ -282,29 +282,31 @@ impl Failure {
                 line,
                 wanted,
                 found,
-            } => {
-                let end = "the end of the file";
-                let (ours, theirs) = (wanted.trim_end(), found.as_deref().map(str::trim_end));
-                let words = |text: &str| text.split_whitespace().collect::<String>();
-                let difference = match theirs {
-                    Some(theirs) if words(ours) == words(theirs) => format!(
-                        "only white space differs, as after a mailer or an editor: the patch has \
-                         {}, the tree {}",
-                        visible(wanted),
-                        visible(found.as_deref().unwrap_or_default())
-                    ),
-                    _ => format!(
-                        "the patch has `{ours}`, the tree `{}`",
-                        theirs.unwrap_or(end)
-                    ),
-                };
-                format!(
-                    "{hunk} does not apply; line {}: {difference}; is the patch for another \
-                     version of the source?",
-                    line + 1
-                )
-            }
+            } => format!(
+                "{hunk} does not apply; line {}: {}; is the patch for another version of the \
+                 source?",
+                line + 1,
+                difference(wanted, found.as_deref())
+            ),
         }
+    }
+}
+
+/// How the line that a patch `wanted` differs from what the tree has.
+fn difference(wanted: &str, found: Option<&str>) -> String {
+    let words = |text: &str| text.split_whitespace().collect::<String>();
+    match found {
+        Some(found) if words(wanted) == words(found) => format!(
+            "only white space differs, as after a mailer or an editor: the patch has {}, the tree \
+             {}",
+            visible(wanted),
+            visible(found)
+        ),
+        _ => format!(
+            "the patch has `{}`, the tree `{}`",
+            wanted.trim_end(),
+            found.map_or("the end of the file", str::trim_end)
+        ),
     }
 }
 

@@ -2,19 +2,17 @@
 //! Changed functions: their originals in the hypervisor, and their records in the
 //! payload.
 
-use super::{FirstChange, Origin, Replaced, Selector, clone, label};
+use super::{Counterparts, FirstChange, Origin, Replaced, Selector, replacement};
 use crate::code::Code;
 use crate::image::padding;
 use crate::payload::Func;
-use crate::unit::{Unit, UnitId};
+use crate::problem::Problem;
 use sha2::{Digest, Sha256};
-use xsplice_abi::payload::hook;
 use xsplice_abi::preimage::Preimage;
-use xsplice_abi::trampoline::LANDING_PAD;
-use xsplice_abi::{deny, trampoline};
+use xsplice_abi::trampoline::{self, LANDING_PAD};
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::explain;
-use xsplice_objdiff::object::{Object, SectionIx, SymbolIx};
+use xsplice_objdiff::object::{Object, SymbolIx};
 use xsplice_objdiff::special;
 
 /// The old function of a record.
@@ -45,14 +43,16 @@ impl Selector<'_> {
                     }
                     Kind::Function => {
                         if let Some(original) = change.original {
-                            self.take_function(unit, change, (unit, original), patched);
+                            let (old, new) = ((unit, original), (unit, patched));
+                            self.take_function(change, Counterparts { old, new });
                         }
                     }
                     Kind::Added => {
-                        let origin = self.moves.moved.get(&(unit, patched)).copied();
-                        let origin = origin.filter(|_| u.patched.symbols[patched].function);
-                        if let Some(origin) = origin {
-                            self.take_function(unit, change, origin, patched);
+                        let new = (unit, patched);
+                        if let Some(&old) = self.moves.moved.get(&new)
+                            && u.patched.symbols[patched].function
+                        {
+                            self.take_function(change, Counterparts { old, new });
                         }
                     }
                     // Taken if something taken refers to it, or refused.
@@ -71,171 +71,89 @@ impl Selector<'_> {
         }
     }
 
-    fn take_function(
-        &mut self,
-        unit: UnitId,
-        change: &Change,
-        (origin, original): (UnitId, SymbolIx),
-        patched: SymbolIx,
-    ) {
-        let u = &self.units[unit];
-        let old_object = &self.units[origin].original;
-        let old = &old_object.symbols[original];
+    fn take_function(&mut self, change: &Change, pair: Counterparts) {
+        if let Some((code, message)) = replacement::refusal(self.units, pair) {
+            self.refuse(code, pair.new.0, message);
+            return;
+        }
+        match self.old_function(pair) {
+            Ok(Some(old)) => self.replace(old, change, pair),
+            // It is new, if anything refers to it.
+            Ok(None) => {}
+            Err(problem) => self.refuse_with(problem),
+        }
+    }
+
+    /// Replaces `old` by the function of the patched source.
+    fn replace(&mut self, old: OldFunction, change: &Change, pair: Counterparts) {
+        let ((origin, original), (unit, patched)) = (pair.old, pair.new);
+        let (before, u) = (&self.units[origin], &self.units[unit]);
         let new = &u.patched.symbols[patched];
-        let section = old_object.sections.get(old.section);
-        let why = section.and_then(|section| deny::section_reason(&section.name));
-        if let Some(why) = why.or_else(|| deny::reason(&old.name)) {
-            let message = format!(
-                "{} must not be patched: {why}; a fix there needs a reboot",
-                old.name
-            );
-            self.refuse(Code::DenyList, unit, message);
+        let first_change = explain::first_change(&before.original, original, &u.patched, patched);
+        let Some(place) = self.take_symbol(unit, patched) else {
             return;
-        }
-        if origin == unit && is_hook_below(u, original) {
-            let message = format!(
-                "{} is a hook of a payload below, which is called only while this payload is not \
-                 applied: its change would have no effect; leave it as it is, and give this payload \
-                 a hook of another name",
-                old.name
-            );
-            self.refuse(Code::Hooks, unit, message);
-            return;
-        }
-        if let Some(place) = leaves_without_relocation(&u.patched, patched) {
-            let message = format!(
-                "{} jumps out of itself at +{place:#x} to other code of its section, which the \
-                 compiler or assembler took to stay where it is; nothing tells how much of it \
-                 belongs to the function",
-                new.name
-            );
-            self.refuse(Code::SharedCode, unit, message);
-            return;
-        }
-        if let Some(other) = self.merged_with(origin, original, (unit, patched)) {
-            let message = format!(
-                "{} and {other} share one piece of code in the hypervisor (identical code folding), \
-                 and the patch makes them differ: its trampoline can lead to only one of them; \
-                 patch the functions that call it",
-                old.name
-            );
-            self.refuse(Code::SharedCode, unit, message);
-            return;
-        }
-        if label::takes_own_labels(old_object, original) {
-            let message = format!(
-                "{} takes the addresses of its own labels, and may have stored them: they lead \
-                 into the old code; put them into a constant table",
-                old.name
-            );
-            self.refuse(Code::LabelAddress, unit, message);
-            return;
-        }
-        // A moved function is global, and has the arguments in the source.
-        if origin == unit
-            && let Some(why) = clone::wrong_caller(u, original, patched)
-        {
-            let message = format!(
-                "the compiler gives {} other arguments than {}, and {why}; declare it `__used`, so \
-                 that the compiler keeps one with the arguments that the source says",
-                new.name, old.name
-            );
-            self.refuse(Code::OtherArguments, unit, message);
-            return;
-        }
-        let place = match self.origin(origin, original) {
-            Ok(place) => place,
-            Err(problem) => {
-                self.problems.push(problem);
-                return;
-            }
         };
-        let old_function = match place {
-            Origin::Hypervisor(address) => {
-                match self.old_function(unit, (origin, original), address) {
-                    Some(old_function) => old_function,
-                    None => return,
-                }
-            }
-            Origin::Below { name, size } => OldFunction {
+        let same = |func: &Func| match old.address {
+            0 => func.old_address == 0 && func.name == old.name,
+            _ => func.old_address == old.address,
+        };
+        if self.selection.draft.funcs.iter().any(same) {
+            // An alias of a function that is already taken.
+            return;
+        }
+        self.selection.replaced.push(Replaced {
+            name: new.name.to_string(),
+            file: u.file.source.clone(),
+            old_address: old.address,
+            old_size: old.size,
+            new_size: new.extent(),
+            why: match origin == unit {
+                true => change.why.clone(),
+                false => format!("it was in {}", before.file.source),
+            },
+            first_change: first_change.map(FirstChange::from),
+        });
+        self.selection.draft.funcs.push(Func {
+            name: old.name,
+            old_address: old.address,
+            old_size: old.size,
+            new: place,
+            new_size: new.extent(),
+            expected: old.expected,
+            preimage: old.preimage,
+        });
+    }
+
+    /// The function to replace; `None` if it is not in memory.
+    ///
+    /// # Errors
+    /// If nothing tells where it is, or it has no room for a trampoline.
+    fn old_function(&self, pair: Counterparts) -> Result<Option<OldFunction>, Problem> {
+        let (origin, original) = pair.old;
+        match self.origin(origin, original)? {
+            Origin::Hypervisor(address) => self.function_at(address, pair),
+            Origin::Below { name, size } => Ok(Some(OldFunction {
                 name,
                 address: 0,
                 size,
                 expected: Vec::new(),
                 preimage: None,
-            },
-            // It is new, if anything refers to it.
-            Origin::Nowhere => return,
-        };
-        let new_size = new.extent();
-        let first_change = explain::first_change(old_object, original, &u.patched, patched);
-        let why = if origin == unit {
-            change.why.clone()
-        } else {
-            format!("it was in {}", self.units[origin].file.source)
-        };
-        let (name, file) = (new.name.to_string(), u.file.source.clone());
-        let Some((part, offset)) = self.take_symbol(unit, patched) else {
-            return;
-        };
-        let mut funcs = self.selection.draft.funcs.iter();
-        let address = old_function.address;
-        let same = |func: &Func| match address {
-            0 => func.old_address == 0 && func.name == old_function.name,
-            _ => func.old_address == address,
-        };
-        if funcs.any(same) {
-            // An alias of a function that is already taken.
-            return;
+            })),
+            Origin::Nowhere => Ok(None),
         }
-        self.selection.replaced.push(Replaced {
-            name,
-            file,
-            old_address: old_function.address,
-            old_size: old_function.size,
-            new_size,
-            why,
-            first_change: first_change.map(FirstChange::from),
-        });
-        self.selection.draft.funcs.push(Func {
-            name: old_function.name,
-            old_address: old_function.address,
-            old_size: old_function.size,
-            new: (part, offset),
-            new_size,
-            expected: old_function.expected,
-            preimage: old_function.preimage,
-        });
     }
 
-    /// The name of another function that shares the code of `original` of the unit
-    /// `origin`, and that is not `patched`.
-    fn merged_with(
+    /// The hypervisor's function at `address`.
+    ///
+    /// # Errors
+    /// If it has no room for a trampoline.
+    fn function_at(
         &self,
-        origin: UnitId,
-        original: SymbolIx,
-        (unit, patched): (UnitId, SymbolIx),
-    ) -> Option<&str> {
-        let u = &self.units[origin];
-        let (old, new) = (&u.original.symbols, &u.patched.symbols);
-        let differs = |other: SymbolIx| origin != unit || !new[other].is_at(&new[patched]);
-        let matched = u.comparison.correlation.iter();
-        let others = matched.filter(|&(other, pair)| {
-            let same_code = old[pair.original].is_at(&old[original]) && old[original].size > 0;
-            pair.original != original && same_code && differs(other)
-        });
-        let names = others.map(|(_, pair)| old[pair.original].name.as_str());
-        names.min()
-    }
-
-    /// The record of a function of the hypervisor to replace; `None` if it cannot be
-    /// replaced.
-    fn old_function(
-        &mut self,
-        unit: UnitId,
-        (origin, original): (UnitId, SymbolIx),
         address: u64,
-    ) -> Option<OldFunction> {
+        pair: Counterparts,
+    ) -> Result<Option<OldFunction>, Problem> {
+        let (origin, original) = pair.old;
+        let file = &self.units[pair.new.0].file.source;
         let build = self.units[origin].stages.len();
         let shipped = self.homes.shipped(origin, build, original);
         let (name, old_size, extent) = match shipped {
@@ -249,7 +167,10 @@ impl Selector<'_> {
             }
             // A payload below moved it here from another file.
             None => {
-                let symbol = self.image.function_at(address)?;
+                let symbol = self.image.function_at(address).ok_or_else(|| {
+                    let message = format!("xen-syms has no function at {address:#x}");
+                    Problem::new(Code::NotProved, file, message)
+                })?;
                 (symbol.full_name().into_owned(), symbol.size, symbol.size)
             }
         };
@@ -260,12 +181,10 @@ impl Selector<'_> {
             let padding = padding(self.image, address + size);
             if size + padding < needed {
                 let message = format!(
-                    "{} has {size} bytes and {padding} bytes of padding behind it, too few for \
-                     the {needed} bytes of a trampoline; patch the functions that call it",
-                    name
+                    "{name} has {size} bytes and {padding} bytes of padding behind it, too few for \
+                     the {needed} bytes of a trampoline; patch the functions that call it"
                 );
-                self.refuse(Code::TooSmall, unit, message);
-                return None;
+                return Err(Problem::new(Code::TooSmall, file, message));
             }
             size = needed;
         }
@@ -275,7 +194,7 @@ impl Selector<'_> {
         let sites = shipped.map(|(object, index)| boot_patches(object, index, whole));
         let sites = sites.filter(|_| !replaced);
         let code = self.image.bytes(address, size).unwrap_or_default();
-        Some(OldFunction {
+        Ok(Some(OldFunction {
             name,
             address,
             size,
@@ -283,38 +202,8 @@ impl Selector<'_> {
                 .as_ref()
                 .map_or(Vec::new(), |sites| stable_start(sites, code).to_vec()),
             preimage: sites.and_then(|sites| preimage(address, whole, sites)),
-        })
+        }))
     }
-}
-
-/// Whether only hooks of payloads below refer to the function at `original`.
-fn is_hook_below(u: &Unit, original: SymbolIx) -> bool {
-    let mut users = u.original.uses(original).peekable();
-    let is_hook = |section: SectionIx| hook::stage(&u.original.sections[section].name).is_some();
-    users.peek().is_some() && users.all(|(section, _)| is_hook(section))
-}
-
-/// An address outside the assembly function that it jumps to without a relocation.
-fn leaves_without_relocation(object: &Object, index: SymbolIx) -> Option<u64> {
-    let symbol = &object.symbols[index];
-    let code = object.bytes(symbol.span());
-    let fields = object.relocations(symbol.span());
-    let mut decoder = iced_x86::Decoder::with_ip(64, code, 0, iced_x86::DecoderOptions::NONE);
-    decoder
-        .iter()
-        .filter(|instruction| {
-            let place = symbol.offset + instruction.ip();
-            let relocated = fields
-                .iter()
-                .any(|f| (place..place + instruction.len() as u64).contains(&f.offset));
-            let target = instruction.near_branch_target();
-            let branches = instruction.is_jcc_short_or_near()
-                || instruction.is_jmp_short_or_near()
-                || instruction.is_call_near();
-            branches && !relocated && target >= symbol.extent()
-        })
-        .map(|instruction| instruction.ip())
-        .next()
 }
 
 /// The places that the hypervisor itself patches in a function at boot, as sorted

@@ -2,8 +2,8 @@
 //! The linker's choice among definitions of a global name: a strong one over weak
 //! ones.
 
-use super::Selector;
 use super::moved::Moves;
+use super::{At, Selector};
 use crate::code::Code;
 use crate::problem::Problem;
 use crate::unit::{UnitId, Units};
@@ -17,13 +17,21 @@ use xsplice_xen_image::{Binding, Image};
 #[derive(Debug, Default)]
 pub(super) struct Globals<'a> {
     /// The linker's choice by name: unit and index.
-    taken: HashMap<&'a str, (UnitId, SymbolIx)>,
+    taken: HashMap<&'a str, At>,
 }
 
 impl<'a> Globals<'a> {
-    /// # Errors If the choice differs from the hypervisor's, or is ambiguous.
+    /// The linker's choices, and where it differs from the hypervisor's or is
+    /// ambiguous.
     pub(super) fn new(units: &'a Units, moves: &Moves, image: &Image) -> (Self, Vec<Problem>) {
         let mut globals = Self::default();
+        let mut problems = globals.choose(units);
+        problems.extend(globals.compare(units, moves, image));
+        (globals, problems)
+    }
+
+    /// Chooses among the definitions in `units`.
+    fn choose(&mut self, units: &'a Units) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (unit, u) in units.iter_enumerated() {
             for (index, symbol) in u.patched.symbols.iter_enumerated() {
@@ -31,13 +39,13 @@ impl<'a> Globals<'a> {
                 if !symbol.global || hook::stage(&section.name).is_some() {
                     continue;
                 }
-                let Some(&(other, at)) = globals.taken.get(symbol.name.as_str()) else {
-                    globals.taken.insert(&symbol.name, (unit, index));
+                let Some(&(other, at)) = self.taken.get(symbol.name.as_str()) else {
+                    self.taken.insert(&symbol.name, (unit, index));
                     continue;
                 };
                 match (units[other].patched.symbols[at].weak, symbol.weak) {
                     (_, false) => {
-                        globals.taken.insert(&symbol.name, (unit, index));
+                        self.taken.insert(&symbol.name, (unit, index));
                     }
                     (false, true) => {}
                     (true, true) => problems.push(Problem::new(
@@ -52,26 +60,27 @@ impl<'a> Globals<'a> {
                 }
             }
         }
+        problems
+    }
+
+    /// Compares new definitions with those of the hypervisor, which may have been
+    /// chosen instead.
+    fn compare(&mut self, units: &Units, moves: &Moves, image: &Image) -> Vec<Problem> {
+        let mut problems = Vec::new();
         for (unit, u) in units.iter_enumerated() {
             let changes = u.comparison.changes.iter();
-            for change in changes.filter(|c| c.kind == Kind::Added && c.original.is_none()) {
-                let Some(index) = change.patched else {
-                    continue;
-                };
-                let symbol = &u.patched.symbols[index];
-                let known = moves.moved.contains_key(&(unit, index))
-                    || moves.renewed.contains_key(&(unit, index));
+            let added = changes.filter(|c| c.kind == Kind::Added && c.original.is_none());
+            for index in added.filter_map(|change| change.patched) {
+                let (new, symbol) = ((unit, index), &u.patched.symbols[index]);
+                let known = moves.moved.contains_key(&new) || moves.renewed.contains_key(&new);
                 if !symbol.global || known {
                     continue;
                 }
-                match image
-                    .global(&symbol.name)
-                    .map(|known| known.binding == Binding::Weak)
-                {
+                match image.global(&symbol.name).map(|known| known.binding) {
                     None => {}
                     // The hypervisor's definition is used.
-                    Some(false) if symbol.weak => {
-                        globals.taken.remove(symbol.name.as_str());
+                    Some(binding) if binding != Binding::Weak && symbol.weak => {
+                        self.taken.remove(symbol.name.as_str());
                     }
                     Some(_) => problems.push(Problem::new(
                         Code::NameTaken,
@@ -86,11 +95,11 @@ impl<'a> Globals<'a> {
                 }
             }
         }
-        (globals, problems)
+        problems
     }
 
     /// The linker's choice for `name`, if it is in a patched object.
-    pub(super) fn get(&self, name: &str) -> Option<(UnitId, SymbolIx)> {
+    pub(super) fn get(&self, name: &str) -> Option<At> {
         self.taken.get(name).copied()
     }
 }

@@ -10,7 +10,7 @@ use crate::below::Level;
 use crate::below::contents::Place;
 use crate::below::proof::LevelProof;
 use crate::code::Code;
-use crate::name::{INIT_TRAP, VERSION_SUFFIX};
+use crate::name::{is_from_hooks, is_new, is_trap, plain};
 use crate::problem::Problem;
 use crate::proof::Proof;
 use crate::unit::{UnitId, Units};
@@ -257,11 +257,10 @@ impl<'a> Homes<'a> {
             for (index, symbol) in level.contents.symbols.iter_enumerated() {
                 // A trap is not in the source, and nothing may refer to hooks from
                 // `--hooks`.
-                let own = symbol.name.starts_with(INIT_TRAP) || symbol.name.contains(".hooks.c#");
+                let own = is_trap(&symbol.name) || is_from_hooks(&symbol.name);
                 let listed = level.record_of(index).is_some() || is_new(&symbol.name);
                 if listed && !own && !known.contains(&index) {
-                    let name = symbol.name.split(VERSION_SUFFIX).next().unwrap_or_default();
-                    problems.push(not_of_its_source(level, name, "of it"));
+                    problems.push(not_of_its_source(level, plain(&symbol.name), "of it"));
                 }
             }
         }
@@ -300,11 +299,6 @@ impl<'a> Homes<'a> {
         }
         problems
     }
-}
-
-/// Whether `name` is a new symbol in a payload.
-fn is_new(name: &str) -> bool {
-    name.contains(VERSION_SUFFIX)
 }
 
 fn not_of_its_source(level: &Level, place: &str, what: &str) -> Problem {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Data that hooks change in place, at the caller's request.
 
-use super::{Origin, Selector, Usage};
+use super::{At, Counterparts, Origin, Selector, Usage};
 use crate::below::Level;
 use crate::code::Code;
-use crate::name::VERSION_SUFFIX;
+use crate::name::contents_name;
 use crate::patched_data::{contents, differences, is_chosen};
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
 use crate::unit::UnitId;
@@ -17,15 +17,57 @@ use xsplice_objdiff::object::{Class, Object, Span, Symbol, SymbolIx, Target};
 use zerocopy::IntoBytes as _;
 
 /// A change made by hooks.
+#[derive(Clone)]
 pub(super) struct InPlace {
-    /// The unit of the original, and the symbol there.
-    origin: (UnitId, SymbolIx),
-    /// The unit of the patched symbol, and the symbol.
-    patched: (UnitId, SymbolIx),
+    /// The symbol.
+    pair: Counterparts,
     /// The ranges that differ.
     ranges: Vec<Range<u64>>,
     /// Address in the hypervisor.
     address: u64,
+}
+
+/// The table of the changes, as the hooks read it.
+#[derive(Default)]
+struct Rows {
+    bytes: Vec<u8>,
+    fields: Vec<Field>,
+}
+
+impl Rows {
+    /// Adds a row, of which relocations fill in the pointers.
+    fn push(&mut self, size: u64, variable: bool, pointers: [Reaches; 4]) {
+        let row = self.bytes.len() as u64;
+        let pointers = (0..).zip(pointers).map(|(pointer, reaches)| Field {
+            part: PartKind::RoData,
+            offset: row + 8 * pointer,
+            r_type: R_X86_64_64.0,
+            addend: 0,
+            reaches,
+        });
+        self.fields.extend(pointers);
+        let row = hooks::PatchedData {
+            place: 0.into(),
+            was: 0.into(),
+            now: 0.into(),
+            name: 0.into(),
+            size: u32::try_from(size).unwrap_or(u32::MAX).into(),
+            variable: u32::from(variable).into(),
+        };
+        self.bytes.extend_from_slice(row.as_bytes());
+    }
+}
+
+/// What the hooks need to know of a symbol besides the ranges.
+struct Values {
+    /// Where its name is among the payload's strings.
+    name: u64,
+    /// Its contents in the hypervisor.
+    was: Vec<u8>,
+    /// Its contents according to the patched source.
+    now: Vec<u8>,
+    /// Whether the hypervisor may write to it.
+    variable: bool,
 }
 
 impl Selector<'_> {
@@ -56,23 +98,13 @@ impl Selector<'_> {
         unit: UnitId,
         change: &Change,
     ) -> Result<InPlace, String> {
-        match change.kind {
-            Kind::Data | Kind::Constant => {}
-            Kind::Init => return Err("it was freed after boot".to_owned()),
-            Kind::Function
-            | Kind::Added
-            | Kind::Removed
-            | Kind::Resized
-            | Kind::Misplaced
-            | Kind::Alignment
-            | Kind::Elsewhere
-            | Kind::Renamed
-            | Kind::Unsized => {
-                return Err(format!("not only its contents change ({})", change.why));
-            }
-        }
+        changes_contents_only(change)?;
         let (Some(original), Some(patched)) = (change.original, change.patched) else {
             return Err("only one of the two builds has it".to_owned());
+        };
+        let pair = Counterparts {
+            old: (origin, original),
+            new: (unit, patched),
         };
         let (before, after) = (&self.units[origin].original, &self.units[unit].patched);
         let (old, new) = (&before.symbols[original], &after.symbols[patched]);
@@ -87,33 +119,54 @@ impl Selector<'_> {
                 old.size, new.size
             ));
         }
-        let file = &self.units[unit].file.source;
+        self.is_unchanged_below(&self.units[unit].file.source, change)?;
+        Ok(InPlace {
+            pair,
+            address: self.address_in_place(pair)?,
+            ranges: self.ranges(pair)?,
+        })
+    }
+
+    /// # Errors
+    /// If a payload below changes the same data in place.
+    fn is_unchanged_below(&self, file: &str, change: &Change) -> Result<(), String> {
         let mut levels = self.below.levels.iter();
         let changes_it = |level: &&Level| {
             let mut data = level.patched_data().iter();
             data.any(|data| data.name == change.name && data.file == *file)
         };
-        if let Some(level) = levels.find(changes_it) {
-            return Err(format!(
+        levels.find(changes_it).map_or(Ok(()), |level| {
+            Err(format!(
                 "the payload {} changes it in place already; give all patches to one build, to be \
                  used instead of that payload",
                 level.name
-            ));
-        }
-        let address = match self.origin(origin, original).map_err(|p| p.message)? {
-            Origin::Hypervisor(address) => address,
-            Origin::Below { .. } | Origin::Nowhere => {
-                return Err(
-                    "the hypervisor does not have it, but a payload below; give all patches to \
+            ))
+        })
+    }
+
+    /// The address in the hypervisor of what is to be changed.
+    fn address_in_place(&self, pair: Counterparts) -> Result<u64, String> {
+        let origin = self.origin(pair.old.0, pair.old.1);
+        match origin.map_err(|problem| problem.message)? {
+            Origin::Hypervisor(address) => Ok(address),
+            Origin::Below { .. } | Origin::Nowhere => Err(
+                "the hypervisor does not have it, but a payload below; give all patches to \
                      one build, to be used with `replace`"
-                        .to_owned(),
-                );
-            }
-        };
+                    .to_owned(),
+            ),
+        }
+    }
+
+    /// The ranges that differ.
+    fn ranges(&self, pair: Counterparts) -> Result<Vec<Range<u64>>, String> {
+        let (unit, patched) = pair.new;
+        let before = &self.units[pair.old.0].original;
+        let after = &self.units[unit].patched;
+        let (old, new) = (&before.symbols[pair.old.1], &after.symbols[patched]);
         let correlation = &self.units[unit].comparison.correlation;
         let ranges = differences((before, old), (after, new), |was, now| match (was, now) {
             (Target::Symbol(was), Target::Symbol(now)) => {
-                origin == unit && correlation.original(*now) == Some(*was)
+                !pair.moves() && correlation.original(*now) == Some(*was)
             }
             (Target::External(was), Target::External(now)) => was == now,
             _ => false,
@@ -126,142 +179,156 @@ impl Selector<'_> {
                 "what it has at +{at:#x} depends on where it lies (relocation type {r_type})"
             ));
         }
-        Ok(InPlace {
-            origin: (origin, original),
-            patched: (unit, patched),
-            ranges,
-            address,
-        })
+        Ok(ranges)
     }
 
     /// Whether hooks change the patched symbol at `index` in place.
     pub(super) fn is_changed_in_place(&self, unit: UnitId, index: SymbolIx) -> bool {
         let mut all = self.in_place.iter();
-        all.any(|in_place| in_place.patched == (unit, index))
+        all.any(|in_place| in_place.pair.new == (unit, index))
     }
 
     /// Creates the table that the hooks read.
     pub(super) fn patch_data(&mut self) {
-        let mut fields = Vec::new();
-        let mut rows = Vec::new();
-        for at in 0..self.in_place.len() {
-            self.add_rows(at, &mut rows, &mut fields);
+        let mut rows = Rows::default();
+        for in_place in self.in_place.clone() {
+            self.add_rows(&in_place, &mut rows);
         }
         let draft = &mut self.selection.draft;
-        let at = draft.append(&PartKind::RoData, &rows, Align::to(8));
-        for mut field in fields {
+        let at = draft.append(&PartKind::RoData, &rows.bytes, Align::to(8));
+        for mut field in rows.fields {
             field.offset += at;
             draft.fields.push(field);
         }
-        let table = (at, rows.len() as u64);
+        let table = (at, rows.bytes.len() as u64);
         self.generated.insert(Table::PatchedData, table);
     }
 
-    /// Appends the rows for one symbol, and their fields.
-    fn add_rows(&mut self, at: usize, rows: &mut Vec<u8>, fields: &mut Vec<Field>) {
-        let InPlace {
-            origin,
-            patched: (unit, index),
-            ref ranges,
-            address,
-        } = self.in_place[at];
-        let ranges = ranges.clone();
-        let (before, after) = (&self.units[origin.0].original, &self.units[unit].patched);
-        let new = &after.symbols[index];
-        let class = before.sections[before.symbols[origin.1].section].class;
-        let variable = class != Class::ReadOnly;
-        let name = [new.name.as_bytes(), &[0]].concat();
-        let name_at = self
-            .selection
-            .draft
-            .append(&PartKind::Strings, &name, Align::to(1));
-        let was = match class {
-            // Its zeros are not in the file.
-            Class::Bss => Some(contents(before, &before.symbols[origin.1])),
-            _ => self.image.bytes(address, new.size).map(<[u8]>::to_vec),
-        };
-        let now = contents(after, new);
+    /// Adds the rows for one symbol.
+    fn add_rows(&mut self, in_place: &InPlace, rows: &mut Rows) {
+        let (unit, patched) = in_place.pair.new;
+        let new = &self.units[unit].patched.symbols[patched];
+        let values = self.values(in_place);
         self.follower = new.name.to_string();
         self.usage = Usage::Address;
-        for range in &ranges {
-            let bytes = |of: &[u8]| -> Vec<u8> {
-                let range = usize::try_from(range.start)
-                    .ok()
-                    .zip(usize::try_from(range.end).ok());
-                let bytes = range.and_then(|(start, end)| of.get(start..end));
-                bytes.unwrap_or_default().to_vec()
-            };
-            let draft = &mut self.selection.draft;
-            let old_at = draft.append(
-                &PartKind::RoData,
-                &bytes(was.as_deref().unwrap_or_default()),
-                Align::to(8),
-            );
-            let new_at = draft.append(&PartKind::RoData, &bytes(&now), Align::to(8));
-            let copy = format!(
-                "{}.hooks.c#{}{VERSION_SUFFIX}",
-                self.units[unit].file.source, new.name
-            );
-            draft.name(
-                &(PartKind::RoData, new_at),
-                copy,
-                range.end - range.start,
-                false,
-            );
-            let size = range.end - range.start;
-            for relocation in after.relocations(Span {
-                offset: new.offset + range.start,
-                ..new.first(size)
-            }) {
-                if let Some(reaches) = self.reach(unit, relocation) {
-                    self.selection.draft.fields.push(Field {
-                        part: PartKind::RoData,
-                        offset: new_at + (relocation.offset - new.offset - range.start),
-                        r_type: relocation.r_type,
-                        addend: relocation.reference.bias,
-                        reaches,
-                    });
-                }
-            }
-            let place = match self.place_of(origin.0, origin.1, range.start.cast_signed()) {
-                Ok(place) => place,
-                Err(problem) => {
-                    self.problems.push(problem);
-                    continue;
-                }
-            };
-            let row = rows.len() as u64;
-            let leads_to = [
-                place,
-                Reaches::Part(PartKind::RoData, old_at.cast_signed()),
-                Reaches::Part(PartKind::RoData, new_at.cast_signed()),
-                Reaches::Part(PartKind::Strings, name_at.cast_signed()),
-            ];
-            fields.extend((0..).zip(leads_to).map(|(pointer, reaches)| Field {
-                part: PartKind::RoData,
-                offset: row + 8 * pointer,
-                r_type: R_X86_64_64.0,
-                addend: 0,
-                reaches,
-            }));
-            // Relocations fill in the addresses.
-            let bytes = hooks::PatchedData {
-                place: 0.into(),
-                was: 0.into(),
-                now: 0.into(),
-                name: 0.into(),
-                size: u32::try_from(size).unwrap_or(u32::MAX).into(),
-                variable: u32::from(variable).into(),
-            };
-            rows.extend_from_slice(bytes.as_bytes());
+        for range in &in_place.ranges {
+            self.add_row(in_place.pair, range, &values, rows);
         }
+        let ranges = in_place.ranges.iter();
         self.selection.patched_data.push(PatchedData {
             name: new.name.to_string(),
             file: self.units[unit].file.source.clone(),
-            address,
+            address: in_place.address,
             size: new.size,
-            written: ranges.iter().map(|range| range.end - range.start).sum(),
-            variable,
+            written: ranges.map(|range| range.end - range.start).sum(),
+            variable: values.variable,
         });
     }
+
+    fn values(&mut self, in_place: &InPlace) -> Values {
+        let ((origin, original), (unit, patched)) = (in_place.pair.old, in_place.pair.new);
+        let (before, after) = (&self.units[origin].original, &self.units[unit].patched);
+        let (old, new) = (&before.symbols[original], &after.symbols[patched]);
+        let class = before.sections[old.section].class;
+        let name = [new.name.as_bytes(), &[0]].concat();
+        let draft = &mut self.selection.draft;
+        Values {
+            name: draft.append(&PartKind::Strings, &name, Align::to(1)),
+            was: match class {
+                // Its zeros are not in the file.
+                Class::Bss => contents(before, old),
+                _ => {
+                    let bytes = self.image.bytes(in_place.address, new.size);
+                    bytes.unwrap_or_default().to_vec()
+                }
+            },
+            now: contents(after, new),
+            variable: class != Class::ReadOnly,
+        }
+    }
+
+    /// Adds the row for one range, with its old and its new bytes.
+    fn add_row(
+        &mut self,
+        pair: Counterparts,
+        range: &Range<u64>,
+        values: &Values,
+        rows: &mut Rows,
+    ) {
+        let (unit, patched) = pair.new;
+        let size = range.end - range.start;
+        let was = slice(&values.was, range);
+        let old_at = self
+            .selection
+            .draft
+            .append(&PartKind::RoData, was, Align::to(8));
+        let new_at = self.add_new_bytes((unit, patched), range, slice(&values.now, range));
+        let place = self.place_of(pair.old.0, pair.old.1, range.start.cast_signed());
+        match place {
+            Ok(place) => {
+                let pointers = [
+                    place,
+                    Reaches::Part(PartKind::RoData, old_at.cast_signed()),
+                    Reaches::Part(PartKind::RoData, new_at.cast_signed()),
+                    Reaches::Part(PartKind::Strings, values.name.cast_signed()),
+                ];
+                rows.push(size, values.variable, pointers);
+            }
+            Err(problem) => self.refuse_with(problem),
+        }
+    }
+
+    /// Adds the new bytes of a range, with all that they lead to; returns their place.
+    fn add_new_bytes(&mut self, (unit, index): At, range: &Range<u64>, bytes: &[u8]) -> u64 {
+        let u = &self.units[unit];
+        let symbol = &u.patched.symbols[index];
+        let draft = &mut self.selection.draft;
+        let at = draft.append(&PartKind::RoData, bytes, Align::to(8));
+        let copy = contents_name(&u.file.source, &symbol.name);
+        let size = range.end - range.start;
+        draft.name(&(PartKind::RoData, at), copy, size, false);
+        let start = symbol.offset + range.start;
+        let span = Span {
+            offset: start,
+            ..symbol.first(size)
+        };
+        for relocation in u.patched.relocations(span) {
+            if let Some(reaches) = self.reach(unit, relocation) {
+                self.selection.draft.fields.push(Field {
+                    part: PartKind::RoData,
+                    offset: at + (relocation.offset - start),
+                    r_type: relocation.r_type,
+                    addend: relocation.reference.bias,
+                    reaches,
+                });
+            }
+        }
+        at
+    }
+}
+
+/// # Errors
+/// If not only the contents of existing data change.
+fn changes_contents_only(change: &Change) -> Result<(), String> {
+    match change.kind {
+        Kind::Data | Kind::Constant => Ok(()),
+        Kind::Init => Err("it was freed after boot".to_owned()),
+        Kind::Function
+        | Kind::Added
+        | Kind::Removed
+        | Kind::Resized
+        | Kind::Misplaced
+        | Kind::Alignment
+        | Kind::Elsewhere
+        | Kind::Renamed
+        | Kind::Unsized => Err(format!("not only its contents change ({})", change.why)),
+    }
+}
+
+/// The bytes in `range`; empty if some are missing.
+fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> &'a [u8] {
+    let start = usize::try_from(range.start).ok();
+    let range = start.zip(usize::try_from(range.end).ok());
+    let bytes = range.and_then(|(start, end)| bytes.get(start..end));
+    bytes.unwrap_or_default()
 }

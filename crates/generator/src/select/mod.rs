@@ -15,6 +15,7 @@ mod private;
 mod reach;
 mod refuse;
 mod renamed;
+mod replacement;
 mod revived;
 mod selection;
 
@@ -123,6 +124,28 @@ pub fn select<'a>(
 /// A piece of a patched object: unit, section, offset.
 type Place = (UnitId, SectionIx, u64);
 
+/// A symbol of a unit: of its original or of its patched object.
+type At = (UnitId, SymbolIx);
+
+/// A symbol of the original, and what the patch makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counterparts {
+    /// In the original of a unit.
+    old: At,
+    /// In the patched object of a unit.
+    new: At,
+}
+
+impl Counterparts {
+    /// Whether it goes to another unit.
+    fn moves(self) -> bool {
+        self.old.0 != self.new.0
+    }
+}
+
+/// Why a change cannot be made, and what to do.
+type Refusal = (Code, String);
+
 struct Selector<'a> {
     units: &'a Units,
     homes: Homes<'a>,
@@ -182,7 +205,11 @@ impl Selector<'_> {
     }
 
     fn refuse(&mut self, code: Code, unit: UnitId, message: String) {
-        let problem = Problem::new(code, &self.units[unit].file.source, message);
+        self.refuse_with(Problem::new(code, &self.units[unit].file.source, message));
+    }
+
+    /// Refuses once.
+    fn refuse_with(&mut self, problem: Problem) {
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pieces of patched objects, which become parts of the payload.
 
-use super::{Carried, Hook, Selector};
+use super::{At, Carried, Hook, Refusal, Selector};
 use crate::code::Code;
 use crate::name::payload_name;
 use crate::payload::{Align, Kind as PartKind};
@@ -22,70 +22,21 @@ impl Selector<'_> {
         if let Some(at) = self.placed.get(&(unit, symbol.section, symbol.offset)) {
             return Some(at.clone());
         }
-        let section = &u.patched.sections[symbol.section];
-        let kind = match section.class {
-            Class::Text => PartKind::Text,
-            // Relocated at load time, read-only afterwards.
-            Class::ReadOnly => PartKind::RoData,
-            Class::Data => PartKind::Data,
-            Class::Bss => PartKind::Bss,
-            Class::PerCpu => {
-                self.refuse(
-                    Code::PerCpu,
-                    unit,
-                    format!(
-                        "{} is a per-CPU variable that another one becomes: its value on each CPU \
-                         would be lost; give it a name of its own",
-                        symbol.name
-                    ),
-                );
-                return None;
-            }
-            Class::Init | Class::Special | Class::Ignored => {
-                let message = format!(
-                    "{} in {} has been freed by the time the payload is applied",
-                    symbol.name, section.name
-                );
-                self.refuse(Code::FreedReference, unit, message);
+        let kind = match self.part_for((unit, index)) {
+            Ok(kind) => kind,
+            Err((code, message)) => {
+                self.refuse(code, unit, message);
                 return None;
             }
         };
-        if symbol.size == 0 {
-            self.refuse(
-                Code::UnknownReference,
-                unit,
-                format!("{} has no size and cannot be carried", symbol.name),
-            );
-            return None;
-        }
-        if let Some(message) = self.lost_value((unit, index)) {
-            self.refuse(Code::LostValue, unit, message);
-            return None;
-        }
-        let moved = self
-            .moves
-            .moved
-            .get(&(unit, index))
-            .copied()
-            .filter(|_| symbol.function);
-        let replaces = u
-            .comparison
-            .changes
-            .iter()
-            .any(|c| c.kind == Kind::Function && c.patched == Some(index) && !c.name.is_cold());
-        let name = if let Some((origin, original)) = moved {
-            let before = &self.units[origin].original;
-            before.runtime_name(original).to_string()
-        } else if replaces {
-            u.patched.runtime_name(index).to_string()
-        } else {
-            payload_name(&u.file, &symbol.name)
-        };
+        let replaces = self.replaced_by((unit, index));
+        let name = replaces
+            .clone()
+            .unwrap_or_else(|| payload_name(&u.file, &symbol.name));
         let at = self.place(unit, symbol.span(), kind);
-        self.selection
-            .draft
-            .name(&at, name, symbol.extent(), symbol.function);
-        if !replaces && moved.is_none() && !symbol.name.is_cold() {
+        let draft = &mut self.selection.draft;
+        draft.name(&at, name, symbol.extent(), symbol.function);
+        if replaces.is_none() && !symbol.name.is_cold() {
             self.selection.carried.push(Carried {
                 name: symbol.name.to_string(),
                 file: u.file.source.clone(),
@@ -93,12 +44,9 @@ impl Selector<'_> {
                 used_by: self.follower.clone(),
             });
         }
-        let entries: Vec<Entry> = self.tables[unit]
-            .iter()
-            .filter(|e| e.owner == Some(index))
-            .cloned()
-            .collect();
-        for entry in entries {
+        let entries = self.tables[unit].iter();
+        let entries = entries.filter(|entry| entry.owner == Some(index)).cloned();
+        for entry in entries.collect::<Vec<Entry>>() {
             self.take_entry(unit, &entry);
         }
         // A function and its cold part jump into each other.
@@ -109,69 +57,134 @@ impl Selector<'_> {
         Some(at)
     }
 
+    /// The part of the payload that a symbol goes into.
+    ///
+    /// # Errors
+    /// If no payload can carry it.
+    fn part_for(&self, at: At) -> Result<PartKind, Refusal> {
+        let object = &self.units[at.0].patched;
+        let symbol = &object.symbols[at.1];
+        let section = &object.sections[symbol.section];
+        let kind = match section.class {
+            Class::Text => PartKind::Text,
+            // Relocated at load time, read-only afterwards.
+            Class::ReadOnly => PartKind::RoData,
+            Class::Data => PartKind::Data,
+            Class::Bss => PartKind::Bss,
+            Class::PerCpu => {
+                let message = format!(
+                    "{} is a per-CPU variable that another one becomes: its value on each CPU \
+                     would be lost; give it a name of its own",
+                    symbol.name
+                );
+                return Err((Code::PerCpu, message));
+            }
+            Class::Init | Class::Special | Class::Ignored => {
+                let message = format!(
+                    "{} in {} has been freed by the time the payload is applied",
+                    symbol.name, section.name
+                );
+                return Err((Code::FreedReference, message));
+            }
+        };
+        if symbol.size == 0 {
+            let message = format!("{} has no size and cannot be carried", symbol.name);
+            return Err((Code::UnknownReference, message));
+        }
+        match self.lost_value(at) {
+            Some(message) => Err((Code::LostValue, message)),
+            None => Ok(kind),
+        }
+    }
+
+    /// The hypervisor's name of the function that the one of the patched source
+    /// replaces, if it replaces one.
+    fn replaced_by(&self, at: At) -> Option<String> {
+        let u = &self.units[at.0];
+        if let Some(&(origin, original)) = self.moves.moved.get(&at)
+            && u.patched.symbols[at.1].function
+        {
+            let before = &self.units[origin].original;
+            return Some(before.runtime_name(original).to_string());
+        }
+        let mut changes = u.comparison.changes.iter();
+        let replaces = changes
+            .any(|c| c.kind == Kind::Function && c.patched == Some(at.1) && !c.name.is_cold());
+        replaces.then(|| u.patched.runtime_name(at.1).to_string())
+    }
+
     /// Adds the hook sections of patched objects: every function that they point to
     /// goes into the payload.
     pub(super) fn take_hooks(&mut self) {
         let units = self.units;
         for (unit, u) in units.iter_enumerated() {
             for (index, section) in u.patched.sections.iter_enumerated() {
-                let Some(stage) = hook::stage(&section.name) else {
+                let Some(stage) = hook::stage(&section.name).filter(|_| section.size > 0) else {
                     continue;
                 };
-                if section.size == 0 {
-                    continue;
+                match self.hooks_in((unit, index), stage) {
+                    Ok(pieces) => self.take_hooks_of(unit, stage, &pieces),
+                    Err(message) => self.refuse(Code::Hooks, unit, message),
                 }
-                let Some(hook) = hook::of_stage(stage) else {
-                    let message = format!(
-                        "{} is no section of hooks that the hypervisor knows: it would not call \
-                         them; the stages are load, unload, preapply, apply, postapply, prerevert, \
-                         revert and postrevert",
-                        section.name
-                    );
-                    self.refuse(Code::Hooks, unit, message);
-                    continue;
-                };
-                let taken = self.selection.hooks.iter().filter(|h| h.stage == stage);
-                let elsewhere: Vec<String> = taken.map(|hook| hook.file.clone()).collect();
-                let Some(pieces) = new_hooks(u, index) else {
-                    let message = format!(
-                        "the payloads below have {stage} hooks in this file, and nothing tells \
-                         which of {} are new",
-                        section.name
-                    );
-                    self.refuse(Code::Hooks, unit, message);
-                    continue;
-                };
-                let functions = pieces
-                    .iter()
-                    .map(|piece| piece.size / POINTER_SIZE)
-                    .sum::<u64>();
-                if functions == 0 {
-                    continue;
-                }
-                let several = !hook.is_single();
-                if (functions > 1 || !elsewhere.is_empty()) && !several {
-                    let places = match elsewhere.as_slice() {
-                        [] => String::new(),
-                        files => format!(" (here and in {})", files.join(", ")),
-                    };
-                    let message = format!(
-                        "there is more than one {stage} hook{places}, and the hypervisor calls one \
-                         only; call the others from it"
-                    );
-                    self.refuse(Code::Hooks, unit, message);
-                    continue;
-                }
-                for piece in pieces {
-                    self.place(unit, piece, PartKind::Hooks(section.name.clone()));
-                }
-                self.selection.hooks.push(Hook {
-                    stage: stage.to_owned(),
-                    file: u.file.source.clone(),
-                    functions,
-                });
             }
         }
+    }
+
+    /// The pointers in a section to hooks of `stage`.
+    ///
+    /// # Errors
+    /// If the hypervisor would not call them all, or nothing tells which are new.
+    fn hooks_in(
+        &self,
+        (unit, index): (UnitId, SectionIx),
+        stage: &str,
+    ) -> Result<Vec<Span>, String> {
+        let u = &self.units[unit];
+        let name = &u.patched.sections[index].name;
+        let hook = hook::of_stage(stage).ok_or_else(|| {
+            format!(
+                "{name} is no section of hooks that the hypervisor knows: it would not call \
+                 them; the stages are load, unload, preapply, apply, postapply, prerevert, \
+                 revert and postrevert"
+            )
+        })?;
+        let pieces = new_hooks(u, index).ok_or_else(|| {
+            format!(
+                "the payloads below have {stage} hooks in this file, and nothing tells \
+                 which of {name} are new"
+            )
+        })?;
+        let taken = self.selection.hooks.iter().filter(|h| h.stage == stage);
+        let elsewhere: Vec<&str> = taken.map(|hook| hook.file.as_str()).collect();
+        let functions = functions(&pieces);
+        if hook.is_single() && (functions > 1 || functions > 0 && !elsewhere.is_empty()) {
+            let places = match elsewhere.as_slice() {
+                [] => String::new(),
+                files => format!(" (here and in {})", files.join(", ")),
+            };
+            return Err(format!(
+                "there is more than one {stage} hook{places}, and the hypervisor calls one \
+                 only; call the others from it"
+            ));
+        }
+        Ok(pieces)
+    }
+
+    fn take_hooks_of(&mut self, unit: UnitId, stage: &str, pieces: &[Span]) {
+        let functions = functions(pieces);
+        if functions == 0 {
+            return;
+        }
+        let u = &self.units[unit];
+        for &piece in pieces {
+            let section = &u.patched.sections[piece.section];
+            self.place(unit, piece, PartKind::Hooks(section.name.clone()));
+        }
+        self.selection.hooks.push(Hook {
+            stage: stage.to_owned(),
+            file: u.file.source.clone(),
+            functions,
+        });
     }
 
     fn take_entry(&mut self, unit: UnitId, entry: &Entry) {
@@ -227,6 +240,11 @@ impl Selector<'_> {
         self.queue.push_back((unit, piece));
         (kind, at)
     }
+}
+
+/// Number of functions that hook sections point to.
+fn functions(pieces: &[Span]) -> u64 {
+    pieces.iter().map(|piece| piece.size / POINTER_SIZE).sum()
 }
 
 /// The pointers to hooks in the section at `index` that the original does not have;

@@ -3,21 +3,32 @@
 
 use super::private::is_writable;
 use super::revived::Former;
-use super::{Origin, Selector, Usage};
+use super::{At, Origin, Selector, Usage};
 use crate::code::Code;
-use crate::name::{INIT_TRAP, VERSION_SUFFIX};
+use crate::name::trap_name;
 use crate::payload::{Content, Field, Kind as PartKind, Reaches};
 use crate::problem::Problem;
 use crate::unit::UnitId;
 use crate::warning::Warning;
 use xsplice_abi::record::Renewed;
-use xsplice_abi::symbol::RuntimeName;
 use xsplice_abi::trampoline::LANDING_PAD;
 use xsplice_objdiff::compare::{Kind, is_once_flag};
 use xsplice_objdiff::object::{
     Class, Merge, Object, Relocation, SectionIx, Symbol, SymbolIx, Target,
 };
 use xsplice_objdiff::special;
+
+/// A symbol whose memory is freed after boot.
+struct Freed<'a> {
+    name: &'a str,
+    address: u64,
+    function: bool,
+}
+
+/// Whether a symbol is a function, not only the cold part of one.
+fn is_whole_function(symbol: &Symbol) -> bool {
+    symbol.function && !symbol.name.is_cold()
+}
 
 impl Selector<'_> {
     /// Follows every reference out of the pieces taken so far, and out of those that
@@ -63,7 +74,7 @@ impl Selector<'_> {
         let reference = &relocation.reference;
         match &reference.target {
             Target::External(name) => self.reach_global(unit, name, reference.offset),
-            Target::Symbol(index) => self.reach_symbol(unit, *index, reference.offset),
+            Target::Symbol(index) => self.reach_symbol((unit, *index), reference.offset),
             Target::Anonymous(section) => {
                 let from = &object.sections[*section];
                 let Ok(offset) = u64::try_from(reference.offset) else {
@@ -115,79 +126,123 @@ impl Selector<'_> {
         Some(Reaches::Part(kind, at.cast_signed() + within))
     }
 
-    fn reach_symbol(&mut self, unit: UnitId, index: SymbolIx, offset: i64) -> Option<Reaches> {
+    fn reach_symbol(&mut self, at: At, offset: i64) -> Option<Reaches> {
+        let (unit, index) = at;
         let u = &self.units[unit];
         let symbol = &u.patched.symbols[index];
         if self.is_overridden(unit, index) {
             return self.reach_global(unit, &symbol.name, offset);
         }
-        let placed = self
-            .placed
-            .contains_key(&(unit, symbol.section, symbol.offset));
-        // References to a replaced function use its old address, as in the
-        // hypervisor: so it has one address, and a payload on top that replaces it
-        // again takes effect here too.
-        let whole_function = symbol.function && !symbol.name.is_cold();
-        let by_old_place = whole_function
-            && offset == 0
-            && self.usage != Usage::Table
-            && !self.is_only_now_called_through_pointers(unit, index);
-        let moved = self.moves.moved.get(&(unit, index));
-        let same = || self.privates.same.get(&(unit, index));
-        let renamed = || self.renamed.same.get(&(unit, index));
-        if let Some(&(origin, original)) = moved.or_else(same).or_else(renamed)
-            && (by_old_place || !symbol.function)
+        let by_old_place = self.goes_by_old_place(at, offset);
+        let stays = by_old_place || !symbol.function;
+        if let Some((origin, original)) = self.elsewhere(at)
+            && stays
             && !self.homes.is_nowhere(origin, original)
         {
             let place = self.place_of(origin, original, offset);
-            return place.map_err(|problem| self.problems.push(problem)).ok();
+            return place.map_err(|problem| self.refuse_with(problem)).ok();
         }
-        if let Some(former) = self.revived.get(&(unit, index)).cloned()
-            && (by_old_place || !symbol.function)
+        if let Some(former) = self.revived.get(&at).cloned()
+            && stays
         {
             return self.reach_former(unit, index, former, offset);
         }
-        let original = u.comparison.correlation.original(index);
-        // The hypervisor's variables stay in place, even if a change to them is left
-        // out.
-        let mut changes = u.comparison.changes.iter();
-        let replaced = changes.any(|c| c.patched == Some(index) && !c.kind.stays())
-            && !self.is_changed_in_place(unit, index);
-        if (placed || replaced) && !by_old_place || original.is_none() {
-            if original.is_none() && is_once_flag(&u.patched, symbol) {
-                self.tell_renewed(unit, index);
-            } else if original.is_none() {
-                self.refuse_unclear(unit, index)?;
-            }
-            if whole_function && offset == 0 && self.usage == Usage::Address {
-                self.selection.warnings.insert(Warning::HandedOut {
-                    function: symbol.name.to_string(),
-                    file: u.file.source.clone(),
-                    by: self.follower.clone(),
-                });
-            }
+        let Some(original) = u.comparison.correlation.original(index) else {
+            return self.reach_new(at, offset);
+        };
+        if self.has_own(at) && !by_old_place {
+            self.tell_handed_out(at, offset);
             return self.carry(unit, index, offset);
         }
-        let original = original?;
         if let Some(labels) = self.reach_labels(unit, index, offset) {
             return labels;
         }
         if self.homes.is_nowhere(unit, original) {
             return self.carry(unit, index, offset);
         }
+        self.reach_original(at, original, offset)
+    }
+
+    /// Whether a reference to a function uses its old address, as in the hypervisor:
+    /// so it has one address, and a payload on top that replaces it again takes effect
+    /// here too.
+    fn goes_by_old_place(&self, (unit, index): At, offset: i64) -> bool {
+        let symbol = &self.units[unit].patched.symbols[index];
+        is_whole_function(symbol)
+            && offset == 0
+            && self.usage != Usage::Table
+            && !self.is_only_now_called_through_pointers(unit, index)
+    }
+
+    /// The original of a symbol that is in another file, or has another name.
+    fn elsewhere(&self, new: At) -> Option<At> {
+        let maps = [&self.moves.moved, &self.privates.same, &self.renamed.same];
+        maps.into_iter().find_map(|map| map.get(&new)).copied()
+    }
+
+    /// Whether the payload has a version of the symbol of its own. The hypervisor's
+    /// variables stay in place, even if a change to them is left out.
+    fn has_own(&self, (unit, index): At) -> bool {
+        let u = &self.units[unit];
+        let symbol = &u.patched.symbols[index];
+        let start = (unit, symbol.section, symbol.offset);
+        let mut changes = u.comparison.changes.iter();
+        self.placed.contains_key(&start)
+            || changes.any(|c| c.patched == Some(index) && !c.kind.stays())
+                && !self.is_changed_in_place(unit, index)
+    }
+
+    /// A symbol that the original does not have.
+    fn reach_new(&mut self, at: At, offset: i64) -> Option<Reaches> {
+        let (unit, index) = at;
+        let object = &self.units[unit].patched;
+        match is_once_flag(object, &object.symbols[index]) {
+            true => self.tell_renewed(unit, index),
+            false => self.refuse_unclear(unit, index)?,
+        }
+        self.tell_handed_out(at, offset);
+        self.carry(unit, index, offset)
+    }
+
+    /// Warns of the address of a function that is only in the payload, if that is
+    /// taken.
+    fn tell_handed_out(&mut self, (unit, index): At, offset: i64) {
+        let u = &self.units[unit];
+        let symbol = &u.patched.symbols[index];
+        if is_whole_function(symbol) && offset == 0 && self.usage == Usage::Address {
+            self.selection.warnings.insert(Warning::HandedOut {
+                function: symbol.name.to_string(),
+                file: u.file.source.clone(),
+                by: self.follower.clone(),
+            });
+        }
+    }
+
+    /// A symbol that stays where it is.
+    fn reach_original(
+        &mut self,
+        (unit, index): At,
+        original: SymbolIx,
+        offset: i64,
+    ) -> Option<Reaches> {
+        let object = &self.units[unit].patched;
+        let symbol = &object.symbols[index];
         match self.place_of(unit, original, offset) {
             Ok(Reaches::Address(_, address, _)) if self.image.is_init(address) => {
-                self.reach_init(unit, &symbol.name, address, symbol.function, offset)
+                let freed = Freed {
+                    name: &symbol.name,
+                    address,
+                    function: symbol.function,
+                };
+                self.reach_freed(unit, freed, offset)
             }
             Ok(place) => Some(place),
             // A copy of the constant works here too.
-            Err(_) if u.patched.sections[symbol.section].class == Class::ReadOnly => {
+            Err(_) if object.sections[symbol.section].class == Class::ReadOnly => {
                 self.carry(unit, index, offset)
             }
             Err(problem) => {
-                if !self.problems.contains(&problem) {
-                    self.problems.push(problem);
-                }
+                self.refuse_with(problem);
                 None
             }
         }
@@ -350,14 +405,12 @@ impl Selector<'_> {
     /// under a condition that is never true after boot. A call leads to a trap
     /// instead of to reused memory. For data, only the address can matter (it locates
     /// a copy in low memory), so replaced code keeps it.
-    fn reach_init(
-        &mut self,
-        unit: UnitId,
-        name: &str,
-        address: u64,
-        function: bool,
-        offset: i64,
-    ) -> Option<Reaches> {
+    fn reach_freed(&mut self, unit: UnitId, freed: Freed, offset: i64) -> Option<Reaches> {
+        let Freed {
+            name,
+            address,
+            function,
+        } = freed;
         if self.usage == Usage::Pointer {
             let message = format!(
                 "{} calls through a pointer in {name} at {address:#x}, which is freed after boot: \
@@ -379,9 +432,7 @@ impl Selector<'_> {
         if function && offset == 0 {
             let mut code = original.sections.iter().filter(|s| s.class == Class::Text);
             if code.any(|section| section.relocations.iter().any(refers)) {
-                let trap = RuntimeName::local(INIT_TRAP, name);
-                let trap = format!("{trap}{VERSION_SUFFIX}");
-                let at = self.selection.draft.trap(&trap);
+                let at = self.selection.draft.trap(&trap_name(name));
                 return Some(Reaches::Part(PartKind::Text, at.cast_signed()));
             }
         } else {
@@ -407,19 +458,22 @@ impl Selector<'_> {
         if let Some(table) = self.reach_generated(name) {
             return Some(table);
         }
-        if let Some((other, index)) = self.globals.get(name) {
-            return self.reach_symbol(other, index, offset);
+        if let Some(symbol) = self.globals.get(name) {
+            return self.reach_symbol(symbol, offset);
         }
         match self.image.address_of(name) {
-            Some(address) if self.image.is_init(address) => self.reach_init(
-                unit,
-                name,
-                address,
-                self.image
+            Some(address) if self.image.is_init(address) => {
+                let function = self
+                    .image
                     .global(name)
-                    .is_some_and(xsplice_xen_image::Symbol::is_function),
-                offset,
-            ),
+                    .is_some_and(xsplice_xen_image::Symbol::is_function);
+                let freed = Freed {
+                    name,
+                    address,
+                    function,
+                };
+                self.reach_freed(unit, freed, offset)
+            }
             Some(address) if self.rules.prelink => {
                 Some(Reaches::Address(name.to_owned(), address, offset))
             }

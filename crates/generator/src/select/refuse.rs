@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Refuses changes that no payload can make, by name and with workarounds.
 
-use super::Selector;
+use super::{Refusal, Selector};
 use crate::code::Code;
 use crate::unit::UnitId;
 use xsplice_abi::payload::hook;
@@ -25,8 +25,7 @@ impl Selector<'_> {
         if self.takes_in_place(origin, unit, change) {
             return;
         }
-        let (old, new) = (&self.units[origin].original, &self.units[unit].patched);
-        let Some((code, message)) = self.unpatchable((origin, old), (unit, new), change) else {
+        let Some((code, message)) = self.unpatchable(origin, unit, change) else {
             return;
         };
         // A symbol that is not in memory yet has no value to lose.
@@ -39,7 +38,7 @@ impl Selector<'_> {
             return;
         }
         let file = &self.units[unit].file.source;
-        let left_out = may_leave_out(old, change)
+        let left_out = may_leave_out(&self.units[origin].original, change)
             && (self.rules.leave_out.contains_of(file, &change.name)
                 || (self.rules.leave_out_init && change.kind == Kind::Init));
         if left_out {
@@ -127,81 +126,19 @@ impl Selector<'_> {
     }
 
     /// Why a change cannot be in a payload, with workarounds; `None` if it can.
-    fn unpatchable(
-        &self,
-        (origin, old): (UnitId, &Object),
-        (unit, new): (UnitId, &Object),
-        change: &Change,
-    ) -> Option<(Code, String)> {
-        let code = code(change.kind)?;
-        let name = &change.name;
-        let in_place = |when: &str| match self.in_place(origin, unit, change) {
-            Ok(_) => format!("`--patch-data {name}` has a hook write the new contents there{when}"),
-            Err(_) => String::new(),
-        };
-        let size =
-            |object: &Object, index: Option<SymbolIx>| index.map_or(0, |i| object.symbols[i].size);
-        let message = match change.kind {
-            Kind::Init => format!(
-                "{name} is only used while booting and freed afterwards, and it changed ({}): \
-                 live patching cannot re-run boot code; `--leave-out {name}` builds the payload \
-                 without this part if the running hypervisor does not need it, or a hook can do its \
-                 work",
-                change.why
-            ),
-            Kind::Data => format!(
-                "the initial value of the variable {name} changed ({}): the running hypervisor \
-                 already uses the old one; {}change it in a hook (--hooks) and say \
-                 `--leave-out {name}`",
-                change.why,
-                in_place(" while it has the old one, or "),
-            ),
-            Kind::Unsized => format!(
-                "hand-written assembly at {name} changed ({}): nothing tells where its \
-                 functions end, so it cannot be patched; `--leave-out {name}` builds the payload \
-                 without this part if the running hypervisor does not need it",
-                change.why
-            ),
-            Kind::Resized => format!(
-                "the variable {name} goes from {} to {} bytes: other code uses the old layout; \
-                 keep the layout and put what is new into a new variable",
-                size(old, change.original),
-                size(new, change.patched)
-            ),
-            Kind::Constant if is_global(old, change) => format!(
-                "the constant {name} changed ({}), and code in other files uses it: a copy for the \
-                 functions that change is not enough; {}",
-                change.why,
-                match in_place("") {
-                    way if way.is_empty() => "give the new one a name of its own".to_owned(),
-                    way => way,
-                }
-            ),
-            Kind::Misplaced if is_locked(old, change) => format!(
-                "{name}: {}: the hypervisor made it read-only after boot, and a payload cannot \
-                 write to it; put what is to be written into a variable of its own",
-                change.why
-            ),
-            Kind::Misplaced => format!(
-                "{name}: {}: the running hypervisor has it where it was, and a payload cannot move \
-                 it; `--leave-out {name}` builds the payload without this part if it may stay there",
-                change.why
-            ),
-            Kind::Alignment => {
-                let needs = change
-                    .patched
-                    .map(|index| placement::alignment(new, index).most);
-                let original = change.original.zip(needs);
-                if original.is_some_and(|(index, needs)| self.lies_well((origin, index), needs)) {
-                    return None;
-                }
-                format!(
-                    "{name}: {}, and where it lies in the running hypervisor is no multiple of \
-                     that: it cannot be moved; `--leave-out {name}` builds the payload without \
-                     this part if it may stay there",
-                    change.why
-                )
-            }
+    fn unpatchable(&self, origin: UnitId, unit: UnitId, change: &Change) -> Option<Refusal> {
+        let (old, new) = (&self.units[origin].original, &self.units[unit].patched);
+        let in_place = || self.in_place(origin, unit, change).is_ok();
+        Some(match change.kind {
+            Kind::Init => boot_only(change),
+            Kind::Data => initial_value(change, in_place()),
+            Kind::Unsized => assembly(change),
+            Kind::Resized => resized(change, old, new),
+            Kind::Constant if is_global(old, change) => shared_constant(change, in_place()),
+            Kind::Misplaced if is_locked(old, change) => locked(change),
+            Kind::Misplaced => misplaced(change),
+            Kind::Alignment if self.is_aligned(origin, new, change) => return None,
+            Kind::Alignment => alignment(change),
             // A private constant is carried.
             Kind::Constant
             | Kind::Function
@@ -209,24 +146,114 @@ impl Selector<'_> {
             | Kind::Removed
             | Kind::Elsewhere
             | Kind::Renamed => return None,
-        };
-        Some((code, message))
+        })
+    }
+
+    /// Whether the running hypervisor's variable is sufficiently aligned for the new
+    /// code.
+    fn is_aligned(&self, origin: UnitId, new: &Object, change: &Change) -> bool {
+        let needs = change
+            .patched
+            .map(|index| placement::alignment(new, index).most);
+        let original = change.original.zip(needs);
+        original.is_some_and(|(index, needs)| self.lies_well((origin, index), needs))
     }
 }
 
-/// The refusal of a change of this kind; `None` if a payload always carries it.
-fn code(kind: Kind) -> Option<Code> {
-    Some(match kind {
-        Kind::Init => Code::BootOnly,
-        Kind::Data => Code::InitialValue,
-        Kind::Unsized => Code::Assembly,
-        Kind::Resized => Code::Layout,
-        Kind::Constant => Code::SharedConstant,
-        Kind::Misplaced | Kind::Alignment => Code::Placement,
-        Kind::Function | Kind::Added | Kind::Removed | Kind::Elsewhere | Kind::Renamed => {
-            return None;
-        }
-    })
+fn boot_only(change: &Change) -> Refusal {
+    let (name, why) = (&change.name, &change.why);
+    let message = format!(
+        "{name} is only used while booting and freed afterwards, and it changed ({why}): \
+         live patching cannot re-run boot code; `--leave-out {name}` builds the payload \
+         without this part if the running hypervisor does not need it, or a hook can do its \
+         work"
+    );
+    (Code::BootOnly, message)
+}
+
+/// A hook can write new contents `in_place`, or not.
+fn initial_value(change: &Change, in_place: bool) -> Refusal {
+    let (name, why) = (&change.name, &change.why);
+    let way = match in_place {
+        true => format!("{} while it has the old one, or ", written_by_hook(change)),
+        false => String::new(),
+    };
+    let message = format!(
+        "the initial value of the variable {name} changed ({why}): the running hypervisor \
+         already uses the old one; {way}change it in a hook (--hooks) and say \
+         `--leave-out {name}`"
+    );
+    (Code::InitialValue, message)
+}
+
+fn assembly(change: &Change) -> Refusal {
+    let (name, why) = (&change.name, &change.why);
+    let message = format!(
+        "hand-written assembly at {name} changed ({why}): nothing tells where its \
+         functions end, so it cannot be patched; `--leave-out {name}` builds the payload \
+         without this part if the running hypervisor does not need it"
+    );
+    (Code::Assembly, message)
+}
+
+fn resized(change: &Change, old: &Object, new: &Object) -> Refusal {
+    let size =
+        |object: &Object, index: Option<SymbolIx>| index.map_or(0, |i| object.symbols[i].size);
+    let message = format!(
+        "the variable {} goes from {} to {} bytes: other code uses the old layout; \
+         keep the layout and put what is new into a new variable",
+        change.name,
+        size(old, change.original),
+        size(new, change.patched)
+    );
+    (Code::Layout, message)
+}
+
+/// A hook can write new contents `in_place`, or not.
+fn shared_constant(change: &Change, in_place: bool) -> Refusal {
+    let (name, why) = (&change.name, &change.why);
+    let way = match in_place {
+        true => written_by_hook(change),
+        false => "give the new one a name of its own".to_owned(),
+    };
+    let message = format!(
+        "the constant {name} changed ({why}), and code in other files uses it: a copy for the \
+         functions that change is not enough; {way}"
+    );
+    (Code::SharedConstant, message)
+}
+
+fn written_by_hook(change: &Change) -> String {
+    let name = &change.name;
+    format!("`--patch-data {name}` has a hook write the new contents there")
+}
+
+fn locked(change: &Change) -> Refusal {
+    let (name, why) = (&change.name, &change.why);
+    let message = format!(
+        "{name}: {why}: the hypervisor made it read-only after boot, and a payload cannot \
+         write to it; put what is to be written into a variable of its own"
+    );
+    (Code::Placement, message)
+}
+
+fn misplaced(change: &Change) -> Refusal {
+    let (name, why) = (&change.name, &change.why);
+    let message = format!(
+        "{name}: {why}: the running hypervisor has it where it was, and a payload cannot move \
+         it; `--leave-out {name}` builds the payload without this part if it may stay there"
+    );
+    (Code::Placement, message)
+}
+
+fn alignment(change: &Change) -> Refusal {
+    let (name, why) = (&change.name, &change.why);
+    let message = format!(
+        "{name}: {why}, and where it lies in the running hypervisor is no multiple of \
+         that: it cannot be moved; `--leave-out {name}` builds the payload without \
+         this part if it may stay there"
+    );
+    (Code::Placement, message)
 }
 
 /// Whether the caller may leave out a change that cannot be made.

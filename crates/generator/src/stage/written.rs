@@ -20,23 +20,10 @@ impl Accounted<'_, '_> {
     /// A payload that would do nothing, has no valid form, or would not load and
     /// apply; then nothing is written.
     pub(crate) fn write(mut self) -> Result<Report, Refused> {
-        let compared = self.selected.compared;
-        let sources = compared.compiled.sources;
-        let inputs = sources.inputs;
-        let options = inputs.options;
         let changes = self.changes();
-        if self.selected.selection.replaced.is_empty() && self.selected.selection.hooks.is_empty() {
-            let message = format!(
-                "it changes no function of the running hypervisor: nothing would use what it \
-                 changes ({})",
-                changes.join(", ")
-            );
-            return Err(Refused::one(Code::NothingToPatch, "patch", message));
-        }
-        let hypervisor = inputs.image.build_id();
-        let top = inputs.below.build_id();
-        let depends = options.depends.as_deref().or(top).unwrap_or(hypervisor);
-        let known = top.is_some() || depends == hypervisor;
+        self.check_effect(&changes)?;
+        let inputs = self.selected.compared.compiled.sources.inputs;
+        let known = self.is_stack_known();
         if !known {
             // A payload below may have put a trampoline over the old code.
             for func in &mut self.selected.selection.draft.funcs {
@@ -44,40 +31,78 @@ impl Accounted<'_, '_> {
                 func.preimage = None;
             }
         }
-        let mut warnings = warning::old_code(&compared.units);
+        let mut warnings = warning::old_code(&self.selected.compared.units);
         warnings.extend(self.selected.selection.warnings.iter().cloned());
-        let cannot_write = |why: &dyn std::fmt::Display| {
-            Refused::one(Code::CannotWrite, "payload", why.to_string())
-        };
-        let record = self.record(&warnings).map_err(|e| cannot_write(&e))?;
-        let identity = Identity {
-            hypervisor,
-            depends,
-            metadata: &self.metadata,
-            record: &record,
-        };
-        let selection = self.selected.selection;
-        let payload = selection
-            .draft
-            .write(&identity)
-            .map_err(|e| cannot_write(&e))?;
+        let payload = self.payload(&warnings)?;
+        let output = &inputs.options.output;
         let preflight = Preflight {
-            output: &options.output,
-            xen_syms: &options.xen_syms,
+            output,
+            xen_syms: &inputs.options.xen_syms,
             image: &inputs.image,
             below: &inputs.below,
             known,
         };
         preflight.check(&payload)?;
-        file::write(&options.output, &payload).map_err(|e| Refused::io(&options.output, &e))?;
+        file::write(output, &payload).map_err(|e| Refused::io(output, &e))?;
+        Ok(self.report(payload.len(), changes, warnings))
+    }
+
+    /// # Errors
+    /// If nothing would use what the payload has.
+    fn check_effect(&self, changes: &[String]) -> Result<(), Refused> {
+        let selection = &self.selected.selection;
+        if !selection.replaced.is_empty() || !selection.hooks.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "it changes no function of the running hypervisor: nothing would use what it \
+             changes ({})",
+            changes.join(", ")
+        );
+        Err(Refused::one(Code::NothingToPatch, "patch", message))
+    }
+
+    /// Build-id of what the payload depends on.
+    fn depends(&self) -> &[u8] {
+        let inputs = self.selected.compared.compiled.sources.inputs;
+        let given = inputs.options.depends.as_deref();
+        let below = given.or(inputs.below.build_id());
+        below.unwrap_or(inputs.image.build_id())
+    }
+
+    /// Whether the build knows all payloads that this one is loaded upon.
+    fn is_stack_known(&self) -> bool {
+        let inputs = self.selected.compared.compiled.sources.inputs;
+        inputs.below.build_id().is_some() || self.depends() == inputs.image.build_id()
+    }
+
+    fn payload(&self, warnings: &BTreeSet<Warning>) -> Result<Vec<u8>, Refused> {
+        let inputs = self.selected.compared.compiled.sources.inputs;
+        let cannot_write = |why: &dyn std::fmt::Display| {
+            Refused::one(Code::CannotWrite, "payload", why.to_string())
+        };
+        let record = self.record(warnings).map_err(|e| cannot_write(&e))?;
+        let identity = Identity {
+            hypervisor: inputs.image.build_id(),
+            depends: self.depends(),
+            metadata: &self.metadata,
+            record: &record,
+        };
+        let draft = &self.selected.selection.draft;
+        draft.write(&identity).map_err(|e| cannot_write(&e))
+    }
+
+    fn report(self, size: usize, changes: Vec<String>, warnings: BTreeSet<Warning>) -> Report {
+        let compiled = self.selected.compared.compiled;
+        let (sources, selection) = (compiled.sources, self.selected.selection);
         let mut notes = self.notes;
         // This is about the build machine, so the payload does not record it.
         notes.extend(sources.rebuild.unwritable().map(str::to_owned));
-        Ok(Report {
-            output: options.output.clone(),
-            size: payload.len(),
-            hypervisor: hex(hypervisor),
-            objects: compared.compiled.pairs.len(),
+        Report {
+            output: sources.inputs.options.output.clone(),
+            size,
+            hypervisor: hex(sources.inputs.image.build_id()),
+            objects: compiled.pairs.len(),
             changes,
             functions: selection.replaced,
             carried: selection.carried,
@@ -88,7 +113,7 @@ impl Accounted<'_, '_> {
             hunks: self.hunks,
             warnings,
             notes,
-        })
+        }
     }
 
     /// Everything that differs between the two builds.
