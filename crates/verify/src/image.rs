@@ -161,6 +161,9 @@ impl Image {
             let contents = section.data().map_err(|e| bad(&e))?;
             let whole = section.name().map_err(|e| bad(&e))?;
             let sizes = (section.address(), section.size());
+            if sizes.0.checked_add(sizes.1).is_none() {
+                return Err(bad(&format!("{whole} does not fit into memory")));
+            }
             if hook::stage(whole).is_some() {
                 let range = sizes.0..sizes.0 + sizes.1;
                 image.hook_lists.push((whole.to_owned(), range));
@@ -361,8 +364,10 @@ impl Image {
         if end > segment.range().end {
             return None;
         }
-        let mut bytes = self.from(address).to_vec();
-        bytes.resize(usize::try_from(size).ok()?, 0);
+        let size = usize::try_from(size).ok()?;
+        let stored = self.from(address);
+        let mut bytes = stored.get(..size).unwrap_or(stored).to_vec();
+        bytes.resize(size, 0);
         Some(bytes)
     }
 

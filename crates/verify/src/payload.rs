@@ -19,6 +19,8 @@ use zerocopy::FromBytes as _;
 
 /// Alignment of a loaded payload; no section can have more.
 const PAGE: u64 = 4096;
+/// Size of the address space that the hypervisor and all payloads share.
+const AREA: u64 = 1 << 30;
 
 /// A function that a payload replaces.
 #[derive(Debug, Clone)]
@@ -78,7 +80,7 @@ pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brough
         next: (image.end() + 1).next_multiple_of(1 << 16),
         bases: HashMap::new(),
     };
-    let segments = linker.lay_out().map_err(|e| bad(&e))?;
+    let segments = linker.lay_out().map_err(|reason| bad(&reason))?;
     let mut memory = Vec::new();
     let mut brought = Brought::default();
     for (index, mut segment) in segments {
@@ -88,7 +90,7 @@ pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brough
         brought.starts.extend(starts);
         memory.push((index, segment));
     }
-    let symbols = linker.symbols().map_err(|e| bad(&e))?;
+    let symbols = linker.symbols().map_err(|reason| bad(&reason))?;
     for (index, segment) in memory {
         let section = elf.section_by_index(index).map_err(|e| bad(&e))?;
         let name = section.name().map_err(|e| bad(&e))?;
@@ -151,7 +153,7 @@ struct Linker<'a> {
 }
 
 impl Linker<'_> {
-    fn lay_out(&mut self) -> object::Result<Vec<(SectionIndex, Segment)>> {
+    fn lay_out(&mut self) -> Result<Vec<(SectionIndex, Segment)>, String> {
         let mut segments = Vec::new();
         for section in self.elf.sections() {
             let header = section.elf_section_header();
@@ -165,9 +167,17 @@ impl Linker<'_> {
                 (false, true) => Class::PayloadData,
                 (false, false) => Class::PayloadReadOnly,
             };
-            let address = self.next.next_multiple_of(section.align().max(1));
+            let address = self.next.checked_next_multiple_of(section.align().max(1));
+            let end = address.and_then(|address| address.checked_add(section.size()));
+            let (Some(address), Some(end)) = (address, end.filter(|_| section.size() <= AREA))
+            else {
+                let name = section.name().unwrap_or_default();
+                return Err(format!(
+                    "{name} does not fit into the hypervisor's address space"
+                ));
+            };
             // A gap, so that the end of one is not the start of another.
-            self.next = address.saturating_add(section.size()).saturating_add(16);
+            self.next = end.saturating_add(16);
             self.bases.insert(section.index(), address);
             if section.size() == 0 {
                 continue;
@@ -175,7 +185,7 @@ impl Linker<'_> {
             let segment = Segment {
                 address,
                 size: section.size(),
-                data: section.data()?.to_vec(),
+                data: section.data().map_err(|e| e.to_string())?.to_vec(),
                 class,
                 alignment: section.align().clamp(1, PAGE),
             };
@@ -201,7 +211,7 @@ impl Linker<'_> {
             };
             let target = self.address(image, symbol)?;
             let value = target.wrapping_add_signed(relocation.addend());
-            let place = segment.address + offset;
+            let place = segment.address.wrapping_add(offset);
             let RelocationFlags::Elf { r_type } = relocation.flags() else {
                 return Err("a relocation is not of ELF's kinds".to_owned());
             };
@@ -237,7 +247,7 @@ impl Linker<'_> {
             SymbolSection::Section(index) => {
                 let base = self.bases.get(&index);
                 let base = base.ok_or("a relocation leads to what is not loaded")?;
-                Ok(base + symbol.address())
+                Ok(base.wrapping_add(symbol.address()))
             }
             _ => {
                 let name = symbol.name().map_err(|e| e.to_string())?;
@@ -248,16 +258,22 @@ impl Linker<'_> {
         }
     }
 
-    fn symbols(&self) -> object::Result<Vec<RawSymbol>> {
+    fn symbols(&self) -> Result<Vec<RawSymbol>, String> {
         let mut symbols = Vec::new();
         for symbol in self.elf.symbols() {
-            let Some(base) = symbol
+            let Some((index, base)) = symbol
                 .section_index()
-                .and_then(|index| self.bases.get(&index))
+                .and_then(|index| Some((index, self.bases.get(&index)?)))
             else {
                 continue;
             };
-            let name = symbol.name()?;
+            let name = symbol.name().map_err(|e| e.to_string())?;
+            let section = self.elf.section_by_index(index);
+            let room = section.map_err(|e| e.to_string())?.size();
+            let end = symbol.address().checked_add(symbol.size());
+            if end.is_none_or(|end| end > room) {
+                return Err(format!("{name} is not within its section"));
+            }
             if !name.is_empty() {
                 symbols.push(RawSymbol {
                     name: Name {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Payloads that are corrupted in one place, and what the second opinion says of them.
 
-use crate::{Base, base, build, patched};
+use crate::{Base, base, build, build_with, patched};
 use anyhow::{Context as _, ensure};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use xsplice_verify::{Accepted, Difference, Input, Inputs, Kind, Patched, Verdict};
 
 /// Size in bytes of an entry of a relocation table.
@@ -39,16 +39,37 @@ impl Good {
     /// # Errors
     /// If one cannot be built.
     pub fn build(base: &Base, patches: &[PathBuf]) -> anyhow::Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let payloads = patches.iter().map(|patch| {
-            let output = directory.path().join("good.livepatch");
-            build(base, patch, &output)?;
-            Ok(std::fs::read(&output)?)
-        });
-        let payloads: Vec<Vec<u8>> = payloads.collect::<anyhow::Result<_>>()?;
+        let payloads = separate(base, patches)?;
         Ok(Self {
             syms: std::fs::read(&base.xen_syms)?,
-            patched: patched(base, patches, &payloads)?,
+            patched: patched(base, patches, &[patches.len()], &payloads)?,
+            payloads,
+        })
+    }
+
+    /// As [`Self::build`], and a payload of `top` on top of that of the first patch.
+    ///
+    /// # Errors
+    /// If one cannot be built.
+    pub fn stacked(base: &Base, patches: &[PathBuf], top: &Path) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let [below, output] = ["below", "top"].map(|name| directory.path().join(name));
+        let mut payloads = separate(base, patches)?;
+        std::fs::write(&below, payloads.first().context("a payload below")?)?;
+        let first = patches.first().context("a patch below")?;
+        let text = |path: &Path| path.display().to_string();
+        let more = [
+            "--on".to_owned(),
+            text(&below),
+            "--on-patch".to_owned(),
+            text(first),
+        ];
+        build_with(base, top, &output, &more)?;
+        payloads.push(std::fs::read(&output)?);
+        let all: Vec<PathBuf> = patches.iter().cloned().chain([top.to_owned()]).collect();
+        Ok(Self {
+            syms: std::fs::read(&base.xen_syms)?,
+            patched: patched(base, &all, &[patches.len(), 1], &payloads)?,
             payloads,
         })
     }
@@ -116,6 +137,17 @@ impl Good {
         ensure!(missed.is_empty(), "{}", missed.join("\n"));
         Ok(())
     }
+}
+
+/// A payload of each of `patches`.
+fn separate(base: &Base, patches: &[PathBuf]) -> anyhow::Result<Vec<Vec<u8>>> {
+    let directory = tempfile::tempdir()?;
+    let payloads = patches.iter().map(|patch| {
+        let output = directory.path().join("good.livepatch");
+        build(base, patch, &output)?;
+        Ok(std::fs::read(&output)?)
+    });
+    payloads.collect()
 }
 
 /// A payload that is changed in place.

@@ -4,6 +4,7 @@
 
 pub mod claim;
 pub mod corrupted;
+pub mod damage;
 pub mod forged;
 pub mod mutation;
 
@@ -210,14 +211,15 @@ pub fn local(arguments: &[&str]) -> anyhow::Result<LocalOutput> {
     Ok(Command::new(xsplice()?).args(arguments).output()?)
 }
 
-/// Builds the hypervisor of the tree with `patches`, all for one level, and with the
-/// generated hooks of `payloads`.
+/// Builds the hypervisor of the tree with `patches`, so many for each of `levels`, and
+/// with the generated hooks of `payloads`.
 ///
 /// # Errors
 /// If it does not build.
 pub fn patched(
     base: &Base,
     patches: &[PathBuf],
+    levels: &[usize],
     payloads: &[Vec<u8>],
 ) -> anyhow::Result<xsplice_verify::Patched> {
     let payloads = payloads.iter().map(|data| xsplice_verify::Input {
@@ -226,13 +228,14 @@ pub fn patched(
     });
     let generated = payloads.filter_map(|payload| xsplice_verify::generated_hooks(&payload));
     let generated: Vec<String> = generated.collect();
+    let levels = levels.iter().map(|&patches| xsplice_verify::Level {
+        patches: Some(patches),
+        ..Default::default()
+    });
     let plan = xsplice_verify::Plan {
         tree: &base.tree,
         patches,
-        levels: &[xsplice_verify::Level {
-            patches: Some(patches.len()),
-            ..Default::default()
-        }],
+        levels: &levels.collect::<Vec<_>>(),
         recorded: &[],
         hooks: &[],
         generated: &generated,
@@ -250,6 +253,19 @@ pub fn build(
     patch: &std::path::Path,
     output: &std::path::Path,
 ) -> anyhow::Result<String> {
+    build_with(base, patch, output, &[])
+}
+
+/// As [`build`], with `more` options.
+///
+/// # Errors
+/// If `xsplice build` refuses, with its message.
+pub fn build_with(
+    base: &Base,
+    patch: &std::path::Path,
+    output: &std::path::Path,
+    more: &[String],
+) -> anyhow::Result<String> {
     let text = |path: &std::path::Path| path.display().to_string();
     let options = directives::options(&std::fs::read_to_string(patch)?);
     let arguments = [
@@ -263,7 +279,7 @@ pub fn build(
         "-o",
         &text(output),
     ];
-    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let options: Vec<&str> = options.iter().chain(more).map(String::as_str).collect();
     let result = local(&[&arguments[..], &options].concat())?;
     if !result.status.success() {
         bail!("{}", String::from_utf8_lossy(&result.stderr));

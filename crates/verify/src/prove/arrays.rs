@@ -5,9 +5,9 @@
 use super::{Origin, Pair, Place, Walk};
 use crate::class::Class;
 use crate::generated;
-use crate::image::EntityId;
+use crate::image::{EntityId, Image, Name};
 use crate::verdict::Kind;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use xsplice_abi::payload::hook;
 
@@ -144,7 +144,7 @@ impl Walk<'_> {
                 }
             };
             let size = next.min(range.end) - from;
-            let padding = |image: &crate::image::Image, at: u64| image.is_padding(at..at + size);
+            let padding = |image: &Image, at: u64| image.is_padding(at..at + size);
             if inside.is_some()
                 || !padding(self.patched, from)
                 || !padding(&self.running.image, there)
@@ -156,43 +156,31 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whether two arrays have the same members; reports those that only one has.
+    /// Whether two arrays have the same members; reports those that only one has. The
+    /// compiler numbers static variables anew in every build.
     fn same_members(&mut self, kind: Kind, patched: Range<u64>, running: Range<u64>) -> bool {
-        let members = |image: &crate::image::Image, range: &Range<u64>| -> Vec<(String, u64)> {
-            let first = image.entities.partition_point(|e| e.address < range.start);
-            let inside = image.entities[first..].iter();
-            inside
-                .take_while(|e| e.address < range.end)
-                .map(|e| (e.name(), e.address))
-                .collect()
-        };
         let ours = members(self.patched, &patched);
         let theirs = members(&self.running.image, &running);
-        let names = |of: &[(String, u64)]| of.iter().map(|m| m.0.clone()).collect::<HashSet<_>>();
-        let (our_names, their_names) = (names(&ours), names(&theirs));
+        let is_in = |member: &Name, others: &[Name]| others.iter().any(|o| o.is_like(member));
         let mut same = patched.end - patched.start == running.end.wrapping_sub(running.start);
-        for (name, _) in ours.iter().filter(|m| !their_names.contains(&m.0)) {
+        for member in ours.iter().filter(|member| !is_in(member, &theirs)) {
             same = false;
-            self.differ(
-                kind,
-                name,
-                "it is new in an array that no payload can extend",
-            );
+            let message = "it is new in an array that no payload can extend";
+            self.differ(kind, &member.to_string(), message);
         }
-        for (name, _) in theirs.iter().filter(|m| !our_names.contains(&m.0)) {
+        for member in theirs.iter().filter(|member| !is_in(member, &ours)) {
             same = false;
             let message =
                 "it is in an array of the running hypervisor and not in the patched one's";
-            self.differ(kind, name, message);
+            self.differ(kind, &member.to_string(), message);
         }
         let mut pairs = ours.iter().zip(&theirs);
-        if let Some((ours, theirs)) = pairs.find(|(ours, theirs)| same && ours.0 != theirs.0) {
+        if let Some((ours, theirs)) = pairs.find(|(ours, theirs)| same && !ours.is_like(theirs)) {
             same = false;
             let message = format!(
-                "it is where {} is in an array of the running hypervisor, whose order counts",
-                theirs.0
+                "it is where {theirs} is in an array of the running hypervisor, whose order counts"
             );
-            self.differ(kind, &ours.0, message);
+            self.differ(kind, &ours.to_string(), message);
         }
         same
     }
@@ -284,7 +272,15 @@ impl Walk<'_> {
     }
 }
 
-impl crate::image::Image {
+/// The first name of each member of an array.
+fn members(image: &Image, array: &Range<u64>) -> Vec<Name> {
+    let first = image.entities.partition_point(|e| e.address < array.start);
+    let inside = image.entities[first..].iter();
+    let inside = inside.take_while(|e| e.address < array.end);
+    inside.filter_map(|e| e.names.first().cloned()).collect()
+}
+
+impl Image {
     /// The lists of hooks: the stage, and the range of each.
     fn hooks(&self) -> Vec<(String, Range<u64>)> {
         let lists = self.hook_lists.iter();

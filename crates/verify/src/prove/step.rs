@@ -73,13 +73,13 @@ impl Walk<'_> {
         let there = there
             .ok_or_else(|| format!("no function begins at {}", self.running.image.place(at)))?;
         let size = self.running.image.entities[there].size;
-        let behind = entity.end()..entity.address + size;
+        let behind = entity.end()..entity.address.saturating_add(size);
         if size != entity.size && !self.objects.is_behind(self.patched, &behind) {
             let there = self.running.image.place(at);
             return Err(format!("{there} has {size} bytes and not {}", entity.size));
         }
         // Including out-of-line code of inline assembly after the function's end.
-        let range = entity.address..entity.address + size;
+        let range = entity.address..entity.address.saturating_add(size);
         let mut origin = self.origin(id, at);
         let mut offset = 0;
         while offset < size {
