@@ -15,9 +15,10 @@ mod suite;
 mod test;
 
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode};
 use xsplice_testbed::keys::Keys;
-use xsplice_testbed::{base, cache, command, println, xen};
+use xsplice_testbed::{base, cache, command, println, upstream, xen};
 
 #[derive(Parser)]
 #[command(about = "The commands that developers and CI run in this repository")]
@@ -96,6 +97,10 @@ enum Xen {
         /// With Xen's assertions (`CONFIG_DEBUG`).
         #[arg(long)]
         debug: bool,
+        /// Build this source tree of Xen 4.17 or later, with its configuration if it has
+        /// one, and not Debian's Xen. The tree stays as it is.
+        #[arg(long, value_name = "DIR")]
+        source: Option<PathBuf>,
         #[command(flatten)]
         keys: Keys,
     },
@@ -114,10 +119,14 @@ fn main() -> ExitCode {
                 Xen::Build {
                     engine,
                     debug,
+                    source,
                     keys,
                 },
         } => cache::hold_hypervisors()
-            .and_then(|_hypervisors| xen::build(engine, debug, &keys))
+            .and_then(|_hypervisors| match source {
+                Some(source) => upstream::build(&source, engine, debug, &keys),
+                None => xen::build(engine, debug, &keys),
+            })
             .map(|description| println!("{}", description.display())),
         Command::Bench { arguments } => {
             let bench = ["run", "--quiet", "--package", "xsplice-bench", "--"];

@@ -37,11 +37,6 @@
 #include <xen/vmap.h>
 #include <xen/wait.h>
 
-#include <asm/alternative.h>
-#if __has_include(<asm/alternative-call.h>)
-/* Since 4.21, calls through pointers have their own table. */
-#include <asm/alternative-call.h>
-#endif
 #include <asm/apic.h>
 #include <asm/event.h>
 #include <asm/fixmap.h>
@@ -56,6 +51,7 @@
 #include "cpu/mcheck/mce.h"
 #include "livepatch-rust.h"
 #include "livepatch-keys.h"
+#include "livepatch-xen.h"
 
 struct xsplice_memory {
     /* Passed to hooks. */
@@ -173,11 +169,8 @@ struct xsplice_image xsplice_image(void)
         .read_only = between(__2M_rodata_start, __2M_rodata_end),
         .data = between(__2M_rwdata_start, __2M_rwdata_end),
         .features = NCAPINTS * 32,
-#ifdef ALT_CALL_PTR
-        .call_sites = true,
-#else
-        .always = X86_FEATURE_ALWAYS,
-#endif
+        .call_sites = CALL_SITES,
+        .always = CALL_FEATURE,
         .landing_pads = cpu_has_xen_ibt,
     };
 }
@@ -187,7 +180,7 @@ struct xsplice_text xsplice_build_id(void)
     const void *id;
     unsigned int len;
 
-    if ( xen_build_id(&id, &len) )
+    if ( get_build_id(&id, &len) )
         return (struct xsplice_text){ "", 0 };
 
     return (struct xsplice_text){ id, len };
@@ -431,6 +424,7 @@ int xsplice_memory_register(struct xsplice_memory *memory,
     struct payload *payload = &memory->payload;
     struct virtual_region *region = &payload->region;
     unsigned int i;
+    int rc;
 
     if ( from->name.len >= sizeof(payload->name) )
         return -EINVAL;
@@ -452,22 +446,15 @@ int xsplice_memory_register(struct xsplice_memory *memory,
     INIT_LIST_HEAD(&payload->list);
     INIT_LIST_HEAD(&payload->applied_list);
 
-    if ( copy_tables(memory, from) )
-        return -ENOMEM;
+    rc = copy_tables(memory, from);
+    if ( rc )
+        return rc;
 
-    if ( from->alternatives.start != from->alternatives.end )
-        apply_alternatives(pointer(from->alternatives.start),
-                           pointer(from->alternatives.end));
-#ifdef ALT_CALL_PTR
-    if ( from->call_sites.start != from->call_sites.end )
-    {
-        int rc = livepatch_apply_alt_calls(pointer(from->call_sites.start),
-                                           pointer(from->call_sites.end));
-
-        if ( rc )
-            return rc;
-    }
-#endif
+    rc = patch_alternatives(from->alternatives);
+    if ( !rc )
+        rc = patch_call_sites(from->call_sites);
+    if ( rc )
+        return rc;
     sort_exception_table(pointer(from->exceptions.start),
                          pointer(from->exceptions.end));
 
@@ -479,13 +466,7 @@ int xsplice_memory_register(struct xsplice_memory *memory,
     region->ex_end = pointer(from->exceptions.end);
     BUILD_BUG_ON(ARRAY_SIZE(from->bug_frames) != BUGFRAME_NR);
     for ( i = 0; i < BUGFRAME_NR; i++ )
-    {
-        struct xsplice_range frames = from->bug_frames[i];
-
-        region->frame[i].bugs = pointer(frames.start);
-        region->frame[i].n_bugs = (frames.end - frames.start) /
-                                  sizeof(struct bug_frame);
-    }
+        set_bug_frames(region, i, from->bug_frames[i]);
 
     list_add_tail_rcu(&memory->list, &memories);
     register_virtual_region(region);
@@ -983,6 +964,7 @@ static int list(struct xen_sysctl_livepatch_list *op)
 {
     struct xsplice_entry entries[LIST_CHUNK];
     unsigned int i, n, done = 0, total = xsplice_count();
+    uint32_t names, metadata;
     bool copy = op->nr;
 
     if ( op->nr > LIST_MAX )
@@ -997,6 +979,7 @@ static int list(struct xen_sysctl_livepatch_list *op)
          (total && op->idx >= total) )
         return -EINVAL;
 
+    list_room(op, &names, &metadata);
     op->name_total_size = 0;
     op->metadata_total_size = 0;
     do {
@@ -1014,6 +997,10 @@ static int list(struct xen_sysctl_livepatch_list *op)
             ASSERT(memory);
             name_len = strlen(memory->payload.name) + 1;
             metadata_len = memory->payload.metadata.len;
+
+            if ( copy && (name_len > names - op->name_total_size ||
+                          metadata_len > metadata - op->metadata_total_size) )
+                return -ENOBUFS;
 
             if ( copy &&
                  (copy_to_guest_offset(op->status, done, &status, 1) ||
@@ -1070,7 +1057,7 @@ int livepatch_op(struct xen_sysctl_livepatch_op *op)
 {
     int rc;
 
-    if ( op->pad )
+    if ( !flags_known(op) )
         return -EINVAL;
 
     /* The leader may be waiting for this CPU to leave the hypervisor. */

@@ -14,10 +14,13 @@ use std::path::{Path, PathBuf};
 const STAMP: &str = ".complete";
 
 /// Not entries, but always valid: the objects compiled by `xsplice build`, the trees
-/// kept by `xsplice verify`, Debian's package lists, the lock file.
-const WITHOUT_STAMP: [&str; 4] = ["objects", "trees", APT, LOCK];
+/// kept by `xsplice verify`, Debian's package lists, hypervisors built from trees that
+/// callers have, the lock file.
+const WITHOUT_STAMP: [&str; 5] = ["objects", "trees", APT, VERSIONS, LOCK];
 /// The directory of Debian's package lists.
 pub const APT: &str = "apt";
+/// The directory of hypervisors built from other trees than Debian's.
+pub const VERSIONS: &str = "versions";
 
 /// Locked while hypervisors are built or used.
 const LOCK: &str = "hypervisors.lock";

@@ -41,14 +41,18 @@ const PLACE: &str = "xen/arch/x86";
 const OBJECT: &str = "livepatch-core.o_shipped";
 /// The shim's table of keys.
 const KEYS: &str = "livepatch-keys.h";
+/// The shim.
+const SHIM: [&str; 4] = [
+    "livepatch-rust.c",
+    "livepatch-rust.h",
+    "livepatch-xen.h",
+    KEYS,
+];
 
 /// Builds the hypervisor, the Rust engine with these keys; returns the file that says
 /// where everything is, in the form of the base's.
 pub fn build(engine: Engine, debug: bool, keys: &Keys) -> anyhow::Result<PathBuf> {
-    ensure!(
-        engine == Engine::Rust || keys.directory.is_none(),
-        "Xen's own engine does not look at signatures"
-    );
+    check_keys(engine, keys)?;
     let base = base::get()?;
     let kind = match (engine, debug) {
         (Engine::C, false) => "xen-c",
@@ -63,14 +67,7 @@ pub fn build(engine: Engine, debug: bool, keys: &Keys) -> anyhow::Result<PathBuf
     })?;
     let tree = directory.join("source");
     if engine == Engine::Rust {
-        let object = rust_core::object()?;
-        refresh(&read(&object)?, &tree.join(PLACE).join(OBJECT))?;
-        for name in ["livepatch-rust.c", "livepatch-rust.h", KEYS] {
-            let shim = read(&Path::new(SOURCES).join("shim").join(name))?;
-            let header = if name == KEYS { keys.header()? } else { None };
-            let data = header.map_or(shim, String::into_bytes);
-            refresh(&data, &tree.join(PLACE).join(name))?;
-        }
+        put_core(&tree, keys)?;
     }
     forget_payloads(&tree.join("xen/test/livepatch"))?;
     println!("building it");
@@ -92,9 +89,36 @@ pub fn build(engine: Engine, debug: bool, keys: &Keys) -> anyhow::Result<PathBuf
     Ok(description)
 }
 
+pub(crate) fn check_keys(engine: Engine, keys: &Keys) -> anyhow::Result<()> {
+    ensure!(
+        engine == Engine::Rust || keys.directory.is_none(),
+        "Xen's own engine does not look at signatures"
+    );
+    Ok(())
+}
+
 /// Copies the base's tree to `tree` and patches it; nothing is compiled yet.
 fn prepare(base: &Base, tree: &Path, engine: Engine, debug: bool) -> anyhow::Result<()> {
     command::run(Command::new("cp").arg("-a").arg(&base.tree).arg(tree))?;
+    patch(tree)?;
+    configure(tree, engine, debug)
+}
+
+/// Puts the Rust object, the shim and the table of keys into the tree.
+pub(crate) fn put_core(tree: &Path, keys: &Keys) -> anyhow::Result<()> {
+    let object = rust_core::object()?;
+    refresh(&read(&object)?, &tree.join(PLACE).join(OBJECT))?;
+    for name in SHIM {
+        let shim = read(&Path::new(SOURCES).join("shim").join(name))?;
+        let header = if name == KEYS { keys.header()? } else { None };
+        let data = header.map_or(shim, String::into_bytes);
+        refresh(&data, &tree.join(PLACE).join(name))?;
+    }
+    Ok(())
+}
+
+/// Applies our patches, which are the same for every version.
+pub(crate) fn patch(tree: &Path) -> anyhow::Result<()> {
     let mut patches: Vec<PathBuf> = std::fs::read_dir(Path::new(SOURCES).join("patches"))?
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<_>>()?;
@@ -114,6 +138,11 @@ fn prepare(base: &Base, tree: &Path, engine: Engine, debug: bool) -> anyhow::Res
                 .arg(patch),
         )?;
     }
+    Ok(())
+}
+
+/// Chooses the engine, and Xen's assertions, in the tree's configuration.
+pub(crate) fn configure(tree: &Path, engine: Engine, debug: bool) -> anyhow::Result<()> {
     let config = tree.join("xen/.config");
     let mut text = std::fs::read_to_string(&config)?;
     if engine == Engine::Rust {
@@ -128,7 +157,7 @@ fn prepare(base: &Base, tree: &Path, engine: Engine, debug: bool) -> anyhow::Res
 
 /// Removes the test payloads and what they are made from: they have addresses
 /// of the hypervisor in them, and their makefile does not see that it changed.
-fn forget_payloads(directory: &Path) -> anyhow::Result<()> {
+pub(crate) fn forget_payloads(directory: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         let extension = path.extension().unwrap_or_default();
