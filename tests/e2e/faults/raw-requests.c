@@ -22,6 +22,13 @@ struct hypercall {
 };
 #define HYPERCALL _IOC(_IOC_NONE, 'P', 0, sizeof(struct hypercall))
 
+/* From 4.19 on it is flags, of which there is one. */
+#ifdef LIVEPATCH_FLAG_FORCE
+#define PADDING flags
+#else
+#define PADDING pad
+#endif
+
 #define NAME "raw-requests"
 #define MOST_BYTES (512 << 10)
 #define TRIES 200
@@ -127,6 +134,9 @@ static struct xen_sysctl_livepatch_op *good(uint32_t cmd)
 
     case XEN_SYSCTL_LIVEPATCH_LIST:
         op->u.list.nr = 8;
+        /* They count from 4.21 on. */
+        op->u.list.name_total_size = sizeof(memory->names);
+        op->u.list.metadata_total_size = sizeof(memory->metadata);
         set_xen_guest_handle(op->u.list.status, memory->status);
         set_xen_guest_handle(op->u.list.name, memory->names);
         set_xen_guest_handle(op->u.list.len, memory->sizes);
@@ -176,7 +186,7 @@ static void act(const char *what, uint32_t cmd)
 
 static void requests(void)
 {
-    TRY("padding", LIST, op->pad = 1);
+    TRY("padding", LIST, op->PADDING = 2);
     TRY("unknown operation", LIST, op->cmd = 99);
 
     TRY("upload, name without size", UPLOAD, op->u.upload.name.size = 0);

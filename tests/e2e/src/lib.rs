@@ -19,6 +19,8 @@ use xsplice_lab::{Host, HostConfig, Output};
 /// The paths that the tests need, as written by `cargo xtask base`.
 #[derive(Debug, Deserialize)]
 pub struct Base {
+    /// Its version.
+    pub version: String,
     /// The shipped hypervisor.
     pub xen: PathBuf,
     /// Its symbols.
@@ -37,6 +39,42 @@ pub struct Base {
     pub libraries: Vec<PathBuf>,
     /// Xen's own test payloads.
     pub test_payloads: PathBuf,
+}
+
+impl Base {
+    /// The minor version of Xen 4.
+    ///
+    /// # Errors
+    /// If the version has another form.
+    pub fn minor(&self) -> anyhow::Result<u32> {
+        let rest = self.version.strip_prefix("4.");
+        let rest = rest.with_context(|| self.version.clone())?;
+        let end = rest.find(|c: char| !c.is_ascii_digit());
+        let minor = &rest[..end.unwrap_or(rest.len())];
+        minor.parse().with_context(|| self.version.clone())
+    }
+
+    /// The example patch `name` for this version: the newest that is not for a later
+    /// one.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn example(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let newest = self.minor()?;
+        let mut paths = (0..=newest)
+            .rev()
+            .map(|minor| repository().join(format!("examples/xen-4.{minor}/{name}.patch")));
+        let found = paths.find(|path| path.is_file());
+        found.with_context(|| format!("there is no example {name} for Xen {}", self.version))
+    }
+
+    /// Whether the C tool, which is Debian's, speaks the hypervisor's interface.
+    ///
+    /// # Errors
+    /// If the version has another form.
+    pub fn c_tool_fits(&self) -> anyhow::Result<bool> {
+        Ok(self.minor()? <= 20)
+    }
 }
 
 /// The base that `XSPLICE_BASE` names.

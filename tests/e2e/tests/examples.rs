@@ -5,8 +5,7 @@
 
 use anyhow::ensure;
 use xsplice_e2e::{
-    Base, base, build, config, debug_base, repository, result, rust_base, settled, told,
-    unsigned_config,
+    Base, base, build, config, debug_base, result, rust_base, settled, told, unsigned_config,
 };
 use xsplice_lab::{Host, HostConfig};
 
@@ -163,7 +162,7 @@ fn every_example(config: HostConfig, base: &Base) -> anyhow::Result<String> {
     let before = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
     for example in EXAMPLES {
         let name = example.name;
-        let patch = repository().join(format!("examples/xen-4.17/{name}.patch"));
+        let patch = base.example(name)?;
         let payload = directory.path().join(format!("{name}.livepatch"));
         let report = build(base, &patch, &payload)?;
         let listed: Vec<&str> = report
@@ -173,7 +172,12 @@ fn every_example(config: HostConfig, base: &Base) -> anyhow::Result<String> {
             .take_while(|l| l.starts_with("  "))
             .filter_map(|l| l.split_whitespace().next())
             .collect();
-        assert_eq!(listed, example.functions, "{name}: {report}");
+        let mut expected = example.functions.to_vec();
+        if base.minor()? >= 18 {
+            // It is no longer compiled a second time for 32-bit callers.
+            expected.retain(|function| *function != "compat_xen_version");
+        }
+        assert_eq!(listed, expected, "{name}: {report}");
         // The same inputs give the same bytes.
         let again = directory.path().join("again.livepatch");
         build(base, &patch, &again)?;

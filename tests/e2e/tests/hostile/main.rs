@@ -40,13 +40,8 @@ const THEIRS: [&str; 5] = [
     "xen_action_hooks",
     "xen_action_hooks_marker",
 ];
-const OURS: [&str; 5] = [
-    "examples/xen-4.17/extra-version",
-    "examples/xen-4.17/two-files",
-    "examples/xen-4.17/bug-and-alternative",
-    "tests/e2e/patches/altcall",
-    "tests/e2e/patches/exception-table",
-];
+const EXAMPLES: [&str; 3] = ["extra-version", "two-files", "bug-and-alternative"];
+const PATCHES: [&str; 2] = ["altcall", "exception-table"];
 /// Number of payloads to try.
 const SAMPLE: usize = 120;
 const ALL: usize = 540;
@@ -147,9 +142,13 @@ fn payloads(base: &Base) -> anyhow::Result<Vec<Good>> {
         let path = base.test_payloads.join(format!("{name}.livepatch"));
         payloads.push((name, std::fs::read(path)?));
     }
-    for path in OURS {
-        let patch = repository().join(format!("{path}.patch"));
-        let (_, name) = path.rsplit_once('/').unwrap_or_default();
+    let examples = EXAMPLES.map(|name| base.example(name).map(|patch| (name, patch)));
+    let patches = PATCHES.map(|name| {
+        let patch = repository().join(format!("tests/e2e/patches/{name}.patch"));
+        Ok((name, patch))
+    });
+    for patch in examples.into_iter().chain(patches) {
+        let (name, patch) = patch?;
         let output = directory.path().join(name);
         build(base, &patch, &output)?;
         payloads.push((name, std::fs::read(output)?));
@@ -344,7 +343,10 @@ fn outcome(base: &Base, all: &[Hostile]) -> anyhow::Result<Outcome> {
     let mut next = 0;
     while next < all.len() {
         let mut host = boot(base, directory.path())?;
-        let (good, left) = (&files[..THEIRS.len() + OURS.len()], &files[next..]);
+        let (good, left) = (
+            &files[..THEIRS.len() + EXAMPLES.len() + PATCHES.len()],
+            &files[next..],
+        );
         let lived = one_host(&mut host, good, left, &mut outcome)?;
         if let Err(error) = lived {
             let left = |hostile: &Hostile| !outcome.codes.contains_key(&hostile.name);
