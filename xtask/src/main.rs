@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode};
 use xsplice_testbed::keys::Keys;
-use xsplice_testbed::{base, cache, command, println, upstream, xen};
+use xsplice_testbed::{arm64, base, cache, command, println, upstream, xen};
 
 #[derive(Parser)]
 #[command(about = "The commands that developers and CI run in this repository")]
@@ -36,8 +36,11 @@ enum Command {
     /// Download Debian's Xen and rebuild it; print the paths.
     Base {
         /// Look for a newer version even if one is cached.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "arch")]
         update: bool,
+        /// The architecture. For ARM64 it is Debian's source, built with live patching.
+        #[arg(long, value_enum, default_value = "x86-64")]
+        arch: Architecture,
     },
     /// Debian's Xen with the engine as its live-patch core.
     Xen {
@@ -87,6 +90,14 @@ enum Command {
     },
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Architecture {
+    #[value(name = "x86-64")]
+    X86_64,
+    #[value(name = "arm64")]
+    Arm64,
+}
+
 #[derive(Subcommand)]
 enum Xen {
     /// Build it; print the file with all paths.
@@ -110,8 +121,12 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo => demo::run(),
         Command::Test(args) => test::run(&args),
-        Command::Base { update } => {
-            let base = if update { base::update() } else { base::get() };
+        Command::Base { update, arch } => {
+            let base = match arch {
+                Architecture::X86_64 if update => base::update(),
+                Architecture::X86_64 => base::get(),
+                Architecture::Arm64 => arm64::base(),
+            };
             base.map(|base| println!("{}", base.summary()))
         }
         Command::Xen {

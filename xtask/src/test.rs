@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_testbed::keys::Keys;
-use xsplice_testbed::{base, cache, command, packages, println, programs, xen};
+use xsplice_testbed::{arm64, base, cache, command, packages, println, programs, xen};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -139,6 +139,8 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
+        ("XSPLICE_ARM64_BIN", arm64::build_xsplice()?.into()),
+        ("XSPLICE_ARM64_BASE", arm64::description()?.into()),
         ("XSPLICE_AXE", axe::get()?.into()),
         (
             "XSPLICE_RUST_BASE",

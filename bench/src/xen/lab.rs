@@ -88,7 +88,7 @@ impl Lab {
         let config = HostConfig {
             files,
             programs: vec![(format!("bin/{OPERATE}"), operate?)],
-            cpus: 2,
+            cpus: Some(2),
             timeout: LIMIT,
             count_instructions: measure == Measure::Instructions,
             plugin: Some(format!("{},{request}", subject.stopwatch.display())),

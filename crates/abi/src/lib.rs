@@ -22,6 +22,7 @@ extern crate alloc;
 pub mod deny;
 pub mod errno;
 pub mod hooks;
+pub mod machine;
 pub mod note;
 pub mod payload;
 pub mod preimage;

@@ -267,6 +267,8 @@ pub mod version {
     /// `XENVER_compile_info`: texts of 64, 16, 32 and 32 bytes: compiler, by,
     /// domain, date.
     pub const COMPILE_INFO: u64 = 2;
+    /// `XENVER_capabilities`: 1024 bytes of text, the kinds of guests.
+    pub const CAPABILITIES: u64 = 3;
     /// `XENVER_changeset`: 64 bytes of text.
     pub const CHANGESET: u64 = 4;
     /// `XENVER_build_id`: a `uint32_t` length and that many bytes.

@@ -53,7 +53,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Machine {
-    /// The hypervisor, `xen.gz` or the ELF file in it.
+    /// The hypervisor: `xen.gz`, the ELF file in it, or `xen.efi`; for ARM the image
+    /// `xen`.
     #[arg(long, value_name = "FILE")]
     xen: PathBuf,
     /// dom0's kernel.
@@ -63,15 +64,18 @@ struct Machine {
     /// directory].
     #[arg(long, value_name = "FILE")]
     privcmd: Option<PathBuf>,
+    /// The `xsplice` for dom0, linked statically [default: this one].
+    #[arg(long, value_name = "FILE")]
+    xsplice: Option<PathBuf>,
     /// An additional program for dom0, and its shared libraries.
     #[arg(long = "program", value_name = "PLACE=FILE", value_parser = placed)]
     programs: Vec<(String, PathBuf)>,
     /// A directory to look for shared libraries in.
     #[arg(long, value_name = "DIR")]
     libraries: Vec<PathBuf>,
-    /// Virtual CPUs.
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    cpus: u32,
+    /// Virtual CPUs [default: 4 on x86-64, 2 on ARM].
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
     /// Memory in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: u32,
@@ -117,7 +121,10 @@ fn find_privcmd(kernel: &Path) -> Option<PathBuf> {
 }
 
 fn boot(machine: &Machine, files: Vec<(String, PathBuf)>, json: bool) -> anyhow::Result<Host> {
-    let xsplice = std::env::current_exe().context("cannot find this executable")?;
+    let xsplice = match &machine.xsplice {
+        Some(file) => file.clone(),
+        None => std::env::current_exe().context("cannot find this executable")?,
+    };
     let mut config = HostConfig::new(
         machine.xen.clone(),
         machine.kernel.clone(),

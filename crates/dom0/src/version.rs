@@ -3,6 +3,7 @@
 
 use crate::privcmd::Hypervisor;
 use xsplice_abi::errno::Errno;
+use xsplice_abi::machine::Machine;
 use xsplice_abi::sysctl::version;
 
 /// The answers of the `xen_version` hypercall.
@@ -53,6 +54,16 @@ pub fn version_info<H: Hypervisor>(hypervisor: &H) -> Result<VersionInfo, Errno>
         changeset: text(&ask(hypervisor, version::CHANGESET, 64)?),
         build_id: build_id(hypervisor)?,
     })
+}
+
+/// Queries the machine that the hypervisor runs on; `None` if this project does not
+/// know it.
+///
+/// # Errors
+/// The hypervisor's error.
+pub fn machine<H: Hypervisor>(hypervisor: &H) -> Result<Option<Machine>, Errno> {
+    let capabilities = text(&ask(hypervisor, version::CAPABILITIES, 1024)?);
+    Ok(Machine::from_capabilities(&capabilities))
 }
 
 fn build_id<H: Hypervisor>(hypervisor: &H) -> Result<Option<String>, Errno> {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Booting a Xen host and running commands in its dom0.
 
+use crate::boot::Boot;
 use crate::console::{Console, watch};
-use crate::init::PRIVCMD_MODULE;
-use crate::initramfs::Initramfs;
 use crate::monitor::Monitor;
 use crate::protocol::{Output, Reply, Request};
 use std::io::{self, Read, Write};
@@ -17,8 +16,9 @@ use xsplice_system::interrupt::{Directory, Process};
 /// What to boot.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
-    /// The hypervisor: `xen.gz`, the ELF file in it, or `xen.efi`, which is
-    /// booted by UEFI firmware (Debian package `ovmf`).
+    /// The hypervisor, which decides what machine is emulated: for x86-64 `xen.gz`, the
+    /// ELF file in it, or `xen.efi`, which is booted by UEFI firmware (Debian package
+    /// `ovmf`); for ARM the image `xen`.
     pub xen: PathBuf,
     /// dom0's kernel.
     pub kernel: PathBuf,
@@ -33,8 +33,8 @@ pub struct HostConfig {
     pub libraries: Vec<PathBuf>,
     /// Additional files with their paths in dom0.
     pub files: Vec<(String, PathBuf)>,
-    /// Virtual CPUs.
-    pub cpus: u32,
+    /// CPUs of the machine; if `None`, 4 on x86-64 and 2 on ARM.
+    pub cpus: Option<u32>,
     /// The CPU model, as for QEMU's `-cpu`; QEMU's default if `None`.
     pub processor: Option<String>,
     /// Memory in MiB.
@@ -56,7 +56,7 @@ pub struct HostConfig {
 }
 
 impl HostConfig {
-    /// Four CPUs, 1 GiB, 180 seconds (emulation on a busy machine is slow), nothing extra.
+    /// 1 GiB, 180 seconds (emulation on a busy machine is slow), nothing extra.
     pub fn new(xen: PathBuf, kernel: PathBuf, privcmd: Option<PathBuf>, xsplice: PathBuf) -> Self {
         Self {
             xen,
@@ -66,7 +66,7 @@ impl HostConfig {
             programs: Vec::new(),
             libraries: Vec::new(),
             files: Vec::new(),
-            cpus: 4,
+            cpus: None,
             processor: None,
             memory: 1024,
             timeout: Duration::from_secs(180),
@@ -91,8 +91,15 @@ pub enum Error {
         error: io::Error,
     },
     /// QEMU cannot be started.
-    #[error("cannot start qemu-system-x86_64 (Debian package qemu-system-x86): {0}")]
-    NoQemu(io::Error),
+    #[error("cannot start {program} (Debian package {package}): {error}")]
+    NoQemu {
+        /// The emulator of the hypervisor's machine.
+        program: &'static str,
+        /// The package that has it.
+        package: &'static str,
+        /// The system's error.
+        error: io::Error,
+    },
     /// The hypervisor crashed.
     #[error("the hypervisor crashed:\n{}", .0.join("\n"))]
     Crashed(Vec<String>),
@@ -125,17 +132,6 @@ pub enum Error {
     Dom0(String),
 }
 
-/// The hypervisor's command line.
-const XEN_ARGUMENTS: &str =
-    "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot dom0_mem=512M";
-/// That of dom0's kernel.
-const DOM0_ARGUMENTS: &str = "console=hvc0 earlyprintk=xen rdinit=/init quiet";
-/// The magic number of ELF files.
-const ELF: &[u8] = b"\x7fELF";
-/// The magic number of `xen.efi`, a UEFI program.
-const PE: &[u8] = b"MZ";
-/// Firmware for QEMU.
-const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
 /// The socket of QEMU's machine protocol (QMP), in the host's directory.
 const MONITOR: &str = "monitor";
 
@@ -168,7 +164,9 @@ impl Host {
         } else {
             ("tcg,thread=multi", [].as_slice())
         };
-        let mut command = Command::new("qemu-system-x86_64");
+        let boot = Boot::prepare(config, directory.path())?;
+        let board = boot.board;
+        let mut command = Command::new(board.qemu);
         command
             .args(["-accel", acceleration])
             .args(counting)
@@ -177,22 +175,31 @@ impl Host {
                 "-m",
                 &config.memory.to_string(),
                 "-smp",
-                &config.cpus.to_string(),
+                &config.cpus.unwrap_or(board.cpus).to_string(),
             ])
-            .args(["-nic", "none", "-serial", "stdio", "-serial"])
-            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .args(["-nic", "none", "-serial", "stdio", "-chardev"])
+            .arg(format!(
+                "socket,id=line,server=on,wait=off,path={}",
+                socket.display()
+            ))
+            .args(board.line)
             .args(["-monitor", "none", "-qmp"])
             .arg(format!(
                 "unix:{},server=on,wait=off",
                 directory.path().join(MONITOR).display()
             ))
+            .args(board.arguments)
             .args(config.processor.iter().flat_map(|name| ["-cpu", name]))
             .args(config.plugin.iter().flat_map(|plugin| ["-plugin", plugin]))
-            .args(boot_arguments(config, directory.path())?)
+            .args(boot.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut qemu = Process::spawn(&mut command).map_err(Error::NoQemu)?;
+        let mut qemu = Process::spawn(&mut command).map_err(|error| Error::NoQemu {
+            program: board.qemu,
+            package: board.package,
+            error,
+        })?;
         let console = Arc::new(Mutex::new(Console {
             limit: config.console_limit,
             ..Console::default()
@@ -462,7 +469,7 @@ fn unexpected(reply: Reply) -> Error {
     }
 }
 
-fn file_error(path: &Path, error: io::Error) -> Error {
+pub(crate) fn file_error(path: &Path, error: io::Error) -> Error {
     Error::File {
         path: path.display().to_string(),
         error,
@@ -484,100 +491,6 @@ fn connect(socket: &Path, qemu: &mut Child) -> io::Result<UnixStream> {
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }
-}
-
-/// Puts the files to boot into `directory`; returns QEMU's arguments for them.
-fn boot_arguments(config: &HostConfig, directory: &Path) -> Result<Vec<String>, Error> {
-    let xen = gunzip(&config.xen, read(&config.xen)?)?;
-    if !xen.starts_with(ELF) && !xen.starts_with(PE) {
-        let message = "not a hypervisor: neither xen.gz, nor the ELF file in it, nor xen.efi";
-        return Err(file_error(&config.xen, io::Error::other(message)));
-    }
-    let xen_arguments = format!("{XEN_ARGUMENTS} {}", config.xen_arguments);
-    let place = |name: &str| directory.join(name).display().to_string();
-    let kernel = config
-        .kernel
-        .canonicalize()
-        .map_err(|e| file_error(&config.kernel, e))?;
-    if !xen.starts_with(PE) {
-        write(&directory.join("xen"), &xen)?;
-        write(&directory.join("initramfs"), &initramfs(config)?)?;
-        // QEMU's command line would split the kernel's path at a comma.
-        link(&kernel, &directory.join("kernel"))?;
-        let modules = format!(
-            "{} {DOM0_ARGUMENTS},{}",
-            place("kernel"),
-            place("initramfs")
-        );
-        let arguments = ["-kernel", &place("xen"), "-append", &xen_arguments];
-        let arguments = arguments.into_iter().chain(["-initrd", &modules]);
-        return Ok(arguments.map(str::to_owned).collect());
-    }
-    if !Path::new(FIRMWARE).exists() {
-        let error = io::Error::new(io::ErrorKind::NotFound, "install Debian's package ovmf");
-        return Err(file_error(Path::new(FIRMWARE), error));
-    }
-    // The firmware starts this program; Xen reads the configuration file of the same
-    // name.
-    let programs = directory.join("disk/EFI/BOOT");
-    std::fs::create_dir_all(&programs).map_err(|e| file_error(&programs, e))?;
-    write(&programs.join("BOOTX64.EFI"), &xen)?;
-    write(&programs.join("INITRD"), &initramfs(config)?)?;
-    link(&kernel, &programs.join("KERNEL"))?;
-    let words = format!(
-        "[global]\ndefault=lab\n[lab]\noptions={xen_arguments}\n\
-         kernel=KERNEL {DOM0_ARGUMENTS}\nramdisk=INITRD\n"
-    );
-    write(&programs.join("BOOTX64.CFG"), words.as_bytes())?;
-    let disk = format!("file=fat:rw:{},format=raw", place("disk"));
-    let arguments = ["-bios", FIRMWARE, "-drive", &disk];
-    Ok(arguments.map(str::to_owned).to_vec())
-}
-
-fn link(to: &Path, from: &Path) -> Result<(), Error> {
-    std::os::unix::fs::symlink(to, from).map_err(|e| file_error(from, e))
-}
-
-fn initramfs(config: &HostConfig) -> Result<Vec<u8>, Error> {
-    let mut initramfs = Initramfs::default();
-    for directory in ["proc", "sys", "dev", "tmp"] {
-        initramfs.directory(directory);
-    }
-    initramfs.file("init", 0o755, &read(&config.xsplice)?);
-    initramfs.symlink("bin/xsplice", "/init");
-    initramfs.symlink("bin/xen-livepatch", "/init");
-    if let Some(module) = &config.privcmd {
-        initramfs.file(PRIVCMD_MODULE, 0o644, &read(module)?);
-    }
-    for (place, program) in &config.programs {
-        let place = place.trim_start_matches('/');
-        initramfs
-            .program(place, program, &config.libraries)
-            .map_err(|error| file_error(program, error))?;
-    }
-    for (place, file) in &config.files {
-        initramfs.file(place.trim_start_matches('/'), 0o644, &read(file)?);
-    }
-    Ok(initramfs.finish())
-}
-
-fn gunzip(path: &Path, data: Vec<u8>) -> Result<Vec<u8>, Error> {
-    if !data.starts_with(&[0x1f, 0x8b]) {
-        return Ok(data);
-    }
-    let mut plain = Vec::new();
-    flate2::read::GzDecoder::new(data.as_slice())
-        .read_to_end(&mut plain)
-        .map_err(|error| file_error(path, error))?;
-    Ok(plain)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|error| file_error(path, error))
-}
-
-fn write(path: &Path, data: &[u8]) -> Result<(), Error> {
-    std::fs::write(path, data).map_err(|error| file_error(path, error))
 }
 
 /// Whether the error means that the machine closed its end of the line.

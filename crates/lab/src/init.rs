@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 /// Path of the privcmd driver in the initramfs.
 pub const PRIVCMD_MODULE: &str = "lab/xen-privcmd.ko";
-/// The serial port to the host; the hypervisor uses the first one.
-const LINE: &str = "/dev/ttyS1";
+/// The serial port to the host: an argument of dom0's kernel, which hands it on as a
+/// variable of the environment.
+pub(crate) const LINE: &str = "xsplice_line";
 
 /// Runs as process 1 until the host turns the machine off.
 pub fn run() -> ExitCode {
@@ -43,7 +44,9 @@ fn serve() -> std::io::Result<()> {
             Err(error) => println!("lab: cannot load the privcmd driver: {error}"),
         }
     }
-    let line = rustix::fs::open(LINE, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
+    let line = std::env::var_os(LINE)
+        .ok_or_else(|| std::io::Error::other("dom0's kernel was not given the serial port"))?;
+    let line = rustix::fs::open(&line, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
     let mut settings = tcgetattr(&line)?;
     settings.make_raw();
     tcsetattr(&line, OptionalActions::Now, &settings)?;

@@ -54,19 +54,25 @@ impl Initramfs {
         let mut needed = dependencies(&data);
         self.file(path, 0o755, &data);
         while let Some(name) = needed.pop() {
-            let in_place = format!("lib/{name}");
-            if let Some(interpreter) = name.strip_prefix('/') {
-                self.file(interpreter, 0o755, &std::fs::read(&name)?);
-            } else if !self.files.contains(&in_place) {
-                let found = libraries.iter().map(|d| d.join(&name)).find(|p| p.exists());
-                let found = found.ok_or_else(|| {
-                    let message = format!("{}: cannot find its library {name}", from.display());
-                    io::Error::new(io::ErrorKind::NotFound, message)
-                })?;
-                let library = std::fs::read(found)?;
-                needed.extend(dependencies(&library));
-                self.file(&in_place, 0o755, &library);
+            // A program interpreter is needed at its own path.
+            let place = match name.strip_prefix('/') {
+                Some(interpreter) => interpreter.to_owned(),
+                None => format!("lib/{name}"),
+            };
+            if self.files.contains(&place) {
+                continue;
             }
+            let file = name
+                .rsplit_once('/')
+                .map_or(name.as_str(), |(_, file)| file);
+            let found = libraries.iter().map(|d| d.join(file)).find(|p| p.exists());
+            let found = found.ok_or_else(|| {
+                let message = format!("{}: cannot find its library {name}", from.display());
+                io::Error::new(io::ErrorKind::NotFound, message)
+            })?;
+            let library = std::fs::read(found)?;
+            needed.extend(dependencies(&library));
+            self.file(&place, 0o755, &library);
         }
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! left behind.
 #![forbid(unsafe_code)]
 
+mod boot;
 mod console;
 pub mod host;
 pub mod init;

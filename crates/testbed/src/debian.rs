@@ -15,6 +15,25 @@ pub struct Apt {
 impl Apt {
     /// Makes the configuration in `directory` and fetches the package lists.
     pub fn new(directory: &Path) -> anyhow::Result<Self> {
+        Self::configured(directory, &[])
+    }
+
+    /// As [`new`](Self::new), with the packages of one more architecture: `NAME:arm64`.
+    pub fn with_architecture(directory: &Path, architecture: &str) -> anyhow::Result<Self> {
+        // What is installed here does not matter there.
+        let status = directory.join("status");
+        std::fs::create_dir_all(directory)?;
+        std::fs::write(&status, "")?;
+        Self::configured(
+            directory,
+            &[
+                ("APT::Architectures::", architecture.to_owned()),
+                ("Dir::State::status", status.display().to_string()),
+            ],
+        )
+    }
+
+    fn configured(directory: &Path, more: &[(&str, String)]) -> anyhow::Result<Self> {
         for part in ["state/lists/partial", "cache/archives/partial", "sources"] {
             std::fs::create_dir_all(directory.join(part))?;
         }
@@ -30,6 +49,7 @@ impl Apt {
         ];
         let options = settings
             .iter()
+            .chain(more)
             .flat_map(|(k, v)| ["-o".to_owned(), format!("{k}={v}")])
             .collect();
         let apt = Self { options };

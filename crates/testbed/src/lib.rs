@@ -17,6 +17,7 @@ macro_rules! print {
     ($($text:tt)*) => { $crate::lines::print(format_args!($($text)*)) };
 }
 
+pub mod arm64;
 pub mod base;
 pub mod cache;
 pub mod command;

@@ -30,6 +30,17 @@ pub const XEN: &[&str] = &[
     "xz-utils",
 ];
 
+/// For building and booting Xen on ARM64.
+pub const ARM64: &[&str] = &[
+    "bison",
+    "dpkg-dev",
+    "flex",
+    "gcc-aarch64-linux-gnu",
+    "libc6-dev-arm64-cross",
+    "make",
+    "qemu-system-arm",
+];
+
 /// For Rust in the hypervisor: a compiler with the source of its own `core` and
 /// `alloc`.
 pub const RUST: &[&str] = &["binutils", "cargo-web", "rust-web-src", "rustc-web"];

@@ -117,6 +117,14 @@ pub fn locked_base() -> anyhow::Result<Base> {
     })
 }
 
+/// Debian's Xen on ARM64, built with live patching: `XSPLICE_ARM64_BASE` names it.
+///
+/// # Errors
+/// If there is none.
+pub fn arm64_base() -> anyhow::Result<Base> {
+    described_by("XSPLICE_ARM64_BASE")
+}
+
 fn named_by(variable: &str) -> anyhow::Result<String> {
     std::env::var(variable).with_context(|| {
         format!("{variable} is not set: these tests need a real Xen; run `cargo xtask test`")
@@ -134,9 +142,7 @@ fn described_by(variable: &str) -> anyhow::Result<Base> {
 /// # Errors
 /// If it is not set.
 pub fn xsplice() -> anyhow::Result<PathBuf> {
-    let path = std::env::var("XSPLICE_BIN")
-        .context("XSPLICE_BIN is not set: run these tests with `cargo xtask test`")?;
-    Ok(path.into())
+    Ok(named_by("XSPLICE_BIN")?.into())
 }
 
 /// Whether to try everything instead of a sample: `cargo xtask test --all`.
@@ -193,11 +199,23 @@ pub fn told(command: &str, printed: impl AsRef<[u8]>) -> anyhow::Result<serde_js
 /// # Errors
 /// If the base is missing.
 pub fn config(base: &Base) -> anyhow::Result<HostConfig> {
+    config_with(base, xsplice()?)
+}
+
+/// As [`config`], for [`arm64_base`]; `XSPLICE_ARM64_BIN` names the `xsplice` in it.
+///
+/// # Errors
+/// If the base is missing.
+pub fn arm64_config(base: &Base) -> anyhow::Result<HostConfig> {
+    config_with(base, named_by("XSPLICE_ARM64_BIN")?.into())
+}
+
+fn config_with(base: &Base, xsplice: PathBuf) -> anyhow::Result<HostConfig> {
     let mut config = HostConfig::new(
         base.xen.clone(),
         base.kernel.clone(),
         Some(base.privcmd.clone()),
-        xsplice()?,
+        xsplice,
     );
     config
         .programs

@@ -2,7 +2,7 @@
 //! Bad input is refused with a reason, and nothing is written.
 
 use std::path::Path;
-use xsplice_e2e::{base, build, config, local, result, settled};
+use xsplice_e2e::{arm64_base, arm64_config, base, build, config, local, result, settled};
 use xsplice_lab::Host;
 
 /// A patch that changes the line `old` of a file, with the context that `diff -u` gives.
@@ -148,20 +148,30 @@ fn the_named_hypervisor_must_be_the_given_one() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_payload_for_another_machine() -> anyhow::Result<()> {
+    let mut config = arm64_config(&arm64_base()?)?;
+    let hello = base()?.test_payloads.join("xen_hello_world.livepatch");
+    config.files.push(("lab/x86-64".to_owned(), hello));
+    let mut host = Host::boot(&config)?;
+    let refused = host.run(&["xsplice", "upload", "hello", "/lab/x86-64"])?;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let words = "the payload is for x86-64; this host runs on ARM64";
+    assert!(refused.stderr.contains(words), "{refused:?}");
+    host.shut_down()?;
+    Ok(())
+}
+
+#[test]
 fn files_that_are_not_payloads() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
     let hello = std::fs::read(base.test_payloads.join("xen_hello_world.livepatch"))?;
     let mut foreign = hello.clone();
-    foreign[18] = 183;
+    foreign[18] = 8;
     let cases: [(&str, &[u8], &str); 4] = [
         ("text", b"not a payload", "not an ELF file"),
         ("short", &hello[..hello.len() / 2], "truncated"),
-        (
-            "foreign",
-            &foreign,
-            "another machine (ELF machine number 183",
-        ),
+        ("foreign", &foreign, "ELF machine number 8"),
         ("empty", b"", "not an ELF file"),
     ];
     for (name, data, words) in cases {

@@ -16,6 +16,9 @@ const PROCESSOR: &str = "Nehalem";
 /// scrubbing (0xc0). MCG_STATUS: restartable.
 const MACHINE_CHECK: &str = "mce -b 0 3 0xb1000000000000c0 0x5 0 0";
 
+/// CPUs of the machine.
+const CPUS: u32 = 4;
+
 /// dom0's message for an NMI that Xen forwards.
 const UNKNOWN_NMI: &str = "Uhhuh. NMI received for unknown reason";
 
@@ -27,6 +30,7 @@ fn events_in_the_window_are_raised_again() -> anyhow::Result<()> {
     let patch = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/held_events/slow-window.patch");
     build(&base, &patch, &payload)?;
     let mut config = config(&base)?;
+    config.cpus = Some(CPUS);
     config.processor = Some(PROCESSOR.to_owned());
     config.xen_arguments = "mce_verbosity=verbose".to_owned();
     config.files.push(("lab/slow".to_owned(), payload));
@@ -66,7 +70,7 @@ fn events_in_the_window_are_raised_again() -> anyhow::Result<()> {
     // The NMI of unknown origin is reported to dom0, and each CPU has work to do
     // after a machine check.
     let mut once = vec![UNKNOWN_NMI.to_owned()];
-    once.extend((0..config.cpus).map(|cpu| format!("CPU{cpu} enter softirq")));
+    once.extend((0..CPUS).map(|cpu| format!("CPU{cpu} enter softirq")));
     for line in once {
         ensure!(
             after.matches(&line).count() == 1,

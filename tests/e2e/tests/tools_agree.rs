@@ -2,8 +2,8 @@
 //! Our tool under its classic name behaves exactly like the C tool, on the same
 //! running host.
 
-use xsplice_e2e::{base, config, settled};
-use xsplice_lab::{Host, Output};
+use xsplice_e2e::{arm64_base, arm64_config, base, config, settled};
+use xsplice_lab::{Host, HostConfig, Output};
 
 /// The Xen project's own regression steps with payloads that do not depend on the
 /// hypervisor's compiler: arguments of the tool, and the exit code.
@@ -78,8 +78,16 @@ fn without_library_words(text: &str) -> String {
 
 #[test]
 fn both_tools_behave_the_same() -> anyhow::Result<()> {
-    let base = base()?;
-    let mut host = Host::boot(&config(&base)?)?;
+    compare(&config(&base()?)?)
+}
+
+#[test]
+fn both_tools_behave_the_same_on_arm64() -> anyhow::Result<()> {
+    compare(&arm64_config(&arm64_base()?)?)
+}
+
+fn compare(config: &HostConfig) -> anyhow::Result<()> {
+    let mut host = Host::boot(config)?;
     let theirs = run(&mut host, "/c/xen-livepatch")?;
     let ours = run(&mut host, "/bin/xen-livepatch")?;
     for (((arguments, _), theirs), ours) in STEPS.iter().zip(theirs).zip(ours) {

@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::{escaped, is_deceptive};
-use xsplice_dom0::{Action, Errno, Livepatch, Payload, Privcmd, State, version, version_info};
+use xsplice_dom0::{
+    Action, Errno, Livepatch, Payload, Privcmd, State, machine, version, version_info,
+};
 
 /// What is to be done, after everything was refused that can be without the
 /// hypervisor.
@@ -600,6 +602,13 @@ fn check_knows_force(hypervisor: &Privcmd) -> anyhow::Result<()> {
 }
 
 fn check_belongs(hypervisor: &Privcmd, identity: &payload_file::Identity) -> anyhow::Result<()> {
+    let machine = machine(hypervisor).map_err(explain_interface)?;
+    if let Some(machine) = machine.filter(|&m| m != identity.machine) {
+        bail!(
+            "the payload is for {}; this host runs on {machine}",
+            identity.machine
+        );
+    }
     let running = version_info(hypervisor)
         .map_err(explain_interface)?
         .build_id;

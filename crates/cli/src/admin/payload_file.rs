@@ -4,8 +4,9 @@
 use crate::output::shown;
 use anyhow::{Context, bail};
 use object::read::elf::{FileHeader, SectionHeader};
-use object::{Endianness, elf};
+use object::{Endianness, FileKind, elf};
 use std::path::Path;
+use xsplice_abi::machine::Machine;
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::section;
 use xsplice_system::file::{LARGEST_PAYLOAD, read_up_to};
@@ -13,8 +14,10 @@ use xsplice_system::file::{LARGEST_PAYLOAD, read_up_to};
 /// Name prefixes of writable sections without variables.
 const NO_VARIABLES: [&[u8]; 2] = [b".livepatch.", b".data.rel.ro"];
 
-/// The build-ids that a payload names.
+/// What a payload says it is for.
 pub(super) struct Identity {
+    /// The hypervisor's machine.
+    pub(super) machine: Machine,
     /// Build-id of the hypervisor that it was built for.
     pub(super) hypervisor: String,
     /// Build-id of what it depends on.
@@ -32,7 +35,14 @@ pub(super) fn read(path: &Path) -> anyhow::Result<(Vec<u8>, Identity)> {
 /// count: lists for the hypervisor, and constants with addresses, which compilers put
 /// into writable sections.
 pub(super) fn has_variables(data: &[u8]) -> anyhow::Result<bool> {
-    let header = elf::FileHeader64::<Endianness>::parse(data)?;
+    match FileKind::parse(data)? {
+        FileKind::Elf32 => variables::<elf::FileHeader32<Endianness>>(data),
+        _ => variables::<elf::FileHeader64<Endianness>>(data),
+    }
+}
+
+fn variables<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result<bool> {
+    let header = H::parse(data)?;
     let endian = header.endian()?;
     let sections = header.sections(endian, data)?;
     let writable = elf::SHF_ALLOC.0 | elf::SHF_WRITE.0;
@@ -40,7 +50,7 @@ pub(super) fn has_variables(data: &[u8]) -> anyhow::Result<bool> {
         let flags = entry.sh_flags(endian).0;
         let name = sections.section_name(endian, entry).unwrap_or_default();
         flags & writable == writable
-            && entry.sh_size(endian) != 0
+            && entry.sh_size(endian).into() != 0
             && !NO_VARIABLES.iter().any(|start| name.starts_with(start))
     }))
 }
@@ -50,17 +60,19 @@ pub(super) fn identify(data: &[u8]) -> anyhow::Result<Identity> {
     if data.len() < 4 || data[..4] != elf::ELFMAG {
         bail!("not an ELF file, so not a payload");
     }
-    let header = elf::FileHeader64::<Endianness>::parse(data)
-        .context("the ELF header is damaged or truncated, or is for a 32-bit machine")?;
-    let endian = header.endian().context("the ELF header is damaged")?;
-    let machine = header.e_machine(endian);
-    if machine != elf::EM_X86_64 {
-        bail!(
-            "it is for another machine (ELF machine number {}, this is {})",
-            machine.0,
-            elf::EM_X86_64.0
-        );
+    match FileKind::parse(data) {
+        Ok(FileKind::Elf32) => identify_elf::<elf::FileHeader32<Endianness>>(data),
+        _ => identify_elf::<elf::FileHeader64<Endianness>>(data),
     }
+}
+
+fn identify_elf<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result<Identity> {
+    let header = H::parse(data).context("the ELF header is damaged or truncated")?;
+    let endian = header.endian().context("the ELF header is damaged")?;
+    let number = header.e_machine(endian).0;
+    let machine = Machine::from_elf(number).with_context(|| {
+        format!("it is for ELF machine number {number}, which Xen does not run on")
+    })?;
     if header.e_type(endian) != elf::ET_REL {
         bail!("it is an ELF file, but not a relocatable one, as payloads are");
     }
@@ -84,6 +96,7 @@ pub(super) fn identify(data: &[u8]) -> anyhow::Result<Identity> {
         Ok(hex(id))
     };
     Ok(Identity {
+        machine,
         hypervisor: id(section::XEN_DEPENDS)?,
         depends: id(section::DEPENDS)?,
     })

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machines that Xen patches itself on.
+//!
+//! Sources: the ELF specification and its processor supplements for the numbers; for
+//! the words in `capabilities`, `arch_get_xen_caps` of each architecture.
+
+use core::fmt;
+
+/// A machine that Xen can be live-patched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Machine {
+    /// x86-64.
+    X86_64,
+    /// ARM, 64 bits (`AArch64`).
+    Arm64,
+    /// ARM, 32 bits (`ARMv7`).
+    Arm32,
+}
+
+impl Machine {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::X86_64, Self::Arm64, Self::Arm32];
+
+    /// The machine whose ELF files have this `e_machine`.
+    ///
+    /// ```
+    /// use xsplice_abi::machine::Machine;
+    /// assert_eq!(Machine::from_elf(183), Some(Machine::Arm64));
+    /// assert_eq!(Machine::from_elf(8), None);
+    /// ```
+    #[must_use]
+    pub fn from_elf(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|m| m.elf_number() == number)
+    }
+
+    /// `e_machine` of its ELF files.
+    #[must_use]
+    pub const fn elf_number(self) -> u16 {
+        match self {
+            Self::X86_64 => 62,
+            Self::Arm64 => 183,
+            Self::Arm32 => 40,
+        }
+    }
+
+    /// The machine of a hypervisor, from its list of the guests that it can run
+    /// (`XENVER_capabilities`): `xen-3.0-aarch64 xen-3.0-armv7l ` for ARM64.
+    #[must_use]
+    pub fn from_capabilities(capabilities: &str) -> Option<Self> {
+        // An ARM64 hypervisor names the 32-bit guests too.
+        let names = |m: &Self| {
+            let mut words = capabilities.split_ascii_whitespace();
+            words.any(|word| word.ends_with(m.guest()))
+        };
+        Self::ALL.into_iter().find(names)
+    }
+
+    /// What a hypervisor calls its own kind of guests.
+    const fn guest(self) -> &'static str {
+        match self {
+            Self::X86_64 => "-x86_64",
+            Self::Arm64 => "-aarch64",
+            Self::Arm32 => "-armv7l",
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X86_64 => "x86-64",
+            Self::Arm64 => "ARM64",
+            Self::Arm32 => "ARM32",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Machine;
+
+    /// As the hypervisors of Xen 4.17 answer.
+    #[test]
+    fn capabilities_tell_the_machine() {
+        for (capabilities, machine) in [
+            (
+                "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 ",
+                Some(Machine::X86_64),
+            ),
+            ("xen-3.0-aarch64 xen-3.0-armv7l ", Some(Machine::Arm64)),
+            ("xen-3.0-armv7l ", Some(Machine::Arm32)),
+            ("", None),
+        ] {
+            assert_eq!(Machine::from_capabilities(capabilities), machine);
+        }
+    }
+}
