@@ -157,13 +157,8 @@ impl<'a> DependencyChecked<'a> {
     /// [`Refusal`] when there is no room for it.
     #[inline(never)]
     pub fn lay_out(self, loader: &Loader<'_, impl Host>) -> Result<LaidOut<'a>, Refusal> {
-        let File {
-            mut findings,
-            elf,
-            build_id,
-            depends,
-            ..
-        } = *self.0;
+        let mut file = self.0;
+        let File { findings, elf, .. } = &mut *file;
         let problems = &mut findings.problems;
         let plan = Plan::new(&elf.sections, problems)?;
         let total: u64 = plan.pages().iter().sum();
@@ -172,17 +167,36 @@ impl<'a> DependencyChecked<'a> {
                 size: total,
                 limit: MAX_IMAGE,
             });
-            return Err(findings.refuse());
+            return Err(file.findings.refuse());
         }
         let Some(memory) = loader.host.allocate(total.max(PAGE)) else {
             problems.push(Problem::NoMemory { size: total });
-            return Err(findings.refuse());
+            return Err(file.findings.refuse());
         };
         let spans = plan.spans(memory.base());
         let mut image = Box::write(fallible::place()?, Image { spans, memory });
         let addresses = plan.write(&elf.sections, &mut image);
+        Ok(LaidOut(file.placed(image, addresses)?))
+    }
+}
+
+impl<'a> File<'a> {
+    /// With addresses. (Not inlined: moving everything takes stack.)
+    #[inline(never)]
+    fn placed(
+        self: Box<Self>,
+        image: Box<Image>,
+        addresses: Vec<Option<u64>>,
+    ) -> Result<Box<Placed<'a>>, NoMemory> {
+        let Self {
+            findings,
+            elf,
+            build_id,
+            depends,
+            ..
+        } = *self;
         let place = fallible::place()?;
-        Ok(LaidOut(Box::write(
+        Ok(Box::write(
             place,
             Placed {
                 findings,
@@ -195,6 +209,6 @@ impl<'a> DependencyChecked<'a> {
                 begins: Begins::default(),
                 boot_references: Vec::new(),
             },
-        )))
+        ))
     }
 }
