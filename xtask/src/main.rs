@@ -13,6 +13,7 @@ mod publish;
 mod sanitize;
 mod suite;
 mod test;
+mod versions;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ enum Command {
         #[command(subcommand)]
         what: Xen,
     },
+    /// Build Xen of several versions, test it, and write docs/versions.md.
+    Versions(versions::Args),
     /// Run benchmarks; see `cargo xtask bench --help`.
     #[command(disable_help_flag = true)]
     Bench {
@@ -143,6 +146,7 @@ fn main() -> ExitCode {
                 None => xen::build(engine, debug, &keys),
             })
             .map(|description| println!("{}", description.display())),
+        Command::Versions(args) => versions::run(&args),
         Command::Bench { arguments } => {
             let bench = ["run", "--quiet", "--package", "xsplice-bench", "--"];
             command::run(Process::new("cargo").args(bench).args(arguments))

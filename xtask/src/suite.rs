@@ -26,6 +26,19 @@ pub(crate) type Variables<'a> = &'a [(&'a str, OsString)];
 /// # Errors
 /// Names all that failed.
 pub(crate) fn run(package: &str, only: &[String], variables: Variables) -> anyhow::Result<()> {
+    run_without(package, only, &[], variables)
+}
+
+/// [`run`], but not the tests named in `without`.
+///
+/// # Errors
+/// As there.
+pub(crate) fn run_without(
+    package: &str,
+    only: &[String],
+    without: &[&str],
+    variables: Variables,
+) -> anyhow::Result<()> {
     let programs = compile(package)?;
     for name in only {
         let known = programs.iter().map(|program| program.name.as_str());
@@ -51,6 +64,7 @@ pub(crate) fn run(package: &str, only: &[String], variables: Variables) -> anyho
         let passed = command::run(
             Command::new(&program.executable)
                 .arg("--test-threads=1")
+                .args(without.iter().flat_map(|name| ["--skip", name]))
                 .current_dir(&program.directory)
                 .envs(variables.iter().map(|(name, value)| (name, value))),
         );

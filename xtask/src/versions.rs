@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask versions`: builds Xen of several versions, with its own live-patch core
+//! and with ours, runs tests on each, and writes what it saw to `docs/versions.md`.
+
+use crate::suite;
+use anyhow::Context as _;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use xsplice_testbed::keys::Keys;
+use xsplice_testbed::upstream;
+use xsplice_testbed::xen::Engine;
+use xsplice_testbed::{cache, command, packages, println, programs};
+
+/// What to run.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A git repository of Xen. It stays as it is.
+    #[arg(long, value_name = "DIR")]
+    xen_git: PathBuf,
+    /// Tags or branches.
+    #[arg(value_name = "TAG", default_values = BRANCHES)]
+    revisions: Vec<String>,
+}
+
+/// The branches of the supported versions, and the one of development.
+const BRANCHES: [&str; 7] = [
+    "stable-4.17",
+    "stable-4.18",
+    "stable-4.19",
+    "stable-4.20",
+    "stable-4.21",
+    "stable-4.22",
+    "staging",
+];
+
+/// The test programs, each with what its column is about, and the tests in it that need
+/// more than these two hypervisors.
+const PROGRAMS: [(&str, &str, &[&str]); 3] = [
+    ("regression", "regression steps", &[]),
+    (
+        "examples",
+        "examples",
+        &["examples_apply_and_revert_on_debug_xen"],
+    ),
+    ("hostile", "hostile payloads", &[]),
+];
+
+const TABLE: &str = "docs/versions.md";
+
+const INTRODUCTION: &str = "\
+# Versions of Xen
+
+`cargo xtask versions --xen-git DIR [TAG…]` writes this table: it builds each version
+from a git repository of Xen, without `CONFIG_DEBUG`, with the stock live-patch core and
+with ours, boots both in the lab, and runs test programs of `tests/e2e/tests` on them:
+
+- `regression`: the 37 steps of the Xen project's regression run and Xen's other test
+  payloads on both cores, and invalid requests and files. From 4.21 on without the C
+  tool: Debian 12's does not speak to these versions.
+- `examples`: the generator builds the patches of `examples`; they are loaded, applied,
+  observed, reverted and unloaded on both cores.
+- `hostile`: damaged payloads on our core.
+
+A row is what was seen with one compiler: `yes`, `no`, or `-` where nothing was tried yet.
+`cargo xtask test` tests Debian's 4.17 each time.
+
+";
+
+/// One row of the table, without version and compiler.
+type Cells = Vec<String>;
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    packages::ensure(packages::XEN)?;
+    let _hypervisors = cache::hold_hypervisors()?;
+    let xsplice = programs::build_xsplice()?;
+    let compiler = command::output(Command::new("gcc").arg("-dumpfullversion"))?;
+    let compiler = format!("gcc {}", compiler.trim());
+    let mut failed = Vec::new();
+    for revision in &args.revisions {
+        let commit = commit(&args.xen_git, revision)?;
+        let version = format!("{revision} ({commit})");
+        println!("{version}");
+        let cells = try_version(&args.xen_git, &commit, &xsplice)?;
+        if cells.iter().any(|cell| cell != YES) {
+            failed.push(version.clone());
+        }
+        let mut rows = rows(&std::fs::read_to_string(TABLE).unwrap_or_default());
+        // A branch that has moved on has a new commit, and the same row.
+        rows.retain(|(other, with), _| {
+            *with != compiler || !other.starts_with(&format!("{revision} "))
+        });
+        rows.insert((version, compiler.clone()), cells);
+        std::fs::write(TABLE, page(&rows)?)?;
+    }
+    anyhow::ensure!(failed.is_empty(), "not all works: {}", failed.join(", "));
+    println!("{TABLE}");
+    Ok(())
+}
+
+const YES: &str = "yes";
+const NO: &str = "no";
+
+fn said(worked: bool) -> String {
+    if worked { YES } else { NO }.to_owned()
+}
+
+/// Builds and tries one commit.
+fn try_version(git: &Path, commit: &str, xsplice: &Path) -> anyhow::Result<Cells> {
+    let source = tempfile::tempdir()?;
+    extract(git, commit, source.path())?;
+    let build = |engine| {
+        let built = upstream::build(source.path(), engine, false, &Keys::NONE);
+        if let Err(error) = &built {
+            println!("it does not build: {error:#}");
+        }
+        built.ok()
+    };
+    let (stock, ours) = (build(Engine::C), build(Engine::Rust));
+    let mut cells = vec![said(stock.is_some()), said(ours.is_some())];
+    let Some((stock, ours)) = stock.zip(ours) else {
+        cells.extend(PROGRAMS.map(|_| "-".to_owned()));
+        return Ok(cells);
+    };
+    let variables: [(&str, OsString); 4] = [
+        ("XSPLICE_BIN", xsplice.into()),
+        ("XSPLICE_BASE", stock.into()),
+        ("XSPLICE_RUST_BASE", ours.into()),
+        ("XSPLICE_SEED", "1".into()),
+    ];
+    for (program, _, without) in PROGRAMS {
+        let only = [program.to_owned()];
+        let passed = suite::run_without("xsplice-e2e", &only, without, &variables);
+        cells.push(said(passed.is_ok()));
+    }
+    Ok(cells)
+}
+
+/// The abbreviated commit that `revision` names.
+fn commit(git: &Path, revision: &str) -> anyhow::Result<String> {
+    let mut name = Command::new("git");
+    name.arg("-C").arg(git);
+    name.args(["rev-parse", "--short=12", "--verify"]);
+    let commit = command::output(name.arg(format!("{revision}^{{commit}}")))
+        .with_context(|| format!("{} has no {revision}", git.display()))?;
+    Ok(commit.trim().to_owned())
+}
+
+/// Writes the files of `commit` to `directory`.
+fn extract(git: &Path, commit: &str, directory: &Path) -> anyhow::Result<()> {
+    let mut archive = Command::new("git");
+    archive.arg("-C").arg(git).args(["archive", commit]);
+    let mut archive = archive.stdout(Stdio::piped()).spawn().context("git")?;
+    let files = archive.stdout.take().context("git has no output")?;
+    let unpacked = command::run(
+        Command::new("tar")
+            .args(["-x", "-C"])
+            .arg(directory)
+            .stdin(files),
+    );
+    let ended = archive.wait().context("git")?;
+    unpacked?;
+    anyhow::ensure!(ended.success(), "git archive failed ({ended})");
+    Ok(())
+}
+
+/// The rows that the table has, by version and compiler.
+fn rows(page: &str) -> BTreeMap<(String, String), Cells> {
+    let rows = page.lines().filter_map(|line| {
+        let row = line.strip_prefix("| ")?.strip_suffix(" |")?;
+        let mut cells = row.split(" | ").map(str::to_owned);
+        let key = (cells.next()?, cells.next()?);
+        Some((key, cells.collect()))
+    });
+    // Behind the head and the line below it.
+    rows.skip(2).collect()
+}
+
+/// The document with these rows.
+fn page(rows: &BTreeMap<(String, String), Cells>) -> anyhow::Result<String> {
+    let columns = PROGRAMS.map(|(_, column, _)| column).join(" | ");
+    let mut page = INTRODUCTION.to_owned();
+    writeln!(
+        page,
+        "| Xen | compiler | stock core builds | our core builds | {columns} |"
+    )?;
+    writeln!(
+        page,
+        "| --- | --- | --- | --- | {} |",
+        PROGRAMS.map(|_| "---").join(" | ")
+    )?;
+    for ((version, compiler), cells) in rows {
+        writeln!(page, "| {version} | {compiler} | {} |", cells.join(" | "))?;
+    }
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_as_they_are_written() -> anyhow::Result<()> {
+        let mut written = BTreeMap::new();
+        for (version, compiler, cells) in [
+            (
+                "stable-4.20 (abc)",
+                "gcc 12.2.0",
+                ["yes", "yes", "yes", "no", "yes"],
+            ),
+            (
+                "stable-4.20 (abc)",
+                "gcc 14.2.0",
+                ["yes", "no", "-", "-", "-"],
+            ),
+            ("staging (def)", "gcc 12.2.0", ["no", "no", "-", "-", "-"]),
+        ] {
+            let cells = cells.map(str::to_owned).to_vec();
+            written.insert((version.to_owned(), compiler.to_owned()), cells);
+        }
+        let page = page(&written)?;
+        assert!(page.starts_with(INTRODUCTION), "{page}");
+        assert_eq!(rows(&page), written);
+        assert_eq!(rows(INTRODUCTION), BTreeMap::new());
+        assert_eq!(rows(""), BTreeMap::new());
+        Ok(())
+    }
+
+    #[test]
+    fn the_document_is_as_it_is_written() -> anyhow::Result<()> {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let document = std::fs::read_to_string(Path::new(root).join(TABLE))?;
+        assert_eq!(page(&rows(&document))?, document);
+        Ok(())
+    }
+}
