@@ -297,7 +297,7 @@ fn without_source(levels: &[Level]) -> Vec<Problem> {
                     .to_owned()
             }
             Err(why) => format!(
-                "{why}: nothing tells with which options it was built, and so what a payload on \
+                "{why}: it is unclear with which options it was built, and so what a payload on \
                  top is to be compared with; build it again with this version of xsplice"
             ),
             Ok(_) => continue,

@@ -46,7 +46,7 @@ pub(crate) fn notes<'a>(files: impl Iterator<Item = &'a FilePatch>) -> Vec<Strin
         (!was.is_empty() && !is.is_empty()).then(|| {
             format!(
                 "{}: {name} goes from {} to {}: values that the running hypervisor keeps in memory \
-                 have the old meaning; see that the new code copes with them",
+                 have the old meaning; check that the new code can handle them",
                 definitions.file,
                 was.join(", "),
                 is.join(", ")

@@ -54,7 +54,7 @@ pub(crate) fn regenerate(base: &Arc<Base>, changes: &mut Changes) -> Result<(), 
             let source = format!("xen/{}", source.unwrap_or(path));
             let message = format!(
                 "the patch changes how the hypervisor is linked ({path}), which a payload cannot \
-                 carry; `--leave-out {source}` does without, if the code does not need it"
+                 carry; `--leave-out {source}` builds the payload without it, if the code does not need it"
             );
             return Err(Refused::one(Code::BuildSystem, source, message));
         }

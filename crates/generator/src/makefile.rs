@@ -91,7 +91,8 @@ pub fn object_lists(
 }
 
 fn changes_the_build(path: &str, line: &Line) -> String {
-    let way_out = format!("`--leave-out {path}` does without, if the code does not need it");
+    let way_out =
+        format!("`--leave-out {path}` builds the payload without it, if the code does not need it");
     let text = &line.text;
     match line.unknown.as_slice() {
         [] => format!(
@@ -283,7 +284,7 @@ mod tests {
     #[test]
     fn a_list_under_a_condition_of_the_build_is_refused_with_it() {
         let Refused(problems) = lists(" ifeq ($(V),y)\n+obj-y += one.o\n obj-y += two.o\n endif\n")
-            .expect_err("nothing tells");
+            .expect_err("it is unclear");
         assert_eq!(problems.len(), 1);
         let start =
             "`obj-y += one.o` changes, and only the build knows whether `ifeq ($(V),y)` holds";

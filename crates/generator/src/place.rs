@@ -57,7 +57,7 @@ pub(crate) fn missing(top: &Path, patch: &FilePatch, path: &str) -> Problem {
         }
         None => format!(
             "the tree has no such file; is the patch for another version of the source? \
-             `--leave-out {path}` does without this part, if it is not the hypervisor's"
+             `--leave-out {path}` builds the payload without this part, if it is not the hypervisor's"
         ),
     };
     Problem::new(Code::BadPath, path, message)

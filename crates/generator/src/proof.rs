@@ -86,7 +86,8 @@ impl<'a> Proof<'a> {
                 reasons.join("; ")
             )),
             several => refuse(format!(
-                "{} matches {} identical places in the hypervisor",
+                "{} matches {} identical places in the hypervisor, and it is unclear which is meant; \
+                 patch the functions that use it",
                 symbol.name,
                 several.len()
             )),

@@ -124,7 +124,7 @@ impl<'a> Rebuild<'a> {
                     Code::BuildSystem,
                     path,
                     "the patch adds this object, but its source is not there, or the tree compiles \
-                     nothing else in its directory, so that nothing tells how",
+                     nothing else in its directory, so that it is unclear how",
                 )
             })
     }

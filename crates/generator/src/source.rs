@@ -377,7 +377,8 @@ impl PatchedSource {
                 path,
                 format!(
                     "the patch changes how the hypervisor is configured or built, which a payload \
-                     cannot carry; `--leave-out {path}` does without, if the code does not need it"
+                     cannot carry; `--leave-out {path}` builds the payload without it, if the code does \
+                     not need it"
                 ),
             ));
         }

@@ -42,7 +42,7 @@ pub(crate) fn read(
             &file.source,
             format!(
                 "the patch adds, removes or moves a variable in a section that several share, and \
-                 nothing tells which of them other references mean ({why}); give it a section of \
+                 it is unclear which of them other references mean ({why}); give it a section of \
                  its own, or leave the others in their places"
             ),
         )

@@ -423,19 +423,19 @@ impl<'a> Correlator<'a> {
             if self.done() || fresh.is_empty() {
                 return;
             }
-            let (mut said, mut gainsaid) = (BTreeMap::new(), BTreeSet::new());
+            let (mut claimed, mut contradicted) = (BTreeMap::new(), BTreeSet::new());
             let mut taken: BTreeMap<SymbolIx, SymbolIx> = BTreeMap::new();
             for (original, patched) in fresh {
                 for (old, new) in self.used_alike(original, patched) {
-                    let agreed = *said.entry(new).or_insert(old) == old
+                    let agreed = *claimed.entry(new).or_insert(old) == old
                         && *taken.entry(old).or_insert(new) == new;
                     if !agreed {
-                        gainsaid.extend([(old, new), (said[&new], new), (old, taken[&old])]);
+                        contradicted.extend([(old, new), (claimed[&new], new), (old, taken[&old])]);
                     }
                 }
             }
-            for (new, old) in said {
-                if !gainsaid.contains(&(old, new)) {
+            for (new, old) in claimed {
+                if !contradicted.contains(&(old, new)) {
                     self.pair(old, new, By::Use);
                 }
             }

@@ -40,7 +40,10 @@ pub enum ReadError {
         e_machine: u16,
     },
     /// A relocation lies outside its section or names no symbol.
-    #[error("{file}: relocation at {section}+{offset:#x} is out of bounds")]
+    #[error(
+        "{file}: the relocation at {section}+{offset:#x} is damaged: it lies outside of its \
+         section or names no symbol; compile the file again"
+    )]
     BadRelocation {
         /// The file.
         file: String,
@@ -64,7 +67,7 @@ pub enum ReadError {
     /// A relocation names a section that several variables share, and the one it
     /// means is unknown.
     #[error(
-        "{file}: nothing tells which variable of {shared} is meant at {section}+{offset:#x}; \
+        "{file}: it is unclear which variable of {shared} is meant at {section}+{offset:#x}; \
          give the variable of the patch a section of its own"
     )]
     Doubtful {

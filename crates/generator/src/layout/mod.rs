@@ -229,7 +229,7 @@ impl Findings {
         if !read.is_empty() {
             self.notes.push(format!(
                 "{place}: {subject} {}: what the running hypervisor has in memory is used as it is; \
-                 see that the new code copes with it",
+                 check that the new code can handle it",
                 read.join(", ")
             ));
         }
@@ -280,7 +280,7 @@ fn enumerators(sides: &[Side]) -> Vec<String> {
         let words: Vec<String> = words.into_iter().collect();
         format!(
             "{place}: {of}: {}: values that the running hypervisor keeps in memory have the old \
-             meaning; see that the new code copes with them",
+             meaning; check that the new code can handle them",
             words.join(", ")
         )
     };

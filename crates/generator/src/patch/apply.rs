@@ -269,7 +269,7 @@ impl Failure {
                     .to_owned()
             }
             Self::NoContext => format!(
-                "{hunk} has no line of context, so that nothing tells whether it is at the right \
+                "{hunk} has no line of context, so that it is unclear whether it is at the right \
                  place; make the patch with context (`git diff`, `diff -u`)"
             ),
             Self::Edge(at) => format!(

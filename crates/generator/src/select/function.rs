@@ -127,7 +127,7 @@ impl Selector<'_> {
     /// The function to replace; `None` if it is not in memory.
     ///
     /// # Errors
-    /// If nothing tells where it is, or it has no room for a trampoline.
+    /// If it is unclear where it is, or it has no room for a trampoline.
     fn old_function(&self, pair: Counterparts) -> Result<Option<OldFunction>, Problem> {
         let (origin, original) = pair.old;
         match self.origin(origin, original)? {

@@ -52,7 +52,7 @@ impl<'a> Globals<'a> {
                         Code::NameTaken,
                         &u.file.source,
                         format!(
-                            "{} is defined here and in {}, and nothing tells which of them the \
+                            "{} is defined here and in {}, and it is unclear which of them the \
                              linker takes",
                             symbol.name, units[other].file.source
                         ),

@@ -146,7 +146,7 @@ impl<'a> Homes<'a> {
                     Code::AmbiguousVariable,
                     &u.file.source,
                     format!(
-                        "the payload {} took {} out of {file}, and nothing tells whether this one \
+                        "the payload {} took {} out of {file}, and it is unclear whether this one \
                          is the same; give all patches to one build, to be used with `replace`",
                         self.levels[stage.level].name, symbol.name
                     ),
@@ -306,7 +306,7 @@ fn not_of_its_source(level: &Level, place: &str, what: &str) -> Problem {
         Code::WrongStack,
         place,
         format!(
-            "the payload {} has something else than its source compiles to ({what}): was it built \
+            "the payload {} differs from what its source compiles to ({what}): was it built \
              with other options, another compiler, another version of xsplice, or from another \
              tree? Build it again",
             level.name

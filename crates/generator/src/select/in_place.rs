@@ -176,7 +176,7 @@ impl Selector<'_> {
         let mut odd = odd.filter(|(_, r_type)| *r_type != R_X86_64_64.0);
         if let Some((at, r_type)) = odd.find(|(at, _)| ranges.iter().any(|r| r.contains(at))) {
             return Err(format!(
-                "what it has at +{at:#x} depends on where it lies (relocation type {r_type})"
+                "the field at +{at:#x} depends on its own address (relocation type {r_type})"
             ));
         }
         Ok(ranges)

@@ -81,14 +81,18 @@ impl Selector<'_> {
             }
             Class::Init | Class::Special | Class::Ignored => {
                 let message = format!(
-                    "{} in {} has been freed by the time the payload is applied",
+                    "{} in {} is freed after boot, before a payload is applied; do not use it, or \
+                     drop its `__init`",
                     symbol.name, section.name
                 );
                 return Err((Code::FreedReference, message));
             }
         };
         if symbol.size == 0 {
-            let message = format!("{} has no size and cannot be carried", symbol.name);
+            let message = format!(
+                "{} has no size and cannot be carried; give it one (`.size`)",
+                symbol.name
+            );
             return Err((Code::UnknownReference, message));
         }
         match self.lost_value(at) {
@@ -133,7 +137,7 @@ impl Selector<'_> {
     /// The pointers in a section to hooks of `stage`.
     ///
     /// # Errors
-    /// If the hypervisor would not call them all, or nothing tells which are new.
+    /// If the hypervisor would not call them all, or it is unclear which are new.
     fn hooks_in(
         &self,
         (unit, index): (UnitId, SectionIx),
@@ -150,7 +154,7 @@ impl Selector<'_> {
         })?;
         let pieces = new_hooks(u, index).ok_or_else(|| {
             format!(
-                "the payloads below have {stage} hooks in this file, and nothing tells \
+                "the payloads below have {stage} hooks in this file, and it is unclear \
                  which of {name} are new"
             )
         })?;

@@ -25,6 +25,11 @@ struct Freed<'a> {
     function: bool,
 }
 
+/// The refusal of a reference to no place of `section`.
+fn outside(section: &str) -> String {
+    format!("a reference leads out of {section}; refer to what is there by its name")
+}
+
 /// Whether a symbol is a function, not only the cold part of one.
 fn is_whole_function(symbol: &Symbol) -> bool {
     symbol.function && !symbol.name.is_cold()
@@ -78,7 +83,7 @@ impl Selector<'_> {
             Target::Anonymous(section) => {
                 let from = &object.sections[*section];
                 let Ok(offset) = u64::try_from(reference.offset) else {
-                    let message = format!("a reference points outside {}", from.name);
+                    let message = outside(&from.name);
                     self.refuse(Code::UnknownReference, unit, message);
                     return None;
                 };
@@ -95,7 +100,7 @@ impl Selector<'_> {
                     (Content { kind, bytes, align }, within)
                 });
                 let Some((content, within)) = content else {
-                    let message = format!("a reference points outside {}", from.name);
+                    let message = outside(&from.name);
                     self.refuse(Code::UnknownReference, unit, message);
                     return None;
                 };
@@ -117,7 +122,10 @@ impl Selector<'_> {
             Class::Text | Class::Special => PartKind::named_code(&from.name),
             Class::ReadOnly => PartKind::RoData,
             Class::Init | Class::Data | Class::Bss | Class::PerCpu | Class::Ignored => {
-                let message = format!("a changed function refers to unnamed data in {}", from.name);
+                let message = format!(
+                    "{} refers to data in {} that has no name; give it one",
+                    self.follower, from.name
+                );
                 self.refuse(Code::UnknownReference, unit, message);
                 return None;
             }
@@ -256,9 +264,9 @@ impl Selector<'_> {
         }
         let (file, name) = (&u.file.source, &u.patched.symbols[index].name);
         self.selection.notes.insert(format!(
-            "{file}: {name}, which {} uses, says whether a message was printed, and begins anew: \
-             nothing tells which of those that are in memory it is, so the message may be printed \
-             once more",
+            "{file}: {name}, which {} uses, records whether a message was printed, and starts \
+             again from its initial value: it is unclear which of those in memory it is, so the \
+             message may be printed once more",
             self.follower
         ));
         self.selection.renewed.insert(Renewed {
@@ -276,13 +284,13 @@ impl Selector<'_> {
         let message = if ambiguous && is_writable(&u.patched, index) {
             format!(
                 "the variable {name} may be the same as one of those of that name in the original, \
-                 and nothing tells which; give it a name of its own, or declare it outside of its \
+                 and it is unclear which; give it a name of its own, or declare it outside of its \
                  function if it is to keep its value"
             )
         } else if self.privates.unclear.contains(&(unit, index)) {
             format!(
-                "the variable {name} is new here, another file loses one of that name, and nothing \
-                 tells whether it is the same; give it another name if it is new, or leave size, \
+                "the variable {name} is new here, another file loses one of that name, and it is \
+                 unclear whether it is the same; give it another name if it is new, or leave size, \
                  initial value and a function that uses it as they were if it only moves"
             )
         } else if let Some(message) = self.may_be_renamed((unit, index)) {
@@ -343,7 +351,7 @@ impl Selector<'_> {
             ),
             Former::Unclear => format!(
                 "the variable {name} may be one of those of that name that are in memory, from \
-                 before a payload below left them out, and nothing tells which; give it a name of \
+                 before a payload below left them out, and it is unclear which; give it a name of \
                  its own if it may begin with its initial value"
             ),
         };
@@ -448,7 +456,9 @@ impl Selector<'_> {
             }
         }
         let message = format!(
-            "{name} at {address:#x} is freed after boot, and a changed function refers to it"
+            "{name} at {address:#x} is freed after boot, and {} refers to it; remove the reference, \
+             or drop the `__init` of what it refers to",
+            self.follower
         );
         self.refuse(Code::FreedReference, unit, message);
         None
@@ -483,7 +493,8 @@ impl Selector<'_> {
                     Code::UnknownReference,
                     unit,
                     format!(
-                        "{name} is neither in the hypervisor nor in anything the patch reaches"
+                        "{name} is neither in the hypervisor nor in a file that the patch reaches; is a \
+                         file missing in the patch?"
                     ),
                 );
                 None

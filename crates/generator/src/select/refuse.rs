@@ -189,7 +189,7 @@ fn initial_value(change: &Change, in_place: bool) -> Refusal {
 fn assembly(change: &Change) -> Refusal {
     let (name, why) = (&change.name, &change.why);
     let message = format!(
-        "hand-written assembly at {name} changed ({why}): nothing tells where its \
+        "hand-written assembly at {name} changed ({why}): it is unclear where its \
          functions end, so it cannot be patched; `--leave-out {name}` builds the payload \
          without this part if the running hypervisor does not need it"
     );

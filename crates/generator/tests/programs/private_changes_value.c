@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // One that moves and begins with another value is not the same.
 // BEFORE: 6 7
-// REFUSED: nothing tells whether it is the same
+// REFUSED: it is unclear whether it is the same
 #ifndef PATCHED
 static long count = 5;
 __attribute__((__noinline__)) long next(void) { return ++count; }
