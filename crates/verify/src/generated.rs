@@ -47,6 +47,11 @@ pub(crate) fn is_made(name: &str) -> bool {
         .any(|need| need.hook() == name)
 }
 
+/// Whether the source has a hook of this name.
+pub(crate) fn has(name: &str) -> bool {
+    SOURCE.contains(&format!(" cf_check {name}("))
+}
+
 /// A symbol's name in the source: neither with its file nor with its payload.
 pub(crate) fn base(symbol: &str) -> &str {
     let name = RuntimeName::parse(symbol).name;

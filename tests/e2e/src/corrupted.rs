@@ -271,6 +271,25 @@ impl Payload {
         Ok(())
     }
 
+    /// Makes the `index`th relocation of a section lead to an address of the hypervisor,
+    /// from `symbol`, which is an absolute one.
+    ///
+    /// # Errors
+    /// If the payload has no such thing.
+    pub fn aim(
+        &mut self,
+        section: &str,
+        index: usize,
+        symbol: &str,
+        address: u64,
+    ) -> anyhow::Result<()> {
+        let distance = address.wrapping_sub(self.value(symbol)?);
+        self.turn(section, index, symbol)?;
+        let at = self.section(section)?.start + index * RELA + 16;
+        self.put(at, distance);
+        Ok(())
+    }
+
     /// Puts a trap in place of the function whose name has `name` in it.
     ///
     /// # Errors

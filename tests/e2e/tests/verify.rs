@@ -227,10 +227,10 @@ fn each_corrupted_payload_is_caught_with_the_true_reason() -> anyhow::Result<()>
 }
 
 /// A function's exception fixups belong to it wherever they are: those of a replaced
-/// function's old code are not compared, those of the new code are. Two payloads
-/// share a build here.
+/// function's old code are not compared, those of the new code are. The labels of a table
+/// are the new function's own. Three payloads share a build here.
 #[test]
-fn fixups_belong_to_their_functions() -> anyhow::Result<()> {
+fn fixups_and_labels_belong_to_their_functions() -> anyhow::Result<()> {
     const FIXUPS: [Case; 2] = [
         Case {
             name: "a fixup returns to another instruction",
@@ -251,13 +251,42 @@ fn fixups_belong_to_their_functions() -> anyhow::Result<()> {
         kind: Kind::Freed,
         named: "which is a trap, and not to arch/x86/domain.c#_domain_struct_bits",
     }];
+    const LABELS: [Case; 3] = [
+        Case {
+            name: "a label is that of the old function",
+            spoil: |payload| {
+                let old = payload.old_address(0)?;
+                payload.aim(
+                    ".rela.rodata",
+                    0,
+                    "common/version.c#build_id_len",
+                    old + 0x30,
+                )
+            },
+            kind: Kind::NotReplaced,
+            named: "xen_build_id: the code that was replaced is still reached",
+        },
+        Case {
+            name: "a label is another one",
+            spoil: |payload| payload.add(".rela.rodata", 0, 0x10),
+            kind: Kind::Code,
+            named: "no function begins at",
+        },
+        Case {
+            name: "a label is the start of its function",
+            spoil: |payload| payload.add(".rela.rodata", 0, -0x30),
+            kind: Kind::Reference,
+            named: "labels.0: +0x0: it leads to xen_build_id and not to",
+        },
+    ];
     let base = base()?;
-    let patches = ["replaced-fixups", "init-lost-function"]
+    let patches = ["replaced-fixups", "init-lost-function", "label-table"]
         .map(|name| repository().join(format!("tests/e2e/patches/{name}.patch")));
     let good = Good::build(&base, &patches)?;
     good.proved()?;
     good.caught(0, &FIXUPS)?;
-    good.caught(1, &TRAP)
+    good.caught(1, &TRAP)?;
+    good.caught(2, &LABELS)
 }
 
 #[test]
@@ -300,6 +329,50 @@ fn only_the_builds_options_are_accepted() -> anyhow::Result<()> {
             && differences[0]["kind"] == "layout"
             && differences[0]["name"] == "struct priv_op_ctxt",
         "{verdict:#}"
+    );
+    Ok(())
+}
+
+/// A patched hypervisor that is given was built without the hooks that the generator made:
+/// what they do is not known.
+#[test]
+fn generated_hooks_are_not_proved_with_a_built_hypervisor() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let output = directory.path().join("constants.livepatch");
+    build(
+        &base,
+        &repository().join("tests/e2e/data/constants.patch"),
+        &output,
+    )?;
+    let text = |path: &std::path::Path| path.display().to_string();
+    let result = local(&[
+        "verify",
+        &text(&output),
+        "--json",
+        "-s",
+        &text(&base.tree),
+        "--xen-syms",
+        &text(&base.xen_syms),
+        "--patched-syms",
+        &text(&base.tree.join("xen/xen-syms")),
+    ])?;
+    let verdict = xsplice_e2e::result("verify", &result.stdout)?;
+    let differences = verdict["differences"].as_array().context("differences")?;
+    let said = differences.iter().map(|difference| {
+        let field = |name: &str| difference[name].as_str().unwrap_or_default().to_owned();
+        (field("kind"), field("name"), field("message"))
+    });
+    let said: Vec<_> = said.collect();
+    let reason = "the generator made this hook: it is proved where the patched hypervisor is \
+                  built with it, from the source and the patches";
+    ensure!(
+        result.status.code() == Some(1)
+            && said.iter().any(|(kind, name, message)| {
+                kind == "hook" && name == "put_new_data" && message == reason
+            })
+            && said.iter().all(|(kind, _, _)| kind == "hook"),
+        "{said:#?}"
     );
     Ok(())
 }

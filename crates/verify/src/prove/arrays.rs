@@ -248,7 +248,8 @@ impl Walk<'_> {
                 ));
                 continue;
             }
-            let message = match generated::is_made(&name) && !self.declared.is_there() {
+            let generated = made.contains(&self.running.payload(at)) && generated::has(&name);
+            let message = match generated && !self.declared.is_there() {
                 true => "the generator made this hook: it is proved where the patched hypervisor \
                          is built with it, from the source and the patches"
                     .to_owned(),
