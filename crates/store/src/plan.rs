@@ -215,12 +215,13 @@ pub enum Blocked {
 }
 
 impl<'a> Plan<'a> {
-    /// Whether the policy lets this program change anything.
+    /// Whether the policy lets this program change anything. A host that is held gets,
+    /// unattended, what it had before a boot.
     ///
     /// # Errors
     /// If not.
-    pub fn permitted(policy: &Policy) -> Result<(), Blocked> {
-        match (policy.managed_by, policy.hold) {
+    pub fn permitted(policy: &Policy, request: &Request) -> Result<(), Blocked> {
+        match (policy.managed_by, policy.hold && !request.unattended) {
             (Manager::Xapi, _) => Err(Blocked::Managed),
             (Manager::Xsplice, true) => Err(Blocked::Held),
             (Manager::Xsplice, false) => Ok(()),
@@ -358,7 +359,8 @@ fn choose<'a>(
         let entry = entry.ok_or_else(|| missing(format!("level {level}")))?;
         return usable(entry, catalogue).map(Goal::Payload);
     }
-    if request.unattended && !policy.auto && policy.want != Want::None {
+    let decided = policy.auto || policy.want == Want::None;
+    if request.unattended && (policy.hold || !decided) {
         let Some(kept) = kept else {
             return Ok(Goal::AsItIs);
         };

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Policy {
     /// What is to be applied.
     pub want: Want,
-    /// Change nothing for now.
+    /// Change nothing for now: the host stays as it is, over boots, too.
     pub hold: bool,
     /// Whether manifests must be signed; by default they must as soon as there is a key.
     pub verify: Option<Verify>,

@@ -151,7 +151,7 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
     }
 
     fn try_run(&mut self, ended: &mut Ended) -> Result<(), Why> {
-        Plan::permitted(self.policy)?;
+        Plan::permitted(self.policy, self.request)?;
         let (mut progress, mut quarantine) = self.recover(ended)?;
         let catalogue = Catalogue::read(self.disk, self.base, self.policy, &quarantine)?;
         let before = self.list()?;

@@ -134,7 +134,7 @@ pub(super) fn plan(args: &PlanArgs, json: bool) -> Result<ExitCode, Failed> {
     let look = look(&root, &base, &host, &now()?)?;
     let (policy, request) = (&look.policy, args.aim.request());
     let observed = look.observed();
-    let planned = Plan::permitted(policy)
+    let planned = Plan::permitted(policy, &request)
         .and_then(|()| Plan::make(&observed, &look.catalogue, policy, &look.standing, &request));
     let checked = planned.map_err(Why::from).and_then(|plan| {
         check(&root, &host, &plan)?;

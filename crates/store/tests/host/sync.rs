@@ -238,6 +238,13 @@ fn the_policy_can_stop_everything() {
     world.policy.hold = true;
     assert_eq!(*blocked(&world.sync(&Request::default())), Blocked::Held);
     assert_eq!(condition(&world), Condition::Held);
+    // It stays as it is, over boots, too.
+    let mut held = behind();
+    (held.policy.hold, held.policy.auto) = (true, true);
+    held.reboot();
+    held.sync(&unattended());
+    assert_eq!(held.xen.applied(), [1]);
+    assert!(held.sync(&unattended()).steps.is_empty());
     world.policy = Policy {
         managed_by: Manager::Xapi,
         ..Policy::default()
