@@ -1,33 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Symbols that the patch moves: to another object, or to an incompatible place.
 
-use super::{Origin, Selector};
+use super::{At, Origin, Selector};
 use crate::code::Code;
-use crate::unit::{UnitId, Units};
+use crate::unit::Units;
 use crate::uses::{Use, uses};
 use std::collections::HashMap;
 use std::ops::Range;
 use xsplice_objdiff::object::{Class, Object, SectionIx, Symbol, SymbolIx};
 use xsplice_objdiff::placement::{Fate, describe, fate};
 
-/// A symbol: unit, index in the patched object.
-type New = (UnitId, SymbolIx);
-/// A symbol: unit, index in the original object.
-type Old = (UnitId, SymbolIx);
-
 /// The old places of moved symbols.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    /// Symbols that one object loses and another gains, and that are the same.
-    pub(super) moved: HashMap<New, Old>,
-    /// Symbols that are new although the hypervisor has one of that name.
-    pub(super) renewed: HashMap<New, Old>,
+    /// Symbols that one object loses and another gains, and that are the same: of the
+    /// patched object, and of the original.
+    pub(super) moved: HashMap<At, At>,
+    /// Symbols that are new although the hypervisor has one of that name: of the
+    /// patched object, and of the original.
+    pub(super) renewed: HashMap<At, At>,
 }
 
 impl Moves {
     pub(super) fn new(units: &Units) -> Self {
         let mut moves = Self::default();
-        let mut lost: HashMap<&str, Old> = HashMap::new();
+        let mut lost: HashMap<&str, At> = HashMap::new();
         for (unit, u) in units.iter_enumerated() {
             for index in u.patched.symbols.indices() {
                 if let Some(original) = u.comparison.correlation.renewed(index) {
@@ -63,7 +60,7 @@ impl Moves {
     }
 }
 
-fn fate_of(units: &Units, (origin, original): Old, (unit, index): New) -> Fate {
+fn fate_of(units: &Units, (origin, original): At, (unit, index): At) -> Fate {
     let section = |object: &Object, index: SymbolIx| -> SectionIx { object.symbols[index].section };
     let (from, to) = (&units[origin].original, &units[unit].patched);
     if from.symbols[original].function != to.symbols[index].function {
@@ -81,7 +78,7 @@ impl Selector<'_> {
     pub(super) fn compare_moved_data(&mut self) {
         let units = self.units;
         let moved = self.moves.moved.iter().chain(&self.privates.same);
-        let mut moved: Vec<(New, Old)> = moved.map(|(&new, &old)| (new, old)).collect();
+        let mut moved: Vec<(At, At)> = moved.map(|(&new, &old)| (new, old)).collect();
         moved.sort_unstable();
         for ((unit, index), (origin, _)) in moved {
             if units[unit].patched.symbols[index].function {
@@ -102,8 +99,7 @@ impl Selector<'_> {
 
     /// Refuses symbols that the payload would carry for only some of their users.
     pub(super) fn refuse_divided(&mut self) {
-        let mut renewed: Vec<(New, Old)> =
-            self.moves.renewed.iter().map(|(&n, &o)| (n, o)).collect();
+        let mut renewed: Vec<(At, At)> = self.moves.renewed.iter().map(|(&n, &o)| (n, o)).collect();
         renewed.sort_unstable();
         for ((unit, index), (origin, original)) in renewed {
             let old = &self.units[origin].original.symbols[original];
@@ -148,7 +144,7 @@ impl Selector<'_> {
 
     /// Why a new symbol cannot start from the patched source's value: the old one of
     /// that name may have a different value by now.
-    pub(super) fn lost_value(&self, new: New) -> Option<String> {
+    pub(super) fn lost_value(&self, new: At) -> Option<String> {
         let &(origin, original) = self.moves.renewed.get(&new)?;
         let writable = |symbol: &Symbol, object: &Object| {
             let class = object.sections[symbol.section].class;
@@ -187,7 +183,7 @@ impl Selector<'_> {
         ))
     }
 
-    fn where_it_was(&self, (unit, index): New, (origin, original): Old) -> String {
+    fn where_it_was(&self, (unit, index): At, (origin, original): At) -> String {
         let section = |object: &Object, index: SymbolIx| object.symbols[index].section;
         let (from, to) = (&self.units[origin].original, &self.units[unit].patched);
         format!(
@@ -199,7 +195,7 @@ impl Selector<'_> {
 
     /// Whether the original's address in the hypervisor is sufficiently aligned for
     /// the patched source.
-    pub(super) fn lies_well(&self, (origin, original): Old, needs: u64) -> bool {
+    pub(super) fn lies_well(&self, (origin, original): At, needs: u64) -> bool {
         match self.origin(origin, original) {
             Ok(Origin::Hypervisor(address)) => address.is_multiple_of(needs.max(1)),
             _ => false,

@@ -4,7 +4,7 @@
 use super::moved::Moves;
 use super::private::Privates;
 use super::renamed::Renamed;
-use super::{Place, Selector};
+use super::{At, Place, Selector};
 use crate::code::Code;
 use crate::patch::Edits;
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
@@ -31,7 +31,7 @@ pub(crate) fn brings_per_cpu(units: &Units, edits: &Edits) -> bool {
 }
 
 /// Per-CPU variables that the originals of their units do not have: unit and symbol.
-fn added(units: &Units) -> impl Iterator<Item = (UnitId, SymbolIx)> {
+fn added(units: &Units) -> impl Iterator<Item = At> {
     units.iter_enumerated().flat_map(|(unit, u)| {
         let changes = u.comparison.changes.iter();
         let added = changes.filter(|change| change.kind == Kind::Added);
@@ -43,12 +43,7 @@ fn added(units: &Units) -> impl Iterator<Item = (UnitId, SymbolIx)> {
 }
 
 /// Whether the original of another unit, or another name, has it.
-fn is_known(
-    symbol: (UnitId, SymbolIx),
-    moves: &Moves,
-    privates: &Privates,
-    renamed: &Renamed,
-) -> bool {
+fn is_known(symbol: At, moves: &Moves, privates: &Privates, renamed: &Renamed) -> bool {
     moves.moved.contains_key(&symbol)
         || privates.same.contains_key(&symbol)
         || renamed.same.contains_key(&symbol)

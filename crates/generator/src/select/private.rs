@@ -6,28 +6,26 @@
 //! the same name uses both and they are alike; otherwise it is ambiguous, and the
 //! patch must be clearer.
 
-use crate::unit::{Unit, UnitId, Units};
+use super::At;
+use crate::unit::{Unit, Units};
 use std::collections::{BTreeSet, HashMap};
 use xsplice_objdiff::SymbolName;
 use xsplice_objdiff::compare::is_once_flag;
 use xsplice_objdiff::object::{Class, Object, Relocation, SectionIx, Symbol, SymbolIx, Target};
 
-/// A symbol: the unit, and the index in one of its objects.
-pub(super) type Place = (UnitId, SymbolIx);
-
 /// The variables that one file loses and another gains.
 #[derive(Debug, Default)]
 pub(super) struct Privates {
     /// The old places of variables that are the same, by their new ones.
-    pub(super) same: HashMap<Place, Place>,
+    pub(super) same: HashMap<At, At>,
     /// Variables that may or may not be the same.
-    pub(super) unclear: BTreeSet<Place>,
+    pub(super) unclear: BTreeSet<At>,
 }
 
 impl Privates {
     pub(super) fn find(units: &Units) -> Self {
-        let mut lost: HashMap<&str, Vec<Place>> = HashMap::new();
-        let mut gained: HashMap<&str, Vec<Place>> = HashMap::new();
+        let mut lost: HashMap<&str, Vec<At>> = HashMap::new();
+        let mut gained: HashMap<&str, Vec<At>> = HashMap::new();
         for (unit, u) in units.iter_enumerated() {
             for change in &u.comparison.changes {
                 let (side, index, object) = match (change.original, change.patched) {
@@ -50,7 +48,7 @@ impl Privates {
             }
         }
         // One variable cannot become two.
-        let mut taken: HashMap<Place, usize> = HashMap::new();
+        let mut taken: HashMap<At, usize> = HashMap::new();
         for &old in found.same.values() {
             *taken.entry(old).or_default() += 1;
         }
@@ -60,10 +58,10 @@ impl Privates {
         found
     }
 
-    fn judge(&mut self, units: &Units, new: Place, lost: &[Place]) {
+    fn judge(&mut self, units: &Units, new: At, lost: &[At]) {
         let patched = &units[new.0].patched;
         let global = patched.symbols[new.1].global;
-        let mut elsewhere: Vec<Place> = lost.iter().copied().filter(|old| old.0 != new.0).collect();
+        let mut elsewhere: Vec<At> = lost.iter().copied().filter(|old| old.0 != new.0).collect();
         elsewhere.retain(|&(unit, index)| !global || !units[unit].original.symbols[index].global);
         if elsewhere.is_empty() {
             return;
@@ -87,7 +85,7 @@ impl Privates {
 }
 
 /// The names in the source of the users of a symbol in one build of all units.
-fn users(units: &Units, build: fn(&Unit) -> &Object, place: Place) -> BTreeSet<&str> {
+fn users(units: &Units, build: fn(&Unit) -> &Object, place: At) -> BTreeSet<&str> {
     let symbol = &build(&units[place.0]).symbols[place.1];
     let mut found = BTreeSet::new();
     for (unit, object) in units.iter_enumerated().map(|(unit, u)| (unit, build(u))) {

@@ -7,9 +7,9 @@
 //! difference in every line that has it. Otherwise, two similar variables may be one,
 //! and the patch must be clearer.
 
-use super::Selector;
 use super::moved::Moves;
-use super::private::{Place, Privates, is_alike, is_writable};
+use super::private::{Privates, is_alike, is_writable};
+use super::{At, Selector};
 use crate::patch::Edits;
 use crate::unit::{Unit, UnitId, Units};
 use index_vec::IndexVec;
@@ -25,12 +25,12 @@ const PER_CPU: &str = "per_cpu__";
 #[derive(Debug, Default)]
 pub(super) struct Renamed {
     /// The old places of renamed variables, by their new ones.
-    pub(super) same: HashMap<Place, Place>,
+    pub(super) same: HashMap<At, At>,
     /// The old variables that an ambiguous one may be.
-    unclear: BTreeMap<Place, Vec<Place>>,
+    unclear: BTreeMap<At, Vec<At>>,
     /// The old variables that a new one cannot be, although the same functions used
     /// them.
-    instead: BTreeMap<Place, Vec<Place>>,
+    instead: BTreeMap<At, Vec<At>>,
 }
 
 impl Renamed {
@@ -42,9 +42,9 @@ impl Renamed {
         edits: &Edits,
     ) -> Self {
         let known = [&moves.moved, &moves.renewed, &privates.same];
-        let known_new: HashSet<Place> = known.into_iter().flat_map(|m| m.keys()).copied().collect();
+        let known_new: HashSet<At> = known.into_iter().flat_map(|m| m.keys()).copied().collect();
         let known_old = known.into_iter().flat_map(|m| m.values()).copied();
-        let known_old: HashSet<Place> = known_old.collect();
+        let known_old: HashSet<At> = known_old.collect();
         let (mut lost, mut gained) = (Vec::new(), Vec::new());
         for (unit, u) in units.iter_enumerated() {
             for change in &u.comparison.changes {
@@ -63,7 +63,7 @@ impl Renamed {
         Self::judge(units, &lost, &gained, edits)
     }
 
-    fn judge(units: &Units, lost: &[Place], gained: &[Place], edits: &Edits) -> Self {
+    fn judge(units: &Units, lost: &[At], gained: &[At], edits: &Edits) -> Self {
         let before = Users::new(units, |u| &u.original, |u| &u.patched);
         let after = Users::new(units, |u| &u.patched, |u| &u.original);
         let after: Vec<_> = gained.iter().map(|&new| (new, after.of(new))).collect();
@@ -85,7 +85,7 @@ impl Renamed {
                 pairs.push((old, *new));
             }
         }
-        let mut exact: Vec<(Place, Place)> = alike.clone();
+        let mut exact: Vec<(At, At)> = alike.clone();
         exact.retain(|&(old, new)| {
             edits.rename(name(units, old), new_name(units, new)) && fits(units, old, new)
         });
@@ -96,9 +96,8 @@ impl Renamed {
                 found.same.insert(new, old);
             }
         }
-        let taken: HashSet<Place> = found.same.values().copied().collect();
-        let open =
-            |(old, new): &(Place, Place)| !taken.contains(old) && !found.same.contains_key(new);
+        let taken: HashSet<At> = found.same.values().copied().collect();
+        let open = |(old, new): &(At, At)| !taken.contains(old) && !found.same.contains_key(new);
         for (old, new) in alike.into_iter().filter(open) {
             found.unclear.entry(new).or_default().push(old);
         }
@@ -111,7 +110,7 @@ impl Renamed {
 
 /// Whether two variables are not a rename for another reason: they have the same
 /// name, which is handled elsewhere, or are message flags.
-fn is_no_rename(units: &Units, old: Place, new: Place) -> bool {
+fn is_no_rename(units: &Units, old: At, new: At) -> bool {
     let (before, after) = (&units[old.0].original, &units[new.0].patched);
     let flags =
         is_once_flag(before, &before.symbols[old.1]) && is_once_flag(after, &after.symbols[new.1]);
@@ -119,7 +118,7 @@ fn is_no_rename(units: &Units, old: Place, new: Place) -> bool {
 }
 
 /// Whether the placement of `old` suits `new`.
-fn fits(units: &Units, old: Place, new: Place) -> bool {
+fn fits(units: &Units, old: At, new: At) -> bool {
     let (before, after) = (&units[old.0].original, &units[new.0].patched);
     let from = &before.sections[before.symbols[old.1].section];
     let to = &after.sections[after.symbols[new.1].section];
@@ -127,11 +126,11 @@ fn fits(units: &Units, old: Place, new: Place) -> bool {
         && alignment(after, new.1).most <= alignment(before, old.1).most
 }
 
-fn name(units: &Units, place: Place) -> &str {
+fn name(units: &Units, place: At) -> &str {
     in_source(&units[place.0].original, place.1)
 }
 
-fn new_name(units: &Units, place: Place) -> &str {
+fn new_name(units: &Units, place: At) -> &str {
     in_source(&units[place.0].patched, place.1)
 }
 
@@ -164,7 +163,7 @@ struct Users<'a> {
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key<'a> {
-    Private(Place),
+    Private(At),
     Global(&'a str),
 }
 
@@ -215,7 +214,7 @@ impl<'a> Users<'a> {
         }
     }
 
-    fn key(&self, place: Place) -> Key<'a> {
+    fn key(&self, place: At) -> Key<'a> {
         let symbol = &self.objects[place.0].symbols[place.1];
         match symbol.global {
             true => Key::Global(&symbol.name),
@@ -225,7 +224,7 @@ impl<'a> Users<'a> {
 
     /// The users of a variable. A function that the other build lacks may be inlined
     /// into its callers there.
-    fn of(&self, place: Place) -> BTreeSet<&'a str> {
+    fn of(&self, place: At) -> BTreeSet<&'a str> {
         let direct = self.of.get(&self.key(place)).into_iter().flatten();
         let mut open: Vec<&str> = direct.copied().collect();
         let mut found = BTreeSet::new();
@@ -241,7 +240,7 @@ impl<'a> Users<'a> {
 impl Selector<'_> {
     /// Why it is ambiguous whether the new variable at `place` is an old one; `None`
     /// if it is new, or the caller says so.
-    pub(super) fn may_be_renamed(&self, place: Place) -> Option<String> {
+    pub(super) fn may_be_renamed(&self, place: At) -> Option<String> {
         let old = self.renamed.unclear.get(&place)?;
         let new = new_name(self.units, place);
         let file = &self.units[place.0].file.source;
@@ -260,7 +259,7 @@ impl Selector<'_> {
     /// Adds notes about variables that others replace.
     pub(super) fn tell_renamed(&mut self) {
         let mut notes = BTreeSet::new();
-        let file = |new: Place| &self.units[new.0].file.source;
+        let file = |new: At| &self.units[new.0].file.source;
         for (&new, &old) in &self.renamed.same {
             notes.insert(format!(
                 "{}: {} is {} under another name, as every line that has it shows: it keeps the \
@@ -288,7 +287,7 @@ impl Selector<'_> {
         self.selection.notes.extend(notes);
     }
 
-    fn list(&self, old: &[Place]) -> String {
+    fn list(&self, old: &[At]) -> String {
         let names: BTreeSet<&str> = old.iter().map(|&old| name(self.units, old)).collect();
         names.into_iter().collect::<Vec<_>>().join(", ")
     }

@@ -4,8 +4,9 @@
 //! They are not in the source below, but still in memory: a variable keeps its
 //! current value instead of its initial one.
 
+use super::At;
 use super::private::is_writable;
-use crate::unit::{Unit, UnitId, Units};
+use crate::unit::{Unit, Units};
 use std::collections::HashMap;
 use xsplice_objdiff::compare::{Comparison, is_once_flag};
 use xsplice_objdiff::object::SymbolIx;
@@ -28,7 +29,7 @@ pub(super) enum Former {
 }
 
 /// By unit and index in its patched object.
-pub(super) type Revived = HashMap<(UnitId, SymbolIx), Former>;
+pub(super) type Revived = HashMap<At, Former>;
 
 /// Finds symbols in earlier builds that the original of each unit lacks.
 pub(super) fn find(units: &Units) -> Revived {
