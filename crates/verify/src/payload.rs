@@ -206,15 +206,18 @@ impl Linker<'_> {
             .section_by_index(index)
             .map_err(|e| e.to_string())?;
         for (offset, relocation) in section.relocations() {
+            let RelocationFlags::Elf { r_type } = relocation.flags() else {
+                return Err("a relocation is not of ELF's kinds".to_owned());
+            };
+            if r_type == elf::R_X86_64_NONE {
+                continue;
+            }
             let RelocationTarget::Symbol(symbol) = relocation.target() else {
                 return Err("a relocation has no symbol".to_owned());
             };
             let target = self.address(image, symbol)?;
             let value = target.wrapping_add_signed(relocation.addend());
             let place = segment.address.wrapping_add(offset);
-            let RelocationFlags::Elf { r_type } = relocation.flags() else {
-                return Err("a relocation is not of ELF's kinds".to_owned());
-            };
             let relative = value.wrapping_sub(place);
             // A relative operand of an instruction is relative to the end of the
             // field.

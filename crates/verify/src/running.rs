@@ -27,6 +27,8 @@ pub(crate) struct Running {
     pub(crate) tables: Tables,
     /// By the address of the replaced function; later payloads override earlier ones.
     pub(crate) replaced: HashMap<u64, Replaced>,
+    /// The records that later payloads override.
+    pub(crate) overridden: Vec<Replaced>,
     /// The table entries of the payloads: the code that each describes, and the
     /// address of the entry itself.
     pub(crate) entries: Vec<(Table, u64, u64)>,
@@ -44,6 +46,7 @@ impl Running {
             tables: Tables::linked(&image)?,
             image,
             replaced: HashMap::new(),
+            overridden: Vec::new(),
             entries: Vec::new(),
             hooks: Vec::new(),
             new_per_cpu: Vec::new(),
@@ -66,7 +69,8 @@ impl Running {
             }
         }
         for replaced in brought.replaced {
-            self.replaced.insert(replaced.old, replaced);
+            let before = self.replaced.insert(replaced.old, replaced);
+            self.overridden.extend(before);
         }
         self.hooks.extend(brought.hooks);
         self.starts.extend(brought.starts);

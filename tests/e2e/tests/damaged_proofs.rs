@@ -50,7 +50,7 @@ impl Attack<'_> {
         let proved = opinion.as_ref().is_ok_and(|verdict| verdict.proved);
         let what = format!("payload {index}: {:?}: {}", damage.kind, damage.what);
         Ok(match (same, proved) {
-            (true, false) if damage.kind != Kind::Symbol => {
+            (true, false) if !damage.kind.is_strict() => {
                 let why = opinion.map(|verdict| verdict.differences);
                 Some(format!(
                     "{what}: it does not matter, and is not proved: {why:?}"

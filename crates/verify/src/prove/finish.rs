@@ -3,11 +3,26 @@
 
 use super::{Origin, Walk};
 use crate::class::Class;
-use crate::image::EntityId;
+use crate::image::{EntityId, Image};
+use crate::payload::Replaced;
 use crate::tables;
 use crate::verdict::{Kind, Verdict};
 use std::collections::HashSet;
 use xsplice_abi::symbol::RuntimeName;
+use xsplice_abi::trampoline;
+
+/// The most bytes that a jump to a replacement takes, with the landing pad before it.
+const JUMP: u64 = (trampoline::SIZE + trampoline::LANDING_PAD_SIZE) as u64;
+
+/// Whether the function at `at` has `size` bytes, or, if it is too short for a jump, with
+/// the padding behind it.
+fn is_size(image: &Image, at: u64, size: u64) -> bool {
+    let entity = image.starting_at(at).map(|id| &image.entities[id]);
+    entity.is_some_and(|e| {
+        let padded = e.size < size && size <= JUMP && image.is_padding(e.end()..at + size);
+        e.size == size || padded
+    })
+}
 
 impl Walk<'_> {
     pub(super) fn finish(mut self) -> Verdict {
@@ -160,23 +175,23 @@ impl Walk<'_> {
     /// its record is correct.
     fn check_replaced(&mut self) {
         let paired: HashSet<u64> = self.mates.values().flatten().copied().collect();
-        let image = &self.running.image;
-        // A function that is too short for a jump includes its padding.
-        let covers = |at: u64, size: u64| {
-            let entity = image.starting_at(at).map(|id| &image.entities[id]);
-            entity.is_some_and(|e| e.size <= size && image.is_padding(e.end()..at + size))
+        let running = self.running;
+        let sized = |replaced: &Replaced| {
+            let (old, new) = (replaced.old, replaced.new);
+            is_size(&running.image, old, replaced.old_size)
+                && is_size(&running.image, new, replaced.new_size)
         };
-        for replaced in self.running.replaced.values() {
-            let problem = if !paired.contains(&replaced.new) {
-                "what replaces it is not in the patched hypervisor"
-            } else if !covers(replaced.old, replaced.old_size)
-                || !covers(replaced.new, replaced.new_size)
-            {
-                "its sizes are not those that the payload has for it"
-            } else {
-                continue;
-            };
-            self.differ(Kind::LeftOver, &replaced.name, problem);
+        for replaced in running.replaced.values() {
+            if !paired.contains(&replaced.new) {
+                let problem = "what replaces it is not in the patched hypervisor";
+                self.differ(Kind::LeftOver, &replaced.name, problem);
+            }
+        }
+        for replaced in running.replaced.values().chain(&running.overridden) {
+            if !sized(replaced) {
+                let problem = "its sizes are not those that the payload has for it";
+                self.differ(Kind::LeftOver, &replaced.name, problem);
+            }
         }
     }
 

@@ -127,7 +127,9 @@ impl Part {
             Some(_) => (false, false),
             None => (part.writable, part.executable),
         };
-        let aligned = self.role.is_some() || other.alignment.is_multiple_of(self.alignment);
+        // Code runs at any address.
+        let free = self.role.is_some() || self.executable;
+        let aligned = free || other.alignment.is_multiple_of(self.alignment);
         self.role == other.role
             && memory(self) == memory(other)
             && aligned

@@ -30,10 +30,21 @@ pub enum Kind {
     Contents,
     /// A byte of a record of a replaced function.
     Record,
+    /// A byte of what the payload is, or what it depends on.
+    Identity,
     /// A section's header.
     Section,
     /// A symbol.
     Symbol,
+}
+
+impl Kind {
+    /// Whether a payload that means the same may be refused: what it is for, its form and
+    /// its symbols are checked, whatever the hypervisor does with them.
+    #[must_use]
+    pub fn is_strict(self) -> bool {
+        matches!(self, Self::Identity | Self::Section | Self::Symbol)
+    }
 }
 
 /// Damage in one place of a file.
@@ -194,6 +205,9 @@ impl Damaged<'_> {
     fn contents(&mut self, name: &str, contents: Range<usize>) {
         let kind = match name {
             ".livepatch.funcs" => Kind::Record,
+            ".livepatch.depends" | ".livepatch.xen_depends" | ".note.gnu.build-id" => {
+                Kind::Identity
+            }
             _ => Kind::Contents,
         };
         for (offset, at) in contents.enumerate() {
