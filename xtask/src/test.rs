@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_testbed::keys::Keys;
+use xsplice_testbed::shipped::{self, Release};
 use xsplice_testbed::{arm64, base, cache, command, packages, println, programs, xen};
 
 /// What to run.
@@ -142,6 +143,14 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         ("XSPLICE_ARM64_BIN", arm64::build_xsplice()?.into()),
         ("XSPLICE_ARM64_BASE", arm64::description()?.into()),
         ("XSPLICE_AXE", axe::get()?.into()),
+        (
+            "XSPLICE_TRIXIE",
+            shipped::description(Release::Trixie)?.into(),
+        ),
+        (
+            "XSPLICE_BULLSEYE",
+            shipped::description(Release::Bullseye)?.into(),
+        ),
         (
             "XSPLICE_RUST_BASE",
             xen::build(xen::Engine::Rust, false, &Keys::NONE)?.into(),

@@ -15,7 +15,12 @@ pub struct Apt {
 impl Apt {
     /// Makes the configuration in `directory` and fetches the package lists.
     pub fn new(directory: &Path) -> anyhow::Result<Self> {
-        Self::configured(directory, &[])
+        Self::configured(directory, str::to_owned, &[])
+    }
+
+    /// The same for another release: `suite` takes the place of this machine's.
+    pub fn of_suite(directory: &Path, suite: &str) -> anyhow::Result<Self> {
+        Self::configured(directory, |text| of_suite(text, suite), &[])
     }
 
     /// As [`new`](Self::new), with the packages of one more architecture: `NAME:arm64`.
@@ -26,6 +31,7 @@ impl Apt {
         std::fs::write(&status, "")?;
         Self::configured(
             directory,
+            str::to_owned,
             &[
                 ("APT::Architectures::", architecture.to_owned()),
                 ("Dir::State::status", status.display().to_string()),
@@ -33,11 +39,16 @@ impl Apt {
         )
     }
 
-    fn configured(directory: &Path, more: &[(&str, String)]) -> anyhow::Result<Self> {
+    /// `change` makes another text of each file of sources.
+    fn configured(
+        directory: &Path,
+        change: impl Fn(&str) -> String,
+        more: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
         for part in ["state/lists/partial", "cache/archives/partial", "sources"] {
             std::fs::create_dir_all(directory.join(part))?;
         }
-        write_sources(&directory.join("sources"))?;
+        write_sources(&directory.join("sources"), change)?;
         let at = |part: &str| directory.join(part).display().to_string();
         let settings = [
             ("Dir::Etc::sourcelist", "/dev/null".to_owned()),
@@ -144,7 +155,7 @@ impl Apt {
 }
 
 /// Copies the machine's Debian sources, adding `deb-src` to each `deb`.
-fn write_sources(directory: &Path) -> anyhow::Result<()> {
+fn write_sources(directory: &Path, change: impl Fn(&str) -> String) -> anyhow::Result<()> {
     let mut found = false;
     let mut files: Vec<PathBuf> = std::fs::read_dir("/etc/apt/sources.list.d")
         .map(|d| d.filter_map(|e| Some(e.ok()?.path())).collect())
@@ -159,6 +170,7 @@ fn write_sources(directory: &Path) -> anyhow::Result<()> {
         let Ok(text) = std::fs::read_to_string(&path) else {
             continue;
         };
+        let text = change(&text);
         let with_source = if name.ends_with(".sources") {
             text.lines()
                 .map(|l| format!("{}\n", deb822_line(l)))
@@ -181,10 +193,65 @@ fn write_sources(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The sources of `text` for another release. A source of updates only, such as
+/// `bookworm-security`, is left out: other releases name theirs in other ways.
+fn of_suite(text: &str, suite: &str) -> String {
+    let main = |word: &&str| !word.contains('-') && !word.contains('/');
+    let one_line = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let at = words.iter().position(|word| word.contains("://"))? + 1;
+        main(words.get(at)?).then(|| {
+            [&words[..at], &[suite], &words[at + 1..]]
+                .concat()
+                .join(" ")
+        })
+    };
+    let field = |stanza: &str| {
+        let suites = |line: &&str| line.starts_with("Suites:");
+        let line = stanza.lines().find(suites)?;
+        let mut words = line.split_whitespace().skip(1);
+        words.find(main)?;
+        Some(stanza.replace(line, &format!("Suites: {suite}")))
+    };
+    let mut all = String::new();
+    for stanza in text.split("\n\n") {
+        if let Some(stanza) = field(stanza) {
+            all.push_str(stanza.trim_end());
+            all.push_str("\n\n");
+            continue;
+        }
+        let lines = stanza.lines().filter(|line| line.starts_with("deb "));
+        for line in lines.filter_map(one_line) {
+            all.push_str(&line);
+            all.push('\n');
+        }
+    }
+    all
+}
+
 fn deb822_line(line: &str) -> &str {
     if line.trim() == "Types: deb" {
         "Types: deb deb-src"
     } else {
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_suite_takes_the_place_of_the_main_one() {
+        let stanzas = "Types: deb\nURIs: http://a/debian\nSuites: bookworm bookworm-updates\n\
+                       Components: main\n\nTypes: deb\nURIs: http://a/debian-security\n\
+                       Suites: bookworm-security\nComponents: main\n";
+        let expected = "Types: deb\nURIs: http://a/debian\nSuites: trixie\nComponents: main\n\n";
+        assert_eq!(of_suite(stanzas, "trixie"), expected);
+        let lines = "# a comment\ndeb [arch=amd64] http://a/debian bookworm main contrib\n\
+                     deb http://a/debian bookworm-updates main\n";
+        let expected = "deb [arch=amd64] http://a/debian trixie main contrib\n";
+        assert_eq!(of_suite(lines, "trixie"), expected);
+        assert_eq!(of_suite("", "trixie"), "");
     }
 }

@@ -27,6 +27,7 @@ pub mod keys;
 pub mod packages;
 pub mod programs;
 pub mod rust_core;
+pub mod shipped;
 pub mod size;
 pub mod upstream;
 pub mod xen;
