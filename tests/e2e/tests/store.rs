@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A host reaches and keeps a level, on stock Xen and on our core: a signed payload is
+//! installed and applied, replaced by a higher level, and put back when the next one turns
+//! out to be bad; what others apply is noticed; and the level falls only on demand.
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use std::path::Path;
+use xsplice_e2e::{Base, base, config, local, repository, result, rust_base, settled, told};
+use xsplice_lab::Host;
+
+/// Xen's own test payloads, as three levels. The third expects other code than is there.
+const LEVELS: [&str; 3] = [
+    "xen_hello_world.livepatch",
+    "xen_replace_world.livepatch",
+    "xen_expectations_fail.livepatch",
+];
+
+#[test]
+fn a_host_reaches_and_keeps_a_level_on_stock_xen() -> anyhow::Result<()> {
+    // Its replace reverts what is applied before it looks at the new payload.
+    levels(&base()?, true)
+}
+
+#[test]
+fn a_host_reaches_and_keeps_a_level_on_our_core() -> anyhow::Result<()> {
+    levels(&rust_base()?, false)
+}
+
+fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut config = config(base)?;
+    for (index, name) in LEVELS.iter().enumerate() {
+        let file = format!("fixes-{}.livepatch", index + 1);
+        let path = directory.path().join(&file);
+        std::fs::copy(base.test_payloads.join(name), &path)?;
+        sign(&path, index + 1)?;
+        for end in ["", ".json", ".json.sig"] {
+            let file = format!("{file}{end}");
+            config
+                .files
+                .push((format!("new/{file}"), directory.path().join(file)));
+        }
+    }
+    let key = repository().join("tests/keys/trusted/vendor.pem");
+    config
+        .files
+        .push(("etc/xsplice/keys.d/vendor.pem".to_owned(), key));
+    let mut host = Host::boot(&config)?;
+
+    expect(&mut host, "hypervisor-unknown", 0, 0)?;
+    install(&mut host, 1)?;
+    expect(&mut host, "behind", 0, 1)?;
+    let plan = host.run(&["xsplice", "plan", "--json"])?;
+    ensure!(plan.code == Some(3), "{plan:?}");
+    let steps = &result("plan", &plan.stdout)?["steps"];
+    ensure!(
+        steps[0]["step"] == "upload" && steps[1]["step"] == "apply",
+        "{steps}"
+    );
+    sync(&mut host, &[], 0)?;
+    expect(&mut host, "current", 1, 1)?;
+
+    install(&mut host, 2)?;
+    sync(&mut host, &[], 0)?;
+    expect(&mut host, "current", 2, 2)?;
+    let info = host.run(&["xsplice", "info"])?;
+    ensure!(info.stdout.contains("Hello Again Wor"), "{info:?}");
+    let list = result("list", host.run(&["xsplice", "list", "--json"])?.stdout)?;
+    ensure!(
+        list["payloads"]
+            .as_array()
+            .is_some_and(|all| all.len() == 1),
+        "{list}"
+    );
+    let status = ["xsplice", "status", "--functions", "--json"];
+    let status = result("status", host.run(&status)?.stdout)?;
+    ensure!(
+        status["payloads"][0]["signer"]["name"] == "vendor",
+        "{status:#}"
+    );
+    ensure!(
+        status["functions"][0]["functions"][0] == "xen_extra_version",
+        "{status:#}"
+    );
+
+    install(&mut host, 3)?;
+    let failed = sync(&mut host, &[], 1)?;
+    let put_back = &failed["result"]["put_back"];
+    ensure!(
+        put_back.as_bool() == reverts_first.then_some(true),
+        "{failed:#}"
+    );
+    ensure!(
+        failed["result"]["quarantined"][0]["payload"]["level"] == 3,
+        "{failed:#}"
+    );
+    expect(&mut host, "apply-failed", 2, 2)?;
+    let info = host.run(&["xsplice", "info"])?;
+    ensure!(info.stdout.contains("Hello Again Wor"), "{info:?}");
+    // It is not tried again.
+    let again = sync(&mut host, &[], 0)?;
+    ensure!(again["changed"] == false, "{again:#}");
+
+    sync(&mut host, &["--level", "1"], 1)?;
+    sync(&mut host, &["--level", "1", "--allow-downgrade"], 0)?;
+    let info = host.run(&["xsplice", "info"])?;
+    ensure!(info.stdout.contains("Hello World"), "{info:?}");
+
+    // Somebody else replaces it, and is not overruled.
+    let load = [
+        "xsplice",
+        "load",
+        "--replace",
+        "/new/fixes-2.livepatch",
+        "--name",
+        "mine",
+    ];
+    let load = settled(&mut host, &load)?;
+    ensure!(load.code == Some(0), "{load:?}");
+    expect(&mut host, "diverged", 0, 0)?;
+    sync(&mut host, &[], 1)?;
+
+    let history = host.run(&["xsplice", "history", "--json"])?;
+    ensure!(history.code == Some(0), "{history:?}");
+    let lines = result("history", &history.stdout)?["lines"].take();
+    let done = lines.as_array().into_iter().flatten();
+    let done = done.filter(|line| line["action"] == "sync" && line["outcome"] == "done");
+    ensure!(done.count() == 3, "{lines:#}");
+    let metrics = host.run(&["xsplice", "metrics"])?;
+    let line = "xsplice_actions_total{action=\"sync\",result=\"failed\"} 1";
+    ensure!(
+        metrics.stdout.lines().any(|other| other == line),
+        "{metrics:?}"
+    );
+    host.shut_down()?;
+    Ok(())
+}
+
+/// Writes the manifest, which a key has signed; with the payload's own signature, which
+/// stock Xen ignores.
+fn sign(path: &Path, level: usize) -> anyhow::Result<()> {
+    let key = repository().join("tests/keys/vendor.key");
+    let (path, key) = (path.display().to_string(), key.display().to_string());
+    let level = level.to_string();
+    let signed = local(&["sign", "--key", &key, &path, "--level", &level])?;
+    ensure!(signed.status.success(), "{signed:?}");
+    Ok(())
+}
+
+fn install(host: &mut Host, level: u32) -> anyhow::Result<()> {
+    let file = format!("/new/fixes-{level}.livepatch");
+    let output = host.run(&["xsplice", "install", &file, "--json"])?;
+    ensure!(output.code == Some(0), "{output:?}");
+    told("install", &output.stdout)?;
+    Ok(())
+}
+
+fn sync(host: &mut Host, options: &[&str], code: i32) -> anyhow::Result<Value> {
+    let argv = [&["xsplice", "sync", "--timeout", "300", "--json"], options].concat();
+    let output = settled(host, &argv)?;
+    ensure!(output.code == Some(code), "{output:?}\n{}", host.console());
+    told("sync", &output.stdout)
+}
+
+/// The state of the host, its level, and, unless it cannot be known, the wanted one.
+fn expect(host: &mut Host, state: &str, level: u32, wanted: u32) -> anyhow::Result<()> {
+    let output = host.run(&["xsplice", "status", "--check", "--json"])?;
+    let code = if state == "current" { 0 } else { 3 };
+    let status = told("status", &output.stdout).context(output.stderr)?;
+    let report = &status["result"];
+    ensure!(
+        output.code == Some(code) && status["state"] == state,
+        "{status:#}"
+    );
+    ensure!(report["level"] == level, "{status:#}");
+    ensure!(
+        state == "diverged" || report["wanted"] == wanted,
+        "{status:#}"
+    );
+    Ok(())
+}
