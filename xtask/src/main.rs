@@ -6,7 +6,6 @@ mod axe;
 mod demo;
 mod docs;
 mod fuzz;
-mod locked;
 mod man;
 mod mutants;
 mod publish;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{axe, docs, locked, publish, suite};
+use crate::{axe, docs, publish, suite};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -136,7 +136,6 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         ..Keys::NONE
     };
     let debug = xen::build(xen::Engine::Rust, true, &keys)?;
-    let locked = locked::build(&debug, &keys)?;
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
@@ -156,7 +155,6 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
             xen::build(xen::Engine::Rust, false, &Keys::NONE)?.into(),
         ),
         ("XSPLICE_DEBUG_BASE", debug.into()),
-        ("XSPLICE_LOCKED_XEN", locked.into()),
     ])
 }
 
