@@ -104,6 +104,14 @@ pub fn debug_base() -> anyhow::Result<Base> {
     described_by("XSPLICE_DEBUG_BASE")
 }
 
+/// Debian's Xen on ARM64, built with live patching: `XSPLICE_ARM64_BASE` names it.
+///
+/// # Errors
+/// If there is none.
+pub fn arm64_base() -> anyhow::Result<Base> {
+    described_by("XSPLICE_ARM64_BASE")
+}
+
 fn named_by(variable: &str) -> anyhow::Result<String> {
     std::env::var(variable).with_context(|| {
         format!("{variable} is not set: these tests need a real Xen; run `cargo xtask test`")
