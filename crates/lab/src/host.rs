@@ -132,6 +132,8 @@ pub enum Error {
     Dom0(String),
 }
 
+/// The socket of the serial port to dom0, in the host's directory.
+const LINE: &str = "dom0";
 /// The socket of QEMU's machine protocol (QMP), in the host's directory.
 const MONITOR: &str = "monitor";
 
@@ -155,66 +157,16 @@ impl Host {
     pub fn boot(config: &HostConfig) -> Result<Self, Error> {
         let directory = Directory::new("xsplice-lab-")
             .map_err(|error| file_error(&std::env::temp_dir(), error))?;
-        let socket = directory.path().join("dom0");
-        let (acceleration, counting) = if config.count_instructions {
-            (
-                "tcg,thread=single",
-                ["-icount", "shift=0,sleep=off"].as_slice(),
-            )
-        } else {
-            ("tcg,thread=multi", [].as_slice())
-        };
         let boot = Boot::prepare(config, directory.path())?;
         let board = boot.board;
-        let mut command = Command::new(board.qemu);
-        command
-            .args(["-accel", acceleration])
-            .args(counting)
-            .args(["-display", "none", "-no-reboot"])
-            .args([
-                "-m",
-                &config.memory.to_string(),
-                "-smp",
-                &config.cpus.unwrap_or(board.cpus).to_string(),
-            ])
-            .args(["-nic", "none", "-serial", "stdio", "-chardev"])
-            .arg(format!(
-                "socket,id=line,server=on,wait=off,path={}",
-                socket.display()
-            ))
-            .args(board.line)
-            .args(["-monitor", "none", "-qmp"])
-            .arg(format!(
-                "unix:{},server=on,wait=off",
-                directory.path().join(MONITOR).display()
-            ))
-            .args(board.arguments)
-            .args(config.processor.iter().flat_map(|name| ["-cpu", name]))
-            .args(config.plugin.iter().flat_map(|plugin| ["-plugin", plugin]))
-            .args(boot.arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let mut command = emulator(config, &boot, directory.path());
         let mut qemu = Process::spawn(&mut command).map_err(|error| Error::NoQemu {
             program: board.qemu,
             package: board.package,
             error,
         })?;
-        let console = Arc::new(Mutex::new(Console {
-            limit: config.console_limit,
-            ..Console::default()
-        }));
-        for stream in [
-            qemu.stdout
-                .take()
-                .map(|s| Box::new(s) as Box<dyn Read + Send>),
-            qemu.stderr
-                .take()
-                .map(|s| Box::new(s) as Box<dyn Read + Send>),
-        ] {
-            let (console, on_line) = (Arc::clone(&console), config.on_line);
-            std::thread::spawn(move || stream.map(|s| watch(s, &console, on_line)));
-        }
+        let console = read_console(&mut qemu, config);
+        let socket = directory.path().join(LINE);
         let line = match connect(&socket, &mut qemu) {
             Ok(line) => line,
             Err(error) => {
@@ -460,6 +412,62 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// QEMU's command line; `directory` is for its sockets.
+fn emulator(config: &HostConfig, boot: &Boot, directory: &Path) -> Command {
+    let board = boot.board;
+    let (acceleration, counting) = if config.count_instructions {
+        (
+            "tcg,thread=single",
+            ["-icount", "shift=0,sleep=off"].as_slice(),
+        )
+    } else {
+        ("tcg,thread=multi", [].as_slice())
+    };
+    let place = |socket: &str| directory.join(socket).display().to_string();
+    let cpus = config.cpus.unwrap_or(board.cpus);
+    let mut command = Command::new(board.qemu);
+    command
+        .args(["-accel", acceleration])
+        .args(counting)
+        .args(["-display", "none", "-no-reboot"])
+        .args(["-m", &config.memory.to_string(), "-smp", &cpus.to_string()])
+        .args(["-nic", "none", "-serial", "stdio", "-chardev"])
+        .arg(format!(
+            "socket,id=line,server=on,wait=off,path={}",
+            place(LINE)
+        ))
+        .args(board.line)
+        .args(["-monitor", "none", "-qmp"])
+        .arg(format!("unix:{},server=on,wait=off", place(MONITOR)))
+        .args(board.arguments)
+        .args(config.processor.iter().flat_map(|name| ["-cpu", name]))
+        .args(config.plugin.iter().flat_map(|plugin| ["-plugin", plugin]))
+        .args(&boot.arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Starts to read what QEMU prints: the console, and its own complaints.
+fn read_console(qemu: &mut Process, config: &HostConfig) -> Arc<Mutex<Console>> {
+    let console = Arc::new(Mutex::new(Console {
+        limit: config.console_limit,
+        ..Console::default()
+    }));
+    let output = qemu.stdout.take();
+    let errors = qemu.stderr.take();
+    let streams = [
+        output.map(|s| Box::new(s) as Box<dyn Read + Send>),
+        errors.map(|s| Box::new(s) as Box<dyn Read + Send>),
+    ];
+    for stream in streams.into_iter().flatten() {
+        let (console, on_line) = (Arc::clone(&console), config.on_line);
+        std::thread::spawn(move || watch(stream, &console, on_line));
+    }
+    console
 }
 
 fn unexpected(reply: Reply) -> Error {

@@ -310,31 +310,10 @@ impl Hooks {
         let mut places = Vec::new();
         for row in rows {
             let place = row.place.get()..row.place.get().saturating_add(row.size.get());
-            if place.is_empty() || !padding.contains(&place) {
-                let there = running.image.place(place.start);
-                let why = format!(
-                    "a new per-CPU variable of {} bytes is not in padding of the per-CPU areas",
-                    row.size.get()
-                );
-                report.wrong(there, why);
-                continue;
+            match running.add_per_cpu(&place, lower, padding) {
+                Ok(()) => places.push(place),
+                Err(why) => report.wrong(running.image.place(place.start), why),
             }
-            let mut others = running.new_per_cpu.iter();
-            if others.any(|other| overlap(&other.place, &place)) {
-                let there = running.image.place(place.start);
-                report.wrong(there, "two new per-CPU variables have the same place");
-                continue;
-            }
-            let name = Name {
-                file: None,
-                symbol: format!("padding of the per-CPU areas at {:#x}", place.start),
-            };
-            running.image.add_object(place.clone(), name);
-            running.new_per_cpu.push(NewPerCpu {
-                place: place.clone(),
-                lower,
-            });
-            places.push(place);
         }
         let claims: Vec<u64> = claims.into_iter().map(u64::from_le_bytes).collect();
         if padding.bits(&places) != claims {
@@ -349,6 +328,37 @@ impl Hooks {
                 "no pre-apply hook asks whether another payload has the padding",
             );
         }
+    }
+}
+
+impl Running {
+    /// Adds a new per-CPU variable, of this payload or of one below.
+    fn add_per_cpu(
+        &mut self,
+        place: &Range<u64>,
+        lower: bool,
+        padding: &Padding,
+    ) -> Result<(), String> {
+        if place.is_empty() || !padding.contains(place) {
+            return Err(format!(
+                "a new per-CPU variable of {} bytes is not in padding of the per-CPU areas",
+                place.end - place.start
+            ));
+        }
+        let mut others = self.new_per_cpu.iter();
+        if others.any(|other| overlap(&other.place, place)) {
+            return Err("two new per-CPU variables have the same place".to_owned());
+        }
+        let name = Name {
+            file: None,
+            symbol: format!("padding of the per-CPU areas at {:#x}", place.start),
+        };
+        self.image.add_object(place.clone(), name);
+        self.new_per_cpu.push(NewPerCpu {
+            place: place.clone(),
+            lower,
+        });
+        Ok(())
     }
 }
 

@@ -42,7 +42,9 @@ impl Replaced {
             let text = image.from(self.name_at).split(|&byte| byte == 0).next();
             let name = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
             let found = image.named(&name);
-            self.old = found.ok_or_else(|| format!("it replaces {name}, which is nowhere"))?;
+            self.old = found.ok_or_else(|| {
+                format!("it replaces {name}, which neither the hypervisor nor a payload below has")
+            })?;
         }
         let name = image.at.get(&self.old).and_then(|names| names.first());
         self.name = name.map_or_else(|| format!("{:#x}", self.old), Name::to_string);

@@ -142,7 +142,7 @@ fn parse<'a>(what: &str, patch: &'a str) -> Result<Vec<Change<'a>>, Unusable> {
                 (change.old, change.new) = (path(old), path(new));
             }
         } else if let Some(ranges) = line.strip_prefix("@@ -") {
-            let bad = || Unusable::new(what, &format!("the hunk `{line}` is damaged or cut off"));
+            let bad = || Unusable::new(what, &format!("the hunk `{line}` is damaged or truncated"));
             let (start, mut counts) = ranges_of(ranges).ok_or_else(bad)?;
             let mut body = Vec::new();
             while counts != (0, 0) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Signatures on the real Xen: a core with keys only loads payloads that one of them has
-//! signed, unless its command line says otherwise; and Xen without signatures loads signed payloads like others.
+//! signed, unless its command line says otherwise; and Xen without signatures loads
+//! signed payloads like others.
 
 use anyhow::{Context as _, ensure};
 use object::elf::{FileHeader64, SHT_PROGBITS};

@@ -199,17 +199,7 @@ impl Walk<'_> {
 
     /// Checks that the hooks of the payloads are those of the patched source.
     pub(super) fn compare_hooks(&mut self) {
-        let mut wanted: Vec<(String, u64)> = Vec::new();
-        for (stage, range) in self.patched.hooks() {
-            let data = self.patched.bytes(range.start, range.end - range.start);
-            let data = data.unwrap_or_default();
-            let (pointers, _) = data.as_chunks::<8>();
-            wanted.extend(
-                pointers
-                    .iter()
-                    .map(|p| (stage.clone(), u64::from_le_bytes(*p))),
-            );
-        }
+        let wanted = self.wanted_hooks();
         let symbol = |place: &str| generated::base(place).to_owned();
         let mut brought: Vec<(String, String, u64)> = Vec::new();
         for (stage, at) in &self.running.hooks {
@@ -259,6 +249,19 @@ impl Walk<'_> {
             };
             self.differ(Kind::Hook, &name, message);
         }
+    }
+
+    /// The hooks of the patched hypervisor: stage and function.
+    fn wanted_hooks(&self) -> Vec<(String, u64)> {
+        let mut wanted = Vec::new();
+        for (stage, range) in self.patched.hooks() {
+            let data = self.patched.bytes(range.start, range.end - range.start);
+            let data = data.unwrap_or_default();
+            let (pointers, _) = data.as_chunks::<8>();
+            let functions = pointers.iter().map(|pointer| u64::from_le_bytes(*pointer));
+            wanted.extend(functions.map(|function| (stage.clone(), function)));
+        }
+        wanted
     }
 
     fn hook(&mut self, id: EntityId, at: u64, stage: &str) {
