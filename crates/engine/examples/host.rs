@@ -55,6 +55,10 @@ impl Host for Hypervisor {
     fn log(&self, line: std::fmt::Arguments<'_>) {
         println!("{line}");
     }
+    fn fatal(&self, what: std::fmt::Arguments<'_>) -> ! {
+        eprintln!("{what}");
+        std::process::abort() // Not a panic: nothing may run any more.
+    }
 }
 
 #[cfg_attr(test, test)]

@@ -123,8 +123,9 @@ pub trait Host {
         Ok(())
     }
 
-    /// Begins to write, *in the window*. The default is for hosts whose text is always
-    /// writable.
+    /// Begins to write, *in the window*. If it succeeds, [`end_writing`](Self::end_writing)
+    /// follows once, in the same window, unless [`fatal`](Self::fatal) is called before.
+    /// The default is for hosts whose text is always writable.
     ///
     /// # Errors
     /// Why the hypervisor cannot be patched now; then nothing has changed.
@@ -137,8 +138,8 @@ pub trait Host {
     /// The engine only writes to addresses that it has checked to be text.
     fn write_text(&self, addr: u64, bytes: &[u8]);
 
-    /// Undoes [`begin_writing`](Self::begin_writing), *in the window*. From now on,
-    /// this CPU also runs the new code.
+    /// Undoes [`begin_writing`](Self::begin_writing), *in the window*; not called if that
+    /// failed. From now on, this CPU also runs the new code.
     fn end_writing(&self) {}
 
     /// Undoes [`open_text`](Self::open_text), even if there was no window.
@@ -153,13 +154,12 @@ pub trait Host {
     /// A line for the hypervisor's log. Never called in the window.
     fn log(&self, line: fmt::Arguments<'_>);
 
-    /// The machine is in an undefined state: a hook failed half-way, so neither
-    /// continuing nor undoing is safe. Called *in the window*. The default is for hosts
-    /// that a panic stops.
-    #[expect(clippy::panic, reason = "nothing else may run")]
-    fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
-        panic!("{what}")
-    }
+    /// Stops the hypervisor, *in the window*: it is in an undefined state, because a hook
+    /// failed half-way, and neither continuing nor undoing is safe.
+    ///
+    /// There is no default: a panic that unwinds would let the CPUs go on in this state,
+    /// and only the host knows what stops it.
+    fn fatal(&self, what: fmt::Arguments<'_>) -> !;
 
     /// The start of the function that contains the instruction at `addr`; `None` if
     /// unknown. Patched addresses are then assumed to be instruction boundaries.

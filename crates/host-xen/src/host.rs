@@ -213,6 +213,11 @@ impl Host for Xen {
         log(line);
     }
 
+    #[expect(clippy::panic, reason = "the panic handler stops Xen")]
+    fn fatal(&self, what: fmt::Arguments<'_>) -> ! {
+        panic!("{what}")
+    }
+
     fn function_at(&self, addr: u64) -> Option<u64> {
         let own = self.symbols.function_at(addr);
         own.or_else(|| ffi::function_at(addr))
