@@ -10,6 +10,7 @@ use crate::output::{complain, shown};
 use anyhow::bail;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use xsplice_abi::machine::Machine;
 use xsplice_abi::note::hex;
 use xsplice_host_image::{Image, Severity, check};
 use xsplice_system::file;
@@ -45,7 +46,7 @@ impl Preflight {
         if self.no_check || identity.depends != identity.hypervisor {
             return Ok(());
         }
-        let Some((path, image)) = self.image(&identity.hypervisor)? else {
+        let Some((path, image)) = self.image(identity)? else {
             return Ok(());
         };
         let reports = check(&image, &[(name, data)]);
@@ -67,12 +68,21 @@ impl Preflight {
 
     /// The image that was given, or the installed one with the build-id of the
     /// running hypervisor.
-    fn image(&self, build_id: &str) -> anyhow::Result<Option<(PathBuf, Image)>> {
+    fn image(&self, identity: &Identity) -> anyhow::Result<Option<(PathBuf, Image)>> {
+        let build_id = &identity.hypervisor;
         if let Some(path) = &self.xen_syms {
+            if identity.machine != Machine::X86_64 {
+                bail!(
+                    "{}: the check is only available for x86-64, and the payload is for {}: leave \
+                     out `--xen-syms`",
+                    shown(path),
+                    identity.machine
+                );
+            }
             let Some(image) = read(path) else {
                 bail!("{}: not a hypervisor image", shown(path));
             };
-            if hex(image.build_id()) != build_id {
+            if hex(image.build_id()) != *build_id {
                 let of = hex(image.build_id());
                 bail!(
                     "{}: it is the image with build-id {of}; this host runs {build_id}",
@@ -88,10 +98,34 @@ impl Preflight {
             name.starts_with("xen-syms") && !name.ends_with(".map")
         });
         let mut images = found.filter_map(|entry| Some((entry.path(), read(&entry.path())?)));
-        Ok(images.find(|(_, image)| hex(image.build_id()) == build_id))
+        Ok(images.find(|(_, image)| hex(image.build_id()) == *build_id))
     }
 }
 
 fn read(path: &Path) -> Option<Image> {
     Image::parse(&file::read(path).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_other_machines_the_check_is_refused_for_that_reason() {
+        let preflight = Preflight {
+            xen_syms: Some("xen-syms".into()),
+            no_check: false,
+        };
+        let identity = Identity {
+            machine: Machine::Arm64,
+            hypervisor: "11".to_owned(),
+            depends: "11".to_owned(),
+        };
+        let error = preflight.run("fix", &[], &identity).expect_err("ARM64");
+        assert_eq!(
+            error.to_string(),
+            "xen-syms: the check is only available for x86-64, and the payload is for ARM64: leave \
+             out `--xen-syms`"
+        );
+    }
 }
