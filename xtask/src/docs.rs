@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask docs`: checks the documents, and builds the book.
 
+mod crates;
 mod page;
 
 use anyhow::{Context as _, bail};
@@ -48,10 +49,11 @@ pub(crate) fn build() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that the links, pictures, paths and commands in the documents exist.
-/// Reports every fault.
+/// Checks that the links, pictures, paths and commands in the documents exist, and that
+/// the table of crates is true. Reports every fault.
 pub(crate) fn check() -> anyhow::Result<()> {
-    let faults = faults(Path::new("."), &pages()?)?;
+    let mut faults = faults(Path::new("."), &pages()?)?;
+    faults.extend(crates::faults()?);
     if faults.is_empty() {
         return Ok(());
     }
