@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use xsplice_testbed::keys::Keys;
@@ -58,14 +59,15 @@ from a git repository of Xen, without `CONFIG_DEBUG`, with the stock live-patch 
 with ours, boots both in the lab, and runs test programs of `tests/e2e/tests` on them:
 
 - `regression`: the 37 steps of the Xen project's regression run and Xen's other test
-  payloads on both cores, and invalid requests and files. From 4.21 on without the C
-  tool: Debian 12's does not speak to these versions.
+  payloads on both cores, and invalid requests and files. From 4.21 on, the C tool
+  is left out: Debian 12's does not have their interface version.
 - `examples`: the generator builds the patches of `examples`; they are loaded, applied,
   observed, reverted and unloaded on both cores.
 - `hostile`: damaged payloads on our core.
 
-A row is what was seen with one compiler: `yes`, `no`, or `-` where nothing was tried yet.
-`cargo xtask test` tests Debian's 4.17 each time.
+A row is what was seen with one compiler: `yes`, `no`, or `-`: not tried, or one of the
+cores does not build. Rows with *by hand* were entered by hand, after a build without this
+command. `cargo xtask test` tests Debian's 4.17 each time.
 
 ";
 
@@ -87,7 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         if cells.iter().any(|cell| cell != YES) {
             failed.push(version.clone());
         }
-        let mut rows = rows(&std::fs::read_to_string(TABLE).unwrap_or_default());
+        let mut rows = rows(&document(Path::new(TABLE))?);
         // A branch that has moved on has a new commit, and the same row.
         rows.retain(|(other, with), _| {
             *with != compiler || !other.starts_with(&format!("{revision} "))
@@ -166,6 +168,14 @@ fn extract(git: &Path, commit: &str, directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The document so far; empty if there is none yet.
+fn document(path: &Path) -> anyhow::Result<String> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        read => read.with_context(|| path.display().to_string()),
+    }
+}
+
 /// The rows that the table has, by version and compiler.
 fn rows(page: &str) -> BTreeMap<(String, String), Cells> {
     let rows = page.lines().filter_map(|line| {
@@ -225,6 +235,18 @@ mod tests {
         assert_eq!(rows(&page), written);
         assert_eq!(rows(INTRODUCTION), BTreeMap::new());
         assert_eq!(rows(""), BTreeMap::new());
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_missing_document_is_empty() -> anyhow::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("versions.md");
+        assert_eq!(document(&path)?, "");
+        std::fs::write(&path, INTRODUCTION)?;
+        assert_eq!(document(&path)?, INTRODUCTION);
+        std::fs::write(&path, [0xff])?;
+        assert!(document(&path).is_err());
         Ok(())
     }
 

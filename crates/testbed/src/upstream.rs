@@ -74,7 +74,8 @@ pub fn build(source: &Path, engine: Engine, debug: bool, keys: &Keys) -> anyhow:
         version,
         xen: tree.join("xen/xen.gz"),
         xen_syms: tree.join("xen/xen-syms"),
-        identical: true,
+        // There is no other build to compare with.
+        identical: false,
         test_payloads: tree.join("xen/test/livepatch"),
         tree,
         ..base
