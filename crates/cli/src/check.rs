@@ -19,7 +19,7 @@ Each payload is applied on top of those before it, or replaces them if it cannot
 be applied. Exits with 0 if each payload can do one of the two.
 
 With --cert, the hypervisor is one with these keys that enforces signatures: what none
-of them has signed would not load. Without, signatures are not looked at.";
+of them has signed would not load. Without, signatures are not checked.";
 
 /// Arguments of `xsplice check`.
 #[derive(clap::Args)]

@@ -237,7 +237,7 @@ impl<'i> Checker<'i> {
         Self { guard, ..self }
     }
 
-    /// Demands signatures: without, they are not looked at.
+    /// Demands signatures: without, they are not checked.
     #[must_use]
     pub const fn with_signatures(self, signatures: Signatures<'i>) -> Self {
         Self { signatures, ..self }

@@ -46,13 +46,13 @@ const PC: Board = Board {
 
 /// QEMU's own ARM machine has one UART, which is Xen's; dom0 gets one on the PCI bus.
 const ARM_LINE: [&str; 2] = ["-device", "pci-serial,chardev=line"];
-/// dom0 has one virtual CPU: with more it boots several times slower, and the
-/// hypervisor's CPUs have to come to the rendezvous anyway.
+/// dom0 has one virtual CPU: with more it boots several times slower, and every physical
+/// CPU takes part in a rendezvous anyway.
 const ARM_XEN: &str = "console=dtuart dtuart=/pl011@9000000 dom0_max_vcpus=1";
 const ARM_DOM0: &str = "console=hvc0 earlycon=xenboot";
 
-/// ARM, 64 bits. With four CPUs, the default scheduler of Xen 4.17 forgets dom0 now and
-/// then.
+/// ARM, 64 bits. With four CPUs, Xen 4.17's default scheduler sometimes stops scheduling
+/// dom0.
 const ARM64: Board = Board {
     machine: Machine::Arm64,
     qemu: "qemu-system-aarch64",
@@ -91,8 +91,8 @@ const DOM0: &str = "rdinit=/init quiet";
 const FIRMWARE: &str = "/usr/share/ovmf/OVMF.fd";
 /// The magic number of ELF files.
 const ELF: &[u8] = b"\x7fELF";
-/// Where QEMU's loader puts dom0's kernel and initramfs on ARM: behind its own device
-/// tree, which it would overwrite them with.
+/// On ARM, where QEMU's loader puts dom0's kernel and initramfs: behind its device tree,
+/// which would otherwise overwrite them.
 const ARM_MODULES: [(&str, &str); 2] = [("kernel", "0x49000000"), ("initrd", "0x4c000000")];
 
 /// The kinds of hypervisor files.
@@ -252,7 +252,7 @@ impl Files<'_> {
     }
 }
 
-/// dom0 could not start a program for another machine, and says so to nobody.
+/// dom0 cannot run a program for another machine, and nothing would report that.
 fn check_xsplice(path: &Path, machine: Machine) -> Result<(), Error> {
     let mut header = [0; 20];
     let file = std::fs::File::open(path);

@@ -63,7 +63,7 @@ pub struct PublicKey {
 
 impl PublicKey {
     /// The key in `data`, a file with a public key or a certificate, in PEM or DER. A
-    /// certificate's dates and issuer are not looked at: it only holds the key; [`validity`]
+    /// certificate's dates and issuer are not checked: it only holds the key; [`validity`]
     /// has the dates.
     ///
     /// # Errors

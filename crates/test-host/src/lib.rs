@@ -25,7 +25,7 @@ pub const TARGET: u64 = TEXT + 0x100;
 pub const ENDBR_TARGET: u64 = TEXT + 0x200;
 /// The function `small`: real instructions, and bytes that are none.
 pub const SMALL: u64 = TEXT + 0x300;
-/// Code that the host denies to patch.
+/// Code on the host's deny-list.
 pub const DENIED: u64 = TEXT + 0x400;
 /// The function `at_boot`, in text that is freed after boot.
 pub const INIT: u64 = TEXT + 0x10000;

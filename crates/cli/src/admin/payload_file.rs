@@ -71,7 +71,7 @@ fn identify_elf<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Resu
     let endian = header.endian().context("the ELF header is damaged")?;
     let number = header.e_machine(endian).0;
     let machine = Machine::from_elf(number).with_context(|| {
-        format!("it is for ELF machine number {number}, which Xen does not run on")
+        format!("it is for ELF machine number {number}, which xsplice does not know")
     })?;
     if header.e_type(endian) != elf::ET_REL {
         bail!("it is an ELF file, but not a relocatable one, as payloads are");

@@ -89,7 +89,7 @@ pub enum FunctionFault {
     },
     /// The patched range cannot be decoded into complete instructions (*stricter*).
     #[error(
-        "the code at {addr:#x} cannot be decoded, so that nothing tells whether whole \
+        "the code at {addr:#x} cannot be decoded, so it is unclear whether whole \
          instructions are patched"
     )]
     Undecodable { addr: u64 },
