@@ -158,7 +158,7 @@ fn manifest(
     key: &PublicKey,
 ) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
     let manifest = store::manifest(data, output, level, &args.fixes)?;
-    let text = manifest.to_json().into_bytes();
+    let text = manifest.to_json()?.into_bytes();
     let digest = xsplice_signature::digest(&text, 0..0).context("there is nothing to sign")?;
     let signature = signer.sign(&digest, &text)?;
     ensure!(

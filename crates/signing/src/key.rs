@@ -148,16 +148,30 @@ impl PublicKey {
 
 /// When the certificate in `data`, a file as [`PublicKey::read`] takes it, is valid;
 /// `None` if there is only a key.
-#[must_use]
-pub fn validity(data: &[u8]) -> Option<RangeInclusive<SystemTime>> {
+///
+/// # Errors
+/// [`KeyError`] when there is neither.
+pub fn validity(data: &[u8]) -> Result<Option<RangeInclusive<SystemTime>>, KeyError> {
     let certificate = match label(data) {
-        Some("CERTIFICATE") => Certificate::load_pem_chain(data).ok()?.into_iter().next()?,
-        Some(_) => return None,
-        None => Certificate::from_der(data).ok()?,
+        Some("CERTIFICATE") => {
+            let chain = Certificate::load_pem_chain(data).map_err(damaged)?;
+            chain.into_iter().next().ok_or(KeyError::NotPublic)?
+        }
+        Some("PUBLIC KEY" | "RSA PUBLIC KEY") => return Ok(None),
+        Some(_) => return Err(KeyError::NotPublic),
+        None => match Certificate::from_der(data) {
+            Ok(certificate) => certificate,
+            Err(_) => {
+                let key = rsa::PublicKey::from_public_key_der(data);
+                return key.map(|_| None).map_err(|_| KeyError::NotPublic);
+            }
+        },
     };
     let validity = certificate.tbs_certificate().validity();
     let moment = |time: Time| SystemTime::UNIX_EPOCH + time.to_unix_duration();
-    Some(moment(validity.not_before)..=moment(validity.not_after))
+    Ok(Some(
+        moment(validity.not_before)..=moment(validity.not_after),
+    ))
 }
 
 /// The key in a certificate.

@@ -356,3 +356,19 @@ fn what_is_no_key_is_refused() {
         assert!(matches!(made, Err(KeyError::Bad(_))), "{bits}");
     }
 }
+
+#[test]
+fn what_has_no_dates_is_not_taken_as_valid() {
+    let validity = xsplice_signing::validity;
+    let certificate = key!("trusted/large.pem");
+    assert!(validity(certificate).expect("a certificate").is_some());
+    let damaged = certificate[..certificate.len() / 2].to_vec();
+    for bad in [
+        &damaged[..],
+        b"",
+        b"nothing",
+        b"-----BEGIN PRIVATE KEY-----\n",
+    ] {
+        assert!(validity(bad).is_err(), "{}", bad.escape_ascii());
+    }
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the store has for a hypervisor.
 
-use crate::manifest::{check_name, is_build_id, sha256};
+use crate::manifest::{check_name, is_build_id};
 use crate::policy::Verify;
 use crate::{
     Date, Disk, Error, Keys, Manifest, Places, Policy, Progress, Quarantine, Quarantined, Result,
@@ -82,7 +82,8 @@ impl Entry {
         }
     }
 
-    /// The payload, which has the manifest's hash. Read it once, and use what was read.
+    /// The payload, which is the one that the manifest is for. Read it once, and use what
+    /// was read.
     ///
     /// # Errors
     /// If it cannot be read, or is another one.
@@ -91,14 +92,30 @@ impl Entry {
             path: self.path.clone(),
             error,
         })?;
-        if sha256(&data) != self.manifest.sha256 {
-            return Err(Error::damaged(
-                &self.path,
-                "it is not the payload that its manifest is for: its SHA-256 is another; install \
-                 it again",
-            ));
+        let checked = self.manifest.check_payload(&data);
+        checked
+            .map_err(|why| Error::damaged(&self.path, format!("{why}; {}", self.remedy())))
+            .map(|()| data)
+    }
+
+    /// What to do if its files are damaged.
+    fn remedy(&self) -> &'static str {
+        match self.origin {
+            Origin::Package => "reinstall the package",
+            Origin::Installed => "install it again",
         }
-        Ok(data)
+    }
+
+    /// Whether its files are there as a whole, and are the `incoming` ones.
+    fn is_same(&self, disk: &impl Disk, incoming: &Incoming) -> Result<bool> {
+        let place = Places::manifest(&self.path);
+        let manifest = disk::read(disk, &place)?;
+        let signature = disk::read(disk, &Places::signature(&place))?;
+        Ok(
+            disk::read(disk, &self.path)?.as_ref() == Some(&incoming.payload)
+                && manifest.as_ref() == Some(&incoming.manifest)
+                && signature == incoming.signature,
+        )
     }
 }
 
@@ -216,7 +233,8 @@ fn entry(
     })
 }
 
-/// Puts a payload into the store. It is not applied by that.
+/// Puts a payload into the store, or repairs its files there. It is not applied by that.
+/// Says whether a file was written.
 ///
 /// # Errors
 /// If it is not good, not signed as the policy demands, or not new: a level and a name
@@ -230,12 +248,7 @@ pub fn install(
     let manifest = Manifest::parse(&incoming.manifest).map_err(Error::Refused)?;
     let name = &manifest.name;
     let refused = |why: String| Error::Refused(format!("{name}: {why}"));
-    if sha256(&incoming.payload) != manifest.sha256 {
-        return Err(refused(
-            "the payload is not the one that its manifest is for: its SHA-256 is another"
-                .to_owned(),
-        ));
-    }
+    manifest.check_payload(&incoming.payload).map_err(refused)?;
     let path = Places::store()
         .join(&manifest.base)
         .join(format!("{name}{}", Places::PAYLOAD));
@@ -269,7 +282,17 @@ pub fn install(
     for other in &there.entries {
         let (theirs, ours) = (&other.manifest, &manifest);
         if theirs.sha256 == ours.sha256 && theirs.level == ours.level && theirs.name == ours.name {
-            return Ok((other.clone(), false));
+            if other.is_same(disk, incoming)? {
+                return Ok((other.clone(), false));
+            }
+            if other.origin == Origin::Package {
+                return Err(refused(format!(
+                    "the package's file {} or what is beside it is not as the one given here: {}",
+                    other.path.display(),
+                    other.remedy()
+                )));
+            }
+            continue;
         }
         let what = match () {
             () if theirs.name == ours.name => "this name",

@@ -3,9 +3,10 @@
 //! between finds the old file or the new one, never a half.
 
 use crate::{Error, Result};
+use serde::Serialize;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,11 @@ pub trait Disk {
     /// # Errors
     /// `NotFound` if there is none; those of the file system.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The last `most` bytes of a file, however large it is; all of it if it has fewer.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; those of the file system.
+    fn tail(&self, path: &Path, most: u64) -> io::Result<Vec<u8>>;
     /// The names in a directory, sorted.
     ///
     /// # Errors
@@ -108,6 +114,15 @@ pub fn append(disk: &impl Disk, path: &Path, line: &str) -> Result<()> {
         .map_err(at)
 }
 
+/// `value` in the form that files of the store have; `{:#}` breaks it into lines.
+///
+/// # Errors
+/// If it has no such form: then nothing is written.
+pub(crate) fn json(value: &impl Serialize) -> Result<serde_json::Value> {
+    let json = serde_json::to_value(value);
+    json.map_err(|error| Error::Refused(format!("it cannot be written as JSON: {error}")))
+}
+
 /// Removes the file at `path` for good, if it is there.
 ///
 /// # Errors
@@ -132,8 +147,21 @@ pub(crate) fn remove(disk: &impl Disk, path: &Path) -> Result<bool> {
 /// # Errors
 /// If it cannot be read.
 pub(crate) fn read(disk: &impl Disk, path: &Path) -> Result<Option<Vec<u8>>> {
-    match disk.read(path) {
-        Ok(data) => Ok(Some(data)),
+    if_there(disk.read(path), path)
+}
+
+/// The last `most` bytes of the file at `path`; `None` if there is none.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn tail(disk: &impl Disk, path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
+    if_there(disk.tail(path, most), path)
+}
+
+/// What was read at `path`; `None` if there is nothing.
+fn if_there<T>(read: io::Result<T>, path: &Path) -> Result<Option<T>> {
+    match read {
+        Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::Disk {
             path: path.to_owned(),
@@ -148,24 +176,18 @@ pub(crate) fn read(disk: &impl Disk, path: &Path) -> Result<Option<Vec<u8>>> {
 /// # Errors
 /// If it cannot be read.
 pub(crate) fn names(disk: &impl Disk, path: &Path) -> Result<Option<Vec<String>>> {
-    match disk.names(path) {
-        Ok(mut names) => {
-            names.retain(|name| !name.starts_with(TEMPORARY));
-            Ok(Some(names))
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::Disk {
-            path: path.to_owned(),
-            error,
-        }),
+    let mut names = if_there(disk.names(path), path)?;
+    if let Some(names) = &mut names {
+        names.retain(|name| !name.starts_with(TEMPORARY));
     }
+    Ok(names)
 }
 
 /// The directory that stands for `/`.
 #[derive(Debug, Clone)]
 pub struct Root(PathBuf);
 
-/// The largest file that is read: a payload has at most 2 MiB.
+/// The largest file that is read, but for the history: a payload has at most 2 MiB.
 const LARGEST: u64 = 16 << 20;
 
 impl Root {
@@ -194,6 +216,15 @@ impl Disk for Root {
         if data.len() as u64 > LARGEST {
             return Err(ErrorKind::FileTooLarge.into());
         }
+        Ok(data)
+    }
+
+    fn tail(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+        let mut file = File::open(self.place(path))?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::Start(size.saturating_sub(most)))?;
+        let mut data = Vec::new();
+        file.read_to_end(&mut data)?;
         Ok(data)
     }
 

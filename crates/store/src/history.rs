@@ -4,12 +4,14 @@
 //! Each line has the SHA-256 of the line before, so that a line that is changed, or taken
 //! out, is noticed. That the last lines are missing is not: who needs that keeps a copy
 //! elsewhere. If the host died while it wrote, the last line is there in part; the chain
-//! goes on behind it.
+//! goes on behind it. However long the file is, a line can be added: only the last one is
+//! read for that.
 
 use crate::manifest::sha256;
 use crate::{Date, Disk, Identity, Moment, Places, Result, disk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// A line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -158,7 +160,7 @@ impl History {
     /// # Errors
     /// If the file cannot be read. What is wrong in it is in [`broken`](Self::broken).
     pub fn read(disk: &impl Disk) -> Result<Self> {
-        let data = disk::read(disk, &Places::history())?.unwrap_or_default();
+        let data = disk::tail(disk, &Places::history(), u64::MAX)?.unwrap_or_default();
         let mut history = Self::default();
         let mut previous = beginning();
         for (index, text) in lines(&data).enumerate() {
@@ -179,11 +181,12 @@ impl History {
                     }
                     history.lines.push(line);
                 }
-                // If it was changed, the next line does not follow it.
-                Err(_) => broken(
+                // If it was shortened later, the next line does not follow it.
+                Err(error) if error.is_eof() => broken(
                     "it is there in part: the host died while it was written",
                     true,
                 ),
+                Err(_) => broken("it is not a record: it was changed", false),
             }
             previous = sha256(text);
         }
@@ -196,6 +199,22 @@ fn lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
     let data = data.strip_suffix(b"\n").unwrap_or(data);
     let lines = data.split(|byte| *byte == b'\n');
     lines.filter(|line| !line.is_empty())
+}
+
+/// How much of the file is read first, to find its last line.
+const TAIL: u64 = 64 << 10;
+
+/// The end of the file, with all of its last line.
+fn end(disk: &impl Disk, path: &Path) -> Result<Vec<u8>> {
+    let mut most = TAIL;
+    loop {
+        let data = disk::tail(disk, path, most)?.unwrap_or_default();
+        let text = data.trim_ascii_end();
+        if (data.len() as u64) < most || text.contains(&b'\n') {
+            return Ok(data);
+        }
+        most = most.saturating_mul(2);
+    }
 }
 
 /// Adds lines.
@@ -216,7 +235,7 @@ impl<D: Disk> Recorder<'_, D> {
     /// If it cannot be written.
     pub fn record(&self, event: Event) -> Result<()> {
         let path = Places::history();
-        let data = disk::read(self.disk, &path)?.unwrap_or_default();
+        let data = end(self.disk, &path)?;
         let last = lines(&data).last();
         let line = Line {
             previous: last.map_or_else(beginning, sha256),
@@ -225,7 +244,7 @@ impl<D: Disk> Recorder<'_, D> {
             user: self.user,
             event,
         };
-        let text = serde_json::to_value(&line).unwrap_or_default().to_string();
+        let text = disk::json(&line)?.to_string();
         let whole = data.is_empty() || data.ends_with(b"\n");
         let separator = if whole { "" } else { "\n" };
         disk::append(self.disk, &path, &format!("{separator}{text}"))
@@ -281,6 +300,56 @@ mod tests {
             let history = History::read(&root).expect("read");
             assert!(history.broken.iter().any(|broken| !broken.torn), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_no_record_was_changed_wherever_it_is() {
+        let (_directory, root) = three_lines();
+        let path = root.place(&Places::history());
+        let text = std::fs::read_to_string(&path).expect("read");
+        let lines: Vec<&str> = text.lines().collect();
+        for at in 0..lines.len() {
+            for bad in ["{}", "x", "[1]", "{\"previous\":0"] {
+                let mut changed = lines.clone();
+                changed[at] = bad;
+                std::fs::write(&path, changed.join("\n") + "\n").expect("written");
+                let history = History::read(&root).expect("read");
+                let first = history.broken.first().expect("it is noticed");
+                assert_eq!((first.line, first.torn), (at + 1, false), "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn however_long_it_is_a_line_can_be_added() {
+        let (_directory, root) = three_lines();
+        let path = root.place(&Places::history());
+        let record = || {
+            let recorder = Recorder {
+                disk: &root,
+                now: Moment {
+                    boot: "c".to_owned(),
+                    uptime: Duration::ZERO,
+                    date: Date::new(SystemTime::UNIX_EPOCH),
+                },
+                user: None,
+            };
+            let event = Event {
+                message: Some("x".repeat(3 * usize::try_from(TAIL).expect("it is small"))),
+                ..Event::new(Action::Settle, Outcome::Done, None)
+            };
+            recorder.record(event).expect("written");
+        };
+        // One line after a hole, and two that are longer than what is read first.
+        let file = std::fs::File::options().write(true).open(&path);
+        file.and_then(|file| file.set_len(20 << 20))
+            .expect("it is sparse");
+        record();
+        record();
+        let history = History::read(&root).expect("read");
+        assert_eq!(history.lines.len(), 5);
+        let broken: Vec<usize> = history.broken.iter().map(|broken| broken.line).collect();
+        assert_eq!(broken, [4], "only the hole");
     }
 
     #[test]

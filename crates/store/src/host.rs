@@ -89,10 +89,24 @@ impl Fault {
         matches!(self.errno, Some(Errno::EBUSY | Errno::EAGAIN))
     }
 
-    /// Whether the fault is the payload's: not for want of time or memory.
+    /// Whether the fault is the payload's. It is not for want of time or memory, nor if the
+    /// request did not reach the payload: if it was interrupted, not permitted to the
+    /// program, not understood, or about a name that is there or not there.
     #[must_use]
     pub fn is_of_payload(&self) -> bool {
-        !self.is_busy() && self.errno != Some(Errno::ENOMEM)
+        !self.is_busy()
+            && !matches!(
+                self.errno,
+                Some(
+                    Errno::ENOMEM
+                        | Errno::EEXIST
+                        | Errno::ENOENT
+                        | Errno::EFAULT
+                        | Errno::EINTR
+                        | Errno::EACCES
+                        | Errno::ENOSYS
+                )
+            )
     }
 }
 

@@ -8,7 +8,8 @@
 //! A certificate limits when its key may sign: the manifest's date must be within its
 //! validity. The host's clock has no part in this, so that a host with a wrong clock, or
 //! years later, has after a boot what it had before. Only what is newly installed must
-//! be from a key that is valid at that moment. To revoke a key, remove its file.
+//! be from a key that is valid at that moment. To revoke a key, remove its file: without
+//! any file, nobody's manifests count, as long as the directory is there.
 
 use crate::policy::Verify;
 use crate::{Date, Disk, Places, Policy, Result, disk};
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::ops::RangeInclusive;
 use std::time::SystemTime;
-use xsplice_signing::PublicKey;
+use xsplice_signing::{KeyError, PublicKey};
 
 /// The keys of the host.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub struct Keys {
     keys: Vec<Key>,
     /// Files that hold no key, and why.
     bad: Vec<(String, String)>,
+    /// Whether the directory is there, even if it is empty: the host is one that verifies.
+    installed: bool,
 }
 
 #[derive(Debug)]
@@ -57,21 +60,24 @@ impl Keys {
     /// The keys in `/etc/xsplice/keys.d`.
     ///
     /// # Errors
-    /// If they cannot be read. A file that holds no key is not an error here: it counts
-    /// as installed, and verifies nothing.
+    /// If they cannot be read. A file that holds no key is not an error here: it verifies
+    /// nothing.
     pub fn read(disk: &impl Disk) -> Result<Self> {
         let directory = Places::keys();
         let mut keys = Self::default();
-        for file in disk::names(disk, &directory)?.unwrap_or_default() {
+        let Some(files) = disk::names(disk, &directory)? else {
+            return Ok(keys);
+        };
+        keys.installed = true;
+        for file in files {
             let Some(name) = file.strip_suffix(".pem") else {
+                let why = "it is not used: the file of a key is called NAME.pem".to_owned();
+                keys.bad.push((file, why));
                 continue;
             };
             let data = disk::read(disk, &directory.join(&file))?.unwrap_or_default();
-            match PublicKey::read(name, &data) {
-                Ok(public) => keys.keys.push(Key {
-                    public,
-                    valid: xsplice_signing::validity(&data),
-                }),
+            match Key::read(name, &data) {
+                Ok(key) => keys.keys.push(key),
                 Err(error) => keys.bad.push((file, error.to_string())),
             }
         }
@@ -87,8 +93,7 @@ impl Keys {
     /// What is to be done about manifests that no key has signed.
     #[must_use]
     pub fn verify(&self, policy: &Policy) -> Verify {
-        let installed = !self.keys.is_empty() || !self.bad.is_empty();
-        let usual = if installed {
+        let usual = if self.installed {
             Verify::Enforce
         } else {
             Verify::Off
@@ -103,10 +108,10 @@ impl Keys {
             return Signer::Nobody;
         };
         let digest = Sha256::digest(data).into();
-        let signer = self
-            .keys
-            .iter()
-            .find(|key| key.public.has_signed(&digest, signature));
+        let keys = self.keys.iter();
+        let signers = keys.filter(|key| key.public.has_signed(&digest, signature));
+        // A key may have several certificates, of which one that is valid is enough.
+        let signer = signers.max_by_key(|key| key.valid_at(date));
         match signer {
             None => Signer::Unknown,
             Some(key) => {
@@ -119,15 +124,26 @@ impl Keys {
         }
     }
 
-    /// Whether the key with this name is valid at this moment.
+    /// Whether the key with this name is valid at this moment, by any of its certificates.
     #[must_use]
     pub fn valid_now(&self, name: &str, now: &Date) -> bool {
-        let mut keys = self.keys.iter().filter(|key| key.public.name() == name);
-        keys.any(|key| key.valid_at(now))
+        let named = self.keys.iter().find(|key| key.public.name() == name);
+        named.is_some_and(|named| {
+            let same = |key: &&Key| key.public.modulus() == named.public.modulus();
+            let mut keys = self.keys.iter().filter(same);
+            keys.any(|key| key.valid_at(now))
+        })
     }
 }
 
 impl Key {
+    fn read(name: &str, data: &[u8]) -> std::result::Result<Self, KeyError> {
+        Ok(Self {
+            public: PublicKey::read(name, data)?,
+            valid: xsplice_signing::validity(data)?,
+        })
+    }
+
     fn valid_at(&self, date: &Date) -> bool {
         let moment = SystemTime::UNIX_EPOCH + date.since_epoch();
         self.valid

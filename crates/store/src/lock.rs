@@ -2,7 +2,10 @@
 //! One change of the host at a time.
 
 use crate::{Places, Root};
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Held while the store or the hypervisor is changed. The kernel gives it back when the
@@ -24,18 +27,29 @@ pub enum LockError {
 /// How often it is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Opens the file, in a directory for it: who can open it can hold it, so nobody else may.
+fn open(path: &Path) -> std::io::Result<File> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory.parent().unwrap_or(directory))?;
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => std::fs::set_permissions(directory, Permissions::from_mode(0o700))?,
+        }
+    }
+    let mut options = File::options();
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
 impl Lock {
     /// Takes the lock, and waits for it up to `patience`.
     ///
     /// # Errors
     /// [`LockError::Held`] if another process still has it.
     pub fn take(root: &Root, patience: Duration) -> Result<Self, LockError> {
-        let path = root.place(&Places::lock());
-        let directory = path.parent().unwrap_or(&path);
-        std::fs::create_dir_all(directory).map_err(LockError::Disk)?;
-        let mut options = File::options();
-        let options = options.write(true).create(true).truncate(false);
-        let file = options.open(&path).map_err(LockError::Disk)?;
+        let file = open(&root.place(&Places::lock())).map_err(LockError::Disk)?;
         let end = Instant::now() + patience;
         loop {
             match file.try_lock() {
@@ -53,6 +67,27 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_else_can_hold_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = Root::new(directory.path());
+        let place = root.place(&Places::lock());
+        let above = place.parent().expect("it has one");
+        let mode = |path: &Path| {
+            let metadata = std::fs::metadata(path).expect("it is there");
+            metadata.permissions().mode() & 0o777
+        };
+        let modes = || (mode(above), mode(&place));
+        drop(Lock::take(&root, Duration::ZERO).expect("it is free"));
+        assert_eq!(modes(), (0o700, 0o600));
+        // An earlier version may have left them open to all.
+        for (path, mode) in [(above, 0o755), (&place, 0o644)] {
+            std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("changed");
+        }
+        drop(Lock::take(&root, Duration::ZERO).expect("it is free"));
+        assert_eq!(modes(), (0o700, 0o600));
+    }
 
     #[test]
     fn the_second_says_so_or_waits() {

@@ -142,6 +142,37 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Whether it is the manifest of the payload `data`: whether that has the hash, and
+    /// says the same of itself in all that decides how it is applied.
+    ///
+    /// # Errors
+    /// If not, with the reason.
+    pub(crate) fn check_payload(&self, data: &[u8]) -> Result<(), String> {
+        if sha256(data) != self.sha256 {
+            return Err(
+                "it is not the payload that its manifest is for: its SHA-256 is another".to_owned(),
+            );
+        }
+        let release = Release {
+            name: self.name.clone(),
+            level: self.level,
+            fixes: self.fixes.clone(),
+            date: self.date.clone(),
+        };
+        let payload = Self::new(data, release)?;
+        let differs = match () {
+            () if payload.base != self.base => "hypervisor that it is for",
+            () if payload.build_id != self.build_id => "build-id",
+            () if payload.metadata != self.metadata => "metadata",
+            () if payload.hooks != self.hooks => "hooks",
+            () if payload.replaceable != self.replaceable => "replaceability",
+            () => return Ok(()),
+        };
+        Err(format!(
+            "the manifest says something else than the payload itself about its {differs}"
+        ))
+    }
+
     /// The manifest in a file.
     ///
     /// # Errors
@@ -165,10 +196,12 @@ impl Manifest {
     }
 
     /// The file.
-    #[must_use]
-    pub fn to_json(&self) -> String {
-        let value = serde_json::to_value(self).unwrap_or_default();
-        format!("{value:#}\n")
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    pub fn to_json(&self) -> crate::Result<String> {
+        let json = crate::disk::json(self)?;
+        Ok(format!("{json:#}\n"))
     }
 
     /// As records name the payload.
@@ -330,7 +363,10 @@ mod tests {
             hunks,
         };
         assert_eq!(manifest.patches, Some(vec![patch]));
-        assert_eq!(Manifest::parse(manifest.to_json().as_bytes()), Ok(manifest));
+        assert_eq!(
+            Manifest::parse(manifest.to_json().expect("JSON").as_bytes()),
+            Ok(manifest)
+        );
     }
 
     #[test]
@@ -385,7 +421,7 @@ mod tests {
     #[test]
     fn a_file_is_a_manifest_as_a_whole_or_none() {
         let good = Manifest::new(&payload().bytes(), release("fixes", 3)).expect("it is good");
-        let json = good.to_json();
+        let json = good.to_json().expect("JSON");
         for end in 0..json.trim_end().len() {
             assert!(Manifest::parse(&json.as_bytes()[..end]).is_err(), "{end}");
         }

@@ -54,7 +54,8 @@ impl<'a> Observed<'a> {
 /// What is asked for, beyond the policy.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// This level, and not what the policy wants.
+    /// This level, and not what the policy wants. Somebody decides that: it has no effect
+    /// if it is [`unattended`](Self::unattended).
     pub level: Option<u32>,
     /// The level may fall.
     pub allow_downgrade: bool,
@@ -269,7 +270,9 @@ impl<'a> Plan<'a> {
         };
         let to = wanted.map_or(0, |entry| entry.manifest.level);
         let from = floor(observed, catalogue, standing);
-        if to < from && !request.allow_downgrade {
+        // A host that boots with no payload, and is to have none, has nothing to lose.
+        let has_none = goal == Goal::Nothing && policy.want == Want::None && applied.is_empty();
+        if to < from && !has_none && !request.allow_downgrade {
             return Err(Blocked::Downgrade { from, to });
         }
         steps(observed, wanted, &applied, request).and_then(plan)
@@ -354,7 +357,7 @@ fn choose<'a>(
     request: &Request,
 ) -> Result<Goal<'a>, Blocked> {
     let missing = |what: String| Blocked::Missing { what };
-    if let Some(level) = request.level {
+    if let Some(level) = request.level.filter(|_| !request.unattended) {
         let entry = only(catalogue.entries.iter(), level)?;
         let entry = entry.ok_or_else(|| missing(format!("level {level}")))?;
         return usable(entry, catalogue).map(Goal::Payload);

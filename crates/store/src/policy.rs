@@ -13,7 +13,8 @@ pub struct Policy {
     pub want: Want,
     /// Change nothing for now: the host stays as it is, over boots, too.
     pub hold: bool,
-    /// Whether manifests must be signed; by default they must as soon as there is a key.
+    /// Whether manifests must be signed; by default they must as soon as there is a
+    /// directory for keys.
     pub verify: Option<Verify>,
     /// Whether a new level is applied unattended, and not only what was reached before.
     pub auto: bool,

@@ -77,7 +77,7 @@ impl Progress {
     /// # Errors
     /// If it cannot be written; then the file is as it was, or as it was to be.
     pub(crate) fn write(&self, disk: &impl Disk) -> Result<()> {
-        let json = serde_json::to_value(self).unwrap_or_default();
+        let json = disk::json(self)?;
         let text = format!("{json:#}\n");
         disk::replace(disk, &Places::progress(), text.as_bytes())
     }

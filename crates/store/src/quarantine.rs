@@ -63,7 +63,7 @@ impl Quarantine {
     /// # Errors
     /// If that cannot be written.
     pub(crate) fn add(&mut self, disk: &impl Disk, quarantined: Quarantined) -> Result<()> {
-        let json = serde_json::to_value(&quarantined).unwrap_or_default();
+        let json = disk::json(&quarantined)?;
         let text = format!("{json:#}\n");
         disk::replace(disk, &path(&quarantined.payload), text.as_bytes())?;
         self.insert(quarantined);

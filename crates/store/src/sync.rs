@@ -4,12 +4,13 @@
 //! What is on the disk is always behind or equal to what happens: the attempt is there
 //! before the hypervisor is asked, and the result after it has answered. If the program
 //! or the host dies in between, the next run finds the attempt and what the hypervisor
-//! has.
+//! has. The attempt is the last that is written before, so that no payload is blamed for
+//! what happened without it.
 
 use crate::history::{Action, Event, Outcome, Recorder};
 use crate::host::{Change, Fault, Host, State};
 use crate::plan::{Blocked, Goal, Observed, Plan, Request, Step};
-use crate::progress::{Attempt, Failed, Progress, Standing};
+use crate::progress::{Attempt, Failed, Progress};
 use crate::{Catalogue, Disk, Entry, Error, Identity, Policy, Quarantine, Quarantined, Want};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,8 @@ pub struct Ended {
     pub from: u32,
     /// The level now; `None` if the hypervisor does not say.
     pub level: Option<u32>,
-    /// Whether the hypervisor holds or has applied something else than before.
+    /// Whether the hypervisor holds or has applied something else than before, or the host,
+    /// when it goes down, has taken something else as good.
     pub changed: bool,
     /// How often it was busy.
     pub retries: u32,
@@ -134,20 +136,35 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
     }
 
     /// Only takes what is applied as good, however short the host has lived with it: it
-    /// goes down in order.
+    /// goes down in order. Then no payload is why it does.
     pub fn settle_now(self) -> Ended {
         let mut ended = Ended::default();
-        let settled = self
-            .recover(&mut ended)
-            .and_then(|(mut progress, quarantine)| {
-                let catalogue = Catalogue::read(self.disk, self.base, self.policy, &quarantine)?;
-                let observed = Observed::new(self.list()?, &catalogue);
-                ended.from = observed.level();
-                ended.level = Some(ended.from);
-                Ok(self.settle(&mut progress, &observed, Duration::ZERO)?)
-            });
-        ended.why = settled.err();
+        ended.why = self.try_settle_now(&mut ended).err();
         ended
+    }
+
+    fn try_settle_now(&self, ended: &mut Ended) -> Result<(), Why> {
+        let (mut progress, quarantine) = self.recover(ended)?;
+        let catalogue = Catalogue::read(self.disk, self.base, self.policy, &quarantine)?;
+        let observed = self.list().map(|list| Observed::new(list, &catalogue));
+        let standing = progress.entry(self.base);
+        let before = standing.clone();
+        if let Some(attempt) = &standing.attempt {
+            let is_done = |observed: &Observed| is_as_attempted(observed, attempt);
+            match observed.as_ref().is_ok_and(is_done) {
+                true => standing.take_as_done(),
+                false => standing.attempt = None,
+            }
+        }
+        if *standing != before {
+            progress.write(self.disk)?;
+        }
+        let observed = observed?;
+        ended.from = observed.level();
+        ended.level = Some(ended.from);
+        let settled = self.settle(&mut progress, &observed, Duration::ZERO);
+        ended.changed = progress.of(self.base) != before;
+        Ok(settled?)
     }
 
     fn try_run(&mut self, ended: &mut Ended) -> Result<(), Why> {
@@ -163,7 +180,7 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
         let standing = progress.of(self.base);
         let plan = Plan::make(&observed, &catalogue, self.policy, &standing, self.request)?;
         if plan.steps.is_empty() {
-            return Ok(self.note_reached(&mut progress, &observed)?);
+            return Ok(self.note_reached(&mut progress, &observed, plan.goal)?);
         }
         let goal = match plan.goal {
             Goal::Payload(entry) => Some(entry),
@@ -173,13 +190,12 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
             .steps
             .iter()
             .any(|step| matches!(step, Step::Upload { .. }));
-        let data = goal
-            .filter(|_| uploads)
-            .map(|entry| entry.read(self.disk))
-            .transpose()?;
+        // Bytes that may not be applied are not uploaded to put something back, either.
         let former = plan.former.map(|entry| Former {
             entry,
-            data: entry.read(self.disk).ok(),
+            data: Some(entry)
+                .filter(|entry| entry.is_verified(catalogue.verify))
+                .and_then(|entry| entry.read(self.disk).ok()),
         });
         let identity = goal.map(|entry| entry.manifest.identity());
         let begun = Instant::now();
@@ -188,22 +204,33 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
             signer: goal.map(|entry| entry.signer.to_string()),
             ..Event::new(Action::Sync, outcome, identity.clone())
         };
-        if let (Some(entry), Some(data)) = (goal, &data) {
-            let name = entry.manifest.name.clone();
-            self.host
-                .check(&name, data)
-                .map_err(|fault| Why::Check { name, fault })?;
-        }
-        progress.entry(self.base).attempt = Some(Attempt {
-            payload: identity.clone(),
-            boot: self.recorder.now.boot.clone(),
-            uptime: self.recorder.now.uptime.as_secs(),
-            done: false,
-        });
-        progress.write(self.disk)?;
+        let failed = |why: &Why| Event {
+            message: Some(why.to_string()),
+            ..event(Outcome::Failed)
+        };
+        let data = match self.prepare(goal.filter(|_| uploads)) {
+            Ok(data) => data,
+            Err(why) => {
+                progress.entry(self.base).failed = Some(self.failure(identity.clone(), &why));
+                ended.keep(progress.write(self.disk));
+                ended.keep(self.recorder.record(failed(&why)));
+                return Err(why);
+            }
+        };
         self.recorder.record(event(Outcome::Begun))?;
+        let attempt = self.attempt(identity.clone(), false);
+        let unsettled = progress.entry(self.base).attempt.replace(attempt);
+        if let Err(error) = progress.write(self.disk) {
+            // It may be there all the same.
+            progress.entry(self.base).attempt = unsettled;
+            ended.keep(progress.write(self.disk));
+            let why = error.into();
+            ended.keep(self.recorder.record(failed(&why)));
+            return Err(why);
+        }
 
         let mut taken = self.take(&plan.steps, data.as_deref(), ended);
+        let mut at_work = false;
         let mut after = self.host.list();
         let reached = after
             .as_ref()
@@ -215,7 +242,7 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
             && !reached
         {
             // While it is still at work, nothing can be put back.
-            let at_work = after
+            at_work = after
                 .as_ref()
                 .is_ok_and(|after| after.iter().any(|l| l.busy));
             if !at_work {
@@ -241,7 +268,21 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
         }
 
         let standing = progress.entry(self.base);
-        finish(standing, reached, &taken, identity.clone(), &self.recorder);
+        if reached {
+            standing.take_as_done();
+        } else if let Err(why) = &taken {
+            standing.failed = Some(self.failure(identity.clone(), why));
+            // What is still at work may yet be applied. What has failed is forgotten, and
+            // what the host had begun to live with before is not, if it has it still.
+            if !at_work {
+                let is_there = |attempt: &Attempt| {
+                    after.as_ref().is_ok_and(|after| {
+                        is_as_attempted(&Observed::new(after.clone(), &catalogue), attempt)
+                    })
+                };
+                standing.attempt = unsettled.filter(is_there);
+            }
+        }
         ended.keep(progress.write(self.disk));
         let outcome = if taken.is_ok() {
             Outcome::Done
@@ -256,6 +297,37 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
             ..event(outcome)
         }));
         taken
+    }
+
+    /// Reads and checks the payload that is to be uploaded.
+    fn prepare(&self, uploaded: Option<&Entry>) -> Result<Option<Vec<u8>>, Why> {
+        let Some(entry) = uploaded else {
+            return Ok(None);
+        };
+        let data = entry.read(self.disk)?;
+        let name = entry.manifest.name.clone();
+        let checked = self.host.check(&name, &data);
+        checked.map_err(|fault| Why::Check { name, fault })?;
+        Ok(Some(data))
+    }
+
+    /// What is begun, or `done`, at this moment.
+    fn attempt(&self, payload: Option<Identity>, done: bool) -> Attempt {
+        Attempt {
+            payload,
+            boot: self.recorder.now.boot.clone(),
+            uptime: self.recorder.now.uptime.as_secs(),
+            done,
+        }
+    }
+
+    /// What has failed at this moment.
+    fn failure(&self, payload: Option<Identity>, why: &Why) -> Failed {
+        Failed {
+            payload,
+            reason: why.to_string(),
+            date: self.recorder.now.date.clone(),
+        }
     }
 
     fn list(&self) -> Result<Vec<crate::Loaded>, Why> {
@@ -308,13 +380,33 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
         })
     }
 
-    /// An earlier run may have done everything, and ended before it could write that.
-    fn note_reached(&self, progress: &mut Progress, observed: &Observed) -> Result<(), Error> {
+    /// The host has what it is to have. An earlier run may have done everything, and ended
+    /// before it could write that; or somebody else applied what is wanted now, which the
+    /// host then has yet to live with.
+    fn note_reached(
+        &self,
+        progress: &mut Progress,
+        observed: &Observed,
+        goal: Goal,
+    ) -> Result<(), Error> {
         let standing = progress.entry(self.base);
         let before = standing.clone();
         let attempt = standing.attempt.as_ref();
         if attempt.is_some_and(|attempt| is_as_attempted(observed, attempt)) {
             standing.take_as_done();
+        } else {
+            // What was begun has come to nothing, and is not why the host may yet go down.
+            standing.attempt = None;
+            if !self.request.unattended {
+                standing.failed = None;
+                let adopted = match goal {
+                    Goal::Payload(entry) => Some(entry.manifest.identity()),
+                    Goal::Nothing | Goal::AsItIs => None,
+                };
+                standing.attempt = adopted
+                    .filter(|payload| standing.reached.as_ref() != Some(payload))
+                    .map(|payload| self.attempt(Some(payload), true));
+            }
         }
         // The host has no payload, since it booted, and is to have none from now on.
         if self.policy.want == Want::None && observed.applied().next().is_none() {
@@ -460,24 +552,4 @@ fn is_fault_of_payload(why: &Why, goal: Option<&Entry>) -> bool {
         Step::Revert { .. } | Step::Unload { .. } => return false,
     };
     fault.is_of_payload() && goal.is_some_and(|goal| goal.manifest.name == *of)
-}
-
-/// What is remembered of a run.
-fn finish<D>(
-    standing: &mut Standing,
-    reached: bool,
-    taken: &Result<(), Why>,
-    payload: Option<Identity>,
-    recorder: &Recorder<D>,
-) {
-    if reached {
-        standing.take_as_done();
-    } else if let Err(why) = taken {
-        standing.attempt = None;
-        standing.failed = Some(Failed {
-            payload,
-            reason: why.to_string(),
-            date: recorder.now.date.clone(),
-        });
-    }
 }

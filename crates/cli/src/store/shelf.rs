@@ -26,8 +26,8 @@ Examples:
 
 The manifest, FILE.json, and its signature, FILE.json.sig, are beside the payload:
 `xsplice sign --level` writes them. Without a manifest, --level makes one, which
-nobody has signed. A host with a key in /etc/xsplice/keys.d takes only what it has
-signed. What is installed is not applied: `xsplice sync` does that.";
+nobody has signed. A host with keys in /etc/xsplice/keys.d takes only what one of them
+has signed. What is installed is not applied: `xsplice sync` does that.";
 
 /// Arguments of `xsplice install`.
 #[derive(clap::Args)]
@@ -140,7 +140,7 @@ fn read(path: &Path, args: &InstallArgs) -> anyhow::Result<Incoming> {
         ),
         (None, Some(level)) => Ok(Incoming {
             manifest: manifest(&payload, path, level, &args.fixes)?
-                .to_json()
+                .to_json()?
                 .into_bytes(),
             payload,
             signature: None,

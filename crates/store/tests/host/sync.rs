@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a host is brought to, and what it refuses.
 
-use crate::world::{Core, Fault, World, base, payload};
+use crate::world::{Core, Fault, Loss, World, base, payload};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xsplice_signing::PrivateKey;
@@ -328,7 +328,7 @@ fn a_store_that_changes_meanwhile_is_noticed() {
         assert!(!ended.changed && world.xen.applied() == [1], "{ended:?}");
         if data.is_some() {
             assert!(matches!(ended.why, Some(Why::Store(_))), "{ended:?}");
-            assert_eq!(condition(&world), Condition::Behind);
+            assert_eq!(condition(&world), Condition::ApplyFailed);
         }
     }
     // What the host had is not in the store any more when it boots.
@@ -348,7 +348,7 @@ fn incoming(level: u8, name: &str) -> (Incoming, Manifest) {
     manifest.name = name.to_owned();
     let incoming = Incoming {
         payload: data,
-        manifest: manifest.to_json().into_bytes(),
+        manifest: manifest.to_json().expect("JSON").into_bytes(),
         signature: None,
     };
     (incoming, manifest)
@@ -368,7 +368,7 @@ fn a_level_and_a_name_stand_for_one_payload() {
     let (same_name, _) = incoming(3, "fixes-1");
     let (mut same_level, mut manifest) = incoming(3, "fixes-3");
     manifest.level = 2;
-    same_level.manifest = manifest.to_json().into_bytes();
+    same_level.manifest = manifest.to_json().expect("JSON").into_bytes();
     let (mut other_payload, _) = incoming(3, "fixes-3");
     other_payload.payload = payload(4, false).0;
     for bad in [same_name, same_level, other_payload] {
@@ -384,7 +384,10 @@ fn two_payloads_of_a_level_are_not_chosen_between() {
     manifest.level = 2;
     let path = Places::vendor().join(base()).join("fixes-3.livepatch");
     world.write(&path, &data);
-    world.write(&Places::manifest(&path), manifest.to_json().as_bytes());
+    world.write(
+        &Places::manifest(&path),
+        manifest.to_json().expect("JSON").as_bytes(),
+    );
     let ended = world.sync(&Request::default());
     assert!(
         matches!(blocked(&ended), Blocked::Ambiguous { level: 2, .. }),
@@ -418,7 +421,7 @@ fn files_that_are_no_good_are_said_and_not_used() {
         world.write(&path, &payload(1, false).0);
         if let Some(text) = manifest {
             let text = match text {
-                "fixes-1" => payload(1, false).1.to_json(),
+                "fixes-1" => payload(1, false).1.to_json().expect("JSON"),
                 text => text.to_owned(),
             };
             world.write(&Places::manifest(&path), text.as_bytes());
@@ -442,7 +445,7 @@ fn key_file(name: &str) -> PathBuf {
 fn signed(level: u8, date: &str, private: &str) -> Incoming {
     let (_, mut manifest) = incoming(level, &format!("fixes-{level}"));
     manifest.date = date.to_owned().try_into().expect("a date");
-    let text = manifest.to_json().into_bytes();
+    let text = manifest.to_json().expect("JSON").into_bytes();
     let digest = xsplice_signature::digest(&text, 0..0).expect("a digest");
     let private = PrivateKey::read(&key(private)).expect("a key");
     Incoming {
@@ -563,4 +566,401 @@ fn metrics_have_one_state_and_count_what_was_done() {
         assert!(text.lines().any(|other| other == line), "{line}: {text}");
     }
     assert!(text.contains(r#"version="4.17 \"x\"""#), "{text}");
+}
+
+#[test]
+fn removing_the_last_key_does_not_turn_verification_off() {
+    let mut world = behind();
+    let file = key_file("vendor.pem");
+    world.write(&file, &key("trusted/vendor.pem"));
+    xsplice_store::Disk::remove(&world.disk, &file).expect("removed");
+    let ended = world.sync(&Request::default());
+    assert_eq!(*blocked(&ended), Blocked::Downgrade { from: 1, to: 0 });
+    assert_eq!(condition(&world), Condition::Unverified);
+    assert!(world.report().damaged.is_empty());
+}
+
+#[test]
+fn a_file_among_the_keys_with_another_name_is_said() {
+    let mut world = behind();
+    world.write(&key_file("vendor.crt"), &key("trusted/vendor.pem"));
+    assert!(world.sync(&Request::default()).why.is_some());
+    let damaged = world.report().damaged;
+    assert_eq!(damaged.len(), 1, "{damaged:?}");
+    assert!(damaged[0].why.contains(".pem"), "{damaged:?}");
+}
+
+#[test]
+fn any_valid_certificate_of_a_key_counts() {
+    let world = World::new(Core::Stock);
+    // The same key twice: with a certificate that is not valid yet, and alone.
+    world.write(&key_file("a.pem"), &key("trusted/large.pem"));
+    let private = PrivateKey::read(&key("large.key")).expect("a key");
+    let (_, public) = private.to_pem().expect("encoded");
+    world.write(&key_file("b.pem"), public.as_bytes());
+    let early = signed(1, "2001-01-01T00:00:00Z", "large.key");
+    let now = world.now().date;
+    let installed = install(&world.disk, &Policy::default(), &early, &now);
+    let (entry, _) = installed.expect("installed");
+    assert_eq!(entry.signer.to_string(), "b");
+}
+
+#[test]
+fn installing_again_repairs_what_is_damaged() {
+    let path = Places::store().join(base()).join("fixes-2.livepatch");
+    let now = World::new(Core::Stock).now().date;
+    let good = incoming(2, "fixes-2").0;
+    let place = Places::manifest(&path);
+    let spaced = [&good.manifest[..], b" "].concat();
+    for (file, damaged) in [
+        (path.clone(), &b"half"[..]),
+        (place.clone(), &spaced),
+        (Places::signature(&place), b"no signature"),
+    ] {
+        let world = behind();
+        let files = world.files();
+        world.write(&file, damaged);
+        let (_, new) = install(&world.disk, &world.policy, &good, &now).expect("repaired");
+        assert!(new, "{}", file.display());
+        assert_eq!(world.files(), files, "{}", file.display());
+    }
+}
+
+#[test]
+fn the_damaged_file_of_a_package_is_refused() {
+    let world = World::new(Core::Stock);
+    let good = incoming(1, "fixes-1").0;
+    let path = Places::vendor().join(base()).join("fixes-1.livepatch");
+    world.write(&Places::manifest(&path), &good.manifest);
+    world.write(&path, b"half");
+    let now = world.now().date;
+    let error = install(&world.disk, &world.policy, &good, &now).expect_err("it is refused");
+    assert!(
+        error.to_string().contains("reinstall the package"),
+        "{error}"
+    );
+    world.write(&path, &good.payload);
+    let (_, new) = install(&world.disk, &world.policy, &good, &now).expect("it is there");
+    assert!(!new);
+}
+
+#[test]
+fn a_manifest_that_says_something_else_than_its_payload_is_refused() {
+    let mut world = behind();
+    let now = world.now().date;
+    let changes: [fn(&mut Manifest); 4] = [
+        |manifest| manifest.build_id = "ab".repeat(20),
+        |manifest| manifest.metadata = vec!["level=4".to_owned()],
+        |manifest| manifest.replaceable = false,
+        |manifest| manifest.hooks = vec!["load".to_owned()],
+    ];
+    for change in changes {
+        let (mut bad, mut manifest) = incoming(3, "fixes-3");
+        change(&mut manifest);
+        bad.manifest = manifest.to_json().expect("JSON").into_bytes();
+        let error = install(&world.disk, &world.policy, &bad, &now).expect_err("it is refused");
+        assert!(error.to_string().contains("says something else"), "{error}");
+    }
+    // A package has it all the same.
+    let (_, mut manifest) = incoming(3, "fixes-3");
+    manifest.replaceable = false;
+    let path = Places::vendor().join(base()).join("fixes-3.livepatch");
+    world.write(&path, &payload(3, false).0);
+    world.write(
+        &Places::manifest(&path),
+        manifest.to_json().expect("JSON").as_bytes(),
+    );
+    let request = Request {
+        allow_gap: true,
+        ..Request::default()
+    };
+    let ended = world.sync(&request);
+    assert!(matches!(ended.why, Some(Why::Store(_))), "{ended:?}");
+    assert!(!ended.changed && world.xen.applied() == [1], "{ended:?}");
+}
+
+#[test]
+fn what_was_never_uploaded_is_not_why_the_host_went_down() {
+    let full = Fault::Fails(xsplice_abi::errno::Errno::ENOMEM);
+    let mut early = 0;
+    for at in 0.. {
+        let mut world = behind();
+        let (ended, happened) = world.sync_with(&Request::default(), at, full);
+        if !happened {
+            break;
+        }
+        if !matches!(ended.why, Some(Why::Store(_))) {
+            continue;
+        }
+        early += 1;
+        world.reboot();
+        let ended = world.sync(&unattended());
+        assert!(ended.quarantined.is_empty(), "{at}: {ended:?}");
+        assert_eq!(world.xen.applied(), [1], "{at}");
+    }
+    assert!(early > 5, "{early}");
+}
+
+#[test]
+fn a_failed_sync_does_not_forget_what_is_not_settled() {
+    let mut world = behind();
+    world.sync(&Request::default());
+    world.install(3, false).expect("installed");
+    world.xen.unloadable.insert(3);
+    let ended = world.sync(&Request::default());
+    assert!(ended.why.is_some() && ended.level == Some(2), "{ended:?}");
+    let ended = world.sync(&unattended());
+    assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+    world.pass(Duration::from_secs(700));
+    world.sync(&unattended());
+    world.reboot();
+    world.sync(&unattended());
+    assert_eq!(world.xen.applied(), [2]);
+}
+
+#[test]
+fn what_is_applied_and_wanted_is_adopted() {
+    let mut world = World::new(Core::Stock);
+    world.install(1, false).expect("installed");
+    let (_, manifest) = payload(1, false);
+    world.xen.load(&manifest);
+    let ended = world.sync(&Request::default());
+    assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+    assert!(world.report().settling);
+    world.pass(Duration::from_secs(700));
+    world.sync(&unattended());
+    assert!(!world.report().settling);
+    world.reboot();
+    world.sync(&unattended());
+    assert_eq!(world.xen.applied(), [1]);
+}
+
+#[test]
+fn a_sync_with_nothing_to_do_ends_an_earlier_failure() {
+    let mut world = behind();
+    world.xen.bad.insert(2);
+    world.sync(&Request::default());
+    assert_eq!(condition(&world), Condition::ApplyFailed);
+    let progress = Progress::read(&world.disk).expect("whole");
+    remove(&world.disk, &progress, "fixes-2").expect("removed");
+    world.sync(&unattended());
+    assert_eq!(
+        condition(&world),
+        Condition::ApplyFailed,
+        "nobody was there"
+    );
+    world.sync(&Request::default());
+    assert_eq!(condition(&world), Condition::Current);
+}
+
+#[test]
+fn an_orderly_reboot_quarantines_nothing() {
+    use xsplice_abi::errno::Errno;
+    for fault in [
+        Fault::KilledBefore,
+        Fault::KilledAfter,
+        Fault::Late,
+        Fault::Stuck,
+        Fault::Fails(Errno::EINVAL),
+    ] {
+        for at in 0.. {
+            let mut world = behind();
+            let (_, happened) = world.sync_with(&Request::default(), at, fault);
+            if !happened {
+                break;
+            }
+            world.aftermath(Loss::Nothing);
+            let before = world.quarantine();
+            let level = world.xen.applied();
+            let ended = world.settle_now();
+            assert!(ended.why.is_none(), "{fault:?} at {at}: {ended:?}");
+            world.reboot();
+            let ended = world.sync(&unattended());
+            assert_eq!(world.quarantine(), before, "{fault:?} at {at}: {ended:?}");
+            let expected = if level.is_empty() { vec![1] } else { level };
+            assert_eq!(
+                world.xen.applied(),
+                expected,
+                "{fault:?} at {at}: {ended:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn unattended_no_level_is_asked_for() {
+    let mut world = behind();
+    for (hold, auto) in [(false, false), (true, false), (true, true)] {
+        (world.policy.hold, world.policy.auto) = (hold, auto);
+        let request = Request {
+            level: Some(2),
+            ..unattended()
+        };
+        let ended = world.sync(&request);
+        assert!(ended.steps.is_empty(), "{ended:?}");
+        assert_eq!(world.xen.applied(), [1]);
+    }
+}
+
+#[test]
+fn what_is_not_verified_is_not_put_back() {
+    let mut world = World::new(Core::Ours);
+    world.install(1, true).expect("installed");
+    world.settled();
+    world.write(&key_file("vendor.pem"), &key("trusted/vendor.pem"));
+    let good = signed(3, "2026-11-29T14:00:00Z", "vendor.key");
+    world.xen.know(&good.payload, &payload(3, false).1);
+    let now = world.now().date;
+    install(&world.disk, &world.policy, &good, &now).expect("installed");
+    world.xen.bad.insert(3);
+    let request = Request {
+        allow_gap: true,
+        ..Request::default()
+    };
+    // What was reverted is loaded anew before it is applied again, from bytes that no key
+    // of the host has signed.
+    let ended = world.sync(&request);
+    assert_eq!(ended.put_back, Some(false), "{ended:?}");
+    assert!(ended.has_less() && world.xen.applied().is_empty());
+}
+
+#[test]
+fn what_is_still_at_work_is_remembered() {
+    let mut found = false;
+    for at in 0.. {
+        let mut world = behind();
+        let (ended, happened) = world.sync_with(&Request::default(), at, Fault::Stuck);
+        if !happened {
+            break;
+        }
+        let Some(Why::Step { step, .. }) = &ended.why else {
+            continue;
+        };
+        if !step.to_string().starts_with("apply") {
+            continue;
+        }
+        found = true;
+        let attempt = Progress::read(&world.disk)
+            .expect("whole")
+            .of(&base())
+            .attempt;
+        let attempt = attempt.expect("it is remembered");
+        let level = attempt.payload.map(|payload| payload.level);
+        assert_eq!((level, attempt.done), (Some(2), false));
+    }
+    assert!(found);
+}
+
+#[test]
+fn no_payload_wanted_and_none_applied_is_as_it_should_be() {
+    let mut world = behind();
+    world.policy.want = Want::None;
+    world.pass(Duration::from_secs(700));
+    world.reboot();
+    assert_eq!(condition(&world), Condition::NothingToApply);
+    let ended = world.sync(&unattended());
+    assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+    // It is what is applied that is not taken away unasked.
+    let mut world = behind();
+    world.policy.want = Want::None;
+    let ended = world.sync(&unattended());
+    assert_eq!(*blocked(&ended), Blocked::Downgrade { from: 1, to: 0 });
+}
+
+#[test]
+fn a_full_history_does_not_stop_a_sync() {
+    let mut world = behind();
+    let line = [vec![b'x'; 1 << 20], b"\n".to_vec()].concat();
+    for _ in 0..17 {
+        xsplice_store::Disk::append(&world.disk, &Places::history(), &line).expect("written");
+    }
+    let ended = world.sync(&Request::default());
+    assert!(ended.why.is_none() && ended.level == Some(2), "{ended:?}");
+    let history = History::read(&world.disk).expect("read");
+    let (last, broken) = (history.lines.last(), history.broken);
+    assert!(last.is_some_and(|line| line.previous.len() == 64));
+    // Only the lines that are no records are wrong; the chain goes on behind them.
+    assert!(broken.len() == 17 && broken.iter().all(|broken| !broken.torn));
+}
+
+#[test]
+fn a_failure_before_the_attempt_is_remembered_and_recorded() {
+    let path = Places::store().join(base()).join("fixes-2.livepatch");
+    let damage = |world: &mut World| world.write(&path, b"half");
+    let refuse = |world: &mut World| world.xen.refused = true;
+    let changes: [&dyn Fn(&mut World); 2] = [&damage, &refuse];
+    for change in changes {
+        let mut world = behind();
+        change(&mut world);
+        let ended = world.sync(&Request::default());
+        assert!(ended.why.is_some() && !ended.changed, "{ended:?}");
+        assert_eq!(condition(&world), Condition::ApplyFailed);
+        let history = History::read(&world.disk).expect("whole");
+        let event = &history.lines.last().expect("there is one").event;
+        assert_eq!(event.outcome, xsplice_store::Outcome::Failed, "{event:?}");
+    }
+}
+
+#[test]
+fn only_the_fault_of_a_payload_is_held_against_it() {
+    use xsplice_abi::errno::Errno;
+    // The request did not reach the payload.
+    for errno in [
+        Errno::EEXIST,
+        Errno::ENOENT,
+        Errno::EFAULT,
+        Errno::EINTR,
+        Errno::EACCES,
+        Errno::ENOSYS,
+        Errno::ENOMEM,
+        Errno::EBUSY,
+    ] {
+        for at in 0.. {
+            let mut world = behind();
+            let (ended, happened) = world.sync_with(&Request::default(), at, Fault::Fails(errno));
+            if !happened {
+                break;
+            }
+            assert!(ended.quarantined.is_empty(), "{errno} at {at}: {ended:?}");
+        }
+    }
+    // It is refused as it is, or its signature is.
+    for errno in [Errno::EINVAL, Errno::EPERM, Errno::EOPNOTSUPP] {
+        let quarantined = (0..30).any(|at| {
+            let mut world = behind();
+            world.sync_with(&Request::default(), at, Fault::Fails(errno));
+            world.quarantine() == [2]
+        });
+        assert!(quarantined, "{errno}");
+    }
+}
+
+#[test]
+fn what_was_begun_and_came_to_nothing_is_not_why_the_host_goes_down() {
+    let mut checked = 0;
+    for at in 0.. {
+        let mut world = behind();
+        let (_, happened) = world.sync_with(&Request::default(), at, Fault::KilledBefore);
+        if !happened {
+            break;
+        }
+        world.aftermath(Loss::Nothing);
+        let attempted = |world: &World| {
+            Progress::read(&world.disk)
+                .expect("whole")
+                .of(&base())
+                .attempt
+        };
+        if attempted(&world).is_none() || world.xen.applied() != [1] {
+            continue;
+        }
+        checked += 1;
+        let ended = world.sync(&unattended());
+        assert!(ended.why.is_none(), "{at}: {ended:?}");
+        world.reboot();
+        let ended = world.sync(&unattended());
+        assert_eq!(world.xen.applied(), [1], "{at}: {ended:?}");
+        assert!(world.quarantine().is_empty(), "{at}: {ended:?}");
+    }
+    assert!(checked > 1, "{checked}");
 }

@@ -138,6 +138,12 @@ impl Disk for Memory {
         Ok(self.files.borrow().at(path)?.written.clone())
     }
 
+    fn tail(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+        let data = self.read(path)?;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Ok(data[data.len().saturating_sub(most)..].to_vec())
+    }
+
     fn names(&self, directory: &Path) -> io::Result<Vec<String>> {
         let files = self.files.borrow();
         if self.counter.is_over() {

@@ -160,7 +160,7 @@ impl World {
         self.xen.know(&data, &manifest);
         let incoming = Incoming {
             payload: data,
-            manifest: manifest.to_json().into_bytes(),
+            manifest: manifest.to_json().expect("JSON").into_bytes(),
             signature: None,
         };
         install(&self.disk, &self.policy, &incoming, &self.now().date).map(|(_, new)| new)
@@ -175,6 +175,15 @@ impl World {
     }
 
     pub(crate) fn sync(&mut self, request: &Request) -> Ended {
+        self.run(request, |sync| sync.run())
+    }
+
+    /// The host goes down in order.
+    pub(crate) fn settle_now(&mut self) -> Ended {
+        self.run(&Request::default(), |sync| sync.settle_now())
+    }
+
+    fn run(&mut self, request: &Request, run: fn(Sync<Memory, Xen>) -> Ended) -> Ended {
         let recorder = Recorder {
             disk: &self.disk,
             now: self.now(),
@@ -188,7 +197,7 @@ impl World {
             request,
             recorder,
         };
-        sync.run()
+        run(sync)
     }
 
     /// Runs with the operation `at` failing. Says whether there was one.

@@ -41,6 +41,8 @@ pub(crate) struct Xen {
     pub(crate) bad: BTreeSet<u32>,
     /// Those that it refuses to load.
     pub(crate) unloadable: BTreeSet<u32>,
+    /// Whether the check before an upload refuses everything.
+    pub(crate) refused: bool,
     /// The payload that it is at work on.
     stuck: Option<String>,
     /// What every call answers from now on.
@@ -57,6 +59,7 @@ impl Xen {
             there: Vec::new(),
             bad: BTreeSet::new(),
             unloadable: BTreeSet::new(),
+            refused: false,
             stuck: None,
             always: Cell::new(None),
             pauses: 0,
@@ -230,7 +233,10 @@ impl Host for Xen {
     }
 
     fn check(&self, _name: &str, _data: &[u8]) -> Answer {
-        Ok(())
+        match self.refused {
+            true => Err(Errno::EINVAL.into()),
+            false => Ok(()),
+        }
     }
 
     fn upload(&mut self, name: &str, data: &[u8]) -> Answer {
