@@ -230,3 +230,16 @@ fn a_fleet_is_covered_or_the_exit_code_is_three() {
     let (code, _) = ask("one", "1");
     assert_eq!(code, Some(1));
 }
+
+#[test]
+fn a_level_is_not_asked_for_if_nobody_decides() {
+    let place = Place::new();
+    for command in ["plan", "sync"] {
+        let (code, told) = place.told(command, &["--unattended", "--level", "1"]);
+        assert_eq!(
+            (code, told["error"]["kind"].as_str()),
+            (Some(1), Some("usage")),
+            "{told:#}"
+        );
+    }
+}

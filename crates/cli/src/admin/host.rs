@@ -91,10 +91,15 @@ impl Host for Dom0<'_> {
 
     fn check(&self, name: &str, data: &[u8]) -> Result<(), Fault> {
         let identity = payload_file::identify(data);
-        let checked = identity.and_then(|id| Preflight::default().run(name, data, &id));
-        checked.map_err(|error| Fault {
+        let refusal = identity.and_then(|id| Preflight::default().refusal(name, data, &id));
+        let message = match refusal {
+            Ok(None) => return Ok(()),
+            Ok(Some(refusal)) => refusal,
+            Err(error) => format!("{error:#}"),
+        };
+        Err(Fault {
             errno: None,
-            message: format!("{error:#}"),
+            message,
             console: Vec::new(),
         })
     }

@@ -36,18 +36,36 @@ pub(crate) struct Preflight {
 }
 
 impl Preflight {
-    /// Checks a payload for the running hypervisor.
+    /// Checks a payload for the running hypervisor, for a command with these options.
     ///
     /// # Errors
     /// Every reason for which the payload would or should be refused.
     pub(super) fn run(&self, name: &str, data: &[u8], identity: &Identity) -> anyhow::Result<()> {
+        match self.refusal(name, data, identity)? {
+            Some(refusal) => {
+                bail!("{refusal}\n  `--no-check` leaves the decision to the hypervisor")
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Every reason for which the payload would or should be refused.
+    ///
+    /// # Errors
+    /// If it cannot be checked.
+    pub(super) fn refusal(
+        &self,
+        name: &str,
+        data: &[u8],
+        identity: &Identity,
+    ) -> anyhow::Result<Option<String>> {
         // A payload on top of others can use their symbols, which only the hypervisor
         // has.
         if self.no_check || identity.depends != identity.hypervisor {
-            return Ok(());
+            return Ok(None);
         }
         let Some((path, image)) = self.image(identity)? else {
-            return Ok(());
+            return Ok(None);
         };
         let reports = check(&image, &[(name, data)]);
         let problems = reports.iter().flat_map(|report| &report.problems);
@@ -57,13 +75,13 @@ impl Preflight {
             complain!("warning: {name}: {}", problem.message);
         }
         if refused.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let mut message = format!("{name} is not for this hypervisor ({}):", shown(&path));
         for problem in refused {
             let _ = write!(message, "\n  {}", problem.message);
         }
-        bail!("{message}\n  `--no-check` leaves the decision to the hypervisor");
+        Ok(Some(message))
     }
 
     /// The image that was given, or the installed one with the build-id of the

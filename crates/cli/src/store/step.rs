@@ -50,7 +50,7 @@ struct Aim {
     allow_gap: bool,
     /// Nobody decides now: apply again what this host had, and a new level only if the
     /// policy says `auto`.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "level")]
     unattended: bool,
 }
 
@@ -219,7 +219,8 @@ pub(super) fn sync(args: &SyncArgs, json: bool) -> Result<ExitCode, Failed> {
     };
     let state = look(&root, &base, &host, &now()?).map(|look| look.report().condition.word());
     let state = state.ok();
-    let failure = ended.why.as_ref().map(|why| told::why(why, ended.changed));
+    let changed = ended.changed || args.release.is_some();
+    let failure = ended.why.as_ref().map(|why| told::why(why, changed));
     if !json {
         tell(&ended, state);
     }
@@ -238,7 +239,6 @@ pub(super) fn sync(args: &SyncArgs, json: bool) -> Result<ExitCode, Failed> {
     for unrecorded in &ended.unrecorded {
         complain!("error: not recorded: {unrecorded}");
     }
-    let changed = ended.changed;
     let synced = Synced {
         from: ended.from,
         level: ended.level,
