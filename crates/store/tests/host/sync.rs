@@ -703,19 +703,26 @@ fn what_was_never_uploaded_is_not_why_the_host_went_down() {
 
 #[test]
 fn a_failed_sync_does_not_forget_what_is_not_settled() {
-    let mut world = behind();
-    world.sync(&Request::default());
-    world.install(3, false).expect("installed");
-    world.xen.unloadable.insert(3);
-    let ended = world.sync(&Request::default());
-    assert!(ended.why.is_some() && ended.level == Some(2), "{ended:?}");
-    let ended = world.sync(&unattended());
-    assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
-    world.pass(Duration::from_secs(700));
-    world.sync(&unattended());
-    world.reboot();
-    world.sync(&unattended());
-    assert_eq!(world.xen.applied(), [2]);
+    // It is never taken away, or it is put back.
+    for put_back in [None, Some(true)] {
+        let mut world = behind();
+        world.sync(&Request::default());
+        world.install(3, false).expect("installed");
+        match put_back {
+            None => world.xen.unloadable.insert(3),
+            Some(_) => world.xen.bad.insert(3),
+        };
+        let ended = world.sync(&Request::default());
+        assert!(ended.why.is_some() && ended.level == Some(2), "{ended:?}");
+        assert_eq!(ended.put_back, put_back, "{ended:?}");
+        let ended = world.sync(&unattended());
+        assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+        world.pass(Duration::from_secs(700));
+        world.sync(&unattended());
+        world.reboot();
+        world.sync(&unattended());
+        assert_eq!(world.xen.applied(), [2]);
+    }
 }
 
 #[test]
