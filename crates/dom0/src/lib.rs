@@ -22,5 +22,5 @@ mod version;
 pub use console::Place;
 pub use livepatch::{Action, Livepatch, Payload, State, Status};
 pub use privcmd::{OpenError, Privcmd};
-pub use version::{VersionInfo, machine, version, version_info};
+pub use version::{FORCE_SINCE, VersionInfo, machine, version, version_info};
 pub use xsplice_abi::errno::Errno;

@@ -27,6 +27,9 @@ pub struct VersionInfo {
     pub build_id: Option<String>,
 }
 
+/// The first version with `LIVEPATCH_FLAG_FORCE`, and with the classic tool that sets it.
+pub const FORCE_SINCE: (u16, u16) = (4, 19);
+
 /// Queries the hypervisor's version: major and minor.
 ///
 /// # Errors

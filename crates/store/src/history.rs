@@ -320,25 +320,28 @@ mod tests {
         }
     }
 
+    fn recorder(root: &Root) -> Recorder<'_, Root> {
+        Recorder {
+            disk: root,
+            now: Moment {
+                boot: "c".to_owned(),
+                uptime: Duration::ZERO,
+                date: Date::new(SystemTime::UNIX_EPOCH),
+            },
+            user: None,
+        }
+    }
+
     #[test]
     fn however_long_it_is_a_line_can_be_added() {
         let (_directory, root) = three_lines();
         let path = root.place(&Places::history());
         let record = || {
-            let recorder = Recorder {
-                disk: &root,
-                now: Moment {
-                    boot: "c".to_owned(),
-                    uptime: Duration::ZERO,
-                    date: Date::new(SystemTime::UNIX_EPOCH),
-                },
-                user: None,
-            };
             let event = Event {
                 message: Some("x".repeat(3 * usize::try_from(TAIL).expect("it is small"))),
                 ..Event::new(Action::Settle, Outcome::Done, None)
             };
-            recorder.record(event).expect("written");
+            recorder(&root).record(event).expect("written");
         };
         // One line after a hole, and two that are longer than what is read first.
         let file = std::fs::File::options().write(true).open(&path);
@@ -359,17 +362,8 @@ mod tests {
         let text = std::fs::read(&path).expect("read");
         for cut in [1, 2, 20] {
             std::fs::write(&path, &text[..text.len() - cut]).expect("written");
-            let recorder = Recorder {
-                disk: &root,
-                now: Moment {
-                    boot: "c".to_owned(),
-                    uptime: Duration::ZERO,
-                    date: Date::new(SystemTime::UNIX_EPOCH),
-                },
-                user: None,
-            };
             let event = Event::new(Action::Settle, Outcome::Done, None);
-            recorder.record(event).expect("written");
+            recorder(&root).record(event).expect("written");
             let history = History::read(&root).expect("read");
             let torn = usize::from(cut > 1);
             assert_eq!(history.lines.len(), 4 - torn, "{cut}");

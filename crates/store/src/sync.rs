@@ -433,8 +433,8 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
 
     /// Takes a step; if the hypervisor is busy, a few times.
     fn step(&mut self, step: &Step, data: Option<&[u8]>, retries: &mut u32) -> Result<(), Fault> {
-        let mut pause = PAUSE;
-        for tries in 0.. {
+        let (mut pause, mut tries) = (PAUSE, 0);
+        loop {
             let done = match step {
                 Step::Upload { payload } => {
                     self.host.upload(&payload.name, data.unwrap_or_default())
@@ -446,6 +446,7 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
             };
             match done {
                 Err(fault) if fault.is_busy() && tries < RETRIES => {
+                    tries += 1;
                     *retries += 1;
                     self.host.pause(pause);
                     pause *= 2;
@@ -453,7 +454,6 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
                 done => return done,
             }
         }
-        Ok(())
     }
 
     /// Puts back what was applied before, and unloads what was to be applied. Says whether

@@ -16,7 +16,7 @@ use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::{escaped, is_deceptive};
 use xsplice_dom0::{
-    Action, Errno, Livepatch, Payload, Privcmd, State, machine, version, version_info,
+    Action, Errno, FORCE_SINCE, Livepatch, Payload, Privcmd, State, machine, version, version_info,
 };
 
 /// What is to be done, after everything was refused that can be without the
@@ -592,7 +592,7 @@ fn check_new_name(name: &str) -> anyhow::Result<()> {
 
 fn check_knows_force(hypervisor: &Privcmd) -> anyhow::Result<()> {
     let (major, minor) = version(hypervisor).map_err(explain_interface)?;
-    if (major, minor) < (4, 19) {
+    if (major, minor) < FORCE_SINCE {
         bail!(
             "--force: this host runs Xen {major}.{minor}, which does not know the flag; Xen 4.19 \
              and later do"

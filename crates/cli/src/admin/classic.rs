@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::escaped;
-use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State, version};
+use xsplice_dom0::{Action, Errno, FORCE_SINCE, Livepatch, Privcmd, State, version};
 use xsplice_system::file::LARGEST_PAYLOAD;
 use xsplice_system::lines;
 
@@ -38,7 +38,7 @@ impl Compat {
         let Some(named) = std::env::var_os(Self::VARIABLE) else {
             let running = hypervisor.and_then(|hypervisor| version(hypervisor).ok());
             return Ok(match running {
-                Some(running) if running < (4, 19) => Self::Xen4_17,
+                Some(running) if running < FORCE_SINCE => Self::Xen4_17,
                 _ => Self::Xen4_19,
             });
         };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How failures of the store are told.
+//! How failures of the store are reported.
 
 use crate::output::{Ended, Failure, Kind, complain};
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A host made of memory: a disk that loses what was not synced when it dies, and a
-//! hypervisor with the behaviour of Xen, both of which fail when they are told to.
+//! hypervisor with the behaviour of Xen, both of which fail on request.
 
 mod disk;
 mod xen;
