@@ -55,6 +55,29 @@ impl Machine {
         Self::ALL.into_iter().find(names)
     }
 
+    /// Whether a symbol of this name only marks where code or data begins (`$x`, `$d`,
+    /// `$d.5` on ARM), in every file again. The hypervisor does not know such symbols.
+    ///
+    /// ```
+    /// use xsplice_abi::machine::Machine;
+    /// assert!(Machine::Arm64.is_mapping_symbol(b"$x"));
+    /// assert!(Machine::Arm64.is_mapping_symbol(b"$d.17"));
+    /// assert!(!Machine::Arm64.is_mapping_symbol(b"$data"));
+    /// assert!(!Machine::X86_64.is_mapping_symbol(b"$x"));
+    /// ```
+    #[must_use]
+    pub fn is_mapping_symbol(self, name: &[u8]) -> bool {
+        let kinds: &[u8] = match self {
+            Self::X86_64 => return false,
+            Self::Arm64 => b"dx",
+            Self::Arm32 => b"adt",
+        };
+        match name {
+            [b'$', kind] | [b'$', kind, b'.', ..] => kinds.contains(kind),
+            _ => false,
+        }
+    }
+
     /// What a hypervisor calls its own kind of guests.
     const fn guest(self) -> &'static str {
         match self {

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Xen's special sections on x86-64: tables about code elsewhere.
+//! Xen's special sections: tables about code elsewhere. Sizes and forms are those on
+//! x86-64; [`arm`] has what differs there.
 //!
 //! Every entry starts with the displacement of the code that it describes. A table
 //! has the same form in an object, in a payload and in a linked hypervisor, and in
 //! all of Xen 4.14 to 4.22; exceptions are documented.
 //!
 //! Sources: Xen's `arch/x86/include/asm/{alternative,bug,uaccess}.h`.
+
+pub mod arm;
 
 /// Size in bytes of a displacement; the first one of an entry leads to the code that
 /// it describes.

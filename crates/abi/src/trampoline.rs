@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The trampoline: the jump that the hypervisor writes over the start of an old
-//! function.
+//! function. The items are those of x86-64.
+
+pub mod arm64;
 
 /// Size in bytes: `jmp rel32`.
 pub const SIZE: u8 = 5;

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use thiserror::Error;
+use xsplice_abi::machine::Machine;
 use xsplice_abi::symbol::RuntimeName;
 
 /// Why a file is not a linked hypervisor.
@@ -18,7 +19,7 @@ pub enum Error {
     Elf(#[from] object::Error),
     /// Another kind of ELF file.
     #[error(
-        "this ELF file is not a linked x86-64 image; \
+        "this ELF file is not a linked image for x86-64 or ARM64; \
          pass the xen-syms file of the hypervisor, not the file that boots"
     )]
     NotAnImage,
@@ -42,6 +43,7 @@ type Index = usize;
 /// A linked hypervisor.
 #[derive(Debug)]
 pub struct Image {
+    machine: Machine,
     build_id: Vec<u8>,
     compiler: String,
     sections: Vec<Section>,
@@ -58,17 +60,19 @@ impl Image {
     /// Reads a `xen-syms` file.
     ///
     /// # Errors
-    /// [`enum@Error`] if the file is not a linked x86-64 hypervisor with symbols and
+    /// [`enum@Error`] if the file is not a linked hypervisor for x86-64 or ARM64 with symbols and
     /// build-id.
     pub fn parse(file: &[u8]) -> Result<Self, Error> {
         let elf = ElfFile64::<LittleEndian>::parse(file)?;
         let (header, endian) = (elf.elf_header(), elf.endian());
-        if header.e_machine(endian) != elf::EM_X86_64 || header.e_type(endian) != elf::ET_EXEC {
+        // Images for ARM32 have another class.
+        let machine = Machine::from_elf(header.e_machine(endian).0).ok_or(Error::NotAnImage)?;
+        if header.e_type(endian) != elf::ET_EXEC {
             return Err(Error::NotAnImage);
         }
         let build_id = elf.build_id()?.filter(|id| !id.is_empty());
         let build_id = build_id.ok_or(Error::NoBuildId)?.to_vec();
-        let (symbols, files) = symbols(&elf)?;
+        let (symbols, files) = symbols(&elf, machine)?;
         if symbols.is_empty() {
             return Err(Error::NoSymbols);
         }
@@ -84,6 +88,7 @@ impl Image {
         let mut by_address: Vec<Index> = places.map(|(index, _)| index).collect();
         by_address.sort_by_key(|&index| symbols[index].address);
         let mut image = Self {
+            machine,
             build_id,
             compiler: String::new(),
             sections: Vec::new(),
@@ -125,6 +130,12 @@ impl Image {
 
     fn edge(&self, name: &'static str) -> Result<u64, Error> {
         self.address_of(name).ok_or(Error::NoEdge(name))
+    }
+
+    /// The machine that it is for.
+    #[must_use]
+    pub const fn machine(&self) -> Machine {
+        self.machine
     }
 
     /// The hypervisor's build-id.
@@ -290,8 +301,11 @@ impl Image {
     }
 }
 
-/// The defined symbols with names, and the source files.
-fn symbols(elf: &ElfFile64<'_, LittleEndian>) -> Result<(Vec<Symbol>, HashSet<Arc<str>>), Error> {
+/// The defined symbols with names that the hypervisor knows, and the source files.
+fn symbols(
+    elf: &ElfFile64<'_, LittleEndian>,
+    machine: Machine,
+) -> Result<(Vec<Symbol>, HashSet<Arc<str>>), Error> {
     let (endian, table) = (elf.endian(), elf.elf_symbol_table());
     let (mut symbols, mut files) = (Vec::new(), HashSet::new());
     let mut file: Option<Arc<str>> = None;
@@ -306,7 +320,7 @@ fn symbols(elf: &ElfFile64<'_, LittleEndian>) -> Result<(Vec<Symbol>, HashSet<Ar
                 continue;
             }
             (elf::STT_SECTION, _) | (_, elf::SHN_UNDEF) => continue,
-            _ if name.is_empty() => continue,
+            _ if name.is_empty() || machine.is_mapping_symbol(name.as_bytes()) => continue,
             (_, elf::SHN_ABS) => Kind::Absolute,
             (elf::STT_FUNC, _) => Kind::Function,
             (elf::STT_OBJECT, _) => Kind::Data,

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use xsplice_abi::machine::Machine;
 use xsplice_xen_image::{Binding, Error, Image, Kind};
 
 const SOURCE: &str = r#"
@@ -17,9 +18,13 @@ __asm__(".globl alias; .set alias, global");
 const EDGES: [&str; 1] = ["-Wl,--defsym=__init_begin=0x300000,--defsym=__init_end=0x301000"];
 
 fn link(directory: &Path, further: &[&str]) -> Vec<u8> {
+    link_by("gcc", directory, further)
+}
+
+fn link_by(compiler: &str, directory: &Path, further: &[&str]) -> Vec<u8> {
     let (source, output) = (directory.join("x.c"), directory.join("x"));
     std::fs::write(&source, SOURCE).unwrap();
-    let status = Command::new("gcc")
+    let status = Command::new(compiler)
         .current_dir(directory)
         .args(["-O1", "-fno-pie", "-no-pie", "-static", "-nostdlib"])
         .args(["-Wl,--build-id=sha1,-e,global,-Ttext=0x200000"])
@@ -38,6 +43,7 @@ fn symbols_keep_their_files_and_kinds() {
     let directory = tempfile::tempdir().unwrap();
     let image = Image::parse(&link(directory.path(), &EDGES)).unwrap();
     assert_eq!(image.build_id().len(), 20);
+    assert_eq!(image.machine(), Machine::X86_64);
     assert!(
         image.compiler().starts_with("GCC: "),
         "{}",
@@ -67,6 +73,20 @@ fn symbols_keep_their_files_and_kinds() {
     let data = image.bytes(image.only_known_as("x.c#counter").unwrap().address, 4);
     assert_eq!(data, Some(&[3, 0, 0, 0][..]));
     assert!(image.code().any(|(start, _)| start == local.address));
+}
+
+/// On ARM, every object has symbols that mark code and data; the hypervisor has none of
+/// them.
+#[test]
+fn images_for_arm64_are_read_without_mapping_symbols() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = link_by("aarch64-linux-gnu-gcc", directory.path(), &EDGES);
+    assert!(file.windows(3).any(|bytes| bytes == b"$x\0"));
+    let image = Image::parse(&file).unwrap();
+    assert_eq!(image.machine(), Machine::Arm64);
+    assert_eq!(image.all_named("$x").count(), 0);
+    let local = image.only_known_as("x.c#local").unwrap();
+    assert_eq!(image.symbol_before(local.address), Some(local));
 }
 
 #[test]

@@ -64,6 +64,20 @@ const fn low(r_type: u32, name: &'static str, shift: u32) -> Relocation {
 
 /// 16 bits of an address, from bit `16 * group` on.
 const fn group(r_type: u32, name: &'static str, group: u32, range: Range) -> Relocation {
+    sixteen((r_type, name), Origin::Zero, group, range)
+}
+
+/// 16 bits of a distance, from bit `16 * group` on.
+const fn relative(r_type: u32, name: &'static str, group: u32, range: Range) -> Relocation {
+    sixteen((r_type, name), Origin::Place, group, range)
+}
+
+const fn sixteen(
+    kind: (u32, &'static str),
+    origin: Origin,
+    group: u32,
+    range: Range,
+) -> Relocation {
     let shift = 16 * group;
     let field = match range {
         Range::Signed => Field::Move { shift },
@@ -78,7 +92,7 @@ const fn group(r_type: u32, name: &'static str, group: u32, range: Range) -> Rel
         Range::Signed => shift + 17,
         _ => shift + 16,
     };
-    code((r_type, name), Origin::Zero, (range, bits), 1, field)
+    code(kind, origin, (range, bits), 1, field)
 }
 
 /// A distance from this instruction, or of the pages of both.
@@ -133,6 +147,13 @@ pub const TABLE: &[Relocation] = &[
     low(284, "R_AARCH64_LDST16_ABS_LO12_NC", 1),
     low(285, "R_AARCH64_LDST32_ABS_LO12_NC", 2),
     low(286, "R_AARCH64_LDST64_ABS_LO12_NC", 3),
+    relative(287, "R_AARCH64_MOVW_PREL_G0", 0, Range::Signed),
+    relative(288, "R_AARCH64_MOVW_PREL_G0_NC", 0, Range::Any),
+    relative(289, "R_AARCH64_MOVW_PREL_G1", 1, Range::Signed),
+    relative(290, "R_AARCH64_MOVW_PREL_G1_NC", 1, Range::Any),
+    relative(291, "R_AARCH64_MOVW_PREL_G2", 2, Range::Signed),
+    relative(292, "R_AARCH64_MOVW_PREL_G2_NC", 2, Range::Any),
+    relative(293, "R_AARCH64_MOVW_PREL_G3", 3, Range::Signed),
     low(299, "R_AARCH64_LDST128_ABS_LO12_NC", 4),
 ];
 

@@ -308,7 +308,8 @@ impl Relocation {
             Field::Whole => 64_u32.checked_sub(self.bits)?,
             Field::Bits { width, shift, .. } => 64 - width - shift,
             Field::Address { shift } => 64 - 21 - shift,
-            Field::Move { shift } => 64 - 17 - shift,
+            // The topmost group has no sign besides its own.
+            Field::Move { shift } => (64_u32 - 17).saturating_sub(shift),
         };
         let value = self.field.extract(place);
         Some(match (self.field, self.range) {
