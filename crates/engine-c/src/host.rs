@@ -9,8 +9,8 @@ use core::fmt::{self, Write as _};
 use core::ops::Range;
 use core::ptr::NonNull;
 use xsplice_engine::{
-    Absent, Description, Errno, Hook, Host, LandingPads, Limits, Protection, Region, Resident,
-    State, Status, WriteAccess,
+    Absent, Description, Errno, Hook, Host, LandingPads, Limits, NATIVE, Native, Protection,
+    Region, Resident, State, Status, WriteAccess,
 };
 use xsplice_fallible::{self as fallible, Message};
 
@@ -366,6 +366,12 @@ impl fmt::Write for Log<'_> {
 }
 
 impl Host for Table {
+    type Architecture = Native;
+
+    fn architecture(&self) -> Native {
+        NATIVE
+    }
+
     fn build_id(&self) -> &[u8] {
         // SAFETY: the hypervisor has promised that it stays valid.
         unsafe { self.build_id.get() }

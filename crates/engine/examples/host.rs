@@ -8,7 +8,7 @@
 //! ```
 
 use std::ops::Range;
-use xsplice_engine::{Absent, Action, Engine, Host, Options, Policy, Region, Resident};
+use xsplice_engine::{Absent, Action, Engine, Host, Options, Policy, Region, Resident, X86_64};
 use xsplice_host_image::Memory;
 use xsplice_test_host::{Payload, XEN_ID as BUILD_ID, func};
 
@@ -20,6 +20,12 @@ const PAYLOADS: Range<u64> = 0xffff_8000_0000_1000..0xffff_8000_0010_0000;
 struct Hypervisor(Memory);
 
 impl Host for Hypervisor {
+    type Architecture = X86_64;
+
+    fn architecture(&self) -> X86_64 {
+        X86_64
+    }
+
     fn build_id(&self) -> &[u8] {
         &BUILD_ID
     }

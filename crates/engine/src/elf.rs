@@ -6,6 +6,7 @@
 use crate::format::{Bytes, Known, MAX_SECTIONS, MAX_SIZE};
 use crate::problem::{FileFault, Problems, SectionFault, SectionId, SymbolFault, text};
 use alloc::vec::Vec;
+use xsplice_abi::machine::Machine;
 use xsplice_abi::payload::section;
 use xsplice_abi::special::Special;
 use xsplice_fallible as fallible;
@@ -77,6 +78,8 @@ pub(crate) struct Elf<'a> {
     pub(crate) sections: Vec<Section<'a>>,
     pub(crate) symbols: Vec<Symbol<'a>>,
     pub(crate) symbol_table: usize,
+    /// None until it is parsed.
+    pub(crate) machine: Option<Machine>,
     /// The first section of each name, as in Xen's loader; 0 if there is none.
     firsts: [u16; Known::COUNT],
 }
@@ -91,6 +94,7 @@ impl<'a> Elf<'a> {
     /// Parses `file` into an empty one. `None` if it cannot be loaded.
     pub(crate) fn parse(&mut self, file: &'a [u8], problems: &mut Problems) -> Option<()> {
         let header = header(file, problems)?;
+        self.machine = Some(header.machine);
         self.sections = sections(file, &header, problems)?;
         let symbol_table = symbol_table(&self.sections, problems);
         let names = strings(&self.sections, usize::from(header.names), problems);
@@ -105,6 +109,7 @@ impl<'a> Elf<'a> {
 }
 
 struct Header {
+    machine: Machine,
     table: u64,
     entry_size: u16,
     count: u16,
@@ -126,6 +131,7 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
     let bytes = identify(file, problems)?;
     check_fields(bytes, problems)?;
     let header = Header {
+        machine: machine(bytes)?,
         table: bytes.u64(40)?,
         entry_size: bytes.u16(58)?,
         count: bytes.u16(60)?,
@@ -135,7 +141,7 @@ fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
     (!problems.refused()).then_some(header)
 }
 
-/// The header of a file for this machine: other classes have a different layout.
+/// The header of a file for a 64-bit machine: other classes have a different layout.
 fn identify<'a>(file: &'a [u8], problems: &mut Problems) -> Option<Bytes<'a>> {
     let size = file.len() as u64;
     if size == 0 || size > MAX_SIZE {
@@ -157,14 +163,23 @@ fn identify<'a>(file: &'a [u8], problems: &mut Problems) -> Option<Bytes<'a>> {
     for (field, value, wanted) in [
         ("class", u16::from(class), 2),
         ("data encoding", u16::from(data), 1),
-        ("machine", bytes.u16(18)?, 62),
     ] {
         if value != wanted {
             let value = u64::from(value);
             problems.file(FileFault::Machine { field, value });
         }
     }
+    if machine(bytes).is_none() {
+        let value = bytes.u16(18)?.into();
+        let field = "machine";
+        problems.file(FileFault::Machine { field, value });
+    }
     (!problems.refused()).then_some(bytes)
+}
+
+/// The machine of a file with this header.
+fn machine(header: Bytes<'_>) -> Option<Machine> {
+    Machine::from_elf(header.u16(18)?)
 }
 
 /// Checks the fields of a header that do not describe the section table.

@@ -2,6 +2,7 @@
 
 //! What the engine needs from the hypervisor that it patches.
 
+use crate::arch::Architecture;
 use crate::patch::Patch;
 use crate::{Function, Signatures};
 use alloc::boxed::Box;
@@ -39,7 +40,7 @@ pub struct Limits {
     pub always: Option<u16>,
     /// Whether there is a separate table, `.alt_call_sites`.
     pub call_sites: bool,
-    /// Whether targets of indirect calls start with `endbr64`.
+    /// Whether targets of indirect calls start with `endbr64`; on ARM64 not.
     pub landing_pads: LandingPads,
 }
 
@@ -73,6 +74,13 @@ pub enum WriteAccess {
 /// A method with a default is for hosts that have nothing to do there; each says for
 /// which. `examples/host.rs` is a small host.
 pub trait Host {
+    /// The architecture that its code is for: [`Native`](crate::Native) for a
+    /// hypervisor.
+    type Architecture: Architecture;
+
+    /// Which one of [`Architecture`](Self::Architecture) it is.
+    fn architecture(&self) -> Self::Architecture;
+
     /// The build-id; empty when there is none.
     fn build_id(&self) -> &[u8];
 

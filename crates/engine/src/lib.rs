@@ -105,6 +105,7 @@
 extern crate alloc;
 
 mod action;
+mod arch;
 mod area;
 mod count;
 mod elf;
@@ -117,9 +118,9 @@ mod problem;
 mod sort;
 mod stack;
 mod stage;
-mod x86_64;
 
 pub use action::{Action, Cause, Engine, Failure, Guard, Options, Progress};
+pub use arch::{Aarch64, Any, Architecture, NATIVE, Native, X86_64};
 pub use area::Area;
 pub use count::Counters;
 pub use format::MAX_SIZE;

@@ -2,7 +2,8 @@
 
 //! The bytes written over a function.
 
-use crate::{Function, Host, x86_64};
+use crate::arch::{Architecture, Instructions as _};
+use crate::{Function, Host};
 use core::ops::Range;
 use xsplice_abi::payload::OPAQUE_SIZE;
 
@@ -27,11 +28,16 @@ pub(crate) struct Write {
 /// Large enough for the longest sequence of no-ops.
 type Bytes = [u8; OPAQUE_SIZE];
 
-/// The size of nearly all writes. With a constant size, a write is cheaper than a
-/// call to a function that writes. Other sizes are written by one out-of-line
-/// function per kind that takes only the record: any other argument would have to be
-/// kept live in the loops of the window, at three more instructions per jump.
-const JUMP: usize = x86_64::JUMP_SIZE as usize;
+/// The bytes, if they are those of a jump, as of nearly all writes. With a constant
+/// size, a write is cheaper than a call to a function that writes. Other sizes are
+/// written by one out-of-line function per kind that takes only the record: any other
+/// argument would have to be kept live in the loops of the window, at three more
+/// instructions per jump.
+#[inline(always)]
+fn jump<'b>(host: &impl Host, bytes: &'b Bytes, len: u8) -> Option<&'b [u8]> {
+    let size = host.architecture().jump_size();
+    bytes.get(..usize::from(size)).filter(|_| len == size)
+}
 
 fn range(addr: u64, len: u8) -> Range<u64> {
     addr..addr + u64::from(len)
@@ -53,9 +59,9 @@ impl Write {
 
     /// Writes the bytes, *in the window*.
     pub(crate) fn write(&self, host: &impl Host) {
-        match usize::from(self.len) {
-            JUMP => host.write_text(self.addr, &self.bytes[..JUMP]),
-            _ => self.write_other(host),
+        match jump(host, &self.bytes, self.len) {
+            Some(bytes) => host.write_text(self.addr, bytes),
+            None => self.write_other(host),
         }
     }
 
@@ -69,6 +75,7 @@ impl Patch {
     /// A jump to the new function, or no-ops; `read` returns the bytes before the
     /// apply. `None` if they cannot be read.
     pub(crate) fn new(
+        arch: impl Architecture,
         function: &Function,
         read: impl FnOnce(u64, &mut [u8]) -> bool,
     ) -> Option<Self> {
@@ -80,10 +87,9 @@ impl Patch {
         };
         let new = patch.new.get_mut(..usize::from(patch.len))?;
         if function.new_addr == 0 {
-            x86_64::nops(new);
+            arch.nops(new);
         } else {
-            let displacement = x86_64::displacement(addr, function.new_addr)?;
-            new.copy_from_slice(&x86_64::jump(displacement));
+            arch.jump(addr, function.new_addr, new)?;
         }
         let old = patch.old.get_mut(..usize::from(patch.len))?;
         read(addr, old).then_some(patch)
@@ -109,9 +115,9 @@ impl Patch {
     /// Writes the new bytes, *in the window*.
     #[inline(always)]
     pub(crate) fn apply(&self, host: &impl Host) {
-        match usize::from(self.len) {
-            JUMP => host.write_text(self.addr, &self.new[..JUMP]),
-            _ => self.apply_other(host),
+        match jump(host, &self.new, self.len) {
+            Some(bytes) => host.write_text(self.addr, bytes),
+            None => self.apply_other(host),
         }
     }
 
@@ -123,9 +129,9 @@ impl Patch {
     /// Writes the old bytes, *in the window*.
     #[inline(always)]
     pub(crate) fn revert(&self, host: &impl Host) {
-        match usize::from(self.len) {
-            JUMP => host.write_text(self.addr, &self.old[..JUMP]),
-            _ => self.revert_other(host),
+        match jump(host, &self.old, self.len) {
+            Some(bytes) => host.write_text(self.addr, bytes),
+            None => self.revert_other(host),
         }
     }
 

@@ -122,7 +122,10 @@ fn fields_of_the_header_with_few_values() {
         for value in bad {
             let mut file = everything();
             file[at] = *value;
-            refused(&file, is!(file: Header { .. } | FileFault::Machine { .. }));
+            refused(
+                &file,
+                is!(file: Header { .. } | FileFault::Machine { .. } | FileFault::OtherMachine { .. }),
+            );
         }
     }
     let mut file = everything();
@@ -496,7 +499,7 @@ fn the_most_memory() {
     let most = with(0);
     let most_of_all = 16 * MAX_SIZE;
     assert!(
-        matches!(most[..], [Problem::NoMemory { size }] if size == most_of_all),
+        matches!(most[..], [Problem::NoMemory { size, .. }] if size == most_of_all),
         "{most:?}"
     );
     let more = with(1);

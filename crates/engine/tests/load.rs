@@ -1570,8 +1570,9 @@ fn files_that_are_no_payloads() {
     assert!(is!(file: Machine { field: "class", .. })(&with(4, 1)));
     assert!(is!(file: Machine {
         field: "machine",
-        value: 183
-    })(&with(18, 183)));
+        value: 8
+    })(&with(18, 8)));
+    assert!(is!(file: OtherMachine { .. })(&with(18, 183)));
     assert!(is!(file: Header {
         field: "e_type",
         value: 2,

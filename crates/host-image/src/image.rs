@@ -2,14 +2,14 @@
 
 //! A hypervisor on disk, with everything about it that matters to payloads.
 
-use crate::limits;
+use crate::arch::{self, Reader};
 use crate::surroundings::Surroundings;
 use crate::window;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use xsplice_abi::deny;
-use xsplice_engine::{Limits, Region};
+use xsplice_engine::{Any, Limits, Region};
 use xsplice_xen_image::{Error, Kind, Section, Symbol};
 
 /// Contiguous memory of a hypervisor.
@@ -32,15 +32,13 @@ pub struct Image {
     /// Areas of code that must not be patched, with the reason.
     areas: Vec<(Range<u64>, &'static str)>,
     payload_area: Range<u64>,
+    architecture: Any,
+    reader: &'static dyn Reader,
     surroundings: OnceLock<Surroundings>,
     /// Start addresses of functions that must not be patched, with the reason.
     denied: OnceLock<BTreeMap<u64, &'static str>>,
     limits: OnceLock<Limits>,
 }
-
-/// The hypervisor's code and data are within one gigabyte, with payloads after them.
-const VIRTUAL_SIZE: u64 = 1 << 30;
-const PAGE: u64 = 4096;
 
 impl Image {
     /// Reads a `xen-syms` file.
@@ -64,9 +62,9 @@ impl Image {
         let (Some(start), Some(end)) = (start, end) else {
             return Err(Error::NotAnImage);
         };
-        let limit = (start / VIRTUAL_SIZE * VIRTUAL_SIZE).saturating_add(VIRTUAL_SIZE);
-        let area = file.address_of("__2M_rwdata_end").unwrap_or(end).max(end);
-        let payload_area = area.checked_next_multiple_of(PAGE).unwrap_or(limit)..limit;
+        let architecture = Any::of(file.machine()).ok_or(Error::NotAnImage)?;
+        let reader = arch::reader(architecture).ok_or(Error::NotAnImage)?;
+        let end = file.address_of("__2M_rwdata_end").unwrap_or(end).max(end);
         let areas = deny::AREAS.iter().filter_map(|area| {
             let [start, end] = area.edges.map(|name| file.address_of(name));
             Some((start?..end?, area.why))
@@ -74,11 +72,23 @@ impl Image {
         Ok(Self {
             areas: areas.collect(),
             file,
-            payload_area,
+            payload_area: reader.payload_area(start, end),
+            architecture,
+            reader,
             surroundings: OnceLock::new(),
             denied: OnceLock::new(),
             limits: OnceLock::new(),
         })
+    }
+
+    /// The architecture that its code is for.
+    #[must_use]
+    pub const fn architecture(&self) -> Any {
+        self.architecture
+    }
+
+    pub(crate) fn reader(&self) -> &'static dyn Reader {
+        self.reader
     }
 
     /// The hypervisor's build-id.
@@ -188,7 +198,7 @@ impl Image {
     /// The hypervisor's limits for payloads.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        *self.limits.get_or_init(|| limits::of(self))
+        *self.limits.get_or_init(|| self.reader.limits(self))
     }
 
     /// The size of the variable `name`.

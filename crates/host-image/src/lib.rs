@@ -15,11 +15,9 @@
 //! (alternatives), the effect of hooks, or timing.
 #![forbid(unsafe_code)]
 
-mod code;
+mod arch;
 mod efi;
-mod entry;
 mod image;
-mod limits;
 mod machine;
 mod memory;
 mod report;

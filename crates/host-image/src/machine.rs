@@ -5,7 +5,7 @@
 use crate::{Image, Memory};
 use std::fmt;
 use std::ops::Range;
-use xsplice_engine::{Absent, Host, Limits, Region, Resident, Signatures};
+use xsplice_engine::{Absent, Any, Host, Limits, Region, Resident, Signatures};
 
 /// The hypervisor of an image, as if it ran on one CPU. Hooks are not run.
 #[derive(Debug)]
@@ -40,6 +40,12 @@ impl<'i> Machine<'i> {
 }
 
 impl Host for Machine<'_> {
+    type Architecture = Any;
+
+    fn architecture(&self) -> Any {
+        self.image.architecture()
+    }
+
     fn build_id(&self) -> &[u8] {
         self.image.build_id()
     }

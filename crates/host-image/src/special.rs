@@ -10,12 +10,13 @@ pub(crate) fn entries(image: &Image, table: Table) -> Vec<Entry> {
     let Some((start, bytes)) = read(image, table) else {
         return Vec::new();
     };
-    let Ok(size) = usize::try_from(table.entry_size()) else {
+    let reader = image.reader();
+    let Ok(size) = usize::try_from(reader.entry_size(table)) else {
         return Vec::new();
     };
     let entries = bytes.chunks_exact(size).zip((start..).step_by(size));
     entries
-        .filter_map(|(entry, at)| table.read(entry, at))
+        .filter_map(|(entry, at)| reader.entry(table, entry, at))
         .collect()
 }
 

@@ -59,8 +59,7 @@ fn patched(image: &Image) -> BTreeMap<u64, u64> {
     sites
 }
 
-/// Pointers in data, and instructions that compute addresses: `lea` relative to
-/// the instruction, and `movabs`.
+/// Pointers in data, and instructions that compute addresses.
 fn taken(image: &Image) -> BTreeMap<u64, Vec<u64>> {
     let mut taken = BTreeMap::<u64, Vec<u64>>::new();
     let mut note = |target: u64, at: u64| {
@@ -79,20 +78,7 @@ fn taken(image: &Image) -> BTreeMap<u64, Vec<u64>> {
                 }
             }
             Region::Text => {
-                for (window, at) in part.data.windows(10).zip(start..) {
-                    match *window {
-                        [0x48 | 0x4c, 0x8d, modrm, a, b, c, d, ..] if modrm & 0xc7 == 0x05 => {
-                            let distance = i32::from_le_bytes([a, b, c, d]);
-                            note(at.wrapping_add(7).wrapping_add_signed(distance.into()), at);
-                        }
-                        [0x48 | 0x49, 0xb8..=0xbf, ref value @ ..] => {
-                            if let Ok(value) = value.try_into() {
-                                note(u64::from_le_bytes(value), at);
-                            }
-                        }
-                        _ => {}
-                    }
-                }
+                image.reader().each_address(start, part.data, &mut note);
             }
             Region::Init | Region::Outside => {}
         }

@@ -5,9 +5,7 @@
 //! from the hypervisor's code.
 
 use crate::Image;
-use crate::code::{decode, near_target};
-use crate::entry;
-use iced_x86::{FlowControl, Instruction};
+use crate::arch::{Flow, Step};
 use std::collections::{BTreeMap, BTreeSet};
 use xsplice_abi::deny::{self, ROOTS, Root};
 
@@ -26,7 +24,7 @@ pub(crate) fn of(image: &Image) -> BTreeMap<u64, &'static str> {
             follow(image, addr, root, &mut found);
         }
     }
-    for addr in entry::before_switch(image) {
+    for addr in image.reader().before_switch(image) {
         found.entry(addr).or_insert(deny::ENTRY);
     }
     found
@@ -52,12 +50,12 @@ fn always_called(image: &Image, addr: u64) -> Vec<u64> {
     let Some(code) = image.code(addr) else {
         return Vec::new();
     };
-    let function = Function::decode(addr, code);
-    let steps = function.instructions.iter();
-    let leads = steps.filter_map(|(at, instruction)| {
-        let target = function.leaves_to(instruction)?;
+    let function = Function::decode(image, addr, code);
+    let steps = function.instructions.values();
+    let leads = steps.filter_map(|step| {
+        let target = function.leaves_to(step)?;
         let callee = image.function_at(target)?;
-        (callee == target).then_some((*at, callee))
+        (callee == target).then_some((step.at, callee))
     });
     if !function.returns(None) {
         return Vec::new();
@@ -70,15 +68,16 @@ fn always_called(image: &Image, addr: u64) -> Vec<u64> {
 struct Function {
     start: u64,
     end: u64,
-    instructions: BTreeMap<u64, Instruction>,
+    instructions: BTreeMap<u64, Step>,
 }
 
 impl Function {
-    fn decode(start: u64, code: &[u8]) -> Self {
+    fn decode(image: &Image, start: u64, code: &[u8]) -> Self {
+        let steps = image.reader().steps(start, code).into_iter();
         Self {
             start,
             end: start + code.len() as u64,
-            instructions: decode(start, code).map(|i| (i.ip(), i)).collect(),
+            instructions: steps.map(|step| (step.at, step)).collect(),
         }
     }
 
@@ -87,8 +86,8 @@ impl Function {
     }
 
     /// The target of a call or jump that leaves the function.
-    fn leaves_to(&self, instruction: &Instruction) -> Option<u64> {
-        near_target(instruction).filter(|target| !self.contains(*target))
+    fn leaves_to(&self, step: &Step) -> Option<u64> {
+        step.target().filter(|target| !self.contains(*target))
     }
 
     /// Whether a path from the entry leaves the function; with `without`, a path that
@@ -100,19 +99,16 @@ impl Function {
             if Some(at) == without || !seen.insert(at) {
                 continue;
             }
-            let Some(instruction) = self.instructions.get(&at) else {
+            let Some(step) = self.instructions.get(&at) else {
                 continue;
             };
-            let (target, next) = (instruction.near_branch_target(), instruction.next_ip());
-            match instruction.flow_control() {
-                FlowControl::Return | FlowControl::IndirectBranch => return true,
-                FlowControl::UnconditionalBranch if !self.contains(target) => return true,
-                FlowControl::UnconditionalBranch => left.push(target),
-                FlowControl::ConditionalBranch if !self.contains(target) => return true,
-                FlowControl::ConditionalBranch => left.extend([target, next]),
-                // An unreachable point: `ud2`, since 4.22 `udb`.
-                FlowControl::Exception => {}
-                _ => left.push(next),
+            match step.flow {
+                Flow::Leaves => return true,
+                Flow::Jump(target) | Flow::Branch(target) if !self.contains(target) => return true,
+                Flow::Jump(target) => left.push(target),
+                Flow::Branch(target) => left.extend([target, step.next]),
+                Flow::Stops => {}
+                Flow::Next | Flow::Call(_) => left.push(step.next),
             }
         }
         false

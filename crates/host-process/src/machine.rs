@@ -12,8 +12,8 @@ use std::thread::Thread;
 use std::time::Instant;
 use thiserror::Error;
 use xsplice_engine::{
-    Absent, Area, Description, Errno, Hook, Host, Limits, Protection, Region, Resident, Status,
-    WriteAccess,
+    Absent, Area, Description, Errno, Hook, Host, Limits, NATIVE, Native, Protection, Region,
+    Resident, Status, WriteAccess,
 };
 use xsplice_fallible::NoMemory;
 use xsplice_host_image::Image;
@@ -251,6 +251,12 @@ impl Platform for Shared {
 }
 
 impl Host for Machine {
+    type Architecture = Native;
+
+    fn architecture(&self) -> Native {
+        NATIVE
+    }
+
     fn build_id(&self) -> &[u8] {
         self.shared.image.build_id()
     }

@@ -100,6 +100,12 @@ fn spared<T>(then: impl FnOnce() -> T) -> T {
 struct Spared<H>(H);
 
 impl<H: Host> Host for Spared<H> {
+    type Architecture = H::Architecture;
+
+    fn architecture(&self) -> H::Architecture {
+        self.0.architecture()
+    }
+
     fn build_id(&self) -> &[u8] {
         self.0.build_id()
     }

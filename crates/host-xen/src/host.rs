@@ -13,7 +13,8 @@ use core::ffi::CStr;
 use core::fmt::{self, Write as _};
 use core::ops::Range;
 use xsplice_engine::{
-    Absent, Errno, Host, LandingPads, Limits, Region, Resident, Signatures, WriteAccess,
+    Absent, Errno, Host, LandingPads, Limits, NATIVE, Native, Region, Resident, Signatures,
+    WriteAccess,
 };
 use xsplice_fallible as fallible;
 use xsplice_rendezvous::{Events, Platform, Rendezvous};
@@ -109,6 +110,12 @@ pub(crate) fn log(line: fmt::Arguments<'_>) {
 }
 
 impl Host for Xen {
+    type Architecture = Native;
+
+    fn architecture(&self) -> Native {
+        NATIVE
+    }
+
     fn build_id(&self) -> &[u8] {
         ffi::build_id().into()
     }

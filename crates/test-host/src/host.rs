@@ -10,14 +10,16 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+use xsplice_abi::trampoline::arm64::NOP;
 use xsplice_engine::{
-    Absent, Area, Description, Errno, Hook, Host, LandingPads, Limits, Protection, Region,
-    Resident, Signatures, State, Status, Symbol as Shown, WriteAccess,
+    Aarch64, Absent, Architecture, Area, Description, Errno, Hook, Host, LandingPads, Limits,
+    Protection, Region, Resident, Signatures, State, Status, Symbol as Shown, WriteAccess, X86_64,
 };
 
 /// A little text, a page of init text, room for payloads.
 #[derive(Clone)]
-pub struct Hypervisor {
+pub struct Hypervisor<A = X86_64> {
+    architecture: A,
     symbols: HashMap<Vec<u8>, u64>,
     text: Range<u64>,
     /// The start of 32 bytes that must not be patched.
@@ -186,7 +188,12 @@ impl Hypervisor {
             denied: Some(DENIED),
             functions: vec![SMALL..SMALL + 32, DENIED - 32..DENIED, DENIED..DENIED + 32],
             clock: None,
-            ..Self::with(text, HashMap::from(symbols), PAYLOADS..PAYLOADS + (8 << 20))
+            ..Self::with(
+                X86_64,
+                text,
+                HashMap::from(symbols),
+                PAYLOADS..PAYLOADS + (8 << 20),
+            )
         }
     }
 
@@ -194,7 +201,7 @@ impl Hypervisor {
     pub fn without_zeros() -> Self {
         let symbols = HashMap::from([(b"target".to_vec(), TARGET)]);
         let text = vec![0xcc; usize::try_from(PAYLOADS - TEXT).unwrap()];
-        Self::with(text, symbols, PAYLOADS..PAYLOADS + (8 << 20))
+        Self::with(X86_64, text, symbols, PAYLOADS..PAYLOADS + (8 << 20))
     }
 
     /// Real time, and functions `f0`, `f1` and so on of 32 bytes each.
@@ -202,10 +209,38 @@ impl Hypervisor {
         let text = vec![0xcc; usize::try_from(functions * 32).unwrap().max(0x1000)];
         let symbols = (0..functions).map(|i| (format!("f{i}").into_bytes(), TEXT + 32 * i));
         let area = TEXT + (16 << 20)..TEXT + (512 << 20);
-        Self::with(text, symbols.collect(), area)
+        Self::with(X86_64, text, symbols.collect(), area)
     }
+}
 
-    fn with(text: Vec<u8>, symbols: HashMap<Vec<u8>, u64>, payloads: Range<u64>) -> Self {
+impl Hypervisor<Aarch64> {
+    /// A hypervisor for ARM64 at the same addresses, with the functions `target` of 32
+    /// bytes and `tiny` of 4, and 2 MiB for payloads.
+    pub fn arm64() -> Self {
+        let text = NOP.repeat(0x1000 / NOP.len());
+        let symbols = [("target", TARGET), ("tiny", SMALL), ("at_boot", INIT)];
+        let symbols = symbols.map(|(name, addr)| (name.as_bytes().to_vec(), addr));
+        let area = PAYLOADS..PAYLOADS + (2 << 20);
+        Self {
+            functions: vec![TARGET..TARGET + 32, SMALL..SMALL + 4, SMALL + 4..SMALL + 32],
+            clock: None,
+            limits: Limits {
+                features: 18,
+                landing_pads: LandingPads::Unused,
+                ..Limits::default()
+            },
+            ..Self::with(Aarch64, text, HashMap::from(symbols), area)
+        }
+    }
+}
+
+impl<A> Hypervisor<A> {
+    fn with(
+        architecture: A,
+        text: Vec<u8>,
+        symbols: HashMap<Vec<u8>, u64>,
+        payloads: Range<u64>,
+    ) -> Self {
         let end = TEXT + text.len() as u64;
         let memory = Memory {
             machine: Machine {
@@ -229,6 +264,7 @@ impl Hypervisor {
             in_window: false,
         };
         Self {
+            architecture,
             symbols,
             text: TEXT..end,
             denied: None,
@@ -272,7 +308,13 @@ impl Default for Hypervisor {
     }
 }
 
-impl Host for Hypervisor {
+impl<A: Architecture> Host for Hypervisor<A> {
+    type Architecture = A;
+
+    fn architecture(&self) -> A {
+        self.architecture
+    }
+
     fn build_id(&self) -> &[u8] {
         &XEN_ID
     }

@@ -73,24 +73,34 @@ pub struct Payload {
     pub text: SectionId,
     /// The symbol of the new code.
     pub new_code: SymbolId,
+    /// The relocation of a pointer.
+    pointer: u32,
 }
 
 impl Payload {
     /// Code for one new function, 16 bytes, and nothing else.
     pub fn bare() -> Self {
-        Self::only(&[0x90; 16])
+        Self::only(Architecture::X86_64, &[0x90; 16])
     }
 
     /// A payload that replaces `target` by this code.
     pub fn with_code(code: &[u8]) -> Self {
-        let mut payload = Self::only(code);
+        let mut payload = Self::only(Architecture::X86_64, code);
         payload.notes(&XEN_ID, &OWN_ID);
         payload.functions(&[func("target")]);
         payload
     }
 
-    fn only(code: &[u8]) -> Self {
-        let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    /// A payload for ARM64 with this new code.
+    pub fn arm64(code: &[u8], functions: &[Func]) -> Self {
+        let mut payload = Self::only(Architecture::Aarch64, code);
+        payload.notes(&XEN_ID, &OWN_ID);
+        payload.functions(functions);
+        payload
+    }
+
+    fn only(architecture: Architecture, code: &[u8]) -> Self {
+        let mut object = Object::new(BinaryFormat::Elf, architecture, Endianness::Little);
         let text = object.add_section(vec![], b".text.new".to_vec(), SectionKind::Text);
         object.append_section_data(text, code, 16);
         let new_code = symbol(&mut object, "new_code", Some((text, 0)));
@@ -98,6 +108,10 @@ impl Payload {
             object,
             text,
             new_code,
+            pointer: match architecture {
+                Architecture::Aarch64 => 257,
+                _ => 1,
+            },
         }
     }
 
@@ -126,7 +140,7 @@ impl Payload {
         let section = self.section(name, SectionKind::ReadOnlyData, &bytes, 8);
         let code = self.new_code;
         for index in 0..count {
-            self.relocation(section, index * 8, 1, code, 0);
+            self.relocation(section, index * 8, self.pointer, code, 0);
         }
         self
     }
@@ -218,10 +232,10 @@ impl Payload {
                 let bytes = [function.name.as_bytes(), b"\0"].concat();
                 let offset = self.object.append_section_data(strings, &bytes, 1);
                 let name = self.object.section_symbol(strings);
-                self.relocation(funcs, at, 1, name, offset.cast_signed());
+                self.relocation(funcs, at, self.pointer, name, offset.cast_signed());
             }
             if function.replaced {
-                self.relocation(funcs, at + 8, 1, self.new_code, 0);
+                self.relocation(funcs, at + 8, self.pointer, self.new_code, 0);
             }
         }
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::rc::Rc;
 use xsplice_e2e::{base, own_payloads};
 use xsplice_engine::{
-    Absent, Action, Description, Engine, Errno, Guard, Hook, Host, Limits, Options, Policy,
+    Absent, Action, Any, Description, Engine, Errno, Guard, Hook, Host, Limits, Options, Policy,
     Protection, Region, Resident, Status, WriteAccess,
 };
 use xsplice_host_image::{Image, Machine};
@@ -47,6 +47,12 @@ struct Failing<'i> {
 }
 
 impl Host for Failing<'_> {
+    type Architecture = Any;
+
+    fn architecture(&self) -> Any {
+        self.machine.architecture()
+    }
+
     fn build_id(&self) -> &[u8] {
         self.machine.build_id()
     }

@@ -2,7 +2,7 @@
 //! Xen's own test payloads against Debian's Xen, with the engine on its image.
 
 use std::path::Path;
-use xsplice_e2e::{Base, base, build, local, repository};
+use xsplice_e2e::{Base, arm64_base, base, build, local, repository};
 use xsplice_host_image::{Image, Report, check};
 
 fn report(base: &Base, image: &Image, below: Option<&str>, name: &str) -> anyhow::Result<Report> {
@@ -22,9 +22,8 @@ fn report(base: &Base, image: &Image, below: Option<&str>, name: &str) -> anyhow
     report.ok_or_else(|| anyhow::anyhow!("no report on {name}"))
 }
 
-#[test]
-fn xen_s_own_payloads() -> anyhow::Result<()> {
-    let base = base()?;
+/// Those that load and apply on every machine.
+fn good(base: &Base) -> anyhow::Result<()> {
     let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
     for name in [
         "xen_action_hooks",
@@ -38,11 +37,66 @@ fn xen_s_own_payloads() -> anyhow::Result<()> {
         "xen_prepost_hooks_fail",
         "xen_replace_world",
     ] {
-        let report = report(&base, &image, None, name)?;
+        let report = report(base, &image, None, name)?;
         assert!(report.loads && report.applies, "{report:#?}");
     }
-    let report = report(&base, &image, Some("xen_hello_world"), "xen_bye_world")?;
+    let report = report(base, &image, Some("xen_hello_world"), "xen_bye_world")?;
     assert!(report.loads && report.applies, "{report:#?}");
+    Ok(())
+}
+
+#[test]
+fn xen_s_own_payloads() -> anyhow::Result<()> {
+    good(&base()?)
+}
+
+/// Where the last four bytes of a function are its return, `xen_nop` works too.
+#[test]
+fn xen_s_own_payloads_for_arm64() -> anyhow::Result<()> {
+    let base = arm64_base()?;
+    good(&base)?;
+    let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
+    let report = report(&base, &image, None, "xen_nop")?;
+    assert!(report.loads && report.applies, "{report:#?}");
+    bad(&base, &BAD)
+}
+
+#[test]
+fn payloads_for_another_machine_are_refused() -> anyhow::Result<()> {
+    let (x86, arm) = (base()?, arm64_base()?);
+    for (of, on, words) in [
+        (&x86, &arm, "for x86-64, and this hypervisor is for ARM64"),
+        (&arm, &x86, "for ARM64, and this hypervisor is for x86-64"),
+    ] {
+        let image = Image::parse(&std::fs::read(&on.xen_syms)?)?;
+        let report = report(of, &image, None, "xen_hello_world")?;
+        assert!(!report.loads);
+        let first = &report.problems[0].message;
+        assert!(first.contains(words), "{first}");
+    }
+    Ok(())
+}
+
+/// Those that do not load or apply on any machine: name, whether it loads, and a part of
+/// the reason.
+const BAD: [(&str, bool, &str); 3] = [
+    (
+        "xen_no_xen_buildid",
+        false,
+        ".livepatch.xen_depends is missing",
+    ),
+    ("xen_bye_world", true, "the payload applies on top of"),
+    ("xen_expectations_fail", true, "should hold deadc0debabe"),
+];
+
+fn bad(base: &Base, payloads: &[(&str, bool, &str)]) -> anyhow::Result<()> {
+    let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
+    for (name, loads, words) in payloads {
+        let report = report(base, &image, None, name)?;
+        assert_eq!((report.loads, report.applies), (*loads, false), "{name}");
+        let first = &report.problems[0].message;
+        assert!(first.contains(words), "{name}: {first}");
+    }
     Ok(())
 }
 
@@ -51,23 +105,9 @@ fn xen_s_own_payloads() -> anyhow::Result<()> {
 #[test]
 fn half_an_instruction_is_not_left_behind() -> anyhow::Result<()> {
     let base = base()?;
-    let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
-    for (name, loads, words) in [
-        ("xen_nop", false, "end inside of the instruction at"),
-        (
-            "xen_no_xen_buildid",
-            false,
-            ".livepatch.xen_depends is missing",
-        ),
-        ("xen_bye_world", true, "the payload applies on top of"),
-        ("xen_expectations_fail", true, "should hold deadc0debabe"),
-    ] {
-        let report = report(&base, &image, None, name)?;
-        assert_eq!((report.loads, report.applies), (loads, false), "{name}");
-        let first = &report.problems[0].message;
-        assert!(first.contains(words), "{name}: {first}");
-    }
-    Ok(())
+    let nop = ("xen_nop", false, "end inside of the instruction at");
+    bad(&base, &[nop])?;
+    bad(&base, &BAD)
 }
 
 /// Values of variables do not survive a replace: `check` names the payloads that lose

@@ -10,7 +10,6 @@ use crate::output::{complain, shown};
 use anyhow::bail;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use xsplice_abi::machine::Machine;
 use xsplice_abi::note::hex;
 use xsplice_host_image::{Image, Severity, check};
 use xsplice_system::file;
@@ -89,14 +88,6 @@ impl Preflight {
     fn image(&self, identity: &Identity) -> anyhow::Result<Option<(PathBuf, Image)>> {
         let build_id = &identity.hypervisor;
         if let Some(path) = &self.xen_syms {
-            if identity.machine != Machine::X86_64 {
-                bail!(
-                    "{}: the check is only available for x86-64, and the payload is for {}: leave \
-                     out `--xen-syms`",
-                    shown(path),
-                    identity.machine
-                );
-            }
             let Some(image) = read(path) else {
                 bail!("{}: not a hypervisor image", shown(path));
             };
@@ -122,28 +113,4 @@ impl Preflight {
 
 fn read(path: &Path) -> Option<Image> {
     Image::parse(&file::read(path).ok()?).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn on_other_machines_the_check_is_refused_for_that_reason() {
-        let preflight = Preflight {
-            xen_syms: Some("xen-syms".into()),
-            no_check: false,
-        };
-        let identity = Identity {
-            machine: Machine::Arm64,
-            hypervisor: "11".to_owned(),
-            depends: "11".to_owned(),
-        };
-        let error = preflight.run("fix", &[], &identity).expect_err("ARM64");
-        assert_eq!(
-            error.to_string(),
-            "xen-syms: the check is only available for x86-64, and the payload is for ARM64: leave \
-             out `--xen-syms`"
-        );
-    }
 }

@@ -113,7 +113,9 @@ pub(super) fn apply(
 fn patches<H: Host>(text: &AsIfReverted<'_, H>, payload: &Loaded) -> Result<Vec<Patch>, Cause> {
     let mut patches = fallible::with_room(payload.functions.len())?;
     for function in &payload.functions {
-        let patch = Patch::new(function, |addr, buf| text.read(addr, buf));
+        let patch = Patch::new(text.host.architecture(), function, |addr, buf| {
+            text.read(addr, buf)
+        });
         let errno = Errno::EFAULT;
         fallible::push(&mut patches, patch.ok_or(Cause::Closed { errno })?)?;
     }

@@ -4,6 +4,7 @@
 
 use thiserror::Error;
 use xsplice_abi::errno::Errno;
+use xsplice_abi::machine::Machine;
 
 /// What is wrong with a file as a whole.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -29,9 +30,15 @@ pub enum FileFault {
         value: u64,
         expected: &'static str,
     },
-    /// For another machine.
-    #[error("the payload is for another machine ({field} {value:#x}); this engine takes x86-64")]
+    /// For a machine that the engine does not know.
+    #[error(
+        "the payload is for another machine ({field} {value:#x}); \
+         this engine takes x86-64 and ARM64"
+    )]
     Machine { field: &'static str, value: u64 },
+    /// For another machine than the hypervisor.
+    #[error("the payload is for {machine}, and this hypervisor is for {takes}")]
+    OtherMachine { machine: Machine, takes: Machine },
     /// Too many sections.
     #[error("the payload has {count} sections; fewer than {limit} are supported")]
     TooManySections { count: u16, limit: u16 },
@@ -55,9 +62,10 @@ pub enum FileFault {
 impl FileFault {
     pub(super) fn errno(&self) -> Errno {
         match self {
-            Self::Header { .. } | Self::Machine { .. } | Self::TooManySections { .. } => {
-                Errno::EOPNOTSUPP
-            }
+            Self::Header { .. }
+            | Self::Machine { .. }
+            | Self::OtherMachine { .. }
+            | Self::TooManySections { .. } => Errno::EOPNOTSUPP,
             _ => Errno::EINVAL,
         }
     }

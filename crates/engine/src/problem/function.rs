@@ -54,6 +54,9 @@ pub enum FunctionFault {
     /// More no-ops than the function has bytes.
     #[error("{new_size} bytes to make no-ops, but it has {old_size}")]
     NopPastEnd { new_size: u32, old_size: u32 },
+    /// No-ops for a part of an instruction.
+    #[error("{new_size} bytes to make no-ops, which is not a multiple of {unit}")]
+    NopPart { new_size: u32, unit: u32 },
     /// Fewer no-ops than the landing pad has bytes (*stricter*: Xen computes a
     /// negative length).
     #[error(
@@ -141,7 +144,9 @@ impl FunctionFault {
 
     pub(super) fn errno(&self) -> Errno {
         match self {
-            Self::Version { .. } | Self::NopTooLong { .. } => Errno::EOPNOTSUPP,
+            Self::Version { .. } | Self::NopTooLong { .. } | Self::NopPart { .. } => {
+                Errno::EOPNOTSUPP
+            }
             Self::Denied { .. } => Errno::EPERM,
             Self::Unknown => Errno::ENOENT,
             Self::Distance { .. } => Errno::EOVERFLOW,

@@ -22,6 +22,7 @@ pub(crate) use text::{bytes, copied, printable, same, text};
 use crate::elf::{Section, Symbol};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 use thiserror::Error;
 use xsplice_abi::errno::Errno;
 use xsplice_fallible::{self as fallible, NoMemory};
@@ -112,8 +113,13 @@ pub enum Problem {
     #[error("the payload needs {size:#x} bytes of memory; {limit:#x} are allowed")]
     TooLarge { size: u64, limit: u64 },
     /// No room.
-    #[error("the hypervisor has no {size:#x} bytes of memory for the payload")]
-    NoMemory { size: u64 },
+    #[error("the hypervisor has no {size:#x} bytes of memory for the payload{}", Window(*.window))]
+    NoMemory {
+        /// How much it needs.
+        size: u64,
+        /// How much all payloads together can have, if that is little.
+        window: Option<u64>,
+    },
     /// The hypervisor rejected the payload.
     #[error("the hypervisor failed to {what} ({})", .errno.name().unwrap_or("?"))]
     Hypervisor { what: &'static str, errno: Errno },
@@ -173,6 +179,22 @@ impl core::fmt::Display for Named<'_> {
         match self {
             Self(_, "", _) => Ok(()),
             Self(before, name, after) => write!(f, "{before}{name}{after}"),
+        }
+    }
+}
+
+/// The size of the window for all payloads.
+struct Window(Option<u64>);
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(size) => write!(
+                f,
+                "; all payloads together can have {size:#x}, with an unused page after each: \
+                 unload some, or replace them by one"
+            ),
+            None => Ok(()),
         }
     }
 }

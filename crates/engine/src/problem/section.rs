@@ -113,6 +113,9 @@ pub enum SectionFault {
     /// Alternatives without original code or without replacements.
     #[error("is there, but {missing} is not")]
     AlternativesAlone { missing: &'static str },
+    /// An exception table, which hypervisors for this machine do not have.
+    #[error("is there, but hypervisors for ARM64 have no exception table")]
+    NoExceptions,
     /// A table that this hypervisor does not use (*stricter*: it ignores it, and the
     /// calls stay indirect, to functions without landing pads).
     #[error("is there, but this hypervisor does not make such calls direct")]
@@ -148,6 +151,7 @@ impl SectionFault {
             | Self::ZeroAlignment
             | Self::LargeAlignment { .. }
             | Self::UnknownTable
+            | Self::NoExceptions
             | Self::RelNotSupported => Errno::EOPNOTSUPP,
             _ => Errno::EINVAL,
         }

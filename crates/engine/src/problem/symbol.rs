@@ -82,8 +82,11 @@ pub enum RelocationFault {
     #[error("type {r_type} is unknown")]
     Unknown { r_type: u32 },
     /// A type that this engine supports, but Xen's own loader does not.
-    #[error("Xen's loader does not perform {name}; only R_X86_64_64, PC32 and PLT32")]
-    Stock { name: &'static str },
+    #[error("Xen's loader does not perform {name}; {advice}")]
+    Stock {
+        name: &'static str,
+        advice: &'static str,
+    },
     /// A value that does not fit.
     #[error("at {offset:#x}: {overflow}")]
     Overflow { offset: u64, overflow: Overflow },

@@ -8,20 +8,45 @@
 
 use super::tables::Table;
 use super::{Loader, Placed};
+use crate::arch::{Entries, Instructions as _};
 use crate::format::{Bytes, Known};
 use crate::problem::{Problems, SectionFault};
 use crate::sort::{sort, sort_pairs};
-use crate::x86_64::{Branch, displacement};
-use crate::{Host, Region};
+use crate::{Host, Limits, Region};
 use alloc::vec::Vec;
-use xsplice_abi::special::{self, Alternative};
+use xsplice_abi::special::{self, CALL_SITE_SIZE};
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// Size of a RIP-relative indirect call.
-const INDIRECT_SIZE: u8 = 6;
+/// A payload's code, and what it may lead to.
+pub struct Code<'c, 'a, H> {
+    placed: &'c Placed<'a>,
+    loader: &'c Loader<'c, H>,
+}
 
-/// The problem with an entry, and the address or number concerned.
-type Wrong = (&'static str, u64);
+impl<'c, H: Host> Code<'c, '_, H> {
+    pub(crate) fn host(&self) -> &'c H {
+        self.loader.host
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.loader.host.limits()
+    }
+
+    /// Bytes of the payload.
+    pub(crate) fn get(&self, addr: u64, len: usize) -> Option<&'c [u8]> {
+        self.placed.image.get(addr, len)
+    }
+
+    /// Whether there is permanent code at `addr`.
+    pub(crate) fn is_code(&self, addr: u64) -> bool {
+        self.placed.is_code(self.loader, addr)
+    }
+
+    /// Why there is no function at `addr`, if so.
+    pub(crate) fn not_function(&self, addr: u64) -> Option<&'static str> {
+        self.placed.not_function(self.loader, addr)
+    }
+}
 
 /// Code that an entry patches.
 #[derive(Clone, Copy)]
@@ -81,14 +106,19 @@ impl Placed<'_> {
         problems: &mut Problems,
     ) -> Result<Vec<Site>, NoMemory> {
         let mut sites = Vec::new();
-        let expected = "a multiple of 14 (alternatives)";
-        for (index, addr, bytes) in table.entries(Alternative::SIZE, expected, problems) {
-            let Some(entry) = Alternative::read(bytes, addr) else {
+        let code = self.code(loader);
+        let architecture = loader.host.architecture();
+        let end = replacements.addr.saturating_add(replacements.section.size);
+        let replacements = replacements.addr..end;
+        for (index, addr, bytes) in table.entries(architecture.alternatives(), problems) {
+            let Some(entry) = architecture.alternative(bytes, addr) else {
                 continue;
             };
-            let wrong = self
-                .check_lengths(replacements, &entry)
-                .and_then(|()| self.check_entry(loader, &entry));
+            let wrong = if self.in_text(entry.place, entry.total_len().into()) {
+                architecture.check_alternative(&code, &replacements, &entry)
+            } else {
+                Err(("its code is outside the payload's text", entry.place))
+            };
             if let Err((what, addr)) = wrong {
                 table.push_wrong(index, what, addr, problems);
             }
@@ -103,113 +133,10 @@ impl Placed<'_> {
         Ok(sites)
     }
 
-    /// Whether code and replacement are where they should be, and fit.
-    #[inline(never)]
-    fn check_lengths(
-        &self,
-        replacements: &Table<'_, '_>,
-        entry: &Alternative,
-    ) -> Result<(), Wrong> {
-        let total_len = entry.total_len();
-        let repl_len = u64::from(entry.replacement_len);
-        let repl_end = entry.replacement.checked_sub(replacements.addr);
-        let repl_end = repl_end.and_then(|at| at.checked_add(repl_len));
-        if !self.in_text(entry.place, total_len.into()) {
-            Err(("its code is outside the payload's text", entry.place))
-        } else if repl_end.is_none_or(|end| end > replacements.section.size) {
-            let what = "its replacement is outside .altinstr_replacement";
-            Err((what, entry.replacement))
-        } else if repl_len > total_len.into() {
-            Err(("its replacement is longer than its code", repl_len))
-        } else if total_len > u8::MAX.into() {
-            Err(("its code has more than 255 bytes", total_len.into()))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Whether the hypervisor can use an entry with valid lengths.
-    #[inline(never)]
-    fn check_entry(
-        &self,
-        loader: &Loader<'_, impl Host>,
-        entry: &Alternative,
-    ) -> Result<(), Wrong> {
-        let feature = entry.feature();
-        if feature >= loader.host.limits().features {
-            let what = "it is for a processor feature that this hypervisor does not know";
-            Err((what, feature.into()))
-        } else if entry.used != 0 {
-            Err(("it is marked as applied already", entry.place))
-        } else {
-            self.check_branch(loader, entry)
-        }
-    }
-
-    /// If the replacement is a branch, the hypervisor relocates it, or redirects it
-    /// to the target of the original call's pointer. Checks that this is code.
-    #[inline(never)]
-    fn check_branch(
-        &self,
-        loader: &Loader<'_, impl Host>,
-        entry: &Alternative,
-    ) -> Result<(), Wrong> {
-        let code = self
-            .image
-            .get(entry.replacement, usize::from(entry.replacement_len));
-        let Some(branch) = code.and_then(Branch::direct) else {
-            return Ok(());
-        };
-        let target = branch.target(entry.replacement);
-        if target == entry.replacement {
-            let always = loader.host.limits().always;
-            let becomes_direct = entry.original_len >= INDIRECT_SIZE
-                && always.is_some_and(|always| always == entry.condition);
-            return if becomes_direct {
-                self.check_pointer(loader, entry.place, branch.is_jump)
-            } else {
-                Err(("its replacement is a branch to itself", target))
-            };
-        }
-        if !self.is_code(loader, target) {
-            return Err(("its replacement branches to what is no code", target));
-        }
-        let reached = displacement(entry.place, target);
-        let far = ("its replacement branches out of reach", target);
-        reached.map(|_| ()).ok_or(far)
-    }
-
-    /// Whether the call (or jump) at `at` goes through a pointer to code. A null
-    /// pointer becomes a trap.
-    #[inline(never)]
-    fn check_pointer(
-        &self,
-        loader: &Loader<'_, impl Host>,
-        at: u64,
-        is_jump: bool,
-    ) -> Result<(), Wrong> {
-        let code = self.image.get(at, INDIRECT_SIZE.into());
-        let Some(branch) = code.and_then(|code| Branch::indirect(code, is_jump)) else {
-            return Err(("it is for a call through a pointer, and there is none", at));
-        };
-        let slot = branch.target(at);
-        if loader.host.region(slot) == Region::Init {
-            return Err((
-                "the pointer that it calls through is freed after boot",
-                slot,
-            ));
-        }
-        let mut pointer = [0; 8];
-        match self.image.get(slot, pointer.len()) {
-            Some(bytes) => pointer.copy_from_slice(bytes),
-            None if loader.host.read(slot, &mut pointer) => {}
-            None => return Err(("the pointer that it calls through cannot be read", slot)),
-        }
-        let target = u64::from_le_bytes(pointer);
-        if target == 0 || self.is_code(loader, target) && displacement(at, target).is_some() {
-            Ok(())
-        } else {
-            Err(("the pointer that it calls through leads to no code", target))
+    fn code<'c, H>(&'c self, loader: &'c Loader<'c, H>) -> Code<'c, 'c, H> {
+        Code {
+            placed: self,
+            loader,
         }
     }
 
@@ -226,14 +153,17 @@ impl Placed<'_> {
             return Ok(());
         }
         let mut sites = Vec::new();
-        let expected = "a multiple of 4 (call sites)";
-        for (index, addr, bytes) in
-            table.entries(special::Table::CallSites.entry_size(), expected, problems)
-        {
+        let code = self.code(loader);
+        let architecture = loader.host.architecture();
+        let form = Entries {
+            size: special::Table::CallSites.entry_size(),
+            expected: "a multiple of 4 (call sites)",
+        };
+        for (index, addr, bytes) in table.entries(form, problems) {
             let offset = Bytes(bytes).i32(0).unwrap_or(0);
             let at = addr.wrapping_add_signed(offset.into());
-            let wrong = if self.in_text(at, INDIRECT_SIZE.into()) {
-                self.check_pointer(loader, at, false)
+            let wrong = if self.in_text(at, CALL_SITE_SIZE.into()) {
+                architecture.check_call_site(&code, at)
             } else {
                 Err(("it is outside the payload's text", at))
             };
@@ -288,7 +218,7 @@ fn check_apart(
     sort_pairs(sites);
     let mut end = 0;
     for (at, index) in sites {
-        let behind = at.saturating_add(INDIRECT_SIZE.into());
+        let behind = at.saturating_add(CALL_SITE_SIZE.into());
         let before = altered.partition_point(|site| site.addr < behind);
         let near = before.checked_sub(1).and_then(|near| altered.get(near));
         let over = |site: &Site| site.addr.saturating_add(site.lengths.1.into()) > *at;

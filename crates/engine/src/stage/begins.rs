@@ -5,12 +5,14 @@
 use super::resolve::Target;
 use super::tables::Table;
 use super::{Loader, Placed};
+use crate::Host;
+use crate::arch::Instructions as _;
 use crate::elf::SHF_EXECINSTR;
 use crate::host::LandingPads;
 use crate::problem::{EntryFault, Problems};
 use crate::sort::sort_pairs;
-use crate::{Host, x86_64};
 use alloc::vec::Vec;
+use xsplice_abi::machine::Machine;
 use xsplice_fallible::{self as fallible, NoMemory};
 
 /// The symbols in the payload's text, sorted, each with the end of the last function
@@ -31,7 +33,7 @@ impl Begins {
 impl Placed<'_> {
     /// Records the starts of functions; symbols must be resolved.
     #[inline(never)]
-    pub(super) fn find_begins(&mut self) -> Result<(), NoMemory> {
+    pub(super) fn find_begins(&mut self, machine: Machine) -> Result<(), NoMemory> {
         let mut begins = Vec::new();
         for (section, address) in self.elf.sections.iter().zip(&self.addresses) {
             if let Some(addr) = address
@@ -44,6 +46,7 @@ impl Placed<'_> {
             if let Target::Address(addr) = *target
                 && self.image.text().contains(addr, 1)
                 && !symbol.name().is_empty()
+                && !machine.is_mapping_symbol(symbol.name())
             {
                 fallible::push(&mut begins, (addr, addr.saturating_add(symbol.size)))?;
             }
@@ -89,7 +92,7 @@ impl Placed<'_> {
         if pads == LandingPads::Unused {
             return;
         }
-        let mut first = [0; x86_64::ENDBR_SIZE as usize];
+        let mut first = [0; 4];
         let read = match self.image.get(addr, first.len()) {
             Some(bytes) => {
                 first.copy_from_slice(bytes);
@@ -97,7 +100,7 @@ impl Placed<'_> {
             }
             None => loader.host.read(addr, &mut first),
         };
-        if !read || !x86_64::is_endbr(&first) {
+        if !read || !loader.host.architecture().is_landing_pad(first) {
             let checked = pads == LandingPads::Checked;
             let fault = EntryFault::NoLandingPad { addr, checked };
             problems.entry(table.section, index, fault);

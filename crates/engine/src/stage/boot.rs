@@ -10,6 +10,7 @@
 use super::function::Function;
 use super::{Loader, Placed};
 use crate::Host;
+use crate::arch::Instructions as _;
 use crate::problem::{Problem, Problems, RelocationFault};
 use crate::sort::sort;
 use alloc::vec::Vec;
@@ -50,7 +51,9 @@ impl Placed<'_> {
         sort(references, |a, b| a.leads < b.leads);
         let mut places = Places::of(references)?;
         for function in functions {
-            each_value(loader, function, |value| places.mark(value));
+            let code = function.old_addr..function.end();
+            let architecture = loader.host.architecture();
+            architecture.each_reference(loader.host, code, |value| places.mark(value));
         }
         for reference in &self.boot_references {
             let (Some(section), Some(symbol)) = (
@@ -99,28 +102,6 @@ impl Places {
     fn is_marked(&self, leads: u64) -> bool {
         let found = self.0.binary_search_by_key(&leads, |(leads, _)| *leads);
         found.is_ok_and(|at| self.0.get(at).is_some_and(|(_, marked)| *marked))
-    }
-}
-
-/// Calls `found` with each interpretation of any four bytes of the old function: an
-/// address, or a displacement.
-#[inline(never)]
-fn each_value(loader: &Loader<'_, impl Host>, function: &Function, mut found: impl FnMut(u64)) {
-    const FIELD: usize = 4;
-    let mut buf = [0; 128];
-    let mut at = function.old_addr;
-    while let Ok(left) = usize::try_from(function.end().saturating_sub(at))
-        && left >= FIELD
-        && let Some(code) = buf.get_mut(..left.min(128))
-        && loader.host.read(at, code)
-    {
-        for (place, field) in (at..).zip(code.windows(FIELD)) {
-            let field = field.first_chunk().copied().unwrap_or_default();
-            let value = i64::from(i32::from_le_bytes(field)).cast_unsigned();
-            found(value);
-            found(place.wrapping_add(value));
-        }
-        at += (code.len() - FIELD + 1) as u64;
     }
 }
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Bug frames: how the hypervisor handles `ud2` in the payload's code.
+//! Bug frames: how the hypervisor handles trapping instructions in the payload's code.
 
 use super::tables::Table;
 use super::{Loader, Placed};
 use crate::Host;
+use crate::arch::Instructions as _;
 use crate::format::Known;
 use crate::problem::Problems;
-use xsplice_abi::special::{BugFrame, BugKind};
+use xsplice_abi::special::BugKind;
 
 /// Checks that strings that the hypervisor prints are terminated.
 struct Strings<'p, 'a, H> {
@@ -78,35 +79,28 @@ impl<'a> Placed<'a> {
         problems: &mut Problems,
     ) {
         let mut strings = self.strings(loader.host);
-        let expected = "a multiple of 8 (bug frames)";
-        for (index, addr, bytes) in table.entries(BugFrame::SIZE, expected, problems) {
-            let Some(frame) = BugFrame::read(bytes, addr) else {
+        let architecture = loader.host.architecture();
+        let form = architecture.bug_frames();
+        for (index, addr, bytes) in table.entries(form, problems) {
+            let rest = table.bytes.get(index * bytes.len()..);
+            let frame = rest.and_then(|rest| architecture.bug_frame(kind, rest, addr));
+            let Some(frame) = frame else {
                 continue;
             };
-            // The second half of an assertion with a message, which refers to no
-            // code.
-            if kind == BugKind::Assert && frame.place == addr {
-                continue;
-            }
-            let wrong = if !self.in_text(frame.place, 2) {
+            let mut ends = |text: Option<u64>| text.filter(|text| !strings.ends(*text));
+            let wrong = if !self.in_text(frame.place, architecture.trap_size()) {
                 Some(("its place is not in the payload's text", frame.place))
-            } else if kind == BugKind::Call {
-                let wrong = self.not_function(loader, frame.pointer);
+            } else if let Some(function) = frame.function {
+                let wrong = self.not_function(loader, function);
                 if wrong.is_none() {
-                    self.check_landing(loader, table, (index, frame.pointer), problems);
+                    self.check_landing(loader, table, (index, function), problems);
                 }
-                wrong.map(|what| (what, frame.pointer))
-            } else if !strings.ends(frame.pointer) {
-                let what = "its file name cannot be read, or does not end";
-                Some((what, frame.pointer))
-            } else if kind == BugKind::Assert {
-                let whole = table.bytes.get(index * bytes.len()..);
-                let message = whole.and_then(|bytes| BugFrame::message(bytes, addr));
-                let good = message.is_some_and(|message| strings.ends(message));
-                let what = "its message cannot be read, or does not end";
-                (!good).then_some((what, message.unwrap_or(0)))
+                wrong.map(|what| (what, function))
+            } else if let Some(file) = ends(frame.file) {
+                Some(("its file name cannot be read, or does not end", file))
             } else {
-                None
+                let message = ends(frame.message);
+                message.map(|text| ("its message cannot be read, or does not end", text))
             };
             if let Some((what, addr)) = wrong {
                 table.push_wrong(index, what, addr, problems);

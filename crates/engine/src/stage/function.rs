@@ -4,11 +4,12 @@
 
 use super::verified::Contents;
 use super::{Findings, Loader, Placed};
+use crate::arch::{Entries, Instructions as _};
 use crate::format::{Bytes, FUNC_SIZE, Known, MAX_NAME, NOP_LIMIT};
 use crate::image::Image;
 use crate::problem::{FunctionFault, Problem, Problems, SectionFault, text};
 use crate::sort::sort;
-use crate::{Host, Region, x86_64};
+use crate::{Host, Region};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -33,6 +34,8 @@ pub struct Function {
     pub new_size: u32,
     /// Offset of the patch in the old function.
     pub patch_offset: u32,
+    /// Size of a jump on the hypervisor's machine.
+    pub(crate) jump_size: u8,
     /// Whether a function of the hypervisor is known to start there.
     pub(crate) begins: bool,
 }
@@ -44,7 +47,7 @@ impl Function {
         let start = self.old_addr.saturating_add(self.patch_offset.into());
         let length = match self.new_addr {
             0 => self.new_size.saturating_sub(self.patch_offset),
-            _ => x86_64::JUMP_SIZE,
+            _ => self.jump_size.into(),
         };
         start..start.saturating_add(length.into())
     }
@@ -146,7 +149,7 @@ impl<H: Host> Candidate<'_, H> {
             return Err(self.not_text());
         }
         self.function.begins = host.function_at(old_addr) == Some(old_addr);
-        self.function.patch_offset = x86_64::patch_offset(&first);
+        self.function.patch_offset = host.architecture().patch_offset(first);
         Ok(())
     }
 
@@ -178,6 +181,16 @@ impl<H: Host> Candidate<'_, H> {
             ..
         } = self.function;
         let last = old_size.checked_sub(1).ok_or(FunctionFault::NoOldSize)?;
+        let unit = u64::from(host.architecture().unit());
+        if !addr.is_multiple_of(unit) {
+            return Err(FunctionFault::Boundary {
+                addr,
+                size: old_size,
+                what: "begin",
+                begin: addr - addr % unit,
+                length: unit,
+            });
+        }
         let last = addr.wrapping_add(last.into());
         match (stack.region(*host, addr), stack.region(*host, last)) {
             (Region::Text, Region::Text) => Ok(()),
@@ -223,13 +236,19 @@ impl<H: Host> Candidate<'_, H> {
             old_size,
             new_addr: new,
             patch_offset,
+            jump_size,
             ..
         } = self.function;
-        let needed = x86_64::JUMP_SIZE + patch_offset;
+        let needed = u32::from(jump_size) + patch_offset;
         if old_size < needed {
             return Err(FunctionFault::TooSmall { old_size, needed });
         }
-        if x86_64::displacement(old.wrapping_add(patch_offset.into()), new).is_none() {
+        let architecture = self.loader.host.architecture();
+        if !new.is_multiple_of(architecture.unit().into()) {
+            let what = "no instruction can begin there";
+            return Err(FunctionFault::NewAddress { addr: new, what });
+        }
+        if !architecture.reaches(old.wrapping_add(patch_offset.into()), new) {
             return Err(FunctionFault::Distance { old, new });
         }
         let wrong = if new == old {
@@ -255,6 +274,10 @@ impl<H: Host> Candidate<'_, H> {
         if new_size > NOP_LIMIT {
             let limit = NOP_LIMIT;
             return Err(FunctionFault::NopTooLong { new_size, limit });
+        }
+        let unit = self.loader.host.architecture().unit();
+        if !new_size.is_multiple_of(unit) {
+            return Err(FunctionFault::NopPart { new_size, unit });
         }
         if new_size > old_size {
             return Err(FunctionFault::NopPastEnd { new_size, old_size });
@@ -288,8 +311,11 @@ impl Placed<'_> {
         contents.functions = fallible::with_room(count)?;
         contents.expectations = fallible::with_room(count)?;
         let problems = &mut contents.findings.problems;
-        let expected = "a multiple of 104 (function records)";
-        for (index, _, record) in table.entries(FUNC_SIZE, expected, problems) {
+        let form = Entries {
+            size: FUNC_SIZE,
+            expected: "a multiple of 104 (function records)",
+        };
+        for (index, _, record) in table.entries(form, problems) {
             if let (Ok(record), Ok(index)) =
                 (LivepatchFunc::ref_from_bytes(record), u32::try_from(index))
             {
@@ -325,6 +351,7 @@ impl Placed<'_> {
                 new_addr: record.new_addr.get(),
                 new_size: record.new_size.get(),
                 patch_offset: 0,
+                jump_size: loader.host.architecture().jump_size(),
                 begins: false,
             },
         };
@@ -427,7 +454,8 @@ impl Cursor {
             });
             Ok(())
         };
-        let last = end.saturating_add(x86_64::LONGEST as u64);
+        let architecture = host.architecture();
+        let last = end.saturating_add(architecture.longest());
         let last = last.min(function.end()).max(end);
         let size = usize::try_from(last - self.at).unwrap_or(usize::MAX);
         let mut code = fallible::filled(0, size.min(FUNCTION_LIMIT))?;
@@ -437,7 +465,7 @@ impl Cursor {
         let mut code = code.as_slice();
         for (what, at) in [("begin", addr), ("end", end)] {
             let offset = usize::try_from(at - self.at).unwrap_or(usize::MAX);
-            match x86_64::across(code, offset) {
+            match architecture.across(code, offset) {
                 Err(read) => {
                     let addr = self.at + read as u64;
                     return wrong(FunctionFault::Undecodable { addr });

@@ -5,6 +5,7 @@
 use super::begins::Begins;
 use super::{DependencyChecked, File, Loader, Placed};
 use crate::Host;
+use crate::arch::Instructions as _;
 use crate::elf::{SHF_EXECINSTR, SHF_WRITE, Section};
 use crate::format::MAX_IMAGE;
 use crate::image::{Image, PAGE, Span};
@@ -170,7 +171,11 @@ impl<'a> DependencyChecked<'a> {
             return Err(file.findings.refuse());
         }
         let Some(memory) = loader.host.allocate(total.max(PAGE)) else {
-            problems.push(Problem::NoMemory { size: total });
+            let window = loader.host.architecture().window_size();
+            problems.push(Problem::NoMemory {
+                size: total,
+                window,
+            });
             return Err(file.findings.refuse());
         };
         let spans = plan.spans(memory.base());

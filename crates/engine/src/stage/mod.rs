@@ -17,6 +17,7 @@ mod tables;
 mod verified;
 mod verify;
 
+pub(crate) use alternatives::Code;
 pub use authenticate::{Authenticated, Enforcement, Signature, Signatures};
 pub use depend::DependencyChecked;
 pub use function::Function;

@@ -6,13 +6,13 @@ use super::boot::BootReference;
 use super::resolve::Target;
 use super::{Loader, Placed, Policy, Resolved};
 use crate::Host;
+use crate::arch::Architecture;
 use crate::elf::{Elf, SHT_REL, SHT_RELA, Section, Symbol};
 use crate::format::{Bytes, Known};
 use crate::problem::{Problem, RelocationFault, SectionFault, text};
-use crate::x86_64::stock_relocation;
 use alloc::boxed::Box;
 use xsplice_fallible as fallible;
-use xsplice_reloc::reloc::{WriteError, x86_64};
+use xsplice_reloc::reloc::WriteError;
 
 const RELA_SIZE: usize = 24;
 
@@ -26,14 +26,15 @@ impl<'a> Resolved<'a> {
     #[inline(never)]
     pub fn relocate(mut self, loader: &Loader<'_, impl Host>) -> Relocated<'a> {
         for index in 1..self.0.elf.sections.len() {
-            self.0.relocate_section(index, loader.policy);
+            let architecture = loader.host.architecture();
+            self.0.relocate_section(architecture, index, loader.policy);
         }
         Relocated(self.0)
     }
 }
 
 impl Placed<'_> {
-    fn relocate_section(&mut self, index: usize, policy: Policy) {
+    fn relocate_section(&mut self, architecture: impl Architecture, index: usize, policy: Policy) {
         let Self {
             findings,
             elf,
@@ -64,6 +65,7 @@ impl Placed<'_> {
         }
         let size = usize::try_from(target.size).unwrap_or(0);
         let mut table = Table {
+            architecture,
             elf,
             targets,
             section,
@@ -142,7 +144,8 @@ impl Entry {
 }
 
 /// The relocations of one section.
-struct Table<'a, 'e> {
+struct Table<'a, 'e, A> {
+    architecture: A,
     elf: &'a Elf<'e>,
     targets: &'a [Target],
     section: &'a Section<'e>,
@@ -153,7 +156,7 @@ struct Table<'a, 'e> {
     policy: Policy,
 }
 
-impl Table<'_, '_> {
+impl<A: Architecture> Table<'_, '_, A> {
     /// Writes one field. Returns the address of its symbol if that is freed after
     /// boot.
     fn perform(&mut self, entry: &Entry) -> Result<Option<u64>, RelocationFault> {
@@ -165,12 +168,15 @@ impl Table<'_, '_> {
             symbol: entry.symbol,
             count: self.elf.symbols.len(),
         })?;
-        let relocation = x86_64::lookup(entry.r_type).ok_or(RelocationFault::Unknown {
+        let relocation = self.architecture.relocation(entry.r_type);
+        let relocation = relocation.ok_or(RelocationFault::Unknown {
             r_type: entry.r_type,
         })?;
         let name = relocation.name;
-        if self.policy == Policy::Stock && !stock_relocation(entry.r_type) {
-            return Err(RelocationFault::Stock { name });
+        if self.policy == Policy::Stock
+            && let Some(advice) = self.architecture.stock_lacks(entry.r_type)
+        {
+            return Err(RelocationFault::Stock { name, advice });
         }
         if relocation.size == 0 {
             return match target {

@@ -6,6 +6,7 @@
 use super::verified::Contents;
 use super::{Findings, Loader, Placed};
 use crate::Host;
+use crate::arch::{Entries, Instructions as _};
 use crate::elf::Section;
 use crate::format::{Bytes, Known};
 use crate::problem::{EntryFault, Problems, SectionFault};
@@ -38,8 +39,7 @@ impl<'a, 'e> Table<'a, 'e> {
     /// The entries, each with its index and address, if they fill the table.
     pub(super) fn entries(
         &self,
-        size: u64,
-        expected: &'static str,
+        Entries { size, expected }: Entries,
         problems: &mut Problems,
     ) -> impl Iterator<Item = (usize, u64, &'a [u8])> + use<'a, 'e> {
         let entry = usize::try_from(size).unwrap_or(1).max(1);
@@ -133,8 +133,11 @@ impl<'e> Placed<'e> {
             problems.section(table.section, SectionFault::EntrySize { size, expected });
             return Ok(());
         }
-        let expected = "a multiple of 8 (pointers)";
-        for (index, _, bytes) in table.entries(hook::POINTER_SIZE, expected, problems) {
+        let form = Entries {
+            size: hook::POINTER_SIZE,
+            expected: "a multiple of 8 (pointers)",
+        };
+        for (index, _, bytes) in table.entries(form, problems) {
             let addr = Bytes(bytes).u64(0).unwrap_or(0);
             if single && addr == 0 {
                 // Xen treats it as missing.
@@ -172,8 +175,8 @@ impl<'e> Placed<'e> {
     }
 
     #[inline(never)]
-    pub(super) fn check_tables(&self, problems: &mut Problems) {
-        self.check_exceptions(problems);
+    pub(super) fn check_tables(&self, loader: &Loader<'_, impl Host>, problems: &mut Problems) {
+        self.check_exceptions(loader, problems);
         if let Some(table) = self.table(Known::ModInfo, problems)
             && table.bytes.last() != Some(&0)
         {
@@ -182,12 +185,18 @@ impl<'e> Placed<'e> {
     }
 
     #[inline(never)]
-    fn check_exceptions(&self, problems: &mut Problems) {
+    fn check_exceptions(&self, loader: &Loader<'_, impl Host>, problems: &mut Problems) {
         let Some(table) = self.table(Known::ExTable, problems) else {
             return;
         };
-        let expected = "a multiple of 8 (exception table entries)";
-        for (index, addr, bytes) in table.entries(Exception::SIZE, expected, problems) {
+        if !loader.host.architecture().has_exceptions() {
+            return problems.section(table.section, SectionFault::NoExceptions);
+        }
+        let form = Entries {
+            size: Exception::SIZE,
+            expected: "a multiple of 8 (exception table entries)",
+        };
+        for (index, addr, bytes) in table.entries(form, problems) {
             let Some(entry) = Exception::read(bytes, addr) else {
                 continue;
             };

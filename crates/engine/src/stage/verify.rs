@@ -7,6 +7,7 @@ use super::resolve::Target;
 use super::verified::{Contents, Verified};
 use super::{Findings, Loader, Placed, Relocated};
 use crate::Host;
+use crate::arch::Instructions as _;
 use crate::elf::{SHF_MERGE, SHF_WRITE};
 use crate::format::{Known, MAX_IMAGE, MAX_NAME};
 use crate::host::Symbol;
@@ -29,7 +30,7 @@ impl<'a> Relocated<'a> {
         let mut placed = self.0;
         let mut contents = Contents::boxed()?;
         contents.findings = core::mem::take(&mut placed.findings);
-        placed.find_begins()?;
+        placed.find_begins(loader.host.architecture().machine())?;
         let patches = placed.functions(loader, &mut contents)?;
         let hooked = placed.hooks(loader, &mut contents)?;
         let problems = &mut contents.findings.problems;
@@ -42,7 +43,7 @@ impl<'a> Relocated<'a> {
         contents.preimages = placed.preimages(problems)?;
         placed.check_changed_code(loader, problems)?;
         placed.check_bug_frames(loader, problems);
-        placed.check_tables(problems);
+        placed.check_tables(loader, problems);
         placed.symbols(loader, &mut contents)?;
         placed.fill_in_addresses(&contents.functions);
         if contents.findings.problems.refused() {
@@ -158,6 +159,7 @@ impl<'a> Placed<'a> {
             new_symbols,
             ..
         } = contents;
+        let machine = loader.host.architecture().machine();
         let mut replacements = Vec::new();
         let mut next = functions.iter().peekable();
         *symbols = fallible::with_room(self.elf.symbols.len())?;
@@ -173,7 +175,8 @@ impl<'a> Placed<'a> {
             let name = symbol.name();
             // A linker would have dropped labels of merged strings.
             let label = section.flags & SHF_MERGE != 0 && name.starts_with(b".L");
-            if name.is_empty() || label {
+            let hidden = machine.is_mapping_symbol(name);
+            if name.is_empty() || label || hidden {
                 continue;
             }
             let length = name.len();

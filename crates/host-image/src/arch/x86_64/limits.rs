@@ -2,14 +2,13 @@
 
 //! The limits that an image's hypervisor imposes on payloads.
 
-use crate::Image;
-use crate::special;
+use crate::{Image, special};
 use xsplice_abi::special::{Alternative, Table};
 use xsplice_abi::trampoline;
 use xsplice_engine::{LandingPads, Limits};
 
 /// Read from the image: sizes of its tables, its own alternatives, its code.
-pub(crate) fn of(image: &Image) -> Limits {
+pub(super) fn of(image: &Image) -> Limits {
     let own: Vec<Alternative> = special::alternatives(image).collect();
     Limits {
         features: words(image).map_or_else(|| used(&own), |words| 32 * words),

@@ -13,9 +13,8 @@
 //! something is found, the hypervisor either never isolates page tables, or does not
 //! take that path when it does.
 
-use crate::Image;
-use crate::code::{decode, near_target};
-use crate::special;
+use super::code::{decode, near_target};
+use crate::{Image, special};
 use iced_x86::{FlowControl, Instruction, Mnemonic, Register};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -23,7 +22,7 @@ use xsplice_abi::special::Alternative;
 
 /// The start addresses of functions outside the entry code that it runs before the
 /// switch.
-pub(crate) fn before_switch(image: &Image) -> BTreeSet<u64> {
+pub(super) fn before_switch(image: &Image) -> BTreeSet<u64> {
     let code = EntryCode::decode(image);
     let before = code.before_switch();
     let called = before.iter().filter_map(|at| code.leaves_to(*at));

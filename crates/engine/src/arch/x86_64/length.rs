@@ -39,7 +39,7 @@ impl Prefixes {
 }
 
 /// Longest instruction that a processor executes.
-pub(crate) const LONGEST: usize = 15;
+pub(super) const LONGEST: usize = 15;
 
 /// Whether the byte is a prefix, REX included.
 const fn is_prefix(byte: u8) -> bool {
@@ -72,7 +72,7 @@ impl Prefixes {
 
 /// The length of the first instruction of `code`; `None` if it is truncated or
 /// invalid.
-pub(crate) fn length(code: &[u8]) -> Option<usize> {
+pub(super) fn length(code: &[u8]) -> Option<usize> {
     let (prefixes, at) = Prefixes::read(code)?;
     let opcode = *code.get(at)?;
     let at = at + 1;
@@ -206,7 +206,7 @@ fn vector(map: u8, opcode: u8) -> Option<Shape> {
 
 /// The start and end of the instruction of `code` that spans `at`, not one that
 /// starts there. `Err` with the end of the decodable code, if that is before `at`.
-pub(crate) fn across(code: &[u8], at: usize) -> Result<Option<(usize, usize)>, usize> {
+pub(super) fn across(code: &[u8], at: usize) -> Result<Option<(usize, usize)>, usize> {
     let mut begin = 0;
     while begin < at {
         let end = begin + code.get(begin..).and_then(length).ok_or(begin)?;

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Alternatives: the hypervisor copies a replacement instruction by instruction, and
+//! changes the displacements of its branches. Where its own code would stop at a BUG,
+//! or call what is no function, the payload is refused here.
+
+use super::SIZE;
+use super::instruction::{Branch, address, is_literal};
+use crate::arch::Wrong;
+use crate::format::Bytes;
+use crate::stage::Code;
+use crate::{Host, Region};
+use core::ops::Range;
+use xsplice_abi::special::Alternative;
+
+/// Whether the entry fits and the hypervisor can use it.
+pub(super) fn check<H: Host>(
+    code: &Code<'_, '_, H>,
+    replacements: &Range<u64>,
+    entry: &Alternative,
+) -> Result<(), Wrong> {
+    let length = usize::from(entry.original_len);
+    if !entry.place.is_multiple_of(SIZE as u64) || !length.is_multiple_of(SIZE) {
+        return Err(("its code is not whole instructions", entry.place));
+    }
+    // The number after the last feature: a function writes the code.
+    let features = code.limits().features;
+    if entry.condition == features {
+        return check_callback(code, entry);
+    }
+    if entry.condition > features {
+        let what = "it is for a processor feature that this hypervisor does not know";
+        return Err((what, entry.condition.into()));
+    }
+    if entry.replacement_len != entry.original_len {
+        let what = "its replacement has another length than its code";
+        return Err((what, entry.replacement_len.into()));
+    }
+    let end = entry.replacement.checked_add(length as u64);
+    if entry.replacement < replacements.start
+        || end.is_none_or(|end| end > replacements.end)
+        || !entry.replacement.is_multiple_of(SIZE as u64)
+    {
+        let what = "its replacement is outside .altinstr_replacement";
+        return Err((what, entry.replacement));
+    }
+    let words = code.get(entry.replacement, length).unwrap_or_default();
+    for (index, word) in words.chunks_exact(SIZE).enumerate() {
+        let word = Bytes(word).u32(0).unwrap_or_default();
+        check_instruction(code, entry, word, (index * SIZE) as u64)?;
+    }
+    Ok(())
+}
+
+/// The function is called when the payload is loaded.
+fn check_callback<H: Host>(code: &Code<'_, '_, H>, entry: &Alternative) -> Result<(), Wrong> {
+    if entry.replacement_len != 0 {
+        let what = "it has a replacement, and a function that writes one";
+        return Err((what, entry.replacement_len.into()));
+    }
+    match code.not_function(entry.replacement) {
+        Some(_) => Err((
+            "what should write its code is no function",
+            entry.replacement,
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Whether the instruction means the same in the code, `offset` bytes after its start.
+fn check_instruction<H: Host>(
+    code: &Code<'_, '_, H>,
+    entry: &Alternative,
+    word: u32,
+    offset: u64,
+) -> Result<(), Wrong> {
+    let (from, at) = (entry.replacement + offset, entry.place + offset);
+    if address(word, from).is_some() || is_literal(word) {
+        let what = "its replacement has an address that depends on where it is";
+        return Err((what, from));
+    }
+    let Some(branch) = Branch::of(word) else {
+        return Ok(());
+    };
+    let target = branch.target(from);
+    let end = entry.replacement + u64::from(entry.replacement_len);
+    if (entry.replacement..=end).contains(&target) {
+        return Ok(());
+    }
+    if code.host().region(target) != Region::Text {
+        let what = "its replacement branches to what is no code of the hypervisor";
+        return Err((what, target));
+    }
+    if branch.reaches(at, target) {
+        Ok(())
+    } else {
+        Err(("its replacement branches out of reach", target))
+    }
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! ARM64. Encodings: Arm Architecture Reference Manual for A-profile, "A64 instruction
+//! set encoding".
+
+mod alternatives;
+mod instruction;
+mod references;
+
+use super::{Entries, Frame, Instructions, Wrong};
+use crate::Host;
+use crate::stage::Code;
+use core::ops::Range;
+use xsplice_abi::machine::Machine;
+use xsplice_abi::special::{Alternative, BugKind, arm};
+use xsplice_abi::trampoline::arm64;
+use xsplice_reloc::reloc::{Relocation, aarch64};
+
+/// ARM64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aarch64;
+
+impl Aarch64 {
+    /// Size in bytes of the jump to a new function.
+    pub const JUMP_SIZE: usize = arm64::SIZE as usize;
+}
+
+/// Size of every instruction.
+const SIZE: usize = 4;
+/// The relocation that loads a literal, and the one that does nothing.
+const UNKNOWN_TO_XEN: [u32; 2] = [0, 273];
+
+impl Instructions for Aarch64 {
+    fn machine(self) -> Machine {
+        Machine::Arm64
+    }
+
+    /// `LIVEPATCH_VMAP_SIZE`.
+    fn window_size(self) -> Option<u64> {
+        Some(2 << 20)
+    }
+
+    fn jump_size(self) -> u8 {
+        arm64::SIZE
+    }
+
+    fn unit(self) -> u32 {
+        arm64::SIZE.into()
+    }
+
+    fn patch_offset(self, _first: [u8; 4]) -> u32 {
+        0
+    }
+
+    /// Xen is compiled without them.
+    fn is_landing_pad(self, _first: [u8; 4]) -> bool {
+        true
+    }
+
+    fn reaches(self, from: u64, to: u64) -> bool {
+        arm64::branch(from, to).is_some()
+    }
+
+    fn jump(self, from: u64, to: u64, code: &mut [u8]) -> Option<()> {
+        code.copy_from_slice(&arm64::branch(from, to)?);
+        Some(())
+    }
+
+    fn nops(self, code: &mut [u8]) {
+        for nop in code.chunks_exact_mut(SIZE) {
+            nop.copy_from_slice(&arm64::NOP);
+        }
+    }
+
+    fn longest(self) -> u64 {
+        SIZE as u64
+    }
+
+    fn across(self, code: &[u8], at: usize) -> Result<Option<(usize, usize)>, usize> {
+        if at > code.len() {
+            return Err(code.len());
+        }
+        let begin = at / SIZE * SIZE;
+        Ok((begin != at).then_some((begin, begin + SIZE)))
+    }
+
+    fn each_reference(self, host: &impl Host, range: Range<u64>, found: impl FnMut(u64)) {
+        references::each(host, range, found);
+    }
+
+    fn relocation(self, r_type: u32) -> Option<&'static Relocation> {
+        aarch64::lookup(r_type)
+    }
+
+    fn stock_lacks(self, r_type: u32) -> Option<&'static str> {
+        let performed = !UNKNOWN_TO_XEN.contains(&r_type);
+        (!performed).then_some("compile without literal pools")
+    }
+
+    fn has_exceptions(self) -> bool {
+        false
+    }
+
+    fn bug_frames(self) -> Entries {
+        Entries {
+            size: arm::BUG_FRAME_SIZE,
+            expected: "a multiple of 16 (bug frames)",
+        }
+    }
+
+    fn bug_frame(self, kind: BugKind, rest: &[u8], at: u64) -> Option<Frame> {
+        let frame = arm::bug_frame(rest, at)?;
+        let message = arm::message(rest, at);
+        Some(Frame {
+            place: frame.place,
+            // It is in a register.
+            function: None,
+            file: (kind != BugKind::Call).then_some(frame.pointer),
+            message: message.filter(|_| kind == BugKind::Assert),
+        })
+    }
+
+    fn trap_size(self) -> u64 {
+        SIZE as u64
+    }
+
+    fn alternatives(self) -> Entries {
+        Entries {
+            size: arm::ALTERNATIVE_SIZE,
+            expected: "a multiple of 12 (alternatives)",
+        }
+    }
+
+    fn alternative(self, entry: &[u8], at: u64) -> Option<Alternative> {
+        arm::alternative(entry, at)
+    }
+
+    #[inline(never)]
+    fn check_alternative<H: Host>(
+        self,
+        code: &Code<'_, '_, H>,
+        replacements: &Range<u64>,
+        entry: &Alternative,
+    ) -> Result<(), Wrong> {
+        alternatives::check(code, replacements, entry)
+    }
+
+    /// ARM64 has no such table: its host does not announce one.
+    fn check_call_site<H: Host>(self, _code: &Code<'_, '_, H>, at: u64) -> Result<(), Wrong> {
+        Err(("ARM64 has no calls that become direct", at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Aarch64, Instructions as _};
+
+    #[test]
+    fn instructions_start_at_multiples_of_four() {
+        let code = [0; 12];
+        for (at, across) in [(0, None), (2, Some((0, 4))), (4, None), (7, Some((4, 8)))] {
+            assert_eq!(Aarch64.across(&code, at), Ok(across));
+        }
+        assert_eq!(Aarch64.across(&code, 12), Ok(None));
+        assert_eq!(Aarch64.across(&code, 13), Err(12));
+    }
+
+    #[test]
+    fn jumps_reach_128_mebibytes() {
+        let from = 0x20_0000;
+        assert!(Aarch64.reaches(from, from + (128 << 20) - 4));
+        assert!(!Aarch64.reaches(from, from + (128 << 20)));
+        assert!(Aarch64.reaches(from + (128 << 20), from));
+        assert!(!Aarch64.reaches(from + (128 << 20) + 4, from));
+    }
+}
