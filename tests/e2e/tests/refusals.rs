@@ -21,6 +21,7 @@ fn refusals_and_time_limits() -> anyhow::Result<()> {
     let mut host = Host::boot(&config)?;
     non_root_is_refused(&mut host)?;
     crashing_payload_is_refused(&mut host)?;
+    unchecked_payload_is_named(&mut host)?;
     hung_command_is_killed(&mut host)?;
     host.shut_down()?;
     Ok(())
@@ -48,6 +49,28 @@ fn crashing_payload_is_refused(host: &mut Host) -> anyhow::Result<()> {
     let anyway = [&nop[..], &["--no-check"]].concat();
     assert_eq!(host.run(&anyway)?.code, Some(0));
     assert_eq!(host.run(&["/bin/xsplice", "unload", "nop"])?.code, Some(0));
+    Ok(())
+}
+
+/// A payload on top of another is not checked, although the image is there: only the
+/// hypervisor has the symbols of the other.
+fn unchecked_payload_is_named(host: &mut Host) -> anyhow::Result<()> {
+    let warning = "warning: bye: not checked before the upload, because it depends on the payload";
+    let bye = [
+        "/bin/xsplice",
+        "upload",
+        "bye",
+        "/lab/xen_bye_world.livepatch",
+    ];
+    let output = host.run(&bye)?;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(output.stderr.starts_with(warning), "{output:?}");
+    let way = "with `--xen-syms /usr/lib/debug/boot/xen-syms`, and `--on FILE`";
+    assert!(output.stderr.contains(way), "{output:?}");
+    assert_eq!(host.run(&["/bin/xsplice", "unload", "bye"])?.code, Some(0));
+    let silent = [&bye[..], &["--no-check"]].concat();
+    assert_eq!(host.run(&silent)?.stderr, "");
+    assert_eq!(host.run(&["/bin/xsplice", "unload", "bye"])?.code, Some(0));
     Ok(())
 }
 

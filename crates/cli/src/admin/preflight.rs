@@ -58,14 +58,18 @@ impl Preflight {
         data: &[u8],
         identity: &Identity,
     ) -> anyhow::Result<Option<String>> {
-        // A payload on top of others can use their symbols, which only the hypervisor
-        // has.
-        if self.no_check || identity.depends != identity.hypervisor {
+        if self.no_check {
             return Ok(None);
         }
         let Some((path, image)) = self.image(identity)? else {
             return Ok(None);
         };
+        // A payload on top of others can use their symbols, which only the hypervisor
+        // has.
+        if identity.depends != identity.hypervisor {
+            complain!("warning: {}", unchecked(name, identity, &path));
+            return Ok(None);
+        }
         let reports = check(&image, &[(name, data)]);
         let problems = reports.iter().flat_map(|report| &report.problems);
         let (refused, told): (Vec<_>, Vec<_>) =
@@ -109,6 +113,17 @@ impl Preflight {
         let mut images = found.filter_map(|entry| Some((entry.path(), read(&entry.path())?)));
         Ok(images.find(|(_, image)| hex(image.build_id()) == *build_id))
     }
+}
+
+/// Says that a payload on top of others is not checked, and what would check it.
+fn unchecked(name: &str, identity: &Identity, path: &Path) -> String {
+    format!(
+        "{name}: not checked before the upload, because it depends on the payload with build-id \
+         {}: to check it, run `xsplice check` with `--xen-syms {}`, and `--on FILE` for each \
+         payload below it",
+        identity.depends,
+        shown(path)
+    )
 }
 
 fn read(path: &Path) -> Option<Image> {
