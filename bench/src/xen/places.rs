@@ -8,6 +8,7 @@ use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 use std::ops::Range;
 use std::path::Path;
+use xsplice_abi::suffix::in_source;
 use xsplice_stopwatch::Stretch;
 
 /// The stretches to measure.
@@ -33,8 +34,7 @@ impl Places {
         let find = |name: &str| {
             let symbol = file.symbols().find(|symbol| {
                 let known = symbol.name().unwrap_or_default();
-                // The compiler adds suffixes such as `.constprop.0`.
-                known.split('.').next() == Some(name)
+                in_source(known) == name
             });
             let symbol = symbol.with_context(|| format!("xen-syms has no {name}"))?;
             anyhow::Ok(symbol.address())

@@ -202,8 +202,9 @@ const WRITERS: [u8; names::<0>(Writes).1] = names(Writes).0;
 /// The prefix of the thunks for indirect calls.
 const THUNK: &str = "__x86_indirect_thunk_";
 
-/// The name without the compiler's suffixes (such as `.constprop.0`), and without the
-/// file name that Xen's symbol table prepends.
+/// The name without what a compiler appended, and without the file name that Xen's symbol
+/// table prepends. Names in C have no dot: everything after one is cut off, not only the
+/// suffixes that [`suffix`](crate::suffix) knows, so that no clone escapes.
 fn plain(name: &str) -> &str {
     let name = RuntimeName::parse(name).name;
     name.split_once('.').map_or(name, |(name, _)| name)

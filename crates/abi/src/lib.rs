@@ -29,6 +29,7 @@ pub mod preimage;
 pub mod record;
 pub mod signature;
 pub mod special;
+pub mod suffix;
 pub mod symbol;
 pub mod sysctl;
 pub mod text;

@@ -8,6 +8,7 @@ use crate::Image;
 use crate::arch::{Flow, Step};
 use std::collections::{BTreeMap, BTreeSet};
 use xsplice_abi::deny::{self, ROOTS, Root};
+use xsplice_abi::suffix::parent_of_cold;
 
 /// Start addresses of functions that must not be patched, with the reason.
 pub(crate) fn of(image: &Image) -> BTreeMap<u64, &'static str> {
@@ -19,7 +20,7 @@ pub(crate) fn of(image: &Image) -> BTreeMap<u64, &'static str> {
     }
     for root in ROOTS.iter().filter(|root| root.calls) {
         // A cold part does not run on every path.
-        let of_root = |(_, name): &(u64, &str)| root.is(name) && !name.contains(".cold");
+        let of_root = |(_, name): &(u64, &str)| root.is(name) && parent_of_cold(name).is_none();
         for (addr, _) in image.text_symbols().filter(of_root) {
             follow(image, addr, root, &mut found);
         }

@@ -3,10 +3,10 @@
 
 use crate::compare::describe;
 use crate::line::{SourceLine, source_line};
-use crate::name;
 use crate::object::{Object, Relocation, SectionIx, SymbolIx, width};
 use crate::read::is_branch;
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
+use xsplice_abi::suffix;
 
 /// The first difference between two builds of a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl Iterator for Walk<'_> {
         }
         let leads_to = leads_to
             .iter()
-            .map(|target| name::base(target).to_owned())
+            .map(|target| suffix::unnumbered(target).to_owned())
             .collect();
         Some(Step {
             offset,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use xsplice_abi::payload::hook;
+use xsplice_abi::suffix;
 use xsplice_abi::symbol::RuntimeName;
 
 /// A stretch of memory.
@@ -63,16 +64,9 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// The name in the source, without the compiler's suffixes.
+    /// Without the number that the compiler appended.
     pub(crate) fn base(&self) -> &str {
-        match self.symbol.rsplit_once('.') {
-            Some((base, number))
-                if !base.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) =>
-            {
-                base
-            }
-            _ => &self.symbol,
-        }
+        suffix::unnumbered(&self.symbol)
     }
 
     /// Whether the compiler gave it a number.

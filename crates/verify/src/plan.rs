@@ -5,6 +5,7 @@ use crate::recorded::Recorded;
 use crate::verdict::{Difference, Kind, Verdict};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use xsplice_abi::suffix;
 use xsplice_abi::symbol::RuntimeName;
 
 /// The inputs of the patched hypervisor.
@@ -144,12 +145,7 @@ fn is_once_flag(listed: &str) -> bool {
 /// `listed`.
 fn is_named(listed: &str, given: &str) -> bool {
     // Neither the kind of a type nor the compiler's number is part of the name.
-    let bare = |name: &str| {
-        let name = name.rsplit(' ').next().unwrap_or(name);
-        let (base, number) = name.rsplit_once('.').unwrap_or((name, "-"));
-        let numbered = number.bytes().all(|byte| byte.is_ascii_digit());
-        if numbered { base } else { name }.to_owned()
-    };
+    let bare = |name: &str| suffix::unnumbered(name.rsplit(' ').next().unwrap_or(name)).to_owned();
     let RuntimeName { file, name } = RuntimeName::parse(listed);
     match (given.rsplit_once(':'), file) {
         (Some((wanted, given)), Some(file)) => {
