@@ -2,7 +2,7 @@
 
 /*
  * The smallest hypervisor in C: one CPU, and real code that is always writable. It
- * loads the payload that is its argument, applies it, reverts it and unloads it.
+ * loads the payload on its standard input, applies it, reverts it and unloads it.
  */
 
 #include <stdio.h>
@@ -14,12 +14,11 @@
 #define CHECK(what) \
     do { if (!(what)) { fprintf(stderr, "%d: %s\n", __LINE__, #what); exit(1); } } while (0)
 
-/* The text, which is the function `target`, and behind it memory for one payload. */
+/* A page of text, which is the function `target`, and memory for one payload. */
 enum { PAGE = 0x1000, SIZE = 5 * PAGE };
-static uint8_t *pages;
+static _Alignas(PAGE) uint8_t pages[SIZE] = { 0xb8, 1, 0, 0, 0, 0xc3 }; /* mov $1, %eax; ret */
 static bool in_use;
 static const uint8_t build_id[20] = { [0 ... 19] = 0x11 };
-static const uint8_t code[32] = { 0xb8, 1, 0, 0, 0, 0xc3 }; /* mov $1, %eax; ret */
 
 static uint64_t lookup_symbol(void *context, struct xsplice_bytes name)
 {
@@ -27,7 +26,7 @@ static uint64_t lookup_symbol(void *context, struct xsplice_bytes name)
 }
 static uint64_t function_at(void *context, uint64_t addr)
 {
-    return addr - (uint64_t)pages < sizeof(code) ? (uint64_t)pages : 0;
+    return addr - (uint64_t)pages < PAGE ? (uint64_t)pages : 0;
 }
 static uint32_t region(void *context, uint64_t addr)
 {
@@ -57,13 +56,6 @@ static void free_memory(void *context, struct xsplice_memory memory)
 {
     in_use = false;
 }
-static int32_t register_payload(void *context, struct xsplice_memory memory,
-                                const struct xsplice_description *payload)
-{
-    bool tables = payload->alternatives.start != payload->alternatives.end ||
-                  payload->exceptions.start != payload->exceptions.end;
-    return tables ? -95 /* EOPNOTSUPP */ : 0;
-}
 static int32_t call(void *context, struct xsplice_memory memory, uint32_t hook,
                     uint64_t addr, struct xsplice_record *record)
 {
@@ -86,26 +78,20 @@ static void log_text(void *context, struct xsplice_bytes text)
 static struct xsplice_host host = {
     .build_id = { build_id, sizeof(build_id) }, .lookup_symbol = lookup_symbol,
     .function_at = function_at, .region = region, .denied = denied, .read = read_bytes,
-    .allocate = allocate, .free = free_memory, .register_payload = register_payload,
-    .call = call, .rendezvous = rendezvous, .write_text = write_text, .log = log_text,
+    .allocate = allocate, .free = free_memory, .call = call, .rendezvous = rendezvous,
+    .write_text = write_text, .log = log_text,
 };
 
-int main(int argc, char **argv)
+int main(void)
 {
     static uint8_t file[1 << 16];
-    FILE *stream = fopen(argv[argc - 1], "rb");
-    CHECK(stream);
-    struct xsplice_bytes payload = { file, fread(file, 1, sizeof(file), stream) };
+    struct xsplice_bytes payload = { file, fread(file, 1, sizeof(file), stdin) };
     struct xsplice_bytes name = { (const uint8_t *)"fix", 3 };
-
-    pages = mmap(NULL, SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
-                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(pages != MAP_FAILED);
-    memcpy(pages, code, sizeof(code));
+    CHECK(!mprotect(pages, SIZE, PROT_READ | PROT_WRITE | PROT_EXEC));
     int (*target)(void) = (int (*)(void))pages;
     struct xsplice_engine *engine = xsplice_engine_new(&host, XSPLICE_GUARD_BOTH);
 
-    CHECK(xsplice_upload(engine, name, payload) == 0 && target() == 1);
+    CHECK(engine && xsplice_upload(engine, name, payload) == 0 && target() == 1);
     CHECK(xsplice_act(engine, name, XSPLICE_ACTION_APPLY, false, 0) == 0 && target() == 2);
     CHECK(xsplice_act(engine, name, XSPLICE_ACTION_REVERT, false, 0) == 0 && target() == 1);
     CHECK(xsplice_act(engine, name, XSPLICE_ACTION_UNLOAD, false, 0) == 0 && !in_use);

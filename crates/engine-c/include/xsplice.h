@@ -214,7 +214,8 @@ struct xsplice_host {
   // Releases a payload's memory and everything that is registered about it.
   void (*free)(void *context, struct xsplice_memory memory);
   // Takes over the finished payload and registers its tables. Nothing is protected
-  // yet.
+  // yet. Null if the hypervisor has no use for tables and `memory.bytes` is always at
+  // `memory.base`; a payload for which that is not so is refused.
   int32_t (*register_payload)(void *context,
                               struct xsplice_memory memory,
                               const struct xsplice_description *payload);

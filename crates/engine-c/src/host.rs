@@ -210,7 +210,8 @@ pub struct xsplice_host {
     /// Releases a payload's memory and everything that is registered about it.
     pub free: Option<unsafe extern "C" fn(context: *mut c_void, memory: xsplice_memory)>,
     /// Takes over the finished payload and registers its tables. Nothing is protected
-    /// yet.
+    /// yet. Null if the hypervisor has no use for tables and `memory.bytes` is always at
+    /// `memory.base`; a payload for which that is not so is refused.
     pub register_payload: Option<
         unsafe extern "C" fn(
             context: *mut c_void,
@@ -323,7 +324,6 @@ table! {
         denied: fn(xsplice_range) -> *const c_char;
         allocate: fn(u64, *mut xsplice_memory) -> bool;
         free: fn(xsplice_memory);
-        register_payload: fn(xsplice_memory, *const xsplice_description) -> i32;
         call: fn(xsplice_memory, u32, u64, *mut xsplice_record) -> i32;
         rendezvous: fn(u64, unsafe extern "C" fn(*mut c_void), *mut c_void) -> bool;
         write_text: fn(u64, xsplice_bytes);
@@ -335,6 +335,7 @@ table! {
         end_writing: fn();
         close_text: fn();
         now: fn() -> u64;
+        register_payload: fn(xsplice_memory, *const xsplice_description) -> i32;
         protect: fn(xsplice_memory, xsplice_range, u32) -> i32;
         fatal: fn(xsplice_bytes);
     }
@@ -514,6 +515,13 @@ struct Place {
     len: usize,
 }
 
+impl Place {
+    /// Whether the engine builds the payload where it runs.
+    fn is_in_place(&self) -> bool {
+        u64::try_from(self.memory.bytes.addr()) == Ok(self.memory.base)
+    }
+}
+
 impl Resident for Place {
     fn base(&self) -> u64 {
         self.memory.base
@@ -546,12 +554,16 @@ impl Resident for Place {
             metadata: (&payload.metadata).into(),
         };
         let table = self.table;
-        Errno::check(ask!(
+        match ask!(
             table,
-            register_payload,
+            register_payload?,
             self.memory,
             &raw const description
-        ))
+        ) {
+            Some(code) => Errno::check(code),
+            None if payload.has_tables() || !self.is_in_place() => Err(Errno::EOPNOTSUPP),
+            None => Ok(()),
+        }
     }
 
     fn protect(&mut self, range: Range<u64>, protection: Protection) -> Result<(), Errno> {

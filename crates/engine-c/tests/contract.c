@@ -10,7 +10,7 @@
 #include "../examples/host.c"
 #undef main
 
-static unsigned int opened, begun, ended, closed, protected_pages;
+static unsigned int opened, begun, ended, closed, registered, protected_pages;
 
 static int32_t set_protection(uint64_t start, uint64_t end, int protection)
 {
@@ -36,6 +36,13 @@ static void close_text(void *context)
 {
     closed++;
 }
+static int32_t register_payload(void *context, struct xsplice_memory memory,
+                                const struct xsplice_description *payload)
+{
+    CHECK(memory.base == (uint64_t)pages + PAGE && payload->text.start == memory.base);
+    registered++;
+    return 0;
+}
 static int32_t protect(void *context, struct xsplice_memory memory,
                        struct xsplice_range range, uint32_t protection)
 {
@@ -57,12 +64,25 @@ static void fatal(void *context, struct xsplice_bytes what)
 
 int main(int argc, char **argv)
 {
-    CHECK(example(argc, argv) == 0);
+    CHECK(argc == 3 && example() == 0);
 
     host.log = NULL;
     CHECK(!xsplice_engine_new(&host, XSPLICE_GUARD_BOTH));
     host.log = log_text;
     CHECK(!xsplice_engine_new(&host, 7));
+
+    static uint8_t file[1 << 16];
+    FILE *stream = fopen(argv[1], "rb");
+    struct xsplice_bytes payload = { file, fread(file, 1, sizeof(file), stream) };
+    struct xsplice_bytes name = { (const uint8_t *)"fix", 3 };
+    struct xsplice_engine *engine = xsplice_engine_new(&host, XSPLICE_GUARD_BOTH);
+    CHECK(xsplice_upload(engine, name, payload) == -95 /* EOPNOTSUPP: it has a table */);
+    CHECK(!in_use);
+    host.register_payload = register_payload;
+    xsplice_engine_free(engine);
+    engine = xsplice_engine_new(&host, XSPLICE_GUARD_BOTH);
+    CHECK(xsplice_upload(engine, name, payload) == 0 && registered == 1);
+    xsplice_engine_free(engine);
 
     host.open_text = open_text;
     host.begin_writing = begin_writing;
@@ -72,13 +92,11 @@ int main(int argc, char **argv)
     host.now = now;
     host.fatal = fatal;
     CHECK(!set_protection((uint64_t)pages, (uint64_t)pages + PAGE, PROT_READ | PROT_EXEC));
-    struct xsplice_engine *engine = xsplice_engine_new(&host, XSPLICE_GUARD_BOTH);
+    engine = xsplice_engine_new(&host, XSPLICE_GUARD_BOTH);
     CHECK(engine);
 
-    static uint8_t file[1 << 16];
-    FILE *stream = fopen(argv[1], "rb");
-    struct xsplice_bytes payload = { file, fread(file, 1, sizeof(file), stream) };
-    struct xsplice_bytes name = { (const uint8_t *)"fix", 3 };
+    stream = fopen(argv[2], "rb");
+    payload.len = fread(file, 1, sizeof(file), stream);
     int (*target)(void) = (int (*)(void))pages;
     struct xsplice_payload loaded;
     CHECK(xsplice_upload(engine, name, payload) == 0);

@@ -4,6 +4,8 @@
 //! payload; their code is real, and is called: `examples/host.c`, and `contract.c` with
 //! every function of the table.
 
+use object::SectionKind;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use xsplice_test_host::Payload;
@@ -12,6 +14,18 @@ use xsplice_test_host::Payload;
 const CODE: [u8; 16] = [
     0xb8, 2, 0, 0, 0, 0xc3, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc,
 ];
+
+/// A payload with an entry of `.ex_table`.
+fn with_table() -> Payload {
+    let mut payload = Payload::with_code(&CODE);
+    let table = payload.section(".ex_table", SectionKind::ReadOnlyData, &[0; 8], 4);
+    let code = payload.new_code;
+    const R_PC32: u32 = 2;
+    for field in [0, 4] {
+        payload.relocation(table, field, R_PC32, code, 0);
+    }
+    payload
+}
 
 fn run(command: &mut Command) -> Output {
     let output = command.output();
@@ -50,6 +64,8 @@ fn hypervisors_in_c_load_apply_revert_and_unload_a_payload() {
     let dir = tempfile::tempdir().unwrap();
     let payload = dir.path().join("payload");
     std::fs::write(&payload, Payload::with_code(&CODE).bytes()).unwrap();
+    let tables = dir.path().join("tables");
+    std::fs::write(&tables, with_table().bytes()).unwrap();
     let library = library();
     for source in ["examples/host.c", "tests/contract.c"] {
         let program = dir.path().join("program");
@@ -60,6 +76,8 @@ fn hypervisors_in_c_load_apply_revert_and_unload_a_payload() {
             .arg(crate_dir.join("include"));
         compile.arg(crate_dir.join(source)).arg("-o").arg(&program);
         run(compile.arg(&library));
-        run(Command::new(&program).arg(&payload));
+        let mut program = Command::new(&program);
+        program.stdin(File::open(&payload).unwrap());
+        run(program.args([&tables, &payload]));
     }
 }

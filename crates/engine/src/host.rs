@@ -285,6 +285,17 @@ pub struct Description<'a> {
     pub symbols: &'a [Symbol<'a>],
 }
 
+impl Description<'_> {
+    /// Whether the host has something to register or apply, and so must refuse the
+    /// payload if it cannot.
+    #[must_use]
+    pub fn has_tables(&self) -> bool {
+        let tables = [&self.alternatives, &self.exceptions, &self.call_sites];
+        let mut tables = tables.into_iter().chain(&self.bug_frames);
+        tables.any(|table| !table.is_empty())
+    }
+}
+
 /// A symbol of a payload.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Symbol<'a> {

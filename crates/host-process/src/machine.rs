@@ -396,10 +396,9 @@ impl Resident for Payload {
     fn register(&mut self, payload: &Description<'_>) -> Result<(), Errno> {
         let made = core::mem::take(&mut self.made);
         self.mapping.write(here(self.base), &made);
-        if payload.alternatives.is_empty() {
-            Ok(())
-        } else {
-            Err(Errno::EOPNOTSUPP)
+        match payload.has_tables() {
+            true => Err(Errno::EOPNOTSUPP),
+            false => Ok(()),
         }
     }
 
