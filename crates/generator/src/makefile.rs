@@ -51,10 +51,7 @@ pub fn object_lists(
         let lines = condition::lines(text, setting);
         lines
             .map(|lines| Makefile::new(lines, setting))
-            .map_err(|line| {
-                let message = format!("`{line}` has no beginning or no end here");
-                Refused(vec![refuse(message)])
-            })
+            .map_err(|message| Refused(vec![refuse(message)]))
     };
     let (before, after) = (read(original)?, read(patched)?);
     let mut problems: Vec<Problem> = before

@@ -78,7 +78,7 @@ struct Frame {
 /// configuration, empty if it is not set.
 ///
 /// # Errors
-/// The first conditional that has no start or no end.
+/// What is wrong with the first conditional that has no start or no end.
 pub(super) fn lines(text: &str, setting: &dyn Fn(&str) -> String) -> Result<Vec<Line>, String> {
     let all = logical_lines(text);
     let assigned: BTreeSet<&str> = all.iter().filter_map(|line| assigned(line)).collect();
@@ -98,7 +98,7 @@ pub(super) fn lines(text: &str, setting: &dyn Fn(&str) -> String) -> Result<Vec<
                 });
             }
             "else" => {
-                let frame = open.last_mut().ok_or_else(|| line.clone())?;
+                let frame = open.last_mut().ok_or_else(|| no_start(line))?;
                 let rest = rest.trim();
                 let (word, rest) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
                 let holds = match word {
@@ -110,7 +110,7 @@ pub(super) fn lines(text: &str, setting: &dyn Fn(&str) -> String) -> Result<Vec<
                 frame.words += " ";
                 frame.words += line;
             }
-            "endif" => drop(open.pop().ok_or_else(|| line.clone())?),
+            "endif" => drop(open.pop().ok_or_else(|| no_start(line))?),
             _ => {
                 let unknown = open.iter().filter(|f| f.active == Active::Unknown);
                 found.push(Line {
@@ -122,9 +122,13 @@ pub(super) fn lines(text: &str, setting: &dyn Fn(&str) -> String) -> Result<Vec<
         }
     }
     match open.pop() {
-        Some(frame) => Err(frame.words),
+        Some(frame) => Err(format!("`{}` has no `endif`", frame.words)),
         None => Ok(found),
     }
+}
+
+fn no_start(line: &str) -> String {
+    format!("`{line}` belongs to no `ifeq`, `ifneq`, `ifdef` or `ifndef`")
 }
 
 /// Lines without comments and surrounding space, continued ones joined, empty ones
@@ -296,12 +300,13 @@ mod tests {
 
     #[test]
     fn a_conditional_without_start_or_end_is_an_error() {
-        for (text, line) in [
-            ("a\nendif", "endif"),
-            ("else", "else"),
-            ("ifdef X\na", "ifdef X"),
+        let without_start = "belongs to no `ifeq`, `ifneq`, `ifdef` or `ifndef`";
+        for (text, message) in [
+            ("a\nendif", format!("`endif` {without_start}")),
+            ("else", format!("`else` {without_start}")),
+            ("ifdef X\na", "`ifdef X` has no `endif`".to_owned()),
         ] {
-            assert_eq!(read(text), Err(line.to_owned()));
+            assert_eq!(read(text), Err(message));
         }
     }
 }

@@ -93,9 +93,9 @@ impl Replacement<'_> {
         let other = others.map(|(_, pair)| &before[pair.original].name).min()?;
         let message = format!(
             "{} and {other} share one piece of code in the hypervisor (identical code folding), \
-             and the patch makes them differ: its trampoline can lead to only one of them; \
-             patch the functions that call it",
-            old.name
+             and the patch makes them differ: a trampoline there can lead to only one of \
+             them; patch the functions that call {}",
+            old.name, old.name
         );
         Some((Code::SharedCode, message))
     }
