@@ -6,19 +6,9 @@
 #define QUOTED_(text) #text
 #define QUOTED(text) QUOTED_(text)
 
-    .macro note name
-    .section \name, "a", @note
-    .balign 4
-    .long 4, 20, 3
-    .asciz "GNU"
-    .endm
-
-    note .note.gnu.build-id
-    .fill 20, 1, 0x5a
-    note .livepatch.depends
-    .byte XEN_ID
-    note .livepatch.xen_depends
-    .byte XEN_ID
+#define OWN_BYTE 0x5a
+#define DEPENDS_ID XEN_ID
+#include "../../../crates/host-image/tests/fixture/notes.S"
 
     .section .note.xsplice.build, "", @note
     .incbin RECORD

@@ -2,19 +2,9 @@
 /* A payload made by hand, for hypervisors without a source tree: xen_extra_version() at
    OLD_ADDR, OLD_SIZE bytes long, returns "-by-hand". */
 
-    .macro note name
-    .section \name, "a", @note
-    .balign 4
-    .long 4, 20, 3
-    .asciz "GNU"
-    .endm
-
-    note .note.gnu.build-id
-    .fill 20, 1, 0x5a
-    note .livepatch.depends
-    .byte XEN_ID
-    note .livepatch.xen_depends
-    .byte XEN_ID
+#define OWN_BYTE 0x5a
+#define DEPENDS_ID XEN_ID
+#include "../../../crates/host-image/tests/fixture/notes.S"
 
     .section .text.by_hand, "ax", @progbits
     .type by_hand, @function
