@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `cargo xtask fuzz`: fuzzes the engine with libFuzzer.
+//! `cargo xtask fuzz`: fuzzes the engine, and the parsers of the store, with libFuzzer.
 
 use anyhow::{Context, ensure};
 use std::path::Path;
@@ -9,11 +9,13 @@ use xsplice_testbed::println;
 use xsplice_testbed::{base, command};
 
 /// The fuzz targets, with their seed directories.
-const TARGETS: [(&str, &str); 4] = [
+const TARGETS: [(&str, &str); 6] = [
     ("parse", "fuzz/corpus/payloads"),
     ("relocation", "fuzz/corpus/relocation"),
     ("load", "fuzz/corpus/payloads"),
     ("actions", "fuzz/corpus/actions"),
+    ("manifest", "fuzz/corpus/manifest"),
+    ("fleet", "fuzz/corpus/fleet"),
 ];
 
 /// Runs all targets, each for its share of the time. The corpus that the fuzzer finds
