@@ -68,7 +68,7 @@ fn check_oldest(packages: &[Package]) -> anyhow::Result<()> {
         }
         let mut check = Command::new("rustup");
         check.args(["run", version, "cargo", "check", "--quiet"]);
-        // Its own directory: another compiler would have everything compiled anew.
+        // Its own directory: another compiler would compile everything again.
         check.args(["--target-dir", "target/oldest"]);
         for package in packages.iter().filter(|package| package.rust == version) {
             check.args(["--package", &package.name]);

@@ -106,7 +106,7 @@ impl Keys {
         }
     }
 
-    /// Who has signed the payload `data`. What is no payload has no signature.
+    /// Who has signed the payload `data`. A file that is not a payload has none.
     pub(crate) fn state(&self, data: &[u8]) -> State {
         let signature = Parsed::parse("the payload", data).map(|parsed| parsed.signature());
         let signature = match signature {

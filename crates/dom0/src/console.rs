@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the hypervisor printed: its console ring.
 //!
-//! The ring is only looked at. Whoever else reads it misses nothing.
+//! Reading does not empty the ring: other readers miss nothing.
 
 use crate::privcmd::Hypervisor;
 use crate::sysctl::sysctl;

@@ -2,7 +2,7 @@
 //! Room for a signature in a payload.
 //!
 //! Nothing of the payload is moved: the names of the sections and their table are
-//! written anew behind everything else, with the note. What is loaded stays the same,
+//! written again behind everything else, with the note. What is loaded stays the same,
 //! to the byte and to the number of every section.
 
 use object::elf::{FileHeader64, SHT_NOTE, SectionFlags, SectionHeader64};

@@ -132,12 +132,12 @@ pub(crate) fn check_order(hypervisor: &[u8], payloads: &[Input]) -> Result<(), U
             .position(|id| id.as_ref() == Some(&below));
         return match behind {
             Some(behind) => bad(format!(
-                "it goes on top of {}, which is given after it: give the lowest first",
+                "it depends on {}, which is given after it: give the lowest first",
                 payloads[index + behind].name
             )),
             None => bad(format!(
-                "it goes on top of what has the build-id {}, which is not given: give all payloads \
-                 of the stack, the lowest first",
+                "it depends on the payload with build-id {}, which is not given: give all payloads of \
+                 the stack, the lowest first",
                 hex(&below)
             )),
         };

@@ -41,7 +41,7 @@ fn a_patch_without_effect_is_not_recorded_as_part_of_the_payload() -> anyhow::Re
         .collect();
     ensure!(keys == ["unused-patch", "patch"], "{metadata:?}");
 
-    // What goes on top of it is still about the lines of both.
+    // A payload on top of it is still about the lines of both.
     let on_top = here.join("stack/on-new-header.patch");
     let stack = [
         "--on",

@@ -26,7 +26,7 @@ const PATCHES: [&str; 7] = [
     "tests/e2e/data/per-cpu.patch",
 ];
 
-/// Goes on top of the first.
+/// On top of the first.
 const TOP: &str = "tests/e2e/stack/on-second-opinion.patch";
 
 /// How many damages of each kind to try, unless all.

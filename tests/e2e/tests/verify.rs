@@ -191,7 +191,7 @@ const EVERY_KIND: [Case; 12] = [
         named: "is freed after boot",
     },
     Case {
-        name: "it goes on top of another payload",
+        name: "it depends on another payload",
         spoil: |payload| payload.flip(".livepatch.depends", 20),
         kind: Kind::LeftOver,
         named: "which is not given",

@@ -157,7 +157,7 @@ impl Walk<'_> {
     }
 
     /// Whether two arrays have the same members; reports those that only one has. The
-    /// compiler numbers static variables anew in every build.
+    /// compiler renumbers static variables in every build.
     fn same_members(&mut self, kind: Kind, patched: Range<u64>, running: Range<u64>) -> bool {
         let ours = members(self.patched, &patched);
         let theirs = members(&self.running.image, &running);
