@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice build`: from a source patch to a payload.
 
-use crate::cache::cache;
 use crate::output::{Ended, Failure, Problem, complain, say, shown};
 use crate::progress::Shown;
 use std::collections::BTreeSet;
@@ -9,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use xsplice_generator::hunk::{Effect, Hunk};
 use xsplice_generator::{Options, PatchedFunction, Refused, Report, generate};
+use xsplice_system::cache;
 use xsplice_system::lines::{self, Detail};
 use xsplice_verify::Verdict;
 
@@ -164,7 +164,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         patch_data: args.patch_data.iter().cloned().collect(),
         allow: args.allow.iter().cloned().collect(),
         metadata: args.meta.clone(),
-        cache: (!args.no_cache).then(|| cache("objects")).flatten(),
+        cache: (!args.no_cache).then(|| cached("objects")).flatten(),
     };
     if args.debug {
         lines::set_detail(Detail::Verbose);
@@ -179,6 +179,11 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         Ok(report) => show(args, report, None, json),
         Err(refused) => refusal(&refused, json),
     }
+}
+
+/// A directory of the cache, if there is one.
+pub(crate) fn cached(of: &str) -> Option<PathBuf> {
+    cache::root().map(|root| root.join(of))
 }
 
 pub(crate) fn refusal(refused: &Refused, json: bool) -> ExitCode {
@@ -228,6 +233,26 @@ fn print(report: &Report, explain: bool) {
     for warning in &report.warnings {
         say!("warning: {warning}");
     }
+    print_functions(report, explain);
+    print_carried(report, explain);
+    print_data(report);
+    print_hooks(report);
+    if !report.left_out.is_empty() {
+        say!("Left out (--leave-out):");
+        for change in &report.left_out {
+            say!("  {}: {} ({})", change.file, change.name, change.why);
+        }
+    }
+    print_hunks(&report.hunks);
+    say!(
+        "{}: {} bytes, for the hypervisor with build-id {}; every replaced function was verified byte for byte against it",
+        shown(&report.output),
+        report.size,
+        report.hypervisor
+    );
+}
+
+fn print_functions(report: &Report, explain: bool) {
     if !report.functions.is_empty() {
         say!("Replaced functions:");
     }
@@ -244,58 +269,55 @@ fn print(report: &Report, explain: bool) {
             explain_function(f, &report.hunks);
         }
     }
+}
+
+fn print_carried(report: &Report, explain: bool) {
     if !report.carried.is_empty() {
         say!("New in the payload:");
-        for c in &report.carried {
-            say!("  {:<32} {:<28} {:>6} bytes", c.name, c.file, c.size);
-            if explain && !c.used_by.is_empty() {
-                say!("      used by {}", c.used_by);
-            }
+    }
+    for c in &report.carried {
+        say!("  {:<32} {:<28} {:>6} bytes", c.name, c.file, c.size);
+        if explain && !c.used_by.is_empty() {
+            say!("      used by {}", c.used_by);
         }
     }
+}
+
+/// The data of the hypervisor that the payload changes or takes.
+fn print_data(report: &Report) {
     if !report.patched_data.is_empty() {
         say!("Changed in place (--patch-data):");
-        for d in &report.patched_data {
-            let kind = if d.variable { "variable" } else { "constant" };
-            say!(
-                "  {:<32} {:<28} {:>6} of {} bytes, {kind}",
-                d.name,
-                d.file,
-                d.written,
-                d.size
-            );
-        }
+    }
+    for d in &report.patched_data {
+        let kind = if d.variable { "variable" } else { "constant" };
+        say!(
+            "  {:<32} {:<28} {:>6} of {} bytes, {kind}",
+            d.name,
+            d.file,
+            d.written,
+            d.size
+        );
     }
     if !report.per_cpu.is_empty() {
         say!("New per-CPU variables:");
-        for v in &report.per_cpu {
-            say!("  {:<32} {:<28} {:>6} bytes", v.name, v.file, v.size);
-        }
     }
+    for v in &report.per_cpu {
+        say!("  {:<32} {:<28} {:>6} bytes", v.name, v.file, v.size);
+    }
+}
+
+fn print_hooks(report: &Report) {
     if !report.hooks.is_empty() {
         say!("Hooks:");
-        for hook in &report.hooks {
-            say!(
-                "  {:<32} {:<28} {:>6} called",
-                hook.stage,
-                hook.file,
-                hook.functions
-            );
-        }
     }
-    if !report.left_out.is_empty() {
-        say!("Left out (--leave-out):");
-        for change in &report.left_out {
-            say!("  {}: {} ({})", change.file, change.name, change.why);
-        }
+    for hook in &report.hooks {
+        say!(
+            "  {:<32} {:<28} {:>6} called",
+            hook.stage,
+            hook.file,
+            hook.functions
+        );
     }
-    print_hunks(&report.hunks);
-    say!(
-        "{}: {} bytes, for the hypervisor with build-id {}; every replaced function was verified byte for byte against it",
-        shown(&report.output),
-        report.size,
-        report.hypervisor
-    );
 }
 
 fn explain_function(function: &PatchedFunction, hunks: &[Hunk]) {

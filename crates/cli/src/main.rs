@@ -13,7 +13,6 @@ use xsplice_system::lines::{self, Detail};
 
 mod admin;
 mod build;
-mod cache;
 mod check;
 // The hypervisor of the demonstration is code for x86-64, which runs in this process.
 #[cfg(target_arch = "x86_64")]

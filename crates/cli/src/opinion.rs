@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The second opinion that `verify`, `build` and `report` ask for.
 
-use crate::cache::cache;
+use crate::build::cached;
 use crate::output::{Failure, complain, say, shown};
 use anyhow::{Context as _, ensure};
 use std::path::{Path, PathBuf};
@@ -74,9 +74,9 @@ fn patched(question: &Question, progress: &dyn Progress) -> anyhow::Result<Patch
             tree,
             patches: all,
             hooks,
-            cached,
+            cached: keep,
         } => {
-            let cache = cached.then(|| cache("trees")).flatten();
+            let cache = keep.then(|| cached("trees")).flatten();
             let payloads = question.payloads.iter();
             let recorded = payloads.map(|(name, data)| Recorded::of(&Input { name, data }));
             let recorded: Vec<Recorded> = recorded.collect();

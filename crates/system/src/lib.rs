@@ -3,7 +3,8 @@
 //!
 //! *What it is*: [`lines`] writes to standard output and remembers errors; [`mod@file`]
 //! replaces files atomically, and writes to devices and pipes; [`interrupt`] has
-//! temporary directories and processes that do not outlive this one.
+//! temporary directories and processes that do not outlive this one; [`cache`] says
+//! where derived data is kept.
 //!
 //! *What it trusts*: that nothing else runs under the process group ids of its
 //! children.
@@ -12,6 +13,7 @@
 //! leaves nothing behind.
 #![deny(unsafe_code)]
 
+pub mod cache;
 pub mod file;
 pub mod interrupt;
 pub mod lines;

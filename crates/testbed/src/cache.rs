@@ -30,15 +30,7 @@ const FORMAT: &str = "2";
 
 /// `$XDG_CACHE_HOME/xsplice`, or `~/.cache/xsplice`.
 pub fn root() -> anyhow::Result<PathBuf> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|p| p.is_absolute())
-    };
-    variable("XDG_CACHE_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
-        .map(|cache| cache.join("xsplice"))
-        .context("neither XDG_CACHE_HOME nor HOME says where to cache")
+    xsplice_system::cache::root().context("neither XDG_CACHE_HOME nor HOME says where to cache")
 }
 
 /// The newest valid entry of `kind` made with `recipe`, of any version.

@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 
-/// `xsplice/OF` in the user's cache directory, if there is one.
-pub(crate) fn cache(of: &str) -> Option<PathBuf> {
+/// `$XDG_CACHE_HOME/xsplice`, or `~/.cache/xsplice`; `None` if neither variable has an
+/// absolute path.
+#[must_use]
+pub fn root() -> Option<PathBuf> {
     let variable = |name| {
         std::env::var_os(name)
             .map(PathBuf::from)
@@ -12,5 +14,5 @@ pub(crate) fn cache(of: &str) -> Option<PathBuf> {
     };
     variable("XDG_CACHE_HOME")
         .or_else(|| variable("HOME").map(|home| home.join(".cache")))
-        .map(|cache| cache.join("xsplice").join(of))
+        .map(|cache| cache.join("xsplice"))
 }
