@@ -42,8 +42,6 @@ pub(crate) fn run(peer: Option<&Path>) -> anyhow::Result<()> {
         .trim(),
         load()?
     );
-    println!("| patch | cold | CPU | warm | CPU | peak memory |");
-    println!("|---|---:|---:|---:|---:|---:|");
     let wide = directory.path().join("wide-header.patch");
     std::fs::write(&wide, WIDE)?;
     let mut patches: Vec<PathBuf> = ["extra-version", "two-files", "bug-and-alternative"]
@@ -51,31 +49,49 @@ pub(crate) fn run(peer: Option<&Path>) -> anyhow::Result<()> {
         .map(|name| format!("examples/xen-4.17/{name}.patch").into())
         .collect();
     patches.push(wide);
-    let mut widest = Cost::default();
-    for patch in &patches {
+    let widest = cold_and_warm(&xsplice, &base, &patches, directory.path())?;
+    against_make(&base, directory.path(), widest)?;
+    if let Some(peer) = peer {
+        flow(peer, &xsplice, &base, &patches[0])?;
+    }
+    compare(peer, &base, directory.path())
+}
+
+/// The cost of each patch; returns that of the last one, cold.
+fn cold_and_warm(
+    xsplice: &Path,
+    base: &Base,
+    patches: &[PathBuf],
+    directory: &Path,
+) -> anyhow::Result<Cost> {
+    println!("| patch | cold | CPU | warm | CPU | peak memory |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    let mut last = Cost::default();
+    for patch in patches {
         let (mut cold, mut warm, mut peak) = (Vec::new(), Vec::new(), 0);
         for _ in 0..ROUNDS {
-            let cache = tempfile::tempdir_in(directory.path())?;
+            let cache = tempfile::tempdir_in(directory)?;
             for costs in [&mut cold, &mut warm] {
-                let run = build(&xsplice, &base, patch, directory.path(), cache.path())?;
+                let run = build(xsplice, base, patch, directory, cache.path())?;
                 costs.push(run.cost);
                 peak = peak.max(run.peak);
             }
         }
-        widest = Cost::median(&cold);
+        last = Cost::median(&cold);
         println!(
-            "| {} | {widest} | {} | {} MiB |",
+            "| {} | {last} | {} | {} MiB |",
             patch.file_stem().unwrap_or_default().to_string_lossy(),
             Cost::median(&warm),
             peak >> 10
         );
     }
-    against_make(&base, directory.path(), widest)?;
-    if let Some(peer) = peer {
-        flow(peer, &xsplice, &base, &patches[0])?;
-    }
+    Ok(last)
+}
+
+/// How long the comparison of objects takes.
+fn compare(peer: Option<&Path>, base: &Base, directory: &Path) -> anyhow::Result<()> {
     println!("\n## Comparing the {OBJECTS} largest objects of the tree, each with itself\n");
-    let objects = largest_objects(&base)?;
+    let objects = largest_objects(base)?;
     let ours = compare_ours(&objects)?;
     let total: u64 = objects.iter().map(|(_, size)| size).sum();
     println!("{} KiB of objects\n", total >> 10);
@@ -83,7 +99,7 @@ pub(crate) fn run(peer: Option<&Path>) -> anyhow::Result<()> {
     println!("|---|---:|---:|");
     row("xsplice", ours, objects.len());
     if let Some(peer) = peer {
-        let theirs = compare_theirs(peer, &base, &objects, directory.path())?;
+        let theirs = compare_theirs(peer, base, &objects, directory)?;
         row("peer", theirs, objects.len());
         let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
         println!("| ratio | {ratio:.1} | |");

@@ -80,31 +80,18 @@ fn print(step: &Step) {
 }
 
 fn demo(cpus: u32, report: &mut dyn FnMut(Step)) -> anyhow::Result<()> {
-    let start = Instant::now();
     let machine = Machine::new(image(), cpus).context("cannot create the simulated hypervisor")?;
     let original = machine.text();
     let mut engine = Engine::new(machine.clone(), Policy::Stock);
-    let calls = Arc::new(AtomicU64::new(0));
+    let mut witness = Witness::new(&machine, report);
     let guests = Cpus::run(&machine, cpus, |_| {
-        let calls = Arc::clone(&calls);
+        let calls = Arc::clone(&witness.calls);
         move |hypercall: &dyn Fn(u64, u64, u64) -> i64| {
             hypercall(call::GRANT, 0, 4096);
             calls.fetch_add(1, Ordering::Relaxed);
         }
     });
-    let mut see = |what: String, window_ns| {
-        std::thread::sleep(Duration::from_millis(20));
-        let version = machine.hypercall(call::VERSION, 0, 0);
-        report(Step {
-            milliseconds: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
-            what,
-            window_ns,
-            version: format!("{}.{}", version / 10, version % 10),
-            vulnerable: machine.hypercall(call::GRANT, u64::MAX, 2) == 0,
-            guest_calls: calls.swap(0, Ordering::Relaxed),
-        })
-    };
-    see(
+    witness.see(
         format!("a hypervisor with {cpus} CPUs runs in this process"),
         None,
     );
@@ -115,7 +102,7 @@ fn demo(cpus: u32, report: &mut dyn FnMut(Step)) -> anyhow::Result<()> {
     ] {
         let size = file.len();
         engine.upload(name, file)?;
-        see(
+        witness.see(
             format!("upload {name}: {size} bytes, checked, linked and protected"),
             None,
         );
@@ -132,20 +119,51 @@ fn demo(cpus: u32, report: &mut dyn FnMut(Step)) -> anyhow::Result<()> {
             ..Options::default()
         };
         engine.act(name, action, options)?;
-        let payload = engine.stack().find(name);
-        see(
-            format!("{action} {name}"),
-            payload.map(|payload| payload.times().window),
-        );
+        let window = engine.stack().find(name).map(|it| it.times().window);
+        witness.see(format!("{action} {name}"), window);
     }
     for name in ["grant-fix", "version", "cumulative"] {
         engine.act(name, Action::Unload, Options::default())?;
     }
-    see("unload all".to_owned(), None);
+    witness.see("unload all".to_owned(), None);
     drop(guests);
     ensure!(
         machine.text() == original,
         "the text differs from the original after the revert"
     );
     Ok(())
+}
+
+/// Looks at the hypervisor as its guests see it, and reports each step.
+struct Witness<'a> {
+    machine: &'a Machine,
+    start: Instant,
+    /// Calls of the guests since the previous step.
+    calls: Arc<AtomicU64>,
+    report: &'a mut dyn FnMut(Step),
+}
+
+impl<'a> Witness<'a> {
+    fn new(machine: &'a Machine, report: &'a mut dyn FnMut(Step)) -> Self {
+        Self {
+            machine,
+            start: Instant::now(),
+            calls: Arc::default(),
+            report,
+        }
+    }
+
+    /// Reports the state after the step `what`.
+    fn see(&mut self, what: String, window_ns: Option<u64>) {
+        std::thread::sleep(Duration::from_millis(20));
+        let version = self.machine.hypercall(call::VERSION, 0, 0);
+        (self.report)(Step {
+            milliseconds: u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX),
+            what,
+            window_ns,
+            version: format!("{}.{}", version / 10, version % 10),
+            vulnerable: self.machine.hypercall(call::GRANT, u64::MAX, 2) == 0,
+            guest_calls: self.calls.swap(0, Ordering::Relaxed),
+        });
+    }
 }

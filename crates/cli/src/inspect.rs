@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use xsplice_abi::text::escaped;
-use xsplice_review::payload::Function;
+use xsplice_review::payload::{Function, Section};
 use xsplice_review::{Image, Line, Listing, Payload, Record};
 use xsplice_system::file;
 use xsplice_system::lines;
@@ -147,6 +147,16 @@ fn describe(text: &mut Text, payload: &Payload, signature: &State, relocations: 
     for function in &payload.functions {
         describe_function(text, function);
     }
+    describe_hooks(text, payload);
+    describe_tables(text, payload);
+    describe_symbols(text, payload);
+    text.title(format_args!("Sections:"));
+    for section in &payload.sections {
+        describe_section(text, section, relocations);
+    }
+}
+
+fn describe_hooks(text: &mut Text, payload: &Payload) {
     if !payload.hooks.is_empty() {
         text.title(format_args!("Hooks:"));
     }
@@ -157,12 +167,19 @@ fn describe(text: &mut Text, payload: &Payload, signature: &State, relocations: 
             hook.functions.join(", ")
         ));
     }
+}
+
+fn describe_tables(text: &mut Text, payload: &Payload) {
     for table in &payload.tables {
         text.title(format_args!("{}:", table.name));
         for entry in &table.entries {
             text.line(format_args!("  {}: {}", entry.place, entry.meaning));
         }
     }
+}
+
+/// The symbols that the payload brings, and those that it takes from the hypervisor.
+fn describe_symbols(text: &mut Text, payload: &Payload) {
     if !payload.carried.is_empty() {
         text.title(format_args!("New in the payload:"));
     }
@@ -187,23 +204,23 @@ fn describe(text: &mut Text, payload: &Payload, signature: &State, relocations: 
             symbol.name, symbol.address
         ));
     }
-    text.title(format_args!("Sections:"));
-    for section in &payload.sections {
-        let relocated = match section.relocations.len() {
-            0 => String::new(),
-            1 => "1 relocation".to_owned(),
-            many => format!("{many} relocations"),
-        };
+}
+
+fn describe_section(text: &mut Text, section: &Section, relocations: bool) {
+    let relocated = match section.relocations.len() {
+        0 => String::new(),
+        1 => "1 relocation".to_owned(),
+        many => format!("{many} relocations"),
+    };
+    text.line(format_args!(
+        "  {:<34} {:>7} bytes  {:<3}  {relocated}",
+        section.name, section.size, section.flags
+    ));
+    for field in section.relocations.iter().filter(|_| relocations) {
         text.line(format_args!(
-            "  {:<34} {:>7} bytes  {:<3}  {relocated}",
-            section.name, section.size, section.flags
+            "    +{:#06x}  {:<15} {}{:+#x}",
+            field.offset, field.kind, field.symbol, field.addend
         ));
-        for field in section.relocations.iter().filter(|_| relocations) {
-            text.line(format_args!(
-                "    +{:#06x}  {:<15} {}{:+#x}",
-                field.offset, field.kind, field.symbol, field.addend
-            ));
-        }
     }
 }
 

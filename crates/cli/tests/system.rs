@@ -648,7 +648,7 @@ fn the_published_schemas_are_those_of_this_version() {
         let published = std::fs::read_to_string(&published).expect("it is there");
         assert!(
             published == current,
-            "{name:?} is old: `xsplice schema docs/schema` writes it anew"
+            "{name:?} is old: `xsplice schema docs/schema` writes it again"
         );
         seen += 1;
     }
@@ -718,116 +718,92 @@ fn results_are_as_the_schemas_say() {
     }
 }
 
+/// Command lines that fail: the name of the command, its line, the kind of the error, and
+/// what it says.
+const FAILURES: [(&str, &str, &str, &str); 23] = [
+    ("apply", "apply x", "failed", "/dev/xen"),
+    ("build", "build --nonsense", "usage", "unexpected argument"),
+    (
+        "check",
+        "check none --xen-syms none",
+        "failed",
+        "cannot read none: No such file",
+    ),
+    ("completions", "completions none", "usage", "invalid value"),
+    ("demo", "demo --cpus 0", "usage", "invalid value"),
+    (
+        "efi-syms",
+        "efi-syms --xen-syms none --xen-efi none -o new",
+        "failed",
+        "none: No such file",
+    ),
+    ("info", "info", "failed", "/dev/xen"),
+    (
+        "inspect",
+        "inspect fix.patch",
+        "failed",
+        "not a readable ELF file",
+    ),
+    (
+        "keygen",
+        "keygen --key missing/key --cert cert",
+        "failed",
+        "cannot write missing/key: No such file",
+    ),
+    (
+        "lab-run",
+        "lab run none --xen none --kernel none",
+        "failed",
+        "none: No such file",
+    ),
+    (
+        "lab-try",
+        "lab try none --xen none --kernel none",
+        "failed",
+        "none: No such file",
+    ),
+    ("list", "list", "failed", "/dev/xen"),
+    ("load", "load fix.patch", "failed", "not an ELF file"),
+    ("man", "man fix.patch", "failed", "cannot create"),
+    ("replace", "replace x", "failed", "/dev/xen"),
+    (
+        "report",
+        "report none --xen-syms none -o missing/page",
+        "failed",
+        "there is no directory missing",
+    ),
+    ("revert", "revert x", "failed", "/dev/xen"),
+    ("schema", "schema fix.patch", "failed", "cannot create"),
+    ("sign", "sign x", "usage", "required arguments"),
+    ("unload", "unload x", "failed", "/dev/xen"),
+    (
+        "upload",
+        "upload x",
+        "usage",
+        "required arguments were not provided",
+    ),
+    (
+        "verify",
+        "verify none --xen-syms none --patched-syms none",
+        "failed",
+        "cannot read none: No such file",
+    ),
+    (
+        "verify-signature",
+        "verify-signature --cert none none",
+        "failed",
+        "cannot read none",
+    ),
+];
+
 #[test]
 fn failures_are_as_the_schemas_say() {
     let place = Place::new();
-    let syms = ["--xen-syms", "none"];
-    let lab = ["--xen", "none", "--kernel", "none"];
-    let file = place.at("fix.patch");
-    let no_directory = file.to_str().expect("UTF-8");
-    let commands: [(&str, &[&str], &str, &str); 23] = [
-        ("apply", &["apply", "x"], "failed", "/dev/xen"),
-        (
-            "build",
-            &["build", "--nonsense"],
-            "usage",
-            "unexpected argument",
-        ),
-        (
-            "check",
-            &["check", "none", syms[0], syms[1]],
-            "failed",
-            "cannot read none: No such file",
-        ),
-        (
-            "completions",
-            &["completions", "none"],
-            "usage",
-            "invalid value",
-        ),
-        ("demo", &["demo", "--cpus", "0"], "usage", "invalid value"),
-        (
-            "efi-syms",
-            &[
-                "efi-syms",
-                syms[0],
-                syms[1],
-                "--xen-efi",
-                "none",
-                "-o",
-                "new",
-            ],
-            "failed",
-            "none: No such file",
-        ),
-        ("info", &["info"], "failed", "/dev/xen"),
-        (
-            "inspect",
-            &["inspect", "fix.patch"],
-            "failed",
-            "not a readable ELF file",
-        ),
-        (
-            "keygen",
-            &["keygen", "--key", "missing/key", "--cert", "cert"],
-            "failed",
-            "cannot write missing/key: No such file",
-        ),
-        (
-            "lab-run",
-            &["lab", "run", "none", lab[0], lab[1], lab[2], lab[3]],
-            "failed",
-            "none: No such file",
-        ),
-        (
-            "lab-try",
-            &["lab", "try", "none", lab[0], lab[1], lab[2], lab[3]],
-            "failed",
-            "none: No such file",
-        ),
-        ("list", &["list"], "failed", "/dev/xen"),
-        ("load", &["load", "fix.patch"], "failed", "not an ELF file"),
-        ("man", &["man", no_directory], "failed", "cannot create"),
-        ("replace", &["replace", "x"], "failed", "/dev/xen"),
-        (
-            "report",
-            &["report", "none", syms[0], syms[1], "-o", "missing/page"],
-            "failed",
-            "there is no directory missing",
-        ),
-        ("revert", &["revert", "x"], "failed", "/dev/xen"),
-        (
-            "schema",
-            &["schema", no_directory],
-            "failed",
-            "cannot create",
-        ),
-        ("sign", &["sign", "x"], "usage", "required arguments"),
-        ("unload", &["unload", "x"], "failed", "/dev/xen"),
-        (
-            "upload",
-            &["upload", "x"],
-            "usage",
-            "required arguments were not provided",
-        ),
-        (
-            "verify",
-            &["verify", "none", syms[0], syms[1], "--patched-syms", "none"],
-            "failed",
-            "cannot read none: No such file",
-        ),
-        (
-            "verify-signature",
-            &["verify-signature", "--cert", "none", "none"],
-            "failed",
-            "cannot read none",
-        ),
-    ];
-    for (name, arguments, kind, words) in commands {
+    for (name, line, kind, words) in FAILURES {
         let mut command = Command::new(XSPLICE);
-        command.arg("--json").args(arguments);
+        command.arg("--json").args(line.split(' '));
         let output = run_to_end(command.current_dir(place.directory.path()));
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(output.status.code(), Some(1), "{line}");
         let value = told(name, &output.stdout);
         assert_eq!(value["changed"], false, "{name}: {value:#}");
         assert!(value["result"].is_null(), "{name}: {value:#}");

@@ -284,52 +284,39 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
 
     /// Reads the payloads from the one with index `idx` on.
     fn list_part(&self, sizes: &Sizes, idx: u32) -> Result<Option<Vec<Payload>>, Errno> {
-        let room = |size: u32| {
-            self.hypervisor
-                .buffer(usize::try_from(size).map_err(|_| Errno::E2BIG)?)
-        };
         let count = (sizes.count - idx).min(MOST_PER_CALL);
-        let words = count.checked_mul(4).ok_or(Errno::E2BIG)?;
-        let mut status = room(count.checked_mul(8).ok_or(Errno::E2BIG)?)?;
-        let (mut names, mut name_sizes) = (room(sizes.names)?, room(words)?);
-        let (mut metadata, mut metadata_sizes) = (room(sizes.metadata)?, room(words)?);
-        let at = |buffer: &H::Buffer| U64::new(self.hypervisor.address(buffer));
-        let (done, version) = if self.version.has_flags_and_metadata() {
-            let mut request = List {
-                version: sizes.version.into(),
-                idx: idx.into(),
-                nr: count.into(),
-                status: at(&status),
-                name: at(&names),
-                len: at(&name_sizes),
-                metadata: at(&metadata),
-                metadata_len: at(&metadata_sizes),
-                ..Default::default()
-            };
+        let mut page = Page::new(self.hypervisor, sizes, count)?;
+        let has_metadata = self.version.has_flags_and_metadata();
+        let (done, version) = if has_metadata {
+            let mut request = page.request(self.hypervisor, sizes, idx, count);
             if self.version.list_takes_sizes() {
                 request.name_total_size = sizes.names.into();
                 request.metadata_total_size = sizes.metadata.into();
             }
-            let buffers = &mut [
-                &mut status,
-                &mut names,
-                &mut name_sizes,
-                &mut metadata,
-                &mut metadata_sizes,
-            ];
+            let buffers = &mut page.buffers();
             let (done, reply) = self.call(&operation(sysctl::LIST), &request, buffers)?;
             (done, reply.version.get())
         } else {
+            let List {
+                version,
+                idx,
+                nr,
+                status,
+                name,
+                len,
+                ..
+            } = page.request(self.hypervisor, sizes, idx, count);
             let request = ListV12 {
-                version: sizes.version.into(),
-                idx: idx.into(),
-                nr: count.into(),
-                status: at(&status),
-                name: at(&names),
-                len: at(&name_sizes),
+                version,
+                idx,
+                nr,
+                status,
+                name,
+                len,
                 ..Default::default()
             };
-            let buffers = &mut [&mut status, &mut names, &mut name_sizes];
+            let [status, names, name_sizes, ..] = page.buffers();
+            let buffers = &mut [status, names, name_sizes];
             let (done, reply) = self.call(&operation(sysctl::LIST), &request, buffers)?;
             (done, reply.version.get())
         };
@@ -337,28 +324,8 @@ impl<'a, H: Hypervisor> Livepatch<'a, H> {
         if version != sizes.version || done > count as usize {
             return Ok(None);
         }
-        let stride = (!self.version.has_flags_and_metadata()).then_some(sysctl::NAME_SIZE);
-        let names =
-            split(names.as_ref(), name_sizes.as_ref(), done, stride).ok_or(Errno::EINVAL)?;
-        let metadata =
-            split(metadata.as_ref(), metadata_sizes.as_ref(), done, None).ok_or(Errno::EINVAL)?;
-        let (status, _) = status.as_ref().as_chunks::<8>();
-        let payloads = names
-            .iter()
-            .zip(&metadata)
-            .zip(status)
-            .map(|((name, metadata), status)| Payload {
-                name: text(name),
-                status: sysctl::Status::read_from_bytes(status)
-                    .unwrap_or_default()
-                    .into(),
-                metadata: metadata
-                    .split(|&b| b == 0)
-                    .filter(|t| !t.is_empty())
-                    .map(text)
-                    .collect(),
-            });
-        Ok(Some(payloads.collect()))
+        let stride = (!has_metadata).then_some(sysctl::NAME_SIZE);
+        page.payloads(done, stride).map(Some).ok_or(Errno::EINVAL)
     }
 
     fn name(&self, name: &str) -> Result<(H::Buffer, Name), Errno> {
@@ -404,6 +371,94 @@ struct Sizes {
     count: u32,
     names: u32,
     metadata: u32,
+}
+
+/// Buffers for a part of the list.
+struct Page<B> {
+    status: B,
+    names: B,
+    name_sizes: B,
+    metadata: B,
+    metadata_sizes: B,
+}
+
+impl<B: AsRef<[u8]>> Page<B> {
+    /// Room for `count` payloads.
+    fn new(
+        hypervisor: &impl Hypervisor<Buffer = B>,
+        sizes: &Sizes,
+        count: u32,
+    ) -> Result<Self, Errno> {
+        let room = |size: Option<u32>| {
+            let size = size.and_then(|size| usize::try_from(size).ok());
+            hypervisor.buffer(size.ok_or(Errno::E2BIG)?)
+        };
+        Ok(Self {
+            status: room(count.checked_mul(8))?,
+            names: room(Some(sizes.names))?,
+            name_sizes: room(count.checked_mul(4))?,
+            metadata: room(Some(sizes.metadata))?,
+            metadata_sizes: room(count.checked_mul(4))?,
+        })
+    }
+
+    /// Asks for the payloads from the one with index `idx` on.
+    fn request(
+        &self,
+        hypervisor: &impl Hypervisor<Buffer = B>,
+        sizes: &Sizes,
+        idx: u32,
+        count: u32,
+    ) -> List {
+        let at = |buffer: &B| U64::new(hypervisor.address(buffer));
+        List {
+            version: sizes.version.into(),
+            idx: idx.into(),
+            nr: count.into(),
+            status: at(&self.status),
+            name: at(&self.names),
+            len: at(&self.name_sizes),
+            metadata: at(&self.metadata),
+            metadata_len: at(&self.metadata_sizes),
+            ..Default::default()
+        }
+    }
+
+    /// What the hypervisor writes to.
+    const fn buffers(&mut self) -> [&mut B; 5] {
+        [
+            &mut self.status,
+            &mut self.names,
+            &mut self.name_sizes,
+            &mut self.metadata,
+            &mut self.metadata_sizes,
+        ]
+    }
+
+    /// The first `count` payloads, whose names are `stride` bytes apart if they are not
+    /// contiguous; `None` if a size leads out of the buffers.
+    fn payloads(&self, count: usize, stride: Option<usize>) -> Option<Vec<Payload>> {
+        let names = split(self.names.as_ref(), self.name_sizes.as_ref(), count, stride)?;
+        let sizes = self.metadata_sizes.as_ref();
+        let metadata = split(self.metadata.as_ref(), sizes, count, None)?;
+        let (status, _) = self.status.as_ref().as_chunks::<8>();
+        let payloads = names
+            .iter()
+            .zip(&metadata)
+            .zip(status)
+            .map(|((name, metadata), status)| Payload {
+                name: text(name),
+                status: sysctl::Status::read_from_bytes(status)
+                    .unwrap_or_default()
+                    .into(),
+                metadata: metadata
+                    .split(|&b| b == 0)
+                    .filter(|t| !t.is_empty())
+                    .map(text)
+                    .collect(),
+            });
+        Some(payloads.collect())
+    }
 }
 
 /// The most payloads that the hypervisor lists in one call.

@@ -106,19 +106,13 @@ fn the_life_of_a_payload() {
         (0xf3, 0xe9)
     );
     assert_eq!(engine.act_on("first", Action::Unload), Err(Cause::Applied));
-    assert_eq!(
-        engine.act_on("first", Action::Apply),
-        Ok(()),
-        "there is nothing to do"
-    );
+    let again = engine.act_on("first", Action::Apply);
+    assert_eq!(again, Ok(()), "there is nothing to do");
 
     engine.act_on("first", Action::Revert).unwrap();
     assert_eq!(engine.host().machine(), loaded);
-    assert_eq!(
-        engine.act_on("first", Action::Revert),
-        Ok(()),
-        "there is nothing to do"
-    );
+    let again = engine.act_on("first", Action::Revert);
+    assert_eq!(again, Ok(()), "there is nothing to do");
     engine.act_on("first", Action::Apply).unwrap();
     engine.act_on("first", Action::Revert).unwrap();
     engine.act_on("first", Action::Unload).unwrap();

@@ -733,6 +733,23 @@ fn what_can_be_known_of_a_payload_before_it_is_loaded() {
     assert_eq!(verified.metadata(), ["key=value"]);
 }
 
+/// On top of a payload: calls its `helper`, and sees its trampoline.
+fn second(own: u8, depends: &[u8], expect: &[u8]) -> Payload {
+    let mut payload = Payload::bare();
+    payload.note(section::BUILD_ID, &[own; 20]);
+    payload.note(section::DEPENDS, depends);
+    payload.note(section::XEN_DEPENDS, &XEN_ID);
+    let text = payload.text;
+    let helper = payload.symbol("helper", None);
+    payload.relocation(text, 4, R_PC32, helper, -4);
+    let funcs = Payload::record(&func("target").expecting(expect));
+    payload.section(section::MODINFO, SectionKind::ReadOnlyData, b"a=b\0", 1);
+    let section = payload.section(section::FUNCS, SectionKind::Data, &funcs, 8);
+    let code = payload.new_code;
+    payload.relocation(section, 8, R_64, code, 0);
+    payload
+}
+
 #[test]
 fn a_stack_of_payloads() {
     let mut engine = engine();
@@ -765,22 +782,6 @@ fn a_stack_of_payloads() {
     );
     assert!(again.problems.iter().any(is!(symbol: Duplicate { .. })));
 
-    // The second one calls the first one's helper, and sees its trampoline.
-    let second = |own: u8, depends: &[u8], expect: &[u8]| {
-        let mut payload = Payload::bare();
-        payload.note(section::BUILD_ID, &[own; 20]);
-        payload.note(section::DEPENDS, depends);
-        payload.note(section::XEN_DEPENDS, &XEN_ID);
-        let text = payload.text;
-        let helper = payload.symbol("helper", None);
-        payload.relocation(text, 4, R_PC32, helper, -4);
-        let funcs = Payload::record(&func("target").expecting(expect));
-        payload.section(section::MODINFO, SectionKind::ReadOnlyData, b"a=b\0", 1);
-        let section = payload.section(section::FUNCS, SectionKind::Data, &funcs, 8);
-        let code = payload.new_code;
-        payload.relocation(section, 8, R_64, code, 0);
-        payload
-    };
     let mut unmet = |name: &str, payload: Payload| {
         engine.upload(name, &payload.bytes()).unwrap();
         let failure = engine.act(name, Action::Apply, Options::default());
@@ -1048,12 +1049,17 @@ fn sections() {
     let section = payload.section(".wx", SectionKind::Data, &[0; 8], 8);
     payload.set_flags(section, 7);
     refused(&payload, Errno::EOPNOTSUPP, is!(section: WritableText));
+}
 
-    let table = |name, size: usize| {
-        let mut payload = Payload::new(&[func("target")]);
-        payload.section(name, SectionKind::ReadOnlyData, &vec![1; size], 1);
-        payload
-    };
+/// A payload with a section of ones.
+fn table(name: &str, size: usize) -> Payload {
+    let mut payload = Payload::new(&[func("target")]);
+    payload.section(name, SectionKind::ReadOnlyData, &vec![1; size], 1);
+    payload
+}
+
+#[test]
+fn tables_have_whole_entries() {
     refused(
         &table(".bug_frames.0", 12),
         Errno::EINVAL,
@@ -1095,6 +1101,17 @@ fn sections() {
         Errno::EINVAL,
         is!(section: EntrySize { .. }),
     );
+    let mut alternatives = table(".altinstructions", 13);
+    alternatives.section(".altinstr_replacement", SectionKind::Text, &[0x90; 4], 1);
+    refused(
+        &alternatives,
+        Errno::EINVAL,
+        is!(section: EntrySize { size: 13, .. }),
+    );
+}
+
+#[test]
+fn tables_of_unknown_kinds_are_refused() {
     // Neither Xen nor the engine would do anything with them.
     for name in [".bug_frames.4", ".ex_table.pre", ".livepatch.hooks.late"] {
         let is_it = |problem: &Problem| {
@@ -1104,13 +1121,6 @@ fn sections() {
         refused(&table(name, 8), Errno::EOPNOTSUPP, is_it);
         load(&table(name, 0).bytes()).expect("there is nothing in it");
     }
-    let mut alternatives = table(".altinstructions", 13);
-    alternatives.section(".altinstr_replacement", SectionKind::Text, &[0x90; 4], 1);
-    refused(
-        &alternatives,
-        Errno::EINVAL,
-        is!(section: EntrySize { size: 13, .. }),
-    );
 }
 
 /// An entry of `.altinstructions`, after its two displacements.

@@ -11,7 +11,7 @@ use object::elf::{self, Sym64};
 use object::pod::bytes_of_slice;
 use object::read::coff::{Symbol as _, SymbolTable};
 use object::read::elf::{ElfFile64, Sym as _};
-use object::read::pe::{ImageNtHeaders as _, PeFile64};
+use object::read::pe::{ImageNtHeaders as _, PeFile64, PeSection64};
 use object::write::elf::{FileHeader, SectionHeader, Writer};
 use object::{LittleEndian as LE, Object as _, ObjectSection as _, SymbolIndex, pe};
 use std::collections::HashMap;
@@ -68,6 +68,57 @@ struct Section<'a> {
     data: &'a [u8],
 }
 
+impl<'a> Section<'a> {
+    /// A section that is not loaded.
+    fn new(name: &'a [u8], sh_type: elf::SectionType, data: &'a [u8]) -> Self {
+        Self {
+            name,
+            header: SectionHeader {
+                sh_type,
+                sh_addralign: 1,
+                ..SectionHeader::default()
+            },
+            data,
+        }
+    }
+
+    /// A section of `xen.efi`; it is loaded if symbols are in it.
+    fn of(section: &PeSection64<'a, '_>, used: bool) -> object::Result<Self> {
+        let raw = section.pe_section();
+        let has = |flag| raw.characteristics.get(LE).contains(flag);
+        // Skips the firmware's relocations and the space at the end.
+        let loaded = used && !has(pe::IMAGE_SCN_MEM_DISCARDABLE);
+        let flags = [
+            (elf::SHF_ALLOC, loaded),
+            (elf::SHF_WRITE, has(pe::IMAGE_SCN_MEM_WRITE)),
+            (elf::SHF_EXECINSTR, has(pe::IMAGE_SCN_MEM_EXECUTE)),
+        ];
+        let flags = flags.iter().filter(|(_, set)| *set);
+        let flags = flags.fold(0, |flags, (flag, _)| flags | flag.0);
+        let sh_type = match has(pe::IMAGE_SCN_CNT_UNINITIALIZED_DATA) {
+            true => elf::SHT_NOBITS,
+            false => elf::SHT_PROGBITS,
+        };
+        let mut made = Self::new(section.name_bytes()?, sh_type, section.data()?);
+        made.header.sh_flags = elf::SectionFlags(flags);
+        made.header.sh_addr = section.address();
+        made.header.sh_size = section.size();
+        Ok(made)
+    }
+
+    /// The symbol table; the names are in the section with index `names`.
+    fn symbols(symbols: &'a [Sym64<LE>], names: u32) -> Self {
+        let mut table = Self::new(b".symtab", elf::SHT_SYMTAB, bytes_of_slice(symbols));
+        table.header.sh_entsize = size_of::<Sym64<LE>>() as u64;
+        let locals = symbols
+            .iter()
+            .take_while(|symbol| symbol.st_bind() == elf::STB_LOCAL);
+        table.header.sh_info = u32::try_from(locals.count()).unwrap_or(u32::MAX);
+        table.header.sh_link = names;
+        table
+    }
+}
+
 /// Creates an ELF file that is to `xen_efi` what `xen_syms` is to `xen.gz`.
 ///
 /// # Errors
@@ -86,61 +137,19 @@ pub fn efi_symbols(xen_syms: &[u8], xen_efi: &[u8]) -> Result<Vec<u8>, EfiError>
 
     let mut sections = Vec::new();
     for (index, section) in (1..).zip(efi.sections()) {
-        let raw = section.pe_section();
-        let has = |flag| raw.characteristics.get(LE).contains(flag);
         let used = symbols
             .iter()
             .any(|symbol| symbol.st_shndx.get(LE).0 == index);
-        // Skips the firmware's relocations and the space at the end.
-        let loaded = used && !has(pe::IMAGE_SCN_MEM_DISCARDABLE);
-        let flags = [
-            (elf::SHF_ALLOC, loaded),
-            (elf::SHF_WRITE, has(pe::IMAGE_SCN_MEM_WRITE)),
-            (elf::SHF_EXECINSTR, has(pe::IMAGE_SCN_MEM_EXECUTE)),
-        ];
-        let flags = flags.iter().filter(|(_, set)| *set);
-        let flags = flags.fold(0, |flags, (flag, _)| flags | flag.0);
-        let empty = has(pe::IMAGE_SCN_CNT_UNINITIALIZED_DATA);
-        sections.push(Section {
-            name: section.name_bytes().map_err(EfiError::Program)?,
-            header: SectionHeader {
-                sh_type: if empty {
-                    elf::SHT_NOBITS
-                } else {
-                    elf::SHT_PROGBITS
-                },
-                sh_flags: elf::SectionFlags(flags),
-                sh_addr: section.address(),
-                sh_size: section.size(),
-                sh_addralign: 1,
-                ..SectionHeader::default()
-            },
-            data: section.data().map_err(EfiError::Program)?,
-        });
+        sections.push(Section::of(&section, used).map_err(EfiError::Program)?);
     }
-    let plain = |name, sh_type, data| Section {
-        name,
-        header: SectionHeader {
-            sh_type,
-            sh_addralign: 1,
-            ..SectionHeader::default()
-        },
-        data,
-    };
     let comment = comment.map_err(EfiError::Symbols)?;
-    sections.push(plain(b".note.gnu.build-id", elf::SHT_NOTE, &note));
-    sections.push(plain(b".comment", elf::SHT_PROGBITS, comment));
-    let mut table = plain(b".symtab", elf::SHT_SYMTAB, bytes_of_slice(&symbols));
-    table.header.sh_entsize = size_of::<Sym64<LE>>() as u64;
-    let locals = symbols
-        .iter()
-        .take_while(|symbol| symbol.st_bind() == elf::STB_LOCAL);
-    table.header.sh_info = u32::try_from(locals.count()).unwrap_or(u32::MAX);
-    // The next one.
-    table.header.sh_link = u32::try_from(sections.len() + 2).unwrap_or(u32::MAX);
-    sections.push(table);
+    sections.push(Section::new(b".note.gnu.build-id", elf::SHT_NOTE, &note));
+    sections.push(Section::new(b".comment", elf::SHT_PROGBITS, comment));
+    // The names of the symbols are in the section after them.
+    let names_index = u32::try_from(sections.len() + 2).unwrap_or(u32::MAX);
+    sections.push(Section::symbols(&symbols, names_index));
     let names = names.map_err(EfiError::Symbols)?;
-    sections.push(plain(b".strtab", elf::SHT_STRTAB, names));
+    sections.push(Section::new(b".strtab", elf::SHT_STRTAB, names));
     write(sections).map_err(EfiError::Write)
 }
 

@@ -47,6 +47,40 @@ pub enum Step {
     Console(String),
 }
 
+impl Step {
+    /// A command without expectations.
+    const fn run(argv: Vec<String>) -> Self {
+        Self::Run {
+            argv,
+            code: 0,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        }
+    }
+
+    /// Adds what a command is expected to do. Returns what is wrong, if something is.
+    fn expect(&mut self, word: &str, rest: &str) -> Result<(), &'static str> {
+        let Self::Run {
+            code,
+            stdout,
+            stderr,
+            ..
+        } = self
+        else {
+            return Err(NO_COMMAND);
+        };
+        match word {
+            "=" => *code = rest.parse().map_err(|_| "an exit code is a number")?,
+            ">" => stdout.push(rest.to_owned()),
+            _ => stderr.push(rest.to_owned()),
+        }
+        Ok(())
+    }
+}
+
+/// An expectation belongs to the command before it.
+const NO_COMMAND: &str = "there is no command before this expectation";
+
 /// A scenario that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("line {line}: {reason}")]
@@ -71,7 +105,6 @@ pub fn parse(text: &str) -> Result<Vec<(usize, Step)>, ParseError> {
         let line = line.trim();
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
-        let expectation = || error("there is no command before this expectation");
         match word {
             "" => {}
             _ if word.starts_with('#') => {}
@@ -90,37 +123,14 @@ pub fn parse(text: &str) -> Result<Vec<(usize, Step)>, ParseError> {
                 if argv.is_empty() {
                     return Err(error("there is no command"));
                 }
-                let run = Step::Run {
-                    argv,
-                    code: 0,
-                    stdout: Vec::new(),
-                    stderr: Vec::new(),
-                };
-                steps.push((index + 1, run));
+                steps.push((index + 1, Step::run(argv)));
             }
             "console" => steps.push((index + 1, Step::Console(rest.to_owned()))),
             "=" | ">" | "!" => {
-                let Some((
-                    _,
-                    Step::Run {
-                        code,
-                        stdout,
-                        stderr,
-                        ..
-                    },
-                )) = steps.last_mut()
-                else {
-                    return Err(expectation());
-                };
-                match word {
-                    "=" => {
-                        *code = rest
-                            .parse()
-                            .map_err(|_| error("an exit code is a number"))?
-                    }
-                    ">" => stdout.push(rest.to_owned()),
-                    _ => stderr.push(rest.to_owned()),
-                }
+                let command = steps.last_mut().map(|(_, step)| step);
+                let command = command.ok_or(NO_COMMAND);
+                let expected = command.and_then(|step| step.expect(word, rest));
+                expected.map_err(error)?;
             }
             _ => return Err(error("expected put, $, =, >, ! or console")),
         }
@@ -195,25 +205,7 @@ pub fn run_step(
         } => {
             result.what = argv.join(" ");
             let output = host.run(argv)?;
-            if output.code != Some(*code) {
-                let got = output.code.map_or("a signal".to_owned(), |c| c.to_string());
-                result
-                    .failures
-                    .push(format!("expected exit code {code}, got {got}"));
-            }
-            let missing = |texts: &[String], stream: &str, name: &str| -> Vec<String> {
-                texts
-                    .iter()
-                    .filter(|t| !stream.contains(t.as_str()))
-                    .map(|t| format!("expected {t:?} in {name}, got {stream:?}"))
-                    .collect()
-            };
-            result
-                .failures
-                .extend(missing(stdout, &output.stdout, "standard output"));
-            result
-                .failures
-                .extend(missing(stderr, &output.stderr, "standard error"));
+            result.failures = unmet(&output, *code, stdout, stderr);
             result.output = Some(output);
         }
         Step::Console(text) => {
@@ -226,6 +218,23 @@ pub fn run_step(
         }
     }
     Ok(result)
+}
+
+/// The expectations that a command did not meet.
+fn unmet(output: &Output, code: i32, stdout: &[String], stderr: &[String]) -> Vec<String> {
+    let mut failures = Vec::new();
+    if output.code != Some(code) {
+        let got = output.code.map_or("a signal".to_owned(), |c| c.to_string());
+        failures.push(format!("expected exit code {code}, got {got}"));
+    }
+    for (texts, stream, name) in [
+        (stdout, &output.stdout, "standard output"),
+        (stderr, &output.stderr, "standard error"),
+    ] {
+        let missing = texts.iter().filter(|text| !stream.contains(text.as_str()));
+        failures.extend(missing.map(|text| format!("expected {text:?} in {name}, got {stream:?}")));
+    }
+    failures
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xsplice_objdiff::{Kind, Object, SymbolName, compare};
+use xsplice_objdiff::{Comparison, Kind, Object, SymbolName, compare};
 
 const COMPILERS: [&str; 2] = ["gcc", "clang"];
 const LEVELS: [&str; 3] = ["-O1", "-O2", "-O3"];
@@ -148,6 +148,7 @@ impl Fixture {
                         continue;
                     };
                     let (qualifier, kind) = kind.rsplit_once(' ').expect("EXPECT and a kind");
+                    assert!(KINDS.contains(&kind), "no kind of change: {kind}");
                     let qualifier = qualifier.trim_matches(['(', ')']).to_owned();
                     fixture
                         .expectations
@@ -185,13 +186,74 @@ impl Fixture {
             }
         }
         let comparison = compare(&original, &patched);
-        let mut found: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-        let mut add = |kind: &str, what: String| {
-            let all = found.entry(kind.to_owned()).or_default();
-            *all.entry(what).or_default() += 1;
-        };
+        let mut found = Found::new(&comparison, &patched);
+        for kind in KINDS {
+            let found = found.0.remove(kind).unwrap_or_default();
+            wrong.extend(self.differences(build, kind, &found, &comparison));
+        }
+        Ok(wrong)
+    }
+
+    /// Where what was found of one kind is not what is expected.
+    fn differences(
+        &self,
+        build: Build,
+        kind: &str,
+        found: &BTreeMap<String, usize>,
+        comparison: &Comparison,
+    ) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let expected: BTreeMap<String, usize> = self
+            .expected(build, kind)
+            .map(|name| match name.split_once('*') {
+                Some((name, count)) => (name.to_owned(), count.parse().expect("a number")),
+                None => (name.to_owned(), 1),
+            })
+            .collect();
+        for (name, count) in &expected {
+            if found.get(name).is_none_or(|found| found != count) {
+                wrong.push(format!("{kind}: {name}*{count} expected, found {found:?}"));
+            }
+        }
+        // A fixture need not list everything that is the same.
+        let complete = !["same", "matched"].contains(&kind);
+        let found = found.keys().filter(|_| complete);
+        for name in found.filter(|name| !expected.contains_key(*name)) {
+            let changes = comparison.changes.iter();
+            let all = changes.filter(|c| in_source(&c.name) == *name);
+            let why: Vec<String> = all.map(|c| format!("{}: {}", c.name, c.why)).collect();
+            wrong.push(format!("{kind}: {name} not expected ({})", why.join("; ")));
+        }
+        wrong
+    }
+}
+
+/// Every kind that a fixture can expect.
+const KINDS: [&str; 14] = [
+    "changed",
+    "new",
+    "removed",
+    "data",
+    "constant",
+    "resized",
+    "init",
+    "unsized",
+    "misplaced",
+    "alignment",
+    "elsewhere",
+    "renamed",
+    "same",
+    "matched",
+];
+
+/// What a comparison found: by kind, how often each name.
+struct Found(BTreeMap<&'static str, BTreeMap<String, usize>>);
+
+impl Found {
+    fn new(comparison: &Comparison, patched: &Object) -> Self {
+        let mut found = Self(BTreeMap::new());
         for change in &comparison.changes {
-            add(word(change.kind), in_source(&change.name));
+            found.add(word(change.kind), in_source(&change.name));
         }
         for (index, symbol) in patched.symbols.iter_enumerated() {
             // What has another name is what it was.
@@ -201,57 +263,15 @@ impl Fixture {
                 && !changed
             {
                 let name = in_source(&symbol.name);
-                add("matched", format!("{name} by {}", pair.by));
-                add("same", name);
+                found.add("matched", format!("{name} by {}", pair.by));
+                found.add("same", name);
             }
         }
-        const KINDS: [&str; 14] = [
-            "changed",
-            "new",
-            "removed",
-            "data",
-            "constant",
-            "resized",
-            "init",
-            "unsized",
-            "misplaced",
-            "alignment",
-            "elsewhere",
-            "renamed",
-            "same",
-            "matched",
-        ];
-        for (_, kind, _) in &self.expectations {
-            assert!(KINDS.contains(&kind.as_str()), "no kind of change: {kind}");
-        }
-        for kind in KINDS {
-            let found = found.remove(kind).unwrap_or_default();
-            let expected: BTreeMap<String, usize> = self
-                .expected(build, kind)
-                .map(|name| match name.split_once('*') {
-                    Some((name, count)) => (name.to_owned(), count.parse().expect("a number")),
-                    None => (name.to_owned(), 1),
-                })
-                .collect();
-            let wanted = ["same", "matched"].contains(&kind);
-            for (name, count) in &expected {
-                if found.get(name).is_none_or(|found| found != count) {
-                    wrong.push(format!("{kind}: {name}*{count} expected, found {found:?}"));
-                }
-            }
-            for name in found
-                .keys()
-                .filter(|n| !wanted && !expected.contains_key(*n))
-            {
-                let all = comparison
-                    .changes
-                    .iter()
-                    .filter(|c| in_source(&c.name) == *name);
-                let why: Vec<String> = all.map(|c| format!("{}: {}", c.name, c.why)).collect();
-                wrong.push(format!("{kind}: {name} not expected ({})", why.join("; ")));
-            }
-        }
-        Ok(wrong)
+        found
+    }
+
+    fn add(&mut self, kind: &'static str, what: String) {
+        *self.0.entry(kind).or_default().entry(what).or_default() += 1;
     }
 }
 

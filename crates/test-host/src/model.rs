@@ -152,18 +152,12 @@ impl Model {
                 if applied.any(|other| other.uses == Some(entry.serial)) {
                     return Outcome::refused(Errno::EBUSY);
                 }
-                Outcome {
-                    returned: Ok(()),
-                    reported: None,
-                    unloaded: true,
-                }
+                Outcome::unloaded()
             }
             (Action::Unload, true) => Outcome::refused(Errno::EINVAL),
-            (Action::Revert, false) | (Action::Apply | Action::Replace, true) => Outcome {
-                returned: Ok(()),
-                reported: None,
-                unloaded: false,
-            },
+            (Action::Revert, false) | (Action::Apply | Action::Replace, true) => {
+                Outcome::nothing_to_do()
+            }
             (Action::Revert, true) if self.applied.last() != Some(&entry.serial) => {
                 Outcome::refused(Errno::EBUSY)
             }
@@ -175,35 +169,37 @@ impl Model {
                 self.loaded[index].reverted = true;
                 Outcome::done()
             }
-            (Action::Apply | Action::Replace, false) => {
-                if entry.reverted && entry.kind.data {
-                    return Outcome::reported(Errno::EINVAL);
+            (Action::Apply, false) => self.apply(&entry, false, nodeps, late),
+            (Action::Replace, false) => self.apply(&entry, true, nodeps, late),
+        }
+    }
+
+    fn apply(&mut self, entry: &Entry, replace: bool, nodeps: bool, late: bool) -> Outcome {
+        if entry.reverted && entry.kind.data {
+            return Outcome::reported(Errno::EINVAL);
+        }
+        let there = |serial| self.loaded.iter().any(|other| other.serial == serial);
+        if !entry.uses.is_none_or(there) {
+            return Outcome::refused(Errno::EINVAL);
+        }
+        let top = self.applied.last().filter(|_| !replace);
+        let top = top.and_then(|top| self.loaded.iter().find(|e| e.serial == *top));
+        let fits = entry.kind.depends == top.map(|top| top.kind.own);
+        if !fits && (replace || !nodeps) {
+            return Outcome::refused(Errno::EINVAL);
+        }
+        if late {
+            return Outcome::reported(Errno::EBUSY);
+        }
+        if replace {
+            for serial in self.applied.drain(..) {
+                for other in &mut self.loaded {
+                    other.reverted |= other.serial == serial;
                 }
-                let there = |serial| self.loaded.iter().any(|other| other.serial == serial);
-                if !entry.uses.is_none_or(there) {
-                    return Outcome::refused(Errno::EINVAL);
-                }
-                let replace = action == Action::Replace;
-                let top = self.applied.last().filter(|_| !replace);
-                let top = top.and_then(|top| self.loaded.iter().find(|e| e.serial == *top));
-                let fits = entry.kind.depends == top.map(|top| top.kind.own);
-                if !fits && (replace || !nodeps) {
-                    return Outcome::refused(Errno::EINVAL);
-                }
-                if late {
-                    return Outcome::reported(Errno::EBUSY);
-                }
-                if replace {
-                    for serial in self.applied.drain(..) {
-                        for other in &mut self.loaded {
-                            other.reverted |= other.serial == serial;
-                        }
-                    }
-                }
-                self.applied.push(entry.serial);
-                Outcome::done()
             }
         }
+        self.applied.push(entry.serial);
+        Outcome::done()
     }
 }
 
@@ -215,6 +211,21 @@ struct Outcome {
 }
 
 impl Outcome {
+    fn nothing_to_do() -> Self {
+        Self {
+            returned: Ok(()),
+            reported: None,
+            unloaded: false,
+        }
+    }
+
+    fn unloaded() -> Self {
+        Self {
+            unloaded: true,
+            ..Self::nothing_to_do()
+        }
+    }
+
     fn refused(errno: Errno) -> Self {
         Self {
             returned: Err(errno),

@@ -85,30 +85,11 @@ fn replaced(payload: &[u8]) -> anyhow::Result<Vec<String>> {
 /// # Errors
 /// If the patched hypervisor cannot be built, or a payload cannot be applied.
 pub fn opinion(base: &Base, claims: &[&Claim]) -> anyhow::Result<Verdict> {
-    let height = claims.iter().map(|claim| claim.levels.len()).max();
-    let mut patches = Vec::new();
-    let mut levels = Vec::new();
-    let mut payloads = Vec::new();
-    for level in 0..height.unwrap_or(0) {
-        let all = claims.iter();
-        let all: Vec<_> = all
-            .filter_map(|c| Some((c, c.levels.get(level)?)))
-            .collect();
-        levels.push(Level {
-            patches: Some(all.len()),
-            leave_out: all
-                .iter()
-                .flat_map(|(c, _)| c.values("--leave-out"))
-                .collect(),
-        });
-        for (claim, (patch, payload)) in all {
-            patches.push(patch.clone());
-            payloads.extend(payload.as_deref().map(|data| Input {
-                name: &claim.name,
-                data,
-            }));
-        }
-    }
+    let Stacked {
+        levels,
+        patches,
+        payloads,
+    } = Stacked::new(claims);
     let values = |option: &str| -> Vec<String> {
         claims
             .iter()
@@ -147,6 +128,46 @@ pub fn opinion(base: &Base, claims: &[&Claim]) -> anyhow::Result<Verdict> {
         files: patched.files,
         accepted,
     })?)
+}
+
+/// What claims have at each level, the lowest first.
+struct Stacked<'a> {
+    levels: Vec<Level>,
+    patches: Vec<PathBuf>,
+    payloads: Vec<Input<'a>>,
+}
+
+impl<'a> Stacked<'a> {
+    fn new(claims: &[&'a Claim]) -> Self {
+        let height = claims.iter().map(|claim| claim.levels.len()).max();
+        let mut stacked = Self {
+            levels: Vec::new(),
+            patches: Vec::new(),
+            payloads: Vec::new(),
+        };
+        for level in 0..height.unwrap_or(0) {
+            let all = claims.iter();
+            let all: Vec<_> = all
+                .filter_map(|c| Some((*c, c.levels.get(level)?)))
+                .collect();
+            stacked.levels.push(Level {
+                patches: Some(all.len()),
+                leave_out: all
+                    .iter()
+                    .flat_map(|(c, _)| c.values("--leave-out"))
+                    .collect(),
+            });
+            for (claim, (patch, payload)) in all {
+                stacked.patches.push(patch.clone());
+                let inputs = payload.as_deref().map(|data| Input {
+                    name: &claim.name,
+                    data,
+                });
+                stacked.payloads.extend(inputs);
+            }
+        }
+        stacked
+    }
 }
 
 /// Message flags that start again according to the payloads' records.

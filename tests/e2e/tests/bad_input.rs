@@ -19,76 +19,76 @@ fn diff(tree: &Path, path: &str, old: &str, new: &str) -> anyhow::Result<String>
         .to_string())
 }
 
+/// A patch that is refused: a name, the file, the line that it changes, the new one, and
+/// what the refusal says.
+type Refused = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+);
+
+const REFUSED: [Refused; 7] = [
+    (
+        "comment",
+        VERSION,
+        EXTRA,
+        "    return XEN_EXTRAVERSION; /* why */",
+        "changes no code",
+    ),
+    (
+        "no-compile",
+        VERSION,
+        EXTRA,
+        "    return nothing_at_all;",
+        "does not compile",
+    ),
+    (
+        "init",
+        "xen/common/tasklet.c",
+        "    open_softirq(TASKLET_SOFTIRQ, tasklet_softirq_action);",
+        "    open_softirq(SCHEDULE_SOFTIRQ, tasklet_softirq_action);",
+        "tasklet_subsys_init is only used while booting",
+    ),
+    (
+        "data",
+        "xen/drivers/char/console.c",
+        "static unsigned char __read_mostly opt_conswitch[3] = \"a\";",
+        "static unsigned char __read_mostly opt_conswitch[3] = \"b\";",
+        "the initial value of the variable opt_conswitch changed",
+    ),
+    (
+        "resized",
+        "xen/drivers/char/console.c",
+        "static unsigned char __read_mostly opt_conswitch[3] = \"a\";",
+        "static unsigned char __read_mostly opt_conswitch[4] = \"a\";",
+        "the variable opt_conswitch goes from 3 to 4 bytes",
+    ),
+    (
+        "assembly",
+        "xen/arch/x86/x86_64/entry.S",
+        "        mov   %rsp, %rdi",
+        "        mov   %rsp, %rax",
+        "hand-written assembly at ",
+    ),
+    (
+        "makefile",
+        "xen/common/Makefile",
+        "obj-y += domctl.o",
+        "CFLAGS-y += -O3",
+        "`CFLAGS-y += -O3` changes how the hypervisor is built",
+    ),
+];
+
+const VERSION: &str = "xen/common/version.c";
+const EXTRA: &str = "    return XEN_EXTRAVERSION;";
+
 #[test]
 fn patches_that_cannot_be_live_patched() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
-    let version = "xen/common/version.c";
-    let change = |path: &str, old: &str, new: &str| diff(&base.tree, path, old, new);
-    let old = "    return XEN_EXTRAVERSION;";
-    let refused = [
-        (
-            "comment",
-            change(version, old, "    return XEN_EXTRAVERSION; /* why */")?,
-            "changes no code",
-        ),
-        (
-            "does-not-apply",
-            change(version, old, "    return NULL;")?.replace(old, "    return no_such_line;"),
-            "does not apply",
-        ),
-        (
-            "no-compile",
-            change(version, old, "    return nothing_at_all;")?,
-            "does not compile",
-        ),
-        (
-            "init",
-            change(
-                "xen/common/tasklet.c",
-                "    open_softirq(TASKLET_SOFTIRQ, tasklet_softirq_action);",
-                "    open_softirq(SCHEDULE_SOFTIRQ, tasklet_softirq_action);",
-            )?,
-            "tasklet_subsys_init is only used while booting",
-        ),
-        (
-            "data",
-            change(
-                "xen/drivers/char/console.c",
-                "static unsigned char __read_mostly opt_conswitch[3] = \"a\";",
-                "static unsigned char __read_mostly opt_conswitch[3] = \"b\";",
-            )?,
-            "the initial value of the variable opt_conswitch changed",
-        ),
-        (
-            "resized",
-            change(
-                "xen/drivers/char/console.c",
-                "static unsigned char __read_mostly opt_conswitch[3] = \"a\";",
-                "static unsigned char __read_mostly opt_conswitch[4] = \"a\";",
-            )?,
-            "the variable opt_conswitch goes from 3 to 4 bytes",
-        ),
-        (
-            "assembly",
-            change(
-                "xen/arch/x86/x86_64/entry.S",
-                "        mov   %rsp, %rdi",
-                "        mov   %rsp, %rax",
-            )?,
-            "hand-written assembly at ",
-        ),
-        (
-            "makefile",
-            change(
-                "xen/common/Makefile",
-                "obj-y += domctl.o",
-                "CFLAGS-y += -O3",
-            )?,
-            "`CFLAGS-y += -O3` changes how the hypervisor is built",
-        ),
-    ];
-    for (name, patch, words) in refused {
+    let refused = |name: &str, patch: String, words: &str| -> anyhow::Result<()> {
         let (file, output) = (
             directory.path().join(name),
             directory.path().join("out.livepatch"),
@@ -97,8 +97,14 @@ fn patches_that_cannot_be_live_patched() -> anyhow::Result<()> {
         let error = build(&base, &file, &output).expect_err(name).to_string();
         assert!(error.contains(words), "{name}: {error}");
         assert!(!output.exists(), "{name}: something was written");
+        Ok(())
+    };
+    for (name, path, old, new, words) in REFUSED {
+        refused(name, diff(&base.tree, path, old, new)?, words)?;
     }
-    Ok(())
+    let patch = diff(&base.tree, VERSION, EXTRA, "    return NULL;")?;
+    let patch = patch.replace(EXTRA, "    return no_such_line;");
+    refused("does-not-apply", patch, "does not apply")
 }
 
 #[test]

@@ -14,15 +14,8 @@ fn info(host: &mut Host) -> anyhow::Result<serde_json::Value> {
     Ok(result("info", output.stdout)?["hypervisor"].take())
 }
 
-#[test]
-fn xen_efi_rejects_payloads_built_for_xen_gz() -> anyhow::Result<()> {
-    let gz = rust_base()?;
-    let directory = tempfile::tempdir()?;
-    let efi = Base {
-        xen: gz.tree.join("xen/xen.efi"),
-        xen_syms: directory.path().join("xen-efi-syms"),
-        ..rust_base()?
-    };
+/// Makes the `xen-syms` of `efi`, from that of `gz`.
+fn make_symbols(gz: &Base, efi: &Base) -> anyhow::Result<()> {
     let paths = [&gz.xen_syms, &efi.xen, &efi.xen_syms].map(|path| path.display().to_string());
     let [syms, program, made] = &paths;
     let argv = [
@@ -38,7 +31,19 @@ fn xen_efi_rejects_payloads_built_for_xen_gz() -> anyhow::Result<()> {
     let output = local(&argv)?;
     ensure!(output.status.success(), "{output:?}");
     result("efi-syms", output.stdout)?;
+    Ok(())
+}
 
+#[test]
+fn xen_efi_rejects_payloads_built_for_xen_gz() -> anyhow::Result<()> {
+    let gz = rust_base()?;
+    let directory = tempfile::tempdir()?;
+    let efi = Base {
+        xen: gz.tree.join("xen/xen.efi"),
+        xen_syms: directory.path().join("xen-efi-syms"),
+        ..rust_base()?
+    };
+    make_symbols(&gz, &efi)?;
     let mut config = config(&efi)?;
     for name in EXAMPLES {
         let patch = repository().join(format!("examples/xen-4.17/{name}.patch"));

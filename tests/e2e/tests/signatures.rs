@@ -74,16 +74,11 @@ type Refused = (&'static str, Vec<u8>, &'static str, &'static str);
 const WRONG: &str = "is not that of any of the 2 keys of this hypervisor, or the payload was \
                      changed after it was signed";
 
-fn refused(payload: &[u8]) -> anyhow::Result<Vec<Refused>> {
+/// No signature, or one that is not that of the payload.
+fn unproved(payload: &[u8]) -> anyhow::Result<Vec<Refused>> {
     let good = signed(payload, "vendor.key")?;
-    let (header, section) = last_section(&good)?;
-    // A section that makes no difference becomes a second signature.
-    let comment = section_header(&good, ".comment")?;
-    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
-        let mut file = good.clone();
-        change(&mut file);
-        file
-    };
+    let (_, section) = last_section(&good)?;
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| altered(&good, change);
     // The names of payloads, one of which the same key has signed.
     let mut longer = payload.to_vec();
     longer.push(0);
@@ -128,6 +123,23 @@ fn refused(payload: &[u8]) -> anyhow::Result<Vec<Refused>> {
             "EPERM",
             "the payload is not signed",
         ),
+    ])
+}
+
+fn altered(payload: &[u8], change: &dyn Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let mut file = payload.to_vec();
+    change(&mut file);
+    file
+}
+
+/// Signatures in a form that does not exist.
+fn malformed(payload: &[u8]) -> anyhow::Result<Vec<Refused>> {
+    let good = signed(payload, "vendor.key")?;
+    let (header, section) = last_section(&good)?;
+    // A section that makes no difference becomes a second signature.
+    let comment = section_header(&good, ".comment")?;
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| altered(&good, change);
+    Ok(vec![
         (
             "twice",
             changed(&|file| file.copy_within(header..header + 64, comment)),
@@ -180,7 +192,7 @@ fn by_default_a_core_with_keys_only_loads_what_they_signed() -> anyhow::Result<(
     let payload = unsigned(&base)?;
     let mut host = Host::boot(&config(&base)?)?;
     ensure!(host.console().contains(ENFORCED), "{}", host.console());
-    for (name, file, errno, reason) in refused(&payload)? {
+    for (name, file, errno, reason) in [unproved(&payload)?, malformed(&payload)?].concat() {
         let path = format!("/lab/{name}");
         host.put(&path, &file)?;
         let output = host.run(&["xsplice", "--json", "upload", name, &path])?;

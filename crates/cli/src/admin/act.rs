@@ -54,7 +54,7 @@ pub(super) enum Task<'a> {
     },
 }
 
-/// A payload that was read from a file, and what it is to be called.
+/// A payload that was read from a file, and its name in the hypervisor.
 pub(super) struct Candidate {
     name: String,
     data: Vec<u8>,
@@ -78,16 +78,6 @@ impl Candidate {
 
 impl<'a> Task<'a> {
     pub(super) fn new(change: &'a Change) -> anyhow::Result<Self> {
-        let act = |name: &'a str, action, nodeps, limits| {
-            // Another tool may have uploaded a payload under any name.
-            check_length(name)?;
-            Ok(Self::Act {
-                name,
-                action,
-                nodeps,
-                limits,
-            })
-        };
         match change {
             Change::Upload {
                 name,
@@ -137,13 +127,24 @@ impl<'a> Task<'a> {
                 name,
                 nodeps,
                 limits,
-            } => act(name, Action::Apply, *nodeps, *limits),
+            } => Self::act(name, Action::Apply, *nodeps, *limits),
             Change::Revert { name, limits, .. } => match name {
-                Some(name) => act(name, Action::Revert, false, *limits),
+                Some(name) => Self::act(name, Action::Revert, false, *limits),
                 None => Ok(Self::RevertAll { limits: *limits }),
             },
-            Change::Unload { name } => act(name, Action::Unload, false, Limits::default()),
+            Change::Unload { name } => Self::act(name, Action::Unload, false, Limits::default()),
         }
+    }
+
+    fn act(name: &'a str, action: Action, nodeps: bool, limits: Limits) -> anyhow::Result<Self> {
+        // Another tool may have uploaded a payload under any name.
+        check_length(name)?;
+        Ok(Self::Act {
+            name,
+            action,
+            nodeps,
+            limits,
+        })
     }
 
     /// The payload that it is about; none if it is about all.
@@ -395,8 +396,7 @@ impl Host<'_> {
         Ok(done)
     }
 
-    /// Starts an action, waits until it completes, and retries after a rendezvous
-    /// timeout.
+    /// Does an action, unless the payload is in the wanted state already.
     fn act(
         &self,
         name: &str,
@@ -433,6 +433,25 @@ impl Host<'_> {
         if action == Action::Unload && before.state == State::Applied {
             bail!("{called} is applied: revert it before it is unloaded");
         }
+        self.attempt(name, action, nodeps, limits)?;
+        let what = match action {
+            Action::Apply => "applied",
+            Action::Revert => "reverted",
+            Action::Replace => "applied, all others reverted",
+            Action::Unload => "unloaded",
+        };
+        Ok(Done::new(name, what, wanted))
+    }
+
+    /// Starts an action, waits until it completes, and retries after a rendezvous
+    /// timeout.
+    fn attempt(
+        &self,
+        name: &str,
+        action: Action,
+        nodeps: bool,
+        limits: Limits,
+    ) -> anyhow::Result<()> {
         let mut tries = 0;
         loop {
             let timeout = limits.timeout * 1_000_000;
@@ -441,28 +460,15 @@ impl Host<'_> {
                 self.check_top(name)?;
             }
             match started.and_then(|()| self.livepatch.wait(name, action, timeout)) {
-                Ok(()) => {
-                    let what = match action {
-                        Action::Apply => "applied",
-                        Action::Revert => "reverted",
-                        Action::Replace => "applied, all others reverted",
-                        Action::Unload => "unloaded",
-                    };
-                    return Ok(Done::new(name, what, wanted));
-                }
+                Ok(()) => return Ok(()),
                 Err(Errno::EBUSY | Errno::EAGAIN) if tries < limits.retries => {
                     tries += 1;
                     std::thread::sleep(Duration::from_millis(20 << tries.min(5)));
                 }
                 Err(errno) => {
+                    let (called, said) = (escaped(name).to_string(), self.said(name));
                     let limits = (tries, limits);
-                    return Err(explain_action(
-                        errno,
-                        called,
-                        action,
-                        limits,
-                        &self.said(name),
-                    ));
+                    return Err(explain_action(errno, &called, action, limits, &said));
                 }
             }
         }

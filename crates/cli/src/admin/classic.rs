@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::escaped;
-use xsplice_dom0::{Action, Errno, FORCE_SINCE, Livepatch, Privcmd, State, version};
+use xsplice_dom0::{Action, Errno, FORCE_SINCE, Livepatch, Privcmd, State, Status, version};
 use xsplice_system::file::LARGEST_PAYLOAD;
 use xsplice_system::lines;
 
@@ -292,9 +292,9 @@ impl Tool<'_> {
         };
         check_name(name)?;
         let nodeps = parse_flags(action, flags)?;
-        let status = |name: &str| self.livepatch().and_then(|l| l.get(name));
         let shown = &*escaped(name).to_string();
-        let before = status(name)
+        let before = self
+            .status(name)
             .map_err(|errno| failed(&format!("Failed to get status of {shown}."), errno))?;
         if before.rc == -Errno::EAGAIN.0 {
             complain!(
@@ -330,7 +330,17 @@ impl Tool<'_> {
             return Err(error_line(errno));
         }
         std::thread::sleep(Duration::from_millis((2 * TIMEOUT_MS).into()));
-        let after = match status(name) {
+        self.ended(name, expected)
+    }
+
+    fn status(&self, name: &str) -> Result<Status, Errno> {
+        self.livepatch().and_then(|l| l.get(name))
+    }
+
+    /// Says how an action ended that was to leave the payload in the state `expected`;
+    /// none if it was to leave no payload.
+    fn ended(&self, name: &str, expected: Option<State>) -> Outcome {
+        let after = match self.status(name) {
             Ok(status) if status.rc == 0 => Ok(status.state),
             Ok(status) => Err(Errno(status.rc.wrapping_neg())),
             Err(errno) => Err(errno),
@@ -355,7 +365,8 @@ impl Tool<'_> {
             }
             (Ok(state), expected) => {
                 say("failed\n");
-                wrong_state(shown, state, expected.unwrap_or(State::Unknown(0)))
+                let expected = expected.unwrap_or(State::Unknown(0));
+                wrong_state(&escaped(name).to_string(), state, expected)
             }
         }
     }

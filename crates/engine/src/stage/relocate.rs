@@ -45,16 +45,7 @@ impl Placed<'_> {
             ..
         } = self;
         let problems = &mut findings.problems;
-        let Some(section) = elf.sections.get(index) else {
-            return;
-        };
-        if section.kind != SHT_RELA && section.kind != SHT_REL {
-            return;
-        }
-        // Relocations of sections that are not loaded, mainly debugging information.
-        let target = usize::try_from(section.info).unwrap_or(usize::MAX);
-        let (Some(target), Some(Some(base))) = (elf.sections.get(target), addresses.get(target))
-        else {
+        let Some((section, target, base)) = table_of(elf, addresses, index) else {
             return;
         };
         if let Err(fault) = check(elf, section, target) {
@@ -70,8 +61,8 @@ impl Placed<'_> {
             targets,
             section,
             target,
-            base: *base,
-            fields: image.get_mut(*base, size).unwrap_or_default(),
+            base,
+            fields: image.get_mut(base, size).unwrap_or_default(),
             policy,
         };
         let Ok(entry_size) = usize::try_from(section.entry_size) else {
@@ -101,6 +92,23 @@ impl Placed<'_> {
             }
         }
     }
+}
+
+/// The section `index`, if it has the relocations of a section that is loaded, with that
+/// section and its address.
+fn table_of<'s, 'e>(
+    elf: &'s Elf<'e>,
+    addresses: &[Option<u64>],
+    index: usize,
+) -> Option<(&'s Section<'e>, &'s Section<'e>, u64)> {
+    let section = elf.sections.get(index)?;
+    if section.kind != SHT_RELA && section.kind != SHT_REL {
+        return None;
+    }
+    let target = usize::try_from(section.info).ok()?;
+    // Most of those that are not loaded are debugging information.
+    let base = *addresses.get(target)?;
+    Some((section, elf.sections.get(target)?, base?))
 }
 
 /// Checks the form of a section of relocations for `target`.

@@ -140,13 +140,17 @@ enum Outcome {
     Forgets,
 }
 
-/// Makes a payload of the step from the last but one of `objects` to the last,
-/// on top of the payloads `below`.
-fn generate(objects: &[Object], image: &[u8], below: &[PathBuf]) -> Outcome {
+/// The step from the last but one of `objects` to the last, above `levels` others.
+fn unit(objects: &[Object], levels: usize) -> Unit {
     let [.., original, patched] = objects else {
         panic!("a step has two ends")
     };
-    let unit = Unit {
+    let stages = (0..levels).map(|level| Stage {
+        level,
+        comparison: compare(&objects[level], &objects[level + 1]),
+        object: objects[level].clone(),
+    });
+    Unit {
         file: ObjectFile {
             path: "program.o".to_owned(),
             command: String::new(),
@@ -155,16 +159,16 @@ fn generate(objects: &[Object], image: &[u8], below: &[PathBuf]) -> Outcome {
             dependencies: BTreeSet::new(),
         },
         comparison: compare(original, patched),
-        stages: (0..below.len())
-            .map(|level| Stage {
-                level,
-                comparison: compare(&objects[level], &objects[level + 1]),
-                object: objects[level].clone(),
-            })
-            .collect(),
+        stages: stages.collect(),
         original: original.clone(),
         patched: patched.clone(),
-    };
+    }
+}
+
+/// Makes a payload of the step from the last but one of `objects` to the last,
+/// on top of the payloads `below`.
+fn generate(objects: &[Object], image: &[u8], below: &[PathBuf]) -> Outcome {
+    let unit = unit(objects, below.len());
     if unit.comparison.is_empty() {
         return Outcome::Nothing;
     }

@@ -6,7 +6,7 @@
 use super::{Caller, Opinion, Review, Reviewed, SourcePatch, recorded};
 use crate::compare::{Code, Line, Listing};
 use crate::payload::Payload;
-use crate::record::Record;
+use crate::record::{Hunk, Options, Record};
 use crate::uses::How;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use xsplice_abi::text::escaped;
@@ -61,7 +61,7 @@ fn summary(review: &Review) -> Markup {
         dl {
             dt { "Build-id" } dd { code { (id(&payload.build_id)) } }
             dt { "For hypervisor" } dd { code { (id(&payload.xen_depends)) } }
-            dt { "Goes on top of" }
+            dt { "Depends on" }
             dd {
                 @if ours { "the hypervisor itself" } @else { code { (id(&payload.depends)) } }
             }
@@ -138,7 +138,7 @@ fn checks(review: &Review) -> Markup {
     }
 }
 
-/// The build record: options, the effect of each hunk, warnings and notes.
+/// What `xsplice verify` found, if it was asked.
 fn opinion(opinion: Option<&Opinion>) -> Markup {
     let list = |title: &str, items: &[String]| {
         html! {
@@ -167,6 +167,7 @@ fn opinion(opinion: Option<&Opinion>) -> Markup {
     }
 }
 
+/// The build record: options, the effect of each hunk, warnings and notes.
 fn record(payload: &Payload) -> Markup {
     let Some(record) = &payload.record else {
         return html! {
@@ -174,40 +175,57 @@ fn record(payload: &Payload) -> Markup {
             p { "The payload has no build record: it was made by another generator." }
         };
     };
-    let options = &record.options;
+    html! {
+        h2 { "How it was built" }
+        @if let Some(reservation) = record.reservation() { p { (reservation) } }
+        (given(&record.options))
+        (listed("Changed in place, by generated hooks", &record.patched_data, |data| html! {
+            @if data.variable { "variable " } @else { "constant " }
+            code { (escaped(&data.name)) } " of " (escaped(&data.file))
+            (format!(": {} of {} bytes at {:#x}", data.written, data.size, data.address))
+        }))
+        (listed("New per-CPU variables", &record.per_cpu, |variable| html! {
+            code { (escaped(&variable.name)) } " of " (escaped(&variable.file))
+            (format!(": {} bytes at {:#x}", variable.size, variable.address))
+        }))
+        (listed("Left out", &record.left_out, |change| html! {
+            code { (escaped(&change.name)) } " of " (escaped(&change.file)) ": "
+            (escaped(&change.why))
+        }))
+        @if !record.warnings.is_empty() {
+            h3 { "Warnings" }
+            ul.plain {
+                @for warning in &record.warnings {
+                    li { span.badge.warning { "warning" } " " (escaped(warning)) }
+                }
+            }
+        }
+        (listed("Notes", &record.notes, |note| html! { (escaped(note)) }))
+        @if !record.hunks.is_empty() {
+            h3 { "Hunks of the source patches" }
+            (wide("Hunks of the source patches", hunks(&record.hunks)))
+        }
+    }
+}
+
+/// The options that the payload was built with and that a reviewer has to judge.
+fn given(options: &Options) -> Markup {
+    let flag = |given: bool, words: &str| (if given { words } else { "" }).to_owned();
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let given = [
         ("Refusals overridden (--allow)", options.allow.join(", ")),
         ("Left out (--leave-out)", options.leave_out.join(", ")),
         ("Hooks (--hooks)", options.hooks.join(", ")),
-        (
-            "Boot-only code",
-            (if options.leave_out_init {
-                "left out"
-            } else {
-                ""
-            })
-            .to_owned(),
-        ),
-        (
-            "Symbols",
-            (if options.prelink { "as addresses" } else { "" }).to_owned(),
-        ),
-        (
-            "Required configuration (--config)",
-            options.config.clone().unwrap_or_default(),
-        ),
+        ("Boot-only code", flag(options.leave_out_init, "left out")),
+        ("Symbols", flag(options.prelink, "as addresses")),
+        ("Required configuration (--config)", text(&options.config)),
         (
             "Required hypervisor (--xen-depends)",
-            options.xen_depends.clone().unwrap_or_default(),
+            text(&options.xen_depends),
         ),
-        (
-            "Explicit dependency (--depends)",
-            options.depends.clone().unwrap_or_default(),
-        ),
+        ("Explicit dependency (--depends)", text(&options.depends)),
     ];
     html! {
-        h2 { "How it was built" }
-        @if let Some(reservation) = record.reservation() { p { (reservation) } }
         @if given.iter().all(|(_, value)| value.is_empty()) {
             p { "No refusal was overridden, and nothing was left out." }
         } @else {
@@ -217,68 +235,32 @@ fn record(payload: &Payload) -> Markup {
                 }
             }
         }
-        @if !record.patched_data.is_empty() {
-            h3 { "Changed in place, by generated hooks" }
-            ul {
-                @for data in &record.patched_data {
-                    li {
-                        @if data.variable { "variable " } @else { "constant " }
-                        code { (escaped(&data.name)) } " of " (escaped(&data.file))
-                        (format!(": {} of {} bytes at {:#x}", data.written, data.size, data.address))
-                    }
-                }
-            }
-        }
-        @if !record.per_cpu.is_empty() {
-            h3 { "New per-CPU variables" }
-            ul {
-                @for variable in &record.per_cpu {
-                    li {
-                        code { (escaped(&variable.name)) } " of " (escaped(&variable.file))
-                        (format!(": {} bytes at {:#x}", variable.size, variable.address))
-                    }
-                }
-            }
-        }
-        @if !record.left_out.is_empty() {
-            h3 { "Left out" }
-            ul {
-                @for change in &record.left_out {
-                    li {
-                        code { (escaped(&change.name)) } " of " (escaped(&change.file)) ": "
-                        (escaped(&change.why))
-                    }
-                }
-            }
-        }
-        @if !record.warnings.is_empty() {
-            h3 { "Warnings" }
-            ul.plain {
-                @for warning in &record.warnings {
-                    li { span.badge.warning { "warning" } " " (escaped(warning)) }
-                }
-            }
-        }
-        @if !record.notes.is_empty() {
-            h3 { "Notes" }
-            ul { @for note in &record.notes { li { (escaped(note)) } } }
-        }
-        @if !record.hunks.is_empty() {
-            h3 { "Hunks of the source patches" }
-            (wide("Hunks of the source patches", html! { table {
-                thead { tr { th { "Hunk" } th { "Effect" } th { "Changes" } } }
-                tbody {
-                    @for hunk in &record.hunks {
-                        tr {
-                            td { (escaped(&hunk.file)) ":" (hunk.line) }
-                            td { (escaped(hunk.effect_in_words())) }
-                            td { (escaped(&hunk.names.join(", "))) }
-                        }
-                    }
-                }
-            } }))
+    }
+}
+
+/// A list under a heading; nothing if it is empty.
+fn listed<T>(title: &str, items: &[T], item: impl Fn(&T) -> Markup) -> Markup {
+    html! {
+        @if !items.is_empty() {
+            h3 { (title) }
+            ul { @for entry in items { li { (item(entry)) } } }
         }
     }
+}
+
+fn hunks(hunks: &[Hunk]) -> Markup {
+    html! { table {
+        thead { tr { th { "Hunk" } th { "Effect" } th { "Changes" } } }
+        tbody {
+            @for hunk in hunks {
+                tr {
+                    td { (escaped(&hunk.file)) ":" (hunk.line) }
+                    td { (escaped(hunk.effect_in_words())) }
+                    td { (escaped(&hunk.names.join(", "))) }
+                }
+            }
+        }
+    } }
 }
 
 /// Space for the reviewer's decision, on paper.
