@@ -2,6 +2,7 @@
 //! The admin commands: upload, apply, revert, replace, unload, load, list, info.
 
 mod act;
+mod audit;
 mod classic;
 mod commands;
 mod console;

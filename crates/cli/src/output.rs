@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use std::process::ExitCode;
 use xsplice_abi::errno::Errno;
+use xsplice_store::LockError;
 pub(crate) use xsplice_system::file::shown;
 use xsplice_system::lines;
 pub(crate) use xsplice_system::lines::{complain, say};
@@ -192,6 +193,7 @@ impl From<&anyhow::Error> for Failure {
     fn from(error: &anyhow::Error) -> Self {
         let errno = error.downcast_ref::<Errno>();
         let kind = match errno {
+            None if matches!(error.downcast_ref(), Some(LockError::Held)) => Kind::Busy,
             Some(&(Errno::EAGAIN | Errno::EBUSY)) => Kind::Busy,
             Some(_) => Kind::Hypervisor,
             None => Kind::Failed,

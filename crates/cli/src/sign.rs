@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use xsplice_signature::Digest;
 use xsplice_signing::{PrivateKey, PublicKey, Unsigned};
-use xsplice_store::Places;
+use xsplice_store::Paths;
 use xsplice_system::file;
 
 const EXAMPLES: &str = "\
@@ -125,9 +125,9 @@ fn sign(args: &Args) -> anyhow::Result<Signed> {
         file::write(path, data).with_context(|| format!("cannot write {}", shown(path)))
     };
     write(output, &signed)?;
-    let place = Places::manifest(output);
+    let place = Paths::manifest(output);
     if let Some((text, signature)) = &manifest {
-        write(&Places::signature(&place), signature)?;
+        write(&Paths::signature(&place), signature)?;
         write(&place, text)?;
     }
     Ok(Signed {

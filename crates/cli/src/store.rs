@@ -2,16 +2,16 @@
 //! The store, and what the host is to have: install, remove, status, plan, sync,
 //! history, metrics, coverage.
 
-mod fleet;
-mod shelf;
-mod show;
-mod step;
-mod told;
+mod coverage;
+mod failure;
+mod install;
+mod status;
+mod sync;
 
-pub(crate) use fleet::Covers;
-pub(crate) use shelf::{Installed, Removed, manifest};
-pub(crate) use show::{Exposed, Past, Status};
-pub(crate) use step::{Planned, Synced};
+pub(crate) use coverage::Covers;
+pub(crate) use install::{Installed, Removed, manifest};
+pub(crate) use status::{Exposed, Past, Status};
+pub(crate) use sync::{Planned, Synced};
 
 use crate::admin::Dom0;
 use crate::output::failure;
@@ -20,27 +20,27 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 use xsplice_dom0::Privcmd;
-use xsplice_store::{Date, Lock, Moment, Recorder, Root};
+use xsplice_store::{BuildId, Date, Lock, Log, Moment, Recorder, Root};
 
 /// The commands about the store.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Put payloads into the store of this host, without applying them.
-    Install(shelf::InstallArgs),
+    Install(install::InstallArgs),
     /// Take a payload out of the store.
-    Remove(shelf::RemoveArgs),
+    Remove(install::RemoveArgs),
     /// Show whether this host has the payload that it is to have.
-    Status(show::StatusArgs),
+    Status(status::StatusArgs),
     /// Show what `sync` would do.
-    Plan(step::PlanArgs),
+    Plan(sync::PlanArgs),
     /// Bring this host to the payload that it is to have.
-    Sync(step::SyncArgs),
+    Sync(sync::SyncArgs),
     /// Show what was done on this host.
-    History(show::HistoryArgs),
+    History(status::HistoryArgs),
     /// Write how this host stands, for Prometheus.
-    Metrics(show::MetricsArgs),
+    Metrics(status::MetricsArgs),
     /// Show which hosts of a fleet a store has payloads for.
-    Coverage(fleet::Args),
+    Coverage(coverage::Args),
 }
 
 impl Command {
@@ -59,7 +59,7 @@ pub(crate) struct At {
 }
 
 /// How long to wait for another run.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Copy)]
 pub(crate) struct Wait {
     /// Wait up to S seconds while another xsplice is at work.
     #[arg(long = "wait", value_name = "S", default_value_t = 0)]
@@ -73,8 +73,13 @@ impl At {
 }
 
 impl Wait {
-    fn take(&self, root: &Root) -> Result<Lock, told::Failed> {
-        Ok(Lock::take(root, Duration::from_secs(self.seconds.into()))?)
+    /// How long that is.
+    pub(crate) fn patience(self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
+
+    fn take(self, root: &Root) -> anyhow::Result<Lock> {
+        Ok(Lock::take(root, self.patience())?)
     }
 }
 
@@ -96,16 +101,18 @@ fn user() -> Option<u32> {
     id.trim().parse().ok().filter(|id| *id != u32::MAX)
 }
 
-fn recorder(root: &Root) -> anyhow::Result<Recorder<'_, Root>> {
+/// Writes the history of the host at `root`.
+pub(crate) fn recorder<'a>(root: &'a Root, log: &'a dyn Log) -> anyhow::Result<Recorder<'a, Root>> {
     Ok(Recorder {
         disk: root,
         now: now()?,
         user: user(),
+        log,
     })
 }
 
 /// The hypervisor, and its build-id.
-fn hypervisor() -> anyhow::Result<(Privcmd, String, String)> {
+fn hypervisor() -> anyhow::Result<(Privcmd, BuildId, String)> {
     let hypervisor = Privcmd::open()?;
     let (version, base) = Dom0::version(&hypervisor)?;
     let version = format!("{}.{}{}", version.major, version.minor, version.extra);
@@ -114,18 +121,17 @@ fn hypervisor() -> anyhow::Result<(Privcmd, String, String)> {
 
 pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
     let done = match command {
-        Command::Install(args) => shelf::install(args, json),
-        Command::Remove(args) => shelf::remove(args, json),
-        Command::Status(args) => show::status(args, json),
-        Command::Plan(args) => step::plan(args, json),
-        Command::Sync(args) => step::sync(args, json),
-        Command::History(args) => show::history(args, json),
-        Command::Metrics(args) => show::metrics(args, json),
-        Command::Coverage(args) => fleet::coverage(args, json),
+        Command::Install(args) => install::install(args, json),
+        Command::Remove(args) => install::remove(args, json),
+        Command::Status(args) => status::status(args, json),
+        Command::Plan(args) => sync::plan(args, json),
+        Command::Sync(args) => sync::sync(args, json),
+        Command::History(args) => status::history(args, json),
+        Command::Metrics(args) => status::metrics(args, json),
+        Command::Coverage(args) => coverage::coverage(args, json),
     };
     match done {
         Ok(code) => code,
-        Err(told::Failed::Locked(error)) => told::locked(&error, json),
-        Err(told::Failed::Other(error)) => failure(&error, json),
+        Err(error) => failure(&error, json),
     }
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the store has for a hypervisor.
 
-use crate::manifest::{check_name, is_build_id};
 use crate::policy::Verify;
 use crate::{
-    Date, Disk, Error, Keys, Manifest, Places, Policy, Progress, Quarantine, Quarantined, Result,
-    Signer, disk,
+    BuildId, Date, Disk, Error, HostRecord, Keys, Manifest, Paths, Policy, Quarantine, Quarantined,
+    Result, Signer, disk,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -16,12 +15,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Catalogue {
     /// Build-id of the hypervisor.
-    pub base: String,
+    pub base: BuildId,
     /// Whether the store has a directory for it.
     pub known: bool,
     /// The payloads, the highest level first.
     pub entries: Vec<Entry>,
-    /// Files that are not used, and why.
+    /// Files that are not used, and reason.
     pub damaged: Vec<Damaged>,
     /// What is done about manifests that are not signed.
     pub verify: Verify,
@@ -52,24 +51,24 @@ pub enum Origin {
     Installed,
 }
 
+/// What decides which manifests count.
+#[derive(Debug, Clone, Copy)]
+pub struct Trust<'a> {
+    /// The policy of the host.
+    pub policy: &'a Policy,
+    /// What the host has had: that stays as good as it was.
+    pub record: &'a HostRecord,
+    /// Today: what is new must be signed by a key that is valid.
+    pub date: &'a Date,
+}
+
 /// A file that is not used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Damaged {
     /// The file.
     pub path: PathBuf,
     /// Why.
-    pub why: String,
-}
-
-/// A payload that comes into the store.
-#[derive(Debug)]
-pub struct Incoming {
-    /// The payload.
-    pub payload: Vec<u8>,
-    /// Its manifest, the bytes that are signed.
-    pub manifest: Vec<u8>,
-    /// The manifest's signature.
-    pub signature: Option<Vec<u8>>,
+    pub reason: String,
 }
 
 impl Entry {
@@ -80,6 +79,11 @@ impl Entry {
             Verify::Off | Verify::Warn => true,
             Verify::Enforce => matches!(self.signer, Signer::Key { .. }),
         }
+    }
+
+    /// Whether it may be applied.
+    fn is_usable(&self, verify: Verify) -> bool {
+        self.is_verified(verify) && self.quarantined.is_none()
     }
 
     /// The payload, which is the one that the manifest is for. Read it once, and use what
@@ -94,74 +98,90 @@ impl Entry {
         })?;
         let checked = self.manifest.check_payload(&data);
         checked
-            .map_err(|why| Error::damaged(&self.path, format!("{why}; {}", self.remedy())))
+            .map_err(|reason| Error::damaged(&self.path, format!("{reason}; {}", self.remedy())))
             .map(|()| data)
     }
 
+    /// Nobody has looked at the clock when a package put a payload here: one that the host
+    /// has not had must be signed by a key that is valid today.
+    fn expire(&mut self, keys: &Keys, trust: &Trust) {
+        if let Signer::Key { name } = &self.signer
+            && self.origin == Origin::Package
+            && !trust.record.has_had(&self.manifest.identity())
+            && !keys.valid_now(name, trust.date)
+        {
+            self.signer = Signer::Expired { name: name.clone() };
+        }
+    }
+
+    /// What to say about it if the policy lets it be applied although no key of the host
+    /// has signed it.
+    #[must_use]
+    pub fn warning(&self, verify: Verify) -> Option<String> {
+        let unsigned = verify == Verify::Warn && !matches!(self.signer, Signer::Key { .. });
+        unsigned.then(|| {
+            format!(
+                "{}: the manifest is signed by {}; verify = \"warn\" in {} allows that",
+                self.manifest.name,
+                self.signer,
+                Paths::policy().display()
+            )
+        })
+    }
+
     /// What to do if its files are damaged.
-    fn remedy(&self) -> &'static str {
+    pub(crate) fn remedy(&self) -> &'static str {
         match self.origin {
             Origin::Package => "reinstall the package",
             Origin::Installed => "install it again",
         }
     }
-
-    /// Whether its files are there as a whole, and are the `incoming` ones.
-    fn is_same(&self, disk: &impl Disk, incoming: &Incoming) -> Result<bool> {
-        let place = Places::manifest(&self.path);
-        let manifest = disk::read(disk, &place)?;
-        let signature = disk::read(disk, &Places::signature(&place))?;
-        Ok(
-            disk::read(disk, &self.path)?.as_ref() == Some(&incoming.payload)
-                && manifest.as_ref() == Some(&incoming.manifest)
-                && signature == incoming.signature,
-        )
-    }
 }
 
 impl Catalogue {
     /// Reads what there is for the hypervisor `base`. A file that is no good is left out,
-    /// and said.
+    /// and reported.
     ///
     /// # Errors
     /// If a directory or the keys cannot be read.
     pub fn read(
         disk: &impl Disk,
-        base: &str,
-        policy: &Policy,
+        base: &BuildId,
+        trust: &Trust,
         quarantine: &Quarantine,
     ) -> Result<Self> {
         let keys = Keys::read(disk)?;
-        let bad = keys.bad().iter().map(|(file, why)| Damaged {
-            path: Places::keys().join(file),
-            why: why.clone(),
+        let bad = keys.bad().iter().map(|(file, reason)| Damaged {
+            path: Paths::keys().join(file),
+            reason: reason.clone(),
         });
         let mut catalogue = Self {
-            base: base.to_owned(),
+            base: base.clone(),
             known: false,
             entries: Vec::new(),
             damaged: bad.collect(),
-            verify: keys.verify(policy),
+            verify: keys.verify(trust.policy),
         };
         for (origin, top) in [
-            (Origin::Package, Places::vendor()),
-            (Origin::Installed, Places::store()),
+            (Origin::Installed, Paths::store()),
+            (Origin::Package, Paths::vendor()),
         ] {
             let directory = top.join(base);
             let Some(names) = disk::names(disk, &directory)? else {
                 continue;
             };
             catalogue.known = true;
-            for file in names.iter().filter(|name| name.ends_with(Places::PAYLOAD)) {
+            for file in names.iter().filter(|name| name.ends_with(Paths::PAYLOAD)) {
                 let path = directory.join(file);
-                match entry(disk, &keys, base, &path, origin) {
+                match entry(disk, &keys, base, &path, origin)? {
                     Ok(mut entry) => {
                         entry.quarantined = quarantine.of(&entry.manifest.identity()).cloned();
+                        entry.expire(&keys, trust);
                         catalogue.take(entry);
                     }
                     // XenServer's name for the one to apply; it is a link to it.
                     Err(_) if file == LINK => {}
-                    Err(why) => catalogue.damaged.push(Damaged { path, why }),
+                    Err(reason) => catalogue.damaged.push(Damaged { path, reason }),
                 }
             }
         }
@@ -178,17 +198,33 @@ impl Catalogue {
             .find(|entry| entry.manifest.name == name)
     }
 
-    /// Adds a payload, if there is none of its name.
+    /// What the policy allows, and somebody should know.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let entries = self.entries.iter();
+        let warnings = entries.filter_map(|entry| entry.warning(self.verify));
+        warnings.collect()
+    }
+
+    /// Adds a payload. Of two with one name, one that may be applied is used; if both may,
+    /// the one that was there first, so that a package does not take away what somebody
+    /// has installed.
     fn take(&mut self, entry: Entry) {
-        let Some(other) = self.named(&entry.manifest.name) else {
+        let same = |other: &&mut Entry| other.manifest.name == entry.manifest.name;
+        let Some(other) = self.entries.iter_mut().find(same) else {
             self.entries.push(entry);
             return;
         };
-        if other.manifest.sha256 != entry.manifest.sha256 {
-            let why = format!("{} has the same name, and is used", other.path.display());
+        let better = !other.is_usable(self.verify) && entry.is_usable(self.verify);
+        let unused = match better {
+            true => std::mem::replace(other, entry),
+            false => entry,
+        };
+        if other.manifest.sha256 != unused.manifest.sha256 {
+            let reason = format!("{} has the same name, and is used", other.path.display());
             self.damaged.push(Damaged {
-                path: entry.path,
-                why,
+                path: unused.path,
+                reason,
             });
         }
     }
@@ -197,164 +233,44 @@ impl Catalogue {
 /// In XenServer's directories, a link to the payload to apply.
 const LINK: &str = "livepatch.livepatch";
 
+/// The payload at `path`, or why it is not used.
+///
+/// # Errors
+/// If it cannot be read: then it is not known what the store has.
 fn entry(
     disk: &impl Disk,
     keys: &Keys,
-    base: &str,
+    base: &BuildId,
     path: &Path,
     origin: Origin,
-) -> std::result::Result<Entry, String> {
-    let read = |path: &Path| disk::read(disk, path).map_err(|error| error.to_string());
-    let place = Places::manifest(path);
-    let data = read(&place)?.ok_or_else(|| {
-        format!(
+) -> Result<std::result::Result<Entry, String>> {
+    let place = Paths::manifest(path);
+    let Some(data) = disk::read(disk, &place)? else {
+        return Ok(Err(format!(
             "it has no manifest ({}): install it with a level",
             place.display()
-        )
-    })?;
-    let signature = read(&Places::signature(&place))?;
-    let manifest = Manifest::parse(&data)?;
-    let file = format!("{}{}", manifest.name, Places::PAYLOAD);
+        )));
+    };
+    let signature = disk::read(disk, &Paths::signature(&place))?;
+    let manifest = match Manifest::parse(&data) {
+        Ok(manifest) => manifest,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let file = format!("{}{}", manifest.name, Paths::PAYLOAD);
     if path.file_name() != Some(file.as_ref()) {
-        return Err(format!("its manifest is for {file}"));
+        return Ok(Err(format!("its manifest is for {file}")));
     }
-    if manifest.base != base {
-        return Err(format!(
+    if manifest.base != *base {
+        return Ok(Err(format!(
             "its manifest is for the hypervisor {}",
             manifest.base
-        ));
+        )));
     }
-    Ok(Entry {
+    Ok(Ok(Entry {
         signer: keys.signer(&data, &manifest.date, signature.as_deref()),
         manifest,
         origin,
         quarantined: None,
         path: path.to_owned(),
-    })
-}
-
-/// Puts a payload into the store, or repairs its files there. It is not applied by that.
-/// Says whether a file was written.
-///
-/// # Errors
-/// If it is not good, not signed as the policy demands, or not new: a level and a name
-/// stand for one payload. Then nothing has changed.
-pub fn install(
-    disk: &impl Disk,
-    policy: &Policy,
-    incoming: &Incoming,
-    now: &Date,
-) -> Result<(Entry, bool)> {
-    let manifest = Manifest::parse(&incoming.manifest).map_err(Error::Refused)?;
-    let name = &manifest.name;
-    let refused = |why: String| Error::Refused(format!("{name}: {why}"));
-    manifest.check_payload(&incoming.payload).map_err(refused)?;
-    let path = Places::store()
-        .join(&manifest.base)
-        .join(format!("{name}{}", Places::PAYLOAD));
-    let keys = Keys::read(disk)?;
-    let signature = incoming.signature.as_deref();
-    let signer = keys.signer(&incoming.manifest, &manifest.date, signature);
-    let entry = Entry {
-        manifest: manifest.clone(),
-        signer,
-        origin: Origin::Installed,
-        quarantined: None,
-        path,
-    };
-    let verify = keys.verify(policy);
-    if !entry.is_verified(verify) {
-        return Err(refused(format!(
-            "the manifest is signed by {}; the policy of this host takes only what a key in \
-             {} has signed",
-            entry.signer,
-            Places::keys().display()
-        )));
-    }
-    if let (Verify::Enforce, Signer::Key { name: key }) = (verify, &entry.signer)
-        && !keys.valid_now(key, now)
-    {
-        return Err(refused(format!(
-            "the certificate {key} is not valid today, which is {now} by the clock of this host"
-        )));
-    }
-    let there = Catalogue::read(disk, &manifest.base, policy, &Quarantine::read(disk)?)?;
-    for other in &there.entries {
-        let (theirs, ours) = (&other.manifest, &manifest);
-        if theirs.sha256 == ours.sha256 && theirs.level == ours.level && theirs.name == ours.name {
-            if other.is_same(disk, incoming)? {
-                return Ok((other.clone(), false));
-            }
-            if other.origin == Origin::Package {
-                return Err(refused(format!(
-                    "the package's file {} or what is beside it is not as the one given here: {}",
-                    other.path.display(),
-                    other.remedy()
-                )));
-            }
-            continue;
-        }
-        let what = match () {
-            () if theirs.name == ours.name => "this name",
-            () if theirs.level == ours.level => "this level",
-            () if theirs.build_id == ours.build_id => "this build-id",
-            () => continue,
-        };
-        return Err(refused(format!(
-            "the store has another payload with {what}: {}, level {}",
-            theirs.name, theirs.level
-        )));
-    }
-    // The payload is found by its manifest, so that comes last: a payload that is in the
-    // store is there as a whole.
-    let place = Places::manifest(&entry.path);
-    let sign = Places::signature(&place);
-    disk::replace(disk, &entry.path, &incoming.payload)?;
-    match signature {
-        Some(signature) => disk::replace(disk, &sign, signature)?,
-        None => drop(disk::remove(disk, &sign)?),
-    }
-    disk::replace(disk, &place, &incoming.manifest)?;
-    Ok((entry, true))
-}
-
-/// Takes the payload `name` out of the store, for all hypervisors it is there for. What
-/// is applied stays applied. Says which files were removed.
-///
-/// # Errors
-/// If it is not there, comes from a package, or is what the host gets after its next
-/// boot.
-pub fn remove(disk: &impl Disk, progress: &Progress, name: &str) -> Result<Vec<PathBuf>> {
-    check_name(name).map_err(Error::Refused)?;
-    let file = format!("{name}{}", Places::PAYLOAD);
-    let mut found = Vec::new();
-    for base in disk::names(disk, &Places::store())?.unwrap_or_default() {
-        let path = Places::store().join(&base).join(&file);
-        if !is_build_id(&base) || disk::read(disk, &path)?.is_none() {
-            continue;
-        }
-        let manifest = disk::read(disk, &Places::manifest(&path))?;
-        let manifest = manifest.and_then(|data| Manifest::parse(&data).ok());
-        if manifest.is_some_and(|manifest| progress.needs(&manifest.identity())) {
-            return Err(Error::Refused(format!(
-                "{name} is what this host has: without it, it would have less after a boot; \
-                 bring it to another payload first"
-            )));
-        }
-        found.push(path);
-    }
-    if found.is_empty() {
-        return Err(Error::Refused(format!(
-            "no payload called {name} was installed; those in {} belong to packages",
-            Places::vendor().display()
-        )));
-    }
-    for path in &found {
-        // In the reverse order of an installation.
-        let manifest = Places::manifest(path);
-        disk::remove(disk, &manifest)?;
-        disk::remove(disk, &Places::signature(&manifest))?;
-        disk::remove(disk, path)?;
-    }
-    Ok(found)
+    }))
 }

@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which hosts of a fleet a store has a payload for. This needs no hypervisor.
 
-use crate::manifest::is_build_id;
-use crate::{Catalogue, Disk, Error, Policy, Quarantine, Result};
+use crate::{BuildId, Catalogue, Date, Disk, Error, HostRecord, Policy, Quarantine, Result, Trust};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// The hosts of a fleet, each with the build-id of its hypervisor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fleet(Vec<(String, String)>);
+pub struct Fleet(Vec<(String, BuildId)>);
 
 /// Which of them are covered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Coverage {
     /// All hypervisors of the fleet, by build-id.
-    pub hypervisors: BTreeMap<String, Covered>,
+    pub hypervisors: BTreeMap<BuildId, Covered>,
 }
 
 /// One hypervisor.
@@ -38,23 +37,23 @@ impl Fleet {
     pub fn parse(text: &str) -> Result<Self> {
         let mut fleet = Self::default();
         for (index, line) in text.lines().enumerate() {
+            let refused = |reason: String| Error::Refused(format!("line {}: {reason}", index + 1));
             let words: Vec<&str> = line.split_whitespace().collect();
             match words.as_slice() {
                 [] => {}
                 [first, ..] if first.starts_with('#') => {}
-                [host, id] if is_build_id(id) => {
+                [host, id] => {
                     if fleet.0.iter().any(|(other, _)| other == host) {
-                        let why = format!("line {}: {host} is there twice", index + 1);
-                        return Err(Error::Refused(why));
+                        return Err(refused(format!("{host} is there twice")));
                     }
-                    fleet.0.push(((*host).to_owned(), (*id).to_owned()));
+                    let id = BuildId::try_from((*id).to_owned()).map_err(refused)?;
+                    fleet.0.push(((*host).to_owned(), id));
                 }
                 _ => {
-                    return Err(Error::Refused(format!(
-                        "line {}: not a host and a build-id in hexadecimal, as `xsplice info` \
-                         prints it",
-                        index + 1
-                    )));
+                    return Err(refused(
+                        "not a host and a build-id in hexadecimal, as `xsplice info` prints it"
+                            .to_owned(),
+                    ));
                 }
             }
         }
@@ -64,7 +63,7 @@ impl Fleet {
 
 impl Coverage {
     /// Finds out what the store has for each hypervisor of the fleet: a payload of this
-    /// level, or any, if no level is given.
+    /// level, or any, if no level is given, that a host would apply on this `date`.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -73,6 +72,7 @@ impl Coverage {
         policy: &Policy,
         fleet: &Fleet,
         level: Option<u32>,
+        date: &Date,
     ) -> Result<Self> {
         let mut coverage = Self::default();
         for (host, base) in &fleet.0 {
@@ -80,7 +80,12 @@ impl Coverage {
             covered.hosts.push(host.clone());
         }
         for (base, covered) in &mut coverage.hypervisors {
-            let catalogue = Catalogue::read(disk, base, policy, &Quarantine::default())?;
+            let trust = Trust {
+                policy,
+                record: &HostRecord::default(),
+                date,
+            };
+            let catalogue = Catalogue::read(disk, base, &trust, &Quarantine::default())?;
             let entries = catalogue.entries.iter();
             let verified = entries.filter(|entry| entry.is_verified(catalogue.verify));
             covered.level = verified

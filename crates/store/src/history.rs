@@ -7,8 +7,7 @@
 //! goes on behind it. However long the file is, a line can be added: only the last one is
 //! read for that.
 
-use crate::manifest::sha256;
-use crate::{Date, Disk, Identity, Moment, Places, Result, disk};
+use crate::{BuildId, Date, Disk, Identity, Log, Moment, Paths, Result, Sha256, disk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -17,7 +16,7 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Line {
     /// SHA-256 of the line before; 64 zeros in the first.
-    pub previous: String,
+    pub previous: Sha256,
     /// When, by the clock of the host.
     pub date: Date,
     /// In which boot.
@@ -37,9 +36,14 @@ pub struct Event {
     /// How far it came.
     pub outcome: Outcome,
     /// Build-id of the hypervisor.
-    pub base: Option<String>,
-    /// The payload; null if none was to be applied any more.
+    pub base: Option<BuildId>,
+    /// The payload of the store; null if it was done by name, or none was to be applied any
+    /// more.
     pub payload: Option<Identity>,
+    /// The name of the payload, if it was done by name; null if it was done to all.
+    pub name: Option<String>,
+    /// SHA-256 of the file that was uploaded, if it was done by name.
+    pub sha256: Option<Sha256>,
     /// Who had signed its manifest.
     pub signer: Option<String>,
     /// How long it took, in milliseconds.
@@ -62,12 +66,24 @@ pub enum Action {
     Remove,
     /// The host was brought to what it is to have.
     Sync,
-    /// The host has lived long enough with a payload.
+    /// The host has run with a payload for long enough.
     Settle,
     /// A payload went into quarantine.
     Quarantine,
     /// A payload was let out of quarantine.
     Release,
+    /// A payload was uploaded.
+    Upload,
+    /// A payload was uploaded and applied.
+    Load,
+    /// A payload was applied.
+    Apply,
+    /// A payload, or all of them, were reverted.
+    Revert,
+    /// All payloads were reverted and one applied.
+    Replace,
+    /// A payload was unloaded.
+    Unload,
 }
 
 /// How far it came.
@@ -95,6 +111,12 @@ impl Action {
             Self::Settle => "settle",
             Self::Quarantine => "quarantine",
             Self::Release => "release",
+            Self::Upload => "upload",
+            Self::Load => "load",
+            Self::Apply => "apply",
+            Self::Revert => "revert",
+            Self::Replace => "replace",
+            Self::Unload => "unload",
         }
     }
 }
@@ -120,6 +142,8 @@ impl Event {
             outcome,
             base: None,
             payload,
+            name: None,
+            sha256: None,
             signer: None,
             milliseconds: None,
             retries: None,
@@ -143,15 +167,10 @@ pub struct Broken {
     /// Its number; the first is 1.
     pub line: usize,
     /// What is wrong.
-    pub why: String,
+    pub reason: String,
     /// Whether it is only a line that is there in part, because the host died: the line
     /// after it follows it.
     pub torn: bool,
-}
-
-/// What the first line has for a line before it.
-fn beginning() -> String {
-    "0".repeat(64)
 }
 
 impl History {
@@ -160,14 +179,14 @@ impl History {
     /// # Errors
     /// If the file cannot be read. What is wrong in it is in [`broken`](Self::broken).
     pub fn read(disk: &impl Disk) -> Result<Self> {
-        let data = disk::tail(disk, &Places::history(), u64::MAX)?.unwrap_or_default();
+        let data = disk::tail(disk, &Paths::history(), u64::MAX)?.unwrap_or_default();
         let mut history = Self::default();
-        let mut previous = beginning();
+        let mut previous = Sha256::zero();
         for (index, text) in lines(&data).enumerate() {
-            let mut broken = |why: &str, torn| {
+            let mut broken = |reason: &str, torn| {
                 history.broken.push(Broken {
                     line: index + 1,
-                    why: why.to_owned(),
+                    reason: reason.to_owned(),
                     torn,
                 });
             };
@@ -188,7 +207,7 @@ impl History {
                 ),
                 Err(_) => broken("it is not a record: it was changed", false),
             }
-            previous = sha256(text);
+            previous = Sha256::of(text);
         }
         Ok(history)
     }
@@ -226,6 +245,8 @@ pub struct Recorder<'a, D> {
     pub now: Moment,
     /// Who.
     pub user: Option<u32>,
+    /// Where records go, too.
+    pub log: &'a dyn Log,
 }
 
 impl<D: Disk> Recorder<'_, D> {
@@ -234,16 +255,17 @@ impl<D: Disk> Recorder<'_, D> {
     /// # Errors
     /// If it cannot be written.
     pub fn record(&self, event: Event) -> Result<()> {
-        let path = Places::history();
+        let path = Paths::history();
         let data = end(self.disk, &path)?;
         let last = lines(&data).last();
         let line = Line {
-            previous: last.map_or_else(beginning, sha256),
+            previous: last.map_or_else(Sha256::zero, Sha256::of),
             date: self.now.date.clone(),
             boot: self.now.boot.clone(),
             user: self.user,
             event,
         };
+        self.log.send(&line);
         let text = disk::json(&line)?.to_string();
         let whole = data.is_empty() || data.ends_with(b"\n");
         let separator = if whole { "" } else { "\n" };
@@ -254,7 +276,7 @@ impl<D: Disk> Recorder<'_, D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Root;
+    use crate::{Root, Unlogged};
     use std::time::{Duration, SystemTime};
 
     fn three_lines() -> (tempfile::TempDir, Root) {
@@ -270,6 +292,7 @@ mod tests {
                     date: Date::new(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
                 },
                 user: Some(1000),
+                log: &Unlogged,
             };
             let event = Event::new(Action::Sync, Outcome::Done, None);
             recorder.record(event).expect("written");
@@ -287,7 +310,7 @@ mod tests {
     #[test]
     fn a_line_that_is_changed_or_taken_out_is_noticed() {
         let (_directory, root) = three_lines();
-        let path = root.place(&Places::history());
+        let path = root.place(&Paths::history());
         let text = std::fs::read_to_string(&path).expect("read");
         let lines: Vec<&str> = text.lines().collect();
         let without_second = [lines[0], lines[2], ""].join("\n");
@@ -305,7 +328,7 @@ mod tests {
     #[test]
     fn what_is_no_record_was_changed_wherever_it_is() {
         let (_directory, root) = three_lines();
-        let path = root.place(&Places::history());
+        let path = root.place(&Paths::history());
         let text = std::fs::read_to_string(&path).expect("read");
         let lines: Vec<&str> = text.lines().collect();
         for at in 0..lines.len() {
@@ -329,13 +352,14 @@ mod tests {
                 date: Date::new(SystemTime::UNIX_EPOCH),
             },
             user: None,
+            log: &Unlogged,
         }
     }
 
     #[test]
     fn however_long_it_is_a_line_can_be_added() {
         let (_directory, root) = three_lines();
-        let path = root.place(&Places::history());
+        let path = root.place(&Paths::history());
         let record = || {
             let event = Event {
                 message: Some("x".repeat(3 * usize::try_from(TAIL).expect("it is small"))),
@@ -358,7 +382,7 @@ mod tests {
     #[test]
     fn a_torn_line_is_said_and_the_chain_goes_on() {
         let (_directory, root) = three_lines();
-        let path = root.place(&Places::history());
+        let path = root.place(&Paths::history());
         let text = std::fs::read(&path).expect("read");
         for cut in [1, 2, 20] {
             std::fs::write(&path, &text[..text.len() - cut]).expect("written");

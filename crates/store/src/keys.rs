@@ -6,13 +6,14 @@
 //! verifies it.
 //!
 //! A certificate limits when its key may sign: the manifest's date must be within its
-//! validity. The host's clock has no part in this, so that a host with a wrong clock, or
-//! years later, has after a boot what it had before. Only what is newly installed must
-//! be from a key that is valid at that moment. To revoke a key, remove its file: without
-//! any file, nobody's manifests count, as long as the directory is there.
+//! validity. For what the host has, its clock has no part in this, so that a host with a
+//! wrong clock, or years later, has after a boot what it had before. Only what is new, by
+//! `xsplice install` or in a package, must be from a key that is valid at that moment. To
+//! revoke a key, remove its file: without any file, nobody's manifests count, as long as
+//! the directory is there.
 
 use crate::policy::Verify;
-use crate::{Date, Disk, Places, Policy, Result, disk};
+use crate::{Date, Disk, Paths, Policy, Result, disk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -24,7 +25,7 @@ use xsplice_signing::{KeyError, PublicKey};
 #[derive(Debug, Default)]
 pub struct Keys {
     keys: Vec<Key>,
-    /// Files that hold no key, and why.
+    /// Files that hold no key, and reason.
     bad: Vec<(String, String)>,
     /// Whether the directory is there, even if it is empty: the host is one that verifies.
     installed: bool,
@@ -52,6 +53,12 @@ pub enum Signer {
         /// Its name.
         name: String,
     },
+    /// A key of the host whose certificate is not valid today, for a payload of a package
+    /// that the host has not had yet.
+    Expired {
+        /// Its name.
+        name: String,
+    },
     /// None of the host's keys, or the manifest was changed after it was signed.
     Unknown,
 }
@@ -63,7 +70,7 @@ impl Keys {
     /// If they cannot be read. A file that holds no key is not an error here: it verifies
     /// nothing.
     pub fn read(disk: &impl Disk) -> Result<Self> {
-        let directory = Places::keys();
+        let directory = Paths::keys();
         let mut keys = Self::default();
         let Some(files) = disk::names(disk, &directory)? else {
             return Ok(keys);
@@ -71,8 +78,8 @@ impl Keys {
         keys.installed = true;
         for file in files {
             let Some(name) = file.strip_suffix(".pem") else {
-                let why = "it is not used: the file of a key is called NAME.pem".to_owned();
-                keys.bad.push((file, why));
+                let reason = "it is not used: the file of a key is called NAME.pem".to_owned();
+                keys.bad.push((file, reason));
                 continue;
             };
             let data = disk::read(disk, &directory.join(&file))?.unwrap_or_default();
@@ -84,7 +91,7 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Files that hold no key, and why.
+    /// Files that hold no key, and reason.
     #[must_use]
     pub fn bad(&self) -> &[(String, String)] {
         &self.bad
@@ -163,6 +170,11 @@ impl std::fmt::Display for Signer {
                     "{name}, whose certificate was not valid at the manifest's date"
                 )
             }
+            Self::Expired { name } => write!(
+                f,
+                "{name}, whose certificate is not valid today by the clock of this host, and the \
+                 host has not had this payload yet"
+            ),
             Self::Unknown => f.write_str(
                 "none of the keys in /etc/xsplice/keys.d, or the manifest was changed after it was \
                  signed",

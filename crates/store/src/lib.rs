@@ -14,47 +14,54 @@
 //! *What it guarantees*: the bytes that are uploaded are those that were verified. Files
 //! are written so that a reader, or the next boot, finds the old or the new one. Before
 //! the hypervisor is asked to change, the attempt is on disk: if the host dies, the next
-//! boot knows with which payload. A step that fails is answered by putting the former
-//! payload back; whatever could not be put back, or recorded, is in the outcome.
+//! boot knows with which payload. If a step fails, the sync restores the former
+//! payload; whatever could not be restored, or recorded, is in the summary.
 #![forbid(unsafe_code)]
 
 mod catalogue;
 mod coverage;
 mod date;
 mod disk;
+mod driver;
 mod history;
 mod host;
 mod identity;
+mod install;
+mod journal;
 mod keys;
 mod lock;
 mod manifest;
 mod metrics;
-mod places;
+mod paths;
 mod plan;
 mod policy;
 mod progress;
 mod quarantine;
 mod report;
+mod retries;
 mod sync;
 
-pub use catalogue::{Catalogue, Damaged, Entry, Incoming, Origin, install, remove};
+pub use catalogue::{Catalogue, Damaged, Entry, Origin, Trust};
 pub use coverage::{Coverage, Covered, Fleet};
 pub use date::Date;
 pub use disk::{Disk, Root, append, replace};
 pub use history::{Action, Broken, Event, History, Line, Outcome, Recorder};
 pub use host::{Change, Fault, Host, Loaded, State};
-pub use identity::{Identity, Moment};
+pub use identity::{BuildId, Identity, Moment, Sha256};
+pub use install::{Incoming, install, remove};
+pub use journal::{Journal, Log, Unlogged};
 pub use keys::{Keys, Signer};
 pub use lock::{Lock, LockError};
 pub use manifest::{Hunks, Manifest, Patch, Release, SCHEMA};
 pub use metrics::metrics;
-pub use places::Places;
+pub use paths::Paths;
 pub use plan::{Blocked, Goal, Observed, Plan, Request, Step};
 pub use policy::{Manager, Policy, Verify, Want};
-pub use progress::{Attempt, Failed, Progress, Standing};
+pub use progress::{Attempt, Failed, HostRecord, Managed, Progress};
 pub use quarantine::{Quarantine, Quarantined};
 pub use report::{Condition, Held, Report};
-pub use sync::{Ended, Sync, Why};
+pub use retries::Retries;
+pub use sync::{Sync, SyncError, SyncSummary};
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One change of the host at a time.
 
-use crate::{Places, Root};
+use crate::{Paths, Root};
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -20,7 +20,7 @@ pub enum LockError {
     #[error("another xsplice is at work; try again, or wait for it with --wait")]
     Held,
     /// The file system's answer.
-    #[error("{}: {}", Places::lock().display(), .0)]
+    #[error("{}: {}", Paths::lock().display(), .0)]
     Disk(std::io::Error),
 }
 
@@ -49,7 +49,7 @@ impl Lock {
     /// # Errors
     /// [`LockError::Held`] if another process still has it.
     pub fn take(root: &Root, patience: Duration) -> Result<Self, LockError> {
-        let file = open(&root.place(&Places::lock())).map_err(LockError::Disk)?;
+        let file = open(&root.place(&Paths::lock())).map_err(LockError::Disk)?;
         let end = Instant::now() + patience;
         loop {
             match file.try_lock() {
@@ -72,7 +72,7 @@ mod tests {
     fn nobody_else_can_hold_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let root = Root::new(directory.path());
-        let place = root.place(&Places::lock());
+        let place = root.place(&Paths::lock());
         let above = place.parent().expect("it has one");
         let mode = |path: &Path| {
             let metadata = std::fs::metadata(path).expect("it is there");

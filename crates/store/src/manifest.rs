@@ -7,11 +7,9 @@
 //! releases it.
 
 use crate::policy::Want;
-use crate::{Date, Identity};
+use crate::{BuildId, Date, Identity, Sha256};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use xsplice_abi::note::hex;
 use xsplice_abi::payload::section;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::is_deceptive;
@@ -30,11 +28,11 @@ pub struct Manifest {
     /// What the payload is called in the hypervisor; its file is `NAME.livepatch`.
     pub name: String,
     /// Build-id of the hypervisor that it is for.
-    pub base: String,
+    pub base: BuildId,
     /// Its own build-id.
-    pub build_id: String,
+    pub build_id: BuildId,
     /// SHA-256 of the file.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// Rises with each payload for the same hypervisor.
     pub level: u32,
     /// What it fixes: names such as `XSA-480` or `CVE-2026-1234`.
@@ -63,7 +61,7 @@ pub struct Patch {
     /// Name of the file.
     pub name: String,
     /// Its SHA-256.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// How many of its hunks are where.
     pub hunks: Hunks,
 }
@@ -90,11 +88,6 @@ pub struct Release {
     pub fixes: Vec<String>,
     /// When it is released.
     pub date: Date,
-}
-
-/// SHA-256 of `data`, in hexadecimal.
-pub(crate) fn sha256(data: &[u8]) -> String {
-    hex(&Sha256::digest(data))
 }
 
 impl Manifest {
@@ -125,12 +118,12 @@ impl Manifest {
         let manifest = Self {
             schema: SCHEMA,
             name: release.name,
-            base,
-            build_id,
-            sha256: sha256(data),
+            base: base.try_into()?,
+            build_id: build_id.try_into()?,
+            sha256: Sha256::of(data),
             level: release.level,
             fixes: release.fixes,
-            patches: patches(&payload),
+            patches: patches(&payload)?,
             replaceable: !hooks.iter().any(|stage| is_outside_window(stage)),
             hooks,
             compiler: says("compiler"),
@@ -148,7 +141,7 @@ impl Manifest {
     /// # Errors
     /// If not, with the reason.
     pub(crate) fn check_payload(&self, data: &[u8]) -> Result<(), String> {
-        if sha256(data) != self.sha256 {
+        if Sha256::of(data) != self.sha256 {
             return Err(
                 "it is not the payload that its manifest is for: its SHA-256 is another".to_owned(),
             );
@@ -218,16 +211,6 @@ impl Manifest {
     /// Refuses what would be a path, a line, or something else than it seems.
     fn check(&self) -> Result<(), String> {
         check_name(&self.name)?;
-        for (what, id) in [("base", &self.base), ("build-id", &self.build_id)] {
-            if !is_build_id(id) {
-                return Err(format!(
-                    "its {what} {id:?} is not a build-id in hexadecimal"
-                ));
-            }
-        }
-        if self.sha256.len() != 64 || !is_build_id(&self.sha256) {
-            return Err(format!("{:?} is not a SHA-256 in hexadecimal", self.sha256));
-        }
         if self.level == 0 {
             return Err("the lowest level is 1; 0 is a host without payload".to_owned());
         }
@@ -249,12 +232,6 @@ impl Manifest {
 /// payload cannot be replaced, nor replace another.
 fn is_outside_window(stage: &str) -> bool {
     stage.starts_with("pre") || stage.starts_with("post")
-}
-
-/// Whether `id` is a build-id in hexadecimal.
-pub(crate) fn is_build_id(id: &str) -> bool {
-    let digit = |c: char| matches!(c, '0'..='9' | 'a'..='f');
-    (2..=128).contains(&id.len()) && id.chars().all(digit)
 }
 
 /// Refuses a name that a payload in a store cannot have.
@@ -283,8 +260,13 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 }
 
 /// The source patches, with the hunks that the build record has for each.
-fn patches(payload: &Payload) -> Option<Vec<Patch>> {
-    let record = payload.record.as_ref()?;
+///
+/// # Errors
+/// If the payload's metadata has something else than a SHA-256 for one.
+fn patches(payload: &Payload) -> Result<Option<Vec<Patch>>, String> {
+    let Some(record) = &payload.record else {
+        return Ok(None);
+    };
     let patches = recorded(payload).map(|(name, sha256)| {
         let mut hunks = Hunks::default();
         for hunk in record.hunks.iter().filter(|hunk| hunk.patch == name) {
@@ -295,13 +277,13 @@ fn patches(payload: &Payload) -> Option<Vec<Patch>> {
             };
             *count = count.saturating_add(1);
         }
-        Patch {
+        Ok(Patch {
             name: name.to_owned(),
-            sha256: sha256.to_owned(),
+            sha256: sha256.to_owned().try_into()?,
             hunks,
-        }
+        })
     });
-    Some(patches.collect())
+    patches.collect::<Result<_, _>>().map(Some)
 }
 
 #[cfg(test)]
@@ -345,7 +327,7 @@ mod tests {
         payload.section(record::SECTION, SectionKind::Note, &note, 4);
         let data = payload.bytes();
         let manifest = Manifest::new(&data, release("fixes", 3)).expect("it is good");
-        assert_eq!(manifest.base, hex(&XEN_ID));
+        assert_eq!(manifest.base.as_str(), xsplice_abi::note::hex(&XEN_ID));
         assert_eq!(manifest.compiler.as_deref(), Some("gcc"));
         assert_eq!(manifest.generator.as_deref(), Some("xsplice 9"));
         assert_eq!(
@@ -359,7 +341,7 @@ mod tests {
         };
         let patch = Patch {
             name: "a.patch".to_owned(),
-            sha256: hash,
+            sha256: hash.try_into().expect("it is one"),
             hunks,
         };
         assert_eq!(manifest.patches, Some(vec![patch]));

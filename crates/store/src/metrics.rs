@@ -2,7 +2,7 @@
 //! How the host stands, for node_exporter's textfile collector.
 
 use crate::history::{Action, Outcome};
-use crate::{Condition, History, Report};
+use crate::{BuildId, Condition, History, Report};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -22,7 +22,7 @@ pub fn metrics(report: &Report, history: &History, version: &str) -> String {
         text.value("level_wanted", &[], wanted);
     }
     text.gauge("hypervisor_info", "The running hypervisor.");
-    let base = report.base.as_deref().unwrap_or_default();
+    let base = report.base.as_ref().map_or("", BuildId::as_str);
     text.value(
         "hypervisor_info",
         &[("build_id", base), ("version", version)],
@@ -30,7 +30,7 @@ pub fn metrics(report: &Report, history: &History, version: &str) -> String {
     );
     text.gauge("payload_info", "A payload that the hypervisor holds.");
     for payload in &report.payloads {
-        let id = payload.build_id.as_deref().unwrap_or_default();
+        let id = payload.build_id.as_ref().map_or("", BuildId::as_str);
         let labels = [
             ("name", &*payload.name),
             ("build_id", id),

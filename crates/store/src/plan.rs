@@ -5,7 +5,7 @@
 use crate::catalogue::{Catalogue, Entry};
 use crate::host::{Loaded, State};
 use crate::policy::{Manager, Want};
-use crate::{Identity, Policy, Standing};
+use crate::{HostRecord, Identity, Policy};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -18,14 +18,14 @@ pub struct Observed<'a> {
 
 impl<'a> Observed<'a> {
     /// Finds what was loaded in the store: what has the name and the metadata of a
-    /// payload there. The hypervisor tells neither a hash nor a build-id.
+    /// payload there. The hypervisor lists neither a hash nor a build-id.
     #[must_use]
     pub fn new(loaded: Vec<Loaded>, catalogue: &'a Catalogue) -> Self {
         let payloads = loaded.into_iter().map(|loaded| {
             let entry = catalogue.named(&loaded.name);
             let entry = entry.filter(|entry| {
-                let told = loaded.metadata.as_ref();
-                told.is_none_or(|told| *told == entry.manifest.metadata)
+                let listed = loaded.metadata.as_ref();
+                listed.is_none_or(|listed| *listed == entry.manifest.metadata)
             });
             (loaded, entry)
         });
@@ -215,7 +215,43 @@ pub enum Blocked {
     },
 }
 
+impl<'a> Goal<'a> {
+    /// The payload, if there is to be one that is known.
+    #[must_use]
+    pub fn payload(self) -> Option<&'a Entry> {
+        match self {
+            Self::Payload(entry) => Some(entry),
+            Self::Nothing | Self::AsItIs => None,
+        }
+    }
+}
+
 impl<'a> Plan<'a> {
+    /// The payload that it uploads.
+    #[must_use]
+    pub fn uploaded(&self) -> Option<&'a Entry> {
+        let mut steps = self.steps.iter();
+        let uploads = steps.any(|step| matches!(step, Step::Upload { .. }));
+        self.goal.payload().filter(|_| uploads)
+    }
+
+    /// What the policy allows, and somebody should know.
+    #[must_use]
+    pub fn warnings(&self, catalogue: &Catalogue) -> Vec<String> {
+        let goal = self.goal.payload();
+        let warning = goal.and_then(|entry| entry.warning(catalogue.verify));
+        warning.into_iter().collect()
+    }
+
+    /// The payloads that are a sync's to unload as soon as it has begun.
+    pub(crate) fn managed(&self) -> impl Iterator<Item = String> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Upload { payload } => Some(payload.name.clone()),
+            Step::Unload { name } => Some(name.clone()),
+            Step::Apply { .. } | Step::Replace { .. } | Step::Revert { .. } => None,
+        })
+    }
+
     /// Whether the policy lets this program change anything. A host that is held gets,
     /// unattended, what it had before a boot.
     ///
@@ -237,7 +273,7 @@ impl<'a> Plan<'a> {
         observed: &Observed<'a>,
         catalogue: &'a Catalogue,
         policy: &Policy,
-        standing: &Standing,
+        record: &HostRecord,
         request: &Request,
     ) -> Result<Self, Blocked> {
         if let Some((busy, _)) = observed.payloads.iter().find(|(loaded, _)| loaded.busy) {
@@ -252,7 +288,7 @@ impl<'a> Plan<'a> {
             return Err(Blocked::Diverged { names });
         }
         let applied: Vec<&'a Entry> = observed.applied().filter_map(|(_, entry)| entry).collect();
-        let goal = choose(catalogue, policy, standing.kept(&applied), request)?;
+        let goal = choose(catalogue, policy, record.kept(&applied), request)?;
         let plan = |steps| {
             Ok(Self {
                 goal,
@@ -269,20 +305,20 @@ impl<'a> Plan<'a> {
             Goal::Payload(entry) => Some(entry),
         };
         let to = wanted.map_or(0, |entry| entry.manifest.level);
-        let from = floor(observed, catalogue, standing);
+        let from = floor(observed, catalogue, record);
         // A host that boots with no payload, and is to have none, has nothing to lose.
         let has_none = goal == Goal::Nothing && policy.want == Want::None && applied.is_empty();
         if to < from && !has_none && !request.allow_downgrade {
             return Err(Blocked::Downgrade { from, to });
         }
-        steps(observed, wanted, &applied, request).and_then(plan)
+        steps(observed, record, wanted, &applied, request).and_then(plan)
     }
 }
 
 /// The lowest level that is no step back: what the host has, or, if it has nothing, had
 /// before the boot. What is in quarantine is not wanted back.
-fn floor(observed: &Observed, catalogue: &Catalogue, standing: &Standing) -> u32 {
-    let Some(reached) = standing.reached.as_ref().filter(|_| observed.level() == 0) else {
+fn floor(observed: &Observed, catalogue: &Catalogue, record: &HostRecord) -> u32 {
+    let Some(reached) = record.reached.as_ref().filter(|_| observed.level() == 0) else {
         return observed.level();
     };
     let entry = catalogue.named(&reached.name);
@@ -292,27 +328,28 @@ fn floor(observed: &Observed, catalogue: &Catalogue, standing: &Standing) -> u32
 
 fn steps(
     observed: &Observed,
+    record: &HostRecord,
     wanted: Option<&Entry>,
     applied: &[&Entry],
     request: &Request,
 ) -> Result<Vec<Step>, Blocked> {
     let name = |entry: &Entry| entry.manifest.name.clone();
     let mut steps = Vec::new();
-    // What an earlier run left behind, and what is uploaded under the name that is needed:
-    // which bytes those are is not known.
+    // What an earlier sync left behind, and what is uploaded under the name that is needed:
+    // which bytes those are is not known. What else others have uploaded is theirs.
     let checked = observed.payloads.iter();
     let checked = checked.filter(|(loaded, _)| loaded.state == State::Checked);
     for (loaded, entry) in checked {
         let in_the_way = wanted.is_some_and(|wanted| wanted.manifest.name == loaded.name);
         match entry {
-            Some(_) => steps.push(Step::Unload {
+            Some(_) if in_the_way || record.manages(&loaded.name) => steps.push(Step::Unload {
                 name: loaded.name.clone(),
             }),
             None if in_the_way => {
                 let name = loaded.name.clone();
                 return Err(Blocked::NameTaken { name });
             }
-            None => {}
+            _ => {}
         }
     }
     let others: Vec<&&Entry> = applied

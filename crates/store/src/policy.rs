@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the administrator wants of this host: `/etc/xsplice/host.toml`.
 
-use crate::{Disk, Error, Places, Result, disk};
+use crate::{Disk, Error, Paths, Result, disk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ pub enum Want {
 pub enum Verify {
     /// Nothing.
     Off,
-    /// They are used, and it is said.
+    /// They are used, with a warning.
     Warn,
     /// They are not used.
     Enforce,
@@ -105,7 +105,7 @@ impl Policy {
     /// If the file cannot be read, or has a key or value that is not known: a policy
     /// that is only understood in part is not followed.
     pub fn read(disk: &impl Disk) -> Result<Self> {
-        let path = Places::policy();
+        let path = Paths::policy();
         let Some(data) = disk::read(disk, &path)? else {
             return Ok(Self::default());
         };

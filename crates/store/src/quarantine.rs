@@ -2,7 +2,7 @@
 //! Payloads that are not applied any more, because the hypervisor refused them or the
 //! host died with them.
 
-use crate::{Date, Disk, Error, Identity, Places, Result, disk};
+use crate::{Date, Disk, Error, Identity, Paths, Result, disk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub struct Quarantine(Vec<Quarantined>);
 
 /// A build-id names the file, and so must be one: it may come from any manifest.
 fn path(payload: &Identity) -> PathBuf {
-    Places::quarantine().join(format!("{}.json", payload.build_id))
+    Paths::quarantine().join(format!("{}.json", payload.build_id))
 }
 
 impl Quarantine {
@@ -34,7 +34,7 @@ impl Quarantine {
     /// If a file cannot be read, or is not what was written: then it is not known which
     /// payload must not be applied.
     pub fn read(disk: &impl Disk) -> Result<Self> {
-        let directory = Places::quarantine();
+        let directory = Paths::quarantine();
         let mut all = Vec::new();
         for name in disk::names(disk, &directory)?.unwrap_or_default() {
             let path = directory.join(&name);

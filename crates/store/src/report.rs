@@ -5,7 +5,8 @@ use crate::host::State;
 use crate::plan::{Blocked, Goal, Observed, Plan, Request, Step, usable};
 use crate::policy::Want;
 use crate::{
-    Catalogue, Damaged, Moment, Origin, Policy, Quarantine, Quarantined, Signer, Standing,
+    BuildId, Catalogue, Damaged, HostRecord, Moment, Origin, Policy, Quarantine, Quarantined,
+    Sha256, Signer,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -83,12 +84,12 @@ pub struct Report {
     /// Why it is not as wanted.
     pub reason: Option<String>,
     /// Build-id of the hypervisor.
-    pub base: Option<String>,
+    pub base: Option<BuildId>,
     /// The level it has; 0 if nothing from the store is applied.
     pub level: u32,
     /// The level it is to have; null if that is not known.
     pub wanted: Option<u32>,
-    /// Whether what is applied has yet to prove itself.
+    /// Whether what is applied has yet to settle.
     pub settling: bool,
     /// What the hypervisor holds, in the order of upload.
     pub payloads: Vec<Held>,
@@ -96,6 +97,8 @@ pub struct Report {
     pub quarantine: Vec<Quarantined>,
     /// Files of the store that are not used.
     pub damaged: Vec<Damaged>,
+    /// What the policy allows, and somebody should know.
+    pub warnings: Vec<String>,
 }
 
 /// A payload that the hypervisor holds; what only the store knows is null if it does not
@@ -110,11 +113,11 @@ pub struct Held {
     /// applied too, since the hypervisor does not tell their order.
     pub position: Option<u32>,
     /// Its build-id.
-    pub build_id: Option<String>,
+    pub build_id: Option<BuildId>,
     /// SHA-256 of the file.
-    pub sha256: Option<String>,
+    pub sha256: Option<Sha256>,
     /// The build-id that it depends on.
-    pub depends: Option<String>,
+    pub depends: Option<BuildId>,
     /// Its level.
     pub level: Option<u32>,
     /// What it fixes.
@@ -128,7 +131,7 @@ pub struct Held {
 impl Report {
     /// Of a hypervisor without live patching.
     #[must_use]
-    pub fn without_live_patching(base: Option<String>) -> Self {
+    pub fn without_live_patching(base: Option<BuildId>) -> Self {
         Self {
             condition: Condition::NoLivepatch,
             reason: Some("this hypervisor was built without live patching".to_owned()),
@@ -139,6 +142,7 @@ impl Report {
             payloads: Vec::new(),
             quarantine: Vec::new(),
             damaged: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -148,27 +152,25 @@ impl Report {
         observed: &Observed,
         catalogue: &Catalogue,
         policy: &Policy,
-        standing: &Standing,
+        record: &HostRecord,
         quarantine: &Quarantine,
         now: &Moment,
     ) -> Self {
-        let plan = Plan::make(observed, catalogue, policy, standing, &Request::default());
-        let wanted = match &plan {
-            Ok(Plan {
-                goal: Goal::Payload(entry),
-                ..
-            }) => Some(entry.manifest.level),
-            Ok(Plan {
-                goal: Goal::Nothing,
-                ..
-            }) => Some(0),
-            Ok(Plan {
-                goal: Goal::AsItIs, ..
-            })
-            | Err(_) => None,
+        let plan = Plan::make(observed, catalogue, policy, record, &Request::default());
+        let wanted = plan.as_ref().ok().and_then(|plan| match plan.goal {
+            Goal::Payload(entry) => Some(entry.manifest.level),
+            Goal::Nothing => Some(0),
+            Goal::AsItIs => None,
+        });
+        let judge = Judge {
+            observed,
+            catalogue,
+            policy,
+            record,
+            now,
         };
-        let (condition, reason) = judge(&plan, observed, catalogue, policy, standing, now);
-        let attempt = standing.attempt.as_ref();
+        let Verdict(condition, reason) = judge.verdict(&plan);
+        let attempt = record.attempt.as_ref();
         Self {
             condition,
             reason,
@@ -179,96 +181,113 @@ impl Report {
             payloads: held(observed),
             quarantine: quarantine.all().to_vec(),
             damaged: catalogue.damaged.clone(),
+            warnings: catalogue.warnings(),
         }
     }
 }
 
-fn judge(
-    plan: &Result<Plan, Blocked>,
-    observed: &Observed,
-    catalogue: &Catalogue,
-    policy: &Policy,
-    standing: &Standing,
-    now: &Moment,
-) -> (Condition, Option<String>) {
-    let plan = match plan {
-        Ok(plan) => plan,
-        Err(blocked) => {
-            let cause = match blocked {
-                Blocked::Downgrade { to, .. } => passed_over(*to, catalogue, policy),
-                _ => None,
-            };
-            let blocked = cause.as_ref().unwrap_or(blocked);
-            let condition = match blocked {
-                Blocked::Diverged { .. } => Condition::Diverged,
-                Blocked::Quarantined { .. } => Condition::Quarantined,
-                Blocked::Unverified { .. } => Condition::Unverified,
-                _ if policy.hold => Condition::Held,
-                _ if standing.failed.is_some() => return failed(standing),
-                _ => Condition::Behind,
-            };
-            return (condition, Some(blocked.to_string()));
-        }
-    };
-    let changes = plan
-        .steps
-        .iter()
-        .any(|step| !matches!(step, Step::Unload { .. }));
-    if changes && policy.hold {
-        return (Condition::Held, Some(Blocked::Held.to_string()));
-    }
-    if standing.failed.is_some() {
-        return failed(standing);
-    }
-    let unfinished = standing.attempt.as_ref();
-    if changes && unfinished.is_some_and(|a| !a.done && a.boot == now.boot) {
-        let reason = "the last run was interrupted, or is still at work".to_owned();
-        return (Condition::ApplyFailed, Some(reason));
-    }
-    let goal = match plan.goal {
-        Goal::Payload(entry) => entry.manifest.level,
-        Goal::Nothing | Goal::AsItIs => 0,
-    };
-    if let Some(blocked) = passed_over(goal, catalogue, policy) {
-        let condition = match blocked {
-            Blocked::Quarantined { .. } => Condition::Quarantined,
-            _ => Condition::Unverified,
+/// The state of the host, and why it is not as wanted.
+struct Verdict(Condition, Option<String>);
+
+/// What the verdict depends on, beside the plan.
+struct Judge<'a> {
+    observed: &'a Observed<'a>,
+    catalogue: &'a Catalogue,
+    policy: &'a Policy,
+    record: &'a HostRecord,
+    now: &'a Moment,
+}
+
+impl Judge<'_> {
+    fn verdict(&self, plan: &Result<Plan, Blocked>) -> Verdict {
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(blocked) => return self.without_plan(blocked),
         };
-        return (condition, Some(blocked.to_string()));
+        let changes = plan.steps.iter();
+        let changes = changes.filter(|step| !matches!(step, Step::Unload { .. }));
+        let changes = changes.count() > 0;
+        let goal = plan.goal.payload();
+        let goal = goal.map_or(0, |entry| entry.manifest.level);
+        let held = changes && self.policy.hold;
+        let held = held.then(|| Verdict(Condition::Held, Some(Blocked::Held.to_string())));
+        held.or_else(|| self.failed())
+            .or_else(|| self.interrupted().filter(|_| changes))
+            .or_else(|| self.passed_over(goal).map(|blocked| of(&blocked)))
+            .or_else(|| self.behind(goal).filter(|_| changes))
+            .unwrap_or_else(|| self.reached(plan.goal))
     }
-    if changes {
-        let reason = format!("it has level {}, and is to have {goal}", observed.level());
-        return (Condition::Behind, Some(reason));
-    }
-    match plan.goal {
-        Goal::Payload(_) => (Condition::Current, None),
-        _ if !catalogue.known && policy.want != Want::None => {
-            let base = &catalogue.base;
-            let reason = format!("the store has nothing for the hypervisor {base}");
-            (Condition::HypervisorUnknown, Some(reason))
-        }
-        _ => (Condition::NothingToApply, None),
-    }
-}
 
-/// The last attempt failed.
-fn failed(standing: &Standing) -> (Condition, Option<String>) {
-    let reason = standing.failed.as_ref().map(|failed| {
+    fn without_plan(&self, blocked: &Blocked) -> Verdict {
+        let cause = match blocked {
+            Blocked::Downgrade { to, .. } => self.passed_over(*to),
+            _ => None,
+        };
+        let Verdict(condition, reason) = of(cause.as_ref().unwrap_or(blocked));
+        match condition {
+            Condition::Behind if self.policy.hold => Verdict(Condition::Held, reason),
+            Condition::Behind => self.failed().unwrap_or(Verdict(condition, reason)),
+            _ => Verdict(condition, reason),
+        }
+    }
+
+    /// The last attempt failed.
+    fn failed(&self) -> Option<Verdict> {
+        let failed = self.record.failed.as_ref()?;
         let name = failed.payload.as_ref();
         let name = name.map_or("to have no payload", |payload| &payload.name);
-        format!("{name} failed on {}: {}", failed.date, failed.reason)
-    });
-    (Condition::ApplyFailed, reason)
+        let reason = format!("{name} failed on {}: {}", failed.date, failed.reason);
+        Some(Verdict(Condition::ApplyFailed, Some(reason)))
+    }
+
+    /// The last attempt did not end.
+    fn interrupted(&self) -> Option<Verdict> {
+        let attempt = self.record.attempt.as_ref()?;
+        (!attempt.done && attempt.boot == self.now.boot).then(|| {
+            let reason = "the last run was interrupted, or is still at work".to_owned();
+            Verdict(Condition::ApplyFailed, Some(reason))
+        })
+    }
+
+    /// Why the payload with the highest level is not what the host is to have, although
+    /// the policy wants the latest; `goal` is the level that it is to have.
+    fn passed_over(&self, goal: u32) -> Option<Blocked> {
+        let entries = self.catalogue.entries.iter();
+        let mut above = entries.filter(|entry| entry.manifest.level > goal);
+        above
+            .find_map(|entry| usable(entry, self.catalogue).err())
+            .filter(|_| self.policy.want == Want::Latest)
+    }
+
+    fn behind(&self, goal: u32) -> Option<Verdict> {
+        let level = self.observed.level();
+        let reason = format!("it has level {level}, and is to have {goal}");
+        Some(Verdict(Condition::Behind, Some(reason)))
+    }
+
+    /// There is nothing to do.
+    fn reached(&self, goal: Goal) -> Verdict {
+        match goal {
+            Goal::Payload(_) => Verdict(Condition::Current, None),
+            _ if !self.catalogue.known && self.policy.want != Want::None => {
+                let base = &self.catalogue.base;
+                let reason = format!("the store has nothing for the hypervisor {base}");
+                Verdict(Condition::HypervisorUnknown, Some(reason))
+            }
+            _ => Verdict(Condition::NothingToApply, None),
+        }
+    }
 }
 
-/// Why the payload with the highest level is not what the host is to have, although the
-/// policy wants the latest; `goal` is the level that it is to have.
-fn passed_over(goal: u32, catalogue: &Catalogue, policy: &Policy) -> Option<Blocked> {
-    let entries = catalogue.entries.iter();
-    let mut above = entries.filter(|entry| entry.manifest.level > goal);
-    above
-        .find_map(|entry| usable(entry, catalogue).err())
-        .filter(|_| policy.want == Want::Latest)
+/// The state that a plan is blocked in.
+fn of(blocked: &Blocked) -> Verdict {
+    let condition = match blocked {
+        Blocked::Diverged { .. } => Condition::Diverged,
+        Blocked::Quarantined { .. } => Condition::Quarantined,
+        Blocked::Unverified { .. } => Condition::Unverified,
+        _ => Condition::Behind,
+    };
+    Verdict(condition, Some(blocked.to_string()))
 }
 
 fn held(observed: &Observed) -> Vec<Held> {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A host reaches and keeps a level, on stock Xen and on our core: a signed payload is
-//! installed and applied, replaced by a higher level, and put back when the next one turns
-//! out to be bad; what others apply is noticed; and the level falls only on demand.
+//! installed and applied, replaced by a higher level, and restored when the next one turns
+//! out to be bad; what others apply is noticed; the level falls only on demand; and every
+//! change, under both names of the tool, waits for others and is recorded.
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xsplice_e2e::{Base, base, config, local, repository, result, rust_base, settled, told};
 use xsplice_lab::Host;
 
@@ -46,6 +47,8 @@ fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
     config
         .files
         .push(("etc/xsplice/keys.d/vendor.pem".to_owned(), key));
+    let driver = PathBuf::from(env!("CARGO_BIN_EXE_in-dom0"));
+    config.programs.push(("bin/in-dom0".to_owned(), driver));
     let mut host = Host::boot(&config)?;
 
     expect(&mut host, "hypervisor-unknown", 0, 0)?;
@@ -86,9 +89,9 @@ fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
 
     install(&mut host, 3)?;
     let failed = sync(&mut host, &[], 1)?;
-    let put_back = &failed["result"]["put_back"];
+    let restored = &failed["result"]["restored"];
     ensure!(
-        put_back.as_bool() == reverts_first.then_some(true),
+        restored.as_bool() == reverts_first.then_some(true),
         "{failed:#}"
     );
     ensure!(
@@ -121,12 +124,26 @@ fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
     expect(&mut host, "diverged", 0, 0)?;
     sync(&mut host, &[], 1)?;
 
+    one_at_a_time(&mut host)?;
     let history = host.run(&["xsplice", "history", "--json"])?;
     ensure!(history.code == Some(0), "{history:?}");
     let lines = result("history", &history.stdout)?["lines"].take();
     let done = lines.as_array().into_iter().flatten();
     let done = done.filter(|line| line["action"] == "sync" && line["outcome"] == "done");
     ensure!(done.count() == 3, "{lines:#}");
+    for (action, outcome, name) in [
+        ("load", "done", "mine"),
+        ("upload", "done", "other"),
+        ("unload", "done", "other"),
+        ("apply", "failed", "missing"),
+    ] {
+        let all = lines.as_array().into_iter().flatten();
+        let mut found = all.filter(|line| line["action"] == action && line["name"] == name);
+        ensure!(
+            found.any(|line| line["outcome"] == outcome),
+            "{action} {name}: {lines:#}"
+        );
+    }
     let metrics = host.run(&["xsplice", "metrics"])?;
     let line = "xsplice_actions_total{action=\"sync\",result=\"failed\"} 1";
     ensure!(
@@ -134,6 +151,27 @@ fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
         "{metrics:?}"
     );
     host.shut_down()?;
+    Ok(())
+}
+
+/// While another xsplice is at work, nothing is changed, under no name of the tool.
+fn one_at_a_time(host: &mut Host) -> anyhow::Result<()> {
+    let payload = "/new/fixes-3.livepatch";
+    let busy = host.run(&[
+        "in-dom0", "locked", "xsplice", "--json", "upload", "other", payload,
+    ])?;
+    let busy_told = told("upload", &busy.stdout)?;
+    ensure!(
+        busy.code == Some(2) && busy_told["error"]["kind"] == "busy",
+        "{busy:?}"
+    );
+    let waits = ["in-dom0", "locked", "xsplice", "upload", "other", payload];
+    let waits = host.run(&[&waits[..], &["--wait", "60"]].concat())?;
+    ensure!(waits.code == Some(0), "{waits:?}");
+    let waits = host.run(&["in-dom0", "locked", "xen-livepatch", "unload", "other"])?;
+    ensure!(waits.code == Some(0), "{waits:?}");
+    let failed = host.run(&["xsplice", "apply", "missing"])?;
+    ensure!(failed.code == Some(1), "{failed:?}");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Changing what the hypervisor holds and has applied.
 
+use super::audit::{Audit, Subject, recorded};
 use super::commands::{Change, Limits};
 use super::console::Console;
 use super::explain::{explain_action, explain_interface, explain_upload};
@@ -18,6 +19,7 @@ use xsplice_abi::text::{escaped, is_deceptive};
 use xsplice_dom0::{
     Action, Errno, FORCE_SINCE, Livepatch, Payload, Privcmd, State, machine, version, version_info,
 };
+use xsplice_store::{Action as Recorded, Retries};
 
 /// What is to be done, after everything was refused that can be without the
 /// hypervisor.
@@ -84,6 +86,7 @@ impl<'a> Task<'a> {
                 file,
                 force,
                 preflight,
+                ..
             } => Ok(Self::Upload {
                 candidate: Candidate::read(file, name.clone(), *force)?,
                 preflight,
@@ -97,6 +100,7 @@ impl<'a> Task<'a> {
                 force,
                 preflight,
                 limits,
+                ..
             } => {
                 let name = name.clone().unwrap_or_else(|| name_of(file));
                 let (candidate, limits) = (Candidate::read(file, name, *force)?, *limits);
@@ -115,7 +119,9 @@ impl<'a> Task<'a> {
                     },
                 })
             }
-            Change::Replace { name, on, limits } => {
+            Change::Replace {
+                name, on, limits, ..
+            } => {
                 check_length(name)?;
                 Ok(Self::Replace {
                     name,
@@ -127,12 +133,37 @@ impl<'a> Task<'a> {
                 name,
                 nodeps,
                 limits,
+                ..
             } => Self::act(name, Action::Apply, *nodeps, *limits),
             Change::Revert { name, limits, .. } => match name {
                 Some(name) => Self::act(name, Action::Revert, false, *limits),
                 None => Ok(Self::RevertAll { limits: *limits }),
             },
-            Change::Unload { name } => Self::act(name, Action::Unload, false, Limits::default()),
+            Change::Unload { name, .. } => {
+                Self::act(name, Action::Unload, false, Limits::default())
+            }
+        }
+    }
+
+    /// What the history says about it.
+    fn subject(&self) -> Subject<'_> {
+        let data = match self {
+            Self::Upload { candidate, .. }
+            | Self::Load { candidate, .. }
+            | Self::LoadInstead { candidate, .. } => Some(&*candidate.data),
+            Self::Replace { .. } | Self::Act { .. } | Self::RevertAll { .. } => None,
+        };
+        let action = match self {
+            Self::Upload { .. } => Recorded::Upload,
+            Self::Load { .. } | Self::LoadInstead { .. } => Recorded::Load,
+            Self::RevertAll { .. } => Recorded::Revert,
+            Self::Replace { .. } => Recorded::Replace,
+            Self::Act { action, .. } => recorded(*action),
+        };
+        Subject {
+            action,
+            name: self.name(),
+            data,
         }
     }
 
@@ -232,18 +263,30 @@ impl From<anyhow::Error> for Failed {
     }
 }
 
-/// Does what is to be done.
-pub(super) fn run(task: Task) -> Result<Done, Failed> {
+/// Does what is to be done, after waiting up to `patience` for another xsplice.
+pub(super) fn run(task: &Task, patience: Duration) -> Result<Done, Failed> {
     let hypervisor = Privcmd::open().map_err(anyhow::Error::from)?;
-    let livepatch = Livepatch::negotiate(&hypervisor).map_err(explain_interface)?;
+    let audit =
+        Audit::begin(&task.subject(), &hypervisor, patience).map_err(anyhow::Error::from)?;
+    let done = run_on(&hypervisor, task);
+    audit.end(
+        done.as_ref()
+            .err()
+            .map(|failed| format!("{:#}", failed.error)),
+    );
+    done
+}
+
+fn run_on(hypervisor: &Privcmd, task: &Task) -> Result<Done, Failed> {
+    let livepatch = Livepatch::negotiate(hypervisor).map_err(explain_interface)?;
     let before = livepatch.list().map_err(explain_interface)?;
     let host = Host {
-        hypervisor: &hypervisor,
+        hypervisor,
         console: Console::from_now(&livepatch),
         livepatch,
         before,
     };
-    let done = match &task {
+    let done = match task {
         Task::Upload {
             candidate,
             preflight,
@@ -452,7 +495,7 @@ impl Host<'_> {
         nodeps: bool,
         limits: Limits,
     ) -> anyhow::Result<()> {
-        let mut tries = 0;
+        let mut retries = Retries::new(limits.retries);
         loop {
             let timeout = limits.timeout * 1_000_000;
             let started = self.livepatch.action(name, action, timeout, nodeps);
@@ -461,13 +504,14 @@ impl Host<'_> {
             }
             match started.and_then(|()| self.livepatch.wait(name, action, timeout)) {
                 Ok(()) => return Ok(()),
-                Err(Errno::EBUSY | Errno::EAGAIN) if tries < limits.retries => {
-                    tries += 1;
-                    std::thread::sleep(Duration::from_millis(20 << tries.min(5)));
-                }
                 Err(errno) => {
+                    let busy = matches!(errno, Errno::EBUSY | Errno::EAGAIN);
+                    if let Some(pause) = busy.then(|| retries.next()).flatten() {
+                        std::thread::sleep(pause);
+                        continue;
+                    }
                     let (called, said) = (escaped(name).to_string(), self.said(name));
-                    let limits = (tries, limits);
+                    let limits = (retries.taken(), limits);
                     return Err(explain_action(errno, &called, action, limits, &said));
                 }
             }

@@ -7,6 +7,7 @@
 //! One deliberate difference: if the hypervisor's interface cannot be opened, the
 //! classic tool exits with 0, this one with 1.
 
+use super::audit::{Audit, Subject, recorded};
 use super::{TIMEOUT_MS, name_of};
 use crate::output::complain;
 use std::fs::File;
@@ -99,6 +100,9 @@ Commands:
       --nodeps           Disable inter-module buildid dependency check.
                          Check only against hypervisor buildid.
 ";
+
+/// How long it waits for another xsplice.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// In lookup order for abbreviated commands.
 const COMMANDS: [&str; 8] = [
@@ -232,42 +236,46 @@ impl Tool<'_> {
         Ok(())
     }
 
+    /// Does a change, while no other xsplice is at work, and records it.
+    fn change(&self, subject: &Subject, change: impl FnOnce() -> Outcome) -> Outcome {
+        let Ok(audit) = Audit::begin_classic(subject, self.hypervisor, PATIENCE) else {
+            complain!("Another xsplice is at work.");
+            return Err(Failure::Errno(Errno::EBUSY));
+        };
+        let outcome = change();
+        audit.end(match &outcome {
+            Ok(()) => None,
+            Err(Failure::Errno(errno)) => Some(errno.to_string()),
+            Err(Failure::Other) => Some("it was not possible in this state".to_owned()),
+        });
+        outcome
+    }
+
     fn upload(&self, arguments: &[String]) -> Outcome {
         let [name, path] = arguments else {
             return self.compat.misused();
         };
         check_name(name)?;
-        let shown = escaped(path);
-        let file = File::open(path)
-            .map_err(|e| failed(&format!("Could not open {shown}."), errno_of(&e)))?;
-        let mut data = Vec::new();
-        let read = file.take(LARGEST_PAYLOAD).read_to_end(&mut data);
-        if let Err(error) = read {
-            // The classic tool maps the file; for a directory, mmap fails with
-            // ENODEV.
-            let errno = match errno_of(&error) {
-                Errno::EISDIR => Errno::ENODEV,
-                errno => errno,
-            };
-            return Err(failed(&format!("Could not map {shown}."), errno));
-        }
-        if data.is_empty() {
-            return Err(failed(&format!("Could not map {shown}."), Errno::EINVAL));
-        }
-        say(&format!("Uploading {shown}... "));
-        match self
-            .livepatch()
-            .and_then(|l| l.upload(name, &data, self.force))
-        {
-            Ok(()) => {
-                say("completed\n");
-                Ok(())
+        let data = read(path)?;
+        let subject = Subject {
+            action: xsplice_store::Action::Upload,
+            name: Some(name),
+            data: Some(&data),
+        };
+        self.change(&subject, || {
+            say(&format!("Uploading {}... ", escaped(path)));
+            let livepatch = self.livepatch();
+            match livepatch.and_then(|l| l.upload(name, &data, self.force)) {
+                Ok(()) => {
+                    say("completed\n");
+                    Ok(())
+                }
+                Err(errno) => {
+                    say("failed\n");
+                    Err(error_line(errno))
+                }
             }
-            Err(errno) => {
-                say("failed\n");
-                Err(error_line(errno))
-            }
-        }
+        })
     }
 
     fn load(&self, arguments: &[String]) -> Outcome {
@@ -292,6 +300,15 @@ impl Tool<'_> {
         };
         check_name(name)?;
         let nodeps = parse_flags(action, flags)?;
+        let subject = Subject {
+            action: recorded(action),
+            name: Some(name),
+            data: None,
+        };
+        self.change(&subject, || self.act(name, action, nodeps))
+    }
+
+    fn act(&self, name: &str, action: Action, nodeps: bool) -> Outcome {
         let shown = &*escaped(name).to_string();
         let before = self
             .status(name)
@@ -369,6 +386,26 @@ impl Tool<'_> {
                 wrong_state(&escaped(name).to_string(), state, expected)
             }
         }
+    }
+}
+
+/// The payload at `path`.
+fn read(path: &str) -> Result<Vec<u8>, Failure> {
+    let shown = escaped(path);
+    let file =
+        File::open(path).map_err(|e| failed(&format!("Could not open {shown}."), errno_of(&e)))?;
+    let mut data = Vec::new();
+    let could_not_map = |errno| failed(&format!("Could not map {shown}."), errno);
+    if let Err(error) = file.take(LARGEST_PAYLOAD).read_to_end(&mut data) {
+        // The classic tool maps the file; for a directory, mmap fails with ENODEV.
+        return Err(could_not_map(match errno_of(&error) {
+            Errno::EISDIR => Errno::ENODEV,
+            errno => errno,
+        }));
+    }
+    match data.is_empty() {
+        true => Err(could_not_map(Errno::EINVAL)),
+        false => Ok(data),
     }
 }
 

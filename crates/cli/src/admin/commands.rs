@@ -5,8 +5,10 @@ use super::act::{self, Acted, Task};
 use super::preflight::Preflight;
 use super::{TIMEOUT_MS, show};
 use crate::output::{Ended, Failure, complain, say};
+use crate::store::Wait;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use xsplice_store::Retries;
 
 /// The admin commands.
 #[derive(clap::Subcommand)]
@@ -39,6 +41,8 @@ pub(crate) enum Change {
         force: bool,
         #[command(flatten)]
         preflight: Preflight,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Apply an uploaded payload.
     #[command(after_help = "Example:\n  xsplice apply xsa-480")]
@@ -50,6 +54,8 @@ pub(crate) enum Change {
         nodeps: bool,
         #[command(flatten)]
         limits: Limits,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Revert an applied payload.
     #[command(
@@ -64,6 +70,8 @@ pub(crate) enum Change {
         all: bool,
         #[command(flatten)]
         limits: Limits,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Revert all applied payloads and apply this one, in one action.
     #[command(
@@ -78,12 +86,16 @@ pub(crate) enum Change {
         on: Vec<PathBuf>,
         #[command(flatten)]
         limits: Limits,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Unload a payload that is not applied.
     #[command(after_help = "Example:\n  xsplice unload xsa-480")]
     Unload {
         /// The payload.
         name: String,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Upload and apply a payload; on failure, unload it again.
     #[command(
@@ -112,6 +124,8 @@ pub(crate) enum Change {
         preflight: Preflight,
         #[command(flatten)]
         limits: Limits,
+        #[command(flatten)]
+        wait: Wait,
     },
 }
 
@@ -123,7 +137,7 @@ pub(crate) struct Limits {
           value_parser = clap::value_parser!(u32).range(1..=4294))]
     pub(super) timeout: u32,
     /// Retries after a rendezvous timeout.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = Retries::DEFAULT)]
     pub(super) retries: u32,
 }
 
@@ -131,7 +145,21 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             timeout: TIMEOUT_MS,
-            retries: 5,
+            retries: Retries::DEFAULT,
+        }
+    }
+}
+
+impl Change {
+    /// How long it waits for another xsplice.
+    pub(super) fn wait(&self) -> Wait {
+        match self {
+            Self::Upload { wait, .. }
+            | Self::Apply { wait, .. }
+            | Self::Revert { wait, .. }
+            | Self::Replace { wait, .. }
+            | Self::Unload { wait, .. }
+            | Self::Load { wait, .. } => *wait,
         }
     }
 }
@@ -145,7 +173,7 @@ pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
     // Refuse locally what can be refused without the hypervisor.
     match Task::new(change)
         .map_err(act::Failed::from)
-        .and_then(act::run)
+        .and_then(|task| act::run(&task, change.wait().patience()))
     {
         Ok(done) => {
             if !json {

@@ -9,7 +9,7 @@ use super::preflight::Preflight;
 use anyhow::Context as _;
 use std::time::Duration;
 use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, VersionInfo, version_info};
-use xsplice_store::{Change, Fault, Host, Loaded, State};
+use xsplice_store::{BuildId, Change, Fault, Host, Loaded, State};
 
 /// The running hypervisor.
 pub(crate) struct Dom0<'a> {
@@ -29,11 +29,12 @@ pub(crate) enum Missing {
 
 impl<'a> Dom0<'a> {
     /// What the hypervisor says of itself.
-    pub(crate) fn version(hypervisor: &Privcmd) -> anyhow::Result<(VersionInfo, String)> {
+    pub(crate) fn version(hypervisor: &Privcmd) -> anyhow::Result<(VersionInfo, BuildId)> {
         let version = version_info(hypervisor).map_err(explain_interface)?;
         let id = version.build_id.clone();
         let id =
             id.context("this hypervisor has no build-id, so payloads cannot be matched to it")?;
+        let id = id.try_into().map_err(anyhow::Error::msg)?;
         Ok((version, id))
     }
 

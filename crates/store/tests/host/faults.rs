@@ -7,7 +7,7 @@
 use crate::world::{Core, Fault, Loss, World};
 use xsplice_abi::errno::Errno;
 use xsplice_store::{
-    Condition, Ended, History, Manifest, Places, Progress, Quarantine, Request, Want,
+    Condition, History, Manifest, Paths, Progress, Quarantine, Request, SyncSummary, Want, remove,
 };
 
 const FAULTS: [Fault; 12] = [
@@ -24,6 +24,9 @@ const FAULTS: [Fault; 12] = [
     Fault::DiesBefore,
     Fault::DiesAfter,
 ];
+
+/// What names of files that are being written contain.
+const TEMPORARY: &str = ".xsplice-new-";
 
 const LOSSES: [Loss; 3] = [Loss::Nothing, Loss::All, Loss::Contents];
 
@@ -119,7 +122,8 @@ fn check_files(world: &World, when: &str) {
     Progress::read(&world.disk).expect(when);
     Quarantine::read(&world.disk).expect(when);
     for (path, data) in world.files() {
-        if path.ends_with(Places::MANIFEST) && path.starts_with("/var/lib/xsplice/store/") {
+        let is_manifest = path.ends_with(Paths::MANIFEST) && !path.contains(TEMPORARY);
+        if is_manifest && path.starts_with("/var/lib/xsplice/store/") {
             Manifest::parse(&data).expect(when);
         }
     }
@@ -142,29 +146,41 @@ fn check_report(world: &World, scenario: &Scenario, when: &str) {
 }
 
 /// What the run itself said is the truth.
-fn check_ended(world: &World, ended: &Ended, scenario: &Scenario, fault: Fault, when: &str) {
+fn check_ended(world: &World, ended: &SyncSummary, scenario: &Scenario, fault: Fault, when: &str) {
     use Fault::{DiesAfter, DiesBefore, KilledAfter, KilledBefore};
     if matches!(fault, DiesAfter | DiesBefore | KilledAfter | KilledBefore) {
         return;
     }
     let level = world.xen.applied().first().copied().unwrap_or(0);
-    assert_eq!(ended.level, Some(level), "{when}: {ended:?}");
+    match ended.level {
+        // If that is not known, it is not called done.
+        None => assert!(ended.error.is_some(), "{when}: {ended:?}"),
+        known => assert_eq!(known, Some(level), "{when}: {ended:?}"),
+    }
+    if ended.restored == Some(false) {
+        assert_eq!(level, 0, "{when}: {ended:?}");
+    }
     let (from, to) = scenario.levels;
-    match &ended.why {
+    match &ended.error {
         None => {
             assert_eq!(level, to, "{when}: {ended:?}");
             assert!(world.xen.checked().is_empty(), "{when}: {ended:?}");
         }
-        Some(why) => {
+        Some(error) => {
             if level < from && to >= from {
-                assert!(ended.has_less(), "{when}: {ended:?}");
+                assert!(
+                    ended.has_less() || ended.level.is_none(),
+                    "{when}: {ended:?}"
+                );
                 assert_eq!(
                     world.report().condition,
                     Condition::ApplyFailed,
                     "{when}: {ended:?}"
                 );
             }
-            let of_payload = why.fault().is_some_and(xsplice_store::Fault::is_of_payload);
+            let of_payload = error
+                .fault()
+                .is_some_and(xsplice_store::Fault::is_of_payload);
             let kept = ended.unrecorded.is_empty();
             if of_payload && level != to && !ended.quarantined.is_empty() && kept {
                 assert_eq!(world.quarantine(), [to], "{when}: {ended:?}");
@@ -179,10 +195,10 @@ fn check_recovery(world: &mut World, scenario: &Scenario, when: &str) {
     // Some of what failed is tried again by the next run, and fails again.
     let good = !world.xen.bad.contains(&to) && !world.xen.unloadable.contains(&to);
     let mut ended = world.sync(&scenario.request);
-    if !good && ended.why.is_some() {
+    if !good && ended.error.is_some() {
         ended = world.sync(&scenario.request);
     }
-    assert!(ended.why.is_none(), "{when}: {ended:?}");
+    assert!(ended.error.is_none(), "{when}: {ended:?}");
     let level = world.xen.applied().first().copied().unwrap_or(0);
     let given_up = world.quarantine().contains(&to);
     let expected = if given_up { scenario.otherwise } else { to };
@@ -247,6 +263,7 @@ fn every_operation(core: Core, scenario: &Scenario, fault: Fault, loss: Loss) ->
             return at;
         }
         world.disk.end_of_fault();
+        world.xen.answer_again();
         check_ended(&world, &ended, scenario, fault, &when);
         world.aftermath(loss);
         check_files(&world, &when);
@@ -275,7 +292,7 @@ fn after_a_boot_the_host_gets_what_it_had_without_being_asked() {
                     world.aftermath(loss);
                     let when = format!("{core:?}, {fault:?} at {at}, {loss:?} lost");
                     let ended = world.sync(&unattended);
-                    assert!(ended.why.is_none(), "{when}: {ended:?}");
+                    assert!(ended.error.is_none(), "{when}: {ended:?}");
                     assert_eq!(world.xen.applied(), [1], "{when}");
                     // Before the attempt was on the disk, nothing had happened.
                     let condition = world.report().condition;
@@ -288,4 +305,82 @@ fn after_a_boot_the_host_gets_what_it_had_without_being_asked() {
             }
         }
     }
+}
+
+/// Faults of the disk: an operation fails, or the program or the host ends there.
+const DISK_FAULTS: [Fault; 5] = [
+    Fault::Fails(Errno::EINVAL),
+    Fault::KilledBefore,
+    Fault::KilledAfter,
+    Fault::DiesBefore,
+    Fault::DiesAfter,
+];
+
+/// Makes every operation of `change` fail once, and checks that what the store had is there
+/// as a whole, and that the next try succeeds.
+fn every_operation_of(
+    change: fn(&mut World) -> Result<(), xsplice_store::Error>,
+    check: fn(&World, &str),
+) {
+    let mut cases = 0;
+    for fault in DISK_FAULTS {
+        for loss in LOSSES {
+            for at in 0.. {
+                let mut world = World::new(Core::Stock);
+                two_levels(&mut world);
+                let (result, happened) = world.with(at, fault, change);
+                if !happened {
+                    result.expect("nothing has failed");
+                    break;
+                }
+                let when = format!("{fault:?} at {at}, {loss:?} lost");
+                world.aftermath(loss);
+                check_files(&world, &when);
+                check(&world, &when);
+                // It may have been done before it could be said.
+                let _ = change(&mut world);
+                check_files(&world, &when);
+                check(&world, &when);
+                assert!(world.report().damaged.is_empty(), "{when}");
+                cases += 1;
+            }
+        }
+    }
+    assert!(cases > 50, "{cases}");
+}
+
+/// Every payload that the store has is there as a whole, with the first level.
+fn check_store(world: &World, when: &str) {
+    for path in world.files().keys() {
+        let Some(payload) = path.strip_suffix(Paths::MANIFEST) else {
+            continue;
+        };
+        if path.contains("/store/") && !path.contains(TEMPORARY) {
+            assert!(world.files().contains_key(payload), "{when}: {path}");
+        }
+    }
+    assert!(world.report().wanted.expect(when) >= 1, "{when}");
+}
+
+#[test]
+fn every_operation_of_an_installation_can_fail() {
+    every_operation_of(
+        |world| world.install(3, false).map(|_| ()),
+        |world, when| {
+            check_store(world, when);
+            let wanted = world.report().wanted.expect(when);
+            assert!([2, 3].contains(&wanted), "{when}: {wanted}");
+        },
+    );
+}
+
+#[test]
+fn every_operation_of_a_removal_can_fail() {
+    every_operation_of(
+        |world| {
+            let progress = Progress::read(&world.disk)?;
+            remove(&world.disk, &progress, "fixes-2").map(|_| ())
+        },
+        check_store,
+    );
 }

@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xsplice_signing::PrivateKey;
 use xsplice_store::{
-    Blocked, Condition, Coverage, Ended, Fleet, History, Incoming, Manager, Manifest, Places,
-    Policy, Progress, Quarantine, Request, Verify, Want, Why, install, metrics, remove,
+    Blocked, Condition, Coverage, Fleet, History, Incoming, Manager, Manifest, Paths, Policy,
+    Progress, Quarantine, Request, SyncError, SyncSummary, Verify, Want, install, metrics, remove,
 };
 
-fn blocked(ended: &Ended) -> &Blocked {
-    match &ended.why {
-        Some(Why::Blocked(blocked)) => blocked,
+fn blocked(ended: &SyncSummary) -> &Blocked {
+    match &ended.error {
+        Some(SyncError::Blocked(blocked)) => blocked,
         _ => panic!("it is not blocked: {ended:?}"),
     }
 }
 
-/// A host with level 1, which it has lived with, and level 2 in its store.
+/// A host with level 1, which has settled, and level 2 in its store.
 fn behind() -> World {
     let mut world = World::new(Core::Stock);
     assert!(world.install(1, false).expect("installed"));
@@ -58,7 +58,7 @@ fn a_host_goes_up_step_by_step_and_says_so() {
     assert!(world.report().settling);
     world.pass(Duration::from_secs(1));
     let ended = world.sync(&unattended());
-    assert!(ended.why.is_none() && !ended.changed, "{ended:?}");
+    assert!(ended.error.is_none() && !ended.changed, "{ended:?}");
     assert!(!world.report().settling);
     world.install(2, false).expect("installed");
     let ended = world.sync(&Request::default());
@@ -83,7 +83,7 @@ fn a_host_goes_up_step_by_step_and_says_so() {
 fn unattended_only_what_was_decided_before_is_done() {
     let mut world = behind();
     let ended = world.sync(&unattended());
-    assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+    assert!(ended.error.is_none() && ended.steps.is_empty(), "{ended:?}");
     assert_eq!(
         (world.xen.applied(), condition(&world)),
         (vec![1], Condition::Behind)
@@ -101,7 +101,7 @@ fn what_was_begun_is_kept_while_it_settles() {
     let mut world = behind();
     world.sync(&Request::default());
     let ended = world.sync(&unattended());
-    assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+    assert!(ended.error.is_none() && ended.steps.is_empty(), "{ended:?}");
     assert_eq!(world.xen.applied(), [2]);
 }
 
@@ -175,7 +175,7 @@ fn the_level_does_not_fall_unasked() {
         ..down
     };
     let ended = world.sync(&down);
-    assert!(ended.why.is_none(), "{ended:?}");
+    assert!(ended.error.is_none(), "{ended:?}");
     assert_eq!(world.xen.applied(), [1]);
 }
 
@@ -227,7 +227,7 @@ fn a_payload_with_hooks_is_applied_over_a_gap_only_if_asked() {
         ..Request::default()
     };
     let ended = world.sync(&request);
-    assert!(ended.why.is_none(), "{ended:?}");
+    assert!(ended.error.is_none(), "{ended:?}");
     assert_eq!(world.xen.applied(), [2]);
 }
 
@@ -262,10 +262,10 @@ fn a_bad_level_is_put_aside_and_the_former_is_back() {
         world.install(2, false).expect("installed");
         world.xen.bad.insert(2);
         let ended = world.sync(&Request::default());
-        let put_back = (core == Core::Stock).then_some(true);
+        let restored = (core == Core::Stock).then_some(true);
         assert_eq!(
-            (ended.put_back, ended.level),
-            (put_back, Some(1)),
+            (ended.restored, ended.level),
+            (restored, Some(1)),
             "{ended:?}"
         );
         assert!(!ended.has_less());
@@ -278,7 +278,7 @@ fn a_bad_level_is_put_aside_and_the_former_is_back() {
         // A better one does not stumble over it.
         world.install(3, false).expect("installed");
         let ended = world.sync(&Request::default());
-        assert!(ended.why.is_none(), "{ended:?}");
+        assert!(ended.error.is_none(), "{ended:?}");
         assert_eq!(
             (world.xen.applied(), condition(&world)),
             (vec![3], Condition::Current)
@@ -288,25 +288,27 @@ fn a_bad_level_is_put_aside_and_the_former_is_back() {
 
 #[test]
 fn a_busy_hypervisor_is_asked_again_a_few_times() {
-    let mut world = behind();
     let request = Request::default();
     let busy = Fault::FailsFromNowOn(xsplice_abi::errno::Errno::EBUSY);
-    // Find the upload: the first operation of the hypervisor.
-    let at = (0..).find(|at| {
-        let mut world = behind();
-        let (ended, _) = world.sync_with(&request, *at, busy);
-        ended.retries > 0
-    });
-    let (ended, _) = world.sync_with(&request, at.expect("there is one"), busy);
-    let fault = ended.why.as_ref().and_then(Why::fault);
+    let (world, ended) = (0..)
+        .map(|at| {
+            let mut world = behind();
+            let (ended, happened) = world.sync_with(&request, at, busy);
+            assert!(happened, "it is never busy during the upload");
+            (world, ended)
+        })
+        .find(|(_, ended)| matches!(&ended.error, Some(SyncError::Step { .. })))
+        .expect("there is one");
+    let fault = ended.error.as_ref().and_then(SyncError::fault);
     assert!(
         fault.is_some_and(xsplice_store::Fault::is_busy),
         "{ended:?}"
     );
-    assert_eq!(
-        (ended.retries, world.xen.pauses, ended.changed),
-        (5, 5, false)
+    assert!(
+        ended.retries >= 5 && world.xen.pauses == ended.retries && ended.steps.is_empty(),
+        "{ended:?}"
     );
+    assert_eq!(world.xen.applied(), [1]);
     assert!(
         world.quarantine().is_empty(),
         "the payload can do nothing about it"
@@ -315,7 +317,7 @@ fn a_busy_hypervisor_is_asked_again_a_few_times() {
 
 #[test]
 fn a_store_that_changes_meanwhile_is_noticed() {
-    let path = Places::store().join(base()).join("fixes-2.livepatch");
+    let path = Paths::store().join(base()).join("fixes-2.livepatch");
     // Another payload, half a payload, and none.
     let (other, _) = payload(7, false);
     for data in [Some(other.clone()), Some(other[..100].to_vec()), None] {
@@ -327,13 +329,16 @@ fn a_store_that_changes_meanwhile_is_noticed() {
         let ended = world.sync(&Request::default());
         assert!(!ended.changed && world.xen.applied() == [1], "{ended:?}");
         if data.is_some() {
-            assert!(matches!(ended.why, Some(Why::Store(_))), "{ended:?}");
+            assert!(
+                matches!(ended.error, Some(SyncError::Store(_))),
+                "{ended:?}"
+            );
             assert_eq!(condition(&world), Condition::ApplyFailed);
         }
     }
     // What the host had is not in the store any more when it boots.
     let mut world = behind();
-    let path = Places::store().join(base()).join("fixes-1.livepatch");
+    let path = Paths::store().join(base()).join("fixes-1.livepatch");
     xsplice_store::Disk::remove(&world.disk, &path).expect("removed");
     world.reboot();
     let ended = world.sync(&unattended());
@@ -382,10 +387,10 @@ fn two_payloads_of_a_level_are_not_chosen_between() {
     let mut world = behind();
     let (data, mut manifest) = payload(3, false);
     manifest.level = 2;
-    let path = Places::vendor().join(base()).join("fixes-3.livepatch");
+    let path = Paths::vendor().join(base()).join("fixes-3.livepatch");
     world.write(&path, &data);
     world.write(
-        &Places::manifest(&path),
+        &Paths::manifest(&path),
         manifest.to_json().expect("JSON").as_bytes(),
     );
     let ended = world.sync(&Request::default());
@@ -411,7 +416,7 @@ fn what_the_host_has_is_not_removed_from_the_store() {
 #[test]
 fn files_that_are_no_good_are_said_and_not_used() {
     let mut world = behind();
-    let directory = Places::vendor().join(base());
+    let directory = Paths::vendor().join(base());
     for (name, manifest) in [
         ("none", None),
         ("damaged", Some("{")),
@@ -424,7 +429,7 @@ fn files_that_are_no_good_are_said_and_not_used() {
                 "fixes-1" => payload(1, false).1.to_json().expect("JSON"),
                 text => text.to_owned(),
             };
-            world.write(&Places::manifest(&path), text.as_bytes());
+            world.write(&Paths::manifest(&path), text.as_bytes());
         }
     }
     let report = world.report();
@@ -438,7 +443,7 @@ fn key(name: &str) -> Vec<u8> {
 }
 
 fn key_file(name: &str) -> PathBuf {
-    Places::keys().join(name)
+    Paths::keys().join(name)
 }
 
 /// The payload of this level, with a manifest of this date that the key has signed.
@@ -500,7 +505,7 @@ fn a_file_that_holds_no_key_does_not_turn_verification_off() {
     let mut world = behind();
     world.write(&key_file("vendor.pem"), b"-----BEGIN NOTHING-----");
     let ended = world.sync(&Request::default());
-    assert!(!ended.changed && ended.why.is_some(), "{ended:?}");
+    assert!(!ended.changed && ended.error.is_some(), "{ended:?}");
     assert_eq!(world.report().damaged.len(), 1);
 }
 
@@ -533,12 +538,19 @@ fn a_fleet_is_covered_or_not_by_level() {
     let fleet = Fleet::parse(&format!("one {}\ntwo {}\nthree abcd\n", base(), base()));
     let fleet = fleet.expect("it is good");
     let covered = |level| {
-        let coverage = Coverage::new(&world.disk, &Policy::default(), &fleet, level);
+        let coverage = Coverage::new(
+            &world.disk,
+            &Policy::default(),
+            &fleet,
+            level,
+            &world.now().date,
+        );
         coverage.expect("read")
     };
+    let abcd = "abcd".to_owned().try_into().expect("it is one");
     let any = covered(None);
     assert_eq!(any.hypervisors[&base()].level, 2);
-    assert!(any.hypervisors[&base()].covered && !any.hypervisors["abcd"].covered);
+    assert!(any.hypervisors[&base()].covered && !any.hypervisors[&abcd].covered);
     assert!(!any.is_complete());
     assert!(!covered(Some(3)).hypervisors[&base()].covered);
 }
@@ -584,10 +596,10 @@ fn removing_the_last_key_does_not_turn_verification_off() {
 fn a_file_among_the_keys_with_another_name_is_said() {
     let mut world = behind();
     world.write(&key_file("vendor.crt"), &key("trusted/vendor.pem"));
-    assert!(world.sync(&Request::default()).why.is_some());
+    assert!(world.sync(&Request::default()).error.is_some());
     let damaged = world.report().damaged;
     assert_eq!(damaged.len(), 1, "{damaged:?}");
-    assert!(damaged[0].why.contains(".pem"), "{damaged:?}");
+    assert!(damaged[0].reason.contains(".pem"), "{damaged:?}");
 }
 
 #[test]
@@ -607,15 +619,15 @@ fn any_valid_certificate_of_a_key_counts() {
 
 #[test]
 fn installing_again_repairs_what_is_damaged() {
-    let path = Places::store().join(base()).join("fixes-2.livepatch");
+    let path = Paths::store().join(base()).join("fixes-2.livepatch");
     let now = World::new(Core::Stock).now().date;
     let good = incoming(2, "fixes-2").0;
-    let place = Places::manifest(&path);
+    let place = Paths::manifest(&path);
     let spaced = [&good.manifest[..], b" "].concat();
     for (file, damaged) in [
         (path.clone(), &b"half"[..]),
         (place.clone(), &spaced),
-        (Places::signature(&place), b"no signature"),
+        (Paths::signature(&place), b"no signature"),
     ] {
         let world = behind();
         let files = world.files();
@@ -630,8 +642,8 @@ fn installing_again_repairs_what_is_damaged() {
 fn the_damaged_file_of_a_package_is_refused() {
     let world = World::new(Core::Stock);
     let good = incoming(1, "fixes-1").0;
-    let path = Places::vendor().join(base()).join("fixes-1.livepatch");
-    world.write(&Places::manifest(&path), &good.manifest);
+    let path = Paths::vendor().join(base()).join("fixes-1.livepatch");
+    world.write(&Paths::manifest(&path), &good.manifest);
     world.write(&path, b"half");
     let now = world.now().date;
     let error = install(&world.disk, &world.policy, &good, &now).expect_err("it is refused");
@@ -649,7 +661,7 @@ fn a_manifest_that_says_something_else_than_its_payload_is_refused() {
     let mut world = behind();
     let now = world.now().date;
     let changes: [fn(&mut Manifest); 4] = [
-        |manifest| manifest.build_id = "ab".repeat(20),
+        |manifest| manifest.build_id = "ab".repeat(20).try_into().expect("it is one"),
         |manifest| manifest.metadata = vec!["level=4".to_owned()],
         |manifest| manifest.replaceable = false,
         |manifest| manifest.hooks = vec!["load".to_owned()],
@@ -664,10 +676,10 @@ fn a_manifest_that_says_something_else_than_its_payload_is_refused() {
     // A package has it all the same.
     let (_, mut manifest) = incoming(3, "fixes-3");
     manifest.replaceable = false;
-    let path = Places::vendor().join(base()).join("fixes-3.livepatch");
+    let path = Paths::vendor().join(base()).join("fixes-3.livepatch");
     world.write(&path, &payload(3, false).0);
     world.write(
-        &Places::manifest(&path),
+        &Paths::manifest(&path),
         manifest.to_json().expect("JSON").as_bytes(),
     );
     let request = Request {
@@ -675,7 +687,10 @@ fn a_manifest_that_says_something_else_than_its_payload_is_refused() {
         ..Request::default()
     };
     let ended = world.sync(&request);
-    assert!(matches!(ended.why, Some(Why::Store(_))), "{ended:?}");
+    assert!(
+        matches!(ended.error, Some(SyncError::Store(_))),
+        "{ended:?}"
+    );
     assert!(!ended.changed && world.xen.applied() == [1], "{ended:?}");
 }
 
@@ -689,7 +704,7 @@ fn what_was_never_uploaded_is_not_why_the_host_went_down() {
         if !happened {
             break;
         }
-        if !matches!(ended.why, Some(Why::Store(_))) {
+        if !matches!(ended.error, Some(SyncError::Store(_))) {
             continue;
         }
         early += 1;
@@ -703,20 +718,20 @@ fn what_was_never_uploaded_is_not_why_the_host_went_down() {
 
 #[test]
 fn a_failed_sync_does_not_forget_what_is_not_settled() {
-    // It is never taken away, or it is put back.
-    for put_back in [None, Some(true)] {
+    // It is never taken away, or it is restored.
+    for restored in [None, Some(true)] {
         let mut world = behind();
         world.sync(&Request::default());
         world.install(3, false).expect("installed");
-        match put_back {
+        match restored {
             None => world.xen.unloadable.insert(3),
             Some(_) => world.xen.bad.insert(3),
         };
         let ended = world.sync(&Request::default());
-        assert!(ended.why.is_some() && ended.level == Some(2), "{ended:?}");
-        assert_eq!(ended.put_back, put_back, "{ended:?}");
+        assert!(ended.error.is_some() && ended.level == Some(2), "{ended:?}");
+        assert_eq!(ended.restored, restored, "{ended:?}");
         let ended = world.sync(&unattended());
-        assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+        assert!(ended.error.is_none() && ended.steps.is_empty(), "{ended:?}");
         world.pass(Duration::from_secs(700));
         world.sync(&unattended());
         world.reboot();
@@ -732,7 +747,7 @@ fn what_is_applied_and_wanted_is_adopted() {
     let (_, manifest) = payload(1, false);
     world.xen.load(&manifest);
     let ended = world.sync(&Request::default());
-    assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+    assert!(ended.error.is_none() && ended.steps.is_empty(), "{ended:?}");
     assert!(world.report().settling);
     world.pass(Duration::from_secs(700));
     world.sync(&unattended());
@@ -780,7 +795,7 @@ fn an_orderly_reboot_quarantines_nothing() {
             let before = world.quarantine();
             let level = world.xen.applied();
             let ended = world.settle_now();
-            assert!(ended.why.is_none(), "{fault:?} at {at}: {ended:?}");
+            assert!(ended.error.is_none(), "{fault:?} at {at}: {ended:?}");
             world.reboot();
             let ended = world.sync(&unattended());
             assert_eq!(world.quarantine(), before, "{fault:?} at {at}: {ended:?}");
@@ -810,7 +825,7 @@ fn unattended_no_level_is_asked_for() {
 }
 
 #[test]
-fn what_is_not_verified_is_not_put_back() {
+fn what_is_not_verified_is_not_restored() {
     let mut world = World::new(Core::Ours);
     world.install(1, true).expect("installed");
     world.settled();
@@ -827,7 +842,7 @@ fn what_is_not_verified_is_not_put_back() {
     // What was reverted is loaded anew before it is applied again, from bytes that no key
     // of the host has signed.
     let ended = world.sync(&request);
-    assert_eq!(ended.put_back, Some(false), "{ended:?}");
+    assert_eq!(ended.restored, Some(false), "{ended:?}");
     assert!(ended.has_less() && world.xen.applied().is_empty());
 }
 
@@ -840,7 +855,7 @@ fn what_is_still_at_work_is_remembered() {
         if !happened {
             break;
         }
-        let Some(Why::Step { step, .. }) = &ended.why else {
+        let Some(SyncError::Step { step, .. }) = &ended.error else {
             continue;
         };
         if !step.to_string().starts_with("apply") {
@@ -866,7 +881,7 @@ fn no_payload_wanted_and_none_applied_is_as_it_should_be() {
     world.reboot();
     assert_eq!(condition(&world), Condition::NothingToApply);
     let ended = world.sync(&unattended());
-    assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+    assert!(ended.error.is_none() && ended.steps.is_empty(), "{ended:?}");
     // It is what is applied that is not taken away unasked.
     let mut world = behind();
     world.policy.want = Want::None;
@@ -879,20 +894,20 @@ fn a_full_history_does_not_stop_a_sync() {
     let mut world = behind();
     let line = [vec![b'x'; 1 << 20], b"\n".to_vec()].concat();
     for _ in 0..17 {
-        xsplice_store::Disk::append(&world.disk, &Places::history(), &line).expect("written");
+        xsplice_store::Disk::append(&world.disk, &Paths::history(), &line).expect("written");
     }
     let ended = world.sync(&Request::default());
-    assert!(ended.why.is_none() && ended.level == Some(2), "{ended:?}");
+    assert!(ended.error.is_none() && ended.level == Some(2), "{ended:?}");
     let history = History::read(&world.disk).expect("read");
     let (last, broken) = (history.lines.last(), history.broken);
-    assert!(last.is_some_and(|line| line.previous.len() == 64));
+    assert!(last.is_some_and(|line| line.previous != xsplice_store::Sha256::zero()));
     // Only the lines that are no records are wrong; the chain goes on behind them.
     assert!(broken.len() == 17 && broken.iter().all(|broken| !broken.torn));
 }
 
 #[test]
 fn a_failure_before_the_attempt_is_remembered_and_recorded() {
-    let path = Places::store().join(base()).join("fixes-2.livepatch");
+    let path = Paths::store().join(base()).join("fixes-2.livepatch");
     let damage = |world: &mut World| world.write(&path, b"half");
     let refuse = |world: &mut World| world.xen.refused = true;
     let changes: [&dyn Fn(&mut World); 2] = [&damage, &refuse];
@@ -900,7 +915,7 @@ fn a_failure_before_the_attempt_is_remembered_and_recorded() {
         let mut world = behind();
         change(&mut world);
         let ended = world.sync(&Request::default());
-        assert!(ended.why.is_some() && !ended.changed, "{ended:?}");
+        assert!(ended.error.is_some() && !ended.changed, "{ended:?}");
         assert_eq!(condition(&world), Condition::ApplyFailed);
         let history = History::read(&world.disk).expect("whole");
         let event = &history.lines.last().expect("there is one").event;
@@ -963,11 +978,119 @@ fn what_was_begun_and_came_to_nothing_is_not_why_the_host_goes_down() {
         }
         checked += 1;
         let ended = world.sync(&unattended());
-        assert!(ended.why.is_none(), "{at}: {ended:?}");
+        assert!(ended.error.is_none(), "{at}: {ended:?}");
         world.reboot();
         let ended = world.sync(&unattended());
         assert_eq!(world.xen.applied(), [1], "{at}: {ended:?}");
         assert!(world.quarantine().is_empty(), "{at}: {ended:?}");
     }
     assert!(checked > 1, "{checked}");
+}
+
+/// Puts the payload of this level where packages do.
+fn package(world: &World, incoming: &Incoming, name: &str) {
+    let path = Paths::vendor()
+        .join(base())
+        .join(format!("{name}.livepatch"));
+    let place = Paths::manifest(&path);
+    world.write(&path, &incoming.payload);
+    world.write(&place, &incoming.manifest);
+    if let Some(signature) = &incoming.signature {
+        world.write(&Paths::signature(&place), signature);
+    }
+}
+
+#[test]
+fn what_others_have_uploaded_stays() {
+    for core in [Core::Stock, Core::Ours] {
+        let mut world = World::new(core);
+        world.install(1, false).expect("installed");
+        world.settled();
+        for level in [2, 3, 4] {
+            world.install(level, false).expect("installed");
+        }
+        // Level 3 is in the store, and not what is wanted; level 7 is not in the store.
+        for level in [3, 7] {
+            let (data, manifest) = payload(level, false);
+            world.xen.know(&data, &manifest);
+            world.xen.upload_only(&manifest);
+        }
+        let ended = world.sync(&Request::default());
+        assert!(ended.error.is_none(), "{ended:?}");
+        assert_eq!(world.xen.applied(), [4]);
+        assert_eq!(world.xen.checked(), ["fixes-3", "fixes-7"]);
+        assert!(world.sync(&Request::default()).steps.is_empty());
+    }
+}
+
+#[test]
+fn a_package_does_not_take_away_what_was_installed() {
+    let mut world = behind();
+    world.settled();
+    let (mut other, mut manifest) = incoming(5, "fixes-2");
+    manifest.level = 5;
+    other.manifest = manifest.to_json().expect("JSON").into_bytes();
+    package(&world, &other, "fixes-2");
+    world.xen.know(&other.payload, &manifest);
+    let report = world.report();
+    assert_eq!((report.condition, report.level), (Condition::Current, 2));
+    assert_eq!(report.damaged.len(), 1, "{report:?}");
+    world.reboot();
+    let ended = world.sync(&unattended());
+    assert_eq!(
+        (ended.level, world.xen.applied()),
+        (Some(2), vec![2]),
+        "{ended:?}"
+    );
+    // Unless it may not be applied, and the package's may.
+    let date = "2026-11-29T14:00:00Z";
+    let good = signed(2, date, "vendor.key");
+    world.write(&key_file("vendor.pem"), &key("trusted/vendor.pem"));
+    package(&world, &good, "fixes-2");
+    world.reboot();
+    let ended = world.sync(&Request::default());
+    assert_eq!(ended.level, Some(2), "{ended:?}");
+    assert_eq!(condition(&world), Condition::Current);
+}
+
+#[test]
+fn what_is_not_signed_and_used_all_the_same_is_reported() {
+    let mut world = behind();
+    world.policy.verify = Some(Verify::Warn);
+    let ended = world.sync(&Request::default());
+    assert_eq!(ended.level, Some(2), "{ended:?}");
+    assert_eq!(ended.warnings.len(), 1, "{ended:?}");
+    assert!(ended.warnings[0].contains("signed by nobody"), "{ended:?}");
+    assert_eq!(world.report().warnings.len(), 2, "both are in the store");
+    world.policy.verify = Some(Verify::Off);
+    assert!(world.report().warnings.is_empty());
+}
+
+#[test]
+fn a_package_must_be_signed_by_a_key_that_is_valid_today_unless_the_host_has_it() {
+    // The certificate of this key is valid from 2026-11-29 on, for 100 years; the clock
+    // of the host is in 2027.
+    let date = "2027-01-01T00:00:00Z";
+    let mut world = World::new(Core::Stock);
+    world.write(&key_file("large.pem"), &key("trusted/large.pem"));
+    for level in [1, 2] {
+        let (data, manifest) = payload(level, false);
+        world.xen.know(&data, &manifest);
+    }
+    package(&world, &signed(1, date, "large.key"), "fixes-1");
+    world.settled();
+    assert_eq!(world.xen.applied(), [1]);
+    // The key expires. A thief signs with it, and gives a date at which it was valid.
+    world.pass(Duration::from_secs(200 * 365 * 86_400));
+    package(&world, &signed(2, date, "large.key"), "fixes-2");
+    let ended = world.sync(&Request::default());
+    assert!(ended.error.is_none() && ended.steps.is_empty(), "{ended:?}");
+    let report = world.report();
+    assert_eq!((report.condition, report.level), (Condition::Unverified, 1));
+    let reason = report.reason.expect("there is one");
+    assert!(reason.contains("not valid today"), "{reason}");
+    // What the host has, it keeps.
+    world.reboot();
+    let ended = world.sync(&unattended());
+    assert_eq!(ended.level, Some(1), "{ended:?}");
 }

@@ -6,13 +6,15 @@
 //! unloads those that are accepted. A file given as `+FILE` is applied before that,
 //! run if it patches the version call, and reverted. The error number of each step is
 //! printed. `nameless FILE` uploads it under a name that is not UTF-8, and reverts
-//! that name, with the C tool, because ours has no such names. `cycles NUMBER FIRST
+//! that name, with the C tool, because ours has no such names. `locked COMMAND...` holds
+//! the lock of xsplice for the first two seconds of a command. `cycles NUMBER FIRST
 //! SECOND` applies and reverts two payloads while other threads keep the CPUs and the
 //! hypervisor busy.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context as _, bail, ensure};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -39,8 +41,23 @@ fn main() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&done)?);
             Ok(())
         }
-        _ => bail!("try-each [+]FILE..., nameless FILE or cycles NUMBER FIRST SECOND"),
+        ["locked", command, arguments @ ..] => locked(command, arguments),
+        _ => bail!(
+            "try-each [+]FILE..., nameless FILE, locked COMMAND... or cycles NUMBER FIRST \
+             SECOND"
+        ),
     }
+}
+
+fn locked(command: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    std::fs::create_dir_all("/run/xsplice")?;
+    let lock = File::create("/run/xsplice/lock")?;
+    lock.lock()?;
+    let mut child = Command::new(command).args(arguments).spawn()?;
+    std::thread::sleep(Duration::from_secs(2));
+    drop(lock);
+    let status = child.wait()?;
+    std::process::exit(status.code().unwrap_or(1))
 }
 
 fn errno(error: Errno) -> anyhow::Error {

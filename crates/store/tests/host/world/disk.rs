@@ -72,6 +72,17 @@ impl Memory {
         self.full.set(false);
     }
 
+    /// Reads, or fails to. A disk that is full can be read.
+    fn look<T>(&self, read: impl Fn(&Files) -> io::Result<T>) -> io::Result<T> {
+        if self.counter.is_over() {
+            return Err(ErrorKind::Other.into());
+        }
+        match self.counter.next() {
+            None => read(&self.files.borrow()),
+            Some(_) => Err(io::Error::other("the sector cannot be read")),
+        }
+    }
+
     /// Does `effect`, or what the fault makes of it: `half` is what is left of it.
     fn change(
         &self,
@@ -132,10 +143,7 @@ impl Files {
 
 impl Disk for Memory {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        if self.counter.is_over() {
-            return Err(ErrorKind::Other.into());
-        }
-        Ok(self.files.borrow().at(path)?.written.clone())
+        self.look(|files| Ok(files.at(path)?.written.clone()))
     }
 
     fn tail(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
@@ -145,17 +153,15 @@ impl Disk for Memory {
     }
 
     fn names(&self, directory: &Path) -> io::Result<Vec<String>> {
-        let files = self.files.borrow();
-        if self.counter.is_over() {
-            return Err(ErrorKind::Other.into());
-        }
-        if !files.directories.contains(directory) {
-            return Err(ErrorKind::NotFound.into());
-        }
-        let all = files.names.keys().chain(&files.directories);
-        let inside = all.filter(|path| path.parent() == Some(directory));
-        let names = inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
-        Ok(names.collect())
+        self.look(|files| {
+            if !files.directories.contains(directory) {
+                return Err(ErrorKind::NotFound.into());
+            }
+            let all = files.names.keys().chain(&files.directories);
+            let inside = all.filter(|path| path.parent() == Some(directory));
+            let names = inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+            Ok(names.collect())
+        })
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {

@@ -16,8 +16,9 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 use xsplice_abi::errno::Errno;
 use xsplice_store::{
-    Catalogue, Date, Ended, Error, Host as _, Incoming, Manifest, Moment, Observed, Policy,
-    Progress, Quarantine, Recorder, Report, Request, Sync, install, replace,
+    BuildId, Catalogue, Date, Error, Host as _, Incoming, Manifest, Moment, Observed, Policy,
+    Progress, Quarantine, Recorder, Report, Request, Sync, SyncSummary, Trust, Unlogged, install,
+    replace,
 };
 use xsplice_test_host::{Payload, XEN_ID, func};
 
@@ -103,8 +104,9 @@ pub(crate) struct World {
 }
 
 /// The build-id of the hypervisor.
-pub(crate) fn base() -> String {
-    xsplice_abi::note::hex(&XEN_ID)
+pub(crate) fn base() -> BuildId {
+    let id = xsplice_abi::note::hex(&XEN_ID);
+    id.try_into().expect("it is one")
 }
 
 /// A payload and its manifest.
@@ -174,20 +176,21 @@ impl World {
         }
     }
 
-    pub(crate) fn sync(&mut self, request: &Request) -> Ended {
+    pub(crate) fn sync(&mut self, request: &Request) -> SyncSummary {
         self.run(request, |sync| sync.run())
     }
 
     /// The host goes down in order.
-    pub(crate) fn settle_now(&mut self) -> Ended {
+    pub(crate) fn settle_now(&mut self) -> SyncSummary {
         self.run(&Request::default(), |sync| sync.settle_now())
     }
 
-    fn run(&mut self, request: &Request, run: fn(Sync<Memory, Xen>) -> Ended) -> Ended {
+    fn run(&mut self, request: &Request, run: fn(Sync<Memory, Xen>) -> SyncSummary) -> SyncSummary {
         let recorder = Recorder {
             disk: &self.disk,
             now: self.now(),
             user: None,
+            log: &Unlogged,
         };
         let sync = Sync {
             disk: &self.disk,
@@ -200,14 +203,29 @@ impl World {
         run(sync)
     }
 
-    /// Runs with the operation `at` failing. Says whether there was one.
-    pub(crate) fn sync_with(&mut self, request: &Request, at: u32, fault: Fault) -> (Ended, bool) {
+    /// Runs with the operation `at` failing. Returns whether there was one.
+    pub(crate) fn sync_with(
+        &mut self,
+        request: &Request,
+        at: u32,
+        fault: Fault,
+    ) -> (SyncSummary, bool) {
+        self.with(at, fault, |world| world.sync(request))
+    }
+
+    /// Does something with the operation `at` failing. Returns whether there was one.
+    pub(crate) fn with<T>(
+        &mut self,
+        at: u32,
+        fault: Fault,
+        change: impl FnOnce(&mut Self) -> T,
+    ) -> (T, bool) {
         self.counter.count.set(0);
         self.counter.happened.set(None);
         self.counter.at.set(Some((at, fault)));
-        let ended = self.sync(request);
+        let result = change(self);
         self.counter.at.set(None);
-        (ended, self.counter.happened().is_some())
+        (result, self.counter.happened().is_some())
     }
 
     /// What happens after the fault: the program is gone, or the host boots again.
@@ -242,13 +260,18 @@ impl World {
         for quarantined in progress.recover(&self.now()) {
             quarantine.insert(quarantined);
         }
-        let catalogue = Catalogue::read(&self.disk, &base(), &self.policy, &quarantine);
+        let record = progress.of(&base());
+        let trust = Trust {
+            policy: &self.policy,
+            record: &record,
+            date: &self.now().date,
+        };
+        let catalogue = Catalogue::read(&self.disk, &base(), &trust, &quarantine);
         let catalogue = catalogue.expect("it is whole");
         let loaded = self.xen.list().expect("it answers");
         let observed = Observed::new(loaded, &catalogue);
-        let standing = progress.of(&base());
         let (policy, now) = (&self.policy, self.now());
-        Report::new(&observed, &catalogue, policy, &standing, &quarantine, &now)
+        Report::new(&observed, &catalogue, policy, &record, &quarantine, &now)
     }
 
     pub(crate) fn quarantine(&self) -> Vec<u32> {
@@ -259,10 +282,10 @@ impl World {
     /// Brings the host to what it is to have, and lets it live with it.
     pub(crate) fn settled(&mut self) {
         let ended = self.sync(&Request::default());
-        assert!(ended.why.is_none(), "{ended:?}");
+        assert!(ended.error.is_none(), "{ended:?}");
         self.pass(Duration::from_secs(3600));
         let ended = self.sync(&Request::default());
-        assert!(ended.why.is_none() && ended.steps.is_empty(), "{ended:?}");
+        assert!(ended.error.is_none() && ended.steps.is_empty(), "{ended:?}");
     }
 
     /// All files, by path.

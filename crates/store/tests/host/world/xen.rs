@@ -107,6 +107,11 @@ impl Xen {
 
     pub(crate) fn end_of_fault(&mut self) {
         self.stuck = None;
+        self.answer_again();
+    }
+
+    /// It can be asked again; what it is at work on has not ended.
+    pub(crate) fn answer_again(&self) {
         self.always.set(None);
     }
 
@@ -181,6 +186,23 @@ impl Xen {
         }
     }
 
+    /// Whether it can be asked at all, without changing it.
+    fn look(&self) -> Answer {
+        if self.counter.is_over() {
+            return Err(Errno::EINTR.into());
+        }
+        match self.counter.next() {
+            None => self.always.get().map_or(Ok(()), |errno| Err(errno.into())),
+            Some(Fault::Fails(errno)) => Err(errno.into()),
+            Some(Fault::FailsFromNowOn(errno)) => {
+                self.always.set(Some(errno));
+                Err(errno.into())
+            }
+            Some(Fault::Late | Fault::Stuck) => Err(Errno::EAGAIN.into()),
+            Some(_) => Err(Errno::EINTR.into()),
+        }
+    }
+
     fn answer(&mut self, name: &str, effect: impl Fn(&mut Self) -> Result<(), Errno>) -> Answer {
         let gone = || Err(Errno::EINTR.into());
         if self.counter.is_over() {
@@ -217,9 +239,7 @@ impl Xen {
 
 impl Host for Xen {
     fn list(&self) -> Result<Vec<Loaded>, xsplice_store::Fault> {
-        if self.counter.is_over() {
-            return Err(Errno::EINTR.into());
-        }
+        self.look()?;
         let list = self.there.iter().map(|there| Loaded {
             name: there.name.clone(),
             state: match there.applied {
@@ -233,6 +253,7 @@ impl Host for Xen {
     }
 
     fn check(&self, _name: &str, _data: &[u8]) -> Answer {
+        self.look()?;
         match self.refused {
             true => Err(Errno::EINVAL.into()),
             false => Ok(()),

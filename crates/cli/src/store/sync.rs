@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From what the host has to what it is to have: `xsplice plan` and `xsplice sync`.
 
-use super::show::look;
-use super::told::{self, Failed};
+use super::failure;
+use super::status::look;
 use super::{At, Wait, hypervisor, now, recorder};
 use crate::admin::{Dom0, Missing, TIMEOUT_MS};
 use crate::output::{Ended, complain, say};
@@ -12,8 +12,8 @@ use serde::Serialize;
 use std::process::ExitCode;
 use xsplice_abi::text::escaped;
 use xsplice_store::{
-    Action, Event, Goal, Host as _, Outcome, Plan, Policy, Quarantine, Quarantined, Recorder,
-    Request, Root, Step, Sync, Why,
+    Action, Event, Goal, Host as _, Journal, Outcome, Plan, Policy, Quarantine, Quarantined,
+    Recorder, Request, Root, Step, Sync, SyncError,
 };
 
 const PLAN: &str = "\
@@ -32,7 +32,7 @@ Examples:
 
 What the host is to have is in /etc/xsplice/host.toml: want = \"latest\" (that is also
 what a host without this file is to have), the name of a payload, or \"none\". If a step
-fails, the payload that was applied before is put back, and the one that failed goes
+fails, the payload that was applied before is restored, and the one that failed goes
 into quarantine.";
 
 /// What to reach.
@@ -106,6 +106,8 @@ pub(crate) struct Planned {
     to: u32,
     /// The steps.
     steps: Vec<Step>,
+    /// What the policy allows, and somebody should know.
+    warnings: Vec<String>,
 }
 
 /// What `sync` did.
@@ -119,15 +121,18 @@ pub(crate) struct Synced {
     steps: Vec<Step>,
     /// How often the hypervisor was busy.
     retries: u32,
-    /// Whether the former payload was put back; null if it did not have to be.
-    put_back: Option<bool>,
+    /// Whether the former payload was restored; null if it did not have to be, or that is
+    /// not known.
+    restored: Option<bool>,
     /// What went into quarantine.
     quarantined: Vec<Quarantined>,
+    /// What the policy allows, and somebody should know.
+    warnings: Vec<String>,
     /// What was done, and could not be recorded.
     unrecorded: Vec<String>,
 }
 
-pub(super) fn plan(args: &PlanArgs, json: bool) -> Result<ExitCode, Failed> {
+pub(super) fn plan(args: &PlanArgs, json: bool) -> anyhow::Result<ExitCode> {
     let root = args.at.root();
     let (privcmd, base, _) = hypervisor()?;
     let host = ask(&privcmd, TIMEOUT_MS)?;
@@ -135,17 +140,17 @@ pub(super) fn plan(args: &PlanArgs, json: bool) -> Result<ExitCode, Failed> {
     let (policy, request) = (&look.policy, args.aim.request());
     let observed = look.observed();
     let planned = Plan::permitted(policy, &request)
-        .and_then(|()| Plan::make(&observed, &look.catalogue, policy, &look.standing, &request));
-    let checked = planned.map_err(Why::from).and_then(|plan| {
+        .and_then(|()| Plan::make(&observed, &look.catalogue, policy, &look.record, &request));
+    let checked = planned.map_err(SyncError::from).and_then(|plan| {
         check(&root, &host, &plan)?;
         Ok(plan)
     });
     let state = look.report().condition.word();
     let plan = match checked {
         Ok(plan) => plan,
-        Err(why) => {
-            complain!("error: {why}");
-            let ended = Ended::<Planned>::badly(told::why(&why, false));
+        Err(error) => {
+            complain!("error: {error}");
+            let ended = Ended::<Planned>::badly(failure::sync(&error, false));
             return Ok(ended.state(Some(state)).tell(json));
         }
     };
@@ -164,24 +169,29 @@ pub(super) fn plan(args: &PlanArgs, json: bool) -> Result<ExitCode, Failed> {
             }
         }
     }
+    let warnings = plan.warnings(&look.catalogue);
+    for warning in &warnings {
+        complain!("warning: {warning}");
+    }
     let any = !plan.steps.is_empty();
     let steps = plan.steps;
-    let planned = Ended::well(Planned { from, to, steps });
+    let planned = Ended::well(Planned {
+        from,
+        to,
+        steps,
+        warnings,
+    });
     Ok(planned.state(Some(state)).unwanted(any).tell(json))
 }
 
 /// Checks the payload that the plan uploads, as a sync does.
-fn check(root: &Root, host: &Dom0, plan: &Plan) -> Result<(), Why> {
-    let uploads = plan
-        .steps
-        .iter()
-        .any(|step| matches!(step, Step::Upload { .. }));
-    let (true, Goal::Payload(entry)) = (uploads, plan.goal) else {
+fn check(root: &Root, host: &Dom0, plan: &Plan) -> Result<(), SyncError> {
+    let Some(entry) = plan.uploaded() else {
         return Ok(());
     };
     let name = entry.manifest.name.clone();
     let checked = host.check(&name, &entry.read(root)?);
-    checked.map_err(|fault| Why::Check { name, fault })
+    checked.map_err(|fault| SyncError::Check { name, fault })
 }
 
 /// The hypervisor, which must have live patching.
@@ -194,13 +204,14 @@ fn ask(privcmd: &xsplice_dom0::Privcmd, timeout: u32) -> anyhow::Result<Dom0<'_>
     })
 }
 
-pub(super) fn sync(args: &SyncArgs, json: bool) -> Result<ExitCode, Failed> {
+pub(super) fn sync(args: &SyncArgs, json: bool) -> anyhow::Result<ExitCode> {
     let root = args.at.root();
     let (privcmd, base, _) = hypervisor()?;
     let mut host = ask(&privcmd, args.timeout)?;
     let _lock = args.wait.take(&root)?;
     let policy = Policy::read(&root)?;
-    let recorder = recorder(&root)?;
+    let log = Journal::new(&root);
+    let recorder = recorder(&root, &log)?;
     if let Some(name) = &args.release {
         release(&root, &recorder, name)?;
     }
@@ -220,19 +231,26 @@ pub(super) fn sync(args: &SyncArgs, json: bool) -> Result<ExitCode, Failed> {
     let state = look(&root, &base, &host, &now()?).map(|look| look.report().condition.word());
     let state = state.ok();
     let changed = ended.changed || args.release.is_some();
-    let failure = ended.why.as_ref().map(|why| told::why(why, changed));
+    let error = ended.error.as_ref();
+    let failure = error.map(|error| failure::sync(error, changed));
     if !json {
         tell(&ended, state);
     }
-    if let Some(why) = &ended.why {
-        complain!("error: {why}");
+    for warning in &ended.warnings {
+        complain!("warning: {warning}");
+    }
+    if let Some(error) = &ended.error {
+        complain!("error: {error}");
         if ended.has_less() {
             complain!(
                 "error: this host has less than before: it had level {}",
                 ended.from
             );
         }
-        for line in why.fault().iter().flat_map(|fault| &fault.console) {
+        if ended.level.is_none() && ended.changed {
+            complain!("error: what this host has now is not known: `xsplice status` shows it");
+        }
+        for line in error.fault().iter().flat_map(|fault| &fault.console) {
             complain!("  hypervisor: {line}");
         }
     }
@@ -244,16 +262,17 @@ pub(super) fn sync(args: &SyncArgs, json: bool) -> Result<ExitCode, Failed> {
         level: ended.level,
         steps: ended.steps,
         retries: ended.retries,
-        put_back: ended.put_back,
+        restored: ended.restored,
         quarantined: ended.quarantined,
+        warnings: ended.warnings,
         unrecorded: ended.unrecorded,
     };
     let ended = Ended::well(synced).changed(changed).state(state);
     Ok(ended.but(failure).tell(json))
 }
 
-/// Tells people what was done.
-fn tell(ended: &xsplice_store::Ended, state: Option<&str>) {
+/// Prints what was done, for people.
+fn tell(ended: &xsplice_store::SyncSummary, state: Option<&str>) {
     for step in &ended.steps {
         say!("{step}: done");
     }
@@ -261,9 +280,9 @@ fn tell(ended: &xsplice_store::Ended, state: Option<&str>) {
         let name = escaped(&quarantined.payload.name);
         say!("{name}: in quarantine: {}", quarantined.reason);
     }
-    match ended.put_back {
-        Some(true) => say!("what was applied before is put back"),
-        Some(false) => say!("what was applied before could not be put back"),
+    match ended.restored {
+        Some(true) => say!("what was applied before is restored"),
+        Some(false) => say!("what was applied before could not be restored"),
         None => {}
     }
     let level = ended

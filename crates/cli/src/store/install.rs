@@ -2,9 +2,8 @@
 //! What is in the store: `xsplice install`, `xsplice remove`, and the manifest that
 //! `xsplice sign` writes.
 
-use super::told::Failed;
 use super::{At, Wait, recorder};
-use crate::output::{Ended, say, shown};
+use crate::output::{Ended, complain, say, shown};
 use crate::signature::read_payload;
 use anyhow::{Context as _, bail};
 use schemars::JsonSchema;
@@ -14,8 +13,8 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 use xsplice_abi::text::escaped;
 use xsplice_store::{
-    Action, Date, Event, Identity, Incoming, Manifest, Outcome, Places, Policy, Progress, Release,
-    Signer,
+    Action, BuildId, Date, Event, Identity, Incoming, Journal, Keys, Manifest, Outcome, Paths,
+    Policy, Progress, Release, Signer,
 };
 use xsplice_system::file;
 
@@ -75,7 +74,7 @@ struct Put {
     #[serde(flatten)]
     payload: Identity,
     /// Build-id of the hypervisor that it is for.
-    base: String,
+    base: BuildId,
     /// Who has signed its manifest.
     signer: Signer,
     /// Whether it was not there before.
@@ -97,7 +96,7 @@ pub(crate) fn manifest(
     fixes: &[String],
 ) -> anyhow::Result<Manifest> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(Places::PAYLOAD).with_context(|| {
+    let name = name.strip_suffix(Paths::PAYLOAD).with_context(|| {
         format!(
             "{}: the file of a payload with a manifest is called NAME.livepatch",
             shown(path)
@@ -116,8 +115,8 @@ pub(crate) fn manifest(
 /// The payload at `path`, with what is beside it.
 fn read(path: &Path, args: &InstallArgs) -> anyhow::Result<Incoming> {
     let payload = read_payload(path)?;
-    let place = Places::manifest(path);
-    let sign = Places::signature(&place);
+    let place = Paths::manifest(path);
+    let sign = Paths::signature(&place);
     let optional = |path: &Path| match path.exists() {
         true => file::read(path).map(Some).with_context(|| shown(path)),
         false => Ok(None),
@@ -148,22 +147,27 @@ fn read(path: &Path, args: &InstallArgs) -> anyhow::Result<Incoming> {
     }
 }
 
-pub(super) fn install(args: &InstallArgs, json: bool) -> Result<ExitCode, Failed> {
+pub(super) fn install(args: &InstallArgs, json: bool) -> anyhow::Result<ExitCode> {
     if args.level.is_some() && args.files.len() > 1 {
         let message = "a level stands for one payload: with --level, give one file";
-        return Err(anyhow::Error::msg(message).into());
+        bail!(message);
     }
     let incoming = args.files.iter().map(|path| Ok((path, read(path, args)?)));
     let incoming: Vec<(&PathBuf, Incoming)> = incoming.collect::<anyhow::Result<_>>()?;
     let root = args.at.root();
     let _lock = args.wait.take(&root)?;
     let policy = Policy::read(&root)?;
-    let recorder = recorder(&root)?;
+    let verify = Keys::read(&root)?.verify(&policy);
+    let log = Journal::new(&root);
+    let recorder = recorder(&root, &log)?;
     let mut payloads = Vec::new();
     for (path, incoming) in incoming {
         let installed = xsplice_store::install(&root, &policy, &incoming, &recorder.now.date);
         let (entry, new) = installed.with_context(|| shown(path))?;
         let payload = entry.manifest.identity();
+        if let Some(warning) = entry.warning(verify) {
+            complain!("warning: {warning}");
+        }
         if new {
             let event = Event {
                 base: Some(entry.manifest.base.clone()),
@@ -197,13 +201,14 @@ pub(super) fn install(args: &InstallArgs, json: bool) -> Result<ExitCode, Failed
         .tell(json))
 }
 
-pub(super) fn remove(args: &RemoveArgs, json: bool) -> Result<ExitCode, Failed> {
+pub(super) fn remove(args: &RemoveArgs, json: bool) -> anyhow::Result<ExitCode> {
     let root = args.at.root();
     let _lock = args.wait.take(&root)?;
-    let recorder = recorder(&root)?;
+    let log = Journal::new(&root);
+    let recorder = recorder(&root, &log)?;
     let files = xsplice_store::remove(&root, &Progress::read(&root)?, &args.name)?;
     let event = Event {
-        message: Some(args.name.clone()),
+        name: Some(args.name.clone()),
         ..Event::new(Action::Remove, Outcome::Done, None)
     };
     let recorded = recorder.record(event);

@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 /// A payload `NAME.livepatch` has its manifest beside it, `NAME.livepatch.json`, and the
 /// manifest's signature, `NAME.livepatch.json.sig`.
 #[derive(Debug, Clone, Copy)]
-pub struct Places;
+pub struct Paths;
 
-impl Places {
+impl Paths {
     /// How the names of payloads end.
     pub const PAYLOAD: &str = ".livepatch";
     /// What the name of a manifest has after the payload's.

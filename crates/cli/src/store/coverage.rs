@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice coverage`.
 
-use super::told::Failed;
 use crate::output::{Ended, say, shown};
 use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 use xsplice_abi::text::escaped;
-use xsplice_store::{Coverage, Fleet, Policy, Root};
+use xsplice_store::{Coverage, Date, Fleet, Policy, Root};
 use xsplice_system::file;
 
 const EXAMPLES: &str = "\
@@ -47,14 +47,20 @@ pub(crate) struct Covers {
     covered: usize,
 }
 
-pub(super) fn coverage(args: &Args, json: bool) -> Result<ExitCode, Failed> {
+pub(super) fn coverage(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let name = || shown(&args.hosts);
     let text = file::read(&args.hosts).with_context(name)?;
     let text = String::from_utf8(text).with_context(name)?;
     let fleet = Fleet::parse(&text).with_context(name)?;
     let root = Root::new(&args.store);
     let policy = Policy::read(&root)?;
-    let coverage = Coverage::new(&root, &policy, &fleet, args.level)?;
+    let coverage = Coverage::new(
+        &root,
+        &policy,
+        &fleet,
+        args.level,
+        &Date::new(SystemTime::now()),
+    )?;
     if !json {
         for (base, covered) in &coverage.hypervisors {
             let verdict = if covered.covered {

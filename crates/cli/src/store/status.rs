@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How the host stands: `xsplice status`, `xsplice history`, `xsplice metrics`.
 
-use super::told::Failed;
 use super::{At, hypervisor, now};
 use crate::admin::{Dom0, Missing, TIMEOUT_MS};
 use crate::output::{Ended, Failure, complain, say, shown};
@@ -13,8 +12,8 @@ use std::process::ExitCode;
 use xsplice_abi::text::escaped;
 use xsplice_review::Payload;
 use xsplice_store::{
-    Broken, Catalogue, Date, Held, History, Host, Line, Loaded, Moment, Observed, Policy, Progress,
-    Quarantine, Report, Root, Standing,
+    Broken, BuildId, Catalogue, Date, Held, History, Host, HostRecord, Line, Loaded, Moment,
+    Observed, Policy, Progress, Quarantine, Report, Root, Sha256, Trust,
 };
 use xsplice_system::{file, lines};
 
@@ -115,7 +114,7 @@ pub(crate) struct Exposed {
 pub(super) struct Look {
     pub(super) policy: Policy,
     pub(super) catalogue: Catalogue,
-    pub(super) standing: Standing,
+    pub(super) record: HostRecord,
     quarantine: Quarantine,
     loaded: Vec<Loaded>,
     now: Moment,
@@ -124,7 +123,7 @@ pub(super) struct Look {
 /// Looks at the host, the store and the hypervisor.
 pub(super) fn look(
     root: &Root,
-    base: &str,
+    base: &BuildId,
     host: &impl Host,
     now: &Moment,
 ) -> anyhow::Result<Look> {
@@ -134,10 +133,17 @@ pub(super) fn look(
     for quarantined in progress.recover(now) {
         quarantine.insert(quarantined);
     }
+    let record = progress.of(base);
+    let trust = Trust {
+        policy: &policy,
+        record: &record,
+        date: &now.date,
+    };
+    let catalogue = Catalogue::read(root, base, &trust, &quarantine)?;
     let loaded = host.list().map_err(|fault| anyhow!(fault.message))?;
     Ok(Look {
-        catalogue: Catalogue::read(root, base, &policy, &quarantine)?,
-        standing: progress.of(base),
+        catalogue,
+        record,
         policy,
         quarantine,
         loaded,
@@ -155,7 +161,7 @@ impl Look {
             &self.observed(),
             &self.catalogue,
             &self.policy,
-            &self.standing,
+            &self.record,
             &self.quarantine,
             &self.now,
         )
@@ -178,7 +184,7 @@ impl Look {
     }
 }
 
-pub(super) fn status(args: &StatusArgs, json: bool) -> Result<ExitCode, Failed> {
+pub(super) fn status(args: &StatusArgs, json: bool) -> anyhow::Result<ExitCode> {
     let root = args.at.root();
     let (privcmd, base, _) = hypervisor()?;
     let status = match Dom0::new(&privcmd, TIMEOUT_MS) {
@@ -193,7 +199,7 @@ pub(super) fn status(args: &StatusArgs, json: bool) -> Result<ExitCode, Failed> 
             report: Report::without_live_patching(Some(base)),
             functions: None,
         },
-        Err(Missing::Answer(error)) => return Err(error.into()),
+        Err(Missing::Answer(error)) => return Err(error),
     };
     if !json {
         lines::print(format_args!("{}", text(&status)));
@@ -216,7 +222,8 @@ fn text(status: &Status) -> String {
     if let Some(reason) = &report.reason {
         line("reason", reason);
     }
-    line("hypervisor", report.base.as_deref().unwrap_or("unknown"));
+    let base = report.base.as_ref();
+    line("hypervisor", base.map_or("unknown", BuildId::as_str));
     let wanted = report
         .wanted
         .map_or("unknown".to_owned(), |level| level.to_string());
@@ -243,10 +250,13 @@ fn text(status: &Status) -> String {
         let reason = format!("{name}, since {since}: {}", quarantined.reason);
         line("quarantine", &reason);
     }
+    for warning in &report.warnings {
+        line("warning", warning);
+    }
     for damaged in &report.damaged {
         line(
             "not used",
-            &format!("{}: {}", damaged.path.display(), damaged.why),
+            &format!("{}: {}", damaged.path.display(), damaged.reason),
         );
     }
     text
@@ -262,9 +272,9 @@ fn describe(line: &mut impl FnMut(&str, &str), payload: &Held) {
         ("  level", level.as_deref()),
         ("  fixes", Some(&*fixes).filter(|fixes| !fixes.is_empty())),
         ("  signer", signer.as_deref()),
-        ("  build-id", payload.build_id.as_deref()),
-        ("  sha256", payload.sha256.as_deref()),
-        ("  on", payload.depends.as_deref()),
+        ("  build-id", payload.build_id.as_ref().map(BuildId::as_str)),
+        ("  sha256", payload.sha256.as_ref().map(Sha256::as_str)),
+        ("  on", payload.depends.as_ref().map(BuildId::as_str)),
         ("  position", position.as_deref()),
     ] {
         if let Some(value) = value {
@@ -273,7 +283,7 @@ fn describe(line: &mut impl FnMut(&str, &str), payload: &Held) {
     }
 }
 
-pub(super) fn history(args: &HistoryArgs, json: bool) -> Result<ExitCode, Failed> {
+pub(super) fn history(args: &HistoryArgs, json: bool) -> anyhow::Result<ExitCode> {
     let History { mut lines, broken } = History::read(&args.at.root())?;
     if let Some(since) = &args.since {
         lines.retain(|line| line.date >= *since);
@@ -281,7 +291,8 @@ pub(super) fn history(args: &HistoryArgs, json: bool) -> Result<ExitCode, Failed
     if !json {
         for line in &lines {
             let event = &line.event;
-            let name = event.payload.as_ref().map_or("-", |payload| &payload.name);
+            let payload = event.payload.as_ref().map(|payload| &payload.name);
+            let name = payload.or(event.name.as_ref()).map_or("-", |name| name);
             let user = line.user.map_or("-".to_owned(), |user| user.to_string());
             let message = event.message.as_deref().unwrap_or_default();
             let text = format!(
@@ -295,22 +306,25 @@ pub(super) fn history(args: &HistoryArgs, json: bool) -> Result<ExitCode, Failed
     }
     for broken in &broken {
         let severity = if broken.torn { "note" } else { "error" };
-        complain!("{severity}: line {}: {}", broken.line, broken.why);
+        complain!("{severity}: line {}: {}", broken.line, broken.reason);
     }
     let changed = broken.iter().find(|broken| !broken.torn);
     let failure = changed.map(|broken| {
-        Failure::refused(format!("line {}: {}", broken.line, broken.why), Vec::new())
+        Failure::refused(
+            format!("line {}: {}", broken.line, broken.reason),
+            Vec::new(),
+        )
     });
     Ok(Ended::well(Past { lines, broken }).but(failure).tell(json))
 }
 
-pub(super) fn metrics(args: &MetricsArgs, json: bool) -> Result<ExitCode, Failed> {
+pub(super) fn metrics(args: &MetricsArgs, json: bool) -> anyhow::Result<ExitCode> {
     let root = args.at.root();
     let (privcmd, base, version) = hypervisor()?;
     let report = match Dom0::new(&privcmd, TIMEOUT_MS) {
         Ok(host) => look(&root, &base, &host, &now()?)?.report(),
         Err(Missing::LivePatching) => Report::without_live_patching(Some(base)),
-        Err(Missing::Answer(error)) => return Err(error.into()),
+        Err(Missing::Answer(error)) => return Err(error),
     };
     let metrics = xsplice_store::metrics(&report, &History::read(&root)?, &version);
     let to_file = args.output.as_os_str() != "-";
