@@ -12,7 +12,7 @@ pub const NOP: [u8; SIZE as usize] = 0xd503_201f_u32.to_le_bytes();
 const BRANCH: u32 = 0x1400_0000;
 const FIELD: u32 = 0x03ff_ffff;
 /// The first distance that does not fit.
-const LIMIT: i64 = 1 << 27;
+const LIMIT: i128 = 1 << 27;
 
 /// The trampoline at `from` that leads to `to`; `None` if that is out of reach, 128 MiB,
 /// or if one of the two is no place of an instruction.
@@ -28,11 +28,11 @@ const LIMIT: i64 = 1 << 27;
 /// ```
 #[must_use]
 pub fn branch(from: u64, to: u64) -> Option<[u8; SIZE as usize]> {
-    let distance = to.wrapping_sub(from).cast_signed();
-    let aligned = (from | to).is_multiple_of(SIZE.into());
+    let distance = i128::from(to) - i128::from(from);
+    let aligned = (from | to) % u64::from(SIZE) == 0;
     if !aligned || !(-LIMIT..LIMIT).contains(&distance) {
         return None;
     }
-    let words = u32::try_from(distance >> 2 & i64::from(FIELD)).ok()?;
+    let words = u32::try_from(distance >> 2 & i128::from(FIELD)).ok()?;
     Some((BRANCH | words).to_le_bytes())
 }
