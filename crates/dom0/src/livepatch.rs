@@ -508,6 +508,9 @@ mod tests {
         forced: Cell<bool>,
         /// How many payloads it lists in one call.
         per_call: usize,
+        /// The last payload makes way for one with this name between the two calls that
+        /// list it.
+        renamed: Cell<Option<&'static str>>,
         payloads: RefCell<Vec<(String, u32)>>,
         console: RefCell<Ring>,
     }
@@ -565,18 +568,25 @@ mod tests {
                 knows_force: false,
                 forced: Cell::default(),
                 per_call: 2,
+                renamed: Cell::default(),
                 payloads: RefCell::default(),
                 console: RefCell::default(),
             }
         }
 
-        fn list(&self, op: &mut [u8], buffers: &mut [&mut Memory]) -> i64 {
-            let payloads = self.payloads.borrow();
+        fn list(&self, op: &mut [u8], buffers: &mut [&mut Memory]) -> Result<i64, Errno> {
+            let mut payloads = self.payloads.borrow_mut();
             let word = |op: &[u8], at: usize| {
                 u32::from_le_bytes(op[at..at + 4].try_into().expect("four bytes"))
             };
             let (idx, nr) = (word(op, 4) as usize, word(op, 8) as usize);
             let old = self.speaks == 0x12;
+            let name_room = word(op, 16) as usize;
+            if nr != 0
+                && let Some(name) = self.renamed.take()
+            {
+                payloads.last_mut().expect("one is there").0 = name.to_owned();
+            }
             let mut put = |at: usize, value: usize| {
                 let value = u32::try_from(value).expect("small");
                 op[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -588,11 +598,14 @@ mod tests {
             }
             if nr == 0 {
                 put(8, payloads.len());
-                return 0;
+                return Ok(0);
             }
             let (mut name_at, mut done) = (0, 0);
             for (name, state) in payloads.iter().skip(idx).take(nr.min(self.per_call)) {
                 let name_size = name.len() + 1;
+                if self.speaks == 0x16 && name_at + name_size > name_room {
+                    return Err(Errno::ENOBUFS);
+                }
                 let at = if old {
                     done * sysctl::NAME_SIZE
                 } else {
@@ -610,7 +623,7 @@ mod tests {
                 done += 1;
             }
             put(8, payloads.len() - idx - done);
-            i64::try_from(done).expect("small")
+            Ok(i64::try_from(done).expect("small"))
         }
     }
 
@@ -663,7 +676,7 @@ mod tests {
                 }
                 _ => {
                     drop(payloads);
-                    Ok(self.list(&mut request.0[START..], buffers))
+                    self.list(&mut request.0[START..], buffers)
                 }
             }
         }
@@ -696,6 +709,20 @@ mod tests {
             let metadata: &[&str] = if speaks == 0x12 { &[] } else { &["a=1", "b=2"] };
             assert!(listed.iter().all(|p| p.metadata == metadata), "{listed:?}");
         }
+    }
+
+    /// From 4.21 on the hypervisor knows how large the buffers are, and refuses.
+    #[test]
+    fn names_that_outgrew_their_buffer_are_read_again() {
+        let fake = Fake::new(0x16);
+        let livepatch = Livepatch::negotiate(&fake).expect("a version in common");
+        livepatch
+            .upload("one", b"payload", false)
+            .expect("uploaded");
+        fake.renamed.set(Some("another-one"));
+        let listed = livepatch.list().expect("listed");
+        let names: Vec<&str> = listed.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["another-one"]);
     }
 
     #[test]
