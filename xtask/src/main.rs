@@ -17,6 +17,7 @@ mod versions;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode};
+use xsplice_testbed::compiler::Compiler;
 use xsplice_testbed::keys::Keys;
 use xsplice_testbed::{arm64, base, cache, command, println, upstream, xen};
 
@@ -114,6 +115,9 @@ enum Xen {
         /// one, and not Debian's Xen. The tree stays as it is.
         #[arg(long, value_name = "DIR")]
         source: Option<PathBuf>,
+        /// Build it with this program, gcc or clang.
+        #[arg(long, value_name = "PROGRAM", requires = "source")]
+        compiler: Option<Compiler>,
         #[command(flatten)]
         keys: Keys,
     },
@@ -137,11 +141,15 @@ fn main() -> ExitCode {
                     engine,
                     debug,
                     source,
+                    compiler,
                     keys,
                 },
         } => cache::hold_hypervisors()
             .and_then(|_hypervisors| match source {
-                Some(source) => upstream::build(&source, engine, debug, &keys),
+                Some(source) => {
+                    let compiler = compiler.unwrap_or_default();
+                    upstream::build(&source, &compiler, engine, debug, &keys)
+                }
                 None => xen::build(engine, debug, &keys),
             })
             .map(|description| println!("{}", description.display())),

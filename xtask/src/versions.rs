@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use xsplice_testbed::compiler::Compiler;
 use xsplice_testbed::keys::Keys;
 use xsplice_testbed::upstream;
 use xsplice_testbed::xen::Engine;
@@ -24,6 +25,9 @@ pub(crate) struct Args {
     /// Tags or branches.
     #[arg(value_name = "TAG", default_values = BRANCHES)]
     revisions: Vec<String>,
+    /// Build with this program, gcc or clang.
+    #[arg(long, value_name = "PROGRAM", default_value = "gcc")]
+    compiler: Compiler,
 }
 
 /// The branches of the supported versions, and the one of development.
@@ -65,8 +69,9 @@ with ours, boots both in the lab, and runs test programs of `tests/e2e/tests` on
   observed, reverted and unloaded on both cores.
 - `hostile`: damaged payloads on our core.
 
-A row is what was seen with one compiler: `yes`, `no`, or `-`: not tried, or one of the
-cores does not build. Rows with *by hand* were entered by hand, after a build without this
+A row is what was seen with one compiler (`--compiler clang-19` chooses another one):
+`yes`, `no`, or `-`: not tried, or one of the cores does not build. Rows with *by hand*
+were entered by hand, after a build without this
 command. `cargo xtask test` tests Debian's 4.17 each time.
 
 ";
@@ -78,14 +83,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     packages::ensure(packages::XEN)?;
     let _hypervisors = cache::hold_hypervisors()?;
     let xsplice = programs::build_xsplice()?;
-    let compiler = command::output(Command::new("gcc").arg("-dumpfullversion"))?;
-    let compiler = format!("gcc {}", compiler.trim());
+    let compiler = args.compiler.name()?;
     let mut failed = Vec::new();
     for revision in &args.revisions {
         let commit = commit(&args.xen_git, revision)?;
         let version = format!("{revision} ({commit})");
         println!("{version}");
-        let cells = try_version(&args.xen_git, &commit, &xsplice)?;
+        let cells = try_version(&args.xen_git, &commit, &args.compiler, &xsplice)?;
         if cells.iter().any(|cell| cell != YES) {
             failed.push(version.clone());
         }
@@ -110,11 +114,16 @@ fn said(worked: bool) -> String {
 }
 
 /// Builds and tries one commit.
-fn try_version(git: &Path, commit: &str, xsplice: &Path) -> anyhow::Result<Cells> {
+fn try_version(
+    git: &Path,
+    commit: &str,
+    compiler: &Compiler,
+    xsplice: &Path,
+) -> anyhow::Result<Cells> {
     let source = tempfile::tempdir()?;
     extract(git, commit, source.path())?;
     let build = |engine| {
-        let built = upstream::build(source.path(), engine, false, &Keys::NONE);
+        let built = upstream::build(source.path(), compiler, engine, false, &Keys::NONE);
         if let Err(error) = &built {
             println!("it does not build: {error:#}");
         }

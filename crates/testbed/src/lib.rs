@@ -21,6 +21,7 @@ pub mod arm64;
 pub mod base;
 pub mod cache;
 pub mod command;
+pub mod compiler;
 pub mod debian;
 pub mod debian_build;
 pub mod keys;

@@ -8,6 +8,7 @@
 //! again.
 
 use crate::base::{self, Base};
+use crate::compiler::Compiler;
 use crate::keys::Keys;
 use crate::xen::{self, Engine};
 use crate::{cache, command};
@@ -23,10 +24,16 @@ const CONFIG: &str = "CONFIG_EXPERT=y\n# CONFIG_DEBUG is not set\n";
 const LIVEPATCH: &str = "CONFIG_LIVEPATCH=y";
 const LIVEPATCH_RUST: &str = "CONFIG_LIVEPATCH_RUST=y";
 
-/// Builds the hypervisor of the tree `source`, the Rust engine with these keys; returns
-/// the file that says where everything is, in the form of the base's. Kernel and tools
-/// are Debian's.
-pub fn build(source: &Path, engine: Engine, debug: bool, keys: &Keys) -> anyhow::Result<PathBuf> {
+/// Builds the hypervisor of the tree `source` with `compiler`, the Rust engine with these
+/// keys; returns the file that says where everything is, in the form of the base's.
+/// Kernel and tools are Debian's.
+pub fn build(
+    source: &Path,
+    compiler: &Compiler,
+    engine: Engine,
+    debug: bool,
+    keys: &Keys,
+) -> anyhow::Result<PathBuf> {
     xen::check_keys(engine, keys)?;
     let version = version(source)?;
     let base = base::get()?;
@@ -54,7 +61,8 @@ pub fn build(source: &Path, engine: Engine, debug: bool, keys: &Keys) -> anyhow:
     }
     xen::forget_payloads(&tree.join("xen/test/livepatch"))?;
     println!("building it");
-    make(&tree, &["olddefconfig"])?;
+    let make = |arguments: &[&str]| make(&tree, compiler, arguments);
+    make(&["olddefconfig"])?;
     let text = std::fs::read_to_string(&config)?;
     let wanted = match engine {
         Engine::C => &[LIVEPATCH][..],
@@ -68,8 +76,8 @@ pub fn build(source: &Path, engine: Engine, debug: bool, keys: &Keys) -> anyhow:
         );
     }
     let jobs = std::thread::available_parallelism().map_or(2, |n| n.get() + 1);
-    make(&tree, &[&format!("-j{jobs}"), "build"])?;
-    make(&tree, &["tests"])?;
+    make(&[&format!("-j{jobs}"), "build"])?;
+    make(&["tests"])?;
     let built = Base {
         version,
         xen: tree.join("xen/xen.gz"),
@@ -118,12 +126,13 @@ fn version(source: &Path) -> anyhow::Result<String> {
     Ok(format!("{major}.{minor}{extra}"))
 }
 
-fn make(tree: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+fn make(tree: &Path, compiler: &Compiler, arguments: &[&str]) -> anyhow::Result<()> {
     let mut make = Command::new("make");
     make.current_dir(tree)
         .args(["-C", "xen"])
         .args(["XEN_COMPILE_ARCH=x86_64", "XEN_TARGET_ARCH=x86_64"])
         .arg("PYTHON=/usr/bin/python3")
+        .args(compiler.make_arguments())
         .args(arguments)
         .env_remove("MAKEFLAGS");
     command::output(&mut make).map(drop)
