@@ -136,6 +136,11 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         ..Keys::NONE
     };
     let debug = xen::build(xen::Engine::Rust, true, &keys)?;
+    let locked = Keys {
+        lock_signatures: true,
+        ..keys
+    };
+    let locked = xen::build(xen::Engine::Rust, false, &locked)?;
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
@@ -155,6 +160,7 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
             xen::build(xen::Engine::Rust, false, &Keys::NONE)?.into(),
         ),
         ("XSPLICE_DEBUG_BASE", debug.into()),
+        ("XSPLICE_LOCKED_BASE", locked.into()),
     ])
 }
 

@@ -60,8 +60,10 @@ pub fn build(engine: Engine, debug: bool, keys: &Keys) -> anyhow::Result<PathBuf
         (Engine::Rust, false) => "xen-rust",
         (Engine::Rust, true) => "xen-rust-debug",
     };
+    // In its own tree: a build would otherwise undo the other's.
+    let locked = if keys.lock_signatures { "-locked" } else { "" };
     let version = base.version.replace(['/', ':'], "_");
-    let directory = cache::entry(kind, &version, RECIPE, |directory| {
+    let directory = cache::entry(&format!("{kind}{locked}"), &version, RECIPE, |directory| {
         println!("copying Xen {}", base.version);
         prepare(&base, &directory.join("source"), engine, debug)
     })?;

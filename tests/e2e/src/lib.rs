@@ -104,6 +104,15 @@ pub fn debug_base() -> anyhow::Result<Base> {
     described_by("XSPLICE_DEBUG_BASE")
 }
 
+/// Like [`rust_base`], with the keys of `tests/keys/trusted`, and signatures that are
+/// enforced whatever the command line says: `XSPLICE_LOCKED_BASE` names it.
+///
+/// # Errors
+/// If there is none.
+pub fn locked_base() -> anyhow::Result<Base> {
+    described_by("XSPLICE_LOCKED_BASE")
+}
+
 /// Debian's Xen on ARM64, built with live patching: `XSPLICE_ARM64_BASE` names it.
 ///
 /// # Errors

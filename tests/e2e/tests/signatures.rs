@@ -10,8 +10,8 @@ use object::{LittleEndian, U32};
 use std::ops::Range;
 use std::path::Path;
 use xsplice_e2e::{
-    Base, base, config, debug_base, local, repository, result, rust_base, settled, told,
-    unsigned_config,
+    Base, base, config, debug_base, local, locked_base, repository, result, rust_base, settled,
+    told, unsigned_config,
 };
 use xsplice_lab::Host;
 
@@ -189,8 +189,17 @@ const ENFORCED: &str = "livepatch: payloads must be signed; keys: large, vendor"
 #[test]
 fn by_default_a_core_with_keys_only_loads_what_they_signed() -> anyhow::Result<()> {
     let base = debug_base()?;
-    let payload = unsigned(&base)?;
-    let mut host = Host::boot(&config(&base)?)?;
+    only_signed_payloads_load(&base, Host::boot(&config(&base)?)?)
+}
+
+#[test]
+fn a_locked_core_ignores_what_the_command_line_says_of_signatures() -> anyhow::Result<()> {
+    let base = locked_base()?;
+    only_signed_payloads_load(&base, Host::boot(&unsigned_config(&base)?)?)
+}
+
+fn only_signed_payloads_load(base: &Base, mut host: Host) -> anyhow::Result<()> {
+    let payload = unsigned(base)?;
     ensure!(host.console().contains(ENFORCED), "{}", host.console());
     for (name, file, errno, reason) in [unproved(&payload)?, malformed(&payload)?].concat() {
         let path = format!("/lab/{name}");
