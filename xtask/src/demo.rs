@@ -1,22 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask demo`: applies a source patch to a running hypervisor and reverts it.
 
+use crate::Architecture;
 use anyhow::{Context, bail};
 use std::process::Command;
 use std::time::Instant;
 use xsplice_lab::{Host, HostConfig, Output};
-use xsplice_testbed::{base, println, programs};
+use xsplice_testbed::{arm64, base, println, programs};
 
 const PATCH: &str = "examples/xen-4.17/extra-version.patch";
 const WATCHED: &str = "/sys/hypervisor/version/extra";
 
-pub(crate) fn run() -> anyhow::Result<()> {
+pub(crate) fn run(arch: Architecture) -> anyhow::Result<()> {
     let start = Instant::now();
     let say = |text: &str| println!("[{:>4} s] {text}", start.elapsed().as_secs());
     say("building xsplice");
     let xsplice = programs::build_xsplice()?;
     say("getting Debian's Xen");
-    let base = base::get()?;
+    let (base, in_dom0, kind) = match arch {
+        Architecture::X86_64 => (
+            base::get()?,
+            xsplice.clone(),
+            "as Debian ships it, with 4 CPUs",
+        ),
+        Architecture::Arm64 => {
+            let base = arm64::base()?;
+            say("building xsplice for ARM64");
+            let what = "for ARM64, with Xen's own live patching and 2 CPUs";
+            (base, arm64::build_xsplice()?, what)
+        }
+    };
     say(&format!(
         "building a live patch for Xen {} from {PATCH}",
         base.version
@@ -33,8 +46,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
             .arg("-o")
             .arg(&payload),
     )?;
-    say("booting the hypervisor as Debian ships it, with 4 CPUs");
-    let config = HostConfig::new(base.xen, base.kernel, Some(base.privcmd), xsplice);
+    say(&format!("booting the hypervisor {kind}"));
+    let config = HostConfig::new(base.xen, base.kernel, Some(base.privcmd), in_dom0);
     let mut host = Host::boot(&config)?;
     host.put("/lab/extra-version.livepatch", &std::fs::read(&payload)?)?;
     let original = look(&mut host)?;

@@ -31,7 +31,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Download Debian's Xen, patch it while it runs, and revert it.
-    Demo,
+    Demo {
+        /// The architecture of the emulated host.
+        #[arg(long, value_enum, default_value = "x86-64")]
+        arch: Architecture,
+    },
     /// Run the whole test suite, including the tests that boot a real Xen.
     Test(test::Args),
     /// Download Debian's Xen and rebuild it; print the paths.
@@ -125,7 +129,7 @@ enum Xen {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Demo => demo::run(),
+        Command::Demo { arch } => demo::run(arch),
         Command::Test(args) => test::run(&args),
         Command::Base { update, arch } => {
             let base = match arch {

@@ -9,6 +9,7 @@
 //! from the hypervisor's image, and are listed in `CALLED` for users without an
 //! image. [`AREAS`] has the code that runs where payloads are not mapped.
 
+use crate::machine::Machine;
 use crate::symbol::RuntimeName;
 use Why::{Event, Waits, Writes};
 
@@ -167,6 +168,20 @@ const CALLED: &[(Why, &str)] = &[
     (Writes, "scale_delta"),
 ];
 
+/// Why code that handles `SErrors` must not be patched.
+const ERROR: &str = "SErrors run it, and they reach a CPU even while its code is being patched";
+
+/// What runs on ARM besides, with the reason.
+const ARM: [(&str, &str); 6] = [
+    ("do_trap_hyp_serror", ERROR),
+    ("__do_trap_serror", ERROR),
+    ("aarch64_insn_gen_branch_imm", Why::Writes.text()),
+    ("aarch64_insn_gen_nop", Why::Writes.text()),
+    // Of `get_s_time`.
+    ("muldiv64", Why::Writes.text()),
+    ("ticks_to_ns", Why::Writes.text()),
+];
+
 /// The zero-terminated names with this reason, and their total length. In a
 /// hypervisor, a list of strings would take several times as much space.
 const fn names<const N: usize>(why: Why) -> ([u8; N], usize) {
@@ -244,6 +259,25 @@ pub fn reason(name: &str) -> Option<&'static str> {
         known.any(|known| known == name.as_bytes()).then_some(why)
     });
     why.filter(|_| !name.is_empty()).map(Why::text)
+}
+
+/// As [`reason`], with what only the hypervisor for `machine` has.
+///
+/// ```
+/// use xsplice_abi::{deny, machine::Machine};
+///
+/// assert!(deny::reason_on(Machine::Arm64, "do_trap_hyp_serror").is_some());
+/// assert!(deny::reason_on(Machine::Arm64, "arch_livepatch_apply").is_some());
+/// assert!(deny::reason_on(Machine::X86_64, "do_trap_hyp_serror").is_none());
+/// ```
+#[must_use]
+pub fn reason_on(machine: Machine, name: &str) -> Option<&'static str> {
+    let own: &[(&str, &str)] = match machine {
+        Machine::X86_64 => &[],
+        Machine::Arm64 | Machine::Arm32 => &ARM,
+    };
+    let found = || own.iter().find(|(known, _)| *known == plain(name));
+    reason(name).or_else(|| found().map(|(_, why)| *why))
 }
 
 /// Names known to [`reason`] that are not roots.

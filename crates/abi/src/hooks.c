@@ -109,7 +109,11 @@ extern const unsigned long xsplice_per_cpu_mine[];
 extern const unsigned long xsplice_per_cpu_mine_end[];
 
 #ifndef INVALID_PERCPU_AREA
+#ifdef CONFIG_X86
 #define INVALID_PERCPU_AREA (0x8000000000000000UL - (unsigned long)__per_cpu_start)
+#else
+#define INVALID_PERCPU_AREA (-(unsigned long)__per_cpu_start)
+#endif
 #endif
 
 #define for_each_claim(i) \

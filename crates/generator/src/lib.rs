@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+mod arch;
 mod archive;
 pub mod below;
 mod cache;

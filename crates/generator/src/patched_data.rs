@@ -58,8 +58,7 @@ pub(crate) fn differences(
                 && is_same(&field.reference.target, &other.reference.target)
         })
     };
-    let width = |field: &Relocation| xsplice_objdiff::object::width(field.r_type) as u64;
-    let whole = |(at, field): &(u64, Relocation)| *at..at + width(field);
+    let whole = |(at, field): &(u64, Relocation)| *at..at + after.width(field.r_type) as u64;
     let changed = fields.iter().filter(|field| !same(field, &new_fields));
     let added = new_fields
         .iter()

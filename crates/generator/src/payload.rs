@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writes a payload as an ELF file in Xen's live-patch format.
 
+use crate::arch::Arch;
 use crate::name::{plain, tagged};
 use object::read::elf::FileHeader as _;
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
 use object::{
-    Architecture, BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind,
-    SymbolFlags, SymbolKind, SymbolScope, elf,
+    BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind, SymbolFlags, SymbolKind,
+    SymbolScope, elf,
 };
 use object::{Object as _, ObjectSection as _};
 use sha2::{Digest, Sha256};
@@ -123,7 +124,7 @@ pub struct Field {
     pub part: Kind,
     /// Its offset there.
     pub offset: u64,
-    /// `R_X86_64_*`.
+    /// The relocation's type on the machine.
     pub r_type: u32,
     /// The addend.
     pub addend: i64,
@@ -168,8 +169,9 @@ struct Named {
 }
 
 /// A payload under construction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Draft {
+    arch: &'static dyn Arch,
     parts: BTreeMap<Kind, Part>,
     constants: HashMap<(Kind, Vec<u8>), u64>,
     names: Vec<Named>,
@@ -193,6 +195,18 @@ pub struct Identity<'a> {
 }
 
 impl Draft {
+    /// An empty payload.
+    pub(crate) fn new(arch: &'static dyn Arch) -> Self {
+        Self {
+            arch,
+            parts: BTreeMap::new(),
+            constants: HashMap::new(),
+            names: Vec::new(),
+            fields: Vec::new(),
+            funcs: Vec::new(),
+        }
+    }
+
     /// Whether the payload is equivalent to `other`, apart from compiler-made numbers
     /// in names.
     pub(crate) fn does_the_same(&self, other: &Self) -> bool {
@@ -212,16 +226,14 @@ impl Draft {
     /// Appends `data`; returns its offset in the part.
     pub fn append(&mut self, kind: &Kind, data: &[u8], align: Align) -> u64 {
         let part = self.parts.entry(kind.clone()).or_default();
-        // Code is padded with one-byte NOPs, so that it can be disassembled.
-        let padding = if matches!(kind, Kind::Text | Kind::Code(_)) {
-            0x90
-        } else {
-            0
+        let padding = match kind {
+            Kind::Text | Kind::Code(_) => self.arch.padding(),
+            _ => &[0],
         };
         part.align = part.align.max(align.multiple);
         let offset = align.next(part.size);
-        part.data
-            .resize(usize::try_from(offset).unwrap_or(usize::MAX), padding);
+        let missing = usize::try_from(offset).unwrap_or(usize::MAX) - part.data.len();
+        part.data.extend(padding.iter().cycle().take(missing));
         part.data.extend_from_slice(data);
         part.size = offset + data.len() as u64;
         offset
@@ -255,8 +267,9 @@ impl Draft {
         if let Some(known) = self.names.iter().find(|other| other.name == name) {
             return known.offset;
         }
-        let at = self.append(&Kind::Text, &UD2, Align::to(16));
-        self.name(&(Kind::Text, at), name.to_owned(), UD2.len() as u64, true);
+        let trap = self.arch.trap();
+        let at = self.append(&Kind::Text, trap, Align::to(16));
+        self.name(&(Kind::Text, at), name.to_owned(), trap.len() as u64, true);
         at
     }
 
@@ -289,7 +302,8 @@ impl Draft {
         tag: &str,
     ) -> Result<Vec<u8>, object::write::Error> {
         let mut writer = Writer {
-            object: Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little),
+            object: Object::new(BinaryFormat::Elf, self.arch.elf(), Endianness::Little),
+            pointer: self.arch.objects().pointer(),
             sections: BTreeMap::new(),
             symbols: HashMap::new(),
         };
@@ -311,13 +325,10 @@ impl Draft {
         writer.add_preimages(&self.funcs);
         writer.add_unloaded_note(record::SECTION, &record::note(&identity.record.to_string()));
         let mut elf = writer.object.write()?;
-        set_entry_sizes(&mut elf);
+        set_entry_sizes(&mut elf, |table| self.arch.objects().entry_size(table));
         Ok(elf)
     }
 }
-
-/// The instruction that traps.
-const UD2: [u8; 2] = [0x0f, 0x0b];
 
 /// Length of the payload's build-id in bytes: that of the hypervisor's own.
 const BUILD_ID_SIZE: usize = 20;
@@ -327,6 +338,8 @@ const TAG_SIZE: usize = 4;
 
 struct Writer<'a> {
     object: Object<'a>,
+    /// The type of the relocation for a pointer.
+    pointer: u32,
     sections: BTreeMap<Kind, SectionId>,
     symbols: HashMap<String, SymbolId>,
 }
@@ -438,7 +451,7 @@ impl Writer<'_> {
             symbol,
             addend: addend.cast_signed(),
             flags: RelocationFlags::Elf {
-                r_type: elf::R_X86_64_64,
+                r_type: elf::RelocationType(self.pointer),
             },
         };
         self.object.add_relocation(section, relocation)
@@ -511,7 +524,7 @@ impl Writer<'_> {
 }
 
 /// Sets the entry size in the section header of every table.
-fn set_entry_sizes(elf: &mut [u8]) {
+fn set_entry_sizes(elf: &mut [u8], size_of_entry: impl Fn(special::Table) -> u64) {
     const HEADER_SIZE: usize = size_of::<elf::SectionHeader64<Endianness>>();
     const ENTRY_SIZE: usize = 56;
     let Ok(file) = object::read::elf::ElfFile64::<Endianness>::parse(&*elf) else {
@@ -526,7 +539,7 @@ fn set_entry_sizes(elf: &mut [u8]) {
         let size = match name {
             abi::section::FUNCS => Some(size_of::<abi::LivepatchFunc>() as u64),
             _ if hook::stage(name).is_some() => Some(hook::POINTER_SIZE),
-            _ => special::table(name).map(special::Table::entry_size),
+            _ => special::table(name).map(&size_of_entry),
         };
         sizes.extend(size.map(|size| (section.index().0, size)));
     }

@@ -153,10 +153,7 @@ impl Objects {
         // The build gives the FILE symbol its path after compiling.
         let name = linked_file_name(tree, pair.original_object())
             .unwrap_or(pair.original_object().source.clone());
-        let read = |bytes: Option<&[u8]>| {
-            let Some(bytes) = bytes else {
-                return Ok(Object::default());
-            };
+        let read = |bytes: &[u8]| {
             let source = &pair.object.source;
             if is_32_bit(bytes) {
                 let message = format!(
@@ -171,8 +168,14 @@ impl Objects {
             object.file.clone_from(&name);
             Ok(object)
         };
-        let objects = builds(pair).map(|(_, bytes)| read(bytes));
-        Ok(Self(objects.collect::<Result<_, _>>()?))
+        let objects = builds(pair).map(|(_, bytes)| bytes.map(&read).transpose());
+        let objects = objects.collect::<Result<Vec<Option<Object>>, _>>()?;
+        // What one build lacks is for the machine of the others.
+        let arch = objects.iter().flatten().next().map(|object| object.arch);
+        let arch = arch.unwrap_or(&xsplice_objdiff::arch::X86_64);
+        let objects = objects.into_iter();
+        let objects = objects.map(|object| object.unwrap_or_else(|| Object::empty(arch)));
+        Ok(Self(objects.collect()))
     }
 
     fn compare(self, pair: &Pair) -> Unit {
@@ -187,8 +190,9 @@ impl Objects {
             })
             .collect();
         let comparison = comparisons.pop().unwrap_or_default();
-        let patched = objects.pop().unwrap_or_default();
-        let original = objects.pop().unwrap_or_default();
+        // The last two are always there.
+        let patched = objects.remove(objects.len() - 1);
+        let original = objects.remove(objects.len() - 1);
         let stages = pair.below.iter().zip(objects).zip(comparisons);
         let stages = stages.map(|((before, object), comparison)| Stage {
             level: before.level,

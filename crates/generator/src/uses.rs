@@ -2,7 +2,7 @@
 //! Finds references in the linked hypervisor, which the affected objects alone do not
 //! show.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+use crate::arch::Arch;
 use std::ops::Range;
 use xsplice_xen_image::Image;
 
@@ -21,7 +21,7 @@ pub(crate) struct Use {
 }
 
 /// All references into `target`: instructions with its address, and pointers in data.
-pub(crate) fn uses(image: &Image, target: &Range<u64>) -> Vec<Use> {
+pub(crate) fn uses(arch: &dyn Arch, image: &Image, target: &Range<u64>) -> Vec<Use> {
     let mut found = Vec::new();
     let mut add = |place, only_reads| {
         let user = image
@@ -34,13 +34,8 @@ pub(crate) fn uses(image: &Image, target: &Range<u64>) -> Vec<Use> {
         });
     };
     for (address, code) in image.code() {
-        let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
-        let mut instruction = Instruction::default();
-        while decoder.can_decode() {
-            decoder.decode_out(&mut instruction);
-            if let Some(only_reads) = refers(&instruction, target) {
-                add(instruction.ip(), only_reads);
-            }
+        for (place, only_reads) in arch.uses(address, code, target) {
+            add(place, only_reads);
         }
     }
     for (address, data) in image.data() {
@@ -55,30 +50,4 @@ pub(crate) fn uses(image: &Image, target: &Range<u64>) -> Vec<Use> {
         }
     }
     found
-}
-
-/// Whether an instruction refers to `target`, and if so, whether it only reads or
-/// calls it.
-fn refers(instruction: &Instruction, target: &Range<u64>) -> Option<bool> {
-    let branches = instruction.is_call_near()
-        || instruction.is_jmp_short_or_near()
-        || instruction.is_jcc_short_or_near();
-    if branches && target.contains(&instruction.near_branch_target()) {
-        return Some(true);
-    }
-    if instruction.is_ip_rel_memory_operand()
-        && target.contains(&instruction.ip_rel_memory_address())
-    {
-        let reads = matches!(
-            instruction.mnemonic(),
-            Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Push | Mnemonic::Call | Mnemonic::Jmp
-        );
-        let written = instruction.op0_kind() == OpKind::Memory && !reads;
-        return Some(!written && instruction.mnemonic() != Mnemonic::Lea);
-    }
-    let immediate = (0..instruction.op_count()).any(|operand| {
-        instruction.op_kind(operand) == OpKind::Immediate64
-            && target.contains(&instruction.immediate64())
-    });
-    immediate.then_some(false)
 }

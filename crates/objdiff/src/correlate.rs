@@ -10,7 +10,7 @@
 //! Constants made by the compiler are not matched at all: they are identified by
 //! their contents. So are ambiguous flags made by macros.
 
-use crate::object::{Class, Object, SectionIx, Symbol, SymbolIx, Target, width};
+use crate::object::{Class, Object, SectionIx, Symbol, SymbolIx, Target};
 use crate::placement::{Fate, fate};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -185,8 +185,8 @@ struct Side<'a> {
     users: HashMap<SymbolIx, BTreeSet<&'a str>>,
 }
 
-/// Size, bytes between relocated fields, and positions of these fields.
-type Shape<'a> = (u64, Vec<&'a [u8]>, Vec<(u64, usize)>);
+/// Size, bytes outside of relocated fields, and positions of these fields.
+type Shape = (u64, Vec<u8>, Vec<(u64, usize)>);
 
 impl<'a> Side<'a> {
     fn new(object: &'a Object) -> Self {
@@ -266,24 +266,17 @@ impl<'a> Side<'a> {
         symbols.any(|symbol| symbol.name.in_source() == name)
     }
 
-    fn shape(&self, index: SymbolIx) -> Shape<'a> {
+    fn shape(&self, index: SymbolIx) -> Shape {
         let symbol = self.symbol(index);
         let bytes = self.object.bytes(symbol.span());
         let fields = self.object.relocations(symbol.span());
-        let (mut between, mut places, mut at) = (Vec::new(), Vec::new(), 0);
-        for field in fields {
+        let places = fields.iter().map(|field| {
             let start = field.offset - symbol.offset;
-            let width = width(field.r_type);
-            between.push(crate::object::slice(bytes, at, start.saturating_sub(at)));
-            places.push((start, width));
-            at = start.saturating_add(width as u64);
-        }
-        between.push(crate::object::slice(
-            bytes,
-            at,
-            symbol.extent().saturating_sub(at),
-        ));
-        (symbol.extent(), between, places)
+            (start, self.object.width(field.r_type))
+        });
+        let mut outside = bytes.to_vec();
+        self.object.clear_fields(symbol.span(), &mut outside);
+        (symbol.extent(), outside, places.collect())
     }
 
     /// The targets of a symbol's fields, described independently of open symbols.

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The first instruction that differs between two builds of a function.
 
+use crate::arch::Instruction;
 use crate::compare::describe;
 use crate::line::{SourceLine, source_line};
-use crate::object::{Object, Relocation, SectionIx, SymbolIx, width};
-use crate::read::is_branch;
-use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
+use crate::object::{Object, Relocation, SectionIx, Span, SymbolIx};
 use xsplice_abi::suffix;
 
 /// The first difference between two builds of a function.
@@ -65,7 +64,7 @@ struct Walk<'a> {
     start: u64,
     size: u64,
     code: &'a [u8],
-    decoder: Decoder<'a>,
+    instructions: Box<dyn Iterator<Item = Instruction> + 'a>,
 }
 
 struct Step {
@@ -94,7 +93,7 @@ impl<'a> Walk<'a> {
             start: symbol.offset,
             size: code.len() as u64,
             code,
-            decoder: Decoder::with_ip(64, code, 0, DecoderOptions::NONE),
+            instructions: object.arch.decode(code, 0),
         }
     }
 }
@@ -103,31 +102,27 @@ impl Iterator for Walk<'_> {
     type Item = Step;
 
     fn next(&mut self) -> Option<Step> {
-        if !self.decoder.can_decode() {
-            return None;
-        }
-        let instruction = self.decoder.decode();
-        let (offset, end) = (instruction.ip(), instruction.next_ip());
-        let mut bytes = crate::object::slice(self.code, offset, end - offset).to_vec();
+        let instruction = self.instructions.next()?;
+        let (offset, end) = (instruction.start, instruction.end);
+        let code = crate::object::slice(self.code, offset, end - offset);
+        let mut bytes = code.to_vec();
         let fields = self
             .fields
             .iter()
             .filter(|field| (offset..end).contains(&field.offset.wrapping_sub(self.start)));
-        let mut leads_to = Vec::new();
-        for field in fields {
-            let at = usize::try_from(field.offset - self.start - offset).unwrap_or(usize::MAX);
-            let field_bytes = bytes.iter_mut().skip(at).take(width(field.r_type));
-            field_bytes.for_each(|byte| *byte = 0);
-            leads_to.push(describe(self.object, &field.reference));
+        let leads_to: Vec<String> = fields
+            .map(|field| describe(self.object, &field.reference))
+            .collect();
+        let span = Span {
+            section: self.section,
+            offset: self.start + offset,
+            size: end - offset,
+        };
+        self.object.clear_fields(span, &mut bytes);
+        if leads_to.is_empty() && instruction.branch_target().is_some() {
+            self.object.arch.clear_distance(&mut bytes);
         }
-        if leads_to.is_empty() && is_branch(&instruction) {
-            let opcode = if bytes.len() > 4 { bytes.len() - 4 } else { 1 };
-            bytes.truncate(opcode);
-        }
-        let mut text = String::new();
-        let mut formatter = GasFormatter::new();
-        formatter.options_mut().set_rip_relative_addresses(true);
-        formatter.format(&instruction, &mut text);
+        let mut text = self.object.arch.text(code, offset);
         if !leads_to.is_empty() {
             text = format!("{text} <{}>", leads_to.join(", "));
         }

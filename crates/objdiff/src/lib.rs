@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Compares two builds of one object file, symbol by symbol.
 //!
-//! *What it is*: [`object::Object`] reads a relocatable x86-64 ELF file into symbols,
-//! sections and references, independent of section layout; [`compare::compare`]
+//! *What it is*: [`object::Object`] reads a relocatable ELF file for x86-64 or ARM64 into
+//! symbols, sections and references, independent of section layout; [`compare::compare`]
 //! correlates the symbols of two such objects and reports which differ.
 //!
 //! *What it trusts*: that both files were compiled with `-ffunction-sections
@@ -14,6 +14,7 @@
 //! symbol and offset, or equal contents.
 #![forbid(unsafe_code)]
 
+pub mod arch;
 mod change;
 pub mod compare;
 pub mod correlate;

@@ -3,7 +3,6 @@
 
 use crate::object::{Object, SectionIx, Target};
 use gimli::{AttributeValue, DebugLine, DebugLineOffset, EndianSlice, LittleEndian};
-use xsplice_reloc::reloc::x86_64;
 
 /// A source line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +110,10 @@ fn relocated(object: &Object, index: SectionIx) -> Vec<u8> {
             Target::Anonymous(_) => offset.cast_unsigned(),
             Target::External(_) => 0,
         };
-        let width = x86_64::lookup(field.r_type).map_or(0, |relocation| relocation.size);
+        let width = object
+            .arch
+            .relocation(field.r_type)
+            .map_or(0, |relocation| relocation.size);
         let place = usize::try_from(field.offset).unwrap_or(usize::MAX);
         let bytes = value.to_le_bytes();
         if let Some(field) = data.get_mut(place..).and_then(|rest| rest.get_mut(..width)) {

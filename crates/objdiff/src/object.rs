@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A relocatable object file as sections, symbols and references.
 
+use crate::arch::{Arch, Does};
 use crate::name::SymbolName;
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use index_vec::{IndexVec, define_index_type, index_vec};
+use std::ops::Range;
+use xsplice_abi::machine::Machine;
 use xsplice_abi::symbol::RuntimeName;
 
 define_index_type! {
@@ -16,7 +18,7 @@ define_index_type! {
     pub struct SectionIx = u32;
 }
 
-/// Why a file cannot be read as an x86-64 relocatable object.
+/// Why a file cannot be read as a relocatable object.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The ELF structure is damaged.
@@ -29,7 +31,8 @@ pub enum ReadError {
     },
     /// It is an ELF file of another kind.
     #[error(
-        "{file}: expected an x86-64 relocatable object, found ELF type {e_type}, machine {e_machine}"
+        "{file}: expected a relocatable object for x86-64 or ARM64, found ELF type {e_type}, machine \
+         {e_machine}"
     )]
     WrongKind {
         /// The file.
@@ -133,6 +136,8 @@ pub struct Section {
     pub align: u64,
     /// Relocations in ascending order of offset.
     pub relocations: Vec<Relocation>,
+    /// The ranges of code that hold data, as far as the file says so.
+    pub(crate) literals: Vec<Range<u64>>,
 }
 
 impl Section {
@@ -149,7 +154,7 @@ impl Section {
 pub struct Relocation {
     /// Offset of the field in its section.
     pub offset: u64,
-    /// `R_X86_64_*`.
+    /// The type; what it means depends on the machine.
     pub r_type: u32,
     /// Whether it is the operand of a call or jump; everything else takes the address
     /// of its target, or accesses it.
@@ -264,8 +269,10 @@ impl Symbol {
 }
 
 /// A relocatable object file.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Object {
+    /// The machine that it is for.
+    pub arch: &'static dyn Arch,
     /// The source file that its FILE symbol names.
     pub file: String,
     /// All sections, index 0 being the null section.
@@ -323,6 +330,48 @@ impl Index {
 }
 
 impl Object {
+    /// An object without contents.
+    pub fn empty(arch: &'static dyn Arch) -> Self {
+        Self {
+            arch,
+            file: String::new(),
+            sections: IndexVec::new(),
+            symbols: IndexVec::new(),
+            index: Index::default(),
+        }
+    }
+
+    /// The machine that it is for.
+    pub fn machine(&self) -> Machine {
+        self.arch.machine()
+    }
+
+    /// Size in bytes of the place that a relocation of type `r_type` fills.
+    pub fn width(&self, r_type: u32) -> usize {
+        // The types that the table of x86-64 does not have are the GOT's, of four bytes.
+        self.arch
+            .relocation(r_type)
+            .map_or(4, |relocation| relocation.size)
+    }
+
+    /// Clears what the relocations of `span` fill in, in `bytes`, which are, or replace,
+    /// those of `span`.
+    pub fn clear_fields(&self, span: Span, bytes: &mut [u8]) {
+        for field in self.relocations(span) {
+            let start = usize::try_from(field.offset - span.offset).unwrap_or(usize::MAX);
+            let Some(place) = bytes.get_mut(start..) else {
+                continue;
+            };
+            match self.arch.relocation(field.r_type) {
+                Some(relocation) if relocation.size <= place.len() => relocation.erase(place),
+                _ => place
+                    .iter_mut()
+                    .take(self.width(field.r_type))
+                    .for_each(|byte| *byte = 0),
+            }
+        }
+    }
+
     /// The symbol that covers `offset` in `section`.
     pub fn symbol_at(&self, section: SectionIx, offset: u64) -> Option<SymbolIx> {
         let here = self.index.symbols.get(section)?;
@@ -379,15 +428,12 @@ impl Object {
     /// The first byte of `symbol` that differs from `other`, outside of relocated
     /// fields.
     pub fn first_difference(&self, symbol: &Symbol, other: &[u8]) -> Option<usize> {
-        let bytes = self.bytes(symbol.span());
-        let mut relocated = vec![false; bytes.len()];
-        for field in self.relocations(symbol.span()) {
-            let start = usize::try_from(field.offset - symbol.offset).unwrap_or(usize::MAX);
-            let field = relocated.iter_mut().skip(start).take(width(field.r_type));
-            field.for_each(|byte| *byte = true);
-        }
-        let mut places = 0..bytes.len();
-        places.find(|&at| !relocated[at] && other.get(at) != Some(&bytes[at]))
+        let mut ours = self.bytes(symbol.span()).to_vec();
+        let mut theirs = other.get(..ours.len()).unwrap_or(other).to_vec();
+        self.clear_fields(symbol.span(), &mut ours);
+        self.clear_fields(symbol.span(), &mut theirs);
+        let mut places = 0..ours.len();
+        places.find(|&at| theirs.get(at) != Some(&ours[at]))
     }
 
     /// The name by which the hypervisor's own symbol table knows a symbol.
@@ -464,20 +510,9 @@ pub(crate) fn significant(object: &Object, symbol: &Symbol) -> u64 {
     if !symbol.is_label() || !matches!(class, Class::Text | Class::Init) {
         return symbol.extent();
     }
-    let code = object.bytes(symbol.span());
-    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
-    let (mut instruction, mut end) = (Instruction::default(), 0);
-    while decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        if !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {
-            end = instruction.next_ip();
-        }
-    }
-    end
-}
-
-/// Size in bytes of the field that a relocation of type `r_type` fills.
-pub fn width(r_type: u32) -> usize {
-    // The types that the table does not have are the GOT's, of four bytes.
-    xsplice_reloc::reloc::x86_64::lookup(r_type).map_or(4, |relocation| relocation.size)
+    let code = object.arch.decode(object.bytes(symbol.span()), 0);
+    let last = code
+        .filter(|instruction| instruction.does != Does::Nothing)
+        .last();
+    last.map_or(0, |instruction| instruction.end)
 }

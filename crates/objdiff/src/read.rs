@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads an ELF file into an [`Object`].
 
+use crate::arch::{self, Arch, Does, Instruction, Operand};
 use crate::line::{LINES, NAMES};
 use crate::object::{
-    Class, Index, Merge, Object, ReadError, Reference, Relocation, Section, SectionIx, Symbol,
-    Target,
+    Class, Merge, Object, ReadError, Reference, Relocation, Section, SectionIx, Symbol, Target,
 };
 use ::object::elf;
 use ::object::read::elf::{ElfFile64, FileHeader, SectionHeader, Sym};
 use ::object::{Endianness, Object as _, ObjectSection as _};
-use iced_x86::{Decoder, DecoderOptions, Instruction};
 use index_vec::{IndexVec, index_vec};
 use std::collections::BTreeMap;
-use xsplice_abi::special::Special;
+use std::ops::Range;
+use xsplice_abi::machine::Machine;
+use xsplice_abi::special::{self, Special};
 
 impl Object {
     /// Reads the object file `data`; `path` is for messages.
     ///
     /// # Errors
-    /// If `data` is no x86-64 relocatable ELF file or is damaged.
+    /// If `data` is no relocatable ELF file for a known machine, or is damaged.
     pub fn read(path: &str, data: &[u8]) -> Result<Self, ReadError> {
         Reader::new(path, data)?.read()
     }
@@ -28,6 +29,7 @@ impl Object {
 pub(crate) struct Reader<'a> {
     path: &'a str,
     elf: ElfFile64<'a, Endianness>,
+    arch: &'static dyn Arch,
 }
 
 impl<'a> Reader<'a> {
@@ -35,22 +37,21 @@ impl<'a> Reader<'a> {
         let elf = ElfFile64::parse(data).map_err(|e| malformed(path, &e))?;
         let header = elf.elf_header();
         let (e_type, e_machine) = (header.e_type(elf.endian()), header.e_machine(elf.endian()));
-        if e_type != elf::ET_REL || e_machine != elf::EM_X86_64 {
-            return Err(ReadError::WrongKind {
+        let arch = Machine::from_elf(e_machine.0).and_then(arch::of);
+        match arch.filter(|_| e_type == elf::ET_REL) {
+            Some(arch) => Ok(Self { path, elf, arch }),
+            None => Err(ReadError::WrongKind {
                 file: path.to_owned(),
                 e_type: e_type.0,
                 e_machine: e_machine.0,
-            });
+            }),
         }
-        Ok(Self { path, elf })
     }
 
     pub(crate) fn read(&self) -> Result<Object, ReadError> {
         let mut object = Object {
-            file: String::new(),
             sections: self.sections()?,
-            symbols: IndexVec::new(),
-            index: Index::default(),
+            ..Object::empty(self.arch)
         };
         let meaning = self.symbols(&mut object)?;
         add_tails(&mut object);
@@ -90,9 +91,16 @@ impl<'a> Reader<'a> {
                 }
             });
             sections.resize_with(section.index().0, no_section);
-            let class = classify(&name, flags, no_bits);
-            let special = (class == Class::Special).then(|| Special::of(&name));
-            if special == Some(Some(Special::Unknown)) && section.size() > 0 {
+            let class = match self.arch.is_discarded(&name) {
+                true => Class::Ignored,
+                false => classify(&name, flags, no_bits),
+            };
+            let unknown = match Special::of(&name) {
+                Some(Special::Table(table)) => !self.arch.has(table),
+                Some(Special::Unknown) => true,
+                Some(Special::Replacements) | None => false,
+            };
+            if class == Class::Special && unknown && section.size() > 0 {
                 return Err(ReadError::UnknownTable {
                     file: self.path.to_owned(),
                     section: name,
@@ -110,6 +118,7 @@ impl<'a> Reader<'a> {
                 size: section.size(),
                 align: section.align().max(1),
                 relocations: Vec::new(),
+                literals: Vec::new(),
             });
         }
         Ok(sections)
@@ -120,6 +129,7 @@ impl<'a> Reader<'a> {
         let endian = self.elf.endian();
         let table = self.elf.elf_symbol_table();
         let mut meaning = Vec::new();
+        let mut marks: BTreeMap<SectionIx, BTreeMap<u64, bool>> = BTreeMap::new();
         for symbol in table.iter() {
             let name = table
                 .symbol_name(endian, symbol)
@@ -132,7 +142,13 @@ impl<'a> Reader<'a> {
                 object.file = name.clone().into_owned();
             }
             let defined = section != 0 && section < object.sections.len();
-            let named = kind != elf::STT_SECTION && !name.is_empty() && !name.starts_with(".L");
+            let mark = self.arch.machine().is_mapping_symbol(name.as_bytes());
+            if mark && defined {
+                let data = name.starts_with("$d");
+                marks.entry(section).or_default().insert(value, data);
+            }
+            let named =
+                kind != elf::STT_SECTION && !name.is_empty() && !name.starts_with(".L") && !mark;
             meaning.push(if defined && named {
                 let symbol = object.symbols.push(Symbol {
                     global: symbol.st_bind() != elf::STB_LOCAL,
@@ -155,6 +171,10 @@ impl<'a> Reader<'a> {
             } else {
                 Meaning::Target(Target::External(name.into()))
             });
+        }
+        for (section, marks) in marks {
+            let section = &mut object.sections[section];
+            section.literals = literals(&marks, section.size);
         }
         Ok(meaning)
     }
@@ -182,9 +202,18 @@ impl<'a> Reader<'a> {
         } else {
             Code::default()
         };
-        let bias_of = crate::special::bias(&section.name);
+        let bias_of = crate::special::bias(self.arch, &section.name);
+        let is_used = |offset: u64| {
+            special::table(&section.name).is_none_or(|table| {
+                let offset = offset % self.arch.entry_size(table);
+                self.arch.uses_field(table, offset)
+            })
+        };
         let mut relocations = Vec::with_capacity(fields.len());
         for (at, (offset, relocation)) in fields.into_iter().enumerate() {
+            if !is_used(offset) {
+                continue;
+            }
             let bad = || ReadError::BadRelocation {
                 file: self.path.to_owned(),
                 section: section.name.clone(),
@@ -198,12 +227,12 @@ impl<'a> Reader<'a> {
             };
             let meant = meaning.get(symbol.0).ok_or_else(bad)?;
             let (addend, user) = (relocation.addend(), code.users.get(at).copied().flatten());
-            let bias = user.map_or(0, |user| user.bias(offset, r_type))
+            let bias = user.map_or(0, |user| self.arch.bias(&user, offset, r_type.0))
                 + bias_of.as_ref().map_or(0, |bias| bias(offset, addend));
             relocations.push(Relocation {
                 offset,
                 r_type: r_type.0,
-                branch: user.is_some_and(|user| user.branch),
+                branch: user.is_some_and(|user| user.branch_target().is_some()),
                 inferred: matches!(meant, Meaning::Place { .. }),
                 reference: meant.reference(object, addend, bias),
             });
@@ -354,35 +383,22 @@ fn settle(object: &Object, section: SectionIx, offset: i64, bias: i64) -> Refere
     }
 }
 
-/// The instruction that a relocated field is in.
-#[derive(Clone, Copy)]
-struct User {
-    /// Its end.
-    end: u64,
-    /// Whether it is a call or jump to the target of the field.
-    branch: bool,
-}
-
-impl User {
-    /// The part of the addend of its field at `offset` that is no offset: a
-    /// pc-relative operand counts from the end of the instruction.
-    fn bias(self, offset: u64, r_type: elf::RelocationType) -> i64 {
-        match r_type {
-            elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 | elf::R_X86_64_PC8 => {
-                -(self.end - offset).cast_signed()
-            }
-            _ => 0,
-        }
-    }
+/// The ranges of a section of `size` bytes that are data, given where data (`true`) and
+/// code begin.
+fn literals(marks: &BTreeMap<u64, bool>, size: u64) -> Vec<Range<u64>> {
+    let starts = marks.iter();
+    let ends = marks.keys().skip(1).copied().chain([size]);
+    let ranges = starts.zip(ends).filter(|((_, data), _)| **data);
+    ranges.map(|((start, _), end)| *start..end).collect()
 }
 
 /// Information from the instructions of a section.
 #[derive(Default)]
 struct Code {
     /// For each relocated field, its instruction.
-    users: Vec<Option<User>>,
-    /// The branches from one symbol to another in the same section: the assembler
-    /// knows the distance and emits no relocation.
+    users: Vec<Option<Instruction>>,
+    /// The operands that lead from one symbol to another in the same section: the
+    /// assembler knows the distance and emits no relocation.
     branches: Vec<Relocation>,
 }
 
@@ -400,55 +416,47 @@ impl Code {
             branches: Vec::new(),
         };
         let mut fields = fields.peekable();
-        let data = &object.sections[index].data;
-        let mut decoder = Decoder::with_ip(64, data, 0, DecoderOptions::NONE);
-        let mut instruction = Instruction::default();
-        while decoder.can_decode() && (several || fields.peek().is_some()) {
-            decoder.decode_out(&mut instruction);
-            let end = instruction.next_ip();
+        let section = &object.sections[index];
+        let mut instructions = object.arch.decode(&section.data, 0);
+        while (several || fields.peek().is_some())
+            && let Some(instruction) = instructions.next()
+        {
             let before = code.users.len();
-            let branch = is_branch(&instruction);
-            while fields.next_if(|&field| field < end).is_some() {
-                code.users.push(Some(User { end, branch }));
+            let mut literals = section.literals.iter();
+            let is_data = literals.any(|range| range.contains(&instruction.start));
+            while fields.next_if(|&field| field < instruction.end).is_some() {
+                code.users.push((!is_data).then_some(instruction));
             }
-            if several && code.users.len() == before {
-                code.branches
-                    .extend(branch_out(object, index, &instruction));
+            if several && code.users.len() == before && !is_data {
+                code.branches.extend(leads_out(object, index, &instruction));
             }
         }
         code
     }
 }
 
-/// Whether `instruction` is a direct branch.
-pub(crate) fn is_branch(instruction: &Instruction) -> bool {
-    instruction.is_jcc_short_or_near()
-        || instruction.is_jmp_short_or_near()
-        || instruction.is_call_near()
-}
-
-/// The branch of `instruction`, if it leads to another symbol.
-fn branch_out(
-    object: &Object,
-    section: SectionIx,
-    instruction: &Instruction,
-) -> Option<Relocation> {
-    let (width, r_type) = if instruction.is_jcc_short() || instruction.is_jmp_short() {
-        (1, elf::R_X86_64_PC8)
-    } else if instruction.is_jcc_near() || instruction.is_jmp_near() || instruction.is_call_near() {
-        (4, elf::R_X86_64_PC32)
-    } else {
-        return None;
+/// The operand of `instruction`, if it leads to another symbol.
+fn leads_out(object: &Object, section: SectionIx, instruction: &Instruction) -> Option<Relocation> {
+    let rest = object.sections[section]
+        .data
+        .get(usize::try_from(instruction.start).ok()?..)?;
+    let Operand {
+        offset,
+        r_type,
+        bias,
+    } = object.arch.operand(instruction, rest)?;
+    let target = match instruction.does {
+        Does::Branch(target) | Does::Address(target) | Does::Access(target) => target,
+        Does::Nothing | Does::Other => return None,
     };
-    let target = instruction.near_branch_target();
-    let from = object.symbol_at(section, instruction.ip());
+    let from = object.symbol_at(section, instruction.start);
     let to = object.symbol_at(section, target)?;
     (from != Some(to)).then(|| Relocation {
-        offset: instruction.next_ip() - width,
-        r_type: r_type.0,
-        branch: true,
+        offset,
+        r_type,
+        branch: instruction.branch_target().is_some(),
         inferred: true,
-        reference: settle(object, section, target.cast_signed(), -width.cast_signed()),
+        reference: settle(object, section, target.cast_signed(), bias),
     })
 }
 
@@ -463,6 +471,7 @@ fn no_section() -> Section {
         size: 0,
         align: 1,
         relocations: Vec::new(),
+        literals: Vec::new(),
     }
 }
 

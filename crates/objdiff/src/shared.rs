@@ -155,7 +155,8 @@ fn resolve(object: &mut Object, witness: &Object, file: &str) -> Result<(), Read
                 let start = object.symbols[symbol].offset.cast_signed();
                 resolved.push((index, at, Target::Symbol(symbol), offset - start));
             } else if section.class != Class::Init
-                && !(is_labelled(witness, index, relocation) && is_inside(object, to, offset))
+                && (object.arch.has_anchors()
+                    || !(is_labelled(witness, index, relocation) && is_inside(object, to, offset)))
             {
                 return Err(ReadError::Doubtful {
                     file: file.to_owned(),

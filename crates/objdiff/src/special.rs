@@ -5,36 +5,34 @@
 //! Each entry belongs to the function that its first field leads to, and goes into a
 //! payload only together with that function.
 
-use crate::object::{Object, Relocation, SectionIx, Span, Symbol, SymbolIx, Target, width};
-use xsplice_abi::special::{
-    self, Alternative, BugFrame, FIELD_SIZE, REPLACEMENTS, Table, displacement, table,
-};
+use crate::arch::Arch;
+use crate::object::{Object, Relocation, SectionIx, Span, Symbol, SymbolIx, Target};
+use xsplice_abi::special::{self, Alternative, FIELD_SIZE, REPLACEMENTS, Table, table};
 
 /// The part of an addend that is not an offset, from the offset of its field in
 /// `section` and the addend; `None` if there is no such part.
 ///
-/// A bug frame keeps half of a line number above both displacements, and its
-/// displacements count from the start of the frame.
-pub(crate) fn bias(section: &str) -> Option<impl Fn(u64, i64) -> i64> {
-    let frame = bug_frame_size(section)?;
+/// The displacements of a bug frame count from the start of the frame; a line number may
+/// be above them.
+pub(crate) fn bias(arch: &'static dyn Arch, section: &str) -> Option<impl Fn(u64, i64) -> i64> {
+    let frame = bug_frame_size(arch, section)?;
     Some(move |offset: u64, addend: i64| {
-        addend
-            .wrapping_sub(displacement(addend))
+        arch.line_part(addend)
             .wrapping_add((offset % frame).cast_signed())
     })
 }
 
 /// Whether two fields of `section` have the same bias, apart from the line number: a
 /// function that only moved within its source is unchanged.
-pub(crate) fn same_bias(section: &str, old: i64, new: i64) -> bool {
+pub(crate) fn same_bias(arch: &dyn Arch, section: &str, (old, new): (i64, i64)) -> bool {
     let difference = old.wrapping_sub(new);
-    let only_line = difference.trailing_zeros() >= BugFrame::LINE_SHIFT;
-    difference == 0 || bug_frame_size(section).is_some() && only_line
+    let only_line = || arch.only_line_differs(difference);
+    difference == 0 || bug_frame_size(arch, section).is_some() && only_line()
 }
 
-fn bug_frame_size(section: &str) -> Option<u64> {
+fn bug_frame_size(arch: &dyn Arch, section: &str) -> Option<u64> {
     match table(section)? {
-        kind @ Table::BugFrames(_) => Some(kind.entry_size()),
+        kind @ Table::BugFrames(_) => Some(arch.entry_size(kind)),
         Table::Exceptions | Table::EarlyExceptions | Table::Alternatives | Table::CallSites => None,
     }
 }
@@ -57,7 +55,7 @@ pub fn entries(object: &Object) -> Vec<Entry> {
         let Some(table) = table(&section.name) else {
             continue;
         };
-        let size = table.entry_size();
+        let size = object.arch.entry_size(table);
         let mut offset = 0;
         let end = section.data.len() as u64;
         while offset < end {
@@ -110,7 +108,8 @@ pub fn piece(object: &Object, section: SectionIx, offset: u64) -> Span {
 /// Whether all references of a piece lead into one function.
 fn is_jump_table(object: &Object, piece: Span) -> bool {
     let fields = object.relocations(piece);
-    let relocated: u64 = fields.iter().map(|field| width(field.r_type) as u64).sum();
+    let widths = fields.iter().map(|field| object.width(field.r_type) as u64);
+    let relocated: u64 = widths.sum();
     let into = |field: &Relocation| match field.reference.target {
         Target::Symbol(index) if object.symbols[index].function => Some(index),
         _ => None,
@@ -123,11 +122,10 @@ fn is_jump_table(object: &Object, piece: Span) -> bool {
 /// that the hypervisor makes direct, according to one of `entries`: it reads the
 /// pointer when it loads the code, not when it runs it.
 pub fn becomes_direct(object: &Object, entries: &[Entry], section: SectionIx, offset: u64) -> bool {
-    const THROUGH_POINTER: [[u8; 2]; 2] = [[0xff, 0x15], [0xff, 0x25]];
-    let Some(start) = offset.checked_sub(2) else {
+    let code = &object.sections[section].data;
+    let Some(start) = object.arch.call_through(code, offset) else {
         return false;
     };
-    let opcode = crate::object::slice(&object.sections[section].data, start, 2);
     let is_here = |entry: &Entry| {
         let reference = entry.about(object).map(|field| &field.reference);
         reference.is_some_and(|reference| match reference.target {
@@ -140,7 +138,7 @@ pub fn becomes_direct(object: &Object, entries: &[Entry], section: SectionIx, of
         })
     };
     let mut entries = entries.iter().filter(|entry| entry.table.changes_code());
-    THROUGH_POINTER.iter().any(|call| opcode == call) && entries.any(is_here)
+    entries.any(is_here)
 }
 
 impl Entry {
@@ -155,7 +153,16 @@ impl Entry {
 
     /// What the entry says, as if it were in memory at its offset.
     pub fn read(&self, object: &Object) -> Option<special::Entry> {
-        self.table.read(object.bytes(self.span), self.span.offset)
+        let bytes = object.bytes(self.span);
+        object.arch.read_entry(self.table, bytes, self.span.offset)
+    }
+
+    /// The part of it that says something about the code, apart from its line.
+    pub(crate) fn compared(&self, object: &Object) -> Span {
+        Span {
+            size: object.arch.compared_size(self.table),
+            ..self.span
+        }
     }
 
     fn alternative(&self, object: &Object) -> Option<Alternative> {

@@ -2,8 +2,9 @@
 //! Builds each file of `fixtures/` twice, the second time with `-DPATCHED`,
 //! and audits the comparison for exactly the differences that the file expects.
 //!
-//! Every file is built with gcc and with clang, at `-O1`, `-O2` and `-O3`, with
-//! the flags by which Xen's own build compiles code. Comments in it say:
+//! Every file is built with gcc and with clang for x86-64, and with gcc for ARM64, at
+//! `-O1`, `-O2` and `-O3`, with the flags by which Xen's own build compiles code. Comments
+//! in it say:
 //!
 //! ```text
 //! // EXPECT changed: f, g       functions that differ
@@ -12,6 +13,7 @@
 //! // EXPECT matched: k by use   how a symbol is matched
 //! // FLAGS: -fjump-tables       flags on top of Xen's
 //! // ONLY: gcc -O2              builds other than these say nothing
+//! // NOT: arm64                 nor do these
 //! // PRESENT: f.cold            symbols without which the fixture is pointless
 //! ```
 //!
@@ -20,7 +22,7 @@
 //! none of them must not differ.
 //! Names are those of the source: `f.isra.0` is `f`, and `f.part.1.cold` is
 //! `f.part.cold`. `name*2` stands for two symbols of that name. `EXPECT(gcc)`,
-//! `EXPECT(clang -O1)` and so on hold for those builds only.
+//! `EXPECT(clang -O1)` and so on hold for those builds only; `arm64` is gcc for ARM64.
 
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -28,11 +30,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_objdiff::{Comparison, Kind, Object, SymbolName, compare};
 
-const COMPILERS: [&str; 2] = ["gcc", "clang"];
+const COMPILERS: [&str; 3] = ["gcc", "clang", ARM64];
+const ARM64: &str = "arm64";
 const LEVELS: [&str; 3] = ["-O1", "-O2", "-O3"];
 
 /// What Xen's build gives to every compiler.
-const FLAGS: [&str; 17] = [
+const FLAGS: [&str; 9] = [
     "-std=gnu99",
     "-nostdinc",
     "-fno-builtin",
@@ -41,8 +44,21 @@ const FLAGS: [&str; 17] = [
     "-fomit-frame-pointer",
     "-ffunction-sections",
     "-fdata-sections",
-    "-fno-jump-tables",
     "-fno-stack-protector",
+];
+
+/// What Xen's build gives to compilers for ARM64.
+const ARM64_FLAGS: [&str; 5] = [
+    "-mcpu=generic",
+    "-mgeneral-regs-only",
+    "-mno-outline-atomics",
+    "-fno-pie",
+    "-fno-asynchronous-unwind-tables",
+];
+
+/// What Xen's build gives to compilers for x86-64.
+const X86_FLAGS: [&str; 8] = [
+    "-fno-jump-tables",
     "-fno-asynchronous-unwind-tables",
     "-fpic",
     "-fshort-wchar",
@@ -88,12 +104,17 @@ impl Build {
     fn object(self, fixture: &Fixture, patched: bool) -> Result<Object, String> {
         let directory = tempfile::tempdir().expect("a directory");
         let output = directory.path().join("fixture.o");
-        let mut compiler = Command::new(self.compiler);
+        let (program, own) = match self.compiler {
+            "gcc" => ("gcc", &GCC_FLAGS[..]),
+            "clang" => ("clang", &CLANG_FLAGS[..]),
+            _ => ("aarch64-linux-gnu-gcc", &ARM64_FLAGS[..]),
+        };
+        let mut compiler = Command::new(program);
         compiler.args(FLAGS).arg(self.level);
-        compiler.args(match self.compiler {
-            "gcc" => &GCC_FLAGS[..],
-            _ => &CLANG_FLAGS[..],
-        });
+        if self.compiler != ARM64 {
+            compiler.args(X86_FLAGS);
+        }
+        compiler.args(own);
         compiler
             .args(&fixture.flags)
             .args(patched.then_some("-DPATCHED"));
@@ -101,7 +122,7 @@ impl Build {
             .args(["-Wall", "-Werror", "-c", "-o"])
             .args([&output, &fixture.path])
             .output()
-            .unwrap_or_else(|e| panic!("these tests need {}: {e}", self.compiler));
+            .unwrap_or_else(|e| panic!("these tests need {program}: {e}"));
         if !ran.status.success() {
             let why = String::from_utf8_lossy(&ran.stderr).into_owned();
             return Err(format!("it does not compile: {why}"));
@@ -119,6 +140,7 @@ struct Fixture {
     /// Qualifier, kind of expectation, names.
     expectations: Vec<(String, String, String)>,
     only: String,
+    not: Option<String>,
     present: Vec<String>,
 }
 
@@ -130,6 +152,7 @@ impl Fixture {
             flags: Vec::new(),
             expectations: Vec::new(),
             only: String::new(),
+            not: None,
             present: Vec::new(),
         };
         for line in text.lines().filter_map(|l| l.strip_prefix("// ")) {
@@ -142,6 +165,7 @@ impl Fixture {
                     .flags
                     .extend(rest.split_whitespace().map(str::to_owned)),
                 "ONLY" => fixture.only = rest,
+                "NOT" => fixture.not = Some(rest),
                 "PRESENT" => fixture.present.extend(list(&rest).map(str::to_owned)),
                 _ => {
                     let Some(kind) = word.strip_prefix("EXPECT") else {
@@ -321,7 +345,10 @@ fn every_fixture_differs_exactly_as_it_says() {
     for fixture in &fixtures {
         for compiler in COMPILERS {
             let builds = LEVELS.map(|level| Build { compiler, level });
-            let wanted = builds.into_iter().filter(|b| b.is(&fixture.only));
+            let wanted = builds.into_iter().filter(|b| {
+                let not = fixture.not.as_ref();
+                b.is(&fixture.only) && not.is_none_or(|not| !b.is(not))
+            });
             pairs.extend(wanted.map(|build| (fixture, build)));
         }
     }

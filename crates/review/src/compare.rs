@@ -5,7 +5,6 @@ use crate::Error;
 use crate::elf::Elf;
 use crate::payload::{Function, functions};
 use crate::place;
-use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Mnemonic, OpKind};
 use serde::Serialize;
 use similar::{Algorithm, DiffOp};
 use std::borrow::Cow;
@@ -43,11 +42,23 @@ pub struct Code {
     pub text: String,
     /// The target of a branch within the function.
     #[serde(skip)]
-    inner: Option<u64>,
+    pub(crate) inner: Option<u64>,
     /// The key for comparing instructions: the text without the branch target, and
     /// with all references in full.
     #[serde(skip)]
-    shape: String,
+    pub(crate) shape: String,
+}
+
+impl Code {
+    /// An instruction that refers to nothing.
+    pub(crate) fn plain(offset: u64, text: String) -> Self {
+        Self {
+            offset,
+            shape: text.clone(),
+            text,
+            inner: None,
+        }
+    }
 }
 
 /// Aligns the code of each function of the payload `data` with the code that it
@@ -63,13 +74,13 @@ pub fn compare(data: &[u8], image: &Image) -> Result<Vec<Listing>, Error> {
         .map(|(function, new)| {
             let old = function.old_address.and_then(|address| {
                 let code = code(image.tail(address)?, function.old_size)?;
-                Some(disassemble(code, address, &names))
+                Some(elf.arch.disassemble(code, address, &names))
             });
             let old = old.unwrap_or_default();
             let new = match new {
                 Some(address) => elf.bytes(address).and_then(|bytes| {
                     let code = code(bytes, function.new_size)?;
-                    Some(disassemble(code, address, &names))
+                    Some(elf.arch.disassemble(code, address, &names))
                 }),
                 // The code after the no-ops stays.
                 None => {
@@ -91,19 +102,19 @@ fn code(bytes: &[u8], size: u32) -> Option<&[u8]> {
 }
 
 /// Names for addresses: a symbol and an offset, or a string.
-struct Names<'a> {
+pub(crate) struct Names<'a> {
     image: &'a Image,
     elf: &'a Elf,
 }
 
 /// A short name for people, and the full one.
-struct Name {
-    short: String,
-    full: String,
+pub(crate) struct Name {
+    pub(crate) short: String,
+    pub(crate) full: String,
 }
 
 impl Names<'_> {
-    fn name(&self, address: u64) -> Name {
+    pub(crate) fn name(&self, address: u64) -> Name {
         let symbol = self.elf.name(address);
         let symbol = symbol.map(|(name, offset)| (Cow::from(name), offset));
         if let Some((name, offset)) = symbol.or_else(|| place::symbol(self.image, address)) {
@@ -154,63 +165,6 @@ fn shortened(text: &str) -> String {
     let short: String = text.chars().take(LONGEST).collect();
     let dots = if short.len() < text.len() { "..." } else { "" };
     format!("{short:?}{dots}")
-}
-
-fn disassemble(code: &[u8], address: u64, names: &Names) -> Vec<Code> {
-    let own = address..address.saturating_add(code.len() as u64);
-    let mut formatter = GasFormatter::new();
-    let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
-    let instructions = decoder.iter();
-    instructions
-        .map(|instruction| {
-            let (mut text, mut inner) = (String::new(), None);
-            formatter.format_mnemonic(&instruction, &mut text);
-            let mut leads_to = Vec::new();
-            let mut name = |address: u64| {
-                let name = names.name(address);
-                leads_to.push(name.full);
-                name.short
-            };
-            for number in 0..formatter.operand_count(&instruction) {
-                text.push_str(if number == 0 { " " } else { "," });
-                let operand = formatter.get_instruction_operand(&instruction, number);
-                let kind = operand
-                    .ok()
-                    .flatten()
-                    .map(|index| instruction.op_kind(index));
-                match kind {
-                    Some(OpKind::NearBranch64) => {
-                        let target = instruction.near_branch_target();
-                        if own.contains(&target) {
-                            inner = Some(target - address);
-                        } else {
-                            text.push_str(&name(target));
-                        }
-                    }
-                    Some(OpKind::Memory) if instruction.is_ip_rel_memory_operand() => {
-                        text.push_str(&name(instruction.ip_rel_memory_address()));
-                        text.push_str("(%rip)");
-                    }
-                    // Formatting an operand that exists cannot fail.
-                    _ => drop(formatter.format_operand(&instruction, &mut text, number)),
-                }
-            }
-            // No-ops of any length are padding.
-            let shape = match instruction.mnemonic() {
-                Mnemonic::Nop => "nop".to_owned(),
-                _ => format!("{text} {}", leads_to.join(" ")),
-            };
-            if let Some(target) = inner {
-                text.push_str(&format!("+{target:#x}"));
-            }
-            Code {
-                offset: instruction.ip().wrapping_sub(address),
-                text,
-                inner,
-                shape,
-            }
-        })
-        .collect()
 }
 
 /// More instructions than any function of Xen has. Longer listings are not aligned,

@@ -3,19 +3,14 @@
 //! field can be followed as in the hypervisor.
 
 use crate::Error;
+use crate::arch::{self, Arch, Layout};
 use object::read::elf::{ElfFile64, FileHeader as _, Sym as _};
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, elf};
 use std::collections::BTreeMap;
-use xsplice_reloc::reloc::x86_64;
+use xsplice_abi::machine::Machine;
 
-/// Address of the first section: near enough to Xen for every relocation, but outside
-/// it.
-const START: u64 = 0xffff_82d0_7000_0000;
-/// Symbols that only the hypervisor defines get fake addresses from here on, eight
-/// bytes apart.
-const UNKNOWN: u64 = 0xffff_82d0_7800_0000;
-/// Size of that range, which does not reach any hypervisor.
-const UNKNOWN_SIZE: u64 = 1 << 27;
+/// Distance of the fake addresses of symbols that only the hypervisor defines, in bytes.
+const APART: u64 = 8;
 /// Size limit of a section in the layout, in bytes.
 const LARGEST: u64 = 1 << 24;
 
@@ -68,6 +63,8 @@ pub(crate) enum Place {
 /// The whole file.
 #[derive(Debug)]
 pub(crate) struct Elf {
+    pub(crate) arch: &'static dyn Arch,
+    layout: Layout,
     pub(crate) sections: Vec<Section>,
     pub(crate) symbols: Vec<Symbol>,
 }
@@ -81,26 +78,31 @@ impl Elf {
             header.e_type(file.endian()),
             header.e_machine(file.endian()),
         );
-        if machine != elf::EM_X86_64 || kind != elf::ET_REL {
+        let arch = Machine::from_elf(machine.0).and_then(arch::of);
+        let Some(arch) = arch.filter(|_| kind == elf::ET_REL) else {
             return Err(Error::WrongKind(format!(
-                "not a payload for x86-64: ELF type {}, machine {} (expected {}, {})",
+                "not a payload for x86-64 or ARM64: ELF type {}, machine {} (expected {}, {} or {})",
                 kind.0,
                 machine.0,
                 elf::ET_REL.0,
-                elf::EM_X86_64.0
+                Machine::X86_64.elf_number(),
+                Machine::Arm64.elf_number()
             )));
-        }
-        let mut sections = lay_out(&file)?;
-        let symbols = symbols(&file, &sections, known);
+        };
+        let layout = arch.layout(known("_start"));
+        let mut sections = lay_out(&file, layout.start)?;
+        let symbols = symbols(&file, &sections, layout.unknown.start, known);
         for (index, section) in &mut sections {
             let Ok(from) = file.section_by_index(object::SectionIndex(*index)) else {
                 continue;
             };
             for (offset, relocation) in from.relocations() {
-                relocate(section, offset, &relocation, &symbols);
+                relocate(arch, section, (offset, &relocation), &symbols);
             }
         }
         Ok(Self {
+            arch,
+            layout,
             sections: sections.into_values().collect(),
             symbols: symbols.into_values().collect(),
         })
@@ -127,8 +129,8 @@ impl Elf {
     }
 
     /// Whether `address` is the fake address of an unknown symbol.
-    pub(crate) fn is_unknown(address: u64) -> bool {
-        (UNKNOWN..UNKNOWN + UNKNOWN_SIZE).contains(&address)
+    pub(crate) fn is_unknown(&self, address: u64) -> bool {
+        self.layout.unknown.contains(&address)
     }
 
     /// Whether `address` is in code of the payload.
@@ -177,9 +179,9 @@ impl Elf {
     }
 }
 
-fn lay_out(file: &ElfFile64<Endianness>) -> Result<BTreeMap<usize, Section>, Error> {
+fn lay_out(file: &ElfFile64<Endianness>, start: u64) -> Result<BTreeMap<usize, Section>, Error> {
     let mut sections = BTreeMap::new();
-    let mut next = START;
+    let mut next = start;
     for section in file.sections() {
         let flags = match section.flags() {
             object::SectionFlags::Elf { sh_flags, .. } => sh_flags,
@@ -208,6 +210,7 @@ fn lay_out(file: &ElfFile64<Endianness>) -> Result<BTreeMap<usize, Section>, Err
 fn symbols(
     file: &ElfFile64<Endianness>,
     sections: &BTreeMap<usize, Section>,
+    unknown: u64,
     known: &dyn Fn(&str) -> Option<u64>,
 ) -> BTreeMap<usize, Symbol> {
     let mut symbols = BTreeMap::new();
@@ -223,7 +226,7 @@ fn symbols(
             (Ok(""), Some(section)) => section.name.clone(),
             (name, _) => name.unwrap_or_default().to_owned(),
         };
-        let unknown = UNKNOWN.wrapping_add((symbol.index().0 as u64).wrapping_mul(8));
+        let unknown = unknown.wrapping_add((symbol.index().0 as u64).wrapping_mul(APART));
         let address = match section {
             Some(section) => section.address.wrapping_add(symbol.address()),
             None if place == Place::Absolute => symbol.address(),
@@ -245,9 +248,9 @@ fn symbols(
 }
 
 fn relocate(
+    arch: &dyn Arch,
     section: &mut Section,
-    offset: u64,
-    relocation: &object::Relocation,
+    (offset, relocation): (u64, &object::Relocation),
     symbols: &BTreeMap<usize, Symbol>,
 ) {
     let object::RelocationFlags::Elf { r_type } = relocation.flags() else {
@@ -257,7 +260,7 @@ fn relocate(
         object::RelocationTarget::Symbol(index) => symbols.get(&index.0),
         _ => None,
     };
-    let kind = x86_64::lookup(r_type.0);
+    let kind = arch.relocation(r_type.0);
     section.fields.push(Field {
         offset,
         kind: kind.map_or_else(|| format!("type {}", r_type.0), |kind| kind.name.to_owned()),

@@ -14,6 +14,7 @@
 //! input.
 #![forbid(unsafe_code)]
 
+mod arch;
 pub mod compare;
 mod elf;
 pub mod payload;

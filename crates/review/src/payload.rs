@@ -139,7 +139,7 @@ impl Payload {
     /// Reads the payload `data`; `image` is its hypervisor, used to resolve symbols.
     ///
     /// # Errors
-    /// If it is not a payload for x86-64, or is damaged.
+    /// If it is not a payload for x86-64 or ARM64, or is damaged.
     pub fn read(data: &[u8], image: Option<&Image>) -> Result<Self, Error> {
         let elf = Elf::read(data, &|name| image?.address_of(name))?;
         let hooks = hooks(&elf);
@@ -228,7 +228,7 @@ pub(crate) fn functions(
             };
             let old_address = match old {
                 0 => image.and_then(|image| image.address_of(&name)),
-                old => Some(old).filter(|old| !Elf::is_unknown(*old)),
+                old => Some(old).filter(|old| !elf.is_unknown(*old)),
             };
             if name.is_empty() {
                 let known = image.zip(old_address);

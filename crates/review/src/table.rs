@@ -26,7 +26,7 @@ pub struct Entry {
 pub(crate) fn tables(elf: &Elf) -> Vec<Table> {
     let tables = elf.sections.iter().filter_map(|section| {
         let table = special::table(&section.name)?;
-        let size = usize::try_from(table.entry_size()).ok()?;
+        let size = usize::try_from(elf.arch.entry_size(table)).ok()?;
         let entries = section
             .data
             .chunks(size)
@@ -34,7 +34,10 @@ pub(crate) fn tables(elf: &Elf) -> Vec<Table> {
         Some(Table {
             name: section.name.clone(),
             entries: entries
-                .filter_map(|(bytes, address)| Some(Words(elf).entry(table.read(bytes, address)?)))
+                .filter_map(|(bytes, address)| {
+                    let entry = elf.arch.read_entry(table, bytes, address)?;
+                    Some(Words(elf).entry(entry))
+                })
                 .collect(),
         })
     });
@@ -73,10 +76,9 @@ impl Words<'_> {
             length => format!("{length} bytes of {}", self.name(entry.replacement)),
         };
         format!(
-            "{} bytes become {replacement} with CPU feature {}*32+{}",
+            "{} bytes become {replacement} with CPU feature {}",
             entry.total_len(),
-            entry.condition / 32,
-            entry.condition % 32
+            self.0.arch.condition(entry.condition)
         )
     }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! References from the hypervisor to a function.
 
+use crate::arch::Arch;
 use crate::place;
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use serde::Serialize;
 use std::collections::HashMap;
 use xsplice_xen_image::Image;
@@ -40,7 +40,7 @@ pub(crate) enum How {
 ///
 /// Calls through a register are not found, but the instruction that loads the
 /// register is.
-pub(crate) fn uses(image: &Image, functions: &[(u64, u64)]) -> Vec<Vec<Use>> {
+pub(crate) fn uses(arch: &dyn Arch, image: &Image, functions: &[(u64, u64)]) -> Vec<Vec<Use>> {
     let wanted: HashMap<u64, usize> = functions
         .iter()
         .enumerate()
@@ -66,11 +66,8 @@ pub(crate) fn uses(image: &Image, functions: &[(u64, u64)]) -> Vec<Vec<Use>> {
         }
     };
     for (start, code) in image.code() {
-        let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
-        for instruction in &mut decoder {
-            if let Some((target, how)) = leads_to(&instruction) {
-                add(target, instruction.ip(), how);
-            }
+        for reference in arch.references(code, start) {
+            add(reference.target, reference.place, reference.how);
         }
     }
     for (start, data) in image.data() {
@@ -81,18 +78,4 @@ pub(crate) fn uses(image: &Image, functions: &[(u64, u64)]) -> Vec<Vec<Use>> {
     }
     uses.iter_mut().for_each(|uses| uses.sort());
     uses
-}
-
-fn leads_to(instruction: &Instruction) -> Option<(u64, How)> {
-    let target = instruction.near_branch_target();
-    match instruction.flow_control() {
-        FlowControl::Call if target != 0 => Some((target, How::Call)),
-        FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch if target != 0 => {
-            Some((target, How::Jump))
-        }
-        _ if instruction.is_ip_rel_memory_operand() => {
-            Some((instruction.ip_rel_memory_address(), How::Address))
-        }
-        _ => None,
-    }
 }

@@ -5,11 +5,12 @@ use crate::Unusable;
 use crate::class::{Borders, Class, SectionKind};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use object::elf;
-use object::read::elf::{ElfFile64, SectionHeader as _, Sym};
+use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _, Sym};
 use object::{Endianness, Object as _, ObjectSection as _};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use xsplice_abi::machine::Machine;
 use xsplice_abi::payload::hook;
 use xsplice_abi::suffix;
 use xsplice_abi::symbol::RuntimeName;
@@ -90,6 +91,18 @@ impl std::fmt::Display for Name {
     }
 }
 
+/// Why a hypervisor for another machine is not verified.
+fn other_machine(number: u16) -> String {
+    let machine = match Machine::from_elf(number) {
+        Some(machine) => machine.to_string(),
+        None => format!("ELF machine number {number}"),
+    };
+    format!(
+        "it is for {machine}, and this proof is only available for x86-64; `xsplice build` itself \
+         proves the code that a payload replaces, and `xsplice check` loads it on xen-syms"
+    )
+}
+
 /// A linked hypervisor, with payloads or without.
 #[derive(Debug)]
 pub(crate) struct Image {
@@ -118,6 +131,10 @@ impl Image {
     pub(crate) fn read(what: &str, data: &[u8]) -> Result<Self, Unusable> {
         let bad = |reason: &dyn std::fmt::Display| Unusable::new(what, reason);
         let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
+        let machine = elf.elf_header().e_machine(elf.endian());
+        if machine != elf::EM_X86_64 {
+            return Err(bad(&other_machine(machine.0)));
+        }
         let build_id = elf
             .build_id()
             .map_err(|e| bad(&e))?

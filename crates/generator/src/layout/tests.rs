@@ -356,7 +356,7 @@ fn types_are_told_where_they_are_defined() {
              long f(struct s *s) {{ return s->a; }}\n"
         )
     };
-    let object = Object::default();
+    let object = Object::empty(&xsplice_objdiff::arch::X86_64);
     let side = Side {
         object: &object,
         old: types(&source("int a;")),

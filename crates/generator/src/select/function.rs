@@ -3,13 +3,13 @@
 //! payload.
 
 use super::{Counterparts, FirstChange, Origin, Replaced, Selector, replacement};
+use crate::arch::Arch;
 use crate::code::Code;
 use crate::image::padding;
 use crate::payload::Func;
 use crate::problem::Problem;
 use sha2::{Digest, Sha256};
 use xsplice_abi::preimage::Preimage;
-use xsplice_abi::trampoline::{self, LANDING_PAD};
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::explain;
 use xsplice_objdiff::object::{Object, SymbolIx};
@@ -175,10 +175,10 @@ impl Selector<'_> {
             }
         };
         let code = self.image.bytes(address, old_size).unwrap_or_default();
-        let needed = u64::from(trampoline::needed(code));
+        let needed = self.arch.trampoline(code);
         let mut size = old_size;
         if size < needed {
-            let padding = padding(self.image, address + size);
+            let padding = padding(self.arch.objects(), self.image, address + size);
             if size + padding < needed {
                 let message = format!(
                     "{name} has {size} bytes and {padding} bytes of padding behind it, too few for \
@@ -191,7 +191,7 @@ impl Selector<'_> {
         // A payload below has written its own trampoline over the old code.
         let replaced = self.below.replaces(address);
         let whole = self.image.bytes(address, extent).unwrap_or_default();
-        let sites = shipped.map(|(object, index)| boot_patches(object, index, whole));
+        let sites = shipped.map(|(object, index)| boot_patches(self.arch, object, index, whole));
         let sites = sites.filter(|_| !replaced);
         let code = self.image.bytes(address, size).unwrap_or_default();
         Ok(Some(OldFunction {
@@ -209,10 +209,16 @@ impl Selector<'_> {
 /// The places that the hypervisor itself patches in a function at boot, as sorted
 /// offsets and lengths: alternatives, call sites, and the landing pad of a function that
 /// is never called indirectly.
-fn boot_patches(object: &Object, function: SymbolIx, code: &[u8]) -> Vec<(u32, u32)> {
+fn boot_patches(
+    arch: &dyn Arch,
+    object: &Object,
+    function: SymbolIx,
+    code: &[u8],
+) -> Vec<(u32, u32)> {
     let mut sites = Vec::new();
-    if code.starts_with(&LANDING_PAD) {
-        sites.push((0, trampoline::LANDING_PAD_SIZE.into()));
+    match arch.landing_pad(code) {
+        0 => {}
+        size => sites.push((0, size)),
     }
     for entry in special::entries(object) {
         if entry.owner != Some(function) {
@@ -273,6 +279,7 @@ mod tests {
         let object = Object::read("patched.o", &data).expect("an object");
         let function = object.symbols.position(|s| s.name == "patched");
         let function = function.expect("patched");
-        assert_eq!(boot_patches(&object, function, &[]), [(1, 6), (7, 2)]);
+        let arch = crate::arch::of(object.machine()).expect("x86-64");
+        assert_eq!(boot_patches(arch, &object, function, &[]), [(1, 6), (7, 2)]);
     }
 }

@@ -6,6 +6,7 @@
 //! looked up in the level below. At the bottom is the hypervisor, which was proved
 //! likewise.
 
+use crate::arch::Arch;
 use crate::below::Level;
 use crate::below::contents::Place;
 use crate::below::proof::LevelProof;
@@ -38,6 +39,7 @@ pub(super) enum Origin {
 
 /// All proofs.
 pub struct Homes<'a> {
+    pub(super) arch: &'static dyn Arch,
     pub(super) units: &'a Units,
     levels: &'a [Level],
     pub(super) image: &'a Image,
@@ -51,12 +53,14 @@ impl<'a> Homes<'a> {
     /// Ties all units to the hypervisor and the payloads below.
     ///
     /// # Errors
-    /// If a payload does not match its source.
+    /// If a payload does not match its source, or for an unknown machine.
     pub fn new(
         units: &'a Units,
         levels: &'a [Level],
         image: &'a Image,
     ) -> Result<Self, Vec<Problem>> {
+        let arch = crate::arch::of(image.machine())
+            .map_err(|why| vec![Problem::new(Code::NotXenSyms, "xen-syms", why)])?;
         let mut problems = Vec::new();
         let mut payloads = IndexVec::new();
         for u in units {
@@ -75,8 +79,9 @@ impl<'a> Homes<'a> {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let hypervisor = units.iter().map(|u| Proof::new(u.shipped(), image));
+        let hypervisor = units.iter().map(|u| Proof::new(arch, u.shipped(), image));
         let homes = Self {
+            arch,
             units,
             levels,
             image,

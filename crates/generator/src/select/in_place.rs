@@ -8,12 +8,12 @@ use crate::name::contents_name;
 use crate::patched_data::{contents, differences, is_chosen};
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
 use crate::unit::UnitId;
-use object::elf::R_X86_64_64;
 use std::ops::Range;
 use xsplice_abi::hooks::{self, Table};
 use xsplice_abi::record::PatchedData;
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::object::{Class, Object, Span, Symbol, SymbolIx, Target};
+use xsplice_objdiff::placement;
 use zerocopy::IntoBytes as _;
 
 /// A change made by hooks.
@@ -28,8 +28,9 @@ pub(super) struct InPlace {
 }
 
 /// The table of the changes, as the hooks read it.
-#[derive(Default)]
 struct Rows {
+    /// The type of the relocation for a pointer.
+    pointer: u32,
     bytes: Vec<u8>,
     fields: Vec<Field>,
 }
@@ -41,7 +42,7 @@ impl Rows {
         let pointers = (0..).zip(pointers).map(|(pointer, reaches)| Field {
             part: PartKind::RoData,
             offset: row + 8 * pointer,
-            r_type: R_X86_64_64.0,
+            r_type: self.pointer,
             addend: 0,
             reaches,
         });
@@ -113,6 +114,11 @@ impl Selector<'_> {
         if !kept.contains(&class(before, old)) || !kept.contains(&class(after, new)) {
             return Err("it is per-CPU data, of which each CPU has a copy".to_owned());
         }
+        let is_constant = class(before, old) == Class::ReadOnly
+            || before.sections[old.section].home == placement::LOCKED;
+        if let Some(why) = self.arch.keeps_constants().filter(|_| is_constant) {
+            return Err(why.to_owned());
+        }
         if old.size != new.size || old.size == 0 {
             return Err(format!(
                 "its size goes from {} to {} bytes",
@@ -173,7 +179,7 @@ impl Selector<'_> {
         });
         let fields = after.relocations(new.first(new.size)).iter();
         let odd = fields.map(|field| (field.offset - new.offset, field.r_type));
-        let mut odd = odd.filter(|(_, r_type)| *r_type != R_X86_64_64.0);
+        let mut odd = odd.filter(|(_, r_type)| *r_type != after.arch.pointer());
         if let Some((at, r_type)) = odd.find(|(at, _)| ranges.iter().any(|r| r.contains(at))) {
             return Err(format!(
                 "the field at +{at:#x} depends on its own address (relocation type {r_type})"
@@ -190,7 +196,11 @@ impl Selector<'_> {
 
     /// Creates the table that the hooks read.
     pub(super) fn patch_data(&mut self) {
-        let mut rows = Rows::default();
+        let mut rows = Rows {
+            pointer: self.arch.objects().pointer(),
+            bytes: Vec::new(),
+            fields: Vec::new(),
+        };
         for in_place in self.in_place.clone() {
             self.add_rows(&in_place, &mut rows);
         }

@@ -6,8 +6,8 @@ use super::Selector;
 use crate::code::Code;
 use crate::payload::Reaches;
 use crate::unit::UnitId;
-use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use std::collections::BTreeSet;
+use xsplice_objdiff::arch::{Does, Instruction};
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::{Class, Object, SymbolIx, Target};
 
@@ -76,13 +76,15 @@ pub(super) fn takes_own_labels(object: &Object, index: SymbolIx) -> bool {
     let symbol = &object.symbols[index];
     let fields = object.relocations(symbol.span());
     let code = object.bytes(symbol.span());
-    let mut decoder = Decoder::with_ip(64, code, symbol.offset, DecoderOptions::NONE);
-    decoder.iter().any(|instruction| {
-        let target = instruction.ip_rel_memory_address();
-        let bytes = instruction.ip()..instruction.next_ip();
-        instruction.mnemonic() == Mnemonic::Lea
-            && instruction.is_ip_rel_memory_operand()
-            && (symbol.offset..symbol.end()).contains(&target)
-            && !fields.iter().any(|field| bytes.contains(&field.offset))
+    let all: Vec<Instruction> = object.arch.decode(code, symbol.offset).collect();
+    all.iter().enumerate().any(|(at, instruction)| {
+        let Does::Address(target) = instruction.does else {
+            return false;
+        };
+        (symbol.offset..symbol.end()).contains(&target)
+            && !fields
+                .iter()
+                .any(|field| instruction.contains(field.offset))
+            && !object.arch.only_jumps_by(&all, at, code)
     })
 }

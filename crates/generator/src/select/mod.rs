@@ -22,6 +22,7 @@ mod selection;
 pub(crate) use per_cpu::brings_per_cpu;
 pub use selection::{Carried, FirstChange, Hook, Replaced, Selection};
 
+use crate::arch::Arch;
 use crate::below::Below;
 use crate::choice::Choices;
 use crate::code::Code;
@@ -74,13 +75,14 @@ pub fn select<'a>(
     below: &'a Below,
     rules: &'a Rules<'a>,
 ) -> Result<Selection, Vec<Problem>> {
-    let (units, image) = (homes.units, homes.image);
+    let (units, image, arch) = (homes.units, homes.image, homes.arch);
     let moves = Moves::new(units);
     let (globals, problems) = Globals::new(units, &moves, image);
     let privates = Privates::find(units);
     let renamed = Renamed::find(units, (&moves, &privates), rules.edits);
     let tables = units.iter().map(|u| special::entries(&u.patched)).collect();
     let mut selector = Selector {
+        arch,
         units,
         homes,
         image,
@@ -102,7 +104,7 @@ pub fn select<'a>(
         problems,
         follower: String::new(),
         usage: Usage::Address,
-        selection: Selection::default(),
+        selection: Selection::new(arch),
     };
     selector.refuse_unpatchable();
     selector.compare_moved_data();
@@ -147,6 +149,7 @@ impl Counterparts {
 type Refusal = (Code, String);
 
 struct Selector<'a> {
+    arch: &'static dyn Arch,
     units: &'a Units,
     homes: Homes<'a>,
     image: &'a Image,

@@ -132,10 +132,12 @@ impl Selector<'_> {
             let mut funcs = self.selection.draft.funcs.iter();
             funcs.any(|func| (func.old_address..func.old_address + func.old_size).contains(&place))
         };
-        let left = uses(self.image, range).into_iter().filter(|user| {
-            let own = range.contains(&user.place);
-            !own && !self.image.is_init(user.place) && !replaced(user.place)
-        });
+        let left = uses(self.arch, self.image, range)
+            .into_iter()
+            .filter(|user| {
+                let own = range.contains(&user.place);
+                !own && !self.image.is_init(user.place) && !replaced(user.place)
+            });
         let mut names: Vec<String> = left.map(|user| user.user).collect();
         names.sort_unstable();
         names.dedup();
@@ -171,7 +173,7 @@ impl Selector<'_> {
         let set = match self.origin(origin, original) {
             Ok(Origin::Hypervisor(address)) => {
                 let range = address..address + old.size.max(1);
-                let all = uses(self.image, &range);
+                let all = uses(self.arch, self.image, &range);
                 all.into_iter().find(|user: &Use| !user.only_reads)
             }
             _ => None,

@@ -9,7 +9,6 @@ use crate::code::Code;
 use crate::patch::Edits;
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
 use crate::unit::{UnitId, Units};
-use object::elf::R_X86_64_64;
 use xsplice_abi::hooks::{self, Table};
 use xsplice_abi::record::PerCpuVariable;
 use xsplice_objdiff::compare::Kind;
@@ -92,6 +91,7 @@ impl Selector<'_> {
 
     /// The tables: address and size of each variable, and the bits of the padding.
     fn add_tables(&mut self) {
+        let pointer = self.arch.objects().pointer();
         let variables = &self.selection.per_cpu;
         let draft = &mut self.selection.draft;
         let rows = variables.iter().map(|v| hooks::PerCpu {
@@ -109,7 +109,7 @@ impl Selector<'_> {
             .map(|(at, v)| Field {
                 part: PartKind::RoData,
                 offset: at,
-                r_type: R_X86_64_64.0,
+                r_type: pointer,
                 addend: 0,
                 reaches: Reaches::Address(v.name.clone(), v.address, 0),
             });

@@ -7,6 +7,7 @@ use crate::name::payload_name;
 use crate::payload::{Align, Kind as PartKind};
 use crate::unit::{Unit, UnitId};
 use xsplice_abi::payload::hook::{self, POINTER_SIZE};
+use xsplice_abi::special::Entry as TableEntry;
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::{Class, SectionIx, Span, Symbol, SymbolIx};
 use xsplice_objdiff::special::{self, Entry};
@@ -202,6 +203,17 @@ impl Selector<'_> {
             self.refuse(Code::UnknownReference, unit, message);
             return;
         }
+        if let Some(TableEntry::Alternative(alternative)) = entry.read(object)
+            && let Some(why) = self.arch.refuses_entry(&alternative)
+        {
+            let name = object.name_at(entry.span.section, entry.span.offset);
+            let owner = entry
+                .owner
+                .map_or(name, |owner| &object.symbols[owner].name);
+            let message = format!("{owner} cannot be in a payload: {why}");
+            self.refuse(Code::UnknownTable, unit, message);
+            return;
+        }
         for piece in special::pieces(object, entry) {
             // An empty replacement starts at the same place as the next one.
             let start = (unit, piece.section, piece.offset);
@@ -220,9 +232,14 @@ impl Selector<'_> {
     pub(super) fn place(&mut self, unit: UnitId, piece: Span, kind: PartKind) -> (PartKind, u64) {
         let object = &self.units[unit].patched;
         let from = &object.sections[piece.section];
+        let least = match kind {
+            PartKind::Text | PartKind::Code(_) | PartKind::Table(_) => self.arch.least_alignment(),
+            _ => 1,
+        };
+        let multiple = from.align.max(least);
         let align = Align {
-            multiple: from.align,
-            behind: piece.offset % from.align,
+            multiple,
+            behind: piece.offset % multiple,
         };
         if align.multiple > PAGE {
             let message = format!(

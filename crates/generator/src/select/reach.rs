@@ -11,7 +11,6 @@ use crate::problem::Problem;
 use crate::unit::UnitId;
 use crate::warning::Warning;
 use xsplice_abi::record::Renewed;
-use xsplice_abi::trampoline::LANDING_PAD;
 use xsplice_objdiff::compare::{Kind, is_once_flag};
 use xsplice_objdiff::object::{
     Class, Merge, Object, Relocation, SectionIx, Symbol, SymbolIx, Target,
@@ -317,7 +316,7 @@ impl Selector<'_> {
         let before = &self.units[origin].original;
         let (old, new) = (&before.symbols[original], &u.patched.symbols[index]);
         let lands = |object: &Object, symbol: &Symbol| {
-            object.bytes(symbol.span()).starts_with(&LANDING_PAD)
+            self.arch.landing_pad(object.bytes(symbol.span())) > 0
         };
         self.usage == Usage::Address
             && (lands(&u.patched, new) && !lands(before, old)

@@ -4,10 +4,9 @@
 use super::{Counterparts, Refusal, clone, label};
 use crate::code::Code;
 use crate::unit::{Unit, Units};
-use iced_x86::{Decoder, DecoderOptions};
 use xsplice_abi::deny;
 use xsplice_abi::payload::hook;
-use xsplice_objdiff::object::{Object, SectionIx, Symbol, SymbolIx};
+use xsplice_objdiff::object::{Object, Relocation, SectionIx, Symbol, SymbolIx};
 
 /// Why the new function of `pair` cannot take the place of the old one, if so.
 pub(super) fn refusal(units: &Units, pair: Counterparts) -> Option<Refusal> {
@@ -43,7 +42,9 @@ impl Replacement<'_> {
     fn is_denied(&self) -> Option<Refusal> {
         let old = self.old;
         let section = &self.before.original.sections[old.section];
-        let why = deny::section_reason(&section.name).or_else(|| deny::reason(&old.name))?;
+        let machine = self.before.original.machine();
+        let why =
+            deny::section_reason(&section.name).or_else(|| deny::reason_on(machine, &old.name))?;
         let message = format!(
             "{} must not be patched: {why}; a fix there needs a reboot",
             old.name
@@ -130,16 +131,12 @@ impl Replacement<'_> {
 fn leaves_without_relocation(object: &Object, function: &Symbol) -> Option<u64> {
     let code = object.bytes(function.span());
     let fields = object.relocations(function.span());
-    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
-    let leaves = decoder.iter().find(|instruction| {
-        let place = function.offset + instruction.ip();
-        let relocated = fields
-            .iter()
-            .any(|f| (place..place + instruction.len() as u64).contains(&f.offset));
-        let branches = instruction.is_jcc_short_or_near()
-            || instruction.is_jmp_short_or_near()
-            || instruction.is_call_near();
-        branches && !relocated && instruction.near_branch_target() >= function.extent()
+    let mut instructions = object.arch.decode(code, 0);
+    let leaves = instructions.find(|instruction| {
+        let place = |field: &Relocation| field.offset.wrapping_sub(function.offset);
+        let relocated = fields.iter().any(|f| instruction.contains(place(f)));
+        let target = instruction.branch_target().filter(|_| !relocated);
+        target.is_some_and(|target| target >= function.extent())
     });
-    leaves.map(|instruction| instruction.ip())
+    leaves.map(|instruction| instruction.start)
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The result of a selection.
 
+use crate::arch::Arch;
 use crate::payload::Draft;
 use crate::warning::Warning;
 use std::collections::BTreeSet;
@@ -68,7 +69,7 @@ pub struct Carried {
 }
 
 /// The selection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Selection {
     /// The contents of the payload.
     pub draft: Draft,
@@ -93,6 +94,25 @@ pub struct Selection {
     pub notes: BTreeSet<String>,
     /// Warnings about things that no tool can handle.
     pub warnings: BTreeSet<Warning>,
+}
+
+impl Selection {
+    /// An empty selection for a machine.
+    pub(super) fn new(arch: &'static dyn Arch) -> Self {
+        Self {
+            draft: Draft::new(arch),
+            replaced: Vec::new(),
+            carried: Vec::new(),
+            patched_data: Vec::new(),
+            per_cpu: Vec::new(),
+            hooks: Vec::new(),
+            left_out: Vec::new(),
+            renewed: BTreeSet::new(),
+            restored: BTreeSet::new(),
+            notes: BTreeSet::new(),
+            warnings: BTreeSet::new(),
+        }
+    }
 }
 
 /// A hook of the payload.

@@ -11,6 +11,9 @@ use crate::unit::{Unit, UnitId, Units};
 use index_vec::IndexVec;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
+use std::path::Path;
+use xsplice_system::file;
+use xsplice_xen_image::Image;
 
 /// The objects, compared symbol by symbol.
 pub(crate) struct Compared<'s, 'a> {
@@ -36,6 +39,7 @@ impl<'a> Compiled<'_, 'a> {
         let inputs = sources.inputs;
         sources.progress.stage("comparing", self.pairs.len());
         let (mut units, mut problems) = self.units(&self.pairs);
+        check_machine(&units, &inputs.image, &inputs.options.xen_syms)?;
         let mut hook_files = inputs.given.hooks.clone();
         let needed = generated_hooks::needed(&units, &inputs.patch_data, &sources.edits);
         hook_files.extend(needed);
@@ -85,6 +89,27 @@ impl<'a> Compiled<'_, 'a> {
             .collect())
         .map(drop)
     }
+}
+
+/// # Errors
+/// If the objects are for another machine than the hypervisor.
+fn check_machine(units: &Units, image: &Image, xen_syms: &Path) -> Result<(), Refused> {
+    let other = units.iter().map(|unit| unit.patched.machine());
+    let Some(other) = other
+        .into_iter()
+        .find(|machine| *machine != image.machine())
+    else {
+        return Ok(());
+    };
+    let message = format!(
+        "it is for {}, and the tree was built for {other}: give the xen-syms of that build",
+        image.machine()
+    );
+    Err(Refused::one(
+        Code::WrongHypervisor,
+        file::shown(xen_syms),
+        message,
+    ))
 }
 
 /// The refusal if the two builds do not differ, except in library members that are

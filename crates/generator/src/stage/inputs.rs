@@ -2,6 +2,7 @@
 //! The first stage: everything that is read, and fits together.
 
 use crate::account;
+use crate::arch;
 use crate::below::Below;
 use crate::choice::{Choices, listed};
 use crate::code::Code;
@@ -53,6 +54,8 @@ impl<'a> Inputs<'a> {
                 e.to_string(),
             )
         })?;
+        arch::of(image.machine())
+            .map_err(|why| Refused::one(Code::NotXenSyms, file::shown(&options.xen_syms), why))?;
         check_hypervisor(options, &image)?;
         let tree = Tree::read(&options.source)?;
         let given = Given::read(options)?;

@@ -4,7 +4,7 @@
 use super::{Comparer, Seen};
 use crate::object::{
     Class, Merge, Object, Reference, Relocation, Section, Span, SymbolIx, Target, significant,
-    slice, width,
+    slice,
 };
 use crate::special;
 use std::ops::Range;
@@ -57,13 +57,17 @@ impl Comparer<'_> {
             let (Some(old), Some(new)) = (was.fields.get(pair), is.fields.get(pair)) else {
                 return Some(format!("at +{here:#x} it refers to another symbol"));
             };
-            if old_at != new_at || width(old.r_type) != width(new.r_type) {
+            let width = self.patched.width(new.r_type);
+            if old_at != new_at || self.original.width(old.r_type) != width {
+                return Some(first_difference(here));
+            }
+            if was.around(old) != is.around(new) {
                 return Some(first_difference(here));
             }
             if let Some(why) = self.field_difference(section, old, new, seen) {
                 return Some(format!("at +{here:#x} it refers to {why}"));
             }
-            at = here + width(new.r_type) as u64;
+            at = here + width as u64;
         }
         bytes_differ(was.bytes, is.bytes, at..new.size)
     }
@@ -76,9 +80,12 @@ impl Comparer<'_> {
         new: &Relocation,
         seen: &mut Seen,
     ) -> Option<String> {
-        let same = special::same_bias(&section.name, old.reference.bias, new.reference.bias)
-            && (self.same_reference(&old.reference, &new.reference, seen)
-                || section.class == Class::Init && self.left_boot_only(old, new, seen));
+        let same = special::same_bias(
+            self.patched.arch,
+            &section.name,
+            (old.reference.bias, new.reference.bias),
+        ) && (self.same_reference(&old.reference, &new.reference, seen)
+            || section.class == Class::Init && self.left_boot_only(old, new, seen));
         if same {
             return None;
         }
@@ -93,6 +100,7 @@ impl Comparer<'_> {
 
 /// What a span consists of.
 struct Contents<'a> {
+    object: &'a Object,
     span: Span,
     bytes: &'a [u8],
     fields: &'a [Relocation],
@@ -101,10 +109,23 @@ struct Contents<'a> {
 impl<'a> Contents<'a> {
     fn of(object: &'a Object, span: Span) -> Self {
         Self {
+            object,
             span,
             bytes: object.bytes(span),
             fields: object.relocations(span),
         }
+    }
+
+    /// The bits of the place of `field` that it does not fill.
+    fn around(&self, field: &Relocation) -> Vec<u8> {
+        let span = Span {
+            offset: field.offset,
+            size: self.object.width(field.r_type) as u64,
+            ..self.span
+        };
+        let mut place = self.object.bytes(span).to_vec();
+        self.object.clear_fields(span, &mut place);
+        place
     }
 
     fn are_zero(&self) -> bool {

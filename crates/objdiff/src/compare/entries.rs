@@ -48,7 +48,8 @@ impl Comparer<'_> {
     }
 
     fn same_entry(&self, old: &Entry, new: &Entry, seen: &mut Seen) -> bool {
-        self.same_span(old.span, new.span, seen) && self.pieces_equal(old, new, seen)
+        let (was, is) = (old.compared(self.original), new.compared(self.patched));
+        self.same_span(was, is, seen) && self.pieces_equal(old, new, seen)
     }
 
     fn same_span(&self, old: Span, new: Span, seen: &mut Seen) -> bool {

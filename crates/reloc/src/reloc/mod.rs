@@ -298,6 +298,24 @@ impl Relocation {
         Ok(())
     }
 
+    /// Clears the field at the start of `place`: what stays does not depend on the value.
+    /// A place that is cut short stays as it is.
+    ///
+    /// ```
+    /// use xsplice_reloc::reloc::aarch64;
+    ///
+    /// let call = aarch64::lookup(283).unwrap();
+    /// let mut branch = 0x9400_0040_u32.to_le_bytes();
+    /// call.erase(&mut branch);
+    /// assert_eq!(u32::from_le_bytes(branch), 0x9400_0000);
+    /// ```
+    pub fn erase(&self, place: &mut [u8]) {
+        if let Some(place) = place.get_mut(..self.size) {
+            let rest = self.field.insert(load(place), 0).to_le_bytes();
+            place.copy_from_slice(&rest[..self.size]);
+        }
+    }
+
     /// The value that the field at the start of `bytes` holds, sign-extended
     /// unless the field is known to be unsigned; `None` when `bytes` is shorter
     /// than the place.

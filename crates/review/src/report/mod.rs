@@ -7,6 +7,7 @@
 
 mod page;
 
+use crate::arch;
 use crate::payload::Payload;
 use crate::uses::{Use, uses};
 use crate::{Error, Listing, compare};
@@ -116,11 +117,17 @@ impl<'a> Review<'a> {
                 (address, u64::from(function.old_size))
             })
             .collect();
-        let found = uses(image, &places);
+        let arch = arch::of(image.machine());
+        let uses = |places: &[(u64, u64)]| {
+            arch.map_or(vec![Vec::new(); places.len()], |arch| {
+                uses(arch, image, places)
+            })
+        };
+        let found = uses(&places);
         // The callers' callers, in one pass for all of them.
         let callers: BTreeSet<u64> = found.iter().flatten().map(|place| place.address).collect();
         let callers: Vec<(u64, u64)> = callers.into_iter().map(|address| (address, 0)).collect();
-        let above = uses(image, &callers);
+        let above = uses(&callers);
         let caller = |place: Use| {
             let at = callers.binary_search_by_key(&place.address, |(address, _)| *address);
             let above = at.ok().and_then(|index| above.get(index));

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! ARM64.
+
+use super::{Arch, Linked, Unsupported};
+use object::Architecture;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use xsplice_abi::special::Alternative;
+use xsplice_abi::trampoline::arm64;
+use xsplice_objdiff::Object;
+use xsplice_objdiff::arch::{self, Arch as Objects, Does};
+use xsplice_objdiff::object::Symbol;
+use xsplice_reloc::reloc::{Origin, aarch64};
+
+/// Size of an instruction in bytes.
+const SIZE: usize = 4;
+/// Size of a page in bytes, in the sense of `adrp`.
+const PAGE: u64 = 0x1000;
+
+#[derive(Debug)]
+pub(super) struct Aarch64;
+
+impl Arch for Aarch64 {
+    fn objects(&self) -> &'static dyn Objects {
+        &arch::Aarch64
+    }
+
+    fn elf(&self) -> Architecture {
+        Architecture::Aarch64
+    }
+
+    fn padding(&self) -> &'static [u8] {
+        &arm64::NOP
+    }
+
+    fn trap(&self) -> &'static [u8] {
+        // `brk #1000`, which compilers use. The hypervisor does not know that number.
+        const TRAP: [u8; SIZE] = 0xd420_7d00_u32.to_le_bytes();
+        &TRAP
+    }
+
+    fn least_alignment(&self) -> u64 {
+        SIZE as u64
+    }
+
+    fn landing_pad(&self, _code: &[u8]) -> u32 {
+        // Xen is built without branch target identification.
+        0
+    }
+
+    fn trampoline(&self, _code: &[u8]) -> u64 {
+        arm64::SIZE.into()
+    }
+
+    fn uses(&self, at: u64, code: &[u8], target: &Range<u64>) -> Vec<(u64, bool)> {
+        let mut found = Vec::new();
+        let instructions = arch::Aarch64.decode(code, at);
+        for instruction in instructions {
+            match instruction.does {
+                Does::Branch(to) | Does::Access(to) if target.contains(&to) => {
+                    found.push((instruction.start, true));
+                }
+                Does::Address(to) if target.contains(&to) => found.push((instruction.start, false)),
+                _ => {}
+            }
+        }
+        found.extend(in_two_steps(at, code, target));
+        found
+    }
+
+    fn before_linking<'a>(
+        &self,
+        object: &Object,
+        symbol: &Symbol,
+        linked: &Linked<'a>,
+    ) -> Cow<'a, [u8]> {
+        let rewrites = Rewrites(*linked);
+        let mut restored = Cow::Borrowed(linked.bytes);
+        for field in object.relocations(symbol.span()) {
+            let Ok(offset) = usize::try_from(field.offset - symbol.offset) else {
+                continue;
+            };
+            let page = aarch64::lookup(field.r_type).is_some_and(|r| r.origin == Origin::Page);
+            if !page || !rewrites.is_at_risk(offset) {
+                continue;
+            }
+            for (at, word) in rewrites.undone(object.bytes(symbol.span()), offset) {
+                restored.to_mut()[at..at + SIZE].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        restored
+    }
+
+    fn refuses_entry(&self, entry: &Alternative) -> Option<Unsupported> {
+        if entry.replacement_len == 0 && entry.original_len > 0 {
+            return Some(
+                "it has an alternative that a function writes at boot, which a payload cannot carry",
+            );
+        }
+        (entry.replacement_len != entry.original_len).then_some(
+            "it has an alternative with a replacement of another length, and the hypervisor stops \
+             when it loads one",
+        )
+    }
+
+    fn keeps_constants(&self) -> Option<Unsupported> {
+        Some("on ARM64, hooks cannot write to read-only data: give the new one a name of its own")
+    }
+}
+
+/// The instruction at `offset` of `code`.
+fn word(code: &[u8], offset: usize) -> Option<u32> {
+    let bytes = code.get(offset..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*bytes))
+}
+
+/// `adrp` is `adr` with this bit.
+const PAGES: u32 = 1 << 31;
+
+fn is_adr(word: u32) -> bool {
+    word & 0x9f00_0000 == 0x1000_0000
+}
+
+fn is_adrp(word: u32) -> bool {
+    word & 0x9f00_0000 == 0x9000_0000
+}
+
+/// What `adr` adds to its address, and `adrp` in pages to that of its page.
+fn distance(word: u32) -> i64 {
+    let (low, high) = (i64::from(word >> 29 & 3), i64::from(word >> 5 & 0x7_ffff));
+    (high << 2 | low) << 43 >> 43
+}
+
+/// `word` with another distance.
+fn with_distance(word: u32, distance: i64) -> Option<u32> {
+    let fits = (-(1 << 20)..1 << 20).contains(&distance);
+    let field = u32::try_from(distance & 0x1f_ffff).ok().filter(|_| fits)?;
+    Some(word & 0x9f00_001f | (field & 3) << 29 | field >> 2 << 5)
+}
+
+/// The target of `b` at `at`.
+fn branch_target(word: u32, at: u64) -> Option<u64> {
+    let is_branch = word & 0xfc00_0000 == 0x1400_0000;
+    let distance = i64::from(word) << 38 >> 36;
+    is_branch.then(|| at.wrapping_add_signed(distance))
+}
+
+/// What the linker may have rewritten against the processor erratum 843419, in a
+/// function at an address: `adrp` in the last two words of a page became `adr`, or a
+/// load or store after it went to a stub of its own, which jumps back.
+struct Rewrites<'a>(Linked<'a>);
+
+impl Rewrites<'_> {
+    fn place(&self, offset: usize) -> u64 {
+        self.0.address.wrapping_add(offset as u64)
+    }
+
+    /// Whether an `adrp` at this offset is one that the linker must care for.
+    fn is_at_risk(&self, offset: usize) -> bool {
+        self.place(offset) % PAGE >= PAGE - 2 * SIZE as u64
+    }
+
+    /// The instructions that were there, if the linker changed any because of the `adrp`
+    /// at `offset` of `ours`.
+    fn undone(&self, ours: &[u8], offset: usize) -> Vec<(usize, u32)> {
+        let Some(first) = word(self.0.bytes, offset) else {
+            return Vec::new();
+        };
+        let place = self.place(offset);
+        if is_adr(first) {
+            let page = place.wrapping_add_signed(distance(first));
+            let pages = page.wrapping_sub(place & !(PAGE - 1)).cast_signed() / PAGE.cast_signed();
+            let adrp = with_distance(first | PAGES, pages).filter(|_| page.is_multiple_of(PAGE));
+            return adrp.map(|adrp| (offset, adrp)).into_iter().collect();
+        }
+        let later = [2 * SIZE, 3 * SIZE].map(|behind| offset + behind);
+        let moved = later.into_iter().filter_map(|at| {
+            let (was, is) = (word(ours, at)?, word(self.0.bytes, at)?);
+            let unchanged = branch_target(was, 0).is_some();
+            let stub = branch_target(is, self.place(at)).filter(|_| !unchanged)?;
+            let stub_code = self.0.image.bytes(stub, 2 * SIZE as u64)?;
+            let back = branch_target(word(stub_code, SIZE)?, stub + SIZE as u64)?;
+            (back == self.place(at + SIZE)).then_some((at, word(stub_code, 0)?))
+        });
+        moved.collect()
+    }
+}
+
+/// The references into `target` by an address that is computed in two steps: `adrp`, and
+/// an instruction that adds the rest or accesses memory there.
+///
+/// Any of the one counts with any of the other that uses the same register: this finds
+/// too many rather than too few.
+fn in_two_steps(at: u64, code: &[u8], target: &Range<u64>) -> Vec<(u64, bool)> {
+    let words = || {
+        (0..code.len())
+            .step_by(SIZE)
+            .filter_map(|at| Some((at as u64, word(code, at)?)))
+    };
+    let mut pages = BTreeSet::new();
+    for (offset, word) in words().filter(|(_, word)| is_adrp(*word)) {
+        let here = at.wrapping_add(offset) & !(PAGE - 1);
+        let page = here.wrapping_add_signed(distance(word).wrapping_mul(PAGE.cast_signed()));
+        let wanted = page < target.end && target.start < page.saturating_add(PAGE);
+        if wanted {
+            pages.insert((word & 0x1f, page));
+        }
+    }
+    let mut found = Vec::new();
+    for (offset, word) in words() {
+        let Some((rest, only_reads)) = second_step(word) else {
+            continue;
+        };
+        let base = word >> 5 & 0x1f;
+        let mut known = pages.iter().filter(|(register, _)| *register == base);
+        if known.any(|(_, page)| target.contains(&page.wrapping_add(rest))) {
+            found.push((at.wrapping_add(offset), only_reads));
+        }
+    }
+    found
+}
+
+/// What an instruction adds to a register, and whether it only reads there.
+fn second_step(word: u32) -> Option<(u64, bool)> {
+    let immediate = u64::from(word >> 10 & 0xfff);
+    // `add`, 64 bits, of an immediate that is not shifted.
+    if word & 0xffc0_0000 == 0x9100_0000 {
+        return Some((immediate, false));
+    }
+    // Loads and stores of general registers with a scaled offset.
+    let access = word & 0x3f00_0000 == 0x3900_0000;
+    let (size, is_load) = (word >> 30, word >> 22 & 3 != 0);
+    access.then_some((immediate << size, is_load))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proof::Proof;
+    use std::process::Command;
+    use xsplice_xen_image::Image;
+
+    /// A function with the instructions that the erratum is about: `adrp` in the last
+    /// word of a page but one, a load, and a load from that page.
+    const SOURCE: &str = r#"
+        .section .text.f, "ax", %progbits
+        .balign 4096
+        .globl f
+        .type f, %function
+        f:
+        .rept 0xff8 / 4
+        nop
+        .endr
+        adrp x0, v
+        ldr x1, [x2]
+        ldr x3, [x0, #:lo12:v]
+        bl g
+        ret
+        .size f, . - f
+        .globl g
+        .type g, %function
+        g: ret
+        .size g, . - g
+        .section .data.v, "aw"
+        .balign 8
+        .globl v
+        .type v, %object
+        v: .quad 1
+        .size v, 8
+    "#;
+
+    fn run(command: &mut Command) {
+        let status = command.status();
+        assert!(
+            status
+                .expect("these tests need gcc-aarch64-linux-gnu")
+                .success()
+        );
+    }
+
+    /// The object, and the hypervisor that it is linked to, with data at an address.
+    fn linked(data: &str, workaround: &str) -> (Object, Image) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("x.s"), SOURCE).expect("written");
+        let gcc = || Command::new("aarch64-linux-gnu-gcc");
+        run(gcc().arg("-c").args([at("x.s")]).arg("-o").arg(at("x.o")));
+        run(gcc()
+            .args([
+                "-nostdlib",
+                "-static",
+                "-Wl,--build-id=sha1,-e,f,-Ttext=0x200000",
+            ])
+            .arg(format!(
+                "-Wl,-Tdata={data},--fix-cortex-a53-843419{workaround}"
+            ))
+            .arg("-Wl,--defsym=__init_begin=0x300000,--defsym=__init_end=0x301000")
+            .args([at("x.o")])
+            .arg("-o")
+            .arg(at("x")));
+        let read = |name: &str| std::fs::read(at(name)).expect("made");
+        let object = Object::read("x.o", &read("x.o")).expect("an object");
+        (object, Image::parse(&read("x")).expect("an image"))
+    }
+
+    fn is_rewritten(object: &Object, image: &Image) -> bool {
+        let f = object.symbols.iter().find(|s| s.name == "f").expect("f");
+        let address = image.address_of("f").expect("f");
+        let theirs = image.bytes(address, f.size).expect("its bytes");
+        object.first_difference(f, theirs).is_some()
+    }
+
+    #[test]
+    fn code_that_the_linker_rewrote_is_proved() {
+        // The variable is near, or too far for `adr`.
+        for (data, workaround) in [("0x240000", ""), ("0x8000000", ""), ("0x240000", "=adrp")] {
+            let (object, image) = linked(data, workaround);
+            assert!(is_rewritten(&object, &image), "{data} {workaround}");
+            let proof = Proof::new(&Aarch64, &object, &image);
+            let f = object.symbols.position(|s| s.name == "f").expect("f");
+            let address = proof.address(f).expect("it is proved");
+            assert_eq!(Some(address), image.address_of("f"));
+        }
+    }
+
+    #[test]
+    fn other_code_is_not_proved() {
+        let (object, image) = linked("0x240000", "");
+        let f = object.symbols.position(|s| s.name == "f").expect("f");
+        for (at, bytes) in [
+            (0xff8, [0x00, 0, 0, 0x10]),
+            (0x1000, [0x43, 0x04, 0x40, 0xf9]),
+        ] {
+            let mut other = object.clone();
+            let section = other.symbols[f].section;
+            other.sections[section].data[at..at + 4].copy_from_slice(&bytes);
+            let proof = Proof::new(&Aarch64, &other, &image);
+            assert!(proof.address(f).is_err(), "{at:#x}");
+        }
+    }
+
+    #[test]
+    fn references_in_two_steps_are_found() {
+        // adrp x0, 0x201000; ldr x3, [x0, #8]; add x1, x0, #0x10; strb w2, [x0, #0x18]
+        let words: [u32; 4] = [0xb000_0000, 0xf940_0403, 0x9100_4001, 0x3900_6002];
+        let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let uses = |target: Range<u64>| Aarch64.uses(0x20_0000, &code, &target);
+        assert_eq!(uses(0x20_1008..0x20_1010), [(0x20_0004, true)]);
+        assert_eq!(uses(0x20_1010..0x20_1018), [(0x20_0008, false)]);
+        assert_eq!(uses(0x20_1018..0x20_1019), [(0x20_000c, false)]);
+        assert_eq!(uses(0x20_1019..0x20_2000), []);
+        assert_eq!(uses(0x20_2008..0x20_2010), []);
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What differs between the machines that payloads are for. How their objects differ is
+//! in [`xsplice_objdiff::arch`].
+
+mod aarch64;
+mod x86_64;
+
+use object::Architecture;
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::ops::Range;
+use xsplice_abi::machine::Machine;
+use xsplice_abi::special::Alternative;
+use xsplice_objdiff::Object;
+use xsplice_objdiff::arch::Arch as Objects;
+use xsplice_objdiff::object::Symbol;
+use xsplice_xen_image::Image;
+
+/// Why a payload cannot be built for a kind of change or data on this machine.
+pub(crate) type Unsupported = &'static str;
+
+/// A function in the hypervisor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Linked<'a> {
+    /// The hypervisor.
+    pub(crate) image: &'a Image,
+    /// Its address.
+    pub(crate) address: u64,
+    /// Its bytes.
+    pub(crate) bytes: &'a [u8],
+}
+
+/// What differs between machines.
+pub(crate) trait Arch: Debug + Sync {
+    /// How objects for it differ.
+    fn objects(&self) -> &'static dyn Objects;
+
+    /// The machine in the header of an ELF file.
+    fn elf(&self) -> Architecture;
+
+    /// What is between functions of a payload, repeatedly.
+    fn padding(&self) -> &'static [u8];
+
+    /// An instruction that stops the hypervisor.
+    fn trap(&self) -> &'static [u8];
+
+    /// The least alignment of code and of tables about it, in bytes.
+    fn least_alignment(&self) -> u64;
+
+    /// Size in bytes of the mark at the start of `code` that indirect calls must land
+    /// on, 0 without one. The trampoline goes after it.
+    fn landing_pad(&self, code: &[u8]) -> u32;
+
+    /// The least size of a function that starts with `code` and can be replaced.
+    fn trampoline(&self, code: &[u8]) -> u64;
+
+    /// The references into `target` that one piece of the hypervisor's code makes:
+    /// their addresses, and whether they only read or call.
+    fn uses(&self, at: u64, code: &[u8], target: &Range<u64>) -> Vec<(u64, bool)>;
+
+    /// The bytes of the function `symbol` of `object` as the linker found them, except for
+    /// relocated fields.
+    fn before_linking<'a>(
+        &self,
+        object: &Object,
+        symbol: &Symbol,
+        linked: &Linked<'a>,
+    ) -> Cow<'a, [u8]>;
+
+    /// Why the hypervisor would not take this entry of a table about code, if so.
+    fn refuses_entry(&self, entry: &Alternative) -> Option<Unsupported>;
+
+    /// Why hooks cannot write to read-only data.
+    fn keeps_constants(&self) -> Option<Unsupported>;
+}
+
+/// The properties of a hypervisor's machine.
+///
+/// # Errors
+/// If payloads cannot be built for it, in words.
+pub(crate) fn of(machine: Machine) -> Result<&'static dyn Arch, String> {
+    match machine {
+        Machine::X86_64 => Ok(&x86_64::X86_64),
+        Machine::Arm64 => Ok(&aarch64::Aarch64),
+        Machine::Arm32 => Err(format!(
+            "it is for {machine}, for which xsplice cannot build payloads"
+        )),
+    }
+}
