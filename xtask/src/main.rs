@@ -8,6 +8,7 @@ mod docs;
 mod fuzz;
 mod man;
 mod mutants;
+mod package;
 mod publish;
 mod sanitize;
 mod suite;
@@ -89,6 +90,8 @@ enum Command {
     },
     /// Write the manual pages and the completions for shells to target/man.
     Man,
+    /// Make packages for Debian, and for RPM, in target/package.
+    Package(package::Args),
     /// Show or clear the cache.
     Cache {
         /// Delete everything.
@@ -168,6 +171,7 @@ fn main() -> ExitCode {
         Command::Docs { check: true } => docs::check(),
         Command::Docs { check: false } => docs::build(),
         Command::Man => man::run(),
+        Command::Package(args) => package::run(&args),
         Command::Cache { clear } => cache::run(clear),
     };
     xsplice_testbed::end(result)

@@ -2,31 +2,66 @@
 //! `cargo xtask man`: manual pages and completions for packages.
 
 use anyhow::Context as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_testbed::{command, print, println, programs};
 
-/// Each shell with the file name that it expects for completions.
-const SHELLS: [(&str, &str); 3] = [
-    ("bash", "xsplice"),
-    ("zsh", "_xsplice"),
-    ("fish", "xsplice.fish"),
+/// A shell, with the file where it expects the completions of `xsplice`.
+pub(crate) struct Shell {
+    name: &'static str,
+    file: &'static str,
+    /// Where a system has the completions that packages install.
+    system: &'static str,
+}
+
+/// The shells that have completions.
+pub(crate) const SHELLS: [Shell; 3] = [
+    Shell {
+        name: "bash",
+        file: "xsplice",
+        system: "usr/share/bash-completion/completions",
+    },
+    Shell {
+        name: "zsh",
+        file: "_xsplice",
+        system: "usr/share/zsh/vendor-completions",
+    },
+    Shell {
+        name: "fish",
+        file: "xsplice.fish",
+        system: "usr/share/fish/vendor_completions.d",
+    },
 ];
+
+impl Shell {
+    /// The file of a system whose files are below `root`.
+    pub(crate) fn installed(&self, root: &Path) -> PathBuf {
+        root.join(self.system).join(self.file)
+    }
+
+    /// Writes the completions to `path`.
+    pub(crate) fn complete(&self, xsplice: &Path, path: &Path) -> anyhow::Result<()> {
+        let script = command::output(Command::new(xsplice).args(["completions", self.name]))?;
+        std::fs::create_dir_all(path.parent().unwrap_or(path))
+            .and_then(|()| std::fs::write(path, script))
+            .with_context(|| path.display().to_string())
+    }
+}
 
 /// Writes them below `target/man`.
 pub(crate) fn run() -> anyhow::Result<()> {
     let xsplice = programs::build_xsplice()?;
     let root = Path::new("target/man");
-    let pages = command::output(Command::new(&xsplice).arg("man").arg(root.join("man1")))?;
-    print!("{pages}");
-    for (shell, name) in SHELLS {
-        let script = command::output(Command::new(&xsplice).args(["completions", shell]))?;
-        let directory = root.join("completions").join(shell);
-        let path = directory.join(name);
-        std::fs::create_dir_all(&directory)
-            .and_then(|()| std::fs::write(&path, script))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+    print!("{}", pages(&xsplice, &root.join("man1"))?);
+    for shell in SHELLS {
+        let path = root.join("completions").join(shell.name).join(shell.file);
+        shell.complete(&xsplice, &path)?;
         println!("{}", path.display());
     }
     Ok(())
+}
+
+/// Writes the manual pages to `directory`; returns what the program says of it.
+pub(crate) fn pages(xsplice: &Path, directory: &Path) -> anyhow::Result<String> {
+    command::output(Command::new(xsplice).arg("man").arg(directory))
 }

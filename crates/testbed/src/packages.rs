@@ -51,6 +51,12 @@ pub const BROWSER: &[&str] = &["chromium", "poppler-utils", "python3-pip"];
 /// For `cargo xtask sanitize`.
 pub const SANITIZERS: &[&str] = &["binutils", "gcc", "valgrind"];
 
+/// For `cargo xtask package`.
+pub const PACKAGING: &[&str] = &["binutils", "debhelper", "dpkg-dev", "gcc", "lintian"];
+
+/// For RPM packages.
+pub const RPM: &[&str] = &["rpm"];
+
 /// Installs missing packages if this user may; otherwise prints the command.
 pub fn ensure(needed: &[&'static str]) -> anyhow::Result<()> {
     let missing: Vec<&str> = needed.iter().copied().filter(|p| !installed(p)).collect();

@@ -6,15 +6,41 @@ use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What the root of this repository is called in optimised programs.
+pub const SOURCE: &str = "/usr/src/xsplice";
+
 /// Builds the optimised `xsplice` executable; returns its path.
 pub fn build_xsplice() -> anyhow::Result<PathBuf> {
     let what = ["--package", "xsplice"];
-    command::run(
-        Command::new("cargo")
-            .args(["build", "--release", "--quiet"])
-            .args(what),
-    )?;
+    let mut command = Command::new("cargo");
+    command::run(command.arg("build").args(release()?).args(what))?;
     Ok(release_directory(&target_directory()?).join("xsplice"))
+}
+
+/// Builds the `xsplice` executable as it is released, with the list of its crates in it
+/// (`cargo-auditable`); returns its path.
+pub fn build_released() -> anyhow::Result<PathBuf> {
+    let what = ["--locked", "--package", "xsplice"];
+    let mut command = Command::new("cargo");
+    command.args(["auditable", "build"]).args(release()?);
+    command::run(command.args(what))?;
+    Ok(release_directory(&target_directory()?).join("xsplice"))
+}
+
+/// The options of optimised builds: no path of this machine is in what they make.
+fn release() -> anyhow::Result<Vec<String>> {
+    let home = std::env::var("CARGO_HOME")
+        .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
+        .context("neither CARGO_HOME nor HOME says where the crates are")?;
+    let here = std::env::current_dir()?;
+    let flags = [
+        format!("--remap-path-prefix={}={SOURCE}", here.display()),
+        format!("--remap-path-prefix={home}=/cargo"),
+    ];
+    // These come after those of `.cargo/config.toml`.
+    let setting = format!("target.x86_64-unknown-linux-gnu.rustflags={flags:?}");
+    let options = ["--release", "--quiet", "--config", &setting];
+    Ok(options.map(str::to_owned).into())
 }
 
 /// How programs for another architecture are built.
@@ -60,11 +86,8 @@ pub fn build_foreign(foreign: &Foreign<'_>) -> anyhow::Result<PathBuf> {
 /// Builds the optimised example `name` of `package`; returns its path.
 pub fn build_example(package: &str, name: &str) -> anyhow::Result<PathBuf> {
     let what = ["--package", package, "--example", name];
-    command::run(
-        Command::new("cargo")
-            .args(["build", "--release", "--quiet"])
-            .args(what),
-    )?;
+    let mut command = Command::new("cargo");
+    command::run(command.arg("build").args(release()?).args(what))?;
     let directory = release_directory(&target_directory()?);
     Ok(directory.join("examples").join(name))
 }

@@ -263,6 +263,31 @@ pub fn local(arguments: &[&str]) -> anyhow::Result<LocalOutput> {
     Ok(Command::new(xsplice()?).args(arguments).output()?)
 }
 
+/// What a program of this machine prints.
+///
+/// # Errors
+/// If it fails, with what it says.
+pub fn stdout(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output();
+    let output = output.with_context(|| format!("cannot run {command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {said}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Makes the Debian package of the repository at `source`, which Debian's checker has
+/// nothing to say about; returns its path.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn package(source: &std::path::Path) -> anyhow::Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    command.args(["xtask", "package"]).current_dir(source);
+    let printed = stdout(&mut command)?;
+    let path = printed.lines().next_back().context("no path")?;
+    Ok(path.into())
+}
+
 /// Builds the hypervisor of the tree with `patches`, so many for each of `levels`, and
 /// with the generated hooks of `payloads`.
 ///
