@@ -9,6 +9,7 @@ mod fuzz;
 mod man;
 mod mutants;
 mod package;
+mod promtool;
 mod publish;
 mod sanitize;
 mod suite;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{axe, docs, publish, suite};
+use crate::{axe, docs, promtool, publish, suite};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -147,6 +147,7 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         ("XSPLICE_ARM64_BIN", arm64::build_xsplice()?.into()),
         ("XSPLICE_ARM64_BASE", arm64::description()?.into()),
         ("XSPLICE_AXE", axe::get()?.into()),
+        ("XSPLICE_PROMTOOL", promtool::get()?.into()),
         (
             "XSPLICE_TRIXIE",
             shipped::description(Release::Trixie)?.into(),

@@ -121,7 +121,11 @@ pub fn arm64_base() -> anyhow::Result<Base> {
     described_by("XSPLICE_ARM64_BASE")
 }
 
-fn named_by(variable: &str) -> anyhow::Result<String> {
+/// What the environment variable `variable` says, which `cargo xtask test` sets.
+///
+/// # Errors
+/// If it is not set.
+pub fn named_by(variable: &str) -> anyhow::Result<String> {
     std::env::var(variable).with_context(|| {
         format!("{variable} is not set: these tests need a real Xen; run `cargo xtask test`")
     })

@@ -9,10 +9,11 @@ use std::process::Command;
 use xsplice_e2e::{exhaustive, package, repository, stdout};
 
 /// What is in the Debian package, among others.
-const FILES: [&str; 14] = [
+const FILES: [&str; 16] = [
     "lib/systemd/system/xsplice-dom0.service",
     "lib/systemd/system/xsplice-keep.service",
     "lib/systemd/system/xsplice-keep.timer",
+    "lib/systemd/system/xsplice-metrics.timer",
     "lib/systemd/system/xsplice-settle.service",
     "lib/systemd/system/xsplice-sync.service",
     "usr/bin/xsplice",
@@ -21,6 +22,7 @@ const FILES: [&str; 14] = [
     "usr/share/doc/xsplice/NOTICES.gz",
     "usr/share/doc/xsplice/copyright",
     "usr/share/doc/xsplice/examples/host.toml",
+    "usr/share/doc/xsplice/examples/xsplice.dashboard.json",
     "usr/share/fish/vendor_completions.d/xsplice.fish",
     "usr/share/man/man1/xsplice-sync.1.gz",
     "usr/share/zsh/vendor-completions/_xsplice",

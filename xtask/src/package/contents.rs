@@ -8,12 +8,15 @@ use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 
 /// Files of this repository that are installed as they are, each with its directory.
-const COPIED: [(&str, &str); 8] = [
+const COPIED: [(&str, &str); 11] = [
     ("packaging/xsplice-dom0.service", UNITS),
     ("packaging/xsplice-keep.service", UNITS),
     ("packaging/xsplice-keep.timer", UNITS),
+    ("packaging/xsplice-metrics.service", UNITS),
+    ("packaging/xsplice-metrics.timer", UNITS),
     ("packaging/xsplice-settle.service", UNITS),
     ("packaging/xsplice-sync.service", UNITS),
+    ("packaging/xsplice.dashboard.json", EXAMPLES),
     ("packaging/xsplice.rules.yml", EXAMPLES),
     ("packaging/host.toml", EXAMPLES),
     ("docs/operating.md", DOCUMENTS),

@@ -2,6 +2,7 @@
 //! What a host is brought to, and what it refuses.
 
 use crate::world::{Core, Fault, Loss, World, base, payload};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xsplice_signing::PrivateKey;
@@ -578,6 +579,40 @@ fn metrics_have_one_state_and_count_what_was_done() {
         assert!(text.lines().any(|other| other == line), "{line}: {text}");
     }
     assert!(text.contains(r#"version="4.17 \"x\"""#), "{text}");
+}
+
+/// The alert rules and the dashboard, with the paths that they are in.
+const WATCHERS: [&str; 3] = [
+    "packaging/xsplice.rules.yml",
+    "packaging/xsplice.rules.test.yml",
+    "packaging/xsplice.dashboard.json",
+];
+
+#[test]
+fn what_is_watched_is_what_is_written() {
+    let mut world = behind();
+    world.sync(&Request::default());
+    let history = History::read(&world.disk).expect("whole");
+    let text = metrics(&world.report(), &history, "4.17");
+    let written: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for path in WATCHERS {
+        let watcher = std::fs::read_to_string(root.join(path)).expect(path);
+        let words = watcher.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let watched: BTreeSet<&str> = words.filter(|w| w.starts_with("xsplice_")).collect();
+        assert!(!watched.is_empty(), "{path} watches nothing");
+        let unknown: Vec<_> = watched.difference(&written).collect();
+        assert!(unknown.is_empty(), "{path}: {unknown:?} are not written");
+        let states = watcher.split("state=~\"").skip(1);
+        let states = states.filter_map(|rest| rest.split('"').next());
+        for state in states.flat_map(|states| states.split('|')) {
+            let known = Condition::ALL.iter().any(|known| known.word() == state);
+            assert!(known, "{path}: there is no state {state}");
+        }
+    }
 }
 
 #[test]
