@@ -4,8 +4,9 @@
 //!
 //! One CPU [leads](Rendezvous::lead). The others enter [`check`](Rendezvous::check)
 //! on their way back to a guest, with no hypervisor function on their call stack, and
-//! stay there until the closure has run. The closure may do anything: patch code, or
-//! load microcode (`tests/microcode.rs` shows that, with work for each CPU).
+//! stay there until the closure has run. The closure may patch code; or it has the
+//! stopped CPUs work too, in [phases](Rendezvous::lead_in_phases), to load microcode
+//! for example (`examples/microcode.rs`).
 //!
 //! # Algorithm
 //!
@@ -20,6 +21,8 @@
 //! | turns interrupts off and tells the others to | `n, mask` | |
 //! | waits until all slots are `n, masked` | | interrupts off; `n, masked` |
 //! | runs the closure | | |
+//! | for each phase *p* of the closure: starts it | `n, work p` | does its work; `n, work p` |
+//! | waits until all slots are `n, work p` | | |
 //! | releases them | `n, idle` | synchronises; `n, idle`; interrupts on |
 //! | synchronises; interrupts on | | |
 //!
@@ -27,6 +30,11 @@
 //! CPUs see a different word than they expect, and leave. Numbers make a late CPU
 //! harmless: if it arrives for rendezvous *n* after its end, its slot does not count
 //! in any later one.
+//!
+//! Once a phase has begun, there is no way back: a CPU that is at work cannot be
+//! interrupted, and the others must not run meanwhile. When a phase times out, the
+//! closure decides whether to [wait on](Stopped::wait); no CPU is released, and no other
+//! phase begins, before all CPUs have finished this one.
 //!
 //! The leader does not wait for offline CPUs. One may [come
 //! online](Rendezvous::online) at any moment; it then waits for the end of any
@@ -47,6 +55,13 @@
 //! machine check, whose handlers wait for each other, it would wait for CPUs that
 //! wait for it; such a wait ends at the latest with the rendezvous timeout.
 //!
+//! Holding an event still takes a few instructions. If not even these may run while
+//! others work, a follower [stays](Platform::stays_in_nmi) in the handler of an NMI,
+//! where the processor blocks further ones: with its interrupts off, it raises one on
+//! itself, and is `masked` once it has entered the handler. If the NMI does not come, the
+//! CPU does not come, and the rendezvous times out. The processor may have merged an NMI
+//! of another source with this one: it is replayed like one that was held.
+//!
 //! An offline CPU may be parked: it runs only the handlers of these events.
 //! Non-maskable interrupts are dropped there. A machine check is handled, but not
 //! while a closure runs: its handler waits for the end of the closure, or the leader
@@ -61,8 +76,11 @@
 //! * *Everything after sees the closure.* The leader writes `idle` with release after
 //!   the closure; a follower reads the word with acquire before it leaves.
 //! * *No CPU runs during the closure.* A follower leaves its loop only when the word
-//!   changes. Only the leader changes it, and not between reading the slot and the
+//!   becomes `idle`. Only the leader changes it, and not between reading the slot and the
 //!   end of the closure.
+//! * *Phases.* The word that starts a phase is written with release and read with
+//!   acquire, as is the slot that ends it: the work sees everything that the leader did
+//!   before, and all work of earlier phases; the leader sees all work.
 //! * *Coming online.* The CPU writes its slot and then reads the word; the leader
 //!   writes the word and then reads the slot. At least one must see the other's
 //!   write, which release and acquire do not guarantee: both have a sequentially
@@ -77,7 +95,7 @@
 //! * **Trusts** that each CPU calls with its own number, from one context at a time
 //!   (except handlers that call [`hold`](Rendezvous::hold)).
 //! * **Guarantees** that while the closure runs, every other CPU is offline or inside
-//!   this crate with interrupts off.
+//!   this crate with interrupts off, except for its work in a phase.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -112,35 +130,64 @@ pub trait Platform {
     fn unmask(&self);
     /// Serialises this CPU's instruction stream.
     fn synchronise(&self);
-    /// Raises `events`, which were held on this CPU, again.
+    /// Raises `events` on this CPU: they were held, or it is to enter the handler of an
+    /// NMI.
     fn replay(&self, events: Events);
+    /// Whether this CPU stays in the handler of an NMI while it is stopped. Asked in
+    /// each rendezvous, with interrupts off.
+    fn stays_in_nmi(&self) -> bool {
+        false
+    }
+    /// What this CPU does in a phase of [`Rendezvous::lead_in_phases`], while all others
+    /// do the same or are stopped.
+    fn work(&self, phase: u8) {
+        let _ = phase;
+    }
 }
 
-/// Width of the phase of a rendezvous or of a CPU in it: the low bits of a word or
+/// Width of the step of a rendezvous or of a CPU in it: the low bits of a word or
 /// slot.
-const PHASE_BITS: u32 = 2;
+const STEP_BITS: u32 = 8;
 const IDLE: u64 = 0;
 const GATHER: u64 = 1;
-const MASK: u64 = 2;
-/// The phases of a slot are those of the word that it answers.
-const WAITING: u64 = GATHER;
-const MASKED: u64 = MASK;
+/// From this step on, CPUs are stopped.
+const MASK: u64 = 3;
+/// The steps in which CPUs work: one for each phase, then the first one again.
+const FIRST_WORK: u64 = 4;
+const LAST_WORK: u64 = 254;
+/// The steps of a slot are those of the word that it answers, and this one: an NMI is
+/// due, in whose handler the CPU will be masked.
+const ENTERING: u64 = 2;
 /// The slot of an offline CPU; no rendezvous has this number.
 const OFFLINE: u64 = u64::MAX;
-/// The slot of an offline CPU that runs the handler of an event. As in [`OFFLINE`],
-/// its phase is none.
-const HANDLING: u64 = u64::MAX - (1 << PHASE_BITS);
+/// The slot of an offline CPU that runs the handler of an event.
+const HANDLING: u64 = u64::MAX - (1 << STEP_BITS);
 
-const fn compose(number: u64, phase: u64) -> u64 {
-    (number << PHASE_BITS) | phase
+const fn compose(number: u64, step: u64) -> u64 {
+    (number << STEP_BITS) | step
 }
 
-const fn phase(value: u64) -> u64 {
-    value & ((1 << PHASE_BITS) - 1)
+const fn step(value: u64) -> u64 {
+    value & ((1 << STEP_BITS) - 1)
 }
 
 const fn number(value: u64) -> u64 {
-    value >> PHASE_BITS
+    value >> STEP_BITS
+}
+
+/// Whether CPUs are stopped when the word has this value.
+const fn stops(word: u64) -> bool {
+    step(word) >= MASK
+}
+
+/// Whether CPUs are stopped in rendezvous `number` when the word has this value.
+const fn stops_for(number: u64, word: u64) -> bool {
+    self::number(word) == number && stops(word)
+}
+
+/// Whether a CPU with this slot is offline.
+const fn is_offline(slot: u64) -> bool {
+    slot == OFFLINE || slot == HANDLING
 }
 
 /// Per-CPU state. Alone in its cache line, because other CPUs spin on theirs.
@@ -243,6 +290,18 @@ impl Failure {
 
 impl core::error::Error for Failure {}
 
+/// This many CPUs have not finished the current phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished(pub usize);
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CPUs that have not finished: {}", self.0)
+    }
+}
+
+impl core::error::Error for Unfinished {}
+
 /// Kinds of events that cannot be masked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events(u32);
@@ -317,7 +376,7 @@ impl Rendezvous {
     /// rendezvous if there is one. Otherwise this is a single load.
     pub fn check(&self, cpu: u32, platform: &impl Platform) {
         let word = self.word.load(Ordering::Acquire);
-        if phase(word) == IDLE {
+        if step(word) == IDLE {
             return;
         }
         if let Some(own) = self.cpu(cpu) {
@@ -326,23 +385,46 @@ impl Rendezvous {
     }
 
     fn follow(&self, own: &Cpu, number: u64, platform: &impl Platform) {
-        let wait_while = |phase| {
-            let waits_for = compose(number, phase);
-            let mut word = self.word.load(Ordering::Acquire);
-            while word == waits_for {
-                platform.relax();
-                word = self.word.load(Ordering::Acquire);
-            }
-            word
-        };
-        own.slot.store(compose(number, WAITING), Ordering::Release);
-        if wait_while(GATHER) != compose(number, MASK) {
+        let gather = compose(number, GATHER);
+        own.slot.store(gather, Ordering::Release);
+        let mut word = self.word.load(Ordering::Acquire);
+        while word == gather {
+            platform.relax();
+            word = self.word.load(Ordering::Acquire);
+        }
+        if !stops_for(number, word) {
             return;
         }
         platform.mask();
-        own.slot.store(compose(number, MASKED), Ordering::Release);
-        wait_while(MASK);
+        if platform.stays_in_nmi() {
+            own.slot.store(compose(number, ENTERING), Ordering::Relaxed);
+            platform.replay(Events::NMI);
+            while stops_for(number, self.word.load(Ordering::Acquire)) {
+                platform.relax();
+            }
+        } else {
+            self.stay(own, number, platform);
+        }
         own.go_on(number, platform);
+    }
+
+    /// Reports that this CPU is masked, and does the work of each phase, up to the end
+    /// of the rendezvous.
+    fn stay(&self, own: &Cpu, number: u64, platform: &impl Platform) {
+        let mut done = compose(number, MASK);
+        own.slot.store(done, Ordering::Release);
+        loop {
+            let word = self.word.load(Ordering::Acquire);
+            if word == done {
+                platform.relax();
+            } else if stops_for(number, word) {
+                platform.work(work_phase(word));
+                done = word;
+                own.slot.store(done, Ordering::Release);
+            } else {
+                return;
+            }
+        }
     }
 
     /// Called first by handlers of events that cannot be masked. Returns true if the
@@ -356,17 +438,21 @@ impl Rendezvous {
             return false;
         };
         let slot = own.slot.load(Ordering::Relaxed);
-        if phase(slot) == MASKED {
+        if is_offline(slot) {
+            if event != Events::NMI {
+                self.handle_offline(own, platform);
+            }
+            return event == Events::NMI;
+        }
+        let entered = step(slot) == ENTERING && event == Events::NMI;
+        let held = entered || stops(slot);
+        if held {
             own.held.fetch_or(event.0, Ordering::Relaxed);
-            return true;
         }
-        if ![OFFLINE, HANDLING].contains(&slot) {
-            return false;
+        if entered {
+            self.stay(own, number(slot), platform);
         }
-        if event != Events::NMI {
-            self.handle_offline(own, platform);
-        }
-        event == Events::NMI
+        held
     }
 
     /// Waits until this offline CPU may run a handler, which is not while a closure
@@ -375,11 +461,11 @@ impl Rendezvous {
         loop {
             own.slot.store(HANDLING, Ordering::Relaxed);
             fence(Ordering::SeqCst);
-            if phase(self.word.load(Ordering::Acquire)) != MASK {
+            if !stops(self.word.load(Ordering::Acquire)) {
                 break;
             }
             own.slot.store(OFFLINE, Ordering::Release);
-            while phase(self.word.load(Ordering::Acquire)) == MASK {
+            while stops(self.word.load(Ordering::Acquire)) {
                 platform.relax();
             }
         }
@@ -409,12 +495,75 @@ impl Rendezvous {
         platform: &impl Platform,
         closure: impl FnOnce(),
     ) -> Result<(), Failure> {
+        self.lead_in_phases(cpu, timeout, platform, |_| closure())
+    }
+
+    /// Like [`lead`](Self::lead), but `closure` has the stopped CPUs work, and its
+    /// result is returned.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    /// use xsplice_rendezvous::{Platform, Rendezvous, Unfinished};
+    /// # use xsplice_rendezvous::Events;
+    ///
+    /// /// CPU 1 is a thread. In the first phase it loads a revision of its microcode.
+    /// #[derive(Default)]
+    /// struct Thread {
+    ///     revision: AtomicU32,
+    /// }
+    ///
+    /// impl Platform for Thread {
+    ///     fn work(&self, phase: u8) {
+    ///         assert_eq!(phase, 0);
+    ///         self.revision.store(2, Ordering::Relaxed);
+    ///     }
+    /// #     fn now(&self) -> u64 { 0 }
+    /// #     fn relax(&self) { std::thread::yield_now(); }
+    /// #     fn kick(&self, _cpu: u32) {}
+    /// #     fn mask(&self) {}
+    /// #     fn unmask(&self) {}
+    /// #     fn synchronise(&self) {}
+    /// #     fn replay(&self, _events: Events) {}
+    ///     // …
+    /// }
+    ///
+    /// let (rendezvous, thread) = (Rendezvous::new(2)?, Thread::default());
+    /// rendezvous.online(0, &thread);
+    /// rendezvous.online(1, &thread);
+    /// let over = AtomicBool::new(false);
+    /// let loaded = std::thread::scope(|scope| {
+    ///     scope.spawn(|| {
+    ///         while !over.load(Ordering::Relaxed) {
+    ///             rendezvous.check(1, &thread);
+    ///         }
+    ///     });
+    ///     let loaded = rendezvous.lead_in_phases(0, 1, &thread, |stopped| {
+    ///         assert_eq!(thread.revision.load(Ordering::Relaxed), 0);
+    ///         stopped.run(1)?;
+    ///         Ok::<u32, Unfinished>(thread.revision.load(Ordering::Relaxed))
+    ///     });
+    ///     over.store(true, Ordering::Relaxed);
+    ///     loaded
+    /// });
+    /// assert_eq!(loaded, Ok(Ok(2)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As `lead`.
+    pub fn lead_in_phases<P: Platform, T>(
+        &self,
+        cpu: u32,
+        timeout: u64,
+        platform: &P,
+        closure: impl FnOnce(&mut Stopped<'_, P>) -> T,
+    ) -> Result<T, Failure> {
         // Nothing is allocated while CPUs wait. Without memory, no CPUs are listed.
         let mut missing = fallible::with_room(self.cpus.len()).unwrap_or_default();
         let before = self.word.load(Ordering::Relaxed);
         let number = number(before).wrapping_add(1);
         let gather = compose(number, GATHER);
-        let (Some(own), true) = (self.cpu(cpu), phase(before) == IDLE) else {
+        let (Some(own), true) = (self.cpu(cpu), step(before) == IDLE) else {
             return Err(Failure::Busy);
         };
         self.word
@@ -424,68 +573,134 @@ impl Rendezvous {
         fence(Ordering::SeqCst);
         let deadline = platform.now().saturating_add(timeout);
         for (other, state) in self.others(cpu) {
-            let slot = state.slot.load(Ordering::Relaxed);
-            if ![OFFLINE, HANDLING].contains(&slot) {
+            if !is_offline(state.slot.load(Ordering::Relaxed)) {
                 platform.kick(other);
             }
         }
-        let mut all_reach = |phase| {
-            self.all_reach(
-                cpu,
-                compose(number, phase),
-                deadline,
-                platform,
-                &mut missing,
-            )
-        };
-        if !all_reach(WAITING) {
+        let met = self.all_reach(cpu, gather, deadline, platform)
+            || self.none_missing(cpu, gather, &mut missing);
+        if !met {
             self.word.store(compose(number, IDLE), Ordering::Release);
             return Err(Failure::NotWaiting(missing));
         }
         platform.mask();
-        own.slot.store(compose(number, MASKED), Ordering::Release);
-        self.word.store(compose(number, MASK), Ordering::Release);
+        let mask = compose(number, MASK);
+        own.slot.store(mask, Ordering::Release);
+        self.word.store(mask, Ordering::Release);
         // Either an offline CPU that handles an event sees the word, or this sees its
         // slot.
         fence(Ordering::SeqCst);
-        let met = all_reach(MASKED);
-        if met {
-            closure();
-        }
+        let met = self.all_reach(cpu, mask, deadline, platform)
+            || self.none_missing(cpu, mask, &mut missing);
+        let result = if met {
+            let mut stopped = Stopped {
+                rendezvous: self,
+                leader: cpu,
+                word: mask,
+                platform,
+            };
+            let result = closure(&mut stopped);
+            stopped.finish();
+            Ok(result)
+        } else {
+            Err(Failure::NotMasked(missing))
+        };
         self.word.store(compose(number, IDLE), Ordering::Release);
         own.go_on(number, platform);
-        met.then_some(()).ok_or(Failure::NotMasked(missing))
+        result
     }
 
-    /// Waits until the slots of all other CPUs are `slot`; on a timeout, adds the
-    /// others to `missing`, up to its capacity.
-    fn all_reach(
-        &self,
-        cpu: u32,
-        slot: u64,
-        deadline: u64,
-        platform: &impl Platform,
-        missing: &mut Vec<u32>,
-    ) -> bool {
-        let there = |other: &Cpu| [slot, OFFLINE].contains(&other.slot.load(Ordering::Acquire));
-        loop {
-            if self.others(cpu).all(|(_, other)| there(other)) {
-                return true;
-            }
+    /// The other CPUs whose slots are not `slot`, unless they are offline.
+    fn behind(&self, cpu: u32, slot: u64) -> impl Iterator<Item = u32> {
+        let there =
+            move |other: &Cpu| [slot, OFFLINE].contains(&other.slot.load(Ordering::Acquire));
+        self.others(cpu)
+            .filter(move |(_, other)| !there(other))
+            .map(|(other, _)| other)
+    }
+
+    /// Waits until the slots of all other CPUs are `slot`; false on a timeout.
+    fn all_reach(&self, cpu: u32, slot: u64, deadline: u64, platform: &impl Platform) -> bool {
+        while self.behind(cpu, slot).next().is_some() {
             if platform.now() >= deadline {
-                break;
+                return false;
             }
             platform.relax();
         }
-        let mut all = true;
-        for (other, _) in self.others(cpu).filter(|(_, other)| !there(other)) {
-            all = false;
+        true
+    }
+
+    /// A last look after a timeout: adds those that have not reached `slot` to
+    /// `missing`, up to its capacity; returns whether there are none.
+    fn none_missing(&self, cpu: u32, slot: u64, missing: &mut Vec<u32>) -> bool {
+        let mut none = true;
+        for other in self.behind(cpu, slot) {
+            none = false;
             if missing.len() < missing.capacity() {
                 // There is room.
                 let _: Result<(), NoMemory> = fallible::push(missing, other);
             }
         }
-        all
+        none
+    }
+}
+
+/// The phase that a word starts.
+fn work_phase(word: u64) -> u8 {
+    // Steps have eight bits.
+    u8::try_from(step(word).saturating_sub(FIRST_WORK)).unwrap_or(u8::MAX)
+}
+
+/// The stopped CPUs, as the closure of [`Rendezvous::lead_in_phases`] sees them.
+#[derive(Debug)]
+pub struct Stopped<'r, P> {
+    rendezvous: &'r Rendezvous,
+    leader: u32,
+    /// What the word is.
+    word: u64,
+    platform: &'r P,
+}
+
+impl<P: Platform> Stopped<'_, P> {
+    /// Runs the next phase: each stopped CPU calls [`Platform::work`] with its number,
+    /// which counts from 0 (after 250, from 0 again). All of them start at once, after
+    /// all have finished the phase before. The leader has no part in it.
+    ///
+    /// # Errors
+    /// [`Unfinished`] if some are still at work after `timeout` nanoseconds.
+    pub fn run(&mut self, timeout: u64) -> Result<(), Unfinished> {
+        self.finish();
+        let step = match step(self.word) {
+            MASK | LAST_WORK => FIRST_WORK,
+            before => before + 1,
+        };
+        self.word = compose(number(self.word), step);
+        self.rendezvous.word.store(self.word, Ordering::Release);
+        self.wait(timeout)
+    }
+
+    /// Waits on for the current phase.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn wait(&mut self, timeout: u64) -> Result<(), Unfinished> {
+        let deadline = self.platform.now().saturating_add(timeout);
+        let (all, leader) = (self.rendezvous, self.leader);
+        if all.all_reach(leader, self.word, deadline, self.platform) {
+            return Ok(());
+        }
+        match all.behind(leader, self.word).count() {
+            0 => Ok(()),
+            unfinished => Err(Unfinished(unfinished)),
+        }
+    }
+
+    /// Waits for the end of the current phase, however long it takes.
+    fn finish(&self) {
+        let behind = || self.rendezvous.behind(self.leader, self.word).next();
+        while behind().is_some() {
+            self.platform.relax();
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use loom::thread;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
-use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous};
+use xsplice_rendezvous::{Events, Failure, Platform, Rendezvous, Unfinished};
 
 /// A CPU for which time advances by one with each look at the clock.
 #[derive(Default)]
@@ -466,4 +466,335 @@ fn an_nmi_on_an_offline_cpu() {
         parked.join().unwrap();
         name(&met)
     });
+}
+
+/// CPUs that load microcode: CPU 0 leads and loads it first, then CPU 1 does, then CPU 2
+/// takes over the result of CPU 1, of whose core it is the other thread.
+struct Cores {
+    machine: Arc<Machine>,
+    /// The revision of each CPU.
+    revisions: [UnsafeCell<u32>; 3],
+}
+
+/// The phases.
+const LOAD: u8 = 0;
+const TAKE_OVER: u8 = 1;
+
+impl Cores {
+    fn new(online: u32) -> Arc<Self> {
+        Arc::new(Self {
+            machine: Machine::new(online),
+            revisions: std::array::from_fn(|_| UnsafeCell::new(0)),
+        })
+    }
+
+    fn revision(&self, cpu: usize) -> u32 {
+        self.revisions[cpu].with(|revision| unsafe { *revision })
+    }
+
+    fn set(&self, cpu: usize, to: u32) {
+        self.revisions[cpu].with_mut(|revision| unsafe { *revision = to });
+    }
+
+    fn work(&self, cpu: u32, phase: u8) {
+        assert_eq!(self.revision(0), 1, "the leader is first");
+        match (cpu, phase) {
+            (1, LOAD) => self.set(1, 1),
+            (2, TAKE_OVER) => self.set(2, self.revision(1)),
+            (1 | 2, LOAD | TAKE_OVER) => {}
+            _ => panic!("CPU {cpu}, phase {phase}"),
+        }
+    }
+
+    /// Leads `phases`, and waits for those that time out after `patience`. Returns what happened, and the
+    /// revisions that the closure saw at its end: a CPU that has checked before and went
+    /// offline takes no part.
+    fn lead(&self, phases: u8, timeout: u64, patience: u64) -> (&'static str, [u32; 3]) {
+        let clock = Clock::default();
+        let all = &self.machine.rendezvous;
+        let met = all.lead_in_phases(0, timeout, &clock, |stopped| {
+            self.set(0, 1);
+            let mut in_time = true;
+            for _ in 0..phases {
+                if stopped.run(patience).is_err() {
+                    in_time = false;
+                    while stopped.wait(1).is_err() {
+                        thread::yield_now();
+                    }
+                }
+            }
+            (in_time, self.all())
+        });
+        match met {
+            Ok((true, seen)) => ("met", seen),
+            Ok((false, seen)) => ("late", seen),
+            Err(failure) => (name(&Err(failure)), [0; 3]),
+        }
+    }
+
+    fn all(&self) -> [u32; 3] {
+        [0, 1, 2].map(|cpu| self.revision(cpu))
+    }
+}
+
+/// A CPU that works in phases.
+struct Worker {
+    clock: Clock,
+    cores: Arc<Cores>,
+    cpu: u32,
+}
+
+impl Worker {
+    fn new(cores: &Arc<Cores>, cpu: u32) -> Self {
+        Self {
+            clock: Clock::default(),
+            cores: Arc::clone(cores),
+            cpu,
+        }
+    }
+}
+
+impl Platform for Worker {
+    fn now(&self) -> u64 {
+        self.clock.now()
+    }
+    fn relax(&self) {
+        self.clock.relax();
+    }
+    fn kick(&self, _cpu: u32) {}
+    fn mask(&self) {}
+    fn unmask(&self) {}
+    fn synchronise(&self) {}
+    fn replay(&self, events: Events) {
+        unreachable!("{events:?}");
+    }
+    fn work(&self, phase: u8) {
+        self.cores.work(self.cpu, phase);
+    }
+}
+
+/// Work of different CPUs in different phases is ordered, and over when the CPUs are
+/// released.
+#[test]
+fn phases_follow_each_other() {
+    let outcomes = [&["late", "in part"], &OUTCOMES[..]].concat();
+    explore(&outcomes, || {
+        let cores = Cores::new(3);
+        let workers = [1, 2].map(|cpu| {
+            let worker = Worker::new(&cores, cpu);
+            thread::spawn(move || {
+                worker.cores.machine.rendezvous.check(cpu, &worker);
+                worker.cores.machine.rendezvous.offline(cpu);
+            })
+        });
+        let (result, seen) = cores.lead(2, 1, 3);
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        assert_eq!(cores.all(), seen);
+        match (result, seen) {
+            ("met" | "late", [1, 0, _] | [1, _, 0]) => "in part",
+            _ => result,
+        }
+    });
+}
+
+/// A closure that gives up on a phase releases no CPU before it has finished.
+#[test]
+fn an_abandoned_phase_is_finished_before_the_release() {
+    let outcomes = [
+        "without 1",
+        "1 not masked",
+        "alone",
+        "finished",
+        "abandoned",
+    ];
+    explore(&outcomes, || {
+        let cores = Cores::new(2);
+        let worker = Worker::new(&cores, 1);
+        let worker = thread::spawn(move || {
+            worker.cores.machine.rendezvous.check(1, &worker);
+            worker.cores.machine.rendezvous.offline(1);
+        });
+        let clock = Clock::default();
+        let all = &cores.machine.rendezvous;
+        let met = all.lead_in_phases(0, 1, &clock, |stopped| {
+            cores.set(0, 1);
+            stopped.run(2)
+        });
+        // The leader goes on, and so the work is done.
+        let seen = cores.all();
+        worker.join().unwrap();
+        assert_eq!(cores.all(), seen);
+        match met {
+            Ok(Ok(())) if seen == [1, 0, 0] => "alone",
+            Ok(Ok(())) => "finished",
+            Ok(Err(Unfinished(1))) => "abandoned",
+            Ok(Err(other)) => panic!("{other}"),
+            Err(failure) => name(&Err(failure)),
+        }
+    });
+}
+
+/// A CPU that comes online during a phase waits for the end, and does what is left.
+#[test]
+fn a_cpu_comes_online_during_phases() {
+    let outcomes = ["met", "late", "without 1", "1 not masked"];
+    explore(&outcomes, || {
+        let cores = Cores::new(1);
+        let worker = Worker::new(&cores, 1);
+        let worker = thread::spawn(move || {
+            worker.cores.machine.rendezvous.online(1, &worker);
+            worker.cores.machine.run();
+            worker.cores.machine.rendezvous.offline(1);
+        });
+        let clock = Clock::default();
+        let all = &cores.machine.rendezvous;
+        let met = all.lead_in_phases(0, 1, &clock, |stopped| {
+            cores.machine.text.with_mut(|text| unsafe { *text += 1 });
+            cores.set(0, 1);
+            stopped.run(1).is_ok()
+        });
+        worker.join().unwrap();
+        match met {
+            Ok(true) => "met",
+            Ok(false) => "late",
+            Err(failure) => name(&Err(failure)),
+        }
+    });
+}
+
+/// A CPU that is stopped in the handler of an NMI. The processor calls the handler when
+/// an NMI is due and no handler runs; several that are due are one.
+struct InNmi {
+    worker: Worker,
+    /// When an NMI of the hardware comes.
+    hardware: Moment,
+    /// Whether it has come.
+    came: Cell<bool>,
+    /// Whether an NMI that this CPU raises is delivered at once, or some instructions
+    /// later.
+    prompt: bool,
+    due: Cell<bool>,
+    in_handler: Cell<bool>,
+    /// How often the rest of the handler has run.
+    handled: Cell<u32>,
+    masked: Cell<bool>,
+}
+
+impl InNmi {
+    fn comes_to(&self, moment: Moment) {
+        if moment == self.hardware && !self.came.replace(true) {
+            self.due.set(true);
+        }
+        self.deliver();
+    }
+
+    fn deliver(&self) {
+        while !self.in_handler.get() && self.due.replace(false) {
+            self.in_handler.set(true);
+            let machine = &self.worker.cores.machine;
+            if !machine.rendezvous.hold(self.worker.cpu, Events::NMI, self) {
+                machine.run();
+                self.handled.set(self.handled.get() + 1);
+            }
+            self.in_handler.set(false);
+        }
+    }
+}
+
+impl Platform for InNmi {
+    fn now(&self) -> u64 {
+        self.worker.now()
+    }
+    fn relax(&self) {
+        self.comes_to(match self.masked.get() {
+            true => Moment::Still,
+            false => Moment::Waiting,
+        });
+        self.worker.relax();
+    }
+    fn kick(&self, _cpu: u32) {}
+    fn mask(&self) {
+        self.masked.set(true);
+        self.comes_to(Moment::Masking);
+    }
+    fn unmask(&self) {
+        self.masked.set(false);
+        self.comes_to(Moment::Going);
+    }
+    fn synchronise(&self) {
+        assert!(!self.in_handler.get());
+        self.comes_to(Moment::Synchronising);
+    }
+    fn replay(&self, events: Events) {
+        assert_eq!(events, Events::NMI);
+        self.due.set(true);
+        if self.prompt {
+            self.deliver();
+        }
+    }
+    fn stays_in_nmi(&self) -> bool {
+        true
+    }
+    fn work(&self, phase: u8) {
+        assert!(self.in_handler.get(), "only there it is safe");
+        self.worker.work(phase);
+    }
+}
+
+/// The work is done in the handler of an NMI, or the rendezvous times out; an NMI of the
+/// hardware is not lost, whenever it comes.
+#[test]
+fn phases_in_the_handler_of_an_nmi() {
+    static SEEN: LazyLock<Mutex<HashSet<&'static str>>> = LazyLock::new(Mutex::default);
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = model.preemption_bound.or(Some(3));
+    let moments = [
+        Moment::Waiting,
+        Moment::Masking,
+        Moment::Still,
+        Moment::Synchronising,
+        Moment::Going,
+        Moment::After,
+    ];
+    let ways = moments.into_iter().flat_map(|at| [(at, true), (at, false)]);
+    for (hardware, prompt) in ways {
+        model.check(move || {
+            let cores = Cores::new(2);
+            let cpu = InNmi {
+                worker: Worker::new(&cores, 1),
+                hardware,
+                came: Cell::new(false),
+                prompt,
+                due: Cell::new(false),
+                in_handler: Cell::new(false),
+                handled: Cell::new(0),
+                masked: Cell::new(false),
+            };
+            let follower = thread::spawn(move || {
+                let all = &cpu.worker.cores.machine.rendezvous;
+                all.check(1, &cpu);
+                // If its moment did not occur, it comes now.
+                if !cpu.came.replace(true) {
+                    cpu.due.set(true);
+                }
+                cpu.deliver();
+                assert!((1..=3).contains(&cpu.handled.get()), "{hardware:?}");
+                all.offline(1);
+            });
+            let (result, at_end) = cores.lead(1, 2, 1);
+            follower.join().unwrap();
+            assert_eq!(cores.all(), at_end);
+            let result = match (result, at_end) {
+                ("met", [1, 0, _]) => "alone",
+                _ => result,
+            };
+            let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.insert(result);
+        });
+    }
+    let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let expected = ["met", "late", "alone", "without 1", "1 not masked"];
+    assert_eq!(*seen, HashSet::from(expected));
 }
