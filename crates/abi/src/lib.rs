@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's two live-patch interfaces as types: the payload format, version 2, and the
 //! sysctl hypercall, interface versions 0x12 to 0x16; the proposed signatures of
-//! payloads ([`signature`]); and the deny-list ([`deny`]).
+//! payloads ([`signature`]); the deny-list ([`deny`]); and the hypercall that loads
+//! microcode ([`platform`]).
 //!
 //! *What it trusts*: nothing; it only describes.
 //!
@@ -12,12 +13,39 @@
 //! needs `serde`; code for a hypervisor needs neither.
 //!
 //! Sources: Xen's `docs/misc/livepatch` ("design") and
-//! `xen/include/public/{sysctl,version,errno}.h` ("public headers").
+//! `xen/include/public/{sysctl,version,platform,errno}.h` ("public headers").
 #![no_std]
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
+
+/// Defines structures of public headers, and asserts sizes and offsets.
+macro_rules! structure {
+    ($(#[$meta:meta])* $name:ident = $size:literal {
+        $($(#[$field_meta:meta])* $field:ident : $kind:ty = $offset:literal,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(
+            Clone,
+            Copy,
+            Debug,
+            Default,
+            zerocopy::FromBytes,
+            zerocopy::IntoBytes,
+            zerocopy::Immutable,
+            zerocopy::KnownLayout,
+        )]
+        #[repr(C)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $kind,)*
+        }
+        const _: () = {
+            assert!(core::mem::size_of::<$name>() == $size);
+            $(assert!(core::mem::offset_of!($name, $field) == $offset);)*
+        };
+    };
+}
 
 pub mod deny;
 pub mod errno;
@@ -25,6 +53,7 @@ pub mod hooks;
 pub mod machine;
 pub mod note;
 pub mod payload;
+pub mod platform;
 pub mod preimage;
 pub mod record;
 pub mod signature;

@@ -5,9 +5,7 @@
 //! A request is a [`Header`], an operation header [`Op`] and one of the
 //! operation's structures, all in one buffer of [`SYSCTL_SIZE`] bytes.
 
-use core::mem::{offset_of, size_of};
 use zerocopy::little_endian::{I32, U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `__HYPERVISOR_sysctl`.
 pub const HYPERCALL: u64 = 35;
@@ -44,23 +42,6 @@ impl InterfaceVersion {
     pub const fn list_takes_sizes(self) -> bool {
         self.0 >= 0x16
     }
-}
-
-macro_rules! structure {
-    ($(#[$meta:meta])* $name:ident = $size:literal {
-        $($(#[$field_meta:meta])* $field:ident : $kind:ty = $offset:literal,)*
-    }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-        #[repr(C)]
-        pub struct $name {
-            $($(#[$field_meta])* pub $field: $kind,)*
-        }
-        const _: () = {
-            assert!(size_of::<$name>() == $size);
-            $(assert!(offset_of!($name, $field) == $offset);)*
-        };
-    };
 }
 
 structure! {

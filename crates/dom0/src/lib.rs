@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's hypercalls from dom0, through the kernel's privcmd driver.
 //!
-//! *What it is*: the live-patch operations of the sysctl hypercall and the queries of
-//! the version hypercall, without Xen's libraries. The sysctl interface version is
+//! *What it is*: the live-patch operations of the sysctl hypercall, the queries of the
+//! version hypercall, and the loading of microcode, without Xen's libraries. The sysctl interface version is
 //! negotiated with the running hypervisor, so that one binary serves Xen 4.13 to
 //! 4.22.
 //!
@@ -15,12 +15,14 @@
 
 mod console;
 mod livepatch;
+mod microcode;
 mod privcmd;
 mod sysctl;
 mod version;
 
 pub use console::Place;
 pub use livepatch::{Action, Livepatch, Payload, State, Status};
+pub use microcode::load_microcode;
 pub use privcmd::{OpenError, Privcmd};
 pub use version::{FORCE_SINCE, VersionInfo, machine, version, version_info};
 pub use xsplice_abi::errno::Errno;

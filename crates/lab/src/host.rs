@@ -3,6 +3,7 @@
 
 use crate::boot::Boot;
 use crate::console::{Console, watch};
+use crate::debugger::Debugger;
 use crate::monitor::Monitor;
 use crate::protocol::{Output, Reply, Request};
 use std::io::{self, Read, Write};
@@ -35,6 +36,8 @@ pub struct HostConfig {
     pub files: Vec<(String, PathBuf)>,
     /// CPUs of the machine; if `None`, 4 on x86-64 and 2 on ARM.
     pub cpus: Option<u32>,
+    /// How many of them are threads of one core.
+    pub threads: u32,
     /// The CPU model, as for QEMU's `-cpu`; QEMU's default if `None`.
     pub processor: Option<String>,
     /// Memory in MiB.
@@ -51,6 +54,8 @@ pub struct HostConfig {
     /// A TCG plugin with its arguments, in the syntax of QEMU's option `-plugin`:
     /// `FILE,NAME=VALUE`, with commas in values doubled. The file's path is absolute.
     pub plugin: Option<String>,
+    /// Whether [`Host::debugger`] may be called.
+    pub debugger: bool,
     /// Is given each line of the console as it comes, without its end.
     pub on_line: Option<fn(&str)>,
 }
@@ -67,6 +72,7 @@ impl HostConfig {
             libraries: Vec::new(),
             files: Vec::new(),
             cpus: None,
+            threads: 1,
             processor: None,
             memory: 1024,
             timeout: Duration::from_secs(180),
@@ -74,6 +80,7 @@ impl HostConfig {
             xen_arguments: String::new(),
             count_instructions: false,
             plugin: None,
+            debugger: false,
             on_line: None,
         }
     }
@@ -136,6 +143,8 @@ pub enum Error {
 const LINE: &str = "dom0";
 /// The socket of QEMU's machine protocol (QMP), in the host's directory.
 const MONITOR: &str = "monitor";
+/// The socket of QEMU's debugger interface, in the host's directory.
+const DEBUGGER: &str = "debugger";
 
 /// A running Xen host. Dropping it turns it off.
 #[derive(Debug)]
@@ -146,6 +155,7 @@ pub struct Host {
     keys_reach_xen: bool,
     console: Arc<Mutex<Console>>,
     timeout: Duration,
+    cpus: u32,
     directory: Directory,
 }
 
@@ -190,6 +200,7 @@ impl Host {
             keys_reach_xen: false,
             console,
             timeout: config.timeout,
+            cpus: config.cpus.unwrap_or(board.cpus),
             directory,
         };
         loop {
@@ -256,6 +267,17 @@ impl Host {
         let socket = self.directory.path().join(MONITOR);
         UnixStream::connect(&socket)
             .and_then(|line| Monitor::new(line, Arc::clone(&self.console), self.timeout))
+            .map_err(|error| file_error(&socket, error))
+    }
+
+    /// A debugger for the whole machine, which it stops.
+    ///
+    /// # Errors
+    /// If the host was booted without one, or QEMU does not answer.
+    pub fn debugger(&self) -> Result<Debugger, Error> {
+        let socket = self.directory.path().join(DEBUGGER);
+        UnixStream::connect(&socket)
+            .and_then(|line| Debugger::new(line, self.cpus, self.timeout))
             .map_err(|error| file_error(&socket, error))
     }
 
@@ -427,12 +449,15 @@ fn emulator(config: &HostConfig, boot: &Boot, directory: &Path) -> Command {
     };
     let place = |socket: &str| directory.join(socket).display().to_string();
     let cpus = config.cpus.unwrap_or(board.cpus);
+    let cpus = format!("{cpus},threads={}", config.threads);
+    let debugger = format!("unix:{},server=on,wait=off", place(DEBUGGER));
+    let debugger = config.debugger.then_some(["-gdb", &debugger]);
     let mut command = Command::new(board.qemu);
     command
         .args(["-accel", acceleration])
         .args(counting)
         .args(["-display", "none", "-no-reboot"])
-        .args(["-m", &config.memory.to_string(), "-smp", &cpus.to_string()])
+        .args(["-m", &config.memory.to_string(), "-smp", &cpus])
         .args(["-nic", "none", "-serial", "stdio", "-chardev"])
         .arg(format!(
             "socket,id=line,server=on,wait=off,path={}",
@@ -443,6 +468,7 @@ fn emulator(config: &HostConfig, boot: &Boot, directory: &Path) -> Command {
         .arg(format!("unix:{},server=on,wait=off", place(MONITOR)))
         .args(board.arguments)
         .args(config.processor.iter().flat_map(|name| ["-cpu", name]))
+        .args(debugger.into_iter().flatten())
         .args(config.plugin.iter().flat_map(|plugin| ["-plugin", plugin]))
         .args(&boot.arguments)
         .stdin(Stdio::piped())

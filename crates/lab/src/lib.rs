@@ -14,13 +14,16 @@
 
 mod boot;
 mod console;
+mod debugger;
 pub mod host;
 pub mod init;
 pub mod initramfs;
+pub mod microcode;
 mod monitor;
 mod protocol;
 pub mod scenario;
 
+pub use debugger::Debugger;
 pub use host::{Error, Host, HostConfig};
 pub use monitor::Monitor;
 pub use protocol::Output;
