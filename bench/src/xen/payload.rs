@@ -12,6 +12,7 @@ use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, Sym
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
+use xsplice_abi::machine::Machine;
 use xsplice_abi::payload::section;
 use xsplice_abi::{deny, note, trampoline};
 use xsplice_generator::payload::{Align, Draft, Field, Func, Identity, Kind, Reaches};
@@ -105,7 +106,7 @@ impl Image {
         let all = self.targets.len();
         let targets = self.targets.get(functions);
         let targets = targets.with_context(|| format!("Xen has only {all} functions"))?;
-        let mut draft = Draft::default();
+        let mut draft = Draft::of(Machine::X86_64).map_err(anyhow::Error::msg)?;
         for target in targets {
             let mut code = target.start.clone();
             code.extend([0xe9, 0, 0, 0, 0]);

@@ -12,6 +12,7 @@ use object::{
 use object::{Object as _, ObjectSection as _};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
+use xsplice_abi::machine::Machine;
 use xsplice_abi::note::hex;
 use xsplice_abi::payload as abi;
 use xsplice_abi::payload::hook;
@@ -195,6 +196,14 @@ pub struct Identity<'a> {
 }
 
 impl Draft {
+    /// An empty payload for `machine`.
+    ///
+    /// # Errors
+    /// Why there are no payloads for it.
+    pub fn of(machine: Machine) -> Result<Self, String> {
+        crate::arch::of(machine).map(Self::new)
+    }
+
     /// An empty payload.
     pub(crate) fn new(arch: &'static dyn Arch) -> Self {
         Self {
