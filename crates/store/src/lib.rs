@@ -27,6 +27,7 @@ mod history;
 mod host;
 mod identity;
 mod install;
+mod installed;
 mod journal;
 mod keys;
 mod lock;

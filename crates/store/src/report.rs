@@ -5,8 +5,8 @@ use crate::host::State;
 use crate::plan::{Blocked, Goal, Observed, Plan, Request, Step, usable};
 use crate::policy::Want;
 use crate::{
-    BuildId, Catalogue, Damaged, HostRecord, Moment, Origin, Policy, Quarantine, Quarantined,
-    Sha256, Signer,
+    BuildId, Catalogue, Damaged, Disk, HostRecord, Moment, Origin, Policy, Quarantine, Quarantined,
+    Sha256, Signer, installed,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -33,13 +33,15 @@ pub enum Condition {
     Diverged,
     /// The store has no directory for this hypervisor.
     HypervisorUnknown,
+    /// There is nothing for the running hypervisor, and the next boot starts another one.
+    RebootRequired,
     /// The hypervisor has no live patching.
     NoLivepatch,
 }
 
 impl Condition {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Current,
         Self::Behind,
         Self::NothingToApply,
@@ -49,6 +51,7 @@ impl Condition {
         Self::Unverified,
         Self::Diverged,
         Self::HypervisorUnknown,
+        Self::RebootRequired,
         Self::NoLivepatch,
     ];
 
@@ -65,6 +68,7 @@ impl Condition {
             Self::Unverified => "unverified",
             Self::Diverged => "diverged",
             Self::HypervisorUnknown => "hypervisor-unknown",
+            Self::RebootRequired => "reboot-required",
             Self::NoLivepatch => "no-livepatch",
         }
     }
@@ -99,6 +103,8 @@ pub struct Report {
     pub damaged: Vec<Damaged>,
     /// What the policy allows, and somebody should know.
     pub warnings: Vec<String>,
+    /// Why a reboot is due: the next boot starts another hypervisor.
+    pub reboot: Option<String>,
 }
 
 /// A payload that the hypervisor holds; what only the store knows is null if it does not
@@ -143,6 +149,31 @@ impl Report {
             quarantine: Vec::new(),
             damaged: Vec::new(),
             warnings: Vec::new(),
+            reboot: None,
+        }
+    }
+
+    /// Finds out, too, whether the next boot starts another hypervisor.
+    #[must_use]
+    pub fn with_boot(self, disk: &impl Disk) -> Self {
+        let base = self.base.as_ref();
+        let Some(images) = base.and_then(|base| installed::without(disk, base)) else {
+            return self;
+        };
+        let reason = format!(
+            "the running hypervisor is none of those in /boot ({}): the next boot starts another \
+             one",
+            images.join(", ")
+        );
+        let (condition, why) = match self.condition {
+            Condition::HypervisorUnknown => (Condition::RebootRequired, Some(reason.clone())),
+            condition => (condition, self.reason),
+        };
+        Self {
+            condition,
+            reason: why,
+            reboot: Some(reason),
+            ..self
         }
     }
 
@@ -182,6 +213,7 @@ impl Report {
             quarantine: quarantine.all().to_vec(),
             damaged: catalogue.damaged.clone(),
             warnings: catalogue.warnings(),
+            reboot: None,
         }
     }
 }

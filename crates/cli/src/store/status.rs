@@ -24,7 +24,7 @@ Examples:
   xsplice status --json | jq -r .state
 
 States: current, behind, nothing-to-apply, held, apply-failed, quarantined, unverified,
-diverged, hypervisor-unknown, no-livepatch. Exit codes: 0; with --check 3, unless the
+diverged, hypervisor-unknown, reboot-required, no-livepatch. Exit codes: 0; with --check 3, unless the
 host has what it is to have (current, nothing-to-apply).";
 
 const METRICS: &str = "\
@@ -156,15 +156,16 @@ impl Look {
         Observed::new(self.loaded.clone(), &self.catalogue)
     }
 
-    pub(super) fn report(&self) -> Report {
-        Report::new(
+    pub(super) fn report(&self, root: &Root) -> Report {
+        let report = Report::new(
             &self.observed(),
             &self.catalogue,
             &self.policy,
             &self.record,
             &self.quarantine,
             &self.now,
-        )
+        );
+        report.with_boot(root)
     }
 
     /// What is replaced by which payload.
@@ -191,7 +192,7 @@ pub(super) fn status(args: &StatusArgs, json: bool) -> anyhow::Result<ExitCode> 
         Ok(host) => {
             let look = look(&root, &base, &host, &now()?)?;
             Status {
-                report: look.report(),
+                report: look.report(&root),
                 functions: args.functions.then(|| look.functions(&root)).transpose()?,
             }
         }
@@ -252,6 +253,9 @@ fn text(status: &Status) -> String {
     }
     for warning in &report.warnings {
         line("warning", warning);
+    }
+    if let Some(reboot) = &report.reboot {
+        line("reboot", reboot);
     }
     for damaged in &report.damaged {
         line(
@@ -322,7 +326,7 @@ pub(super) fn metrics(args: &MetricsArgs, json: bool) -> anyhow::Result<ExitCode
     let root = args.at.root();
     let (privcmd, base, version) = hypervisor()?;
     let report = match Dom0::new(&privcmd, TIMEOUT_MS) {
-        Ok(host) => look(&root, &base, &host, &now()?)?.report(),
+        Ok(host) => look(&root, &base, &host, &now()?)?.report(&root),
         Err(Missing::LivePatching) => Report::without_live_patching(Some(base)),
         Err(Missing::Answer(error)) => return Err(error),
     };

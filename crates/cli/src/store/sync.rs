@@ -145,7 +145,7 @@ pub(super) fn plan(args: &PlanArgs, json: bool) -> anyhow::Result<ExitCode> {
         check(&root, &host, &plan)?;
         Ok(plan)
     });
-    let state = look.report().condition.word();
+    let state = look.report(&root).condition.word();
     let plan = match checked {
         Ok(plan) => plan,
         Err(error) => {
@@ -228,7 +228,7 @@ pub(super) fn sync(args: &SyncArgs, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         sync.run()
     };
-    let state = look(&root, &base, &host, &now()?).map(|look| look.report().condition.word());
+    let state = look(&root, &base, &host, &now()?).map(|look| look.report(&root).condition.word());
     let state = state.ok();
     let changed = ended.changed || args.release.is_some();
     let error = ended.error.as_ref();

@@ -1129,3 +1129,26 @@ fn a_package_must_be_signed_by_a_key_that_is_valid_today_unless_the_host_has_it(
     let ended = world.sync(&unattended());
     assert_eq!(ended.level, Some(1), "{ended:?}");
 }
+
+#[test]
+fn a_hypervisor_that_is_not_installed_any_more_is_reported() {
+    let world = World::new(Core::Stock);
+    assert_eq!(condition(&world), Condition::HypervisorUnknown);
+    let image = Path::new("/boot/xen-4.17-amd64.efi");
+    world.write(image, b"another hypervisor");
+    let report = world.report().with_boot(&world.disk);
+    assert_eq!(report.condition, Condition::RebootRequired);
+    assert!(
+        report
+            .reboot
+            .is_some_and(|reason| reason.contains("xen-4.17-amd64.efi"))
+    );
+    // With a payload, the host is as it should be, and the reboot is due all the same.
+    let world = behind();
+    world.write(image, b"another hypervisor");
+    let report = world.report().with_boot(&world.disk);
+    assert_eq!(report.condition, Condition::Behind);
+    assert!(report.reboot.is_some());
+    world.write(image, &xsplice_test_host::XEN_ID);
+    assert_eq!(world.report().with_boot(&world.disk).reboot, None);
+}
