@@ -121,14 +121,7 @@ impl<'a> Task<'a> {
             }
             Change::Replace {
                 name, on, limits, ..
-            } => {
-                check_length(name)?;
-                Ok(Self::Replace {
-                    name,
-                    on,
-                    limits: *limits,
-                })
-            }
+            } => Self::replace(name, on, *limits),
             Change::Apply {
                 name,
                 nodeps,
@@ -143,6 +136,11 @@ impl<'a> Task<'a> {
                 Self::act(name, Action::Unload, false, Limits::default())
             }
         }
+    }
+
+    fn replace(name: &'a str, on: &'a [PathBuf], limits: Limits) -> anyhow::Result<Self> {
+        check_length(name)?;
+        Ok(Self::Replace { name, on, limits })
     }
 
     /// What the history says about it.

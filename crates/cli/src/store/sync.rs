@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use xsplice_abi::text::escaped;
 use xsplice_store::{
     Action, Event, Goal, Host as _, Journal, Outcome, Plan, Policy, Quarantine, Quarantined,
-    Recorder, Request, Root, Step, Sync, SyncError,
+    Recorder, Request, Root, Step, Sync, SyncError, SyncSummary,
 };
 
 const PLAN: &str = "\
@@ -236,6 +236,23 @@ pub(super) fn sync(args: &SyncArgs, json: bool) -> anyhow::Result<ExitCode> {
     if !json {
         tell(&ended, state);
     }
+    complain_of(&ended);
+    let synced = Synced {
+        from: ended.from,
+        level: ended.level,
+        steps: ended.steps,
+        retries: ended.retries,
+        restored: ended.restored,
+        quarantined: ended.quarantined,
+        warnings: ended.warnings,
+        unrecorded: ended.unrecorded,
+    };
+    let ended = Ended::well(synced).changed(changed).state(state);
+    Ok(ended.but(failure).tell(json))
+}
+
+/// Prints what went wrong, and what the policy allows.
+fn complain_of(ended: &SyncSummary) {
     for warning in &ended.warnings {
         complain!("warning: {warning}");
     }
@@ -257,22 +274,10 @@ pub(super) fn sync(args: &SyncArgs, json: bool) -> anyhow::Result<ExitCode> {
     for unrecorded in &ended.unrecorded {
         complain!("error: not recorded: {unrecorded}");
     }
-    let synced = Synced {
-        from: ended.from,
-        level: ended.level,
-        steps: ended.steps,
-        retries: ended.retries,
-        restored: ended.restored,
-        quarantined: ended.quarantined,
-        warnings: ended.warnings,
-        unrecorded: ended.unrecorded,
-    };
-    let ended = Ended::well(synced).changed(changed).state(state);
-    Ok(ended.but(failure).tell(json))
 }
 
 /// Prints what was done, for people.
-fn tell(ended: &xsplice_store::SyncSummary, state: Option<&str>) {
+fn tell(ended: &SyncSummary, state: Option<&str>) {
     for step in &ended.steps {
         say!("{step}: done");
     }
