@@ -156,7 +156,7 @@ fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
 
 /// While another xsplice is at work, nothing is changed, under no name of the tool.
 fn one_at_a_time(host: &mut Host) -> anyhow::Result<()> {
-    let payload = "/new/fixes-3.livepatch";
+    let payload = "/new/fixes-1.livepatch";
     let busy = host.run(&[
         "in-dom0", "locked", "xsplice", "--json", "upload", "other", payload,
     ])?;
