@@ -4,8 +4,9 @@
 
 use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use xsplice_e2e::{exhaustive, package, repository, stdout};
 
 /// What is in the Debian package, among others.
@@ -28,10 +29,17 @@ const FILES: [&str; 16] = [
     "usr/share/zsh/vendor-completions/_xsplice",
 ];
 
+/// The Debian package, made once.
+fn deb() -> anyhow::Result<PathBuf> {
+    static DEB: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let made = DEB.get_or_init(|| package(&repository()).map_err(|error| format!("{error:#}")));
+    made.clone().map_err(anyhow::Error::msg)
+}
+
 #[test]
 fn the_package_says_what_is_in_it() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let deb = package(&repository())?;
+    let deb = deb()?;
     let root = directory.path();
     stdout(
         Command::new("dpkg-deb")
@@ -83,6 +91,135 @@ fn bill(path: &Path) -> anyhow::Result<()> {
         "it names {}",
         here.display()
     );
+    Ok(())
+}
+
+/// A Debian system with nothing in it, which dpkg works on from outside.
+struct System(tempfile::TempDir);
+
+impl System {
+    fn new() -> anyhow::Result<Self> {
+        let system = Self(tempfile::tempdir()?);
+        for directory in ["info", "updates", "triggers", "alternatives"] {
+            std::fs::create_dir_all(system.place("var/lib/dpkg").join(directory))?;
+        }
+        for directory in ["etc/alternatives", "usr/bin", "var/log"] {
+            std::fs::create_dir_all(system.place(directory))?;
+        }
+        std::fs::write(system.place("var/lib/dpkg/status"), "")?;
+        Ok(system)
+    }
+
+    fn place(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.place(path).symlink_metadata().is_ok()
+    }
+
+    fn dpkg(&self, action: &str, what: &Path) -> anyhow::Result<()> {
+        let root = format!("--root={}", self.0.path().display());
+        let mut dpkg = Command::new("dpkg");
+        dpkg.arg(root)
+            .args(["--force-script-chrootless", "--force-not-root"])
+            .args(["--force-depends", action])
+            .arg(what);
+        stdout(&mut dpkg).map(drop)
+    }
+}
+
+/// The package `deb` as a later version, in `directory`.
+fn later(deb: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
+    let (root, later) = (directory.join("root"), directory.join("later.deb"));
+    stdout(
+        Command::new("dpkg-deb")
+            .arg("--raw-extract")
+            .arg(deb)
+            .arg(&root),
+    )?;
+    let control = root.join("DEBIAN/control");
+    let text = std::fs::read_to_string(&control)?;
+    std::fs::write(&control, text.replacen("\nVersion: ", "\nVersion: 1:", 1))?;
+    let options = ["--root-owner-group", "-Zgzip", "--build"];
+    stdout(
+        Command::new("dpkg-deb")
+            .args(options)
+            .arg(&root)
+            .arg(&later),
+    )?;
+    Ok(later)
+}
+
+#[test]
+fn the_package_leaves_what_it_should() -> anyhow::Result<()> {
+    const SYNC: &str = "etc/systemd/system/multi-user.target.wants/xsplice-sync.service";
+    const SETTLE: &str = "etc/systemd/system/multi-user.target.wants/xsplice-settle.service";
+    const DATA: [&str; 2] = ["etc/xsplice/host.toml", "var/lib/xsplice/history.jsonl"];
+    let (system, deb, directory) = (System::new()?, deb()?, tempfile::tempdir()?);
+    system.dpkg("--install", &deb)?;
+    for file in [SYNC, SETTLE, "usr/bin/xsplice"] {
+        ensure!(system.has(file), "{file} is missing");
+    }
+    let tool = std::fs::read_link(system.place("etc/alternatives/xen-livepatch"))?;
+    ensure!(
+        tool == Path::new("/usr/lib/xsplice/xen-livepatch"),
+        "{tool:?}"
+    );
+    for file in DATA {
+        let path = system.place(file);
+        std::fs::create_dir_all(path.parent().context("a directory")?)?;
+        std::fs::write(path, file)?;
+    }
+
+    // The administrator has disabled a unit.
+    std::fs::remove_file(system.place(SYNC))?;
+    system.dpkg("--install", &later(&deb, directory.path())?)?;
+    ensure!(
+        !system.has(SYNC) && system.has(SETTLE),
+        "it was enabled again"
+    );
+
+    system.dpkg("--remove", Path::new("xsplice"))?;
+    for file in DATA {
+        ensure!(
+            std::fs::read_to_string(system.place(file))? == file,
+            "{file} is lost"
+        );
+    }
+    for file in [
+        "usr/bin/xsplice",
+        "usr/bin/xen-livepatch",
+        "etc/alternatives/xen-livepatch",
+    ] {
+        ensure!(!system.has(file), "{file} is still there");
+    }
+    system.dpkg("--purge", Path::new("xsplice"))?;
+    let mut find = Command::new("find");
+    let left = stdout(find.arg(system.0.path()).args(["-name", "*xsplice*"]))?;
+    ensure!(left.is_empty(), "{left}");
+    Ok(())
+}
+
+#[test]
+fn a_xen_livepatch_of_somebody_else_stays() -> anyhow::Result<()> {
+    let deb = deb()?;
+    for target in [None, Some("/usr/bin/true"), Some("/nowhere")] {
+        let system = System::new()?;
+        let path = system.place("usr/bin/xen-livepatch");
+        match target {
+            None => std::fs::write(&path, "Xen's own")?,
+            Some(target) => std::os::unix::fs::symlink(target, &path)?,
+        }
+        let same = || match target {
+            None => std::fs::read(&path).is_ok_and(|text| text == b"Xen's own"),
+            Some(target) => std::fs::read_link(&path).is_ok_and(|to| to == Path::new(target)),
+        };
+        system.dpkg("--install", &deb)?;
+        ensure!(same(), "{target:?} was replaced");
+        system.dpkg("--purge", Path::new("xsplice"))?;
+        ensure!(same(), "{target:?} was removed");
+    }
     Ok(())
 }
 
