@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask package`: packages of the release, with a list of all crates in them. Two
-//! builds of one commit, in whatever folders, give the same bytes.
+//! `cargo xtask package`: packages of the release, with a list of all crates in them. No
+//! path or time of the build is in them, so that two builds of one commit are to be the
+//! same bytes; a test compares them.
 
 mod contents;
 mod crates;
