@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode};
 use xsplice_testbed::compiler::Compiler;
 use xsplice_testbed::keys::Keys;
-use xsplice_testbed::{arm64, base, cache, command, println, upstream, xen};
+use xsplice_testbed::{Machine, arm64, base, cache, command, println, upstream, xen};
 
 #[derive(Parser)]
 #[command(about = "The commands that developers and CI run in this repository")]
@@ -109,6 +109,15 @@ enum Architecture {
     Arm64,
 }
 
+impl Architecture {
+    fn machine(self) -> Machine {
+        match self {
+            Self::X86_64 => Machine::X86_64,
+            Self::Arm64 => Machine::Arm64,
+        }
+    }
+}
+
 #[derive(Subcommand)]
 enum Xen {
     /// Build it; print the file with all paths.
@@ -119,9 +128,12 @@ enum Xen {
         /// With Xen's assertions (`CONFIG_DEBUG`).
         #[arg(long)]
         debug: bool,
+        /// The machine that it is for.
+        #[arg(long, value_enum, default_value = "x86-64")]
+        arch: Architecture,
         /// Build this source tree of Xen 4.17 or later, with its configuration if it has
         /// one, and not Debian's Xen. The tree stays as it is.
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", conflicts_with = "arch")]
         source: Option<PathBuf>,
         /// Build it with this program, gcc or clang.
         #[arg(long, value_name = "PROGRAM", requires = "source")]
@@ -148,6 +160,7 @@ fn main() -> ExitCode {
                 Xen::Build {
                     engine,
                     debug,
+                    arch,
                     source,
                     compiler,
                     keys,
@@ -158,7 +171,7 @@ fn main() -> ExitCode {
                     let compiler = compiler.unwrap_or_default();
                     upstream::build(&source, &compiler, engine, debug, &keys)
                 }
-                None => xen::build(engine, debug, &keys),
+                None => xen::build(arch.machine(), engine, debug, &keys),
             })
             .map(|description| println!("{}", description.display())),
         Command::Versions(args) => versions::run(&args),

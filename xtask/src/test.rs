@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_testbed::keys::Keys;
 use xsplice_testbed::shipped::{self, Release};
-use xsplice_testbed::{arm64, base, cache, command, packages, println, programs, xen};
+use xsplice_testbed::{Machine, arm64, base, cache, command, packages, println, programs, xen};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -96,6 +96,10 @@ fn mutate(count: u64, seed: u64, faults: &Path) -> anyhow::Result<()> {
     let variables = [
         ("XSPLICE_BIN", programs::build_xsplice()?.into()),
         ("XSPLICE_BASE", base::description()?.into()),
+        (
+            "XSPLICE_ARM64_RUST_BASE",
+            xen::build(Machine::Arm64, xen::Engine::Rust, false, &Keys::NONE)?.into(),
+        ),
         ("XSPLICE_AXE", axe::get()?.into()),
         ("XSPLICE_SEED", seed.to_string().into()),
         ("XSPLICE_MUTATIONS", count.to_string().into()),
@@ -135,12 +139,12 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         directory: Some("tests/keys/trusted".into()),
         ..Keys::NONE
     };
-    let debug = xen::build(xen::Engine::Rust, true, &keys)?;
+    let debug = xen::build(Machine::X86_64, xen::Engine::Rust, true, &keys)?;
     let locked = Keys {
         lock_signatures: true,
         ..keys
     };
-    let locked = xen::build(xen::Engine::Rust, false, &locked)?;
+    let locked = xen::build(Machine::X86_64, xen::Engine::Rust, false, &locked)?;
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
@@ -158,7 +162,7 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         ),
         (
             "XSPLICE_RUST_BASE",
-            xen::build(xen::Engine::Rust, false, &Keys::NONE)?.into(),
+            xen::build(Machine::X86_64, xen::Engine::Rust, false, &Keys::NONE)?.into(),
         ),
         ("XSPLICE_DEBUG_BASE", debug.into()),
         ("XSPLICE_LOCKED_BASE", locked.into()),

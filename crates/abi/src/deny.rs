@@ -160,6 +160,8 @@ const CALLED: &[(Why, &str)] = &[
     (Event, "raise_softirq"),
     (Writes, "get_s_time"),
     (Writes, "get_s_time_fixed"),
+    // On ARM.
+    (Writes, "muldiv64"),
     // With Xen's own checks.
     (Event, "check_lock"),
     (Event, "intpose_lookup"),

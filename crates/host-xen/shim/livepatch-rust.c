@@ -4,10 +4,11 @@
  *
  * This file contains what needs Xen's macros, inline functions and structures:
  * the hypercall and its guest copies, the payload records that hooks see,
- * virtual regions, tasklets, CPU maps, NMIs and machine checks. All decisions
- * about payloads are made in the engine.
+ * virtual regions, tasklets and CPU maps. All decisions about payloads are made in
+ * the engine.
  *
- * It is compiled for 16-byte aligned stacks, and only this file calls Rust.
+ * What differs between architectures is in livepatch-arch.h, of which there is one for
+ * each; it is included at the place that it needs. Only these two files call Rust.
  */
 
 #include <xen/cpu.h>
@@ -15,7 +16,6 @@
 #include <xen/err.h>
 #include <xen/guest_access.h>
 #include <xen/init.h>
-#include <xen/kexec.h>
 #include <xen/keyhandler.h>
 #include <xen/lib.h>
 #include <xen/livepatch.h>
@@ -33,22 +33,14 @@
 #include <xen/time.h>
 #include <xen/version.h>
 #include <xen/virtual_region.h>
-#include <xen/vm_event.h>
 #include <xen/vmap.h>
-#include <xen/wait.h>
 
-#include <asm/apic.h>
 #include <asm/event.h>
-#include <asm/fixmap.h>
-#include <asm/flushtlb.h>
-#include <asm/nmi.h>
 #include <asm/processor.h>
 #include <asm/setup.h>
-#include <asm/uaccess.h>
 
 #include <public/sysctl.h>
 
-#include "cpu/mcheck/mce.h"
 #include "livepatch-rust.h"
 #include "livepatch-keys.h"
 #include "livepatch-xen.h"
@@ -88,15 +80,6 @@ static unsigned long heap_bytes, payload_pages;
 
 static DEFINE_PER_CPU(unsigned long, irq_flags);
 
-/*
- * Text is written through a second mapping of its pages, which is writable and
- * not executable, so the permissions of the first do not change in the window.
- */
-static void *text_alias;
-
-/* Where that is not possible, the text itself is made writable, as Xen does. */
-static bool text_is_writable;
-
 static void *pointer(uint64_t addr)
 {
     return (void *)addr;
@@ -106,6 +89,15 @@ static bool contains(struct xsplice_range range, uint64_t addr, size_t len)
 {
     return addr >= range.start && addr <= range.end && len <= range.end - addr;
 }
+
+static struct xsplice_range between(const void *start, const void *end)
+{
+    return (struct xsplice_range){ (uint64_t)start, (uint64_t)end };
+}
+
+static struct xsplice_memory *find_memory(uint64_t addr, size_t len);
+
+#include "livepatch-arch.h"
 
 /* Memory. */
 
@@ -127,10 +119,8 @@ void *xsplice_alloc(size_t size, size_t align)
 
 void xsplice_free(void *data, size_t size)
 {
-    unsigned long addr = (unsigned long)data;
-
     heap_bytes -= size;
-    if ( addr >= VMAP_VIRT_START && addr < VMAP_VIRT_END )
+    if ( is_vmapped(data) )
         vfree(data);
     else
         xfree(data);
@@ -154,26 +144,7 @@ uint64_t xsplice_now(void)
     return get_s_time();
 }
 
-/* The hypervisor's own addresses. */
-
-static struct xsplice_range between(const void *start, const void *end)
-{
-    return (struct xsplice_range){ (uint64_t)start, (uint64_t)end };
-}
-
-struct xsplice_image xsplice_image(void)
-{
-    return (struct xsplice_image){
-        .text = between(_stext, _etext),
-        .init = between(__2M_init_start, __2M_init_end),
-        .read_only = between(__2M_rodata_start, __2M_rodata_end),
-        .data = between(__2M_rwdata_start, __2M_rwdata_end),
-        .features = NCAPINTS * 32,
-        .call_sites = CALL_SITES,
-        .always = CALL_FEATURE,
-        .landing_pads = cpu_has_xen_ibt,
-    };
-}
+/* The hypervisor's identity. */
 
 struct xsplice_text xsplice_build_id(void)
 {
@@ -455,18 +426,16 @@ int xsplice_memory_register(struct xsplice_memory *memory,
         rc = patch_call_sites(from->call_sites);
     if ( rc )
         return rc;
-    sort_exception_table(pointer(from->exceptions.start),
-                         pointer(from->exceptions.end));
-
     region->text_start = payload->text_addr;
     region->text_end = payload->text_addr + payload->text_size;
     /* Read-only data of a payload is never patched: no rodata range. */
     region->symbols_lookup = lookup_symbol;
-    region->ex = pointer(from->exceptions.start);
-    region->ex_end = pointer(from->exceptions.end);
+    set_exceptions(region, from->exceptions);
     BUILD_BUG_ON(ARRAY_SIZE(from->bug_frames) != BUGFRAME_NR);
     for ( i = 0; i < BUGFRAME_NR; i++ )
         set_bug_frames(region, i, from->bug_frames[i]);
+
+    code_is_written(payload->text_addr, payload->text_size);
 
     list_add_tail_rcu(&memory->list, &memories);
     register_virtual_region(region);
@@ -540,33 +509,7 @@ int xsplice_memory_call(struct xsplice_memory *memory, enum xsplice_hook hook,
     return rc;
 }
 
-/* For hooks that revert their own payload. */
-
-int revert_payload(struct payload *payload)
-{
-    /* A hook called after the window has to make the text writable itself. */
-    bool in_window = text_is_writable;
-    unsigned int i;
-    int rc = in_window ? 0 : xsplice_text_begin();
-
-    if ( rc )
-        return rc;
-
-    for ( i = 0; i < payload->nfuncs; i++ )
-    {
-        const struct livepatch_func *func = &payload->funcs[i];
-        struct livepatch_fstate *fstate = &payload->fstate[i];
-
-        if ( fstate->applied == LIVEPATCH_FUNC_APPLIED )
-            memcpy(func->old_addr + fstate->patch_offset, fstate->insn_buffer,
-                   livepatch_insn_len(func, fstate));
-        fstate->applied = LIVEPATCH_FUNC_NOT_APPLIED;
-    }
-    if ( !in_window )
-        xsplice_text_end();
-
-    return 0;
-}
+/* For hooks that revert their own payload, as revert_payload() is. */
 
 void revert_payload_tail(struct payload *payload)
 {
@@ -590,111 +533,6 @@ void xsplice_kick(unsigned int cpu)
     tasklet_schedule_on_cpu(&tasklets[cpu], cpu);
 }
 
-void xsplice_mask(void)
-{
-    local_irq_save(this_cpu(irq_flags));
-}
-
-void xsplice_unmask(void)
-{
-    local_irq_restore(this_cpu(irq_flags));
-}
-
-/* The vector of #MC, which has two names in Xen's headers. */
-#define MACHINE_CHECK_VECTOR 18
-
-/* Executes a serialising instruction. */
-static inline void serialise(void)
-{
-    cpuid_eax(0);
-}
-
-void xsplice_synchronise(void)
-{
-    serialise();
-}
-
-/*
- * Called at the start of every NMI, before any callback: Xen has only one NMI
- * callback, which other code uses too. During a crash, NMIs stop the other CPUs
- * and must not be held.
- */
-bool xsplice_hold_nmi(void)
-{
-    return !kexecing && xsplice_hold(smp_processor_id(), XSPLICE_NMI);
-}
-
-/*
- * Called at the start of every machine check. On a stopped CPU it is handled
- * later: the banks and MCG_STATUS keep its information, including MCIP, so a
- * second machine check resets the machine, as it does during the handler. If
- * the CPU cannot resume, Xen panics at once: deferring the event would leave
- * the other CPUs waiting for this one.
- */
-bool xsplice_hold_machine_check(void)
-{
-    uint64_t status;
-    unsigned int i;
-
-    if ( !xsplice_hold(smp_processor_id(), XSPLICE_MACHINE_CHECK) )
-        return false;
-
-    rdmsrl(MSR_IA32_MCG_STATUS, status);
-    if ( !(status & MCG_STATUS_RIPV) )
-        mc_panic("no way back to where CPUs were stopped for live patching");
-
-    for ( i = 0; i < this_cpu(nr_mce_banks); i++ )
-    {
-        rdmsrl(MSR_IA32_MCx_STATUS(i), status);
-        if ( (status & MCi_STATUS_VAL) &&
-             (status & (MCi_STATUS_PCC | MCi_STATUS_AR)) )
-            mc_panic("fatal while CPUs were stopped for live patching");
-    }
-
-    return true;
-}
-
-/* Called at the end of every machine check that was not held. */
-void xsplice_machine_check_done(void)
-{
-    xsplice_handled(smp_processor_id());
-}
-
-/*
- * Calls the handler as the exception would have. An `int` instruction is not
- * equivalent: with FRED it is a different event type, fatal in the hypervisor.
- */
-static void replay_machine_check(void)
-{
-    unsigned long flags;
-    struct cpu_user_regs regs = {
-        .rip = (unsigned long)replay_machine_check,
-        .cs = __HYPERVISOR_CS,
-        .rsp = (unsigned long)__builtin_frame_address(0),
-        .ss = __HYPERVISOR_DS,
-        .entry_vector = MACHINE_CHECK_VECTOR,
-    };
-
-    local_irq_save(flags);
-    regs.rflags = flags;
-    do_machine_check(&regs);
-    local_irq_restore(flags);
-}
-
-void xsplice_replay(enum xsplice_event event)
-{
-    switch ( event )
-    {
-    case XSPLICE_NMI:
-        self_nmi();
-        break;
-
-    case XSPLICE_MACHINE_CHECK:
-        replay_machine_check();
-        break;
-    }
-}
-
 bool xsplice_rendezvous_begin(void)
 {
     return get_cpu_maps();
@@ -714,92 +552,6 @@ void xsplice_window_begin(void)
 void xsplice_window_end(void)
 {
     spin_debug_enable();
-}
-
-int xsplice_text_open(struct xsplice_range range, bool hooks,
-                      uint64_t *distance)
-{
-    struct xsplice_range text = xsplice_image().text;
-    uint64_t start = range.start & PAGE_MASK, addr;
-    mfn_t first;
-
-    *distance = 0;
-    /* Hooks may write text directly; payload pages are physically scattered. */
-    if ( hooks || !contains(text, range.start, range.end - range.start) )
-        return 0;
-
-    first = _mfn(virt_to_mfn(start));
-    text_alias = __vmap(&first, PFN_UP(range.end - start), 1, 1,
-                        PAGE_HYPERVISOR | MAP_SMALL_PAGES, VMAP_DEFAULT);
-    if ( !text_alias )
-        return -ENOMEM;
-
-    *distance = (uint64_t)text_alias - start;
-    /* Load the TLB: no page walks in the window. */
-    for ( addr = start; addr < range.end; addr += PAGE_SIZE )
-        ACCESS_ONCE(*(const char *)pointer(addr + *distance));
-
-    return 0;
-}
-
-/* A vCPU in a wait queue has a saved call stack in the hypervisor. */
-static bool has_sleepers(const struct vm_event_domain *ved)
-{
-    /* It may be zeroed but not yet initialised. */
-    return ved && ved->wq.list.next && !list_empty(&ved->wq.list);
-}
-
-int xsplice_text_begin(void)
-{
-    struct domain *d;
-
-    for_each_domain ( d )
-    {
-#ifdef CONFIG_MEM_SHARING
-        if ( has_sleepers(d->vm_event_share) )
-            return -EBUSY;
-#endif
-#ifdef CONFIG_MEM_PAGING
-        if ( has_sleepers(d->vm_event_paging) )
-            return -EBUSY;
-#endif
-        if ( has_sleepers(d->vm_event_monitor) )
-            return -EBUSY;
-    }
-
-    if ( !text_alias )
-    {
-        relax_virtual_region_perms();
-        flush_local(FLUSH_TLB_GLOBAL);
-        text_is_writable = true;
-    }
-
-    return 0;
-}
-
-void xsplice_text_write(uint64_t addr, const void *bytes, size_t len)
-{
-    memcpy(pointer(addr), bytes, len);
-}
-
-void xsplice_text_end(void)
-{
-    if ( text_is_writable )
-    {
-        tighten_virtual_region_perms();
-        flush_local(FLUSH_TLB_GLOBAL);
-        text_is_writable = false;
-    }
-    else
-        /* Text was written through another mapping than it is executed from. */
-        serialise();
-}
-
-void xsplice_text_close(void)
-{
-    if ( text_alias )
-        vunmap(text_alias);
-    text_alias = NULL;
 }
 
 static void cf_check do_nothing(void *unused)
@@ -1115,11 +867,7 @@ static void cf_check show(unsigned char key)
     } while ( more );
 }
 
-/*
- * Runs before the other CPUs start, so that none is missed. Payloads are
- * allocated within the range of a jump from the hypervisor: from its end to the
- * CPUs' stubs, which precede the fixed mappings.
- */
+/* Runs before the other CPUs start, so that none is missed. */
 static int __init cf_check livepatch_init(void)
 {
     unsigned int cpu;
@@ -1130,8 +878,7 @@ static int __init cf_check livepatch_init(void)
     for ( cpu = 0; cpu < nr_cpu_ids; cpu++ )
         tasklet_init(&tasklets[cpu], do_nothing, NULL);
 
-    vm_init_type(VMAP_XEN, (void *)__2M_rwdata_end,
-                 (void *)(FIXADDR_X_START - NR_CPUS * PAGE_SIZE));
+    init_payload_area();
 
     xsplice_init(nr_cpu_ids);
     xsplice_cpu_online(smp_processor_id());

@@ -12,8 +12,6 @@
 #include <xen/version.h>
 #include <xen/virtual_region.h>
 
-#include <asm/alternative.h>
-
 #include <public/sysctl.h>
 
 #include "livepatch-rust.h"
@@ -33,47 +31,6 @@ static inline int get_build_id(const void **id, unsigned int *len)
     return xen_build_id(id, len);
 #endif
 }
-
-static inline int patch_alternatives(struct xsplice_range table)
-{
-    struct alt_instr *start = (void *)table.start, *end = (void *)table.end;
-
-    if ( start == end )
-        return 0;
-
-#if XEN_MINOR >= 18
-    return apply_alternatives(start, end);
-#else
-    apply_alternatives(start, end);
-
-    return 0;
-#endif
-}
-
-/* How calls through pointers are made direct. */
-#if XEN_MINOR >= 21
-#include <asm/alternative-call.h>
-
-#define CALL_SITES true
-#define CALL_FEATURE 0
-
-static inline int patch_call_sites(struct xsplice_range table)
-{
-    const struct alt_call *start = (void *)table.start,
-                          *end = (void *)table.end;
-
-    return start == end ? 0 : livepatch_apply_alt_calls(start, end);
-}
-#else
-/* By .altinstructions. */
-#define CALL_SITES false
-#define CALL_FEATURE X86_FEATURE_ALWAYS
-
-static inline int patch_call_sites(struct xsplice_range table)
-{
-    return table.start == table.end ? 0 : -EOPNOTSUPP;
-}
-#endif
 
 static inline void set_bug_frames(struct virtual_region *region,
                                   unsigned int kind, struct xsplice_range frames)

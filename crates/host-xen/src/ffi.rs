@@ -8,7 +8,6 @@ use core::ffi::CStr;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::NonNull;
-use xsplice_abi::trampoline;
 use xsplice_engine::{Enforcement, WriteAccess};
 use xsplice_rendezvous::Events;
 
@@ -428,18 +427,9 @@ pub(crate) fn text_begin() -> i32 {
 
 /// Writes code, in the window; `addr` is where it can be written.
 pub(crate) fn text_write(addr: u64, bytes: &[u8]) {
-    /// Fast path: a trampoline is stored inline; a call would take longer.
-    type Jump = [u8; trampoline::SIZE as usize];
-    match (<&Jump>::try_from(bytes), usize::try_from(addr)) {
-        (Ok(jump), Ok(addr)) => {
-            let place = core::ptr::with_exposed_provenance_mut::<Jump>(addr);
-            // SAFETY: the engine has checked that this is text, and has opened it; no
-            // CPU runs it, and no reference points to it.
-            unsafe { place.write(*jump) }
-        }
-        // SAFETY: see above.
-        _ => unsafe { xsplice_text_write(addr, bytes.as_ptr(), bytes.len()) },
-    }
+    // SAFETY: the engine has checked that this is text, and has opened it; no CPU runs
+    // it, and no reference points to it.
+    unsafe { xsplice_text_write(addr, bytes.as_ptr(), bytes.len()) }
 }
 
 /// Undoes [`text_begin`].

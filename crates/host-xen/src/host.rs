@@ -2,6 +2,7 @@
 
 //! Xen as the host of the engine and the rendezvous.
 
+use crate::arch;
 use crate::ffi::{self, Event};
 use crate::keys::Keys;
 use crate::memory::Memory;
@@ -201,7 +202,7 @@ impl Host for Xen {
     }
 
     fn write_text(&self, addr: u64, bytes: &[u8]) {
-        ffi::text_write(addr.wrapping_add(self.text_distance.get()), bytes);
+        arch::text_write(addr.wrapping_add(self.text_distance.get()), bytes);
     }
 
     fn end_writing(&self) {

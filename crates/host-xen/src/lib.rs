@@ -15,6 +15,7 @@
 
 extern crate alloc;
 
+mod arch;
 mod entry;
 mod ffi;
 mod host;

@@ -7,7 +7,10 @@
 #![cfg(not(loom))]
 
 const PATCH: &str = include_str!("../../host-xen/patches/0003-events-wait.patch");
-const SHIM: &str = include_str!("../../host-xen/shim/livepatch-rust.c");
+const SHIM: &str = concat!(
+    include_str!("../../host-xen/shim/livepatch-rust.c"),
+    include_str!("../../host-xen/shim/x86_64/livepatch-arch.h"),
+);
 const CALLED_BY_C: &str = include_str!("../../host-xen/src/entry.rs");
 const CALLS_C: &str = include_str!("../../host-xen/src/host.rs");
 

@@ -132,9 +132,13 @@ fn make(directory: &Path, version: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds the hypervisor and its test payloads.
 fn build(tree: &Path) -> anyhow::Result<()> {
     std::fs::write(tree.join("xen/.config"), CONFIGURATION).context("xen/.config")?;
+    build_configured(tree)
+}
+
+/// Builds the hypervisor that `.config` describes, and its test payloads.
+pub(crate) fn build_configured(tree: &Path) -> anyhow::Result<()> {
     let jobs = std::thread::available_parallelism().map_or(2, |n| n.get() + 1);
     make_xen(tree, &["olddefconfig"])?;
     make_xen(tree, &[&format!("-j{jobs}"), "build"])?;

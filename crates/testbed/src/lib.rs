@@ -35,6 +35,7 @@ pub mod xen;
 
 use anyhow::Context as _;
 use std::process::ExitCode;
+pub use xsplice_abi::machine::Machine;
 pub use xsplice_system::lines;
 
 /// Ends a program: prints the error of `result`, or of writing the output.

@@ -5,12 +5,12 @@
 //! Debian's compiler is used, because Debian has the source of its `core` and
 //! `alloc` too: they are compiled with Xen's hardening like everything else.
 
+mod arm64;
+mod x86_64;
+
+use crate::Machine;
 use crate::{cache, command, packages};
-use anyhow::bail;
-use iced_x86::{
-    CpuidFeature, Decoder, DecoderOptions, FlowControl, Formatter as _, GasFormatter, Mnemonic,
-    OpKind, Register,
-};
+use anyhow::{Context as _, bail};
 use object::read::elf::{ElfFile64, SectionHeader as _};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, elf};
 use std::collections::BTreeSet;
@@ -19,39 +19,73 @@ use std::process::Command;
 
 const RUSTC: &str = "/usr/bin/rustc";
 const CARGO: &str = "/usr/bin/cargo";
-/// The target's description; its name is the file's.
-const TARGET: &str = "crates/host-xen/x86_64-xen.json";
-const NAME: &str = "x86_64-xen";
+/// How the object is made for one machine.
+struct Target {
+    /// The name of its files.
+    name: &'static str,
+    /// The compiler's target, or the file that describes it.
+    target: &'static str,
+    /// The directory that the compiler puts its results into.
+    directory: &'static str,
+    /// The kind of the cache entry with `core` and `alloc`, and what it depends on.
+    cached: (&'static str, &'static str),
+    /// Code generation.
+    code: &'static [&'static str],
+    /// The linker, its format, and the program that removes symbols.
+    link: [&'static str; 2],
+    objcopy: &'static str,
+    /// The symbols that the shim calls on this machine only.
+    entries: &'static [&'static str],
+    /// The relocations that Xen's link can perform.
+    relocations: &'static [elf::RelocationType],
+    /// The first instruction that must not be in Xen.
+    foreign: fn(&[u8]) -> Option<(u64, String)>,
+    /// The packages that it needs besides [`packages::RUST`].
+    packages: &'static [&'static str],
+}
 
-/// Code generation for Xen: its thunks for returns and indirect branches, landing
-/// pads, no jump tables, and no unwinding.
-const CODE: [&str; 7] = [
-    "-Zunstable-options",
-    "-Zretpoline-external-thunk",
-    "-Zfunction-return=thunk-extern",
-    "-Zcf-protection=branch",
-    "-Cjump-tables=no",
-    "-Cforce-unwind-tables=no",
-    "-Csymbol-mangling-version=v0",
-];
+/// How the object is made for a machine.
+///
+/// # Errors
+/// If there is no core for it.
+fn target(machine: Machine) -> anyhow::Result<&'static Target> {
+    match machine {
+        Machine::X86_64 => Some(&x86_64::TARGET),
+        Machine::Arm64 => Some(&arm64::TARGET),
+        Machine::Arm32 => None,
+    }
+    .with_context(|| format!("there is no Rust core for {machine}"))
+}
+
+/// The name of the shim's directory for a machine.
+///
+/// # Errors
+/// If there is no core for it.
+pub(crate) fn name(machine: Machine) -> anyhow::Result<&'static str> {
+    Ok(target(machine)?.name)
+}
 
 /// The symbols that the shim calls; the rest of the library is linked only if they
 /// need it.
-const ENTRIES: [&str; 13] = [
+const ENTRIES: [&str; 11] = [
     "xsplice_action",
     "xsplice_check",
     "xsplice_count",
     "xsplice_cpu_offline",
     "xsplice_cpu_online",
     "xsplice_get",
-    "xsplice_handled",
-    "xsplice_hold",
     "xsplice_init",
     "xsplice_list",
     "xsplice_run",
     "xsplice_show",
     "xsplice_upload",
 ];
+
+impl Target {
+    fn entries(&self) -> impl Iterator<Item = &'static str> {
+        ENTRIES.iter().chain(self.entries).copied()
+    }
+}
 
 /// The symbol at the start of all code but the entries.
 const REST: &str = "xsplice_core";
@@ -60,20 +94,6 @@ const REST: &str = "xsplice_core";
 const LAYOUT: &str =
     "SECTIONS { .text : { *(.text.xsplice_*) xsplice_core = .; *(.text .text.*) } }\n";
 
-/// Instruction sets that do not use registers that Xen does not save.
-const PLAIN: [CpuidFeature; 10] = [
-    CpuidFeature::INTEL8086,
-    CpuidFeature::INTEL186,
-    CpuidFeature::INTEL286,
-    CpuidFeature::INTEL386,
-    CpuidFeature::INTEL486,
-    CpuidFeature::X64,
-    CpuidFeature::CMOV,
-    CpuidFeature::MULTIBYTENOP,
-    CpuidFeature::CET_IBT,
-    CpuidFeature::PAUSE,
-];
-
 /// Xen's symbol table stores the length of a name, compressed, in one byte.
 const LONGEST_NAME: usize = 110;
 
@@ -81,22 +101,18 @@ const LONGEST_NAME: usize = 110;
 /// hypercall already uses some of it, and calls nest.
 const LARGEST_FRAME: u32 = 1536;
 
-/// The inputs of the build of `core` and `alloc`, for its cache key.
-const RECIPE: &str = concat!(
-    include_str!("rust_core.rs"),
-    include_str!("../../host-xen/x86_64-xen.json")
-);
-
 /// Builds the object; returns its path.
-pub fn object() -> anyhow::Result<PathBuf> {
+pub fn object(machine: Machine) -> anyhow::Result<PathBuf> {
+    let made = target(machine)?;
     packages::ensure(packages::RUST)?;
-    let sysroot = sysroot()?;
-    println!("building the engine for Xen");
+    packages::ensure(made.packages)?;
+    let sysroot = sysroot(made)?;
+    println!("building the engine for Xen on {machine}");
     let target = Path::new("target/xen").to_owned();
     std::fs::create_dir_all(&target)?;
     let target = target.canonicalize()?;
     let mut flags = vec![format!("--sysroot={}", sysroot.display())];
-    flags.extend(CODE.map(str::to_owned));
+    flags.extend(made.code.iter().map(|&flag| flag.to_owned()));
     // The other implementations use registers that Xen does not save.
     flags.extend(
         [
@@ -115,7 +131,12 @@ pub fn object() -> anyhow::Result<PathBuf> {
                 "--lib",
             ])
             .args(["--profile", "xen", "--crate-type", "staticlib"])
-            .args(["-Zjson-target-spec", "--target", TARGET, "--target-dir"])
+            .args([
+                "-Zjson-target-spec",
+                "--target",
+                made.target,
+                "--target-dir",
+            ])
             .arg(&target)
             // Panic messages contain paths as `crate-version/src/file.rs`.
             .args(["-Ztrim-paths", "--config", "profile.xen.trim-paths='all'"])
@@ -124,23 +145,25 @@ pub fn object() -> anyhow::Result<PathBuf> {
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
             .env_remove("RUSTUP_TOOLCHAIN"),
     )?;
-    let object = target.join("livepatch-core.o");
-    prelink(
-        &target.join(NAME).join("xen/libxsplice_host_xen.a"),
-        &object,
-    )?;
-    check(&object)?;
+    let built = target.join(made.directory);
+    let object = match machine {
+        Machine::X86_64 => target.join("livepatch-core.o"),
+        Machine::Arm64 | Machine::Arm32 => built.join("livepatch-core.o"),
+    };
+    prelink(made, &built.join("xen/libxsplice_host_xen.a"), &object)?;
+    check(made, &object)?;
     Ok(object)
 }
 
 /// `core` and `alloc` for Xen.
-fn sysroot() -> anyhow::Result<PathBuf> {
+fn sysroot(target: &Target) -> anyhow::Result<PathBuf> {
     let version = command::output(Command::new(RUSTC).arg("--version"))?;
     let version = version.split(' ').nth(1).unwrap_or_default().to_owned();
-    cache::entry("rust-core", &version, RECIPE, |directory| {
+    let (kind, recipe) = target.cached;
+    cache::entry(kind, &version, recipe, |directory| {
         println!("compiling Rust {version}'s core and alloc for Xen");
         let library = PathBuf::from(format!("/usr/src/rustc-{version}/library"));
-        let output = directory.join(format!("lib/rustlib/{NAME}/lib"));
+        let output = directory.join(format!("lib/rustlib/{}/lib", target.directory));
         std::fs::create_dir_all(&output)?;
         // Xen provides mem* itself; compiler_builtins stays empty.
         let builtins = directory.join("compiler_builtins.rs");
@@ -153,8 +176,13 @@ fn sysroot() -> anyhow::Result<PathBuf> {
         ] {
             command::output(
                 Command::new(RUSTC)
-                    .args(CODE)
-                    .args(["--target", TARGET, "--edition=2024", "--crate-type=rlib"])
+                    .args(target.code)
+                    .args([
+                        "--target",
+                        target.target,
+                        "--edition=2024",
+                        "--crate-type=rlib",
+                    ])
                     .args(["-Copt-level=s", "-Ccodegen-units=1", "-Cpanic=abort"])
                     .args(["--cap-lints=allow", "-Cembed-bitcode=yes"])
                     // Build alloc without the infallible (aborting) allocation paths.
@@ -177,7 +205,7 @@ fn sysroot() -> anyhow::Result<PathBuf> {
 /// Links the library into one object that exports only the entries: the other names
 /// would take a tenth of its size. A call trace shows them as
 /// `xsplice_core+offset`, which the object `….names.o` beside it resolves.
-fn prelink(library: &Path, object: &Path) -> anyhow::Result<()> {
+fn prelink(target: &Target, library: &Path, object: &Path) -> anyhow::Result<()> {
     let script = object.with_extension("lds");
     std::fs::write(&script, LAYOUT)?;
     let (whole, names) = (
@@ -185,21 +213,22 @@ fn prelink(library: &Path, object: &Path) -> anyhow::Result<()> {
         object.with_extension("names.o"),
     );
     for (output, locals) in [(&names, None), (&whole, Some("--discard-all"))] {
-        let mut link = Command::new("ld");
-        link.args(["-m", "elf_x86_64", "-r", "--gc-sections"]);
+        let [linker, format] = target.link;
+        let mut link = Command::new(linker);
+        link.args(["-m", format, "-r", "--gc-sections"]);
         link.args(locals).arg("-T").arg(&script);
         link.arg("-o").arg(output);
-        for entry in ENTRIES {
+        for entry in target.entries() {
             link.args(["-u", entry]);
         }
         command::output(link.arg(library))?;
     }
-    let shown = ENTRIES.iter().chain([&REST]);
+    let shown = target.entries().chain([REST]);
     let keep = shown.map(|symbol| format!("--keep-global-symbol={symbol}"));
-    let mut objcopy = Command::new("objcopy");
+    let mut objcopy = Command::new(target.objcopy);
     command::output(objcopy.args(keep).arg(&whole))?;
     command::output(
-        Command::new("objcopy")
+        Command::new(target.objcopy)
             .args(["--strip-unneeded", "-R", ".comment", "-R", ".eh_frame"])
             .args(["-R", ".note.gnu.property"])
             .args([&whole, object]),
@@ -208,7 +237,7 @@ fn prelink(library: &Path, object: &Path) -> anyhow::Result<()> {
 }
 
 /// Refuses code that must not get into the hypervisor, and lists all of it.
-fn check(path: &Path) -> anyhow::Result<()> {
+fn check(target: &Target, path: &Path) -> anyhow::Result<()> {
     let data = std::fs::read(path)?;
     let file = ElfFile64::<object::Endianness>::parse(data.as_slice())?;
     let mut problems = BTreeSet::new();
@@ -223,13 +252,7 @@ fn check(path: &Path) -> anyhow::Result<()> {
             let object::RelocationFlags::Elf { r_type } = relocation.flags() else {
                 continue;
             };
-            let known = [
-                elf::R_X86_64_64,
-                elf::R_X86_64_PC32,
-                elf::R_X86_64_PLT32,
-                elf::R_X86_64_PC64,
-            ];
-            if !known.contains(&r_type) {
+            if !target.relocations.contains(&r_type) {
                 problems.insert(format!(
                     "section {name} has a relocation of type {r_type:?}"
                 ));
@@ -241,7 +264,10 @@ fn check(path: &Path) -> anyhow::Result<()> {
             ));
         }
         if flags.contains(elf::SHF_EXECINSTR) {
-            problems.extend(foreign_instruction(name, section.data()?));
+            let foreign = (target.foreign)(section.data()?);
+            problems.extend(foreign.map(|(at, text)| {
+                format!("section {name}+{at:#x}: {text} must not be used in Xen")
+            }));
         }
     }
     for symbol in file.symbols() {
@@ -258,31 +284,6 @@ fn check(path: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// The first instruction that uses registers that Xen does not save, branches
-/// without its thunks, or allocates too large a stack frame.
-fn foreign_instruction(section: &str, code: &[u8]) -> Option<String> {
-    // The compiler emits `bsf` with a prefix where both encodings mean the same.
-    let mut instructions = Decoder::new(64, code, DecoderOptions::NO_MPFX_0FBC);
-    let foreign = instructions.iter().find(|instruction| {
-        let frame = instruction.mnemonic() == Mnemonic::Sub
-            && instruction.op0_register() == Register::RSP
-            && instruction.op1_kind() != OpKind::Register
-            && instruction.immediate(1) > LARGEST_FRAME.into();
-        let unhardened = matches!(
-            instruction.flow_control(),
-            FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall
-        );
-        let mut features = instruction.cpuid_features().iter();
-        frame || unhardened || !features.all(|feature| PLAIN.contains(feature))
-    })?;
-    let mut text = String::new();
-    GasFormatter::new().format(&foreign, &mut text);
-    Some(format!(
-        "section {section}+{:#x}: {text} must not be used in Xen",
-        foreign.ip()
-    ))
 }
 
 /// An absolute path of a source file in the texts of panics.

@@ -7,6 +7,7 @@
 //! that the tree was built to are copied too, and make decides which of them it needs
 //! again.
 
+use crate::Machine;
 use crate::base::{self, Base};
 use crate::compiler::Compiler;
 use crate::keys::Keys;
@@ -57,7 +58,7 @@ pub fn build(
     std::fs::write(&config, format!("{text}{LIVEPATCH}\n"))?;
     xen::configure(&tree, engine, debug)?;
     if engine == Engine::Rust {
-        xen::put_core(&tree, keys)?;
+        xen::put_core(&tree, Machine::X86_64, keys)?;
     }
     xen::forget_payloads(&tree.join("xen/test/livepatch"))?;
     println!("building it");

@@ -6,12 +6,13 @@
 //! stays in the cache; the shim and the Rust object are put into it whenever
 //! they change, and make does the rest.
 
+use crate::Machine;
 use crate::base::{self, Base};
 use crate::debian_build::DebianBuild;
 use crate::keys::Keys;
 use crate::size::{MOST, Size};
-use crate::{cache, command, rust_core};
-use anyhow::{Context as _, ensure};
+use crate::{arm64, cache, command, rust_core};
+use anyhow::{Context as _, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,17 +32,35 @@ const RECIPE: &str = concat!(
     include_str!("../../host-xen/patches/0001-sysctl-continuation.patch"),
     include_str!("../../host-xen/patches/0002-choice-of-engine.patch"),
     include_str!("../../host-xen/patches/0003-events-wait.patch"),
+    include_str!("../../host-xen/patches/0004-arm64.patch"),
+);
+
+/// The same on ARM64.
+const ARM64_RECIPE: &str = concat!(
+    include_str!("xen.rs"),
+    include_str!("arm64.rs"),
+    include_str!("../../host-xen/patches/0001-sysctl-continuation.patch"),
+    include_str!("../../host-xen/patches/0002-choice-of-engine.patch"),
+    include_str!("../../host-xen/patches/0004-arm64.patch"),
 );
 
 /// Our part of the tree.
 const SOURCES: &str = "crates/host-xen";
 /// Where the shim and the Rust object go.
-const PLACE: &str = "xen/arch/x86";
+const fn place(machine: Machine) -> &'static str {
+    match machine {
+        Machine::X86_64 => "xen/arch/x86",
+        Machine::Arm64 | Machine::Arm32 => "xen/arch/arm",
+    }
+}
+
 /// The Rust object, which the makefile copies to its place.
 const OBJECT: &str = "livepatch-core.o_shipped";
 /// The shim's table of keys.
 const KEYS: &str = "livepatch-keys.h";
-/// The shim.
+/// The part of the shim that is for one architecture, in a directory of its name.
+const ARCH: &str = "livepatch-arch.h";
+/// The rest of the shim.
 const SHIM: [&str; 4] = [
     "livepatch-rust.c",
     "livepatch-rust.h",
@@ -51,31 +70,33 @@ const SHIM: [&str; 4] = [
 
 /// Builds the hypervisor, the Rust engine with these keys; returns the file that says
 /// where everything is, in the form of the base's.
-pub fn build(engine: Engine, debug: bool, keys: &Keys) -> anyhow::Result<PathBuf> {
+pub fn build(
+    machine: Machine,
+    engine: Engine,
+    debug: bool,
+    keys: &Keys,
+) -> anyhow::Result<PathBuf> {
     check_keys(engine, keys)?;
-    let base = base::get()?;
-    let kind = match (engine, debug) {
-        (Engine::C, false) => "xen-c",
-        (Engine::C, true) => "xen-c-debug",
-        (Engine::Rust, false) => "xen-rust",
-        (Engine::Rust, true) => "xen-rust-debug",
-    };
-    // In its own tree: a build would otherwise undo the other's.
-    let locked = if keys.lock_signatures { "-locked" } else { "" };
+    let base = base_of(machine)?;
+    let kind = kind(machine, engine, debug, keys);
     let version = base.version.replace(['/', ':'], "_");
-    let directory = cache::entry(&format!("{kind}{locked}"), &version, RECIPE, |directory| {
+    let recipe = match machine {
+        Machine::X86_64 => RECIPE,
+        Machine::Arm64 | Machine::Arm32 => ARM64_RECIPE,
+    };
+    let directory = cache::entry(&kind, &version, recipe, |directory| {
         println!("copying Xen {}", base.version);
         prepare(&base, &directory.join("source"), engine, debug)
     })?;
     let tree = directory.join("source");
     if engine == Engine::Rust {
-        put_core(&tree, keys)?;
+        put_core(&tree, machine, keys)?;
     }
     forget_payloads(&tree.join("xen/test/livepatch"))?;
     println!("building it");
-    DebianBuild::new(&tree)?.build()?;
+    let file = make(&tree, machine)?;
     let built = Base {
-        xen: tree.join("xen/xen.gz"),
+        xen: tree.join(file),
         xen_syms: tree.join("xen/xen-syms"),
         identical: true,
         test_payloads: tree.join("xen/test/livepatch"),
@@ -84,11 +105,56 @@ pub fn build(engine: Engine, debug: bool, keys: &Keys) -> anyhow::Result<PathBuf
     };
     if engine == Engine::Rust && !debug {
         let Size { bytes, more } = Size::of(&built.xen, &base.xen)?;
-        println!("xen.gz has {bytes} bytes, {more} more than Debian's ({MOST} are the limit)");
+        let limit = match machine {
+            Machine::X86_64 => format!("; {MOST} are the limit"),
+            // This file is not compressed, and padded.
+            Machine::Arm64 | Machine::Arm32 => String::new(),
+        };
+        println!("{file} has {bytes} bytes, {more} more than with Xen's own core{limit}");
     }
     let description = directory.join("base.json");
     std::fs::write(&description, built.summary())?;
     Ok(description)
+}
+
+/// The base for a machine.
+fn base_of(machine: Machine) -> anyhow::Result<Base> {
+    match machine {
+        Machine::X86_64 => base::get(),
+        Machine::Arm64 => arm64::base(),
+        Machine::Arm32 => bail!("there is no base for {machine}"),
+    }
+}
+
+/// The kind of the cache entry of a hypervisor.
+fn kind(machine: Machine, engine: Engine, debug: bool, keys: &Keys) -> String {
+    let machine = match machine {
+        Machine::X86_64 => "",
+        Machine::Arm64 => "-arm64",
+        Machine::Arm32 => "-arm32",
+    };
+    let engine = match engine {
+        Engine::C => "c",
+        Engine::Rust => "rust",
+    };
+    let debug = if debug { "-debug" } else { "" };
+    // In its own tree: a build would otherwise undo the other's.
+    let locked = if keys.lock_signatures { "-locked" } else { "" };
+    format!("xen{machine}-{engine}{debug}{locked}")
+}
+
+/// Builds the configured tree; returns the hypervisor's file in it.
+fn make(tree: &Path, machine: Machine) -> anyhow::Result<&'static str> {
+    match machine {
+        Machine::X86_64 => {
+            DebianBuild::new(tree)?.build()?;
+            Ok("xen/xen.gz")
+        }
+        Machine::Arm64 | Machine::Arm32 => {
+            arm64::build_configured(tree)?;
+            Ok("xen/xen")
+        }
+    }
 }
 
 pub(crate) fn check_keys(engine: Engine, keys: &Keys) -> anyhow::Result<()> {
@@ -107,14 +173,17 @@ fn prepare(base: &Base, tree: &Path, engine: Engine, debug: bool) -> anyhow::Res
 }
 
 /// Puts the Rust object, the shim and the table of keys into the tree.
-pub(crate) fn put_core(tree: &Path, keys: &Keys) -> anyhow::Result<()> {
-    let object = rust_core::object()?;
-    refresh(&read(&object)?, &tree.join(PLACE).join(OBJECT))?;
+pub(crate) fn put_core(tree: &Path, machine: Machine, keys: &Keys) -> anyhow::Result<()> {
+    let object = rust_core::object(machine)?;
+    let (place, shims) = (tree.join(place(machine)), Path::new(SOURCES).join("shim"));
+    refresh(&read(&object)?, &place.join(OBJECT))?;
+    let arch = shims.join(rust_core::name(machine)?).join(ARCH);
+    refresh(&read(&arch)?, &place.join(ARCH))?;
     for name in SHIM {
-        let shim = read(&Path::new(SOURCES).join("shim").join(name))?;
+        let shim = read(&shims.join(name))?;
         let header = if name == KEYS { keys.header()? } else { None };
         let data = header.map_or(shim, String::into_bytes);
-        refresh(&data, &tree.join(PLACE).join(name))?;
+        refresh(&data, &place.join(name))?;
     }
     Ok(())
 }

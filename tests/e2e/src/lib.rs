@@ -121,6 +121,14 @@ pub fn arm64_base() -> anyhow::Result<Base> {
     described_by("XSPLICE_ARM64_BASE")
 }
 
+/// As [`arm64_base`], with our core: `XSPLICE_ARM64_RUST_BASE` names it.
+///
+/// # Errors
+/// If there is none.
+pub fn arm64_rust_base() -> anyhow::Result<Base> {
+    described_by("XSPLICE_ARM64_RUST_BASE")
+}
+
 /// What the environment variable `variable` says, which `cargo xtask test` sets.
 ///
 /// # Errors

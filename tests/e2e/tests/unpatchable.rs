@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_abi::deny::{self, ROOTS, Where, Why};
-use xsplice_e2e::{Base, base, debug_base, repository, rust_base};
+use xsplice_e2e::{Base, arm64_base, arm64_rust_base, base, debug_base, repository, rust_base};
 use xsplice_engine::Region;
 use xsplice_host_image::{Image, Part, check};
 
@@ -117,6 +117,30 @@ impl Hypervisor {
             .filter(|(addr, _)| !in_area(*addr))
             .collect()
     }
+}
+
+/// What the code for ARM64 says is in the list too.
+#[test]
+fn the_list_is_complete_on_arm64() -> anyhow::Result<()> {
+    for base in [arm64_base()?, arm64_rust_base()?] {
+        let hypervisor = Hypervisor {
+            image: image(&base)?,
+            file: base.xen_syms,
+            minor: 17,
+        };
+        let unnamed = hypervisor.unnamed();
+        let name = hypervisor.file.display();
+        ensure!(unnamed.is_empty(), "{name}: {unnamed:x?}");
+        let denied = |name: &str| {
+            let addr = hypervisor.image.lookup_symbol(name.as_bytes());
+            addr.is_some_and(|addr| hypervisor.image.denied(addr..addr + 4).is_some())
+        };
+        for name in ["check_for_livepatch_work", "get_s_time", "memcpy"] {
+            ensure!(denied(name), "{name} is not denied");
+        }
+        ensure!(!denied("xen_extra_version"), "it may be patched");
+    }
+    Ok(())
 }
 
 /// Addresses of calls and jumps to one of `targets`.

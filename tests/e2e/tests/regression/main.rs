@@ -4,6 +4,7 @@
 //! Xen with the stock core and with ours, with the C tool and with ours. All behave
 //! the same.
 
+mod arm64;
 mod denied;
 mod faults;
 mod shown;
@@ -308,7 +309,7 @@ fn late(output: &Output) -> bool {
 /// Tries for an action whose rendezvous times out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tries {
-    Ten,
+    Many,
     /// With a long timeout.
     One,
 }
@@ -323,7 +324,7 @@ fn make(host: &mut Host, tool: &str, steps: &[Step], tries: Tries) -> anyhow::Re
             argv.extend(["--timeout", "4000", "--retries", "0"]);
         }
         let mut output = host.run(&argv)?;
-        for _ in 1..10 {
+        for _ in 1..60 {
             if tries == Tries::One || !late(&output) {
                 break;
             }
@@ -389,20 +390,27 @@ struct Run {
     faults: Vec<String>,
 }
 
-fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
-    let directory = tempfile::tempdir()?;
-    let mut config = config(base)?;
-    faults::add_to(&mut config, base, directory.path())?;
-    let mut host = Host::boot(&config)?;
-    host.put("/lab/nop.livepatch", &nop(&base.test_payloads)?)?;
+/// The steps with both tools, and those with hooks, on a host that has been booted.
+fn make_all(host: &mut Host, base: &Base, nop: &[u8]) -> anyhow::Result<[Vec<Output>; 2]> {
+    host.put("/lab/nop.livepatch", nop)?;
     // Where the C tool cannot be used, ours takes the same steps twice.
     let c_tool = match base.c_tool_fits()? {
         true => "/c/xen-livepatch",
         false => OURS,
     };
-    let theirs = make(&mut host, c_tool, STEPS, Tries::Ten)?;
-    let ours = make(&mut host, OURS, STEPS, Tries::Ten)?;
-    make(&mut host, "xsplice", HOOKED, Tries::One)?;
+    let theirs = make(host, c_tool, STEPS, Tries::Many)?;
+    let ours = make(host, OURS, STEPS, Tries::Many)?;
+    make(host, "xsplice", HOOKED, Tries::One)?;
+    Ok([theirs, ours])
+}
+
+fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
+    let directory = tempfile::tempdir()?;
+    let mut config = config(base)?;
+    faults::add_to(&mut config, base, directory.path())?;
+    let mut host = Host::boot(&config)?;
+    let nop = nop(&base.test_payloads)?;
+    let [theirs, ours] = make_all(&mut host, base, &nop)?;
     let faults = faults::wrong(&faults::make(&mut host)?, core);
     if core == Core::Rust {
         half_an_instruction_is_refused(&mut host)?;
@@ -424,16 +432,26 @@ fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
 fn both_cores_behave_the_same_with_both_tools() -> anyhow::Result<()> {
     let rust = run(&rust_base()?, Core::Rust).context("our core")?;
     let c = run(&base()?, Core::C).context("Xen's own core")?;
-    let mut table =
-        "steps\tcommand\tC core, C tool\tC core, ours\tour core, C tool\tour core, ours\n"
-            .to_owned();
     let faults = [("our core", &rust.faults), ("Xen's own core", &c.faults)];
     let mut differences: Vec<_> = faults
         .iter()
         .flat_map(|(core, faults)| faults.iter().map(move |fault| format!("{core}: {fault}")))
         .collect();
+    let four = [&c.theirs, &c.ours, &rust.theirs, &rust.ours];
+    differences.extend(compare(four, "regression.tsv")?);
+    ensure!(differences.is_empty(), "{}", differences.join("\n"));
+    Ok(())
+}
+
+/// Writes the results of all four runs to the table `name`; returns the rows in which
+/// they differ.
+fn compare(four: [&Vec<Output>; 4], name: &str) -> anyhow::Result<Vec<String>> {
+    let mut table =
+        "steps\tcommand\tC core, C tool\tC core, ours\tour core, C tool\tour core, ours\n"
+            .to_owned();
+    let mut differences = Vec::new();
     for (index, (number, arguments, ..)) in STEPS.iter().enumerate() {
-        let four = [&c.theirs, &c.ours, &rust.theirs, &rust.ours].map(|run| &run[index]);
+        let four = four.map(|run| &run[index]);
         let results = four.map(result).join("\t");
         let row = format!("{number}\t{}\t{results}\n", arguments.join(" "));
         if four.iter().any(|output| *output != four[0]) {
@@ -441,7 +459,7 @@ fn both_cores_behave_the_same_with_both_tools() -> anyhow::Result<()> {
         }
         table.push_str(&row);
     }
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("regression.tsv");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, table)?;
     let line = format!(
         "{} rows with 37 steps, four times, {} different: {}\n",
@@ -450,8 +468,7 @@ fn both_cores_behave_the_same_with_both_tools() -> anyhow::Result<()> {
         path.display()
     );
     std::io::stderr().write_all(line.as_bytes())?;
-    ensure!(differences.is_empty(), "{}", differences.join("\n"));
-    Ok(())
+    Ok(differences)
 }
 
 /// The exit code, and the last line of output.
