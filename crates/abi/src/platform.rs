@@ -6,8 +6,8 @@ use zerocopy::little_endian::{U32, U64};
 
 /// `__HYPERVISOR_platform_op`.
 pub const HYPERCALL: u64 = 7;
-/// `XENPF_INTERFACE_VERSION`, the same in all versions of Xen.
-pub const INTERFACE_VERSION: u32 = 0x0300_0000;
+/// `XENPF_INTERFACE_VERSION`, the same from Xen 4.17 to 4.22.
+pub const INTERFACE_VERSION: u32 = 0x0300_0001;
 /// `XENPF_microcode_update`.
 pub const MICROCODE_UPDATE: u32 = 35;
 /// Size of `struct xen_platform_op` in bytes.
