@@ -165,10 +165,23 @@ fn one_at_a_time(host: &mut Host) -> anyhow::Result<()> {
         busy.code == Some(2) && busy_told["error"]["kind"] == "busy",
         "{busy:?}"
     );
-    let waits = ["in-dom0", "locked", "xsplice", "upload", "other", payload];
+    let waits = [
+        "in-dom0",
+        "locked-first",
+        "xsplice",
+        "upload",
+        "other",
+        payload,
+    ];
     let waits = host.run(&[&waits[..], &["--wait", "60"]].concat())?;
     ensure!(waits.code == Some(0), "{waits:?}");
-    let waits = host.run(&["in-dom0", "locked", "xen-livepatch", "unload", "other"])?;
+    let waits = host.run(&[
+        "in-dom0",
+        "locked-first",
+        "xen-livepatch",
+        "unload",
+        "other",
+    ])?;
     ensure!(waits.code == Some(0), "{waits:?}");
     let failed = host.run(&["xsplice", "apply", "missing"])?;
     ensure!(failed.code == Some(1), "{failed:?}");

@@ -7,7 +7,8 @@
 //! run if it patches the version call, and reverted. The error number of each step is
 //! printed. `nameless FILE` uploads it under a name that is not UTF-8, and reverts
 //! that name, with the C tool, because ours has no such names. `locked COMMAND...` holds
-//! the lock of xsplice for the first two seconds of a command. `cycles NUMBER FIRST
+//! the lock of xsplice while a command runs, `locked-first COMMAND...` only for its first
+//! two seconds. `cycles NUMBER FIRST
 //! SECOND` applies and reverts two payloads while other threads keep the CPUs and the
 //! hypervisor busy.
 #![forbid(unsafe_code)]
@@ -41,21 +42,27 @@ fn main() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&done)?);
             Ok(())
         }
-        ["locked", command, arguments @ ..] => locked(command, arguments),
+        ["locked", command, arguments @ ..] => locked(command, arguments, None),
+        ["locked-first", command, arguments @ ..] => {
+            locked(command, arguments, Some(Duration::from_secs(2)))
+        }
         _ => bail!(
-            "try-each [+]FILE..., nameless FILE, locked COMMAND... or cycles NUMBER FIRST \
+            "try-each [+]FILE..., nameless FILE, locked[-first] COMMAND... or cycles NUMBER FIRST \
              SECOND"
         ),
     }
 }
 
-fn locked(command: &str, arguments: &[&str]) -> anyhow::Result<()> {
+/// Runs a command; the lock is held while it runs, or for a time.
+fn locked(command: &str, arguments: &[&str], time: Option<Duration>) -> anyhow::Result<()> {
     std::fs::create_dir_all("/run/xsplice")?;
     let lock = File::create("/run/xsplice/lock")?;
     lock.lock()?;
     let mut child = Command::new(command).args(arguments).spawn()?;
-    std::thread::sleep(Duration::from_secs(2));
-    drop(lock);
+    if let Some(time) = time {
+        std::thread::sleep(time);
+        lock.unlock()?;
+    }
     let status = child.wait()?;
     std::process::exit(status.code().unwrap_or(1))
 }
