@@ -34,12 +34,27 @@ impl Crates {
         let metadata: Value = serde_json::from_str(&metadata)?;
         let list = list(release, &metadata)?;
         let notices = notices(&metadata, &serde_json::from_str(&list)?)?;
-        let root = metadata["workspace_root"].as_str().unwrap_or_default();
         Ok(Self {
-            list: list.replace(root, programs::SOURCE),
+            list: list.replace(&root(&metadata)?, programs::SOURCE),
             notices,
         })
     }
+}
+
+/// The root of the workspace as cargo names its crates: part of a URL, where a space, for
+/// one, is `%20`.
+fn root(metadata: &Value) -> anyhow::Result<String> {
+    let members = metadata["workspace_members"].as_array();
+    let mut ids = members.into_iter().flatten().filter_map(Value::as_str);
+    let root = ids.find_map(|id| {
+        Some(
+            id.strip_prefix("path+file://")?
+                .split_once("/crates/cli#")?
+                .0,
+        )
+    });
+    root.map(str::to_owned)
+        .context("cargo does not name crates/cli")
 }
 
 fn list(release: &Release, metadata: &Value) -> anyhow::Result<String> {

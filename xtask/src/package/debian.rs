@@ -16,9 +16,10 @@ pub(super) fn build(
 ) -> anyhow::Result<PathBuf> {
     let source = directory.join("debian-source");
     std::fs::create_dir_all(&source)?;
+    // Without their times: Debian's tools replace only those later than the release.
     let copy = |from: &Path, to: &str| {
         let to = source.join(to);
-        command::output(Command::new("cp").arg("-a").arg(from).arg(to))
+        command::output(Command::new("cp").arg("-r").arg(from).arg(to))
     };
     copy(Path::new("packaging/debian"), "debian")?;
     copy(&contents.root, "root")?;
