@@ -6,7 +6,7 @@ use object::Architecture;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use xsplice_abi::special::Alternative;
+use xsplice_abi::special::{Alternative, BugKind, Entry};
 use xsplice_abi::trampoline::arm64;
 use xsplice_objdiff::Object;
 use xsplice_objdiff::arch::{self, Arch as Objects, Does};
@@ -92,21 +92,37 @@ impl Arch for Aarch64 {
         restored
     }
 
-    fn refuses_entry(&self, entry: &Alternative) -> Option<Unsupported> {
-        if entry.replacement_len == 0 && entry.original_len > 0 {
-            return Some(
-                "it has an alternative that a function writes at boot, which a payload cannot carry",
-            );
+    fn refuses_entry(&self, entry: &Entry) -> Option<Unsupported> {
+        match entry {
+            // Xen up to 4.22 only accepts file names that are its own. A BUG or an ASSERT
+            // stops it as it should, without the name.
+            Entry::BugFrame {
+                kind: BugKind::Warn,
+                ..
+            } => Some(
+                "it has a WARN, and on ARM64 the hypervisor stops at one whose file name is in a \
+                 payload",
+            ),
+            Entry::Alternative(alternative) => refuses_alternative(alternative),
+            Entry::BugFrame { .. } | Entry::Exception(_) | Entry::CallSite(_) => None,
         }
-        (entry.replacement_len != entry.original_len).then_some(
-            "it has an alternative with a replacement of another length, and the hypervisor stops \
-             when it loads one",
-        )
     }
 
     fn keeps_constants(&self) -> Option<Unsupported> {
         Some("on ARM64, hooks cannot write to read-only data: give the new one a name of its own")
     }
+}
+
+fn refuses_alternative(entry: &Alternative) -> Option<Unsupported> {
+    if entry.replacement_len == 0 && entry.original_len > 0 {
+        return Some(
+            "it has an alternative that a function writes at boot, which a payload cannot carry",
+        );
+    }
+    (entry.replacement_len != entry.original_len).then_some(
+        "it has an alternative with a replacement of another length, and the hypervisor stops \
+         when it loads one",
+    )
 }
 
 /// The instruction at `offset` of `code`.

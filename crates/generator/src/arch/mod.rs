@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::Range;
 use xsplice_abi::machine::Machine;
-use xsplice_abi::special::Alternative;
+use xsplice_abi::special::Entry;
 use xsplice_objdiff::Object;
 use xsplice_objdiff::arch::Arch as Objects;
 use xsplice_objdiff::object::Symbol;
@@ -68,7 +68,7 @@ pub(crate) trait Arch: Debug + Sync {
     ) -> Cow<'a, [u8]>;
 
     /// Why the hypervisor would not take this entry of a table about code, if so.
-    fn refuses_entry(&self, entry: &Alternative) -> Option<Unsupported>;
+    fn refuses_entry(&self, entry: &Entry) -> Option<Unsupported>;
 
     /// Why hooks cannot write to read-only data.
     fn keeps_constants(&self) -> Option<Unsupported>;

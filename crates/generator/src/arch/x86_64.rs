@@ -6,7 +6,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use object::Architecture;
 use std::borrow::Cow;
 use std::ops::Range;
-use xsplice_abi::special::Alternative;
+use xsplice_abi::special::Entry;
 use xsplice_abi::trampoline::{self, LANDING_PAD, LANDING_PAD_SIZE};
 use xsplice_objdiff::Object;
 use xsplice_objdiff::arch::{self, Arch as Objects};
@@ -71,7 +71,7 @@ impl Arch for X86_64 {
         Cow::Borrowed(linked.bytes)
     }
 
-    fn refuses_entry(&self, _entry: &Alternative) -> Option<Unsupported> {
+    fn refuses_entry(&self, _entry: &Entry) -> Option<Unsupported> {
         None
     }
 

@@ -7,7 +7,6 @@ use crate::name::payload_name;
 use crate::payload::{Align, Kind as PartKind};
 use crate::unit::{Unit, UnitId};
 use xsplice_abi::payload::hook::{self, POINTER_SIZE};
-use xsplice_abi::special::Entry as TableEntry;
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::{Class, SectionIx, Span, Symbol, SymbolIx};
 use xsplice_objdiff::special::{self, Entry};
@@ -203,9 +202,8 @@ impl Selector<'_> {
             self.refuse(Code::UnknownReference, unit, message);
             return;
         }
-        if let Some(TableEntry::Alternative(alternative)) = entry.read(object)
-            && let Some(why) = self.arch.refuses_entry(&alternative)
-        {
+        let why = entry.read(object);
+        if let Some(why) = why.and_then(|entry| self.arch.refuses_entry(&entry)) {
             let name = object.name_at(entry.span.section, entry.span.offset);
             let owner = entry
                 .owner
