@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 #include <xen/lib.h>
+#include <public/sysctl.h>
 #include <xen/livepatch_payload.h>
 
 extern int sched_ratelimit_us;

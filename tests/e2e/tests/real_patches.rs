@@ -22,7 +22,11 @@
 //!   other time;
 //! - `# console:` text that the hypervisor prints when it is applied;
 //! - `# live: no` if the report shows everything that matters, so the payload need
-//!   not run.
+//!   not run;
+//! - `# arm64: yes` if the same holds for ARM64; `# arm64-KEY:` is the line for ARM64
+//!   where it differs from `# KEY:`.
+//!
+//! Patches that only ARM64 has are in `patches-arm64/`.
 //!
 //! The second opinion (`xsplice verify`) must agree with each payload, and with each
 //! refusal that says that no code changes: a sample chosen by the seed, or all of
@@ -37,8 +41,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xsplice_e2e::claim::{self, Claim};
 use xsplice_e2e::directives::{directives, options};
-use xsplice_e2e::{Base, base, config, exhaustive, local, seed, settled};
-use xsplice_lab::Host;
+use xsplice_e2e::{Base, arm64_base, arm64_config, base, config, exhaustive, local, seed, settled};
+use xsplice_lab::{Host, HostConfig};
 
 /// The generator's message if there is nothing to patch.
 const UNCHANGED: &str = "it changes no code";
@@ -62,10 +66,31 @@ struct Case {
     live: bool,
 }
 
+/// What the directives of a patch speak of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Machine {
+    X86,
+    Arm64,
+}
+
+impl Machine {
+    /// The values of `key`.
+    fn lines(self, text: &str, key: &str) -> Vec<String> {
+        let own = match self {
+            Self::X86 => Vec::new(),
+            Self::Arm64 => directives(text, &format!("arm64-{key}")),
+        };
+        match own.is_empty() {
+            true => directives(text, key),
+            false => own,
+        }
+    }
+}
+
 impl Case {
-    fn read(file: PathBuf) -> anyhow::Result<Self> {
+    fn read(file: PathBuf, machine: Machine) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(&file)?;
-        let lines = |key| directives(&text, key);
+        let lines = |key| machine.lines(&text, key);
         let line = |key| lines(key).into_iter().next();
         let case = Self {
             name: file
@@ -249,44 +274,117 @@ fn build_all(
     built.into_iter().map(|(_, result)| result).collect()
 }
 
-#[test]
-fn every_patch_has_the_expected_result() -> anyhow::Result<()> {
-    let base = base()?;
-    let directory = tempfile::tempdir()?;
-    let patches = Path::new(env!("CARGO_MANIFEST_DIR")).join("patches");
+/// The patches in `directory`, as far as they say something about `machine`.
+fn cases(directory: &str, machine: Machine) -> anyhow::Result<Vec<Case>> {
+    let patches = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     let mut files: Vec<PathBuf> = std::fs::read_dir(patches)?
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<_>>()?;
     files.sort();
-    let cases: Vec<Case> = files
-        .into_iter()
-        .map(Case::read)
-        .collect::<Result<_, _>>()?;
-    let mut payloads = Vec::new();
-    let mut claims = Vec::new();
-    let mut failures = Vec::new();
-    let built = build_all(&base, &cases, directory.path());
-    for (case, built) in cases.iter().zip(built) {
-        match built {
-            Ok(payload) => {
-                claims.extend(case.claim(payload.as_deref())?);
-                payloads.extend(payload.filter(|_| case.live).map(|made| (case, made)));
-            }
-            Err(error) => failures.push(format!("{error:#}")),
+    let mut cases = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file)?;
+        if machine == Machine::X86 || directives(&text, "arm64") == ["yes"] {
+            cases.push(Case::read(file, machine)?);
         }
     }
+    Ok(cases)
+}
+
+#[test]
+fn every_patch_has_the_expected_result() -> anyhow::Result<()> {
+    let base = base()?;
+    let cases = cases("patches", Machine::X86)?;
+    let directory = tempfile::tempdir()?;
+    let built = Built::all(&base, &cases, directory.path())?;
+    let mut failures = built.failures;
     let sample = if exhaustive() {
         None
     } else {
         Some((SAMPLE, seed()?))
     };
-    failures.extend(claim::not_proved(&base, &claims, sample)?);
-    let mut config = config(&base)?;
-    for (case, payload) in &payloads {
+    failures.extend(claim::not_proved(&base, &built.claims, sample)?);
+    live(config(&base)?, &built.payloads, failures)
+}
+
+#[test]
+fn every_patch_has_the_expected_result_on_arm64() -> anyhow::Result<()> {
+    /// Shapes of patches that are built and run at least.
+    const SHAPES: usize = 15;
+    let base = arm64_base()?;
+    let mut cases = self::cases("patches", Machine::Arm64)?;
+    cases.extend(self::cases("patches-arm64", Machine::Arm64)?);
+    let directory = tempfile::tempdir()?;
+    let built = Built::all(&base, &cases, directory.path())?;
+    ensure!(
+        built.payloads.len() + built.failures.len() >= SHAPES,
+        "only {} patches run",
+        built.payloads.len()
+    );
+    refuses_to_verify(&base, &cases, &built)?;
+    live(arm64_config(&base)?, &built.payloads, built.failures)
+}
+
+/// The second opinion is for x86-64 only, and says so.
+fn refuses_to_verify(base: &Base, cases: &[Case], built: &Built) -> anyhow::Result<()> {
+    let text = |path: &Path| path.display().to_string();
+    let (tree, xen_syms) = (text(&base.tree), text(&base.xen_syms));
+    let Some((case, payload)) = built.payloads.first() else {
+        anyhow::bail!("none of {} patches builds", cases.len());
+    };
+    let (patch, payload) = (text(&case.file), text(payload));
+    let arguments = ["verify", &payload, "-s", &tree, "-p", &patch];
+    let result = local(&[&arguments[..], &["--xen-syms", &xen_syms]].concat())?;
+    let stderr = String::from_utf8_lossy(&result.stderr);
+    let reason = "it is for ARM64, and this proof is only available for x86-64";
+    ensure!(
+        !result.status.success() && stderr.contains(reason),
+        "{stderr}"
+    );
+    Ok(())
+}
+
+/// The result of building every patch.
+struct Built<'a> {
+    /// Those to run.
+    payloads: Vec<(&'a Case, PathBuf)>,
+    claims: Vec<Claim>,
+    failures: Vec<String>,
+}
+
+impl<'a> Built<'a> {
+    fn all(base: &Base, cases: &'a [Case], directory: &Path) -> anyhow::Result<Self> {
+        let mut all = Self {
+            payloads: Vec::new(),
+            claims: Vec::new(),
+            failures: Vec::new(),
+        };
+        let built = build_all(base, cases, directory);
+        for (case, built) in cases.iter().zip(built) {
+            match built {
+                Ok(payload) => {
+                    all.claims.extend(case.claim(payload.as_deref())?);
+                    let payload = payload.filter(|_| case.live);
+                    all.payloads.extend(payload.map(|made| (case, made)));
+                }
+                Err(error) => all.failures.push(format!("{error:#}")),
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Takes all `payloads` through their life cycles on one host.
+fn live(
+    mut config: HostConfig,
+    payloads: &[(&Case, PathBuf)],
+    mut failures: Vec<String>,
+) -> anyhow::Result<()> {
+    for (case, payload) in payloads {
         config.files.push((case.place(), payload.clone()));
     }
     let mut host = Host::boot(&config)?;
-    for (case, _) in &payloads {
+    for (case, _) in payloads {
         let result = case.live(&mut host);
         // Leftovers of one must not fail the others.
         let _ = tool(&mut host, &["revert", &case.name]);
