@@ -96,11 +96,6 @@ fn mutate(count: u64, seed: u64, faults: &Path) -> anyhow::Result<()> {
     let variables = [
         ("XSPLICE_BIN", programs::build_xsplice()?.into()),
         ("XSPLICE_BASE", base::description()?.into()),
-        (
-            "XSPLICE_ARM64_RUST_BASE",
-            xen::build(Machine::Arm64, xen::Engine::Rust, false, &Keys::NONE)?.into(),
-        ),
-        ("XSPLICE_AXE", axe::get()?.into()),
         ("XSPLICE_SEED", seed.to_string().into()),
         ("XSPLICE_MUTATIONS", count.to_string().into()),
         ("XSPLICE_FAULTS", faults.canonicalize()?.into()),
@@ -150,6 +145,10 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         ("XSPLICE_BASE", base::description()?.into()),
         ("XSPLICE_ARM64_BIN", arm64::build_xsplice()?.into()),
         ("XSPLICE_ARM64_BASE", arm64::description()?.into()),
+        (
+            "XSPLICE_ARM64_RUST_BASE",
+            xen::build(Machine::Arm64, xen::Engine::Rust, false, &Keys::NONE)?.into(),
+        ),
         ("XSPLICE_AXE", axe::get()?.into()),
         ("XSPLICE_PROMTOOL", promtool::get()?.into()),
         (
