@@ -18,7 +18,6 @@ use places::Places;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use xsplice_testbed::base::{self, Base};
-use xsplice_testbed::keys::Keys;
 use xsplice_testbed::size::Size;
 use xsplice_testbed::{Machine, cache, programs, xen};
 
@@ -164,12 +163,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     };
     let _hypervisors = cache::hold_hypervisors()?;
     let theirs = subject(xen::Engine::C, base::get()?)?;
-    let ours = std::fs::read_to_string(xen::build(
-        Machine::X86_64,
-        xen::Engine::Rust,
-        false,
-        &Keys::NONE,
-    )?)?;
+    let rust = xen::Build::new(xen::Engine::Rust);
+    let ours = std::fs::read_to_string(xen::build(Machine::X86_64, &rust)?)?;
     let ours = subject(xen::Engine::Rust, serde_json::from_str(&ours)?)?;
     let size = Size::of(&ours.base.xen, &theirs.base.xen)?;
     let (mut counted, mut timed, mut idle) = (Vec::new(), Vec::new(), Vec::new());

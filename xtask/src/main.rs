@@ -20,7 +20,6 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode};
 use xsplice_testbed::compiler::Compiler;
-use xsplice_testbed::keys::Keys;
 use xsplice_testbed::{Machine, arm64, base, cache, command, println, upstream, xen};
 
 #[derive(Parser)]
@@ -122,12 +121,6 @@ impl Architecture {
 enum Xen {
     /// Build it; print the file with all paths.
     Build {
-        /// The live-patch core.
-        #[arg(long, value_enum, default_value = "rust")]
-        engine: xen::Engine,
-        /// With Xen's assertions (`CONFIG_DEBUG`).
-        #[arg(long)]
-        debug: bool,
         /// The machine that it is for.
         #[arg(long, value_enum, default_value = "x86-64")]
         arch: Architecture,
@@ -139,7 +132,7 @@ enum Xen {
         #[arg(long, value_name = "PROGRAM", requires = "source")]
         compiler: Option<Compiler>,
         #[command(flatten)]
-        keys: Keys,
+        build: xen::Build,
     },
 }
 
@@ -158,20 +151,15 @@ fn main() -> ExitCode {
         Command::Xen {
             what:
                 Xen::Build {
-                    engine,
-                    debug,
                     arch,
                     source,
                     compiler,
-                    keys,
+                    build,
                 },
         } => cache::hold_hypervisors()
             .and_then(|_hypervisors| match source {
-                Some(source) => {
-                    let compiler = compiler.unwrap_or_default();
-                    upstream::build(&source, &compiler, engine, debug, &keys)
-                }
-                None => xen::build(arch.machine(), engine, debug, &keys),
+                Some(source) => upstream::build(&source, &compiler.unwrap_or_default(), &build),
+                None => xen::build(arch.machine(), &build),
             })
             .map(|description| println!("{}", description.display())),
         Command::Versions(args) => versions::run(&args),

@@ -134,12 +134,21 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         directory: Some("tests/keys/trusted".into()),
         ..Keys::NONE
     };
-    let debug = xen::build(Machine::X86_64, xen::Engine::Rust, true, &keys)?;
-    let locked = Keys {
-        lock_signatures: true,
-        ..keys
-    };
-    let locked = xen::build(Machine::X86_64, xen::Engine::Rust, false, &locked)?;
+    let build = |what| xen::build(Machine::X86_64, &what);
+    let debug = build(xen::Build {
+        debug: true,
+        microcode: true,
+        keys: keys.clone(),
+        ..xen::Build::new(xen::Engine::Rust)
+    })?;
+    let locked = build(xen::Build {
+        keys: Keys {
+            lock_signatures: true,
+            ..keys
+        },
+        ..xen::Build::new(xen::Engine::Rust)
+    })?;
+    let rust = build(xen::Build::new(xen::Engine::Rust))?;
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
@@ -147,7 +156,7 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         ("XSPLICE_ARM64_BASE", arm64::description()?.into()),
         (
             "XSPLICE_ARM64_RUST_BASE",
-            xen::build(Machine::Arm64, xen::Engine::Rust, false, &Keys::NONE)?.into(),
+            xen::build(Machine::Arm64, &xen::Build::new(xen::Engine::Rust))?.into(),
         ),
         ("XSPLICE_AXE", axe::get()?.into()),
         ("XSPLICE_PROMTOOL", promtool::get()?.into()),
@@ -159,10 +168,7 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
             "XSPLICE_BULLSEYE",
             shipped::description(Release::Bullseye)?.into(),
         ),
-        (
-            "XSPLICE_RUST_BASE",
-            xen::build(Machine::X86_64, xen::Engine::Rust, false, &Keys::NONE)?.into(),
-        ),
+        ("XSPLICE_RUST_BASE", rust.into()),
         ("XSPLICE_DEBUG_BASE", debug.into()),
         ("XSPLICE_LOCKED_BASE", locked.into()),
     ])

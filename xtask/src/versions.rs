@@ -11,9 +11,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use xsplice_testbed::compiler::Compiler;
-use xsplice_testbed::keys::Keys;
 use xsplice_testbed::upstream;
-use xsplice_testbed::xen::Engine;
+use xsplice_testbed::xen::{Build, Engine};
 use xsplice_testbed::{cache, command, packages, println, programs};
 
 /// What to run.
@@ -123,7 +122,7 @@ fn try_version(
     let source = tempfile::tempdir()?;
     extract(git, commit, source.path())?;
     let build = |engine| {
-        let built = upstream::build(source.path(), compiler, engine, false, &Keys::NONE);
+        let built = upstream::build(source.path(), compiler, &Build::new(engine));
         if let Err(error) = &built {
             println!("it does not build: {error:#}");
         }

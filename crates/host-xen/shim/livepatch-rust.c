@@ -596,6 +596,31 @@ void check_for_livepatch_work(void)
         xsplice_kick(cpu);
 }
 
+#ifdef CONFIG_MICROCODE_RUST
+/* Called in a tasklet. Xen, too, refuses this while another CPU stops the machine. */
+int xsplice_load_microcode(void)
+{
+    unsigned int before;
+    int rc;
+
+    /* The holder may be waiting for this CPU. */
+    if ( !spin_trylock(&engine_lock) )
+        return -EBUSY;
+
+    before = attention;
+    write_atomic(&attention, RUNNING);
+    rc = xsplice_microcode();
+    write_atomic(&attention, before);
+    spin_unlock(&engine_lock);
+
+    /* The CPU that was to run the action may have looked meanwhile. */
+    if ( before == PENDING )
+        xsplice_kick(smp_processor_id());
+
+    return rc;
+}
+#endif
+
 static int cf_check cpu_changes(
     struct notifier_block *block, unsigned long action, void *hcpu)
 {

@@ -107,6 +107,12 @@ enum xsplice_event {
     XSPLICE_MACHINE_CHECK,
 };
 
+/* The phases in which CPUs load microcode, after the leader has loaded it. */
+enum xsplice_phase {
+    XSPLICE_PRIMARY_LOADS,
+    XSPLICE_SIBLING_READS,
+};
+
 /* A position in the list of payloads and their functions. */
 struct xsplice_cursor {
     uint32_t payload;
@@ -214,6 +220,9 @@ XSPLICE_NUMBER(POST_REVERT, 7);
 _Static_assert(sizeof(enum xsplice_event) == 4, "enum xsplice_event");
 XSPLICE_NUMBER(NMI, 0);
 XSPLICE_NUMBER(MACHINE_CHECK, 1);
+_Static_assert(sizeof(enum xsplice_phase) == 4, "enum xsplice_phase");
+XSPLICE_NUMBER(PRIMARY_LOADS, 0);
+XSPLICE_NUMBER(SIBLING_READS, 1);
 
 #undef XSPLICE_SIZE
 #undef XSPLICE_OFFSET
@@ -283,6 +292,17 @@ void xsplice_text_end(void);
 void xsplice_text_close(void);
 
 /*
+ * Microcode, with CONFIG_MICROCODE_RUST: the leader loads it, in the window; whether
+ * a CPU stays in the handler of an NMI while it is stopped; a stopped CPU's part
+ * of a phase.
+ */
+int xsplice_microcode_first(void);
+bool xsplice_microcode_in_nmi(void);
+void xsplice_microcode_work(enum xsplice_phase phase);
+/* Stops all CPUs and has them load it: for core.c, whose stack is not aligned. */
+int xsplice_load_microcode(void);
+
+/*
  * The engine's entry points. Those of the second group, from xsplice_init() on,
  * are called with engine_lock held.
  */
@@ -307,6 +327,8 @@ int xsplice_action(struct xsplice_text name, unsigned int action, bool nodeps,
                    unsigned int timeout, bool *pending);
 /* Runs the prepared action: stops all CPUs and writes. */
 void xsplice_run(void);
+/* Stops all CPUs and has them load microcode. Only with CONFIG_MICROCODE_RUST. */
+int xsplice_microcode(void);
 /*
  * Prints a few lines about loaded payloads from *cursor on, and advances it;
  * returns whether there are more.

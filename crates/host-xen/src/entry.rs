@@ -241,6 +241,14 @@ unsafe extern "C" fn xsplice_run() {
     let _: Result<(), Errno> = unsafe { with_engine(run) };
 }
 
+/// Loads microcode.
+#[cfg(feature = "microcode")]
+#[unsafe(no_mangle)]
+extern "C" fn xsplice_microcode() -> i32 {
+    let rendezvous = RENDEZVOUS.0.get().ok_or(Errno::ENODEV);
+    code(rendezvous.and_then(crate::microcode::load))
+}
+
 /// Number of functions shown while holding the lock.
 const FUNCTIONS_AT_ONCE: u32 = 16;
 

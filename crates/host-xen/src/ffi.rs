@@ -230,6 +230,15 @@ impl From<Event> for Events {
     }
 }
 
+/// A phase in which CPUs load microcode.
+#[cfg(feature = "microcode")]
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) enum Phase {
+    PrimaryLoads,
+    SiblingReads,
+}
+
 /// The position in a list of payloads and their functions.
 #[repr(C)]
 pub(crate) struct Cursor {
@@ -285,6 +294,11 @@ layout! {
     enum Protection { Text: 0, ReadOnly: 1 }
     enum Hook { Load: 0, Unload: 1, PreApply: 2, Apply: 3, PostApply: 4, PreRevert: 5, Revert: 6, PostRevert: 7 }
     enum Event { Nmi: 0, MachineCheck: 1 }
+}
+
+#[cfg(feature = "microcode")]
+layout! {
+    enum Phase { PrimaryLoads: 0, SiblingReads: 1 }
 }
 
 #[repr(C)]
@@ -349,6 +363,15 @@ unsafe extern "C" {
     fn xsplice_window_end();
     #[link_name = "xsplice_replay"]
     pub(crate) safe fn replay(event: Event);
+    #[cfg(feature = "microcode")]
+    #[link_name = "xsplice_microcode_first"]
+    pub(crate) safe fn microcode_first() -> i32;
+    #[cfg(feature = "microcode")]
+    #[link_name = "xsplice_microcode_in_nmi"]
+    pub(crate) safe fn microcode_in_nmi() -> bool;
+    #[cfg(feature = "microcode")]
+    #[link_name = "xsplice_microcode_work"]
+    pub(crate) safe fn microcode_work(phase: Phase);
     fn xsplice_text_open(range: Addresses, hooks: bool, distance: &mut u64) -> i32;
     fn xsplice_text_begin() -> i32;
     fn xsplice_text_write(addr: u64, bytes: *const u8, len: usize);

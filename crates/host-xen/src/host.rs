@@ -55,6 +55,16 @@ impl Platform for Cpus {
             }
         }
     }
+
+    #[cfg(feature = "microcode")]
+    fn stays_in_nmi(&self) -> bool {
+        ffi::microcode_in_nmi()
+    }
+
+    #[cfg(feature = "microcode")]
+    fn work(&self, phase: u8) {
+        crate::microcode::work(phase);
+    }
 }
 
 /// The running hypervisor.

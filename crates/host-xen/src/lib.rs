@@ -21,6 +21,8 @@ mod ffi;
 mod host;
 mod keys;
 mod memory;
+#[cfg(feature = "microcode")]
+mod microcode;
 #[cfg(target_os = "none")]
 mod runtime;
 mod symbols;

@@ -65,8 +65,8 @@ pub(crate) fn name(machine: Machine) -> anyhow::Result<&'static str> {
     Ok(target(machine)?.name)
 }
 
-/// The symbols that the shim calls; the rest of the library is linked only if they
-/// need it.
+/// The symbols that the shim always calls; the rest of the library is linked only if
+/// they need it.
 const ENTRIES: [&str; 11] = [
     "xsplice_action",
     "xsplice_check",
@@ -81,11 +81,9 @@ const ENTRIES: [&str; 11] = [
     "xsplice_upload",
 ];
 
-impl Target {
-    fn entries(&self) -> impl Iterator<Item = &'static str> {
-        ENTRIES.iter().chain(self.entries).copied()
-    }
-}
+/// The symbol that it calls to load microcode, and the feature that has it.
+const MICROCODE: &str = "xsplice_microcode";
+const FEATURE: &str = "microcode";
 
 /// The symbol at the start of all code but the entries.
 const REST: &str = "xsplice_core";
@@ -101,8 +99,8 @@ const LONGEST_NAME: usize = 110;
 /// hypercall already uses some of it, and calls nest.
 const LARGEST_FRAME: u32 = 1536;
 
-/// Builds the object; returns its path.
-pub fn object(machine: Machine) -> anyhow::Result<PathBuf> {
+/// Builds the object, which can load `microcode`, or only live-patch; returns its path.
+pub fn object(machine: Machine, microcode: bool) -> anyhow::Result<PathBuf> {
     let made = target(machine)?;
     packages::ensure(packages::RUST)?;
     packages::ensure(made.packages)?;
@@ -131,6 +129,7 @@ pub fn object(machine: Machine) -> anyhow::Result<PathBuf> {
                 "--lib",
             ])
             .args(["--profile", "xen", "--crate-type", "staticlib"])
+            .args(["--features", if microcode { FEATURE } else { "" }])
             .args([
                 "-Zjson-target-spec",
                 "--target",
@@ -150,7 +149,10 @@ pub fn object(machine: Machine) -> anyhow::Result<PathBuf> {
         Machine::X86_64 => target.join("livepatch-core.o"),
         Machine::Arm64 | Machine::Arm32 => built.join("livepatch-core.o"),
     };
-    prelink(made, &built.join("xen/libxsplice_host_xen.a"), &object)?;
+    let mut entries = [&ENTRIES, made.entries].concat();
+    entries.extend(microcode.then_some(MICROCODE));
+    let library = built.join("xen/libxsplice_host_xen.a");
+    prelink(made, &library, &object, &entries)?;
     check(made, &object)?;
     Ok(object)
 }
@@ -205,7 +207,7 @@ fn sysroot(target: &Target) -> anyhow::Result<PathBuf> {
 /// Links the library into one object that exports only the entries: the other names
 /// would take a tenth of its size. A call trace shows them as
 /// `xsplice_core+offset`, which the object `….names.o` beside it resolves.
-fn prelink(target: &Target, library: &Path, object: &Path) -> anyhow::Result<()> {
+fn prelink(target: &Target, library: &Path, object: &Path, entries: &[&str]) -> anyhow::Result<()> {
     let script = object.with_extension("lds");
     std::fs::write(&script, LAYOUT)?;
     let (whole, names) = (
@@ -218,12 +220,12 @@ fn prelink(target: &Target, library: &Path, object: &Path) -> anyhow::Result<()>
         link.args(["-m", format, "-r", "--gc-sections"]);
         link.args(locals).arg("-T").arg(&script);
         link.arg("-o").arg(output);
-        for entry in target.entries() {
+        for entry in entries {
             link.args(["-u", entry]);
         }
         command::output(link.arg(library))?;
     }
-    let shown = target.entries().chain([REST]);
+    let shown = entries.iter().chain([&REST]);
     let keep = shown.map(|symbol| format!("--keep-global-symbol={symbol}"));
     let mut objcopy = Command::new(target.objcopy);
     command::output(objcopy.args(keep).arg(&whole))?;

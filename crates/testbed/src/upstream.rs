@@ -10,8 +10,7 @@
 use crate::Machine;
 use crate::base::{self, Base};
 use crate::compiler::Compiler;
-use crate::keys::Keys;
-use crate::xen::{self, Engine};
+use crate::xen::{self, Build};
 use crate::{cache, command};
 use anyhow::{Context as _, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -23,28 +22,15 @@ const OLDEST: (u32, u32) = (4, 17);
 const CONFIG: &str = "CONFIG_EXPERT=y\n# CONFIG_DEBUG is not set\n";
 /// What the hypervisor must have been configured with afterwards.
 const LIVEPATCH: &str = "CONFIG_LIVEPATCH=y";
-const LIVEPATCH_RUST: &str = "CONFIG_LIVEPATCH_RUST=y";
 
-/// Builds the hypervisor of the tree `source` with `compiler`, the Rust engine with these
-/// keys; returns the file that says where everything is, in the form of the base's.
-/// Kernel and tools are Debian's.
-pub fn build(
-    source: &Path,
-    compiler: &Compiler,
-    engine: Engine,
-    debug: bool,
-    keys: &Keys,
-) -> anyhow::Result<PathBuf> {
-    xen::check_keys(engine, keys)?;
+/// Builds the hypervisor of the tree `source` with `compiler`; returns the file that says
+/// where everything is, in the form of the base's. Kernel and tools are Debian's.
+pub fn build(source: &Path, compiler: &Compiler, what: &Build) -> anyhow::Result<PathBuf> {
+    what.check(Machine::X86_64)?;
     let version = version(source)?;
     let base = base::get()?;
-    let kind = match engine {
-        Engine::C => "c",
-        Engine::Rust => "rust",
-    };
-    let debugged = if debug { "-debug" } else { "" };
     let directory = cache::root()?.join(cache::VERSIONS);
-    let directory = directory.join(format!("{version}-{kind}{debugged}"));
+    let directory = directory.join(format!("{version}-{}", what.name()));
     if directory.exists() {
         std::fs::remove_dir_all(&directory)?;
     }
@@ -56,22 +42,16 @@ pub fn build(
     let config = tree.join("xen/.config");
     let text = std::fs::read_to_string(&config).unwrap_or_else(|_| CONFIG.to_owned());
     std::fs::write(&config, format!("{text}{LIVEPATCH}\n"))?;
-    xen::configure(&tree, engine, debug)?;
-    if engine == Engine::Rust {
-        xen::put_core(&tree, Machine::X86_64, keys)?;
-    }
+    xen::configure(&tree, what)?;
+    xen::put_core(&tree, Machine::X86_64, what)?;
     xen::forget_payloads(&tree.join("xen/test/livepatch"))?;
     println!("building it");
     let make = |arguments: &[&str]| make(&tree, compiler, arguments);
     make(&["olddefconfig"])?;
     let text = std::fs::read_to_string(&config)?;
-    let wanted = match engine {
-        Engine::C => &[LIVEPATCH][..],
-        Engine::Rust => &[LIVEPATCH, LIVEPATCH_RUST],
-    };
-    for option in wanted {
+    for option in what.options().into_iter().chain([LIVEPATCH]) {
         ensure!(
-            text.lines().any(|line| line == *option),
+            text.lines().any(|line| line == option),
             "{}: the configuration does not allow {option}: look for what excludes it",
             source.display()
         );

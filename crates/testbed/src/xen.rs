@@ -25,6 +25,77 @@ pub enum Engine {
     Rust,
 }
 
+/// What to build.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Build {
+    /// The live-patch core.
+    #[arg(long, value_enum, default_value = "rust")]
+    pub engine: Engine,
+    /// With Xen's assertions (`CONFIG_DEBUG`).
+    #[arg(long)]
+    pub debug: bool,
+    /// With microcode loading on the rendezvous (`CONFIG_MICROCODE_RUST`).
+    #[arg(long)]
+    pub microcode: bool,
+    /// Who may sign payloads, if not everybody.
+    #[command(flatten)]
+    pub keys: Keys,
+}
+
+impl Build {
+    /// With nothing but a core.
+    pub const fn new(engine: Engine) -> Self {
+        Self {
+            engine,
+            debug: false,
+            microcode: false,
+            keys: Keys::NONE,
+        }
+    }
+
+    /// Refuses what only our core can do, or only on x86-64.
+    pub(crate) fn check(&self, machine: Machine) -> anyhow::Result<()> {
+        if self.engine == Engine::C {
+            let keys = self.keys.directory.is_none();
+            ensure!(keys, "Xen's own engine does not look at signatures");
+            let microcode = "Xen's own engine has no rendezvous to load microcode on";
+            ensure!(!self.microcode, microcode);
+        }
+        ensure!(
+            machine == Machine::X86_64 || !self.microcode,
+            "Xen loads no microcode on {machine}"
+        );
+        Ok(())
+    }
+
+    /// A name for its parts. Keys are not in it, but a locked hypervisor has its own tree:
+    /// a build would otherwise undo the other's.
+    pub(crate) fn name(&self) -> String {
+        let engine = match self.engine {
+            Engine::C => "c",
+            Engine::Rust => "rust",
+        };
+        let microcode = if self.microcode { "-microcode" } else { "" };
+        let debug = if self.debug { "-debug" } else { "" };
+        let locked = if self.keys.lock_signatures {
+            "-locked"
+        } else {
+            ""
+        };
+        format!("{engine}{microcode}{debug}{locked}")
+    }
+
+    /// What the configuration must have because of it.
+    pub(crate) fn options(&self) -> Vec<&'static str> {
+        let rust = self.engine == Engine::Rust;
+        let mut options = Vec::new();
+        options.extend(rust.then_some("CONFIG_LIVEPATCH_RUST=y"));
+        options.extend(self.microcode.then_some("CONFIG_MICROCODE_RUST=y"));
+        options
+    }
+}
+
 /// How a tree is made: this file, how Debian builds, and the patches.
 const RECIPE: &str = concat!(
     include_str!("xen.rs"),
@@ -33,6 +104,7 @@ const RECIPE: &str = concat!(
     include_str!("../../host-xen/patches/0002-choice-of-engine.patch"),
     include_str!("../../host-xen/patches/0003-events-wait.patch"),
     include_str!("../../host-xen/patches/0004-arm64.patch"),
+    include_str!("../../host-xen/patches/0005-microcode.patch"),
 );
 
 /// The same on ARM64.
@@ -61,24 +133,20 @@ const KEYS: &str = "livepatch-keys.h";
 /// The part of the shim that is for one architecture, in a directory of its name.
 const ARCH: &str = "livepatch-arch.h";
 /// The rest of the shim.
-const SHIM: [&str; 4] = [
+const SHIM: [&str; 5] = [
     "livepatch-rust.c",
     "livepatch-rust.h",
     "livepatch-xen.h",
+    "microcode-rust.c",
     KEYS,
 ];
 
-/// Builds the hypervisor, the Rust engine with these keys; returns the file that says
-/// where everything is, in the form of the base's.
-pub fn build(
-    machine: Machine,
-    engine: Engine,
-    debug: bool,
-    keys: &Keys,
-) -> anyhow::Result<PathBuf> {
-    check_keys(engine, keys)?;
+/// Builds Debian's hypervisor; returns the file that says where everything is, in the
+/// form of the base's.
+pub fn build(machine: Machine, what: &Build) -> anyhow::Result<PathBuf> {
+    what.check(machine)?;
     let base = base_of(machine)?;
-    let kind = kind(machine, engine, debug, keys);
+    let kind = kind(machine, what);
     let version = base.version.replace(['/', ':'], "_");
     let recipe = match machine {
         Machine::X86_64 => RECIPE,
@@ -86,12 +154,10 @@ pub fn build(
     };
     let directory = cache::entry(&kind, &version, recipe, |directory| {
         println!("copying Xen {}", base.version);
-        prepare(&base, &directory.join("source"), engine, debug)
+        prepare(&base, &directory.join("source"), what)
     })?;
     let tree = directory.join("source");
-    if engine == Engine::Rust {
-        put_core(&tree, machine, keys)?;
-    }
+    put_core(&tree, machine, what)?;
     forget_payloads(&tree.join("xen/test/livepatch"))?;
     println!("building it");
     let file = make(&tree, machine)?;
@@ -103,7 +169,7 @@ pub fn build(
         tree,
         ..base
     };
-    if engine == Engine::Rust && !debug {
+    if what.engine == Engine::Rust && !what.debug {
         let Size { bytes, more } = Size::of(&built.xen, &base.xen)?;
         let limit = match machine {
             Machine::X86_64 => format!("; {MOST} are the limit"),
@@ -127,20 +193,13 @@ fn base_of(machine: Machine) -> anyhow::Result<Base> {
 }
 
 /// The kind of the cache entry of a hypervisor.
-fn kind(machine: Machine, engine: Engine, debug: bool, keys: &Keys) -> String {
+fn kind(machine: Machine, what: &Build) -> String {
     let machine = match machine {
         Machine::X86_64 => "",
         Machine::Arm64 => "-arm64",
         Machine::Arm32 => "-arm32",
     };
-    let engine = match engine {
-        Engine::C => "c",
-        Engine::Rust => "rust",
-    };
-    let debug = if debug { "-debug" } else { "" };
-    // In its own tree: a build would otherwise undo the other's.
-    let locked = if keys.lock_signatures { "-locked" } else { "" };
-    format!("xen{machine}-{engine}{debug}{locked}")
+    format!("xen{machine}-{}", what.name())
 }
 
 /// Builds the configured tree; returns the hypervisor's file in it.
@@ -157,31 +216,31 @@ fn make(tree: &Path, machine: Machine) -> anyhow::Result<&'static str> {
     }
 }
 
-pub(crate) fn check_keys(engine: Engine, keys: &Keys) -> anyhow::Result<()> {
-    ensure!(
-        engine == Engine::Rust || keys.directory.is_none(),
-        "Xen's own engine does not look at signatures"
-    );
-    Ok(())
-}
-
 /// Copies the base's tree to `tree` and patches it; nothing is compiled yet.
-fn prepare(base: &Base, tree: &Path, engine: Engine, debug: bool) -> anyhow::Result<()> {
+fn prepare(base: &Base, tree: &Path, what: &Build) -> anyhow::Result<()> {
     command::run(Command::new("cp").arg("-a").arg(&base.tree).arg(tree))?;
     patch(tree)?;
-    configure(tree, engine, debug)
+    configure(tree, what)
 }
 
-/// Puts the Rust object, the shim and the table of keys into the tree.
-pub(crate) fn put_core(tree: &Path, machine: Machine, keys: &Keys) -> anyhow::Result<()> {
-    let object = rust_core::object(machine)?;
+/// Puts the Rust object, the shim and the table of keys into the tree, if our core is
+/// built.
+pub(crate) fn put_core(tree: &Path, machine: Machine, what: &Build) -> anyhow::Result<()> {
+    if what.engine == Engine::C {
+        return Ok(());
+    }
+    let object = rust_core::object(machine, what.microcode)?;
     let (place, shims) = (tree.join(place(machine)), Path::new(SOURCES).join("shim"));
     refresh(&read(&object)?, &place.join(OBJECT))?;
     let arch = shims.join(rust_core::name(machine)?).join(ARCH);
     refresh(&read(&arch)?, &place.join(ARCH))?;
     for name in SHIM {
         let shim = read(&shims.join(name))?;
-        let header = if name == KEYS { keys.header()? } else { None };
+        let header = if name == KEYS {
+            what.keys.header()?
+        } else {
+            None
+        };
         let data = header.map_or(shim, String::into_bytes);
         refresh(&data, &place.join(name))?;
     }
@@ -212,14 +271,15 @@ pub(crate) fn patch(tree: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Chooses the engine, and Xen's assertions, in the tree's configuration.
-pub(crate) fn configure(tree: &Path, engine: Engine, debug: bool) -> anyhow::Result<()> {
+/// Chooses what is built in the tree's configuration.
+pub(crate) fn configure(tree: &Path, what: &Build) -> anyhow::Result<()> {
     let config = tree.join("xen/.config");
     let mut text = std::fs::read_to_string(&config)?;
-    if engine == Engine::Rust {
-        text.push_str("CONFIG_LIVEPATCH_RUST=y\n");
+    for option in what.options() {
+        text.push_str(option);
+        text.push('\n');
     }
-    if debug {
+    if what.debug {
         text = text.replace("# CONFIG_DEBUG is not set\n", "CONFIG_DEBUG=y\n");
     }
     std::fs::write(config, text)?;

@@ -95,7 +95,8 @@ pub fn rust_base() -> anyhow::Result<Base> {
 }
 
 /// Like [`rust_base`], but a debug build, which checks locks, interrupt state and
-/// preconditions: `XSPLICE_DEBUG_BASE` names it. It has the keys of `tests/keys/trusted`,
+/// preconditions, and with microcode loading on the rendezvous: `XSPLICE_DEBUG_BASE`
+/// names it. It has the keys of `tests/keys/trusted`,
 /// and so it enforces signatures.
 ///
 /// # Errors
@@ -406,6 +407,19 @@ pub struct Cycles {
     pub calls: Vec<u64>,
     /// The longest time that one of these waited for its answers, in seconds.
     pub longest_call: f64,
+}
+
+/// The result of `in-dom0 microcode-cycles`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Loads {
+    /// Number of times that microcode was loaded.
+    pub loads: u64,
+    /// How often that was retried, because the hypervisor was busy.
+    pub busy: u64,
+    /// Number of cycles of payloads meanwhile.
+    pub cycles: u64,
+    /// Number of their actions that were retried.
+    pub late: u64,
 }
 
 /// The hypervisor's memory according to its debug keys: free memory, and the memory

@@ -8,9 +8,10 @@
 //! printed. `nameless FILE` uploads it under a name that is not UTF-8, and reverts
 //! that name, with the C tool, because ours has no such names. `locked COMMAND...` holds
 //! the lock of xsplice while a command runs, `locked-first COMMAND...` only for its first
-//! two seconds. `cycles NUMBER FIRST
-//! SECOND` applies and reverts two payloads while other threads keep the CPUs and the
-//! hypervisor busy.
+//! two seconds. `cycles NUMBER FIRST SECOND` applies and reverts two payloads while other
+//! threads keep the CPUs and the hypervisor busy. `microcode FILE` has the CPUs load the
+//! file and prints the error number; `microcode-cycles NUMBER FILE FIRST SECOND` has them
+//! load one again and again while payloads are applied and reverted.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context as _, bail, ensure};
@@ -22,9 +23,11 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State, version_info};
-use xsplice_e2e::Cycles;
+use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, State, load_microcode, version_info};
+use xsplice_e2e::{Cycles, Loads};
 
+/// In one of so many cycles, the second payload replaces the first.
+const REPLACES: u64 = 4;
 /// Rendezvous timeout of an action: the C tool's 30 ms.
 const TIMEOUT: Duration = Duration::from_millis(30);
 /// Tries for an action whose rendezvous times out.
@@ -46,10 +49,13 @@ fn main() -> anyhow::Result<()> {
         ["locked-first", command, arguments @ ..] => {
             locked(command, arguments, Some(Duration::from_secs(2)))
         }
-        _ => bail!(
-            "try-each [+]FILE..., nameless FILE, locked[-first] COMMAND... or cycles NUMBER FIRST \
-             SECOND"
-        ),
+        ["microcode", file] => microcode(&hypervisor, file),
+        ["microcode-cycles", number, file, first, second] => {
+            let done = microcode_cycles(&hypervisor, number.parse()?, file, first, second)?;
+            println!("{}", serde_json::to_string(&done)?);
+            Ok(())
+        }
+        _ => bail!("the first lines of in-dom0.rs say what it does"),
     }
 }
 
@@ -199,6 +205,65 @@ fn cycles(hypervisor: &Privcmd, number: u64, first: &str, second: &str) -> anyho
     })
 }
 
+fn microcode(hypervisor: &Privcmd, file: &str) -> anyhow::Result<()> {
+    let data = std::fs::read(file).with_context(|| file.to_owned())?;
+    let errno = load_microcode(hypervisor, &data).map_or_else(|Errno(e)| e, |()| 0);
+    println!("{errno}");
+    Ok(())
+}
+
+/// Loads microcode `number` times, and goes through cycles of two payloads meanwhile, at
+/// least until one has replaced the other.
+fn microcode_cycles(
+    hypervisor: &Privcmd,
+    number: u64,
+    file: &str,
+    first: &str,
+    second: &str,
+) -> anyhow::Result<Loads> {
+    let data = std::fs::read(file)?;
+    let (first, second) = (std::fs::read(first)?, std::fs::read(second)?);
+    let (late, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let mut done = Loads::default();
+    let loaded = std::thread::scope(|scope| {
+        let loads = scope.spawn(|| {
+            let loaded = load_again_and_again(hypervisor, number, &data);
+            over.store(true, Ordering::Relaxed);
+            loaded
+        });
+        while !over.load(Ordering::Relaxed) || done.cycles < REPLACES {
+            let cycle = once(hypervisor, done.cycles, &first, &second, &late);
+            cycle.with_context(|| format!("cycle {}", done.cycles))?;
+            done.cycles += 1;
+        }
+        let loaded = loads.join();
+        loaded.unwrap_or_else(|_| bail!("the thread that loads microcode has ended"))
+    });
+    done.busy = loaded?;
+    done.loads = number;
+    done.late = late.into_inner();
+    Ok(done)
+}
+
+/// Returns how often it was tried again, because a live-patch action was in progress or
+/// CPUs did not come.
+fn load_again_and_again(hypervisor: &Privcmd, number: u64, data: &[u8]) -> anyhow::Result<u64> {
+    let mut busy = 0;
+    for load in 0..number {
+        let mut loaded = Err(Errno::EBUSY);
+        for _ in 0..TRIES {
+            loaded = load_microcode(hypervisor, data);
+            if loaded != Err(Errno::EBUSY) {
+                break;
+            }
+            busy += 1;
+            std::thread::sleep(TIMEOUT);
+        }
+        loaded.map_err(|error| anyhow::anyhow!("load {load}: {error}"))?;
+    }
+    Ok(busy)
+}
+
 fn ask_on_and_on(hypervisor: &Privcmd, load: &Load) {
     let Ok(livepatch) = Livepatch::negotiate(hypervisor) else {
         return;
@@ -239,7 +304,7 @@ fn once(
     act(&livepatch, "first", Action::Apply, late)?;
     let patched = says()?;
     ensure!(patched.extra == "-live-patched", "applied: {patched:?}");
-    if cycle % 4 == 3 {
+    if cycle % REPLACES == REPLACES - 1 {
         livepatch.upload("second", second, false).map_err(errno)?;
         act(&livepatch, "second", Action::Replace, late)?;
         let replaced = says()?;
