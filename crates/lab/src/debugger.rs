@@ -9,6 +9,9 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+/// Chooses any CPU for commands that are for one; QEMU confirms it.
+const ANY_CPU: &str = "Hg0";
+
 /// Stops all CPUs.
 const INTERRUPT: &[u8] = b"\x03";
 
@@ -21,7 +24,9 @@ pub struct Debugger {
 }
 
 impl Debugger {
-    /// QEMU stops the machine when a debugger connects.
+    /// QEMU stops the machine when a debugger connects. It reports that by itself, unless
+    /// the machine was stopped already; so the answer to a first command tells what comes
+    /// after it.
     pub(crate) fn new(line: UnixStream, cpus: u32, timeout: Duration) -> io::Result<Self> {
         line.set_read_timeout(Some(timeout))?;
         let line = BufReader::new(line);
@@ -31,7 +36,11 @@ impl Debugger {
             cpus,
             running,
         };
-        debugger.ask("?")?;
+        let mut answer = debugger.ask(ANY_CPU)?;
+        while stopped(&answer).is_ok() {
+            answer = debugger.receive()?;
+        }
+        confirmed(&answer)?;
         Ok(debugger)
     }
 
@@ -75,10 +84,7 @@ impl Debugger {
 
     /// Sends a command that QEMU only confirms.
     fn order(&mut self, packet: &str) -> io::Result<()> {
-        match self.ask(packet)?.as_str() {
-            "OK" => Ok(()),
-            other => Err(unexpected(other)),
-        }
+        confirmed(&self.ask(packet)?)
     }
 
     fn ask(&mut self, packet: &str) -> io::Result<String> {
@@ -137,6 +143,13 @@ fn stopped(packet: &str) -> io::Result<u32> {
         .ok_or_else(|| unexpected(packet))
 }
 
+fn confirmed(packet: &str) -> io::Result<()> {
+    match packet {
+        "OK" => Ok(()),
+        other => Err(unexpected(other)),
+    }
+}
+
 fn unexpected(packet: &str) -> io::Error {
     io::Error::other(format!("QEMU's debugger interface says {packet:?}"))
 }
@@ -155,19 +168,31 @@ mod tests {
     }
 
     #[test]
+    fn what_qemu_says_when_a_debugger_connects() {
+        let second = Duration::from_secs(1);
+        // With a report that the machine has stopped, and without.
+        for said in ["$T02thread:01;#04+$OK#9a+$OK#9a", "+$OK#9a+$OK#9a"] {
+            let (ours, mut qemu) = UnixStream::pair().unwrap();
+            qemu.write_all(said.as_bytes()).unwrap();
+            let mut debugger = Debugger::new(ours, 2, second).unwrap();
+            debugger.order("z1,0,1").unwrap();
+        }
+    }
+
+    #[test]
     fn packets_have_a_checksum() {
         let (ours, qemu) = UnixStream::pair().unwrap();
         let mut qemu = BufReader::new(qemu);
-        qemu.get_mut().write_all(b"+$T05thread:01;#07").unwrap();
+        qemu.get_mut().write_all(b"+$OK#9a").unwrap();
         let second = Duration::from_secs(1);
         let debugger = Debugger::new(ours, 2, second).unwrap();
-        let mut sent = [0; 6];
+        let mut sent = [0; 8];
         qemu.read_exact(&mut sent).unwrap();
-        assert_eq!(&sent, b"$?#3f+");
+        assert_eq!(&sent, b"$Hg0#df+");
         drop(debugger);
 
         let (ours, mut qemu) = UnixStream::pair().unwrap();
-        qemu.write_all(b"+$T05thread:01;#08").unwrap();
+        qemu.write_all(b"+$OK#9b").unwrap();
         assert!(Debugger::new(ours, 2, second).is_err());
     }
 }
