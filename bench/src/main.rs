@@ -6,6 +6,7 @@ mod cost;
 mod depth;
 mod engine;
 mod generator;
+mod microcode;
 mod plot;
 mod xen;
 
@@ -32,6 +33,8 @@ enum Bench {
     },
     /// Xen with our engine, compared with Debian's: uploads, windows, size.
     Xen,
+    /// Loading microcode on our rendezvous, compared with Debian's Xen.
+    Microcode,
 }
 
 fn cpus() -> usize {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Bench::Generator { peer } => generator::run(peer.as_deref()),
         Bench::Engine { write } => engine::run(write),
         Bench::Xen => xen::run(),
+        Bench::Microcode => microcode::run(),
     };
     xsplice_testbed::end(result)
 }
