@@ -24,5 +24,5 @@ pub use console::Place;
 pub use livepatch::{Action, Livepatch, Payload, State, Status};
 pub use microcode::load_microcode;
 pub use privcmd::{OpenError, Privcmd};
-pub use version::{FORCE_SINCE, VersionInfo, machine, version, version_info};
+pub use version::{FORCE_SINCE, VersionInfo, build_id, machine, version, version_info};
 pub use xsplice_abi::errno::Errno;

@@ -69,7 +69,12 @@ pub fn machine<H: Hypervisor>(hypervisor: &H) -> Result<Option<Machine>, Errno> 
     Ok(Machine::from_capabilities(&capabilities))
 }
 
-fn build_id<H: Hypervisor>(hypervisor: &H) -> Result<Option<String>, Errno> {
+/// Queries the hypervisor's build-id, in hexadecimal; `None` if it has none, or hides it
+/// from this domain.
+///
+/// # Errors
+/// The hypervisor's error.
+pub fn build_id<H: Hypervisor>(hypervisor: &H) -> Result<Option<String>, Errno> {
     const ROOM: u32 = 1024;
     let mut buffer = hypervisor.buffer(4 + ROOM as usize)?;
     buffer.as_mut()[..4].copy_from_slice(&ROOM.to_le_bytes());

@@ -17,7 +17,7 @@ use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::{escaped, is_deceptive};
 use xsplice_dom0::{
-    Action, Errno, FORCE_SINCE, Livepatch, Payload, Privcmd, State, machine, version, version_info,
+    Action, Errno, FORCE_SINCE, Livepatch, Payload, Privcmd, State, build_id, machine, version,
 };
 use xsplice_store::{Action as Recorded, Retries};
 
@@ -426,8 +426,8 @@ impl Host<'_> {
         let applied = applied(&self.before).into_iter();
         let applied = applied.filter(|other| *other != name);
         let applied: Vec<String> = applied.map(str::to_owned).collect();
-        let running = version_info(self.hypervisor).map_err(explain_interface)?;
-        let replaced = Replaced::look(&applied, on, running.build_id.as_deref())?;
+        let running = build_id(self.hypervisor).map_err(explain_interface)?;
+        let replaced = Replaced::look(&applied, on, running.as_deref())?;
         let mut done = self.act(name, Action::Replace, false, limits)?;
         if done.changed {
             let lines = [vec![done.text], replaced.lines(name)].concat();
@@ -657,9 +657,7 @@ fn check_belongs(hypervisor: &Privcmd, identity: &payload_file::Identity) -> any
             identity.machine
         );
     }
-    let running = version_info(hypervisor)
-        .map_err(explain_interface)?
-        .build_id;
+    let running = build_id(hypervisor).map_err(explain_interface)?;
     let running =
         running.context("this hypervisor has no build-id, so payloads cannot be matched to it")?;
     if running != identity.hypervisor {

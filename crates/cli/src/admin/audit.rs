@@ -8,7 +8,7 @@
 use crate::output::complain;
 use crate::store;
 use std::time::{Duration, Instant};
-use xsplice_dom0::{Privcmd, version_info};
+use xsplice_dom0::{Privcmd, build_id};
 use xsplice_store::{Action, Event, Journal, Lock, LockError, Outcome, Root, Sha256};
 
 /// A change that is under way. Nobody else changes anything until it is dropped.
@@ -58,7 +58,7 @@ impl Audit {
     }
 
     fn with(lock: Option<Lock>, subject: &Subject, hypervisor: &Privcmd) -> Self {
-        let base = version_info(hypervisor).ok().and_then(|info| info.build_id);
+        let base = build_id(hypervisor).ok().flatten();
         let event = Event {
             base: base.and_then(|id| id.try_into().ok()),
             name: subject.name.map(str::to_owned),
