@@ -7,7 +7,7 @@
 //! the end unchecked:
 //!
 //! ```text
-//! bytes -> Parsed -> DependencyChecked -> LaidOut -> Resolved -> Relocated -> Verified
+//! bytes -> Parsed -> Authenticated -> DependencyChecked -> LaidOut -> Resolved -> Relocated -> Verified
 //! ```
 //!
 //! Its environment is the [`Host`] trait: a hypervisor, an image on disk, a test.
