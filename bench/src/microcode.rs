@@ -11,8 +11,9 @@ use xsplice_testbed::{Machine, cache, println, programs, xen};
 
 /// Number of loads.
 const LOADS: usize = 30;
-const CPUS: u32 = 4;
-const THREADS: u32 = 2;
+/// CPUs of the hosts, and threads of a core. Emulated CPUs share those of the machine: if
+/// there are more, each step of a rendezvous waits until the last one has had its turn.
+const HOSTS: [(u32, u32); 2] = [(2, 1), (4, 2)];
 /// Attempts at a load: CPUs may not arrive in time.
 const TRIES: usize = 10;
 
@@ -34,25 +35,29 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Machine::X86_64,
         &ours,
     )?)?)?;
-    println!("{LOADS} loads each, {CPUS} CPUs, {THREADS} threads of each core; in microseconds");
-    println!("| | least | median | most |\n|---|---:|---:|---:|");
-    for (name, base) in [("C", base::get()?), ("Rust", ours)] {
-        let console = loads(&base, xsplice.clone())?;
-        let mut times = times(&console)?;
-        row(
-            &format!("{name}: from the announcement to the last core"),
-            &mut times,
-        );
-        let mut windows = windows(&console);
-        if !windows.is_empty() {
-            row(&format!("{name}: window"), &mut windows);
+    println!("{LOADS} loads each, in microseconds");
+    println!("| CPUs, threads of a core | | least | median | most |\n|---|---|---:|---:|---:|");
+    let cores = [("C", base::get()?), ("Rust", ours)];
+    for host in HOSTS {
+        for (name, base) in &cores {
+            let console = loads(base, host, xsplice.clone())?;
+            let announced = format!("{name}: from the announcement to the last core");
+            row(host, &announced, &mut times(&console)?);
+            let mut windows = windows(&console);
+            if !windows.is_empty() {
+                row(host, &format!("{name}: window"), &mut windows);
+            }
         }
     }
     Ok(())
 }
 
 /// Loads microcode again and again; returns what the console said meanwhile.
-fn loads(base: &Base, xsplice: std::path::PathBuf) -> anyhow::Result<String> {
+fn loads(
+    base: &Base,
+    (cpus, threads): (u32, u32),
+    xsplice: std::path::PathBuf,
+) -> anyhow::Result<String> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("microcode");
     std::fs::write(
@@ -62,8 +67,8 @@ fn loads(base: &Base, xsplice: std::path::PathBuf) -> anyhow::Result<String> {
     let tool = base.c_tool.with_file_name("xen-ucode");
     let (kernel, privcmd) = (base.kernel.clone(), Some(base.privcmd.clone()));
     let config = HostConfig {
-        cpus: Some(CPUS),
-        threads: THREADS,
+        cpus: Some(cpus),
+        threads,
         processor: Some(microcode::PROCESSOR.to_owned()),
         xen_arguments: "ucode=allow-same console_timestamps=boot".to_owned(),
         programs: vec![("bin/xen-ucode".to_owned(), tool)],
@@ -123,10 +128,10 @@ fn windows(console: &str) -> Vec<u64> {
     numbers.map(|nanoseconds| nanoseconds / 1000).collect()
 }
 
-fn row(name: &str, times: &mut [u64]) {
+fn row((cpus, threads): (u32, u32), name: &str, times: &mut [u64]) {
     times.sort_unstable();
     let median = times.get(times.len() / 2).copied().unwrap_or_default();
     if let [least, .., most] = times {
-        println!("| {name} | {least} | {median} | {most} |");
+        println!("| {cpus}, {threads} | {name} | {least} | {median} | {most} |");
     }
 }

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::Path;
 use xsplice_abi::machine::Machine;
 use xsplice_abi::payload::section;
-use xsplice_abi::{deny, note, trampoline};
+use xsplice_abi::{note, trampoline};
 use xsplice_generator::payload::{Align, Draft, Field, Func, Identity, Kind, Reaches};
 use xsplice_stopwatch::page;
 
@@ -50,6 +50,7 @@ pub(super) struct Image {
 impl Image {
     pub(super) fn read(xen_syms: &Path) -> anyhow::Result<Self> {
         let data = std::fs::read(xen_syms).with_context(|| xen_syms.display().to_string())?;
+        let running = xsplice_host_image::Image::parse(&data)?;
         let file = ElfFile64::<Endianness>::parse(data.as_slice())?;
         let text = file.section_by_name(".text").context("no .text")?;
         let code = text.data()?;
@@ -66,7 +67,8 @@ impl Image {
             };
             let offset = usize::try_from(address - text.address()).ok()?;
             let code = code.get(offset..)?.get(..usize::try_from(size).ok()?)?;
-            (deny::reason(name).is_none()).then_some(())?;
+            let patched = address..address + (ENDBR + JUMP) as u64;
+            running.denied(patched).is_none().then_some(())?;
             (code.len() >= JUMP + ENDBR).then(|| Target {
                 name: (*name).to_owned(),
                 address,

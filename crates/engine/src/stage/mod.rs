@@ -101,17 +101,12 @@ impl<H: Host> Loader<'_, H> {
     /// The address of `name`, and the payload that has it: a symbol of the hypervisor
     /// or of a payload, or one with an offset, as in `function+0x10`.
     fn lookup(&self, name: &[u8]) -> Option<(Option<Id>, u64)> {
-        self.lookup_plain(name).or_else(|| {
-            let plus = name.iter().rposition(|byte| *byte == b'+')?;
-            let (symbol, offset) = (name.get(..plus)?, name.get(plus + 1..)?);
-            let offset = str::from_utf8(offset).ok()?;
-            let offset = match offset.strip_prefix("0x") {
-                Some(digits) => u64::from_str_radix(digits, 16),
-                None => offset.parse(),
-            };
-            let (owner, addr) = self.lookup_plain(symbol)?;
-            Some((owner, addr.checked_add(offset.ok()?)?))
-        })
+        if let Some(found) = self.lookup_plain(name) {
+            return Some(found);
+        }
+        let (symbol, offset) = with_offset(name)?;
+        let (owner, addr) = self.lookup_plain(symbol)?;
+        Some((owner, addr.checked_add(offset)?))
     }
 
     /// Records that a payload is needed if `addr` is in its code.
@@ -130,6 +125,18 @@ impl<H: Host> Loader<'_, H> {
             Some((Some(owner), addr))
         })
     }
+}
+
+/// Symbol and offset in a name of the form `function+0x10`.
+fn with_offset(name: &[u8]) -> Option<(&[u8], u64)> {
+    let plus = name.iter().rposition(|byte| *byte == b'+')?;
+    let (symbol, offset) = (name.get(..plus)?, name.get(plus + 1..)?);
+    let offset = str::from_utf8(offset).ok()?;
+    let offset = match offset.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => offset.parse(),
+    };
+    Some((symbol, offset.ok()?))
 }
 
 /// The state that goes through all stages: the payload's name and the problems found
