@@ -143,6 +143,9 @@ fn try_version(
     for (program, _, without) in PROGRAMS {
         let only = [program.to_owned()];
         let passed = suite::run_without("xsplice-e2e", &only, without, &variables);
+        if let Err(error) = &passed {
+            println!("{program}: {error:#}");
+        }
         cells.push(said(passed.is_ok()));
     }
     Ok(cells)
