@@ -7,7 +7,7 @@
 
 use super::payload_file::Identity;
 use crate::output::{complain, shown};
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use xsplice_abi::note::hex;
@@ -72,15 +72,18 @@ impl Preflight {
         }
         let reports = check(&image, &[(name, data)]);
         let problems = reports.iter().flat_map(|report| &report.problems);
-        let (refused, told): (Vec<_>, Vec<_>) =
+        let (refused, warnings): (Vec<_>, Vec<_>) =
             problems.partition(|problem| problem.severity == Severity::NotLoaded);
-        for problem in told {
+        for problem in warnings {
             complain!("warning: {name}: {}", problem.message);
         }
         if refused.is_empty() {
             return Ok(None);
         }
-        let mut message = format!("{name} is not for this hypervisor ({}):", shown(&path));
+        let mut message = format!(
+            "{name} would not load into this hypervisor ({}):",
+            shown(&path)
+        );
         for problem in refused {
             let _ = write!(message, "\n  {}", problem.message);
         }
@@ -92,9 +95,7 @@ impl Preflight {
     fn image(&self, identity: &Identity) -> anyhow::Result<Option<(PathBuf, Image)>> {
         let build_id = &identity.hypervisor;
         if let Some(path) = &self.xen_syms {
-            let Some(image) = read(path) else {
-                bail!("{}: not a hypervisor image", shown(path));
-            };
+            let image = read(path).with_context(|| shown(path))?;
             if hex(image.build_id()) != *build_id {
                 let of = hex(image.build_id());
                 bail!(
@@ -110,7 +111,7 @@ impl Preflight {
             let name = name.to_string_lossy();
             name.starts_with("xen-syms") && !name.ends_with(".map")
         });
-        let mut images = found.filter_map(|entry| Some((entry.path(), read(&entry.path())?)));
+        let mut images = found.filter_map(|entry| Some((entry.path(), read(&entry.path()).ok()?)));
         Ok(images.find(|(_, image)| hex(image.build_id()) == *build_id))
     }
 }
@@ -126,6 +127,37 @@ fn unchecked(name: &str, identity: &Identity, path: &Path) -> String {
     )
 }
 
-fn read(path: &Path) -> Option<Image> {
-    Image::parse(&file::read(path).ok()?).ok()
+fn read(path: &Path) -> anyhow::Result<Image> {
+    let data = file::read(path).context("cannot read it")?;
+    Ok(Image::parse(&data)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xsplice_abi::machine::Machine;
+
+    /// The error of a check against the file at `path`.
+    fn error(path: &Path) -> String {
+        let identity = Identity {
+            machine: Machine::X86_64,
+            hypervisor: "ab".to_owned(),
+            depends: "ab".to_owned(),
+        };
+        let preflight = Preflight {
+            xen_syms: Some(path.to_owned()),
+            no_check: false,
+        };
+        let error = preflight.run("fix", b"", &identity).expect_err("no image");
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn a_missing_image_is_not_mistaken_for_a_wrong_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("xen-syms");
+        assert!(error(&path).ends_with("cannot read it: No such file or directory (os error 2)"));
+        std::fs::write(&path, "\x7fELF").expect("written");
+        assert!(error(&path).contains("pass the xen-syms file of the hypervisor"));
+    }
 }
