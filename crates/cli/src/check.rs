@@ -18,8 +18,8 @@ Examples:
 Each payload is applied on top of those before it, or replaces them if it cannot
 be applied. Exits with 0 if each payload can do one of the two.
 
-With --cert, the hypervisor is one with these keys that enforces signatures: what none
-of them has signed would not load. Without, signatures are not checked.";
+With --cert, a payload that none of these keys has signed would not load, as on a
+hypervisor that enforces signatures. Without it, signatures are not checked.";
 
 /// Arguments of `xsplice check`.
 #[derive(clap::Args)]

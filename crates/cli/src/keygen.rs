@@ -13,20 +13,20 @@ Examples:
   xsplice keygen --key vendor.key --cert vendor.pem
   xsplice sign --key vendor.key fix.livepatch
 
-The key is RSA, and not encrypted: keep it where only who signs payloads can read
-it. A key in a hardware module signs with `xsplice sign --signer`.";
+The RSA key is not encrypted: keep it where only those who sign payloads can read it.
+For a key in a hardware module, see `xsplice sign --signer`.";
 
 /// Arguments of `xsplice keygen`.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The private key to write, which only its owner can read; it must not be there.
+    /// The private key to write, readable by its owner only; the file must not exist.
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// The public key to write, which Xen and `xsplice verify-signature` are given.
+    /// The public key to write, for Xen and `xsplice verify-signature`.
     #[arg(long, value_name = "FILE")]
     cert: PathBuf,
-    /// How many bits the key has: 2048 to 4096, in steps of 64.
+    /// Size of the key in bits: 2048 to 4096, in steps of 64.
     #[arg(long, value_name = "N", default_value_t = 3072)]
     bits: usize,
 }

@@ -132,15 +132,15 @@ fn level(
     from: &Recorded,
     accepted: &Accepted,
 ) -> anyhow::Result<Level> {
-    let told = record(name, data)?.map(|record| record.options);
-    let was_told = |file: &&String| {
-        told.as_ref()
-            .is_none_or(|told| told.leave_out.contains(file))
+    let options = record(name, data)?.map(|record| record.options);
+    let left_out = |file: &&String| {
+        let options = options.as_ref();
+        options.is_none_or(|options| options.leave_out.contains(file))
     };
     let files = accepted.leave_out.iter();
     Ok(Level {
         patches: from.count(),
-        leave_out: files.filter(was_told).cloned().collect(),
+        leave_out: files.filter(left_out).cloned().collect(),
     })
 }
 
@@ -158,12 +158,12 @@ pub(crate) fn recorded(payloads: &[(String, Vec<u8>)]) -> anyhow::Result<Accepte
     };
     for (number, (name, data)) in payloads.iter().enumerate() {
         if let Some(record) = record(name, data)? {
-            let told = record.options;
-            accepted.leave_out.extend(told.leave_out);
-            accepted.leave_out_init |= told.leave_out_init;
-            accepted.allow.extend(told.allow);
+            let options = record.options;
+            accepted.leave_out.extend(options.leave_out);
+            accepted.leave_out_init |= options.leave_out_init;
+            accepted.allow.extend(options.allow);
             let lower = number + 1 < payloads.len();
-            accepted.lower_hooks |= lower && !told.hooks.is_empty();
+            accepted.lower_hooks |= lower && !options.hooks.is_empty();
             let renewed = record.renewed.into_iter();
             accepted
                 .renewed

@@ -20,17 +20,17 @@ Examples:
   xsplice sign --signer ./sign-with-module --cert vendor.pem fix.livepatch
   xsplice sign --key vendor.key fixes-3.livepatch --level 3 --fix XSA-480
 
-The signer is a shell command, for keys that are encrypted or in a hardware module.
-Its standard input is the file to be signed, of which it makes an RSA signature with
-SHA-256 (PKCS #1 version 1.5), as `openssl dgst -sha256 -sign KEY` does; it writes
-that, and nothing else, to standard output.
+The signer is a shell command, for keys that are encrypted or in a hardware module. It
+reads the file to sign from standard input, makes an RSA signature with SHA-256 (PKCS #1
+version 1.5), as `openssl dgst -sha256 -sign KEY` does, and writes only that to standard
+output.
 
 With --level, it also writes the manifest of the payload, for the store of hosts, and
 its signature by the same key: fixes-3.livepatch.json and fixes-3.livepatch.json.sig,
 which `openssl dgst -sha256 -verify` verifies, too.
 
-A signature that is there is replaced, if the key has the same size. What the payload
-does stays the same: Xen without signatures loads it as before.";
+An existing signature is replaced if the key has the same size. The payload's code does
+not change: Xen without signatures loads it as before.";
 
 /// Arguments of `xsplice sign`.
 #[derive(clap::Args)]
@@ -42,13 +42,13 @@ pub(crate) struct Args {
     /// The private key, in PEM.
     #[arg(long, value_name = "FILE", group = "with")]
     key: Option<PathBuf>,
-    /// A command that signs, in place of --key.
+    /// A command that signs, instead of --key.
     #[arg(long, value_name = "COMMAND", group = "with", requires = "cert")]
     signer: Option<String>,
-    /// The signer's public key or certificate, with which its work is verified.
+    /// The signer's public key or certificate, to verify the signature.
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
     cert: Option<PathBuf>,
-    /// The signed payload to write, `-` is standard output [default: the payload
+    /// The signed payload to write; `-` is standard output [default: the payload
     /// itself].
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
         Ok(signed) => {
             if !json {
                 let replaced = if signed.replaced {
-                    ", in place of the signature that was there"
+                    ", in place of an earlier signature"
                 } else {
                     ""
                 };

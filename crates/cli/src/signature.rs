@@ -32,11 +32,10 @@ pub(crate) struct Args {
     certs: Certs,
 }
 
-/// Whose signatures count.
+/// Whose signatures are accepted.
 #[derive(clap::Args)]
 pub(crate) struct Certs {
-    /// Public key or certificate of who may have signed the payload; repeat it for
-    /// several.
+    /// Public key or certificate of an accepted signer; repeat it for several.
     #[arg(long, value_name = "FILE")]
     cert: Vec<PathBuf>,
 }
@@ -62,7 +61,7 @@ pub(crate) enum State {
         /// Whose.
         by: String,
     },
-    /// It is of none of the keys, or of another file, or it is none.
+    /// None of the keys made it, it is for another file, or it is not a signature.
     Wrong {
         /// Why.
         reason: String,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The store, and what the host is to have: install, remove, status, plan, sync,
+//! The store, and what the host has of it: install, remove, status, plan, sync,
 //! history, metrics, coverage.
 
 mod coverage;
@@ -27,17 +27,17 @@ use xsplice_store::{BuildId, Date, Lock, Log, Moment, Recorder, Root};
 pub(crate) enum Command {
     /// Put payloads into the store of this host, without applying them.
     Install(install::InstallArgs),
-    /// Take a payload out of the store.
+    /// Remove a payload from the store.
     Remove(install::RemoveArgs),
-    /// Show whether this host has the payload that it is to have.
+    /// Show whether this host has the payload that its policy wants.
     Status(status::StatusArgs),
     /// Show what `sync` would do.
     Plan(sync::PlanArgs),
-    /// Bring this host to the payload that it is to have.
+    /// Bring this host to the payload that its policy wants.
     Sync(sync::SyncArgs),
     /// Show what was done on this host.
     History(status::HistoryArgs),
-    /// Write how this host stands, for Prometheus.
+    /// Write the state of this host as metrics for Prometheus.
     Metrics(status::MetricsArgs),
     /// Show which hosts of a fleet a store has payloads for.
     Coverage(coverage::Args),
@@ -53,7 +53,7 @@ impl Command {
 /// Where the files are.
 #[derive(clap::Args)]
 pub(crate) struct At {
-    /// Directory that stands for `/`: for tests, and for images of hosts.
+    /// Directory to use as `/`, for tests and for images of hosts.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 }

@@ -214,8 +214,8 @@ fn a_signature_is_replaced_and_the_report_says_so() {
     };
     desk.printed(&sign("vendor.key").each_ref().map(|s| s.as_str()));
     let text = desk.printed(&sign("other.key").each_ref().map(|s| s.as_str()));
-    let expected = "fix.livepatch: signed with a key of 2048 bits, in place of the signature that \
-                    was there\n";
+    let expected =
+        "fix.livepatch: signed with a key of 2048 bits, in place of an earlier signature\n";
     assert_eq!(text, expected);
     let before = desk.read("fix.livepatch");
     let error = desk.error(&sign("large.key").each_ref().map(|s| s.as_str()));

@@ -32,7 +32,7 @@ pub enum KeyError {
     #[error("the key is encrypted; sign with --signer and a program that asks for its password")]
     Encrypted,
     /// It is to be given to nobody.
-    #[error("this is a private key; the public key or the certificate is wanted")]
+    #[error("this is a private key; pass the public key or the certificate")]
     Private,
     /// It is damaged, or not for RSA.
     #[error("not an RSA key, or a damaged one: {0}")]

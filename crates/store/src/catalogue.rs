@@ -35,7 +35,7 @@ pub struct Entry {
     pub signer: Signer,
     /// Who put it there.
     pub origin: Origin,
-    /// Why it is not applied any more.
+    /// Why it is no longer applied.
     pub quarantined: Option<Quarantined>,
     /// The file.
     pub path: PathBuf,

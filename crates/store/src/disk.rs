@@ -96,7 +96,7 @@ pub fn replace(disk: &impl Disk, path: &Path, data: &[u8]) -> Result<()> {
 }
 
 /// Writes `line` and a line break to the end of the file at `path`, for good. If the host
-/// dies, the line may be there in part, at the end of the file.
+/// dies, the line may be incomplete, at the end of the file.
 ///
 /// # Errors
 /// If it cannot be written.

@@ -3,7 +3,7 @@
 //!
 //! Each line has the SHA-256 of the line before, so that a line that is changed, or taken
 //! out, is noticed. That the last lines are missing is not: who needs that keeps a copy
-//! elsewhere. If the host died while it wrote, the last line is there in part; the chain
+//! elsewhere. If the host went down while it wrote, the last line is incomplete; the chain
 //! goes on behind it. However long the file is, a line can be added: only the last one is
 //! read for that.
 
@@ -62,9 +62,9 @@ pub struct Event {
 pub enum Action {
     /// A payload came into the store.
     Install,
-    /// A payload was taken out of the store.
+    /// A payload was removed from the store.
     Remove,
-    /// The host was brought to what it is to have.
+    /// The host was brought to what its policy wants.
     Sync,
     /// The host has run with a payload for long enough.
     Settle,
@@ -168,7 +168,7 @@ pub struct Broken {
     pub line: usize,
     /// What is wrong.
     pub reason: String,
-    /// Whether it is only a line that is there in part, because the host died: the line
+    /// Whether it is only an incomplete line, because the host went down: the line
     /// after it follows it.
     pub torn: bool,
 }
@@ -194,7 +194,7 @@ impl History {
                 Ok(line) => {
                     if line.previous != previous {
                         broken(
-                            "it does not follow the line before: lines were changed or taken out",
+                            "it does not follow the line before: lines were changed or removed",
                             false,
                         );
                     }
@@ -202,7 +202,7 @@ impl History {
                 }
                 // If it was shortened later, the next line does not follow it.
                 Err(error) if error.is_eof() => broken(
-                    "it is there in part: the host died while it was written",
+                    "it is incomplete: the host went down while it was written",
                     true,
                 ),
                 Err(_) => broken("it is not a record: it was changed", false),

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The payloads that a host is to have, and how it gets and keeps them.
+//! The payloads that a host should have, and how it gets and keeps them.
 //!
 //! *What it is*: a [`Catalogue`] is what the store on disk has for a hypervisor: each
 //! payload with its [`Manifest`], which is signed. [`Plan::make`] compares it with what
 //! the hypervisor has applied and with the host's [`Policy`]; [`Sync`] does the steps of
-//! the plan; [`Report`] says in one word how the host stands. The hypervisor is a trait
+//! the plan; [`Report`] has the state of the host in one word. The hypervisor is a trait
 //! ([`Host`]), and so is the file system ([`Disk`]).
 //!
 //! *What it trusts*: the keys of the host, its policy, and what it wrote itself. Nothing

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a payload is, in a file beside it, which is signed.
 //!
-//! All of it but the level, the fixes, and the date is read from the payload. It is
-//! made when the payload is complete, with its own signature, because it has the hash
-//! of the file; and not when the payload is built, because the level is decided by who
-//! releases it.
+//! All of it but the name, the level, the fixes and the date is read from the payload. It
+//! is made when the payload is complete and signed, because it has the hash of the file;
+//! and not when the payload is built, because whoever releases it decides the level.
 
 use crate::policy::Want;
 use crate::{BuildId, Date, Identity, Sha256};
@@ -16,7 +15,7 @@ use xsplice_abi::text::is_deceptive;
 use xsplice_review::Payload;
 use xsplice_review::report::recorded;
 
-/// Version of the form of a [`Manifest`]: it rises when a key goes or gets another
+/// Version of the form of a [`Manifest`]: it rises when a key is removed or changes its
 /// meaning. A manifest of another version is not used.
 pub const SCHEMA: u32 = 1;
 
@@ -77,7 +76,7 @@ pub struct Hunks {
     pub left_out: u32,
 }
 
-/// What who releases a payload says about it.
+/// What the publisher of a payload says about it.
 #[derive(Debug, Clone)]
 pub struct Release {
     /// Its name.
@@ -143,7 +142,7 @@ impl Manifest {
     pub(crate) fn check_payload(&self, data: &[u8]) -> Result<(), String> {
         if Sha256::of(data) != self.sha256 {
             return Err(
-                "it is not the payload that its manifest is for: its SHA-256 is another".to_owned(),
+                "it is not the payload that its manifest is for: its SHA-256 differs".to_owned(),
             );
         }
         let release = Release {
@@ -162,14 +161,14 @@ impl Manifest {
             () => return Ok(()),
         };
         Err(format!(
-            "the manifest says something else than the payload itself about its {differs}"
+            "the manifest and the payload disagree about its {differs}"
         ))
     }
 
     /// The manifest in a file.
     ///
     /// # Errors
-    /// If it is none, or says what cannot be, with the reason.
+    /// If it is not a manifest, or is inconsistent, with the reason.
     pub fn parse(data: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Version {

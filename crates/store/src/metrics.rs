@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How the host stands, for node_exporter's textfile collector.
+//! The state of the host, for node_exporter's textfile collector.
 
 use crate::history::{Action, Outcome};
 use crate::{BuildId, Condition, History, Report};
@@ -18,7 +18,7 @@ pub fn metrics(report: &Report, history: &History, version: &str) -> String {
     text.gauge("level", "Level of what is applied, 0 without a payload.");
     text.value("level", &[], report.level);
     if let Some(wanted) = report.wanted {
-        text.gauge("level_wanted", "Level that the host is to have.");
+        text.gauge("level_wanted", "Level that the policy wants.");
         text.value("level_wanted", &[], wanted);
     }
     text.gauge("hypervisor_info", "The running hypervisor.");

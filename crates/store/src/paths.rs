@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// |---|---|
 /// | `/usr/lib/xen-livepatch/BUILD-ID/` | payloads from packages, for the hypervisor with this build-id |
 /// | `/var/lib/xsplice/store/BUILD-ID/` | payloads that were installed |
-/// | `/var/lib/xsplice/quarantine/` | payloads that are not applied any more |
+/// | `/var/lib/xsplice/quarantine/` | payloads that are no longer applied |
 /// | `/var/lib/xsplice/progress.json` | what the host has reached, and what is under way |
 /// | `/var/lib/xsplice/history.jsonl` | what was done |
 /// | `/etc/xsplice/host.toml` | the policy |
@@ -41,7 +41,7 @@ impl Paths {
         "/var/lib/xsplice/store".into()
     }
 
-    /// Payloads that are not applied any more.
+    /// Payloads that are no longer applied.
     #[must_use]
     pub fn quarantine() -> PathBuf {
         "/var/lib/xsplice/quarantine".into()

@@ -66,7 +66,7 @@ pub struct Request {
     pub unattended: bool,
 }
 
-/// What the host is to have.
+/// What the host should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal<'a> {
     /// No payload.
@@ -125,7 +125,7 @@ impl std::fmt::Display for Step {
 /// What there is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan<'a> {
-    /// What the host is to have.
+    /// What the host should have.
     pub goal: Goal<'a>,
     /// What it has, and gets back if a step fails.
     pub former: Option<&'a Entry>,
@@ -170,7 +170,7 @@ pub enum Blocked {
         /// What.
         what: String,
     },
-    /// What is wanted is not applied any more.
+    /// What is wanted is in quarantine.
     #[error(
         "{name} is in quarantine ({reason}); `xsplice sync --release {name}` gives it another try"
     )]
@@ -197,7 +197,7 @@ pub enum Blocked {
         names: String,
     },
     /// The host would have less.
-    #[error("the level would fall from {from} to {to}; --allow-downgrade does that")]
+    #[error("the level would fall from {from} to {to}; --allow-downgrade allows that")]
     Downgrade {
         /// From.
         from: u32,
@@ -207,7 +207,7 @@ pub enum Blocked {
     /// It cannot be done in one step.
     #[error(
         "{name} has hooks and cannot be part of a replace: what is applied must be reverted before \
-         it, and for a moment the host is without any payload; --allow-gap does that"
+         it, and for a moment the host is without any payload; --allow-gap allows that"
     )]
     Gap {
         /// Which.
@@ -386,7 +386,7 @@ fn steps(
     Ok(steps)
 }
 
-/// What the host is to have.
+/// What the host should have.
 fn choose<'a>(
     catalogue: &'a Catalogue,
     policy: &Policy,

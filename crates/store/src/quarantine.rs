@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Payloads that are not applied any more, because the hypervisor refused them or the
+//! Payloads that are no longer applied, because the hypervisor refused them or the
 //! host died with them.
 
 use crate::{Date, Disk, Error, Identity, Paths, Result, disk};
@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// A payload that is not applied any more.
+/// A payload that is no longer applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Quarantined {
     /// The payload.
@@ -45,7 +45,7 @@ impl Quarantine {
         Ok(Self(all))
     }
 
-    /// Why the payload is not applied any more; `None` if it may be.
+    /// Why the payload is no longer applied; `None` if it may be.
     #[must_use]
     pub fn of(&self, payload: &Identity) -> Option<&Quarantined> {
         let mut all = self.0.iter();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How the host stands, in a word and in detail. It only looks.
+//! The state of the host, in a word and in detail. Reading it changes nothing.
 
 use crate::host::State;
 use crate::plan::{Blocked, Goal, Observed, Plan, Request, Step, usable};
@@ -11,17 +11,17 @@ use crate::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// How the host stands. There are no other words.
+/// The state of the host, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
-    /// It has what it is to have.
+    /// It has what its policy wants.
     Current,
-    /// It is to have something else.
+    /// Its policy wants something else.
     Behind,
-    /// It is to have nothing, and has nothing.
+    /// Its policy wants nothing, and it has nothing.
     NothingToApply,
-    /// It is to have something else, and the policy says hold.
+    /// Its policy wants something else, and says hold.
     Held,
     /// The last attempt failed.
     ApplyFailed,
@@ -80,7 +80,7 @@ impl Condition {
     }
 }
 
-/// How the host stands, in detail.
+/// The state of the host, in detail.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Report {
     /// In a word.
@@ -91,17 +91,17 @@ pub struct Report {
     pub base: Option<BuildId>,
     /// The level it has; 0 if nothing from the store is applied.
     pub level: u32,
-    /// The level it is to have; null if that is not known.
+    /// The level that its policy wants; null if that is not known.
     pub wanted: Option<u32>,
     /// Whether what is applied has yet to settle.
     pub settling: bool,
     /// What the hypervisor holds, in the order of upload.
     pub payloads: Vec<Held>,
-    /// What is not applied any more.
+    /// What is no longer applied.
     pub quarantine: Vec<Quarantined>,
     /// Files of the store that are not used.
     pub damaged: Vec<Damaged>,
-    /// What the policy allows, and somebody should know.
+    /// What the policy allows and an administrator should know.
     pub warnings: Vec<String>,
     /// Why a reboot is due: the next boot starts another hypervisor.
     pub reboot: Option<String>,
@@ -161,7 +161,7 @@ impl Report {
             return self;
         };
         let reason = format!(
-            "the running hypervisor is none of those in /boot ({}): the next boot starts another \
+            "the running hypervisor is not one of those in /boot ({}): the next boot starts another \
              one",
             images.join(", ")
         );
@@ -177,7 +177,7 @@ impl Report {
         }
     }
 
-    /// Finds out how the host stands.
+    /// Determines the state of the host.
     #[must_use]
     pub fn new(
         observed: &Observed,
@@ -281,8 +281,8 @@ impl Judge<'_> {
         })
     }
 
-    /// Why the payload with the highest level is not what the host is to have, although
-    /// the policy wants the latest; `goal` is the level that it is to have.
+    /// Why the payload with the highest level is not the goal, although the policy wants
+    /// the latest; `goal` is the level of the goal.
     fn passed_over(&self, goal: u32) -> Option<Blocked> {
         let entries = self.catalogue.entries.iter();
         let mut above = entries.filter(|entry| entry.manifest.level > goal);
@@ -293,7 +293,7 @@ impl Judge<'_> {
 
     fn behind(&self, goal: u32) -> Option<Verdict> {
         let level = self.observed.level();
-        let reason = format!("it has level {level}, and is to have {goal}");
+        let reason = format!("it has level {level}, and its policy wants {goal}");
         Some(Verdict(Condition::Behind, Some(reason)))
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Brings the host to what it is to have.
+//! Brings the host to what its policy wants.
 //!
 //! What is on the disk is always behind or equal to what happens: the attempt is there
 //! before the hypervisor is asked, and the result after it has answered. If the program
@@ -90,7 +90,7 @@ pub enum SyncError {
         fault: Fault,
     },
     /// All steps were done, and still the host has something else.
-    #[error("every step was done, and the host still does not have what it is to have")]
+    #[error("every step was done, and the host still does not have what its policy wants")]
     Elsewhere,
     /// It was done, and that could not be written.
     #[error("it is done, and could not be recorded")]

@@ -337,7 +337,10 @@ impl Host<'_> {
         preflight.run(name, data, identity)?;
         if let Some(there) = self.before.iter().find(|payload| payload.name == *name) {
             let state = state_word(there.status.state);
-            bail!("{name}: a payload of this name is there already ({state})");
+            bail!(
+                "{name}: a payload of this name is already loaded ({state}); unload it first, or use \
+                 another name"
+            );
         }
         self.livepatch
             .upload(name, data, *force)

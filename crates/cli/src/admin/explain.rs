@@ -37,7 +37,7 @@ pub(super) fn explain_upload(errno: Errno, name: &str, said: &[String]) -> anyho
     let message = match errno {
         // Xen prints the symbol that is there twice, but not the build-id.
         Errno::EEXIST if said.is_empty() => {
-            format!("{name}: a payload with its build-id is there already, under another name")
+            format!("{name}: a payload with its build-id is already loaded, under another name")
         }
         Errno::ENOENT => format!(
             "{name}: it refers to a symbol that neither the hypervisor nor a loaded payload defines"

@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// The hosts and their hypervisors.
     #[arg(long, value_name = "FILE")]
     hosts: PathBuf,
-    /// The level that they are to get [default: any].
+    /// The level that they need [default: any].
     #[arg(long, value_name = "N")]
     level: Option<u32>,
 }

@@ -24,9 +24,9 @@ Examples:
   xsplice install fixes-3.livepatch --level 3 --fix XSA-480
 
 The manifest, FILE.json, and its signature, FILE.json.sig, are beside the payload:
-`xsplice sign --level` writes them. Without a manifest, --level makes one, which
-nobody has signed. A host with keys in /etc/xsplice/keys.d takes only what one of them
-has signed. What is installed is not applied: `xsplice sync` does that.";
+`xsplice sign --level` writes them. For a payload without a manifest, --level makes one
+that is not signed. A host with keys in /etc/xsplice/keys.d accepts only what one of them
+has signed. Installing applies nothing: `xsplice sync` does that.";
 
 /// Arguments of `xsplice install`.
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ pub(crate) struct InstallArgs {
     /// The payloads.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Make manifests with this level, for payloads without.
+    /// Make a manifest with this level for a payload that has none.
     #[arg(long, value_name = "N")]
     level: Option<u32>,
     /// What the payload fixes, such as `XSA-480`; repeat it for several.
@@ -50,8 +50,8 @@ pub(crate) struct InstallArgs {
 /// Arguments of `xsplice remove`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  xsplice remove fixes-2\n\nWhat is applied stays applied. What the \
-                  host would get again after a boot is not removed."
+    after_help = "Example:\n  xsplice remove fixes-2\n\nAn applied payload stays applied. One \
+                  that the host would apply again after a boot is not removed."
 )]
 pub(crate) struct RemoveArgs {
     /// The payload.
@@ -81,7 +81,7 @@ struct Put {
     new: bool,
 }
 
-/// What was taken out of the store.
+/// What was removed from the store.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Removed {
     /// The payload's files, one for each hypervisor it was there for.
@@ -133,7 +133,7 @@ fn read(path: &Path, args: &InstallArgs) -> anyhow::Result<Incoming> {
         ),
         (None, None) => bail!(
             "{}: there is no manifest, {}: `xsplice sign --level` writes a signed one, and \
-             --level makes one that nobody has signed",
+             --level makes one that is not signed",
             shown(path),
             shown(&place)
         ),
@@ -149,7 +149,7 @@ fn read(path: &Path, args: &InstallArgs) -> anyhow::Result<Incoming> {
 
 pub(super) fn install(args: &InstallArgs, json: bool) -> anyhow::Result<ExitCode> {
     if args.level.is_some() && args.files.len() > 1 {
-        let message = "a level stands for one payload: with --level, give one file";
+        let message = "each payload has its own level: with --level, give one file";
         bail!(message);
     }
     let incoming = args.files.iter().map(|path| Ok((path, read(path, args)?)));
@@ -187,7 +187,7 @@ pub(super) fn install(args: &InstallArgs, json: bool) -> anyhow::Result<ExitCode
     if !json {
         for put in &payloads {
             let (name, level) = (&put.payload.name, put.payload.level);
-            let there = if put.new { "" } else { " (it was there)" };
+            let there = if put.new { "" } else { " (already installed)" };
             say!(
                 "{name}: level {level} for {}, signed by {}{there}",
                 put.base,

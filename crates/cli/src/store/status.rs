@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How the host stands: `xsplice status`, `xsplice history`, `xsplice metrics`.
+//! The state of the host: `xsplice status`, `xsplice history`, `xsplice metrics`.
 
 use super::{At, hypervisor, now};
 use crate::admin::{Dom0, Missing, TIMEOUT_MS};
@@ -24,8 +24,8 @@ Examples:
   xsplice status --json | jq -r .state
 
 States: current, behind, nothing-to-apply, held, apply-failed, quarantined, unverified,
-diverged, hypervisor-unknown, reboot-required, no-livepatch. Exit codes: 0; with --check 3, unless the
-host has what it is to have (current, nothing-to-apply).";
+diverged, hypervisor-unknown, reboot-required, no-livepatch. With --check, the exit code
+is 3 unless the host has what its policy wants (current, nothing-to-apply).";
 
 const METRICS: &str = "\
 Examples:
@@ -36,7 +36,7 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = STATUS)]
 pub(crate) struct StatusArgs {
-    /// Exit with 3 if the host does not have what it is to have.
+    /// Exit with 3 if the host does not have what its policy wants.
     #[arg(long)]
     check: bool,
     /// List the functions that each applied payload replaces.
@@ -50,11 +50,11 @@ pub(crate) struct StatusArgs {
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  xsplice history\n  xsplice history --since 2026-11-29T00:00:00Z\n\n\
-                  The exit code is 1 if lines were changed or taken out; a line \
-                  that is there in part, because the host died, is only said."
+                  The exit code is 1 if lines were changed or removed. A line that is \
+                  incomplete, because the host went down, is only reported."
 )]
 pub(crate) struct HistoryArgs {
-    /// Only from this moment on, in UTC.
+    /// Start at this date, in UTC.
     #[arg(long, value_name = "DATE", value_parser = date)]
     since: Option<Date>,
     #[command(flatten)]
@@ -65,7 +65,7 @@ pub(crate) struct HistoryArgs {
 #[derive(clap::Args)]
 #[command(after_help = METRICS)]
 pub(crate) struct MetricsArgs {
-    /// File to replace, `-` is standard output.
+    /// The file to write; `-` is standard output.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
     #[command(flatten)]
@@ -76,7 +76,7 @@ fn date(text: &str) -> Result<Date, String> {
     text.to_owned().try_into()
 }
 
-/// How the host stands.
+/// The state of the host.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Status {
     #[serde(flatten)]
@@ -99,7 +99,7 @@ struct Replacement {
 pub(crate) struct Past {
     /// The oldest first.
     lines: Vec<Line>,
-    /// Where lines were changed or taken out, or the host died while it wrote.
+    /// Where lines were changed or removed, or are incomplete because the host went down.
     broken: Vec<Broken>,
 }
 

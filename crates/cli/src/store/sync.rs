@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From what the host has to what it is to have: `xsplice plan` and `xsplice sync`.
+//! From what the host has to what its policy wants: `xsplice plan` and `xsplice sync`.
 
 use super::failure;
 use super::status::look;
@@ -21,8 +21,8 @@ Examples:
   xsplice plan
   xsplice plan --level 2 --allow-downgrade
 
-Everything is checked that can be without changing anything. Exit codes: 0 if there is
-nothing to do, 3 if there is, 1 if it cannot be done.";
+Checks everything that can be checked without changing anything. Exit codes: 0 if there
+is nothing to do, 3 if there are steps, 1 if the plan cannot be carried out.";
 
 const SYNC: &str = "\
 Examples:
@@ -30,26 +30,25 @@ Examples:
   xsplice sync --wait 60
   xsplice sync --level 2 --allow-downgrade
 
-What the host is to have is in /etc/xsplice/host.toml: want = \"latest\" (that is also
-what a host without this file is to have), the name of a payload, or \"none\". If a step
-fails, the payload that was applied before is restored, and the one that failed goes
-into quarantine.";
+The policy is /etc/xsplice/host.toml: want = \"latest\" (the default without this file),
+the name of a payload, or \"none\". If a step fails, the payload that was applied before
+is restored, and the one that failed goes into quarantine.";
 
 /// What to reach.
 #[derive(clap::Args)]
 struct Aim {
-    /// Reach this level, and not the one that the policy wants.
+    /// Go to this level instead of the one that the policy wants.
     #[arg(long, value_name = "N")]
     level: Option<u32>,
-    /// The level may fall.
+    /// Allow the level to fall.
     #[arg(long)]
     allow_downgrade: bool,
-    /// The host may be without any payload for a moment: payloads with hooks that run
-    /// before or after the CPUs are stopped cannot be replaced at once.
+    /// Allow the host to be without any payload for a moment: payloads with hooks that run
+    /// before or after the CPUs are stopped cannot be replaced in one action.
     #[arg(long)]
     allow_gap: bool,
-    /// Nobody decides now: apply again what this host had, and a new level only if the
-    /// policy says `auto`.
+    /// Run without an administrator: apply again what this host had, and a new level only
+    /// if the policy says `auto`.
     #[arg(long, conflicts_with = "level")]
     unattended: bool,
 }
@@ -70,10 +69,10 @@ pub(crate) struct PlanArgs {
 pub(crate) struct SyncArgs {
     #[command(flatten)]
     aim: Aim,
-    /// Let this payload out of quarantine first.
+    /// Release this payload from quarantine first.
     #[arg(long, value_name = "NAME")]
     release: Option<String>,
-    /// Only take what is applied as good: the host is going down in order.
+    /// Only accept what is applied as good, before an orderly shutdown.
     #[arg(long, conflicts_with_all = ["level", "allow_downgrade", "allow_gap", "unattended", "release"])]
     settle: bool,
     /// Rendezvous timeout in milliseconds.
@@ -102,11 +101,11 @@ impl Aim {
 pub(crate) struct Planned {
     /// The level that it has.
     from: u32,
-    /// The level that it is to have.
+    /// The level that it will have.
     to: u32,
     /// The steps.
     steps: Vec<Step>,
-    /// What the policy allows, and somebody should know.
+    /// What the policy allows and an administrator should know.
     warnings: Vec<String>,
 }
 
@@ -126,7 +125,7 @@ pub(crate) struct Synced {
     restored: Option<bool>,
     /// What went into quarantine.
     quarantined: Vec<Quarantined>,
-    /// What the policy allows, and somebody should know.
+    /// What the policy allows and an administrator should know.
     warnings: Vec<String>,
     /// What was done, and could not be recorded.
     unrecorded: Vec<String>,

@@ -279,7 +279,7 @@ impl World {
         quarantine.all().iter().map(|q| q.payload.level).collect()
     }
 
-    /// Brings the host to what it is to have, and lets it live with it.
+    /// Brings the host to what its policy wants, and lets it run with it until it settles.
     pub(crate) fn settled(&mut self) {
         let ended = self.sync(&Request::default());
         assert!(ended.error.is_none(), "{ended:?}");
