@@ -249,7 +249,7 @@ fn assign(levels: &mut [Level], patches: &[SourcePatch]) -> Result<(), Refused> 
     let mut problems = without_source(levels);
     for (level, record) in &wanted {
         if !given.iter().any(|given| same(given, record)) {
-            let message = format!("{level} was built from {record}, which is none of the files");
+            let message = format!("{level} was built from {record}, which is not one of the files");
             problems.push(Problem::new(Code::WrongStack, "--on-patch", message));
         }
     }

@@ -29,14 +29,14 @@ pub(crate) fn notes(units: &Units, source: &PatchedSource, edits: &Edits) -> Vec
 fn note(file: &str, name: &str, edits: &Edits) -> String {
     if edits.end_static(name) {
         return format!(
-            "{file}: {name} is not static any more: the patched code does not use the variable of \
-             the running hypervisor, nor the value that this has"
+            "{file}: {name} is no longer static: the patched code does not use the running \
+             hypervisor's variable, nor its value"
         );
     }
     format!(
-        "{file}: {name} is not in the patched object, although the source names it: where nothing \
-         writes it any more, the patched code takes its initial value for it, not the one that the \
-         running hypervisor has"
+        "{file}: {name} is not in the patched object, although the source names it: if nothing \
+         writes it any longer, the patched code uses its initial value, not the running \
+         hypervisor's"
     )
 }
 

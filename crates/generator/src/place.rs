@@ -101,7 +101,7 @@ fn hint(written: &str, path: &str, meant: &str) -> String {
     } else if format!("xen/{path}") == meant {
         "make the patch at the top of the source, not in `xen` (`git diff --no-relative`)"
     } else {
-        "paths are read from the top of the source, behind one directory such as `a/`"
+        "paths start at the top of the source, after one directory such as `a/`"
     };
     format!("`{meant}` was probably meant: {how}")
 }
@@ -182,9 +182,9 @@ mod tests {
         for (written, how) in [
             ("a/common/keys.c", "not in `xen`"),
             ("xen/common/keys.c", "with the prefixes"),
-            ("a/keys.c", "from the top"),
-            ("a/XEN/common/keys.c", "from the top"),
-            ("a/old/xen/common/keys.c", "from the top"),
+            ("a/keys.c", "start at the top"),
+            ("a/XEN/common/keys.c", "start at the top"),
+            ("a/old/xen/common/keys.c", "start at the top"),
         ] {
             let words = words(written);
             assert!(words.contains(meant) && words.contains(how), "{words}");

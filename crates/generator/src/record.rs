@@ -17,7 +17,7 @@ use xsplice_abi::record::{self, LeftOut, PatchedData, PerCpuVariable, Renewed};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) format: u32,
-    pub(crate) options: Told,
+    pub(crate) options: RecordedOptions,
     #[serde(skip_deserializing)]
     pub(crate) hunks: Vec<Hunk>,
     #[serde(skip_deserializing)]
@@ -36,7 +36,7 @@ pub(crate) struct Record {
 /// anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Told {
+pub(crate) struct RecordedOptions {
     pub(crate) allow: BTreeSet<String>,
     pub(crate) config: Option<String>,
     pub(crate) depends: Option<String>,
@@ -48,7 +48,7 @@ pub(crate) struct Told {
     pub(crate) xen_depends: Option<String>,
 }
 
-impl Told {
+impl RecordedOptions {
     /// The recorded form of `options`; `config` and `hooks` are the files that they
     /// name.
     pub(crate) fn new(options: &Options, config: Option<&File>, hooks: &[File]) -> Self {
@@ -68,8 +68,8 @@ impl Told {
 }
 
 impl Record {
-    /// The record of a build that was told `options`, and did nothing yet.
-    pub(crate) fn of(options: Told) -> Self {
+    /// The record of a build with `options` that has done nothing yet.
+    pub(crate) fn of(options: RecordedOptions) -> Self {
         Self {
             format: record::FORMAT,
             options,
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    fn written(options: &Told) -> serde_json::Value {
+    fn written(options: &RecordedOptions) -> serde_json::Value {
         serde_json::to_value(Record::of(options.clone())).expect("it can be written")
     }
 
@@ -141,18 +141,18 @@ mod tests {
             ..Options::default()
         };
         let hooks = [file("a.c", b"a"), file("b.c", b"")];
-        let told = Told::new(&options, Some(&file("config", b"CONFIG_X=y\n")), &hooks);
-        let json = written(&told);
+        let given = RecordedOptions::new(&options, Some(&file("config", b"CONFIG_X=y\n")), &hooks);
+        let json = written(&given);
         assert_eq!(json["options"]["depends"], "ab01");
         assert_eq!(json["options"]["xen_depends"], "cd");
         let hash = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
         assert_eq!(json["options"]["hooks"][0], format!("a.c sha256:{hash}"));
-        assert_eq!(read(&json).expect("it is whole").options, told);
+        assert_eq!(read(&json).expect("it is whole").options, given);
     }
 
     #[test]
     fn what_cannot_be_understood_is_an_error_that_says_so() {
-        let whole = written(&Told::default());
+        let whole = written(&RecordedOptions::default());
         let with = |key: &str, value: serde_json::Value| {
             let mut json = whole.clone();
             json[key] = value;

@@ -161,7 +161,7 @@ pub(crate) fn deleted() -> Problem {
     Problem::new(
         Code::WorkDirectory,
         file::shown(&std::env::temp_dir()),
-        "files of this build that were here were deleted while it ran; see that nothing cleans \
+        "files of this build that were here were deleted while it ran; make sure that nothing cleans \
          this directory, or set TMPDIR to another one, and build again",
     )
 }

@@ -246,7 +246,7 @@ impl Findings {
         let message = format!(
             "{subject} {lost}: what the running hypervisor has in memory keeps the old layout, and so \
              does all code that is not in the payload; keep what is there and put what is new \
-             elsewhere, or say `--allow {plain}` if none of it outlives a call of the changed \
+             elsewhere, or use `--allow {plain}` if none of it outlives a call of the changed \
              functions"
         );
         self.problems

@@ -29,7 +29,7 @@ pub fn apply(text: &str, patch: &FilePatch) -> Result<Patched, Refused> {
             Err(Failure::Loose { at, fuzz }) => {
                 patched.loose.push(format!(
                     "hunk {} (line {}) applies at line {} only without the outermost {fuzz} lines \
-                     of its context, which differ in the tree: see that this is right",
+                     of its context, which differ in the tree: check that this is right",
                     index + 1,
                     hunk.old_start,
                     at + 1
@@ -251,7 +251,7 @@ impl Failure {
             Self::Loose { .. } => String::new(),
             Self::Applied => format!("{hunk} is in the tree already"),
             Self::Ambiguous(one, other) => format!(
-                "{hunk} fits at line {} and at line {}, and at neither is it where the patch says; \
+                "{hunk} matches at line {} and at line {}, and neither is where the patch says; \
                  make the patch with more context (`git diff -U10`)",
                 one + 1,
                 other + 1
@@ -259,12 +259,12 @@ impl Failure {
             Self::LineEnds {
                 patch_has_crlf: true,
             } => {
-                "the patch has CRLF line ends and the tree has not; convert it (`sed -i 's/\\r$//' \
+                "the patch has CRLF line endings and the tree does not; convert it (`sed -i 's/\\r$//' \
                   FILE.patch`)"
                     .to_owned()
             }
             Self::LineEnds { .. } => {
-                "the tree's file has CRLF line ends and the patch has not; make the patch from \
+                "the tree's file has CRLF line endings and the patch does not; make the patch from \
                  this tree"
                     .to_owned()
             }
@@ -364,7 +364,7 @@ mod tests {
     fn no_place_is_guessed() {
         let hunk = "@@ -3,3 +3,3 @@\n a\n-b\n+B\n c\n";
         let words = refused("x\na\nb\nc\na\nb\nc\n", hunk);
-        assert!(words.contains("fits at line 2 and at line 5"), "{words}");
+        assert!(words.contains("matches at line 2 and at line 5"), "{words}");
         assert_eq!(
             applied("a\nb\na\nb\nc\na\nb\nc\n", hunk),
             "a\nb\na\nB\nc\na\nb\nc\n"
@@ -428,10 +428,10 @@ mod tests {
         let hunk = "@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n";
         let crlf = hunk.replace('\n', "\r\n");
         let words = refused(OLD, &crlf);
-        assert!(words.contains("the patch has CRLF line ends"), "{words}");
+        assert!(words.contains("the patch has CRLF line endings"), "{words}");
         let words = refused(&OLD.replace('\n', "\r\n"), hunk);
         assert!(
-            words.contains("the tree's file has CRLF line ends"),
+            words.contains("the tree's file has CRLF line endings"),
             "{words}"
         );
         let words = refused(

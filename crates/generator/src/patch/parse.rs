@@ -268,7 +268,7 @@ impl<'a> Parser<'a> {
 
     fn hunks(&mut self, mut file: FilePatch) -> Result<(), Refused> {
         if !self.line(0).starts_with(b"@@ -") {
-            return Err(self.damaged("a file header without a hunk behind it"));
+            return Err(self.damaged("a file header without a hunk after it"));
         }
         while self.line(0).starts_with(b"@@ -") {
             let hunk = self.hunk()?;
@@ -416,7 +416,7 @@ impl<'a> Parser<'a> {
             return Err(self.at(0, format!("the path {path} leads out of the tree")));
         }
         if path.is_empty() || path.contains(char::is_control) {
-            return Err(self.at(0, format!("{path:?} is no name of a source file")));
+            return Err(self.at(0, format!("{path:?} is not the name of a source file")));
         }
         Ok(())
     }
@@ -627,7 +627,7 @@ mod tests {
                     @@ -0,0 +1 @@\n+/etc\n\\ No newline at end of file\n";
         assert!(refused(link).contains("symbolic link"));
         let control = format!("--- \"a/x\\ny\"\n+++ \"b/x\\ny\"\n{HUNK}");
-        assert!(refused(&control).contains("no name of a source file"));
+        assert!(refused(&control).contains("not the name of a source file"));
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn remaining_caller(
         if !remains {
             return None;
         }
-        let removed = format!("{name} calls it, which the patched source does not have any more");
+        let removed = format!("{name} calls it, which is no longer in the patched source");
         if object.symbols[index].global {
             return Some(format!("{removed}, but code in other files may"));
         }
@@ -131,7 +131,7 @@ mod tests {
         let why = wrong(&original, &format!("{new}{CALLERS}")).expect("it changes");
         let why = why.expect("another file may call it");
         assert!(
-            why.starts_with("old calls it, which the patched source"),
+            why.starts_with("old calls it, which is no longer in the patched source"),
             "{why}"
         );
         let private = format!("static {removed}");

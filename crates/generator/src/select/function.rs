@@ -181,7 +181,7 @@ impl Selector<'_> {
             let padding = padding(self.arch.objects(), self.image, address + size);
             if size + padding < needed {
                 let message = format!(
-                    "{name} has {size} bytes and {padding} bytes of padding behind it, too few for \
+                    "{name} has {size} bytes and {padding} bytes of padding after it, too few for \
                      the {needed} bytes of a trampoline; patch the functions that call it"
                 );
                 return Err(Problem::new(Code::TooSmall, file, message));

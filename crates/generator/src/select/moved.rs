@@ -163,8 +163,8 @@ impl Selector<'_> {
         if writable(old, before) {
             return Some(format!(
                 "{name} {why}: its value in the running hypervisor would be lost; give the new one \
-                 a name of its own and copy the value in a hook, or say `--allow {name}` if it may \
-                 begin with its initial value"
+                 its own name and copy the value in a hook, or use `--allow {name}` if it may \
+                 start from its initial value"
             ));
         }
         if before.sections[old.section].class != Class::Init {
@@ -180,7 +180,7 @@ impl Selector<'_> {
         }?;
         Some(format!(
             "{name} {why}: {} may have set it while booting, and what it was is freed; set it in a \
-             hook and say `--allow {name}`, or say that if it may begin with its initial value",
+             hook and use `--allow {name}`, or use only that if it may start from its initial value",
             set.user
         ))
     }

@@ -283,7 +283,7 @@ impl Selector<'_> {
         let message = if ambiguous && is_writable(&u.patched, index) {
             format!(
                 "the variable {name} may be the same as one of those of that name in the original, \
-                 and it is unclear which; give it a name of its own, or declare it outside of its \
+                 and it is unclear which; give it a name of its own, or declare it outside its \
                  function if it is to keep its value"
             )
         } else if self.privates.unclear.contains(&(unit, index)) {
@@ -351,7 +351,7 @@ impl Selector<'_> {
             Former::Unclear => format!(
                 "the variable {name} may be one of those of that name that are in memory, from \
                  before a payload below left them out, and it is unclear which; give it a name of \
-                 its own if it may begin with its initial value"
+                 its own if it may start from its initial value"
             ),
         };
         self.refuse(Code::AmbiguousVariable, unit, message);

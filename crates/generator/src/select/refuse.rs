@@ -180,7 +180,7 @@ fn initial_value(change: &Change, in_place: bool) -> Refusal {
     };
     let message = format!(
         "the initial value of the variable {name} changed ({why}): the running hypervisor \
-         already uses the old one; {way}change it in a hook (--hooks) and say \
+         already uses the old one; {way}change it in a hook (--hooks) and use \
          `--leave-out {name}`"
     );
     (Code::InitialValue, message)
@@ -232,7 +232,7 @@ fn locked(change: &Change) -> Refusal {
     let (name, why) = (&change.name, &change.why);
     let message = format!(
         "{name}: {why}: the hypervisor made it read-only after boot, and a payload cannot \
-         write to it; put what is to be written into a variable of its own"
+         write to it; put what must be written into a variable of its own"
     );
     (Code::Placement, message)
 }
@@ -249,7 +249,7 @@ fn misplaced(change: &Change) -> Refusal {
 fn alignment(change: &Change) -> Refusal {
     let (name, why) = (&change.name, &change.why);
     let message = format!(
-        "{name}: {why}, and where it lies in the running hypervisor is no multiple of \
+        "{name}: {why}, and its place in the running hypervisor is not a multiple of \
          that: it cannot be moved; `--leave-out {name}` builds the payload without \
          this part if it may stay there"
     );

@@ -276,7 +276,7 @@ impl Selector<'_> {
                 .contains_key(&(new.0, symbol.section, symbol.offset))
             {
                 notes.insert(format!(
-                    "{}: {} is new and begins with its initial value; the value of {}, which the \
+                    "{}: {} is new and starts from its initial value; the value of {}, which the \
                      same functions used before, is not taken over",
                     file(new),
                     new_name(self.units, new),

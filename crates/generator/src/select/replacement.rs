@@ -73,7 +73,7 @@ impl Replacement<'_> {
         let place = leaves_without_relocation(&self.after.patched, self.new)?;
         let message = format!(
             "{} jumps out of itself at +{place:#x} to other code of its section, which the \
-             compiler or assembler took to stay where it is; it is unclear how much of it \
+             compiler or assembler assumed to stay where it is; it is unclear how much of it \
              belongs to the function",
             self.new.name
         );

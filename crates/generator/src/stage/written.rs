@@ -6,7 +6,7 @@ use crate::code::Code;
 use crate::payload::Identity;
 use crate::preflight::Preflight;
 use crate::problem::Refused;
-use crate::record::{Record, Told};
+use crate::record::{Record, RecordedOptions};
 use crate::report::Report;
 use crate::warning::{self, Warning};
 use std::collections::BTreeSet;
@@ -138,7 +138,7 @@ impl Accounted<'_, '_> {
             renewed: selection.renewed.clone(),
             warnings: warnings.iter().map(ToString::to_string).collect(),
             notes: self.notes.clone(),
-            ..Record::of(Told::new(inputs.options, config, hooks))
+            ..Record::of(RecordedOptions::new(inputs.options, config, hooks))
         })
     }
 }

@@ -15,7 +15,7 @@ use xsplice_abi::trampoline;
 const JUMP: u64 = (trampoline::SIZE + trampoline::LANDING_PAD_SIZE) as u64;
 
 /// Whether the function at `at` has `size` bytes, or, if it is too short for a jump, with
-/// the padding behind it.
+/// the padding after it.
 fn is_size(image: &Image, at: u64, size: u64) -> bool {
     let entity = image.starting_at(at).map(|id| &image.entities[id]);
     entity.is_some_and(|e| {
