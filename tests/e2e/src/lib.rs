@@ -15,66 +15,39 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::process::{Command, Output as LocalOutput};
 use xsplice_lab::{Host, HostConfig, Output};
+pub use xsplice_testbed::base::Base;
 
-/// The paths that the tests need, as written by `cargo xtask base`.
-#[derive(Debug, Deserialize)]
-pub struct Base {
-    /// Its version.
-    pub version: String,
-    /// The shipped hypervisor.
-    pub xen: PathBuf,
-    /// Its symbols.
-    pub xen_syms: PathBuf,
-    /// The rebuilt source tree.
-    pub tree: PathBuf,
-    /// Whether the rebuilt hypervisor equals the shipped one.
-    pub identical: bool,
-    /// dom0's kernel.
-    pub kernel: PathBuf,
-    /// Its privcmd driver.
-    pub privcmd: PathBuf,
-    /// The C tool.
-    pub c_tool: PathBuf,
-    /// Where its libraries are.
-    pub libraries: Vec<PathBuf>,
-    /// Xen's own test payloads.
-    pub test_payloads: PathBuf,
+/// The minor version of Xen 4.
+///
+/// # Errors
+/// If the version has another form.
+pub fn minor(base: &Base) -> anyhow::Result<u32> {
+    let rest = base.version.strip_prefix("4.");
+    let rest = rest.with_context(|| base.version.clone())?;
+    let end = rest.find(|c: char| !c.is_ascii_digit());
+    let minor = &rest[..end.unwrap_or(rest.len())];
+    minor.parse().with_context(|| base.version.clone())
 }
 
-impl Base {
-    /// The minor version of Xen 4.
-    ///
-    /// # Errors
-    /// If the version has another form.
-    pub fn minor(&self) -> anyhow::Result<u32> {
-        let rest = self.version.strip_prefix("4.");
-        let rest = rest.with_context(|| self.version.clone())?;
-        let end = rest.find(|c: char| !c.is_ascii_digit());
-        let minor = &rest[..end.unwrap_or(rest.len())];
-        minor.parse().with_context(|| self.version.clone())
-    }
+/// The example patch `name` for this version: the newest that is not for a later
+/// one.
+///
+/// # Errors
+/// If there is none.
+pub fn example(base: &Base, name: &str) -> anyhow::Result<PathBuf> {
+    let mut paths = (0..=minor(base)?)
+        .rev()
+        .map(|minor| repository().join(format!("examples/xen-4.{minor}/{name}.patch")));
+    let found = paths.find(|path| path.is_file());
+    found.with_context(|| format!("there is no example {name} for Xen {}", base.version))
+}
 
-    /// The example patch `name` for this version: the newest that is not for a later
-    /// one.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub fn example(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let newest = self.minor()?;
-        let mut paths = (0..=newest)
-            .rev()
-            .map(|minor| repository().join(format!("examples/xen-4.{minor}/{name}.patch")));
-        let found = paths.find(|path| path.is_file());
-        found.with_context(|| format!("there is no example {name} for Xen {}", self.version))
-    }
-
-    /// Whether the C tool, which is Debian's, speaks the hypervisor's interface.
-    ///
-    /// # Errors
-    /// If the version has another form.
-    pub fn c_tool_fits(&self) -> anyhow::Result<bool> {
-        Ok(self.minor()? <= 20)
-    }
+/// Whether the C tool, which is Debian's, speaks the hypervisor's interface.
+///
+/// # Errors
+/// If the version has another form.
+pub fn c_tool_fits(base: &Base) -> anyhow::Result<bool> {
+    Ok(minor(base)? <= 20)
 }
 
 /// The base that `XSPLICE_BASE` names.

@@ -5,7 +5,7 @@
 
 use anyhow::ensure;
 use xsplice_e2e::{
-    Base, base, build, config, debug_base, result, rust_base, settled, told, unsigned_config,
+    Base, base, build, config, debug_base, minor, result, rust_base, settled, told, unsigned_config,
 };
 use xsplice_lab::{Host, HostConfig};
 
@@ -162,7 +162,7 @@ fn every_example(config: HostConfig, base: &Base) -> anyhow::Result<String> {
     let before = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
     for example in EXAMPLES {
         let name = example.name;
-        let patch = base.example(name)?;
+        let patch = xsplice_e2e::example(base, name)?;
         let payload = directory.path().join(format!("{name}.livepatch"));
         let report = build(base, &patch, &payload)?;
         let listed: Vec<&str> = report
@@ -173,11 +173,11 @@ fn every_example(config: HostConfig, base: &Base) -> anyhow::Result<String> {
             .filter_map(|l| l.split_whitespace().next())
             .collect();
         let mut expected = example.functions.to_vec();
-        if base.minor()? >= 18 {
+        if minor(base)? >= 18 {
             // It is no longer compiled a second time for 32-bit callers.
             expected.retain(|function| *function != "compat_xen_version");
         }
-        if base.minor()? >= 21 && name != "bug-and-alternative" {
+        if minor(base)? >= 21 && name != "bug-and-alternative" {
             // It has the two functions inlined.
             expected.push("print_version");
         }

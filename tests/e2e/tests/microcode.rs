@@ -11,7 +11,8 @@ use object::{Object as _, ObjectSymbol as _};
 use std::path::PathBuf;
 use std::time::Duration;
 use xsplice_e2e::{
-    Base, Loads, base, build, config, debug_base, exhaustive, memory, settled, unsigned_config,
+    Base, Loads, base, build, config, debug_base, example, exhaustive, memory, settled,
+    unsigned_config,
 };
 use xsplice_lab::microcode::{self, PROCESSOR, REVISION, SIGNATURE};
 use xsplice_lab::{Debugger, Error, Host, HostConfig};
@@ -111,7 +112,7 @@ fn microcode_is_loaded_while_payloads_are_applied_and_reverted() -> anyhow::Resu
     config.programs.push(("c/xen-ucode".to_owned(), tool));
     for name in ["extra-version", "two-files"] {
         let payload = directory.path().join(name);
-        build(&base, &base.example(name)?, &payload)?;
+        build(&base, &example(&base, name)?, &payload)?;
         config.files.push((format!("lab/{name}"), payload));
     }
     let mut host = Host::boot(&config)?;

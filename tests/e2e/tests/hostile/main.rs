@@ -25,7 +25,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use xsplice_abi::errno::Errno;
 use xsplice_e2e::mutation::Random;
-use xsplice_e2e::{Base, build, config, exhaustive, memory, repository, rust_base, seed, settled};
+use xsplice_e2e::{
+    Base, build, config, example, exhaustive, memory, repository, rust_base, seed, settled,
+};
 use xsplice_engine::{Action, Engine, Options, Policy, Severity};
 use xsplice_host_image::{Image, Machine};
 use xsplice_lab::{Error, Host};
@@ -142,7 +144,7 @@ fn payloads(base: &Base) -> anyhow::Result<Vec<Good>> {
         let path = base.test_payloads.join(format!("{name}.livepatch"));
         payloads.push((name, std::fs::read(path)?));
     }
-    let examples = EXAMPLES.map(|name| base.example(name).map(|patch| (name, patch)));
+    let examples = EXAMPLES.map(|name| example(base, name).map(|patch| (name, patch)));
     let patches = PATCHES.map(|name| {
         let patch = repository().join(format!("tests/e2e/patches/{name}.patch"));
         Ok((name, patch))

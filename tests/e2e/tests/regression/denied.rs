@@ -5,7 +5,7 @@ use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _};
 use std::mem::offset_of;
 use xsplice_abi::payload::LivepatchFunc;
-use xsplice_e2e::{Base, build};
+use xsplice_e2e::{Base, build, example};
 use xsplice_host_image::{Image, Problem, check};
 use xsplice_lab::Host;
 
@@ -16,7 +16,7 @@ pub(super) fn functions_on_the_deny_list_are_refused(
 ) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let payload = directory.path().join("denied.livepatch");
-    let patch = base.example("extra-version")?;
+    let patch = example(base, "extra-version")?;
     build(base, &patch, &payload)?;
     let mut payload = std::fs::read(payload)?;
     let records = {

@@ -13,7 +13,7 @@ mod told;
 use anyhow::{Context as _, ensure};
 use std::io::Write as _;
 use std::path::Path;
-use xsplice_e2e::{Base, base, config, rust_base};
+use xsplice_e2e::{Base, base, c_tool_fits, config, rust_base};
 use xsplice_lab::{Host, Output};
 
 /// The hypervisor's version string after a step.
@@ -394,7 +394,7 @@ struct Run {
 fn make_all(host: &mut Host, base: &Base, nop: &[u8]) -> anyhow::Result<[Vec<Output>; 2]> {
     host.put("/lab/nop.livepatch", nop)?;
     // Where the C tool cannot be used, ours takes the same steps twice.
-    let c_tool = match base.c_tool_fits()? {
+    let c_tool = match c_tool_fits(base)? {
         true => "/c/xen-livepatch",
         false => OURS,
     };

@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
-use xsplice_e2e::{Base, build, forged, settled};
+use xsplice_e2e::{Base, build, example, forged, settled};
 use xsplice_engine::{Brief, hex};
 use xsplice_host_image::{Image, check};
 use xsplice_lab::Host;
@@ -73,7 +73,7 @@ pub(super) fn metadata_is_printed(host: &mut Host, base: &Base) -> anyhow::Resul
 pub(super) fn a_refusal_is_short(host: &mut Host, base: &Base) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("long.livepatch");
-    build(base, &base.example("two-files")?, &path)?;
+    build(base, &example(base, "two-files")?, &path)?;
     let payload = spoiled(&std::fs::read(path)?)?;
     host.put("/lab/long.livepatch", &payload)?;
     let uploaded = host.run(&["xsplice", "upload", "long", "/lab/long.livepatch"])?;
