@@ -81,12 +81,13 @@ impl Elf {
         let arch = Machine::from_elf(machine.0).and_then(arch::of);
         let Some(arch) = arch.filter(|_| kind == elf::ET_REL) else {
             return Err(Error::WrongKind(format!(
-                "not a payload for x86-64 or ARM64: ELF type {}, machine {} (expected {}, {} or {})",
-                kind.0,
-                machine.0,
+                "not a payload, which is a relocatable ELF file (type {}) for x86-64 or ARM64 (machine \
+                 {} or {}): its type is {}, its machine {}",
                 elf::ET_REL.0,
                 Machine::X86_64.elf_number(),
-                Machine::Arm64.elf_number()
+                Machine::Arm64.elf_number(),
+                kind.0,
+                machine.0
             )));
         };
         let layout = arch.layout(known("_start"));
