@@ -4,7 +4,8 @@
 use crate::arch::{self, Arch, Does, Instruction, Operand};
 use crate::line::{LINES, NAMES};
 use crate::object::{
-    Class, Merge, Object, ReadError, Reference, Relocation, Section, SectionIx, Symbol, Target,
+    Class, Merge, Object, ReadError, Reference, Relocation, Section, SectionIx, Symbol, SymbolIx,
+    Target,
 };
 use ::object::elf;
 use ::object::read::elf::{ElfFile64, FileHeader, SectionHeader, Sym};
@@ -397,8 +398,8 @@ fn literals(marks: &BTreeMap<u64, bool>, size: u64) -> Vec<Range<u64>> {
 struct Code {
     /// For each relocated field, its instruction.
     users: Vec<Option<Instruction>>,
-    /// The operands that lead from one symbol to another in the same section: the
-    /// assembler knows the distance and emits no relocation.
+    /// The operands that lead out of their symbol to another place in the same section:
+    /// the assembler knows the distance and emits no relocation.
     branches: Vec<Relocation>,
 }
 
@@ -435,7 +436,19 @@ impl Code {
     }
 }
 
-/// The operand of `instruction`, if it leads to another symbol.
+/// What holds `offset` of a section: a symbol, or the bytes without one from an offset on,
+/// such as a literal pool behind the last function that uses it.
+fn holder(object: &Object, section: SectionIx, offset: u64) -> Result<SymbolIx, u64> {
+    object.symbol_at(section, offset).ok_or_else(|| {
+        let symbols = object
+            .symbols_in(section)
+            .map(|index| &object.symbols[index]);
+        let before = symbols.filter(|symbol| symbol.offset <= offset);
+        before.map(Symbol::end).max().unwrap_or(0)
+    })
+}
+
+/// The operand of `instruction`, if it leads to another symbol, or to bytes without one.
 fn leads_out(object: &Object, section: SectionIx, instruction: &Instruction) -> Option<Relocation> {
     let rest = object.sections[section]
         .data
@@ -449,9 +462,12 @@ fn leads_out(object: &Object, section: SectionIx, instruction: &Instruction) -> 
         Does::Branch(target) | Does::Address(target) | Does::Access(target) => target,
         Does::Nothing | Does::Other => return None,
     };
-    let from = object.symbol_at(section, instruction.start);
-    let to = object.symbol_at(section, target)?;
-    (from != Some(to)).then(|| Relocation {
+    if target > object.sections[section].size {
+        return None;
+    }
+    let from = holder(object, section, instruction.start);
+    let to = holder(object, section, target);
+    (from != to).then(|| Relocation {
         offset,
         r_type,
         branch: instruction.branch_target().is_some(),

@@ -79,9 +79,10 @@ pub fn entries(object: &Object) -> Vec<Entry> {
     entries
 }
 
-/// The anonymous piece that contains `offset` of `section`. Code and jump tables
-/// extend to the next referenced place. Other data may be walked across labels, so it
-/// extends from one symbol to the next.
+/// The anonymous piece that contains `offset` of `section`. Jump tables, and code in
+/// sections without symbols, extend to the next referenced place. Other data may be
+/// walked across labels, so it extends from one symbol to the next; so does what is
+/// between functions with symbols, which may be code or data.
 pub fn piece(object: &Object, section: SectionIx, offset: u64) -> Span {
     let end = object.sections[section].size;
     let starts = object.pieces_in(section);
@@ -92,7 +93,9 @@ pub fn piece(object: &Object, section: SectionIx, offset: u64) -> Span {
         size: end.saturating_sub(start),
     };
     let piece = upto(offset, next.map_or(end, |&next| next.min(end)));
-    if object.sections[section].is_code() || is_jump_table(object, piece) {
+    let code_only =
+        object.sections[section].is_code() && object.symbols_in(section).next().is_none();
+    if code_only || is_jump_table(object, piece) {
         return piece;
     }
     let symbols = || {
