@@ -12,6 +12,9 @@ use xsplice_abi::deny;
 use xsplice_engine::{Any, Limits, Region};
 use xsplice_xen_image::{Error, Kind, Section, Symbol};
 
+/// What only a hypervisor with our core has.
+const OUR_CORE: &[u8] = b"xsplice_text_write";
+
 /// Contiguous memory of a hypervisor.
 #[derive(Clone, Debug)]
 pub struct Part<'i> {
@@ -150,12 +153,18 @@ impl Image {
         all.map(|symbol| (symbol.address, symbol.name.as_str()))
     }
 
-    /// Why code in `range` must not be patched, if so: the reason of the first such
-    /// function in it.
+    /// Why code in `range`, of the hypervisor or of a payload, must not be patched, if so:
+    /// the reason of the first such function in it.
     #[must_use]
     pub fn denied(&self, range: Range<u64>) -> Option<&'static str> {
         let touches = |area: &Range<u64>| range.start < area.end && area.start < range.end;
         if let Some((_, why)) = self.areas.iter().find(|(area, _)| touches(area)) {
+            return Some(why);
+        }
+        if touches(&self.payload_area)
+            && self.lookup_symbol(OUR_CORE).is_none()
+            && let Some(why) = self.reader.keeps_payloads()
+        {
             return Some(why);
         }
         let start = self.function_at(range.start).unwrap_or(range.start);

@@ -26,7 +26,9 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use xsplice_e2e::directives::{directive, directives, options};
 use xsplice_e2e::mutation::Random;
-use xsplice_e2e::{Base, base, build, config, exhaustive, local, rust_base, seed, settled, told};
+use xsplice_e2e::{
+    Base, arm64_base, base, build, config, exhaustive, local, rust_base, seed, settled, told,
+};
 use xsplice_lab::Host;
 
 /// Number of stacks that are verified in a sample.
@@ -347,6 +349,17 @@ fn every_stack_has_the_expected_result() -> anyhow::Result<()> {
 
 /// The effective source of a payload depends on its build options, which only its
 /// record has.
+/// Its core writes to the hypervisor's text only.
+#[test]
+fn a_function_of_a_payload_is_not_patched_by_xen_on_arm64() -> anyhow::Result<()> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack/arm64/payload-function");
+    let output = tempfile::tempdir()?;
+    let mut stack = Stack::read(directory)?;
+    stack.build(&arm64_base()?, output.path())?;
+    ensure!(stack.built.len() == 1, "{} levels", stack.built.len());
+    Ok(())
+}
+
 #[test]
 fn a_payload_without_a_usable_build_record_is_not_built_upon() -> anyhow::Result<()> {
     let base = base()?;

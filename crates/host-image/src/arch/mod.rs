@@ -62,6 +62,9 @@ pub(crate) trait Reader: std::fmt::Debug + Sync {
     /// The entry at `at`.
     fn entry(&self, table: Table, entry: &[u8], at: u64) -> Option<Entry>;
 
+    /// Why the hypervisor's own core cannot patch code of payloads, if so.
+    fn keeps_payloads(&self) -> Option<&'static str>;
+
     /// The limits that the hypervisor imposes on payloads.
     fn limits(&self, image: &Image) -> Limits;
 

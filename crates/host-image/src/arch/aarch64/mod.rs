@@ -77,6 +77,14 @@ impl Reader for Aarch64 {
         arm::read(table, entry, at)
     }
 
+    /// It writes through a mapping of the hypervisor's text, in which payloads are not.
+    fn keeps_payloads(&self) -> Option<&'static str> {
+        Some(
+            "Xen's own core on ARM64 crashes the host when it patches code of a payload; give all \
+             patches to one build, to be used instead of the payloads below",
+        )
+    }
+
     fn limits(&self, image: &Image) -> Limits {
         let own: Vec<Alternative> = special::alternatives(image).collect();
         // The number of features stands for code that a function writes.

@@ -57,6 +57,10 @@ impl Reader for X86_64 {
         table.read(entry, at)
     }
 
+    fn keeps_payloads(&self) -> Option<&'static str> {
+        None
+    }
+
     fn limits(&self, image: &Image) -> Limits {
         limits::of(image)
     }
