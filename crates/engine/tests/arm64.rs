@@ -82,6 +82,21 @@ fn no_ops_are_whole_instructions_of_the_function() {
     );
 }
 
+/// Xen cleans so many bytes from the data cache while all CPUs are stopped.
+#[test]
+fn new_functions_do_not_reach_out_of_text() {
+    let of = |size| {
+        Payload::arm64(
+            &RET.repeat(2048),
+            &[func("target").with(|f| f.new_size.set(size))],
+        )
+    };
+    upload(&of(8192)).unwrap();
+    for size in [8193, 1 << 20, u32::MAX] {
+        refused(&of(size), Errno::EINVAL, is!(function: NewSize { .. }));
+    }
+}
+
 #[test]
 fn addresses_are_those_of_instructions() {
     let at = |old| {

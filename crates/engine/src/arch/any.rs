@@ -65,6 +65,10 @@ impl Instructions for Any {
         ask!(self, arch => arch.unit())
     }
 
+    fn cleans_new_code(self) -> bool {
+        ask!(self, arch => arch.cleans_new_code())
+    }
+
     fn patch_offset(self, first: [u8; 4]) -> u32 {
         ask!(self, arch => arch.patch_offset(first))
     }

@@ -80,6 +80,10 @@ pub trait Instructions: Copy + fmt::Debug {
     /// What the address of every instruction is a multiple of.
     fn unit(self) -> u32;
 
+    /// Whether a hypervisor cleans the new function, as long as its record says, from the
+    /// data cache.
+    fn cleans_new_code(self) -> bool;
+
     /// Offset of the patch in a function that starts with these bytes.
     fn patch_offset(self, first: [u8; 4]) -> u32;
 

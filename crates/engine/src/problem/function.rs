@@ -43,6 +43,10 @@ pub enum FunctionFault {
     /// (*stricter*).
     #[error("its new address {addr:#x}: {what}")]
     NewAddress { addr: u64, what: &'static str },
+    /// The new function would reach into a page without code, where the hypervisor
+    /// cannot clean the data cache (*stricter*).
+    #[error("its new code, {size} bytes at {addr:#x}, reaches out of text")]
+    NewSize { addr: u64, size: u32 },
 
     // The overwritten bytes.
     /// No room for the trampoline.

@@ -6,7 +6,7 @@ use super::verified::Contents;
 use super::{Findings, Loader, Placed};
 use crate::arch::{Entries, Instructions as _};
 use crate::format::{Bytes, FUNC_SIZE, Known, MAX_NAME, NOP_LIMIT};
-use crate::image::Image;
+use crate::image::{Image, PAGE};
 use crate::problem::{FunctionFault, Problem, Problems, SectionFault, text};
 use crate::sort::sort;
 use crate::{Host, Region};
@@ -258,8 +258,23 @@ impl<H: Host> Candidate<'_, H> {
         };
         match wrong {
             Some(what) => Err(FunctionFault::NewAddress { addr: new, what }),
+            None if architecture.cleans_new_code() => self.check_new_pages(),
             None => Ok(()),
         }
+    }
+
+    /// There is code in all pages of the new function.
+    fn check_new_pages(&self) -> Result<(), FunctionFault> {
+        let (addr, size) = (self.function.new_addr, self.function.new_size);
+        let end = addr.saturating_add(size.into());
+        let mut page = (addr | (PAGE - 1)).saturating_add(1);
+        while page < end {
+            if !self.placed.is_code(self.loader, page) {
+                return Err(FunctionFault::NewSize { addr, size });
+            }
+            page = page.saturating_add(PAGE);
+        }
+        Ok(())
     }
 
     /// So many bytes can be made no-ops.

@@ -48,6 +48,10 @@ impl Instructions for Aarch64 {
         arm64::SIZE.into()
     }
 
+    fn cleans_new_code(self) -> bool {
+        true
+    }
+
     fn patch_offset(self, _first: [u8; 4]) -> u32 {
         0
     }

@@ -74,6 +74,10 @@ impl Instructions for X86_64 {
         1
     }
 
+    fn cleans_new_code(self) -> bool {
+        false
+    }
+
     /// After a leading `endbr64`.
     fn patch_offset(self, first: [u8; 4]) -> u32 {
         if self.is_landing_pad(first) || inverted(first) == NOT_ENDBR_DISABLED {
