@@ -51,7 +51,7 @@ pub(crate) fn ask(question: &Question, progress: &dyn Progress) -> anyhow::Resul
     check(original, &payloads)?;
     let patched = patched(question, progress)?;
     progress.stage("comparing the hypervisors");
-    Ok(verify(&Inputs {
+    let mut verdict = verify(&Inputs {
         original,
         payloads,
         patched: Input {
@@ -65,7 +65,9 @@ pub(crate) fn ask(question: &Question, progress: &dyn Progress) -> anyhow::Resul
         types: patched.types.as_ref(),
         files: patched.files,
         accepted: question.accepted.clone(),
-    })?)
+    })?;
+    verdict.notes.extend(patched.notes);
+    Ok(verdict)
 }
 
 fn patched(question: &Question, progress: &dyn Progress) -> anyhow::Result<Patched> {

@@ -24,6 +24,8 @@ pub struct Patched {
     pub types: Option<Types>,
     /// The source file of each global symbol.
     pub files: BTreeMap<String, String>,
+    /// What to know about the patches that it was built from.
+    pub notes: Vec<String>,
 }
 
 /// Builds the hypervisor of the plan's tree with its patches, in a copy of the tree,
@@ -40,8 +42,7 @@ pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> 
     let (patches, hooks) = (texts(plan.patches)?, texts(plan.hooks)?);
     let names = plan.patches.iter().map(|path| path.display().to_string());
     let given: Vec<_> = names.zip(patches.iter().map(Vec::as_slice)).collect();
-    check_patches(plan.recorded, &given)?;
-    let work = Copy::place(&top, plan.cache).map_err(|e| no_work_directory(&e))?;
+    let notes = check_patches(plan.recorded, &given)?;
     let mut hooks: Vec<_> = (0..)
         .zip(hooks)
         .map(|(number, hook): (usize, _)| (format!("xsplice-hooks-{number}"), hook))
@@ -50,14 +51,27 @@ pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> 
         let source = generated::with_places(source, number);
         (generated::file(number), source.into_bytes())
     }));
-    let from = all_of(plan, &top, &patches, &hooks)?;
+    let patched = build_in_copy(plan, &top, &patches, &hooks, progress)?;
+    Ok(Patched { notes, ..patched })
+}
+
+/// Builds it from the contents of `patches` and `hooks`.
+fn build_in_copy(
+    plan: &Plan,
+    top: &Path,
+    patches: &[Vec<u8>],
+    hooks: &[(String, Vec<u8>)],
+    progress: &dyn Progress,
+) -> Result<Patched, Unusable> {
+    let work = Copy::place(top, plan.cache).map_err(|e| no_work_directory(&e))?;
+    let from = all_of(plan, top, patches, hooks)?;
     if let Some(built) = work.built(&from) {
         return result(work.path(), built.types, built.files);
     }
     progress.stage("copying the tree");
-    work.fill(&top).map_err(|e| unusable(&top, &e))?;
+    work.fill(top).map_err(|e| unusable(top, &e))?;
     let copy = work.path();
-    let recorded = record::arguments(&top.join("xen")).map_err(|e| unusable(&top, &e))?;
+    let recorded = record::arguments(&top.join("xen")).map_err(|e| unusable(top, &e))?;
     let mut source = Source::default();
     let mut types = Types::default();
     let mut before = top.join("xen");
@@ -67,12 +81,12 @@ pub fn build(plan: &Plan, progress: &dyn Progress) -> Result<Patched, Unusable> 
     for (number, (level, left_out)) in levels.iter().enumerate() {
         for (path, text) in patches.by_ref().take(level.len()) {
             let name = path.display().to_string();
-            let text = String::from_utf8_lossy(&text);
-            source.apply(&top, &name, &text, left_out)?;
+            let text = String::from_utf8_lossy(text);
+            source.apply(top, &name, &text, left_out)?;
         }
         source.write(copy).map_err(|e| unusable(copy, &e))?;
         if number + 1 == levels.len() {
-            add_hooks(copy, &hooks)?;
+            add_hooks(copy, hooks)?;
         }
         progress.stage("building the patched hypervisor");
         make(copy, &recorded, progress)?;
@@ -123,6 +137,7 @@ fn result(copy: &Path, types: Types, files: BTreeMap<String, String>) -> Result<
         objects: read("prelink.o")?,
         types: Some(types),
         files,
+        notes: Vec::new(),
     })
 }
 
@@ -143,6 +158,7 @@ pub fn built(
         objects: read(objects)?,
         types: None,
         files: BTreeMap::new(),
+        notes: Vec::new(),
     };
     if let Some(tree) = original {
         let before = top(tree)?.join("xen");

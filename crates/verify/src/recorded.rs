@@ -50,15 +50,15 @@ fn patches(payload: &[u8]) -> Option<Vec<(String, String)>> {
 
 /// Checks that the `given` patches, names and contents, match the payloads' patches
 /// in number and order. A rewritten patch has a different hash; the proof shows
-/// whether it is equivalent. Nothing is checked if there are no payloads, or if one
-/// does not record its patches.
+/// whether it is equivalent, and a note names it. Nothing is checked if there are no
+/// payloads, or if one does not record its patches.
 pub(crate) fn check_patches(
     payloads: &[Recorded],
     given: &[(String, &[u8])],
-) -> Result<(), Unusable> {
+) -> Result<Vec<String>, Unusable> {
     let silent = |payload: &Recorded| payload.patches.is_empty();
     if payloads.is_empty() || payloads.iter().any(silent) {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let wanted = payloads.iter().flat_map(|payload| {
         let patches = payload.patches.iter();
@@ -97,7 +97,16 @@ pub(crate) fn check_patches(
             return Err(Unusable::new(name, &reason));
         }
     }
-    Ok(())
+    let rewritten = given.iter().zip(&wanted);
+    let rewritten = rewritten.filter(|((_, hash), _)| unknown(hash));
+    let notes = rewritten.map(|((name, _), (payload, wanted_name, _))| {
+        format!(
+            "{name} is not the {wanted_name} that {} was built from: it is another patch, or was \
+             changed since",
+            payload.payload
+        )
+    });
+    Ok(notes.collect())
 }
 
 /// Checks that each payload depends on the one given before it.
@@ -165,8 +174,10 @@ mod tests {
             .iter()
             .map(|text| (format!("{text}.patch"), text.as_bytes()))
             .collect();
-        let result = check_patches(payloads, &given);
-        result.err().map(|e| e.to_string()).unwrap_or_default()
+        match check_patches(payloads, &given) {
+            Ok(notes) => notes.join("\n"),
+            Err(error) => error.to_string(),
+        }
     }
 
     #[test]
@@ -193,7 +204,11 @@ mod tests {
         }
         assert!(said(&stack[1..], &["a", "b", "c"]).starts_with("a.patch: no payload"));
         // Rewritten patches are left to the proof.
-        assert_eq!(said(&stack, &["a", "b", "C"]), "");
+        assert_eq!(
+            said(&stack, &["a", "b", "C"]),
+            "C.patch is not the c.patch that high was built from: it is another patch, or was \
+             changed since"
+        );
         assert_eq!(said(&[recorded("silent", &[])], &["a"]), "");
         assert_eq!(said(&[], &["a"]), "");
     }
