@@ -109,8 +109,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// Sources: the ELF and PE specifications; Linux's `Documentation/arm64/booting` and
-    /// `arch/arm/boot/compressed/head.S`.
+    /// Sources: the ELF and PE specifications; Linux's `Documentation/arm64/booting`,
+    /// `arch/arm/boot/compressed/head.S`, and `Documentation/arch/x86/boot.rst`.
     fn of(file: &[u8]) -> Option<Self> {
         let at = |offset: usize, magic: &[u8]| {
             file.get(offset..)
@@ -122,7 +122,8 @@ impl Kind {
             Some(Self::Arm64)
         } else if at(0x24, &0x016f_2818_u32.to_le_bytes()) {
             Some(Self::Arm32)
-        } else if at(0, b"MZ") {
+        } else if at(0, b"MZ") && !at(0x202, b"HdrS") {
+            // A Linux kernel for x86 is a UEFI program too, but not a hypervisor.
             Some(Self::Efi)
         } else {
             None
@@ -310,4 +311,18 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 
 fn write(path: &Path, data: &[u8]) -> Result<(), Error> {
     std::fs::write(path, data).map_err(|error| file_error(path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Kind;
+
+    #[test]
+    fn a_linux_kernel_is_not_mistaken_for_a_hypervisor() {
+        let mut file = vec![0; 0x400];
+        file[..2].copy_from_slice(b"MZ");
+        assert!(matches!(Kind::of(&file), Some(Kind::Efi)));
+        file[0x202..0x206].copy_from_slice(b"HdrS");
+        assert!(Kind::of(&file).is_none());
+    }
 }
