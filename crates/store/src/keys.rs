@@ -176,8 +176,8 @@ impl std::fmt::Display for Signer {
                  host has not had this payload yet"
             ),
             Self::Unknown => f.write_str(
-                "none of the keys in /etc/xsplice/keys.d, or the manifest was changed after it was \
-                 signed",
+                "an unknown key: none of those in /etc/xsplice/keys.d fits, or the manifest was changed \
+                 after it was signed",
             ),
         }
     }
