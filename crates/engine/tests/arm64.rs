@@ -117,6 +117,64 @@ fn addresses_are_those_of_instructions() {
     );
 }
 
+/// An address is computed in two steps: what is patched has both or neither.
+#[test]
+fn addresses_in_two_steps_stay_whole() {
+    const NOP_WORD: u32 = u32::from_le_bytes(NOP);
+    const ADRP_X1: u32 = 0x9000_0001;
+    const LOAD_X1: u32 = 0xf940_0422; // ldr x2, [x1, #8]
+    const ADD_X1: u32 = 0x9100_4021; // add x1, x1, #16
+    const ADRP_X3: u32 = 0x9000_0003;
+    const RETURN: u32 = u32::from_le_bytes(RET);
+    let uploaded = |code: [u32; 8], at: u64, nops: u32| {
+        let engine = &mut engine();
+        let place = usize::try_from(TARGET - TEXT).unwrap();
+        let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
+        engine.host().memory().machine.text[place..place + 32].copy_from_slice(&bytes);
+        let func = func("").with(|record| {
+            record.old_addr.set(TARGET + at);
+            record.old_size.set(u32::try_from(32 - at).unwrap());
+            record.new_size.set(nops);
+        });
+        let func = if nops == 0 { func } else { func.nop() };
+        let file = Payload::arm64(&RET, &[func]).bytes();
+        engine.upload("test", &file).map(drop)
+    };
+    let split = |code, at, nops, side, (first, second)| {
+        let refusal = uploaded(code, at, nops).expect_err("half of an address");
+        let found = is!(function: Pair { what, first: a, second: b, .. }
+            if (*what, *a, *b) == (side, TARGET + first, TARGET + second));
+        assert!(refusal.problems.iter().any(found), "{refusal}");
+        assert_eq!(refusal.errno(), Errno::EINVAL);
+    };
+    let near = [
+        NOP_WORD, ADRP_X1, NOP_WORD, LOAD_X1, NOP_WORD, ADD_X1, NOP_WORD, RETURN,
+    ];
+    // Jumps: before and at the first, between, at the partner, behind.
+    for at in [0, 4, 16, 20] {
+        uploaded(near, at, 0).unwrap();
+    }
+    for at in [8, 12] {
+        split(near, at, 0, "begin", (4, 12));
+    }
+    // No-ops: none of the two, both, the first, the second.
+    for (at, nops) in [(0, 4), (4, 12), (0, 28), (16, 4)] {
+        uploaded(near, at, nops).unwrap();
+    }
+    for (at, nops) in [(0, 8), (4, 4), (4, 8)] {
+        split(near, at, nops, "end", (4, 12));
+    }
+    split(near, 12, 4, "begin", (4, 12));
+    // Another register, another page, another function.
+    for code in [
+        [ADRP_X3, NOP_WORD, LOAD_X1, NOP_WORD, NOP_WORD, NOP_WORD, NOP_WORD, RETURN],
+        [ADRP_X1, NOP_WORD, ADRP_X1, LOAD_X1, NOP_WORD, NOP_WORD, NOP_WORD, RETURN],
+        [ADRP_X1, NOP_WORD, RETURN, LOAD_X1, NOP_WORD, NOP_WORD, NOP_WORD, RETURN],
+    ] {
+        uploaded(code, 4, 0).unwrap();
+    }
+}
+
 #[test]
 fn payloads_for_other_machines_are_refused_by_both() {
     let x86 = Payload::new(&[func("target")]);

@@ -97,6 +97,10 @@ impl Instructions for Any {
         ask!(self, arch => arch.across(code, at))
     }
 
+    fn pair_across(self, host: &impl Host, start: u64, at: u64) -> Option<(u64, u64)> {
+        ask!(self, arch => arch.pair_across(host, start, at))
+    }
+
     fn each_reference(self, host: &impl Host, range: Range<u64>, found: impl FnMut(u64)) {
         ask!(self, arch => arch.each_reference(host, range, found));
     }

@@ -110,6 +110,10 @@ pub trait Instructions: Copy + fmt::Debug {
     /// The end of the decodable code, if that is before `at`.
     fn across(self, code: &[u8], at: usize) -> Result<Option<(usize, usize)>, usize>;
 
+    /// The two instructions that compute an address together, the first of them before `at`
+    /// and the second not, in a function that starts at `start`.
+    fn pair_across(self, host: &impl Host, start: u64, at: u64) -> Option<(u64, u64)>;
+
     /// Calls `found` with each address that the code in `range` may refer to.
     fn each_reference(self, host: &impl Host, range: Range<u64>, found: impl FnMut(u64));
 

@@ -94,6 +94,20 @@ pub enum FunctionFault {
         begin: u64,
         length: u64,
     },
+    /// The patched range starts or ends between two instructions that compute an address
+    /// together (*stricter*: Xen patches it, and the rest of the function, or the new code,
+    /// works with half of an address).
+    #[error(
+        "the bytes to be patched at {addr:#x} {what} between the instruction at {first:#x}, which \
+         has the page of an address, and that at {second:#x}, which has the rest; patch both or \
+         neither"
+    )]
+    Pair {
+        addr: u64,
+        what: &'static str,
+        first: u64,
+        second: u64,
+    },
     /// The patched range cannot be decoded into complete instructions (*stricter*).
     #[error(
         "the code at {addr:#x} cannot be decoded, so it is unclear whether whole \

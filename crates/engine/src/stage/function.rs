@@ -439,8 +439,9 @@ struct Cursor {
 }
 
 impl Cursor {
-    /// Checks that the patched range consists of complete instructions. A jump may
-    /// end inside one, because nothing after it runs; no-ops must not.
+    /// Checks that the patched range consists of complete instructions, and of both or
+    /// neither of two that compute an address together. A jump may end inside one, because
+    /// nothing after it runs; no-ops must not.
     #[inline(never)]
     fn boundaries(
         &mut self,
@@ -494,7 +495,16 @@ impl Cursor {
                         length: (end - begin) as u64,
                     });
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    if let Some((first, second)) = architecture.pair_across(host, whole, at) {
+                        return wrong(FunctionFault::Pair {
+                            addr,
+                            what,
+                            first,
+                            second,
+                        });
+                    }
+                }
             }
             if what == "begin" {
                 code = code.get(offset..).unwrap_or_default();

@@ -5,6 +5,7 @@
 
 mod alternatives;
 mod instruction;
+mod pairs;
 mod references;
 
 use super::{Entries, Frame, Instructions, Wrong};
@@ -86,6 +87,10 @@ impl Instructions for Aarch64 {
         }
         let begin = at / SIZE * SIZE;
         Ok((begin != at).then_some((begin, begin + SIZE)))
+    }
+
+    fn pair_across(self, host: &impl Host, start: u64, at: u64) -> Option<(u64, u64)> {
+        pairs::across(host, start, at)
     }
 
     fn each_reference(self, host: &impl Host, range: Range<u64>, found: impl FnMut(u64)) {

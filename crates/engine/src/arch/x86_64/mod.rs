@@ -117,6 +117,11 @@ impl Instructions for X86_64 {
         length::across(code, at)
     }
 
+    /// An instruction has all of an address.
+    fn pair_across(self, _host: &impl Host, _start: u64, _at: u64) -> Option<(u64, u64)> {
+        None
+    }
+
     /// Each interpretation of any four bytes: an address, or a displacement.
     fn each_reference(self, host: &impl Host, range: Range<u64>, mut found: impl FnMut(u64)) {
         const FIELD: usize = 4;
