@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{axe, docs, promtool, publish, suite};
+use crate::{Architecture, axe, docs, promtool, publish, suite};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -48,6 +48,9 @@ enum Instead {
         /// Where to keep patches that led to a wrong payload.
         #[arg(long, value_name = "DIR", default_value = "target/mutations")]
         faults: PathBuf,
+        /// The architecture of the hypervisor.
+        #[arg(long, value_enum, default_value = "x86-64")]
+        arch: Architecture,
     },
 }
 
@@ -58,9 +61,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         count,
         seed,
         faults,
+        arch,
     }) = &args.instead
     {
-        return mutate(*count, *seed, faults);
+        return mutate(*count, *seed, faults, *arch);
     }
     if args.only.is_empty() {
         check_without_xen(args.fast)?;
@@ -91,11 +95,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     suite::run("xsplice-e2e", &args.only, &variables)
 }
 
-fn mutate(count: u64, seed: u64, faults: &Path) -> anyhow::Result<()> {
+fn mutate(count: u64, seed: u64, faults: &Path, arch: Architecture) -> anyhow::Result<()> {
     std::fs::create_dir_all(faults)?;
+    let base = match arch {
+        Architecture::X86_64 => base::description()?,
+        Architecture::Arm64 => arm64::description()?,
+    };
     let variables = [
         ("XSPLICE_BIN", programs::build_xsplice()?.into()),
-        ("XSPLICE_BASE", base::description()?.into()),
+        ("XSPLICE_BASE", base.into()),
         ("XSPLICE_SEED", seed.to_string().into()),
         ("XSPLICE_MUTATIONS", count.to_string().into()),
         ("XSPLICE_FAULTS", faults.canonicalize()?.into()),

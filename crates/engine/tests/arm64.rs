@@ -167,9 +167,15 @@ fn addresses_in_two_steps_stay_whole() {
     split(near, 12, 4, "begin", (4, 12));
     // Another register, another page, another function.
     for code in [
-        [ADRP_X3, NOP_WORD, LOAD_X1, NOP_WORD, NOP_WORD, NOP_WORD, NOP_WORD, RETURN],
-        [ADRP_X1, NOP_WORD, ADRP_X1, LOAD_X1, NOP_WORD, NOP_WORD, NOP_WORD, RETURN],
-        [ADRP_X1, NOP_WORD, RETURN, LOAD_X1, NOP_WORD, NOP_WORD, NOP_WORD, RETURN],
+        [
+            ADRP_X3, NOP_WORD, LOAD_X1, NOP_WORD, NOP_WORD, NOP_WORD, NOP_WORD, RETURN,
+        ],
+        [
+            ADRP_X1, NOP_WORD, ADRP_X1, LOAD_X1, NOP_WORD, NOP_WORD, NOP_WORD, RETURN,
+        ],
+        [
+            ADRP_X1, NOP_WORD, RETURN, LOAD_X1, NOP_WORD, NOP_WORD, NOP_WORD, RETURN,
+        ],
     ] {
         uploaded(code, 4, 0).unwrap();
     }

@@ -77,10 +77,10 @@ fn relocated(elf: &ElfFile64<'_, Endianness>, name: &str) -> Result<Vec<u8>, Str
         let value = symbol.address().wrapping_add_signed(relocation.addend());
         let size = match relocation.flags() {
             RelocationFlags::Elf {
-                r_type: elf::R_X86_64_64,
+                r_type: elf::R_X86_64_64 | elf::R_AARCH64_ABS64,
             } => 8,
             RelocationFlags::Elf {
-                r_type: elf::R_X86_64_32,
+                r_type: elf::R_X86_64_32 | elf::R_AARCH64_ABS32,
             } => 4,
             _ => continue,
         };

@@ -2,8 +2,8 @@
 //! A linked hypervisor as named memory.
 
 use crate::Unusable;
+use crate::arch::{self, Arch};
 use crate::class::{Borders, Class, SectionKind};
-use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use object::elf;
 use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _, Sym};
 use object::{Endianness, Object as _, ObjectSection as _};
@@ -97,21 +97,21 @@ fn other_machine(number: u16) -> String {
         Some(machine) => machine.to_string(),
         None => format!("ELF machine number {number}"),
     };
-    format!(
-        "it is for {machine}, and this proof is only available for x86-64; `xsplice build` itself \
-         proves the code that a payload replaces, and `xsplice check` loads it on xen-syms"
-    )
+    format!("it is for {machine}, and this proof is only available for x86-64 and ARM64")
 }
 
 /// A linked hypervisor, with payloads or without.
 #[derive(Debug)]
 pub(crate) struct Image {
+    pub(crate) arch: &'static dyn Arch,
     segments: Vec<Segment>,
     /// Sorted by address, without overlaps.
     pub(crate) entities: Vec<Entity>,
     pub(crate) names: HashMap<Name, u64>,
     /// Every name, by address.
     pub(crate) at: BTreeMap<u64, Vec<Name>>,
+    /// Where code or data begins among code, and whether it is data, as far as marked.
+    marks: BTreeMap<u64, bool>,
     pub(crate) build_id: Vec<u8>,
     /// Sections with pointers to hooks.
     pub(crate) hook_lists: Vec<(String, Range<u64>)>,
@@ -132,15 +132,14 @@ impl Image {
         let bad = |reason: &dyn std::fmt::Display| Unusable::new(what, reason);
         let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
         let machine = elf.elf_header().e_machine(elf.endian());
-        if machine != elf::EM_X86_64 {
-            return Err(bad(&other_machine(machine.0)));
-        }
+        let arch = Machine::from_elf(machine.0).and_then(arch::of);
+        let arch = arch.ok_or_else(|| bad(&other_machine(machine.0)))?;
         let build_id = elf
             .build_id()
             .map_err(|e| bad(&e))?
             .unwrap_or_default()
             .to_vec();
-        let symbols = symbols(&elf).map_err(|e| bad(&e))?;
+        let symbols = symbols(&elf, arch.machine()).map_err(|e| bad(&e))?;
         let edge = |name: &str| {
             let mut named = symbols.iter().filter(|s| s.name.symbol == name);
             named
@@ -149,17 +148,22 @@ impl Image {
                 .ok_or_else(|| bad(&format!("it has no symbol {name}")))
         };
         let borders = Borders {
-            entry: edge("_stextentry")?..edge("_etextentry")?,
+            entry: match arch.entry_text() {
+                Some([start, end]) => edge(start)?..edge(end)?,
+                None => 0..0,
+            },
             init: edge("__init_begin")?..edge("__init_end")?,
             init_text: edge("_sinittext")?..edge("_einittext")?,
             ro_after_init: edge("__ro_after_init_start")?..edge("__ro_after_init_end")?,
             per_cpu: edge("__per_cpu_start")?..edge("__per_cpu_data_end")?,
         };
         let mut image = Self {
+            arch,
             segments: Vec::new(),
             entities: Vec::new(),
             names: HashMap::new(),
             at: BTreeMap::new(),
+            marks: marks(&elf, arch.machine()).map_err(|e| bad(&e))?,
             build_id,
             hook_lists: Vec::new(),
         };
@@ -324,6 +328,12 @@ impl Image {
         (first..=self.end()).contains(&value)
     }
 
+    /// Whether `address` is marked as data among code.
+    pub(crate) fn is_marked_data(&self, address: u64) -> bool {
+        let before = self.marks.range(..=address).next_back();
+        before.is_some_and(|(_, data)| *data)
+    }
+
     pub(crate) fn class(&self, address: u64) -> Option<Class> {
         self.segment(address).map(|segment| segment.class)
     }
@@ -350,20 +360,15 @@ impl Image {
 
     /// Whether nothing but padding is in `range`.
     pub(crate) fn is_padding(&self, range: Range<u64>) -> bool {
-        const PADDING: [u8; 3] = [0, 0x90, 0xcc];
         let mut at = range.start;
         while at < range.end {
             if self.containing(at).is_some() {
                 return false;
             }
-            let data = self.from(at);
-            let mut decoder = Decoder::with_ip(64, data, at, DecoderOptions::NONE);
-            let instruction = decoder.decode();
-            at += match data.first() {
-                Some(byte) if PADDING.contains(byte) => 1,
-                Some(_) if instruction.mnemonic() == Mnemonic::Nop => instruction.len() as u64,
-                _ => return false,
+            let Some(size) = self.arch.padding(self.from(at), at) else {
+                return false;
             };
+            at += size;
         }
         true
     }
@@ -439,7 +444,21 @@ impl Image {
     }
 }
 
-fn symbols(elf: &ElfFile64<'_, Endianness>) -> object::Result<Vec<RawSymbol>> {
+/// The places of mapping symbols, and whether data begins there.
+fn marks(elf: &ElfFile64<'_, Endianness>, machine: Machine) -> object::Result<BTreeMap<u64, bool>> {
+    let endian = elf.endian();
+    let table = elf.elf_symbol_table();
+    let mut marks = BTreeMap::new();
+    for symbol in table.iter() {
+        let name = table.symbol_name(endian, symbol)?;
+        if machine.is_mapping_symbol(name) {
+            marks.insert(symbol.st_value(endian), name.starts_with(b"$d"));
+        }
+    }
+    Ok(marks)
+}
+
+fn symbols(elf: &ElfFile64<'_, Endianness>, machine: Machine) -> object::Result<Vec<RawSymbol>> {
     let endian = elf.endian();
     let table = elf.elf_symbol_table();
     let mut symbols = Vec::new();
@@ -453,6 +472,7 @@ fn symbols(elf: &ElfFile64<'_, Endianness>) -> object::Result<Vec<RawSymbol>> {
         }
         let section = symbol.st_shndx(endian);
         let nowhere = section == elf::SHN_UNDEF || section == elf::SHN_ABS;
+        let nowhere = nowhere || machine.is_mapping_symbol(name.as_bytes());
         if nowhere || kind == elf::STT_SECTION || name.is_empty() {
             continue;
         }

@@ -28,9 +28,9 @@
 
 use std::collections::BTreeMap;
 
+mod arch;
 mod build;
 mod class;
-mod code;
 mod copy;
 mod dwarf;
 mod generated;

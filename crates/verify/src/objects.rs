@@ -5,6 +5,7 @@
 //! end of one or the start of the other. The relocation shows which.
 
 use crate::Unusable;
+use crate::arch::{Arch, Part, Shape};
 use crate::class::Class;
 use crate::image::{Entity, EntityId, Image, Name};
 use crate::tables;
@@ -46,6 +47,12 @@ pub(crate) struct Field {
     pub(crate) size: u8,
     /// Whether its value is relative to its own address.
     pub(crate) relative: bool,
+    /// What it has of the address.
+    pub(crate) part: Part,
+    /// The index of the symbol and the distance from it, which both halves of an address have.
+    pub(crate) key: (usize, i64),
+    /// The address, if that is known before constants are merged.
+    pub(crate) target: Option<u64>,
     pub(crate) meant: Meant,
     /// Whether the bytes there are accessed, rather than only their address taken.
     pub(crate) accessed: bool,
@@ -178,11 +185,16 @@ impl Objects {
     /// matter.
     pub(crate) fn arrays(&self) -> Vec<Range<u64>> {
         const KINDS: usize = 4;
-        let ends = |stem: &str| ["end", "stop"].map(|end| stem.replacen("start", end, 1));
+        // On ARM: `_splatform` and `_eplatform`.
+        let ends = |stem: &str| match stem.strip_prefix("_s") {
+            Some(name) if !stem.contains("start") => [format!("_e{name}"), String::new()],
+            _ => ["end", "stop"].map(|end| stem.replacen("start", end, 1)),
+        };
         let names = self.markers.iter();
         let names = names.flat_map(|(&at, names)| names.iter().map(move |name| (name, at)));
         let places: HashMap<&str, u64> = names.map(|(n, at)| (n.symbol.as_str(), at)).collect();
-        let starts = places.iter().filter(|(name, _)| name.contains("start"));
+        let starts = places.iter();
+        let starts = starts.filter(|(name, _)| name.contains("start") || name.starts_with("_s"));
         let ranges = starts.filter_map(|(name, &start)| {
             let end = ends(name)
                 .iter()
@@ -251,6 +263,7 @@ impl Objects {
 
 /// The object's sections at their addresses in the image.
 struct Placed<'a> {
+    arch: &'static dyn Arch,
     elf: &'a ElfFile64<'a, Endianness>,
     bases: HashMap<SectionIndex, u64>,
     names: HashMap<SymbolIndex, u64>,
@@ -263,6 +276,7 @@ struct Placed<'a> {
 impl<'a> Placed<'a> {
     fn new(elf: &'a ElfFile64<'a, Endianness>, image: &Image) -> object::Result<Self> {
         let mut placed = Self {
+            arch: image.arch,
             elf,
             bases: HashMap::new(),
             names: HashMap::new(),
@@ -275,6 +289,13 @@ impl<'a> Placed<'a> {
             let symbol_name = symbol.name()?.to_owned();
             if raw.st_type() == elf::STT_FILE {
                 file = Some(symbol_name);
+                continue;
+            }
+            if image
+                .arch
+                .machine()
+                .is_mapping_symbol(symbol_name.as_bytes())
+            {
                 continue;
             }
             let local = raw.st_bind() == elf::STB_LOCAL;
@@ -336,15 +357,18 @@ impl<'a> Placed<'a> {
         if self.bases.contains_key(&section) {
             return None;
         }
-        // A relative field of an instruction is relative to the end of the field.
-        let (_, relative) = shape(relocation)?;
-        let behind = if relative { 4 } else { 0 };
+        let shape = self.shape(relocation)?;
         let offset = symbol.address().wrapping_add_signed(relocation.addend());
-        Some((section, offset.wrapping_add(behind)))
+        Some((section, offset.wrapping_add(shape.behind)))
     }
 
     fn field(&self, relocation: &object::Relocation) -> Option<Field> {
-        let (size, relative) = shape(relocation)?;
+        let Shape {
+            size,
+            relative,
+            part,
+            ..
+        } = self.shape(relocation)?;
         let RelocationTarget::Symbol(index) = relocation.target() else {
             return None;
         };
@@ -359,12 +383,31 @@ impl<'a> Placed<'a> {
             }
             None => self.meant(index, relocation)?,
         };
+        let addend = relocation.addend();
+        let start = match meant {
+            Meant::Symbol(start) | Meant::Marker(start) => Some(start),
+            Meant::Section { start, .. } => {
+                let symbol = self.elf.symbol_by_index(index).ok()?;
+                Some(start.wrapping_add(symbol.address()))
+            }
+            Meant::Constant(_) => None,
+        };
         Some(Field {
             size,
             relative,
+            part,
+            key: (index.0, addend),
+            target: start.map(|start| start.wrapping_add_signed(addend)),
             meant,
             accessed: false,
         })
+    }
+
+    fn shape(&self, relocation: &object::Relocation) -> Option<Shape> {
+        let RelocationFlags::Elf { r_type } = relocation.flags() else {
+            return None;
+        };
+        self.arch.shape(r_type)
     }
 
     fn meant(&self, index: SymbolIndex, relocation: &object::Relocation) -> Option<Meant> {
@@ -398,22 +441,4 @@ fn natural(entity: &Entity) -> u64 {
     let number = entity.size.is_power_of_two() && entity.size <= WIDEST;
     let aligned = number && entity.address.is_multiple_of(entity.size);
     if aligned { entity.size } else { 1 }
-}
-
-/// Size of a relocated field, and whether it is relative to its own address.
-fn shape(relocation: &object::Relocation) -> Option<(u8, bool)> {
-    let RelocationFlags::Elf { r_type } = relocation.flags() else {
-        return None;
-    };
-    Some(match r_type {
-        elf::R_X86_64_64 => (8, false),
-        elf::R_X86_64_PC64 => (8, true),
-        elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 => (4, true),
-        elf::R_X86_64_32 | elf::R_X86_64_32S => (4, false),
-        elf::R_X86_64_16 => (2, false),
-        elf::R_X86_64_PC16 => (2, true),
-        elf::R_X86_64_8 => (1, false),
-        elf::R_X86_64_PC8 => (1, true),
-        _ => return None,
-    })
 }

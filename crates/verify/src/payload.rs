@@ -5,7 +5,7 @@ use crate::Unusable;
 use crate::class::Class;
 use crate::image::{Image, Name, RawSymbol, Segment};
 use crate::tables;
-use object::read::elf::{ElfFile64, SectionHeader as _};
+use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _};
 use object::{
     Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
     RelocationTarget, SectionIndex, SymbolSection, elf,
@@ -67,6 +67,13 @@ pub(crate) struct Brought {
 pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brought, Unusable> {
     let bad = |reason: &dyn std::fmt::Display| Unusable::new(what, reason);
     let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
+    let machine = elf.elf_header().e_machine(elf.endian()).0;
+    if machine != image.arch.machine().elf_number() {
+        let hypervisor = image.arch.machine();
+        return Err(bad(&format!(
+            "it is for ELF machine number {machine}, and the hypervisor for {hypervisor}"
+        )));
+    }
     if let Some(wanted) = build_id(&elf, names::XEN_DEPENDS)
         && wanted != image.build_id
     {
@@ -92,7 +99,7 @@ pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brough
         brought.starts.extend(starts);
         memory.push((index, segment));
     }
-    let symbols = linker.symbols().map_err(|reason| bad(&reason))?;
+    let symbols = linker.symbols(image).map_err(|reason| bad(&reason))?;
     for (index, segment) in memory {
         let section = elf.section_by_index(index).map_err(|e| bad(&e))?;
         let name = section.name().map_err(|e| bad(&e))?;
@@ -211,7 +218,7 @@ impl Linker<'_> {
             let RelocationFlags::Elf { r_type } = relocation.flags() else {
                 return Err("a relocation is not of ELF's kinds".to_owned());
             };
-            if r_type == elf::R_X86_64_NONE {
+            if r_type.0 == 0 {
                 continue;
             }
             let RelocationTarget::Symbol(symbol) = relocation.target() else {
@@ -220,24 +227,12 @@ impl Linker<'_> {
             let target = self.address(image, symbol)?;
             let value = target.wrapping_add_signed(relocation.addend());
             let place = segment.address.wrapping_add(offset);
-            let relative = value.wrapping_sub(place);
-            // A relative operand of an instruction is relative to the end of the
-            // field.
-            let relative_field = matches!(r_type, elf::R_X86_64_PC32 | elf::R_X86_64_PLT32);
-            starts.push(value.wrapping_add(if relative_field { 4 } else { 0 }));
-            let bytes: &[u8] = match r_type {
-                elf::R_X86_64_64 => &value.to_le_bytes(),
-                elf::R_X86_64_PC64 => &relative.to_le_bytes(),
-                elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 => &relative.to_le_bytes()[..4],
-                elf::R_X86_64_32 | elf::R_X86_64_32S => &value.to_le_bytes()[..4],
-                other => return Err(format!("relocation type {} is not known", other.0)),
-            };
+            let behind = image.arch.shape(r_type).map_or(0, |shape| shape.behind);
+            starts.push(value.wrapping_add(behind));
             let at = usize::try_from(offset).unwrap_or(usize::MAX);
-            let field = at
-                .checked_add(bytes.len())
-                .and_then(|end| segment.data.get_mut(at..end));
-            let field = field.ok_or("a relocation lies outside of its section")?;
-            field.copy_from_slice(bytes);
+            let rest = segment.data.get_mut(at..);
+            let rest = rest.ok_or("a relocation lies outside of its section")?;
+            image.arch.relocate(r_type, rest, value, place)?;
         }
         Ok(starts)
     }
@@ -263,7 +258,7 @@ impl Linker<'_> {
         }
     }
 
-    fn symbols(&self) -> Result<Vec<RawSymbol>, String> {
+    fn symbols(&self, image: &Image) -> Result<Vec<RawSymbol>, String> {
         let mut symbols = Vec::new();
         for symbol in self.elf.symbols() {
             let Some((index, base)) = symbol
@@ -279,7 +274,8 @@ impl Linker<'_> {
             if end.is_none_or(|end| end > room) {
                 return Err(format!("{name} is not within its section"));
             }
-            if !name.is_empty() {
+            let mapping = image.arch.machine().is_mapping_symbol(name.as_bytes());
+            if !name.is_empty() && !mapping {
                 symbols.push(RawSymbol {
                     name: Name {
                         file: None,

@@ -19,8 +19,16 @@ pub(crate) fn arguments(xen: &Path) -> std::io::Result<Vec<String>> {
     ];
     let record = |name: &str| std::fs::read_to_string(xen.join(name));
     let link = record(".prelink.o.cmd")?;
-    if let Some(linker) = words(&link).first() {
-        arguments.push(format!("LD={linker}"));
+    let linker = words(&link).first().copied();
+    arguments.extend(linker.map(|linker| format!("LD={linker}")));
+    let config = record(".config")?;
+    if config.lines().any(|line| line == "CONFIG_ARM_64=y") {
+        arguments.push("XEN_TARGET_ARCH=arm64".to_owned());
+        // The linker's rewrites against this erratum depend on where code is, and are not
+        // there to be compared.
+        arguments.push("CONFIG_ARM64_ERRATUM_843419=n".to_owned());
+        let prefix = linker.and_then(|linker| linker.strip_suffix("ld"));
+        arguments.extend(prefix.map(|prefix| format!("CROSS_COMPILE={prefix}")));
     }
     let compile = record("common/.version.o.cmd")?;
     let words = words(&compile);

@@ -2,8 +2,7 @@
 //! The running hypervisor with payloads applied.
 
 use crate::class::Class;
-use crate::code::Code;
-use crate::image::{Entity, Image};
+use crate::image::Image;
 use crate::payload::{self, Replaced};
 use crate::tables::Tables;
 use crate::{Input, Unusable};
@@ -118,15 +117,11 @@ impl Running {
 
     /// Whether a payload only has traps at `address`.
     pub(crate) fn is_trap(&self, address: u64) -> bool {
-        const UD2: [u8; 2] = [0x0f, 0x0b];
         let entity = self.image.starting_at(address);
         entity.is_some_and(|id| {
             let entity = &self.image.entities[id];
             let code = self.image.bytes(address, entity.size).unwrap_or_default();
-            let (traps, rest) = code.as_chunks::<2>();
-            entity.class == Class::PayloadText
-                && rest.is_empty()
-                && traps.iter().all(|&code| code == UD2)
+            entity.class == Class::PayloadText && self.image.arch.is_trap(&code)
         })
     }
 
@@ -138,23 +133,10 @@ impl Running {
         let bytes = address.to_le_bytes();
         own.clone().any(|entity| {
             if entity.runs {
-                return Self::code_of(image, entity).any(|code| {
-                    code.operands
-                        .iter()
-                        .any(|o| !o.branch && o.target == address)
-                });
+                return image.arch.takes_address(image, entity, address);
             }
             let contents = image.bytes(entity.address, entity.size).unwrap_or_default();
             contents.as_chunks::<8>().0.contains(&bytes)
-        })
-    }
-
-    fn code_of<'a>(image: &'a Image, entity: &'a Entity) -> impl Iterator<Item = Code> + 'a {
-        let mut at = entity.address;
-        std::iter::from_fn(move || {
-            let code = (at < entity.end()).then(|| Code::at(image, at)).flatten()?;
-            at += code.len();
-            Some(code)
         })
     }
 

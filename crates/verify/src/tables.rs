@@ -2,8 +2,8 @@
 //! Tables about code: bug frames, exception tables, alternatives and the sites
 //! of alternative calls.
 //!
-//! Their form is Xen's, defined in `abi` for all crates: this crate must only not
-//! share conclusions with the generator.
+//! Their form is Xen's, defined in `abi` for all crates, and [`crate::arch`] chooses it by the
+//! machine: this crate must only not share conclusions with the generator.
 
 use crate::image::Image;
 use std::collections::BTreeMap;
@@ -43,7 +43,8 @@ pub(crate) fn of_section(name: &str) -> Result<Option<Table>, String> {
 pub(crate) enum Says {
     Bug {
         line: u32,
-        file: u64,
+        /// Its file, or the function to call.
+        file: Option<u64>,
         message: Option<u64>,
     },
     Exception {
@@ -95,9 +96,9 @@ impl Tables {
     }
 
     /// The total size of the entries of `table`.
-    pub(crate) fn size(&self, table: Table) -> u64 {
+    pub(crate) fn size(&self, image: &Image, table: Table) -> u64 {
         let entries = self.entries.values().flatten();
-        entries.filter(|entry| entry.table == table).count() as u64 * table.entry_size()
+        entries.filter(|entry| entry.table == table).count() as u64 * image.arch.entry_size(table)
     }
 
     /// Adds the entries in `range`; returns the code that each describes and its
@@ -109,7 +110,7 @@ impl Tables {
         range: Range<u64>,
     ) -> Result<Vec<(u64, u64)>, String> {
         let mut added = Vec::new();
-        let size = table.entry_size();
+        let size = image.arch.entry_size(table);
         let mut at = range.start;
         while at < range.end {
             let whole = Some(at + size).filter(|&end| end <= range.end);
@@ -146,11 +147,13 @@ impl Tables {
 }
 
 fn read(image: &Image, table: Table, at: u64) -> Option<(u64, Says)> {
-    let entry = table.read(&image.bytes(at, table.entry_size())?, at)?;
+    let bytes = image.bytes(at, image.arch.entry_size(table))?;
+    let entry = image.arch.entry(table, &bytes, at)?;
     let says = match entry {
         special::Entry::BugFrame { frame, message, .. } => Says::Bug {
             line: frame.line,
-            file: frame.pointer,
+            // Without one, it leads to itself.
+            file: (frame.pointer != at).then_some(frame.pointer),
             message,
         },
         special::Entry::Exception(exception) => Says::Exception {

@@ -363,6 +363,21 @@ impl Payload {
         Ok(())
     }
 
+    /// Adds to the addend of the relocation against `symbol` after the first.
+    ///
+    /// # Errors
+    /// If the payload has no such thing.
+    pub fn shift_next(&mut self, section: &str, symbol: &str, by: u64) -> anyhow::Result<()> {
+        let index = self.index(symbol)?.to_le_bytes();
+        let mut all = self.section(section)?.step_by(RELA);
+        let against = |at: &usize| self.bytes[at + 12..at + 16] == index;
+        let second = all.by_ref().filter(against).nth(1);
+        let at = second.with_context(|| format!("only one leads to {symbol}"))? + 16;
+        let addend = u64::from_le_bytes(self.bytes[at..at + 8].try_into()?);
+        self.put(at, addend.wrapping_add(by));
+        Ok(())
+    }
+
     /// The address that the hypervisor has for `symbol`.
     ///
     /// # Errors

@@ -11,9 +11,13 @@ pub mod mutation;
 pub mod directives;
 
 use anyhow::{Context, bail, ensure};
+use object::LittleEndian;
+use object::elf::FileHeader64;
+use object::read::elf::FileHeader as _;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::process::{Command, Output as LocalOutput};
+use xsplice_abi::machine::Machine;
 use xsplice_lab::{Host, HostConfig, Output};
 pub use xsplice_testbed::base::Base;
 
@@ -27,6 +31,17 @@ pub fn minor(base: &Base) -> anyhow::Result<u32> {
     let end = rest.find(|c: char| !c.is_ascii_digit());
     let minor = &rest[..end.unwrap_or(rest.len())];
     minor.parse().with_context(|| base.version.clone())
+}
+
+/// The machine that it is for.
+///
+/// # Errors
+/// If its symbols are not readable, or not those of a hypervisor.
+pub fn machine(base: &Base) -> anyhow::Result<Machine> {
+    let syms = std::fs::read(&base.xen_syms)?;
+    let number = FileHeader64::<LittleEndian>::parse(&*syms)?.e_machine(LittleEndian);
+    let machine = Machine::from_elf(number.0);
+    machine.with_context(|| format!("{}: {number:?}", base.xen_syms.display()))
 }
 
 /// The example patch `name` for this version: the newest that is not for a later

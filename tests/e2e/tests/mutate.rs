@@ -55,7 +55,7 @@ fn payloads_of_random_edits_match_the_patched_source() -> anyhow::Result<()> {
     let all = std::env::var_os("XSPLICE_ALL").is_some();
     let count = number("XSPLICE_MUTATIONS", if all { 200 } else { 4 })?;
     let mut random = Random::new(number("XSPLICE_SEED", 1)?);
-    let sources = mutation::sources(&base.tree)?;
+    let sources = mutation::sources(&base)?;
     let mut refused: BTreeMap<String, usize> = BTreeMap::new();
     let mut unchanged: BTreeMap<&str, usize> = BTreeMap::new();
     let mut faults = Vec::new();

@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, ensure};
 use xsplice_e2e::corrupted::{Case, Good};
-use xsplice_e2e::{Base, base, build, local, repository, told};
+use xsplice_e2e::{Base, arm64_base, base, build, local, repository, told};
 use xsplice_verify::Kind;
 
 const PATCH: &str = "examples/xen-4.17/two-files.patch";
@@ -119,6 +119,71 @@ const TWO_FILES: [Case; 14] = [
     },
 ];
 
+/// Cases for ARM64, where an address comes in two halves.
+const ARM64: [Case; 9] = [
+    Case {
+        name: "a call leads to another function",
+        spoil: |payload| payload.redirect(".rela.text", "xen_build_id", "strlcpy"),
+        kind: Kind::NotReplaced,
+        named: "xen_build_id",
+    },
+    Case {
+        name: "both halves of an address lead a few bytes too far",
+        spoil: |payload| {
+            payload.shift(".rela.text", "saved_cmdline", 8)?;
+            payload.shift_next(".rela.text", "saved_cmdline", 8)
+        },
+        kind: Kind::Class,
+        named: "saved_cmdline",
+    },
+    Case {
+        name: "the page of an address is another",
+        spoil: |payload| payload.shift(".rela.text", "saved_cmdline", 0x1000),
+        kind: Kind::Class,
+        named: "saved_cmdline",
+    },
+    Case {
+        name: "the rest of an address is another",
+        spoil: |payload| payload.shift_next(".rela.text", "saved_cmdline", 8),
+        kind: Kind::Class,
+        named: "saved_cmdline",
+    },
+    Case {
+        name: "a function is not replaced",
+        spoil: |payload| payload.cut(".livepatch.funcs", 104),
+        kind: Kind::Constant,
+        named: "xen_changeset",
+    },
+    Case {
+        name: "an instruction differs",
+        spoil: |payload| payload.flip(".text", 0),
+        kind: Kind::Code,
+        named: "the payload's code differs",
+    },
+    Case {
+        name: "a string differs",
+        spoil: |payload| payload.flip(".rodata.str", 0),
+        kind: Kind::Constant,
+        named: "and not",
+    },
+    Case {
+        name: "a variable is read-only",
+        spoil: |payload| payload.set_flags(".bss", object::elf::SHF_ALLOC.0),
+        kind: Kind::Class,
+        named: "the payload's read-only data",
+    },
+    Case {
+        name: "what replaces a function is longer than it says",
+        spoil: |payload| {
+            let table = payload.section(".livepatch.funcs")?;
+            payload.bytes[table.start + 24] ^= 4;
+            Ok(())
+        },
+        kind: Kind::LeftOver,
+        named: "sizes",
+    },
+];
+
 /// Cases for `second-opinion.patch`, which has more kinds of symbols.
 const EVERY_KIND: [Case; 12] = [
     Case {
@@ -224,6 +289,22 @@ fn each_corrupted_payload_is_caught_with_the_true_reason() -> anyhow::Result<()>
         ensure!(notes.contains(words), "{notes}");
     }
     good.caught(0, &EVERY_KIND)
+}
+
+#[test]
+fn so_is_each_for_arm64() -> anyhow::Result<()> {
+    let good = Good::build(&arm64_base()?, &[repository().join(PATCH)])?;
+    let verdict = good.proved()?;
+    ensure!(
+        verdict.functions > 2000 && verdict.objects > 500 && verdict.types > 0,
+        "{verdict:?}"
+    );
+    let none = good.opinion(&[])?;
+    for name in ["do_xen_version", "xen_changeset"] {
+        let mut differences = none.differences.iter();
+        ensure!(differences.any(|d| d.name == name), "{none:#?}");
+    }
+    good.caught(0, &ARM64)
 }
 
 /// A function's exception fixups belong to it wherever they are: those of a replaced

@@ -45,9 +45,9 @@ impl Walk<'_> {
                 continue;
             };
             let origin = self.nameless(&name, class);
-            let result = match class.is_code() && !class.is_init() {
+            let decodes = !class.is_init() || self.patched.arch.decodes_boot_code();
+            let result = match class.is_code() && decodes {
                 true => self.same_code(&origin, (start, self.running.live(at)), size),
-                // Not all boot code is 64-bit code.
                 false => self.same_contents(&origin, (start, at), size),
             };
             let result = result.and_then(|()| self.same_entries(&origin, start..start + size, at));
@@ -62,16 +62,17 @@ impl Walk<'_> {
     }
 
     fn same_code(&mut self, origin: &Origin, from: (u64, u64), size: u64) -> Result<(), String> {
-        let mut offset = 0;
-        while offset < size {
-            let (patched, running) = (from.0 + offset, from.1 + offset);
-            let origin = origin.at(Place::Instruction(patched, offset));
-            let own = (from.0..from.0 + size, from.1);
-            offset += self
-                .instruction(&origin, (patched, running), Some(own))?
-                .length;
-        }
-        Ok(())
+        self.with_halves(|walk| {
+            let mut offset = 0;
+            while offset < size {
+                let (patched, running) = (from.0 + offset, from.1 + offset);
+                let origin = origin.at(Place::Instruction(patched, offset));
+                let own = (from.0..from.0 + size, from.1);
+                let passed = walk.instruction(&origin, (patched, running), Some(own))?;
+                offset += passed.length;
+            }
+            Ok(())
+        })
     }
 
     fn nameless(&self, name: &str, class: Class) -> Origin {

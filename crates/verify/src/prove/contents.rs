@@ -2,6 +2,7 @@
 //! Compares data.
 
 use super::{Origin, Place, Walk, step};
+use crate::arch::Part;
 use crate::class::Class;
 use crate::image::EntityId;
 use crate::objects::{Extent, Field};
@@ -112,6 +113,9 @@ impl Walk<'_> {
         let fields = self.objects.fields(patched..patched + size);
         let fields: Vec<(u64, Field)> = fields.map(|(at, field)| (at, field.clone())).collect();
         for (at, field) in fields {
+            if field.part != Part::Bytes {
+                return Err(format!("{} has an instruction", self.patched.place(at)));
+            }
             let offset = usize::try_from(at - patched).unwrap_or(usize::MAX);
             let range = offset..offset.saturating_add(field.size.into());
             let old = step::value(&ours, &range);

@@ -9,17 +9,15 @@ use crate::tables;
 use crate::verdict::{Kind, Verdict};
 use std::collections::HashSet;
 use xsplice_abi::symbol::RuntimeName;
-use xsplice_abi::trampoline;
-
-/// The most bytes that a jump to a replacement takes, with the landing pad before it.
-const JUMP: u64 = (trampoline::SIZE + trampoline::LANDING_PAD_SIZE) as u64;
 
 /// Whether the function at `at` has `size` bytes, or, if it is too short for a jump, with
 /// the padding after it.
 fn is_size(image: &Image, at: u64, size: u64) -> bool {
     let entity = image.starting_at(at).map(|id| &image.entities[id]);
     entity.is_some_and(|e| {
-        let padded = e.size < size && size <= JUMP && image.is_padding(e.end()..at + size);
+        let padded = e.size < size
+            && size <= image.arch.longest_jump()
+            && image.is_padding(e.end()..at + size);
         e.size == size || padded
     })
 }

@@ -11,9 +11,9 @@ mod contents;
 mod finish;
 mod meaning;
 mod step;
+mod words;
 
 use crate::class::Class;
-use crate::code::Code;
 use crate::generated::{self, Declared};
 use crate::image::{EntityId, Image, Name};
 use crate::objects::Objects;
@@ -37,7 +37,7 @@ pub(crate) fn prove(
     if let Some(&table) = objects
         .tables
         .iter()
-        .find_map(|(table, &size)| (tables.size(*table) != size).then_some(table))
+        .find_map(|(table, &size)| (tables.size(patched, *table) != size).then_some(table))
     {
         return Err(format!(
             "its {} table is not where it is expected: this version of Xen is not known",
@@ -106,6 +106,7 @@ impl<'a> Terms<'a> {
             mates: BTreeMap::new(),
             taken: HashMap::new(),
             queue: VecDeque::new(),
+            halves: Vec::new(),
             compared: HashSet::new(),
             entries: HashSet::new(),
             borders: Vec::new(),
@@ -179,6 +180,8 @@ struct Walk<'a> {
     /// belongs to.
     taken: HashMap<u64, EntityId>,
     queue: VecDeque<Pair>,
+    /// Halves of addresses in the code that is being compared.
+    halves: Vec<words::Half>,
     /// Unnamed code and constants that were compared.
     compared: HashSet<(u64, u64)>,
     /// Table entries of the running hypervisor that have a counterpart.
@@ -232,8 +235,7 @@ impl Walk<'_> {
         match place {
             Place::Offset(offset) => format!("+{offset:#x}"),
             Place::Instruction(address, offset) => {
-                let code = Code::at(self.patched, address);
-                let text = code.map_or_else(String::new, |code| code.text());
+                let text = self.patched.arch.text(self.patched, address);
                 format!("+{offset:#x} `{text}`")
             }
             Place::Address(address) => self.patched.place(address),

@@ -2,18 +2,19 @@
 //! Compares code, instruction by instruction.
 
 use super::{Origin, Place, Walk};
+use crate::arch::{Code, Operand};
 use crate::class::Class;
-use crate::code::{Code, Operand};
 use crate::image::EntityId;
 use crate::objects::{Extent, Field, Meant};
 use crate::tables::{self, Entry, Says};
 use crate::verdict::Kind;
 use std::ops::Range;
+use xsplice_abi::machine::Machine;
 
 /// The successors of an instruction that both have.
 pub(super) struct Passed {
     pub(super) length: u64,
-    ends: bool,
+    pub(super) ends: bool,
 }
 
 impl Walk<'_> {
@@ -81,13 +82,16 @@ impl Walk<'_> {
         // Including out-of-line code of inline assembly after the function's end.
         let range = entity.address..entity.address.saturating_add(size);
         let mut origin = self.origin(id, at);
-        let mut offset = 0;
-        while offset < size {
-            let places = (entity.address + offset, at + offset);
-            origin.place = Place::Offset(offset);
-            let own = (range.clone(), at);
-            offset += self.instruction(&origin, places, Some(own))?.length;
-        }
+        self.with_halves(|walk| {
+            let mut offset = 0;
+            while offset < size {
+                let places = (range.start + offset, at + offset);
+                origin.place = Place::Offset(offset);
+                let own = (range.clone(), at);
+                offset += walk.instruction(&origin, places, Some(own))?.length;
+            }
+            Ok(())
+        })?;
         origin.place = Place::Offset(0);
         self.same_entries(&origin, range, at)
     }
@@ -105,8 +109,14 @@ impl Walk<'_> {
     }
 
     /// Follows the execution of code without a name or size.
-    pub(super) fn nameless_code(&mut self, patched: u64, running: u64, mut origin: Origin) {
-        let (mut patched, mut running) = (patched, running);
+    pub(super) fn nameless_code(&mut self, patched: u64, running: u64, origin: Origin) {
+        let _: Result<(), String> = self.with_halves(|walk| {
+            walk.follow(patched, running, origin);
+            Ok(())
+        });
+    }
+
+    fn follow(&mut self, mut patched: u64, mut running: u64, mut origin: Origin) {
         while self.compared.insert((patched, running)) {
             if let Some(id) = self.patched.containing(patched) {
                 let offset = patched - self.patched.entities[id].address;
@@ -139,6 +149,19 @@ impl Walk<'_> {
 
     /// Compares an instruction of a function with the given bounds in both.
     pub(super) fn instruction(
+        &mut self,
+        origin: &Origin,
+        (patched, running): (u64, u64),
+        own: Option<(Range<u64>, u64)>,
+    ) -> Result<Passed, String> {
+        match self.patched.arch.machine() {
+            Machine::X86_64 => self.bytes(origin, (patched, running), own),
+            Machine::Arm64 | Machine::Arm32 => self.word(origin, (patched, running), own),
+        }
+    }
+
+    /// The same for instructions of any number of bytes, on x86-64.
+    fn bytes(
         &mut self,
         origin: &Origin,
         (patched, running): (u64, u64),
@@ -191,7 +214,7 @@ impl Walk<'_> {
     }
 
     /// Compares a byte where no instruction can be decoded.
-    fn byte(&self, patched: u64, running: u64) -> Result<Passed, String> {
+    pub(super) fn byte(&self, patched: u64, running: u64) -> Result<Passed, String> {
         let (old, new) = (
             self.patched.bytes(patched, 1),
             self.running.image.bytes(running, 1),
@@ -242,7 +265,13 @@ impl Walk<'_> {
         self.lead(origin, Some(field), (start, there));
     }
 
-    fn operand(&mut self, origin: &Origin, patched: u64, ours: &Operand, theirs: &Operand) {
+    pub(super) fn operand(
+        &mut self,
+        origin: &Origin,
+        patched: u64,
+        ours: &Operand,
+        theirs: &Operand,
+    ) {
         let (old, new) = (ours.target, theirs.target);
         let field = self.objects.field(patched + ours.field.start as u64);
         // The hypervisor ends at a page boundary, after all contents.
@@ -319,11 +348,15 @@ impl Walk<'_> {
                     message: message_there,
                 },
             ) => {
-                self.lead_from_frame(origin, *file, *file_there);
+                if let (Some(ours), Some(theirs)) = (file, file_there) {
+                    self.lead_from_frame(origin, *ours, *theirs);
+                }
                 if let (Some(ours), Some(theirs)) = (message, message_there) {
                     self.lead_from_frame(origin, *ours, *theirs);
                 }
-                line == line_there && message.is_some() == message_there.is_some()
+                line == line_there
+                    && file.is_some() == file_there.is_some()
+                    && message.is_some() == message_there.is_some()
             }
             (Says::Exception { continues }, Says::Exception { continues: there }) => {
                 self.lead(origin, None, (*continues, *there));
@@ -341,6 +374,9 @@ impl Walk<'_> {
                     terms: terms_there,
                 },
             ) => {
+                if *replacement_size == 0 && self.patched.arch.has_writers() {
+                    self.lead(origin, None, (*replacement, *there));
+                }
                 terms == terms_there
                     && replacement_size == size_there
                     && self.same_replacement(origin, *replacement, *there, *replacement_size)
@@ -360,20 +396,20 @@ impl Walk<'_> {
     }
 
     fn same_replacement(&mut self, origin: &Origin, patched: u64, running: u64, size: u8) -> bool {
-        let mut offset = 0;
-        while offset < u64::from(size) {
-            let mut origin = origin.clone();
-            // The replaced code decides, not the place of the replacement.
-            origin.init = false;
-            let places = (patched + offset, running + offset);
-            // A jump to its end continues behind the replaced code.
-            let own = (patched..patched + u64::from(size) + 1, running);
-            match self.instruction(&origin, places, Some(own)) {
-                Ok(passed) => offset += passed.length,
-                Err(_) => return false,
+        let same = self.with_halves(|walk| {
+            let mut offset = 0;
+            while offset < u64::from(size) {
+                let mut origin = origin.clone();
+                // The replaced code decides, not the place of the replacement.
+                origin.init = false;
+                let places = (patched + offset, running + offset);
+                // A jump to its end continues behind the replaced code.
+                let own = (patched..patched + u64::from(size) + 1, running);
+                offset += walk.instruction(&origin, places, Some(own))?.length;
             }
-        }
-        true
+            Ok(())
+        });
+        same.is_ok()
     }
 }
 

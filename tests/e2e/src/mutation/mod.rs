@@ -3,8 +3,10 @@
 
 mod edit;
 
+use crate::{Base, machine};
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
+use xsplice_abi::machine::Machine;
 
 /// Random numbers from a seed (SplitMix64).
 #[derive(Debug)]
@@ -45,14 +47,18 @@ pub struct Mutation {
     pub patch: String,
 }
 
-/// The sources that the hypervisor of `tree` was compiled from.
+/// The sources that the hypervisor of `base` was compiled from.
 ///
 /// # Errors
 /// If the tree cannot be read.
-pub fn sources(tree: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub fn sources(base: &Base) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for part in ["common", "arch/x86", "drivers", "lib", "xsm"] {
-        collect(&tree.join("xen").join(part), &mut found)?;
+    let arch = match machine(base)? {
+        Machine::X86_64 => "arch/x86",
+        Machine::Arm64 | Machine::Arm32 => "arch/arm",
+    };
+    for part in ["common", arch, "drivers", "lib", "xsm"] {
+        collect(&base.tree.join("xen").join(part), &mut found)?;
     }
     found.retain(|path| {
         let text = path.to_string_lossy();

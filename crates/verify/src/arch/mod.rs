@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What differs between machines: instructions, relocations, and the hypervisor's tables.
+
+pub(crate) mod aarch64;
+mod x86_64;
+
+pub(crate) use x86_64::Code;
+
+use crate::image::{Entity, Image};
+use object::elf::RelocationType;
+use std::fmt::Debug;
+use std::ops::Range;
+use xsplice_abi::machine::Machine;
+use xsplice_abi::special::{Entry, Table};
+
+/// An operand that refers to an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Operand {
+    /// Its bytes in the instruction.
+    pub(crate) field: Range<usize>,
+    pub(crate) target: u64,
+    /// Number of bytes read or written there; 0 if unknown.
+    pub(crate) accessed: u64,
+    /// Whether it is the target of a jump or call.
+    pub(crate) branch: bool,
+}
+
+impl Operand {
+    /// That of an instruction that is one word.
+    pub(crate) const fn of_word(target: u64, accessed: u64, branch: bool) -> Self {
+        Self {
+            field: 0..aarch64::SIZE,
+            target,
+            accessed,
+            branch,
+        }
+    }
+}
+
+/// A machine.
+pub(crate) trait Arch: Debug + Sync {
+    /// Which one.
+    fn machine(&self) -> Machine;
+
+    /// The symbols at the edges of the code that is mapped in all page tables.
+    fn entry_text(&self) -> Option<[&'static str; 2]>;
+
+    /// Whether all boot code without a size can be decoded.
+    fn decodes_boot_code(&self) -> bool;
+
+    /// Whether an alternative without a replacement has a function that writes it.
+    fn has_writers(&self) -> bool;
+
+    /// The instruction at `address`, as text.
+    fn text(&self, image: &Image, address: u64) -> String;
+
+    /// Whether the code of `entity` has `address` anywhere except in jumps and calls.
+    fn takes_address(&self, image: &Image, entity: &Entity, address: u64) -> bool;
+
+    /// Size of the padding among code that `data`, at `address`, begins with.
+    fn padding(&self, data: &[u8], address: u64) -> Option<u64>;
+
+    /// Whether all of `code` is traps, which the generator puts in place of freed code.
+    fn is_trap(&self, code: &[u8]) -> bool;
+
+    /// The most bytes that a jump to a replacement takes, with what comes before it.
+    fn longest_jump(&self) -> u64;
+
+    /// The field that a relocation of this type fills; `None` if none is known.
+    fn shape(&self, r_type: RelocationType) -> Option<Shape>;
+
+    /// Fills the field at the start of `rest`, which is at `place`, with what leads to
+    /// `value`.
+    fn relocate(
+        &self,
+        r_type: RelocationType,
+        rest: &mut [u8],
+        value: u64,
+        place: u64,
+    ) -> Result<(), String>;
+
+    /// Size of an entry of a table.
+    fn entry_size(&self, table: Table) -> u64;
+
+    /// Reads the entry of a table that is at `at`.
+    fn entry(&self, table: Table, entry: &[u8], at: u64) -> Option<Entry>;
+}
+
+/// The form of a relocated field.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    /// Its size in bytes.
+    pub(crate) size: u8,
+    /// Whether its value is relative to its own address.
+    pub(crate) relative: bool,
+    /// How far behind the field what it is relative to is, if it is in an instruction.
+    pub(crate) behind: u64,
+    /// What it has of the address.
+    pub(crate) part: Part,
+}
+
+/// What a field has of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it, in bytes of its own.
+    Bytes,
+    /// All of it, in an instruction that is one word.
+    Word,
+    /// Its page, in such an instruction.
+    Page,
+    /// What comes to its page, in such an instruction.
+    Rest,
+}
+
+impl Shape {
+    const fn bytes(size: u8, relative: bool, behind: u64) -> Self {
+        Self {
+            size,
+            relative,
+            behind,
+            part: Part::Bytes,
+        }
+    }
+}
+
+/// What is known of a machine; `None` if that is nothing.
+pub(crate) fn of(machine: Machine) -> Option<&'static dyn Arch> {
+    match machine {
+        Machine::X86_64 => Some(&x86_64::X86_64),
+        Machine::Arm64 => Some(&aarch64::Aarch64),
+        Machine::Arm32 => None,
+    }
+}

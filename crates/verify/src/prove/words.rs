@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Compares code whose instructions are words, on ARM64.
+//!
+//! An instruction has a whole address, or half of one: `adrp` the page, a later one the rest.
+//! Which halves belong together is known from the relocations of the patched hypervisor:
+//! they name the same symbol and the same distance from it. All other bits of both
+//! functions are equal, so their halves meet in the same registers, and those of the
+//! running hypervisor lead to the page of the one and the rest of the other.
+
+use super::step::Passed;
+use super::{Origin, Place, Walk};
+use crate::arch::aarch64::{self, Operand as Bits};
+use crate::arch::{Operand, Part};
+use crate::objects::Field;
+use crate::verdict::Kind;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// Size of an instruction in bytes.
+const SIZE: u64 = aarch64::SIZE as u64;
+/// The bits of an address that are not its page.
+const REST: u64 = 0xfff;
+
+/// The index of the symbol and the distance from it that a half names.
+type Key = (usize, i64);
+/// An address in the patched hypervisor, and one in the running one.
+type Both = (u64, u64);
+
+/// Half of an address.
+#[derive(Debug)]
+pub(super) struct Half {
+    origin: Origin,
+    /// The instruction in the patched hypervisor.
+    at: u64,
+    field: Field,
+    value: Both,
+    accessed: u64,
+}
+
+impl Walk<'_> {
+    /// Compares an instruction of a function with the given bounds in both.
+    pub(super) fn word(
+        &mut self,
+        origin: &Origin,
+        (patched, running): Both,
+        own: Option<(Range<u64>, u64)>,
+    ) -> Result<Passed, String> {
+        let field = self.objects.field(patched).cloned();
+        if let Some(field) = field.as_ref().filter(|field| field.part == Part::Bytes) {
+            return self.data_in_code(origin, (patched, running), field);
+        }
+        let words = (
+            aarch64::word(self.patched, patched),
+            aarch64::word(&self.running.image, running),
+        );
+        let (Some(old), Some(new)) = words else {
+            return self.byte(patched, running);
+        };
+        let data = self.patched.is_marked_data(patched);
+        let operand = |word: u32, at: u64| match field.as_ref().map(|field| field.part) {
+            _ if data => None,
+            Some(Part::Page) => aarch64::page(word, at),
+            Some(Part::Rest) => aarch64::rest(word),
+            Some(Part::Word | Part::Bytes) | None => aarch64::whole(word, at),
+        };
+        let (ours, theirs) = (operand(old, patched), operand(new, running));
+        let mask = ours.map_or(0, |operand| operand.mask);
+        let unclear = ours.is_none() && (field.is_some() || !data && aarch64::is_adrp(old));
+        if unclear || ours.is_some() != theirs.is_some() || old & !mask != new & !mask {
+            let text = |image: &crate::image::Image, at: u64| image.arch.text(image, at);
+            return Err(format!(
+                "{}: it has `{}` and not `{}`",
+                self.place(origin.place),
+                text(&self.running.image, running),
+                text(self.patched, patched)
+            ));
+        }
+        if let (Some(ours), Some(theirs)) = (ours, theirs) {
+            let offset = own.as_ref().map_or(0, |(range, _)| patched - range.start);
+            let origin = origin.at(Place::Instruction(patched, offset));
+            match field.filter(|field| field.part != Part::Word) {
+                Some(field) => self.halves.push(Half {
+                    origin,
+                    at: patched,
+                    field,
+                    value: (ours.value, theirs.value),
+                    accessed: ours.accessed,
+                }),
+                None => self.whole(&origin, patched, (ours, theirs), own),
+            }
+        }
+        let trap = data || aarch64::traps(old) && !self.tables.goes_on(patched);
+        Ok(Passed {
+            length: SIZE,
+            ends: aarch64::ends(old) || trap,
+        })
+    }
+
+    /// An instruction that has a whole address; within the function, it is right if it is
+    /// equally far from the start of both.
+    fn whole(
+        &mut self,
+        origin: &Origin,
+        at: u64,
+        (ours, theirs): (Bits, Bits),
+        own: Option<(Range<u64>, u64)>,
+    ) {
+        let within = own.is_some_and(|(range, start)| {
+            let offset = ours.value.wrapping_sub(range.start);
+            range.contains(&ours.value) && theirs.value == start.wrapping_add(offset)
+        });
+        if !within {
+            let operand = |bits: Bits| Operand::of_word(bits.value, bits.accessed, bits.branch);
+            self.operand(origin, at, &operand(ours), &operand(theirs));
+        }
+    }
+
+    /// A number among code that leads somewhere: a literal.
+    fn data_in_code(
+        &mut self,
+        origin: &Origin,
+        (patched, running): Both,
+        field: &Field,
+    ) -> Result<Passed, String> {
+        let length = u64::from(field.size);
+        self.same_contents(origin, (patched, running), length)?;
+        // Nothing runs it.
+        Ok(Passed { length, ends: true })
+    }
+
+    /// Compares code with `compare`, and follows the addresses of which it has the halves.
+    pub(super) fn with_halves<T>(
+        &mut self,
+        compare: impl FnOnce(&mut Self) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let mark = self.halves.len();
+        let result = compare(self);
+        let halves = self.halves.split_off(mark);
+        if result.is_ok() {
+            self.join(&halves);
+        }
+        result
+    }
+
+    fn join(&mut self, halves: &[Half]) {
+        let (pages, rests): (Vec<&Half>, Vec<&Half>) = halves
+            .iter()
+            .partition(|half| half.field.part == Part::Page);
+        let mut known: BTreeMap<Key, BTreeSet<Both>> = BTreeMap::new();
+        for page in &pages {
+            let there = known.entry(page.field.key).or_default();
+            there.insert(page.value);
+        }
+        let mut used = BTreeSet::new();
+        for rest in rests {
+            let Some((keys, page)) = page_of(&known, &rest.field) else {
+                let message = "the page that belongs to this rest of an address is not known";
+                self.leads_astray(&rest.origin, Kind::Reference, message);
+                continue;
+            };
+            used.extend(keys);
+            let target = (page.0 | rest.value.0 & REST, page.1 | rest.value.1 & REST);
+            if rest.field.target.is_some_and(|known| known != target.0) {
+                let message = "its address in two halves is not that of the object";
+                self.leads_astray(&rest.origin, Kind::Reference, message);
+                continue;
+            }
+            let operand = |target| Operand::of_word(target, rest.accessed, false);
+            let (ours, theirs) = (operand(target.0), operand(target.1));
+            self.operand(&rest.origin, rest.at, &ours, &theirs);
+        }
+        for page in pages.iter().filter(|page| !used.contains(&page.field.key)) {
+            let message = "nothing completes the page of an address, so it cannot be compared";
+            self.leads_astray(&page.origin, Kind::Reference, message);
+        }
+    }
+}
+
+/// The page that belongs to the rest of an address, and the keys of the halves that have it:
+/// that of the same place; or of another place of the symbol, in the same page.
+fn page_of(known: &BTreeMap<Key, BTreeSet<Both>>, rest: &Field) -> Option<(Vec<Key>, Both)> {
+    let page = rest.target.map(|target| target & !REST);
+    let near = |(key, pages): &(&Key, &BTreeSet<Both>)| {
+        key.0 == rest.key.0 && pages.iter().any(|both| Some(both.0) == page)
+    };
+    let found: Vec<_> = match known.get_key_value(&rest.key) {
+        Some(same) => vec![same],
+        None => known.iter().filter(near).collect(),
+    };
+    let keys = found.iter().map(|(key, _)| **key).collect();
+    let all: BTreeSet<Both> = found
+        .iter()
+        .flat_map(|(_, pages)| pages.iter().copied())
+        .collect();
+    let mut all = all.into_iter();
+    match (all.next(), all.next()) {
+        (Some(only), None) => Some((keys, only)),
+        _ => None,
+    }
+}
