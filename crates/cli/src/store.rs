@@ -14,13 +14,13 @@ pub(crate) use status::{Exposed, Past, Status};
 pub(crate) use sync::{Planned, Synced};
 
 use crate::admin::Dom0;
-use crate::output::failure;
+use crate::output::{complain, failure};
 use anyhow::Context as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 use xsplice_dom0::Privcmd;
-use xsplice_store::{BuildId, Date, Lock, Log, Moment, Recorder, Root};
+use xsplice_store::{BuildId, Date, Event, Lock, Log, Moment, Outcome, Policy, Recorder, Root};
 
 /// The commands about the store.
 #[derive(clap::Subcommand)]
@@ -109,6 +109,46 @@ pub(crate) fn recorder<'a>(root: &'a Root, log: &'a dyn Log) -> anyhow::Result<R
         user: user(),
         log,
     })
+}
+
+/// Makes a change of the store, and records it: that `event` begins, and how it ended. If
+/// that it begins cannot be recorded, the policy decides.
+fn recorded(
+    recorder: &Recorder<Root>,
+    event: Event,
+    change: impl FnOnce() -> xsplice_store::Result<()>,
+) -> anyhow::Result<()> {
+    begin(
+        recorder.disk,
+        recorder.record(event.clone()).map_err(Into::into),
+    )?;
+    let changed = change();
+    let (outcome, message) = match &changed {
+        Ok(()) => (Outcome::Done, None),
+        Err(error) => (Outcome::Failed, Some(error.to_string())),
+    };
+    let ended = recorder.record(Event {
+        outcome,
+        message,
+        ..event
+    });
+    changed?;
+    ended.context("it is done, but not recorded")
+}
+
+/// Goes on although what begins is not `recorded`, with a warning, if the policy of the
+/// host permits that.
+///
+/// # Errors
+/// If not.
+pub(crate) fn begin(disk: &Root, recorded: anyhow::Result<()>) -> xsplice_store::Result<()> {
+    let Err(error) = recorded else {
+        return Ok(());
+    };
+    let cause = format!("{error:#}");
+    Policy::permit_unrecorded(disk, &cause)?;
+    complain!("warning: not recorded: {cause}");
+    Ok(())
 }
 
 /// The hypervisor, and its build-id.

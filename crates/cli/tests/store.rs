@@ -154,10 +154,18 @@ fn a_payload_without_a_manifest_gets_one_only_if_asked() {
     assert_eq!(code, Some(1));
     let (code, told) = place.told("history", &[]);
     let actions = told["result"]["lines"].as_array().expect("a list").iter();
-    let actions: Vec<_> = actions.map(|line| line["action"].clone()).collect();
+    let actions: Vec<String> = actions
+        .map(|line| format!("{} {}", line["action"], line["outcome"]).replace('"', ""))
+        .collect();
+    let expected = [
+        "install begun",
+        "install done",
+        "remove begun",
+        "remove done",
+    ];
     assert_eq!(
         (code, actions.as_slice()),
-        (Some(0), &["install".into(), "remove".into()][..])
+        (Some(0), &expected.map(str::to_owned)[..])
     );
 }
 
@@ -175,6 +183,102 @@ fn a_history_that_was_changed_is_an_error() {
         (Some(1), Some("refused")),
         "{told:#}"
     );
+}
+
+#[test]
+fn a_history_is_verified_up_to_a_line_that_is_known() {
+    let place = Place::new();
+    let (code, told) = place.told("history", &["--verify"]);
+    assert_eq!(
+        (code, &told["result"]["whole"]),
+        (Some(0), &true.into()),
+        "{told:#}"
+    );
+    place.told("install", &["fixes-1.livepatch", "--level", "1"]);
+    let (_, told) = place.told("history", &["--verify"]);
+    let last = told["result"]["last"].as_str().expect("a hash").to_owned();
+    let verify = ["--verify", "--anchor", &last];
+    place.told("install", &["fixes-2.livepatch", "--level", "2"]);
+    let (code, told) = place.told("history", &verify);
+    assert_eq!(
+        (code, &told["result"]["whole"]),
+        (Some(0), &true.into()),
+        "{told:#}"
+    );
+    let all = ["history", "--root", "host", "--verify"];
+    let output = place.run(env!("CARGO_BIN_EXE_xsplice"), &all);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.starts_with("4 lines: the chain is whole\nlast line: "),
+        "{text}"
+    );
+    // The lines after the first are gone, which only the hash shows.
+    let path = place.at("host/var/lib/xsplice/history.jsonl");
+    let text = std::fs::read_to_string(&path).expect("read");
+    let first = text.lines().next().expect("a line");
+    std::fs::write(&path, format!("{first}\n")).expect("written");
+    let (code, _) = place.told("history", &["--verify"]);
+    assert_eq!(code, Some(0));
+    let (code, told) = place.told("history", &verify);
+    let message = told["error"]["message"].as_str().expect("a text");
+    assert!(code == Some(1) && message.contains(&last), "{told:#}");
+}
+
+#[test]
+fn what_cannot_be_recorded_is_done_only_if_the_policy_permits_it() {
+    let install = ["fixes-1.livepatch"];
+    for (policy, is_done) in [
+        (None, true),
+        (Some("audit = \"warn\""), true),
+        (Some("audit = \"enforce\""), false),
+    ] {
+        let place = Place::new();
+        place.sign("1", "vendor.key");
+        // No line can be added to a directory.
+        let history = place.at("host/var/lib/xsplice/history.jsonl");
+        std::fs::create_dir_all(&history).expect("made");
+        if let Some(policy) = policy {
+            std::fs::create_dir_all(place.at("host/etc/xsplice")).expect("made");
+            std::fs::write(place.at("host/etc/xsplice/host.toml"), policy).expect("written");
+        }
+        let file = place.at("host/var/lib/xsplice/store").join(base());
+        let file = file.join("fixes-1.livepatch");
+        let (code, told) = place.told("install", &install);
+        let message = told["error"]["message"]
+            .as_str()
+            .expect("a text")
+            .to_owned();
+        assert_eq!((code, file.exists()), (Some(1), is_done), "{message}");
+        let word = if is_done {
+            "not recorded"
+        } else {
+            "nothing was changed"
+        };
+        assert!(message.contains(word), "{message}");
+        assert_eq!(
+            message.contains("audit = \"enforce\" in"),
+            !is_done,
+            "{message}"
+        );
+        // What is there already is no change, and has no record.
+        let (code, _) = place.told("install", &install);
+        assert_eq!(code, Some(i32::from(!is_done)));
+        std::fs::remove_dir(&history).expect("removed");
+        let (code, told) = place.told("install", &install);
+        assert_eq!(
+            (code, &told["changed"]),
+            (Some(0), &(!is_done).into()),
+            "{told:#}"
+        );
+        std::fs::rename(
+            place.at("host/var/lib/xsplice/history.jsonl"),
+            place.at("kept"),
+        )
+        .ok();
+        std::fs::create_dir(&history).expect("made");
+        let (code, _) = place.told("remove", &["fixes-1"]);
+        assert_eq!((code, file.exists()), (Some(1), !is_done));
+    }
 }
 
 #[test]
@@ -229,6 +333,25 @@ fn a_fleet_is_covered_or_the_exit_code_is_three() {
     assert!(told["error"].is_null());
     let (code, _) = ask("one", "1");
     assert_eq!(code, Some(1));
+    // A package that cannot be read is said, and does not take away the others.
+    let package = place.at("host/usr/lib/xen-livepatch").join(base());
+    let bad = package.join("fixes-2.livepatch");
+    std::fs::create_dir_all(package.join("fixes-2.livepatch.json")).expect("made");
+    std::fs::write(&bad, "").expect("written");
+    let (code, told) = ask(&hosts, "1");
+    assert_eq!(
+        (code, &told["result"]["covered"]),
+        (Some(0), &2.into()),
+        "{told:#}"
+    );
+    let damaged = &told["result"]["damaged"][0];
+    let path = damaged["path"].as_str().expect("a text");
+    assert!(path.ends_with("fixes-2.livepatch"), "{told:#}");
+    let reason = damaged["reason"].as_str().expect("a text");
+    assert!(
+        reason.contains("fixes-2.livepatch.json: Is a directory"),
+        "{told:#}"
+    );
 }
 
 #[test]

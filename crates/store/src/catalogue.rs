@@ -62,13 +62,42 @@ pub struct Trust<'a> {
     pub date: &'a Date,
 }
 
-/// A file that is not used.
+/// A file or directory that is not used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Damaged {
-    /// The file.
+    /// Where it is.
     pub path: PathBuf,
     /// Why.
     pub reason: String,
+    /// Whether a payload that the host is to have may not be used because of it: it is one
+    /// whose manifest cannot be read or understood, a directory, or a key that cannot be read.
+    pub may_hide_payload: bool,
+}
+
+impl Damaged {
+    /// A file that holds no payload to apply, whatever is in it.
+    pub(crate) fn no_payload(path: PathBuf, reason: String) -> Self {
+        Self {
+            path,
+            reason,
+            may_hide_payload: false,
+        }
+    }
+
+    /// Something that could not be read.
+    pub(crate) fn unread(path: PathBuf, reason: impl std::fmt::Display) -> Self {
+        Self {
+            path,
+            reason: reason.to_string(),
+            may_hide_payload: true,
+        }
+    }
+}
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.reason)
+    }
 }
 
 impl Entry {
@@ -98,7 +127,9 @@ impl Entry {
         })?;
         let checked = self.manifest.check_payload(&data);
         checked
-            .map_err(|reason| Error::damaged(&self.path, format!("{reason}; {}", self.remedy())))
+            .map_err(|reason| {
+                Error::damaged(&self.path, format!("{reason}; {}", self.origin.remedy()))
+            })
             .map(|()| data)
     }
 
@@ -128,33 +159,25 @@ impl Entry {
             )
         })
     }
+}
 
-    /// What to do if its files are damaged.
-    pub(crate) fn remedy(&self) -> &'static str {
-        match self.origin {
-            Origin::Package => "reinstall the package",
-            Origin::Installed => "install it again",
+impl Origin {
+    /// What to do if files of a payload are damaged.
+    pub(crate) fn remedy(self) -> &'static str {
+        match self {
+            Self::Package => "reinstall the package",
+            Self::Installed => "install it again",
         }
     }
 }
 
 impl Catalogue {
-    /// Reads what there is for the hypervisor `base`. A file that is no good is left out,
-    /// and reported.
-    ///
-    /// # Errors
-    /// If a directory or the keys cannot be read.
-    pub fn read(
-        disk: &impl Disk,
-        base: &BuildId,
-        trust: &Trust,
-        quarantine: &Quarantine,
-    ) -> Result<Self> {
-        let keys = Keys::read(disk)?;
-        let bad = keys.bad().iter().map(|(file, reason)| Damaged {
-            path: Paths::keys().join(file),
-            reason: reason.clone(),
-        });
+    /// Reads what there is for the hypervisor `base`. What cannot be read, or is no good, is
+    /// left out and reported, so that one bad package does not take away the others.
+    #[must_use]
+    pub fn read(disk: &impl Disk, base: &BuildId, trust: &Trust, quarantine: &Quarantine) -> Self {
+        let keys = Keys::read(disk);
+        let bad = keys.bad().iter().cloned();
         let mut catalogue = Self {
             base: base.clone(),
             known: false,
@@ -167,27 +190,48 @@ impl Catalogue {
             (Origin::Package, Paths::vendor()),
         ] {
             let directory = top.join(base);
-            let Some(names) = disk::names(disk, &directory)? else {
-                continue;
+            let names = match disk::names(disk, &directory) {
+                Ok(None) => continue,
+                Ok(Some(names)) => names,
+                Err(error) => {
+                    let unread = Damaged::unread(directory, error.cause());
+                    catalogue.damaged.push(unread);
+                    continue;
+                }
             };
             catalogue.known = true;
             for file in names.iter().filter(|name| name.ends_with(Paths::PAYLOAD)) {
-                let path = directory.join(file);
-                match entry(disk, &keys, base, &path, origin)? {
+                match entry(disk, &keys, base, &directory.join(file), origin) {
                     Ok(mut entry) => {
                         entry.quarantined = quarantine.of(&entry.manifest.identity()).cloned();
                         entry.expire(&keys, trust);
                         catalogue.take(entry);
                     }
                     // XenServer's name for the one to apply; it is a link to it.
-                    Err(_) if file == LINK => {}
-                    Err(reason) => catalogue.damaged.push(Damaged { path, reason }),
+                    Err(damaged) if file == LINK && !damaged.may_hide_payload => {}
+                    Err(damaged) => catalogue.damaged.push(damaged),
                 }
             }
         }
         let entries = &mut catalogue.entries;
         entries.sort_by_key(|entry| Reverse(entry.manifest.level));
-        Ok(catalogue)
+        catalogue
+    }
+
+    /// What may hold a payload of a higher level than all entries.
+    pub fn unread(&self) -> impl Iterator<Item = &Damaged> {
+        self.damaged
+            .iter()
+            .filter(|damaged| damaged.may_hide_payload)
+    }
+
+    /// Why the payload that is called `name` is none of the entries, if that may be because
+    /// it, or the directory that it is in, cannot be read.
+    pub(crate) fn unread_named(&self, name: &str) -> Option<&Damaged> {
+        let file = format!("{name}{}", Paths::PAYLOAD);
+        let places = [file.as_ref(), self.base.as_ref() as &Path];
+        let mut unread = self.unread();
+        unread.find(|damaged| places.iter().any(|place| damaged.path.ends_with(place)))
     }
 
     /// The payload that is called `name`.
@@ -222,10 +266,7 @@ impl Catalogue {
         };
         if other.manifest.sha256 != unused.manifest.sha256 {
             let reason = format!("{} has the same name, and is used", other.path.display());
-            self.damaged.push(Damaged {
-                path: unused.path,
-                reason,
-            });
+            self.damaged.push(Damaged::no_payload(unused.path, reason));
         }
     }
 }
@@ -233,44 +274,47 @@ impl Catalogue {
 /// In XenServer's directories, a link to the payload to apply.
 const LINK: &str = "livepatch.livepatch";
 
-/// The payload at `path`, or why it is not used.
+/// The payload at `path`.
 ///
 /// # Errors
-/// If it cannot be read: then it is not known what the store has.
+/// If it is not used, with the reason.
 fn entry(
     disk: &impl Disk,
     keys: &Keys,
     base: &BuildId,
     path: &Path,
     origin: Origin,
-) -> Result<std::result::Result<Entry, String>> {
+) -> std::result::Result<Entry, Damaged> {
+    let unread = |reason: String| Damaged::unread(path.to_owned(), reason);
+    let no_payload = |reason: String| Err(Damaged::no_payload(path.to_owned(), reason));
+    let read = |file: &Path| {
+        let read = disk::read(disk, file);
+        read.map_err(|error| unread(format!("{error}; {}", origin.remedy())))
+    };
     let place = Paths::manifest(path);
-    let Some(data) = disk::read(disk, &place)? else {
-        return Ok(Err(format!(
+    let Some(data) = read(&place)? else {
+        return no_payload(format!(
             "it has no manifest ({}): install it with a level",
             place.display()
-        )));
+        ));
     };
-    let signature = disk::read(disk, &Paths::signature(&place))?;
-    let manifest = match Manifest::parse(&data) {
-        Ok(manifest) => manifest,
-        Err(reason) => return Ok(Err(reason)),
-    };
+    let signature = read(&Paths::signature(&place))?;
+    let manifest = Manifest::parse(&data).map_err(unread)?;
     let file = format!("{}{}", manifest.name, Paths::PAYLOAD);
     if path.file_name() != Some(file.as_ref()) {
-        return Ok(Err(format!("its manifest is for {file}")));
+        return no_payload(format!("its manifest is for {file}"));
     }
     if manifest.base != *base {
-        return Ok(Err(format!(
+        return no_payload(format!(
             "its manifest is for the hypervisor {}",
             manifest.base
-        )));
+        ));
     }
-    Ok(Ok(Entry {
+    Ok(Entry {
         signer: keys.signer(&data, &manifest.date, signature.as_deref()),
         manifest,
         origin,
         quarantined: None,
         path: path.to_owned(),
-    }))
+    })
 }

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What was done: `history.jsonl`, a line each, only ever added to.
 //!
-//! Each line has the SHA-256 of the line before, so that a line that is changed, or taken
-//! out, is noticed. That the last lines are missing is not: who needs that keeps a copy
-//! elsewhere. If the host went down while it wrote, the last line is incomplete; the chain
-//! goes on behind it. However long the file is, a line can be added: only the last one is
-//! read for that.
+//! Each line has the SHA-256 of the line before, so that a line that is changed, taken out,
+//! added, or put elsewhere, is noticed. That the last lines are missing, or that all lines
+//! were written anew, is not: who needs that keeps the hash of the last line elsewhere. If
+//! the host died while it wrote, the last line is there in part; the chain goes on behind
+//! it. Somebody may rotate the file: the chain goes on in the new one. However long the file
+//! is, a line can be added: only the last one is read for that.
 
+use crate::chain::{Break, Broken, Chain, Written, is_torn};
+use crate::rotated::{Rotated, end, last, last_rotated, lines};
 use crate::{BuildId, Date, Disk, Identity, Log, Moment, Paths, Result, Sha256, disk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
 /// A line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Line {
-    /// SHA-256 of the line before; 64 zeros in the first.
-    pub previous: Sha256,
+    /// SHA-256 of the line before; 64 zeros in the first; null if it is from before there
+    /// were hashes.
+    pub previous: Option<Sha256>,
     /// When, by the clock of the host.
     pub date: Date,
     /// In which boot.
@@ -157,82 +160,95 @@ impl Event {
 pub struct History {
     /// The lines, the oldest first.
     pub lines: Vec<Line>,
-    /// Where the chain is broken.
+    /// What is wrong with the chain.
     pub broken: Vec<Broken>,
-}
-
-/// A line that does not belong to the chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Broken {
-    /// Its number; the first is 1.
-    pub line: usize,
-    /// What is wrong.
-    pub reason: String,
-    /// Whether it is only an incomplete line, because the host went down: the line
-    /// after it follows it.
-    pub torn: bool,
+    /// The SHA-256 of every line, the oldest first.
+    hashes: Vec<Sha256>,
 }
 
 impl History {
-    /// Reads all of it.
+    /// Reads all of it, with the files that were rotated.
     ///
     /// # Errors
-    /// If the file cannot be read. What is wrong in it is in [`broken`](Self::broken).
+    /// If a file cannot be read. What is wrong in it is in [`broken`](Self::broken).
     pub fn read(disk: &impl Disk) -> Result<Self> {
-        let data = disk::tail(disk, &Paths::history(), u64::MAX)?.unwrap_or_default();
-        let mut history = Self::default();
-        let mut previous = Sha256::zero();
-        for (index, text) in lines(&data).enumerate() {
-            let mut broken = |reason: &str, torn| {
-                history.broken.push(Broken {
-                    line: index + 1,
-                    reason: reason.to_owned(),
-                    torn,
-                });
-            };
-            match serde_json::from_slice::<Line>(text) {
+        let rotated = Rotated::read(disk)?;
+        let mut files = Vec::new();
+        for path in rotated.files.iter().chain([&Paths::history()]) {
+            let data = disk::tail(disk, path, u64::MAX)?.unwrap_or_default();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            files.push((name.into_owned(), data));
+        }
+        let written = files.iter().flat_map(|(file, data)| {
+            lines(data).map(|(number, text)| Written {
+                file,
+                number,
+                text,
+                hash: Sha256::of(text),
+            })
+        });
+        Ok(Self::of(&written.collect::<Vec<_>>(), &rotated))
+    }
+
+    /// The lines that are `written`, in files of which the oldest may be gone if some were
+    /// rotated.
+    fn of(written: &[Written], rotated: &Rotated) -> Self {
+        let mut history = Self {
+            hashes: written.iter().map(|line| line.hash.clone()).collect(),
+            broken: rotated.unread(),
+            ..Self::default()
+        };
+        let chain = Chain::new(written, rotated.any());
+        let mut hashed = false;
+        for (index, at) in written.iter().enumerate() {
+            match serde_json::from_slice::<Line>(at.text) {
                 Ok(line) => {
-                    if line.previous != previous {
-                        broken(
-                            "it does not follow the line before: lines were changed or removed",
-                            false,
-                        );
-                    }
+                    let broken = match &line.previous {
+                        Some(previous) => chain.broken(index, previous),
+                        None => chain.without_hash(index, hashed),
+                    };
+                    hashed |= line.previous.is_some();
+                    history.broken.extend(broken);
                     history.lines.push(line);
                 }
                 // If it was shortened later, the next line does not follow it.
-                Err(error) if error.is_eof() => broken(
-                    "it is incomplete: the host went down while it was written",
-                    true,
-                ),
-                Err(_) => broken("it is not a record: it was changed", false),
+                Err(_) if is_torn(at.text) => history.broken.push(at.broken(
+                    Break::Torn,
+                    "it is there in part: the host died while it was written".to_owned(),
+                )),
+                Err(_) => history.broken.push(at.broken(
+                    Break::Changed,
+                    "it is not a record: it was changed".to_owned(),
+                )),
             }
-            previous = Sha256::of(text);
         }
-        Ok(history)
+        history
     }
-}
 
-/// The lines of the file, the last one even if it is not complete.
-fn lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let data = data.strip_suffix(b"\n").unwrap_or(data);
-    let lines = data.split(|byte| *byte == b'\n');
-    lines.filter(|line| !line.is_empty())
-}
+    /// Where lines were changed, taken out, added, or put in another order.
+    pub fn changed(&self) -> impl Iterator<Item = &Broken> {
+        let broken = self.broken.iter();
+        broken.filter(|broken| broken.kind == Break::Changed)
+    }
 
-/// How much of the file is read first, to find its last line.
-const TAIL: u64 = 64 << 10;
+    /// Whether all lines that were written are proved to be here as they were, but for the
+    /// last ones, which may be missing.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.broken.iter().all(|broken| broken.kind == Break::Torn)
+    }
 
-/// The end of the file, with all of its last line.
-fn end(disk: &impl Disk, path: &Path) -> Result<Vec<u8>> {
-    let mut most = TAIL;
-    loop {
-        let data = disk::tail(disk, path, most)?.unwrap_or_default();
-        let text = data.trim_ascii_end();
-        if (data.len() as u64) < most || text.contains(&b'\n') {
-            return Ok(data);
-        }
-        most = most.saturating_mul(2);
+    /// The SHA-256 of the last line: with it, [`has`](Self::has) shows later that no line up
+    /// to this one is missing.
+    #[must_use]
+    pub fn last(&self) -> Option<&Sha256> {
+        self.hashes.last()
+    }
+
+    /// Whether there is a line with this SHA-256.
+    #[must_use]
+    pub fn has(&self, hash: &Sha256) -> bool {
+        self.hashes.contains(hash)
     }
 }
 
@@ -257,9 +273,12 @@ impl<D: Disk> Recorder<'_, D> {
     pub fn record(&self, event: Event) -> Result<()> {
         let path = Paths::history();
         let data = end(self.disk, &path)?;
-        let last = lines(&data).last();
+        let previous = match last(&data) {
+            Some(last) => Some(last),
+            None => last_rotated(self.disk)?,
+        };
         let line = Line {
-            previous: last.map_or_else(Sha256::zero, Sha256::of),
+            previous: Some(previous.unwrap_or_else(Sha256::zero)),
             date: self.now.date.clone(),
             boot: self.now.boot.clone(),
             user: self.user,
@@ -276,6 +295,7 @@ impl<D: Disk> Recorder<'_, D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rotated::TAIL;
     use crate::{Root, Unlogged};
     use std::time::{Duration, SystemTime};
 
@@ -321,8 +341,168 @@ mod tests {
         ] {
             std::fs::write(&path, &bad).expect("written");
             let history = History::read(&root).expect("read");
-            assert!(history.broken.iter().any(|broken| !broken.torn), "{bad}");
+            assert!(history.changed().count() > 0, "{bad}");
         }
+    }
+
+    /// What the history of lines in these files is.
+    fn history(files: &[(&str, &[&str])]) -> History {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = Root::new(directory.path());
+        for (name, lines) in files {
+            let path = Paths::history().with_file_name(name);
+            for line in *lines {
+                disk::append(&root, &path, line).expect("written");
+            }
+        }
+        History::read(&root).expect("read")
+    }
+
+    /// Where a history is broken, and why.
+    fn breaks(history: &History) -> Vec<(usize, Break, String)> {
+        let broken = history.broken.iter();
+        let broken = broken.map(|broken| (broken.line, broken.kind, broken.to_string()));
+        broken.collect()
+    }
+
+    #[test]
+    fn what_happened_to_lines_is_named() {
+        let (_directory, root) = three_lines();
+        recorder(&root)
+            .record(Event::new(Action::Settle, Outcome::Done, None))
+            .expect("written");
+        let text = std::fs::read_to_string(root.place(&Paths::history())).expect("read");
+        let all: Vec<&str> = text.lines().collect();
+        let changed = all[1].replacen("1000", "0", 1);
+        for (lines, at, words) in [
+            (
+                vec![all[0], &changed, all[2], all[3]],
+                vec![3],
+                "line 2 of history.jsonl: that was changed",
+            ),
+            (
+                vec![all[0], all[2], all[3]],
+                vec![2],
+                "line 1 of history.jsonl: that was changed, or lines between",
+            ),
+            (
+                vec![all[1], all[2], all[3]],
+                vec![1],
+                "lines before it were taken out",
+            ),
+            (
+                vec![all[0], all[2], all[1], all[3]],
+                vec![2, 3, 4],
+                "put in another order",
+            ),
+            (
+                vec![all[0], all[1], all[0], all[2]],
+                vec![3, 4],
+                "lines before it were added",
+            ),
+        ] {
+            let history = history(&[("history.jsonl", &lines)]);
+            let found = breaks(&history);
+            let places: Vec<usize> = found.iter().map(|(line, _, _)| *line).collect();
+            assert_eq!(places, at, "{found:?}");
+            let named = found.iter().any(|(_, _, reason)| reason.contains(words));
+            assert!(
+                named && history.changed().count() == at.len(),
+                "{words}: {found:?}"
+            );
+            assert!(!history.is_whole());
+        }
+        // That the last line is missing is only noticed by who knows its hash.
+        let whole = history(&[("history.jsonl", &all)]);
+        let short = history(&[("history.jsonl", &all[..3])]);
+        let last = whole.last().expect("there is one");
+        assert!(short.is_whole() && whole.has(last) && !short.has(last));
+    }
+
+    #[test]
+    fn a_history_goes_on_where_it_was_rotated() {
+        let (_directory, root) = three_lines();
+        let place = |name: &str| root.place(&Paths::history().with_file_name(name));
+        for rotation in 0..2 {
+            if rotation == 1 {
+                std::fs::rename(place("history.jsonl.1"), place("history.jsonl.2")).expect("moved");
+            }
+            std::fs::rename(place("history.jsonl"), place("history.jsonl.1")).expect("moved");
+            // Some tools make a new, empty file.
+            std::fs::write(place("history.jsonl"), "").expect("written");
+            let event = Event::new(Action::Settle, Outcome::Done, None);
+            recorder(&root).record(event).expect("written");
+        }
+        let history = History::read(&root).expect("read");
+        assert!(
+            history.lines.len() == 5 && history.is_whole(),
+            "{:?}",
+            history.broken
+        );
+        // The newest rotated file is missing, or the oldest, which may be in order.
+        std::fs::rename(place("history.jsonl.1"), place("kept")).expect("moved");
+        let found = breaks(&History::read(&root).expect("read"));
+        assert!(
+            matches!(found.as_slice(), [(1, Break::Changed, _)]),
+            "{found:?}"
+        );
+        std::fs::rename(place("kept"), place("history.jsonl.1")).expect("moved");
+        std::fs::remove_file(place("history.jsonl.2")).expect("removed");
+        let history = History::read(&root).expect("read");
+        let found = breaks(&history);
+        assert!(
+            matches!(found.as_slice(), [(1, Break::OlderMissing, _)]),
+            "{found:?}"
+        );
+        assert!(history.changed().count() == 0 && !history.is_whole());
+        assert!(
+            found[0].2.starts_with("history.jsonl.1, line 1: "),
+            "{found:?}"
+        );
+        // One that was compressed is not read, which is said.
+        std::fs::rename(place("history.jsonl.1"), place("history.jsonl.1.gz")).expect("moved");
+        let history = History::read(&root).expect("read");
+        let found = breaks(&history);
+        assert!(found[0].2.starts_with("history.jsonl.1.gz: "), "{found:?}");
+        assert!(
+            history.changed().count() == 0 && !history.is_whole(),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn lines_from_before_there_were_hashes_are_said_to_prove_nothing() {
+        let (_directory, root) = three_lines();
+        let path = root.place(&Paths::history());
+        let text = std::fs::read_to_string(&path).expect("read");
+        let old = text.lines().map(|line| {
+            let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            line.as_object_mut()
+                .and_then(|line| line.remove("previous"));
+            line.to_string() + "\n"
+        });
+        let old: String = old.collect();
+        std::fs::write(&path, &old).expect("written");
+        let event = || Event::new(Action::Settle, Outcome::Done, None);
+        recorder(&root).record(event()).expect("written");
+        let history = History::read(&root).expect("read");
+        let found = breaks(&history);
+        assert!(
+            matches!(found.as_slice(), [(1, Break::WithoutHash, _)]),
+            "{found:?}"
+        );
+        assert!(history.lines.len() == 4 && !history.is_whole());
+        // The last of them is proved by the first with a hash; none comes after that.
+        let text = std::fs::read_to_string(&path).expect("read");
+        let at = old.len() - 40;
+        let changed = format!("{} {}", &text[..at], &text[at..]);
+        std::fs::write(&path, changed).expect("written");
+        assert_eq!(History::read(&root).expect("read").changed().count(), 1);
+        let first = old.lines().next().expect("a line");
+        std::fs::write(&path, format!("{text}{first}\n")).expect("written");
+        let history = History::read(&root).expect("read");
+        let changed: Vec<usize> = history.changed().map(|broken| broken.line).collect();
+        assert_eq!(changed, [5]);
     }
 
     #[test]
@@ -338,7 +518,8 @@ mod tests {
                 std::fs::write(&path, changed.join("\n") + "\n").expect("written");
                 let history = History::read(&root).expect("read");
                 let first = history.broken.first().expect("it is noticed");
-                assert_eq!((first.line, first.torn), (at + 1, false), "{bad}");
+                let found = (first.line, first.kind);
+                assert_eq!(found, (at + 1, Break::Changed), "{bad}");
             }
         }
     }
@@ -375,8 +556,10 @@ mod tests {
         record();
         let history = History::read(&root).expect("read");
         assert_eq!(history.lines.len(), 5);
-        let broken: Vec<usize> = history.broken.iter().map(|broken| broken.line).collect();
-        assert_eq!(broken, [4], "only the hole");
+        let found = breaks(&history);
+        let [(4, Break::Torn, _)] = found.as_slice() else {
+            panic!("there is only the hole: {found:?}");
+        };
     }
 
     #[test]
@@ -384,16 +567,16 @@ mod tests {
         let (_directory, root) = three_lines();
         let path = root.place(&Paths::history());
         let text = std::fs::read(&path).expect("read");
-        for cut in [1, 2, 20] {
-            std::fs::write(&path, &text[..text.len() - cut]).expect("written");
+        for (cut, zeros) in [(1, 0), (2, 0), (20, 0), (20, 20)] {
+            let torn = [&text[..text.len() - cut], &vec![0; zeros]].concat();
+            std::fs::write(&path, torn).expect("written");
             let event = Event::new(Action::Settle, Outcome::Done, None);
             recorder(&root).record(event).expect("written");
             let history = History::read(&root).expect("read");
             let torn = usize::from(cut > 1);
             assert_eq!(history.lines.len(), 4 - torn, "{cut}");
-            let all_torn = history.broken.iter().all(|broken| broken.torn);
             assert!(
-                all_torn && history.broken.len() == torn,
+                history.is_whole() && history.broken.len() == torn,
                 "{cut}: {:?}",
                 history.broken
             );

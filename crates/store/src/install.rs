@@ -62,46 +62,88 @@ impl Incoming {
     }
 }
 
-/// Puts a payload into the store, or repairs its files there. It is not applied by that.
-/// Returns its entry, and whether a file was written.
+/// A payload that may come into the store.
+#[derive(Debug)]
+pub struct Judged<'a> {
+    incoming: &'a Incoming,
+    /// What it is.
+    pub entry: Entry,
+    /// Whether files are to be written: it is not there, or not as a whole.
+    pub is_new: bool,
+}
+
+impl Judged<'_> {
+    /// Writes its files. It is not applied by that.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn write(&self, disk: &impl Disk) -> Result<()> {
+        match self.is_new {
+            true => self.incoming.write(disk, &self.entry),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Puts a payload into the store, or repairs its files there. Returns its entry, and whether
+/// a file was written.
 ///
 /// # Errors
-/// If it is not good, not signed as the policy demands, or not new: a level and a name
-/// stand for one payload. Then nothing has changed.
+/// Those of [`Incoming::judge`] and [`Judged::write`].
 pub fn install(
     disk: &impl Disk,
     policy: &Policy,
     incoming: &Incoming,
     now: &Date,
 ) -> Result<(Entry, bool)> {
-    let keys = Keys::read(disk)?;
-    let entry = incoming.entry(&keys).map_err(Error::Refused)?;
-    check_signer(&entry, &keys, policy, now)?;
-    let trust = Trust {
-        policy,
-        record: &HostRecord::default(),
-        date: now,
-    };
-    let quarantine = Quarantine::read(disk)?;
-    let there = Catalogue::read(disk, &entry.manifest.base, &trust, &quarantine)?;
-    for other in &there.entries {
-        if !is_same(other, &entry)? {
-            continue;
+    let judged = incoming.judge(disk, policy, now)?;
+    judged.write(disk)?;
+    Ok((judged.entry, judged.is_new))
+}
+
+impl Incoming {
+    /// Finds out whether it may come into the store. Nothing is changed by that.
+    ///
+    /// # Errors
+    /// If it is not good, not signed as the policy demands, or not new: a level and a name
+    /// stand for one payload.
+    pub fn judge(&self, disk: &impl Disk, policy: &Policy, now: &Date) -> Result<Judged<'_>> {
+        let keys = Keys::read(disk);
+        let entry = self.entry(&keys).map_err(Error::Refused)?;
+        check_signer(&entry, &keys, policy, now)?;
+        let trust = Trust {
+            policy,
+            record: &HostRecord::default(),
+            date: now,
+        };
+        let quarantine = Quarantine::read(disk)?;
+        let there = Catalogue::read(disk, &entry.manifest.base, &trust, &quarantine);
+        for other in &there.entries {
+            if !is_same(other, &entry)? {
+                continue;
+            }
+            if self.is(disk, other)? {
+                return Ok(Judged {
+                    incoming: self,
+                    entry: other.clone(),
+                    is_new: false,
+                });
+            }
+            if other.origin == Origin::Package {
+                return Err(Error::Refused(format!(
+                    "{}: the package's file {} or what is beside it is not as the one given here: {}",
+                    entry.manifest.name,
+                    other.path.display(),
+                    other.origin.remedy()
+                )));
+            }
         }
-        if incoming.is(disk, other)? {
-            return Ok((other.clone(), false));
-        }
-        if other.origin == Origin::Package {
-            return Err(Error::Refused(format!(
-                "{}: the package's file {} or what is beside it is not as the one given here: {}",
-                entry.manifest.name,
-                other.path.display(),
-                other.remedy()
-            )));
-        }
+        Ok(Judged {
+            incoming: self,
+            entry,
+            is_new: true,
+        })
     }
-    incoming.write(disk, &entry)?;
-    Ok((entry, true))
 }
 
 /// Whether the policy accepts who has signed it, today.
@@ -146,29 +188,59 @@ fn is_same(other: &Entry, entry: &Entry) -> Result<bool> {
     )))
 }
 
-/// Takes the payload `name` out of the store, for all hypervisors it is there for. What
-/// is applied stays applied. Returns which payloads were removed.
+/// Takes the payloads called `name` out of the store. Returns which.
 ///
 /// # Errors
-/// If it is not there, comes from a package, or is what the host gets after its next
-/// boot.
+/// Those of [`Removal::of`] and [`Removal::carry_out`].
 pub fn remove(disk: &impl Disk, progress: &Progress, name: &str) -> Result<Vec<PathBuf>> {
-    check_name(name).map_err(Error::Refused)?;
-    let found = installed(disk, progress, name)?;
-    if found.is_empty() {
-        return Err(Error::Refused(format!(
-            "no payload called {name} was installed; those in {} belong to packages",
-            Paths::vendor().display()
-        )));
+    let removal = Removal::of(disk, progress, name)?;
+    removal.carry_out(disk)?;
+    Ok(removal.0)
+}
+
+/// Payloads that may be taken out of the store, one for each hypervisor. What is applied
+/// stays applied.
+#[derive(Debug)]
+pub struct Removal(Vec<PathBuf>);
+
+impl Removal {
+    /// Finds the payloads called `name`. Nothing is changed by that.
+    ///
+    /// # Errors
+    /// If there is none, it comes from a package, or is what the host gets after its next
+    /// boot.
+    pub fn of(disk: &impl Disk, progress: &Progress, name: &str) -> Result<Self> {
+        check_name(name).map_err(Error::Refused)?;
+        let found = installed(disk, progress, name)?;
+        if found.is_empty() {
+            return Err(Error::Refused(format!(
+                "no payload called {name} was installed; those in {} belong to packages",
+                Paths::vendor().display()
+            )));
+        }
+        Ok(Self(found))
     }
-    for path in &found {
-        // In the reverse order of an installation.
-        let manifest = Paths::manifest(path);
-        disk::remove(disk, &manifest)?;
-        disk::remove(disk, &Paths::signature(&manifest))?;
-        disk::remove(disk, path)?;
+
+    /// The files of the payloads.
+    #[must_use]
+    pub fn payloads(&self) -> &[PathBuf] {
+        &self.0
     }
-    Ok(found)
+
+    /// Removes them.
+    ///
+    /// # Errors
+    /// If a file cannot be removed.
+    pub fn carry_out(&self, disk: &impl Disk) -> Result<()> {
+        for path in &self.0 {
+            // In the reverse order of an installation.
+            let manifest = Paths::manifest(path);
+            disk::remove(disk, &manifest)?;
+            disk::remove(disk, &Paths::signature(&manifest))?;
+            disk::remove(disk, path)?;
+        }
+        Ok(())
+    }
 }
 
 /// Where a payload called `name` is installed.

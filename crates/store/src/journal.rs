@@ -173,7 +173,7 @@ mod tests {
 
     fn line(name: &str) -> Line {
         Line {
-            previous: Sha256::zero(),
+            previous: Some(Sha256::zero()),
             date: Date::new(SystemTime::UNIX_EPOCH),
             boot: "b".to_owned(),
             user: Some(1000),

@@ -13,11 +13,12 @@
 //! the directory is there.
 
 use crate::policy::Verify;
-use crate::{Date, Disk, Paths, Policy, Result, disk};
+use crate::{Damaged, Date, Disk, Paths, Policy, disk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::SystemTime;
 use xsplice_signing::{KeyError, PublicKey};
 
@@ -25,8 +26,8 @@ use xsplice_signing::{KeyError, PublicKey};
 #[derive(Debug, Default)]
 pub struct Keys {
     keys: Vec<Key>,
-    /// Files that hold no key, and reason.
-    bad: Vec<(String, String)>,
+    /// Files that hold no key, or could not be read, and reason.
+    bad: Vec<Damaged>,
     /// Whether the directory is there, even if it is empty: the host is one that verifies.
     installed: bool,
 }
@@ -64,36 +65,35 @@ pub enum Signer {
 }
 
 impl Keys {
-    /// The keys in `/etc/xsplice/keys.d`.
-    ///
-    /// # Errors
-    /// If they cannot be read. A file that holds no key is not an error here: it verifies
-    /// nothing.
-    pub fn read(disk: &impl Disk) -> Result<Self> {
+    /// The keys in `/etc/xsplice/keys.d`. A file that holds no key, or cannot be read,
+    /// verifies nothing; a directory that cannot be read is one without keys.
+    #[must_use]
+    pub fn read(disk: &impl Disk) -> Self {
         let directory = Paths::keys();
         let mut keys = Self::default();
-        let Some(files) = disk::names(disk, &directory)? else {
-            return Ok(keys);
+        let files = match disk::names(disk, &directory) {
+            Ok(None) => return keys,
+            Ok(Some(files)) => files,
+            Err(error) => {
+                keys.bad
+                    .push(Damaged::unread(directory.clone(), error.cause()));
+                Vec::new()
+            }
         };
         keys.installed = true;
         for file in files {
-            let Some(name) = file.strip_suffix(".pem") else {
-                let reason = "it is not used: the file of a key is called NAME.pem".to_owned();
-                keys.bad.push((file, reason));
-                continue;
-            };
-            let data = disk::read(disk, &directory.join(&file))?.unwrap_or_default();
-            match Key::read(name, &data) {
+            let path = directory.join(&file);
+            match key(disk, &file, &path) {
                 Ok(key) => keys.keys.push(key),
-                Err(error) => keys.bad.push((file, error.to_string())),
+                Err(damaged) => keys.bad.push(damaged),
             }
         }
-        Ok(keys)
+        keys
     }
 
-    /// Files that hold no key, and reason.
+    /// Files that hold no key, or could not be read, and reason.
     #[must_use]
-    pub fn bad(&self) -> &[(String, String)] {
+    pub fn bad(&self) -> &[Damaged] {
         &self.bad
     }
 
@@ -141,6 +141,20 @@ impl Keys {
             keys.any(|key| key.valid_at(now))
         })
     }
+}
+
+/// The key in the file at `path`, which is called `file`.
+///
+/// # Errors
+/// If there is none, with the reason.
+fn key(disk: &impl Disk, file: &str, path: &Path) -> std::result::Result<Key, Damaged> {
+    let no_key = |reason: String| Damaged::no_payload(path.to_owned(), reason);
+    let name = file.strip_suffix(".pem");
+    let name = name
+        .ok_or_else(|| no_key("it is not used: the file of a key is called NAME.pem".to_owned()))?;
+    let data = disk::read(disk, path);
+    let data = data.map_err(|error| Damaged::unread(path.to_owned(), error.cause()))?;
+    Key::read(name, &data.unwrap_or_default()).map_err(|error| no_key(error.to_string()))
 }
 
 impl Key {

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod catalogue;
+mod chain;
 mod coverage;
 mod date;
 mod disk;
@@ -40,16 +41,18 @@ mod progress;
 mod quarantine;
 mod report;
 mod retries;
+mod rotated;
 mod sync;
 
 pub use catalogue::{Catalogue, Damaged, Entry, Origin, Trust};
+pub use chain::{Break, Broken};
 pub use coverage::{Coverage, Covered, Fleet};
 pub use date::Date;
 pub use disk::{Disk, Root, append, replace};
-pub use history::{Action, Broken, Event, History, Line, Outcome, Recorder};
+pub use history::{Action, Event, History, Line, Outcome, Recorder};
 pub use host::{Change, Fault, Host, Loaded, State};
 pub use identity::{BuildId, Identity, Moment, Sha256};
-pub use install::{Incoming, install, remove};
+pub use install::{Incoming, Judged, Removal, install, remove};
 pub use journal::{Journal, Log, Unlogged};
 pub use keys::{Keys, Signer};
 pub use lock::{Lock, LockError};
@@ -57,7 +60,7 @@ pub use manifest::{Hunks, Manifest, Patch, Release, SCHEMA};
 pub use metrics::metrics;
 pub use paths::Paths;
 pub use plan::{Blocked, Goal, Observed, Plan, Request, Step};
-pub use policy::{Manager, Policy, Verify, Want};
+pub use policy::{Audit, Manager, Policy, Verify, Want};
 pub use progress::{Attempt, Failed, HostRecord, Managed, Progress};
 pub use quarantine::{Quarantine, Quarantined};
 pub use report::{Condition, Held, Report};
@@ -91,6 +94,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// What is wrong, for those who name the path themselves.
+    pub(crate) fn cause(&self) -> String {
+        match self {
+            Self::Disk { error, .. } => error.to_string(),
+            Self::Damaged { why, .. } => why.clone(),
+            Self::Refused(why) => why.clone(),
+        }
+    }
+
     pub(crate) fn damaged(path: &std::path::Path, why: impl Into<String>) -> Self {
         Self::Damaged {
             path: path.to_owned(),

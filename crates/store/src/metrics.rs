@@ -46,11 +46,7 @@ pub fn metrics(report: &Report, history: &History, version: &str) -> String {
         "history_broken",
         "Lines of the history that do not belong to its chain.",
     );
-    text.value(
-        "history_broken",
-        &[],
-        history.broken.iter().filter(|broken| !broken.torn).count(),
-    );
+    text.value("history_broken", &[], history.changed().count());
     actions(&mut text, history);
     text.0
 }

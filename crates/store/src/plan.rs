@@ -5,7 +5,7 @@
 use crate::catalogue::{Catalogue, Entry};
 use crate::host::{Loaded, State};
 use crate::policy::{Manager, Want};
-use crate::{HostRecord, Identity, Policy};
+use crate::{Damaged, HostRecord, Identity, Policy};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -48,6 +48,14 @@ impl<'a> Observed<'a> {
             .applied()
             .filter_map(|(_, entry)| Some(entry?.manifest.level));
         levels.max().unwrap_or(0)
+    }
+
+    /// The level of what is applied; `None` if that is something that cannot be read in the
+    /// store.
+    pub(crate) fn known_level(&self, catalogue: &Catalogue) -> Option<u32> {
+        let mut unknown = self.applied().filter(|(_, entry)| entry.is_none());
+        let unread = unknown.any(|(loaded, _)| catalogue.unread_named(&loaded.name).is_some());
+        (!unread).then(|| self.level())
     }
 }
 
@@ -131,6 +139,8 @@ pub struct Plan<'a> {
     pub former: Option<&'a Entry>,
     /// The steps; none if it is as it should be.
     pub steps: Vec<Step>,
+    /// What cannot be read of the store, if the goal is the highest level that can.
+    pub unread: Vec<&'a Damaged>,
 }
 
 /// Why there is no plan.
@@ -169,6 +179,14 @@ pub enum Blocked {
     Missing {
         /// What.
         what: String,
+    },
+    /// What is applied or wanted is in the store, and cannot be read there.
+    #[error("what the store has of {name} cannot be used: {damaged}")]
+    Unread {
+        /// What.
+        name: String,
+        /// Why.
+        damaged: Damaged,
     },
     /// What is wanted is in quarantine.
     #[error(
@@ -240,7 +258,9 @@ impl<'a> Plan<'a> {
     pub fn warnings(&self, catalogue: &Catalogue) -> Vec<String> {
         let goal = self.goal.payload();
         let warning = goal.and_then(|entry| entry.warning(catalogue.verify));
-        warning.into_iter().collect()
+        let unread = self.unread.iter();
+        let unread = unread.map(|unread| format!("not used, and may be of any level: {unread}"));
+        warning.into_iter().chain(unread).collect()
     }
 
     /// The payloads that are a sync's to unload as soon as it has begun.
@@ -284,6 +304,9 @@ impl<'a> Plan<'a> {
             loaded.state == State::Unknown || loaded.state == State::Applied && entry.is_none()
         });
         let names: Vec<String> = strange.map(|(loaded, _)| loaded.name.clone()).collect();
+        if let Some(unread) = names.iter().find_map(|name| unread(catalogue, name)) {
+            return Err(unread);
+        }
         if !names.is_empty() {
             return Err(Blocked::Diverged { names });
         }
@@ -297,6 +320,10 @@ impl<'a> Plan<'a> {
                     .copied()
                     .max_by_key(|entry| entry.manifest.level),
                 steps,
+                unread: match is_latest(policy, request) {
+                    true => catalogue.unread().collect(),
+                    false => Vec::new(),
+                },
             })
         };
         let wanted = match goal {
@@ -394,25 +421,28 @@ fn choose<'a>(
     request: &Request,
 ) -> Result<Goal<'a>, Blocked> {
     let missing = |what: String| Blocked::Missing { what };
+    let not_there =
+        |name: &str, what: String| unread(catalogue, name).unwrap_or_else(|| missing(what));
     if let Some(level) = request.level.filter(|_| !request.unattended) {
         let entry = only(catalogue.entries.iter(), level)?;
         let entry = entry.ok_or_else(|| missing(format!("level {level}")))?;
         return usable(entry, catalogue).map(Goal::Payload);
     }
-    let decided = policy.auto || policy.want == Want::None;
-    if request.unattended && (policy.hold || !decided) {
+    if is_as_before(policy, request) {
         let Some(kept) = kept else {
             return Ok(Goal::AsItIs);
         };
-        let what = || format!("{}, level {}", kept.name, kept.level);
+        let what = format!("{}, level {}", kept.name, kept.level);
         let entry = catalogue.named(&kept.name);
         let entry = entry.filter(|entry| entry.manifest.identity() == *kept);
-        return usable(entry.ok_or_else(|| missing(what()))?, catalogue).map(Goal::Payload);
+        let entry = entry.ok_or_else(|| not_there(&kept.name, what))?;
+        return usable(entry, catalogue).map(Goal::Payload);
     }
     match &policy.want {
         Want::None => Ok(Goal::Nothing),
         Want::Named(name) => {
-            let entry = catalogue.named(name).ok_or_else(|| missing(name.clone()))?;
+            let entry = catalogue.named(name);
+            let entry = entry.ok_or_else(|| not_there(name, name.clone()))?;
             usable(entry, catalogue).map(Goal::Payload)
         }
         Want::Latest => {
@@ -426,6 +456,25 @@ fn choose<'a>(
             }
         }
     }
+}
+
+/// Whether nobody decides: the host keeps what it had.
+fn is_as_before(policy: &Policy, request: &Request) -> bool {
+    let decided = policy.auto || policy.want == Want::None;
+    request.unattended && (policy.hold || !decided)
+}
+
+/// Whether the host is to have the highest level, whichever that is.
+fn is_latest(policy: &Policy, request: &Request) -> bool {
+    let named = request.level.is_some() && !request.unattended;
+    policy.want == Want::Latest && !named && !is_as_before(policy, request)
+}
+
+/// That the payload `name` cannot be read, if that is so.
+fn unread(catalogue: &Catalogue, name: &str) -> Option<Blocked> {
+    let damaged = catalogue.unread_named(name)?.clone();
+    let name = name.to_owned();
+    Some(Blocked::Unread { name, damaged })
 }
 
 /// The one with this level.

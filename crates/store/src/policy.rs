@@ -22,6 +22,8 @@ pub struct Policy {
     pub managed_by: Manager,
     /// Seconds that a host must live with a payload before it is taken as good.
     pub settle: u32,
+    /// What is done if the history cannot be written.
+    pub audit: Audit,
 }
 
 /// What is to be applied.
@@ -49,6 +51,17 @@ pub enum Verify {
     Enforce,
 }
 
+/// What is done if a change cannot be recorded before it begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Audit {
+    /// It is made, with a warning: to revert a bad payload is worth more than its record.
+    #[default]
+    Warn,
+    /// It is not made.
+    Enforce,
+}
+
 /// Who applies payloads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -69,6 +82,7 @@ impl Default for Policy {
             auto: false,
             managed_by: Manager::Xsplice,
             settle: 600,
+            audit: Audit::Warn,
         }
     }
 }
@@ -112,6 +126,31 @@ impl Policy {
         let text = String::from_utf8_lossy(&data);
         toml::from_str(&text).map_err(|error| Error::damaged(&path, error.to_string().trim()))
     }
+
+    /// Whether a change may be made that cannot be recorded because of `cause`. The policy is
+    /// read only then: as long as changes are recorded, a policy that cannot be read does
+    /// not stand in the way of who reverts a bad payload.
+    ///
+    /// # Errors
+    /// If not, or the policy cannot be read: then it is not known.
+    pub fn permit_unrecorded(disk: &impl Disk, cause: &str) -> Result<()> {
+        let refused = |why: String| {
+            Err(Error::Refused(format!(
+                "nothing was changed, because it cannot be recorded: {cause}; {why}"
+            )))
+        };
+        match Self::read(disk).map(|policy| policy.audit) {
+            Ok(Audit::Warn) => Ok(()),
+            Ok(Audit::Enforce) => {
+                let path = Paths::policy();
+                refused(format!(
+                    "audit = \"enforce\" in {} demands it",
+                    path.display()
+                ))
+            }
+            Err(error) => refused(format!("whether it must be is not known: {error}")),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +171,7 @@ mod tests {
         for bad in [
             "wants = \"latest\"",
             "verify = \"no\"",
+            "audit = \"off\"",
             "hold = \"yes\"",
             "want = 3",
             "[",

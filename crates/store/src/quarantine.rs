@@ -77,21 +77,14 @@ impl Quarantine {
         self.0.push(quarantined);
     }
 
-    /// Lets go the payloads with this name; says which.
+    /// Lets the payload go.
     ///
     /// # Errors
-    /// If a file cannot be removed.
-    pub fn release(&mut self, disk: &impl Disk, name: &str) -> Result<Vec<Identity>> {
-        let named = self
-            .0
-            .iter()
-            .filter(|quarantined| quarantined.payload.name == name);
-        let released: Vec<Identity> = named.map(|q| q.payload.clone()).collect();
-        for payload in &released {
-            disk::remove(disk, &path(payload))?;
-        }
+    /// If its file cannot be removed.
+    pub fn release(&mut self, disk: &impl Disk, payload: &Identity) -> Result<()> {
+        disk::remove(disk, &path(payload))?;
         self.0
-            .retain(|quarantined| quarantined.payload.name != name);
-        Ok(released)
+            .retain(|quarantined| quarantined.payload.build_id != payload.build_id);
+        Ok(())
     }
 }

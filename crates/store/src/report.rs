@@ -2,11 +2,12 @@
 //! The state of the host, in a word and in detail. Reading it changes nothing.
 
 use crate::host::State;
+use crate::installed::{self, Next};
 use crate::plan::{Blocked, Goal, Observed, Plan, Request, Step, usable};
 use crate::policy::Want;
 use crate::{
     BuildId, Catalogue, Damaged, Disk, HostRecord, Moment, Origin, Policy, Quarantine, Quarantined,
-    Sha256, Signer, installed,
+    Sha256, Signer,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -31,6 +32,8 @@ pub enum Condition {
     Unverified,
     /// Something is applied that is not from the store.
     Diverged,
+    /// A file of the store cannot be read, so that what it is to have is not known.
+    StoreDamaged,
     /// The store has no directory for this hypervisor.
     HypervisorUnknown,
     /// There is nothing for the running hypervisor, and the next boot starts another one.
@@ -41,7 +44,7 @@ pub enum Condition {
 
 impl Condition {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Current,
         Self::Behind,
         Self::NothingToApply,
@@ -50,6 +53,7 @@ impl Condition {
         Self::Quarantined,
         Self::Unverified,
         Self::Diverged,
+        Self::StoreDamaged,
         Self::HypervisorUnknown,
         Self::RebootRequired,
         Self::NoLivepatch,
@@ -67,6 +71,7 @@ impl Condition {
             Self::Quarantined => "quarantined",
             Self::Unverified => "unverified",
             Self::Diverged => "diverged",
+            Self::StoreDamaged => "store-damaged",
             Self::HypervisorUnknown => "hypervisor-unknown",
             Self::RebootRequired => "reboot-required",
             Self::NoLivepatch => "no-livepatch",
@@ -105,6 +110,8 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Why a reboot is due: the next boot starts another hypervisor.
     pub reboot: Option<String>,
+    /// Why it is not known whether a reboot is due.
+    pub reboot_unknown: Option<String>,
 }
 
 /// A payload that the hypervisor holds; what only the store knows is null if it does not
@@ -150,18 +157,32 @@ impl Report {
             damaged: Vec::new(),
             warnings: Vec::new(),
             reboot: None,
+            reboot_unknown: None,
         }
     }
 
     /// Finds out, too, whether the next boot starts another hypervisor.
     #[must_use]
     pub fn with_boot(self, disk: &impl Disk) -> Self {
-        let base = self.base.as_ref();
-        let Some(images) = base.and_then(|base| installed::without(disk, base)) else {
+        let Some(base) = &self.base else {
             return self;
         };
+        let images = match installed::next(disk, base) {
+            Next::MayBeSame => return self,
+            Next::Another(images) => images,
+            Next::Unknown(reason) => {
+                return Self {
+                    reboot_unknown: Some(reason),
+                    ..self
+                };
+            }
+        };
+        let images: Vec<String> = images
+            .iter()
+            .map(|image| image.display().to_string())
+            .collect();
         let reason = format!(
-            "the running hypervisor is not one of those in /boot ({}): the next boot starts another \
+            "the running hypervisor is none of those installed ({}): the next boot starts another \
              one",
             images.join(", ")
         );
@@ -214,6 +235,7 @@ impl Report {
             damaged: catalogue.damaged.clone(),
             warnings: catalogue.warnings(),
             reboot: None,
+            reboot_unknown: None,
         }
     }
 }
@@ -247,6 +269,7 @@ impl Judge<'_> {
             .or_else(|| self.interrupted().filter(|_| changes))
             .or_else(|| self.passed_over(goal).map(|blocked| of(&blocked)))
             .or_else(|| self.behind(goal).filter(|_| changes))
+            .or_else(|| unread(plan))
             .unwrap_or_else(|| self.reached(plan.goal))
     }
 
@@ -311,12 +334,22 @@ impl Judge<'_> {
     }
 }
 
+/// It has the highest level that can be read.
+fn unread(plan: &Plan) -> Option<Verdict> {
+    let [unread, ..] = plan.unread.as_slice() else {
+        return None;
+    };
+    let reason = format!("the store may have a higher level, and cannot be read: {unread}");
+    Some(Verdict(Condition::StoreDamaged, Some(reason)))
+}
+
 /// The state that a plan is blocked in.
 fn of(blocked: &Blocked) -> Verdict {
     let condition = match blocked {
         Blocked::Diverged { .. } => Condition::Diverged,
         Blocked::Quarantined { .. } => Condition::Quarantined,
         Blocked::Unverified { .. } => Condition::Unverified,
+        Blocked::Unread { .. } => Condition::StoreDamaged,
         _ => Condition::Behind,
     };
     Verdict(condition, Some(blocked.to_string()))

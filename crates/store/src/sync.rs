@@ -13,7 +13,8 @@ use crate::host::{Fault, Host, Loaded};
 use crate::plan::{Blocked, Goal, Observed, Plan, Request, Step};
 use crate::progress::{Attempt, Failed, Progress};
 use crate::{
-    BuildId, Catalogue, Disk, Entry, Error, Identity, Policy, Quarantine, Quarantined, Trust, Want,
+    BuildId, Catalogue, Damaged, Disk, Entry, Error, Identity, Policy, Quarantine, Quarantined,
+    Trust, Want,
 };
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,8 @@ pub struct SyncSummary {
     pub steps: Vec<Step>,
     /// The level before.
     pub from: u32,
-    /// The level now; `None` if the hypervisor was not asked, or did not answer.
+    /// The level now; `None` if the hypervisor was not asked, or did not answer, or what it
+    /// has cannot be read in the store.
     pub level: Option<u32>,
     /// Whether the hypervisor holds or has applied something else than before, or the host,
     /// when it goes down, has taken something else as good.
@@ -89,6 +91,9 @@ pub enum SyncError {
         /// Why.
         fault: Fault,
     },
+    /// The host has what it is to have, as far as the store can be read.
+    #[error("the store cannot be read as a whole, and may have a higher level: {0}")]
+    Unread(Damaged),
     /// All steps were done, and still the host has something else.
     #[error("every step was done, and the host still does not have what its policy wants")]
     Elsewhere,
@@ -181,7 +186,7 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
 
     fn try_settle_now(&mut self, summary: &mut SyncSummary) -> Result<(), SyncError> {
         let (mut progress, quarantine) = self.recover(summary)?;
-        let catalogue = self.catalogue(&progress, &quarantine)?;
+        let catalogue = self.catalogue(&progress, &quarantine);
         let observed = self.list().map(|list| Observed::new(list, &catalogue));
         let record = progress.entry(self.base);
         let before = record.clone();
@@ -197,7 +202,7 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
         }
         let observed = observed?;
         summary.from = observed.level();
-        summary.level = Some(summary.from);
+        summary.level = observed.known_level(&catalogue);
         let settled = self.settle(&mut progress, &observed, Duration::ZERO);
         summary.changed = progress.of(self.base) != before;
         Ok(settled?)
@@ -206,18 +211,19 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
     fn try_run(&mut self, summary: &mut SyncSummary) -> Result<(), SyncError> {
         Plan::permitted(self.policy, self.request)?;
         let (mut progress, mut quarantine) = self.recover(summary)?;
-        let catalogue = self.catalogue(&progress, &quarantine)?;
+        let catalogue = self.catalogue(&progress, &quarantine);
         let before = self.list()?;
         let observed = Observed::new(before.clone(), &catalogue);
         summary.from = observed.level();
-        summary.level = Some(summary.from);
+        summary.level = observed.known_level(&catalogue);
         let time = Duration::from_secs(self.policy.settle.into());
         self.settle(&mut progress, &observed, time)?;
         let record = progress.of(self.base);
         let plan = Plan::make(&observed, &catalogue, self.policy, &record, self.request)?;
         summary.warnings = plan.warnings(&catalogue);
         if plan.steps.is_empty() {
-            return Ok(self.note_reached(&mut progress, &observed, plan.goal)?);
+            self.note_reached(&mut progress, &observed, plan.goal)?;
+            return all_read(&plan);
         }
         let run = Run {
             former: plan.former.map(|entry| self.former(entry, &catalogue)),
@@ -230,21 +236,17 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
         let unsettled = self.begin(&run, &mut progress, summary)?;
         let (taken, after) = self.carry_out(&run, data.as_deref(), &mut quarantine, summary);
         self.conclude(&run, &taken, &after, unsettled, &mut progress, summary);
-        taken
+        taken.and_then(|()| all_read(&plan))
     }
 
     /// What the store has, and which of it counts.
-    fn catalogue(
-        &self,
-        progress: &Progress,
-        quarantine: &Quarantine,
-    ) -> Result<Catalogue, SyncError> {
+    fn catalogue(&self, progress: &Progress, quarantine: &Quarantine) -> Catalogue {
         let trust = Trust {
             policy: self.policy,
             record: &progress.of(self.base),
             date: &self.recorder.now.date,
         };
-        Ok(Catalogue::read(self.disk, self.base, &trust, quarantine)?)
+        Catalogue::read(self.disk, self.base, &trust, quarantine)
     }
 
     /// What is applied now. Bytes that may not be applied are not uploaded to restore
@@ -514,6 +516,14 @@ impl<D: Disk, H: Host> Sync<'_, D, H> {
             true => progress.write(self.disk),
             false => Ok(()),
         }
+    }
+}
+
+/// Refuses to call it done if there may be a higher level.
+fn all_read(plan: &Plan) -> Result<(), SyncError> {
+    match plan.unread.as_slice() {
+        [] => Ok(()),
+        [unread, ..] => Err(SyncError::Unread((*unread).clone())),
     }
 }
 

@@ -125,6 +125,7 @@ fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
     sync(&mut host, &[], 1)?;
 
     one_at_a_time(&mut host)?;
+    recorded_or_refused(&mut host)?;
     let history = host.run(&["xsplice", "history", "--json"])?;
     ensure!(history.code == Some(0), "{history:?}");
     let lines = result("history", &history.stdout)?["lines"].take();
@@ -185,6 +186,35 @@ fn one_at_a_time(host: &mut Host) -> anyhow::Result<()> {
     ensure!(waits.code == Some(0), "{waits:?}");
     let failed = host.run(&["xsplice", "apply", "missing"])?;
     ensure!(failed.code == Some(1), "{failed:?}");
+    Ok(())
+}
+
+/// If the history cannot be written, the policy says whether something is changed, under
+/// every name of the tool.
+fn recorded_or_refused(host: &mut Host) -> anyhow::Result<()> {
+    let payload = "/new/fixes-1.livepatch";
+    let enforce = ["in-dom0", "unrecorded", "audit = \"enforce\""];
+    for command in [
+        &["xsplice", "upload", "other", payload][..],
+        &["xen-livepatch", "upload", "other", payload],
+    ] {
+        let refused = host.run(&[&enforce[..], command].concat())?;
+        ensure!(refused.code == Some(1), "{refused:?}");
+        let list = host.run(&["xsplice", "list"])?;
+        ensure!(!list.stdout.contains("other"), "{list:?}");
+    }
+    let warn = ["in-dom0", "unrecorded", "audit = \"warn\""];
+    for command in [
+        &["xsplice", "upload", "other", payload][..],
+        &["xen-livepatch", "unload", "other"],
+    ] {
+        let warned = host.run(&[&warn[..], command].concat())?;
+        let said = warned.stderr.contains("warning: not recorded");
+        ensure!(warned.code == Some(0) && said, "{warned:?}");
+    }
+    let verified = host.run(&["xsplice", "history", "--verify"])?;
+    let whole = verified.stdout.contains("the chain is whole");
+    ensure!(verified.code == Some(0) && whole, "{verified:?}");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Changing what the hypervisor holds and has applied.
 
-use super::audit::{Audit, Subject, recorded};
+use super::audit::{Audit, NotBegun, Subject, recorded};
 use super::commands::{Change, Limits};
 use super::console::Console;
 use super::explain::{explain_action, explain_interface, explain_upload};
@@ -265,7 +265,7 @@ impl From<anyhow::Error> for Failed {
 pub(super) fn run(task: &Task, patience: Duration) -> Result<Done, Failed> {
     let hypervisor = Privcmd::open().map_err(anyhow::Error::from)?;
     let audit =
-        Audit::begin(&task.subject(), &hypervisor, patience).map_err(anyhow::Error::from)?;
+        Audit::begin(&task.subject(), &hypervisor, patience).map_err(NotBegun::into_error)?;
     let done = run_on(&hypervisor, task);
     audit.end(
         done.as_ref()

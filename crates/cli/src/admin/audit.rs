@@ -2,8 +2,7 @@
 //! What every change of the hypervisor's payloads has in common, under both names of the
 //! tool: one at a time on a host, and all in the history.
 //!
-//! A change that cannot be recorded is made all the same, with a warning: to revert a bad
-//! payload is worth more than its record.
+//! If a change cannot be recorded, the policy of the host says whether it is made.
 
 use crate::output::complain;
 use crate::store;
@@ -16,6 +15,23 @@ pub(super) struct Audit {
     _lock: Option<Lock>,
     event: Event,
     begun: Instant,
+}
+
+/// Why a change is not made.
+pub(super) enum NotBegun {
+    /// Others are at work, or there can be no lock.
+    Locked(LockError),
+    /// It cannot be recorded, and must be.
+    Unrecorded(xsplice_store::Error),
+}
+
+impl NotBegun {
+    pub(super) fn into_error(self) -> anyhow::Error {
+        match self {
+            Self::Locked(error) => error.into(),
+            Self::Unrecorded(error) => error.into(),
+        }
+    }
 }
 
 /// What is changed.
@@ -31,33 +47,34 @@ impl Audit {
     /// Waits up to `patience` for others, and records what begins.
     ///
     /// # Errors
-    /// If others are still at work, or there can be no lock.
+    /// If others are still at work, there can be no lock, or it cannot be recorded and must
+    /// be.
     pub(super) fn begin(
         subject: &Subject,
         hypervisor: &Privcmd,
         patience: Duration,
-    ) -> Result<Self, LockError> {
-        let lock = Lock::take(&Root::new("/".as_ref()), patience)?;
-        Ok(Self::with(Some(lock), subject, hypervisor))
+    ) -> Result<Self, NotBegun> {
+        let lock = Lock::take(&root(), patience).map_err(NotBegun::Locked)?;
+        Self::with(Some(lock), subject, hypervisor)
     }
 
     /// The same for the classic tool, which needs no lock: without a place for one, it goes
     /// on.
     ///
     /// # Errors
-    /// If others are still at work.
+    /// If others are still at work, or it cannot be recorded and must be.
     pub(super) fn begin_classic(
         subject: &Subject,
         hypervisor: &Privcmd,
         patience: Duration,
-    ) -> Result<Self, LockError> {
+    ) -> Result<Self, NotBegun> {
         match Self::begin(subject, hypervisor, patience) {
-            Err(LockError::Disk(_)) => Ok(Self::with(None, subject, hypervisor)),
+            Err(NotBegun::Locked(LockError::Disk(_))) => Self::with(None, subject, hypervisor),
             begun => begun,
         }
     }
 
-    fn with(lock: Option<Lock>, subject: &Subject, hypervisor: &Privcmd) -> Self {
+    fn with(lock: Option<Lock>, subject: &Subject, hypervisor: &Privcmd) -> Result<Self, NotBegun> {
         let base = build_id(hypervisor).ok().flatten();
         let event = Event {
             base: base.and_then(|id| id.try_into().ok()),
@@ -70,8 +87,9 @@ impl Audit {
             event,
             begun: Instant::now(),
         };
-        audit.record(audit.event.clone());
-        audit
+        let recorded = record(audit.event.clone());
+        store::begin(&root(), recorded).map_err(NotBegun::Unrecorded)?;
+        Ok(audit)
     }
 
     /// Records how it ended: with an error, or that it is done.
@@ -80,23 +98,26 @@ impl Audit {
             None => Outcome::Done,
             Some(_) => Outcome::Failed,
         };
-        self.record(Event {
+        let recorded = record(Event {
             outcome,
             message: error,
             milliseconds: u64::try_from(self.begun.elapsed().as_millis()).ok(),
             ..self.event.clone()
         });
-    }
-
-    fn record(&self, event: Event) {
-        let root = Root::new("/".as_ref());
-        let log = Journal::new(&root);
-        let recorded = store::recorder(&root, &log);
-        let recorded = recorded.and_then(|recorder| Ok(recorder.record(event)?));
         if let Err(error) = recorded {
             complain!("warning: not recorded: {error:#}");
         }
     }
+}
+
+fn root() -> Root {
+    Root::new("/".as_ref())
+}
+
+fn record(event: Event) -> anyhow::Result<()> {
+    let root = root();
+    let log = Journal::new(&root);
+    Ok(store::recorder(&root, &log)?.record(event)?)
 }
 
 /// What the history calls an action.

@@ -7,7 +7,7 @@
 //! One deliberate difference: if the hypervisor's interface cannot be opened, the
 //! classic tool exits with 0, this one with 1.
 
-use super::audit::{Audit, Subject, recorded};
+use super::audit::{Audit, NotBegun, Subject, recorded};
 use super::{TIMEOUT_MS, name_of};
 use crate::output::complain;
 use std::fs::File;
@@ -238,9 +238,16 @@ impl Tool<'_> {
 
     /// Does a change, while no other xsplice is at work, and records it.
     fn change(&self, subject: &Subject, change: impl FnOnce() -> Outcome) -> Outcome {
-        let Ok(audit) = Audit::begin_classic(subject, self.hypervisor, PATIENCE) else {
-            complain!("Another xsplice is at work.");
-            return Err(Failure::Errno(Errno::EBUSY));
+        let audit = match Audit::begin_classic(subject, self.hypervisor, PATIENCE) {
+            Ok(audit) => audit,
+            Err(NotBegun::Locked(_)) => {
+                complain!("Another xsplice is at work.");
+                return Err(Failure::Errno(Errno::EBUSY));
+            }
+            Err(NotBegun::Unrecorded(error)) => {
+                complain!("{error}");
+                return Err(Failure::Other);
+            }
         };
         let outcome = change();
         audit.end(match &outcome {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice coverage`.
 
-use crate::output::{Ended, say, shown};
+use crate::output::{Ended, complain, say, shown};
 use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -60,7 +60,10 @@ pub(super) fn coverage(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
         &fleet,
         args.level,
         &Date::new(SystemTime::now()),
-    )?;
+    );
+    for damaged in &coverage.damaged {
+        complain!("warning: not used: {damaged}");
+    }
     if !json {
         for (base, covered) in &coverage.hypervisors {
             let verdict = if covered.covered {

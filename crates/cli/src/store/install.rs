@@ -2,7 +2,7 @@
 //! What is in the store: `xsplice install`, `xsplice remove`, and the manifest that
 //! `xsplice sign` writes.
 
-use super::{At, Wait, recorder};
+use super::{At, Wait, recorded, recorder};
 use crate::output::{Ended, complain, say, shown};
 use crate::signature::read_payload;
 use anyhow::{Context as _, bail};
@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use xsplice_abi::text::escaped;
 use xsplice_store::{
     Action, BuildId, Date, Event, Identity, Incoming, Journal, Keys, Manifest, Outcome, Paths,
-    Policy, Progress, Release, Signer,
+    Policy, Progress, Release, Removal, Signer,
 };
 use xsplice_system::file;
 
@@ -157,31 +157,32 @@ pub(super) fn install(args: &InstallArgs, json: bool) -> anyhow::Result<ExitCode
     let root = args.at.root();
     let _lock = args.wait.take(&root)?;
     let policy = Policy::read(&root)?;
-    let verify = Keys::read(&root)?.verify(&policy);
+    let verify = Keys::read(&root).verify(&policy);
     let log = Journal::new(&root);
     let recorder = recorder(&root, &log)?;
     let mut payloads = Vec::new();
     for (path, incoming) in incoming {
-        let installed = xsplice_store::install(&root, &policy, &incoming, &recorder.now.date);
-        let (entry, new) = installed.with_context(|| shown(path))?;
+        let judged = incoming.judge(&root, &policy, &recorder.now.date);
+        let judged = judged.with_context(|| shown(path))?;
+        let entry = &judged.entry;
         let payload = entry.manifest.identity();
         if let Some(warning) = entry.warning(verify) {
             complain!("warning: {warning}");
         }
-        if new {
+        if judged.is_new {
             let event = Event {
                 base: Some(entry.manifest.base.clone()),
                 signer: Some(entry.signer.to_string()),
-                ..Event::new(Action::Install, Outcome::Done, Some(payload.clone()))
+                ..Event::new(Action::Install, Outcome::Begun, Some(payload.clone()))
             };
-            let recorded = recorder.record(event);
-            recorded.with_context(|| format!("{} is installed, but not recorded", payload.name))?;
+            let installed = recorded(&recorder, event, || judged.write(&root));
+            installed.with_context(|| shown(path))?;
         }
         payloads.push(Put {
             payload,
-            base: entry.manifest.base,
-            signer: entry.signer,
-            new,
+            base: entry.manifest.base.clone(),
+            signer: entry.signer.clone(),
+            new: judged.is_new,
         });
     }
     if !json {
@@ -206,14 +207,14 @@ pub(super) fn remove(args: &RemoveArgs, json: bool) -> anyhow::Result<ExitCode> 
     let _lock = args.wait.take(&root)?;
     let log = Journal::new(&root);
     let recorder = recorder(&root, &log)?;
-    let files = xsplice_store::remove(&root, &Progress::read(&root)?, &args.name)?;
+    let removal = Removal::of(&root, &Progress::read(&root)?, &args.name)?;
     let event = Event {
         name: Some(args.name.clone()),
-        ..Event::new(Action::Remove, Outcome::Done, None)
+        ..Event::new(Action::Remove, Outcome::Begun, None)
     };
-    let recorded = recorder.record(event);
-    recorded.with_context(|| format!("{} is removed, but not recorded", escaped(&args.name)))?;
-    let files: Vec<String> = files.iter().map(|path| shown(path)).collect();
+    let removed = recorded(&recorder, event, || removal.carry_out(&root));
+    removed.with_context(|| escaped(&args.name).to_string())?;
+    let files: Vec<String> = removal.payloads().iter().map(|path| shown(path)).collect();
     if !json {
         files.iter().for_each(|file| say!("{file}: removed"));
     }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use xsplice_abi::text::escaped;
 use xsplice_review::Payload;
 use xsplice_store::{
-    Broken, BuildId, Catalogue, Date, Held, History, Host, HostRecord, Line, Loaded, Moment,
+    Break, Broken, BuildId, Catalogue, Date, Held, History, Host, HostRecord, Line, Loaded, Moment,
     Observed, Policy, Progress, Quarantine, Report, Root, Sha256, Trust,
 };
 use xsplice_system::{file, lines};
@@ -24,8 +24,20 @@ Examples:
   xsplice status --json | jq -r .state
 
 States: current, behind, nothing-to-apply, held, apply-failed, quarantined, unverified,
-diverged, hypervisor-unknown, reboot-required, no-livepatch. With --check, the exit code
-is 3 unless the host has what its policy wants (current, nothing-to-apply).";
+diverged, store-damaged, hypervisor-unknown, reboot-required, no-livepatch. With --check,
+the exit code is 3 unless the host has what its policy wants (current, nothing-to-apply).";
+
+const HISTORY: &str = "\
+Examples:
+  xsplice history
+  xsplice history --since 2026-11-29T00:00:00Z
+  xsplice history --verify
+
+Each line has the hash of the one before, across rotated files, history.jsonl.1 and so on.
+Exit codes: 1 if lines were changed, taken out, added, or put in another order; 0 with a note
+if a line is there in part, because the host went down, if lines are from before there were hashes,
+or if older files are not here. That the last lines are missing, or all were written anew, is
+noticed only with --anchor.";
 
 const METRICS: &str = "\
 Examples:
@@ -48,12 +60,15 @@ pub(crate) struct StatusArgs {
 
 /// Arguments of `xsplice history`.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  xsplice history\n  xsplice history --since 2026-11-29T00:00:00Z\n\n\
-                  The exit code is 1 if lines were changed or removed. A line that is \
-                  incomplete, because the host went down, is only reported."
-)]
+#[command(after_help = HISTORY)]
 pub(crate) struct HistoryArgs {
+    /// Only say whether it is as it was written, and print the hash of the last line.
+    #[arg(long)]
+    verify: bool,
+    /// A line must have this hash, which `--verify` printed earlier: then the lines up to
+    /// it are still here.
+    #[arg(long, value_name = "SHA256", requires = "verify", value_parser = sha256)]
+    anchor: Option<Sha256>,
     /// Start at this date, in UTC.
     #[arg(long, value_name = "DATE", value_parser = date)]
     since: Option<Date>,
@@ -73,6 +88,10 @@ pub(crate) struct MetricsArgs {
 }
 
 fn date(text: &str) -> Result<Date, String> {
+    text.to_owned().try_into()
+}
+
+fn sha256(text: &str) -> Result<Sha256, String> {
     text.to_owned().try_into()
 }
 
@@ -99,8 +118,13 @@ struct Replacement {
 pub(crate) struct Past {
     /// The oldest first.
     lines: Vec<Line>,
-    /// Where lines were changed or removed, or are incomplete because the host went down.
+    /// Where the chain of hashes does not prove that lines are as they were written.
     broken: Vec<Broken>,
+    /// Whether all lines are proved to be as they were written, but for the last ones, which
+    /// may be missing.
+    whole: bool,
+    /// SHA-256 of the last line; null if there is none.
+    last: Option<Sha256>,
 }
 
 /// The metrics.
@@ -139,7 +163,7 @@ pub(super) fn look(
         record: &record,
         date: &now.date,
     };
-    let catalogue = Catalogue::read(root, base, &trust, &quarantine)?;
+    let catalogue = Catalogue::read(root, base, &trust, &quarantine);
     let loaded = host.list().map_err(|fault| anyhow!(fault.message))?;
     Ok(Look {
         catalogue,
@@ -257,6 +281,9 @@ fn text(status: &Status) -> String {
     if let Some(reboot) = &report.reboot {
         line("reboot", reboot);
     }
+    if let Some(unknown) = &report.reboot_unknown {
+        line("reboot", &format!("not known whether it is due: {unknown}"));
+    }
     for damaged in &report.damaged {
         line(
             "not used",
@@ -288,38 +315,74 @@ fn describe(line: &mut impl FnMut(&str, &str), payload: &Held) {
 }
 
 pub(super) fn history(args: &HistoryArgs, json: bool) -> anyhow::Result<ExitCode> {
-    let History { mut lines, broken } = History::read(&args.at.root())?;
+    let history = History::read(&args.at.root())?;
+    let failure = changed(&history, args.anchor.as_ref());
+    let mut past = Past {
+        whole: history.is_whole(),
+        last: history.last().cloned(),
+        lines: history.lines,
+        broken: history.broken,
+    };
+    for broken in &past.broken {
+        let severity = match broken.kind {
+            Break::Changed => "error",
+            Break::Torn | Break::WithoutHash | Break::OlderMissing => "note",
+        };
+        complain!("{severity}: {broken}");
+    }
+    if !json && args.verify && failure.is_none() {
+        say!("{}", verdict(&past));
+    }
     if let Some(since) = &args.since {
-        lines.retain(|line| line.date >= *since);
+        past.lines.retain(|line| line.date >= *since);
     }
-    if !json {
-        for line in &lines {
-            let event = &line.event;
-            let payload = event.payload.as_ref().map(|payload| &payload.name);
-            let name = payload.or(event.name.as_ref()).map_or("-", |name| name);
-            let user = line.user.map_or("-".to_owned(), |user| user.to_string());
-            let message = event.message.as_deref().unwrap_or_default();
-            let text = format!(
-                "{}  {:<10} {:<6} {name}  {user}  {message}",
-                line.date,
-                event.action.word(),
-                event.outcome.word()
-            );
-            say!("{}", escaped(text.trim_end()));
-        }
+    if !json && !args.verify {
+        past.lines.iter().for_each(|line| say!("{}", entry(line)));
     }
-    for broken in &broken {
-        let severity = if broken.torn { "note" } else { "error" };
-        complain!("{severity}: line {}: {}", broken.line, broken.reason);
-    }
-    let changed = broken.iter().find(|broken| !broken.torn);
-    let failure = changed.map(|broken| {
-        Failure::refused(
-            format!("line {}: {}", broken.line, broken.reason),
-            Vec::new(),
-        )
+    Ok(Ended::well(past).but(failure).tell(json))
+}
+
+/// Why the history is not as it was written.
+fn changed(history: &History, anchor: Option<&Sha256>) -> Option<Failure> {
+    let broken = history.changed().next();
+    let broken = broken.map(|broken| Failure::refused(broken.to_string(), Vec::new()));
+    let missing = anchor.filter(|anchor| !history.has(anchor)).map(|anchor| {
+        let message = format!(
+            "no line has the SHA-256 {anchor}: lines were taken out at the end, or all were \
+             written anew"
+        );
+        complain!("error: {message}");
+        Failure::refused(message, Vec::new())
     });
-    Ok(Ended::well(Past { lines, broken }).but(failure).tell(json))
+    broken.or(missing)
+}
+
+/// What `--verify` found out, if nothing was changed.
+fn verdict(past: &Past) -> String {
+    let count = past.lines.len();
+    let proved = match past.whole {
+        true => "the chain is whole",
+        false => "nothing was changed in the lines that have a hash, and not all is proved",
+    };
+    let last = past.last.as_ref();
+    let last = last.map_or_else(String::new, |last| format!("\nlast line: {last}"));
+    format!("{count} lines: {proved}{last}")
+}
+
+/// A line for people.
+fn entry(line: &Line) -> String {
+    let event = &line.event;
+    let payload = event.payload.as_ref().map(|payload| &payload.name);
+    let name = payload.or(event.name.as_ref()).map_or("-", |name| name);
+    let user = line.user.map_or("-".to_owned(), |user| user.to_string());
+    let message = event.message.as_deref().unwrap_or_default();
+    let text = format!(
+        "{}  {:<10} {:<6} {name}  {user}  {message}",
+        line.date,
+        event.action.word(),
+        event.outcome.word()
+    );
+    escaped(text.trim_end()).to_string()
 }
 
 pub(super) fn metrics(args: &MetricsArgs, json: bool) -> anyhow::Result<ExitCode> {

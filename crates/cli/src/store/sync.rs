@@ -3,7 +3,7 @@
 
 use super::failure;
 use super::status::look;
-use super::{At, Wait, hypervisor, now, recorder};
+use super::{At, Wait, hypervisor, now, recorded, recorder};
 use crate::admin::{Dom0, Missing, TIMEOUT_MS};
 use crate::output::{Ended, complain, say};
 use anyhow::{anyhow, bail};
@@ -12,8 +12,8 @@ use serde::Serialize;
 use std::process::ExitCode;
 use xsplice_abi::text::escaped;
 use xsplice_store::{
-    Action, Event, Goal, Host as _, Journal, Outcome, Plan, Policy, Quarantine, Quarantined,
-    Recorder, Request, Root, Step, Sync, SyncError, SyncSummary,
+    Action, Event, Goal, Host as _, Identity, Journal, Outcome, Plan, Policy, Quarantine,
+    Quarantined, Recorder, Request, Root, Step, Sync, SyncError, SyncSummary,
 };
 
 const PLAN: &str = "\
@@ -114,7 +114,8 @@ pub(crate) struct Planned {
 pub(crate) struct Synced {
     /// The level before.
     from: u32,
-    /// The level now; null if the hypervisor does not say.
+    /// The level now; null if the hypervisor does not say, or what it has cannot be read in
+    /// the store.
     level: Option<u32>,
     /// The steps that were done.
     steps: Vec<Step>,
@@ -296,15 +297,22 @@ fn tell(ended: &SyncSummary, state: Option<&str>) {
 }
 
 fn release(root: &Root, recorder: &Recorder<Root>, name: &str) -> anyhow::Result<()> {
-    let released = Quarantine::read(root)?.release(root, name)?;
-    if released.is_empty() {
+    let mut quarantine = Quarantine::read(root)?;
+    let named = quarantine
+        .all()
+        .iter()
+        .map(|quarantined| &quarantined.payload);
+    let named = named.filter(|payload| payload.name == name).cloned();
+    let named: Vec<Identity> = named.collect();
+    if named.is_empty() {
         bail!(
             "{}: no payload of this name is in quarantine",
             escaped(name)
         );
     }
-    for payload in released {
-        recorder.record(Event::new(Action::Release, Outcome::Done, Some(payload)))?;
+    for payload in named {
+        let event = Event::new(Action::Release, Outcome::Begun, Some(payload.clone()));
+        recorded(recorder, event, || quarantine.release(root, &payload))?;
     }
     Ok(())
 }

@@ -128,8 +128,7 @@ fn check_files(world: &World, when: &str) {
         }
     }
     let history = History::read(&world.disk).expect(when);
-    let torn = history.broken.iter().all(|broken| broken.torn);
-    assert!(torn, "{when}: {:?}", history.broken);
+    assert!(history.is_whole(), "{when}: {:?}", history.broken);
 }
 
 /// The state is the truth.

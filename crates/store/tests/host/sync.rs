@@ -129,8 +129,9 @@ fn a_host_that_dies_soon_after_does_not_get_it_again() {
         "{ended:?}"
     );
     let mut quarantine = Quarantine::read(&world.disk).expect("whole");
-    let released = quarantine.release(&world.disk, "fixes-2").expect("written");
-    assert_eq!(released.len(), 1);
+    let released = quarantine.all()[0].payload.clone();
+    quarantine.release(&world.disk, &released).expect("written");
+    assert!(quarantine.all().is_empty());
     world.sync(&Request::default());
     assert_eq!(world.xen.applied(), [2]);
 }
@@ -438,6 +439,131 @@ fn files_that_are_no_good_are_said_and_not_used() {
     assert_eq!(world.sync(&Request::default()).level, Some(2));
 }
 
+/// Payloads of packages, of which one cannot be read, each in its way, and what it is.
+fn with_a_bad_package(level: u8) -> Vec<(World, PathBuf)> {
+    let directory = Paths::vendor().join(base());
+    let bad = directory.join(format!("fixes-{level}.livepatch"));
+    let manifest = Paths::manifest(&bad);
+    let worlds = [
+        manifest.clone(),
+        Paths::signature(&manifest),
+        directory.clone(),
+        bad.clone(),
+    ];
+    let worlds = worlds.map(|unreadable| {
+        let mut world = behind();
+        let (data, text) = payload(level, false);
+        world.xen.know(&data, &text);
+        world.write(&bad, &data);
+        let text = text.to_json().expect("JSON");
+        world.write(&manifest, text.as_bytes());
+        match unreadable == bad {
+            // The payload itself is read only if it is to be applied: damage its manifest.
+            true => world.write(&manifest, &text.as_bytes()[1..]),
+            false => world.disk.break_at(&unreadable),
+        }
+        let named = if unreadable == directory {
+            directory.clone()
+        } else {
+            bad.clone()
+        };
+        (world, named)
+    });
+    worlds.into()
+}
+
+#[test]
+fn a_bad_package_is_said_and_does_not_stop_the_others() {
+    for (mut world, bad) in with_a_bad_package(3) {
+        let report = world.report();
+        assert_eq!(report.condition, Condition::Behind, "{report:?}");
+        let [damaged] = report.damaged.as_slice() else {
+            panic!("{report:?}");
+        };
+        assert!(
+            damaged.path == bad && !damaged.reason.is_empty(),
+            "{report:?}"
+        );
+        let ended = world.sync(&Request::default());
+        assert_eq!((ended.level, world.xen.applied()), (Some(2), vec![2]));
+        // It is not called done: level 3 may be there.
+        let Some(SyncError::Unread(damaged)) = &ended.error else {
+            panic!("{ended:?}");
+        };
+        assert_eq!(damaged.path, bad);
+        assert_eq!(ended.warnings.len(), 1, "{ended:?}");
+        let report = world.report();
+        assert_eq!(report.condition, Condition::StoreDamaged, "{report:?}");
+        let again = world.sync(&Request::default());
+        assert!(!again.changed && again.error.is_some(), "{again:?}");
+        // What was decided before, or is named, does not depend on it.
+        let ended = world.sync(&unattended());
+        assert!(
+            ended.error.is_none() && ended.warnings.is_empty(),
+            "{ended:?}"
+        );
+        world.policy.want = Want::Named("fixes-2".to_owned());
+        assert!(world.sync(&Request::default()).error.is_none());
+        assert_eq!(condition(&world), Condition::Current);
+    }
+}
+
+#[test]
+fn what_the_host_has_is_not_replaced_because_it_cannot_be_read() {
+    let bad = Paths::manifest(&Paths::store().join(base()).join("fixes-2.livepatch"));
+    let mut world = behind();
+    world.sync(&Request::default());
+    world.pass(Duration::from_secs(700));
+    world.sync(&unattended());
+    world.disk.break_at(&bad);
+    for applied in [vec![2], vec![]] {
+        for request in [Request::default(), unattended()] {
+            let ended = world.sync(&request);
+            let blocked = blocked(&ended);
+            // After a boot, the level does not fall, either.
+            let expected = match blocked {
+                Blocked::Unread { name, damaged } => {
+                    name == "fixes-2" && damaged.reason.contains("cannot be read")
+                }
+                Blocked::Downgrade { from, to } => (*from, *to) == (2, 1) && applied.is_empty(),
+                _ => false,
+            };
+            assert!(expected && !ended.changed, "{ended:?}");
+            assert_eq!(world.xen.applied(), applied);
+        }
+        assert!(!condition(&world).is_as_wanted());
+        world.reboot();
+    }
+}
+
+#[test]
+fn keys_that_cannot_be_read_verify_nothing() {
+    for unreadable in [key_file("vendor.pem"), Paths::keys()] {
+        let mut world = behind();
+        world.write(&key_file("vendor.pem"), &key("trusted/vendor.pem"));
+        world.disk.break_at(&unreadable);
+        let report = world.report();
+        assert_eq!(report.condition, Condition::Unverified, "{report:?}");
+        assert_eq!(report.damaged[0].path, unreadable);
+        assert!(!world.sync(&Request::default()).changed);
+        assert!(world.install(3, false).is_err());
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_read_covers_nobody_for_certain() {
+    for (world, bad) in with_a_bad_package(3) {
+        let fleet = Fleet::parse(&format!("one {}\n", base())).expect("it is good");
+        let policy = Policy::default();
+        let coverage = |level| {
+            let date = world.now().date;
+            Coverage::new(&world.disk, &policy, &fleet, Some(level), &date)
+        };
+        assert!(coverage(2).is_complete() && !coverage(3).is_complete());
+        assert_eq!(coverage(3).damaged[0].path, bad);
+    }
+}
+
 fn key(name: &str) -> Vec<u8> {
     let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/keys");
     std::fs::read(keys.join(name)).expect("it is there")
@@ -539,14 +665,13 @@ fn a_fleet_is_covered_or_not_by_level() {
     let fleet = Fleet::parse(&format!("one {}\ntwo {}\nthree abcd\n", base(), base()));
     let fleet = fleet.expect("it is good");
     let covered = |level| {
-        let coverage = Coverage::new(
+        Coverage::new(
             &world.disk,
             &Policy::default(),
             &fleet,
             level,
             &world.now().date,
-        );
-        coverage.expect("read")
+        )
     };
     let abcd = "abcd".to_owned().try_into().expect("it is one");
     let any = covered(None);
@@ -934,10 +1059,31 @@ fn a_full_history_does_not_stop_a_sync() {
     let ended = world.sync(&Request::default());
     assert!(ended.error.is_none() && ended.level == Some(2), "{ended:?}");
     let history = History::read(&world.disk).expect("read");
-    let (last, broken) = (history.lines.last(), history.broken);
-    assert!(last.is_some_and(|line| line.previous != xsplice_store::Sha256::zero()));
+    let previous = history.lines.last().and_then(|line| line.previous.as_ref());
+    assert!(previous.is_some_and(|hash| *hash != xsplice_store::Sha256::zero()));
     // Only the lines that are no records are wrong; the chain goes on behind them.
-    assert!(broken.len() == 17 && broken.iter().all(|broken| !broken.torn));
+    assert!(history.changed().count() == 17 && history.broken.len() == 17);
+}
+
+#[test]
+fn the_policy_says_what_is_done_without_a_record() {
+    let world = World::new(Core::Stock);
+    let permitted = || Policy::permit_unrecorded(&world.disk, "the disk is full");
+    assert!(permitted().is_ok(), "a host without a policy");
+    world.write(&Paths::policy(), b"audit = \"warn\"");
+    assert!(permitted().is_ok());
+    world.write(&Paths::policy(), b"audit = \"enforce\"");
+    let error = permitted().expect_err("it is refused").to_string();
+    assert!(error.contains("the disk is full; audit = "), "{error}");
+    // It may say enforce.
+    world.write(&Paths::policy(), b"audit = \"warn\"\nunknown = 1");
+    let error = permitted().expect_err("it is refused").to_string();
+    assert!(
+        error.contains("not known: /etc/xsplice/host.toml"),
+        "{error}"
+    );
+    world.disk.break_at(&Paths::policy());
+    assert!(permitted().is_err());
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //! printed. `nameless FILE` uploads it under a name that is not UTF-8, and reverts
 //! that name, with the C tool, because ours has no such names. `locked COMMAND...` holds
 //! the lock of xsplice while a command runs, `locked-first COMMAND...` only for its first
-//! two seconds. `cycles NUMBER FIRST SECOND` applies and reverts two payloads while other
+//! two seconds. `unrecorded POLICY COMMAND...` runs a command on a host with this policy,
+//! whose history cannot be written. `cycles NUMBER FIRST SECOND` applies and reverts two payloads while other
 //! threads keep the CPUs and the hypervisor busy. `microcode FILE` has the CPUs load the
 //! file and prints the error number; `microcode-cycles NUMBER FILE FIRST SECOND` has them
 //! load one again and again while payloads are applied and reverted.
@@ -49,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         ["locked-first", command, arguments @ ..] => {
             locked(command, arguments, Some(Duration::from_secs(2)))
         }
+        ["unrecorded", policy, command, arguments @ ..] => unrecorded(policy, command, arguments),
         ["microcode", file] => microcode(&hypervisor, file),
         ["microcode-cycles", number, file, first, second] => {
             let done = microcode_cycles(&hypervisor, number.parse()?, file, first, second)?;
@@ -70,6 +72,20 @@ fn locked(command: &str, arguments: &[&str], time: Option<Duration>) -> anyhow::
         lock.unlock()?;
     }
     let status = child.wait()?;
+    std::process::exit(status.code().unwrap_or(1))
+}
+
+fn unrecorded(policy: &str, command: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let (file, history) = ("/etc/xsplice/host.toml", "/var/lib/xsplice/history.jsonl");
+    let kept = "/var/lib/xsplice/kept";
+    std::fs::write(file, policy)?;
+    std::fs::rename(history, kept)?;
+    // No line can be added to a directory.
+    std::fs::create_dir(history)?;
+    let status = Command::new(command).args(arguments).status()?;
+    std::fs::remove_dir(history)?;
+    std::fs::rename(kept, history)?;
+    std::fs::remove_file(file)?;
     std::process::exit(status.code().unwrap_or(1))
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Memory {
     files: RefCell<Files>,
     counter: Rc<Counter>,
     full: Cell<bool>,
+    /// Files and directories that cannot be read, ever.
+    unreadable: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Memory {
@@ -36,6 +38,7 @@ impl Memory {
             files: RefCell::default(),
             counter,
             full: Cell::new(false),
+            unreadable: RefCell::default(),
         }
     }
 
@@ -47,6 +50,11 @@ impl Memory {
             (path.display().to_string(), data)
         });
         names.collect()
+    }
+
+    /// From now on, the file or directory at `path` cannot be read.
+    pub(crate) fn break_at(&self, path: &Path) {
+        self.unreadable.borrow_mut().insert(path.to_owned());
     }
 
     /// The host died.
@@ -72,12 +80,15 @@ impl Memory {
         self.full.set(false);
     }
 
-    /// Reads, or fails to. A disk that is full can be read.
-    fn look<T>(&self, read: impl Fn(&Files) -> io::Result<T>) -> io::Result<T> {
+    /// Reads what is at `path`, or fails to. A disk that is full can be read.
+    fn look<T>(&self, path: &Path, read: impl Fn(&Files) -> io::Result<T>) -> io::Result<T> {
         if self.counter.is_over() {
             return Err(ErrorKind::Other.into());
         }
         match self.counter.next() {
+            None if self.unreadable.borrow().contains(path) => {
+                Err(io::Error::other("the sector cannot be read"))
+            }
             None => read(&self.files.borrow()),
             Some(_) => Err(io::Error::other("the sector cannot be read")),
         }
@@ -143,7 +154,7 @@ impl Files {
 
 impl Disk for Memory {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.look(|files| Ok(files.at(path)?.written.clone()))
+        self.look(path, |files| Ok(files.at(path)?.written.clone()))
     }
 
     fn tail(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
@@ -153,7 +164,7 @@ impl Disk for Memory {
     }
 
     fn names(&self, directory: &Path) -> io::Result<Vec<String>> {
-        self.look(|files| {
+        self.look(directory, |files| {
             if !files.directories.contains(directory) {
                 return Err(ErrorKind::NotFound.into());
             }

@@ -267,7 +267,6 @@ impl World {
             date: &self.now().date,
         };
         let catalogue = Catalogue::read(&self.disk, &base(), &trust, &quarantine);
-        let catalogue = catalogue.expect("it is whole");
         let loaded = self.xen.list().expect("it answers");
         let observed = Observed::new(loaded, &catalogue);
         let (policy, now) = (&self.policy, self.now());
