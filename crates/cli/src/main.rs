@@ -27,6 +27,7 @@ mod output;
 mod progress;
 mod report;
 mod schema;
+mod series;
 mod sign;
 mod signature;
 mod store;
@@ -38,7 +39,7 @@ Exit codes:
   0  done
   1  failed; standard error says why
   2  the hypervisor was busy and nothing changed; try again
-  3  status --check, plan, coverage: not as wanted";
+  3  status --check, plan, coverage, series table: not as wanted";
 
 /// Live patching for the Xen hypervisor.
 #[derive(Parser)]
@@ -80,6 +81,9 @@ enum Command {
     VerifySignature(signature::Args),
     /// Make a key to sign payloads with.
     Keygen(keygen::Args),
+    /// Make all payloads of a release: for several hypervisors and levels.
+    #[command(subcommand)]
+    Series(series::Command),
     /// Try payloads on a disposable Xen host in QEMU.
     Lab(lab::Args),
     /// Write the manual pages.
@@ -111,6 +115,7 @@ impl Command {
             Self::Check(_)
             | Self::Inspect(_)
             | Self::VerifySignature(_)
+            | Self::Series(_)
             | Self::Completions(_)
             | Self::Admin(_) => false,
             #[cfg(target_arch = "x86_64")]
@@ -177,6 +182,7 @@ fn run() -> ExitCode {
         Command::Sign(args) => sign::run(&args, cli.json),
         Command::VerifySignature(args) => signature::run(&args, cli.json),
         Command::Keygen(args) => keygen::run(&args, cli.json),
+        Command::Series(command) => series::run(&command, cli.json),
         Command::Lab(args) => lab::run(&args, cli.json),
         Command::Man(args) => manual::write_pages(&args, cli.json),
         Command::Completions(args) => manual::print_completions(&args, cli.json),

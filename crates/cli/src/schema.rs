@@ -5,7 +5,8 @@
 use crate::demo;
 use crate::output::{Ended, failure, say};
 use crate::{
-    admin, build, check, efi_syms, inspect, keygen, lab, manual, report, sign, signature, store,
+    admin, build, check, efi_syms, inspect, keygen, lab, manual, report, series, sign, signature,
+    store,
 };
 use anyhow::Context as _;
 use schemars::generate::SchemaSettings;
@@ -63,6 +64,8 @@ const COMMANDS: &[(&str, Make)] = &[
     ("report", of::<report::Reported>),
     ("revert", of::<admin::Acted>),
     ("schema", of::<Written>),
+    ("series-plan", of::<series::Tasks>),
+    ("series-table", of::<series::Table>),
     ("sign", of::<sign::Signed>),
     ("status", of::<store::Status>),
     ("sync", of::<store::Synced>),
@@ -113,7 +116,8 @@ fn schema(name: &str, make: Make) -> Schema {
     let mut settings = SchemaSettings::draft2020_12().for_serialize();
     settings.transforms.push(Box::new(AddressesAreStrings));
     let mut schema = make(&mut settings.into_generator());
-    let title = format!("xsplice {} --json", name.replace("lab-", "lab "));
+    let title = name.replace("lab-", "lab ").replace("series-", "series ");
+    let title = format!("xsplice {title} --json");
     schema.insert("title".to_owned(), title.into());
     schema
 }

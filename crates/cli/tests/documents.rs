@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Commands with subcommands.
-const GROUPS: [&str; 1] = ["lab"];
+const GROUPS: [&str; 2] = ["lab", "series"];
 
 /// Help texts, by command.
 #[derive(Default)]

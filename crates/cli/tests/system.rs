@@ -720,7 +720,7 @@ fn results_are_as_the_schemas_say() {
 
 /// Command lines that fail: the name of the command, its line, the kind of the error, and
 /// what it says.
-const FAILURES: [(&str, &str, &str, &str); 23] = [
+const FAILURES: [(&str, &str, &str, &str); 25] = [
     ("apply", "apply x", "failed", "/dev/xen"),
     ("build", "build --nonsense", "usage", "unexpected argument"),
     (
@@ -774,6 +774,18 @@ const FAILURES: [(&str, &str, &str, &str); 23] = [
     ),
     ("revert", "revert x", "failed", "/dev/xen"),
     ("schema", "schema fix.patch", "failed", "cannot create"),
+    (
+        "series-plan",
+        "series plan fix.patch -o out",
+        "failed",
+        "fix.patch: TOML parse error",
+    ),
+    (
+        "series-table",
+        "series table none -o out",
+        "failed",
+        "none: No such file",
+    ),
     ("sign", "sign x", "usage", "required arguments"),
     ("unload", "unload x", "failed", "/dev/xen"),
     (

@@ -42,6 +42,7 @@ mod quarantine;
 mod report;
 mod retries;
 mod rotated;
+mod series;
 mod sync;
 
 pub use catalogue::{Catalogue, Damaged, Entry, Origin, Trust};
@@ -65,6 +66,7 @@ pub use progress::{Attempt, Failed, HostRecord, Managed, Progress};
 pub use quarantine::{Quarantine, Quarantined};
 pub use report::{Condition, Held, Report};
 pub use retries::Retries;
+pub use series::{Has, Series, Standing, Task, makefile};
 pub use sync::{Sync, SyncError, SyncSummary};
 
 use std::path::PathBuf;

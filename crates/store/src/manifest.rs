@@ -213,17 +213,7 @@ impl Manifest {
         if self.level == 0 {
             return Err("the lowest level is 1; 0 is a host without payload".to_owned());
         }
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-        match self
-            .fixes
-            .iter()
-            .find(|fix| fix.is_empty() || !fix.chars().all(plain))
-        {
-            Some(bad) => Err(format!(
-                "{bad:?} is not the name of a fix, such as XSA-480: use letters, digits, '-', '.'"
-            )),
-            None => Ok(()),
-        }
+        check_fixes(&self.fixes)
     }
 }
 
@@ -231,6 +221,18 @@ impl Manifest {
 /// payload cannot be replaced, nor replace another.
 fn is_outside_window(stage: &str) -> bool {
     stage.starts_with("pre") || stage.starts_with("post")
+}
+
+/// Refuses what cannot be the name of a fix.
+pub(crate) fn check_fixes(fixes: &[String]) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    let mut fixes = fixes.iter();
+    match fixes.find(|fix| fix.is_empty() || !fix.chars().all(plain)) {
+        Some(bad) => Err(format!(
+            "{bad:?} is not the name of a fix, such as XSA-480: use letters, digits, '-', '.'"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a name that a payload in a store cannot have.

@@ -95,6 +95,14 @@ pub fn recorded(payload: &Payload) -> impl Iterator<Item = (&str, &str)> {
     entries.filter_map(|entry| entry.strip_prefix("patch=")?.rsplit_once(" sha256:"))
 }
 
+/// Name of each source patch that had no effect on the hypervisor, which the metadata has
+/// as `unused-patch=NAME sha256:HASH`.
+pub fn unused(metadata: &[String]) -> impl Iterator<Item = &str> {
+    let entries = metadata.iter();
+    let entries = entries.filter_map(|entry| entry.strip_prefix("unused-patch="));
+    entries.filter_map(|entry| Some(entry.rsplit_once(" sha256:")?.0))
+}
+
 impl<'a> Review<'a> {
     /// Collects everything about the payload `data` on the hypervisor `image`;
     /// `verdict` is the result of the pre-flight check.

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A release for several hypervisors, made by make: the payloads are cumulative, verified and
+//! signed, and lie where hosts look for them; one that is refused keeps no other from being
+//! made, and the table and the coverage say which there are.
+
+use anyhow::ensure;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use xsplice_e2e::{base, local, repository, result, xsplice};
+use xsplice_host_image::Image;
+
+fn make(directory: &Path, makefile: &str) -> anyhow::Result<Output> {
+    std::fs::write(directory.join("release.mk"), makefile)?;
+    let bin = xsplice()?.parent().map(PathBuf::from).unwrap_or_default();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH")?);
+    let mut make = Command::new("make");
+    make.args(["-k", "-f", "release.mk"]).current_dir(directory);
+    Ok(make.env("PATH", path).output()?)
+}
+
+fn verdicts(table: &Value) -> Vec<&str> {
+    let fixes = table["fixes"].as_array().into_iter().flatten();
+    fixes.filter_map(|fix| fix["verdict"].as_str()).collect()
+}
+
+#[test]
+fn make_makes_a_release_and_the_table_says_what_is_in_it() -> anyhow::Result<()> {
+    let base = base()?;
+    let directory = tempfile::tempdir()?;
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let syms = std::fs::read(&base.xen_syms)?;
+    let id = xsplice_abi::note::hex(Image::parse(&syms)?.build_id());
+    let (tree, syms) = (base.tree.display(), base.xen_syms.display());
+    let in_repository = |path: &str| repository().join(path).display().to_string();
+    let key = in_repository("tests/keys/vendor.key");
+    let code = in_repository("tests/e2e/patches/two-hunks-one-effect.patch");
+    let comment = in_repository("tests/e2e/patches/header-comment.patch");
+    let hypervisor = |id: &str| {
+        format!("[[base]]\nbuild-id = \"{id}\"\ntree = \"{tree}\"\nxen-syms = \"{syms}\"\n")
+    };
+    // The second is not the one that the tree is of.
+    let other = "ab".repeat(20);
+    let series = format!(
+        "name = \"fixes\"\nkey = \"{key}\"\n{}{}\
+         [[level]]\npatches = [\"{code}\"]\nfixes = [\"XSA-480\"]\n\
+         [[level]]\npatches = [\"{comment}\"]\nfixes = [\"XSA-481\"]\n",
+        hypervisor(&id),
+        hypervisor(&other),
+    );
+    let file = at("series.toml");
+    std::fs::write(&file, series)?;
+    let release = at("release");
+    let plan = local(&["series", "plan", &file, "-o", &release, "--level", "2"])?;
+    ensure!(plan.status.success(), "{plan:?}");
+    let made = make(directory.path(), &String::from_utf8(plan.stdout)?)?;
+    let said = String::from_utf8_lossy(&made.stderr);
+    ensure!(!made.status.success() && said.contains(&other), "{made:?}");
+
+    let table = local(&["--json", "series", "table", &file, "-o", &release])?;
+    ensure!(table.status.code() == Some(3), "{table:?}");
+    let table = result("series-table", &table.stdout)?;
+    let expected = ["in", "no-effect", "not-made", "not-made"];
+    ensure!(verdicts(&table) == expected, "{table:#}");
+
+    // A host that trusts the key would take it, and its fixes are those of both levels.
+    let keys = directory.path().join("release/etc/xsplice/keys.d");
+    std::fs::create_dir_all(&keys)?;
+    std::fs::copy(
+        repository().join("tests/keys/trusted/vendor.pem"),
+        keys.join("vendor.pem"),
+    )?;
+    std::fs::write(at("hosts"), format!("one {id}\ntwo {other}\n"))?;
+    let hosts = at("hosts");
+    let coverage = [
+        "--json", "coverage", &release, "--hosts", &hosts, "--level", "2",
+    ];
+    let coverage = result("coverage", &local(&coverage)?.stdout)?;
+    ensure!(
+        coverage["covered"] == 1 && coverage["hypervisors"][&id]["level"] == 2,
+        "{coverage:#}"
+    );
+    let manifest = format!("{release}/usr/lib/xen-livepatch/{id}/fixes-2.livepatch.json");
+    let manifest: Value = serde_json::from_slice(&std::fs::read(manifest)?)?;
+    ensure!(
+        manifest["fixes"] == serde_json::json!(["XSA-480", "XSA-481"]),
+        "{manifest:#}"
+    );
+
+    // What is there is not made again.
+    let plan = [
+        "--json", "series", "plan", &file, "-o", &release, "--level", "2",
+    ];
+    let tasks = result("series-plan", &local(&plan)?.stdout)?;
+    ensure!(
+        tasks["tasks"].as_array().is_some_and(|all| all.len() == 2),
+        "{tasks:#}"
+    );
+    let makefile = std::fs::read_to_string(directory.path().join("release.mk"))?;
+    let again = make(directory.path(), &makefile)?;
+    let said = String::from_utf8_lossy(&again.stdout);
+    ensure!(!said.contains(&format!("--xen-depends {id}")), "{again:?}");
+    Ok(())
+}
