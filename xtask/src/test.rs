@@ -136,6 +136,7 @@ fn check_without_xen(fast: bool) -> anyhow::Result<()> {
 /// paths.
 fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
     let xsplice = programs::build_xsplice()?;
+    packages::ensure(packages::ANSIBLE)?;
     base::get()?;
     // Only what is built for tests trusts these.
     let keys = Keys {

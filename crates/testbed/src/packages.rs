@@ -51,6 +51,9 @@ pub const BROWSER: &[&str] = &["chromium", "poppler-utils", "python3-pip"];
 /// For `cargo xtask sanitize`.
 pub const SANITIZERS: &[&str] = &["binutils", "gcc", "valgrind"];
 
+/// For the role for Ansible.
+pub const ANSIBLE: &[&str] = &["ansible-core"];
+
 /// For `cargo xtask package`.
 pub const PACKAGING: &[&str] = &["binutils", "debhelper", "dpkg-dev", "gcc", "lintian"];
 
