@@ -343,6 +343,20 @@ fn add_tails(object: &mut Object) {
             .and_modify(|only| *only = only.filter(|&other| other == place))
             .or_insert(Some(place));
     }
+    // In hand-written assembly, other code may follow that has no size. In a section that
+    // the compiler made for the function, all labels are the function's.
+    let shared = object.symbols.iter().filter(|symbol| {
+        let section = &object.sections[symbol.section];
+        let only = functions.get(&symbol.section).copied().flatten();
+        let outside = only.is_some_and(|(start, size)| {
+            !(start..start.saturating_add(size)).contains(&symbol.offset)
+        });
+        outside && section.class == Class::Text && !is_of_one(object, symbol.section)
+    });
+    let shared: Vec<SectionIx> = shared.map(|symbol| symbol.section).collect();
+    for section in shared {
+        functions.remove(&section);
+    }
     for symbol in &mut object.symbols {
         if let Some(Some(place)) = functions.get(&symbol.section)
             && *place == (symbol.offset, symbol.size)
@@ -351,6 +365,13 @@ fn add_tails(object: &mut Object) {
             symbol.tail = object.sections[symbol.section].size.saturating_sub(end);
         }
     }
+}
+
+/// Whether the compiler made a section for one function.
+fn is_of_one(object: &Object, index: SectionIx) -> bool {
+    let name = &object.sections[index].name;
+    let mut here = object.symbols.iter().filter(|s| s.section == index);
+    here.any(|s| s.function && name.ends_with(&format!(".{}", s.name)))
 }
 
 /// Determines the symbol that a place in a section belongs to.
