@@ -21,7 +21,11 @@ pub(crate) fn arguments(xen: &Path) -> std::io::Result<Vec<String>> {
     let link = record(".prelink.o.cmd")?;
     let linker = words(&link).first().copied();
     arguments.extend(linker.map(|linker| format!("LD={linker}")));
-    let config = record(".config")?;
+    // Without a configuration, make says what is missing.
+    let config = match record(".config") {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        config => config?,
+    };
     if config.lines().any(|line| line == "CONFIG_ARM_64=y") {
         arguments.push("XEN_TARGET_ARCH=arm64".to_owned());
         // The linker's rewrites against this erratum depend on where code is, and are not
