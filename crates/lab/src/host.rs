@@ -120,6 +120,15 @@ pub enum Error {
         /// The last lines of the console.
         console: String,
     },
+    /// The console has printed nothing for half of the timeout, and dom0 does not take
+    /// commands.
+    #[error("the boot has stalled: nothing for {seconds} s; the console ended with:\n{console}")]
+    Stalled {
+        /// For how long.
+        seconds: u64,
+        /// The last lines of the console.
+        console: String,
+    },
     /// The console printed more than a working host does.
     #[error("the console printed more than {0} bytes")]
     ConsoleFlood(usize),
@@ -160,11 +169,22 @@ pub struct Host {
 }
 
 impl Host {
-    /// Boots a host and waits until its dom0 takes commands.
+    /// Boots a host and waits until its dom0 takes commands. A boot that stalls is
+    /// reported and tried once more: emulated dom0s stall now and then.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn boot(config: &HostConfig) -> Result<Self, Error> {
+        match Self::boot_once(config) {
+            Err(stalled @ Error::Stalled { .. }) => {
+                report(config, &format!("{stalled}\nbooting once more"));
+                Self::boot_once(config)
+            }
+            booted => booted,
+        }
+    }
+
+    fn boot_once(config: &HostConfig) -> Result<Self, Error> {
         let directory = Directory::new("xsplice-lab-")
             .map_err(|error| file_error(&std::env::temp_dir(), error))?;
         let boot = Boot::prepare(config, directory.path())?;
@@ -204,7 +224,7 @@ impl Host {
             directory,
         };
         loop {
-            match host.receive("boot") {
+            match host.receive("boot", Some(config.timeout / 2)) {
                 Ok(Reply::Ready) => return Ok(host),
                 Ok(other) => return Err(unexpected(other)),
                 // Firmware prints on every serial port.
@@ -342,7 +362,7 @@ impl Host {
 
     fn ask(&mut self, request: &Request, what: &str) -> Result<Reply, Error> {
         self.check_console()?;
-        let reply = self.send(request).and_then(|()| self.receive(what));
+        let reply = self.send(request).and_then(|()| self.receive(what, None));
         if reply.is_err() {
             // Pending output would be taken for the next reply.
             self.stop();
@@ -375,8 +395,10 @@ impl Host {
         })
     }
 
-    fn receive(&mut self, what: &str) -> Result<Reply, Error> {
+    /// Waits for a reply, and no longer than `silence` for the console to print something.
+    fn receive(&mut self, what: &str, silence: Option<Duration>) -> Result<Reply, Error> {
         let end = Instant::now() + self.timeout;
+        let mut printed = (self.console_size(), Instant::now());
         let mut chunk = [0; 4096];
         loop {
             if let Some(at) = self.received.iter().position(|&b| b == b'\n') {
@@ -399,6 +421,16 @@ impl Host {
                         return Err(Error::TimedOut {
                             what: what.to_owned(),
                             seconds: self.timeout.as_secs(),
+                            console: self.tail(),
+                        });
+                    }
+                    let size = self.console_size();
+                    if size != printed.0 {
+                        printed = (size, Instant::now());
+                    }
+                    if let Some(silence) = silence.filter(|limit| printed.1.elapsed() > *limit) {
+                        return Err(Error::Stalled {
+                            seconds: silence.as_secs(),
                             console: self.tail(),
                         });
                     }
@@ -425,6 +457,13 @@ impl Host {
         }
     }
 
+    fn console_size(&self) -> usize {
+        self.console
+            .lock()
+            .map(|c| c.text.len())
+            .unwrap_or_default()
+    }
+
     fn tail(&self) -> String {
         self.console.lock().map(|c| c.tail()).unwrap_or_default()
     }
@@ -433,6 +472,15 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Reports what happened to those who follow the console, or on standard error.
+fn report(config: &HostConfig, text: &str) {
+    match config.on_line {
+        Some(on_line) => text.lines().for_each(on_line),
+        // Nobody may be reading it.
+        None => drop(writeln!(io::stderr(), "{text}")),
     }
 }
 
