@@ -43,7 +43,11 @@ const BRANCHES: [&str; 7] = [
 /// The test programs, each with what its column is about, and the tests in it that need
 /// more than these two hypervisors.
 const PROGRAMS: [(&str, &str, &[&str]); 3] = [
-    ("regression", "regression steps", &[]),
+    (
+        "regression",
+        "regression steps",
+        &["our_core_behaves_as_expected_with_both_tools_on_arm64"],
+    ),
     (
         "examples",
         "examples",
