@@ -34,10 +34,9 @@ Examples:
   xsplice history --verify
 
 Each line has the hash of the one before, across rotated files, history.jsonl.1 and so on.
-Exit codes: 1 if lines were changed, taken out, added, or put in another order; 0 with a note
-if a line is there in part, because the host went down, if lines are from before there were hashes,
-or if older files are not here. That the last lines are missing, or all were written anew, is
-noticed only with --anchor.";
+Exit codes: 1 if lines were changed, removed, added or reordered; 0 with a note if a line is
+incomplete because the host went down, if lines predate the hashes, or if older files are
+missing. Missing last lines, or a history rewritten as a whole, are noticed only with --anchor.";
 
 const METRICS: &str = "\
 Examples:

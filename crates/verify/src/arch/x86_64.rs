@@ -73,7 +73,6 @@ impl Arch for X86_64 {
     }
 
     fn shape(&self, r_type: RelocationType) -> Option<Shape> {
-        // A relative field of an instruction is relative to the end of the field.
         let (size, relative) = match r_type {
             elf::R_X86_64_64 => (8, false),
             elf::R_X86_64_PC64 => (8, true),
@@ -85,7 +84,10 @@ impl Arch for X86_64 {
             elf::R_X86_64_PC8 => (1, true),
             _ => return None,
         };
-        Some(Shape::bytes(size, relative, if relative { 4 } else { 0 }))
+        // A relative field of an instruction is relative to the end of the field. One of
+        // eight bytes is in data.
+        let behind = if relative && size < 8 { 4 } else { 0 };
+        Some(Shape::bytes(size, relative, behind))
     }
 
     fn relocate(
