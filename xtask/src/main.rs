@@ -20,7 +20,8 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode};
 use xsplice_testbed::compiler::Compiler;
-use xsplice_testbed::{Machine, arm64, base, cache, command, println, upstream, xen};
+use xsplice_testbed::upstream::{self, Variant};
+use xsplice_testbed::{Machine, arm64, base, cache, command, println, xen};
 
 #[derive(Parser)]
 #[command(about = "The commands that developers and CI run in this repository")]
@@ -158,7 +159,11 @@ fn main() -> ExitCode {
                 },
         } => cache::hold_hypervisors()
             .and_then(|_hypervisors| match source {
-                Some(source) => upstream::build(&source, &compiler.unwrap_or_default(), &build),
+                Some(source) => {
+                    let compiler = compiler.unwrap_or_default();
+                    let settings = Vec::new();
+                    upstream::build(&source, &Variant { compiler, settings }, &build)
+                }
                 None => xen::build(arch.machine(), &build),
             })
             .map(|description| println!("{}", description.display())),

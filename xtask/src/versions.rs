@@ -10,8 +10,7 @@ use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use xsplice_testbed::compiler::Compiler;
-use xsplice_testbed::upstream;
+use xsplice_testbed::upstream::{self, Variant};
 use xsplice_testbed::xen::{Build, Engine};
 use xsplice_testbed::{cache, command, packages, println, programs};
 
@@ -24,9 +23,8 @@ pub(crate) struct Args {
     /// Tags or branches.
     #[arg(value_name = "TAG", default_values = BRANCHES)]
     revisions: Vec<String>,
-    /// Build with this program, gcc or clang.
-    #[arg(long, value_name = "PROGRAM", default_value = "gcc")]
-    compiler: Compiler,
+    #[command(flatten)]
+    variant: Variant,
 }
 
 /// The branches of the supported versions, and the one of development.
@@ -62,8 +60,8 @@ const INTRODUCTION: &str = "\
 # Versions of Xen
 
 `cargo xtask versions --xen-git DIR [TAG…]` writes this table: it builds each version
-from a git repository of Xen, without `CONFIG_DEBUG`, with the stock live-patch core and
-with ours, boots both in the lab, and runs test programs of `tests/e2e/tests` on them:
+from a git repository of Xen, with the stock live-patch core and with ours, boots both in
+the lab, and runs test programs of `tests/e2e/tests` on them:
 
 - `regression`: the 37 steps of the Xen project's regression run and Xen's other test
   payloads on both cores, and invalid requests and files. From 4.21 on, the C tool
@@ -72,36 +70,36 @@ with ours, boots both in the lab, and runs test programs of `tests/e2e/tests` on
   observed, reverted and unloaded on both cores.
 - `hostile`: damaged payloads on our core.
 
-A row is what was seen with one compiler (`--compiler clang-19` chooses another one):
-`yes`, `no`, or `-`: not tried, or one of the cores does not build. Rows with *by hand*
-were entered by hand, after a build without this
-command. `cargo xtask test` tests Debian's 4.17 each time.
+A row is what was seen with one compiler and configuration: `yes`, `no`, or `-`: one of
+the cores does not build. `--compiler clang-19` chooses another compiler,
+`--config CONFIG_UBSAN=y` another configuration; without it, it is Xen's default without
+`CONFIG_DEBUG`. `cargo xtask test` tests Debian's 4.17 each time.
 
 ";
 
-/// One row of the table, without version and compiler.
+/// One row of the table, without its version and variant.
 type Cells = Vec<String>;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     packages::ensure(packages::XEN)?;
     let _hypervisors = cache::hold_hypervisors()?;
     let xsplice = programs::build_xsplice()?;
-    let compiler = args.compiler.name()?;
+    let variant = args.variant.name()?;
     let mut failed = Vec::new();
     for revision in &args.revisions {
         let commit = commit(&args.xen_git, revision)?;
         let version = format!("{revision} ({commit})");
         println!("{version}");
-        let cells = try_version(&args.xen_git, &commit, &args.compiler, &xsplice)?;
+        let cells = try_version(&args.xen_git, &commit, &args.variant, &xsplice)?;
         if cells.iter().any(|cell| cell != YES) {
             failed.push(version.clone());
         }
         let mut rows = rows(&document(Path::new(TABLE))?);
         // A branch that has moved on has a new commit, and the same row.
         rows.retain(|(other, with), _| {
-            *with != compiler || !other.starts_with(&format!("{revision} "))
+            *with != variant || !other.starts_with(&format!("{revision} "))
         });
-        rows.insert((version, compiler.clone()), cells);
+        rows.insert((version, variant.clone()), cells);
         std::fs::write(TABLE, page(&rows)?)?;
     }
     anyhow::ensure!(failed.is_empty(), "not all works: {}", failed.join(", "));
@@ -120,13 +118,13 @@ fn said(worked: bool) -> String {
 fn try_version(
     git: &Path,
     commit: &str,
-    compiler: &Compiler,
+    variant: &Variant,
     xsplice: &Path,
 ) -> anyhow::Result<Cells> {
     let source = tempfile::tempdir()?;
     extract(git, commit, source.path())?;
     let build = |engine| {
-        let built = upstream::build(source.path(), compiler, &Build::new(engine));
+        let built = upstream::build(source.path(), variant, &Build::new(engine));
         if let Err(error) = &built {
             println!("it does not build: {error:#}");
         }
@@ -191,7 +189,7 @@ fn document(path: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// The rows that the table has, by version and compiler.
+/// The rows that the table has, by version and variant.
 fn rows(page: &str) -> BTreeMap<(String, String), Cells> {
     let rows = page.lines().filter_map(|line| {
         let row = line.strip_prefix("| ")?.strip_suffix(" |")?;
@@ -209,15 +207,15 @@ fn page(rows: &BTreeMap<(String, String), Cells>) -> anyhow::Result<String> {
     let mut page = INTRODUCTION.to_owned();
     writeln!(
         page,
-        "| Xen | compiler | stock core builds | our core builds | {columns} |"
+        "| Xen | built with | stock core builds | our core builds | {columns} |"
     )?;
     writeln!(
         page,
         "| --- | --- | --- | --- | {} |",
         PROGRAMS.map(|_| "---").join(" | ")
     )?;
-    for ((version, compiler), cells) in rows {
-        writeln!(page, "| {version} | {compiler} | {} |", cells.join(" | "))?;
+    for ((version, variant), cells) in rows {
+        writeln!(page, "| {version} | {variant} | {} |", cells.join(" | "))?;
     }
     Ok(page)
 }
@@ -229,7 +227,7 @@ mod tests {
     #[test]
     fn rows_are_read_as_they_are_written() -> anyhow::Result<()> {
         let mut written = BTreeMap::new();
-        for (version, compiler, cells) in [
+        for (version, variant, cells) in [
             (
                 "stable-4.20 (abc)",
                 "gcc 12.2.0",
@@ -237,13 +235,13 @@ mod tests {
             ),
             (
                 "stable-4.20 (abc)",
-                "gcc 14.2.0",
+                "gcc 14.2.0, CONFIG_UBSAN=y",
                 ["yes", "no", "-", "-", "-"],
             ),
             ("staging (def)", "gcc 12.2.0", ["no", "no", "-", "-", "-"]),
         ] {
             let cells = cells.map(str::to_owned).to_vec();
-            written.insert((version.to_owned(), compiler.to_owned()), cells);
+            written.insert((version.to_owned(), variant.to_owned()), cells);
         }
         let page = page(&written)?;
         assert!(page.starts_with(INTRODUCTION), "{page}");

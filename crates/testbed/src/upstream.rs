@@ -13,8 +13,10 @@ use crate::compiler::Compiler;
 use crate::xen::{self, Build};
 use crate::{cache, command};
 use anyhow::{Context as _, bail, ensure};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
 
 /// The oldest version that the engine can be part of.
 const OLDEST: (u32, u32) = (4, 17);
@@ -23,9 +25,90 @@ const CONFIG: &str = "CONFIG_EXPERT=y\n# CONFIG_DEBUG is not set\n";
 /// What the hypervisor must have been configured with afterwards.
 const LIVEPATCH: &str = "CONFIG_LIVEPATCH=y";
 
-/// Builds the hypervisor of the tree `source` with `compiler`; returns the file that says
-/// where everything is, in the form of the base's. Kernel and tools are Debian's.
-pub fn build(source: &Path, compiler: &Compiler, what: &Build) -> anyhow::Result<PathBuf> {
+/// An option of Xen's configuration that is on or off, such as `CONFIG_UBSAN=y`.
+///
+/// ```
+/// use xsplice_testbed::upstream::Setting;
+/// let off: Setting = "CONFIG_XEN_IBT=n".parse()?;
+/// assert_eq!(off.to_string(), "CONFIG_XEN_IBT=n");
+/// assert!("XEN_IBT".parse::<Setting>().is_err());
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Setting {
+    name: String,
+    on: bool,
+}
+
+impl FromStr for Setting {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (name, on) = match text.split_once('=') {
+            Some((name, "y")) => (name, true),
+            Some((name, "n")) => (name, false),
+            _ => bail!("write CONFIG_NAME=y or CONFIG_NAME=n"),
+        };
+        ensure!(
+            name.starts_with("CONFIG_"),
+            "the name of an option begins with CONFIG_"
+        );
+        Ok(Self {
+            name: name.to_owned(),
+            on,
+        })
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, if self.on { 'y' } else { 'n' })
+    }
+}
+
+impl Setting {
+    /// Its line in the configuration.
+    fn line(&self) -> String {
+        if self.on {
+            self.to_string()
+        } else {
+            format!("# {} is not set", self.name)
+        }
+    }
+
+    /// Whether the configuration `text` has it. Kconfig leaves out what cannot be on.
+    fn is_in(&self, text: &str) -> bool {
+        let on = format!("{}=y", self.name);
+        text.lines().any(|line| line == on) == self.on
+    }
+}
+
+/// How a tree is configured and compiled.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Variant {
+    /// Build with this program, gcc or clang.
+    #[arg(long, value_name = "PROGRAM", default_value = "gcc")]
+    pub compiler: Compiler,
+    /// Configure Xen with this; may be given more than once. CONFIG_DEBUG=y, for example.
+    #[arg(long = "config", value_name = "CONFIG_NAME=y|n")]
+    pub settings: Vec<Setting>,
+}
+
+impl Variant {
+    /// What it is, such as `gcc 12.2.0, CONFIG_UBSAN=y`.
+    ///
+    /// # Errors
+    /// If the compiler does not run.
+    pub fn name(&self) -> anyhow::Result<String> {
+        let mut parts = vec![self.compiler.name()?];
+        parts.extend(self.settings.iter().map(Setting::to_string));
+        Ok(parts.join(", "))
+    }
+}
+
+/// Builds the hypervisor of the tree `source`; returns the file that says where everything
+/// is, in the form of the base's. Kernel and tools are Debian's.
+pub fn build(source: &Path, variant: &Variant, what: &Build) -> anyhow::Result<PathBuf> {
     what.check(Machine::X86_64)?;
     let version = version(source)?;
     let base = base::get()?;
@@ -41,18 +124,24 @@ pub fn build(source: &Path, compiler: &Compiler, what: &Build) -> anyhow::Result
     xen::patch(&tree)?;
     let config = tree.join("xen/.config");
     let text = std::fs::read_to_string(&config).unwrap_or_else(|_| CONFIG.to_owned());
-    std::fs::write(&config, format!("{text}{LIVEPATCH}\n"))?;
+    let settings = variant.settings.iter().map(Setting::line);
+    let settings = settings.chain([LIVEPATCH.to_owned()]).collect::<Vec<_>>();
+    std::fs::write(&config, format!("{text}{}\n", settings.join("\n")))?;
     xen::configure(&tree, what)?;
     xen::put_core(&tree, Machine::X86_64, what)?;
     xen::forget_payloads(&tree.join("xen/test/livepatch"))?;
     println!("building it");
-    let make = |arguments: &[&str]| make(&tree, compiler, arguments);
+    let make = |arguments: &[&str]| make(&tree, &variant.compiler, arguments);
     make(&["olddefconfig"])?;
     let text = std::fs::read_to_string(&config)?;
-    for option in what.options().into_iter().chain([LIVEPATCH]) {
+    let needed = what.options().into_iter().chain([LIVEPATCH]);
+    let needed = needed
+        .map(Setting::from_str)
+        .collect::<Result<Vec<_>, _>>()?;
+    for setting in needed.iter().chain(&variant.settings) {
         ensure!(
-            text.lines().any(|line| line == option),
-            "{}: the configuration does not allow {option}: look for what excludes it",
+            setting.is_in(&text),
+            "{}: the configuration does not allow {setting}: look for what excludes it",
             source.display()
         );
     }
@@ -128,6 +217,26 @@ mod tests {
         std::fs::create_dir(tree.path().join("xen"))?;
         std::fs::write(tree.path().join("xen/Makefile"), makefile)?;
         version(tree.path())
+    }
+
+    #[test]
+    fn a_setting_is_compared_with_the_configuration() -> anyhow::Result<()> {
+        let text = "CONFIG_UBSAN=y\n# CONFIG_DEBUG is not set\n";
+        for (setting, is_in, line) in [
+            ("CONFIG_UBSAN=y", true, "CONFIG_UBSAN=y"),
+            ("CONFIG_UBSAN=n", false, "# CONFIG_UBSAN is not set"),
+            ("CONFIG_DEBUG=y", false, "CONFIG_DEBUG=y"),
+            ("CONFIG_DEBUG=n", true, "# CONFIG_DEBUG is not set"),
+            ("CONFIG_XEN_IBT=n", true, "# CONFIG_XEN_IBT is not set"),
+        ] {
+            let read = setting.parse::<Setting>()?;
+            assert_eq!((read.is_in(text), read.line().as_str()), (is_in, line));
+            assert_eq!(read.to_string(), setting);
+        }
+        for wrong in ["CONFIG_UBSAN", "CONFIG_UBSAN=yes", "UBSAN=y"] {
+            assert!(wrong.parse::<Setting>().is_err(), "{wrong}");
+        }
+        Ok(())
     }
 
     #[test]
