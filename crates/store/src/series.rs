@@ -10,6 +10,7 @@ use crate::{BuildId, Disk, Error, Hunks, Manifest, Paths, Result, disk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use xsplice_review::report::unused;
 
@@ -118,6 +119,11 @@ impl Has {
     }
 }
 
+/// The name of a patch in the record of a payload.
+fn file_name(patch: &str) -> &OsStr {
+    Path::new(patch).file_name().unwrap_or_default()
+}
+
 /// What a payload with this manifest has of the fixes of this level.
 fn verdict(level: &Level, manifest: Option<&Manifest>) -> Has {
     let Some(manifest) = manifest else {
@@ -125,7 +131,7 @@ fn verdict(level: &Level, manifest: Option<&Manifest>) -> Has {
     };
     let mut sum = Hunks::default();
     for patch in &level.patches {
-        let file = Path::new(patch).file_name().unwrap_or_default();
+        let file = file_name(patch);
         if unused(&manifest.metadata).any(|name| *name == *file) {
             continue;
         }
@@ -166,6 +172,7 @@ impl Series {
         if let Some(twice) = self.bases.iter().find(|base| !ids.insert(&base.build_id)) {
             return Err(format!("the hypervisor {} is there twice", twice.build_id));
         }
+        // The record of a payload has the names of its patches without their directories.
         let mut patches = HashSet::new();
         for (number, level) in (1..).zip(&self.levels) {
             let at = |reason: String| format!("level {number}: {reason}");
@@ -173,8 +180,10 @@ impl Series {
             if level.patches.is_empty() {
                 return Err(at("it has no patches".to_owned()));
             }
-            if let Some(twice) = level.patches.iter().find(|patch| !patches.insert(*patch)) {
-                return Err(at(format!("the patch {twice} is there twice")));
+            let mut names = level.patches.iter().map(|patch| file_name(patch));
+            if let Some(twice) = names.find(|name| !patches.insert(*name)) {
+                let twice = twice.display();
+                return Err(at(format!("there is another patch called {twice}")));
             }
         }
         Ok(())
@@ -411,6 +420,7 @@ options = ["--leave-out", "it's $new"]
             ("[\"XSA-480\"]", "[\"XSA 480\"]"),
             ("[\"xsa480.patch\"]", "[]"),
             ("[\"xsa480.patch\"]", "[\"xsa481-1.patch\"]"),
+            ("[\"xsa480.patch\"]", "[\"other/xsa481-1.patch\"]"),
             ("config =", "configuration ="),
         ] {
             assert!(SERIES.contains(from), "{from}");
