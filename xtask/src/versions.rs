@@ -25,6 +25,9 @@ pub(crate) struct Args {
     revisions: Vec<String>,
     #[command(flatten)]
     variant: Variant,
+    /// Run only this test program; may be given more than once.
+    #[arg(long, value_name = "PROGRAM", value_parser = PROGRAMS.map(|(name, ..)| name))]
+    only: Vec<String>,
 }
 
 /// The branches of the supported versions, and the one of development.
@@ -70,8 +73,8 @@ the lab, and runs test programs of `tests/e2e/tests` on them:
   observed, reverted and unloaded on both cores.
 - `hostile`: damaged payloads on our core.
 
-A row is what was seen with one compiler and configuration: `yes`, `no`, or `-`: one of
-the cores does not build. `--compiler clang-19` chooses another compiler,
+A row is what was seen with one compiler and configuration: `yes`, `no`, or `-`: not
+tried, or one of the cores does not build. `--compiler clang-19` chooses another compiler,
 `--config CONFIG_UBSAN=y` another configuration; without it, it is Xen's default without
 `CONFIG_DEBUG`. `cargo xtask test` tests Debian's 4.17 each time.
 
@@ -90,8 +93,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let commit = commit(&args.xen_git, revision)?;
         let version = format!("{revision} ({commit})");
         println!("{version}");
-        let cells = try_version(&args.xen_git, &commit, &args.variant, &xsplice)?;
-        if cells.iter().any(|cell| cell != YES) {
+        let cells = try_version(args, &commit, &xsplice)?;
+        if cells.iter().any(|cell| cell == NO) {
             failed.push(version.clone());
         }
         let mut rows = rows(&document(Path::new(TABLE))?);
@@ -109,22 +112,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
 const YES: &str = "yes";
 const NO: &str = "no";
+const NOT_TRIED: &str = "-";
 
 fn said(worked: bool) -> String {
     if worked { YES } else { NO }.to_owned()
 }
 
 /// Builds and tries one commit.
-fn try_version(
-    git: &Path,
-    commit: &str,
-    variant: &Variant,
-    xsplice: &Path,
-) -> anyhow::Result<Cells> {
+fn try_version(args: &Args, commit: &str, xsplice: &Path) -> anyhow::Result<Cells> {
     let source = tempfile::tempdir()?;
-    extract(git, commit, source.path())?;
+    extract(&args.xen_git, commit, source.path())?;
     let build = |engine| {
-        let built = upstream::build(source.path(), variant, &Build::new(engine));
+        let built = upstream::build(source.path(), &args.variant, &Build::new(engine));
         if let Err(error) = &built {
             println!("it does not build: {error:#}");
         }
@@ -133,7 +132,7 @@ fn try_version(
     let (stock, ours) = (build(Engine::C), build(Engine::Rust));
     let mut cells = vec![said(stock.is_some()), said(ours.is_some())];
     let Some((stock, ours)) = stock.zip(ours) else {
-        cells.extend(PROGRAMS.map(|_| "-".to_owned()));
+        cells.extend(PROGRAMS.map(|_| NOT_TRIED.to_owned()));
         return Ok(cells);
     };
     let variables: [(&str, OsString); 4] = [
@@ -143,6 +142,10 @@ fn try_version(
         ("XSPLICE_SEED", "1".into()),
     ];
     for (program, _, without) in PROGRAMS {
+        if !args.only.is_empty() && !args.only.iter().any(|only| only == program) {
+            cells.push(NOT_TRIED.to_owned());
+            continue;
+        }
         let only = [program.to_owned()];
         let passed = suite::run_without("xsplice-e2e", &only, without, &variables);
         if let Err(error) = &passed {

@@ -222,6 +222,10 @@ static void requests(void)
         set_xen_guest_handle(op->u.list.status, (xen_livepatch_status_t *)64));
     TRY("list, unwritable names", LIST,
         set_xen_guest_handle(op->u.list.name, (char *)64));
+    TRY("list, no room for names", LIST,
+        op->u.list.name_total_size = sizeof(NAME) - 1);
+    TRY("list, no room for metadata", LIST,
+        op->u.list.metadata_total_size = 1);
 
     TRY("action, padding", ACTION, op->u.action.pad = 1);
     TRY("action, unknown flags", ACTION, op->u.action.flags = 2);

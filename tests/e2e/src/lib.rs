@@ -62,7 +62,16 @@ pub fn example(base: &Base, name: &str) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// If the version has another form.
 pub fn c_tool_fits(base: &Base) -> anyhow::Result<bool> {
-    Ok(minor(base)? <= 20)
+    Ok(!list_is_given_room(base)?)
+}
+
+/// Whether a request for the list of payloads says how much room there is for it, as from
+/// interface version 0x16 on.
+///
+/// # Errors
+/// If the version has another form.
+pub fn list_is_given_room(base: &Base) -> anyhow::Result<bool> {
+    Ok(minor(base)? > 20)
 }
 
 /// The base that `XSPLICE_BASE` names.

@@ -411,7 +411,7 @@ fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
     let mut host = Host::boot(&config)?;
     let nop = nop(&base.test_payloads)?;
     let [theirs, ours] = make_all(&mut host, base, &nop)?;
-    let faults = faults::wrong(&faults::make(&mut host)?, core);
+    let faults = faults::wrong(&faults::make(&mut host)?, base, core)?;
     if core == Core::Rust {
         half_an_instruction_is_refused(&mut host)?;
         denied::functions_on_the_deny_list_are_refused(&mut host, base)?;
