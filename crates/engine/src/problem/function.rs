@@ -47,6 +47,14 @@ pub enum FunctionFault {
     /// cannot clean the data cache (*stricter*).
     #[error("its new code, {size} bytes at {addr:#x}, reaches out of text")]
     NewSize { addr: u64, size: u32 },
+    /// The symbol of the new function has more bytes than the record, and Xen cleans only
+    /// as many as that from the data cache: the processor may run what was in the rest of
+    /// its memory before. Xen loads it, and emulation does not show it.
+    #[error(
+        "its new code has {symbol} bytes at {addr:#x}, but its record says {size}; on a real \
+         processor the rest may stay in the data cache, so give the record the whole size"
+    )]
+    NewSizeShort { addr: u64, size: u32, symbol: u64 },
 
     // The overwritten bytes.
     /// No room for the trampoline.
@@ -156,6 +164,7 @@ impl FunctionFault {
             | Self::AppliedOverlap { .. }
             | Self::ExpectationInvalid { .. }
             | Self::Expectation { .. } => Severity::NotApplied,
+            Self::NewSizeShort { .. } => Severity::Warning,
             _ => Severity::NotLoaded,
         }
     }

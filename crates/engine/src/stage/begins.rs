@@ -28,6 +28,13 @@ impl Begins {
         let before = known.checked_sub(1).and_then(|before| self.0.get(before));
         begins && before.is_none_or(|(_, end)| *end <= addr)
     }
+
+    /// The end of the function that starts at `addr`; `addr` or less if it is unknown.
+    pub(super) fn end_of(&self, addr: u64) -> u64 {
+        let next = self.0.partition_point(|(start, _)| *start <= addr);
+        let here = next.checked_sub(1).and_then(|here| self.0.get(here));
+        here.map_or(addr, |(_, end)| *end)
+    }
 }
 
 impl Placed<'_> {

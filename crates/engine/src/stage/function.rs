@@ -3,7 +3,7 @@
 //! The functions that a payload patches.
 
 use super::verified::Contents;
-use super::{Findings, Loader, Placed};
+use super::{Findings, Loader, Placed, Policy};
 use crate::arch::{Entries, Instructions as _};
 use crate::format::{Bytes, FUNC_SIZE, Known, MAX_NAME, NOP_LIMIT};
 use crate::image::{Image, PAGE};
@@ -277,6 +277,18 @@ impl<H: Host> Candidate<'_, H> {
         Ok(())
     }
 
+    /// Whether the hypervisor leaves a part of the new function in the data cache. This
+    /// engine cleans all text of a payload, whatever its records say.
+    fn uncleaned(&self) -> Option<FunctionFault> {
+        let (addr, size) = (self.function.new_addr, self.function.new_size);
+        let cleans = self.loader.host.architecture().cleans_new_code();
+        if addr == 0 || !cleans || self.loader.policy != Policy::Stock {
+            return None;
+        }
+        let symbol = self.placed.begins.end_of(addr).saturating_sub(addr);
+        (u64::from(size) < symbol).then_some(FunctionFault::NewSizeShort { addr, size, symbol })
+    }
+
     /// So many bytes can be made no-ops.
     #[inline(always)]
     fn check_no_ops(&self) -> Result<(), FunctionFault> {
@@ -380,6 +392,9 @@ impl Placed<'_> {
         if let Err(fault) = found {
             candidate.push(fault, problems);
             return Ok(());
+        }
+        if let Some(warning) = candidate.uncleaned() {
+            candidate.push(warning, problems);
         }
         let function = candidate.function;
         loader.note_owner(function.old_addr, uses)?;

@@ -28,8 +28,10 @@ impl Aarch64 {
 
 /// Size of every instruction.
 const SIZE: usize = 4;
-/// The relocation that loads a literal, and the one that does nothing.
-const UNKNOWN_TO_XEN: [u32; 2] = [0, 273];
+/// `R_AARCH64_NONE`.
+const NONE: u32 = 0;
+/// `R_AARCH64_LD_PREL_LO19`.
+const LITERAL: u32 = 273;
 
 impl Instructions for Aarch64 {
     fn machine(self) -> Machine {
@@ -102,8 +104,11 @@ impl Instructions for Aarch64 {
     }
 
     fn stock_lacks(self, r_type: u32) -> Option<&'static str> {
-        let performed = !UNKNOWN_TO_XEN.contains(&r_type);
-        (!performed).then_some("compile without literal pools")
+        match r_type {
+            NONE => Some("it changes nothing: remove it from the payload"),
+            LITERAL => Some("compile without literal pools"),
+            _ => None,
+        }
     }
 
     fn has_exceptions(self) -> bool {
