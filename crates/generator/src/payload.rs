@@ -21,6 +21,9 @@ use xsplice_abi::record;
 use xsplice_abi::special;
 use xsplice_objdiff::SymbolName;
 
+/// Alignment of a payload's memory, in bytes.
+pub(crate) const PAGE: u64 = 4096;
+
 /// A section of the payload.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -232,7 +235,8 @@ impl Draft {
             && names(self) == names(other)
     }
 
-    /// Appends `data`; returns its offset in the part.
+    /// Appends `data`; returns its offset in the part. Functions are placed where they meet
+    /// no erratum of processors, if there is such a place.
     pub fn append(&mut self, kind: &Kind, data: &[u8], align: Align) -> u64 {
         let part = self.parts.entry(kind.clone()).or_default();
         let padding = match kind {
@@ -240,7 +244,13 @@ impl Draft {
             _ => &[0],
         };
         part.align = part.align.max(align.multiple);
-        let offset = align.next(part.size);
+        let mut offset = align.next(part.size);
+        if *kind == Kind::Text {
+            // The hypervisor places them from the start of a page on.
+            let places = (0..PAGE / align.multiple.max(1)).map(|n| offset + n * align.multiple);
+            let mut safe = places.filter(|place| !self.arch.meets_erratum(data, *place));
+            offset = safe.next().unwrap_or(offset);
+        }
         let missing = usize::try_from(offset).unwrap_or(usize::MAX) - part.data.len();
         part.data.extend(padding.iter().cycle().take(missing));
         part.data.extend_from_slice(data);
@@ -557,5 +567,51 @@ fn set_entry_sizes(elf: &mut [u8], size_of_entry: impl Fn(special::Table) -> u64
         if let Some(field) = elf.get_mut(at..at + 8) {
             field.copy_from_slice(&size.to_le_bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Align, Draft, Kind};
+    use xsplice_abi::machine::Machine;
+
+    /// `adrp x0`, `ldr x1, [x2]`, `ldr x3, [x0]`: erratum 843419.
+    fn sequence() -> Vec<u8> {
+        let words: [u32; 3] = [0x9000_0000, 0xf940_0041, 0xf940_0003];
+        words.into_iter().flat_map(u32::to_le_bytes).collect()
+    }
+
+    /// Where the sequence goes if it is needed behind `before` bytes.
+    fn placed(machine: Machine, kind: &Kind, before: usize, align: u64) -> u64 {
+        let mut draft = Draft::of(machine).expect("a machine for payloads");
+        draft.append(kind, &vec![0; before], Align::to(4));
+        draft.append(kind, &sequence(), Align::to(align))
+    }
+
+    #[test]
+    fn functions_are_placed_where_they_meet_no_erratum() {
+        let arm64 = |before, align| placed(Machine::Arm64, &Kind::Text, before, align);
+        for (before, align, at) in [
+            (0xff4, 4, 0xff4),
+            (0xff8, 4, 0x1000),
+            (0xffc, 4, 0x1000),
+            (0xff1, 8, 0x1000),
+            (0x2ff8, 4, 0x3000),
+            (0x1000, 4, 0x1000),
+        ] {
+            assert_eq!(arm64(before, align), at, "{before:#x} {align}");
+        }
+        // Everywhere else, it does not matter.
+        assert_eq!(placed(Machine::Arm64, &Kind::RoData, 0xff8, 4), 0xff8);
+        assert_eq!(placed(Machine::X86_64, &Kind::Text, 0xff8, 4), 0xff8);
+    }
+
+    #[test]
+    fn without_such_a_place_they_stay_where_they_fit_first() {
+        let mut draft = Draft::of(Machine::Arm64).expect("a machine for payloads");
+        let code = [vec![0; 0xff8], sequence()].concat();
+        assert_eq!(draft.append(&Kind::Text, &code, Align::to(4096)), 0);
+        assert_eq!(draft.append(&Kind::Text, &code, Align::to(4096)), 0x2000);
+        assert_eq!(draft.append(&Kind::Text, &code, Align::to(16)), 0x3010);
     }
 }

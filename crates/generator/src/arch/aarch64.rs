@@ -82,7 +82,7 @@ impl Arch for Aarch64 {
                 continue;
             };
             let page = aarch64::lookup(field.r_type).is_some_and(|r| r.origin == Origin::Page);
-            if !page || !rewrites.is_at_risk(offset) {
+            if !page || !is_at_risk(rewrites.place(offset)) {
                 continue;
             }
             for (at, word) in rewrites.undone(object.bytes(symbol.span()), offset) {
@@ -90,6 +90,12 @@ impl Arch for Aarch64 {
             }
         }
         restored
+    }
+
+    fn meets_erratum(&self, code: &[u8], offset: u64) -> bool {
+        let starts = (0..code.len()).step_by(SIZE);
+        let mut at_risk = starts.filter(|at| is_at_risk(offset.wrapping_add(*at as u64)));
+        at_risk.any(|at| code.get(at..).is_some_and(is_erratum_843419))
     }
 
     fn refuses_entry(&self, entry: &Entry) -> Option<Unsupported> {
@@ -162,6 +168,35 @@ fn branch_target(word: u32, at: u64) -> Option<u64> {
     is_branch.then(|| at.wrapping_add_signed(distance))
 }
 
+/// Whether an `adrp` at this address is one that processors with the erratum 843419 may
+/// run wrongly: one of the last two words of a page.
+fn is_at_risk(place: u64) -> bool {
+    place % PAGE >= PAGE - 2 * SIZE as u64
+}
+
+/// Whether the processor erratum 843419 may be met by code that starts like this at such a
+/// place: `adrp`, a load or store, and directly behind them or one instruction later a load
+/// or store with an unsigned offset from the register of the `adrp`.
+///
+/// Some of these are harmless, as the linker knows: the second instruction may write the
+/// register, or the third one jump away. Code is then moved without need.
+fn is_erratum_843419(code: &[u8]) -> bool {
+    let instruction = |index: usize| word(code, index * SIZE);
+    let (Some(first), Some(second)) = (instruction(0), instruction(1)) else {
+        return false;
+    };
+    let accesses_there = |word: u32| {
+        // Also of vector registers.
+        word & 0x3b00_0000 == 0x3900_0000 && word >> 5 & 0x1f == first & 0x1f
+    };
+    is_adrp(first)
+        && second & 0x0a00_0000 == 0x0800_0000
+        && [2, 3]
+            .into_iter()
+            .filter_map(instruction)
+            .any(accesses_there)
+}
+
 /// What the linker may have rewritten against the processor erratum 843419, in a
 /// function at an address: `adrp` in the last two words of a page became `adr`, or a
 /// load or store after it went to a stub of its own, which jumps back.
@@ -170,11 +205,6 @@ struct Rewrites<'a>(Linked<'a>);
 impl Rewrites<'_> {
     fn place(&self, offset: usize) -> u64 {
         self.0.address.wrapping_add(offset as u64)
-    }
-
-    /// Whether an `adrp` at this offset is one that the linker must care for.
-    fn is_at_risk(&self, offset: usize) -> bool {
-        self.place(offset) % PAGE >= PAGE - 2 * SIZE as u64
     }
 
     /// The instructions that were there, if the linker changed any because of the `adrp`
@@ -356,12 +386,67 @@ mod tests {
         }
     }
 
+    fn code(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    const NOP: u32 = u32::from_le_bytes(arm64::NOP);
+    const ADRP_X0: u32 = 0x9000_0000;
+    const LOAD_X0: u32 = 0xf940_0003; // ldr x3, [x0]
+
+    /// The sequences of the erratum's description, as GNU as encodes them.
+    #[test]
+    fn the_erratum_is_recognized_at_the_end_of_a_page() {
+        let meets = |words: &[u32], offset| Aarch64.meets_erratum(&code(words), offset);
+        for second in [
+            0xf940_0041, // ldr x1, [x2]
+            0xf900_0041, // str x1, [x2]
+            0xb860_6841, // ldr w1, [x2, x0]
+            0xf840_8441, // ldr x1, [x2], #8
+            0xfd40_0041, // ldr d1, [x2]
+            0xa900_0c41, // stp x1, x3, [x2]
+            0xa800_0c41, // stnp x1, x3, [x2]
+            0xad00_0c41, // stp q1, q3, [x2]
+            0x0c00_7041, // st1 {v1.8b}, [x2]
+        ] {
+            for last in [
+                LOAD_X0,
+                0xb900_0403, // str w3, [x0, #4]
+                0x3940_0003, // ldrb w3, [x0]
+                0xfd40_0003, // ldr d3, [x0]
+                0x3dc0_0003, // ldr q3, [x0]
+            ] {
+                let three = [ADRP_X0, second, last];
+                let four = [ADRP_X0, second, NOP, last];
+                for offset in [0xff8, 0xffc, 0x1ff8, 0x1_0ffc] {
+                    assert!(meets(&three, offset) && meets(&four, offset), "{three:x?}");
+                }
+                for offset in [0, 0xff4, 0x1000] {
+                    assert!(!meets(&three, offset) && !meets(&four, offset));
+                }
+                // Where the sequence is counts, not where the code starts.
+                assert!(meets(&[&[NOP, NOP][..], &three].concat(), 0xff0));
+                assert!(!meets(&[&[NOP, NOP][..], &three].concat(), 0xff8));
+            }
+        }
+        for other in [
+            [0x1000_0000, 0xf940_0041, LOAD_X0, NOP], // adr
+            [ADRP_X0, 0x8b01_0042, LOAD_X0, NOP],     // add x2, x2, x1
+            [ADRP_X0, 0xf940_0041, NOP, NOP],
+            [ADRP_X0, 0xf940_0041, 0xf940_0043, NOP], // ldr x3, [x2]
+            [ADRP_X0, 0xf940_0041, 0xf840_8403, NOP], // ldr x3, [x0], #8
+        ] {
+            assert!(!meets(&other, 0xff8), "{other:x?}");
+        }
+        // Nothing follows.
+        assert!(!meets(&[ADRP_X0], 0xffc) && !meets(&[ADRP_X0, 0xf940_0041], 0xff8));
+    }
+
     #[test]
     fn references_in_two_steps_are_found() {
         // adrp x0, 0x201000; ldr x3, [x0, #8]; add x1, x0, #0x10; strb w2, [x0, #0x18]
         let words: [u32; 4] = [0xb000_0000, 0xf940_0403, 0x9100_4001, 0x3900_6002];
-        let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let uses = |target: Range<u64>| Aarch64.uses(0x20_0000, &code, &target);
+        let uses = |target: Range<u64>| Aarch64.uses(0x20_0000, &code(&words), &target);
         assert_eq!(uses(0x20_1008..0x20_1010), [(0x20_0004, true)]);
         assert_eq!(uses(0x20_1010..0x20_1018), [(0x20_0008, false)]);
         assert_eq!(uses(0x20_1018..0x20_1019), [(0x20_000c, false)]);

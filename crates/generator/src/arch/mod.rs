@@ -67,6 +67,10 @@ pub(crate) trait Arch: Debug + Sync {
         linked: &Linked<'a>,
     ) -> Cow<'a, [u8]>;
 
+    /// Whether a processor may run `code` wrongly when it is so many bytes behind the
+    /// start of a page: an erratum that the hypervisor's linker works around.
+    fn meets_erratum(&self, code: &[u8], offset: u64) -> bool;
+
     /// Why the hypervisor would not take this entry of a table about code, if so.
     fn refuses_entry(&self, entry: &Entry) -> Option<Unsupported>;
 

@@ -71,6 +71,10 @@ impl Arch for X86_64 {
         Cow::Borrowed(linked.bytes)
     }
 
+    fn meets_erratum(&self, _code: &[u8], _offset: u64) -> bool {
+        false
+    }
+
     fn refuses_entry(&self, _entry: &Entry) -> Option<Unsupported> {
         None
     }

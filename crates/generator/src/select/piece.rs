@@ -4,15 +4,12 @@
 use super::{At, Carried, Hook, Refusal, Selector};
 use crate::code::Code;
 use crate::name::payload_name;
-use crate::payload::{Align, Kind as PartKind};
+use crate::payload::{Align, Kind as PartKind, PAGE};
 use crate::unit::{Unit, UnitId};
 use xsplice_abi::payload::hook::{self, POINTER_SIZE};
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::{Class, SectionIx, Span, Symbol, SymbolIx};
 use xsplice_objdiff::special::{self, Entry};
-
-/// Alignment of a payload's memory, in bytes.
-const PAGE: u64 = 4096;
 
 impl Selector<'_> {
     /// Adds a symbol of a patched object to the draft, with its table entries.
@@ -252,7 +249,15 @@ impl Selector<'_> {
             self.selection.draft.zeroes(piece.size, align)
         } else {
             let bytes = object.bytes(piece);
-            self.selection.draft.append(&kind, bytes, align)
+            let at = self.selection.draft.append(&kind, bytes, align);
+            if kind == PartKind::Text && self.arch.meets_erratum(bytes, at) {
+                let message = format!(
+                    "{} has code that some processors run wrongly wherever a payload has it                      (erratum 843419); split the function, or ask for a smaller alignment",
+                    object.name_at(piece.section, piece.offset),
+                );
+                self.refuse(Code::Placement, unit, message);
+            }
+            at
         };
         let start = (unit, piece.section, piece.offset);
         self.placed.insert(start, (kind.clone(), at));
