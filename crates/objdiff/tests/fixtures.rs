@@ -2,9 +2,8 @@
 //! Builds each file of `fixtures/` twice, the second time with `-DPATCHED`,
 //! and audits the comparison for exactly the differences that the file expects.
 //!
-//! Every file is built with gcc and with clang for x86-64, and with gcc for ARM64, at
-//! `-O1`, `-O2` and `-O3`, with the flags by which Xen's own build compiles code. Comments
-//! in it say:
+//! Every file is built with gcc and with clang, for x86-64 and for ARM64, at `-O1`, `-O2`
+//! and `-O3`, with the flags by which Xen's own build compiles code. Comments in it say:
 //!
 //! ```text
 //! // EXPECT changed: f, g       functions that differ
@@ -22,7 +21,8 @@
 //! none of them must not differ.
 //! Names are those of the source: `f.isra.0` is `f`, and `f.part.1.cold` is
 //! `f.part.cold`. `name*2` stands for two symbols of that name. `EXPECT(gcc)`,
-//! `EXPECT(clang -O1)` and so on hold for those builds only; `arm64` is gcc for ARM64.
+//! `EXPECT(clang -O1)` and so on hold for those builds only; `gcc` and `clang` are those
+//! for x86-64, `arm64` and `clang-arm64` those for ARM64.
 
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -30,8 +30,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_objdiff::{Comparison, Kind, Object, SymbolName, compare};
 
-const COMPILERS: [&str; 3] = ["gcc", "clang", ARM64];
+const COMPILERS: [&str; 4] = ["gcc", "clang", ARM64, CLANG_ARM64];
 const ARM64: &str = "arm64";
+const CLANG_ARM64: &str = "clang-arm64";
 const LEVELS: [&str; 3] = ["-O1", "-O2", "-O3"];
 
 /// What Xen's build gives to every compiler.
@@ -85,6 +86,9 @@ const CLANG_FLAGS: [&str; 3] = [
     "-Wno-unused-command-line-argument",
 ];
 
+/// What clang for ARM64 is given.
+const CLANG_ARM64_FLAGS: [&str; 1] = ["--target=aarch64-linux-gnu"];
+
 /// A way to build a fixture.
 #[derive(Clone, Copy)]
 struct Build {
@@ -104,17 +108,15 @@ impl Build {
     fn object(self, fixture: &Fixture, patched: bool) -> Result<Object, String> {
         let directory = tempfile::tempdir().expect("a directory");
         let output = directory.path().join("fixture.o");
-        let (program, own) = match self.compiler {
-            "gcc" => ("gcc", &GCC_FLAGS[..]),
-            "clang" => ("clang", &CLANG_FLAGS[..]),
-            _ => ("aarch64-linux-gnu-gcc", &ARM64_FLAGS[..]),
+        let (program, machine, own) = match self.compiler {
+            "gcc" => ("gcc", &X86_FLAGS[..], &GCC_FLAGS[..]),
+            "clang" => ("clang", &X86_FLAGS[..], &CLANG_FLAGS[..]),
+            ARM64 => ("aarch64-linux-gnu-gcc", &ARM64_FLAGS[..], &[][..]),
+            _ => ("clang", &ARM64_FLAGS[..], &CLANG_ARM64_FLAGS[..]),
         };
         let mut compiler = Command::new(program);
         compiler.args(FLAGS).arg(self.level);
-        if self.compiler != ARM64 {
-            compiler.args(X86_FLAGS);
-        }
-        compiler.args(own);
+        compiler.args(machine).args(own);
         compiler
             .args(&fixture.flags)
             .args(patched.then_some("-DPATCHED"));
