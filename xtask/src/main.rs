@@ -16,12 +16,15 @@ mod suite;
 mod test;
 mod versions;
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode};
+use xsplice_testbed::arm32::ARM32;
+use xsplice_testbed::arm64::ARM64;
 use xsplice_testbed::compiler::Compiler;
 use xsplice_testbed::upstream::{self, Variant};
-use xsplice_testbed::{Machine, arm64, base, cache, command, println, xen};
+use xsplice_testbed::{Machine, base, cache, command, println, xen};
 
 #[derive(Parser)]
 #[command(about = "The commands that developers and CI run in this repository")]
@@ -45,7 +48,7 @@ enum Command {
         /// Look for a newer version even if one is cached.
         #[arg(long, conflicts_with = "arch")]
         update: bool,
-        /// The architecture. For ARM64 it is Debian's source, built with live patching.
+        /// The architecture. For ARM it is Debian's source, built with live patching.
         #[arg(long, value_enum, default_value = "x86-64")]
         arch: Architecture,
     },
@@ -107,13 +110,22 @@ enum Architecture {
     X86_64,
     #[value(name = "arm64")]
     Arm64,
+    #[value(name = "arm32")]
+    Arm32,
 }
 
 impl Architecture {
-    fn machine(self) -> Machine {
+    /// Its machine.
+    ///
+    /// # Errors
+    /// If our core is not for it.
+    fn with_core(self) -> anyhow::Result<Machine> {
         match self {
-            Self::X86_64 => Machine::X86_64,
-            Self::Arm64 => Machine::Arm64,
+            Self::X86_64 => Ok(Machine::X86_64),
+            Self::Arm64 => Ok(Machine::Arm64),
+            Self::Arm32 => bail!(
+                "there is no core for ARM32; cargo xtask base --arch arm32 builds Xen with its own"
+            ),
         }
     }
 }
@@ -145,7 +157,8 @@ fn main() -> ExitCode {
             let base = match arch {
                 Architecture::X86_64 if update => base::update(),
                 Architecture::X86_64 => base::get(),
-                Architecture::Arm64 => arm64::base(),
+                Architecture::Arm64 => ARM64.base(),
+                Architecture::Arm32 => ARM32.base(),
             };
             base.map(|base| println!("{}", base.summary()))
         }
@@ -164,7 +177,9 @@ fn main() -> ExitCode {
                     let settings = Vec::new();
                     upstream::build(&source, &Variant { compiler, settings }, &build)
                 }
-                None => xen::build(arch.machine(), &build),
+                None => arch
+                    .with_core()
+                    .and_then(|machine| xen::build(machine, &build)),
             })
             .map(|description| println!("{}", description.display())),
         Command::Versions(args) => versions::run(&args),

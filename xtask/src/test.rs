@@ -6,9 +6,11 @@ use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use xsplice_testbed::arm32::ARM32;
+use xsplice_testbed::arm64::ARM64;
 use xsplice_testbed::keys::Keys;
 use xsplice_testbed::shipped::{self, Release};
-use xsplice_testbed::{Machine, arm64, base, cache, command, packages, println, programs, xen};
+use xsplice_testbed::{Machine, base, cache, command, packages, println, programs, xen};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -99,7 +101,8 @@ fn mutate(count: u64, seed: u64, faults: &Path, arch: Architecture) -> anyhow::R
     std::fs::create_dir_all(faults)?;
     let base = match arch {
         Architecture::X86_64 => base::description()?,
-        Architecture::Arm64 => arm64::description()?,
+        Architecture::Arm64 => ARM64.description()?,
+        Architecture::Arm32 => ARM32.description()?,
     };
     let variables = [
         ("XSPLICE_BIN", programs::build_xsplice()?.into()),
@@ -161,8 +164,8 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
-        ("XSPLICE_ARM64_BIN", arm64::build_xsplice()?.into()),
-        ("XSPLICE_ARM64_BASE", arm64::description()?.into()),
+        ("XSPLICE_ARM64_BIN", ARM64.build_xsplice()?.into()),
+        ("XSPLICE_ARM64_BASE", ARM64.description()?.into()),
         (
             "XSPLICE_ARM64_RUST_BASE",
             xen::build(Machine::Arm64, &xen::Build::new(xen::Engine::Rust))?.into(),

@@ -17,6 +17,8 @@ macro_rules! print {
     ($($text:tt)*) => { $crate::lines::print(format_args!($($text)*)) };
 }
 
+pub mod arm;
+pub mod arm32;
 pub mod arm64;
 pub mod base;
 pub mod cache;

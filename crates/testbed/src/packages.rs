@@ -41,6 +41,17 @@ pub const ARM64: &[&str] = &[
     "qemu-system-arm",
 ];
 
+/// For building and booting Xen on ARM32.
+pub const ARM32: &[&str] = &[
+    "bison",
+    "dpkg-dev",
+    "flex",
+    "gcc-arm-linux-gnueabihf",
+    "libc6-dev-armhf-cross",
+    "make",
+    "qemu-system-arm",
+];
+
 /// For Rust in the hypervisor: a compiler with the source of its own `core` and
 /// `alloc`.
 pub const RUST: &[&str] = &["binutils", "cargo-web", "rust-web-src", "rustc-web"];
