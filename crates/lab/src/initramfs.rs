@@ -3,7 +3,7 @@
 //! `Documentation/driver-api/early-userspace/buffer-format`).
 
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
-use object::{Endianness, elf};
+use object::{Endianness, FileKind, elf};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -123,28 +123,33 @@ impl Initramfs {
 /// Names of the libraries that an ELF file needs, and the path of its program
 /// interpreter; nothing for a static one.
 fn dependencies(data: &[u8]) -> Vec<String> {
-    let parse = || -> object::read::Result<Vec<String>> {
-        let header = elf::FileHeader64::<Endianness>::parse(data)?;
-        let endian = header.endian()?;
-        let sections = header.sections(endian, data)?;
-        let mut names = Vec::new();
-        for segment in header.program_headers(endian, data)? {
-            if let Some(path) = segment.interpreter(endian, data)? {
-                names.push(String::from_utf8_lossy(path).into_owned());
-            }
-        }
-        if let Some((dynamic, link)) = sections.dynamic(endian, data)? {
-            let strings = sections.strings(endian, data, link)?;
-            for entry in dynamic {
-                if entry.tag(endian) == elf::DT_NEEDED {
-                    names
-                        .push(String::from_utf8_lossy(entry.string(endian, strings)?).into_owned());
-                }
-            }
-        }
-        Ok(names)
+    let names = match FileKind::parse(data) {
+        Ok(FileKind::Elf32) => names::<elf::FileHeader32<Endianness>>(data),
+        Ok(FileKind::Elf64) => names::<elf::FileHeader64<Endianness>>(data),
+        _ => return Vec::new(),
     };
-    parse().unwrap_or_default()
+    names.unwrap_or_default()
+}
+
+fn names<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> object::read::Result<Vec<String>> {
+    let header = H::parse(data)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, data)?;
+    let mut names = Vec::new();
+    for segment in header.program_headers(endian, data)? {
+        if let Some(path) = segment.interpreter(endian, data)? {
+            names.push(String::from_utf8_lossy(path).into_owned());
+        }
+    }
+    if let Some((dynamic, link)) = sections.dynamic(endian, data)? {
+        let strings = sections.strings(endian, data, link)?;
+        for entry in dynamic {
+            if entry.tag(endian) == elf::DT_NEEDED {
+                names.push(String::from_utf8_lossy(entry.string(endian, strings)?).into_owned());
+            }
+        }
+    }
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -152,6 +157,32 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn libraries_and_interpreter_of_a_program_are_found() -> io::Result<()> {
+        let directory = xsplice_system::interrupt::Directory::new("xsplice-lab-")?;
+        let run = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program)
+                .args(arguments)
+                .current_dir(directory.path())
+                .output()
+                .expect("the test needs binutils");
+            assert!(output.status.success(), "{arguments:?}: {output:?}");
+        };
+        for (width, format) in [("--32", "elf_i386"), ("--64", "elf_x86_64")] {
+            run("as", &[width, "-o", "o", "/dev/null"]);
+            let library = ["-m", format, "-shared", "-soname", "liba.so", "o"];
+            run("ld", &[&library[..], &["-o", "liba.so"]].concat());
+            let program = ["-m", format, "-e", "0", "--dynamic-linker", "/lib/ld.so"];
+            run(
+                "ld",
+                &[&program[..], &["o", "liba.so", "-o", "program"]].concat(),
+            );
+            let program = std::fs::read(directory.path().join("program"))?;
+            assert_eq!(dependencies(&program), ["/lib/ld.so", "liba.so"], "{width}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn busybox_or_cpio_reads_the_archive_back() {
