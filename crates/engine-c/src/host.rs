@@ -392,6 +392,8 @@ impl Host for Table {
                 true => LandingPads::Checked,
                 false => LandingPads::Unused,
             },
+            // Its handler is written for payloads, or it does not register their frames.
+            file_names: true,
         }
     }
 

@@ -29,8 +29,8 @@ pub enum Region {
 /// What the hypervisor's own code assumes about a payload: violations would stop it,
 /// or be followed blindly.
 ///
-/// The default is the strictest: no processor features, no table of direct calls, and
-/// landing pads at all targets of indirect calls.
+/// The default is the strictest: no processor features, no table of direct calls, landing
+/// pads at all targets of indirect calls, and no `WARN`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Upper bound of processor feature numbers, exclusive.
@@ -42,6 +42,9 @@ pub struct Limits {
     pub call_sites: bool,
     /// Whether targets of indirect calls start with `endbr64`; on ARM64 not.
     pub landing_pads: LandingPads,
+    /// Whether bug frames may have their file names in payloads. Otherwise the hypervisor
+    /// stops at a `WARN` there, as Xen's own core makes it on ARM64.
+    pub file_names: bool,
 }
 
 /// Whether targets of indirect calls must start with `endbr64`.

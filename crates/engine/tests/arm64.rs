@@ -245,6 +245,37 @@ fn exception_tables_are_refused() {
     refused(&file, Errno::EOPNOTSUPP, is!(section: NoExceptions));
 }
 
+/// Xen's own handler only takes file names of the hypervisor.
+#[test]
+fn a_warn_is_refused_where_the_hypervisor_stops_at_it() {
+    let with = |table: &str, name: Option<u64>| {
+        let mut file = payload();
+        let frame = file.section(table, SectionKind::ReadOnlyData, &[0; 16], 4);
+        let strings = file.section(".rodata.file", SectionKind::ReadOnlyData, b"file.c\0", 1);
+        let strings = file.object.section_symbol(strings);
+        let (code, name) = (file.new_code, name.map(|name| file.absolute("name", name)));
+        for (offset, symbol) in [(0, code), (4, name.unwrap_or(strings)), (8, strings)] {
+            let place = i64::try_from(offset).unwrap();
+            file.relocation(frame, offset, R_AARCH64_PREL32, symbol, place);
+        }
+        file
+    };
+    let warn = with(".bug_frames.1", None);
+    let message = refused(&warn, Errno::EINVAL, is!(entry: Unusable { .. }));
+    assert!(message.contains("stops at this WARN"), "{message}");
+    let mut engine = engine();
+    engine.host().memory().machine.text[0x104] = 0;
+    let own = with(".bug_frames.1", Some(TARGET));
+    engine.upload("test", &own.bytes()).unwrap();
+    for table in [".bug_frames.2", ".bug_frames.3"] {
+        upload(&with(table, None)).unwrap();
+    }
+    let mut hypervisor = Hypervisor::arm64();
+    hypervisor.limits.file_names = true;
+    let mut ours = Engine::new(hypervisor, Policy::Engine);
+    ours.upload("test", &warn.bytes()).unwrap();
+}
+
 /// With an alternative for the code at the start of the text, replaced by these bytes.
 fn alternative(condition: u16, lengths: [u8; 2], replacement: &[u8]) -> Payload {
     with_alternative(condition, lengths, replacement).0

@@ -12,9 +12,6 @@ use xsplice_abi::deny;
 use xsplice_engine::{Any, Limits, Region};
 use xsplice_xen_image::{Error, Kind, Section, Symbol};
 
-/// What only a hypervisor with our core has.
-const OUR_CORE: &[u8] = b"xsplice_text_write";
-
 /// Contiguous memory of a hypervisor.
 #[derive(Clone, Debug)]
 pub struct Part<'i> {
@@ -100,6 +97,11 @@ impl Image {
         self.file.build_id()
     }
 
+    /// Whether it has our live-patch core, and not Xen's own.
+    pub(crate) fn has_our_core(&self) -> bool {
+        self.file.has_our_core()
+    }
+
     /// Everything that is in memory while the hypervisor runs.
     pub fn sections(&self) -> impl Iterator<Item = Part<'_>> {
         self.file.sections().iter().map(|section| Part {
@@ -162,7 +164,7 @@ impl Image {
             return Some(why);
         }
         if touches(&self.payload_area)
-            && self.lookup_symbol(OUR_CORE).is_none()
+            && !self.has_our_core()
             && let Some(why) = self.reader.keeps_payloads()
         {
             return Some(why);

@@ -151,6 +151,8 @@ impl Host for Xen {
             } else {
                 LandingPads::Unused
             },
+            // On ARM64, our patches to Xen see to it.
+            file_names: true,
         }
     }
 

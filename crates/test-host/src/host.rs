@@ -274,6 +274,7 @@ impl<A> Hypervisor<A> {
                 always: Some(61),
                 call_sites: true,
                 landing_pads: LandingPads::Unused,
+                file_names: true,
             },
             functions: Vec::new(),
             clock: Some(Instant::now()),

@@ -37,6 +37,9 @@ pub enum Error {
     NoEdge(&'static str),
 }
 
+/// A function that only a hypervisor with our core has.
+const OUR_CORE: &str = "xsplice_text_write";
+
 /// Index into the list of all symbols.
 type Index = usize;
 
@@ -136,6 +139,12 @@ impl Image {
     #[must_use]
     pub const fn machine(&self) -> Machine {
         self.machine
+    }
+
+    /// Whether it has our live-patch core, and not Xen's own.
+    #[must_use]
+    pub fn has_our_core(&self) -> bool {
+        self.global(OUR_CORE).is_some()
     }
 
     /// The hypervisor's build-id.

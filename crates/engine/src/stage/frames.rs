@@ -4,10 +4,10 @@
 
 use super::tables::Table;
 use super::{Loader, Placed};
-use crate::Host;
 use crate::arch::Instructions as _;
 use crate::format::Known;
 use crate::problem::Problems;
+use crate::{Host, Region};
 use xsplice_abi::special::BugKind;
 
 /// Checks that strings that the hypervisor prints are terminated.
@@ -42,6 +42,11 @@ impl<H: Host> Strings<'_, '_, H> {
         }
         false
     }
+}
+
+/// Whether the hypervisor stops at what is a warning, because it takes no such file name.
+fn stops_at(host: &impl Host, kind: BugKind, file: u64) -> bool {
+    kind == BugKind::Warn && !host.limits().file_names && host.region(file) == Region::Outside
 }
 
 impl<'a> Placed<'a> {
@@ -96,6 +101,12 @@ impl<'a> Placed<'a> {
                     self.check_landing(loader, table, (index, function), problems);
                 }
                 wrong.map(|what| (what, function))
+            } else if let Some(file) = frame.file.filter(|file| stops_at(loader.host, kind, *file))
+            {
+                Some((
+                    "the hypervisor stops at this WARN, as its file name is in a payload",
+                    file,
+                ))
             } else if let Some(file) = ends(frame.file) {
                 Some(("its file name cannot be read, or does not end", file))
             } else {

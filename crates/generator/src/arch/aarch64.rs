@@ -12,6 +12,7 @@ use xsplice_objdiff::Object;
 use xsplice_objdiff::arch::{self, Arch as Objects, Does};
 use xsplice_objdiff::object::Symbol;
 use xsplice_reloc::reloc::{Origin, aarch64};
+use xsplice_xen_image::Image;
 
 /// Size of an instruction in bytes.
 const SIZE: usize = 4;
@@ -98,16 +99,16 @@ impl Arch for Aarch64 {
         at_risk.any(|at| code.get(at..).is_some_and(is_erratum_843419))
     }
 
-    fn refuses_entry(&self, entry: &Entry) -> Option<Unsupported> {
+    fn refuses_entry(&self, entry: &Entry, hypervisor: &Image) -> Option<Unsupported> {
         match entry {
             // Xen up to 4.22 only accepts file names that are its own. A BUG or an ASSERT
-            // stops it as it should, without the name.
+            // stops it as it should, without the name. With our core, it accepts them.
             Entry::BugFrame {
                 kind: BugKind::Warn,
                 ..
-            } => Some(
-                "it has a WARN, and on ARM64 the hypervisor stops at one whose file name is in a \
-                 payload",
+            } if !hypervisor.has_our_core() => Some(
+                "it has a WARN, and on ARM64 a hypervisor with Xen's own core stops at one whose \
+                 file name is in a payload",
             ),
             Entry::Alternative(alternative) => refuses_alternative(alternative),
             Entry::BugFrame { .. } | Entry::Exception(_) | Entry::CallSite(_) => None,
@@ -285,7 +286,6 @@ mod tests {
     use super::*;
     use crate::proof::Proof;
     use std::process::Command;
-    use xsplice_xen_image::Image;
 
     /// A function with the instructions that the erratum is about: `adrp` in the last
     /// word of a page but one, a load, and a load from that page.

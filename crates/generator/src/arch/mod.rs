@@ -72,7 +72,7 @@ pub(crate) trait Arch: Debug + Sync {
     fn meets_erratum(&self, code: &[u8], offset: u64) -> bool;
 
     /// Why the hypervisor would not take this entry of a table about code, if so.
-    fn refuses_entry(&self, entry: &Entry) -> Option<Unsupported>;
+    fn refuses_entry(&self, entry: &Entry, hypervisor: &Image) -> Option<Unsupported>;
 
     /// Why hooks cannot write to read-only data.
     fn keeps_constants(&self) -> Option<Unsupported>;

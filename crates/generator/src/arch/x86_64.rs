@@ -11,6 +11,7 @@ use xsplice_abi::trampoline::{self, LANDING_PAD, LANDING_PAD_SIZE};
 use xsplice_objdiff::Object;
 use xsplice_objdiff::arch::{self, Arch as Objects};
 use xsplice_objdiff::object::Symbol;
+use xsplice_xen_image::Image;
 
 #[derive(Debug)]
 pub(super) struct X86_64;
@@ -75,7 +76,7 @@ impl Arch for X86_64 {
         false
     }
 
-    fn refuses_entry(&self, _entry: &Entry) -> Option<Unsupported> {
+    fn refuses_entry(&self, _entry: &Entry, _hypervisor: &Image) -> Option<Unsupported> {
         None
     }
 

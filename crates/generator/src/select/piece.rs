@@ -200,7 +200,7 @@ impl Selector<'_> {
             return;
         }
         let why = entry.read(object);
-        if let Some(why) = why.and_then(|entry| self.arch.refuses_entry(&entry)) {
+        if let Some(why) = why.and_then(|entry| self.arch.refuses_entry(&entry, self.image)) {
             let name = object.name_at(entry.span.section, entry.span.offset);
             let owner = entry
                 .owner

@@ -96,6 +96,7 @@ impl Reader for Aarch64 {
             always: None,
             call_sites: false,
             landing_pads: LandingPads::Unused,
+            file_names: image.has_our_core(),
         }
     }
 

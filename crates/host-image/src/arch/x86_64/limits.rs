@@ -24,6 +24,7 @@ pub(super) fn of(image: &Image) -> Limits {
         } else {
             LandingPads::Unused
         },
+        file_names: true,
     }
 }
 
