@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Each example patch is built, loaded, applied, observed and reverted, on the
 //! hypervisor that Debian ships, on the one with our core, and on a debug build of
-//! that, where a failed assertion stops it.
+//! that, where a failed assertion stops it; and with our core on ARM64, where a payload
+//! has a `WARN` and an assertion of its own.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use xsplice_abi::machine::Machine;
 use xsplice_e2e::{
-    Base, base, build, config, debug_base, minor, result, rust_base, settled, told, unsigned_config,
+    Base, arm64_config, arm64_rust_base, base, build, config, debug_base, machine, minor,
+    repository, result, rust_base, settled, told, unsigned_config,
 };
 use xsplice_lab::{Host, HostConfig};
 
@@ -140,23 +143,68 @@ fn says(error: &serde_json::Value, words: &[&str]) -> bool {
 
 #[test]
 fn examples_apply_and_revert() -> anyhow::Result<()> {
-    every_example(config(&base()?)?, &base()?).map(drop)
+    every_example(config(&base()?)?, &base()?)?.shut_down()?;
+    Ok(())
 }
 
 #[test]
 fn examples_apply_and_revert_with_our_core() -> anyhow::Result<()> {
-    every_example(config(&rust_base()?)?, &rust_base()?).map(drop)
+    every_example(config(&rust_base()?)?, &rust_base()?)?.shut_down()?;
+    Ok(())
 }
 
 #[test]
 fn examples_apply_and_revert_on_debug_xen() -> anyhow::Result<()> {
-    let console = every_example(unsigned_config(&debug_base()?)?, &debug_base()?)?;
-    anyhow::ensure!(console.contains("debug=y"), "{console}");
+    let host = every_example(unsigned_config(&debug_base()?)?, &debug_base()?)?;
+    let console = host.console();
+    ensure!(console.contains("debug=y"), "{console}");
+    host.shut_down()?;
     Ok(())
 }
 
-/// Returns what the console printed meanwhile.
-fn every_example(config: HostConfig, base: &Base) -> anyhow::Result<String> {
+#[test]
+fn examples_apply_and_revert_and_a_payload_warns_and_asserts_on_arm64() -> anyhow::Result<()> {
+    let base = arm64_rust_base()?;
+    let mut host = every_example(arm64_config(&base)?, &base)?;
+    put_arm64_patch(&mut host, &base, "warn")?;
+    does(&mut host, &["load", "/lab/warn"], true, Some("applied"))?;
+    // The hypervisor goes on behind it.
+    let changeset = asked(&mut host, "changeset")?;
+    ensure!(changeset == "warned", "{changeset}");
+    let console = host.console();
+    ensure!(
+        console.contains("Xen WARN at common/version.c:65"),
+        "{console}"
+    );
+    does(&mut host, &["revert", "warn"], true, Some("checked"))?;
+
+    put_arm64_patch(&mut host, &base, "assertion")?;
+    does(
+        &mut host,
+        &["load", "/lab/assertion"],
+        true,
+        Some("applied"),
+    )?;
+    let lost = asked(&mut host, "changeset");
+    let console = host.console();
+    ensure!(lost.is_err(), "the hypervisor goes on: {console}");
+    let line = "Assertion 'a payload can have it' failed at common/version.c:65";
+    ensure!(console.contains(line), "{console}");
+    Ok(())
+}
+
+/// Builds a payload from a patch that only ARM64 has, and puts it into dom0.
+fn put_arm64_patch(host: &mut Host, base: &Base, name: &str) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let payload = directory.path().join(name);
+    let patch = repository().join(format!("tests/e2e/patches-arm64/{name}.patch"));
+    build(base, &patch, &payload).with_context(|| name.to_owned())?;
+    host.put(&format!("/lab/{name}"), &std::fs::read(&payload)?)?;
+    Ok(())
+}
+
+/// Returns the host.
+fn every_example(config: HostConfig, base: &Base) -> anyhow::Result<Host> {
     let directory = tempfile::tempdir()?;
     let mut host = Host::boot(&config)?;
     let before = (asked(&mut host, "extra")?, asked(&mut host, "changeset")?);
@@ -173,8 +221,8 @@ fn every_example(config: HostConfig, base: &Base) -> anyhow::Result<String> {
             .filter_map(|l| l.split_whitespace().next())
             .collect();
         let mut expected = example.functions.to_vec();
-        if minor(base)? >= 18 {
-            // It is no longer compiled a second time for 32-bit callers.
+        if minor(base)? >= 18 || machine(base)? != Machine::X86_64 {
+            // It is not, or no longer, compiled a second time for 32-bit callers.
             expected.retain(|function| *function != "compat_xen_version");
         }
         if minor(base)? >= 21 && name != "bug-and-alternative" {
@@ -209,7 +257,5 @@ fn every_example(config: HostConfig, base: &Base) -> anyhow::Result<String> {
         assert_eq!(after, before, "{name} left something behind");
     }
     reasons_are_told(&mut host)?;
-    let console = host.console();
-    host.shut_down()?;
-    Ok(console)
+    Ok(host)
 }
