@@ -252,7 +252,8 @@ impl Selector<'_> {
             let at = self.selection.draft.append(&kind, bytes, align);
             if kind == PartKind::Text && self.arch.meets_erratum(bytes, at) {
                 let message = format!(
-                    "{} has code that some processors run wrongly wherever a payload has it                      (erratum 843419); split the function, or ask for a smaller alignment",
+                    "{} has code that some processors run wrongly wherever a payload has it \
+                     (erratum 843419); split the function, or ask for a smaller alignment",
                     object.name_at(piece.section, piece.offset),
                 );
                 self.refuse(Code::Placement, unit, message);
