@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Xen's own test payloads, damaged in every way: there is never a panic, and every
-//! accepted one can be applied, reverted and unloaded.
+//! Xen's own test payloads, also for ARM64, damaged in every way: there is never a panic,
+//! and every accepted one can be applied, reverted and unloaded.
 
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader as _, SectionHeader as _};
 use std::io::Write as _;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use xsplice_e2e::{base, exhaustive, own_payloads};
+use xsplice_e2e::{Base, arm64_base, base, exhaustive, own_payloads};
 use xsplice_engine::{Action, Engine, Guard, Options, Policy};
 use xsplice_host_image::{Image, Machine, check};
 
 /// Payloads whose section tables are always tried with all values; the others have
 /// the same form and are left to exhaustive runs.
 const TABLES: [&str; 2] = ["xen_bye_world", "xen_nop"];
+
+/// The payload for ARM64 that is always tried: it replaces a function and has alternatives.
+const ARM64: &str = "xen_hello_world";
 
 /// The full life cycle of a possible payload; returns whether it was loaded.
 fn live(image: &Image, file: &[u8]) -> bool {
@@ -78,20 +81,46 @@ impl Count {
     }
 }
 
-/// Runs `damage` on every payload, on all processors.
+fn stem(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default();
+    stem.to_string_lossy().into_owned()
+}
+
+/// Runs `damage` on every payload for x86-64.
 fn with_all(
     what: &str,
     least: usize,
     damage: impl Fn(&str, Vec<u8>, &dyn Fn(&[u8])) + Sync,
 ) -> anyhow::Result<()> {
     let base = base()?;
+    with_each(&base, own_payloads(&base)?, (what, least), damage)
+}
+
+/// The same for ARM64, with a sample of the payloads.
+fn with_arm64(
+    what: &str,
+    least: usize,
+    damage: impl Fn(&str, Vec<u8>, &dyn Fn(&[u8])) + Sync,
+) -> anyhow::Result<()> {
+    let base = arm64_base()?;
+    let mut paths = own_payloads(&base)?;
+    paths.retain(|path| exhaustive() || stem(path) == ARM64);
+    with_each(&base, paths, (what, least), damage)
+}
+
+/// Runs `damage` on each of the payloads, on all processors.
+fn with_each(
+    base: &Base,
+    paths: Vec<PathBuf>,
+    (what, least): (&str, usize),
+    damage: impl Fn(&str, Vec<u8>, &dyn Fn(&[u8])) + Sync,
+) -> anyhow::Result<()> {
     let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
-    let paths: Mutex<Vec<PathBuf>> = Mutex::new(own_payloads(&base)?);
+    let paths = Mutex::new(paths);
     let count = Count::default();
     let work = || {
         while let Some(path) = { paths.lock().unwrap().pop() } {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            damage(&name, std::fs::read(&path).unwrap(), &|file| {
+            damage(&stem(&path), std::fs::read(&path).unwrap(), &|file| {
                 count.add(live(&image, file))
             });
         }
@@ -132,34 +161,53 @@ fn cut_off_at_every_length() -> anyhow::Result<()> {
 
 #[test]
 fn every_bit_flipped() -> anyhow::Result<()> {
-    with_all("flipped", 500_000, |_, mut file, run| {
-        for at in 0..file.len() {
-            let byte = file[at];
-            for bit in 0..8 {
-                file[at] = byte ^ (1 << bit);
-                run(&file);
-            }
-            file[at] = byte;
+    with_all("flipped", 500_000, |_, file, run| flip(file, run))
+}
+
+#[test]
+fn every_bit_flipped_on_arm64() -> anyhow::Result<()> {
+    with_arm64("ARM64, flipped", 20_000, |_, file, run| flip(file, run))
+}
+
+fn flip(mut file: Vec<u8>, run: &dyn Fn(&[u8])) {
+    for at in 0..file.len() {
+        let byte = file[at];
+        for bit in 0..8 {
+            file[at] = byte ^ (1 << bit);
+            run(&file);
         }
-    })
+        file[at] = byte;
+    }
 }
 
 #[test]
 fn every_value_of_every_header_byte() -> anyhow::Result<()> {
     let all = exhaustive();
-    with_all("headers", 1_000_000, |name, mut file, run| {
-        let (mut places, table) = headers(&file).unwrap();
-        if all || TABLES.contains(&name) {
-            places.push(table);
-        }
-        for at in places.into_iter().flatten() {
-            let byte = file[at];
-            // Single-bit changes are tried elsewhere.
-            for value in (0..=u8::MAX).filter(|value| (value ^ byte).count_ones() > 1) {
-                file[at] = value;
-                run(&file);
-            }
-            file[at] = byte;
-        }
+    with_all("headers", 1_000_000, |name, file, run| {
+        change_headers(all || TABLES.contains(&name), file, run);
     })
+}
+
+#[test]
+fn every_value_of_every_header_byte_on_arm64() -> anyhow::Result<()> {
+    with_arm64("ARM64, headers", 20_000, |_, file, run| {
+        change_headers(exhaustive(), file, run);
+    })
+}
+
+/// Gives each byte of the headers every value; with `tables`, also of the section table.
+fn change_headers(tables: bool, mut file: Vec<u8>, run: &dyn Fn(&[u8])) {
+    let (mut places, table) = headers(&file).unwrap();
+    if tables {
+        places.push(table);
+    }
+    for at in places.into_iter().flatten() {
+        let byte = file[at];
+        // Single-bit changes are tried elsewhere.
+        for value in (0..=u8::MAX).filter(|value| (value ^ byte).count_ones() > 1) {
+            file[at] = value;
+            run(&file);
+        }
+        file[at] = byte;
+    }
 }
