@@ -146,30 +146,29 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         directory: Some("tests/keys/trusted".into()),
         ..Keys::NONE
     };
-    let build = |what| xen::build(Machine::X86_64, &what);
-    let debug = build(xen::Build {
+    let plain = xen::Build::new(xen::Engine::Rust);
+    let debug = xen::Build {
         debug: true,
         microcode: true,
         keys: keys.clone(),
-        ..xen::Build::new(xen::Engine::Rust)
-    })?;
-    let locked = build(xen::Build {
+        ..plain.clone()
+    };
+    let locked = xen::Build {
         keys: Keys {
             lock_signatures: true,
             ..keys
         },
-        ..xen::Build::new(xen::Engine::Rust)
-    })?;
-    let rust = build(xen::Build::new(xen::Engine::Rust))?;
+        ..plain.clone()
+    };
+    let build = |what| xen::build(Machine::X86_64, what);
+    let build_arm64 = |what| xen::build(Machine::Arm64, what);
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
         ("XSPLICE_ARM64_BIN", ARM64.build_xsplice()?.into()),
         ("XSPLICE_ARM64_BASE", ARM64.description()?.into()),
-        (
-            "XSPLICE_ARM64_RUST_BASE",
-            xen::build(Machine::Arm64, &xen::Build::new(xen::Engine::Rust))?.into(),
-        ),
+        ("XSPLICE_ARM64_RUST_BASE", build_arm64(&plain)?.into()),
+        ("XSPLICE_ARM64_LOCKED_BASE", build_arm64(&locked)?.into()),
         ("XSPLICE_AXE", axe::get()?.into()),
         ("XSPLICE_PROMTOOL", promtool::get()?.into()),
         (
@@ -180,9 +179,9 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
             "XSPLICE_BULLSEYE",
             shipped::description(Release::Bullseye)?.into(),
         ),
-        ("XSPLICE_RUST_BASE", rust.into()),
-        ("XSPLICE_DEBUG_BASE", debug.into()),
-        ("XSPLICE_LOCKED_BASE", locked.into()),
+        ("XSPLICE_RUST_BASE", build(&plain)?.into()),
+        ("XSPLICE_DEBUG_BASE", build(&debug)?.into()),
+        ("XSPLICE_LOCKED_BASE", build(&locked)?.into()),
     ])
 }
 

@@ -127,6 +127,14 @@ pub fn arm64_rust_base() -> anyhow::Result<Base> {
     described_by("XSPLICE_ARM64_RUST_BASE")
 }
 
+/// As [`locked_base`], on ARM64: `XSPLICE_ARM64_LOCKED_BASE` names it.
+///
+/// # Errors
+/// If there is none.
+pub fn arm64_locked_base() -> anyhow::Result<Base> {
+    described_by("XSPLICE_ARM64_LOCKED_BASE")
+}
+
 /// What the environment variable `variable` says, which `cargo xtask test` sets.
 ///
 /// # Errors
@@ -239,9 +247,16 @@ fn config_with(base: &Base, xsplice: PathBuf) -> anyhow::Result<HostConfig> {
 /// # Errors
 /// If the base is not there.
 pub fn unsigned_config(base: &Base) -> anyhow::Result<HostConfig> {
-    let mut config = config(base)?;
-    config.xen_arguments = "livepatch-signatures=off".to_owned();
-    Ok(config)
+    config(base).map(without_signatures)
+}
+
+/// The host to boot, whose command line says not to check signatures.
+pub fn without_signatures(config: HostConfig) -> HostConfig {
+    let xen_arguments = "livepatch-signatures=off".to_owned();
+    HostConfig {
+        xen_arguments,
+        ..config
+    }
 }
 
 /// Xen's own test payloads.

@@ -10,8 +10,8 @@ use object::{LittleEndian, U32};
 use std::ops::Range;
 use std::path::Path;
 use xsplice_e2e::{
-    Base, base, config, debug_base, local, locked_base, repository, result, rust_base, settled,
-    told, unsigned_config,
+    Base, arm64_config, arm64_locked_base, base, config, debug_base, local, locked_base,
+    repository, result, rust_base, settled, told, unsigned_config, without_signatures,
 };
 use xsplice_lab::Host;
 
@@ -196,6 +196,13 @@ fn by_default_a_core_with_keys_only_loads_what_they_signed() -> anyhow::Result<(
 fn a_locked_core_ignores_what_the_command_line_says_of_signatures() -> anyhow::Result<()> {
     let base = locked_base()?;
     only_signed_payloads_load(&base, Host::boot(&unsigned_config(&base)?)?)
+}
+
+#[test]
+fn so_does_one_on_arm64() -> anyhow::Result<()> {
+    let base = arm64_locked_base()?;
+    let config = without_signatures(arm64_config(&base)?);
+    only_signed_payloads_load(&base, Host::boot(&config)?)
 }
 
 fn only_signed_payloads_load(base: &Base, mut host: Host) -> anyhow::Result<()> {
