@@ -276,9 +276,7 @@ impl Known {
             (Origin::Zero, Field::Bits { width, shift, .. }) if width + shift == 12 => {
                 (&mut self.low, value.cast_unsigned() & WITHIN_PAGE)
             }
-            (Origin::Zero, Field::Bits { .. } | Field::Address { .. } | Field::Move { .. }) => {
-                return None;
-            }
+            (Origin::Zero, _) => return None,
         };
         (*known.get_or_insert(new) == new).then_some(())
     }

@@ -11,6 +11,7 @@ pub const TESTS: &[&str] = &[
     "binutils-aarch64-linux-gnu",
     "clang",
     "gcc",
+    "gcc-arm-linux-gnueabihf",
     "openssl",
 ];
 

@@ -90,6 +90,11 @@ pub enum RelocationFault {
     /// A value that does not fit.
     #[error("at {offset:#x}: {overflow}")]
     Overflow { offset: u64, overflow: Overflow },
+    /// A branch that changes to Thumb code (*stricter*).
+    #[error(
+        "at {offset:#x}: {name} is at a blx instruction, which changes to Thumb code; compile with -marm"
+    )]
+    Thumb { name: &'static str, offset: u64 },
     /// Its symbol is freed after boot, and no code that the payload replaces leads
     /// there (*stricter*).
     #[error(
@@ -102,7 +107,9 @@ pub enum RelocationFault {
 impl RelocationFault {
     pub(super) fn errno(&self) -> Errno {
         match self {
-            Self::NoSymbol | Self::Unknown { .. } | Self::Stock { .. } => Errno::EOPNOTSUPP,
+            Self::NoSymbol | Self::Unknown { .. } | Self::Stock { .. } | Self::Thumb { .. } => {
+                Errno::EOPNOTSUPP
+            }
             Self::Overflow { .. } => Errno::EOVERFLOW,
             _ => Errno::EINVAL,
         }

@@ -217,6 +217,10 @@ impl<A: Architecture> Table<'_, '_, A> {
                 offset: entry.offset,
                 overflow,
             }),
+            Err(WriteError::Thumb { name }) => Err(RelocationFault::Thumb {
+                name,
+                offset: entry.offset,
+            }),
             Err(WriteError::OutOfBounds { .. }) => Err(past_end()),
         }
     }

@@ -4,6 +4,7 @@
 //! values fit.
 
 pub mod aarch64;
+pub mod arm32;
 pub mod x86_64;
 
 use core::fmt;
@@ -61,6 +62,15 @@ pub enum Field {
         /// Lowest bit of the value that is stored.
         shift: u32,
     },
+    /// The 16 bits of ARM32's `movw` and `movt`: the lowest twelve from bit 0 on, the
+    /// others from bit 16 on.
+    Half {
+        /// Lowest bit of the value that is stored.
+        shift: u32,
+    },
+    /// The 24 bits of ARM32's `b` and `bl`, which count instructions. `blx` has one bit
+    /// more, and changes to Thumb code: it is not written.
+    Branch,
 }
 
 /// One kind of relocation.
@@ -132,6 +142,12 @@ pub enum WriteError {
         size: usize,
         /// Bytes between the place and the end of the section.
         available: usize,
+    },
+    /// The branch changes to Thumb code.
+    #[error("{name} is at a blx instruction, which changes to Thumb code: compile with -marm")]
+    Thumb {
+        /// Name of the relocation.
+        name: &'static str,
     },
 }
 
@@ -271,7 +287,7 @@ impl Relocation {
     /// Nothing is written unless the value fits and `dest` has the complete field.
     ///
     /// # Errors
-    /// [`WriteError`] says which of the two failed.
+    /// [`WriteError`] says what failed.
     #[inline]
     pub fn write(&self, dest: &mut [u8], value: u64) -> Result<(), WriteError> {
         self.verify(value)?;
@@ -283,6 +299,9 @@ impl Relocation {
         })?;
         let value = match self.field {
             Field::Whole => value,
+            Field::Branch if is_blx(load(place)) => {
+                return Err(WriteError::Thumb { name: self.name });
+            }
             field => field.insert(load(place), value),
         };
         let bytes = value.to_le_bytes();
@@ -328,13 +347,44 @@ impl Relocation {
             Field::Address { shift } => 64 - 21 - shift,
             // The topmost group has no sign besides its own.
             Field::Move { shift } => (64_u32 - 17).saturating_sub(shift),
+            Field::Half { shift } => 64 - 16 - shift,
+            Field::Branch => 64 - 26,
         };
         let value = self.field.extract(place);
         Some(match (self.field, self.range) {
-            (Field::Bits { .. }, Range::Unsigned | Range::Any) => signed(value),
+            (Field::Bits { .. } | Field::Half { .. }, Range::Unsigned | Range::Any) => {
+                signed(value)
+            }
             _ => signed(value) << unused >> unused,
         })
     }
+
+    /// The addend that is in the place, for records that have none (`SHT_REL`); `None`
+    /// when `bytes` is shorter than the place.
+    ///
+    /// ```
+    /// use xsplice_reloc::reloc::arm32;
+    ///
+    /// // movw r0, #0x1800; movt r0, #0x1800: both have the whole addend.
+    /// for (r_type, word) in [(43, 0xe301_0800_u32), (44, 0xe341_0800)] {
+    ///     let half = arm32::lookup(r_type).unwrap();
+    ///     assert_eq!(half.addend(&word.to_le_bytes()), Some(0x1800));
+    /// }
+    /// ```
+    #[must_use]
+    pub fn addend(&self, bytes: &[u8]) -> Option<i64> {
+        let held = self.read(bytes)?;
+        Some(match self.field {
+            // A signed number, in the upper half of an address too.
+            Field::Half { shift } => held << (64 - 16 - shift) >> (64 - 16),
+            _ => held,
+        })
+    }
+}
+
+/// Whether the ARM32 instruction has the condition that only `blx` has.
+const fn is_blx(word: u64) -> bool {
+    word >> 28 == 0xf
 }
 
 /// Up to 8 bytes as a little-endian number.
@@ -353,6 +403,13 @@ const MOVE_KIND: u64 = 3 << 29;
 const MOVZ: u64 = 2 << 29;
 
 impl Field {
+    /// The field of [`Branch`](Self::Branch).
+    const DISTANCE: Self = Self::Bits {
+        at: 0,
+        width: 24,
+        shift: 2,
+    };
+
     /// The contents of a place with `value` in its field.
     const fn insert(self, place: u64, value: u64) -> u64 {
         match self {
@@ -371,6 +428,12 @@ impl Field {
                 let field = (value >> shift & mask(16)) << 5;
                 place & !(MOVE_KIND | mask(16) << 5) | kind | field
             }
+            Self::Half { shift } => {
+                let value = value >> shift;
+                let (low, high) = (value & mask(12), value >> 12 & mask(4));
+                place & !(mask(4) << 16 | mask(12)) | high << 16 | low
+            }
+            Self::Branch => Self::DISTANCE.insert(place, value),
         }
     }
 
@@ -387,6 +450,8 @@ impl Field {
                 let negative = place & MOVE_KIND == 0;
                 (if negative { !value } else { value }) << shift
             }
+            Self::Half { shift } => (place & mask(12) | (place >> 16 & mask(4)) << 12) << shift,
+            Self::Branch => Self::DISTANCE.extract(place),
         }
     }
 }
@@ -509,7 +574,7 @@ mod tests {
 
     #[test]
     fn instruction_fields_hold_their_part_of_the_value() {
-        for relocation in super::aarch64::TABLE {
+        for relocation in super::aarch64::TABLE.iter().chain(super::arm32::TABLE) {
             let (name, align) = (relocation.name, relocation.align.cast_signed());
             let (min, max) = relocation.bounds();
             let stored = match relocation.field {
@@ -517,6 +582,8 @@ mod tests {
                 Field::Bits { width, shift, .. } => (width, shift),
                 Field::Address { shift } => (21, shift),
                 Field::Move { shift } => (17, shift),
+                Field::Half { shift } => (16, shift),
+                Field::Branch => (24, 2),
             };
             for value in [min, -16 * align, 0, 16 * align, max].map(|v| v & -align) {
                 for before in [0_u32, 0x5555_5555, u32::MAX] {
@@ -541,10 +608,32 @@ mod tests {
             let relative = relocation.name.contains("PC") || relocation.name.contains("PLT");
             assert_eq!(relocation.pc_relative(), relative, "{}", relocation.name);
         }
+        // R_ARM_ABS32, _REL32, _CALL, _MOVT_ABS and _MOVT_PREL.
+        for (r_type, relative) in [(2, false), (3, true), (28, true), (44, false), (46, true)] {
+            let relocation = super::arm32::lookup(r_type).unwrap();
+            assert_eq!(relocation.pc_relative(), relative, "{}", relocation.name);
+        }
         // R_AARCH64_ABS64, _CALL26 and _ADR_PREL_PG_HI21.
         for (r_type, relative) in [(257, false), (283, true), (275, true)] {
             let relocation = super::aarch64::lookup(r_type).unwrap();
             assert_eq!(relocation.pc_relative(), relative, "{}", relocation.name);
+        }
+    }
+
+    /// `blx` changes to Thumb code, and so does the address of a Thumb function.
+    #[test]
+    fn branches_to_thumb_code_are_refused() {
+        let [call, jump] = [28, 29].map(|r_type| super::arm32::lookup(r_type).unwrap());
+        let blx = 0xfa00_0000_u32.to_le_bytes();
+        for relocation in [call, jump] {
+            let mut bytes = blx;
+            let name = relocation.name;
+            assert_eq!(
+                relocation.write(&mut bytes, 0x100),
+                Err(WriteError::Thumb { name })
+            );
+            assert_eq!(bytes, blx);
+            assert!(relocation.verify(0x101).is_err() && relocation.verify(0x100).is_ok());
         }
     }
 
@@ -572,6 +661,10 @@ mod tests {
         }
         for relocation in super::aarch64::TABLE {
             let found = super::aarch64::lookup(relocation.r_type);
+            assert_eq!(found, Some(relocation));
+        }
+        for relocation in super::arm32::TABLE {
+            let found = super::arm32::lookup(relocation.r_type);
             assert_eq!(found, Some(relocation));
         }
         assert_eq!(lookup(9), None); // R_X86_64_GOTPCREL
