@@ -6,6 +6,43 @@
 
 use core::fmt;
 
+/// The width of addresses, which the records of payloads and of ELF files have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// 32 bits.
+    Bits32,
+    /// 64 bits.
+    Bits64,
+}
+
+impl Width {
+    /// The number of bytes of an address.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Bits32 => 4,
+            Self::Bits64 => 8,
+        }
+    }
+
+    /// The address at the start of `bytes`; `None` if it is cut off.
+    ///
+    /// ```
+    /// use xsplice_abi::machine::Width;
+    /// let bytes = [0x78, 0x56, 0x34, 0x12, 1, 0, 0];
+    /// assert_eq!(Width::Bits32.read(&bytes), Some(0x1234_5678));
+    /// assert_eq!(Width::Bits64.read(&bytes), None);
+    /// ```
+    #[must_use]
+    #[inline]
+    pub fn read(self, bytes: &[u8]) -> Option<u64> {
+        Some(match self {
+            Self::Bits32 => u32::from_le_bytes(*bytes.first_chunk()?).into(),
+            Self::Bits64 => u64::from_le_bytes(*bytes.first_chunk()?),
+        })
+    }
+}
+
 /// A machine that Xen can be live-patched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Machine {
@@ -35,11 +72,22 @@ impl Machine {
 
     /// `e_machine` of its ELF files.
     #[must_use]
+    #[inline]
     pub const fn elf_number(self) -> u16 {
         match self {
             Self::X86_64 => 62,
             Self::Arm64 => 183,
             Self::Arm32 => 40,
+        }
+    }
+
+    /// The width of its addresses, and the class of its ELF files.
+    #[must_use]
+    #[inline]
+    pub const fn width(self) -> Width {
+        match self {
+            Self::X86_64 | Self::Arm64 => Width::Bits64,
+            Self::Arm32 => Width::Bits32,
         }
     }
 

@@ -3,9 +3,10 @@
 
 pub mod hook;
 
+use crate::machine::Width;
 use core::mem::{offset_of, size_of};
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// `LIVEPATCH_PAYLOAD_VERSION`.
 pub const PAYLOAD_VERSION: u8 = 2;
@@ -59,7 +60,17 @@ pub mod section {
 /// assert_eq!(Expectation::new(&[0; 32]), None, "there is room for 31 bytes");
 /// ```
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct Expectation {
@@ -108,6 +119,11 @@ impl Expectation {
     }
 }
 
+/// `struct livepatch_func` on machines with addresses of 64 bits.
+pub type LivepatchFunc = FuncRecord<U64>;
+/// `struct livepatch_func` on machines with addresses of 32 bits.
+pub type LivepatchFunc32 = FuncRecord<U32>;
+
 /// `struct livepatch_func`: a function to patch.
 ///
 /// ```
@@ -123,18 +139,34 @@ impl Expectation {
 /// let bytes = record.as_bytes();
 /// assert_eq!(bytes.len(), 104);
 /// assert_eq!(LivepatchFunc::ref_from_bytes(bytes).unwrap(), &record);
+/// assert!(record.narrow().is_none());
+///
+/// record.old_addr.set(0x20_0100);
+/// let narrow = record.narrow().unwrap();
+/// assert_eq!(narrow.as_bytes().len(), 92);
+/// assert_eq!(LivepatchFunc::from(narrow), record);
 /// ```
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
-pub struct LivepatchFunc {
+pub struct FuncRecord<Address> {
     /// Address of the function's name.
-    pub name: U64,
+    pub name: Address,
     /// Address of the new code; 0 to write NOPs.
-    pub new_addr: U64,
+    pub new_addr: Address,
     /// Address of the old code; 0 to have the name looked up.
-    pub old_addr: U64,
+    pub old_addr: Address,
     /// Size of the new code, or how many bytes of NOPs.
     pub new_size: U32,
     /// Size of the old code.
@@ -151,8 +183,90 @@ pub struct LivepatchFunc {
     pub expect: Expectation,
 }
 
+impl From<LivepatchFunc32> for LivepatchFunc {
+    fn from(narrow: LivepatchFunc32) -> Self {
+        let wide = |address: U32| U64::new(address.get().into());
+        Self {
+            name: wide(narrow.name),
+            new_addr: wide(narrow.new_addr),
+            old_addr: wide(narrow.old_addr),
+            new_size: narrow.new_size,
+            old_size: narrow.old_size,
+            version: narrow.version,
+            opaque: narrow.opaque,
+            applied: narrow.applied,
+            pad: narrow.pad,
+            expect: narrow.expect,
+        }
+    }
+}
+
+impl LivepatchFunc {
+    /// The record for a machine with addresses of 32 bits; `None` if one of its addresses
+    /// has more.
+    #[must_use]
+    pub fn narrow(&self) -> Option<LivepatchFunc32> {
+        let narrow = |address: U64| u32::try_from(address.get()).ok().map(U32::new);
+        Some(LivepatchFunc32 {
+            name: narrow(self.name)?,
+            new_addr: narrow(self.new_addr)?,
+            old_addr: narrow(self.old_addr)?,
+            new_size: self.new_size,
+            old_size: self.old_size,
+            version: self.version,
+            opaque: self.opaque,
+            applied: self.applied,
+            pad: self.pad,
+            expect: self.expect,
+        })
+    }
+
+    /// The record at the start of `bytes`, for a machine with such addresses; `None` if it
+    /// is cut off.
+    #[must_use]
+    pub fn read(bytes: &[u8], width: Width) -> Option<Self> {
+        let bytes = bytes.get(..width.func_size())?;
+        match width {
+            Width::Bits32 => LivepatchFunc32::read_from_bytes(bytes).ok().map(Self::from),
+            Width::Bits64 => Self::read_from_bytes(bytes).ok(),
+        }
+    }
+}
+
+impl Width {
+    /// Size in bytes of a [`FuncRecord`].
+    #[must_use]
+    #[inline]
+    pub const fn func_size(self) -> usize {
+        match self {
+            Self::Bits32 => size_of::<LivepatchFunc32>(),
+            Self::Bits64 => size_of::<LivepatchFunc>(),
+        }
+    }
+
+    /// Offset of [`old_addr`](FuncRecord::old_addr) in a [`FuncRecord`].
+    #[must_use]
+    #[inline]
+    pub const fn old_addr_offset(self) -> usize {
+        match self {
+            Self::Bits32 => offset_of!(LivepatchFunc32, old_addr),
+            Self::Bits64 => offset_of!(LivepatchFunc, old_addr),
+        }
+    }
+}
+
+/// As the compilers of the machines lay the structure out.
 const _: () = {
     assert!(size_of::<Expectation>() == 32);
+    assert!(size_of::<LivepatchFunc32>() == 92);
+    assert!(offset_of!(LivepatchFunc32, new_addr) == 4);
+    assert!(offset_of!(LivepatchFunc32, old_addr) == 8);
+    assert!(offset_of!(LivepatchFunc32, new_size) == 12);
+    assert!(offset_of!(LivepatchFunc32, old_size) == 16);
+    assert!(offset_of!(LivepatchFunc32, version) == 20);
+    assert!(offset_of!(LivepatchFunc32, opaque) == 21);
+    assert!(offset_of!(LivepatchFunc32, applied) == 52);
+    assert!(offset_of!(LivepatchFunc32, expect) == 60);
     assert!(size_of::<LivepatchFunc>() == 104);
     assert!(offset_of!(LivepatchFunc, new_addr) == 8);
     assert!(offset_of!(LivepatchFunc, old_addr) == 16);

@@ -2,6 +2,7 @@
 //! The trampoline: the jump that the hypervisor writes over the start of an old
 //! function. The items are those of x86-64.
 
+pub mod arm32;
 pub mod arm64;
 
 /// Size in bytes: `jmp rel32`.
