@@ -3,10 +3,11 @@
 //! A bounds-checked reader of relocatable ELF files: no offset or size in the file is
 //! trusted.
 
+use crate::arch::{Any, Architecture};
 use crate::format::{Bytes, Known, MAX_SECTIONS, MAX_SIZE};
 use crate::problem::{FileFault, Problems, SectionFault, SectionId, SymbolFault, text};
 use alloc::vec::Vec;
-use xsplice_abi::machine::Machine;
+use xsplice_abi::machine::{Machine, Width};
 use xsplice_abi::payload::section;
 use xsplice_abi::special::Special;
 use xsplice_fallible as fallible;
@@ -26,9 +27,9 @@ pub(crate) const SHN_COMMON: u16 = 0xfff2;
 const SHT_SYMTAB: u32 = 2;
 const SHT_STRTAB: u32 = 3;
 const SHT_NOBITS: u32 = 8;
-const HEADER_SIZE: u64 = 64;
-const SECTION_HEADER_SIZE: u16 = 64;
+/// Size of `Elf64_Sym` and of `Elf32_Sym`.
 const SYMBOL_SIZE: usize = 24;
+const SYMBOL_SIZE_32: usize = 16;
 /// Limit for names. It exceeds any name that can be loaded, and keeps a file with
 /// overlapping names from taking quadratic time.
 const NAME_LIMIT: usize = 256;
@@ -78,8 +79,6 @@ pub(crate) struct Elf<'a> {
     pub(crate) sections: Vec<Section<'a>>,
     pub(crate) symbols: Vec<Symbol<'a>>,
     pub(crate) symbol_table: usize,
-    /// None until it is parsed.
-    pub(crate) machine: Option<Machine>,
     /// The first section of each name, as in Xen's loader; 0 if there is none.
     firsts: [u16; Known::COUNT],
 }
@@ -91,25 +90,94 @@ impl<'a> Elf<'a> {
         self.sections.get(usize::from(*first?))
     }
 
-    /// Parses `file` into an empty one. `None` if it cannot be loaded.
-    pub(crate) fn parse(&mut self, file: &'a [u8], problems: &mut Problems) -> Option<()> {
-        let header = header(file, problems)?;
-        self.machine = Some(header.machine);
-        self.sections = sections(file, &header, problems)?;
-        let symbol_table = symbol_table(&self.sections, problems);
+    /// Parses `file` into an empty one. `None` if it cannot be loaded on this
+    /// architecture. (A constant architecture leaves one width of fields.)
+    pub(crate) fn parse(
+        &mut self,
+        architecture: impl Architecture,
+        file: &'a [u8],
+        problems: &mut Problems,
+    ) -> Option<()> {
+        let header = header(architecture, file, problems)?;
+        self.sections = sections(architecture, file, &header, problems)?;
+        let symbol_table = symbol_table(architecture, &self.sections, problems);
         let names = strings(&self.sections, usize::from(header.names), problems);
         let names = names?;
         self.symbol_table = symbol_table?;
         self.firsts = name_sections(file, &header, &mut self.sections, names, problems)?;
         let table = self.sections.get(self.symbol_table)?;
         let names = strings(&self.sections, usize::try_from(table.link).ok()?, problems)?;
-        self.symbols = symbols(table, names, problems)?;
+        self.symbols = symbols(architecture, table, names, problems)?;
         (!problems.refused()).then_some(())
     }
 }
 
+/// The architecture that a file is for; if that is not known, any of them, which refuses
+/// it.
+pub(crate) fn architecture_of(file: &[u8]) -> Any {
+    machine(Bytes(file)).map_or(Any::X86_64, Any::of)
+}
+
+/// The sizes of the records of a file.
+struct Sizes {
+    header: u16,
+    section: u16,
+    symbol: usize,
+}
+
+const fn sizes(width: Width) -> Sizes {
+    match width {
+        Width::Bits32 => Sizes {
+            header: 52,
+            section: 40,
+            symbol: SYMBOL_SIZE_32,
+        },
+        Width::Bits64 => Sizes {
+            header: 64,
+            section: 64,
+            symbol: SYMBOL_SIZE,
+        },
+    }
+}
+
+/// Reads the fields of a record one after the other: their order is the same for both
+/// widths.
+struct Fields<'a> {
+    bytes: Bytes<'a>,
+    at: usize,
+    width: Width,
+}
+
+impl Fields<'_> {
+    #[inline(always)]
+    fn skip(&mut self, bytes: usize) {
+        self.at += bytes;
+    }
+
+    #[inline(always)]
+    fn half(&mut self) -> Option<u16> {
+        let value = self.bytes.u16(self.at);
+        self.skip(2);
+        value
+    }
+
+    #[inline(always)]
+    fn word(&mut self) -> Option<u32> {
+        let value = self.bytes.u32(self.at);
+        self.skip(4);
+        value
+    }
+
+    /// An address, an offset or a size.
+    #[inline(always)]
+    fn wide(&mut self) -> Option<u64> {
+        let value = self.bytes.wide(self.at, self.width);
+        self.skip(self.width.bytes());
+        value
+    }
+}
+
 struct Header {
-    machine: Machine,
     table: u64,
     entry_size: u16,
     count: u16,
@@ -117,98 +185,23 @@ struct Header {
 }
 
 impl Header {
-    fn section_header<'a>(&self, file: &'a [u8], index: usize) -> Option<Bytes<'a>> {
+    #[inline(always)]
+    fn section_header<'a>(&self, width: Width, file: &'a [u8], index: usize) -> Option<Bytes<'a>> {
         let at = u64::from(self.entry_size).checked_mul(u64::try_from(index).ok()?)?;
         let at = self.table.checked_add(at)?;
         Bytes(file)
-            .range(at, u64::from(SECTION_HEADER_SIZE))
+            .range(at, u64::from(sizes(width).section))
             .map(Bytes)
     }
-}
 
-#[inline(never)]
-fn header(file: &[u8], problems: &mut Problems) -> Option<Header> {
-    let bytes = identify(file, problems)?;
-    check_fields(bytes, problems)?;
-    let header = Header {
-        machine: machine(bytes)?,
-        table: bytes.u64(40)?,
-        entry_size: bytes.u16(58)?,
-        count: bytes.u16(60)?,
-        names: bytes.u16(62)?,
-    };
-    header.check(file.len() as u64, problems);
-    (!problems.refused()).then_some(header)
-}
+    /// The offset of a section's name, which is the first field of both widths.
+    fn name_of(&self, file: &[u8], index: usize) -> Option<u32> {
+        self.section_header(Width::Bits32, file, index)?.u32(0)
+    }
 
-/// The header of a file for a 64-bit machine: other classes have a different layout.
-fn identify<'a>(file: &'a [u8], problems: &mut Problems) -> Option<Bytes<'a>> {
-    let size = file.len() as u64;
-    if size == 0 || size > MAX_SIZE {
-        problems.file(FileFault::Size {
-            size,
-            limit: MAX_SIZE,
-        });
-        return None;
-    }
-    if !file.starts_with(b"\x7fELF") {
-        problems.file(FileFault::NotElf);
-        return None;
-    }
-    let Some(bytes) = Bytes(file).range(0, HEADER_SIZE).map(Bytes) else {
-        problems.file(FileFault::HeaderCutOff { size: file.len() });
-        return None;
-    };
-    let [class, data] = bytes.0.get(4..)?.first_chunk().copied()?;
-    for (field, value, wanted) in [
-        ("class", u16::from(class), 2),
-        ("data encoding", u16::from(data), 1),
-    ] {
-        if value != wanted {
-            let value = u64::from(value);
-            problems.file(FileFault::Machine { field, value });
-        }
-    }
-    if machine(bytes).is_none() {
-        let value = bytes.u16(18)?.into();
-        let field = "machine";
-        problems.file(FileFault::Machine { field, value });
-    }
-    (!problems.refused()).then_some(bytes)
-}
-
-/// The machine of a file with this header.
-fn machine(header: Bytes<'_>) -> Option<Machine> {
-    Machine::from_elf(header.u16(18)?)
-}
-
-/// Checks the fields of a header that do not describe the section table.
-fn check_fields(bytes: Bytes<'_>, problems: &mut Problems) -> Option<()> {
-    let [version, os, abi_version] = bytes.0.get(6..)?.first_chunk().copied()?;
-    let wide = |value| u64::from(bytes.u16(value).unwrap_or_default());
-    let version_word = u64::from(bytes.u32(20)?);
-    for (field, value, good, expected) in [
-        ("e_ident version", u64::from(version), version == 1, "1"),
-        ("e_version", version_word, version_word == 1, "1"),
-        ("OS ABI", u64::from(os), os == 0 || os == 9, "0 or 9"),
-        ("ABI version", u64::from(abi_version), abi_version == 0, "0"),
-        ("e_type", wide(16), wide(16) == 1, "1 (relocatable)"),
-        ("e_phnum", wide(56), wide(56) == 0, "0"),
-    ] {
-        if !good {
-            problems.file(FileFault::Header {
-                field,
-                value,
-                expected,
-            });
-        }
-    }
-    Some(())
-}
-
-impl Header {
     /// Checks that the section table is in the file.
-    fn check(&self, size: u64, problems: &mut Problems) {
+    #[inline(always)]
+    fn check(&self, width: Width, size: u64, problems: &mut Problems) {
         let mut bad_table = |what, value| problems.file(FileFault::SectionTable { what, value });
         if self.names == SHN_UNDEF {
             bad_table("the index of the section of names is undefined", 0);
@@ -227,7 +220,7 @@ impl Header {
         let (entry_size, count) = (u64::from(self.entry_size), u64::from(self.count));
         if self.table >= size {
             bad_table("it begins past the end of the file", self.table);
-        } else if self.entry_size < SECTION_HEADER_SIZE {
+        } else if self.entry_size < sizes(width).section {
             bad_table("its entries are too small", entry_size);
         } else if (size - self.table) / entry_size < count {
             bad_table("it ends past the end of the file", self.table);
@@ -236,20 +229,140 @@ impl Header {
 }
 
 #[inline(never)]
+fn header(architecture: impl Architecture, file: &[u8], problems: &mut Problems) -> Option<Header> {
+    let bytes = identify(architecture, file, problems)?;
+    let width = architecture.machine().width();
+    // After what all classes have in common: e_ident, e_type, e_machine and e_version.
+    let mut fields = Fields {
+        bytes,
+        at: 24,
+        width,
+    };
+    let _entry = fields.wide()?;
+    let _programs = fields.wide()?;
+    let table = fields.wide()?;
+    let flags = fields.word()?;
+    // e_ehsize and e_phentsize.
+    fields.skip(4);
+    let programs = fields.half()?;
+    check_fields(bytes, programs, problems)?;
+    if let Some(expected) = architecture.wrong_flags(flags) {
+        problems.file(FileFault::Header {
+            field: "e_flags",
+            value: flags.into(),
+            expected,
+        });
+    }
+    let header = Header {
+        table,
+        entry_size: fields.half()?,
+        count: fields.half()?,
+        names: fields.half()?,
+    };
+    header.check(width, file.len() as u64, problems);
+    (!problems.refused()).then_some(header)
+}
+
+/// The header of a file for this architecture: other classes have a different layout.
+fn identify<'a>(
+    architecture: impl Architecture,
+    file: &'a [u8],
+    problems: &mut Problems,
+) -> Option<Bytes<'a>> {
+    let size = file.len() as u64;
+    if size == 0 || size > MAX_SIZE {
+        problems.file(FileFault::Size {
+            size,
+            limit: MAX_SIZE,
+        });
+        return None;
+    }
+    if !file.starts_with(b"\x7fELF") {
+        problems.file(FileFault::NotElf);
+        return None;
+    }
+    let takes = architecture.machine();
+    let width = takes.width();
+    let whole = sizes(width).header;
+    let Some(bytes) = Bytes(file).range(0, whole.into()).map(Bytes) else {
+        problems.file(FileFault::HeaderCutOff {
+            size: file.len(),
+            whole: whole.into(),
+        });
+        return None;
+    };
+    let [class, data] = bytes.0.get(4..)?.first_chunk().copied()?;
+    let wanted = match width {
+        Width::Bits32 => 1,
+        Width::Bits64 => 2,
+    };
+    match machine(bytes) {
+        Some(machine) if machine != takes => {
+            problems.file(FileFault::OtherMachine { machine, takes });
+        }
+        known => {
+            let number = known.is_none().then_some(bytes.u16(18)?);
+            for (field, value, right) in [
+                ("class", class.into(), class == wanted),
+                ("data encoding", data.into(), data == 1),
+                ("machine", number.unwrap_or_default(), known.is_some()),
+            ] {
+                if !right {
+                    let value = u64::from(value);
+                    problems.file(FileFault::Machine { field, value });
+                }
+            }
+        }
+    }
+    (!problems.refused()).then_some(bytes)
+}
+
+/// The machine of a file with this header.
+fn machine(header: Bytes<'_>) -> Option<Machine> {
+    Machine::from_elf(header.u16(18)?)
+}
+
+/// Checks the fields of a header that do not describe the section table.
+fn check_fields(bytes: Bytes<'_>, programs: u16, problems: &mut Problems) -> Option<()> {
+    let [version, os, abi_version] = bytes.0.get(6..)?.first_chunk().copied()?;
+    let kind = u64::from(bytes.u16(16)?);
+    let version_word = u64::from(bytes.u32(20)?);
+    for (field, value, good, expected) in [
+        ("e_ident version", u64::from(version), version == 1, "1"),
+        ("e_version", version_word, version_word == 1, "1"),
+        ("OS ABI", u64::from(os), os == 0 || os == 9, "0 or 9"),
+        ("ABI version", u64::from(abi_version), abi_version == 0, "0"),
+        ("e_type", kind, kind == 1, "1 (relocatable)"),
+        ("e_phnum", programs.into(), programs == 0, "0"),
+    ] {
+        if !good {
+            problems.file(FileFault::Header {
+                field,
+                value,
+                expected,
+            });
+        }
+    }
+    Some(())
+}
+
+#[inline(never)]
 fn sections<'a>(
+    architecture: impl Architecture,
     file: &'a [u8],
     header: &Header,
     problems: &mut Problems,
 ) -> Option<Vec<Section<'a>>> {
+    let width = architecture.machine().width();
     let mut sections = problems.noted(fallible::with_room(usize::from(header.count)))?;
     problems.noted(fallible::push(&mut sections, Section::default()))?;
     let mut in_file = 0;
     for index in 1..usize::from(header.count) {
-        let bytes = header.section_header(file, index)?;
+        let bytes = header.section_header(width, file, index)?;
         problems.noted(fallible::push(&mut sections, Section::default()))?;
         let section = sections.last_mut()?;
         section.index = index;
-        section.read(bytes, file, problems)?;
+        section.read(width, bytes, file, problems)?;
         in_file += section.data.len() as u64;
     }
     let size = file.len() as u64;
@@ -265,15 +378,28 @@ fn sections<'a>(
 impl<'a> Section<'a> {
     /// Reads the section whose header is `bytes`, but for its name. (In place: the stack
     /// is deep here.)
-    fn read(&mut self, bytes: Bytes<'_>, file: &'a [u8], problems: &mut Problems) -> Option<()> {
-        let (addr, offset) = (bytes.u64(16)?, bytes.u64(24)?);
-        self.kind = bytes.u32(4)?;
-        self.flags = bytes.u64(8)?;
-        self.size = bytes.u64(32)?;
-        self.link = bytes.u32(40)?;
-        self.info = bytes.u32(44)?;
-        self.align = bytes.u64(48)?;
-        self.entry_size = bytes.u64(56)?;
+    #[inline(always)]
+    fn read(
+        &mut self,
+        width: Width,
+        bytes: Bytes<'_>,
+        file: &'a [u8],
+        problems: &mut Problems,
+    ) -> Option<()> {
+        // Behind the name.
+        let mut fields = Fields {
+            bytes,
+            at: 4,
+            width,
+        };
+        self.kind = fields.word()?;
+        self.flags = fields.wide()?;
+        let (addr, offset) = (fields.wide()?, fields.wide()?);
+        self.size = fields.wide()?;
+        self.link = fields.word()?;
+        self.info = fields.word()?;
+        self.align = fields.wide()?;
+        self.entry_size = fields.wide()?;
         self.offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let (size, align) = (self.size, self.align);
         let data = match self.kind {
@@ -281,7 +407,7 @@ impl<'a> Section<'a> {
             _ => Bytes(file).range(offset, size),
         };
         match data {
-            Some(data) if offset >= HEADER_SIZE => self.data = data,
+            Some(data) if offset >= sizes(width).header.into() => self.data = data,
             _ => {
                 let file = file.len();
                 problems.section(self, SectionFault::Bounds { offset, size, file });
@@ -301,7 +427,11 @@ impl<'a> Section<'a> {
 }
 
 #[inline(never)]
-fn symbol_table(sections: &[Section<'_>], problems: &mut Problems) -> Option<usize> {
+fn symbol_table(
+    architecture: impl Architecture,
+    sections: &[Section<'_>],
+    problems: &mut Problems,
+) -> Option<usize> {
     let mut tables = sections.iter().filter(|section| section.kind == SHT_SYMTAB);
     let Some(table) = tables.next() else {
         problems.file(FileFault::NoSymbolTable);
@@ -311,7 +441,8 @@ fn symbol_table(sections: &[Section<'_>], problems: &mut Problems) -> Option<usi
         problems.section(second, SectionFault::SecondSymbolTable);
     }
     let (entry, size) = (table.entry_size, table.size);
-    if size == 0 || entry < SYMBOL_SIZE as u64 || size % entry != 0 {
+    let least = sizes(architecture.machine().width()).symbol;
+    if size == 0 || entry < least as u64 || size % entry != 0 {
         problems.section(table, SectionFault::SymbolTable { entry, size });
         return None;
     }
@@ -357,8 +488,7 @@ fn name_sections<'a>(
 ) -> Option<[u16; Known::COUNT]> {
     let mut firsts = [0; Known::COUNT];
     for (index, section) in (0..).zip(sections).skip(1) {
-        let header = header.section_header(file, section.index)?;
-        let offset = header.u32(0)?;
+        let offset = header.name_of(file, section.index)?;
         let at = usize::try_from(offset).ok();
         let Some(name) = at.and_then(|at| Bytes(names).c_str(at, NAME_LIMIT)) else {
             problems.section(section, SectionFault::Name { offset });
@@ -386,26 +516,20 @@ fn is_table(name: &[u8]) -> bool {
 /// The symbols of a table, whose names are in `names`.
 #[inline(never)]
 fn symbols<'a>(
+    architecture: impl Architecture,
     table: &Section<'a>,
     names: &'a [u8],
     problems: &mut Problems,
 ) -> Option<Vec<Symbol<'a>>> {
+    let width = architecture.machine().width();
     let entry = usize::try_from(table.entry_size).ok()?;
     let count = table.data.len().checked_div(entry)?;
     let mut symbols = problems.noted(fallible::with_room(count))?;
     for (index, record) in table.data.chunks_exact(entry).enumerate() {
-        // A fixed-size array lets the compiler drop bounds checks.
-        let record = Bytes(record.first_chunk::<SYMBOL_SIZE>()?);
-        let offset = record.u32(0)?;
+        let (offset, mut symbol) = Symbol::read(width, record)?;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let names = names.get(start..).unwrap_or_default();
-        let symbol = Symbol {
-            names,
-            section: record.u16(6)?,
-            value: record.u64(8)?,
-            size: record.u64(16)?,
-        };
-        if names.is_empty() && index != 0 {
+        symbol.names = names.get(start..).unwrap_or_default();
+        if symbol.names.is_empty() && index != 0 {
             problems.symbol(index, &symbol, SymbolFault::Name { offset });
         }
         problems.noted(fallible::push(&mut symbols, symbol))?;
@@ -414,6 +538,31 @@ fn symbols<'a>(
 }
 
 impl<'a> Symbol<'a> {
+    /// The offset of its name, and the rest.
+    #[inline(always)]
+    fn read(width: Width, record: &[u8]) -> Option<(u32, Self)> {
+        // Fixed-size arrays let the compiler drop bounds checks.
+        let (name, section, value, size) = match width {
+            Width::Bits64 => {
+                let record = Bytes(record.first_chunk::<SYMBOL_SIZE>()?);
+                let (value, size) = (record.u64(8)?, record.u64(16)?);
+                (record.u32(0)?, record.u16(6)?, value, size)
+            }
+            Width::Bits32 => {
+                let record = Bytes(record.first_chunk::<SYMBOL_SIZE_32>()?);
+                let (value, size) = (record.u32(4)?.into(), record.u32(8)?.into());
+                (record.u32(0)?, record.u16(14)?, value, size)
+            }
+        };
+        let symbol = Self {
+            names: b"",
+            section,
+            value,
+            size,
+        };
+        Some((name, symbol))
+    }
+
     /// Its name, truncated to the limit.
     pub(crate) fn name(&self) -> &'a [u8] {
         let names = self.names.get(..NAME_LIMIT).unwrap_or(self.names);

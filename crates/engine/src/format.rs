@@ -2,8 +2,10 @@
 
 //! The payload format: names, sizes and records, read without trusting them.
 
+use crate::arch::Entries;
 use crate::host::Hook;
-use xsplice_abi::payload::{LivepatchFunc, OPAQUE_SIZE, section};
+use xsplice_abi::machine::Width;
+use xsplice_abi::payload::{OPAQUE_SIZE, section};
 use xsplice_abi::special::{self, BugKind, Table};
 use xsplice_abi::{preimage, signature};
 
@@ -15,11 +17,33 @@ pub(crate) const MAX_IMAGE: u64 = 16 * MAX_SIZE;
 pub(crate) const MAX_SECTIONS: u16 = 1024;
 /// Symbol names that the hypervisor can hold, terminator not counted.
 pub(crate) const MAX_NAME: usize = 127;
-/// Size of one function record.
-pub(crate) const FUNC_SIZE: u64 = size_of::<LivepatchFunc>() as u64;
 /// Most bytes of a function that can be overwritten with no-ops.
 pub(crate) const NOP_LIMIT: u32 = 31;
 const _: () = assert!(NOP_LIMIT as usize == OPAQUE_SIZE);
+
+/// The form of function records.
+pub(crate) fn functions(width: Width) -> Entries {
+    Entries {
+        size: width.func_size() as u64,
+        expected: match width {
+            Width::Bits32 => "a multiple of 92 (function records)",
+            Width::Bits64 => "a multiple of 104 (function records)",
+        },
+    }
+}
+
+/// The form of pointers; `single` if there is one.
+pub(crate) fn pointers(width: Width, single: bool) -> Entries {
+    Entries {
+        size: width.bytes() as u64,
+        expected: match (width, single) {
+            (Width::Bits32, true) => "one pointer (4 bytes)",
+            (Width::Bits32, false) => "a multiple of 4 (pointers)",
+            (Width::Bits64, true) => "one pointer (8 bytes)",
+            (Width::Bits64, false) => "a multiple of 8 (pointers)",
+        },
+    }
+}
 
 /// A section that the loader interprets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +206,11 @@ impl<'a> Bytes<'a> {
 
     pub(crate) fn u64(self, offset: usize) -> Option<u64> {
         self.chunk(offset).map(u64::from_le_bytes)
+    }
+
+    /// An integer as wide as an address.
+    pub(crate) fn wide(self, offset: usize, width: Width) -> Option<u64> {
+        width.read(self.0.get(offset..)?)
     }
 
     /// `size` bytes at `offset`, both as given in a file.

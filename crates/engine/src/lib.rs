@@ -120,7 +120,7 @@ mod stack;
 mod stage;
 
 pub use action::{Action, Cause, Engine, Failure, Guard, Options, Progress};
-pub use arch::{Aarch64, Any, Architecture, NATIVE, Native, X86_64};
+pub use arch::{Aarch64, Any, Architecture, Arm32, NATIVE, Native, X86_64};
 pub use area::Area;
 pub use count::Counters;
 pub use format::MAX_SIZE;

@@ -1570,7 +1570,9 @@ fn files_that_are_no_payloads() {
     assert!(is!(file: Size { size: 0, .. })(&reason(b"")));
     assert!(is!(file: Size { .. })(&reason(&vec![0; (2 << 20) + 1])));
     assert!(is!(file: NotElf)(&reason(b"#!/bin/sh")));
-    assert!(is!(file: HeaderCutOff { size: 4 })(&reason(b"\x7fELF")));
+    assert!(is!(file: HeaderCutOff { size: 4, whole: 64 })(&reason(
+        b"\x7fELF"
+    )));
     let good = Payload::new(&[func("target")]).bytes();
     let with = |at: usize, byte: u8| {
         let mut file = good.clone();

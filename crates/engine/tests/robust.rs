@@ -6,14 +6,13 @@
 use std::io::Write as _;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use xsplice_engine::{Action, Options};
-use xsplice_test_host::payloads::{everything, hooks, small};
-use xsplice_test_host::{engine, load};
+use xsplice_engine::{Action, Architecture, Engine, Options, Policy};
+use xsplice_test_host::payloads::{arm32, everything, hooks, small};
+use xsplice_test_host::{Hypervisor, engine, load};
 
 /// The whole life of what may be a payload, after which the machine must be as
 /// it was. Whether it was loaded.
-fn live(file: &[u8]) -> bool {
-    let mut engine = engine();
+fn live_on(mut engine: Engine<Hypervisor<impl Architecture>>, file: &[u8]) -> bool {
     let before = engine.host().machine();
     let loaded = match engine.upload("payload", file) {
         Ok(_) => true,
@@ -32,6 +31,14 @@ fn live(file: &[u8]) -> bool {
     loaded
 }
 
+fn live(file: &[u8]) -> bool {
+    live_on(engine(), file)
+}
+
+fn live_on_arm32(file: &[u8]) -> bool {
+    live_on(Engine::new(Hypervisor::arm32(), Policy::Stock), file)
+}
+
 /// Says how many files were tried. Only what is written past the test harness
 /// is seen when tests pass.
 fn report(what: &str, tried: usize, loaded: usize) {
@@ -43,6 +50,7 @@ fn report(what: &str, tried: usize, loaded: usize) {
 /// all processors.
 fn try_all(
     what: &str,
+    live: Live,
     file: &[u8],
     places: &[usize],
     values: Range<usize>,
@@ -71,16 +79,27 @@ fn try_all(
 }
 
 type Make = fn() -> Vec<u8>;
+type Live = fn(&[u8]) -> bool;
 
-const PAYLOADS: [(&str, Make); 3] = [
-    ("everything", everything),
-    ("hooks", hooks),
-    ("small", small),
+const PAYLOADS: [(&str, Make, Live); 4] = [
+    ("everything", everything, live),
+    ("hooks", hooks, live),
+    ("small", small, live),
+    ("arm32", arm32, live_on_arm32),
 ];
+
+/// The offset of the table of sections.
+fn section_table(file: &[u8]) -> usize {
+    let offset = match file[4] {
+        1 => u32::from_le_bytes(file[32..36].try_into().unwrap()).into(),
+        _ => u64::from_le_bytes(file[40..48].try_into().unwrap()),
+    };
+    usize::try_from(offset).unwrap()
+}
 
 #[test]
 fn the_payloads_load_when_they_are_whole() {
-    for (name, payload) in PAYLOADS {
+    for (name, payload, live) in PAYLOADS {
         assert!(live(&payload()), "{name}");
     }
     let file = everything();
@@ -90,7 +109,7 @@ fn the_payloads_load_when_they_are_whole() {
 
 #[test]
 fn cut_off_at_every_length() {
-    for (name, payload) in PAYLOADS {
+    for (name, payload, live) in PAYLOADS {
         let file = payload();
         for length in 0..file.len() {
             assert!(
@@ -106,13 +125,13 @@ fn cut_off_at_every_length() {
 /// The file's header and the table of sections.
 #[test]
 fn every_value_of_every_header_byte() {
-    for (name, payload) in PAYLOADS {
+    for (name, payload, live) in PAYLOADS {
         let file = payload();
-        let table = u64::from_le_bytes(file[40..48].try_into().unwrap());
-        let table = usize::try_from(table).unwrap();
+        let table = section_table(&file);
         let places: Vec<usize> = (0..64).chain(table..file.len()).collect();
         try_all(
             &format!("{name}, headers"),
+            live,
             &file,
             &places,
             0..256,
@@ -123,11 +142,12 @@ fn every_value_of_every_header_byte() {
 
 #[test]
 fn every_byte_with_each_bit_flipped() {
-    for (name, payload) in PAYLOADS {
+    for (name, payload, live) in PAYLOADS {
         let file = payload();
         let places: Vec<usize> = (0..file.len()).collect();
         try_all(
             &format!("{name}, flipped"),
+            live,
             &file,
             &places,
             0..9,

@@ -62,7 +62,7 @@ impl Image {
         let (Some(start), Some(end)) = (start, end) else {
             return Err(Error::NotAnImage);
         };
-        let architecture = Any::of(file.machine()).ok_or(Error::NotAnImage)?;
+        let architecture = Any::of(file.machine());
         let reader = arch::reader(architecture).ok_or(Error::NotAnImage)?;
         let end = file.address_of("__2M_rwdata_end").unwrap_or(end).max(end);
         let areas = deny::AREAS.iter().filter_map(|area| {

@@ -4,16 +4,18 @@
 
 use crate::{
     BOOT_DATA, DENIED, ENDBR_TARGET, INIT, PAYLOADS, SMALL, TARGET, TEXT, USES_BOOT_DATA, XEN_ID,
+    on_arm32,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use xsplice_abi::trampoline::arm64::NOP;
+use xsplice_abi::trampoline::{arm32, arm64};
 use xsplice_engine::{
-    Aarch64, Absent, Architecture, Area, Description, Errno, Hook, Host, LandingPads, Limits,
-    Protection, Region, Resident, Signatures, State, Status, Symbol as Shown, WriteAccess, X86_64,
+    Aarch64, Absent, Architecture, Area, Arm32, Description, Errno, Hook, Host, LandingPads,
+    Limits, Protection, Region, Resident, Signatures, State, Status, Symbol as Shown, WriteAccess,
+    X86_64,
 };
 
 /// A little text, a page of init text, room for payloads.
@@ -118,6 +120,8 @@ pub struct Machine {
 pub struct Memory {
     /// Everything that an action could change.
     pub machine: Machine,
+    /// Where the text begins.
+    start: u64,
     area: Area,
     /// Whether the rendezvous times out.
     pub late: bool,
@@ -155,7 +159,7 @@ impl Memory {
         let Machine { text, payloads, .. } = &mut self.machine;
         let (base, bytes) = match payloads.range_mut(..=addr).next_back() {
             Some((base, bytes)) if addr - base < bytes.len() as u64 => (*base, bytes),
-            _ => (TEXT, text),
+            _ => (self.start, text),
         };
         let start = usize::try_from(addr.checked_sub(base)?).ok()?;
         bytes.get_mut(start..start.checked_add(len)?)
@@ -217,19 +221,41 @@ impl Hypervisor<Aarch64> {
     /// A hypervisor for ARM64 at the same addresses, with the functions `target` of 32
     /// bytes and `tiny` of 4, and 2 MiB for payloads.
     pub fn arm64() -> Self {
-        let text = NOP.repeat(0x1000 / NOP.len());
+        Self::arm(Aarch64, TEXT, arm64::NOP)
+    }
+}
+
+impl Hypervisor<Arm32> {
+    /// A hypervisor for ARM32 like the one for ARM64, at the addresses that
+    /// [`on_arm32`](crate::on_arm32) gives.
+    pub fn arm32() -> Self {
+        Self::arm(Arm32, on_arm32(TEXT), arm32::NOP)
+    }
+}
+
+impl<A> Hypervisor<A> {
+    /// Text full of `nop`.
+    fn arm(architecture: A, text: u64, nop: [u8; 4]) -> Self {
+        let moved = |addr: u64| addr - TEXT + text;
         let symbols = [("target", TARGET), ("tiny", SMALL), ("at_boot", INIT)];
-        let symbols = symbols.map(|(name, addr)| (name.as_bytes().to_vec(), addr));
-        let area = PAYLOADS..PAYLOADS + (2 << 20);
+        let symbols = symbols.map(|(name, addr)| (name.as_bytes().to_vec(), moved(addr)));
+        let [target, tiny, area] = [TARGET, SMALL, PAYLOADS].map(moved);
+        let code = nop.repeat(0x1000 / nop.len());
         Self {
-            functions: vec![TARGET..TARGET + 32, SMALL..SMALL + 4, SMALL + 4..SMALL + 32],
+            functions: vec![target..target + 32, tiny..tiny + 4, tiny + 4..tiny + 32],
             clock: None,
             limits: Limits {
                 features: 18,
                 landing_pads: LandingPads::Unused,
                 ..Limits::default()
             },
-            ..Self::with(Aarch64, text, HashMap::from(symbols), area)
+            ..Self::at(
+                text,
+                architecture,
+                code,
+                HashMap::from(symbols),
+                area..area + (2 << 20),
+            )
         }
     }
 }
@@ -241,7 +267,17 @@ impl<A> Hypervisor<A> {
         symbols: HashMap<Vec<u8>, u64>,
         payloads: Range<u64>,
     ) -> Self {
-        let end = TEXT + text.len() as u64;
+        Self::at(TEXT, architecture, text, symbols, payloads)
+    }
+
+    fn at(
+        start: u64,
+        architecture: A,
+        text: Vec<u8>,
+        symbols: HashMap<Vec<u8>, u64>,
+        payloads: Range<u64>,
+    ) -> Self {
+        let end = start + text.len() as u64;
         let memory = Memory {
             machine: Machine {
                 text,
@@ -249,6 +285,7 @@ impl<A> Hypervisor<A> {
                 open: None,
                 writing: false,
             },
+            start,
             area: Area::new(payloads),
             late: false,
             reads_fail: false,
@@ -266,7 +303,7 @@ impl<A> Hypervisor<A> {
         Self {
             architecture,
             symbols,
-            text: TEXT..end,
+            text: start..end,
             denied: None,
             signatures: Signatures::default(),
             limits: Limits {
@@ -333,10 +370,13 @@ impl<A: Architecture> Host for Hypervisor<A> {
     }
 
     fn region(&self, addr: u64) -> Region {
-        match addr {
-            _ if self.text.contains(&addr) => Region::Text,
-            INIT..0xffff_82d0_4021_1000 => Region::Init,
-            _ => Region::Outside,
+        let init = self.text.start + (INIT - TEXT);
+        if self.text.contains(&addr) {
+            Region::Text
+        } else if (init..init + 0x1000).contains(&addr) {
+            Region::Init
+        } else {
+            Region::Outside
         }
     }
 

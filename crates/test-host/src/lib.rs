@@ -35,6 +35,10 @@ pub const BOOT_DATA: u64 = INIT + 0x40;
 pub const USES_BOOT_DATA: u64 = TEXT + 0x380;
 /// Where payloads are put.
 pub const PAYLOADS: u64 = TEXT + 0x20000;
+/// Where the hypervisor for ARM32 has what the others have at `addr`.
+pub const fn on_arm32(addr: u64) -> u64 {
+    addr - TEXT + 0x20_0000
+}
 /// The build-id of the hypervisor.
 pub const XEN_ID: [u8; 20] = [0x11; 20];
 /// The build-id of most payloads.

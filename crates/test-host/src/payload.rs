@@ -5,9 +5,10 @@
 use crate::{OWN_ID, TARGET, XEN_ID};
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolId};
 use object::{
-    Architecture, BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind,
+    Architecture, BinaryFormat, Endianness, FileFlags, RelocationFlags, SectionFlags, SectionKind,
     SymbolFlags, SymbolKind, SymbolScope, elf,
 };
+use xsplice_abi::machine::{Machine, Width};
 use xsplice_abi::note::build_id_note;
 use xsplice_abi::payload::{Expectation, LivepatchFunc, PAYLOAD_VERSION, section};
 use zerocopy::IntoBytes as _;
@@ -73,19 +74,51 @@ pub struct Payload {
     pub text: SectionId,
     /// The symbol of the new code.
     pub new_code: SymbolId,
+    machine: Machine,
+}
+
+/// The forms of payloads for a machine.
+impl Payload {
+    fn architecture(machine: Machine) -> Architecture {
+        match machine {
+            Machine::X86_64 => Architecture::X86_64,
+            Machine::Arm64 => Architecture::Aarch64,
+            Machine::Arm32 => Architecture::Arm,
+        }
+    }
+
     /// The relocation of a pointer.
-    pointer: u32,
+    fn pointer(&self) -> u32 {
+        match self.machine {
+            Machine::X86_64 => 1,
+            Machine::Arm64 => 257,
+            Machine::Arm32 => 2,
+        }
+    }
+
+    /// Whether relocations have their addends in the data that they change.
+    fn addends_in_places(&self) -> bool {
+        self.machine == Machine::Arm32
+    }
+
+    /// The bytes of a record.
+    fn bytes_of(&self, record: &LivepatchFunc) -> Vec<u8> {
+        match self.machine.width() {
+            Width::Bits64 => record.as_bytes().to_vec(),
+            Width::Bits32 => record.narrow().unwrap().as_bytes().to_vec(),
+        }
+    }
 }
 
 impl Payload {
     /// Code for one new function, 16 bytes, and nothing else.
     pub fn bare() -> Self {
-        Self::only(Architecture::X86_64, &[0x90; 16])
+        Self::only(Machine::X86_64, &[0x90; 16])
     }
 
     /// A payload that replaces `target` by this code.
     pub fn with_code(code: &[u8]) -> Self {
-        let mut payload = Self::only(Architecture::X86_64, code);
+        let mut payload = Self::only(Machine::X86_64, code);
         payload.notes(&XEN_ID, &OWN_ID);
         payload.functions(&[func("target")]);
         payload
@@ -93,14 +126,31 @@ impl Payload {
 
     /// A payload for ARM64 with this new code.
     pub fn arm64(code: &[u8], functions: &[Func]) -> Self {
-        let mut payload = Self::only(Architecture::Aarch64, code);
+        Self::arm(Machine::Arm64, code, functions)
+    }
+
+    /// A payload for ARM32 with this new code.
+    pub fn arm32(code: &[u8], functions: &[Func]) -> Self {
+        Self::arm(Machine::Arm32, code, functions)
+    }
+
+    fn arm(machine: Machine, code: &[u8], functions: &[Func]) -> Self {
+        let mut payload = Self::only(machine, code);
         payload.notes(&XEN_ID, &OWN_ID);
         payload.functions(functions);
         payload
     }
 
-    fn only(architecture: Architecture, code: &[u8]) -> Self {
+    fn only(machine: Machine, code: &[u8]) -> Self {
+        let architecture = Self::architecture(machine);
         let mut object = Object::new(BinaryFormat::Elf, architecture, Endianness::Little);
+        if machine == Machine::Arm32 {
+            object.flags = FileFlags::Elf {
+                os_abi: elf::ELFOSABI_NONE,
+                abi_version: 0,
+                e_flags: elf::EF_ARM_EABI_VER5,
+            };
+        }
         let text = object.add_section(vec![], b".text.new".to_vec(), SectionKind::Text);
         object.append_section_data(text, code, 16);
         let new_code = symbol(&mut object, "new_code", Some((text, 0)));
@@ -108,10 +158,7 @@ impl Payload {
             object,
             text,
             new_code,
-            pointer: match architecture {
-                Architecture::Aarch64 => 257,
-                _ => 1,
-            },
+            machine,
         }
     }
 
@@ -136,11 +183,12 @@ impl Payload {
 
     /// Adds hooks of one kind, all of them the new code.
     pub fn hooks(mut self, name: &str, count: u64) -> Self {
-        let bytes = vec![0; usize::try_from(count * 8).unwrap()];
-        let section = self.section(name, SectionKind::ReadOnlyData, &bytes, 8);
+        let size = self.machine.width().bytes() as u64;
+        let bytes = vec![0; usize::try_from(count * size).unwrap()];
+        let section = self.section(name, SectionKind::ReadOnlyData, &bytes, size);
         let code = self.new_code;
         for index in 0..count {
-            self.relocation(section, index * 8, self.pointer, code, 0);
+            self.relocation(section, index * size, self.pointer(), code, 0);
         }
         self
     }
@@ -179,7 +227,8 @@ impl Payload {
         symbol
     }
 
-    /// Adds a relocation.
+    /// Adds a relocation. On ARM32, an addend that is not zero goes into the place, which
+    /// is data.
     ///
     /// # Panics
     /// If the section cannot have any.
@@ -189,8 +238,14 @@ impl Payload {
         offset: u64,
         r_type: u32,
         symbol: SymbolId,
-        addend: i64,
+        mut addend: i64,
     ) {
+        if self.addends_in_places() && addend != 0 {
+            let data = self.object.section_mut(section).data_mut();
+            let start = usize::try_from(offset).unwrap();
+            let held = i32::try_from(std::mem::take(&mut addend)).unwrap();
+            data[start..start + 4].copy_from_slice(&held.to_le_bytes());
+        }
         let flags = RelocationFlags::Elf {
             r_type: elf::RelocationType(r_type),
         };
@@ -223,19 +278,19 @@ impl Payload {
             return;
         }
         let strings = self.section(section::STRINGS, SectionKind::ReadOnlyData, b"", 1);
-        let funcs = self.section(section::FUNCS, SectionKind::Data, b"", 8);
+        let width = self.machine.width().bytes() as u64;
+        let funcs = self.section(section::FUNCS, SectionKind::Data, b"", width);
         for function in functions {
-            let at = self
-                .object
-                .append_section_data(funcs, function.record.as_bytes(), 8);
+            let record = self.bytes_of(&function.record);
+            let at = self.object.append_section_data(funcs, &record, width);
             if !function.name.is_empty() {
                 let bytes = [function.name.as_bytes(), b"\0"].concat();
                 let offset = self.object.append_section_data(strings, &bytes, 1);
                 let name = self.object.section_symbol(strings);
-                self.relocation(funcs, at, self.pointer, name, offset.cast_signed());
+                self.relocation(funcs, at, self.pointer(), name, offset.cast_signed());
             }
             if function.replaced {
-                self.relocation(funcs, at + 8, self.pointer, self.new_code, 0);
+                self.relocation(funcs, at + width, self.pointer(), self.new_code, 0);
             }
         }
     }

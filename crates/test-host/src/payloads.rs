@@ -60,3 +60,50 @@ pub fn hooks() -> Vec<u8> {
 pub fn small() -> Vec<u8> {
     Payload::new(&[func("target")]).bytes()
 }
+
+/// A payload for ARM32 with one of each kind of section and relocation.
+pub fn arm32() -> Vec<u8> {
+    const CODE: [u32; 8] = [
+        0xe301_0800, // movw r0, #0x1800
+        0xe341_0800, // movt r0, #0x1800
+        0xebff_fffe, // bl
+        0xeaff_fffe, // b
+        0x0000_0010, // .word
+        0xe12f_ff1e, // bx lr
+        0xe1a0_0000, // nop
+        0xe12f_ff1e, // bx lr
+    ];
+    let code = CODE.map(u32::to_le_bytes);
+    let mut payload = Payload::arm32(
+        code.as_flattened(),
+        &[
+            func("target"),
+            func("tiny").with(|record| record.old_size.set(4)),
+        ],
+    );
+    let (text, code) = (payload.text, payload.new_code);
+    let target = payload.symbol("target", None);
+    for (offset, r_type) in [(0, 43), (4, 44), (8, 28), (12, 29)] {
+        payload.relocation(text, offset, r_type, target, 0);
+    }
+    payload.relocation(text, 16, 2, code, 0x10);
+    payload.symbol("helper", Some((text, 24)));
+    payload.symbol("$d", Some((text, 16)));
+    payload = payload
+        .hooks(section::HOOKS_LOAD, 1)
+        .hooks(section::HOOKS_UNLOAD, 1)
+        .hooks(section::HOOKS_PREAPPLY, 1);
+    payload.section(".modinfo", SectionKind::ReadOnlyData, b"key=value\0", 1);
+    let frames = payload.section(".bug_frames.0", SectionKind::ReadOnlyData, &[0; 16], 4);
+    payload.relocation(frames, 0, 3, code, 0);
+    // At an odd address: nothing is read as an aligned word.
+    payload.section(".odd", SectionKind::ReadOnlyData, &[0; 3], 1);
+    let entry = [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 4, 4];
+    let table = payload.section(".altinstructions", SectionKind::ReadOnlyData, &entry, 1);
+    let nop = CODE[6].to_le_bytes();
+    let replacements = payload.section(".altinstr_replacement", SectionKind::Text, &nop, 4);
+    let replacement = payload.object.section_symbol(replacements);
+    payload.relocation(table, 0, 3, code, 0);
+    payload.relocation(table, 4, 3, replacement, 0);
+    payload.bytes()
+}

@@ -2,13 +2,13 @@
 //! The file.
 
 use crate::{Binding, Kind, Section, Symbol};
-use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _, Sym as _};
-use object::{LittleEndian, Object as _, ObjectSection as _, elf};
+use object::read::elf::{ElfFile, FileHeader, SectionHeader as _, Sym as _};
+use object::{FileKind, LittleEndian, Object as _, ObjectSection as _, elf};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use thiserror::Error;
-use xsplice_abi::machine::Machine;
+use xsplice_abi::machine::{Machine, Width};
 use xsplice_abi::symbol::RuntimeName;
 
 /// Why a file is not a linked hypervisor.
@@ -19,7 +19,7 @@ pub enum Error {
     Elf(#[from] object::Error),
     /// Another kind of ELF file.
     #[error(
-        "this ELF file is not a linked image for x86-64 or ARM64; \
+        "this ELF file is not a linked image for x86-64, ARM64 or ARM32; \
          pass the xen-syms file of the hypervisor, not the file that boots"
     )]
     NotAnImage,
@@ -63,13 +63,25 @@ impl Image {
     /// Reads a `xen-syms` file.
     ///
     /// # Errors
-    /// [`enum@Error`] if the file is not a linked hypervisor for x86-64 or ARM64 with symbols and
-    /// build-id.
+    /// [`enum@Error`] if the file is not a linked hypervisor for x86-64, ARM64 or ARM32
+    /// with symbols and build-id.
     pub fn parse(file: &[u8]) -> Result<Self, Error> {
-        let elf = ElfFile64::<LittleEndian>::parse(file)?;
+        match FileKind::parse(file)? {
+            FileKind::Elf32 => Self::read::<elf::FileHeader32<LittleEndian>>(file, Width::Bits32),
+            _ => Self::read::<elf::FileHeader64<LittleEndian>>(file, Width::Bits64),
+        }
+    }
+
+    /// Reads a file with fields of this width.
+    fn read<Header>(file: &[u8], width: Width) -> Result<Self, Error>
+    where
+        Header: FileHeader<Endian = LittleEndian>,
+    {
+        let elf = ElfFile::<Header>::parse(file)?;
         let (header, endian) = (elf.elf_header(), elf.endian());
-        // Images for ARM32 have another class.
-        let machine = Machine::from_elf(header.e_machine(endian).0).ok_or(Error::NotAnImage)?;
+        let machine = Machine::from_elf(header.e_machine(endian).0);
+        let machine = machine.filter(|machine| machine.width() == width);
+        let machine = machine.ok_or(Error::NotAnImage)?;
         if header.e_type(endian) != elf::ET_EXEC {
             return Err(Error::NotAnImage);
         }
@@ -106,7 +118,10 @@ impl Image {
         Ok(image)
     }
 
-    fn read_sections(&mut self, elf: &ElfFile64<'_, LittleEndian>) -> Result<(), Error> {
+    fn read_sections<Header>(&mut self, elf: &ElfFile<'_, Header>) -> Result<(), Error>
+    where
+        Header: FileHeader<Endian = LittleEndian>,
+    {
         for section in elf.sections() {
             let flags = section.elf_section_header().sh_flags(elf.endian());
             let data = section.data()?;
@@ -311,10 +326,13 @@ impl Image {
 }
 
 /// The defined symbols with names that the hypervisor knows, and the source files.
-fn symbols(
-    elf: &ElfFile64<'_, LittleEndian>,
+fn symbols<Header>(
+    elf: &ElfFile<'_, Header>,
     machine: Machine,
-) -> Result<(Vec<Symbol>, HashSet<Arc<str>>), Error> {
+) -> Result<(Vec<Symbol>, HashSet<Arc<str>>), Error>
+where
+    Header: FileHeader<Endian = LittleEndian>,
+{
     let (endian, table) = (elf.endian(), elf.elf_symbol_table());
     let (mut symbols, mut files) = (Vec::new(), HashSet::new());
     let mut file: Option<Arc<str>> = None;
@@ -342,8 +360,8 @@ fn symbols(
         };
         symbols.push(Symbol {
             name: name.into_owned(),
-            address: symbol.st_value(endian),
-            size: symbol.st_size(endian),
+            address: symbol.st_value(endian).into(),
+            size: symbol.st_size(endian).into(),
             kind,
             binding,
             file: file.clone().filter(|_| binding == Binding::Local),

@@ -78,15 +78,29 @@ fn symbols_keep_their_files_and_kinds() {
 /// On ARM, every object has symbols that mark code and data; the hypervisor has none of
 /// them.
 #[test]
-fn images_for_arm64_are_read_without_mapping_symbols() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = link_by("aarch64-linux-gnu-gcc", directory.path(), &EDGES);
-    assert!(file.windows(3).any(|bytes| bytes == b"$x\0"));
-    let image = Image::parse(&file).unwrap();
-    assert_eq!(image.machine(), Machine::Arm64);
-    assert_eq!(image.all_named("$x").count(), 0);
-    let local = image.only_known_as("x.c#local").unwrap();
-    assert_eq!(image.symbol_before(local.address), Some(local));
+fn images_for_arm_are_read_without_mapping_symbols() {
+    for (compiler, code, machine) in [
+        ("aarch64-linux-gnu-gcc", "$x", Machine::Arm64),
+        ("arm-linux-gnueabihf-gcc", "$a", Machine::Arm32),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let further = match machine {
+            Machine::Arm32 => &[EDGES[0], "-marm"][..],
+            _ => &EDGES,
+        };
+        let file = link_by(compiler, directory.path(), further);
+        let marker = [code.as_bytes(), b"\0"].concat();
+        assert!(file.windows(3).any(|bytes| bytes == marker));
+        let image = Image::parse(&file).unwrap();
+        assert_eq!(image.machine(), machine);
+        assert_eq!(image.build_id().len(), 20);
+        assert_eq!(image.all_named(code).count(), 0);
+        assert_eq!(image.all_named("$d").count(), 0);
+        let local = image.only_known_as("x.c#local").unwrap();
+        assert_eq!(image.symbol_before(local.address), Some(local));
+        let data = image.bytes(image.only_known_as("x.c#counter").unwrap().address, 4);
+        assert_eq!(data, Some(&[3, 0, 0, 0][..]));
+    }
 }
 
 #[test]
@@ -100,8 +114,20 @@ fn other_files_are_refused() {
     assert!(matches!(error(&without), Error::NoBuildId));
     assert!(matches!(Image::parse(b"text"), Err(Error::Elf(_))));
     let whole = link(directory.path(), &EDGES);
-    for end in 0..whole.len() {
-        // A truncated file may be readable, but must never cause a panic.
-        let _ = Image::parse(&whole[..end]);
+    let narrow = link_by("arm-linux-gnueabihf-gcc", directory.path(), &EDGES);
+    for whole in [&whole, &narrow] {
+        for end in 0..whole.len() {
+            // A truncated file may be readable, but must never cause a panic.
+            let _ = Image::parse(&whole[..end]);
+        }
+        // The other class.
+        let mut other = whole.clone();
+        other[4] ^= 3;
+        let refused = Image::parse(&other).unwrap_err();
+        assert!(matches!(refused, Error::Elf(_) | Error::NotAnImage));
     }
+    // One machine with the class of another.
+    let mut other = narrow.clone();
+    other[18..20].copy_from_slice(&62_u16.to_le_bytes());
+    assert!(matches!(Image::parse(&other), Err(Error::NotAnImage)));
 }

@@ -2,7 +2,7 @@
 
 //! An architecture that is chosen when the program runs.
 
-use super::{Aarch64, Entries, Frame, Instructions, Wrong, X86_64};
+use super::{Aarch64, Arm32, Entries, Frame, Instructions, Wrong, X86_64};
 use crate::Host;
 use crate::stage::Code;
 use core::ops::Range;
@@ -18,16 +18,18 @@ pub enum Any {
     X86_64,
     /// ARM64.
     Aarch64,
+    /// ARM32.
+    Arm32,
 }
 
 impl Any {
-    /// The architecture of a machine; `None` if the engine does not know it.
+    /// The architecture of a machine.
     #[must_use]
-    pub const fn of(machine: Machine) -> Option<Self> {
+    pub const fn of(machine: Machine) -> Self {
         match machine {
-            Machine::X86_64 => Some(Self::X86_64),
-            Machine::Arm64 => Some(Self::Aarch64),
-            Machine::Arm32 => None,
+            Machine::X86_64 => Self::X86_64,
+            Machine::Arm64 => Self::Aarch64,
+            Machine::Arm32 => Self::Arm32,
         }
     }
 }
@@ -44,6 +46,10 @@ macro_rules! ask {
                 let $arch = Aarch64;
                 $answer
             }
+            Any::Arm32 => {
+                let $arch = Arm32;
+                $answer
+            }
         }
     };
 }
@@ -51,6 +57,10 @@ macro_rules! ask {
 impl Instructions for Any {
     fn machine(self) -> Machine {
         ask!(self, arch => arch.machine())
+    }
+
+    fn wrong_flags(self, flags: u32) -> Option<&'static str> {
+        ask!(self, arch => arch.wrong_flags(flags))
     }
 
     fn window_size(self) -> Option<u64> {
@@ -97,6 +107,10 @@ impl Instructions for Any {
         ask!(self, arch => arch.across(code, at))
     }
 
+    fn may_be_data(self, code: &[u8]) -> Option<usize> {
+        ask!(self, arch => arch.may_be_data(code))
+    }
+
     fn pair_across(self, host: &impl Host, start: u64, at: u64) -> Option<(u64, u64)> {
         ask!(self, arch => arch.pair_across(host, start, at))
     }
@@ -109,8 +123,16 @@ impl Instructions for Any {
         ask!(self, arch => arch.relocation(r_type))
     }
 
+    fn addends_in_places(self) -> bool {
+        ask!(self, arch => arch.addends_in_places())
+    }
+
     fn stock_lacks(self, r_type: u32) -> Option<&'static str> {
         ask!(self, arch => arch.stock_lacks(r_type))
+    }
+
+    fn is_foreign_code(self, symbol: &[u8]) -> bool {
+        ask!(self, arch => arch.is_foreign_code(symbol))
     }
 
     fn has_exceptions(self) -> bool {

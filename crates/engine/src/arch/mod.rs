@@ -8,10 +8,13 @@
 
 mod aarch64;
 mod any;
+mod arm;
+mod arm32;
 mod x86_64;
 
 pub use aarch64::Aarch64;
 pub use any::Any;
+pub use arm32::Arm32;
 pub use x86_64::X86_64;
 
 use crate::Host;
@@ -28,14 +31,20 @@ pub type Native = X86_64;
 /// The architecture that this is compiled for.
 #[cfg(target_arch = "aarch64")]
 pub type Native = Aarch64;
+/// The architecture that this is compiled for.
+#[cfg(target_arch = "arm")]
+pub type Native = Arm32;
 /// The value of [`Native`].
 #[cfg(target_arch = "x86_64")]
 pub const NATIVE: Native = X86_64;
 /// The value of [`Native`].
 #[cfg(target_arch = "aarch64")]
 pub const NATIVE: Native = Aarch64;
+/// The value of [`Native`].
+#[cfg(target_arch = "arm")]
+pub const NATIVE: Native = Arm32;
 
-/// A processor architecture: [`X86_64`], [`Aarch64`], or [`Any`] of them.
+/// A processor architecture: [`X86_64`], [`Aarch64`], [`Arm32`], or [`Any`] of them.
 pub trait Architecture: Instructions {}
 
 impl<A: Instructions> Architecture for A {}
@@ -69,6 +78,11 @@ pub struct Frame {
 pub trait Instructions: Copy + fmt::Debug {
     /// The machine in ELF files.
     fn machine(self) -> Machine;
+
+    /// What the flags of an ELF file must be, if not these.
+    fn wrong_flags(self, _flags: u32) -> Option<&'static str> {
+        None
+    }
 
     /// Size of the window that all payloads together are loaded into, if it is so small
     /// that it can get full.
@@ -110,6 +124,12 @@ pub trait Instructions: Copy + fmt::Debug {
     /// The end of the decodable code, if that is before `at`.
     fn across(self, code: &[u8], at: usize) -> Result<Option<(usize, usize)>, usize>;
 
+    /// The offset of the first place in `code`, which begins with an instruction, where
+    /// there may be data, if compilers put data between instructions.
+    fn may_be_data(self, _code: &[u8]) -> Option<usize> {
+        None
+    }
+
     /// The two instructions that compute an address together, the first of them before `at`
     /// and the second not, in a function that starts at `start`.
     fn pair_across(self, host: &impl Host, start: u64, at: u64) -> Option<(u64, u64)>;
@@ -120,8 +140,19 @@ pub trait Instructions: Copy + fmt::Debug {
     /// The description of a relocation.
     fn relocation(self, r_type: u32) -> Option<&'static Relocation>;
 
+    /// Whether files may have relocations without addends (`SHT_REL`), whose addends are
+    /// in the places that are relocated.
+    fn addends_in_places(self) -> bool {
+        false
+    }
+
     /// Which relocations an unmodified Xen performs, if not this one.
     fn stock_lacks(self, r_type: u32) -> Option<&'static str>;
+
+    /// Whether a symbol of this name marks code of a kind that the hypervisor does not run.
+    fn is_foreign_code(self, _symbol: &[u8]) -> bool {
+        false
+    }
 
     /// Whether the hypervisor has an exception table.
     fn has_exceptions(self) -> bool;

@@ -21,8 +21,8 @@ pub enum FileFault {
     #[error("this is not an ELF file; pass the .livepatch file that the build made")]
     NotElf,
     /// Shorter than its own header.
-    #[error("the ELF header is cut off: {size} of 64 bytes are there")]
-    HeaderCutOff { size: usize },
+    #[error("the ELF header is cut off: {size} of {whole} bytes are there")]
+    HeaderCutOff { size: usize, whole: usize },
     /// An ELF file, but not a payload.
     #[error("ELF header: {field} is {value:#x}, expected {expected}")]
     Header {
@@ -33,7 +33,7 @@ pub enum FileFault {
     /// For a machine that the engine does not know.
     #[error(
         "the payload is for another machine ({field} {value:#x}); \
-         this engine takes x86-64 and ARM64"
+         this engine takes x86-64, ARM64 and ARM32"
     )]
     Machine { field: &'static str, value: u64 },
     /// For another machine than the hypervisor.

@@ -118,7 +118,7 @@ pub enum FunctionFault {
     },
     /// The patched range cannot be decoded into complete instructions (*stricter*).
     #[error(
-        "the code at {addr:#x} cannot be decoded, so it is unclear whether whole \
+        "what is at {addr:#x} cannot be decoded, or may be data, so it is unclear whether whole \
          instructions are patched"
     )]
     Undecodable { addr: u64 },

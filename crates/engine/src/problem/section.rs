@@ -114,7 +114,7 @@ pub enum SectionFault {
     #[error("is there, but {missing} is not")]
     AlternativesAlone { missing: &'static str },
     /// An exception table, which hypervisors for this machine do not have.
-    #[error("is there, but hypervisors for ARM64 have no exception table")]
+    #[error("is there, but hypervisors for ARM have no exception table")]
     NoExceptions,
     /// A table that this hypervisor does not use (*stricter*: it ignores it, and the
     /// calls stay indirect, to functions without landing pads).

@@ -33,6 +33,9 @@ pub enum SymbolFault {
     /// A reserved section index that is not supported.
     #[error("has the special section index {section:#x}")]
     SpecialSection { section: u16 },
+    /// It marks Thumb code.
+    #[error("marks Thumb code, which the hypervisor does not run; compile with -marm")]
+    ForeignCode,
     /// It is new and has a name that exists.
     #[error("is new in this payload, but {owner} has one of that name; rename it")]
     Duplicate { owner: String },

@@ -4,13 +4,11 @@
 
 use super::{File, Loader, Parsed};
 use crate::Host;
-use crate::arch::Instructions as _;
 use crate::elf::SHT_NOTE;
 use crate::format::Known;
-use crate::problem::{FileFault, Problem, Refusal, SignatureFault, copied};
+use crate::problem::{Problem, Refusal, SignatureFault, copied};
 use alloc::boxed::Box;
 use core::ops::Range;
-use xsplice_abi::machine::Machine;
 use xsplice_abi::signature::{Kind, Note};
 use xsplice_fallible::{self as fallible, NoMemory};
 use xsplice_signature::{Digest, Key, SPACE};
@@ -130,7 +128,7 @@ impl<'a> Parsed<'a> {
         }))
     }
 
-    /// Identifies the signer, if the payload is for this machine, before any of the payload's contents are trusted.
+    /// Identifies the signer, before any of the payload's contents are trusted.
     ///
     /// # Errors
     /// [`Refusal`] if signatures are enforced and none of the host's keys has signed it;
@@ -140,13 +138,12 @@ impl<'a> Parsed<'a> {
         self,
         loader: &Loader<'_, impl Host>,
     ) -> Result<Authenticated<'a>, Refusal> {
-        let signed = self.on(loader.host.architecture().machine())?;
         let Signatures { keys, enforcement } = loader.host.signatures();
         if enforcement == Enforcement::Off {
-            return Ok(Authenticated(signed.0));
+            return Ok(Authenticated(self.0));
         }
-        let signer = signed.signer(keys)?;
-        let mut file = signed.0;
+        let signer = self.signer(keys)?;
+        let mut file = self.0;
         let findings = &mut file.findings;
         match signer {
             Ok(name) => findings.signer = Some(copied(name)?),
@@ -161,19 +158,6 @@ impl<'a> Parsed<'a> {
             }
         }
         Ok(Authenticated(file))
-    }
-
-    /// The payload, if it is for machines of this kind.
-    fn on(self, takes: Machine) -> Result<Self, Refusal> {
-        match self.0.elf.machine {
-            Some(machine) if machine != takes => {
-                let mut findings = self.0.findings;
-                let fault = FileFault::OtherMachine { machine, takes };
-                findings.problems.file(fault);
-                Err(findings.refuse())
-            }
-            _ => Ok(self),
-        }
     }
 
     /// The name of the one of `keys` that has signed it.

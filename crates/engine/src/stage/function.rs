@@ -4,8 +4,8 @@
 
 use super::verified::Contents;
 use super::{Findings, Loader, Placed, Policy};
-use crate::arch::{Entries, Instructions as _};
-use crate::format::{Bytes, FUNC_SIZE, Known, MAX_NAME, NOP_LIMIT};
+use crate::arch::Instructions as _;
+use crate::format::{Bytes, Known, MAX_NAME, NOP_LIMIT, functions};
 use crate::image::{Image, PAGE};
 use crate::problem::{FunctionFault, Problem, Problems, SectionFault, text};
 use crate::sort::sort;
@@ -13,7 +13,8 @@ use crate::{Host, Region};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
-use xsplice_abi::payload::{LivepatchFunc, PAYLOAD_VERSION};
+use xsplice_abi::machine::Width;
+use xsplice_abi::payload::{LivepatchFunc, LivepatchFunc32, PAYLOAD_VERSION};
 use xsplice_fallible::{self as fallible, NoMemory};
 use zerocopy::FromBytes as _;
 
@@ -334,18 +335,22 @@ impl Placed<'_> {
         if table.bytes.is_empty() {
             problems.section(table.section, SectionFault::Empty);
         }
-        let count = table.bytes.len() / size_of::<LivepatchFunc>();
+        let width = loader.host.architecture().machine().width();
+        let count = table.bytes.len() / width.func_size();
         contents.functions = fallible::with_room(count)?;
         contents.expectations = fallible::with_room(count)?;
         let problems = &mut contents.findings.problems;
-        let form = Entries {
-            size: FUNC_SIZE,
-            expected: "a multiple of 104 (function records)",
-        };
-        for (index, _, record) in table.entries(form, problems) {
-            if let (Ok(record), Ok(index)) =
-                (LivepatchFunc::ref_from_bytes(record), u32::try_from(index))
-            {
+        for (index, _, record) in table.entries(functions(width), problems) {
+            let wide;
+            let record = match width {
+                Width::Bits64 => LivepatchFunc::ref_from_bytes(record).ok(),
+                Width::Bits32 => {
+                    let narrow = LivepatchFunc32::ref_from_bytes(record).ok();
+                    wide = narrow.map(|narrow| LivepatchFunc::from(*narrow));
+                    wide.as_ref()
+                }
+            };
+            if let (Some(record), Ok(index)) = (record, u32::try_from(index)) {
                 self.function(loader, index, record, contents)?;
             }
         }
@@ -494,6 +499,14 @@ impl Cursor {
             return wrong(FunctionFault::Undecodable { addr: self.at });
         }
         let mut code = code.as_slice();
+        // Of the code up to what is patched, and of that.
+        let patched_code = last.min(end.max(addr.saturating_add(architecture.unit().into())));
+        let patched_code = usize::try_from(patched_code - self.at).unwrap_or(usize::MAX);
+        let patched_code = code.get(..patched_code).unwrap_or(code);
+        if let Some(data) = architecture.may_be_data(patched_code) {
+            let addr = self.at + data as u64;
+            return wrong(FunctionFault::Undecodable { addr });
+        }
         for (what, at) in [("begin", addr), ("end", end)] {
             let offset = usize::try_from(at - self.at).unwrap_or(usize::MAX);
             match architecture.across(code, offset) {

@@ -89,7 +89,7 @@ impl<H: Host> Loader<'_, H> {
     /// The first stages. (Not inlined: the stack is deepest in the last one.)
     #[inline(never)]
     fn resolved<'a>(&self, name: &str, file: &'a [u8]) -> Result<Resolved<'a>, Refusal> {
-        Parsed::parse(name, file)?
+        Parsed::parse_for(self.host.architecture(), name, file)?
             .authenticate(self)?
             .check_dependencies(self)?
             .lay_out(self)?

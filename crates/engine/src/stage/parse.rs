@@ -3,22 +3,32 @@
 //! From bytes to a well-formed ELF file.
 
 use super::{File, Findings};
-use crate::elf::Elf;
+use crate::arch::Architecture;
+use crate::elf::{Elf, architecture_of};
 use crate::problem::Refusal;
 use alloc::boxed::Box;
 use xsplice_fallible::{self as fallible, NoMemory};
 
-/// A relocatable ELF file for this machine, within the loader's limits.
+/// A relocatable ELF file for a machine, within the loader's limits.
 #[derive(Debug)]
 pub struct Parsed<'a>(pub(super) Box<File<'a>>);
 
 impl<'a> Parsed<'a> {
-    /// Parses `file`, to be loaded as `name`.
+    /// Parses `file`, to be loaded as `name`, whatever machine it is for.
     ///
     /// # Errors
     /// [`Refusal`] if it is not a payload file at all.
-    #[inline(never)]
     pub fn parse(name: &str, file: &'a [u8]) -> Result<Self, Refusal> {
+        Self::parse_for(architecture_of(file), name, file)
+    }
+
+    /// Parses `file`, which must be for this architecture.
+    #[inline(never)]
+    pub(super) fn parse_for(
+        architecture: impl Architecture,
+        name: &str,
+        file: &'a [u8],
+    ) -> Result<Self, Refusal> {
         let mut file = File::boxed(name, file)?;
         let File {
             findings,
@@ -26,7 +36,7 @@ impl<'a> Parsed<'a> {
             bytes,
             ..
         } = &mut *file;
-        match elf.parse(bytes, &mut findings.problems) {
+        match elf.parse(architecture, bytes, &mut findings.problems) {
             Some(()) => Ok(Self(file)),
             None => Err(file.findings.refuse()),
         }

@@ -11,10 +11,14 @@ use crate::elf::{Elf, SHT_REL, SHT_RELA, Section, Symbol};
 use crate::format::{Bytes, Known};
 use crate::problem::{Problem, RelocationFault, SectionFault, text};
 use alloc::boxed::Box;
+use xsplice_abi::machine::Width;
 use xsplice_fallible as fallible;
 use xsplice_reloc::reloc::WriteError;
 
+/// Sizes of `Elf64_Rela`, `Elf32_Rela` and `Elf32_Rel`.
 const RELA_SIZE: usize = 24;
+const RELA_SIZE_32: usize = 12;
+const REL_SIZE_32: usize = 8;
 
 /// A payload with every relocation performed.
 #[derive(Debug)]
@@ -48,7 +52,7 @@ impl Placed<'_> {
         let Some((section, target, base)) = table_of(elf, addresses, index) else {
             return;
         };
-        if let Err(fault) = check(elf, section, target) {
+        if let Err(fault) = check(architecture, elf, section, target) {
             return problems.section(section, fault);
         }
         if section.size == 0 {
@@ -69,10 +73,10 @@ impl Placed<'_> {
             return;
         };
         for (index, record) in section.data.chunks_exact(entry_size).enumerate() {
-            let Some(entry) = Entry::read(record) else {
+            let Some(mut entry) = Entry::read(architecture, section.kind, record) else {
                 return;
             };
-            match table.perform(&entry) {
+            match table.perform(&mut entry) {
                 Ok(None) => {}
                 Ok(Some(addr)) => {
                     let reference = BootReference {
@@ -112,16 +116,21 @@ fn table_of<'s, 'e>(
 }
 
 /// Checks the form of a section of relocations for `target`.
-fn check(elf: &Elf<'_>, section: &Section<'_>, target: &Section<'_>) -> Result<(), SectionFault> {
+fn check(
+    architecture: impl Architecture,
+    elf: &Elf<'_>,
+    section: &Section<'_>,
+    target: &Section<'_>,
+) -> Result<(), SectionFault> {
     let what = if usize::try_from(section.link) != Ok(elf.symbol_table) {
         "its symbol table is not that of the payload"
     } else if section.size == 0 {
         return Ok(());
-    } else if section.kind == SHT_REL {
+    } else if section.kind == SHT_REL && !architecture.addends_in_places() {
         return Err(SectionFault::RelNotSupported);
     } else if target.known.is_some_and(Known::is_read_from_file) {
         "it would change what is read from the file"
-    } else if section.entry_size < RELA_SIZE as u64
+    } else if section.entry_size < least(architecture, section.kind) as u64
         || !section.size.is_multiple_of(section.entry_size)
     {
         "its entries do not fill it"
@@ -129,6 +138,15 @@ fn check(elf: &Elf<'_>, section: &Section<'_>, target: &Section<'_>) -> Result<(
         return Ok(());
     };
     Err(SectionFault::Relocations { what })
+}
+
+/// Size of a record in a section of this kind.
+fn least(architecture: impl Architecture, kind: u32) -> usize {
+    match architecture.machine().width() {
+        Width::Bits64 => RELA_SIZE,
+        Width::Bits32 if kind == SHT_REL => REL_SIZE_32,
+        Width::Bits32 => RELA_SIZE_32,
+    }
 }
 
 struct Entry {
@@ -139,15 +157,33 @@ struct Entry {
 }
 
 impl Entry {
-    fn read(record: &[u8]) -> Option<Self> {
-        // A fixed-size array lets the compiler drop bounds checks.
-        let record = Bytes(record.first_chunk::<RELA_SIZE>()?);
-        Some(Self {
-            offset: record.u64(0)?,
-            r_type: record.u32(8)?,
-            symbol: usize::try_from(record.u32(12)?).ok()?,
-            addend: record.u64(16)?.cast_signed(),
-        })
+    #[inline(always)]
+    fn read(architecture: impl Architecture, kind: u32, record: &[u8]) -> Option<Self> {
+        // Fixed-size arrays let the compiler drop bounds checks.
+        match architecture.machine().width() {
+            Width::Bits64 => {
+                let record = Bytes(record.first_chunk::<RELA_SIZE>()?);
+                Some(Self {
+                    offset: record.u64(0)?,
+                    r_type: record.u32(8)?,
+                    symbol: usize::try_from(record.u32(12)?).ok()?,
+                    addend: record.u64(16)?.cast_signed(),
+                })
+            }
+            Width::Bits32 => {
+                let info = Bytes(record).u32(4)?;
+                Some(Self {
+                    offset: Bytes(record).u32(0)?.into(),
+                    r_type: info & 0xff,
+                    symbol: usize::try_from(info >> 8).ok()?,
+                    // Otherwise it is in the place.
+                    addend: match kind {
+                        SHT_RELA => Bytes(record).i32(8)?.into(),
+                        _ => 0,
+                    },
+                })
+            }
+        }
     }
 }
 
@@ -165,9 +201,9 @@ struct Table<'a, 'e, A> {
 }
 
 impl<A: Architecture> Table<'_, '_, A> {
-    /// Writes one field. Returns the address of its symbol if that is freed after
-    /// boot.
-    fn perform(&mut self, entry: &Entry) -> Result<Option<u64>, RelocationFault> {
+    /// Writes one field, and reads the addend if it is there. Returns the address of its
+    /// symbol if that is freed after boot.
+    fn perform(&mut self, entry: &mut Entry) -> Result<Option<u64>, RelocationFault> {
         if entry.symbol == 0 {
             return Err(RelocationFault::NoSymbol);
         }
@@ -203,6 +239,9 @@ impl<A: Architecture> Table<'_, '_, A> {
             size: self.target.size,
         };
         let field = field.ok_or_else(past_end)?;
+        if self.architecture.addends_in_places() && self.section.kind == SHT_REL {
+            entry.addend = relocation.addend(field).unwrap_or_default();
+        }
         let (symbol, boot) = match *target {
             Target::Address(addr) => (addr, None),
             Target::Init(addr) => (addr, Some(addr)),

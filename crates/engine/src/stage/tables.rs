@@ -8,10 +8,10 @@ use super::{Findings, Loader, Placed};
 use crate::Host;
 use crate::arch::{Entries, Instructions as _};
 use crate::elf::Section;
-use crate::format::{Bytes, Known};
+use crate::format::{Known, pointers};
 use crate::problem::{EntryFault, Problems, SectionFault};
 use core::ops::Range;
-use xsplice_abi::payload::hook::{self, Hook};
+use xsplice_abi::payload::hook::Hook;
 use xsplice_abi::special::Exception;
 use xsplice_fallible::NoMemory;
 
@@ -126,19 +126,17 @@ impl<'e> Placed<'e> {
             ..
         } = contents;
         let single = hook.is_single();
+        let width = loader.host.architecture().machine().width();
+        let form = pointers(width, single);
         if table.bytes.is_empty() {
             problems.section(table.section, SectionFault::Empty);
-        } else if single && table.section.size != hook::POINTER_SIZE {
-            let (size, expected) = (table.section.size, "one pointer (8 bytes)");
+        } else if single && table.section.size != form.size {
+            let (size, expected) = (table.section.size, form.expected);
             problems.section(table.section, SectionFault::EntrySize { size, expected });
             return Ok(());
         }
-        let form = Entries {
-            size: hook::POINTER_SIZE,
-            expected: "a multiple of 8 (pointers)",
-        };
         for (index, _, bytes) in table.entries(form, problems) {
-            let addr = Bytes(bytes).u64(0).unwrap_or(0);
+            let addr = width.read(bytes).unwrap_or(0);
             if single && addr == 0 {
                 // Xen treats it as missing.
                 continue;

@@ -15,8 +15,7 @@ use crate::problem::{FileFault, Problems, Refusal, SectionFault, SymbolFault, pr
 use crate::sort::{sort, sort_pairs};
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::mem::offset_of;
-use xsplice_abi::payload::LivepatchFunc;
+use xsplice_abi::machine::Width;
 use xsplice_abi::preimage;
 use xsplice_fallible::{self as fallible, NoMemory};
 
@@ -45,7 +44,8 @@ impl<'a> Relocated<'a> {
         placed.check_bug_frames(loader, problems);
         placed.check_tables(loader, problems);
         placed.symbols(loader, &mut contents)?;
-        placed.fill_in_addresses(&contents.functions);
+        let width = loader.host.architecture().machine().width();
+        placed.fill_in_addresses(width, &contents.functions);
         if contents.findings.problems.refused() {
             return Err(contents.findings.refuse());
         }
@@ -111,8 +111,7 @@ impl<'a> Placed<'a> {
 
     /// Writes the resolved address into each record.
     #[inline(never)]
-    fn fill_in_addresses(&mut self, functions: &[Function]) {
-        const OLD_ADDR: usize = offset_of!(LivepatchFunc, old_addr);
+    fn fill_in_addresses(&mut self, width: Width, functions: &[Function]) {
         let funcs = self.elf.section(Known::Funcs);
         let Some((funcs, Some(Some(addr)))) =
             funcs.map(|funcs| (funcs, self.addresses.get(funcs.index)))
@@ -122,9 +121,11 @@ impl<'a> Placed<'a> {
         let table = self.image.get_mut(*addr, funcs.data.len());
         let table = table.unwrap_or_default();
         for function in functions {
-            let place = function.index as usize * size_of::<LivepatchFunc>() + OLD_ADDR;
-            if let Some(field) = table.get_mut(place..place + 8) {
-                field.copy_from_slice(&function.old_addr.to_le_bytes());
+            let place = function.index as usize * width.func_size() + width.old_addr_offset();
+            if let Some(field) = table.get_mut(place..place + width.bytes())
+                && let Some(addr) = function.old_addr.to_le_bytes().get(..width.bytes())
+            {
+                field.copy_from_slice(addr);
             }
         }
     }
@@ -159,7 +160,8 @@ impl<'a> Placed<'a> {
             new_symbols,
             ..
         } = contents;
-        let machine = loader.host.architecture().machine();
+        let architecture = loader.host.architecture();
+        let machine = architecture.machine();
         let mut replacements = Vec::new();
         let mut next = functions.iter().peekable();
         *symbols = fallible::with_room(self.elf.symbols.len())?;
@@ -173,6 +175,9 @@ impl<'a> Placed<'a> {
                 continue;
             }
             let name = symbol.name();
+            if architecture.is_foreign_code(name) {
+                problems.symbol(index, symbol, SymbolFault::ForeignCode);
+            }
             // A linker would have dropped labels of merged strings.
             let label = section.flags & SHF_MERGE != 0 && name.starts_with(b".L");
             let hidden = machine.is_mapping_symbol(name);

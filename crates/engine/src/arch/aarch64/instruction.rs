@@ -2,49 +2,31 @@
 
 //! The instructions whose meaning depends on where they are.
 
+use crate::arch::arm::Branch;
+use crate::arch::arm::pairs::Step;
+
 /// `bits` bits from bit `at` on, as a signed number.
 fn signed(word: u32, at: u32, bits: u32) -> i64 {
     let top = word << (32 - at - bits);
     i64::from(top.cast_signed() >> (32 - bits))
 }
 
-/// A branch with a displacement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Branch {
-    /// How far it leads, in bytes.
-    distance: i64,
-    /// How far one of its kind can lead, exclusive.
-    limit: i64,
-}
-
-impl Branch {
-    /// The branch of this encoding: `b`, `bl`, `b.cond`, `cbz`, `cbnz`, `tbz` or `tbnz`.
-    pub(super) fn of(word: u32) -> Option<Self> {
-        let (at, bits) = if word & 0x7c00_0000 == 0x1400_0000 {
-            (0, 26)
-        } else if word & 0xff00_0000 == 0x5400_0000 || word & 0x7e00_0000 == 0x3400_0000 {
-            (5, 19)
-        } else if word & 0x7e00_0000 == 0x3600_0000 {
-            (5, 14)
-        } else {
-            return None;
-        };
-        Some(Self {
-            distance: signed(word, at, bits) * 4,
-            limit: 4 << (bits - 1),
-        })
-    }
-
-    /// Its target if it is at `at`.
-    pub(super) fn target(self, at: u64) -> u64 {
-        at.wrapping_add_signed(self.distance)
-    }
-
-    /// Whether one of its kind at `from` can lead to `to`.
-    pub(super) fn reaches(self, from: u64, to: u64) -> bool {
-        let distance = to.wrapping_sub(from).cast_signed();
-        (-self.limit..self.limit).contains(&distance)
-    }
+/// The branch of this encoding: `b`, `bl`, `b.cond`, `cbz`, `cbnz`, `tbz` or `tbnz`.
+pub(super) fn branch(word: u32) -> Option<Branch> {
+    let (at, bits) = if word & 0x7c00_0000 == 0x1400_0000 {
+        (0, 26)
+    } else if word & 0xff00_0000 == 0x5400_0000 || word & 0x7e00_0000 == 0x3400_0000 {
+        (5, 19)
+    } else if word & 0x7e00_0000 == 0x3600_0000 {
+        (5, 14)
+    } else {
+        return None;
+    };
+    Some(Branch {
+        distance: signed(word, at, bits) * 4,
+        limit: 4 << (bits - 1),
+        ahead: 0,
+    })
 }
 
 /// The register and the address, or page, that `adr` or `adrp` at `at` puts into it.
@@ -83,9 +65,27 @@ pub(super) fn offset(word: u32) -> Option<(usize, u64)> {
     (word & 0x3b00_0000 == 0x3900_0000).then_some((base, immediate << scale))
 }
 
+/// What it is for an address in two steps: `adrp` has the page.
+pub(super) fn step(word: u32) -> Step {
+    if let Some((base, _)) = offset(word) {
+        return Step::Second(base);
+    }
+    if let Some((register, _)) = address(word, 0) {
+        return match word >> 31 {
+            1 => Step::First(register),
+            _ => Step::Overwrites(register),
+        };
+    }
+    match word & 0xffff_fc1f {
+        // `ret` and `br`.
+        0xd65f_0000 | 0xd61f_0000 => Step::Leaves,
+        _ => Step::Other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Branch, address, is_literal, offset};
+    use super::{address, branch, is_literal, offset};
 
     /// As GNU as encodes them at 0x1000.
     #[test]
@@ -99,17 +99,17 @@ mod tests {
             (0x3607_fffe, 0x0ffc), // tbz w30, #0, .-4
             (0xb700_0040, 0x1008), // tbnz x0, #32, .+8
         ] {
-            let branch = Branch::of(word).expect("a branch");
+            let branch = branch(word).expect("a branch");
             assert_eq!(branch.target(0x1000), target, "{word:#x}");
         }
         for word in [0xd65f_03c0, 0xd61f_0000, 0xd503_201f, 0x9100_0400] {
-            assert_eq!(Branch::of(word), None, "{word:#x}");
+            assert_eq!(branch(word), None, "{word:#x}");
         }
     }
 
     #[test]
     fn branches_reach_as_far_as_their_kind() {
-        let [far, near, test] = [0x1400_0000, 0x5400_0000, 0x3600_0000].map(Branch::of);
+        let [far, near, test] = [0x1400_0000, 0x5400_0000, 0x3600_0000].map(branch);
         for (branch, limit) in [(far, 128 << 20), (near, 1 << 20), (test, 32 << 10)] {
             let branch = branch.expect("a branch");
             let from = 1 << 30;

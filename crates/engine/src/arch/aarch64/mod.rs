@@ -3,17 +3,17 @@
 //! ARM64. Encodings: Arm Architecture Reference Manual for A-profile, "A64 instruction
 //! set encoding".
 
-mod alternatives;
 mod instruction;
-mod pairs;
 mod references;
 
+use super::arm::alternatives::{self, Encoding};
+use super::arm::{self, Branch, SIZE, pairs};
 use super::{Entries, Frame, Instructions, Wrong};
 use crate::Host;
 use crate::stage::Code;
 use core::ops::Range;
 use xsplice_abi::machine::Machine;
-use xsplice_abi::special::{Alternative, BugKind, arm};
+use xsplice_abi::special::{Alternative, BugKind, arm::alternative};
 use xsplice_abi::trampoline::arm64;
 use xsplice_reloc::reloc::{Relocation, aarch64};
 
@@ -26,8 +26,6 @@ impl Aarch64 {
     pub const JUMP_SIZE: usize = arm64::SIZE as usize;
 }
 
-/// Size of every instruction.
-const SIZE: usize = 4;
 /// `R_AARCH64_NONE`.
 const NONE: u32 = 0;
 /// `R_AARCH64_LD_PREL_LO19`.
@@ -38,9 +36,8 @@ impl Instructions for Aarch64 {
         Machine::Arm64
     }
 
-    /// `LIVEPATCH_VMAP_SIZE`.
     fn window_size(self) -> Option<u64> {
-        Some(2 << 20)
+        Some(arm::WINDOW)
     }
 
     fn jump_size(self) -> u8 {
@@ -74,9 +71,7 @@ impl Instructions for Aarch64 {
     }
 
     fn nops(self, code: &mut [u8]) {
-        for nop in code.chunks_exact_mut(SIZE) {
-            nop.copy_from_slice(&arm64::NOP);
-        }
+        arm::fill(code, arm64::NOP);
     }
 
     fn longest(self) -> u64 {
@@ -84,15 +79,11 @@ impl Instructions for Aarch64 {
     }
 
     fn across(self, code: &[u8], at: usize) -> Result<Option<(usize, usize)>, usize> {
-        if at > code.len() {
-            return Err(code.len());
-        }
-        let begin = at / SIZE * SIZE;
-        Ok((begin != at).then_some((begin, begin + SIZE)))
+        arm::across(code, at)
     }
 
     fn pair_across(self, host: &impl Host, start: u64, at: u64) -> Option<(u64, u64)> {
-        pairs::across(host, start, at)
+        pairs::across(host, start, at, instruction::step)
     }
 
     fn each_reference(self, host: &impl Host, range: Range<u64>, found: impl FnMut(u64)) {
@@ -116,22 +107,11 @@ impl Instructions for Aarch64 {
     }
 
     fn bug_frames(self) -> Entries {
-        Entries {
-            size: arm::BUG_FRAME_SIZE,
-            expected: "a multiple of 16 (bug frames)",
-        }
+        arm::BUG_FRAMES
     }
 
     fn bug_frame(self, kind: BugKind, rest: &[u8], at: u64) -> Option<Frame> {
-        let frame = arm::bug_frame(rest, at)?;
-        let message = arm::message(rest, at);
-        Some(Frame {
-            place: frame.place,
-            // It is in a register.
-            function: None,
-            file: (kind != BugKind::Call).then_some(frame.pointer),
-            message: message.filter(|_| kind == BugKind::Assert),
-        })
+        arm::bug_frame(kind, rest, at)
     }
 
     fn trap_size(self) -> u64 {
@@ -139,14 +119,11 @@ impl Instructions for Aarch64 {
     }
 
     fn alternatives(self) -> Entries {
-        Entries {
-            size: arm::ALTERNATIVE_SIZE,
-            expected: "a multiple of 12 (alternatives)",
-        }
+        arm::ALTERNATIVES
     }
 
     fn alternative(self, entry: &[u8], at: u64) -> Option<Alternative> {
-        arm::alternative(entry, at)
+        alternative(entry, at)
     }
 
     #[inline(never)]
@@ -156,7 +133,7 @@ impl Instructions for Aarch64 {
         replacements: &Range<u64>,
         entry: &Alternative,
     ) -> Result<(), Wrong> {
-        alternatives::check(code, replacements, entry)
+        alternatives::check(self, code, replacements, entry)
     }
 
     /// ARM64 has no such table: its host does not announce one.
@@ -165,19 +142,19 @@ impl Instructions for Aarch64 {
     }
 }
 
+impl Encoding for Aarch64 {
+    fn branch(self, word: u32) -> Option<Branch> {
+        instruction::branch(word)
+    }
+
+    fn depends_on_place(self, word: u32) -> bool {
+        instruction::address(word, 0).is_some() || instruction::is_literal(word)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Aarch64, Instructions as _};
-
-    #[test]
-    fn instructions_start_at_multiples_of_four() {
-        let code = [0; 12];
-        for (at, across) in [(0, None), (2, Some((0, 4))), (4, None), (7, Some((4, 8)))] {
-            assert_eq!(Aarch64.across(&code, at), Ok(across));
-        }
-        assert_eq!(Aarch64.across(&code, 12), Ok(None));
-        assert_eq!(Aarch64.across(&code, 13), Err(12));
-    }
 
     #[test]
     fn jumps_reach_128_mebibytes() {

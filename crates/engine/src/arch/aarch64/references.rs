@@ -2,7 +2,7 @@
 
 //! What code refers to.
 
-use super::instruction::{Branch, address, offset};
+use super::instruction::{address, branch, offset};
 use crate::Host;
 use core::ops::Range;
 
@@ -15,7 +15,7 @@ pub(super) fn each(host: &impl Host, range: Range<u64>, mut found: impl FnMut(u6
     let mut at = range.start;
     while range.end.saturating_sub(at) >= 4 && host.read(at, &mut bytes) {
         let word = u32::from_le_bytes(bytes);
-        if let Some(branch) = Branch::of(word) {
+        if let Some(branch) = branch(word) {
             found(branch.target(at));
         } else if let Some((register, value)) = address(word, at) {
             found(value);

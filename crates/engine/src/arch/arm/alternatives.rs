@@ -4,8 +4,7 @@
 //! changes the displacements of its branches. Where its own code would stop at a BUG,
 //! or call what is no function, the payload is refused here.
 
-use super::SIZE;
-use super::instruction::{Branch, address, is_literal};
+use super::{Branch, SIZE};
 use crate::arch::Wrong;
 use crate::format::Bytes;
 use crate::stage::Code;
@@ -13,8 +12,19 @@ use crate::{Host, Region};
 use core::ops::Range;
 use xsplice_abi::special::Alternative;
 
+/// How an architecture encodes what matters in a replacement.
+pub(in crate::arch) trait Encoding: Copy {
+    /// The branch of this encoding.
+    fn branch(self, word: u32) -> Option<Branch>;
+
+    /// Whether the instruction, which is no branch, means something else at another
+    /// place.
+    fn depends_on_place(self, word: u32) -> bool;
+}
+
 /// Whether the entry fits and the hypervisor can use it.
-pub(super) fn check<H: Host>(
+pub(in crate::arch) fn check<H: Host>(
+    encoding: impl Encoding,
     code: &Code<'_, '_, H>,
     replacements: &Range<u64>,
     entry: &Alternative,
@@ -47,7 +57,7 @@ pub(super) fn check<H: Host>(
     let words = code.get(entry.replacement, length).unwrap_or_default();
     for (index, word) in words.chunks_exact(SIZE).enumerate() {
         let word = Bytes(word).u32(0).unwrap_or_default();
-        check_instruction(code, entry, word, (index * SIZE) as u64)?;
+        check_instruction(encoding, code, entry, word, (index * SIZE) as u64)?;
     }
     Ok(())
 }
@@ -69,27 +79,32 @@ fn check_callback<H: Host>(code: &Code<'_, '_, H>, entry: &Alternative) -> Resul
 
 /// Whether the instruction means the same in the code, `offset` bytes after its start.
 fn check_instruction<H: Host>(
+    encoding: impl Encoding,
     code: &Code<'_, '_, H>,
     entry: &Alternative,
     word: u32,
     offset: u64,
 ) -> Result<(), Wrong> {
     let (from, at) = (entry.replacement + offset, entry.place + offset);
-    if address(word, from).is_some() || is_literal(word) {
-        let what = "its replacement has an address that depends on where it is";
-        return Err((what, from));
-    }
-    let Some(branch) = Branch::of(word) else {
-        return Ok(());
+    let Some(branch) = encoding.branch(word) else {
+        return if encoding.depends_on_place(word) {
+            let what = "its replacement has an address that depends on where it is";
+            Err((what, from))
+        } else {
+            Ok(())
+        };
     };
     let target = branch.target(from);
+    // What the hypervisor decides by, and what the processor does.
+    let both = [branch.counted(from), target];
     let end = entry.replacement + u64::from(entry.replacement_len);
-    if (entry.replacement..=end).contains(&target) {
+    if both.iter().all(|to| (entry.replacement..=end).contains(to)) {
         return Ok(());
     }
-    if code.host().region(target) != Region::Text {
+    let host = code.host();
+    if let Some(outside) = both.iter().find(|to| host.region(**to) != Region::Text) {
         let what = "its replacement branches to what is no code of the hypervisor";
-        return Err((what, target));
+        return Err((what, *outside));
     }
     if branch.reaches(at, target) {
         Ok(())

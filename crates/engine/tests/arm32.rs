@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Payloads on a hypervisor for ARM32.
+
+use object::SectionKind;
+use object::write::SectionId;
+use xsplice_abi::trampoline::arm32::{NOP, branch};
+use xsplice_engine::{
+    Action, Arm32, Engine, Errno, FileFault, Host as _, Options, Policy, Problem, Refusal,
+};
+use xsplice_test_host::{
+    Hypervisor, INIT, PAYLOADS, Payload, SMALL, TARGET, TEXT, func, is, load, on_arm32, payloads,
+};
+
+const RET: [u8; 4] = 0xe12f_ff1e_u32.to_le_bytes(); // bx lr
+const R_ARM_ABS32: u32 = 2;
+const R_ARM_REL32: u32 = 3;
+const R_ARM_CALL: u32 = 28;
+const R_ARM_JUMP24: u32 = 29;
+const R_ARM_MOVW_ABS_NC: u32 = 43;
+const R_ARM_MOVT_ABS: u32 = 44;
+
+fn payload() -> Payload {
+    Payload::arm32(&RET.repeat(8), &[func("target")])
+}
+
+fn engine() -> Engine<Hypervisor<Arm32>> {
+    Engine::new(Hypervisor::arm32(), Policy::Stock)
+}
+
+fn upload(payload: &Payload) -> Result<(), Refusal> {
+    engine().upload("test", &payload.bytes()).map(drop)
+}
+
+/// The payload is refused with this result and, among others, this problem.
+fn refused(payload: &Payload, errno: Errno, expected: impl Fn(&Problem) -> bool) -> String {
+    let refusal = upload(payload).expect_err("it is refused");
+    assert!(refusal.problems.iter().any(expected), "{refusal}");
+    assert_eq!(refusal.errno(), errno, "{refusal}");
+    refusal.to_string()
+}
+
+#[test]
+fn a_function_of_one_instruction_becomes_a_branch_and_is_restored() {
+    let tiny = func("tiny").with(|record| record.old_size.set(4));
+    let file = Payload::arm32(&RET.repeat(4), &[func("target"), tiny]).bytes();
+    let mut engine = engine();
+    let before = engine.host().machine();
+    let new = engine.upload("fix", &file).unwrap().memory().base();
+    engine
+        .act("fix", Action::Apply, Options::default())
+        .unwrap();
+    for old in [TARGET, SMALL].map(on_arm32) {
+        let mut bytes = [0; 8];
+        assert!(engine.host().read(old, &mut bytes));
+        assert_eq!(bytes[..4], branch(old, new).unwrap());
+        assert_eq!(bytes[4..], NOP);
+    }
+    for action in [Action::Revert, Action::Unload] {
+        engine.act("fix", action, Options::default()).unwrap();
+    }
+    assert_eq!(engine.host().machine(), before);
+}
+
+/// Records have the width of the machine's addresses, in the file and in memory.
+#[test]
+fn records_have_addresses_of_four_bytes() {
+    let mut engine = engine();
+    engine.host().noted();
+    let tiny = func("tiny").with(|record| record.old_size.set(4));
+    let file = Payload::arm32(&RET.repeat(4), &[func("target"), tiny]);
+    engine.upload("fix", &file.bytes()).unwrap();
+    let funcs = engine.host().noted().registered.funcs;
+    assert_eq!(funcs.end - funcs.start, 2 * 92);
+    for (index, old) in [TARGET, SMALL].map(on_arm32).into_iter().enumerate() {
+        let mut addr = [0; 4];
+        let place = funcs.start + 92 * index as u64 + 8;
+        assert!(engine.host().read(place, &mut addr));
+        assert_eq!(u64::from(u32::from_le_bytes(addr)), old);
+    }
+    // As long as they would be on another machine.
+    let mut file = payload();
+    file.section(".livepatch.hooks.load", SectionKind::Data, &[0; 6], 4);
+    let message = refused(
+        &file,
+        Errno::EINVAL,
+        is!(section: EntrySize { size: 6, .. }),
+    );
+    assert!(message.contains("a multiple of 4 (pointers)"), "{message}");
+    let mut file = payload();
+    file.section(".livepatch.hooks.preapply", SectionKind::Data, &[0; 8], 4);
+    let message = refused(
+        &file,
+        Errno::EINVAL,
+        is!(section: EntrySize { size: 8, .. }),
+    );
+    assert!(message.contains("one pointer (4 bytes)"), "{message}");
+}
+
+#[test]
+fn a_payload_of_every_kind_of_section_runs() {
+    let file = payloads::arm32();
+    let mut engine = engine();
+    let before = engine.host().machine();
+    engine.upload("all", &file).unwrap();
+    for action in [Action::Apply, Action::Revert, Action::Unload] {
+        engine.act("all", action, Options::default()).unwrap();
+    }
+    assert_eq!(engine.host().machine(), before);
+    assert_eq!(engine.host().memory().hooks.len(), 3);
+}
+
+#[test]
+fn no_ops_are_whole_instructions_of_the_function() {
+    let nop = |size, old| {
+        let func = func("target").with(|record| {
+            record.old_size.set(old);
+            record.new_size.set(size);
+        });
+        Payload::arm32(&RET, &[func.nop()])
+    };
+    upload(&nop(28, 32)).unwrap();
+    refused(
+        &nop(6, 32),
+        Errno::EOPNOTSUPP,
+        is!(function: NopPart { unit: 4, .. }),
+    );
+    refused(
+        &nop(32, 32),
+        Errno::EOPNOTSUPP,
+        is!(function: NopTooLong { .. }),
+    );
+}
+
+#[test]
+fn addresses_are_those_of_instructions() {
+    let at = |old| {
+        let func = func("").with(|record| record.old_addr.set(on_arm32(old)));
+        Payload::arm32(&RET, &[func])
+    };
+    upload(&at(TARGET)).unwrap();
+    refused(
+        &at(TARGET + 2),
+        Errno::EINVAL,
+        is!(function: Boundary { .. }),
+    );
+    let small = func("target").with(|record| record.old_size.set(3));
+    refused(
+        &Payload::arm32(&RET, &[small]),
+        Errno::EINVAL,
+        is!(function: TooSmall { needed: 4, .. }),
+    );
+}
+
+/// Uploads a payload that patches `target`, which has this code, `at` bytes after its
+/// start, with that many bytes of no-ops, or with a branch.
+fn patching(code: [u32; 8], at: u64, nops: u32) -> Result<(), Refusal> {
+    let mut engine = engine();
+    let place = usize::try_from(TARGET - TEXT).unwrap();
+    let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
+    engine.host().memory().machine.text[place..place + 32].copy_from_slice(&bytes);
+    let func = func("").with(|record| {
+        record.old_addr.set(on_arm32(TARGET) + at);
+        record.old_size.set(u32::try_from(32 - at).unwrap());
+        record.new_size.set(nops);
+    });
+    let func = if nops == 0 { func } else { func.nop() };
+    let file = Payload::arm32(&RET, &[func]).bytes();
+    engine.upload("test", &file).map(drop)
+}
+
+const NOP_WORD: u32 = u32::from_le_bytes(NOP);
+
+/// An address is computed in two steps: what is patched has both or neither.
+#[test]
+fn addresses_in_two_steps_stay_whole() {
+    const MOVW_R1: u32 = 0xe305_1678;
+    const MOVT_R1: u32 = 0xe341_1234;
+    const MOVW_R3: u32 = 0xe305_3678;
+    let code = [
+        NOP_WORD, MOVW_R1, MOVW_R3, MOVT_R1, NOP_WORD, NOP_WORD, NOP_WORD, NOP_WORD,
+    ];
+    for (at, nops) in [(0, 0), (4, 0), (16, 0), (0, 4), (4, 12), (0, 28), (16, 4)] {
+        patching(code, at, nops).unwrap();
+    }
+    for (at, nops, side) in [
+        (8, 0, "begin"),
+        (12, 0, "begin"),
+        (0, 8, "end"),
+        (4, 8, "end"),
+        (12, 4, "begin"),
+    ] {
+        let refusal = patching(code, at, nops).expect_err("half of an address");
+        let target = on_arm32(TARGET);
+        let found = is!(function: Pair { what, first, second, .. }
+            if (*what, *first, *second) == (side, target + 4, target + 12));
+        assert!(refusal.problems.iter().any(found), "{refusal}");
+    }
+}
+
+/// Compilers put tables behind what leads elsewhere, and the running hypervisor does not
+/// know where.
+#[test]
+fn data_between_instructions_is_not_patched() {
+    const TABLE: u32 = 0x0020_0100;
+    for end in [
+        0xea00_0002, // b
+        0xeb00_0000, // bl, of what may not return
+        0xe12f_ff1e, // bx lr
+        0xe8bd_8010, // pop {r4, pc}
+        0xe7f0_00f0, // udf
+    ] {
+        let code = [
+            NOP_WORD, end, TABLE, TABLE, NOP_WORD, NOP_WORD, NOP_WORD, NOP_WORD,
+        ];
+        for (at, nops) in [(0, 0), (4, 0), (0, 4), (0, 8), (4, 4)] {
+            patching(code, at, nops).unwrap();
+        }
+        for (at, nops) in [(8, 0), (12, 0), (16, 0), (0, 12), (0, 28), (4, 8), (8, 4)] {
+            let refusal = patching(code, at, nops).expect_err("it may be data");
+            let data = on_arm32(TARGET) + 8;
+            let found = is!(function: Undecodable { addr } if *addr == data);
+            assert!(refusal.problems.iter().any(found), "{refusal}");
+        }
+    }
+}
+
+#[test]
+fn payloads_for_other_machines_are_refused_by_both() {
+    for other in [
+        Payload::new(&[func("target")]),
+        Payload::arm64(&RET, &[func("target")]),
+    ] {
+        let message = refused(&other, Errno::EOPNOTSUPP, is!(file: OtherMachine { .. }));
+        assert!(
+            message.contains("and this hypervisor is for ARM32"),
+            "{message}"
+        );
+    }
+    let refusal = load(&payload().bytes()).expect_err("an x86-64 hypervisor");
+    assert_eq!(refusal.errno(), Errno::EOPNOTSUPP);
+    let [Problem::File(FileFault::OtherMachine { .. })] = refusal.problems[..] else {
+        panic!("{refusal}");
+    };
+}
+
+#[test]
+fn headers_are_those_of_the_machine() {
+    let whole = payload().bytes();
+    let reason = |file: &[u8]| {
+        let refusal = engine().upload("test", file).map(drop).unwrap_err();
+        assert_eq!(refusal.problems.len(), 1, "{refusal}");
+        refusal.problems.into_iter().next().unwrap()
+    };
+    let with = |at: usize, value: u8| {
+        let mut file = whole.clone();
+        file[at] = value;
+        reason(&file)
+    };
+    assert!(is!(file: Machine { field: "class", value: 2 })(&with(4, 2)));
+    assert!(is!(file: Machine { field: "data encoding", .. })(&with(
+        5, 2
+    )));
+    // The version of the EABI is in the highest byte of the flags.
+    let fault = with(39, 4);
+    let flags = is!(file: Header { field: "e_flags", value: 0x0400_0000, .. });
+    assert!(flags(&fault), "{fault}");
+    let cut = is!(file: HeaderCutOff { size: 51, whole: 52 });
+    assert!(cut(&reason(&whole[..51])));
+}
+
+/// In every object again, so they are neither new nor duplicates.
+#[test]
+fn mapping_symbols_are_no_new_symbols_and_thumb_code_is_refused() {
+    let mut file = payload();
+    let text = file.text;
+    for name in ["$a", "$d", "$a.1"] {
+        file.symbol(name, Some((text, 4)));
+    }
+    let mut engine = engine();
+    engine.host().noted();
+    engine.upload("first", &file.bytes()).unwrap();
+    let symbols = engine.host().noted().registered.symbols;
+    assert!(symbols.iter().all(|(name, ..)| !name.starts_with('$')));
+    for name in ["$t", "$t.3"] {
+        let mut file = payload();
+        let text = file.text;
+        file.symbol(name, Some((text, 4)));
+        refused(&file, Errno::EINVAL, is!(symbol: ForeignCode));
+    }
+    // It is a name like others.
+    let mut file = payload();
+    let text = file.text;
+    file.symbol("$table", Some((text, 4)));
+    upload(&file).unwrap();
+}
+
+/// Compilers name strings, because `movw` and `movt` cannot have an offset of 64 KiB.
+#[test]
+fn labels_of_strings_are_no_new_symbols() {
+    let mut file = payload();
+    let section =
+        file.object
+            .add_section(vec![], b".rodata.str".to_vec(), SectionKind::ReadOnlyString);
+    file.object.append_section_data(section, b"text\0", 1);
+    file.symbol(".LC0", Some((section, 0)));
+    let mut engine = engine();
+    engine.host().noted();
+    engine.upload("first", &file.bytes()).unwrap();
+    let symbols = engine.host().noted().registered.symbols;
+    assert!(symbols.iter().all(|(name, ..)| name != ".LC0"));
+}
+
+#[test]
+fn exception_tables_are_refused() {
+    let mut file = payload();
+    file.section(".ex_table", SectionKind::ReadOnlyData, &[0; 8], 4);
+    refused(&file, Errno::EOPNOTSUPP, is!(section: NoExceptions));
+}
+
+/// With an alternative for the code at the start of the text, replaced by these bytes, and
+/// the section of the replacement.
+fn alternative(condition: u16, lengths: [u8; 2], replacement: &[u8]) -> (Payload, SectionId) {
+    let mut file = payload();
+    let code = file.section(".altinstr_replacement", SectionKind::Text, replacement, 4);
+    let mut entry = vec![0; 8];
+    entry.extend(condition.to_le_bytes());
+    entry.extend(lengths);
+    let table = file.section(".altinstructions", SectionKind::ReadOnlyData, &entry, 1);
+    let replacement = file.object.section_symbol(code);
+    let text = file.new_code;
+    file.relocation(table, 0, R_ARM_REL32, text, 0);
+    file.relocation(table, 4, R_ARM_REL32, replacement, 0);
+    (file, code)
+}
+
+#[test]
+fn alternatives_that_the_hypervisor_would_stop_at_are_refused() {
+    let wrong = |(file, _): (Payload, SectionId), part: &str| {
+        let message = refused(&file, Errno::EINVAL, is!(entry: Unusable { .. }));
+        assert!(message.contains(part), "{message}");
+    };
+    upload(&alternative(8, [4, 4], &NOP).0).unwrap();
+    upload(&alternative(17, [8, 8], &NOP.repeat(2)).0).unwrap();
+    upload(&alternative(18, [4, 0], &NOP).0).unwrap();
+    wrong(alternative(8, [4, 8], &NOP.repeat(2)), "another length");
+    wrong(alternative(8, [6, 6], &NOP.repeat(2)), "whole instructions");
+    wrong(alternative(19, [4, 4], &NOP), "processor feature");
+}
+
+#[test]
+fn replacements_mean_the_same_where_they_are_copied() {
+    let word = |word: u32| word.to_le_bytes();
+    let with = |words: [u32; 4]| {
+        let bytes = words.map(word).concat();
+        alternative(8, [16, 16], &bytes).0
+    };
+    // beq to the third one, which moves with it.
+    upload(&with([0x0a00_0000, NOP_WORD, NOP_WORD, NOP_WORD])).unwrap();
+    for (wrong, part) in [
+        (0xe28f_0008, "depends on where it is"),    // add r0, pc, #8
+        (0xe59f_0008, "depends on where it is"),    // ldr r0, [pc, #8]
+        (0xea00_0400, "no code of the hypervisor"), // b to the payload
+        // To itself, and to what is 8 bytes behind the end: Xen does not count how far the
+        // processor is ahead.
+        (0xeaff_fffe, "no code of the hypervisor"),
+        (0xea00_0004, "no code of the hypervisor"),
+    ] {
+        let message = refused(
+            &with([wrong, NOP_WORD, NOP_WORD, NOP_WORD]),
+            Errno::EINVAL,
+            is!(entry: Unusable { .. }),
+        );
+        assert!(message.contains(part), "{message}");
+    }
+    let branching = |to: u64| {
+        let (mut file, code) = alternative(8, [4, 4], &word(0xebff_fffe));
+        let symbol = file.absolute("there", on_arm32(to));
+        file.relocation(code, 0, R_ARM_CALL, symbol, 0);
+        file
+    };
+    upload(&branching(TARGET)).unwrap();
+    refused(
+        &branching(TEXT + 0x8000),
+        Errno::EINVAL,
+        is!(entry: Unusable { .. }),
+    );
+}
+
+/// A payload with one relocated word of code, and where that is.
+fn relocated(instruction: u32, r_type: u32, to: u64) -> (Payload, u64) {
+    let code = [NOP, instruction.to_le_bytes(), RET].concat();
+    let mut file = Payload::arm32(&code, &[func("target")]);
+    let (text, symbol) = (file.text, file.absolute("there", to));
+    file.relocation(text, 4, r_type, symbol, 0);
+    (file, on_arm32(PAYLOADS) + 4)
+}
+
+/// The word after relocation.
+fn result(instruction: u32, r_type: u32, to: u64) -> u32 {
+    let (file, place) = relocated(instruction, r_type, to);
+    let mut engine = engine();
+    engine.upload("test", &file.bytes()).unwrap();
+    let mut word = [0; 4];
+    assert!(engine.host().read(place, &mut word));
+    u32::from_le_bytes(word)
+}
+
+/// Xen loses the lowest bit of half of all distances, and the addends of halves.
+#[test]
+fn addends_in_instructions_are_counted() {
+    let place = on_arm32(PAYLOADS) + 4;
+    for to in [on_arm32(TARGET), on_arm32(TARGET) + 4] {
+        let [a, b, c, _] = branch(place, to).unwrap();
+        let expected = [a, b, c, 0xeb];
+        let call = result(0xebff_fffe, R_ARM_CALL, to);
+        assert_eq!(call.to_le_bytes(), expected);
+        let jump = result(0x0aff_fffe, R_ARM_JUMP24, to);
+        assert_eq!(jump.to_le_bytes(), [a, b, c, 0x0a]);
+    }
+    let to = 0x0020_f000;
+    assert_eq!(result(0xe301_0800, R_ARM_MOVW_ABS_NC, to), 0xe300_0800);
+    assert_eq!(result(0xe341_0800, R_ARM_MOVT_ABS, to), 0xe340_0021);
+    assert_eq!(result(0xe30f_0ffc, R_ARM_MOVW_ABS_NC, to), 0xe30e_0ffc);
+    assert_eq!(result(0x10, R_ARM_ABS32, to), 0x0020_f010);
+    assert_eq!(
+        u64::from(result(0xffff_fff8, R_ARM_REL32, to)),
+        (to - 8).wrapping_sub(place) & 0xffff_ffff
+    );
+}
+
+#[test]
+fn relocations_are_checked_as_the_architecture_demands() {
+    let far = on_arm32(PAYLOADS) + 4 + (32 << 20) + 8;
+    result(0xebff_fffe, R_ARM_CALL, far - 4);
+    for (r_type, to) in [
+        (R_ARM_CALL, far),
+        (R_ARM_JUMP24, far),
+        // A Thumb function.
+        (R_ARM_CALL, on_arm32(TARGET) + 1),
+        (R_ARM_JUMP24, on_arm32(TARGET) + 2),
+    ] {
+        refused(
+            &relocated(0xebff_fffe, r_type, to).0,
+            Errno::EOVERFLOW,
+            is!(relocation: Overflow { .. }),
+        );
+    }
+    refused(
+        &relocated(0xfaff_fffe, R_ARM_CALL, on_arm32(TARGET)).0,
+        Errno::EOPNOTSUPP,
+        is!(relocation: Thumb { .. }),
+    );
+    // R_ARM_MOVW_PREL_NC, which Xen does not perform, and R_ARM_THM_CALL.
+    refused(
+        &relocated(0xe300_0000, 45, on_arm32(TARGET)).0,
+        Errno::EOPNOTSUPP,
+        is!(relocation: Stock { .. }),
+    );
+    refused(
+        &relocated(0xe300_0000, 10, on_arm32(TARGET)).0,
+        Errno::EOPNOTSUPP,
+        is!(relocation: Unknown { r_type: 10 }),
+    );
+}
+
+/// New code may keep a reference to what is freed after boot, if the old code has it.
+#[test]
+fn references_to_boot_code_of_the_old_code_are_kept() {
+    let init = on_arm32(INIT) + 0x40;
+    // movw r0, #0x40; movt r0, #0x21
+    let halves = [0xe300_0040, 0xe340_0021];
+    assert_eq!(init, 0x21_0040);
+    let call = branch(on_arm32(TARGET), init).unwrap();
+    let call = u32::from_le_bytes(call) | 0x0100_0000;
+    for (old, r_type, word, kept) in [
+        ([call, NOP_WORD], R_ARM_CALL, 0xebff_fffe, true),
+        ([NOP_WORD, NOP_WORD], R_ARM_CALL, 0xebff_fffe, false),
+        (halves, R_ARM_MOVW_ABS_NC, 0xe300_0000, true),
+        ([NOP_WORD, halves[1]], R_ARM_MOVW_ABS_NC, 0xe300_0000, false),
+        ([0x0021_0040, NOP_WORD], R_ARM_ABS32, 0, true),
+    ] {
+        let mut engine = engine();
+        let place = usize::try_from(TARGET - TEXT).unwrap();
+        let bytes: Vec<u8> = old.iter().flat_map(|word| word.to_le_bytes()).collect();
+        engine.host().memory().machine.text[place..place + 8].copy_from_slice(&bytes);
+        let (file, _) = relocated(word, r_type, init);
+        let loaded = engine.upload("test", &file.bytes()).map(drop);
+        assert_eq!(loaded.is_ok(), kept, "{old:x?}: {loaded:?}");
+    }
+}
+
+#[test]
+fn bug_frames_have_sixteen_bytes() {
+    let mut file = payload();
+    let frames = file.section(".bug_frames.2", SectionKind::ReadOnlyData, &[0; 16], 4);
+    let text = file.section(".rodata.str", SectionKind::ReadOnlyData, b"file.c\0", 1);
+    let (code, name) = (file.new_code, file.object.section_symbol(text));
+    file.relocation(frames, 0, R_ARM_REL32, code, 0);
+    file.relocation(frames, 4, R_ARM_REL32, name, 4);
+    upload(&file).unwrap();
+
+    let mut file = payload();
+    file.section(".bug_frames.2", SectionKind::ReadOnlyData, &[0; 8], 4);
+    refused(&file, Errno::EINVAL, is!(section: EntrySize { .. }));
+}
