@@ -173,6 +173,14 @@ impl Known {
         )
     }
 
+    /// Whether the hypervisor reads numbers in it, and not only code or characters.
+    pub(crate) fn has_words(self) -> bool {
+        !matches!(
+            self,
+            Self::ModInfo | Self::Replacements | Self::Preimages | Self::Signature
+        )
+    }
+
     /// Whether there can be several.
     pub(crate) fn is_repeatable(self) -> bool {
         matches!(self, Self::Preimages | Self::Signature)
@@ -188,32 +196,39 @@ impl Known {
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {
+    #[inline]
     fn chunk<const N: usize>(self, offset: usize) -> Option<[u8; N]> {
         self.0.get(offset..)?.first_chunk().copied()
     }
 
+    #[inline]
     pub(crate) fn u16(self, offset: usize) -> Option<u16> {
         self.chunk(offset).map(u16::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn u32(self, offset: usize) -> Option<u32> {
         self.chunk(offset).map(u32::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn i32(self, offset: usize) -> Option<i32> {
         self.chunk(offset).map(i32::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn u64(self, offset: usize) -> Option<u64> {
         self.chunk(offset).map(u64::from_le_bytes)
     }
 
     /// An integer as wide as an address.
+    #[inline]
     pub(crate) fn wide(self, offset: usize, width: Width) -> Option<u64> {
         width.read(self.0.get(offset..)?)
     }
 
     /// `size` bytes at `offset`, both as given in a file.
+    #[inline]
     pub(crate) fn range(self, offset: u64, size: u64) -> Option<&'a [u8]> {
         let start = usize::try_from(offset).ok()?;
         self.0

@@ -36,7 +36,7 @@ fn live(file: &[u8]) -> bool {
 }
 
 fn live_on_arm32(file: &[u8]) -> bool {
-    live_on(Engine::new(Hypervisor::arm32(), Policy::Stock), file)
+    live_on(Engine::new(Hypervisor::arm32(), Policy::Engine), file)
 }
 
 /// Says how many files were tried. Only what is written past the test harness

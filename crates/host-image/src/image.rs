@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use xsplice_abi::deny;
+use xsplice_abi::machine::Width;
 use xsplice_engine::{Any, Limits, Region};
 use xsplice_xen_image::{Error, Kind, Section, Symbol};
 
@@ -85,6 +86,11 @@ impl Image {
     #[must_use]
     pub const fn architecture(&self) -> Any {
         self.architecture
+    }
+
+    /// The width of its pointers.
+    pub(crate) fn width(&self) -> Width {
+        self.file.machine().width()
     }
 
     pub(crate) fn reader(&self) -> &'static dyn Reader {

@@ -71,9 +71,10 @@ fn taken(image: &Image) -> BTreeMap<u64, Vec<u64>> {
         let start = part.range.start;
         match part.region {
             Region::Data => {
-                for (pointer, at) in part.data.chunks_exact(8).zip((start..).step_by(8)) {
-                    if let Ok(pointer) = pointer.try_into() {
-                        note(u64::from_le_bytes(pointer), at);
+                let (width, step) = (image.width(), image.width().bytes());
+                for (pointer, at) in part.data.chunks_exact(step).zip((start..).step_by(step)) {
+                    if let Some(target) = width.read(pointer) {
+                        note(target, at);
                     }
                 }
             }

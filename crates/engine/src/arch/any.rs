@@ -131,6 +131,14 @@ impl Instructions for Any {
         ask!(self, arch => arch.stock_lacks(r_type))
     }
 
+    fn stock_fault(self, relocation: &Relocation, addend: i64, value: u64) -> Option<&'static str> {
+        ask!(self, arch => arch.stock_fault(relocation, addend, value))
+    }
+
+    fn stock_alignment(self) -> u64 {
+        ask!(self, arch => arch.stock_alignment())
+    }
+
     fn is_foreign_code(self, symbol: &[u8]) -> bool {
         ask!(self, arch => arch.is_foreign_code(symbol))
     }

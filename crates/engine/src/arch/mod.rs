@@ -149,6 +149,22 @@ pub trait Instructions: Copy + fmt::Debug {
     /// Which relocations an unmodified Xen performs, if not this one.
     fn stock_lacks(self, r_type: u32) -> Option<&'static str>;
 
+    /// What an unmodified Xen does wrong where it writes this value, if so.
+    fn stock_fault(
+        self,
+        _relocation: &Relocation,
+        _addend: i64,
+        _value: u64,
+    ) -> Option<&'static str> {
+        None
+    }
+
+    /// What the address of a note or a table must be a multiple of, for an unmodified Xen
+    /// not to crash when it reads it.
+    fn stock_alignment(self) -> u64 {
+        1
+    }
+
     /// Whether a symbol of this name marks code of a kind that the hypervisor does not run.
     fn is_foreign_code(self, _symbol: &[u8]) -> bool {
         false

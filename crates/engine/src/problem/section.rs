@@ -87,6 +87,13 @@ pub enum SectionFault {
     #[error("is needed at run time, but is not marked as loaded (SHF_ALLOC)")]
     NotAllocated,
 
+    /// Xen's own core reads words there, which must be aligned.
+    #[error(
+        "is at {addr:#x}, where Xen's own core crashes the host when it reads it; give the section \
+         alignment {align}"
+    )]
+    StockAlignment { addr: u64, align: u64 },
+
     // What it holds.
     /// It must have contents and has none.
     #[error("is empty")]
@@ -151,6 +158,7 @@ impl SectionFault {
             | Self::ZeroAlignment
             | Self::LargeAlignment { .. }
             | Self::UnknownTable
+            | Self::StockAlignment { .. }
             | Self::NoExceptions
             | Self::RelNotSupported => Errno::EOPNOTSUPP,
             _ => Errno::EINVAL,

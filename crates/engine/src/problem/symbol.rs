@@ -90,6 +90,13 @@ pub enum RelocationFault {
         name: &'static str,
         advice: &'static str,
     },
+    /// A value that Xen's own loader writes wrongly.
+    #[error("at {offset:#x}: Xen's own core {what} ({name})")]
+    StockFault {
+        name: &'static str,
+        offset: u64,
+        what: &'static str,
+    },
     /// A value that does not fit.
     #[error("at {offset:#x}: {overflow}")]
     Overflow { offset: u64, overflow: Overflow },
@@ -110,9 +117,11 @@ pub enum RelocationFault {
 impl RelocationFault {
     pub(super) fn errno(&self) -> Errno {
         match self {
-            Self::NoSymbol | Self::Unknown { .. } | Self::Stock { .. } | Self::Thumb { .. } => {
-                Errno::EOPNOTSUPP
-            }
+            Self::NoSymbol
+            | Self::Unknown { .. }
+            | Self::Stock { .. }
+            | Self::StockFault { .. }
+            | Self::Thumb { .. } => Errno::EOPNOTSUPP,
             Self::Overflow { .. } => Errno::EOVERFLOW,
             _ => Errno::EINVAL,
         }

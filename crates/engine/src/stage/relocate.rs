@@ -250,7 +250,16 @@ impl<A: Architecture> Table<'_, '_, A> {
             Target::Ignored => return Err(RelocationFault::Ignored),
         };
         let place = self.base.wrapping_add(entry.offset);
-        match relocation.write(field, relocation.value(symbol, entry.addend, place)) {
+        let value = relocation.value(symbol, entry.addend, place);
+        if self.policy == Policy::Stock
+            && let Some(what) = self
+                .architecture
+                .stock_fault(relocation, entry.addend, value)
+        {
+            let offset = entry.offset;
+            return Err(RelocationFault::StockFault { name, offset, what });
+        }
+        match relocation.write(field, value) {
             Ok(()) => Ok(boot),
             Err(WriteError::Overflow(overflow)) => Err(RelocationFault::Overflow {
                 offset: entry.offset,

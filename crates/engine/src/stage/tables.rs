@@ -4,7 +4,7 @@
 //! frames, alternatives, exceptions and the description.
 
 use super::verified::Contents;
-use super::{Findings, Loader, Placed};
+use super::{Findings, Loader, Placed, Policy};
 use crate::Host;
 use crate::arch::{Entries, Instructions as _};
 use crate::elf::Section;
@@ -175,10 +175,30 @@ impl<'e> Placed<'e> {
     #[inline(never)]
     pub(super) fn check_tables(&self, loader: &Loader<'_, impl Host>, problems: &mut Problems) {
         self.check_exceptions(loader, problems);
+        if loader.policy == Policy::Stock {
+            self.check_alignment(loader.host.architecture().stock_alignment(), problems);
+        }
         if let Some(table) = self.table(Known::ModInfo, problems)
             && table.bytes.last() != Some(&0)
         {
             problems.section(table.section, SectionFault::Metadata);
+        }
+    }
+
+    /// Checks the sections that the hypervisor itself reads.
+    #[inline(always)]
+    fn check_alignment(&self, align: u64, problems: &mut Problems) {
+        if align == 1 {
+            return;
+        }
+        for (section, addr) in self.elf.sections.iter().zip(&self.addresses) {
+            if let Some(addr) = *addr
+                && section.known.is_some_and(Known::has_words)
+                && section.size != 0
+                && !addr.is_multiple_of(align)
+            {
+                problems.section(section, SectionFault::StockAlignment { addr, align });
+            }
         }
     }
 

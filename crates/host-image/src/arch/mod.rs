@@ -4,6 +4,8 @@
 //! the image says of it.
 
 mod aarch64;
+mod arm;
+mod arm32;
 mod x86_64;
 
 use crate::Image;
@@ -81,6 +83,7 @@ pub(crate) fn reader(architecture: Any) -> Option<&'static dyn Reader> {
     match architecture {
         Any::X86_64 => Some(&x86_64::X86_64),
         Any::Aarch64 => Some(&aarch64::Aarch64),
+        Any::Arm32 => Some(&arm32::Arm32),
         _ => None,
     }
 }

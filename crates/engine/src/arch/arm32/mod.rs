@@ -18,7 +18,7 @@ use core::ops::Range;
 use xsplice_abi::machine::Machine;
 use xsplice_abi::special::{Alternative, BugKind, arm::alternative};
 use xsplice_abi::trampoline::arm32;
-use xsplice_reloc::reloc::{Relocation, arm32 as relocations};
+use xsplice_reloc::reloc::{Field, Relocation, arm32 as relocations};
 
 /// ARM32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +116,22 @@ impl Instructions for Arm32 {
     fn stock_lacks(self, r_type: u32) -> Option<&'static str> {
         let performed = !UNKNOWN_TO_XEN.contains(&r_type);
         (!performed).then_some("compile without addresses relative to movw and movt")
+    }
+
+    /// Its mask for distances lacks a bit, and it only clears the addends of halves.
+    fn stock_fault(self, relocation: &Relocation, addend: i64, value: u64) -> Option<&'static str> {
+        match relocation.field {
+            Field::Branch if value & SIZE as u64 != 0 => Some(
+                "lets the branch lead 4 bytes too low, because its distance is no multiple of 8",
+            ),
+            Field::Half { .. } if addend != 0 => Some("leaves out the addend"),
+            _ => None,
+        }
+    }
+
+    /// It reads words, which must be aligned.
+    fn stock_alignment(self) -> u64 {
+        4
     }
 
     /// `$t`, with which Thumb code begins.

@@ -3,23 +3,16 @@
 //! ARM64. Encodings: Arm Architecture Reference Manual for A-profile, "A64 instruction
 //! set encoding".
 
+use super::arm::{self, words};
 use super::{Flow, Reader, Step};
-use crate::{Image, special};
+use crate::Image;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use xsplice_abi::special::{Alternative, Entry, Table, arm};
-use xsplice_engine::{LandingPads, Limits};
+use xsplice_abi::special::{Entry, Table, arm as tables};
+use xsplice_engine::Limits;
 
 #[derive(Debug)]
 pub(super) struct Aarch64;
-
-const MIB: u64 = 1 << 20;
-/// From the start of the hypervisor to the window for payloads, in Xen 4.17.
-const TO_WINDOW: u64 = 8 * MIB;
-/// Size of that window.
-const WINDOW: u64 = 2 * MIB;
-/// The hypervisor starts at a multiple of this, and its text there.
-const START: u64 = 2 * MIB;
 
 /// `bits` bits from bit `at` on, as a signed number.
 fn signed(word: u32, at: u32, bits: u32) -> i64 {
@@ -49,55 +42,29 @@ fn flow(word: u32, at: u64) -> Flow {
     }
 }
 
-fn words(code: &[u8]) -> impl Iterator<Item = u32> {
-    let words = code.as_chunks().0.iter();
-    words.map(|word| u32::from_le_bytes(*word))
-}
-
 impl Reader for Aarch64 {
     fn steps(&self, at: u64, code: &[u8]) -> Vec<Step> {
-        let steps = words(code).zip((at..).step_by(4)).map(|(word, at)| Step {
-            at,
-            next: at.wrapping_add(4),
-            flow: flow(word, at),
-        });
-        steps.collect()
+        arm::steps(at, code, flow)
     }
 
     fn payload_area(&self, start: u64, _end: u64) -> Range<u64> {
-        let window = (start / START * START).saturating_add(TO_WINDOW);
-        window..window.saturating_add(WINDOW)
+        arm::payload_area(start)
     }
 
     fn entry_size(&self, table: Table) -> u64 {
-        arm::entry_size(table)
+        tables::entry_size(table)
     }
 
     fn entry(&self, table: Table, entry: &[u8], at: u64) -> Option<Entry> {
-        arm::read(table, entry, at)
+        tables::read(table, entry, at)
     }
 
-    /// It writes through a mapping of the hypervisor's text, in which payloads are not.
     fn keeps_payloads(&self) -> Option<&'static str> {
-        Some(
-            "Xen's own core on ARM64 crashes the host when it patches code of a payload; give all \
-             patches to one build, to be used instead of the payloads below",
-        )
+        Some(arm::keeps_payloads!("ARM64"))
     }
 
     fn limits(&self, image: &Image) -> Limits {
-        let own: Vec<Alternative> = special::alternatives(image).collect();
-        // The number of features stands for code that a function writes.
-        let written = own.iter().find(|own| own.replacement_len == 0);
-        let most = own.iter().map(|own| own.condition).max();
-        let used = most.map_or(0, |most| most.saturating_add(1));
-        Limits {
-            features: written.map_or(used, |own| own.condition),
-            always: None,
-            call_sites: false,
-            landing_pads: LandingPads::Unused,
-            file_names: image.has_our_core(),
-        }
+        arm::limits(image)
     }
 
     /// `adr`, and `adrp` with the `add` after it, in the order of addresses.
