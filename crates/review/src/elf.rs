@@ -4,10 +4,10 @@
 
 use crate::Error;
 use crate::arch::{self, Arch, Layout};
-use object::read::elf::{ElfFile64, FileHeader as _, Sym as _};
-use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, elf};
+use object::read::elf::{ElfFile, FileHeader, Sym as _};
+use object::{Endianness, FileKind, Object as _, ObjectSection as _, ObjectSymbol as _, elf};
 use std::collections::BTreeMap;
-use xsplice_abi::machine::Machine;
+use xsplice_abi::machine::{Machine, Width};
 
 /// Distance of the fake addresses of symbols that only the hypervisor defines, in bytes.
 const APART: u64 = 8;
@@ -56,7 +56,7 @@ pub(crate) enum Place {
     Absolute,
     /// In the hypervisor, or in a payload below.
     Elsewhere,
-    /// Not a location: an STT_FILE or STT_SECTION symbol.
+    /// Not a location: an STT_FILE, STT_SECTION or mapping symbol.
     Nowhere,
 }
 
@@ -64,6 +64,8 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Elf {
     pub(crate) arch: &'static dyn Arch,
+    /// The width of its pointers.
+    pub(crate) width: Width,
     layout: Layout,
     pub(crate) sections: Vec<Section>,
     pub(crate) symbols: Vec<Symbol>,
@@ -72,27 +74,45 @@ pub(crate) struct Elf {
 impl Elf {
     /// Reads `data`; `known` returns addresses of the hypervisor's symbols.
     pub(crate) fn read(data: &[u8], known: &dyn Fn(&str) -> Option<u64>) -> Result<Self, Error> {
-        let file = ElfFile64::<Endianness>::parse(data)?;
+        match FileKind::parse(data)? {
+            FileKind::Elf32 => {
+                Self::of_width::<elf::FileHeader32<Endianness>>(data, Width::Bits32, known)
+            }
+            _ => Self::of_width::<elf::FileHeader64<Endianness>>(data, Width::Bits64, known),
+        }
+    }
+
+    fn of_width<Header>(
+        data: &[u8],
+        width: Width,
+        known: &dyn Fn(&str) -> Option<u64>,
+    ) -> Result<Self, Error>
+    where
+        Header: FileHeader<Endian = Endianness>,
+    {
+        let file = ElfFile::<Header>::parse(data)?;
         let header = file.elf_header();
-        let (kind, machine) = (
+        let (kind, number) = (
             header.e_type(file.endian()),
             header.e_machine(file.endian()),
         );
-        let arch = Machine::from_elf(machine.0).and_then(arch::of);
-        let Some(arch) = arch.filter(|_| kind == elf::ET_REL) else {
+        let machine = Machine::from_elf(number.0).filter(|machine| machine.width() == width);
+        let Some(machine) = machine.filter(|_| kind == elf::ET_REL) else {
+            let machines =
+                Machine::ALL.map(|machine| format!("{machine} ({})", machine.elf_number()));
             return Err(Error::WrongKind(format!(
-                "not a payload, which is a relocatable ELF file (type {}) for x86-64 or ARM64 (machine \
-                 {} or {}): its type is {}, its machine {}",
+                "not a payload, which is a relocatable ELF file (type {}) for {}: its type is {}, its \
+                 machine {}",
                 elf::ET_REL.0,
-                Machine::X86_64.elf_number(),
-                Machine::Arm64.elf_number(),
+                machines.join(", "),
                 kind.0,
-                machine.0
+                number.0
             )));
         };
+        let arch = arch::of(machine);
         let layout = arch.layout(known("_start"));
         let mut sections = lay_out(&file, layout.start)?;
-        let symbols = symbols(&file, &sections, layout.unknown.start, known);
+        let symbols = symbols(&file, machine, &sections, layout.unknown.start, known);
         for (index, section) in &mut sections {
             let Ok(from) = file.section_by_index(object::SectionIndex(*index)) else {
                 continue;
@@ -103,6 +123,7 @@ impl Elf {
         }
         Ok(Self {
             arch,
+            width,
             layout,
             sections: sections.into_values().collect(),
             symbols: symbols.into_values().collect(),
@@ -180,7 +201,10 @@ impl Elf {
     }
 }
 
-fn lay_out(file: &ElfFile64<Endianness>, start: u64) -> Result<BTreeMap<usize, Section>, Error> {
+fn lay_out<Header>(file: &ElfFile<Header>, start: u64) -> Result<BTreeMap<usize, Section>, Error>
+where
+    Header: FileHeader<Endian = Endianness>,
+{
     let mut sections = BTreeMap::new();
     let mut next = start;
     for section in file.sections() {
@@ -208,17 +232,27 @@ fn lay_out(file: &ElfFile64<Endianness>, start: u64) -> Result<BTreeMap<usize, S
     Ok(sections)
 }
 
-fn symbols(
-    file: &ElfFile64<Endianness>,
+fn symbols<Header>(
+    file: &ElfFile<Header>,
+    machine: Machine,
     sections: &BTreeMap<usize, Section>,
     unknown: u64,
     known: &dyn Fn(&str) -> Option<u64>,
-) -> BTreeMap<usize, Symbol> {
+) -> BTreeMap<usize, Symbol>
+where
+    Header: FileHeader<Endian = Endianness>,
+{
     let mut symbols = BTreeMap::new();
     for symbol in file.symbols() {
         let section = symbol.section_index().and_then(|i| sections.get(&i.0));
         let place = match symbol.elf_symbol().st_type() {
             elf::STT_FILE | elf::STT_SECTION => Place::Nowhere,
+            _ if symbol
+                .name_bytes()
+                .is_ok_and(|name| machine.is_mapping_symbol(name)) =>
+            {
+                Place::Nowhere
+            }
             _ if section.is_some() => Place::Here,
             _ if symbol.elf_symbol().st_shndx(file.endian()) == elf::SHN_ABS => Place::Absolute,
             _ => Place::Elsewhere,
@@ -262,21 +296,25 @@ fn relocate(
         _ => None,
     };
     let kind = arch.relocation(r_type.0);
+    let place = usize::try_from(offset).ok();
+    let addend = match kind {
+        Some(kind) if relocation.has_implicit_addend() => {
+            let held = place.and_then(|place| section.data.get(place..));
+            held.and_then(|held| kind.addend(held)).unwrap_or_default()
+        }
+        _ => relocation.addend(),
+    };
     section.fields.push(Field {
         offset,
         kind: kind.map_or_else(|| format!("type {}", r_type.0), |kind| kind.name.to_owned()),
         symbol: symbol.map(|s| s.name.clone()).unwrap_or_default(),
-        addend: relocation.addend(),
+        addend,
     });
     let (Some(kind), Some(symbol)) = (kind, symbol) else {
         return;
     };
-    let place = section.address.wrapping_add(offset);
-    let value = kind.value(symbol.address, relocation.addend(), place);
-    let field = usize::try_from(offset)
-        .ok()
-        .and_then(|offset| section.data.get_mut(offset..));
-    if let Some(field) = field {
+    let value = kind.value(symbol.address, addend, section.address.wrapping_add(offset));
+    if let Some(field) = place.and_then(|place| section.data.get_mut(place..)) {
         // `xsplice check` refuses values that do not fit; here the field just stays
         // unchanged.
         let _ = kind.write(field, value);

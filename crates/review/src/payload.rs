@@ -13,7 +13,6 @@ use xsplice_abi::payload::hook;
 use xsplice_abi::payload::{LivepatchFunc, section};
 use xsplice_abi::preimage::{self, Note};
 use xsplice_xen_image::Image;
-use zerocopy::FromBytes as _;
 
 /// The contents of a payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
@@ -139,7 +138,7 @@ impl Payload {
     /// Reads the payload `data`; `image` is its hypervisor, used to resolve symbols.
     ///
     /// # Errors
-    /// If it is not a payload for x86-64 or ARM64, or is damaged.
+    /// If it is not a payload for a machine that Xen patches itself on, or is damaged.
     pub fn read(data: &[u8], image: Option<&Image>) -> Result<Self, Error> {
         let elf = Elf::read(data, &|name| image?.address_of(name))?;
         let hooks = hooks(&elf);
@@ -201,22 +200,20 @@ pub(crate) fn functions(
     image: Option<&Image>,
 ) -> Result<Vec<(Function, Option<u64>)>, Error> {
     let data = elf.section(section::FUNCS).map_or(&[][..], |s| &s.data);
-    let (records, rest) = data.as_chunks::<{ size_of::<LivepatchFunc>() }>();
-    if !rest.is_empty() {
+    let size = elf.width.func_size();
+    if !data.len().is_multiple_of(size) {
         return Err(Error::WrongKind(format!(
-            "{} has {} bytes, not a multiple of the {}-byte record size: \
+            "{} has {} bytes, not a multiple of the {size}-byte record size: \
              the file is damaged or in another version of the format",
             section::FUNCS,
             data.len(),
-            size_of::<LivepatchFunc>()
         )));
     }
     let preimages = elf.section(preimage::SECTION);
     let notes = preimage::notes(preimages.map_or(&[][..], |section| &section.data));
     let preimages = notes.collect::<Option<Vec<Note<'_>>>>().unwrap_or_default();
-    let records = records
-        .iter()
-        .filter_map(|record| LivepatchFunc::read_from_bytes(record).ok());
+    let records = data.chunks_exact(size);
+    let records = records.filter_map(|record| LivepatchFunc::read(record, elf.width));
     Ok(records
         .map(|record| {
             let new = Some(record.new_addr.get()).filter(|&address| address != 0);
@@ -260,9 +257,9 @@ pub(crate) fn functions(
 fn hooks(elf: &Elf) -> Vec<Hook> {
     let sections = elf.sections.iter().filter_map(|section| {
         let stage = hook::stage(&section.name)?;
-        let pointers = section.data.as_chunks().0;
-        let functions = pointers.iter().map(|pointer| {
-            let address = u64::from_le_bytes(*pointer);
+        let pointers = section.data.chunks_exact(elf.width.bytes());
+        let functions = pointers.filter_map(|pointer| elf.width.read(pointer));
+        let functions = functions.map(|address| {
             elf.label(address)
                 .unwrap_or_else(|| format!("{address:#x}"))
         });

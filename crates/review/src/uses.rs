@@ -70,10 +70,13 @@ pub(crate) fn uses(arch: &dyn Arch, image: &Image, functions: &[(u64, u64)]) -> 
             add(reference.target, reference.place, reference.how);
         }
     }
+    let width = image.machine().width();
     for (start, data) in image.data() {
-        for (at, word) in data.as_chunks::<8>().0.iter().enumerate() {
-            let place = start.wrapping_add(8 * at as u64);
-            add(u64::from_le_bytes(*word), place, How::Pointer);
+        let step = width.bytes();
+        for (pointer, place) in data.chunks_exact(step).zip((start..).step_by(step)) {
+            if let Some(target) = width.read(pointer) {
+                add(target, place, How::Pointer);
+            }
         }
     }
     uses.iter_mut().for_each(|uses| uses.sort());

@@ -2,6 +2,7 @@
 //! What differs between the machines that payloads are for.
 
 mod aarch64;
+mod arm32;
 mod x86_64;
 
 use crate::compare::{Code, Names};
@@ -59,11 +60,11 @@ pub(crate) trait Arch: Debug + Sync {
     fn references(&self, code: &[u8], address: u64) -> Vec<Reference>;
 }
 
-/// The machine's properties; `None` if payloads for it cannot be shown.
-pub(crate) fn of(machine: Machine) -> Option<&'static dyn Arch> {
+/// The machine's properties.
+pub(crate) fn of(machine: Machine) -> &'static dyn Arch {
     match machine {
-        Machine::X86_64 => Some(&x86_64::X86_64),
-        Machine::Arm64 => Some(&aarch64::Aarch64),
-        Machine::Arm32 => None,
+        Machine::X86_64 => &x86_64::X86_64,
+        Machine::Arm64 => &aarch64::Aarch64,
+        Machine::Arm32 => &arm32::Arm32,
     }
 }

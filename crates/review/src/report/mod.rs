@@ -126,11 +126,7 @@ impl<'a> Review<'a> {
             })
             .collect();
         let arch = arch::of(image.machine());
-        let uses = |places: &[(u64, u64)]| {
-            arch.map_or(vec![Vec::new(); places.len()], |arch| {
-                uses(arch, image, places)
-            })
-        };
+        let uses = |places: &[(u64, u64)]| uses(arch, image, places);
         let found = uses(&places);
         // The callers' callers, in one pass for all of them.
         let callers: BTreeSet<u64> = found.iter().flatten().map(|place| place.address).collect();
