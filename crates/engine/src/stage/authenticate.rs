@@ -128,7 +128,8 @@ impl<'a> Parsed<'a> {
         }))
     }
 
-    /// Identifies the signer, before any of the payload's contents are trusted.
+    /// Identifies the signer of a file for this machine, before any of the payload's
+    /// contents are trusted.
     ///
     /// # Errors
     /// [`Refusal`] if signatures are enforced and none of the host's keys has signed it;
