@@ -25,14 +25,14 @@ pub struct Broken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Break {
-    /// Lines were changed, taken out, added, or put in another order.
+    /// Lines were changed, removed, added or reordered.
     Changed,
-    /// The line is there in part, because the host died while it was written: the line
-    /// after it follows it.
+    /// The line is incomplete, because the host went down while it was written: the next line
+    /// continues the chain from it.
     Torn,
-    /// Lines from before there were hashes: nothing shows whether they were changed.
+    /// The lines predate the hashes: nothing shows whether they were changed.
     WithoutHash,
-    /// What was before the oldest rotated file is not here, or is in a file that is not read.
+    /// What was before the oldest rotated file is missing, or is in a file that is not read.
     OlderMissing,
 }
 
@@ -90,8 +90,8 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// What is wrong with the line at `index`, which was written behind a line with the hash
-    /// `previous`.
+    /// What is wrong with the line at `index`, which has `previous` as the hash of the line
+    /// before it.
     pub(crate) fn broken(&self, index: usize, previous: &Sha256) -> Option<Broken> {
         let at = &self.written[index];
         let Some(before) = index.checked_sub(1).map(|before| &self.written[before]) else {
@@ -102,14 +102,14 @@ impl<'a> Chain<'a> {
         }
         let reason = match self.places.get(previous.as_str()) {
             Some(origin) => {
-                format!("it was written behind {origin}: lines were added, or put in another order")
+                format!("it has the hash of {origin}: lines were added or reordered")
             }
             None if *previous == Sha256::zero() => {
-                "it was the first line: the lines before it were added".to_owned()
+                "it was written as the first line: the lines before it were added".to_owned()
             }
             None => format!(
-                "it was not written behind {before}: that was changed, or lines between the two \
-                 were taken out"
+                "it does not have the hash of {before}: that was changed, or lines between the two \
+                 were removed"
             ),
         };
         Some(at.broken(Break::Changed, reason))
@@ -121,11 +121,11 @@ impl<'a> Chain<'a> {
             _ if *previous == Sha256::zero() => None,
             true => Some(at.broken(
                 Break::OlderMissing,
-                "older lines are not here: their file was rotated away, or taken out".to_owned(),
+                "older lines are missing: their file was rotated away or removed".to_owned(),
             )),
             false => Some(at.broken(
                 Break::Changed,
-                "it was not the first line: lines before it were taken out".to_owned(),
+                "it was not written as the first line: lines before it were removed".to_owned(),
             )),
         }
     }
@@ -137,12 +137,12 @@ impl<'a> Chain<'a> {
         match (hashed, index) {
             (true, _) => Some(at.broken(
                 Break::Changed,
-                "it has no hash, and lines before it have: it was changed, or added".to_owned(),
+                "it has no hash, but lines before it have one: it was changed or added".to_owned(),
             )),
             (false, 0) => Some(
                 at.broken(
                     Break::WithoutHash,
-                    "from here on, lines have no hash: nothing shows whether they were changed"
+                    "lines from here on have no hash: nothing shows whether they were changed"
                         .to_owned(),
                 ),
             ),

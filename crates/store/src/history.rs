@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What was done: `history.jsonl`, a line each, only ever added to.
+//! What was done: `history.jsonl`, one line for each event; lines are only appended.
 //!
-//! Each line has the SHA-256 of the line before, so that a line that is changed, taken out,
-//! added, or put elsewhere, is noticed. That the last lines are missing, or that all lines
-//! were written anew, is not: who needs that keeps the hash of the last line elsewhere. If
-//! the host died while it wrote, the last line is there in part; the chain goes on behind
-//! it. Somebody may rotate the file: the chain goes on in the new one. However long the file
-//! is, a line can be added: only the last one is read for that.
+//! Each line has the SHA-256 of the line before, so that a line that is changed, removed,
+//! added or moved is noticed. Missing last lines, or a history rewritten as a whole, are not:
+//! whoever needs that keeps the hash of the last line elsewhere. If the host went down during
+//! a write, the last line is incomplete; the next line continues the chain from it. If the
+//! file is rotated, the chain continues in the new one. Appending reads only the last line,
+//! however long the file is.
 
 use crate::chain::{Break, Broken, Chain, Written, is_torn};
 use crate::rotated::{Rotated, end, last, last_rotated, lines};
@@ -40,12 +40,12 @@ pub struct Event {
     pub outcome: Outcome,
     /// Build-id of the hypervisor.
     pub base: Option<BuildId>,
-    /// The payload of the store; null if it was done by name, or none was to be applied any
-    /// more.
+    /// The payload of the store; null if the command named the payload, or no payload was to
+    /// be applied.
     pub payload: Option<Identity>,
-    /// The name of the payload, if it was done by name; null if it was done to all.
+    /// The name of the payload, if the command named it; null if the command was for all.
     pub name: Option<String>,
-    /// SHA-256 of the file that was uploaded, if it was done by name.
+    /// SHA-256 of the uploaded file, if the command named the payload.
     pub sha256: Option<Sha256>,
     /// Who had signed its manifest.
     pub signer: Option<String>,
@@ -63,7 +63,7 @@ pub struct Event {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
-    /// A payload came into the store.
+    /// A payload was installed in the store.
     Install,
     /// A payload was removed from the store.
     Remove,
@@ -73,7 +73,7 @@ pub enum Action {
     Settle,
     /// A payload went into quarantine.
     Quarantine,
-    /// A payload was let out of quarantine.
+    /// A payload was released from quarantine.
     Release,
     /// A payload was uploaded.
     Upload,
@@ -214,7 +214,7 @@ impl History {
                 // If it was shortened later, the next line does not follow it.
                 Err(_) if is_torn(at.text) => history.broken.push(at.broken(
                     Break::Torn,
-                    "it is there in part: the host died while it was written".to_owned(),
+                    "it is incomplete: the host went down while it was written".to_owned(),
                 )),
                 Err(_) => history.broken.push(at.broken(
                     Break::Changed,
@@ -225,7 +225,7 @@ impl History {
         history
     }
 
-    /// Where lines were changed, taken out, added, or put in another order.
+    /// Where lines were changed, removed, added or reordered.
     pub fn changed(&self) -> impl Iterator<Item = &Broken> {
         let broken = self.broken.iter();
         broken.filter(|broken| broken.kind == Break::Changed)
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_changed_or_taken_out_is_noticed() {
+    fn a_line_that_is_changed_or_removed_is_noticed() {
         let (_directory, root) = three_lines();
         let path = root.place(&Paths::history());
         let text = std::fs::read_to_string(&path).expect("read");
@@ -388,12 +388,12 @@ mod tests {
             (
                 vec![all[1], all[2], all[3]],
                 vec![1],
-                "lines before it were taken out",
+                "lines before it were removed",
             ),
             (
                 vec![all[0], all[2], all[1], all[3]],
                 vec![2, 3, 4],
-                "put in another order",
+                "added or reordered",
             ),
             (
                 vec![all[0], all[1], all[0], all[2]],

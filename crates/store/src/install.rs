@@ -198,7 +198,7 @@ pub fn remove(disk: &impl Disk, progress: &Progress, name: &str) -> Result<Vec<P
     Ok(removal.0)
 }
 
-/// Payloads that may be taken out of the store, one for each hypervisor. What is applied
+/// Payloads that may be removed from the store, one for each hypervisor. What is applied
 /// stays applied.
 #[derive(Debug)]
 pub struct Removal(Vec<PathBuf>);
