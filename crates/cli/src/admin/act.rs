@@ -19,7 +19,7 @@ use xsplice_abi::text::{escaped, is_deceptive};
 use xsplice_dom0::{
     Action, Errno, FORCE_SINCE, Livepatch, Payload, Privcmd, State, build_id, machine, version,
 };
-use xsplice_store::{Action as Recorded, Retries};
+use xsplice_store::{Action as Recorded, BuildId, Retries};
 
 /// What is to be done, after everything was refused that can be without the
 /// hypervisor.
@@ -143,8 +143,8 @@ impl<'a> Task<'a> {
         Ok(Self::Replace { name, on, limits })
     }
 
-    /// What the history says about it.
-    fn subject(&self) -> Subject<'_> {
+    /// What the history says about it, on the hypervisor with the build-id `base`.
+    fn subject(&self, base: Option<BuildId>) -> Subject<'_> {
         let data = match self {
             Self::Upload { candidate, .. }
             | Self::Load { candidate, .. }
@@ -160,6 +160,7 @@ impl<'a> Task<'a> {
         };
         Subject {
             action,
+            base,
             name: self.name(),
             data,
         }
@@ -264,9 +265,11 @@ impl From<anyhow::Error> for Failed {
 /// Does what is to be done, after waiting up to `patience` for another xsplice.
 pub(super) fn run(task: &Task, patience: Duration) -> Result<Done, Failed> {
     let hypervisor = Privcmd::open().map_err(anyhow::Error::from)?;
-    let audit =
-        Audit::begin(&task.subject(), &hypervisor, patience).map_err(NotBegun::into_error)?;
-    let done = run_on(&hypervisor, task);
+    let running = build_id(&hypervisor);
+    let base = running.clone().ok().flatten();
+    let base = base.and_then(|id| id.try_into().ok());
+    let audit = Audit::begin(&task.subject(base), patience).map_err(NotBegun::into_error)?;
+    let done = run_on(&hypervisor, running, task);
     audit.end(
         done.as_ref()
             .err()
@@ -275,11 +278,16 @@ pub(super) fn run(task: &Task, patience: Duration) -> Result<Done, Failed> {
     done
 }
 
-fn run_on(hypervisor: &Privcmd, task: &Task) -> Result<Done, Failed> {
+fn run_on(
+    hypervisor: &Privcmd,
+    running: Result<Option<String>, Errno>,
+    task: &Task,
+) -> Result<Done, Failed> {
     let livepatch = Livepatch::negotiate(hypervisor).map_err(explain_interface)?;
     let before = livepatch.list().map_err(explain_interface)?;
     let host = Host {
         hypervisor,
+        running,
         console: Console::from_now(&livepatch),
         livepatch,
         before,
@@ -316,6 +324,8 @@ fn run_on(hypervisor: &Privcmd, task: &Task) -> Result<Done, Failed> {
 /// The running hypervisor, and the payloads that it held before the command.
 struct Host<'a> {
     hypervisor: &'a Privcmd,
+    /// Its build-id, if it has one, or why it does not say.
+    running: Result<Option<String>, Errno>,
     livepatch: Livepatch<'a, Privcmd>,
     before: Vec<Payload>,
     /// What it prints from then on.
@@ -323,6 +333,42 @@ struct Host<'a> {
 }
 
 impl Host<'_> {
+    /// Build-id of the running hypervisor, if it has one.
+    fn running(&self) -> anyhow::Result<Option<&str>> {
+        let running = self
+            .running
+            .as_ref()
+            .map_err(|errno| explain_interface(*errno));
+        Ok(running?.as_deref())
+    }
+
+    /// Refuses a payload for another machine or hypervisor.
+    fn check_belongs(&self, identity: &Identity) -> anyhow::Result<()> {
+        let machine = machine(self.hypervisor).map_err(explain_interface)?;
+        if let Some(machine) = machine.filter(|&m| m != identity.machine) {
+            bail!(
+                "the payload is for {}; this host runs on {machine}",
+                identity.machine
+            );
+        }
+        let running = self.running()?;
+        let running = running
+            .context("this hypervisor has no build-id, so payloads cannot be matched to it")?;
+        if running != identity.hypervisor {
+            let below = if identity.depends == identity.hypervisor {
+                String::new()
+            } else {
+                format!(", on top of the payload with build-id {}", identity.depends)
+            };
+            bail!(
+                "the payload is for the hypervisor with build-id {}{below}; \
+                 this host runs {running}: use the payload that was built from its xen-syms",
+                identity.hypervisor
+            );
+        }
+        Ok(())
+    }
+
     fn upload(&self, candidate: &Candidate, preflight: &Preflight) -> anyhow::Result<Done> {
         let Candidate {
             name,
@@ -333,7 +379,7 @@ impl Host<'_> {
         if *force {
             check_knows_force(self.hypervisor)?;
         }
-        check_belongs(self.hypervisor, identity)?;
+        self.check_belongs(identity)?;
         preflight.run(name, data, identity)?;
         if let Some(there) = self.before.iter().find(|payload| payload.name == *name) {
             let state = state_word(there.status.state);
@@ -429,8 +475,7 @@ impl Host<'_> {
         let applied = applied(&self.before).into_iter();
         let applied = applied.filter(|other| *other != name);
         let applied: Vec<String> = applied.map(str::to_owned).collect();
-        let running = build_id(self.hypervisor).map_err(explain_interface)?;
-        let replaced = Replaced::look(&applied, on, running.as_deref())?;
+        let replaced = Replaced::look(&applied, on, self.running()?)?;
         let mut done = self.act(name, Action::Replace, false, limits)?;
         if done.changed {
             let lines = [vec![done.text], replaced.lines(name)].concat();
@@ -647,32 +692,6 @@ fn check_knows_force(hypervisor: &Privcmd) -> anyhow::Result<()> {
         bail!(
             "--force: this host runs Xen {major}.{minor}, which does not know the flag; Xen 4.19 \
              and later do"
-        );
-    }
-    Ok(())
-}
-
-fn check_belongs(hypervisor: &Privcmd, identity: &payload_file::Identity) -> anyhow::Result<()> {
-    let machine = machine(hypervisor).map_err(explain_interface)?;
-    if let Some(machine) = machine.filter(|&m| m != identity.machine) {
-        bail!(
-            "the payload is for {}; this host runs on {machine}",
-            identity.machine
-        );
-    }
-    let running = build_id(hypervisor).map_err(explain_interface)?;
-    let running =
-        running.context("this hypervisor has no build-id, so payloads cannot be matched to it")?;
-    if running != identity.hypervisor {
-        let below = if identity.depends == identity.hypervisor {
-            String::new()
-        } else {
-            format!(", on top of the payload with build-id {}", identity.depends)
-        };
-        bail!(
-            "the payload is for the hypervisor with build-id {}{below}; \
-             this host runs {running}: use the payload that was built from its xen-syms",
-            identity.hypervisor
         );
     }
     Ok(())

@@ -7,8 +7,7 @@
 use crate::output::complain;
 use crate::store;
 use std::time::{Duration, Instant};
-use xsplice_dom0::{Privcmd, build_id};
-use xsplice_store::{Action, Event, Journal, Lock, LockError, Outcome, Root, Sha256};
+use xsplice_store::{Action, BuildId, Event, Journal, Lock, LockError, Outcome, Root, Sha256};
 
 /// A change that is under way. Nobody else changes anything until it is dropped.
 pub(super) struct Audit {
@@ -37,6 +36,8 @@ impl NotBegun {
 /// What is changed.
 pub(super) struct Subject<'a> {
     pub(super) action: Action,
+    /// Build-id of the running hypervisor, if that is known.
+    pub(super) base: Option<BuildId>,
     /// The payload; `None` if it is all of them.
     pub(super) name: Option<&'a str>,
     /// The file that is uploaded.
@@ -49,13 +50,9 @@ impl Audit {
     /// # Errors
     /// If others are still at work, there can be no lock, or it cannot be recorded and must
     /// be.
-    pub(super) fn begin(
-        subject: &Subject,
-        hypervisor: &Privcmd,
-        patience: Duration,
-    ) -> Result<Self, NotBegun> {
+    pub(super) fn begin(subject: &Subject, patience: Duration) -> Result<Self, NotBegun> {
         let lock = Lock::take(&root(), patience).map_err(NotBegun::Locked)?;
-        Self::with(Some(lock), subject, hypervisor)
+        Self::with(Some(lock), subject)
     }
 
     /// The same for the classic tool, which needs no lock: without a place for one, it goes
@@ -63,21 +60,16 @@ impl Audit {
     ///
     /// # Errors
     /// If others are still at work, or it cannot be recorded and must be.
-    pub(super) fn begin_classic(
-        subject: &Subject,
-        hypervisor: &Privcmd,
-        patience: Duration,
-    ) -> Result<Self, NotBegun> {
-        match Self::begin(subject, hypervisor, patience) {
-            Err(NotBegun::Locked(LockError::Disk(_))) => Self::with(None, subject, hypervisor),
+    pub(super) fn begin_classic(subject: &Subject, patience: Duration) -> Result<Self, NotBegun> {
+        match Self::begin(subject, patience) {
+            Err(NotBegun::Locked(LockError::Disk(_))) => Self::with(None, subject),
             begun => begun,
         }
     }
 
-    fn with(lock: Option<Lock>, subject: &Subject, hypervisor: &Privcmd) -> Result<Self, NotBegun> {
-        let base = build_id(hypervisor).ok().flatten();
+    fn with(lock: Option<Lock>, subject: &Subject) -> Result<Self, NotBegun> {
         let event = Event {
-            base: base.and_then(|id| id.try_into().ok()),
+            base: subject.base.clone(),
             name: subject.name.map(str::to_owned),
             sha256: subject.data.map(Sha256::of),
             ..Event::new(subject.action, Outcome::Begun, None)

@@ -17,7 +17,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 use xsplice_abi::sysctl::NAME_SIZE;
 use xsplice_abi::text::escaped;
-use xsplice_dom0::{Action, Errno, FORCE_SINCE, Livepatch, Privcmd, State, Status, version};
+use xsplice_dom0::{
+    Action, Errno, FORCE_SINCE, Livepatch, Privcmd, State, Status, build_id, version,
+};
+use xsplice_store::BuildId;
 use xsplice_system::file::LARGEST_PAYLOAD;
 use xsplice_system::lines;
 
@@ -201,6 +204,12 @@ impl Tool<'_> {
         }
     }
 
+    /// Build-id of the hypervisor, for the history.
+    fn base(&self) -> Option<BuildId> {
+        let id = build_id(self.hypervisor).ok().flatten();
+        id.and_then(|id| id.try_into().ok())
+    }
+
     fn livepatch(&self) -> Result<Livepatch<'_, Privcmd>, Errno> {
         Livepatch::negotiate(self.hypervisor)
     }
@@ -238,7 +247,7 @@ impl Tool<'_> {
 
     /// Does a change, while no other xsplice is at work, and records it.
     fn change(&self, subject: &Subject, change: impl FnOnce() -> Outcome) -> Outcome {
-        let audit = match Audit::begin_classic(subject, self.hypervisor, PATIENCE) {
+        let audit = match Audit::begin_classic(subject, PATIENCE) {
             Ok(audit) => audit,
             Err(NotBegun::Locked(_)) => {
                 complain!("Another xsplice is at work.");
@@ -266,6 +275,7 @@ impl Tool<'_> {
         let data = read(path)?;
         let subject = Subject {
             action: xsplice_store::Action::Upload,
+            base: self.base(),
             name: Some(name),
             data: Some(&data),
         };
@@ -309,6 +319,7 @@ impl Tool<'_> {
         let nodeps = parse_flags(action, flags)?;
         let subject = Subject {
             action: recorded(action),
+            base: self.base(),
             name: Some(name),
             data: None,
         };
