@@ -252,6 +252,13 @@ pub mod version {
     pub const CAPABILITIES: u64 = 3;
     /// `XENVER_changeset`: 64 bytes of text.
     pub const CHANGESET: u64 = 4;
+    /// `XENVER_platform_parameters`: an `unsigned long`, where the hypervisor's part of the
+    /// address space of a guest begins.
+    pub const PLATFORM_PARAMETERS: u64 = 5;
+    /// `XENVER_pagesize`: the answer is the size of a page.
+    pub const PAGE_SIZE: u64 = 7;
+    /// `XENVER_commandline`: 1024 bytes of text.
+    pub const COMMAND_LINE: u64 = 9;
     /// `XENVER_build_id`: a `uint32_t` length and that many bytes.
     pub const BUILD_ID: u64 = 10;
 }

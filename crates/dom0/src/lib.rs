@@ -24,5 +24,7 @@ pub use console::Place;
 pub use livepatch::{Action, Livepatch, Payload, State, Status};
 pub use microcode::load_microcode;
 pub use privcmd::{OpenError, Privcmd};
-pub use version::{FORCE_SINCE, VersionInfo, build_id, machine, version, version_info};
+pub use version::{
+    Details, FORCE_SINCE, VersionInfo, build_id, details, machine, version, version_info,
+};
 pub use xsplice_abi::errno::Errno;

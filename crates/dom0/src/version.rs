@@ -27,6 +27,21 @@ pub struct VersionInfo {
     pub build_id: Option<String>,
 }
 
+/// Further answers of the `xen_version` hypercall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    /// The kinds of guests that it runs.
+    pub capabilities: String,
+    /// Its command line.
+    pub command_line: String,
+    /// The domain of the machine that compiled it.
+    pub compile_domain: String,
+    /// The size of a page in bytes.
+    pub page_size: i64,
+    /// Where its part of the address space of a guest begins.
+    pub virtual_start: u64,
+}
+
 /// The first version with `LIVEPATCH_FLAG_FORCE`, and with the classic tool that sets it.
 pub const FORCE_SINCE: (u16, u16) = (4, 19);
 
@@ -56,6 +71,23 @@ pub fn version_info<H: Hypervisor>(hypervisor: &H) -> Result<VersionInfo, Errno>
         compile_date: text(&compile[112..]),
         changeset: text(&ask(hypervisor, version::CHANGESET, 64)?),
         build_id: build_id(hypervisor)?,
+    })
+}
+
+/// Queries the hypervisor's further version information.
+///
+/// # Errors
+/// The hypervisor's error.
+pub fn details<H: Hypervisor>(hypervisor: &H) -> Result<Details, Errno> {
+    let compile = ask(hypervisor, version::COMPILE_INFO, 144)?;
+    let parameters = ask(hypervisor, version::PLATFORM_PARAMETERS, 8)?;
+    let virtual_start = parameters.try_into().map_or(0, u64::from_le_bytes);
+    Ok(Details {
+        capabilities: text(&ask(hypervisor, version::CAPABILITIES, 1024)?),
+        command_line: text(&ask(hypervisor, version::COMMAND_LINE, 1024)?),
+        compile_domain: text(&compile[80..112]),
+        page_size: hypervisor.call(version::HYPERCALL, [version::PAGE_SIZE, 0], &mut [])?,
+        virtual_start,
     })
 }
 

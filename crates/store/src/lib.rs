@@ -64,7 +64,7 @@ pub use plan::{Blocked, Goal, Observed, Plan, Request, Step};
 pub use policy::{Audit, Manager, Policy, Verify, Want};
 pub use progress::{Attempt, Failed, HostRecord, Managed, Progress};
 pub use quarantine::{Quarantine, Quarantined};
-pub use report::{Condition, Held, Report};
+pub use report::{Condition, Held, Known, Report};
 pub use retries::Retries;
 pub use series::{Has, Series, Standing, Task, makefile};
 pub use sync::{Sync, SyncError, SyncSummary};

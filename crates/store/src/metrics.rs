@@ -30,7 +30,7 @@ pub fn metrics(report: &Report, history: &History, version: &str) -> String {
     );
     text.gauge("payload_info", "A payload that the hypervisor holds.");
     for payload in &report.payloads {
-        let id = payload.build_id.as_ref().map_or("", BuildId::as_str);
+        let id = payload.known.build_id.as_ref().map_or("", BuildId::as_str);
         let labels = [
             ("name", &*payload.name),
             ("build_id", id),

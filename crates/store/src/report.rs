@@ -114,14 +114,22 @@ pub struct Report {
     pub reboot_unknown: Option<String>,
 }
 
-/// A payload that the hypervisor holds; what only the store knows is null if it does not
-/// have the payload.
+/// A payload that the hypervisor holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Held {
     /// Its name.
     pub name: String,
     /// `checked` (uploaded, not in use), `applied`, or `unknown`.
     pub state: &'static str,
+    /// The rest of it.
+    #[serde(flatten)]
+    pub known: Known,
+}
+
+/// What is known about a payload that the hypervisor holds; what only the store knows is
+/// null if it does not have the payload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Known {
     /// Place in the stack, the lowest is 1; null if it is not applied, or others are
     /// applied too, since the hypervisor does not tell their order.
     pub position: Option<u32>,
@@ -356,25 +364,37 @@ fn of(blocked: &Blocked) -> Verdict {
 }
 
 fn held(observed: &Observed) -> Vec<Held> {
-    let alone = observed.applied().count() == 1;
-    let payloads = observed.payloads.iter().map(|(loaded, entry)| {
-        let manifest = entry.map(|entry| &entry.manifest);
-        Held {
-            name: loaded.name.clone(),
-            state: match loaded.state {
-                State::Checked => "checked",
-                State::Applied => "applied",
-                State::Unknown => "unknown",
-            },
-            position: (alone && loaded.state == State::Applied).then_some(1),
-            build_id: manifest.map(|manifest| manifest.build_id.clone()),
-            sha256: manifest.map(|manifest| manifest.sha256.clone()),
-            depends: manifest.map(|manifest| manifest.base.clone()),
-            level: manifest.map(|manifest| manifest.level),
-            fixes: manifest.map_or(Vec::new(), |manifest| manifest.fixes.clone()),
-            signer: entry.map(|entry| entry.signer.clone()),
-            origin: entry.map(|entry| entry.origin),
-        }
+    let loaded = observed.payloads.iter().map(|(loaded, _)| loaded);
+    let held = loaded.zip(Known::of(observed)).map(|(loaded, known)| Held {
+        name: loaded.name.clone(),
+        state: match loaded.state {
+            State::Checked => "checked",
+            State::Applied => "applied",
+            State::Unknown => "unknown",
+        },
+        known,
     });
-    payloads.collect()
+    held.collect()
+}
+
+impl Known {
+    /// What is known about each payload that the hypervisor holds.
+    #[must_use]
+    pub fn of(observed: &Observed) -> Vec<Self> {
+        let alone = observed.applied().count() == 1;
+        let payloads = observed.payloads.iter().map(|(loaded, entry)| {
+            let manifest = entry.map(|entry| &entry.manifest);
+            Self {
+                position: (alone && loaded.state == State::Applied).then_some(1),
+                build_id: manifest.map(|manifest| manifest.build_id.clone()),
+                sha256: manifest.map(|manifest| manifest.sha256.clone()),
+                depends: manifest.map(|manifest| manifest.base.clone()),
+                level: manifest.map(|manifest| manifest.level),
+                fixes: manifest.map_or(Vec::new(), |manifest| manifest.fixes.clone()),
+                signer: entry.map(|entry| entry.signer.clone()),
+                origin: entry.map(|entry| entry.origin),
+            }
+        });
+        payloads.collect()
+    }
 }

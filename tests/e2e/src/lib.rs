@@ -7,6 +7,7 @@ pub mod corrupted;
 pub mod damage;
 pub mod forged;
 pub mod mutation;
+pub mod xapi;
 
 pub mod directives;
 

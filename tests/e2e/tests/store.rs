@@ -70,12 +70,18 @@ fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
     let info = host.run(&["xsplice", "info"])?;
     ensure!(info.stdout.contains("Hello Again Wor"), "{info:?}");
     let list = result("list", host.run(&["xsplice", "list", "--json"])?.stdout)?;
+    let listed = list["payloads"].as_array().context("no payloads")?;
     ensure!(
-        list["payloads"]
-            .as_array()
-            .is_some_and(|all| all.len() == 1),
-        "{list}"
+        listed.len() == 1 && listed[0]["level"] == 2 && listed[0]["signer"]["name"] == "vendor",
+        "{list:#}"
     );
+    let shown = host.run(&["xsplice", "list"])?.stdout;
+    for key in [
+        "level", "signer", "build-id", "sha256", "depends", "position",
+    ] {
+        let line = format!("  {key} ");
+        ensure!(shown.lines().any(|l| l.starts_with(&line)), "{shown}");
+    }
     let status = ["xsplice", "status", "--functions", "--json"];
     let status = result("status", host.run(&status)?.stdout)?;
     ensure!(
@@ -151,6 +157,7 @@ fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
         metrics.stdout.lines().any(|other| other == line),
         "{metrics:?}"
     );
+    a_bad_package(&mut host)?;
     host.shut_down()?;
     Ok(())
 }
@@ -215,6 +222,33 @@ fn recorded_or_refused(host: &mut Host) -> anyhow::Result<()> {
     let verified = host.run(&["xsplice", "history", "--verify"])?;
     let whole = verified.stdout.contains("the chain is whole");
     ensure!(verified.code == Some(0) && whole, "{verified:?}");
+    Ok(())
+}
+
+/// A package whose manifest cannot be read is named, and the others are used.
+fn a_bad_package(host: &mut Host) -> anyhow::Result<()> {
+    let reverted = settled(host, &["xsplice", "revert", "--all", "--json"])?;
+    let others = &result("revert", &reverted.stdout)?["others"];
+    ensure!(*others == serde_json::json!(["mine"]), "{reverted:?}");
+    let unloaded = host.run(&["xsplice", "unload", "mine"])?;
+    ensure!(unloaded.code == Some(0), "{unloaded:?}");
+    // Level 3 is in quarantine still.
+    let status = told("status", host.run(&["xsplice", "status", "--json"])?.stdout)?;
+    ensure!(status["state"] == "quarantined", "{status:#}");
+    let base = status["result"]["base"].as_str().context("no base")?;
+    let bad = format!("/usr/lib/xen-livepatch/{base}/fixes-9.livepatch");
+    host.put(&bad, b"not a payload")?;
+    host.put(&format!("{bad}.json"), b"{")?;
+    let failed = sync(host, &[], 1)?;
+    ensure!(
+        failed["error"]["message"]
+            .as_str()
+            .is_some_and(|m| m.contains(&bad)),
+        "{failed:#}"
+    );
+    let status = told("status", host.run(&["xsplice", "status", "--json"])?.stdout)?;
+    ensure!(status["result"]["damaged"][0]["path"] == *bad, "{status:#}");
+    ensure!(status["result"]["level"] == 2, "{status:#}");
     Ok(())
 }
 

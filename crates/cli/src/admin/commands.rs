@@ -20,9 +20,13 @@ pub(crate) enum Command {
     List,
     /// Show the running hypervisor.
     #[command(
-        after_help = "Examples:\n  xsplice info\n  xsplice info --json | jq -r .result.hypervisor.build_id"
+        after_help = "Examples:\n  xsplice info\n  xsplice info --json | jq -r .result.hypervisor.build_id\n  xsplice info --format xl"
     )]
-    Info,
+    Info {
+        /// Print it in the form of another tool.
+        #[arg(long, value_enum, value_name = "FORM")]
+        format: Option<show::Format>,
+    },
 }
 
 /// Those that change what the hypervisor holds or has applied.
@@ -168,7 +172,7 @@ pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
     let change = match command {
         Command::Change(change) => change,
         Command::List => return show::list(json),
-        Command::Info => return show::info(json),
+        Command::Info { format } => return show::info(*format, json),
     };
     // Refuse locally what can be refused without the hypervisor.
     match Task::new(change)

@@ -8,7 +8,7 @@ use super::payload_file;
 use super::preflight::Preflight;
 use anyhow::Context as _;
 use std::time::Duration;
-use xsplice_dom0::{Action, Errno, Livepatch, Privcmd, VersionInfo, version_info};
+use xsplice_dom0::{Action, Errno, Livepatch, Payload, Privcmd, VersionInfo, version_info};
 use xsplice_store::{BuildId, Change, Fault, Host, Loaded, State};
 
 /// The running hypervisor.
@@ -63,6 +63,22 @@ impl<'a> Dom0<'a> {
     }
 }
 
+/// The payloads that a hypervisor has listed, as the store needs them.
+pub(super) fn loaded(livepatch: &Livepatch<Privcmd>, payloads: &[Payload]) -> Vec<Loaded> {
+    let tells = livepatch.interface_version().has_flags_and_metadata();
+    let loaded = payloads.iter().map(|payload| Loaded {
+        state: match payload.status.state {
+            xsplice_dom0::State::Checked => State::Checked,
+            xsplice_dom0::State::Applied => State::Applied,
+            xsplice_dom0::State::Unknown(_) => State::Unknown,
+        },
+        busy: payload.status.rc == -Errno::EAGAIN.0,
+        metadata: tells.then(|| payload.metadata.clone()),
+        name: payload.name.clone(),
+    });
+    loaded.collect()
+}
+
 /// What the hypervisor answered.
 fn fault(errno: Errno, console: Vec<String>, why: &anyhow::Error) -> Fault {
     Fault {
@@ -74,20 +90,9 @@ fn fault(errno: Errno, console: Vec<String>, why: &anyhow::Error) -> Fault {
 
 impl Host for Dom0<'_> {
     fn list(&self) -> Result<Vec<Loaded>, Fault> {
-        let tells = self.livepatch.interface_version().has_flags_and_metadata();
         let payloads = self.livepatch.list();
         let payloads = payloads.map_err(|e| fault(e, Vec::new(), &explain_interface(e)))?;
-        let loaded = payloads.into_iter().map(|payload| Loaded {
-            state: match payload.status.state {
-                xsplice_dom0::State::Checked => State::Checked,
-                xsplice_dom0::State::Applied => State::Applied,
-                xsplice_dom0::State::Unknown(_) => State::Unknown,
-            },
-            busy: payload.status.rc == -Errno::EAGAIN.0,
-            metadata: tells.then_some(payload.metadata),
-            name: payload.name,
-        });
-        Ok(loaded.collect())
+        Ok(loaded(&self.livepatch, &payloads))
     }
 
     fn check(&self, name: &str, data: &[u8]) -> Result<(), Fault> {

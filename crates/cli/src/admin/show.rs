@@ -3,13 +3,19 @@
 //! what it is.
 
 use super::explain::explain_interface;
+use super::host::{Dom0, loaded};
 use super::state_word;
-use crate::output::{Ended, errno_name, failure, say};
+use crate::output::{Ended, complain, errno_name, failure, say};
+use crate::store;
+use anyhow::anyhow;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::process::ExitCode;
 use xsplice_abi::text::escaped;
-use xsplice_dom0::{Errno, Livepatch, Payload, Privcmd, VersionInfo, version_info};
+use xsplice_dom0::{
+    Details, Errno, Livepatch, Payload, Privcmd, VersionInfo, details, version_info,
+};
+use xsplice_store::{Known, Loaded};
 
 /// The payloads that the hypervisor holds.
 #[derive(Serialize, JsonSchema)]
@@ -30,13 +36,16 @@ struct Listed {
     errno: Option<String>,
     /// The `key=value` texts that it carries.
     metadata: Vec<String>,
+    /// The rest of it.
+    #[serde(flatten)]
+    known: Known,
     /// What is shown to people about the last action.
     #[serde(skip)]
     failed: Option<Errno>,
 }
 
-impl From<Payload> for Listed {
-    fn from(payload: Payload) -> Self {
+impl Listed {
+    fn new(payload: Payload, known: Known) -> Self {
         let rc = payload.status.rc;
         let failed = (rc != 0).then_some(Errno(rc.wrapping_neg()));
         Self {
@@ -44,9 +53,17 @@ impl From<Payload> for Listed {
             state: state_word(payload.status.state),
             errno: failed.map(errno_name),
             metadata: payload.metadata,
+            known,
             failed,
         }
     }
+}
+
+/// Other forms of `xsplice info`.
+#[derive(clap::ValueEnum, Clone, Copy)]
+pub(crate) enum Format {
+    /// The lines of `xl info` about the hypervisor itself.
+    Xl,
 }
 
 /// The running hypervisor.
@@ -69,9 +86,52 @@ pub(super) fn list(json: bool) -> ExitCode {
     tell(ask_list(), list_text, json)
 }
 
-/// `xsplice info`.
-pub(super) fn info(json: bool) -> ExitCode {
-    tell(ask_info(), info_text, json)
+/// `xsplice info`; in the form that `xl info` has if `format` says so.
+pub(super) fn info(format: Option<Format>, json: bool) -> ExitCode {
+    match format {
+        None => tell(ask_info(), info_text, json),
+        Some(Format::Xl) if json => failure(&anyhow!("use either --json or --format"), json),
+        Some(Format::Xl) => match ask_details() {
+            Ok((version, details)) => {
+                say!("{}", xl_text(&version, &details));
+                ExitCode::SUCCESS
+            }
+            Err(error) => failure(&error, json),
+        },
+    }
+}
+
+fn ask_details() -> anyhow::Result<(VersionInfo, Details)> {
+    let hypervisor = Privcmd::open()?;
+    let version = version_info(&hypervisor).map_err(explain_interface)?;
+    let details = details(&hypervisor).map_err(explain_interface)?;
+    Ok((version, details))
+}
+
+/// The lines of `xl info` about the hypervisor itself.
+fn xl_text(version: &VersionInfo, details: &Details) -> String {
+    let full = format!("{}.{}{}", version.major, version.minor, version.extra);
+    let lines = [
+        ("xen_major", version.major.to_string()),
+        ("xen_minor", version.minor.to_string()),
+        ("xen_extra", version.extra.clone()),
+        ("xen_version", full),
+        ("xen_caps", details.capabilities.clone()),
+        ("xen_pagesize", details.page_size.to_string()),
+        (
+            "platform_params",
+            format!("virt_start={:#x}", details.virtual_start),
+        ),
+        ("xen_changeset", version.changeset.clone()),
+        ("xen_commandline", details.command_line.clone()),
+        ("cc_compiler", version.compiler.clone()),
+        ("cc_compile_by", version.compiled_by.clone()),
+        ("cc_compile_domain", details.compile_domain.clone()),
+        ("cc_compile_date", version.compile_date.clone()),
+        ("build_id", version.build_id.clone().unwrap_or_default()),
+    ];
+    let lines = lines.map(|(key, value)| format!("{key:<22} : {}", escaped(&value)));
+    lines.join("\n")
 }
 
 fn tell<T: Serialize + JsonSchema>(
@@ -94,8 +154,21 @@ fn ask_list() -> anyhow::Result<List> {
     let hypervisor = Privcmd::open()?;
     let livepatch = Livepatch::negotiate(&hypervisor).map_err(explain_interface)?;
     let payloads = livepatch.list().map_err(explain_interface)?;
-    let payloads = payloads.into_iter().map(Listed::from).collect();
-    Ok(List { payloads })
+    let known = known(&hypervisor, loaded(&livepatch, &payloads)).unwrap_or_else(|error| {
+        complain!("warning: the store is not used: {error:#}");
+        vec![Known::default(); payloads.len()]
+    });
+    let listed = payloads.into_iter().zip(known);
+    let payloads = listed.map(|(payload, known)| Listed::new(payload, known));
+    Ok(List {
+        payloads: payloads.collect(),
+    })
+}
+
+/// What the store of this host knows about what is `loaded`.
+fn known(hypervisor: &Privcmd, loaded: Vec<Loaded>) -> anyhow::Result<Vec<Known>> {
+    let (_, base) = Dom0::version(hypervisor)?;
+    store::known(&base, loaded)
 }
 
 fn list_text(list: &List) -> String {
@@ -112,7 +185,10 @@ fn list_text(list: &List) -> String {
             payload.state,
             escaped(&payload.metadata.join("; "))
         );
-        line.trim_end().to_owned()
+        let details = store::details(&payload.known).into_iter();
+        let details = details.map(|(what, value)| format!("  {what:<10}{}", escaped(&value)));
+        let lines = std::iter::once(line.trim_end().to_owned()).chain(details);
+        lines.collect::<Vec<_>>().join("\n")
     });
     lines.collect::<Vec<_>>().join("\n")
 }

@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use xsplice_abi::text::escaped;
 use xsplice_review::Payload;
 use xsplice_store::{
-    Break, Broken, BuildId, Catalogue, Date, Held, History, Host, HostRecord, Line, Loaded, Moment,
-    Observed, Policy, Progress, Quarantine, Report, Root, Sha256, Trust,
+    Break, Broken, BuildId, Catalogue, Date, History, Host, HostRecord, Known, Line, Loaded,
+    Moment, Observed, Policy, Progress, Quarantine, Report, Root, Sha256, Trust,
 };
 use xsplice_system::{file, lines};
 
@@ -150,6 +150,12 @@ pub(super) fn look(
     host: &impl Host,
     now: &Moment,
 ) -> anyhow::Result<Look> {
+    let loaded = host.list().map_err(|fault| anyhow!(fault.message))?;
+    look_at(root, base, loaded, now)
+}
+
+/// Looks at the host and the store, for a hypervisor that holds what is `loaded`.
+fn look_at(root: &Root, base: &BuildId, loaded: Vec<Loaded>, now: &Moment) -> anyhow::Result<Look> {
     let policy = Policy::read(root)?;
     let mut progress = Progress::read(root)?;
     let mut quarantine = Quarantine::read(root)?;
@@ -163,7 +169,6 @@ pub(super) fn look(
         date: &now.date,
     };
     let catalogue = Catalogue::read(root, base, &trust, &quarantine);
-    let loaded = host.list().map_err(|fault| anyhow!(fault.message))?;
     Ok(Look {
         catalogue,
         record,
@@ -262,7 +267,9 @@ fn text(status: &Status) -> String {
     );
     for payload in &report.payloads {
         line("payload", &format!("{}, {}", payload.name, payload.state));
-        describe(&mut line, payload);
+        for (what, value) in details(&payload.known) {
+            line(&format!("  {what}"), &value);
+        }
     }
     for replacement in status.functions.iter().flatten() {
         let functions = replacement.functions.as_ref();
@@ -292,25 +299,32 @@ fn text(status: &Status) -> String {
     text
 }
 
-/// What the store knows about a payload.
-fn describe(line: &mut impl FnMut(&str, &str), payload: &Held) {
-    let level = payload.level.map(|level| level.to_string());
-    let position = payload.position.map(|position| position.to_string());
-    let fixes = payload.fixes.join(" ");
-    let signer = payload.signer.as_ref().map(ToString::to_string);
-    for (what, value) in [
-        ("  level", level.as_deref()),
-        ("  fixes", Some(&*fixes).filter(|fixes| !fixes.is_empty())),
-        ("  signer", signer.as_deref()),
-        ("  build-id", payload.build_id.as_ref().map(BuildId::as_str)),
-        ("  sha256", payload.sha256.as_ref().map(Sha256::as_str)),
-        ("  on", payload.depends.as_ref().map(BuildId::as_str)),
-        ("  position", position.as_deref()),
-    ] {
-        if let Some(value) = value {
-            line(what, value);
-        }
-    }
+/// What is known about a payload, each with what it is.
+pub(crate) fn details(known: &Known) -> Vec<(&'static str, String)> {
+    let fixes = known.fixes.join(" ");
+    let id = |id: &Option<BuildId>| id.as_ref().map(ToString::to_string);
+    let all = [
+        ("level", known.level.map(|level| level.to_string())),
+        ("fixes", Some(fixes).filter(|fixes| !fixes.is_empty())),
+        ("signer", known.signer.as_ref().map(ToString::to_string)),
+        ("build-id", id(&known.build_id)),
+        ("sha256", known.sha256.as_ref().map(ToString::to_string)),
+        ("depends", id(&known.depends)),
+        ("position", known.position.map(|at| at.to_string())),
+    ];
+    let known = all.into_iter();
+    known
+        .filter_map(|(what, value)| Some((what, value?)))
+        .collect()
+}
+
+/// What the store of this host knows about what a hypervisor holds.
+///
+/// # Errors
+/// If the policy of the host, or what this program has written, cannot be read.
+pub(crate) fn known(base: &BuildId, loaded: Vec<Loaded>) -> anyhow::Result<Vec<Known>> {
+    let look = look_at(&Root::new("/".as_ref()), base, loaded, &now()?)?;
+    Ok(Known::of(&look.observed()))
 }
 
 pub(super) fn history(args: &HistoryArgs, json: bool) -> anyhow::Result<ExitCode> {
@@ -347,8 +361,8 @@ fn changed(history: &History, anchor: Option<&Sha256>) -> Option<Failure> {
     let broken = broken.map(|broken| Failure::refused(broken.to_string(), Vec::new()));
     let missing = anchor.filter(|anchor| !history.has(anchor)).map(|anchor| {
         let message = format!(
-            "no line has the SHA-256 {anchor}: lines were taken out at the end, or all were \
-             written anew"
+            "no line has the SHA-256 {anchor}: lines at the end were removed, or all were \
+             rewritten"
         );
         complain!("error: {message}");
         Failure::refused(message, Vec::new())

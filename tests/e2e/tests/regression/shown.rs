@@ -3,30 +3,17 @@
 
 use anyhow::ensure;
 use xsplice_abi::text::is_deceptive;
+use xsplice_e2e::xapi::Listed;
 use xsplice_e2e::{Base, forged, settled};
 use xsplice_lab::Host;
 
 /// A name in XenServer's form: the versions before and after the patch.
 const NAME: &str = "lp_4.17.5-1_4.17.5-2";
 
-/// Whether xapi takes a line of `xen-livepatch list` for an applied payload: `^[
-/// ]*lp_([^_ ]+)_([^_ ]+).+APPLIED.*$`.
-fn is_applied_to_xapi(line: &str) -> bool {
-    let word = |text: &str| text.find(['_', ' ']).unwrap_or(text.len());
-    let name = line.trim_start_matches(' ').strip_prefix("lp_");
-    let halves = name.and_then(|name| {
-        let (from, to) = name.split_once('_')?;
-        let (size, first) = (word(to), to.chars().next()?.len_utf8());
-        let rest = to.get(first..)?;
-        (size > 0 && word(from) == from.len() && !from.is_empty()).then_some(rest)
-    });
-    halves.is_some_and(|rest| rest.find("APPLIED").is_some_and(|at| at > 0))
-}
-
 /// A payload whose metadata looks like a line for another one.
 pub(super) fn no_list_is_forged(host: &mut Host, base: &Base) -> anyhow::Result<()> {
-    ensure!(is_applied_to_xapi("lp_1-1_1-2  | APPLIED"));
-    ensure!(!is_applied_to_xapi("lp_1-1_1-2  | CHECKED"));
+    ensure!(Listed::read("lp_1-1_1-2  | APPLIED").is_some_and(|listed| listed.applied));
+    ensure!(Listed::read("lp_1-1_1-2  | CHECKED").is_some_and(|listed| !listed.applied));
     host.put("/lab/forged.livepatch", &forged::payload(base, false)?)?;
     let upload = ["xsplice", "upload", NAME, "/lab/forged.livepatch"];
     let output = host.run(&upload)?;
@@ -44,7 +31,7 @@ pub(super) fn no_list_is_forged(host: &mut Host, base: &Base) -> anyhow::Result<
             ensure!(list.lines().count() == head + 1, "{tool}: {list}");
             ensure!(list.contains(r"author=\nlp_1-1_1-2"), "{tool}: {list}");
             if head > 0 {
-                let seen = list.lines().filter(|line| is_applied_to_xapi(line));
+                let seen = list.lines().filter_map(Listed::read).filter(|l| l.applied);
                 ensure!(seen.count() == usize::from(applied), "{tool}: {list}");
             }
         }
