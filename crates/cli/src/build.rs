@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice build`: from a source patch to a payload.
 
-use crate::output::{Ended, Failure, Problem, complain, say, shown};
+use crate::output::{Ended, Failure, Problem, complain, failure, say, shown};
 use crate::progress::Shown;
+use anyhow::{Context as _, anyhow, bail};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use xsplice_generator::hunk::{Effect, Hunk};
 use xsplice_generator::{Options, PatchedFunction, Refused, Report, generate};
 use xsplice_system::cache;
+use xsplice_system::file;
 use xsplice_system::lines::{self, Detail};
 use xsplice_verify::Verdict;
 
@@ -95,6 +97,10 @@ pub(crate) struct Args {
     /// hypervisor, and write it only if it is proved.
     #[arg(long)]
     verify: bool,
+    /// If no payload is written, write why to this file, as --json prints it; otherwise the
+    /// file is removed.
+    #[arg(long, value_name = "FILE")]
+    refusal: Option<PathBuf>,
     /// Ignore the cache of earlier builds.
     #[arg(long)]
     no_cache: bool,
@@ -146,6 +152,50 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
+    let Some(path) = &args.refusal else {
+        return build(args, json).tell(json);
+    };
+    if *path == args.output {
+        let error = anyhow!("--refusal and --output name the same file");
+        return failure(&error, json);
+    }
+    if let Err(error) = remove_refusal(path) {
+        return failure(&error, json);
+    }
+    let ended = build(args, json);
+    if let Err(error) = write_refusal(path, &ended) {
+        complain!("error: {error:#}");
+    }
+    ended.tell(json)
+}
+
+/// Removes what an earlier build has written there.
+fn remove_refusal(path: &Path) -> anyhow::Result<()> {
+    let name = || shown(path);
+    if !path.try_exists().with_context(name)? {
+        return file::check_writable(path).with_context(name);
+    }
+    let text = file::read(path).with_context(name)?;
+    let value = serde_json::from_slice::<serde_json::Value>(&text);
+    if value.is_ok_and(|value| value["error"].is_object()) {
+        return std::fs::remove_file(path).with_context(name);
+    }
+    bail!(
+        "{}: it is there, and is no refusal: name another file",
+        name()
+    )
+}
+
+/// Writes why no payload was written, if that is so.
+fn write_refusal(path: &Path, ended: &Ended<Built>) -> anyhow::Result<()> {
+    if !ended.is_failure() {
+        return Ok(());
+    }
+    let written = file::write(path, format!("{}\n", ended.text()?).as_bytes());
+    written.with_context(|| format!("cannot write {}", shown(path)))
+}
+
+fn build(args: &Args, json: bool) -> Ended<Built> {
     let options = Options {
         source: args.srcdir.clone(),
         patches: args.patch.clone(),
@@ -177,7 +227,7 @@ pub(crate) fn run(args: &Args, json: bool) -> ExitCode {
     shown.finish();
     match result {
         Ok(report) => show(args, report, None, json),
-        Err(refused) => refusal(&refused, json),
+        Err(refused) => refusal(&refused),
     }
 }
 
@@ -186,7 +236,7 @@ pub(crate) fn cached(of: &str) -> Option<PathBuf> {
     cache::root().map(|root| root.join(of))
 }
 
-pub(crate) fn refusal(refused: &Refused, json: bool) -> ExitCode {
+pub(crate) fn refusal(refused: &Refused) -> Ended<Built> {
     let problems = refused.0.iter().map(|problem| Problem {
         code: Some(problem.code.to_string()),
         place: Some(problem.place.clone()),
@@ -194,16 +244,20 @@ pub(crate) fn refusal(refused: &Refused, json: bool) -> ExitCode {
     });
     let words: Vec<String> = refused.0.iter().map(ToString::to_string).collect();
     let failure = Failure::refused(words.join("\n"), problems.collect());
-    let code = Ended::<Built>::badly(failure).tell(json);
     for problem in &refused.0 {
         complain!("error: {problem} [{}]", problem.code);
     }
     complain!("No payload was written.");
-    code
+    Ended::badly(failure)
 }
 
 /// Shows the report of a payload, and the verdict on it if there is one.
-pub(crate) fn show(args: &Args, report: Report, verdict: Option<Verdict>, json: bool) -> ExitCode {
+pub(crate) fn show(
+    args: &Args,
+    report: Report,
+    verdict: Option<Verdict>,
+    json: bool,
+) -> Ended<Built> {
     if !json {
         print(&report, args.explain);
         if let Some(verdict) = &verdict {
@@ -214,7 +268,7 @@ pub(crate) fn show(args: &Args, report: Report, verdict: Option<Verdict>, json: 
         report: Some(report),
         verify: verdict,
     };
-    Ended::well(built).changed(true).tell(json)
+    Ended::well(built).changed(true)
 }
 
 /// `-o` names a file, or a directory as with livepatch-build.

@@ -132,14 +132,23 @@ impl<T: Serialize + JsonSchema> Ended<T> {
         Self { state, ..self }
     }
 
+    /// Whether it failed.
+    pub(crate) fn is_failure(&self) -> bool {
+        self.error.is_some()
+    }
+
+    /// What programs get.
+    pub(crate) fn text(&self) -> serde_json::Result<String> {
+        let mut value = serde_json::to_value(self)?;
+        schema::addresses_as_strings(&mut value);
+        Ok(format!("{value:#}"))
+    }
+
     /// Tells programs, if they asked for `json`; gives the exit code.
     pub(crate) fn tell(&self, json: bool) -> ExitCode {
         if json {
-            match serde_json::to_value(self) {
-                Ok(mut value) => {
-                    schema::addresses_as_strings(&mut value);
-                    say!("{value:#}");
-                }
+            match self.text() {
+                Ok(text) => say!("{text}"),
                 Err(error) => {
                     complain!("error: {error}");
                     return ExitCode::FAILURE;

@@ -7,12 +7,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use xsplice_store::{Root, Series, Standing, Task, makefile};
+use xsplice_abi::text::escaped;
+use xsplice_store::{Root, Series, Standing, Task, makefile, ninja, page};
 use xsplice_system::file;
 
 const PLAN: &str = "\
 Examples:
   xsplice series plan series.toml -o release > release.mk && make -j 4 -f release.mk
+  xsplice series plan series.toml -o release --format ninja > release.ninja
   xsplice series plan series.toml -o release --json
 
 The file:
@@ -30,13 +32,14 @@ The file:
 
 The payload of a level has all patches up to it, is verified, and is signed with its
 manifest. It is made in STORE/usr/lib/xen-livepatch/BUILD-ID, for packages and for
-`xsplice coverage STORE`. Nothing is made by this command: make, or another program that
+`xsplice coverage STORE`. If it is refused, FILE.refused.json beside it says why, for
+`xsplice series table`. Nothing is made by this command: make, or another program that
 reads the JSON, does that, and again only what is missing.";
 
 /// The commands about a release.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Print how all payloads are made, as a makefile.
+    /// Print how all payloads are made, for make, ninja or another program.
     Plan(PlanArgs),
     /// Show which fixes are in the payloads that were made.
     Table(TableArgs),
@@ -51,17 +54,30 @@ pub(crate) struct PlanArgs {
     /// Directory for the payloads.
     #[arg(short, long, value_name = "STORE")]
     output: String,
+    /// The program that makes them; `--json` is for others.
+    #[arg(long, value_enum, value_name = "PROGRAM", default_value = "make")]
+    format: Format,
     /// Only this level [default: all].
     #[arg(long, value_name = "N")]
     level: Option<u32>,
 }
 
+/// Programs that run what is out of date.
+#[derive(clap::ValueEnum, Clone, Copy)]
+enum Format {
+    /// A makefile.
+    Make,
+    /// A build file of ninja.
+    Ninja,
+}
+
 /// Arguments of `xsplice series table`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  xsplice series table series.toml -o release\n\n\
+    after_help = "Examples:\n  xsplice series table series.toml -o release\n  \
+    xsplice series table series.toml -o release --html table.html\n\n\
     What is said of each fix and hypervisor: in, no-effect (on this hypervisor), left-out (on \
-    request), not-known (the payload has no record), not-made (also if it was refused). Exit \
+    request), not-known (the payload has no record), refused (with the code), not-made. Exit \
     codes: 0 if all are in or without effect, 3 if not."
 )]
 pub(crate) struct TableArgs {
@@ -73,6 +89,9 @@ pub(crate) struct TableArgs {
     /// The payloads of this level [default: the highest].
     #[arg(long, value_name = "N")]
     level: Option<u32>,
+    /// Also write the table as a page, with the reasons of refusals.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Which fixes are in the payloads of a release.
@@ -108,7 +127,11 @@ fn plan(args: &PlanArgs, json: bool) -> anyhow::Result<ExitCode> {
     let series = read(&args.series)?;
     let tasks = series.tasks(&args.output, args.level)?;
     if !json {
-        say!("{}", makefile(&tasks)?.trim_end());
+        let text = match args.format {
+            Format::Make => makefile(&tasks)?,
+            Format::Ninja => ninja(&tasks)?,
+        };
+        say!("{}", text.trim_end());
     }
     Ok(Ended::well(Tasks { tasks }).tell(json))
 }
@@ -120,10 +143,16 @@ fn table(args: &TableArgs, json: bool) -> anyhow::Result<ExitCode> {
     let fixes = series.standing(&root, "", args.level)?;
     if !json {
         for standing in &fixes {
-            let verdict = standing.verdict.word();
-            say!("{:<16} {}  {verdict}", standing.fix, standing.base);
+            let words = standing.words();
+            let words = escaped(&words);
+            say!("{:<16} {}  {words}", standing.fix, standing.base);
         }
     }
+    if let Some(path) = &args.html {
+        let written = file::write(path, page(&fixes).as_bytes());
+        written.with_context(|| format!("cannot write {}", shown(path)))?;
+    }
     let unwanted = !fixes.iter().all(|standing| standing.verdict.is_complete());
-    Ok(Ended::well(Table { fixes }).unwanted(unwanted).tell(json))
+    let ended = Ended::well(Table { fixes }).changed(args.html.is_some());
+    Ok(ended.unwanted(unwanted).tell(json))
 }

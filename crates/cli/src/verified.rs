@@ -3,11 +3,10 @@
 
 use crate::build::{Args, Built, refusal, show};
 use crate::opinion::{self, From, Question};
-use crate::output::{Ended, complain, failure, shown};
+use crate::output::{Ended, complain, shown};
 use crate::progress::Shown;
 use anyhow::{Context as _, bail};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use xsplice_generator::{Options, Refused, Report, generate};
 use xsplice_system::file;
 use xsplice_system::interrupt::Directory;
@@ -19,11 +18,11 @@ enum Outcome {
     Judged(Box<Report>, Verdict),
 }
 
-pub(crate) fn run(args: &Args, options: Options, progress: &Shown, json: bool) -> ExitCode {
+pub(crate) fn run(args: &Args, options: Options, progress: &Shown, json: bool) -> Ended<Built> {
     let result = build(options, progress);
     progress.finish();
     match result {
-        Ok(Outcome::Refused(refused)) => refusal(&refused, json),
+        Ok(Outcome::Refused(refused)) => refusal(&refused),
         Ok(Outcome::Judged(report, verdict)) if verdict.proved => {
             show(args, *report, Some(verdict), json)
         }
@@ -37,12 +36,12 @@ pub(crate) fn run(args: &Args, options: Options, progress: &Shown, json: bool) -
                 report: None,
                 verify: Some(verdict),
             };
-            Ended::well(built).but(failure).tell(json)
+            Ended::well(built).but(failure)
         }
         Err(error) => {
-            let code = failure(&error, json);
+            complain!("error: {error:#}");
             complain!("No payload was written.");
-            code
+            Ended::badly((&error).into())
         }
     }
 }

@@ -202,6 +202,35 @@ fn a_payload_is_written_to_any_kind_of_path() {
 }
 
 #[test]
+fn why_no_payload_was_written_is_in_a_file() {
+    let place = Place::new();
+    let build = |patch: &str, refusal: &str| {
+        std::fs::write(place.at("fix.patch"), patch).expect("written");
+        let mut command = place.build("payload");
+        command
+            .args(["--refusal", refusal])
+            .output()
+            .expect("it runs")
+    };
+    let refused = build(&PATCH.replace("x > limit", "x < limit"), "why");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let why = std::fs::read(place.at("why")).expect("it is there");
+    let why = told("build", &why);
+    assert_eq!(why["error"]["kind"], "refused", "{why:#}");
+    assert!(why["error"]["code"].is_string(), "{why:#}");
+    // It is about the last build, and other files are left alone.
+    let built = build(PATCH, "why");
+    assert!(built.status.success(), "{built:?}");
+    assert!(!place.at("why").exists());
+    for other in ["xen-syms", "payload"] {
+        let before = std::fs::read(place.at(other)).expect("it is there");
+        let refused = build(PATCH, other);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert_eq!(std::fs::read(place.at(other)).expect("it is there"), before);
+    }
+}
+
+#[test]
 fn standard_output_can_take_the_payload() {
     let place = Place::new();
     run(&mut place.build("plain"));

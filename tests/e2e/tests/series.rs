@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A release for several hypervisors, made by make: the payloads are cumulative, verified and
 //! signed, and lie where hosts look for them; one that is refused keeps no other from being
-//! made, and the table and the coverage say which there are.
+//! made, and the table and the coverage say which there are, and why others are not.
 
 use anyhow::ensure;
 use serde_json::Value;
@@ -60,8 +60,19 @@ fn make_makes_a_release_and_the_table_says_what_is_in_it() -> anyhow::Result<()>
     let table = local(&["--json", "series", "table", &file, "-o", &release])?;
     ensure!(table.status.code() == Some(3), "{table:?}");
     let table = result("series-table", &table.stdout)?;
-    let expected = ["in", "no-effect", "not-made", "not-made"];
+    let expected = ["in", "no-effect", "refused", "refused"];
     ensure!(verdicts(&table) == expected, "{table:#}");
+    let reason = &table["fixes"][2]["reason"];
+    let named = reason["message"].as_str().is_some_and(|m| m.contains(&id));
+    ensure!(named && reason["code"].is_string(), "{table:#}");
+    let page = at("table.html");
+    let shown = local(&["series", "table", &file, "-o", &release, "--html", &page])?;
+    let shown = String::from_utf8(shown.stdout)?;
+    let code = reason["code"].as_str().unwrap_or_default();
+    let line = format!("XSA-481          {other}  refused ({code})");
+    ensure!(shown.lines().any(|other| other == line), "{shown}");
+    let page = std::fs::read_to_string(page)?;
+    ensure!(page.contains(code) && page.contains(&other), "{page}");
 
     // A host that trusts the key would take it, and its fixes are those of both levels.
     let keys = directory.path().join("release/etc/xsplice/keys.d");

@@ -11,6 +11,7 @@ use crate::arch;
 use crate::payload::Payload;
 use crate::uses::{Use, uses};
 use crate::{Error, Listing, compare};
+use maud::Markup;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use xsplice_abi::note::hex;
@@ -177,12 +178,23 @@ impl<'a> Review<'a> {
     /// The page. Text from files cannot hide in it: invisible characters, and those
     /// that change the order of others, are escaped.
     pub fn to_html(&self) -> String {
-        let page = page::page(self).into_string();
-        let space = ['\n', '\t'];
-        let pieces = page.split_inclusive(space).map(|piece| {
-            let text = piece.trim_end_matches(space);
-            format!("{}{}", escaped(text), &piece[text.len()..])
-        });
-        pieces.collect()
+        undeceptive(page::page(self))
     }
+}
+
+/// A page with this title and content, in the style of the review.
+#[must_use]
+pub fn document(title: &str, content: &Markup) -> String {
+    undeceptive(page::framed(title, content, None))
+}
+
+/// The text of a page, with deceptive characters escaped.
+fn undeceptive(page: Markup) -> String {
+    let page = page.into_string();
+    let space = ['\n', '\t'];
+    let pieces = page.split_inclusive(space).map(|piece| {
+        let text = piece.trim_end_matches(space);
+        format!("{}{}", escaped(text), &piece[text.len()..])
+    });
+    pieces.collect()
 }

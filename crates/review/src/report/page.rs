@@ -18,36 +18,46 @@ const CONTEXT: usize = 3;
 
 pub(super) fn page(review: &Review) -> Markup {
     let payload = &review.payload;
+    let content = html! {
+        (summary(review))
+        (checks(review))
+        (opinion(review.opinion))
+        (record(payload))
+        (patches(review.patches, payload))
+        @if !review.functions.is_empty() {
+            h2 { "Functions" }
+            @for (index, function) in review.functions.iter().enumerate() {
+                (reviewed(index, function, payload.record.as_ref()))
+            }
+        }
+        (hooks(payload))
+        (data(payload))
+        (tables(payload))
+        (symbols(payload))
+        (sections(payload))
+    };
+    framed(
+        &format!("Live patch {}", review.name),
+        &content,
+        Some(&html! { footer { (decision()) } }),
+    )
+}
+
+/// A complete page.
+pub(super) fn framed(title: &str, content: &Markup, footer: Option<&Markup>) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Live patch " (review.name) }
+                title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                header { h1 { "Live patch " (review.name) } }
-                main {
-                    (summary(review))
-                    (checks(review))
-                    (opinion(review.opinion))
-                    (record(payload))
-                    (patches(review.patches, payload))
-                    @if !review.functions.is_empty() {
-                        h2 { "Functions" }
-                        @for (index, function) in review.functions.iter().enumerate() {
-                            (reviewed(index, function, payload.record.as_ref()))
-                        }
-                    }
-                    (hooks(payload))
-                    (data(payload))
-                    (tables(payload))
-                    (symbols(payload))
-                    (sections(payload))
-                }
-                footer { (decision()) }
+                header { h1 { (title) } }
+                main { (content) }
+                @if let Some(footer) = footer { (footer) }
             }
         }
     }
