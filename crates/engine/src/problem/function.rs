@@ -51,8 +51,8 @@ pub enum FunctionFault {
     /// as many as that from the data cache: the processor may run what was in the rest of
     /// its memory before. Xen loads it, and emulation does not show it.
     #[error(
-        "its new code has {symbol} bytes at {addr:#x}, but its record says {size}; on a real \
-         processor the rest may stay in the data cache, so give the record the whole size"
+        "its new code has {symbol} bytes at {addr:#x}, but its record says {size}, and Xen's own \
+         core cleans no more than that from the data cache; give the record the whole size"
     )]
     NewSizeShort { addr: u64, size: u32, symbol: u64 },
 
