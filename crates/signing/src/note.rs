@@ -5,19 +5,70 @@
 //! written again behind everything else, with the note. What is loaded stays the same,
 //! to the byte and to the number of every section.
 
-use object::elf::{FileHeader64, SHT_NOTE, SectionFlags, SectionHeader64};
-use object::pod::{bytes_of, bytes_of_slice};
-use object::read::elf::{FileHeader as _, SectionHeader as _};
-use object::{LittleEndian as LE, U16, U32, U64};
+use object::elf::{FileHeader32, FileHeader64, SHT_NOTE, SectionHeader32, SectionHeader64};
+use object::pod::{Pod, bytes_of, bytes_of_slice, from_bytes};
+use object::read::elf::{FileHeader, SectionHeader as _};
+use object::{FileKind, LittleEndian as LE, U16, U32, U64};
 use std::ops::Range;
 use xsplice_abi::signature::{Kind, Note, SECTION, note};
 
-type Header = FileHeader64<LE>;
-type Section = SectionHeader64<LE>;
+/// What is written of a class of files.
+trait Class: FileHeader<Endian = LE, SectionHeader: Copy + Pod> + Copy {
+    /// Moves the contents of a section.
+    fn replace(section: &mut Self::SectionHeader, at: usize, size: usize) -> Option<()>;
+
+    /// The section of the note, whose name is at `name` in the table of names.
+    fn note(name: usize, at: usize, size: usize) -> Option<Self::SectionHeader>;
+
+    /// Moves the table of sections.
+    fn move_table(&mut self, at: usize, count: usize) -> Option<()>;
+}
+
+/// The records of both classes have the same fields, as words of different widths.
+macro_rules! class {
+    ($header:ident, $section:ident, $word:ident) => {
+        impl Class for $header<LE> {
+            fn replace(section: &mut $section<LE>, at: usize, size: usize) -> Option<()> {
+                section.sh_offset = $word::new(LE, at.try_into().ok()?);
+                section.sh_size = $word::new(LE, size.try_into().ok()?);
+                Some(())
+            }
+
+            fn note(name: usize, at: usize, size: usize) -> Option<$section<LE>> {
+                // Without flags, address, link, info and size of entries.
+                let zeros = [0; size_of::<$section<LE>>()];
+                let (section, _) = from_bytes::<$section<LE>>(&zeros).ok()?;
+                let mut section = *section;
+                section.sh_name = U32::new(LE, name.try_into().ok()?);
+                section.sh_type = U32::new(LE, SHT_NOTE);
+                section.sh_addralign = $word::new(LE, 4);
+                Self::replace(&mut section, at, size)?;
+                Some(section)
+            }
+
+            fn move_table(&mut self, at: usize, count: usize) -> Option<()> {
+                self.e_shoff = $word::new(LE, at.try_into().ok()?);
+                self.e_shnum = U16::new(LE, count.try_into().ok()?);
+                Some(())
+            }
+        }
+    };
+}
+
+class!(FileHeader32, SectionHeader32, U32);
+class!(FileHeader64, SectionHeader64, U64);
 
 /// `payload` with a note for `size` bytes of signature, which are zero; and where
-/// they are. `None` when it is no ELF file for this machine.
+/// they are. `None` when it is no ELF file.
 pub(crate) fn with_room(payload: &[u8], size: usize) -> Option<(Vec<u8>, Range<usize>)> {
+    match FileKind::parse(payload).ok()? {
+        FileKind::Elf32 => extended::<FileHeader32<LE>>(payload, size),
+        FileKind::Elf64 => extended::<FileHeader64<LE>>(payload, size),
+        _ => None,
+    }
+}
+
+fn extended<Header: Class>(payload: &[u8], size: usize) -> Option<(Vec<u8>, Range<usize>)> {
     let header = Header::parse(payload).ok()?;
     let sections = header.section_headers(LE, payload).ok()?;
     let names_index = header.shstrndx(LE, payload).ok()?;
@@ -33,24 +84,11 @@ pub(crate) fn with_room(payload: &[u8], size: usize) -> Option<(Vec<u8>, Range<u
     let note_at = append(&mut file, &content, 4);
     let mut table = sections.to_vec();
     let place = table.get_mut(usize::try_from(names_index).ok()?)?;
-    place.sh_offset = word(names_at)?;
-    place.sh_size = word(names.len())?;
-    table.push(Section {
-        sh_name: U32::new(LE, u32::try_from(name).ok()?),
-        sh_type: U32::new(LE, SHT_NOTE),
-        sh_flags: U64::new(LE, SectionFlags(0)),
-        sh_addr: U64::new(LE, 0),
-        sh_offset: word(note_at)?,
-        sh_size: word(content.len())?,
-        sh_link: U32::new(LE, 0),
-        sh_info: U32::new(LE, 0),
-        sh_addralign: U64::new(LE, 4),
-        sh_entsize: U64::new(LE, 0),
-    });
+    Header::replace(place, names_at, names.len())?;
+    table.push(Header::note(name, note_at, content.len())?);
     let table_at = append(&mut file, bytes_of_slice(&table), 8);
     let mut header = *header;
-    header.e_shoff = word(table_at)?;
-    header.e_shnum = U16::new(LE, u16::try_from(table.len()).ok()?);
+    header.move_table(table_at, table.len())?;
     file.get_mut(..size_of::<Header>())?
         .copy_from_slice(bytes_of(&header));
     let signature = Note::parse(&content)?.signature;
@@ -63,8 +101,4 @@ fn append(file: &mut Vec<u8>, data: &[u8], align: usize) -> usize {
     let at = file.len();
     file.extend_from_slice(data);
     at
-}
-
-fn word(value: usize) -> Option<U64<LE>> {
-    Some(U64::new(LE, u64::try_from(value).ok()?))
 }

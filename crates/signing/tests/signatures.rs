@@ -69,6 +69,33 @@ fn engine(enforcement: Enforcement) -> Engine<Hypervisor> {
     Engine::new(host, Policy::Stock)
 }
 
+/// Files for ARM32 have records of another width.
+#[test]
+fn payloads_for_arm32_are_signed_too() {
+    let enforcing = || {
+        let mut host = Hypervisor::arm32();
+        host.signatures = Signatures {
+            keys: KEYS.as_slice(),
+            enforcement: Enforcement::Enforce,
+        };
+        Engine::new(host, Policy::Engine)
+    };
+    let unsigned = xsplice_test_host::payloads::arm32();
+    let refusal = enforcing().upload("test", &unsigned).map(drop).unwrap_err();
+    assert_eq!(refusal.errno(), Errno::EPERM, "{refusal}");
+    let signed = sign(&unsigned, &vendor()).expect("signed");
+    let mut engine = enforcing();
+    engine.upload("test", &signed).expect("it is loaded");
+    for action in [Action::Apply, Action::Revert, Action::Unload] {
+        engine.act("test", action, Options::default()).unwrap();
+    }
+    // Signed again, and damaged.
+    assert_eq!(sign(&signed, &vendor()).expect("signed again"), signed);
+    let mut damaged = signed;
+    damaged[60] ^= 1;
+    assert!(enforcing().upload("test", &damaged).is_err());
+}
+
 fn refused(file: &[u8]) -> Refusal {
     let mut engine = engine(Enforcement::Enforce);
     let refusal = engine.upload("test", file).expect_err("it is refused");
