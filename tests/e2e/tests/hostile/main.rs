@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Hundreds of payloads, good and mutated, on one running hypervisor with our core:
-//! it gives each the verdict that the engine gives on the hypervisor's image, nothing
-//! leaks, and the hypervisor survives.
+//! Hundreds of payloads, good and mutated, on one running hypervisor with our core, and
+//! fewer on one for ARM64: it gives each the verdict that the engine gives on the
+//! hypervisor's image, nothing leaks, and the hypervisor survives.
 //!
 //! The choice of payloads does not depend on the engine. [`mutants`] changes every
 //! field of every structure that the hypervisor trusts; `XSPLICE_SEED` chooses one of
@@ -16,19 +16,18 @@
 
 mod behaviour;
 mod mutants;
+mod target;
 
 use anyhow::{bail, ensure};
 use mutants::Mutant;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use target::{Dom0, Target, place};
 use xsplice_abi::errno::Errno;
 use xsplice_e2e::mutation::Random;
-use xsplice_e2e::{
-    Base, build, c_tool_fits, config, example, exhaustive, memory, repository, rust_base, seed,
-    settled,
-};
+use xsplice_e2e::{build, c_tool_fits, example, memory, rust_base, seed, settled};
 use xsplice_engine::{Action, Engine, Options, Policy, Severity};
 use xsplice_host_image::{Image, Machine};
 use xsplice_lab::{Error, Host};
@@ -44,14 +43,11 @@ const THEIRS: [&str; 5] = [
     "xen_action_hooks_marker",
 ];
 const EXAMPLES: [&str; 3] = ["extra-version", "two-files", "bug-and-alternative"];
-const PATCHES: [&str; 2] = ["altcall", "exception-table"];
 /// Number of payloads to try.
 const SAMPLE: usize = 120;
 const ALL: usize = 540;
 /// One in this many has two changes.
 const PAIRS: usize = 6;
-/// Number of payloads per process.
-const AT_A_TIME: usize = 20;
 /// Number of hypervisor crashes after which the test gives up.
 const FAULTS: usize = 6;
 /// The engine's message for a call through a bad pointer. Most pointers get their
@@ -137,8 +133,9 @@ impl Hostile {
     }
 }
 
-/// The good payloads for the hypervisor of `base`.
-fn payloads(base: &Base) -> anyhow::Result<Vec<Good>> {
+/// The good payloads for the hypervisor.
+fn payloads(target: &Target) -> anyhow::Result<Vec<Good>> {
+    let base = &target.base;
     let directory = tempfile::tempdir()?;
     let mut payloads = Vec::new();
     for name in THEIRS {
@@ -146,11 +143,7 @@ fn payloads(base: &Base) -> anyhow::Result<Vec<Good>> {
         payloads.push((name, std::fs::read(path)?));
     }
     let examples = EXAMPLES.map(|name| example(base, name).map(|patch| (name, patch)));
-    let patches = PATCHES.map(|name| {
-        let patch = repository().join(format!("tests/e2e/patches/{name}.patch"));
-        Ok((name, patch))
-    });
-    for patch in examples.into_iter().chain(patches) {
+    for patch in examples.into_iter().chain(target.patches().map(Ok)) {
         let (name, patch) = patch?;
         let output = directory.path().join(name);
         build(base, &patch, &output)?;
@@ -211,12 +204,11 @@ fn choose(
 }
 
 /// Everything to try: the good payloads, and mutants.
-fn hostile(base: &Base) -> anyhow::Result<Vec<Hostile>> {
-    let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
-    let goods = payloads(base)?;
+fn hostile(target: &Target) -> anyhow::Result<Vec<Hostile>> {
+    let image = Image::parse(&std::fs::read(&target.base.xen_syms)?)?;
+    let goods = payloads(target)?;
     let mut random = Random::new(seed()?);
-    let count = if exhaustive() { ALL } else { SAMPLE };
-    let chosen = choose(&goods, count, &mut random)?;
+    let chosen = choose(&goods, target.count, &mut random)?;
     let mut all = Vec::new();
     for good in &goods {
         let what = format!("{}: as it is", good.name);
@@ -241,39 +233,7 @@ fn hostile(base: &Base) -> anyhow::Result<Vec<Hostile>> {
     Ok(all)
 }
 
-/// A host whose dom0 has the files of `directory`.
-fn boot(base: &Base, directory: &Path) -> anyhow::Result<Host> {
-    let mut config = config(base)?;
-    let driver = PathBuf::from(env!("CARGO_BIN_EXE_in-dom0"));
-    config.programs.push(("bin/in-dom0".to_owned(), driver));
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        let place = place(&entry.file_name().to_string_lossy());
-        config.files.push((place, entry.path()));
-    }
-    Ok(Host::boot(&config)?)
-}
-
-fn place(name: &str) -> String {
-    format!("/lab/{name}")
-}
-
-/// Tries them in sequence; returns the driver's output.
-fn run(host: &mut Host, files: &[String]) -> Result<String, Error> {
-    let mut printed = String::new();
-    for files in files.chunks(AT_A_TIME) {
-        let mut argv = vec!["in-dom0".to_owned(), "try-each".to_owned()];
-        argv.extend_from_slice(files);
-        let output = host.run(&argv)?;
-        if output.code != Some(0) {
-            return Err(Error::Dom0(format!("{output:?}")));
-        }
-        printed.push_str(&output.stdout);
-    }
-    Ok(printed)
-}
-
-/// The error numbers in the driver's output, by name.
+/// The error numbers in what was printed in dom0, by name.
 fn codes(text: &str) -> impl Iterator<Item = (String, Vec<i32>)> {
     text.lines().filter_map(|line| {
         let (name, codes) = line.trim().split_once(' ')?;
@@ -294,7 +254,8 @@ fn said<'c>(console: &'c str, name: &str) -> Vec<&'c str> {
 /// Requests that never reach the engine also get a reason, and the stock core's error
 /// number.
 fn unreadable_requests_are_refused_too(host: &mut Host, any: &str) -> anyhow::Result<()> {
-    let printed = run(host, &[place(EMPTY), place(LARGE)])?;
+    let mut printed = String::new();
+    Dom0::Driver.run(host, &[place(EMPTY), place(LARGE)], &mut printed)?;
     for name in [EMPTY, LARGE] {
         let line = format!("{name} {}", Errno::EINVAL.0);
         ensure!(printed.lines().any(|printed| printed == line), "{printed}");
@@ -338,7 +299,7 @@ struct Outcome {
 }
 
 /// Tries all; after a crash, continues with the next one on a new host.
-fn outcome(base: &Base, all: &[Hostile]) -> anyhow::Result<Outcome> {
+fn outcome(target: &Target, all: &[Hostile]) -> anyhow::Result<Outcome> {
     let directory = tempfile::tempdir()?;
     for hostile in all {
         std::fs::write(directory.path().join(&hostile.name), &hostile.data)?;
@@ -350,15 +311,13 @@ fn outcome(base: &Base, all: &[Hostile]) -> anyhow::Result<Outcome> {
         apply.to_owned() + &place(&hostile.name)
     });
     let files: Vec<String> = files.collect();
+    let goods = THEIRS.len() + EXAMPLES.len() + target.patches().count();
     let mut outcome = Outcome::default();
     let mut next = 0;
     while next < all.len() {
-        let mut host = boot(base, directory.path())?;
-        let (good, left) = (
-            &files[..THEIRS.len() + EXAMPLES.len() + PATCHES.len()],
-            &files[next..],
-        );
-        let lived = one_host(&mut host, good, left, &mut outcome)?;
+        let mut host = target.boot(directory.path())?;
+        let (good, left) = (&files[..goods], &files[next..]);
+        let lived = one_host(target.dom0, &mut host, good, left, &mut outcome)?;
         if let Err(error) = lived {
             let left = |hostile: &Hostile| !outcome.codes.contains_key(&hostile.name);
             let Some(ended) = all[next..].iter().position(left) else {
@@ -387,30 +346,32 @@ fn outcome(base: &Base, all: &[Hostile]) -> anyhow::Result<Outcome> {
 
 /// The results of `files` on one host, and why the host was lost.
 fn one_host(
+    dom0: Dom0,
     host: &mut Host,
     warm_up: &[String],
     files: &[String],
     outcome: &mut Outcome,
 ) -> anyhow::Result<Result<(), Error>> {
     // Warm up: the first ones make allocations that are kept.
-    run(host, warm_up)?;
+    dom0.run(host, warm_up, &mut String::new())?;
     let mut before = memory(host)?;
-    let done = run(host, files);
+    let mut printed = String::new();
+    let done = dom0.run(host, files, &mut printed);
     outcome.codes.extend(codes(&host.console()));
-    let printed = match done {
-        Ok(printed) => printed,
-        Err(error) => {
-            outcome.console.push_str(&host.console());
-            return Ok(Err(error));
-        }
-    };
     outcome.codes.extend(codes(&printed));
-    unreadable_requests_are_refused_too(host, "xen_hello_world.livepatch")?;
+    if let Err(error) = done {
+        outcome.console.push_str(&host.console());
+        return Ok(Err(error));
+    }
+    // The tool makes no such requests.
+    if dom0 == Dom0::Driver {
+        unreadable_requests_are_refused_too(host, "xen_hello_world.livepatch")?;
+    }
     let mut after = memory(host)?;
     if after != before {
         // The core keeps the capacity of its lists, which must not grow again.
         let grown = after;
-        run(host, files)?;
+        dom0.run(host, files, &mut String::new())?;
         after = memory(host)?;
         before = grown;
     }
@@ -428,13 +389,22 @@ fn one_host(
 
 #[test]
 fn mutants_do_no_harm_and_get_the_verdict_of_the_image() -> anyhow::Result<()> {
-    let base = rust_base()?;
-    let all = hostile(&base)?;
+    all_are_treated_as_expected(&Target::x86_64()?, "hostile-payloads.tsv")
+}
+
+#[test]
+fn so_do_those_on_arm64() -> anyhow::Result<()> {
+    all_are_treated_as_expected(&Target::arm64()?, "hostile-payloads-arm64.tsv")
+}
+
+/// Tries all, and writes what became of each to the table `name` in `target`.
+fn all_are_treated_as_expected(target: &Target, name: &str) -> anyhow::Result<()> {
+    let all = hostile(target)?;
     let Outcome {
         codes,
         console,
         faults,
-    } = outcome(&base, &all)?;
+    } = outcome(target, &all)?;
 
     let mut table = "what\tupload, apply, revert\tfirst reason\n".to_owned();
     let mut wrong = faults;
@@ -455,7 +425,7 @@ fn mutants_do_no_harm_and_get_the_verdict_of_the_image() -> anyhow::Result<()> {
         let (what, reason) = (&hostile.what, hostile.reason());
         writeln!(table, "{what}\t{}\t{reason}", steps.join(" "))?;
     }
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile-payloads.tsv");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, table)?;
     let line = format!(
         "{} payloads, {} not treated as expected: {counts:?}; {}\n",

@@ -155,7 +155,8 @@ const NOTE: [Field; 5] = [
     ("name", 12, 4),
     ("id", 16, 1),
 ];
-/// `struct alt_instr` of Xen; the fields before these are relocated.
+/// `struct alt_instr` of Xen; the fields before these are relocated. ARM64 does not have
+/// the last two.
 const ALTERNATIVE: [Field; 5] = [
     ("feature", 8, 2),
     ("original size", 10, 1),
@@ -165,6 +166,11 @@ const ALTERNATIVE: [Field; 5] = [
 ];
 const FUNCTION_SIZE: usize = 104;
 const ALTERNATIVE_SIZE: usize = 14;
+const ALTERNATIVE_SIZE_ARM64: usize = 12;
+/// First bytes of branches and traps. On ARM64, the last of the four bytes of branches,
+/// `adr`, `adrp` and loads of literals.
+const CODE: [u8; 8] = [0x00, 0x15, 0x25, 0xcc, 0xe8, 0xe9, 0xeb, 0xff];
+const CODE_ARM64: [u8; 8] = [0x00, 0x10, 0x17, 0x18, 0x54, 0x90, 0xb4, 0xff];
 const SECTION_SIZE: usize = size_of::<elf::SectionHeader64<Endianness>>();
 const RELOCATION_SIZE: usize = 24;
 const SYMBOL_SIZE: usize = 24;
@@ -186,6 +192,7 @@ struct Payload<'a> {
     data: &'a [u8],
     sections: Vec<Section>,
     symbols: usize,
+    arm64: bool,
     mutants: Vec<Mutant>,
 }
 
@@ -210,6 +217,7 @@ pub(crate) fn of(name: &str, payload: &[u8]) -> anyhow::Result<Vec<Mutant>> {
         name,
         data: payload,
         symbols: symbols.map_or(0, |symbols| symbols.offset),
+        arm64: header.e_machine(endian) == elf::EM_AARCH64,
         sections,
         mutants: Vec::new(),
     };
@@ -277,10 +285,14 @@ impl Payload<'_> {
         let records = match name.as_str() {
             ".livepatch.funcs" => Some(("function", FUNCTION_SIZE, &FUNCTION[..])),
             ".altinstructions" => {
+                let (step, fields) = match self.arm64 {
+                    true => (ALTERNATIVE_SIZE_ARM64, &ALTERNATIVE[..3]),
+                    false => (ALTERNATIVE_SIZE, &ALTERNATIVE[..]),
+                };
                 (offset..offset + size)
-                    .step_by(ALTERNATIVE_SIZE)
+                    .step_by(step)
                     .for_each(|at| self.alternative(index, at));
-                Some(("alternative", ALTERNATIVE_SIZE, &ALTERNATIVE[..]))
+                Some(("alternative", step, fields))
             }
             ".livepatch.depends" | ".livepatch.xen_depends" | ".note.gnu.build-id" => {
                 Some(("note", size, &NOTE[..]))
@@ -345,10 +357,17 @@ impl Payload<'_> {
             };
             let begin = self.sections[section].offset + offset;
             for byte in 0..length {
-                for value in [0x00, 0x15, 0x25, 0xcc, 0xe8, 0xe9, 0xeb, 0xff] {
+                for value in if self.arm64 { CODE_ARM64 } else { CODE } {
                     let which = format!("{} {code} byte {byte}", self.sections[section].name);
                     let how = format!("is {value:#x}");
-                    self.set(&structure, &which, (code, byte, 1), begin, &how, value);
+                    self.set(
+                        &structure,
+                        &which,
+                        (code, byte, 1),
+                        begin,
+                        &how,
+                        value.into(),
+                    );
                 }
             }
             for relocation in self.relocations(section) {
