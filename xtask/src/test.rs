@@ -169,6 +169,8 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         ("XSPLICE_ARM64_BASE", ARM64.description()?.into()),
         ("XSPLICE_ARM64_RUST_BASE", build_arm64(&plain)?.into()),
         ("XSPLICE_ARM64_LOCKED_BASE", build_arm64(&locked)?.into()),
+        ("XSPLICE_ARM32_BIN", ARM32.build_xsplice()?.into()),
+        ("XSPLICE_ARM32_BASE", ARM32.description()?.into()),
         ("XSPLICE_AXE", axe::get()?.into()),
         ("XSPLICE_PROMTOOL", promtool::get()?.into()),
         (

@@ -48,7 +48,7 @@ const PROGRAMS: [(&str, &str); 3] = [
     ("hostile", "hostile payloads"),
 ];
 /// What is in the names of tests that need more than these two hypervisors.
-const WITHOUT: [&str; 2] = ["on_debug_xen", "on_arm64"];
+const WITHOUT: [&str; 3] = ["on_debug_xen", "on_arm64", "on_arm32"];
 
 const TABLE: &str = "docs/versions.md";
 

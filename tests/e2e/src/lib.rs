@@ -12,9 +12,6 @@ pub mod xapi;
 pub mod directives;
 
 use anyhow::{Context, bail, ensure};
-use object::LittleEndian;
-use object::elf::FileHeader64;
-use object::read::elf::FileHeader as _;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::process::{Command, Output as LocalOutput};
@@ -40,9 +37,15 @@ pub fn minor(base: &Base) -> anyhow::Result<u32> {
 /// If its symbols are not readable, or not those of a hypervisor.
 pub fn machine(base: &Base) -> anyhow::Result<Machine> {
     let syms = std::fs::read(&base.xen_syms)?;
-    let number = FileHeader64::<LittleEndian>::parse(&*syms)?.e_machine(LittleEndian);
-    let machine = Machine::from_elf(number.0);
-    machine.with_context(|| format!("{}: {number:?}", base.xen_syms.display()))
+    // In ELF files of both widths.
+    let number = syms.get(18..).and_then(|rest| rest.first_chunk());
+    let machine = number.and_then(|number| Machine::from_elf(u16::from_le_bytes(*number)));
+    machine.with_context(|| {
+        format!(
+            "{}: no ELF file of a known machine",
+            base.xen_syms.display()
+        )
+    })
 }
 
 /// The example patch `name` for this version: the newest that is not for a later
@@ -136,6 +139,14 @@ pub fn arm64_locked_base() -> anyhow::Result<Base> {
     described_by("XSPLICE_ARM64_LOCKED_BASE")
 }
 
+/// As [`arm64_base`], for ARM32: `XSPLICE_ARM32_BASE` names it.
+///
+/// # Errors
+/// If there is none.
+pub fn arm32_base() -> anyhow::Result<Base> {
+    described_by("XSPLICE_ARM32_BASE")
+}
+
 /// What the environment variable `variable` says, which `cargo xtask test` sets.
 ///
 /// # Errors
@@ -223,6 +234,14 @@ pub fn config(base: &Base) -> anyhow::Result<HostConfig> {
 /// If the base is missing.
 pub fn arm64_config(base: &Base) -> anyhow::Result<HostConfig> {
     config_with(base, named_by("XSPLICE_ARM64_BIN")?.into())
+}
+
+/// As [`config`], for [`arm32_base`]; `XSPLICE_ARM32_BIN` names the `xsplice` in it.
+///
+/// # Errors
+/// If the base is missing.
+pub fn arm32_config(base: &Base) -> anyhow::Result<HostConfig> {
+    config_with(base, named_by("XSPLICE_ARM32_BIN")?.into())
 }
 
 fn config_with(base: &Base, xsplice: PathBuf) -> anyhow::Result<HostConfig> {

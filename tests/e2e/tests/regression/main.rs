@@ -4,6 +4,7 @@
 //! Xen with the stock core and with ours, with the C tool and with ours. All behave
 //! the same.
 
+mod arm32;
 mod arm64;
 mod denied;
 mod faults;
@@ -392,6 +393,13 @@ struct Run {
 
 /// The steps with both tools, and those with hooks, on a host that has been booted.
 fn make_all(host: &mut Host, base: &Base, nop: &[u8]) -> anyhow::Result<[Vec<Output>; 2]> {
+    let both = make_both(host, base, nop)?;
+    make(host, "xsplice", HOOKED, Tries::One)?;
+    Ok(both)
+}
+
+/// The steps with both tools.
+fn make_both(host: &mut Host, base: &Base, nop: &[u8]) -> anyhow::Result<[Vec<Output>; 2]> {
     host.put("/lab/nop.livepatch", nop)?;
     // Where the C tool cannot be used, ours takes the same steps twice.
     let c_tool = match c_tool_fits(base)? {
@@ -400,7 +408,6 @@ fn make_all(host: &mut Host, base: &Base, nop: &[u8]) -> anyhow::Result<[Vec<Out
     };
     let theirs = make(host, c_tool, STEPS, Tries::Many)?;
     let ours = make(host, OURS, STEPS, Tries::Many)?;
-    make(host, "xsplice", HOOKED, Tries::One)?;
     Ok([theirs, ours])
 }
 
