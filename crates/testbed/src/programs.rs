@@ -78,6 +78,10 @@ pub fn build_foreign(foreign: &Foreign<'_>) -> anyhow::Result<PathBuf> {
         .arg(&target)
         .env("RUSTC", "/usr/bin/rustc")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        // Not optimized, the code for ARM32 is larger than one of its branches reaches, and
+        // the linker's way around that loses which functions are Thumb code.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env_remove("RUSTUP_TOOLCHAIN");
     command::run(&mut cargo)?;
     Ok(target.join(foreign.target).join("debug/xsplice"))

@@ -110,6 +110,7 @@ const RECIPE: &str = concat!(
 /// The same on ARM64.
 const ARM64_RECIPE: &str = concat!(
     include_str!("xen.rs"),
+    include_str!("arm.rs"),
     include_str!("arm64.rs"),
     include_str!("../../host-xen/patches/0001-sysctl-continuation.patch"),
     include_str!("../../host-xen/patches/0002-choice-of-engine.patch"),
