@@ -3,14 +3,11 @@
 
 use crate::Architecture;
 use anyhow::{Context, bail};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 use xsplice_lab::{Host, HostConfig, Output};
-use xsplice_testbed::arm::Arm;
-use xsplice_testbed::arm32::ARM32;
 use xsplice_testbed::arm64::ARM64;
-use xsplice_testbed::base::{self, Base};
+use xsplice_testbed::base;
 use xsplice_testbed::{println, programs};
 
 const PATCH: &str = "examples/xen-4.17/extra-version.patch";
@@ -28,8 +25,12 @@ pub(crate) fn run(arch: Architecture) -> anyhow::Result<()> {
             xsplice.clone(),
             "as Debian ships it, with 4 CPUs",
         ),
-        Architecture::Arm64 => on_arm(&ARM64)?,
-        Architecture::Arm32 => on_arm(&ARM32)?,
+        Architecture::Arm64 => (
+            ARM64.base()?,
+            ARM64.build_xsplice()?,
+            "with Xen's own live patching and 2 CPUs",
+        ),
+        Architecture::Arm32 => bail!("payloads cannot be built for ARM32 yet"),
     };
     say(&format!(
         "building a live patch for Xen {} from {PATCH}",
@@ -71,12 +72,6 @@ pub(crate) fn run(arch: Architecture) -> anyhow::Result<()> {
     }
     say("the running hypervisor changed its behaviour, and changed it back");
     Ok(())
-}
-
-/// The host, `xsplice` for it, and what it is.
-fn on_arm(arm: &Arm) -> anyhow::Result<(Base, PathBuf, &'static str)> {
-    let what = "for ARM, with Xen's own live patching and 2 CPUs";
-    Ok((arm.base()?, arm.build_xsplice()?, what))
 }
 
 fn admin(host: &mut Host, arguments: &[&str]) -> anyhow::Result<String> {

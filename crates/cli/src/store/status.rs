@@ -303,6 +303,8 @@ fn text(status: &Status) -> String {
 pub(crate) fn details(known: &Known) -> Vec<(&'static str, String)> {
     let fixes = known.fixes.join(" ");
     let id = |id: &Option<BuildId>| id.as_ref().map(ToString::to_string);
+    // Of a payload that the store does not have, it would be all there is to say.
+    let position = known.position.filter(|_| known.level.is_some());
     let all = [
         ("level", known.level.map(|level| level.to_string())),
         ("fixes", Some(fixes).filter(|fixes| !fixes.is_empty())),
@@ -310,7 +312,7 @@ pub(crate) fn details(known: &Known) -> Vec<(&'static str, String)> {
         ("build-id", id(&known.build_id)),
         ("sha256", known.sha256.as_ref().map(ToString::to_string)),
         ("depends", id(&known.depends)),
-        ("position", known.position.map(|at| at.to_string())),
+        ("position", position.map(|at| at.to_string())),
     ];
     let known = all.into_iter();
     known
