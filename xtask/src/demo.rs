@@ -7,8 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 use xsplice_lab::{Host, HostConfig, Output};
 use xsplice_testbed::arm64::ARM64;
-use xsplice_testbed::base;
-use xsplice_testbed::{println, programs};
+use xsplice_testbed::{base, println, programs};
 
 const PATCH: &str = "examples/xen-4.17/extra-version.patch";
 const WATCHED: &str = "/sys/hypervisor/version/extra";
@@ -16,22 +15,19 @@ const WATCHED: &str = "/sys/hypervisor/version/extra";
 pub(crate) fn run(arch: Architecture) -> anyhow::Result<()> {
     let start = Instant::now();
     let say = |text: &str| println!("[{:>4} s] {text}", start.elapsed().as_secs());
-    say("building xsplice");
-    let xsplice = programs::build_xsplice()?;
     say("getting Debian's Xen");
-    let (base, in_dom0, kind) = match arch {
-        Architecture::X86_64 => (
-            base::get()?,
-            xsplice.clone(),
-            "as Debian ships it, with 4 CPUs",
-        ),
+    let (base, for_arm, kind) = match arch {
+        Architecture::X86_64 => (base::get()?, None, "as Debian ships it, with 4 CPUs"),
         Architecture::Arm64 => (
             ARM64.base()?,
-            ARM64.build_xsplice()?,
+            Some(ARM64.build_xsplice()?),
             "with Xen's own live patching and 2 CPUs",
         ),
         Architecture::Arm32 => bail!("payloads cannot be built for ARM32 yet"),
     };
+    say("building xsplice");
+    let xsplice = programs::build_xsplice()?;
+    let in_dom0 = for_arm.unwrap_or_else(|| xsplice.clone());
     say(&format!(
         "building a live patch for Xen {} from {PATCH}",
         base.version
