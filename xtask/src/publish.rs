@@ -4,6 +4,9 @@
 
 use anyhow::Context as _;
 use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_testbed::{command, println};
 
@@ -20,11 +23,40 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let mut command = Command::new("cargo");
     // Uncommitted changes are no reason to fail; dependencies were fetched before.
     command.args(["package", "--quiet", "--allow-dirty", "--offline"]);
+    command.env("CARGO_HOME", cargo_home()?);
     for package in &packages {
         command.args(["--package", &package.name]);
     }
     command::run(&mut command)?;
     check_oldest(&packages)
+}
+
+/// A home of Cargo's with what the user's has, but without unpacked sources: Cargo knows
+/// those by name and version, and would compile what an earlier run packaged.
+fn cargo_home() -> anyhow::Result<PathBuf> {
+    let user = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let user = user.or_else(|| Some(std::env::home_dir()?.join(".cargo")));
+    let user = user.context("neither CARGO_HOME nor the home directory is known")?;
+    let ours = std::path::absolute("target/package-home")?;
+    if ours.exists() {
+        fs::remove_dir_all(&ours)?;
+    }
+    link_all_but("registry", &user, &ours)?;
+    link_all_but("src", &user.join("registry"), &ours.join("registry"))?;
+    Ok(ours)
+}
+
+/// Makes `to` a directory with a link to each entry of `from` but one.
+fn link_all_but(name: &str, from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to)?;
+    let entries = fs::read_dir(from).with_context(|| format!("reading {}", from.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() != name {
+            symlink(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The crates that `Cargo.toml` does not keep from being published.
