@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Compares two builds of one object file, symbol by symbol.
 //!
-//! *What it is*: [`object::Object`] reads a relocatable ELF file for x86-64 or ARM64 into
-//! symbols, sections and references, independent of section layout; [`compare::compare`]
-//! correlates the symbols of two such objects and reports which differ.
+//! *What it is*: [`object::Object`] reads a relocatable ELF file for x86-64, ARM64 or ARM32
+//! into symbols, sections and references, independent of section layout;
+//! [`compare::compare`] correlates the symbols of two such objects and reports which differ.
 //!
 //! *What it trusts*: that both files were compiled with `-ffunction-sections
 //! -fdata-sections`, like every hypervisor with live patching. The files themselves

@@ -31,8 +31,8 @@ pub enum ReadError {
     },
     /// It is an ELF file of another kind.
     #[error(
-        "{file}: expected a relocatable object for x86-64 or ARM64, found ELF type {e_type}, machine \
-         {e_machine}"
+        "{file}: expected a relocatable object for x86-64, ARM64 or ARM32, found ELF type {e_type}, \
+         machine {e_machine}"
     )]
     WrongKind {
         /// The file.
@@ -66,6 +66,35 @@ pub enum ReadError {
         file: String,
         /// The table.
         section: String,
+    },
+    /// It has code in an instruction set that the hypervisor does not use.
+    #[error(
+        "{file}: {} has Thumb code at {offset:#x}, which the hypervisor does not run: compile \
+         with `-marm`",
+        section.as_deref().unwrap_or("it")
+    )]
+    ForeignCode {
+        /// The file.
+        file: String,
+        /// The section, if it is known.
+        section: Option<String>,
+        /// Offset in that section.
+        offset: u64,
+    },
+    /// Code refers to a place outside of its function by a distance that no relocation
+    /// can describe.
+    #[error(
+        "{file}: the instruction at {section}+{offset:#x} reads, or takes the address of, a place \
+         outside of its function that is so near that no relocation describes it: let the \
+         function have its constants within its size (`.ltorg`)"
+    )]
+    Unnamed {
+        /// The file.
+        file: String,
+        /// The section of the code.
+        section: String,
+        /// Offset in that section.
+        offset: u64,
     },
     /// A relocation names a section that several variables share, and the one it
     /// means is unknown.

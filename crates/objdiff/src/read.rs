@@ -8,8 +8,9 @@ use crate::object::{
     Target,
 };
 use ::object::elf;
-use ::object::read::elf::{ElfFile64, FileHeader, SectionHeader, Sym};
-use ::object::{Endianness, Object as _, ObjectSection as _};
+use ::object::elf::{FileHeader32, FileHeader64};
+use ::object::read::elf::{ElfFile, FileHeader, SectionHeader, Sym};
+use ::object::{Endianness, FileKind, Object as _, ObjectSection as _};
 use index_vec::{IndexVec, index_vec};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,23 +23,26 @@ impl Object {
     /// # Errors
     /// If `data` is no relocatable ELF file for a known machine, or is damaged.
     pub fn read(path: &str, data: &[u8]) -> Result<Self, ReadError> {
-        Reader::new(path, data)?.read()
+        match FileKind::parse(data) {
+            Ok(FileKind::Elf32) => Reader::<FileHeader32<_>>::new(path, data)?.read(),
+            _ => Reader::<FileHeader64<_>>::new(path, data)?.read(),
+        }
     }
 }
 
 /// Reads one ELF file.
-pub(crate) struct Reader<'a> {
+struct Reader<'a, H: FileHeader<Endian = Endianness>> {
     path: &'a str,
-    elf: ElfFile64<'a, Endianness>,
+    elf: ElfFile<'a, H>,
     arch: &'static dyn Arch,
 }
 
-impl<'a> Reader<'a> {
-    pub(crate) fn new(path: &'a str, data: &'a [u8]) -> Result<Self, ReadError> {
-        let elf = ElfFile64::parse(data).map_err(|e| malformed(path, &e))?;
+impl<'a, H: FileHeader<Endian = Endianness>> Reader<'a, H> {
+    fn new(path: &'a str, data: &'a [u8]) -> Result<Self, ReadError> {
+        let elf = ElfFile::<H>::parse(data).map_err(|e| malformed(path, &e))?;
         let header = elf.elf_header();
         let (e_type, e_machine) = (header.e_type(elf.endian()), header.e_machine(elf.endian()));
-        let arch = Machine::from_elf(e_machine.0).and_then(arch::of);
+        let arch = Machine::from_elf(e_machine.0).map(arch::of);
         match arch.filter(|_| e_type == elf::ET_REL) {
             Some(arch) => Ok(Self { path, elf, arch }),
             None => Err(ReadError::WrongKind {
@@ -49,7 +53,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(crate) fn read(&self) -> Result<Object, ReadError> {
+    fn read(&self) -> Result<Object, ReadError> {
         let mut object = Object {
             sections: self.sections()?,
             ..Object::empty(self.arch)
@@ -83,7 +87,7 @@ impl<'a> Reader<'a> {
                 .map_err(|e| malformed(self.path, &e))?
                 .to_owned();
             let no_bits = header.sh_type(endian) == elf::SHT_NOBITS;
-            let unit = header.sh_entsize(endian).max(1);
+            let unit = header.sh_entsize(endian).into().max(1);
             let merge = flags.contains(elf::SHF_MERGE).then(|| {
                 if flags.contains(elf::SHF_STRINGS) {
                     Merge::Strings(unit)
@@ -137,13 +141,20 @@ impl<'a> Reader<'a> {
                 .map_err(|e| malformed(self.path, &e))?;
             let name = String::from_utf8_lossy(name);
             let section = SectionIx::from(usize::from(symbol.st_shndx(endian).0));
-            let value = symbol.st_value(endian);
+            let value = symbol.st_value(endian).into();
             let kind = symbol.st_type();
             if kind == elf::STT_FILE {
                 object.file = name.clone().into_owned();
             }
             let defined = section != 0 && section < object.sections.len();
             let mark = self.arch.machine().is_mapping_symbol(name.as_bytes());
+            if mark && self.arch.is_foreign_code(&name) {
+                return Err(ReadError::ForeignCode {
+                    file: self.path.to_owned(),
+                    section: object.sections.get(section).map(|s| s.name.clone()),
+                    offset: value,
+                });
+            }
             if mark && defined {
                 let data = name.starts_with("$d");
                 marks.entry(section).or_default().insert(value, data);
@@ -159,7 +170,7 @@ impl<'a> Reader<'a> {
                     name: name.into(),
                     section,
                     offset: value,
-                    size: symbol.st_size(endian),
+                    size: symbol.st_size(endian).into(),
                     tail: 0,
                 });
                 Meaning::Target(Target::Symbol(symbol))
@@ -227,7 +238,13 @@ impl<'a> Reader<'a> {
                 return Err(bad());
             };
             let meant = meaning.get(symbol.0).ok_or_else(bad)?;
-            let (addend, user) = (relocation.addend(), code.users.get(at).copied().flatten());
+            let addend = match relocation.has_implicit_addend() {
+                true => self
+                    .held_addend(section, offset, r_type.0)
+                    .ok_or_else(bad)?,
+                false => relocation.addend(),
+            };
+            let user = code.users.get(at).copied().flatten();
             let bias = user.map_or(0, |user| self.arch.bias(&user, offset, r_type.0))
                 + bias_of.as_ref().map_or(0, |bias| bias(offset, addend));
             relocations.push(Relocation {
@@ -238,11 +255,28 @@ impl<'a> Reader<'a> {
                 reference: meant.reference(object, addend, bias),
             });
         }
+        let unknown = |field: &&Relocation| self.arch.relocation(field.r_type).is_none();
+        if let Some(field) = code.branches.iter().find(unknown) {
+            return Err(ReadError::Unnamed {
+                file: self.path.to_owned(),
+                section: section.name.clone(),
+                offset: field.offset,
+            });
+        }
         if !code.branches.is_empty() {
             relocations.extend(code.branches);
             relocations.sort_by_key(|r| r.offset);
         }
         Ok(relocations)
+    }
+}
+
+impl<H: FileHeader<Endian = Endianness>> Reader<'_, H> {
+    /// The addend that the place of a relocation has.
+    fn held_addend(&self, section: &Section, offset: u64, r_type: u32) -> Option<i64> {
+        let place = section.data.get(usize::try_from(offset).ok()?..)?;
+        // The contents of a place of an unknown type are not known either.
+        self.arch.relocation(r_type)?.addend(place)
     }
 }
 

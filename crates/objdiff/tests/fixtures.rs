@@ -2,7 +2,7 @@
 //! Builds each file of `fixtures/` twice, the second time with `-DPATCHED`,
 //! and audits the comparison for exactly the differences that the file expects.
 //!
-//! Every file is built with gcc and with clang, for x86-64 and for ARM64, at `-O1`, `-O2`
+//! Every file is built with gcc and with clang, for x86-64, ARM64 and ARM32, at `-O1`, `-O2`
 //! and `-O3`, with the flags by which Xen's own build compiles code. Comments in it say:
 //!
 //! ```text
@@ -22,7 +22,8 @@
 //! Names are those of the source: `f.isra.0` is `f`, and `f.part.1.cold` is
 //! `f.part.cold`. `name*2` stands for two symbols of that name. `EXPECT(gcc)`,
 //! `EXPECT(clang -O1)` and so on hold for those builds only; `gcc` and `clang` are those
-//! for x86-64, `arm64` and `clang-arm64` those for ARM64.
+//! for x86-64, `arm64` and `clang-arm64` those for ARM64, and `arm32` and `clang-arm32` those
+//! for ARM32.
 
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -30,9 +31,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_objdiff::{Comparison, Kind, Object, SymbolName, compare};
 
-const COMPILERS: [&str; 4] = ["gcc", "clang", ARM64, CLANG_ARM64];
+const COMPILERS: [&str; 6] = ["gcc", "clang", ARM64, CLANG_ARM64, ARM32, CLANG_ARM32];
 const ARM64: &str = "arm64";
 const CLANG_ARM64: &str = "clang-arm64";
+const ARM32: &str = "arm32";
+const CLANG_ARM32: &str = "clang-arm32";
 const LEVELS: [&str; 3] = ["-O1", "-O2", "-O3"];
 
 /// What Xen's build gives to every compiler.
@@ -54,6 +57,16 @@ const ARM64_FLAGS: [&str; 5] = [
     "-mgeneral-regs-only",
     "-mno-outline-atomics",
     "-fno-pie",
+    "-fno-asynchronous-unwind-tables",
+];
+
+/// What Xen's build gives to compilers for ARM32.
+const ARM32_FLAGS: [&str; 6] = [
+    "-marm",
+    "-msoft-float",
+    "-mcpu=cortex-a15",
+    "-fno-pie",
+    "-fno-exceptions",
     "-fno-asynchronous-unwind-tables",
 ];
 
@@ -89,6 +102,14 @@ const CLANG_FLAGS: [&str; 3] = [
 /// What clang for ARM64 is given.
 const CLANG_ARM64_FLAGS: [&str; 1] = ["--target=aarch64-linux-gnu"];
 
+/// What clang for ARM32 is given, so that it does as gcc: no unwind tables for C, and at
+/// `-O3`, which Xen's build does not use, each variable in a section of its own.
+const CLANG_ARM32_FLAGS: [&str; 3] = [
+    "--target=arm-linux-gnueabihf",
+    "-fno-unwind-tables",
+    "-mno-global-merge",
+];
+
 /// A way to build a fixture.
 #[derive(Clone, Copy)]
 struct Build {
@@ -112,7 +133,9 @@ impl Build {
             "gcc" => ("gcc", &X86_FLAGS[..], &GCC_FLAGS[..]),
             "clang" => ("clang", &X86_FLAGS[..], &CLANG_FLAGS[..]),
             ARM64 => ("aarch64-linux-gnu-gcc", &ARM64_FLAGS[..], &[][..]),
-            _ => ("clang", &ARM64_FLAGS[..], &CLANG_ARM64_FLAGS[..]),
+            CLANG_ARM64 => ("clang", &ARM64_FLAGS[..], &CLANG_ARM64_FLAGS[..]),
+            ARM32 => ("arm-linux-gnueabihf-gcc", &ARM32_FLAGS[..], &[][..]),
+            _ => ("clang", &ARM32_FLAGS[..], &CLANG_ARM32_FLAGS[..]),
         };
         let mut compiler = Command::new(program);
         compiler.args(FLAGS).arg(self.level);

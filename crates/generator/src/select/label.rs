@@ -85,6 +85,6 @@ pub(super) fn takes_own_labels(object: &Object, index: SymbolIx) -> bool {
             && !fields
                 .iter()
                 .any(|field| instruction.contains(field.offset))
-            && !object.arch.only_jumps_by(&all, at, code)
+            && !object.arch.only_reads_there(&all, at, code)
     })
 }

@@ -7,7 +7,7 @@
 use super::{Arch, Does, Instruction, Operand};
 use object::elf;
 use xsplice_abi::machine::Machine;
-use xsplice_abi::special::{BugKind, Entry, Table, arm};
+use xsplice_abi::special::{Entry, Table, arm};
 use xsplice_reloc::reloc::{Relocation, aarch64};
 use yaxpeax_arch::{Decoder as _, U8Reader};
 use yaxpeax_arm::armv8::a64::{self, InstDecoder, Opcode};
@@ -87,7 +87,7 @@ impl Arch for Aarch64 {
         let word = code.get(..SIZE).unwrap_or(code);
         match decode(word) {
             Some(decoded) => decoded.to_string(),
-            None => format!(".inst {}", hex(word)),
+            None => format!(".inst {}", super::hex(word)),
         }
     }
 
@@ -113,7 +113,7 @@ impl Arch for Aarch64 {
 
     /// A switch adds an entry of a table to the address of one of its branches, and jumps
     /// there.
-    fn only_jumps_by(&self, all: &[Instruction], at: usize, code: &[u8]) -> bool {
+    fn only_reads_there(&self, all: &[Instruction], at: usize, code: &[u8]) -> bool {
         let first = all.first().map_or(0, |first| first.start);
         let decoded = |instruction: &Instruction| {
             let offset = instruction.start.wrapping_sub(first);
@@ -145,10 +145,7 @@ impl Arch for Aarch64 {
     }
 
     fn has(&self, table: Table) -> bool {
-        match table {
-            Table::BugFrames(_) | Table::Alternatives => true,
-            Table::Exceptions | Table::EarlyExceptions | Table::CallSites => false,
-        }
+        super::arm::has(table)
     }
 
     fn entry_size(&self, table: Table) -> u64 {
@@ -156,23 +153,11 @@ impl Arch for Aarch64 {
     }
 
     fn compared_size(&self, table: Table) -> u64 {
-        /// Size of the line number and what fills the last word of a bug frame.
-        const LINE: u64 = 4;
-        match table {
-            Table::BugFrames(_) => arm::BUG_FRAME_SIZE - LINE,
-            _ => arm::entry_size(table),
-        }
+        super::arm::compared_size(table)
     }
 
     fn uses_field(&self, table: Table, offset: u64) -> bool {
-        /// Offset of the message in a bug frame. Without one, it leads to whatever the
-        /// assembler put behind the file name.
-        const MESSAGE: u64 = 8;
-        match table {
-            Table::BugFrames(BugKind::Assert) => true,
-            Table::BugFrames(_) => offset != MESSAGE,
-            _ => true,
-        }
+        super::arm::uses_field(table, offset)
     }
 
     fn read_entry(&self, table: Table, entry: &[u8], at: u64) -> Option<Entry> {
@@ -195,6 +180,10 @@ impl Arch for Aarch64 {
     fn has_anchors(&self) -> bool {
         true
     }
+
+    fn is_foreign_code(&self, _mark: &str) -> bool {
+        false
+    }
 }
 
 /// The type of the relocation for the operand of the instruction `word` that counts
@@ -213,11 +202,6 @@ fn field(word: &[u8]) -> Option<u32> {
         _ => elf::R_AARCH64_CONDBR19,
     };
     Some(r_type.0)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let word = bytes.iter().rev();
-    word.fold("0x".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]
@@ -262,7 +246,7 @@ mod tests {
         let jumps = |words: &[u32]| {
             let code = code(words);
             let all: Vec<Instruction> = Aarch64.decode(&code, 0).collect();
-            Aarch64.only_jumps_by(&all, 0, &code)
+            Aarch64.only_reads_there(&all, 0, &code)
         };
         // adr x0, 12; add x1, x0, w1, sxth #2; br x1
         assert!(jumps(&[0x1000_0060, 0x8b21_a801, 0xd61f_0020]));

@@ -2,9 +2,12 @@
 //! What differs between the machines that objects are for.
 
 mod aarch64;
+mod arm;
+mod arm32;
 mod x86_64;
 
 pub use aarch64::Aarch64;
+pub use arm32::Arm32;
 pub use x86_64::X86_64;
 
 use std::fmt::Debug;
@@ -73,7 +76,7 @@ pub trait Arch: Debug + Sync {
     /// The relocation of this type, if it is known.
     fn relocation(&self, r_type: u32) -> Option<&'static Relocation>;
 
-    /// The type of the relocation for an address in 64 bits of data.
+    /// The type of the relocation for an address in data.
     fn pointer(&self) -> u32;
 
     /// The instructions of `code`, the first of which is at `at`. Bytes that are no
@@ -95,8 +98,8 @@ pub trait Arch: Debug + Sync {
     fn operand(&self, instruction: &Instruction, code: &[u8]) -> Option<Operand>;
 
     /// Whether the function with this `code`, decoded as `all`, uses the address that the
-    /// instruction at `at` computes only to jump.
-    fn only_jumps_by(&self, all: &[Instruction], at: usize, code: &[u8]) -> bool;
+    /// instruction at `at` computes only to jump, or to read a constant.
+    fn only_reads_there(&self, all: &[Instruction], at: usize, code: &[u8]) -> bool;
 
     /// Whether the field at `offset` of `code` is the pointer of an indirect call or jump
     /// that the hypervisor makes direct where a table says so; if so, the offset of the
@@ -130,13 +133,22 @@ pub trait Arch: Debug + Sync {
     /// Whether compilers may refer to one variable by the distance from another one
     /// that shares its section.
     fn has_anchors(&self) -> bool;
+
+    /// Whether a mapping symbol of this name marks code in an instruction set that the
+    /// hypervisor does not use.
+    fn is_foreign_code(&self, mark: &str) -> bool;
 }
 
-/// The machine's properties; `None` if objects for it cannot be compared.
-pub fn of(machine: Machine) -> Option<&'static dyn Arch> {
+/// The machine's properties.
+pub fn of(machine: Machine) -> &'static dyn Arch {
     match machine {
-        Machine::X86_64 => Some(&X86_64),
-        Machine::Arm64 => Some(&Aarch64),
-        Machine::Arm32 => None,
+        Machine::X86_64 => &X86_64,
+        Machine::Arm64 => &Aarch64,
+        Machine::Arm32 => &Arm32,
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let word = bytes.iter().rev();
+    word.fold("0x".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }

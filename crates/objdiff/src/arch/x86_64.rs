@@ -107,7 +107,7 @@ impl Arch for X86_64 {
         })
     }
 
-    fn only_jumps_by(&self, _all: &[Instruction], _at: usize, _code: &[u8]) -> bool {
+    fn only_reads_there(&self, _all: &[Instruction], _at: usize, _code: &[u8]) -> bool {
         // Jumps by a table do not compute the address of code.
         false
     }
@@ -154,6 +154,10 @@ impl Arch for X86_64 {
     }
 
     fn has_anchors(&self) -> bool {
+        false
+    }
+
+    fn is_foreign_code(&self, _mark: &str) -> bool {
         false
     }
 }
