@@ -31,6 +31,8 @@ impl Problem {
             ReadError::Malformed { .. }
             | ReadError::WrongKind { .. }
             | ReadError::BadRelocation { .. }
+            | ReadError::ForeignCode { .. }
+            | ReadError::Unnamed { .. }
             | ReadError::Doubtful { .. } => Code::UnreadableObject,
         };
         let message = format!("the object cannot be compared: {error}");

@@ -62,6 +62,8 @@ pub(crate) fn read(
         ReadError::Malformed { .. }
         | ReadError::WrongKind { .. }
         | ReadError::BadRelocation { .. }
+        | ReadError::ForeignCode { .. }
+        | ReadError::Unnamed { .. }
         | ReadError::UnknownTable { .. } => Problem::unreadable(&file.source, &error),
     })
 }

@@ -10,15 +10,19 @@ use std::process::Command;
 use std::sync::OnceLock;
 use xsplice_objdiff::{Object, compare, explain};
 
-/// Fixtures that have between them what the reader knows.
-const SEEDS: [&str; 6] = [
-    "alternatives.c",
-    "assembly_unsized.S",
-    "bug_frames.c",
-    "data.c",
-    "ex_table.c",
-    "strings.c",
+/// Fixtures that have between them what the reader knows, and their compilers.
+const SEEDS: [(&str, &str); 9] = [
+    ("gcc", "alternatives.c"),
+    ("gcc", "assembly_unsized.S"),
+    ("gcc", "bug_frames.c"),
+    ("gcc", "data.c"),
+    ("gcc", "ex_table.c"),
+    ("gcc", "strings.c"),
+    (ARM32, "alternatives.c"),
+    (ARM32, "jump_table_in_text.c"),
+    (ARM32, "literals.c"),
 ];
+const ARM32: &str = "arm-linux-gnueabihf-gcc";
 const CASES: u32 = 4000;
 /// How many different changes of single bytes are tried on each seed.
 const FLIPS: usize = 2000;
@@ -29,26 +33,20 @@ fn seeds() -> &'static [Vec<u8>] {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         let directory = tempfile::tempdir().expect("a directory");
         let output = directory.path().join("seed.o");
-        let build = |name: &&str| {
-            let gcc = Command::new("gcc")
-                .args([
-                    "-std=gnu99",
-                    "-g",
-                    "-O2",
-                    "-fpic",
-                    "-fshort-wchar",
-                    "-mno-sse",
-                ])
-                .args([
-                    "-fno-builtin",
-                    "-ffunction-sections",
-                    "-fdata-sections",
-                    "-c",
-                    "-o",
-                ])
+        let build = |(compiler, name): &(&str, &str)| {
+            let machine: &[&str] = match *compiler {
+                ARM32 => &["-marm", "-mcpu=cortex-a15", "-msoft-float"],
+                _ => &["-fpic", "-fshort-wchar", "-mno-sse"],
+            };
+            let status = Command::new(compiler)
+                .args(["-std=gnu99", "-g", "-O2", "-fno-builtin"])
+                .args(["-ffunction-sections", "-fdata-sections"])
+                .args(machine)
+                .args(["-c", "-o"])
                 .args([&output, &fixtures.join(name)])
                 .status();
-            assert!(gcc.expect("these tests need gcc").success(), "{name}");
+            let status = status.unwrap_or_else(|e| panic!("these tests need {compiler}: {e}"));
+            assert!(status.success(), "{name}");
             std::fs::read(&output).expect("an object")
         };
         SEEDS.iter().map(build).collect()
