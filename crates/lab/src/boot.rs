@@ -267,7 +267,7 @@ fn check_xsplice(path: &Path, machine: Machine) -> Result<(), Error> {
     Err(file_error(path, io::Error::other(message)))
 }
 
-fn link(to: &Path, from: &Path) -> Result<(), Error> {
+pub(crate) fn link(to: &Path, from: &Path) -> Result<(), Error> {
     std::os::unix::fs::symlink(to, from).map_err(|e| file_error(from, e))
 }
 
@@ -294,7 +294,7 @@ fn initramfs(config: &HostConfig) -> Result<Vec<u8>, Error> {
     Ok(initramfs.finish())
 }
 
-fn gunzip(path: &Path, data: Vec<u8>) -> Result<Vec<u8>, Error> {
+pub(crate) fn gunzip(path: &Path, data: Vec<u8>) -> Result<Vec<u8>, Error> {
     if !data.starts_with(&[0x1f, 0x8b]) {
         return Ok(data);
     }
@@ -305,11 +305,11 @@ fn gunzip(path: &Path, data: Vec<u8>) -> Result<Vec<u8>, Error> {
     Ok(plain)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|error| file_error(path, error))
 }
 
-fn write(path: &Path, data: &[u8]) -> Result<(), Error> {
+pub(crate) fn write(path: &Path, data: &[u8]) -> Result<(), Error> {
     std::fs::write(path, data).map_err(|error| file_error(path, error))
 }
 

@@ -195,7 +195,7 @@ impl Host {
             package: board.package,
             error,
         })?;
-        let console = read_console(&mut qemu, config);
+        let console = read_console(&mut qemu, config.console_limit, config.on_line);
         let socket = directory.path().join(LINE);
         let line = match connect(&socket, &mut qemu) {
             Ok(line) => line,
@@ -441,20 +441,7 @@ impl Host {
     }
 
     fn check_console(&self) -> Result<(), Error> {
-        let crash = || self.console.lock().ok().and_then(|c| c.crash());
-        if crash().is_some() {
-            // The rest of the crash is still in flight.
-            std::thread::sleep(Duration::from_millis(300));
-            return Err(Error::Crashed(crash().unwrap_or_default()));
-        }
-        let Ok(console) = self.console.lock() else {
-            return Ok(());
-        };
-        if console.flooded {
-            Err(Error::ConsoleFlood(console.limit))
-        } else {
-            Ok(())
-        }
+        check(&self.console)
     }
 
     fn console_size(&self) -> usize {
@@ -525,10 +512,33 @@ fn emulator(config: &HostConfig, boot: &Boot, directory: &Path) -> Command {
     command
 }
 
-/// Starts to read what QEMU prints: the console, and its own complaints.
-fn read_console(qemu: &mut Process, config: &HostConfig) -> Arc<Mutex<Console>> {
+/// Fails if the hypervisor has crashed, or prints without end.
+pub(crate) fn check(console: &Mutex<Console>) -> Result<(), Error> {
+    let crash = || console.lock().ok().and_then(|c| c.crash());
+    if crash().is_some() {
+        // The rest of the crash is still in flight.
+        std::thread::sleep(Duration::from_millis(300));
+        return Err(Error::Crashed(crash().unwrap_or_default()));
+    }
+    let Ok(console) = console.lock() else {
+        return Ok(());
+    };
+    if console.flooded {
+        Err(Error::ConsoleFlood(console.limit))
+    } else {
+        Ok(())
+    }
+}
+
+/// Starts to read what QEMU prints, up to `limit` bytes: the console, and its own
+/// complaints.
+pub(crate) fn read_console(
+    qemu: &mut Process,
+    limit: usize,
+    on_line: Option<fn(&str)>,
+) -> Arc<Mutex<Console>> {
     let console = Arc::new(Mutex::new(Console {
-        limit: config.console_limit,
+        limit,
         ..Console::default()
     }));
     let output = qemu.stdout.take();
@@ -538,7 +548,7 @@ fn read_console(qemu: &mut Process, config: &HostConfig) -> Arc<Mutex<Console>> 
         errors.map(|s| Box::new(s) as Box<dyn Read + Send>),
     ];
     for stream in streams.into_iter().flatten() {
-        let (console, on_line) = (Arc::clone(&console), config.on_line);
+        let console = Arc::clone(&console);
         std::thread::spawn(move || watch(stream, &console, on_line));
     }
     console

@@ -3,7 +3,9 @@
 //!
 //! *What it is*: [`Host`] boots a Xen hypervisor and a dom0 kernel with a generated
 //! [`initramfs`], whose first process is [`init`]; commands reach dom0 through a
-//! dedicated serial port. [`scenario`] runs a text file of commands and expectations.
+//! dedicated serial port. [`DebianHost`] has a Debian system as dom0, on a disk that
+//! outlives its boots, and takes commands over SSH. [`scenario`] runs a text file of
+//! commands and expectations.
 //!
 //! *What it trusts*: QEMU, and that the hypervisor does not break out of it.
 //!
@@ -14,6 +16,7 @@
 
 mod boot;
 mod console;
+mod debian;
 mod debugger;
 pub mod host;
 pub mod init;
@@ -23,6 +26,7 @@ mod monitor;
 mod protocol;
 pub mod scenario;
 
+pub use debian::{DebianConfig, DebianHost};
 pub use debugger::Debugger;
 pub use host::{Error, Host, HostConfig};
 pub use monitor::Monitor;

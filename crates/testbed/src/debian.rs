@@ -120,6 +120,18 @@ impl Apt {
             .with_context(|| format!("{package} depends on nothing"))
     }
 
+    /// What an installation of `packages` on an empty system would install, with versions.
+    pub fn simulate(&self, packages: &[&str]) -> anyhow::Result<String> {
+        let empty = ["-o", "Dir::State::status=/dev/null", "--simulate"];
+        let without = ["--no-install-recommends", "install"];
+        let arguments = [&empty[..], &without[..], packages].concat();
+        let plan = self.get(Path::new("/"), &arguments)?;
+        let installed = plan.lines().filter(|line| line.starts_with("Inst "));
+        let mut installed: Vec<&str> = installed.collect();
+        installed.sort_unstable();
+        Ok(installed.join("\n"))
+    }
+
     /// Downloads binary packages and unpacks them into `directory`.
     pub fn unpack(&self, directory: &Path, packages: &[String]) -> anyhow::Result<()> {
         let downloads = directory.join("downloads");

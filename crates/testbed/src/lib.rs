@@ -26,6 +26,7 @@ pub mod command;
 pub mod compiler;
 pub mod debian;
 pub mod debian_build;
+pub mod dom0;
 pub mod keys;
 pub mod packages;
 pub mod programs;

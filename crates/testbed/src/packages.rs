@@ -69,6 +69,16 @@ pub const ANSIBLE: &[&str] = &["ansible-core"];
 /// For `cargo xtask package`.
 pub const PACKAGING: &[&str] = &["binutils", "debhelper", "dpkg-dev", "gcc", "lintian"];
 
+/// For a Debian system as dom0.
+pub const DOM0: &[&str] = &[
+    "cpio",
+    "e2fsprogs",
+    "mmdebstrap",
+    "openssh-client",
+    "qemu-system-x86",
+    "qemu-utils",
+];
+
 /// For RPM packages.
 pub const RPM: &[&str] = &["rpm"];
 

@@ -12,12 +12,14 @@ pub mod xapi;
 pub mod directives;
 
 use anyhow::{Context, bail, ensure};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output as LocalOutput};
 use xsplice_abi::machine::Machine;
-use xsplice_lab::{Host, HostConfig, Output};
+use xsplice_lab::{DebianConfig, Host, HostConfig, Output};
 pub use xsplice_testbed::base::Base;
+use xsplice_testbed::dom0::Dom0;
 
 /// The minor version of Xen 4.
 ///
@@ -157,7 +159,7 @@ pub fn named_by(variable: &str) -> anyhow::Result<String> {
     })
 }
 
-fn described_by(variable: &str) -> anyhow::Result<Base> {
+fn described_by<T: DeserializeOwned>(variable: &str) -> anyhow::Result<T> {
     let path = named_by(variable)?;
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     serde_json::from_str(&text).context(path)
@@ -262,6 +264,22 @@ fn config_with(base: &Base, xsplice: PathBuf) -> anyhow::Result<HostConfig> {
     Ok(config)
 }
 
+/// A host with the hypervisor of `base`, and the Debian system that `XSPLICE_DOM0` names as
+/// dom0.
+///
+/// # Errors
+/// If there is none.
+pub fn debian_config(base: &Base) -> anyhow::Result<DebianConfig> {
+    let dom0: Dom0 = described_by("XSPLICE_DOM0")?;
+    Ok(DebianConfig::new(
+        base.xen.clone(),
+        dom0.kernel,
+        dom0.initramfs,
+        dom0.disk,
+        dom0.key,
+    ))
+}
+
 /// As [`config`], for payloads without signatures on [`debug_base`].
 ///
 /// # Errors
@@ -325,12 +343,38 @@ pub fn stdout(command: &mut Command) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// If it cannot be made.
-pub fn package(source: &std::path::Path) -> anyhow::Result<PathBuf> {
+pub fn package(source: &Path) -> anyhow::Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["xtask", "package"]).current_dir(source);
     let printed = stdout(&mut command)?;
     let path = printed.lines().next_back().context("no path")?;
     Ok(path.into())
+}
+
+/// Makes of the Debian package `deb` one with a later version, in `directory`; returns its
+/// path.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn later(deb: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
+    let (root, later) = (directory.join("root"), directory.join("later.deb"));
+    stdout(
+        Command::new("dpkg-deb")
+            .arg("--raw-extract")
+            .arg(deb)
+            .arg(&root),
+    )?;
+    let control = root.join("DEBIAN/control");
+    let text = std::fs::read_to_string(&control)?;
+    std::fs::write(&control, text.replacen("\nVersion: ", "\nVersion: 1:", 1))?;
+    let options = ["--root-owner-group", "-Zgzip", "--build"];
+    stdout(
+        Command::new("dpkg-deb")
+            .args(options)
+            .arg(&root)
+            .arg(&later),
+    )?;
+    Ok(later)
 }
 
 /// Builds the hypervisor of the tree with `patches`, so many for each of `levels`, and
@@ -370,11 +414,7 @@ pub fn patched(
 ///
 /// # Errors
 /// If `xsplice build` refuses, with its message.
-pub fn build(
-    base: &Base,
-    patch: &std::path::Path,
-    output: &std::path::Path,
-) -> anyhow::Result<String> {
+pub fn build(base: &Base, patch: &Path, output: &Path) -> anyhow::Result<String> {
     build_with(base, patch, output, &[])
 }
 
@@ -384,8 +424,8 @@ pub fn build(
 /// If `xsplice build` refuses, with its message.
 pub fn build_with(
     base: &Base,
-    patch: &std::path::Path,
-    output: &std::path::Path,
+    patch: &Path,
+    output: &Path,
     more: &[String],
 ) -> anyhow::Result<String> {
     let text = |path: &std::path::Path| path.display().to_string();

@@ -7,7 +7,7 @@ use object::{Object as _, ObjectSection as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use xsplice_e2e::{exhaustive, package, repository, stdout};
+use xsplice_e2e::{exhaustive, later, package, repository, stdout};
 
 /// What is in the Debian package, among others.
 const FILES: [&str; 16] = [
@@ -127,28 +127,6 @@ impl System {
             .arg(what);
         stdout(&mut dpkg).map(drop)
     }
-}
-
-/// The package `deb` as a later version, in `directory`.
-fn later(deb: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
-    let (root, later) = (directory.join("root"), directory.join("later.deb"));
-    stdout(
-        Command::new("dpkg-deb")
-            .arg("--raw-extract")
-            .arg(deb)
-            .arg(&root),
-    )?;
-    let control = root.join("DEBIAN/control");
-    let text = std::fs::read_to_string(&control)?;
-    std::fs::write(&control, text.replacen("\nVersion: ", "\nVersion: 1:", 1))?;
-    let options = ["--root-owner-group", "-Zgzip", "--build"];
-    stdout(
-        Command::new("dpkg-deb")
-            .args(options)
-            .arg(&root)
-            .arg(&later),
-    )?;
-    Ok(later)
 }
 
 #[test]
