@@ -64,6 +64,7 @@ const COMMANDS: &[(&str, Make)] = &[
     ("report", of::<report::Reported>),
     ("revert", of::<admin::Acted>),
     ("schema", of::<Written>),
+    ("series-bundle", of::<series::Bundled>),
     ("series-plan", of::<series::Tasks>),
     ("series-table", of::<series::Table>),
     ("sign", of::<sign::Signed>),

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice series`: all payloads of a release.
 
+mod bundle;
+
+pub(crate) use bundle::Bundled;
+
 use crate::output::{Ended, failure, say, shown};
 use anyhow::Context as _;
 use schemars::JsonSchema;
@@ -43,6 +47,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Show which fixes are in the payloads that were made.
     Table(TableArgs),
+    /// Pack what the payloads are built from, for another machine.
+    Bundle(bundle::Args),
 }
 
 /// Arguments of `xsplice series plan`.
@@ -112,6 +118,7 @@ pub(crate) fn run(command: &Command, json: bool) -> ExitCode {
     let done = match command {
         Command::Plan(args) => plan(args, json),
         Command::Table(args) => table(args, json),
+        Command::Bundle(args) => bundle::bundle(args, json),
     };
     done.unwrap_or_else(|error| failure(&error, json))
 }

@@ -749,7 +749,7 @@ fn results_are_as_the_schemas_say() {
 
 /// Command lines that fail: the name of the command, its line, the kind of the error, and
 /// what it says.
-const FAILURES: [(&str, &str, &str, &str); 25] = [
+const FAILURES: [(&str, &str, &str, &str); 26] = [
     ("apply", "apply x", "failed", "/dev/xen"),
     ("build", "build --nonsense", "usage", "unexpected argument"),
     (
@@ -803,6 +803,12 @@ const FAILURES: [(&str, &str, &str, &str); 25] = [
     ),
     ("revert", "revert x", "failed", "/dev/xen"),
     ("schema", "schema fix.patch", "failed", "cannot create"),
+    (
+        "series-bundle",
+        "series bundle fix.patch -o out",
+        "failed",
+        "fix.patch: TOML parse error",
+    ),
     (
         "series-plan",
         "series plan fix.patch -o out",

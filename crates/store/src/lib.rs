@@ -66,7 +66,7 @@ pub use progress::{Attempt, Failed, HostRecord, Managed, Progress};
 pub use quarantine::{Quarantine, Quarantined};
 pub use report::{Condition, Held, Known, Report};
 pub use retries::Retries;
-pub use series::{Has, Reason, Series, Standing, Task, makefile, ninja, page};
+pub use series::{Base, Has, Reason, Series, Standing, Task, makefile, ninja, page};
 pub use sync::{Sync, SyncError, SyncSummary};
 
 use std::path::PathBuf;

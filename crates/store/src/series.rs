@@ -40,12 +40,15 @@ pub struct Series {
 /// A hypervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Base {
-    build_id: BuildId,
+pub struct Base {
+    /// Its build-id.
+    pub build_id: BuildId,
     /// The tree that it was built in.
-    tree: String,
-    xen_syms: String,
-    config: Option<String>,
+    pub tree: String,
+    /// Its symbols.
+    pub xen_syms: String,
+    /// Its configuration, if that is not the one of the tree.
+    pub config: Option<String>,
 }
 
 /// What a level has beyond the one before.
@@ -120,6 +123,20 @@ impl Series {
             }
         }
         Ok(())
+    }
+
+    /// The hypervisor `only`, or all of them.
+    ///
+    /// # Errors
+    /// If there is no such hypervisor.
+    pub fn bases(&self, only: Option<&BuildId>) -> Result<Vec<&Base>> {
+        let bases = self.bases.iter();
+        let bases = bases.filter(|base| only.is_none_or(|only| base.build_id == *only));
+        let bases: Vec<&Base> = bases.collect();
+        match (only, bases.as_slice()) {
+            (Some(only), []) => Err(Error::Refused(format!("there is no hypervisor {only}"))),
+            _ => Ok(bases),
+        }
     }
 
     fn payload(&self, level: u32) -> String {

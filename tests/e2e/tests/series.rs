@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A release for several hypervisors, made by make: the payloads are cumulative, verified and
-//! signed, and lie where hosts look for them; one that is refused keeps no other from being
+//! A release for several hypervisors, made by make from what was packed for another machine: the
+//! payloads are cumulative, verified and signed, and lie where hosts look for them; one that is refused keeps no other from being
 //! made, and the table and the coverage say which there are, and why others are not.
 
 use anyhow::ensure;
 use serde_json::Value;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use xsplice_e2e::{base, local, repository, result, xsplice};
+use xsplice_e2e::{base, local, repository, result, stdout, told, xsplice};
 use xsplice_host_image::Image;
 
 fn make(directory: &Path, makefile: &str) -> anyhow::Result<Output> {
@@ -19,6 +20,32 @@ fn make(directory: &Path, makefile: &str) -> anyhow::Result<Output> {
     Ok(make.env("PATH", path).output()?)
 }
 
+/// What the hypervisor `id` of the series `file` is built from is packed in a directory and
+/// unpacked in another one. The other hypervisor is not there.
+fn bundle(file: &str, id: &str, from: &Path, to: &Path) -> anyhow::Result<()> {
+    let run = |more: &[&str]| {
+        let mut command = Command::new(xsplice()?);
+        let arguments = ["--json", "series", "bundle", file, "-o", "bases.tar.gz"];
+        command.args(arguments).args(more).current_dir(from);
+        anyhow::Ok(command.output()?)
+    };
+    let refused = run(&[])?;
+    let told = told("series-bundle", &refused.stdout)?;
+    let message = told["error"]["message"].as_str().unwrap_or_default();
+    let names = message.contains(&"ab".repeat(20)) && message.contains(id);
+    let nothing = !from.join("bases.tar.gz").exists();
+    ensure!(!refused.status.success() && names && nothing, "{refused:?}");
+    let bundled = run(&["--base", id])?;
+    let bases = &result("series-bundle", &bundled.stdout)?["bases"];
+    let compiler = bases[0]["compiler"].as_str().unwrap_or_default();
+    ensure!(compiler.starts_with("GCC"), "{bundled:?}");
+    let mut tar = Command::new("tar");
+    tar.arg("-xzf").arg(from.join("bases.tar.gz")).arg("-C");
+    stdout(tar.arg(to))?;
+    ensure!(to.join(format!("{id}.bundle.json")).exists(), "{bundled:?}");
+    Ok(())
+}
+
 fn verdicts(table: &Value) -> Vec<&str> {
     let fixes = table["fixes"].as_array().into_iter().flatten();
     fixes.filter_map(|fix| fix["verdict"].as_str()).collect()
@@ -27,18 +54,19 @@ fn verdicts(table: &Value) -> Vec<&str> {
 #[test]
 fn make_makes_a_release_and_the_table_says_what_is_in_it() -> anyhow::Result<()> {
     let base = base()?;
+    let original = tempfile::tempdir()?;
     let directory = tempfile::tempdir()?;
     let at = |name: &str| directory.path().join(name).display().to_string();
     let syms = std::fs::read(&base.xen_syms)?;
     let id = xsplice_abi::note::hex(Image::parse(&syms)?.build_id());
-    let (tree, syms) = (base.tree.display(), base.xen_syms.display());
+    symlink(&base.tree, original.path().join("tree"))?;
+    symlink(&base.xen_syms, original.path().join("syms"))?;
     let in_repository = |path: &str| repository().join(path).display().to_string();
     let key = in_repository("tests/keys/vendor.key");
     let code = in_repository("tests/e2e/patches/two-hunks-one-effect.patch");
     let comment = in_repository("tests/e2e/patches/header-comment.patch");
-    let hypervisor = |id: &str| {
-        format!("[[base]]\nbuild-id = \"{id}\"\ntree = \"{tree}\"\nxen-syms = \"{syms}\"\n")
-    };
+    let hypervisor =
+        |id: &str| format!("[[base]]\nbuild-id = \"{id}\"\ntree = \"tree\"\nxen-syms = \"syms\"\n");
     // The second is not the one that the tree is of.
     let other = "ab".repeat(20);
     let series = format!(
@@ -50,6 +78,7 @@ fn make_makes_a_release_and_the_table_says_what_is_in_it() -> anyhow::Result<()>
     );
     let file = at("series.toml");
     std::fs::write(&file, series)?;
+    bundle(&file, &id, original.path(), directory.path())?;
     let release = at("release");
     let plan = local(&["series", "plan", &file, "-o", &release, "--level", "2"])?;
     ensure!(plan.status.success(), "{plan:?}");
