@@ -7,6 +7,7 @@ pub(crate) use bundle::Bundled;
 
 use crate::output::{Ended, failure, say, shown};
 use anyhow::Context as _;
+use clap::builder::NonEmptyStringValueParser;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -58,7 +59,7 @@ pub(crate) struct PlanArgs {
     /// The file that describes the release.
     series: PathBuf,
     /// Directory for the payloads.
-    #[arg(short, long, value_name = "STORE")]
+    #[arg(short, long, value_name = "STORE", value_parser = NonEmptyStringValueParser::new())]
     output: String,
     /// The program that makes them; `--json` is for others.
     #[arg(long, value_enum, value_name = "PROGRAM", default_value = "make")]
@@ -90,7 +91,7 @@ pub(crate) struct TableArgs {
     /// The file that describes the release.
     series: PathBuf,
     /// Directory with the payloads.
-    #[arg(short, long, value_name = "STORE")]
+    #[arg(short, long, value_name = "STORE", value_parser = NonEmptyStringValueParser::new())]
     output: String,
     /// The payloads of this level [default: the highest].
     #[arg(long, value_name = "N")]
@@ -144,10 +145,15 @@ fn plan(args: &PlanArgs, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn table(args: &TableArgs, json: bool) -> anyhow::Result<ExitCode> {
+    let written = |path: &Path| format!("cannot write {}", shown(path));
+    if let Some(path) = &args.html {
+        file::check_output(path, [&args.series]).with_context(|| written(path))?;
+    }
     let series = read(&args.series)?;
     // Paths of the store are those of a host; this is where its files are.
     let root = Root::new(args.output.as_ref());
-    let fixes = series.standing(&root, "", args.level)?;
+    let fixes = series.standing(&root, "", args.level);
+    let fixes = fixes.with_context(|| shown(args.output.as_ref()))?;
     if !json {
         for standing in &fixes {
             let words = standing.words();
@@ -156,8 +162,8 @@ fn table(args: &TableArgs, json: bool) -> anyhow::Result<ExitCode> {
         }
     }
     if let Some(path) = &args.html {
-        let written = file::write(path, page(&fixes).as_bytes());
-        written.with_context(|| format!("cannot write {}", shown(path)))?;
+        let page = page(&fixes);
+        file::write(path, page.as_bytes()).with_context(|| written(path))?;
     }
     let unwanted = !fixes.iter().all(|standing| standing.verdict.is_complete());
     let ended = Ended::well(Table { fixes }).changed(args.html.is_some());

@@ -338,6 +338,51 @@ fn no_input_is_overwritten() {
     }
 }
 
+#[test]
+fn a_release_is_made_where_it_was_asked_for() {
+    const SERIES: &str = "name = \"fixes\"\nkey = \"key\"\n[[base]]\nbuild-id = \"ab01\"\n\
+                          tree = \"tree\"\nxen-syms = \"syms\"\n[[level]]\npatches = [\"fix.patch\"]\n\
+                          fixes = [\"XSA-480\"]\n";
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |path: &str| directory.path().join(path);
+    let made = at("out/usr/lib/xen-livepatch/ab01");
+    std::fs::create_dir_all(&made).expect("made");
+    for (name, text) in [("series.toml", SERIES), ("syms", "syms")] {
+        std::fs::write(at(name), text).expect("written");
+    }
+    std::fs::write(made.join("fixes-1.livepatch.refused.json"), "{").expect("written");
+    for (arguments, expected) in [
+        ("plan|-o|", "a value is required for '--output <STORE>'"),
+        ("table|-o|", "a value is required for '--output <STORE>'"),
+        (
+            "table|-o|out|--html|series.toml",
+            "it would overwrite the input series.toml",
+        ),
+        (
+            "table|-o|out",
+            "error: out: /usr/lib/xen-livepatch/ab01/fixes-1",
+        ),
+        (
+            "bundle|-o|series.toml",
+            "it would overwrite the input series.toml",
+        ),
+        ("bundle|-o|syms", "it would overwrite the input syms"),
+        ("bundle|-o|new/x", "there is no directory new"),
+        ("bundle|-o|x|--base|cd", "there is no hypervisor cd"),
+        ("bundle|-o|x|--base|..", "is not a build-id"),
+    ] {
+        let mut command = Command::new(XSPLICE);
+        command.arg("series").args(arguments.split('|'));
+        command.arg("series.toml").current_dir(directory.path());
+        let output = run_to_end(&mut command);
+        assert_eq!(output.status.code(), Some(1), "{arguments}: {output:?}");
+        assert!(words(&output).contains(expected), "{output:?}");
+    }
+    for (name, text) in [("series.toml", SERIES), ("syms", "syms")] {
+        assert_eq!(std::fs::read_to_string(at(name)).expect("there"), text);
+    }
+}
+
 /// The output of a command, whatever its exit code.
 fn run_to_end(command: &mut Command) -> Output {
     command.output().expect("it runs")

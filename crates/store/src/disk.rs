@@ -206,11 +206,21 @@ impl Root {
     fn open(&self, path: &Path, options: &mut OpenOptions) -> io::Result<File> {
         options.mode(0o644).open(self.place(path))
     }
+
+    /// The file at `path`, to be read. Whoever opens a pipe waits until somebody writes.
+    fn open_to_read(&self, path: &Path) -> io::Result<File> {
+        let path = self.place(path);
+        let kind = path.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_dir() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        File::open(path)
+    }
 }
 
 impl Disk for Root {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let file = File::open(self.place(path))?;
+        let file = self.open_to_read(path)?;
         let mut data = Vec::new();
         io::Read::read_to_end(&mut io::Read::take(file, LARGEST + 1), &mut data)?;
         if data.len() as u64 > LARGEST {
@@ -220,7 +230,7 @@ impl Disk for Root {
     }
 
     fn tail(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
-        let mut file = File::open(self.place(path))?;
+        let mut file = self.open_to_read(path)?;
         let size = file.metadata()?.len();
         file.seek(SeekFrom::Start(size.saturating_sub(most)))?;
         let mut data = Vec::new();
@@ -273,5 +283,27 @@ impl Disk for Root {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(self.place(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_pipe() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = Root::new(directory.path());
+        let pipe = Path::new("/pipe");
+        let mut mkfifo = std::process::Command::new("mkfifo");
+        let made = mkfifo.arg(root.place(pipe)).status();
+        assert!(made.is_ok_and(|made| made.success()));
+        for read in [read(&root, pipe), tail(&root, pipe, 10)] {
+            let error = read.expect_err("it is no file").to_string();
+            assert!(
+                error.ends_with("/pipe: it is not a regular file"),
+                "{error}"
+            );
+        }
     }
 }

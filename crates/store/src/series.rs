@@ -51,6 +51,13 @@ pub struct Base {
     pub config: Option<String>,
 }
 
+impl Base {
+    /// Its files, beside the tree.
+    pub fn files(&self) -> impl Iterator<Item = &String> {
+        [&self.xen_syms].into_iter().chain(&self.config)
+    }
+}
+
 /// What a level has beyond the one before.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

@@ -70,10 +70,14 @@ pub(super) fn bundle(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let only = args.base.clone().map(BuildId::try_from).transpose();
     let only = only.map_err(anyhow::Error::msg).context("--base")?;
     let output = || format!("cannot write {}", shown(&args.output));
-    file::check_writable(&args.output).with_context(output)?;
+    let chosen = series.bases(only.as_ref())?;
+    let files = chosen.iter().flat_map(|base| base.files());
+    let inputs: Vec<PathBuf> = files.map(PathBuf::from).collect();
+    let inputs = inputs.iter().chain([&args.series]);
+    file::check_output(&args.output, inputs).with_context(output)?;
     let mut archive = Archive::new();
     let mut bases = Vec::new();
-    for base in series.bases(only.as_ref())? {
+    for base in chosen {
         let packed = pack(&mut archive, base);
         bases.push(packed.with_context(|| format!("the hypervisor {}", base.build_id))?);
     }
@@ -104,10 +108,7 @@ fn pack(archive: &mut Archive, base: &Base) -> anyhow::Result<Packed> {
         shown(tree)
     );
     archive.add(tree, &top)?;
-    for file in [Some(&base.xen_syms), base.config.as_ref()]
-        .into_iter()
-        .flatten()
-    {
+    for file in base.files() {
         let path = Path::new(file);
         let real = path.canonicalize().with_context(|| shown(path))?;
         ensure!(real.is_file(), "{}: it is not a file", shown(path));
