@@ -118,6 +118,21 @@ impl System {
         self.place(path).symlink_metadata().is_ok()
     }
 
+    /// Copies programs of this machine that scripts of packages call, with their libraries.
+    fn provide(&self, programs: &[&str]) -> anyhow::Result<()> {
+        for program in programs {
+            let libraries = stdout(Command::new("ldd").arg(program))?;
+            let words = libraries.split_whitespace();
+            let libraries = words.filter(|word| word.starts_with('/'));
+            for file in libraries.chain([*program]) {
+                let to = self.place(&file[1..]);
+                std::fs::create_dir_all(to.parent().context("a directory")?)?;
+                std::fs::copy(file, &to).with_context(|| file.to_owned())?;
+            }
+        }
+        Ok(())
+    }
+
     fn dpkg(&self, action: &str, what: &Path) -> anyhow::Result<()> {
         let root = format!("--root={}", self.0.path().display());
         let mut dpkg = Command::new("dpkg");
@@ -197,6 +212,65 @@ fn a_xen_livepatch_of_somebody_else_stays() -> anyhow::Result<()> {
         ensure!(same(), "{target:?} was replaced");
         system.dpkg("--purge", Path::new("xsplice"))?;
         ensure!(same(), "{target:?} was removed");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_rpm_package_leaves_what_it_should() -> anyhow::Result<()> {
+    // It is made after the Debian package is made again.
+    if !exhaustive() {
+        println!("only with `cargo xtask test --all`");
+        return Ok(());
+    }
+    let mut make = Command::new("cargo");
+    make.args(["xtask", "package", "--rpm"]);
+    let printed = stdout(make.current_dir(repository()))?;
+    let rpm = printed.lines().last().context("no package")?;
+    let system = System::new()?;
+    system.provide(&[
+        "/bin/sh",
+        "/usr/bin/readlink",
+        "/usr/bin/update-alternatives",
+    ])?;
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new("rpm");
+        command.arg("--root").arg(system.0.path()).args(arguments);
+        stdout(&mut command)
+    };
+    run(&["--initdb"])?;
+    run(&["--install", "--nodeps", rpm])?;
+    let asked = run(&["--query", "--list", "xsplice"])?;
+    for file in [
+        "/usr/bin/xsplice",
+        "/usr/lib/xsplice/xen-livepatch",
+        "/usr/lib/systemd/system/xsplice-sync.service",
+        "/usr/share/man/man1/xsplice-sync.1.gz",
+        "/usr/share/zsh/site-functions/_xsplice",
+        "/usr/share/doc/xsplice/examples/host.toml",
+    ] {
+        let there = asked.lines().any(|line| line == file) && system.has(&file[1..]);
+        ensure!(there, "{file} is missing");
+    }
+    run(&["--verify", "--nodeps", "xsplice"])?;
+    // As an upgrade does, which must not take the alternative away.
+    run(&["--upgrade", "--nodeps", "--force", rpm])?;
+    let tool = std::fs::read_link(system.place("etc/alternatives/xen-livepatch"))?;
+    ensure!(
+        tool == Path::new("/usr/lib/xsplice/xen-livepatch"),
+        "{tool:?}"
+    );
+    const DATA: &str = "var/lib/xsplice/history.jsonl";
+    std::fs::create_dir_all(system.place("var/lib/xsplice"))?;
+    std::fs::write(system.place(DATA), "history")?;
+    run(&["--erase", "xsplice"])?;
+    ensure!(system.has(DATA), "the history is lost");
+    for file in [
+        "usr/bin/xsplice",
+        "usr/lib/xsplice",
+        "usr/bin/xen-livepatch",
+    ] {
+        ensure!(!system.has(file), "{file} is still there");
     }
     Ok(())
 }
