@@ -10,7 +10,7 @@ mod sync;
 
 pub(crate) use coverage::Covers;
 pub(crate) use install::{Installed, Removed, manifest};
-pub(crate) use status::{Exposed, Past, Status, details, known};
+pub(crate) use status::{Exposed, Past, Status, details, is_uploaded, known};
 pub(crate) use sync::{Planned, Synced};
 
 use crate::admin::Dom0;

@@ -44,6 +44,7 @@ mod retries;
 mod rotated;
 mod series;
 mod sync;
+mod uploaded;
 
 pub use catalogue::{Catalogue, Damaged, Entry, Origin, Trust};
 pub use chain::{Break, Broken};

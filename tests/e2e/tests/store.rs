@@ -129,6 +129,7 @@ fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
     ensure!(load.code == Some(0), "{load:?}");
     expect(&mut host, "diverged", 0, 0)?;
     sync(&mut host, &[], 1)?;
+    loaded_once(&mut host)?;
 
     one_at_a_time(&mut host)?;
     recorded_or_refused(&mut host)?;
@@ -159,6 +160,52 @@ fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
     );
     a_bad_package(&mut host)?;
     host.shut_down()?;
+    Ok(())
+}
+
+/// `load` of what is loaded already is done; what is loaded is known by the history.
+fn loaded_once(host: &mut Host) -> anyhow::Result<()> {
+    let load = |file| ["xsplice", "--json", "load", file, "--name", "mine"];
+    let applied = "/new/fixes-2.livepatch";
+    let replace = [&load(applied)[..], &["--replace"]].concat();
+    for again in [&load(applied)[..], &replace] {
+        let output = host.run(again)?;
+        let done = told("load", &output.stdout)?;
+        ensure!(
+            output.code == Some(0) && done["changed"] == false && done["state"] == "applied",
+            "{output:?}"
+        );
+    }
+    let refused = host.run(&load("/new/fixes-1.livepatch"))?;
+    let said = told("load", &refused.stdout)?;
+    let words = said["error"]["message"].as_str().unwrap_or_default();
+    ensure!(
+        refused.code == Some(1)
+            && words.contains("another payload of this name")
+            && said["changed"] == false,
+        "{refused:?}"
+    );
+    // One that was uploaded is applied.
+    let reverted = settled(host, &["xsplice", "revert", "mine"])?;
+    ensure!(reverted.code == Some(0), "{reverted:?}");
+    let applied = settled(host, &load(applied))?;
+    let done = told("load", &applied.stdout)?;
+    ensure!(
+        done["changed"] == true && done["state"] == "applied",
+        "{applied:?}"
+    );
+    // If that fails, it stays: this one is not for what is applied.
+    let upload = ["xsplice", "upload", "other", "/new/fixes-1.livepatch"];
+    ensure!(host.run(&upload)?.code == Some(0), "{upload:?}");
+    let load = ["xsplice", "--json", "load", upload[3], "--name", "other"];
+    let failed = settled(host, &load)?;
+    let said = told("load", &failed.stdout)?;
+    ensure!(
+        failed.code == Some(1) && said["state"] == "checked" && said["changed"] == false,
+        "{failed:?}"
+    );
+    let unloaded = host.run(&["xsplice", "unload", "other"])?;
+    ensure!(unloaded.code == Some(0), "{unloaded:?}");
     Ok(())
 }
 

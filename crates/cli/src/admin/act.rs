@@ -9,7 +9,8 @@ use super::payload_file::{self, Identity};
 use super::preflight::Preflight;
 use super::replaced::Replaced;
 use super::{name_of, state_word};
-use anyhow::{Context, anyhow, bail};
+use crate::store;
+use anyhow::{Context, anyhow, bail, ensure};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -321,6 +322,15 @@ fn run_on(
     done.map_err(|error| host.failed(task.name(), error))
 }
 
+/// Since when a payload that is to be applied has been in the hypervisor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// This command has uploaded it.
+    Now,
+    /// It was there before.
+    Before,
+}
+
 /// The running hypervisor, and the payloads that it held before the command.
 struct Host<'a> {
     hypervisor: &'a Privcmd,
@@ -381,17 +391,45 @@ impl Host<'_> {
         }
         self.check_belongs(identity)?;
         preflight.run(name, data, identity)?;
-        if let Some(there) = self.before.iter().find(|payload| payload.name == *name) {
-            let state = state_word(there.status.state);
-            bail!(
-                "{name}: a payload of this name is already loaded ({state}); unload it first, or use \
-                 another name"
-            );
+        if let Some(there) = self.there(name) {
+            return Err(taken(there, "a payload of this name is already loaded"));
         }
         self.livepatch
             .upload(name, data, *force)
             .map_err(|errno| explain_upload(errno, name, &self.said(name)))?;
         Ok(Done::new(name, "uploaded", Some(State::Checked)))
+    }
+
+    /// The payload of this name, if it was there before the command.
+    fn there(&self, name: &str) -> Option<&Payload> {
+        self.before.iter().find(|payload| payload.name == name)
+    }
+
+    /// Uploads a payload, unless it is known to be there already.
+    fn provide(&self, candidate: &Candidate, preflight: &Preflight) -> anyhow::Result<Since> {
+        let name = &candidate.name;
+        let Some(there) = self.there(name) else {
+            return self.upload(candidate, preflight).map(|_| Since::Now);
+        };
+        self.check_belongs(&candidate.identity)?;
+        let interface = self.livepatch.interface_version();
+        let metadata = xsplice_review::Payload::read(&candidate.data, None)?.metadata;
+        if interface.has_flags_and_metadata() && there.metadata != metadata {
+            return Err(taken(there, "another payload of this name is loaded"));
+        }
+        match store::is_uploaded(name, &candidate.data) {
+            Ok(true) => Ok(Since::Before),
+            Ok(false) => Err(taken(
+                there,
+                "a payload of this name is already loaded, and it is not recorded that it is \
+                 from this file",
+            )),
+            Err(error) => Err(error.context(taken(
+                there,
+                "a payload of this name is already loaded, and whether it is from this file \
+                 cannot be found out",
+            ))),
+        }
     }
 
     fn load(
@@ -401,10 +439,10 @@ impl Host<'_> {
         nodeps: bool,
         limits: Limits,
     ) -> anyhow::Result<Done> {
-        self.upload(candidate, preflight)?;
+        let since = self.provide(candidate, preflight)?;
         let name = &candidate.name;
         let applied = self.act(name, Action::Apply, nodeps, limits);
-        applied.map_err(|error| self.take_back(name, error))
+        applied.map_err(|error| self.take_back(name, since, error))
     }
 
     /// Loads a payload in place of what is applied, which is unloaded then.
@@ -415,11 +453,22 @@ impl Host<'_> {
         on: &[PathBuf],
         limits: Limits,
     ) -> anyhow::Result<Done> {
-        self.upload(candidate, preflight)?;
+        let since = self.provide(candidate, preflight)?;
         let name = &candidate.name;
+        let mut before = applied(&self.before);
+        if before.contains(&name.as_str()) {
+            before.retain(|other| other != name);
+            ensure!(
+                before.is_empty(),
+                "{name} is applied already, and cannot replace what is applied with it: revert \
+                 that ({})",
+                listed(&before)
+            );
+            return self.act(name, Action::Apply, false, limits);
+        }
         let replaced = self.replace(name, on, limits);
-        let mut done = replaced.map_err(|error| self.take_back(name, error))?;
-        for other in applied(&self.before).into_iter().rev() {
+        let mut done = replaced.map_err(|error| self.take_back(name, since, error))?;
+        for other in before.into_iter().rev() {
             self.act(other, Action::Unload, false, Limits::default())
                 .with_context(|| format!("{name} is applied, but {} stays", escaped(other)))?;
             done.also(other, "unloaded");
@@ -428,7 +477,10 @@ impl Host<'_> {
     }
 
     /// Unloads a payload that was uploaded for an action that failed with `error`.
-    fn take_back(&self, name: &str, error: anyhow::Error) -> anyhow::Error {
+    fn take_back(&self, name: &str, since: Since, error: anyhow::Error) -> anyhow::Error {
+        if since == Since::Before {
+            return error;
+        }
         match self.act(name, Action::Unload, false, Limits::default()) {
             Ok(_) => error.context(format!("{name} was unloaded again")),
             Err(_) => error.context(format!("{name} stays uploaded")),
@@ -632,6 +684,12 @@ fn applied(payloads: &[Payload]) -> Vec<&str> {
     let applied = payloads.iter();
     let applied = applied.filter(|payload| payload.status.state == State::Applied);
     applied.map(|payload| payload.name.as_str()).collect()
+}
+
+/// A payload is in the way, which has the name of the one that is to be uploaded.
+fn taken(there: &Payload, what: &str) -> anyhow::Error {
+    let (name, state) = (escaped(&there.name), state_word(there.status.state));
+    anyhow!("{name}: {what} ({state}); unload it first, or use another name")
 }
 
 /// Names for a message.

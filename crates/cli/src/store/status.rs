@@ -329,6 +329,12 @@ pub(crate) fn known(base: &BuildId, loaded: Vec<Loaded>) -> anyhow::Result<Vec<K
     Ok(Known::of(&look.observed()))
 }
 
+/// Whether the payload `name` in the hypervisor is known to be from a file with these `data`.
+pub(crate) fn is_uploaded(name: &str, data: &[u8]) -> anyhow::Result<bool> {
+    let history = History::read(&Root::new("/".as_ref()))?;
+    Ok(history.is_uploaded(&now()?, name, &Sha256::of(data)))
+}
+
 pub(super) fn history(args: &HistoryArgs, json: bool) -> anyhow::Result<ExitCode> {
     let history = History::read(&args.at.root())?;
     let failure = changed(&history, args.anchor.as_ref());
