@@ -10,7 +10,7 @@ use xsplice_testbed::arm32::ARM32;
 use xsplice_testbed::arm64::ARM64;
 use xsplice_testbed::keys::Keys;
 use xsplice_testbed::shipped::{self, Release};
-use xsplice_testbed::{Machine, base, cache, command, dom0, packages, println, programs, xen};
+use xsplice_testbed::{Machine, base, cache, command, dom0, packages, println, programs, xen, xl};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -89,6 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.all {
         variables.push(("XSPLICE_ALL", "1".into()));
         variables.push(("XSPLICE_DOM0", dom0::description()?.into()));
+        variables.push(("XSPLICE_XL", xl::get()?.into()));
     }
     if let Some(directory) = &args.xen_syms {
         let directory = directory.canonicalize();

@@ -35,6 +35,7 @@ pub mod shipped;
 pub mod size;
 pub mod upstream;
 pub mod xen;
+pub mod xl;
 
 use anyhow::Context as _;
 use std::process::ExitCode;

@@ -79,6 +79,9 @@ pub const DOM0: &[&str] = &[
     "qemu-utils",
 ];
 
+/// For `xl`.
+pub const XL: &[&str] = &["gcc", "patch"];
+
 /// For RPM packages.
 pub const RPM: &[&str] = &["rpm"];
 

@@ -6,7 +6,9 @@
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use std::path::Path;
-use xsplice_e2e::{debian_config, exhaustive, later, local, package, repository, rust_base, told};
+use xsplice_e2e::{
+    debian_config, exhaustive, later, local, named_by, package, repository, rust_base, told,
+};
 use xsplice_lab::DebianHost;
 
 /// One of Xen's own test payloads: it changes what `xen_extra_version` returns.
@@ -31,6 +33,7 @@ fn a_debian_dom0_keeps_its_live_patch_over_boots() -> anyhow::Result<()> {
     install(&mut host, &deb)?;
     as_xl_says(&mut host)?;
     reach_level(&mut host)?;
+    with_xl(&mut host)?;
     upgrade(&mut host, &deb)?;
 
     host.reboot("")?;
@@ -96,6 +99,39 @@ fn reach_level(host: &mut DebianHost) -> anyhow::Result<()> {
     expect(host, "behind", 0)?;
     sync(host)?;
     expect(host, "current", 1)
+}
+
+/// `xl` with our patch does what the tool does.
+fn with_xl(host: &mut DebianHost) -> anyhow::Result<()> {
+    host.put("/root/xl", named_by("XSPLICE_XL")?.as_ref())?;
+    let help = ok(host, "/root/xl help")?;
+    ensure!(
+        help.lines()
+            .any(|line| line.trim_start().starts_with("livepatch ")),
+        "{help}"
+    );
+    let list = ok(host, "/root/xl livepatch list")?;
+    ensure!(
+        list.contains("fixes-1 ") && list.contains("| APPLIED"),
+        "{list}"
+    );
+    ensure!(list == ok(host, "xen-livepatch list")?, "{list}");
+    // Xen's own tool comes first in the path, if there is one.
+    let refused = "PATH=/usr/lib/xsplice:$PATH /root/xl livepatch unload fixes-1";
+    let refused = host.run(refused)?;
+    ensure!(
+        refused.code == Some(1) && refused.stderr.contains("is in the wrong state"),
+        "{refused:?}"
+    );
+    // That was recorded.
+    let history = ok(host, "xsplice history")?;
+    let recorded = |line: &str| {
+        ["unload", "failed", "fixes-1"]
+            .iter()
+            .all(|w| line.contains(w))
+    };
+    ensure!(history.lines().any(recorded), "{history}");
+    Ok(())
 }
 
 /// A later version is installed over it: the payload stays applied, and no unit is
