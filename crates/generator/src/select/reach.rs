@@ -120,6 +120,10 @@ impl Selector<'_> {
         let kind = match from.class {
             Class::Text | Class::Special => PartKind::named_code(&from.name),
             Class::ReadOnly => PartKind::RoData,
+            Class::Data if from.is_sanitizer_record() => {
+                self.tell_reported_again(unit);
+                PartKind::Data
+            }
             Class::Init | Class::Data | Class::Bss | Class::PerCpu | Class::Ignored => {
                 let message = format!(
                     "{} refers to data in {} that has no name; give it one",
@@ -253,6 +257,15 @@ impl Selector<'_> {
                 None
             }
         }
+    }
+
+    /// Notes that a report of the sanitizer may be repeated.
+    fn tell_reported_again(&mut self, unit: UnitId) {
+        self.selection.notes.insert(format!(
+            "{}: the undefined-behaviour sanitizer's records of what it has reported start again, \
+             so a report may be printed once more",
+            self.units[unit].file.source
+        ));
     }
 
     /// Notes a message flag that may be one that is in memory.
