@@ -177,12 +177,12 @@ impl Section {
             || self.name == xsplice_abi::special::REPLACEMENTS
     }
 
-    /// Whether it is what the undefined-behaviour sanitizer of GCC or Clang hands to
+    /// Whether it is what GCC's undefined-behaviour sanitizer hands to
     /// its handlers: the place in the source, in which a handler notes that it has
     /// reported it, and the types. A copy works as well, at the cost of a repeated
     /// report.
     pub fn is_sanitizer_record(&self) -> bool {
-        const ENDS: [&str; 3] = ["..Lubsan_data", "..Lubsan_type", ".data..L__unnamed_"];
+        const ENDS: [&str; 2] = ["..Lubsan_data", "..Lubsan_type"];
         let name = self.name.trim_end_matches(|c: char| c.is_ascii_digit());
         self.class == Class::Data
             && name.len() < self.name.len()
