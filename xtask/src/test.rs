@@ -140,8 +140,8 @@ fn check_without_xen(fast: bool) -> anyhow::Result<()> {
 /// Builds what the tests on the real Xen use; returns environment variables with the
 /// paths.
 fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
-    let xsplice = programs::build_xsplice()?;
     packages::ensure(packages::ANSIBLE)?;
+    let (xsplice, arm64, arm32) = build_xsplice()?;
     base::get()?;
     // Only what is built for tests trusts these.
     let keys = Keys {
@@ -167,11 +167,11 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
-        ("XSPLICE_ARM64_BIN", ARM64.build_xsplice()?.into()),
+        ("XSPLICE_ARM64_BIN", arm64.into()),
         ("XSPLICE_ARM64_BASE", ARM64.description()?.into()),
         ("XSPLICE_ARM64_RUST_BASE", build_arm64(&plain)?.into()),
         ("XSPLICE_ARM64_LOCKED_BASE", build_arm64(&locked)?.into()),
-        ("XSPLICE_ARM32_BIN", ARM32.build_xsplice()?.into()),
+        ("XSPLICE_ARM32_BIN", arm32.into()),
         ("XSPLICE_ARM32_BASE", ARM32.description()?.into()),
         ("XSPLICE_AXE", axe::get()?.into()),
         ("XSPLICE_PROMTOOL", promtool::get()?.into()),
@@ -187,6 +187,19 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         ("XSPLICE_DEBUG_BASE", build(&debug)?.into()),
         ("XSPLICE_LOCKED_BASE", build(&locked)?.into()),
     ])
+}
+
+/// Builds `xsplice` for this machine, ARM64 and ARM32; returns the paths.
+fn build_xsplice() -> anyhow::Result<(PathBuf, PathBuf, PathBuf)> {
+    std::thread::scope(|scope| {
+        // The optimised build ends with minutes of one CPU.
+        let foreign = scope.spawn(|| anyhow::Ok((ARM64.build_xsplice()?, ARM32.build_xsplice()?)));
+        let xsplice = programs::build_xsplice()?;
+        let foreign = foreign.join();
+        let foreign = foreign.map_err(|_| anyhow!("xsplice for ARM could not be built"))?;
+        let (arm64, arm32) = foreign?;
+        Ok((xsplice, arm64, arm32))
+    })
 }
 
 /// Checks that hypervisor code compiles for a target without an operating system.

@@ -89,18 +89,35 @@ impl Table {
         }
     }
 
-    /// Its boundary symbols in a linked hypervisor.
+    /// The symbols at its start in a linked hypervisor: a version of Xen has the first,
+    /// or else the second.
     #[must_use]
-    pub const fn edges(self) -> [&'static str; 2] {
+    pub const fn starts(self) -> &'static [&'static str] {
         match self {
-            Self::BugFrames(BugKind::Call) => ["__start_bug_frames", "__stop_bug_frames_0"],
-            Self::BugFrames(BugKind::Warn) => ["__stop_bug_frames_0", "__stop_bug_frames_1"],
-            Self::BugFrames(BugKind::Bug) => ["__stop_bug_frames_1", "__stop_bug_frames_2"],
-            Self::BugFrames(BugKind::Assert) => ["__stop_bug_frames_2", "__stop_bug_frames_3"],
-            Self::Exceptions => ["__start___ex_table", "__stop___ex_table"],
-            Self::EarlyExceptions => ["__start___pre_ex_table", "__stop___pre_ex_table"],
-            Self::Alternatives => ["__alt_instructions", "__alt_instructions_end"],
-            Self::CallSites => ["__alt_call_sites_start", "__alt_call_sites_end"],
+            // Until 4.18 the tables of bug frames had one start and four ends.
+            Self::BugFrames(BugKind::Call) => &["__start_bug_frames_0", "__start_bug_frames"],
+            Self::BugFrames(BugKind::Warn) => &["__start_bug_frames_1", "__stop_bug_frames_0"],
+            Self::BugFrames(BugKind::Bug) => &["__start_bug_frames_2", "__stop_bug_frames_1"],
+            Self::BugFrames(BugKind::Assert) => &["__start_bug_frames_3", "__stop_bug_frames_2"],
+            Self::Exceptions => &["__start___ex_table"],
+            Self::EarlyExceptions => &["__start___pre_ex_table"],
+            Self::Alternatives => &["__alt_instructions"],
+            Self::CallSites => &["__alt_call_sites_start"],
+        }
+    }
+
+    /// The symbol at its end in a linked hypervisor.
+    #[must_use]
+    pub const fn end(self) -> &'static str {
+        match self {
+            Self::BugFrames(BugKind::Call) => "__stop_bug_frames_0",
+            Self::BugFrames(BugKind::Warn) => "__stop_bug_frames_1",
+            Self::BugFrames(BugKind::Bug) => "__stop_bug_frames_2",
+            Self::BugFrames(BugKind::Assert) => "__stop_bug_frames_3",
+            Self::Exceptions => "__stop___ex_table",
+            Self::EarlyExceptions => "__stop___pre_ex_table",
+            Self::Alternatives => "__alt_instructions_end",
+            Self::CallSites => "__alt_call_sites_end",
         }
     }
 

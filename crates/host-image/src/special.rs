@@ -29,12 +29,15 @@ pub(crate) fn alternatives(image: &Image) -> impl Iterator<Item = Alternative> {
     })
 }
 
+/// The address of `table`, if the hypervisor has one.
+pub(crate) fn start(image: &Image, table: Table) -> Option<u64> {
+    let mut starts = table.starts().iter();
+    starts.find_map(|start| image.lookup_symbol(start.as_bytes()))
+}
+
 fn read(image: &Image, table: Table) -> Option<(u64, Vec<u8>)> {
-    let [start, end] = table.edges();
-    let (start, end) = (
-        image.lookup_symbol(start.as_bytes())?,
-        image.lookup_symbol(end.as_bytes())?,
-    );
+    let start = start(image, table)?;
+    let end = image.lookup_symbol(table.end().as_bytes())?;
     let mut bytes = vec![0; usize::try_from(end.checked_sub(start)?).ok()?];
     image.read(start, &mut bytes).then_some((start, bytes))
 }

@@ -12,8 +12,8 @@ use crate::tables;
 use crate::witness::Reference;
 use object::read::elf::{ElfFile64, SectionHeader as _};
 use object::{
-    Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags,
-    RelocationTarget, SectionIndex, SymbolIndex, elf,
+    Endianness, Object as _, ObjectSection, ObjectSymbol as _, RelocationFlags, RelocationTarget,
+    SectionIndex, SymbolIndex, elf,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -90,7 +90,7 @@ impl Objects {
         let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| Unusable::new(what, &e))?;
         let placed = Placed::new(&elf, image).map_err(|e| Unusable::new(what, &e))?;
         let mut objects = Self::default();
-        let mut mismatched = 0_usize;
+        let mut mismatched = Vec::new();
         objects.markers = placed.markers(image);
         for section in elf.sections() {
             let name = section.name().map_err(|e| Unusable::new(what, &e))?;
@@ -113,7 +113,13 @@ impl Objects {
             let range = base..base + section.size();
             objects.add_stretches(image, placed.defined(section.index()), &range);
             if !objects.agrees(image, contents, &range) {
-                mismatched += 1;
+                if let Some(computed) = placed.computed(&section) {
+                    let why = format!(
+                        "the linker script computes {computed}, which {name} consists of: this version of Xen is not known"
+                    );
+                    return Err(Unusable::new(what, &why));
+                }
+                mismatched.push(name);
             }
             let first = image
                 .entities
@@ -133,11 +139,12 @@ impl Objects {
                 objects.alignment.insert(id, alignment);
             }
         }
-        if mismatched != 0 {
+        if let [first, others @ ..] = &*mismatched {
             return Err(Unusable::new(
                 what,
                 &format!(
-                    "{mismatched} of its sections are not those of the hypervisor; is it from another build?"
+                    "its section {first} and {} others are not those of the hypervisor; is it from another build?",
+                    others.len()
                 ),
             ));
         }
@@ -342,6 +349,19 @@ impl<'a> Placed<'a> {
             }
         }
         markers
+    }
+
+    /// A symbol that `section` refers to and that has no place: the linker script
+    /// computes its value.
+    fn computed(&self, section: &impl ObjectSection<'a>) -> Option<&'a str> {
+        section.relocations().find_map(|(_, relocation)| {
+            let RelocationTarget::Symbol(index) = relocation.target() else {
+                return None;
+            };
+            let symbol = self.elf.symbol_by_index(index).ok()?;
+            let placed = self.names.contains_key(&index) || !symbol.is_undefined();
+            symbol.name().ok().filter(|_| !placed)
+        })
     }
 
     /// Section and offset of the unnamed constant that the relocation refers to.

@@ -78,8 +78,8 @@ impl Tables {
     pub(crate) fn linked(image: &Image) -> Result<Self, String> {
         let mut tables = Self::default();
         for table in Table::ALL {
-            let [start, end] = table.edges();
-            if let (Some(start), Some(end)) = (image.global(start), image.global(end)) {
+            let start = table.starts().iter().find_map(|start| image.global(start));
+            if let (Some(start), Some(end)) = (start, image.global(table.end())) {
                 tables.add(image, table, start..end)?;
             }
         }

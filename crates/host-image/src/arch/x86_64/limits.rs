@@ -16,9 +16,7 @@ pub(super) fn of(image: &Image) -> Limits {
             .iter()
             .find(|own| makes_direct(image, own))
             .map(|own| own.condition),
-        call_sites: image
-            .lookup_symbol(Table::CallSites.edges()[0].as_bytes())
-            .is_some(),
+        call_sites: special::start(image, Table::CallSites).is_some(),
         landing_pads: if has_landing_pads(image) {
             LandingPads::Wanted
         } else {
