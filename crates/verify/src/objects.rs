@@ -113,7 +113,7 @@ impl Objects {
             let range = base..base + section.size();
             objects.add_stretches(image, placed.defined(section.index()), &range);
             if !objects.agrees(image, contents, &range) {
-                if let Some(computed) = placed.computed(&section) {
+                if let Some(computed) = placed.unknown(&section) {
                     let why = format!(
                         "the linker script computes {computed}, which {name} consists of: this version of Xen is not known"
                     );
@@ -274,6 +274,8 @@ struct Placed<'a> {
     elf: &'a ElfFile64<'a, Endianness>,
     bases: HashMap<SectionIndex, u64>,
     names: HashMap<SymbolIndex, u64>,
+    /// The address, and the bit of it from which on a symbol is 16 bits of it.
+    computed: HashMap<SymbolIndex, (u64, u8)>,
     /// The starts of unnamed constants in a section.
     starts: HashMap<SectionIndex, BTreeSet<u64>>,
     /// The addresses of a section's names in the image.
@@ -287,6 +289,7 @@ impl<'a> Placed<'a> {
             elf,
             bases: HashMap::new(),
             names: HashMap::new(),
+            computed: HashMap::new(),
             starts: HashMap::new(),
             defined: HashMap::new(),
         };
@@ -311,6 +314,13 @@ impl<'a> Placed<'a> {
                 symbol: symbol_name,
             };
             let Some(&address) = image.names.get(&name) else {
+                let computed = image.arch.computed(&name.symbol);
+                let computed = computed.filter(|_| symbol.is_undefined());
+                if let Some((of, bit)) = computed
+                    && let Some(address) = image.global(of)
+                {
+                    placed.computed.insert(symbol.index(), (address, bit));
+                }
                 continue;
             };
             placed.names.insert(symbol.index(), address);
@@ -353,14 +363,15 @@ impl<'a> Placed<'a> {
 
     /// A symbol that `section` refers to and that has no place: the linker script
     /// computes its value.
-    fn computed(&self, section: &impl ObjectSection<'a>) -> Option<&'a str> {
+    fn unknown(&self, section: &impl ObjectSection<'a>) -> Option<&'a str> {
         section.relocations().find_map(|(_, relocation)| {
             let RelocationTarget::Symbol(index) = relocation.target() else {
                 return None;
             };
             let symbol = self.elf.symbol_by_index(index).ok()?;
-            let placed = self.names.contains_key(&index) || !symbol.is_undefined();
-            symbol.name().ok().filter(|_| !placed)
+            let known = self.names.contains_key(&index) || self.computed.contains_key(&index);
+            let unknown = symbol.is_undefined() && !known;
+            symbol.name().ok().filter(|_| unknown)
         })
     }
 
@@ -392,6 +403,19 @@ impl<'a> Placed<'a> {
         let RelocationTarget::Symbol(index) = relocation.target() else {
             return None;
         };
+        if let Some(&(address, bit)) = self.computed.get(&index)
+            && relocation.addend() == 0
+        {
+            return Some(Field {
+                size,
+                relative,
+                part: Part::Computed(bit),
+                key: (index.0, relocation.addend()),
+                target: Some(address),
+                meant: Meant::Symbol(address),
+                accessed: false,
+            });
+        }
         let meant = match self.names.get(&index) {
             Some(&address) => {
                 let symbol = self.elf.symbol_by_index(index).ok()?;

@@ -69,6 +69,12 @@ pub(crate) trait Arch: Debug + Sync {
     /// The field that a relocation of this type fills; `None` if none is known.
     fn shape(&self, r_type: RelocationType) -> Option<Shape>;
 
+    /// The symbol of whose address the linker script makes `name` the 16 bits from a bit
+    /// on, and that bit.
+    fn computed<'a>(&self, _name: &'a str) -> Option<(&'a str, u8)> {
+        None
+    }
+
     /// Fills the field at the start of `rest`, which is at `place`, with what leads to
     /// `value`.
     fn relocate(
@@ -110,6 +116,8 @@ pub(crate) enum Part {
     Page,
     /// What comes to its page, in such an instruction.
     Rest,
+    /// The 16 bits from this one on, which the linker script computes.
+    Computed(u8),
 }
 
 impl Shape {

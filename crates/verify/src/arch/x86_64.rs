@@ -90,6 +90,14 @@ impl Arch for X86_64 {
         Some(Shape::bytes(size, relative, behind))
     }
 
+    fn computed<'a>(&self, name: &'a str) -> Option<(&'a str, u8)> {
+        // Of interrupt descriptors, since 4.21: `arch/x86/include/asm/gen-idt.lds.h`.
+        let name = name.strip_prefix("IDT_")?;
+        let [low, high] = ["_ADDR1", "_ADDR2"].map(|end| name.strip_suffix(end));
+        low.map(|name| (name, 0))
+            .or_else(|| high.map(|name| (name, 16)))
+    }
+
     fn relocate(
         &self,
         r_type: RelocationType,

@@ -99,6 +99,26 @@ impl Walk<'_> {
         owner == id
     }
 
+    /// The addresses of which `old` and `new` are the 16 bits from `bit` on.
+    fn computed(
+        &self,
+        field: &Field,
+        bit: u8,
+        (old, new): (i64, i64),
+    ) -> Result<(u64, u64), String> {
+        let is_part = |value: i64, of: u64| (value.cast_unsigned() ^ of >> bit) & 0xffff == 0;
+        let old_target = field.target.filter(|&target| is_part(old, target));
+        let old_target = old_target.ok_or("what the linker script computes is not known")?;
+        let names = self.patched.at.get(&old_target).into_iter().flatten();
+        let mut places = names.filter_map(|name| self.running.image.names.get(name));
+        let new_target = places.find(|&&place| is_part(new, place));
+        let new_target = new_target.ok_or_else(|| {
+            let name = self.patched.place(old_target);
+            format!("{new:#x} is no part of the address of {name}")
+        })?;
+        Ok((old_target, *new_target))
+    }
+
     pub(super) fn same_contents(
         &mut self,
         origin: &Origin,
@@ -113,7 +133,7 @@ impl Walk<'_> {
         let fields = self.objects.fields(patched..patched + size);
         let fields: Vec<(u64, Field)> = fields.map(|(at, field)| (at, field.clone())).collect();
         for (at, field) in fields {
-            if field.part != Part::Bytes {
+            if !matches!(field.part, Part::Bytes | Part::Computed(_)) {
                 return Err(format!("{} has an instruction", self.patched.place(at)));
             }
             let offset = usize::try_from(at - patched).unwrap_or(usize::MAX);
@@ -124,7 +144,10 @@ impl Walk<'_> {
                 return Err("a pointer is truncated".to_owned());
             };
             let origin = origin.at(Place::Offset(offset as u64));
-            if field.relative && self.patched.class(at).is_some_and(Class::is_code) {
+            if let Part::Computed(bit) = field.part {
+                let targets = self.computed(&field, bit, (old, new))?;
+                self.lead(&origin, Some(&field), targets);
+            } else if field.relative && self.patched.class(at).is_some_and(Class::is_code) {
                 // In an instruction, it is relative to the instruction's end, which
                 // is not known here.
                 let relative = |start: u64, value: i64| start.wrapping_add_signed(value);

@@ -61,7 +61,7 @@ impl Walk<'_> {
             _ if data => None,
             Some(Part::Page) => aarch64::page(word, at),
             Some(Part::Rest) => aarch64::rest(word),
-            Some(Part::Word | Part::Bytes) | None => aarch64::whole(word, at),
+            Some(Part::Word | Part::Bytes | Part::Computed(_)) | None => aarch64::whole(word, at),
         };
         let (ours, theirs) = (operand(old, patched), operand(new, running));
         let mask = ours.map_or(0, |operand| operand.mask);
