@@ -45,6 +45,7 @@ mod running;
 mod source;
 mod tables;
 mod types;
+mod unnamed;
 mod verdict;
 mod witness;
 

@@ -9,6 +9,7 @@ use crate::arch::{Arch, Part, Shape};
 use crate::class::Class;
 use crate::image::{Entity, EntityId, Image, Name};
 use crate::tables;
+use crate::unnamed;
 use crate::witness::Reference;
 use object::read::elf::{ElfFile64, SectionHeader as _};
 use object::{
@@ -78,6 +79,8 @@ pub(crate) struct Objects {
     pub(crate) stretches: BTreeMap<u64, u64>,
     /// The range of each section, and its name without a priority.
     sections: BTreeMap<u64, (u64, String)>,
+    /// The size of each section without names.
+    unnamed: BTreeMap<u64, u64>,
     /// Symbols defined by the linker script, by address.
     pub(crate) markers: BTreeMap<u64, Vec<Name>>,
     /// The size of each table in the objects.
@@ -97,13 +100,18 @@ impl Objects {
             if let Some(table) = tables::of_section(name).map_err(|e| Unusable::new(what, &e))? {
                 *objects.tables.entry(table).or_default() += section.size();
             }
-            let Some(&base) = placed.bases.get(&section.index()) else {
+            let index = section.index();
+            let named = placed.bases.get(&index);
+            let Some(&base) = named.or_else(|| placed.unnamed.get(&index)) else {
                 continue;
             };
-            let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
-            objects
-                .sections
-                .insert(base, (section.size(), prefix.to_owned()));
+            if named.is_some() {
+                let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
+                let section = (section.size(), prefix.to_owned());
+                objects.sections.insert(base, section);
+            } else {
+                objects.unnamed.insert(base, section.size());
+            }
             for (offset, relocation) in section.relocations() {
                 if let Some(field) = placed.field(&relocation) {
                     objects.fields.insert(base + offset, field);
@@ -231,6 +239,12 @@ impl Objects {
         linked == contents
     }
 
+    /// The start of the section without names that contains `address`.
+    pub(crate) fn unnamed(&self, address: u64) -> Option<u64> {
+        let (&start, size) = self.unnamed.range(..=address).next_back()?;
+        (address - start < *size).then_some(start)
+    }
+
     /// Whether `range` is the unnamed end of a section.
     pub(crate) fn is_behind(&self, image: &Image, range: &Range<u64>) -> bool {
         let section = self.sections.range(..range.start).next_back();
@@ -273,6 +287,8 @@ struct Placed<'a> {
     arch: &'static dyn Arch,
     elf: &'a ElfFile64<'a, Endianness>,
     bases: HashMap<SectionIndex, u64>,
+    /// Those of sections without names.
+    unnamed: HashMap<SectionIndex, u64>,
     names: HashMap<SymbolIndex, u64>,
     /// The address, and the bit of it from which on a symbol is 16 bits of it.
     computed: HashMap<SymbolIndex, (u64, u8)>,
@@ -288,6 +304,7 @@ impl<'a> Placed<'a> {
             arch: image.arch,
             elf,
             bases: HashMap::new(),
+            unnamed: HashMap::new(),
             names: HashMap::new(),
             computed: HashMap::new(),
             starts: HashMap::new(),
@@ -330,6 +347,7 @@ impl<'a> Placed<'a> {
                 placed.defined.entry(section).or_default().insert(address);
             }
         }
+        placed.unnamed = unnamed::find(elf, image, &placed.bases);
         for section in elf.sections() {
             for (_, relocation) in section.relocations() {
                 if let Some((section, offset)) = placed.nameless(&relocation) {
@@ -434,7 +452,11 @@ impl<'a> Placed<'a> {
                 let symbol = self.elf.symbol_by_index(index).ok()?;
                 Some(start.wrapping_add(symbol.address()))
             }
-            Meant::Constant(_) => None,
+            Meant::Constant(_) => {
+                let symbol = self.elf.symbol_by_index(index).ok()?;
+                let start = self.unnamed.get(&symbol.section_index()?);
+                start.map(|start| start.wrapping_add(symbol.address()))
+            }
         };
         Some(Field {
             size,

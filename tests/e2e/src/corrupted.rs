@@ -95,10 +95,27 @@ impl Good {
     /// # Errors
     /// If they cannot be used.
     pub fn opinion(&self, payloads: &[Vec<u8>]) -> anyhow::Result<Verdict> {
+        self.opinion_on(&self.syms, payloads)
+    }
+
+    /// What is said of the payloads on a running hypervisor that is corrupted.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn on_corrupted(
+        &self,
+        spoil: impl FnOnce(&mut Vec<u8>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Verdict> {
+        let mut syms = self.syms.clone();
+        spoil(&mut syms)?;
+        self.opinion_on(&syms, &self.payloads)
+    }
+
+    fn opinion_on(&self, syms: &[u8], payloads: &[Vec<u8>]) -> anyhow::Result<Verdict> {
         let input = |name, data| Input { name, data };
         let named = payloads.iter().map(|data| input("payload", data));
         Ok(xsplice_verify::verify(&Inputs {
-            original: input("xen-syms", &self.syms),
+            original: input("xen-syms", syms),
             payloads: named.collect(),
             patched: input("patched", &self.patched.syms),
             objects: input("prelink.o", &self.patched.objects),

@@ -3,8 +3,11 @@
 //! reason for each corrupted one.
 
 use anyhow::{Context as _, ensure};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use xsplice_e2e::corrupted::{Case, Good};
-use xsplice_e2e::{Base, arm64_base, base, build, local, repository, told};
+use xsplice_e2e::{
+    Base, arm64_base, arm64_rust_base, base, build, local, repository, rust_base, told,
+};
 use xsplice_verify::Kind;
 
 const PATCH: &str = "examples/xen-4.17/two-files.patch";
@@ -305,6 +308,72 @@ fn so_is_each_for_arm64() -> anyhow::Result<()> {
         ensure!(differences.any(|d| d.name == name), "{none:#?}");
     }
     good.caught(0, &ARM64)
+}
+
+/// Our core's object has one name for most of its code, and none for its constants. These
+/// are compared all the same: also where only constants lead to them.
+fn our_core_is_compared(base: &Base) -> anyhow::Result<()> {
+    const FILE: &[u8] = b"crates/engine/src/stack/mod.rs";
+    let good = Good::build(base, &[repository().join(PATCH)])?;
+    good.proved()?;
+    let caught = |what: &str, spoil: fn(&mut Vec<u8>) -> anyhow::Result<()>| {
+        let verdict = good.on_corrupted(spoil).context(what.to_owned())?;
+        let mut differences = verdict.differences.iter();
+        let found = differences.any(|d| d.name.starts_with("xsplice_"));
+        ensure!(found, "{what}: {:#?}", verdict.differences);
+        anyhow::Ok(())
+    };
+    caught("a text differs", |syms| {
+        let at = only(syms, FILE)?;
+        syms[at] ^= 1;
+        Ok(())
+    })?;
+    caught("a pointer in a table differs", |syms| {
+        let address = address_of(syms, only(syms, FILE)?)?;
+        let at = only(syms, &address.to_le_bytes())?;
+        syms[at] ^= 1;
+        Ok(())
+    })?;
+    caught("code differs", |syms| {
+        let elf = object::File::parse(syms.as_slice())?;
+        let core = elf.symbol_by_name("xsplice_core").context("xsplice_core")?;
+        let section = core.section_index().context("its section")?;
+        let section = elf.section_by_index(section)?;
+        let start = section.file_range().context("its contents")?.0;
+        let at = start + core.address() - section.address() + 0x1000;
+        syms[usize::try_from(at)?] ^= 1;
+        Ok(())
+    })
+}
+
+/// Where `bytes` are, which are there once.
+fn only(all: &[u8], bytes: &[u8]) -> anyhow::Result<usize> {
+    let mut places = memchr::memmem::find_iter(all, bytes);
+    let first = places.next().context("they are not there")?;
+    ensure!(places.next().is_none(), "they are there twice");
+    Ok(first)
+}
+
+/// The address of what is at `offset` in the file.
+fn address_of(syms: &[u8], offset: usize) -> anyhow::Result<u64> {
+    let elf = object::File::parse(syms)?;
+    let offset = offset as u64;
+    let mut sections = elf.sections().filter_map(|section| {
+        let (start, size) = section.file_range()?;
+        let inside = (start..start + size).contains(&offset) && section.address() != 0;
+        inside.then(|| section.address() + offset - start)
+    });
+    sections.next().context("no section has it")
+}
+
+#[test]
+fn our_core_is_compared_on_x86() -> anyhow::Result<()> {
+    our_core_is_compared(&rust_base()?)
+}
+
+#[test]
+fn our_core_is_compared_on_arm64() -> anyhow::Result<()> {
+    our_core_is_compared(&arm64_rust_base()?)
 }
 
 /// A function's exception fixups belong to it wherever they are: those of a replaced

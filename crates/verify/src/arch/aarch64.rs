@@ -52,6 +52,15 @@ pub(crate) fn word(image: &Image, address: u64) -> Option<u32> {
         .map(|bytes| u32::from_le_bytes(*bytes))
 }
 
+/// The operand of an instruction at `at` that has `part` of an address.
+pub(crate) fn operand(word: u32, at: u64, part: Part) -> Option<Operand> {
+    match part {
+        Part::Page => page(word, at),
+        Part::Rest => rest(word),
+        Part::Word | Part::Bytes | Part::Computed(_) => whole(word, at),
+    }
+}
+
 /// `bits` bits from bit `at` on, as a signed number.
 fn signed(word: u32, at: u32, bits: u32) -> i64 {
     let top = word << (32 - at - bits);
@@ -290,6 +299,10 @@ impl Arch for Aarch64 {
             | elf::R_AARCH64_LDST128_ABS_LO12_NC => word(Part::Rest),
             _ => return None,
         })
+    }
+
+    fn part(&self, image: &Image, address: u64, part: Part) -> Option<u64> {
+        operand(word(image, address)?, address, part).map(|operand| operand.value)
     }
 
     fn relocate(

@@ -75,6 +75,9 @@ pub(crate) trait Arch: Debug + Sync {
         None
     }
 
+    /// What the word at `address` has of an address, if it has `part` of one.
+    fn part(&self, image: &Image, address: u64, part: Part) -> Option<u64>;
+
     /// Fills the field at the start of `rest`, which is at `place`, with what leads to
     /// `value`.
     fn relocate(

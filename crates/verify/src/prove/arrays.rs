@@ -12,12 +12,9 @@ use std::ops::Range;
 use xsplice_abi::payload::hook;
 
 impl Walk<'_> {
-    /// Compares symbols without a size with their namesakes, byte by byte. Fixups of
-    /// other functions may follow: they are compared where an exception table entry
-    /// leads to them, and those of replaced functions are elsewhere.
+    /// Compares symbols without a size with their namesakes, byte by byte.
     pub(super) fn compare_stretches(&mut self) {
         let objects = self.objects;
-        let fixups: BTreeSet<u64> = self.tables.fixups().collect();
         for (&start, &size) in &objects.stretches {
             let (Some(class), Some(names)) =
                 (self.patched.class(start), self.patched.at.get(&start))
@@ -25,19 +22,14 @@ impl Walk<'_> {
                 continue;
             };
             let name = names.first().map_or_else(String::new, ToString::to_string);
-            let fixup = fixups.range(start + 1..start + size).next();
-            let size = fixup
-                .filter(|_| class.is_code())
-                .map_or(size, |fixup| fixup - start);
-            let running = &self.running.image;
-            let found = names.iter().find_map(|name| running.names.get(name));
+            let size = self.without_fixups(start, size);
             let kind = match class {
                 class if class.is_init() => Kind::BootOnly,
                 Class::ReadOnly => Kind::Constant,
                 class if class.is_code() => Kind::NotReplaced,
                 _ => Kind::InitialValue,
             };
-            let Some(&at) = found else {
+            let Some(at) = self.name_there(start) else {
                 // New code was compared where it is used.
                 if !class.is_code() || class.is_init() {
                     self.differ(kind, &name, "it is not in the running hypervisor");
@@ -45,8 +37,7 @@ impl Walk<'_> {
                 continue;
             };
             let origin = self.nameless(&name, class);
-            let decodes = !class.is_init() || self.patched.arch.decodes_boot_code();
-            let result = match class.is_code() && decodes {
+            let result = match self.decodes(class) {
                 true => self.same_code(&origin, (start, self.running.live(at)), size),
                 false => self.same_contents(&origin, (start, at), size),
             };
@@ -59,6 +50,45 @@ impl Walk<'_> {
                 );
             }
         }
+    }
+
+    /// Whether the code at `patched` belongs to a symbol without a size that is compared
+    /// as a whole with what contains `running`.
+    pub(super) fn is_in_stretch(&self, patched: u64, running: u64) -> bool {
+        let before = self.objects.stretches.range(..=patched).next_back();
+        let Some((&start, &size)) = before.filter(|(start, size)| patched - *start < **size) else {
+            return false;
+        };
+        let offset = patched - start;
+        let there = self.name_there(start).map(|at| self.running.live(at));
+        let class = self.patched.class(start);
+        class.is_some_and(|class| self.decodes(class))
+            && there.is_some_and(|there| there.wrapping_add(offset) == running)
+            && offset < self.without_fixups(start, size)
+    }
+
+    fn decodes(&self, class: Class) -> bool {
+        class.is_code() && (!class.is_init() || self.patched.arch.decodes_boot_code())
+    }
+
+    /// Where the running hypervisor itself has a symbol that is at `address`.
+    fn name_there(&self, address: u64) -> Option<u64> {
+        let names = self.patched.at.get(&address)?;
+        let running = &self.running.image.names;
+        names.iter().find_map(|name| running.get(name)).copied()
+    }
+
+    /// The size of a symbol without the fixups of other functions, which may follow: they
+    /// are compared where an exception table entry leads to them, and those of replaced
+    /// functions are elsewhere.
+    fn without_fixups(&self, start: u64, size: u64) -> u64 {
+        let code = self.patched.class(start).is_some_and(Class::is_code);
+        let inside = start + 1..start + size;
+        let fixups = self
+            .tables
+            .fixups()
+            .filter(|at| code && inside.contains(at));
+        fixups.min().map_or(size, |fixup| fixup - start)
     }
 
     fn same_code(&mut self, origin: &Origin, from: (u64, u64), size: u64) -> Result<(), String> {

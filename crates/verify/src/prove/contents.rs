@@ -202,12 +202,42 @@ impl Walk<'_> {
             let kind = if freed { Kind::Freed } else { Kind::Class };
             return self.leads_astray(origin, kind, &message);
         }
+        if ours.has_state()
+            && let Err(message) = self.unnamed_has_one_place(patched, running, theirs)
+        {
+            return self.leads_astray(origin, Kind::State, &message);
+        }
         let result = match extent {
             Extent::Text => self.same_text(patched, running),
             Extent::AtMost(size) => self.same_bytes(origin, patched, running, size),
         };
         if let Err(message) = result {
             self.leads_astray(origin, Kind::Constant, &message);
+        }
+    }
+
+    /// Checks that variables without names are those that the running hypervisor has, and
+    /// lie together as there.
+    fn unnamed_has_one_place(
+        &mut self,
+        patched: u64,
+        running: u64,
+        class: Class,
+    ) -> Result<(), String> {
+        let start = self.objects.unnamed(patched).unwrap_or(patched);
+        let there = running.wrapping_sub(patched - start);
+        let place = self.running.image.place(running);
+        if class.is_payload() {
+            return Err(format!("{place} is new, and not the variable that it was"));
+        }
+        let first = *self.unnamed.entry(start).or_insert(there);
+        let owner = *self.unnamed_there.entry(there).or_insert(start);
+        if first == there && owner == start {
+            Ok(())
+        } else {
+            Err(format!(
+                "{place} stands for a variable that is elsewhere, or for two"
+            ))
         }
     }
 
@@ -237,35 +267,12 @@ impl Walk<'_> {
         running: u64,
         size: u64,
     ) -> Result<(), String> {
-        const POINTER: u64 = 8;
         let both = size.min(self.running.room(running));
         let rest = self.patched.bytes(patched + both, size - both);
         if rest.is_some_and(|rest| rest.iter().any(|&byte| byte != 0)) {
             return Err(format!("a constant of {size} bytes has only {both}"));
         }
-        let mut offset = 0;
-        while offset < both {
-            let step = POINTER.min(both - offset);
-            let ours = self.patched.bytes(patched + offset, step);
-            let theirs = self.running.image.bytes(running + offset, step);
-            let (Some(ours), Some(theirs)) = (ours, theirs) else {
-                return Err("a constant is truncated".to_owned());
-            };
-            let range = 0..ours.len();
-            let values = (step::value(&ours, &range), step::value(&theirs, &range));
-            let (Some(old), Some(new)) = values else {
-                return Err("a constant is truncated".to_owned());
-            };
-            let targets = (old.cast_unsigned(), new.cast_unsigned());
-            if step == POINTER && self.patched.spans(targets.0) {
-                self.lead(origin, None, targets);
-            } else if old != new {
-                return Err(format!(
-                    "a constant of {size} bytes differs at +{offset:#x}"
-                ));
-            }
-            offset += step;
-        }
-        Ok(())
+        self.same_contents(origin, (patched, running), both)
+            .map_err(|message| format!("a constant of {size} bytes differs: {message}"))
     }
 }

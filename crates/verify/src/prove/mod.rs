@@ -13,6 +13,8 @@ mod meaning;
 mod step;
 mod words;
 
+pub(crate) use step::number;
+
 use crate::class::Class;
 use crate::generated::{self, Declared};
 use crate::image::{EntityId, Image, Name};
@@ -105,6 +107,8 @@ impl<'a> Terms<'a> {
             found,
             mates: BTreeMap::new(),
             taken: HashMap::new(),
+            unnamed: HashMap::new(),
+            unnamed_there: HashMap::new(),
             queue: VecDeque::new(),
             halves: Vec::new(),
             compared: HashSet::new(),
@@ -179,6 +183,9 @@ struct Walk<'a> {
     /// The variable of the patched hypervisor that each variable of the running one
     /// belongs to.
     taken: HashMap<u64, EntityId>,
+    /// Where variables without names begin in the running hypervisor, and the reverse.
+    unnamed: HashMap<u64, u64>,
+    unnamed_there: HashMap<u64, u64>,
     queue: VecDeque<Pair>,
     /// Halves of addresses in the code that is being compared.
     halves: Vec<words::Half>,

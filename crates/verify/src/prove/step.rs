@@ -117,7 +117,7 @@ impl Walk<'_> {
     }
 
     fn follow(&mut self, mut patched: u64, mut running: u64, mut origin: Origin) {
-        while self.compared.insert((patched, running)) {
+        while self.compared.insert((patched, running)) && !self.is_in_stretch(patched, running) {
             if let Some(id) = self.patched.containing(patched) {
                 let offset = patched - self.patched.entities[id].address;
                 return self.pair(id, running.wrapping_sub(offset));
@@ -439,8 +439,12 @@ fn without(bytes: &[u8], fields: &[Range<usize>]) -> Vec<u8> {
 
 /// The signed number in `range`.
 pub(super) fn value(bytes: &[u8], range: &Range<usize>) -> Option<i64> {
-    let field = bytes.get(range.clone())?;
-    let mut wide = [if field.last()? & 0x80 != 0 { 0xff } else { 0 }; 8];
-    wide.get_mut(..field.len())?.copy_from_slice(field);
+    number(bytes.get(range.clone())?)
+}
+
+/// The signed number that `bytes` are.
+pub(crate) fn number(bytes: &[u8]) -> Option<i64> {
+    let mut wide = [if bytes.last()? & 0x80 != 0 { 0xff } else { 0 }; 8];
+    wide.get_mut(..bytes.len())?.copy_from_slice(bytes);
     Some(i64::from_le_bytes(wide))
 }

@@ -57,12 +57,8 @@ impl Walk<'_> {
             return self.byte(patched, running);
         };
         let data = self.patched.is_marked_data(patched);
-        let operand = |word: u32, at: u64| match field.as_ref().map(|field| field.part) {
-            _ if data => None,
-            Some(Part::Page) => aarch64::page(word, at),
-            Some(Part::Rest) => aarch64::rest(word),
-            Some(Part::Word | Part::Bytes | Part::Computed(_)) | None => aarch64::whole(word, at),
-        };
+        let part = field.as_ref().map_or(Part::Word, |field| field.part);
+        let operand = |word: u32, at: u64| (!data).then(|| aarch64::operand(word, at, part))?;
         let (ours, theirs) = (operand(old, patched), operand(new, running));
         let mask = ours.map_or(0, |operand| operand.mask);
         let unclear = ours.is_none() && (field.is_some() || !data && aarch64::is_adrp(old));
