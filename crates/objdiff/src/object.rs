@@ -58,12 +58,14 @@ pub enum ReadError {
     /// It has a table about code with an unknown form of entries: they can neither be
     /// compared nor carried.
     #[error(
-        "{file}: {section} is a table about code of a kind that xsplice does not know: what it \
-         says of a function would be missing from the payload"
+        "{file}: {section} is a table about code of a kind that is not known for {machine}: what \
+         it says of a function would be missing from the payload"
     )]
     UnknownTable {
         /// The file.
         file: String,
+        /// What it is for.
+        machine: Machine,
         /// The table.
         section: String,
     },

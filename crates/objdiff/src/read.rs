@@ -108,6 +108,7 @@ impl<'a, H: FileHeader<Endian = Endianness>> Reader<'a, H> {
             if class == Class::Special && unknown && section.size() > 0 {
                 return Err(ReadError::UnknownTable {
                     file: self.path.to_owned(),
+                    machine: self.arch.machine(),
                     section: name,
                 });
             }

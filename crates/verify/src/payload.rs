@@ -232,7 +232,11 @@ impl Linker<'_> {
             let at = usize::try_from(offset).unwrap_or(usize::MAX);
             let rest = segment.data.get_mut(at..);
             let rest = rest.ok_or("a relocation lies outside of its section")?;
-            image.arch.relocate(r_type, rest, value, place)?;
+            let relocated = image.arch.relocate(r_type, rest, value, place);
+            relocated.map_err(|reason| {
+                let name = section.name().unwrap_or_default();
+                format!("{name}+{offset:#x}: {reason}")
+            })?;
         }
         Ok(starts)
     }

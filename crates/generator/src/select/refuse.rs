@@ -188,11 +188,18 @@ fn initial_value(change: &Change, in_place: bool) -> Refusal {
 
 fn assembly(change: &Change) -> Refusal {
     let (name, why) = (&change.name, &change.why);
-    let message = format!(
-        "hand-written assembly at {name} changed ({why}): it is unclear where its \
-         functions end, so it cannot be patched; `--leave-out {name}` builds the payload \
-         without this part if the running hypervisor does not need it"
-    );
+    let message = match (change.original, change.patched) {
+        (None, None) => format!(
+            "{name} changed ({why}): it is unclear what uses it, so it cannot be patched; \
+             `--leave-out {name}` builds the payload without this part if the running hypervisor \
+             does not need it"
+        ),
+        _ => format!(
+            "hand-written assembly at {name} changed ({why}): it is unclear where its \
+             functions end, so it cannot be patched; `--leave-out {name}` builds the payload \
+             without this part if the running hypervisor does not need it"
+        ),
+    };
     (Code::Assembly, message)
 }
 

@@ -331,7 +331,10 @@ impl Arch for Aarch64 {
         let word = linked(r_type, word.ok_or_else(outside)?, value, place);
         let word = word.ok_or_else(|| {
             let number = r_type.0;
-            format!("a relocation of type {number} is not known, or cannot lead that far")
+            format!(
+                "this proof does not know relocations of type {number}, or this one cannot lead \
+                 that far"
+            )
         })?;
         let field = rest.get_mut(..SIZE).ok_or_else(outside)?;
         field.copy_from_slice(&word.to_le_bytes());
