@@ -53,6 +53,7 @@ struct xsplice_memory {
     void *copies;
     size_t copied;
     struct list_head list;
+    struct rcu_head rcu;
 };
 
 /*
@@ -117,13 +118,18 @@ void *xsplice_alloc(size_t size, size_t align)
     return data;
 }
 
-void xsplice_free(void *data, size_t size)
+static void free_data(void *data)
 {
-    heap_bytes -= size;
     if ( is_vmapped(data) )
         vfree(data);
     else
         xfree(data);
+}
+
+void xsplice_free(void *data, size_t size)
+{
+    heap_bytes -= size;
+    free_data(data);
 }
 
 /* Console and time. */
@@ -272,22 +278,40 @@ struct xsplice_memory *xsplice_memory_new(uint64_t size)
     return memory;
 }
 
+static void free_memory(struct xsplice_memory *memory)
+{
+    vfree(pointer(memory->base));
+    free_data(memory->copies);
+    xfree(memory);
+}
+
+static void cf_check free_unlisted(struct rcu_head *head)
+{
+    free_memory(container_of(head, struct xsplice_memory, rcu));
+}
+
 void xsplice_memory_drop(struct xsplice_memory *memory)
 {
-    struct payload *payload = &memory->payload;
-
-    if ( !list_empty(&memory->list) )
-    {
-        list_del_rcu(&memory->list);
-        /* Waits until no CPU reads either list. */
-        unregister_virtual_region(&payload->region);
-    }
-
-    vfree(pointer(memory->base));
     payload_pages -= PFN_UP(memory->size);
     if ( memory->copies )
-        xsplice_free(memory->copies, memory->copied);
-    xfree(memory);
+        heap_bytes -= memory->copied;
+
+    if ( list_empty(&memory->list) )
+    {
+        free_memory(memory);
+        return;
+    }
+
+    list_del_rcu(&memory->list);
+    /*
+     * Not by unregister_virtual_region(): it waits in rcu_barrier(), and until all
+     * CPUs take part in that, none can switch to another vCPU. A CPU that waits for
+     * such a switch, as vcpu_sleep_sync() does, never would. Nothing else changes
+     * the list of regions once Xen has booted.
+     */
+    list_del_rcu(&memory->payload.region.list);
+    /* When no CPU reads either list. */
+    call_rcu(&memory->rcu, free_unlisted);
 }
 
 uint64_t xsplice_memory_base(const struct xsplice_memory *memory)

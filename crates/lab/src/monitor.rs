@@ -58,8 +58,16 @@ impl Monitor {
     /// # Errors
     /// If it does not in time.
     pub fn wait_for(&self, text: &str) -> io::Result<()> {
+        self.wait_for_more(0, text)
+    }
+
+    /// Waits until the console has shown `text` behind its first `start` bytes.
+    ///
+    /// # Errors
+    /// If it does not in time.
+    pub fn wait_for_more(&self, start: usize, text: &str) -> io::Result<()> {
         let end = Instant::now() + self.timeout;
-        let shown = || self.console.lock().is_ok_and(|c| c.text.contains(text));
+        let shown = || self.console.lock().is_ok_and(|c| has_more(&c, start, text));
         while !shown() {
             if Instant::now() > end {
                 let what = format!("the console does not say {text:?}");
@@ -68,6 +76,14 @@ impl Monitor {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// How many bytes the console has shown so far.
+    pub fn printed(&self) -> usize {
+        self.console
+            .lock()
+            .map(|c| c.text.len())
+            .unwrap_or_default()
     }
 
     /// Sends a command; returns its result.
@@ -96,6 +112,11 @@ impl Monitor {
         }
         Ok(serde_json::from_str(&line)?)
     }
+}
+
+fn has_more(console: &Console, start: usize, text: &str) -> bool {
+    let more = console.text.get(start..);
+    more.is_some_and(|more| more.contains(text))
 }
 
 fn unexpected(message: &Value) -> io::Error {

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output as LocalOutput};
+use std::time::Duration;
 use xsplice_abi::machine::Machine;
 use xsplice_lab::{DebianConfig, Host, HostConfig, Output};
 pub use xsplice_testbed::base::Base;
@@ -504,11 +505,25 @@ pub struct Memory {
     pub core: Option<String>,
 }
 
-/// Reads it.
+/// Reads it. The memory of a payload is free soon after it is unloaded: when no CPU can be
+/// reading it.
 ///
 /// # Errors
-/// If the host is lost, or prints something else.
+/// If the host is lost, prints something else, or its memory changes all the time.
 pub fn memory(host: &mut Host) -> anyhow::Result<Memory> {
+    let mut before = memory_now(host)?;
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = memory_now(host)?;
+        if now == before {
+            return Ok(now);
+        }
+        before = now;
+    }
+    bail!("its memory changes all the time: {before:?}")
+}
+
+fn memory_now(host: &mut Host) -> anyhow::Result<Memory> {
     let heap = host.press('m', "Dom heap: ")?;
     let free = heap
         .split_once("Dom heap: ")

@@ -7,7 +7,7 @@
 //! each core, and by its result.
 
 use anyhow::{Context as _, ensure};
-use object::{Object as _, ObjectSymbol as _};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use std::path::PathBuf;
 use std::time::Duration;
 use xsplice_e2e::{
@@ -15,7 +15,7 @@ use xsplice_e2e::{
     unsigned_config,
 };
 use xsplice_lab::microcode::{self, PROCESSOR, REVISION, SIGNATURE};
-use xsplice_lab::{Debugger, Error, Host, HostConfig};
+use xsplice_lab::{Debugger, Error, Host, HostConfig, Output};
 
 /// CPUs, and of which two each are threads of one core.
 const CPUS: u32 = 4;
@@ -195,24 +195,74 @@ fn address(base: &Base, name: &str) -> anyhow::Result<u64> {
     Ok(symbol.address())
 }
 
-/// Has a CPU held at `place` while microcode is loaded, until the console says `text`;
+/// The address of the instruction behind the call of `callee` in `caller`.
+fn behind_call(base: &Base, caller: &str, callee: &str) -> anyhow::Result<u64> {
+    let data = std::fs::read(&base.xen_syms)?;
+    let file = object::File::parse(data.as_slice())?;
+    let symbol = file.symbol_by_name(caller).context(caller.to_owned())?;
+    let section = symbol.section_index().context("the caller is nowhere")?;
+    let section = file.section_by_index(section)?;
+    let code = section.data_range(symbol.address(), symbol.size())?;
+    let target = address(base, callee)?;
+    let calls = code.context("the caller is empty")?.windows(5).zip(5_u64..);
+    let mut behind = calls.filter_map(|(call, end)| {
+        let &[0xe8, ref distance @ ..] = call else {
+            return None;
+        };
+        let distance = i32::from_le_bytes(distance.try_into().ok()?);
+        let behind = symbol.address() + end;
+        (behind.wrapping_add_signed(distance.into()) == target).then_some(behind)
+    });
+    behind.next().context("no such call")
+}
+
+/// Has a CPU held at `place` while a command runs in dom0, until the console says `text`;
 /// returns the result and which CPU it was.
-fn load_with_one_held(
+fn run_with_one_held(
     host: &mut Host,
+    command: &[&str],
     mut debugger: Debugger,
     place: u64,
-    text: &'static str,
-) -> anyhow::Result<(Result<String, Error>, u32)> {
-    let monitor = host.monitor()?;
+    text: &str,
+) -> anyhow::Result<(Result<Output, Error>, u32)> {
+    let (monitor, text) = (host.monitor()?, text.to_owned());
     let holding = std::thread::spawn(move || {
         let held = debugger.hold_at(place)?;
-        monitor.wait_for(text)?;
+        monitor.wait_for_more(monitor.printed(), &text)?;
         // Dropping the debugger lets all CPUs run.
         std::io::Result::Ok(held)
     });
-    let output = host.run(&["in-dom0", "microcode", "/lab/same"]);
+    let output = host.run(command);
     let held = holding.join().ok().context("the thread has panicked")??;
-    Ok((output.map(|output| output.stdout), held))
+    Ok((output, held))
+}
+
+/// While the CPU that leads the load waits until another one leaves the vCPU whose
+/// hypercall it is, a payload is unloaded: that other CPU must be able to leave it.
+#[test]
+fn an_unload_does_not_wait_for_the_load() -> anyhow::Result<()> {
+    let base = debug_base()?;
+    let (mut config, directory) = ours()?;
+    config.debugger = true;
+    config.timeout = Duration::from_secs(120);
+    config.xen_arguments.push_str(" dom0_vcpus_pin");
+    let payload = directory.path().join("extra-version");
+    build(&base, &example(&base, "extra-version")?, &payload)?;
+    config.files.push(("lab/extra-version".to_owned(), payload));
+    let mut host = Host::boot(&config)?;
+    let place = behind_call(&base, "do_platform_op", "microcode_update")?;
+    let command = [
+        "in-dom0",
+        "microcode-and-unload",
+        "/lab/same",
+        "/lab/extra-version",
+    ];
+    let debugger = host.debugger()?;
+    let text = "extra-version: unloaded";
+    let (output, _) = run_with_one_held(&mut host, &command, debugger, place, text)?;
+    let output = output?;
+    ensure!(output.code == Some(0), "{output:?}\n{}", host.console());
+    Ok(())
 }
 
 /// A CPU that does not come, or that does not enter the handler of its NMI, is named, and
@@ -220,6 +270,7 @@ fn load_with_one_held(
 /// it does by itself.
 #[test]
 fn cpus_that_do_not_come() -> anyhow::Result<()> {
+    const LOAD: &[&str] = &["in-dom0", "microcode", "/lab/same"];
     let base = debug_base()?;
     let (mut config, _directory) = ours()?;
     config.debugger = true;
@@ -236,8 +287,8 @@ fn cpus_that_do_not_come() -> anyhow::Result<()> {
         let before = host.console().len();
         let debugger = host.debugger()?;
         let place = address(&base, place)?;
-        let (result, held) = load_with_one_held(&mut host, debugger, place, text)?;
-        let (result, console) = (result?, host.console().split_off(before));
+        let (result, held) = run_with_one_held(&mut host, LOAD, debugger, place, text)?;
+        let (result, console) = (result?.stdout, host.console().split_off(before));
         ensure!(result.trim() == EBUSY, "{result}");
         let line = format!("microcode was not loaded (EBUSY): {text}{held}; try again");
         ensure!(console.contains(&line), "{line}: not in\n{console}");
@@ -250,7 +301,7 @@ fn cpus_that_do_not_come() -> anyhow::Result<()> {
     let place = address(&base, "xsplice_microcode_work")?;
     let text = "1 CPUs have begun to load it and do not finish";
     let debugger = host.debugger()?;
-    match load_with_one_held(&mut host, debugger, place, text)? {
+    match run_with_one_held(&mut host, LOAD, debugger, place, text)? {
         (Err(Error::Crashed(_) | Error::Off { .. }), _) => {}
         (other, _) => anyhow::bail!("{other:?}\n{}", host.console()),
     }

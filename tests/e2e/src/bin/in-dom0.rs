@@ -11,16 +11,20 @@
 //! two seconds. `unrecorded POLICY COMMAND...` runs a command on a host with this policy,
 //! whose history cannot be written. `cycles NUMBER FIRST SECOND` applies and reverts two payloads while other
 //! threads keep the CPUs and the hypervisor busy. `microcode FILE` has the CPUs load the
-//! file and prints the error number; `microcode-cycles NUMBER FILE FIRST SECOND` has them
-//! load one again and again while payloads are applied and reverted.
+//! file, which it says on standard error, and prints the error number; `microcode-cycles
+//! NUMBER FILE FIRST SECOND` has them load one again and again while payloads are applied
+//! and reverted; `microcode-and-unload FILE PAYLOAD` unloads a payload one second after the
+//! load has begun.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context as _, bail, ensure};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -57,6 +61,7 @@ fn main() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&done)?);
             Ok(())
         }
+        ["microcode-and-unload", file, payload] => microcode_and_unload(&hypervisor, file, payload),
         _ => bail!("the first lines of in-dom0.rs say what it does"),
     }
 }
@@ -223,6 +228,7 @@ fn cycles(hypervisor: &Privcmd, number: u64, first: &str, second: &str) -> anyho
 
 fn microcode(hypervisor: &Privcmd, file: &str) -> anyhow::Result<()> {
     let data = std::fs::read(file).with_context(|| file.to_owned())?;
+    eprintln!("loading {file}");
     let errno = load_microcode(hypervisor, &data).map_or_else(|Errno(e)| e, |()| 0);
     println!("{errno}");
     Ok(())
@@ -259,6 +265,37 @@ fn microcode_cycles(
     done.loads = number;
     done.late = late.into_inner();
     Ok(done)
+}
+
+fn microcode_and_unload(hypervisor: &Privcmd, file: &str, payload: &str) -> anyhow::Result<()> {
+    let name = Path::new(payload).file_name().unwrap_or_default();
+    let name = name.to_string_lossy();
+    let livepatch = Livepatch::negotiate(hypervisor).map_err(errno)?;
+    let payload = std::fs::read(payload)?;
+    livepatch.upload(&name, &payload, false).map_err(errno)?;
+    // In another process and on another CPU: the CPU of the load is held, and must not be
+    // needed by the unload.
+    run_on(1)?;
+    let itself = std::env::current_exe()?;
+    let mut load = Command::new(itself);
+    load.args(["microcode", file]).stderr(Stdio::piped());
+    let mut load = load.spawn()?;
+    run_on(2)?;
+    let begun = load.stderr.as_mut().context("it has no standard error")?;
+    begun.read_exact(&mut [0])?;
+    std::thread::sleep(Duration::from_secs(1));
+    act(&livepatch, &name, Action::Unload, &AtomicU64::new(0))?;
+    let loaded = load.wait()?;
+    ensure!(loaded.success(), "{loaded}");
+    Ok(())
+}
+
+/// Has this process run on this CPU of dom0 only.
+fn run_on(cpu: usize) -> anyhow::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    sched_setaffinity(None, &only)?;
+    Ok(())
 }
 
 /// Returns how often it was tried again, because a live-patch action was in progress or
