@@ -3,11 +3,15 @@
 
 use crate::Architecture;
 use anyhow::{Context, bail};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 use xsplice_lab::{Host, HostConfig, Output};
+use xsplice_testbed::arm::Arm;
+use xsplice_testbed::arm32::ARM32;
 use xsplice_testbed::arm64::ARM64;
-use xsplice_testbed::{base, println, programs};
+use xsplice_testbed::base::{self, Base};
+use xsplice_testbed::{println, programs};
 
 const PATCH: &str = "examples/xen-4.17/extra-version.patch";
 const WATCHED: &str = "/sys/hypervisor/version/extra";
@@ -18,12 +22,8 @@ pub(crate) fn run(arch: Architecture) -> anyhow::Result<()> {
     say("getting Debian's Xen");
     let (base, for_arm, kind) = match arch {
         Architecture::X86_64 => (base::get()?, None, "as Debian ships it, with 4 CPUs"),
-        Architecture::Arm64 => (
-            ARM64.base()?,
-            Some(ARM64.build_xsplice()?),
-            "with Xen's own live patching and 2 CPUs",
-        ),
-        Architecture::Arm32 => bail!("payloads cannot be built for ARM32 yet"),
+        Architecture::Arm64 => emulated(&ARM64)?,
+        Architecture::Arm32 => emulated(&ARM32)?,
     };
     say("building xsplice");
     let xsplice = programs::build_xsplice()?;
@@ -68,6 +68,12 @@ pub(crate) fn run(arch: Architecture) -> anyhow::Result<()> {
     }
     say("the running hypervisor changed its behaviour, and changed it back");
     Ok(())
+}
+
+/// An emulated host: the hypervisor, the `xsplice` for its dom0, and what is special.
+fn emulated(machine: &Arm) -> anyhow::Result<(Base, Option<PathBuf>, &'static str)> {
+    let kind = "with Xen's own live patching and 2 CPUs";
+    Ok((machine.base()?, Some(machine.build_xsplice()?), kind))
 }
 
 fn admin(host: &mut Host, arguments: &[&str]) -> anyhow::Result<String> {

@@ -108,7 +108,7 @@ impl Image {
         let all = self.targets.len();
         let targets = self.targets.get(functions);
         let targets = targets.with_context(|| format!("Xen has only {all} functions"))?;
-        let mut draft = Draft::of(Machine::X86_64).map_err(anyhow::Error::msg)?;
+        let mut draft = Draft::of(Machine::X86_64);
         for target in targets {
             let mut code = target.start.clone();
             code.extend([0xe9, 0, 0, 0, 0]);

@@ -91,6 +91,16 @@ impl Machine {
         }
     }
 
+    /// Whether relocations have their addends in the places that they fill (`SHT_REL`).
+    #[must_use]
+    #[inline]
+    pub const fn has_addends_in_places(self) -> bool {
+        match self {
+            Self::X86_64 | Self::Arm64 => false,
+            Self::Arm32 => true,
+        }
+    }
+
     /// The machine of a hypervisor, from its list of the guests that it can run
     /// (`XENVER_capabilities`): `xen-3.0-aarch64 xen-3.0-armv7l ` for ARM64.
     #[must_use]

@@ -123,20 +123,32 @@ struct Addresses {
     names: HashMap<Place, String>,
 }
 
+/// The addend of the relocation of the field at the start of `place`, which may have it;
+/// `None` if the field is cut off.
+fn addend(relocation: &object::Relocation, place: &[u8]) -> Option<i64> {
+    if !relocation.has_implicit_addend() {
+        return Some(relocation.addend());
+    }
+    let field = place.get(..usize::from(relocation.size() / 8))?;
+    let bytes = field.iter().rev();
+    let held = bytes.fold(0, |value: u64, byte| value << 8 | u64::from(*byte));
+    Some(held.cast_signed().wrapping_add(relocation.addend()))
+}
+
 /// The target of each relocated field of a section, by its offset.
 fn pointers(file: &object::File, section: &str) -> HashMap<usize, Place> {
     let section = file.section_by_name(section);
     let relocations = section.iter().flat_map(|section| section.relocations());
+    let data = section.as_ref().and_then(|section| section.data().ok());
     let pointers = relocations.filter_map(|(offset, relocation)| {
         let RelocationTarget::Symbol(index) = relocation.target() else {
             return None;
         };
         let symbol = file.symbol_by_index(index).ok()?;
-        let address = symbol.address().wrapping_add_signed(relocation.addend());
-        Some((
-            usize::try_from(offset).ok()?,
-            (symbol.section_index()?, address),
-        ))
+        let offset = usize::try_from(offset).ok()?;
+        let addend = addend(&relocation, data?.get(offset..)?)?;
+        let address = symbol.address().wrapping_add_signed(addend);
+        Some((offset, (symbol.section_index()?, address)))
     });
     pointers.collect()
 }
@@ -488,12 +500,16 @@ fn relocated(file: &object::File, name: &str) -> Result<Vec<u8>, object::Error> 
             continue;
         }
         let base = file.symbol_by_index(index)?.address();
-        let value = base.wrapping_add_signed(relocation.addend()).to_le_bytes();
+        let place = usize::try_from(offset).ok();
+        let Some(place) = place.and_then(|at| data.get_mut(at..)) else {
+            continue;
+        };
+        let Some(addend) = addend(&relocation, place) else {
+            continue;
+        };
+        let value = base.wrapping_add_signed(addend).to_le_bytes();
         let size = usize::from(relocation.size() / 8).min(value.len());
-        let field = usize::try_from(offset)
-            .ok()
-            .and_then(|at| data.get_mut(at..at.checked_add(size)?));
-        if let Some(field) = field {
+        if let Some(field) = place.get_mut(..size) {
             field.copy_from_slice(&value[..size]);
         }
     }

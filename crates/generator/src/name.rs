@@ -11,6 +11,9 @@ const NEW: &str = "@";
 /// File-name prefix of traps in place of freed boot-only code.
 const TRAP: &str = "freed-after-boot";
 
+/// File-name prefix of veneers.
+const VENEER: &str = "veneer";
+
 /// The end of the names of files with hooks.
 const HOOKS: &str = ".hooks.c";
 
@@ -35,6 +38,16 @@ pub(crate) fn contents_name(source: &str, symbol: &str) -> String {
 /// The name of the trap in place of a symbol.
 pub(crate) fn trap_name(symbol: &str) -> String {
     new_name(TRAP, symbol)
+}
+
+/// The name of the veneer to a symbol of a draft, so many bytes behind a multiple of what
+/// its distances must be.
+pub(crate) fn veneer_name(symbol: &str, behind: u64) -> String {
+    let name = RuntimeName::parse(plain(symbol)).name;
+    match behind {
+        0 => new_name(VENEER, name),
+        _ => new_name(VENEER, &format!("{name}.{behind}")),
+    }
 }
 
 fn new_name(file: &str, symbol: &str) -> String {

@@ -3,16 +3,16 @@
 
 use crate::arch::Arch;
 use crate::name::{plain, tagged};
-use object::read::elf::FileHeader as _;
+use object::read::elf::{ElfFile, FileHeader};
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
 use object::{
-    BinaryFormat, Endianness, RelocationFlags, SectionFlags, SectionKind, SymbolFlags, SymbolKind,
-    SymbolScope, elf,
+    BinaryFormat, Endianness, FileFlags, RelocationFlags, SectionFlags, SectionKind, SymbolFlags,
+    SymbolKind, SymbolScope, elf,
 };
 use object::{Object as _, ObjectSection as _};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
-use xsplice_abi::machine::Machine;
+use xsplice_abi::machine::{Machine, Width};
 use xsplice_abi::note::hex;
 use xsplice_abi::payload as abi;
 use xsplice_abi::payload::hook;
@@ -20,6 +20,8 @@ use xsplice_abi::preimage::{self, Preimage};
 use xsplice_abi::record;
 use xsplice_abi::special;
 use xsplice_objdiff::SymbolName;
+use xsplice_objdiff::arch::Arch as Objects;
+use zerocopy::IntoBytes as _;
 
 /// Alignment of a payload's memory, in bytes.
 pub(crate) const PAGE: u64 = 4096;
@@ -111,7 +113,7 @@ pub struct Content {
 }
 
 /// The target of a relocated field.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reaches {
     /// An offset in another part of the payload.
     Part(Kind, i64),
@@ -185,6 +187,30 @@ pub struct Draft {
     pub funcs: Vec<Func>,
 }
 
+/// Why a payload cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The ELF writer's error.
+    #[error(transparent)]
+    Elf(#[from] object::write::Error),
+    /// The addend of a relocation is not in the place that it fills.
+    #[error("the addend of the relocation at {offset:#x}: {why}")]
+    Addend {
+        /// Offset of the place in its section.
+        offset: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// The address of a function is none of this machine.
+    #[error("{name} is at {address:#x}, which is no address of this machine")]
+    Address {
+        /// The function.
+        name: String,
+        /// Its address.
+        address: u64,
+    },
+}
+
 /// The identity of a payload and its dependencies.
 #[derive(Debug)]
 pub struct Identity<'a> {
@@ -200,11 +226,8 @@ pub struct Identity<'a> {
 
 impl Draft {
     /// An empty payload for `machine`.
-    ///
-    /// # Errors
-    /// Why there are no payloads for it.
-    pub fn of(machine: Machine) -> Result<Self, String> {
-        crate::arch::of(machine).map(Self::new)
+    pub fn of(machine: Machine) -> Self {
+        Self::new(crate::arch::of(machine))
     }
 
     /// An empty payload.
@@ -303,28 +326,39 @@ impl Draft {
         });
     }
 
+    /// The name of what is at `offset` of a part.
+    pub(crate) fn name_of(&self, part: &Kind, offset: i64) -> String {
+        let mut names = self.names.iter();
+        let here = names.find(|n| n.part == *part && n.offset.cast_signed() == offset);
+        here.map_or_else(
+            || format!("{}{offset:+}", part.section().0),
+            |named| named.name.clone(),
+        )
+    }
+
     /// Writes the payload. Its build-id is a hash of its contents, and so is the tag
     /// in the names of new symbols: every other payload has a different one.
     ///
     /// # Errors
-    /// The ELF writer's error.
-    pub fn write(&self, identity: &Identity) -> Result<Vec<u8>, object::write::Error> {
+    /// [`WriteError`] says why.
+    pub fn write(&self, identity: &Identity) -> Result<Vec<u8>, WriteError> {
         let unnamed = self.write_with(identity, &[0; BUILD_ID_SIZE], "")?;
         let hash = Sha256::digest(&unnamed);
         self.write_with(identity, &hash[..BUILD_ID_SIZE], &hex(&hash[..TAG_SIZE]))
     }
 
-    fn write_with(
-        &self,
-        identity: &Identity,
-        id: &[u8],
-        tag: &str,
-    ) -> Result<Vec<u8>, object::write::Error> {
+    fn write_with(&self, identity: &Identity, id: &[u8], tag: &str) -> Result<Vec<u8>, WriteError> {
         let mut writer = Writer {
             object: Object::new(BinaryFormat::Elf, self.arch.elf(), Endianness::Little),
-            pointer: self.arch.objects().pointer(),
+            arch: self.arch,
+            places: HashMap::new(),
             sections: BTreeMap::new(),
             symbols: HashMap::new(),
+        };
+        writer.object.flags = FileFlags::Elf {
+            os_abi: elf::ELFOSABI_NONE,
+            abi_version: 0,
+            e_flags: elf::FileFlags(self.arch.elf_flags()),
         };
         for (kind, part) in &self.parts {
             writer.add_part(kind, part);
@@ -344,7 +378,11 @@ impl Draft {
         writer.add_preimages(&self.funcs);
         writer.add_unloaded_note(record::SECTION, &record::note(&identity.record.to_string()));
         let mut elf = writer.object.write()?;
-        set_entry_sizes(&mut elf, |table| self.arch.objects().entry_size(table));
+        let objects = self.arch.objects();
+        match objects.machine().width() {
+            Width::Bits32 => set_entry_sizes::<elf::FileHeader32<Endianness>>(&mut elf, objects),
+            Width::Bits64 => set_entry_sizes::<elf::FileHeader64<Endianness>>(&mut elf, objects),
+        }
         Ok(elf)
     }
 }
@@ -357,8 +395,9 @@ const TAG_SIZE: usize = 4;
 
 struct Writer<'a> {
     object: Object<'a>,
-    /// The type of the relocation for a pointer.
-    pointer: u32,
+    arch: &'static dyn Arch,
+    /// Symbols without a name for places in sections.
+    places: HashMap<(SectionId, u64), SymbolId>,
     sections: BTreeMap<Kind, SectionId>,
     symbols: HashMap<String, SymbolId>,
 }
@@ -386,8 +425,12 @@ impl Writer<'_> {
         if *kind == Kind::Bss {
             self.object.append_section_bss(id, part.size, part.align);
         } else {
+            let least = match kind {
+                Kind::Text | Kind::Code(_) => self.arch.section_alignment(),
+                _ => 1,
+            };
             self.object
-                .append_section_data(id, &part.data, part.align.max(1));
+                .append_section_data(id, &part.data, part.align.max(least));
         }
         self.sections.insert(kind.clone(), id);
     }
@@ -439,8 +482,31 @@ impl Writer<'_> {
         id
     }
 
-    fn add_field(&mut self, section: SectionId, field: &Field) -> Result<(), object::write::Error> {
+    /// The symbol of a place in a section, for fields that lose their addend. Without a
+    /// name, it is none of the payload's symbols.
+    fn place(&mut self, section: SectionId, offset: u64) -> SymbolId {
+        let object = &mut self.object;
+        let symbol = || Symbol {
+            name: Vec::new(),
+            value: offset,
+            size: 0,
+            kind: SymbolKind::Label,
+            scope: SymbolScope::Compilation,
+            weak: false,
+            section: SymbolSection::Section(section),
+            flags: SymbolFlags::None,
+        };
+        let known = self.places.entry((section, offset));
+        *known.or_insert_with(|| object.add_symbol(symbol()))
+    }
+
+    fn add_field(&mut self, section: SectionId, field: &Field) -> Result<(), WriteError> {
+        let relocation = self.arch.objects().relocation(field.r_type);
+        let loses = relocation.is_some_and(|relocation| self.arch.loses_addend(relocation));
         let (symbol, offset) = match &field.reaches {
+            Reaches::Part(kind, offset) if loses && *offset != 0 => {
+                (self.place(self.sections[kind], offset.cast_unsigned()), 0)
+            }
             Reaches::Part(kind, offset) => {
                 (self.object.section_symbol(self.sections[kind]), *offset)
             }
@@ -449,35 +515,62 @@ impl Writer<'_> {
                 (self.hypervisor_symbol(name, Some(*address)), *offset)
             }
         };
-        let r_type = elf::RelocationType(field.r_type);
-        let relocation = Relocation {
-            offset: field.offset,
-            symbol,
-            addend: offset + field.addend,
-            flags: RelocationFlags::Elf { r_type },
-        };
-        self.object.add_relocation(section, relocation)
+        let place = (section, field.offset);
+        self.relocate(place, field.r_type, (symbol, offset + field.addend))
     }
 
-    /// Lets the eight bytes at `offset` of `section` point to `symbol` plus `addend`.
-    fn add_pointer(
+    /// Lets the field at an offset of a section lead to a symbol plus an addend.
+    fn relocate(
         &mut self,
         (section, offset): (SectionId, u64),
-        (symbol, addend): (SymbolId, u64),
-    ) -> Result<(), object::write::Error> {
+        r_type: u32,
+        (symbol, addend): (SymbolId, i64),
+    ) -> Result<(), WriteError> {
+        let machine = self.arch.objects().machine();
+        let addend = match machine.has_addends_in_places() {
+            true => {
+                self.store_addend((section, offset), r_type, addend)?;
+                0
+            }
+            false => addend,
+        };
         let relocation = Relocation {
             offset,
             symbol,
-            addend: addend.cast_signed(),
+            addend,
             flags: RelocationFlags::Elf {
-                r_type: elf::RelocationType(self.pointer),
+                r_type: elf::RelocationType(r_type),
             },
         };
-        self.object.add_relocation(section, relocation)
+        Ok(self.object.add_relocation(section, relocation)?)
+    }
+
+    /// Writes an addend to the place of its relocation.
+    fn store_addend(
+        &mut self,
+        (section, offset): (SectionId, u64),
+        r_type: u32,
+        addend: i64,
+    ) -> Result<(), WriteError> {
+        let cannot = |why: String| WriteError::Addend { offset, why };
+        let relocation = self.arch.objects().relocation(r_type);
+        let relocation =
+            relocation.ok_or_else(|| cannot(format!("its type, {r_type}, is unknown")))?;
+        let data = self.object.section_mut(section).data_mut();
+        let place = usize::try_from(offset)
+            .ok()
+            .and_then(|at| data.get_mut(at..));
+        let place = place.ok_or_else(|| cannot("it is outside of its section".to_owned()))?;
+        let wrote = relocation.write(place, addend.cast_unsigned());
+        wrote.map_err(|error| cannot(error.to_string()))?;
+        match relocation.addend(place) {
+            Some(held) if held == addend => Ok(()),
+            _ => Err(cannot(format!("{addend:#x} does not fit"))),
+        }
     }
 
     /// `.livepatch.funcs` and the names that it points to.
-    fn add_funcs(&mut self, funcs: &[Func]) -> Result<(), object::write::Error> {
+    fn add_funcs(&mut self, funcs: &[Func]) -> Result<(), WriteError> {
         if funcs.is_empty() {
             return Ok(());
         }
@@ -497,11 +590,22 @@ impl Writer<'_> {
                 expect: abi::Expectation::new(&func.expected).unwrap_or_default(),
                 ..Default::default()
             };
-            let bytes = zerocopy::IntoBytes::as_bytes(&record);
-            let at = self.object.append_section_data(table, bytes, 8);
+            let width = self.arch.objects().machine().width();
+            let record = record_bytes(&record, width).ok_or_else(|| {
+                let (name, address) = (func.name.clone(), func.old_address);
+                WriteError::Address { name, address }
+            })?;
+            let at = self
+                .object
+                .append_section_data(table, &record, width.bytes() as u64);
             let new = self.object.section_symbol(self.sections[&func.new.0]);
-            self.add_pointer((table, at), (name_symbol, name_at))?;
-            self.add_pointer((table, at + 8), (new, func.new.1))?;
+            let pointer = self.arch.objects().pointer();
+            let second = at + width.bytes() as u64;
+            for (at, (symbol, addend)) in
+                [(at, (name_symbol, name_at)), (second, (new, func.new.1))]
+            {
+                self.relocate((table, at), pointer, (symbol, addend.cast_signed()))?;
+            }
         }
         Ok(())
     }
@@ -542,30 +646,39 @@ impl Writer<'_> {
     }
 }
 
+/// A record for a machine with such addresses; `None` if one does not fit.
+fn record_bytes(record: &abi::LivepatchFunc, width: Width) -> Option<Vec<u8>> {
+    match width {
+        Width::Bits32 => Some(record.narrow()?.as_bytes().to_vec()),
+        Width::Bits64 => Some(record.as_bytes().to_vec()),
+    }
+}
+
 /// Sets the entry size in the section header of every table.
-fn set_entry_sizes(elf: &mut [u8], size_of_entry: impl Fn(special::Table) -> u64) {
-    const HEADER_SIZE: usize = size_of::<elf::SectionHeader64<Endianness>>();
-    const ENTRY_SIZE: usize = 56;
-    let Ok(file) = object::read::elf::ElfFile64::<Endianness>::parse(&*elf) else {
+fn set_entry_sizes<H: FileHeader<Endian = Endianness>>(elf: &mut [u8], objects: &dyn Objects) {
+    let Ok(file) = ElfFile::<H>::parse(&*elf) else {
         return;
     };
-    let Ok(table) = usize::try_from(file.elf_header().e_shoff(file.endian())) else {
+    let Ok(table) = usize::try_from(file.elf_header().e_shoff(file.endian()).into()) else {
         return;
     };
+    let width = objects.machine().width();
     let mut sizes = Vec::new();
     for section in file.sections() {
         let name = section.name().unwrap_or_default();
         let size = match name {
-            abi::section::FUNCS => Some(size_of::<abi::LivepatchFunc>() as u64),
-            _ if hook::stage(name).is_some() => Some(hook::POINTER_SIZE),
-            _ => special::table(name).map(&size_of_entry),
+            abi::section::FUNCS => Some(width.func_size() as u64),
+            _ if hook::stage(name).is_some() => Some(width.bytes() as u64),
+            _ => special::table(name).map(|table| objects.entry_size(table)),
         };
         sizes.extend(size.map(|size| (section.index().0, size)));
     }
+    // The last field of a header is as wide as an address.
+    let (header, field) = (size_of::<H::SectionHeader>(), width.bytes());
     for (index, size) in sizes {
-        let at = table + index * HEADER_SIZE + ENTRY_SIZE;
-        if let Some(field) = elf.get_mut(at..at + 8) {
-            field.copy_from_slice(&size.to_le_bytes());
+        let end = table + (index + 1) * header;
+        if let Some(place) = elf.get_mut(end - field..end) {
+            place.copy_from_slice(&size.to_le_bytes()[..field]);
         }
     }
 }
@@ -583,7 +696,7 @@ mod tests {
 
     /// Where the sequence goes if it is needed behind `before` bytes.
     fn placed(machine: Machine, kind: &Kind, before: usize, align: u64) -> u64 {
-        let mut draft = Draft::of(machine).expect("a machine for payloads");
+        let mut draft = Draft::of(machine);
         draft.append(kind, &vec![0; before], Align::to(4));
         draft.append(kind, &sequence(), Align::to(align))
     }
@@ -608,7 +721,7 @@ mod tests {
 
     #[test]
     fn without_such_a_place_they_stay_where_they_fit_first() {
-        let mut draft = Draft::of(Machine::Arm64).expect("a machine for payloads");
+        let mut draft = Draft::of(Machine::Arm64);
         let code = [vec![0; 0xff8], sequence()].concat();
         assert_eq!(draft.append(&Kind::Text, &code, Align::to(4096)), 0);
         assert_eq!(draft.append(&Kind::Text, &code, Align::to(4096)), 0x2000);

@@ -254,7 +254,7 @@ impl Placed<'_> {
 #[derive(Debug, Default, Clone, Copy)]
 struct Known {
     address: Option<u64>,
-    page: Option<u64>,
+    high: Option<u64>,
     low: Option<u64>,
 }
 
@@ -271,18 +271,20 @@ impl Known {
             (Origin::Zero, Field::Whole) => (&mut self.address, value.cast_unsigned()),
             (Origin::Page, _) => {
                 let page = found.place & !WITHIN_PAGE;
-                (&mut self.page, page.wrapping_add_signed(value))
+                (&mut self.high, page.wrapping_add_signed(value))
             }
             (Origin::Zero, Field::Bits { width, shift, .. }) if width + shift == 12 => {
                 (&mut self.low, value.cast_unsigned() & WITHIN_PAGE)
             }
+            (Origin::Zero, Field::Half { shift: 0 }) => (&mut self.low, value.cast_unsigned()),
+            (Origin::Zero, Field::Half { .. }) => (&mut self.high, value.cast_unsigned()),
             (Origin::Zero, _) => return None,
         };
         (*known.get_or_insert(new) == new).then_some(())
     }
 
     fn address(&self) -> Option<u64> {
-        let parts = self.page.zip(self.low).map(|(page, low)| page | low);
+        let parts = self.high.zip(self.low).map(|(high, low)| high | low);
         match (self.address, parts) {
             (Some(address), Some(parts)) if address != parts => None,
             (address, parts) => address.or(parts),

@@ -7,6 +7,7 @@ use crate::problem::Problem;
 use crate::tree::{ObjectFile, Tree};
 use crate::witness::{self, Build, Compile};
 use index_vec::{IndexSlice, define_index_type};
+use object::elf;
 use std::collections::BTreeSet;
 use xsplice_objdiff::compare::{Comparison, compare_knowing};
 use xsplice_objdiff::object::Object;
@@ -131,11 +132,11 @@ impl Unit {
 /// The parsed builds of an object, in order.
 struct Objects(Vec<Object>);
 
-/// Whether an object is 32-bit code, which the hypervisor starts in.
+/// Whether an object is 32-bit code for x86, which the hypervisor starts in.
 fn is_32_bit(object: &[u8]) -> bool {
-    /// Position and value of the 32-bit class in the ELF header.
-    const CLASS: (usize, u8) = (4, 1);
-    object.get(CLASS.0) == Some(&CLASS.1)
+    /// Position of the machine in the ELF header.
+    const MACHINE: usize = 18;
+    object.get(MACHINE..MACHINE + 2) == Some(&elf::EM_386.0.to_le_bytes())
 }
 
 /// All builds in `pair`, in order.

@@ -6,9 +6,6 @@ use crate::arch::Arch;
 use std::ops::Range;
 use xsplice_xen_image::Image;
 
-/// Size of an address in data in bytes.
-const POINTER: usize = 8;
-
 /// A reference to a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Use {
@@ -38,13 +35,14 @@ pub(crate) fn uses(arch: &dyn Arch, image: &Image, target: &Range<u64>) -> Vec<U
             add(place, only_reads);
         }
     }
+    let width = image.machine().width();
+    let size = width.bytes();
     for (address, data) in image.data() {
         // A section may start between two words.
-        let skip = usize::try_from(address.wrapping_neg() % POINTER as u64).unwrap_or(0);
-        let words = data.get(skip..).unwrap_or_default().chunks_exact(POINTER);
-        for (word, place) in words.zip((address + skip as u64..).step_by(POINTER)) {
-            let word = word.try_into().map_or(0, u64::from_le_bytes);
-            if target.contains(&word) {
+        let skip = usize::try_from(address.wrapping_neg() % size as u64).unwrap_or(0);
+        let words = data.get(skip..).unwrap_or_default().chunks_exact(size);
+        for (word, place) in words.zip((address + skip as u64..).step_by(size)) {
+            if width.read(word).is_some_and(|word| target.contains(&word)) {
                 add(place, false);
             }
         }

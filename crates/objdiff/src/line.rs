@@ -3,6 +3,7 @@
 
 use crate::object::{Object, SectionIx, Target};
 use gimli::{AttributeValue, DebugLine, DebugLineOffset, EndianSlice, LittleEndian};
+use index_vec::IndexVec;
 
 /// A source line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,12 +29,16 @@ pub(crate) const NAMES: [&str; 2] = [".debug_line_str", ".debug_str"];
 /// does not have it.
 pub fn source_line(object: &Object, section: SectionIx, offset: u64) -> Option<SourceLine> {
     let table = object.sections.position(|s| s.name == LINES)?;
-    let data = relocated(object, table);
+    let starts = starts(object);
+    let data = relocated(object, table, &starts);
+    let address_size = u8::try_from(object.machine().width().bytes()).ok()?;
     let lines = DebugLine::new(&data, LittleEndian);
-    let wanted = address(section, offset);
+    let wanted = starts[section].wrapping_add(offset);
     let mut unit = 0;
     while unit < data.len() {
-        let program = lines.program(DebugLineOffset(unit), 8, None, None).ok()?;
+        let program = lines
+            .program(DebugLineOffset(unit), address_size, None, None)
+            .ok()?;
         let header = program.header();
         let length = header.unit_length() + usize::from(header.format().initial_length_size());
         unit = unit.checked_add(length)?;
@@ -86,13 +91,23 @@ fn text(object: &Object, value: &AttributeValue<EndianSlice<LittleEndian>>) -> O
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The address of code if each section were linked to a separate address.
-fn address(section: SectionIx, offset: u64) -> u64 {
-    ((section.index() as u64) << 40).wrapping_add(offset)
+/// The addresses of sections if they were linked one behind another.
+fn starts(object: &Object) -> IndexVec<SectionIx, u64> {
+    let mut next = 0_u64;
+    let sections = object.sections.iter();
+    sections
+        .map(|section| {
+            let start = next;
+            // The end of one is not the start of another.
+            next = next.wrapping_add(section.size).wrapping_add(1);
+            start
+        })
+        .collect()
 }
 
 /// The bytes of the section at `index` with their relocations applied.
-fn relocated(object: &Object, index: SectionIx) -> Vec<u8> {
+fn relocated(object: &Object, index: SectionIx, starts: &IndexVec<SectionIx, u64>) -> Vec<u8> {
+    let address = |section: SectionIx, offset: u64| starts[section].wrapping_add(offset);
     let section = &object.sections[index];
     let mut data = section.data.clone();
     for field in &section.relocations {

@@ -98,7 +98,7 @@ impl Payload {
 
     /// Whether relocations have their addends in the data that they change.
     fn addends_in_places(&self) -> bool {
-        self.machine == Machine::Arm32
+        self.machine.has_addends_in_places()
     }
 
     /// The bytes of a record.

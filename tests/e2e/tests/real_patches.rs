@@ -24,9 +24,10 @@
 //! - `# live: no` if the report shows everything that matters, so the payload need
 //!   not run;
 //! - `# arm64: yes` if the same holds for ARM64; `# arm64-KEY:` is the line for ARM64
-//!   where it differs from `# KEY:`.
+//!   where it differs from `# KEY:`. `arm32` does the same for ARM32.
 //!
-//! Patches that only ARM64 has are in `patches-arm64/`.
+//! Patches that x86 does not have are in `patches-arm64/`, and those that only ARM32 has in
+//! `patches-arm32/`.
 //!
 //! The second opinion (`xsplice verify`) must agree with each payload, and with each
 //! refusal that says that no code changes: a sample chosen by the seed, or all of
@@ -41,7 +42,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xsplice_e2e::claim::{self, Claim};
 use xsplice_e2e::directives::{directives, options};
-use xsplice_e2e::{Base, arm64_base, arm64_config, base, config, exhaustive, local, seed, settled};
+use xsplice_e2e::{
+    Base, arm32_base, arm32_config, arm64_base, arm64_config, base, config, exhaustive, local,
+    seed, settled,
+};
 use xsplice_lab::{Host, HostConfig};
 
 /// The generator's message if there is nothing to patch.
@@ -71,15 +75,23 @@ struct Case {
 enum Machine {
     X86,
     Arm64,
+    Arm32,
 }
 
 impl Machine {
+    /// The key of the lines that say something about it, if not all of them do.
+    fn key(self) -> Option<&'static str> {
+        match self {
+            Self::X86 => None,
+            Self::Arm64 => Some("arm64"),
+            Self::Arm32 => Some("arm32"),
+        }
+    }
+
     /// The values of `key`.
     fn lines(self, text: &str, key: &str) -> Vec<String> {
-        let own = match self {
-            Self::X86 => Vec::new(),
-            Self::Arm64 => directives(text, &format!("arm64-{key}")),
-        };
+        let own = self.key().map(|machine| format!("{machine}-{key}"));
+        let own = own.map_or(Vec::new(), |key| directives(text, &key));
         match own.is_empty() {
             true => directives(text, key),
             false => own,
@@ -284,7 +296,8 @@ fn cases(directory: &str, machine: Machine) -> anyhow::Result<Vec<Case>> {
     let mut cases = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(&file)?;
-        if machine == Machine::X86 || directives(&text, "arm64") == ["yes"] {
+        let mut of_machine = machine.key().into_iter();
+        if of_machine.all(|key| directives(&text, key) == ["yes"]) {
             cases.push(Case::read(file, machine)?);
         }
     }
@@ -327,6 +340,25 @@ fn every_patch_has_the_expected_result_on_arm64() -> anyhow::Result<()> {
     let mut failures = built.failures;
     failures.extend(claim::not_proved(&base, &built.claims, sample()?)?);
     live(arm64_config(&base)?, &built.payloads, failures)
+}
+
+#[test]
+fn every_patch_has_the_expected_result_on_arm32() -> anyhow::Result<()> {
+    /// Shapes of patches that are built and run at least.
+    const SHAPES: usize = 8;
+    let base = arm32_base()?;
+    let mut cases = self::cases("patches", Machine::Arm32)?;
+    for directory in ["patches-arm64", "patches-arm32"] {
+        cases.extend(self::cases(directory, Machine::Arm32)?);
+    }
+    let directory = tempfile::tempdir()?;
+    let built = Built::all(&base, &cases, directory.path())?;
+    ensure!(
+        built.payloads.len() + built.failures.len() >= SHAPES,
+        "only {} patches run",
+        built.payloads.len()
+    );
+    live(arm32_config(&base)?, &built.payloads, built.failures)
 }
 
 /// The result of building every patch.

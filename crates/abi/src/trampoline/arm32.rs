@@ -10,6 +10,15 @@ pub const NOP: [u8; SIZE as usize] = 0xe1a0_0000_u32.to_le_bytes();
 /// From an instruction to the place that its distances count from.
 pub const AHEAD: u8 = 8;
 
+/// A veneer: code that a branch can take to reach a place that it cannot reach itself, or
+/// that a loader cannot lead it to. It changes no register.
+pub mod veneer {
+    /// `ldr pc, [pc, #-4]`, and the pointer that it loads.
+    pub const CODE: [u8; 8] = [0x04, 0xf0, 0x1f, 0xe5, 0, 0, 0, 0];
+    /// The offset of the pointer.
+    pub const POINTER: usize = 4;
+}
+
 /// `b` without its distance, which counts instructions in its lowest 24 bits.
 const BRANCH: u32 = 0xea00_0000;
 const FIELD: u32 = 0x00ff_ffff;

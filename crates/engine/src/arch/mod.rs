@@ -143,7 +143,7 @@ pub trait Instructions: Copy + fmt::Debug {
     /// Whether files may have relocations without addends (`SHT_REL`), whose addends are
     /// in the places that are relocated.
     fn addends_in_places(self) -> bool {
-        false
+        self.machine().has_addends_in_places()
     }
 
     /// Which relocations an unmodified Xen performs, if not this one.

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! ARM64.
 
-use super::{Arch, Linked, Unsupported};
+use super::{Ability, Arch, Linked, Unsupported};
+use crate::payload::Draft;
 use object::Architecture;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use xsplice_abi::special::{Alternative, BugKind, Entry};
+use xsplice_abi::special::Entry;
 use xsplice_abi::trampoline::arm64;
 use xsplice_objdiff::Object;
 use xsplice_objdiff::arch::{self, Arch as Objects, Does};
 use xsplice_objdiff::object::Symbol;
-use xsplice_reloc::reloc::{Origin, aarch64};
+use xsplice_reloc::reloc::{Origin, Relocation, aarch64};
 use xsplice_xen_image::Image;
 
 /// Size of an instruction in bytes.
@@ -100,36 +101,31 @@ impl Arch for Aarch64 {
     }
 
     fn refuses_entry(&self, entry: &Entry, hypervisor: &Image) -> Option<Unsupported> {
-        match entry {
-            // Xen up to 4.22 only accepts file names that are its own. A BUG or an ASSERT
-            // stops it as it should, without the name. With our core, it accepts them.
-            Entry::BugFrame {
-                kind: BugKind::Warn,
-                ..
-            } if !hypervisor.has_our_core() => Some(
-                "it has a WARN, and on ARM64 a hypervisor with Xen's own core stops at one whose \
-                 file name is in a payload",
-            ),
-            Entry::Alternative(alternative) => refuses_alternative(alternative),
-            Entry::BugFrame { .. } | Entry::Exception(_) | Entry::CallSite(_) => None,
+        super::arm::refuses_entry(entry, hypervisor)
+    }
+
+    fn lacks(&self, ability: Ability) -> Option<Unsupported> {
+        match ability {
+            Ability::ChangeConstants => Some(super::arm::CONSTANTS),
+            Ability::GeneratedHooks | Ability::OnTop => None,
         }
     }
 
-    fn keeps_constants(&self) -> Option<Unsupported> {
-        Some("on ARM64, hooks cannot write to read-only data: give the new one a name of its own")
+    fn elf_flags(&self) -> u32 {
+        0
     }
-}
 
-fn refuses_alternative(entry: &Alternative) -> Option<Unsupported> {
-    if entry.replacement_len == 0 && entry.original_len > 0 {
-        return Some(
-            "it has an alternative that a function writes at boot, which a payload cannot carry",
-        );
+    fn section_alignment(&self) -> u64 {
+        1
     }
-    (entry.replacement_len != entry.original_len).then_some(
-        "it has an alternative with a replacement of another length, and the hypervisor stops \
-         when it loads one",
-    )
+
+    fn loses_addend(&self, _relocation: &Relocation) -> bool {
+        false
+    }
+
+    fn route(&self, _draft: &mut Draft, _hypervisor: &Image) {
+        // It gets all of them right.
+    }
 }
 
 /// The instruction at `offset` of `code`.

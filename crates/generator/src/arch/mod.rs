@@ -3,8 +3,11 @@
 //! in [`xsplice_objdiff::arch`].
 
 mod aarch64;
+mod arm;
+mod arm32;
 mod x86_64;
 
+use crate::payload::Draft;
 use object::Architecture;
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -14,10 +17,23 @@ use xsplice_abi::special::Entry;
 use xsplice_objdiff::Object;
 use xsplice_objdiff::arch::Arch as Objects;
 use xsplice_objdiff::object::Symbol;
+use xsplice_reloc::reloc::Relocation;
 use xsplice_xen_image::Image;
 
 /// Why a payload cannot be built for a kind of change or data on this machine.
 pub(crate) type Unsupported = &'static str;
+
+/// What not all payloads can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ability {
+    /// Hooks write to read-only data.
+    ChangeConstants,
+    /// Hooks that the generator has written: they change data in place, and make room for
+    /// per-CPU variables.
+    GeneratedHooks,
+    /// Being built on top of other payloads.
+    OnTop,
+}
 
 /// A function in the hypervisor.
 #[derive(Debug, Clone, Copy)]
@@ -74,20 +90,28 @@ pub(crate) trait Arch: Debug + Sync {
     /// Why the hypervisor would not take this entry of a table about code, if so.
     fn refuses_entry(&self, entry: &Entry, hypervisor: &Image) -> Option<Unsupported>;
 
-    /// Why hooks cannot write to read-only data.
-    fn keeps_constants(&self) -> Option<Unsupported>;
+    /// Why payloads for it cannot do this, if so.
+    fn lacks(&self, ability: Ability) -> Option<Unsupported>;
+
+    /// The flags in the header of an ELF file.
+    fn elf_flags(&self) -> u32;
+
+    /// The least alignment of a section with code, in bytes.
+    fn section_alignment(&self) -> u64;
+
+    /// Whether the hypervisor's own core leaves out the addend of this relocation.
+    fn loses_addend(&self, relocation: &Relocation) -> bool;
+
+    /// Lets the fields of a complete payload lead to their targets where the
+    /// hypervisor's own core would not.
+    fn route(&self, draft: &mut Draft, hypervisor: &Image);
 }
 
 /// The properties of a hypervisor's machine.
-///
-/// # Errors
-/// If payloads cannot be built for it, in words.
-pub(crate) fn of(machine: Machine) -> Result<&'static dyn Arch, String> {
+pub(crate) fn of(machine: Machine) -> &'static dyn Arch {
     match machine {
-        Machine::X86_64 => Ok(&x86_64::X86_64),
-        Machine::Arm64 => Ok(&aarch64::Aarch64),
-        Machine::Arm32 => Err(format!(
-            "it is for {machine}, for which xsplice cannot build payloads"
-        )),
+        Machine::X86_64 => &x86_64::X86_64,
+        Machine::Arm64 => &aarch64::Aarch64,
+        Machine::Arm32 => &arm32::Arm32,
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! x86-64.
 
-use super::{Arch, Linked, Unsupported};
+use super::{Ability, Arch, Linked, Unsupported};
+use crate::payload::Draft;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use object::Architecture;
 use std::borrow::Cow;
@@ -11,6 +12,7 @@ use xsplice_abi::trampoline::{self, LANDING_PAD, LANDING_PAD_SIZE};
 use xsplice_objdiff::Object;
 use xsplice_objdiff::arch::{self, Arch as Objects};
 use xsplice_objdiff::object::Symbol;
+use xsplice_reloc::reloc::Relocation;
 use xsplice_xen_image::Image;
 
 #[derive(Debug)]
@@ -80,8 +82,24 @@ impl Arch for X86_64 {
         None
     }
 
-    fn keeps_constants(&self) -> Option<Unsupported> {
+    fn lacks(&self, _ability: Ability) -> Option<Unsupported> {
         None
+    }
+
+    fn elf_flags(&self) -> u32 {
+        0
+    }
+
+    fn section_alignment(&self) -> u64 {
+        1
+    }
+
+    fn loses_addend(&self, _relocation: &Relocation) -> bool {
+        false
+    }
+
+    fn route(&self, _draft: &mut Draft, _hypervisor: &Image) {
+        // It gets all of them right.
     }
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn check(
 }
 
 /// Cache key of types; raised when they are read differently.
-const KEPT: &str = "types 1";
+const KEPT: &str = "types 2";
 
 /// The types that `object` uses.
 fn types(source: &Variant, object: &ObjectFile) -> Result<Types, Problem> {

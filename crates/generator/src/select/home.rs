@@ -53,14 +53,13 @@ impl<'a> Homes<'a> {
     /// Ties all units to the hypervisor and the payloads below.
     ///
     /// # Errors
-    /// If a payload does not match its source, or for an unknown machine.
+    /// If a payload does not match its source.
     pub fn new(
         units: &'a Units,
         levels: &'a [Level],
         image: &'a Image,
     ) -> Result<Self, Vec<Problem>> {
-        let arch = crate::arch::of(image.machine())
-            .map_err(|why| vec![Problem::new(Code::NotXenSyms, "xen-syms", why)])?;
+        let arch = crate::arch::of(image.machine());
         let mut problems = Vec::new();
         let mut payloads = IndexVec::new();
         for u in units {

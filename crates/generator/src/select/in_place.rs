@@ -2,6 +2,7 @@
 //! Data that hooks change in place, at the caller's request.
 
 use super::{At, Counterparts, Origin, Selector, Usage};
+use crate::arch::Ability;
 use crate::below::Level;
 use crate::code::Code;
 use crate::name::contents_name;
@@ -116,7 +117,9 @@ impl Selector<'_> {
         }
         let is_constant = class(before, old) == Class::ReadOnly
             || before.sections[old.section].home == placement::LOCKED;
-        if let Some(why) = self.arch.keeps_constants().filter(|_| is_constant) {
+        let constants = self.arch.lacks(Ability::ChangeConstants);
+        let hooks = self.arch.lacks(Ability::GeneratedHooks);
+        if let Some(why) = constants.filter(|_| is_constant).or(hooks) {
             return Err(why.to_owned());
         }
         if old.size != new.size || old.size == 0 {

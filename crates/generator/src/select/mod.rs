@@ -116,6 +116,7 @@ pub fn select<'a>(
     selector.refuse_unreached_table_entries();
     selector.refuse_divided();
     selector.tell_renamed();
+    arch.route(&mut selector.selection.draft, image);
     if selector.problems.is_empty() {
         Ok(selector.selection)
     } else {

@@ -5,6 +5,7 @@ use super::moved::Moves;
 use super::private::Privates;
 use super::renamed::Renamed;
 use super::{At, Place, Selector};
+use crate::arch::Ability;
 use crate::code::Code;
 use crate::patch::Edits;
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
@@ -53,7 +54,10 @@ impl Selector<'_> {
     pub(super) fn place_per_cpu(&mut self) {
         for symbol in added(self.units) {
             if !is_known(symbol, &self.moves, &self.privates, &self.renamed) {
-                self.place_one(symbol.0, symbol.1);
+                match self.arch.lacks(Ability::GeneratedHooks) {
+                    Some(why) => self.refuse_per_cpu(symbol, why),
+                    None => self.place_one(symbol.0, symbol.1),
+                }
             }
         }
         if !self.per_cpu.is_empty() {
@@ -87,6 +91,15 @@ impl Selector<'_> {
                 self.refuse(Code::PerCpu, unit, message);
             }
         }
+    }
+
+    /// Refuses the new per-CPU variable `symbol`.
+    fn refuse_per_cpu(&mut self, (unit, index): At, why: &str) {
+        let symbol = &self.units[unit].patched.symbols[index];
+        let place = (unit, symbol.section, symbol.offset);
+        let message = format!("{} is a new per-CPU variable: {why}", symbol.name);
+        self.per_cpu.insert(place, None);
+        self.refuse(Code::PerCpu, unit, message);
     }
 
     /// The tables: address and size of each variable, and the bits of the padding.

@@ -6,7 +6,7 @@ use crate::code::Code;
 use crate::name::payload_name;
 use crate::payload::{Align, Kind as PartKind, PAGE};
 use crate::unit::{Unit, UnitId};
-use xsplice_abi::payload::hook::{self, POINTER_SIZE};
+use xsplice_abi::payload::hook;
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::{Class, SectionIx, Span, Symbol, SymbolIx};
 use xsplice_objdiff::special::{self, Entry};
@@ -157,7 +157,7 @@ impl Selector<'_> {
         })?;
         let taken = self.selection.hooks.iter().filter(|h| h.stage == stage);
         let elsewhere: Vec<&str> = taken.map(|hook| hook.file.as_str()).collect();
-        let functions = functions(&pieces);
+        let functions = functions(&pieces, self.pointer_size());
         if hook.is_single() && (functions > 1 || functions > 0 && !elsewhere.is_empty()) {
             let places = match elsewhere.as_slice() {
                 [] => String::new(),
@@ -171,8 +171,13 @@ impl Selector<'_> {
         Ok(pieces)
     }
 
+    /// Size of a pointer to a hook.
+    fn pointer_size(&self) -> u64 {
+        self.image.machine().width().bytes() as u64
+    }
+
     fn take_hooks_of(&mut self, unit: UnitId, stage: &str, pieces: &[Span]) {
-        let functions = functions(pieces);
+        let functions = functions(pieces, self.pointer_size());
         if functions == 0 {
             return;
         }
@@ -267,9 +272,9 @@ impl Selector<'_> {
     }
 }
 
-/// Number of functions that hook sections point to.
-fn functions(pieces: &[Span]) -> u64 {
-    pieces.iter().map(|piece| piece.size / POINTER_SIZE).sum()
+/// Number of functions that hook sections point to, by pointers of this size.
+fn functions(pieces: &[Span], pointer: u64) -> u64 {
+    pieces.iter().map(|piece| piece.size / pointer).sum()
 }
 
 /// The pointers to hooks in the section at `index` that the original does not have;

@@ -109,10 +109,6 @@ impl Instructions for Arm32 {
         relocations::lookup(r_type)
     }
 
-    fn addends_in_places(self) -> bool {
-        true
-    }
-
     fn stock_lacks(self, r_type: u32) -> Option<&'static str> {
         let performed = !UNKNOWN_TO_XEN.contains(&r_type);
         (!performed).then_some("compile without addresses relative to movw and movt")

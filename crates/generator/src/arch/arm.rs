@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What ARM64 and ARM32 have in common.
+
+use super::Unsupported;
+use xsplice_abi::special::{Alternative, BugKind, Entry};
+use xsplice_xen_image::Image;
+
+/// Why hooks cannot write to read-only data.
+pub(super) const CONSTANTS: Unsupported =
+    "on ARM, hooks cannot write to read-only data: give the new one a name of its own";
+
+/// Why the hypervisor would not take this entry of a table about code, if so.
+pub(super) fn refuses_entry(entry: &Entry, hypervisor: &Image) -> Option<Unsupported> {
+    match entry {
+        // Xen up to 4.22 only accepts file names that are its own. A BUG or an ASSERT
+        // stops it as it should, without the name. With our core, it accepts them.
+        Entry::BugFrame {
+            kind: BugKind::Warn,
+            ..
+        } if !hypervisor.has_our_core() => Some(
+            "it has a WARN, and on ARM a hypervisor with Xen's own core stops at one whose \
+             file name is in a payload",
+        ),
+        Entry::Alternative(alternative) => refuses_alternative(alternative),
+        Entry::BugFrame { .. } | Entry::Exception(_) | Entry::CallSite(_) => None,
+    }
+}
+
+fn refuses_alternative(entry: &Alternative) -> Option<Unsupported> {
+    if entry.replacement_len == 0 && entry.original_len > 0 {
+        return Some(
+            "it has an alternative that a function writes at boot, which a payload cannot carry",
+        );
+    }
+    (entry.replacement_len != entry.original_len).then_some(
+        "it has an alternative with a replacement of another length, and the hypervisor stops \
+         when it loads one",
+    )
+}
