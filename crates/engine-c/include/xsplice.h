@@ -115,7 +115,7 @@ struct xsplice_bytes {
 
 // What the hypervisor's own code assumes about a payload.
 struct xsplice_limits {
-  // Upper bound of processor feature numbers, exclusive.
+  // The number of processor features.
   uint16_t features;
   // With this feature, an entry of .altinstructions may make an indirect call direct;
   // 0 if there is none.

@@ -105,7 +105,7 @@ pub const XSPLICE_HOOK_POST_REVERT: u32 = 7;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct xsplice_limits {
-    /// Upper bound of processor feature numbers, exclusive.
+    /// The number of processor features.
     pub features: u16,
     /// With this feature, an entry of .altinstructions may make an indirect call direct;
     /// 0 if there is none.
@@ -386,6 +386,7 @@ impl Host for Table {
     fn limits(&self) -> Limits {
         Limits {
             features: self.limits.features,
+            all_features: true,
             always: Some(self.limits.always).filter(|always| *always != 0),
             call_sites: self.limits.call_sites,
             landing_pads: match self.limits.landing_pads {

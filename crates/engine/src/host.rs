@@ -35,6 +35,9 @@ pub enum Region {
 pub struct Limits {
     /// Upper bound of processor feature numbers, exclusive.
     pub features: u16,
+    /// Whether that is the number of all features. On ARM, it then stands for code that a
+    /// function writes.
+    pub all_features: bool,
     /// With this feature, an entry of `.altinstructions` may make an indirect call
     /// direct. `None` if such calls have a separate table.
     pub always: Option<u16>,

@@ -348,6 +348,24 @@ fn alternatives_that_the_hypervisor_would_stop_at_are_refused() {
     wrong(alternative(19, [4, 4], &NOP), "processor feature");
 }
 
+/// A file of a hypervisor does not always say how many processor features there are.
+#[test]
+fn a_feature_that_the_hypervisor_may_not_know_is_refused() {
+    let upload = |condition, lengths| {
+        let mut hypervisor = Hypervisor::arm32();
+        hypervisor.limits.all_features = false;
+        let (file, _) = alternative(condition, lengths, &NOP);
+        let mut engine = Engine::new(hypervisor, Policy::Engine);
+        let uploaded = engine.upload("test", &file.bytes());
+        uploaded.map(drop).map_err(|refusal| refusal.to_string())
+    };
+    upload(17, [4, 4]).unwrap();
+    for (condition, lengths) in [(18, [4, 0]), (18, [4, 4]), (19, [4, 4])] {
+        let message = upload(condition, lengths).unwrap_err();
+        assert!(message.contains("may not know"), "{message}");
+    }
+}
+
 #[test]
 fn replacements_mean_the_same_where_they_are_copied() {
     let word = |word: u32| word.to_le_bytes();

@@ -144,6 +144,7 @@ impl Host for Xen {
         let image = &self.image;
         Limits {
             features: image.features,
+            all_features: true,
             always: Some(image.always).filter(|always| *always != 0),
             call_sites: image.call_sites,
             landing_pads: if image.landing_pads {

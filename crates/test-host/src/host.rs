@@ -246,6 +246,7 @@ impl<A> Hypervisor<A> {
             clock: None,
             limits: Limits {
                 features: 18,
+                all_features: true,
                 landing_pads: LandingPads::Unused,
                 ..Limits::default()
             },
@@ -308,6 +309,7 @@ impl<A> Hypervisor<A> {
             signatures: Signatures::default(),
             limits: Limits {
                 features: 64,
+                all_features: true,
                 always: Some(61),
                 call_sites: true,
                 landing_pads: LandingPads::Unused,

@@ -55,15 +55,27 @@ pub(super) fn payload_area(start: u64) -> Range<u64> {
 /// The limits that the hypervisor imposes on payloads.
 pub(super) fn limits(image: &Image) -> Limits {
     let own: Vec<Alternative> = special::alternatives(image).collect();
-    // The number of features stands for code that a function writes.
-    let written = own.iter().find(|own| own.replacement_len == 0);
-    let most = own.iter().map(|own| own.condition).max();
-    let used = most.map_or(0, |most| most.saturating_add(1));
+    let all = written(&own);
     Limits {
-        features: written.map_or(used, |own| own.condition),
+        features: all.unwrap_or_else(|| used(&own)),
+        all_features: all.is_some(),
         always: None,
         call_sites: false,
         landing_pads: LandingPads::Unused,
         file_names: image.has_our_core(),
     }
+}
+
+/// The number of features stands for code that a function writes: there is code, and no
+/// replacement. Xen for ARM32 has none of that.
+fn written(own: &[Alternative]) -> Option<u16> {
+    let mut own = own.iter();
+    let written = own.find(|own| own.replacement_len == 0 && own.original_len != 0);
+    written.map(|own| own.condition)
+}
+
+/// The end of the features that the hypervisor itself uses; there may be more.
+fn used(own: &[Alternative]) -> u16 {
+    let most = own.iter().map(|own| own.condition).max();
+    most.map_or(0, |most| most.saturating_add(1))
 }

@@ -33,13 +33,16 @@ pub(in crate::arch) fn check<H: Host>(
     if !entry.place.is_multiple_of(SIZE as u64) || !length.is_multiple_of(SIZE) {
         return Err(("its code is not whole instructions", entry.place));
     }
-    // The number after the last feature: a function writes the code.
-    let features = code.limits().features;
-    if entry.condition == features {
-        return check_callback(code, entry);
-    }
-    if entry.condition > features {
-        let what = "it is for a processor feature that this hypervisor does not know";
+    let limits = code.limits();
+    if entry.condition >= limits.features {
+        // The number after the last feature: a function writes the code.
+        if limits.all_features && entry.condition == limits.features {
+            return check_callback(code, entry);
+        }
+        let what = match limits.all_features {
+            true => "it is for a processor feature that this hypervisor does not know",
+            false => "it is for a processor feature that this hypervisor may not know",
+        };
         return Err((what, entry.condition.into()));
     }
     if entry.replacement_len != entry.original_len {

@@ -10,8 +10,10 @@ use xsplice_engine::{LandingPads, Limits};
 /// Read from the image: sizes of its tables, its own alternatives, its code.
 pub(super) fn of(image: &Image) -> Limits {
     let own: Vec<Alternative> = special::alternatives(image).collect();
+    let all = words(image).map(|words| 32 * words);
     Limits {
-        features: words(image).map_or_else(|| used(&own), |words| 32 * words),
+        features: all.unwrap_or_else(|| used(&own)),
+        all_features: all.is_some(),
         always: own
             .iter()
             .find(|own| makes_direct(image, own))
