@@ -321,16 +321,31 @@ impl Host {
             let typed = keyboard.write_all(text.as_bytes());
             typed.map_err(|e| Error::Dom0(e.to_string()))?;
         }
+        self.printed(start, answer, |printed| printed.contains(answer))
+    }
+
+    /// Waits until what was printed behind the first `start` bytes is `enough`, which
+    /// `what` describes; returns it. The console may be late: dom0's answers do not wait
+    /// for it.
+    ///
+    /// # Errors
+    /// If it is not within the time-out, or the host is lost.
+    pub fn printed(
+        &self,
+        start: usize,
+        what: &str,
+        enough: impl Fn(&str) -> bool,
+    ) -> Result<String, Error> {
         let end = Instant::now() + self.timeout;
         loop {
             self.check_console()?;
             let printed = self.console().split_off(start);
-            if printed.contains(answer) {
+            if enough(&printed) {
                 return Ok(printed);
             }
             if Instant::now() > end {
                 return Err(Error::TimedOut {
-                    what: format!("{answer:?} on the console"),
+                    what: format!("{what:?} on the console"),
                     seconds: self.timeout.as_secs(),
                     console: self.tail(),
                 });

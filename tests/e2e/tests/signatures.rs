@@ -218,12 +218,13 @@ fn only_signed_payloads_load(base: &Base, mut host: Host) -> anyhow::Result<()> 
             "{name}: {said:#}\n{}",
             host.console()
         );
-        let console = host.console();
         let line = format!("livepatch: {name} was not loaded ({errno})");
-        let said = console
-            .split_once(&line)
-            .with_context(|| console.clone())?
-            .1;
+        // The reason is on the next line.
+        let behind = |console: &str| Some(console.split_once(&line)?.1.to_owned());
+        let console = host.printed(0, &line, |console| {
+            behind(console).is_some_and(|said| said.matches('\n').count() > 1)
+        })?;
+        let said = behind(&console).unwrap_or_default();
         let said = said.lines().nth(1).unwrap_or_default();
         ensure!(said.contains(reason), "{name}: {said}");
     }
