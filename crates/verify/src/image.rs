@@ -5,8 +5,8 @@ use crate::Unusable;
 use crate::arch::{self, Arch};
 use crate::class::{Borders, Class, SectionKind};
 use object::elf;
-use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _, Sym};
-use object::{Endianness, Object as _, ObjectSection as _};
+use object::read::elf::{ElfFile64, FileHeader, SectionHeader as _, Sym};
+use object::{Endianness, FileKind, Object as _, ObjectSection as _};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -91,6 +91,18 @@ impl std::fmt::Display for Name {
     }
 }
 
+/// The number of the machine that a file is for.
+fn machine(data: &[u8]) -> object::Result<u16> {
+    fn number<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> object::Result<u16> {
+        let header = H::parse(data)?;
+        Ok(header.e_machine(header.endian()?).0)
+    }
+    match FileKind::parse(data)? {
+        FileKind::Elf32 => number::<elf::FileHeader32<Endianness>>(data),
+        _ => number::<elf::FileHeader64<Endianness>>(data),
+    }
+}
+
 /// Why a hypervisor for another machine is not verified.
 fn other_machine(number: u16) -> String {
     let machine = match Machine::from_elf(number) {
@@ -130,10 +142,10 @@ impl Image {
     /// Reads a linked hypervisor; `what` is for messages.
     pub(crate) fn read(what: &str, data: &[u8]) -> Result<Self, Unusable> {
         let bad = |reason: &dyn std::fmt::Display| Unusable::new(what, reason);
+        let machine = machine(data).map_err(|e| bad(&e))?;
+        let arch = Machine::from_elf(machine).and_then(arch::of);
+        let arch = arch.ok_or_else(|| bad(&other_machine(machine)))?;
         let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
-        let machine = elf.elf_header().e_machine(elf.endian());
-        let arch = Machine::from_elf(machine.0).and_then(arch::of);
-        let arch = arch.ok_or_else(|| bad(&other_machine(machine.0)))?;
         let build_id = elf
             .build_id()
             .map_err(|e| bad(&e))?
@@ -488,4 +500,26 @@ fn symbols(elf: &ElfFile64<'_, Endianness>, machine: Machine) -> object::Result<
         });
     }
     Ok(symbols)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object::write::Object;
+    use object::{Architecture, BinaryFormat};
+
+    #[test]
+    fn the_reason_names_a_machine_whose_files_have_32_bits() {
+        let file = Object::new(
+            BinaryFormat::Elf,
+            Architecture::Arm,
+            object::Endianness::Little,
+        );
+        let file = file.write().expect("an ELF file");
+        let Err(reason) = Image::read("xen-syms", &file) else {
+            panic!("it is read");
+        };
+        let reason = reason.to_string();
+        assert!(reason.contains("it is for ARM32"), "{reason}");
+    }
 }
