@@ -160,8 +160,6 @@ const CALLED: &[(Why, &str)] = &[
     (Event, "raise_softirq"),
     (Writes, "get_s_time"),
     (Writes, "get_s_time_fixed"),
-    // On ARM.
-    (Writes, "muldiv64"),
     // With Xen's own checks.
     (Event, "check_lock"),
     (Event, "intpose_lookup"),
@@ -173,7 +171,7 @@ const CALLED: &[(Why, &str)] = &[
 /// Why code that handles `SErrors` must not be patched.
 const ERROR: &str = "SErrors run it, and they reach a CPU even while its code is being patched";
 
-/// What runs on ARM besides, with the reason.
+/// What runs on ARM, with the reason.
 const ARM: [(&str, &str); 6] = [
     ("do_trap_hyp_serror", ERROR),
     ("__do_trap_serror", ERROR),
@@ -235,17 +233,39 @@ impl Root {
     }
 }
 
-/// Why the hypervisor's function `name` must not be patched, if so. `name` may have a
-/// file name in front, as in Xen's symbol table.
+/// Why the function `name` of a hypervisor for `machine` must not be patched, if so.
+/// `name` may have a file name in front, as in Xen's symbol table.
 ///
 /// ```
-/// use xsplice_abi::deny;
+/// use xsplice_abi::{deny, machine::Machine};
 ///
-/// assert!(deny::reason("do_nmi").is_some());
-/// assert!(deny::reason("xen_version").is_none());
+/// assert!(deny::reason(Machine::X86_64, "do_nmi").is_some());
+/// assert!(deny::reason(Machine::X86_64, "xen_version").is_none());
+/// assert!(deny::reason(Machine::X86_64, "do_trap_hyp_serror").is_none());
+/// assert!(deny::reason(Machine::Arm64, "do_trap_hyp_serror").is_some());
+/// assert!(deny::reason(Machine::Arm64, "arch_livepatch_apply").is_some());
 /// ```
 #[must_use]
-pub fn reason(name: &str) -> Option<&'static str> {
+#[inline]
+pub fn reason(machine: Machine, name: &str) -> Option<&'static str> {
+    let own = || {
+        let mut own = of_machine(machine).iter();
+        own.find(|(known, _)| *known == plain(name))
+    };
+    reason_anywhere(name).or_else(|| own().map(|(_, why)| *why))
+}
+
+/// The functions that only hypervisors for `machine` have, with the reason.
+#[must_use]
+#[inline]
+pub const fn of_machine(machine: Machine) -> &'static [(&'static str, &'static str)] {
+    match machine {
+        Machine::X86_64 => &[],
+        Machine::Arm64 | Machine::Arm32 => &ARM,
+    }
+}
+
+fn reason_anywhere(name: &str) -> Option<&'static str> {
     // Our own core does the same under other names. A general substring search would
     // be more code than the rest of this function.
     if name.as_bytes().windows(7).any(|part| part == b"xsplice") {
@@ -263,26 +283,7 @@ pub fn reason(name: &str) -> Option<&'static str> {
     why.filter(|_| !name.is_empty()).map(Why::text)
 }
 
-/// As [`reason`], with what only the hypervisor for `machine` has.
-///
-/// ```
-/// use xsplice_abi::{deny, machine::Machine};
-///
-/// assert!(deny::reason_on(Machine::Arm64, "do_trap_hyp_serror").is_some());
-/// assert!(deny::reason_on(Machine::Arm64, "arch_livepatch_apply").is_some());
-/// assert!(deny::reason_on(Machine::X86_64, "do_trap_hyp_serror").is_none());
-/// ```
-#[must_use]
-pub fn reason_on(machine: Machine, name: &str) -> Option<&'static str> {
-    let own: &[(&str, &str)] = match machine {
-        Machine::X86_64 => &[],
-        Machine::Arm64 | Machine::Arm32 => &ARM,
-    };
-    let found = || own.iter().find(|(known, _)| *known == plain(name));
-    reason(name).or_else(|| found().map(|(_, why)| *why))
-}
-
-/// Names known to [`reason`] that are not roots.
+/// Names known to [`reason`] on every machine that are not roots.
 pub fn called() -> impl Iterator<Item = &'static str> {
     CALLED.iter().map(|(_, name)| *name)
 }
@@ -332,6 +333,7 @@ mod tests {
 
     #[test]
     fn what_runs_while_code_is_patched_is_denied_by_any_name_of_the_compiler() {
+        let reason = |name| reason(Machine::X86_64, name);
         assert!(reason("do_nmi").is_some_and(|why| why.contains("NMI")));
         assert!(reason("livepatch_spin.constprop.0").is_some());
         assert!(reason("livepatch.c#livepatch_spin").is_some());

@@ -58,6 +58,16 @@ impl Machine {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::X86_64, Self::Arm64, Self::Arm32];
 
+    /// The machine that this is compiled for.
+    #[cfg(target_arch = "x86_64")]
+    pub const NATIVE: Self = Self::X86_64;
+    /// The machine that this is compiled for.
+    #[cfg(target_arch = "aarch64")]
+    pub const NATIVE: Self = Self::Arm64;
+    /// The machine that this is compiled for.
+    #[cfg(target_arch = "arm")]
+    pub const NATIVE: Self = Self::Arm32;
+
     /// The machine whose ELF files have this `e_machine`.
     ///
     /// ```

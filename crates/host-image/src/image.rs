@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use xsplice_abi::deny;
-use xsplice_abi::machine::Width;
+use xsplice_abi::machine::{Machine, Width};
 use xsplice_engine::{Any, Limits, Region};
 use xsplice_xen_image::{Error, Kind, Section, Symbol};
 
@@ -88,9 +88,14 @@ impl Image {
         self.architecture
     }
 
+    /// The machine that it runs on.
+    pub(crate) fn machine(&self) -> Machine {
+        self.file.machine()
+    }
+
     /// The width of its pointers.
     pub(crate) fn width(&self) -> Width {
-        self.file.machine().width()
+        self.machine().width()
     }
 
     pub(crate) fn reader(&self) -> &'static dyn Reader {

@@ -14,7 +14,7 @@ use xsplice_abi::suffix::parent_of_cold;
 pub(crate) fn of(image: &Image) -> BTreeMap<u64, &'static str> {
     let mut found = BTreeMap::new();
     for (addr, name) in image.text_symbols() {
-        if let Some(why) = deny::reason(name) {
+        if let Some(why) = deny::reason(image.machine(), name) {
             found.entry(addr).or_insert(why);
         }
     }

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::ops::Range;
 use xsplice_abi::deny;
+use xsplice_abi::machine::Machine;
 use xsplice_engine::hash;
 use xsplice_fallible::{self as fallible, NoMemory};
 
@@ -83,7 +84,8 @@ impl Symbols {
             if functions.last().map(|last: &Function| last.offset()) != Some(offset) {
                 fallible::push(&mut functions, Function(offset << 1))?;
             }
-            if let Some(reason) = str::from_utf8(name).ok().and_then(deny::reason) {
+            let name = str::from_utf8(name).ok();
+            if let Some(reason) = name.and_then(|name| deny::reason(Machine::NATIVE, name)) {
                 fallible::push(&mut denied, (offset, reason))?;
                 if let Some(last) = functions.last_mut() {
                     last.0 |= 1;

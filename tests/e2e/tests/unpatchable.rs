@@ -9,7 +9,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use xsplice_abi::deny::{self, ROOTS, Where, Why};
-use xsplice_e2e::{Base, arm64_base, arm64_rust_base, base, debug_base, repository, rust_base};
+use xsplice_abi::machine::Machine;
+use xsplice_abi::symbol::RuntimeName;
+use xsplice_e2e::{
+    Base, arm32_base, arm64_base, arm64_rust_base, base, debug_base, repository, rust_base,
+};
 use xsplice_engine::Region;
 use xsplice_host_image::{Image, Part, check};
 
@@ -20,6 +24,7 @@ fn image(base: &Base) -> anyhow::Result<Image> {
 /// A hypervisor that the list is checked against.
 struct Hypervisor {
     file: PathBuf,
+    machine: Machine,
     image: Image,
     /// The minor version of its Xen 4.
     minor: u32,
@@ -35,11 +40,22 @@ impl Hypervisor {
             minor >= 17,
             "{name}: 4.{minor} is older than what is supported"
         );
-        Ok(Self { file, image, minor })
+        let machine = Machine::X86_64;
+        Ok(Self {
+            file,
+            machine,
+            image,
+            minor,
+        })
     }
 
     fn has(&self, name: &str) -> bool {
         self.image.lookup_symbol(name.as_bytes()).is_some()
+    }
+
+    /// Why the list denies its function `name`, if so.
+    fn reason(&self, name: &str) -> Option<&'static str> {
+        deny::reason(self.machine, name)
     }
 
     /// Whether it has our live-patch core.
@@ -96,7 +112,7 @@ impl Hypervisor {
             .filter_map(|at| self.image.function_at(at));
         let callers: BTreeSet<u64> = callers.collect();
         let callers = text().filter(|(addr, _)| callers.contains(addr));
-        let unknown = callers.filter(|(_, name)| deny::reason(name).is_none());
+        let unknown = callers.filter(|(_, name)| self.reason(name).is_none());
         unknown.map(|(_, name)| name).collect()
     }
 
@@ -113,17 +129,26 @@ impl Hypervisor {
         };
         let denied = |addr: u64| self.image.denied(addr..addr + 1).is_some();
         let all = self.image.text_symbols();
-        all.filter(|(addr, name)| denied(*addr) && deny::reason(name).is_none())
+        all.filter(|(addr, name)| denied(*addr) && self.reason(name).is_none())
             .filter(|(addr, _)| !in_area(*addr))
             .collect()
     }
 }
 
-/// What the code for ARM64 says is in the list too.
+/// What the code for ARM says is in the list too, and what the list says is denied.
 #[test]
-fn the_list_is_complete_on_arm64() -> anyhow::Result<()> {
-    for base in [arm64_base()?, arm64_rust_base()?] {
+fn the_list_is_complete_on_arm() -> anyhow::Result<()> {
+    let mut nowhere: BTreeSet<&str> = deny::of_machine(Machine::Arm64)
+        .iter()
+        .map(|(name, _)| *name)
+        .collect();
+    for (machine, base) in [
+        (Machine::Arm64, arm64_base()?),
+        (Machine::Arm64, arm64_rust_base()?),
+        (Machine::Arm32, arm32_base()?),
+    ] {
         let hypervisor = Hypervisor {
+            machine,
             image: image(&base)?,
             file: base.xen_syms,
             minor: 17,
@@ -139,7 +164,21 @@ fn the_list_is_complete_on_arm64() -> anyhow::Result<()> {
             ensure!(denied(name), "{name} is not denied");
         }
         ensure!(!denied("xen_extra_version"), "it may be patched");
+        for (addr, function) in hypervisor.image.text_symbols() {
+            let function = RuntimeName::parse(function).name;
+            let own = deny::of_machine(machine).iter();
+            if own.map(|(name, _)| *name).any(|name| name == function) {
+                nowhere.remove(function);
+                let denied = hypervisor.image.denied(addr..addr + 4);
+                ensure!(
+                    denied.is_some(),
+                    "{}: {function} is not denied",
+                    hypervisor.file.display()
+                );
+            }
+        }
     }
+    ensure!(nowhere.is_empty(), "in none of them: {nowhere:?}");
     Ok(())
 }
 

@@ -44,7 +44,7 @@ impl Replacement<'_> {
         let section = &self.before.original.sections[old.section];
         let machine = self.before.original.machine();
         let why =
-            deny::section_reason(&section.name).or_else(|| deny::reason_on(machine, &old.name))?;
+            deny::section_reason(&section.name).or_else(|| deny::reason(machine, &old.name))?;
         let message = format!(
             "{} must not be patched: {why}; a fix there needs a reboot",
             old.name

@@ -3,6 +3,7 @@
 //! The same steps on ARM64 with our core and both tools; and payloads that our core
 //! refuses there.
 
+use crate::denied::{self, functions_on_the_deny_list_are_refused};
 use crate::make_all;
 use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _};
@@ -21,6 +22,7 @@ fn our_core_behaves_as_expected_with_both_tools_on_arm64() -> anyhow::Result<()>
     let nop = std::fs::read(base.test_payloads.join("xen_nop.livepatch"))?;
     make_all(&mut host, &base, &nop)?;
     hostile(&mut host, &base)?;
+    functions_on_the_deny_list_are_refused(&mut host, &base, denied::ON_ARM64)?;
     host.shut_down()?;
     Ok(())
 }

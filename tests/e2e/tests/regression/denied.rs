@@ -9,10 +9,24 @@ use xsplice_e2e::{Base, build, example};
 use xsplice_host_image::{Image, Problem, check};
 use xsplice_lab::Host;
 
-/// Payloads that patch functions on the deny-list, which no generator would make.
+/// Functions of Xen on x86-64 on the list, with the beginning of the reason.
+pub(super) const ON_X86_64: &[(&str, &str)] = &[
+    ("do_nmi", "NMIs or machine checks run it"),
+    ("clear_bhb_loops", "CPUs run it on their way into or out of"),
+    ("lstar_enter", "CPUs run it on their way into or out of"),
+    ("kexec_reloc", "kexec copies it"),
+];
+/// Those that only Xen on ARM64 has.
+pub(super) const ON_ARM64: &[(&str, &str)] = &[
+    ("do_trap_hyp_serror", "SErrors run it"),
+    ("ticks_to_ns", "it runs while the code is being patched"),
+];
+
+/// Payloads that patch such functions, which no generator would make.
 pub(super) fn functions_on_the_deny_list_are_refused(
     host: &mut Host,
     base: &Base,
+    denied: &[(&str, &str)],
 ) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let payload = directory.path().join("denied.livepatch");
@@ -27,13 +41,10 @@ pub(super) fn functions_on_the_deny_list_are_refused(
     };
     let old_addr = usize::try_from(records)? + offset_of!(LivepatchFunc, old_addr);
     let image = Image::parse(&std::fs::read(&base.xen_syms)?)?;
-    for (function, reason) in [
-        ("do_nmi", "NMIs or machine checks run it"),
-        ("clear_bhb_loops", "CPUs run it on their way into or out of"),
-        ("lstar_enter", "CPUs run it on their way into or out of"),
-        ("kexec_reloc", "kexec copies it"),
-    ] {
-        let addr = image.lookup_symbol(function.as_bytes()).context(function)?;
+    for (function, reason) in denied {
+        let addr = image
+            .lookup_symbol(function.as_bytes())
+            .with_context(|| (*function).to_owned())?;
         let field = payload.get_mut(old_addr..old_addr + 8);
         field
             .context("no record")?

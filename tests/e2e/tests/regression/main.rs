@@ -421,7 +421,7 @@ fn run(base: &Base, core: Core) -> anyhow::Result<Run> {
     let faults = faults::wrong(&faults::make(&mut host)?, base, core)?;
     if core == Core::Rust {
         half_an_instruction_is_refused(&mut host)?;
-        denied::functions_on_the_deny_list_are_refused(&mut host, base)?;
+        denied::functions_on_the_deny_list_are_refused(&mut host, base, denied::ON_X86_64)?;
         told::metadata_is_printed(&mut host, base)?;
         told::a_refusal_is_short(&mut host, base)?;
     }
