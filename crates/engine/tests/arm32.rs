@@ -531,6 +531,23 @@ fn stock_xen_gets_less() {
     assert!(refusal.problems.iter().any(unaligned), "{refusal}");
 }
 
+/// What the hypervisor reads is where words are aligned, wherever the file has it.
+#[test]
+fn tables_are_aligned() {
+    let mut file = payload();
+    file.section(".odd", SectionKind::ReadOnlyData, &[0; 3], 1);
+    let frames = file.section(".bug_frames.2", SectionKind::ReadOnlyData, &[0; 16], 1);
+    let text = file.section(".rodata.str", SectionKind::ReadOnlyData, b"file.c\0", 1);
+    let (code, name) = (file.new_code, file.object.section_symbol(text));
+    file.relocation(frames, 0, R_ARM_REL32, code, 0);
+    file.relocation(frames, 4, R_ARM_REL32, name, 4);
+    let mut engine = engine();
+    engine.host().noted();
+    engine.upload("odd", &file.bytes()).unwrap();
+    let frames = engine.host().noted().registered.bug_frames[2].clone();
+    assert_eq!((frames.start % 4, frames.end - frames.start), (0, 16));
+}
+
 /// New code may keep a reference to what is freed after boot, if the old code has it.
 #[test]
 fn references_to_boot_code_of_the_old_code_are_kept() {

@@ -135,8 +135,8 @@ impl Instructions for Any {
         ask!(self, arch => arch.stock_fault(relocation, addend, value))
     }
 
-    fn stock_alignment(self) -> u64 {
-        ask!(self, arch => arch.stock_alignment())
+    fn word_alignment(self) -> u64 {
+        ask!(self, arch => arch.word_alignment())
     }
 
     fn is_foreign_code(self, symbol: &[u8]) -> bool {

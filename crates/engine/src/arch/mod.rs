@@ -159,9 +159,9 @@ pub trait Instructions: Copy + fmt::Debug {
         None
     }
 
-    /// What the address of a note or a table must be a multiple of, for an unmodified Xen
-    /// not to crash when it reads it.
-    fn stock_alignment(self) -> u64 {
+    /// What the address of a note or a table must be a multiple of, for the hypervisor's C
+    /// code not to crash when it reads it.
+    fn word_alignment(self) -> u64 {
         1
     }
 

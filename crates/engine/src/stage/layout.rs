@@ -3,11 +3,11 @@
 //! The layout of sections.
 
 use super::begins::Begins;
-use super::{DependencyChecked, File, Loader, Placed};
+use super::{DependencyChecked, File, Loader, Placed, Policy};
 use crate::Host;
 use crate::arch::Instructions as _;
 use crate::elf::{SHF_EXECINSTR, SHF_WRITE, Section};
-use crate::format::MAX_IMAGE;
+use crate::format::{Known, MAX_IMAGE};
 use crate::image::{Image, PAGE, Span};
 use crate::problem::{Problem, Problems, Refusal, SectionFault};
 use alloc::boxed::Box;
@@ -54,9 +54,14 @@ struct Plan {
 }
 
 impl Plan {
-    /// Reports sections that cannot be loaded.
+    /// Reports sections that cannot be loaded. Those with words for the hypervisor are
+    /// aligned to `words`, at least.
     #[inline(never)]
-    fn new(sections: &[Section<'_>], problems: &mut Problems) -> Result<Self, NoMemory> {
+    fn new(
+        sections: &[Section<'_>],
+        words: u64,
+        problems: &mut Problems,
+    ) -> Result<Self, NoMemory> {
         let mut sizes = [0_u64; 3];
         let mut offsets = fallible::filled(None, sections.len())?;
         for (section, place) in sections.iter().zip(&mut offsets) {
@@ -75,7 +80,11 @@ impl Plan {
                 problems.section(section, SectionFault::LargeAlignment { align });
             }
             // Sizes are at most MAX_SIZE each, but an alignment can be anything.
-            let offset = size.checked_next_multiple_of(section.align.max(1));
+            let least = match section.known.is_some_and(Known::has_words) {
+                true => words,
+                false => 1,
+            };
+            let offset = size.checked_next_multiple_of(section.align.max(least));
             let offset = offset.filter(|offset| *offset <= MAX_IMAGE);
             let end = offset.and_then(|offset| offset.checked_add(section.size));
             *size = end.unwrap_or(u64::MAX).min(MAX_IMAGE + 1);
@@ -161,7 +170,12 @@ impl<'a> DependencyChecked<'a> {
         let mut file = self.0;
         let File { findings, elf, .. } = &mut *file;
         let problems = &mut findings.problems;
-        let plan = Plan::new(&elf.sections, problems)?;
+        let words = match loader.policy {
+            // It uses the file's alignment.
+            Policy::Stock => 1,
+            Policy::Engine => loader.host.architecture().word_alignment(),
+        };
+        let plan = Plan::new(&elf.sections, words, problems)?;
         let total: u64 = plan.pages().iter().sum();
         if total > MAX_IMAGE {
             problems.push(Problem::TooLarge {

@@ -176,7 +176,7 @@ impl<'e> Placed<'e> {
     pub(super) fn check_tables(&self, loader: &Loader<'_, impl Host>, problems: &mut Problems) {
         self.check_exceptions(loader, problems);
         if loader.policy == Policy::Stock {
-            self.check_alignment(loader.host.architecture().stock_alignment(), problems);
+            self.check_alignment(loader.host.architecture().word_alignment(), problems);
         }
         if let Some(table) = self.table(Known::ModInfo, problems)
             && table.bytes.last() != Some(&0)

@@ -126,7 +126,7 @@ impl Instructions for Arm32 {
     }
 
     /// It reads words, which must be aligned.
-    fn stock_alignment(self) -> u64 {
+    fn word_alignment(self) -> u64 {
         4
     }
 
