@@ -268,7 +268,11 @@ impl<'i> Checker<'i> {
     /// The state after `past`.
     fn engine(&self, past: &[Past<'_>]) -> Engine<Machine<'i>> {
         let machine = Machine::new(self.image).with_signatures(self.signatures);
-        let mut engine = Engine::new(machine, Policy::Stock).with_guard(self.guard);
+        let policy = match self.image.has_our_core() {
+            true => Policy::Engine,
+            false => Policy::Stock,
+        };
+        let mut engine = Engine::new(machine, policy).with_guard(self.guard);
         for Past { name, file, action } in past {
             // It succeeded before, so it does again.
             let loaded = engine.upload(name, file).is_ok();
