@@ -16,7 +16,6 @@ mod suite;
 mod test;
 mod versions;
 
-use anyhow::bail;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode};
@@ -116,16 +115,11 @@ enum Architecture {
 
 impl Architecture {
     /// Its machine.
-    ///
-    /// # Errors
-    /// If our core is not for it.
-    fn with_core(self) -> anyhow::Result<Machine> {
+    const fn machine(self) -> Machine {
         match self {
-            Self::X86_64 => Ok(Machine::X86_64),
-            Self::Arm64 => Ok(Machine::Arm64),
-            Self::Arm32 => bail!(
-                "there is no core for ARM32; cargo xtask base --arch arm32 builds Xen with its own"
-            ),
+            Self::X86_64 => Machine::X86_64,
+            Self::Arm64 => Machine::Arm64,
+            Self::Arm32 => Machine::Arm32,
         }
     }
 }
@@ -177,9 +171,7 @@ fn main() -> ExitCode {
                     let settings = Vec::new();
                     upstream::build(&source, &Variant { compiler, settings }, &build)
                 }
-                None => arch
-                    .with_core()
-                    .and_then(|machine| xen::build(machine, &build)),
+                None => xen::build(arch.machine(), &build),
             })
             .map(|description| println!("{}", description.display())),
         Command::Versions(args) => versions::run(&args),

@@ -164,6 +164,7 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
     };
     let build = |what| xen::build(Machine::X86_64, what);
     let build_arm64 = |what| xen::build(Machine::Arm64, what);
+    let build_arm32 = |what| xen::build(Machine::Arm32, what);
     Ok(vec![
         ("XSPLICE_BIN", xsplice.into()),
         ("XSPLICE_BASE", base::description()?.into()),
@@ -173,6 +174,8 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         ("XSPLICE_ARM64_LOCKED_BASE", build_arm64(&locked)?.into()),
         ("XSPLICE_ARM32_BIN", arm32.into()),
         ("XSPLICE_ARM32_BASE", ARM32.description()?.into()),
+        ("XSPLICE_ARM32_RUST_BASE", build_arm32(&plain)?.into()),
+        ("XSPLICE_ARM32_LOCKED_BASE", build_arm32(&locked)?.into()),
         ("XSPLICE_AXE", axe::get()?.into()),
         ("XSPLICE_PROMTOOL", promtool::get()?.into()),
         (

@@ -81,11 +81,6 @@ static unsigned long heap_bytes, payload_pages;
 
 static DEFINE_PER_CPU(unsigned long, irq_flags);
 
-static void *pointer(uint64_t addr)
-{
-    return (void *)addr;
-}
-
 static bool contains(struct xsplice_range range, uint64_t addr, size_t len)
 {
     return addr >= range.start && addr <= range.end && len <= range.end - addr;
@@ -93,7 +88,7 @@ static bool contains(struct xsplice_range range, uint64_t addr, size_t len)
 
 static struct xsplice_range between(const void *start, const void *end)
 {
-    return (struct xsplice_range){ (uint64_t)start, (uint64_t)end };
+    return (struct xsplice_range){ address(start), address(end) };
 }
 
 static struct xsplice_memory *find_memory(uint64_t addr, size_t len);
@@ -250,7 +245,7 @@ bool xsplice_read_payload(uint64_t addr, void *buf, size_t len)
 
 bool is_patch(const void *addr)
 {
-    return find_memory((uint64_t)addr, 1);
+    return find_memory(address(addr), 1);
 }
 
 /* Payloads. */
@@ -270,7 +265,7 @@ struct xsplice_memory *xsplice_memory_new(uint64_t size)
         return NULL;
     }
 
-    memory->base = (uint64_t)pages;
+    memory->base = address(pages);
     memory->size = size;
     payload_pages += PFN_UP(size);
     INIT_LIST_HEAD(&memory->list);
@@ -482,7 +477,7 @@ void xsplice_memory_saved(struct xsplice_memory *memory, size_t index,
     struct payload *payload = &memory->payload;
     struct livepatch_fstate *fstate = &payload->fstate[index];
 
-    fstate->patch_offset = addr - (uint64_t)payload->funcs[index].old_addr;
+    fstate->patch_offset = addr - address(payload->funcs[index].old_addr);
     memcpy(fstate->insn_buffer, bytes.data,
            min(bytes.len, sizeof(fstate->insn_buffer)));
 }

@@ -12,6 +12,16 @@
 
 #include <xen/types.h>
 
+static inline void *pointer(uint64_t addr)
+{
+    return (void *)(unsigned long)addr;
+}
+
+static inline uint64_t address(const void *data)
+{
+    return (unsigned long)data;
+}
+
 struct xsplice_text {
     const char *data;
     size_t len;
@@ -135,7 +145,8 @@ struct xsplice_entry {
     int32_t result;
 };
 
-/* src/ffi.rs asserts the same sizes, offsets and numbers. */
+/* src/ffi.rs asserts the same sizes, offsets and numbers. W is the size of a pointer. */
+#define W sizeof(void *)
 #define XSPLICE_SIZE(name, size) \
     _Static_assert(sizeof(struct xsplice_##name) == (size), "struct xsplice_" #name)
 #define XSPLICE_OFFSET(name, member, offset) \
@@ -144,9 +155,9 @@ struct xsplice_entry {
 #define XSPLICE_NUMBER(name, number) \
     _Static_assert(XSPLICE_##name == (number), "XSPLICE_" #name)
 
-XSPLICE_SIZE(text, 16);
+XSPLICE_SIZE(text, 2 * W);
 XSPLICE_OFFSET(text, data, 0);
-XSPLICE_OFFSET(text, len, 8);
+XSPLICE_OFFSET(text, len, W);
 XSPLICE_SIZE(range, 16);
 XSPLICE_OFFSET(range, start, 0);
 XSPLICE_OFFSET(range, end, 8);
@@ -159,43 +170,43 @@ XSPLICE_OFFSET(image, features, 64);
 XSPLICE_OFFSET(image, always, 66);
 XSPLICE_OFFSET(image, call_sites, 68);
 XSPLICE_OFFSET(image, landing_pads, 69);
-XSPLICE_SIZE(key, 32);
+XSPLICE_SIZE(key, 4 * W);
 XSPLICE_OFFSET(key, name, 0);
-XSPLICE_OFFSET(key, modulus, 16);
-XSPLICE_OFFSET(key, words, 24);
-XSPLICE_SIZE(signatures, 24);
+XSPLICE_OFFSET(key, modulus, 2 * W);
+XSPLICE_OFFSET(key, words, 3 * W);
+XSPLICE_SIZE(signatures, 2 * W + 8);
 XSPLICE_OFFSET(signatures, keys, 0);
-XSPLICE_OFFSET(signatures, nkeys, 8);
-XSPLICE_OFFSET(signatures, enforcement, 16);
-XSPLICE_OFFSET(signatures, locked, 20);
-XSPLICE_SIZE(symbol, 40);
+XSPLICE_OFFSET(signatures, nkeys, W);
+XSPLICE_OFFSET(signatures, enforcement, 2 * W);
+XSPLICE_OFFSET(signatures, locked, 2 * W + 4);
+XSPLICE_SIZE(symbol, 2 * W + 24);
 XSPLICE_OFFSET(symbol, name, 0);
-XSPLICE_OFFSET(symbol, addr, 16);
-XSPLICE_OFFSET(symbol, size, 24);
-XSPLICE_OFFSET(symbol, new, 32);
-XSPLICE_SIZE(payload, 256);
+XSPLICE_OFFSET(symbol, addr, 2 * W);
+XSPLICE_OFFSET(symbol, size, 2 * W + 8);
+XSPLICE_OFFSET(symbol, new, 2 * W + 16);
+XSPLICE_SIZE(payload, 8 * W + 192);
 XSPLICE_OFFSET(payload, name, 0);
-XSPLICE_OFFSET(payload, build_id, 16);
-XSPLICE_OFFSET(payload, depends, 32);
-XSPLICE_OFFSET(payload, text, 48);
-XSPLICE_OFFSET(payload, data, 64);
-XSPLICE_OFFSET(payload, read_only, 80);
-XSPLICE_OFFSET(payload, funcs, 96);
-XSPLICE_OFFSET(payload, alternatives, 112);
-XSPLICE_OFFSET(payload, exceptions, 128);
-XSPLICE_OFFSET(payload, bug_frames, 144);
-XSPLICE_OFFSET(payload, call_sites, 208);
-XSPLICE_OFFSET(payload, metadata, 224);
-XSPLICE_OFFSET(payload, symbols, 240);
-XSPLICE_OFFSET(payload, nsymbols, 248);
+XSPLICE_OFFSET(payload, build_id, 2 * W);
+XSPLICE_OFFSET(payload, depends, 4 * W);
+XSPLICE_OFFSET(payload, text, 6 * W);
+XSPLICE_OFFSET(payload, data, 6 * W + 16);
+XSPLICE_OFFSET(payload, read_only, 6 * W + 32);
+XSPLICE_OFFSET(payload, funcs, 6 * W + 48);
+XSPLICE_OFFSET(payload, alternatives, 6 * W + 64);
+XSPLICE_OFFSET(payload, exceptions, 6 * W + 80);
+XSPLICE_OFFSET(payload, bug_frames, 6 * W + 96);
+XSPLICE_OFFSET(payload, call_sites, 6 * W + 160);
+XSPLICE_OFFSET(payload, metadata, 6 * W + 176);
+XSPLICE_OFFSET(payload, symbols, 6 * W + 192);
+XSPLICE_OFFSET(payload, nsymbols, 7 * W + 192);
 XSPLICE_SIZE(cursor, 8);
 XSPLICE_OFFSET(cursor, payload, 0);
 XSPLICE_OFFSET(cursor, function, 4);
-XSPLICE_SIZE(status, 24);
+XSPLICE_SIZE(status, 2 * W + 8);
 XSPLICE_OFFSET(status, state, 0);
 XSPLICE_OFFSET(status, result, 4);
 XSPLICE_OFFSET(status, applied, 8);
-XSPLICE_OFFSET(status, nfuncs, 16);
+XSPLICE_OFFSET(status, nfuncs, W + 8);
 XSPLICE_SIZE(entry, 16);
 XSPLICE_OFFSET(entry, base, 0);
 XSPLICE_OFFSET(entry, state, 8);
@@ -224,6 +235,7 @@ _Static_assert(sizeof(enum xsplice_phase) == 4, "enum xsplice_phase");
 XSPLICE_NUMBER(PRIMARY_LOADS, 0);
 XSPLICE_NUMBER(SIBLING_READS, 1);
 
+#undef W
 #undef XSPLICE_SIZE
 #undef XSPLICE_OFFSET
 #undef XSPLICE_NUMBER

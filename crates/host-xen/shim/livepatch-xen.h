@@ -35,8 +35,8 @@ static inline int get_build_id(const void **id, unsigned int *len)
 static inline void set_bug_frames(struct virtual_region *region,
                                   unsigned int kind, struct xsplice_range frames)
 {
-    const struct bug_frame *start = (void *)frames.start,
-                           *end = (void *)frames.end;
+    const struct bug_frame *start = pointer(frames.start),
+                           *end = pointer(frames.end);
 
 #if XEN_MINOR >= 19
     region->frame[kind].start = start;

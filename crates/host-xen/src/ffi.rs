@@ -133,7 +133,7 @@ impl Key {
 
 /// The command line's setting for unsigned payloads.
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(u32)]
 enum Setting {
     Unset,
     Off,
@@ -194,14 +194,14 @@ pub(crate) struct Payload<'a> {
 }
 
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(u32)]
 pub(crate) enum Protection {
     Text,
     ReadOnly,
 }
 
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(u32)]
 pub(crate) enum Hook {
     Load,
     Unload,
@@ -215,7 +215,7 @@ pub(crate) enum Hook {
 
 /// An unmaskable event.
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(u32)]
 pub(crate) enum Event {
     Nmi,
     MachineCheck,
@@ -233,7 +233,7 @@ impl From<Event> for Events {
 /// A phase in which CPUs load microcode.
 #[cfg(feature = "microcode")]
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(u32)]
 pub(crate) enum Phase {
     PrimaryLoads,
     SiblingReads,
@@ -262,9 +262,12 @@ pub(crate) struct Entry {
     pub(crate) result: i32,
 }
 
+/// The size of a pointer.
+const W: usize = size_of::<*const u8>();
+
 /// Asserts what `shim/livepatch-rust.h` asserts of the same structures and numbers.
 macro_rules! layout {
-    ($(struct $name:ident: $size:literal { $($member:ident: $offset:literal),* })*
+    ($(struct $name:ident: $size:expr => { $($member:ident: $offset:expr),* })*
      $(enum $kind:ident { $($variant:ident: $number:literal),* })*) => {
         const _: () = {
             $(
@@ -280,16 +283,16 @@ macro_rules! layout {
 }
 
 layout! {
-    struct Text: 16 { data: 0, len: 8 }
-    struct Addresses: 16 { start: 0, end: 8 }
-    struct Image: 72 { text: 0, init: 16, read_only: 32, data: 48, features: 64, always: 66, call_sites: 68, landing_pads: 69 }
-    struct Key: 32 { name: 0, modulus: 16, words: 24 }
-    struct Signatures: 24 { keys: 0, nkeys: 8, enforcement: 16, locked: 20 }
-    struct Symbol: 40 { name: 0, addr: 16, size: 24, new: 32 }
-    struct Payload: 256 { name: 0, build_id: 16, depends: 32, text: 48, data: 64, read_only: 80, funcs: 96, alternatives: 112, exceptions: 128, bug_frames: 144, call_sites: 208, metadata: 224, symbols: 240, nsymbols: 248 }
-    struct Cursor: 8 { payload: 0, function: 4 }
-    struct Status: 24 { state: 0, result: 4, applied: 8, nfuncs: 16 }
-    struct Entry: 16 { base: 0, state: 8, result: 12 }
+    struct Text: 2 * W => { data: 0, len: W }
+    struct Addresses: 16 => { start: 0, end: 8 }
+    struct Image: 72 => { text: 0, init: 16, read_only: 32, data: 48, features: 64, always: 66, call_sites: 68, landing_pads: 69 }
+    struct Key: 4 * W => { name: 0, modulus: 2 * W, words: 3 * W }
+    struct Signatures: 2 * W + 8 => { keys: 0, nkeys: W, enforcement: 2 * W, locked: 2 * W + 4 }
+    struct Symbol: 2 * W + 24 => { name: 0, addr: 2 * W, size: 2 * W + 8, new: 2 * W + 16 }
+    struct Payload: 8 * W + 192 => { name: 0, build_id: 2 * W, depends: 4 * W, text: 6 * W, data: 6 * W + 16, read_only: 6 * W + 32, funcs: 6 * W + 48, alternatives: 6 * W + 64, exceptions: 6 * W + 80, bug_frames: 6 * W + 96, call_sites: 6 * W + 160, metadata: 6 * W + 176, symbols: 6 * W + 192, nsymbols: 7 * W + 192 }
+    struct Cursor: 8 => { payload: 0, function: 4 }
+    struct Status: 2 * W + 8 => { state: 0, result: 4, applied: 8, nfuncs: W + 8 }
+    struct Entry: 16 => { base: 0, state: 8, result: 12 }
     enum Setting { Unset: 0, Off: 1, Warn: 2, Enforce: 3 }
     enum Protection { Text: 0, ReadOnly: 1 }
     enum Hook { Load: 0, Unload: 1, PreApply: 2, Apply: 3, PostApply: 4, PreRevert: 5, Revert: 6, PostRevert: 7 }

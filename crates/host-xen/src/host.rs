@@ -152,7 +152,7 @@ impl Host for Xen {
             } else {
                 LandingPads::Unused
             },
-            // On ARM64, our patches to Xen see to it.
+            // On ARM, our patches to Xen see to it.
             file_names: true,
         }
     }

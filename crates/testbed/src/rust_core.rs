@@ -5,24 +5,25 @@
 //! Debian's compiler is used, because Debian has the source of its `core` and
 //! `alloc` too: they are compiled with Xen's hardening like everything else.
 
+mod arm32;
 mod arm64;
 mod x86_64;
 
 use crate::Machine;
 use crate::{cache, command, packages};
-use anyhow::{Context as _, bail};
-use object::read::elf::{ElfFile64, SectionHeader as _};
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _, elf};
+use anyhow::bail;
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionFlags, SymbolKind, elf};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const RUSTC: &str = "/usr/bin/rustc";
 const CARGO: &str = "/usr/bin/cargo";
+
 /// How the object is made for one machine.
 struct Target {
-    /// The name of its files.
-    name: &'static str,
+    /// The shim's directory for it.
+    shim: &'static str,
     /// The compiler's target, or the file that describes it.
     target: &'static str,
     /// The directory that the compiler puts its results into.
@@ -45,24 +46,17 @@ struct Target {
 }
 
 /// How the object is made for a machine.
-///
-/// # Errors
-/// If there is no core for it.
-fn target(machine: Machine) -> anyhow::Result<&'static Target> {
+const fn target(machine: Machine) -> &'static Target {
     match machine {
-        Machine::X86_64 => Some(&x86_64::TARGET),
-        Machine::Arm64 => Some(&arm64::TARGET),
-        Machine::Arm32 => None,
+        Machine::X86_64 => &x86_64::TARGET,
+        Machine::Arm64 => &arm64::TARGET,
+        Machine::Arm32 => &arm32::TARGET,
     }
-    .with_context(|| format!("there is no Rust core for {machine}"))
 }
 
 /// The name of the shim's directory for a machine.
-///
-/// # Errors
-/// If there is no core for it.
-pub(crate) fn name(machine: Machine) -> anyhow::Result<&'static str> {
-    Ok(target(machine)?.name)
+pub(crate) const fn shim(machine: Machine) -> &'static str {
+    target(machine).shim
 }
 
 /// The symbols that the shim always calls; the rest of the library is linked only if
@@ -88,9 +82,12 @@ const FEATURE: &str = "microcode";
 /// The symbol at the start of all code but the entries.
 const REST: &str = "xsplice_core";
 
-/// The entries, each under its own name, then the rest.
-const LAYOUT: &str =
-    "SECTIONS { .text : { *(.text.xsplice_*) xsplice_core = .; *(.text .text.*) } }\n";
+/// The entries, each under its own name, then the rest. Xen does not unwind.
+const LAYOUT: &str = "SECTIONS {
+  .text : { *(.text.xsplice_*) xsplice_core = .; *(.text .text.*) }
+  /DISCARD/ : { *(.ARM.exidx* .ARM.extab*) }
+}
+";
 
 /// Xen's symbol table stores the length of a name, compressed, in one byte.
 const LONGEST_NAME: usize = 110;
@@ -101,7 +98,7 @@ const LARGEST_FRAME: u32 = 1536;
 
 /// Builds the object, which can load `microcode`, or only live-patch; returns its path.
 pub fn object(machine: Machine, microcode: bool) -> anyhow::Result<PathBuf> {
-    let made = target(machine)?;
+    let made = target(machine);
     packages::ensure(packages::RUST)?;
     packages::ensure(made.packages)?;
     let sysroot = sysroot(made)?;
@@ -227,25 +224,61 @@ fn prelink(target: &Target, library: &Path, object: &Path, entries: &[&str]) -> 
     }
     let shown = entries.iter().chain([&REST]);
     let keep = shown.map(|symbol| format!("--keep-global-symbol={symbol}"));
-    let mut objcopy = Command::new(target.objcopy);
-    command::output(objcopy.args(keep).arg(&whole))?;
+    let objcopy = || Command::new(target.objcopy);
+    command::output(objcopy().args(keep).arg(&whole))?;
     command::output(
-        Command::new(target.objcopy)
+        objcopy()
             .args(["--strip-unneeded", "-R", ".comment", "-R", ".eh_frame"])
             .args(["-R", ".note.gnu.property"])
             .args([&whole, object]),
     )?;
+    // Those that are left are what relocations refer to.
+    let names = object.with_extension("redefined");
+    std::fs::write(&names, hidden(object)?)?;
+    let redefined = format!("--redefine-syms={}", names.display());
+    command::output(objcopy().arg(redefined).arg(object))?;
     Ok(())
+}
+
+/// New names for the local symbols of an object: Xen's symbol table leaves out those that
+/// begin with `$`. The linker drops those that begin with `.L` in sections that it merges.
+fn hidden(path: &Path) -> anyhow::Result<String> {
+    let data = std::fs::read(path)?;
+    let file = object::File::parse(data.as_slice())?;
+    let symbols = file.symbols().filter(|symbol| {
+        let named = symbol.kind() != SymbolKind::Section && symbol.kind() != SymbolKind::File;
+        let dropped = symbol.name().is_ok_and(|name| name.starts_with(".L"))
+            && symbol
+                .section_index()
+                .and_then(|index| file.section_by_index(index).ok())
+                .is_some_and(|section| is_merged(section.flags()));
+        named && symbol.is_local() && symbol.is_definition() && !dropped
+    });
+    let names = symbols.map(|symbol| symbol.name());
+    let names = names.collect::<Result<BTreeSet<_>, _>>()?;
+    let names = names.into_iter().filter(|name| !name.starts_with('$'));
+    let lines = names.enumerate();
+    Ok(lines.map(|(n, name)| format!("{name} $L{n}\n")).collect())
+}
+
+/// Whether the linker keeps one of equal constants.
+fn is_merged(flags: SectionFlags) -> bool {
+    matches!(flags, SectionFlags::Elf { sh_flags, .. } if sh_flags.contains(elf::SHF_MERGE))
 }
 
 /// Refuses code that must not get into the hypervisor, and lists all of it.
 fn check(target: &Target, path: &Path) -> anyhow::Result<()> {
     let data = std::fs::read(path)?;
-    let file = ElfFile64::<object::Endianness>::parse(data.as_slice())?;
+    let file = object::File::parse(data.as_slice())?;
     let mut problems = BTreeSet::new();
     for section in file.sections() {
         let name = section.name()?;
-        let flags = section.elf_section_header().sh_flags(file.endian());
+        let SectionFlags::Elf {
+            sh_flags: flags, ..
+        } = section.flags()
+        else {
+            bail!("{} is no ELF file", path.display());
+        };
         let both = elf::SHF_WRITE | elf::SHF_EXECINSTR;
         if flags.contains(both) {
             problems.insert(format!("section {name} is writable and executable"));

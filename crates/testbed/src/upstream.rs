@@ -10,7 +10,7 @@
 use crate::Machine;
 use crate::base::{self, Base};
 use crate::compiler::Compiler;
-use crate::xen::{self, Build};
+use crate::xen::{self, Build, tree};
 use crate::{cache, command};
 use anyhow::{Context as _, bail, ensure};
 use std::fmt;
@@ -121,20 +121,20 @@ pub fn build(source: &Path, variant: &Variant, what: &Build) -> anyhow::Result<P
     let tree = directory.join("source");
     println!("copying Xen {version}");
     command::run(Command::new("cp").arg("-a").arg(source).arg(&tree))?;
-    xen::patch(&tree)?;
+    tree::patch(&tree)?;
     let config = tree.join("xen/.config");
     let text = std::fs::read_to_string(&config).unwrap_or_else(|_| CONFIG.to_owned());
     let settings = variant.settings.iter().map(Setting::line);
     let settings = settings.chain([LIVEPATCH.to_owned()]).collect::<Vec<_>>();
     std::fs::write(&config, format!("{text}{}\n", settings.join("\n")))?;
-    xen::configure(&tree, what)?;
+    tree::configure(&tree, what)?;
     xen::put_core(&tree, Machine::X86_64, what)?;
     xen::forget_payloads(&tree.join("xen/test/livepatch"))?;
     println!("building it");
     let make = |arguments: &[&str]| make(&tree, &variant.compiler, arguments);
     make(&["olddefconfig"])?;
     let text = std::fs::read_to_string(&config)?;
-    let needed = what.options().into_iter().chain([LIVEPATCH]);
+    let needed = tree::options(what).into_iter().chain([LIVEPATCH]);
     let needed = needed
         .map(Setting::from_str)
         .collect::<Result<Vec<_>, _>>()?;

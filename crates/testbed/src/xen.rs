@@ -6,15 +6,18 @@
 //! stays in the cache; the shim and the Rust object are put into it whenever
 //! they change, and make does the rest.
 
+pub(crate) mod tree;
+
 use crate::Machine;
+use crate::arm32::ARM32;
+use crate::arm64::ARM64;
 use crate::base::{self, Base};
 use crate::debian_build::DebianBuild;
 use crate::keys::Keys;
 use crate::size::{MOST, Size};
-use crate::{arm64, cache, command, rust_core};
-use anyhow::{Context as _, bail, ensure};
+use crate::{cache, rust_core};
+use anyhow::{Context as _, ensure};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Which live-patch core the hypervisor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -85,48 +88,88 @@ impl Build {
         };
         format!("{engine}{microcode}{debug}{locked}")
     }
+}
 
-    /// What the configuration must have because of it.
-    pub(crate) fn options(&self) -> Vec<&'static str> {
-        let rust = self.engine == Engine::Rust;
-        let mut options = Vec::new();
-        options.extend(rust.then_some("CONFIG_LIVEPATCH_RUST=y"));
-        options.extend(self.microcode.then_some("CONFIG_MICROCODE_RUST=y"));
-        options
+/// How a hypervisor is made for one machine.
+struct Made {
+    /// What the names of its cache entries begin with.
+    kind: &'static str,
+    /// What its tree depends on: how it is made and built, and the patches that change
+    /// what is built. A patch for another machine is applied too, and changes nothing.
+    recipe: &'static str,
+    /// Where the shim and the Rust object go.
+    place: &'static str,
+    /// The hypervisor's file in the tree.
+    file: &'static str,
+    /// The most bytes that our core may add to it, if that says something: the file is
+    /// compressed, and not padded.
+    most: Option<i64>,
+    /// What it is built from.
+    base: fn() -> anyhow::Result<Base>,
+    /// Builds the configured tree.
+    build: fn(&Path) -> anyhow::Result<()>,
+}
+
+/// How a hypervisor is made for a machine.
+const fn made(machine: Machine) -> &'static Made {
+    match machine {
+        Machine::X86_64 => &FOR_X86_64,
+        Machine::Arm64 => &FOR_ARM64,
+        Machine::Arm32 => &FOR_ARM32,
     }
 }
 
-/// How a tree is made: this file, how Debian builds, and the patches.
-const RECIPE: &str = concat!(
-    include_str!("xen.rs"),
-    include_str!("debian_build.rs"),
-    include_str!("../../host-xen/patches/0001-sysctl-continuation.patch"),
-    include_str!("../../host-xen/patches/0002-choice-of-engine.patch"),
-    include_str!("../../host-xen/patches/0003-events-wait.patch"),
-    include_str!("../../host-xen/patches/0004-arm64.patch"),
-    include_str!("../../host-xen/patches/0005-microcode.patch"),
-);
+static FOR_X86_64: Made = Made {
+    kind: "xen",
+    recipe: concat!(
+        include_str!("xen/tree.rs"),
+        include_str!("debian_build.rs"),
+        include_str!("../../host-xen/patches/0001-sysctl-continuation.patch"),
+        include_str!("../../host-xen/patches/0002-choice-of-engine.patch"),
+        include_str!("../../host-xen/patches/0003-events-wait.patch"),
+        include_str!("../../host-xen/patches/0005-microcode.patch"),
+    ),
+    place: "xen/arch/x86",
+    file: "xen/xen.gz",
+    most: Some(MOST),
+    base: base::get,
+    build: |tree| DebianBuild::new(tree)?.build(),
+};
 
-/// The same on ARM64.
-const ARM64_RECIPE: &str = concat!(
-    include_str!("xen.rs"),
-    include_str!("arm.rs"),
-    include_str!("arm64.rs"),
-    include_str!("../../host-xen/patches/0001-sysctl-continuation.patch"),
-    include_str!("../../host-xen/patches/0002-choice-of-engine.patch"),
-    include_str!("../../host-xen/patches/0004-arm64.patch"),
-);
+static FOR_ARM64: Made = Made {
+    kind: "xen-arm64",
+    recipe: concat!(
+        include_str!("xen/tree.rs"),
+        include_str!("arm.rs"),
+        include_str!("arm64.rs"),
+        include_str!("../../host-xen/patches/0001-sysctl-continuation.patch"),
+        include_str!("../../host-xen/patches/0002-choice-of-engine.patch"),
+        include_str!("../../host-xen/patches/0004-arm.patch"),
+    ),
+    place: "xen/arch/arm",
+    file: "xen/xen",
+    most: None,
+    base: || ARM64.base(),
+    build: |tree| ARM64.build_configured(tree),
+};
+
+static FOR_ARM32: Made = Made {
+    kind: "xen-arm32",
+    recipe: concat!(
+        include_str!("xen/tree.rs"),
+        include_str!("arm.rs"),
+        include_str!("arm32.rs"),
+        include_str!("../../host-xen/patches/0001-sysctl-continuation.patch"),
+        include_str!("../../host-xen/patches/0002-choice-of-engine.patch"),
+        include_str!("../../host-xen/patches/0004-arm.patch"),
+    ),
+    base: || ARM32.base(),
+    build: |tree| ARM32.build_configured(tree),
+    ..FOR_ARM64
+};
 
 /// Our part of the tree.
-const SOURCES: &str = "crates/host-xen";
-/// Where the shim and the Rust object go.
-const fn place(machine: Machine) -> &'static str {
-    match machine {
-        Machine::X86_64 => "xen/arch/x86",
-        Machine::Arm64 | Machine::Arm32 => "xen/arch/arm",
-    }
-}
-
+const SHIMS: &str = "crates/host-xen/shim";
 /// The Rust object, which the makefile copies to its place.
 const OBJECT: &str = "livepatch-core.o_shipped";
 /// The shim's table of keys.
@@ -146,24 +189,21 @@ const SHIM: [&str; 5] = [
 /// form of the base's.
 pub fn build(machine: Machine, what: &Build) -> anyhow::Result<PathBuf> {
     what.check(machine)?;
-    let base = base_of(machine)?;
-    let kind = kind(machine, what);
+    let made = made(machine);
+    let base = (made.base)()?;
+    let kind = format!("{}-{}", made.kind, what.name());
     let version = base.version.replace(['/', ':'], "_");
-    let recipe = match machine {
-        Machine::X86_64 => RECIPE,
-        Machine::Arm64 | Machine::Arm32 => ARM64_RECIPE,
-    };
-    let directory = cache::entry(&kind, &version, recipe, |directory| {
+    let directory = cache::entry(&kind, &version, made.recipe, |directory| {
         println!("copying Xen {}", base.version);
-        prepare(&base, &directory.join("source"), what)
+        tree::prepare(&base, &directory.join("source"), what)
     })?;
     let tree = directory.join("source");
     put_core(&tree, machine, what)?;
     forget_payloads(&tree.join("xen/test/livepatch"))?;
     println!("building it");
-    let file = make(&tree, machine)?;
+    (made.build)(&tree)?;
     let built = Base {
-        xen: tree.join(file),
+        xen: tree.join(made.file),
         xen_syms: tree.join("xen/xen-syms"),
         identical: true,
         test_payloads: tree.join("xen/test/livepatch"),
@@ -172,56 +212,13 @@ pub fn build(machine: Machine, what: &Build) -> anyhow::Result<PathBuf> {
     };
     if what.engine == Engine::Rust && !what.debug {
         let Size { bytes, more } = Size::of(&built.xen, &base.xen)?;
-        let limit = match machine {
-            Machine::X86_64 => format!("; {MOST} are the limit"),
-            // This file is not compressed, and padded.
-            Machine::Arm64 | Machine::Arm32 => String::new(),
-        };
+        let limit = made.most.map(|most| format!("; {most} are the limit"));
+        let (file, limit) = (made.file, limit.unwrap_or_default());
         println!("{file} has {bytes} bytes, {more} more than with Xen's own core{limit}");
     }
     let description = directory.join("base.json");
     std::fs::write(&description, built.summary())?;
     Ok(description)
-}
-
-/// The base for a machine.
-fn base_of(machine: Machine) -> anyhow::Result<Base> {
-    match machine {
-        Machine::X86_64 => base::get(),
-        Machine::Arm64 => arm64::base(),
-        Machine::Arm32 => bail!("there is no base for {machine}"),
-    }
-}
-
-/// The kind of the cache entry of a hypervisor.
-fn kind(machine: Machine, what: &Build) -> String {
-    let machine = match machine {
-        Machine::X86_64 => "",
-        Machine::Arm64 => "-arm64",
-        Machine::Arm32 => "-arm32",
-    };
-    format!("xen{machine}-{}", what.name())
-}
-
-/// Builds the configured tree; returns the hypervisor's file in it.
-fn make(tree: &Path, machine: Machine) -> anyhow::Result<&'static str> {
-    match machine {
-        Machine::X86_64 => {
-            DebianBuild::new(tree)?.build()?;
-            Ok("xen/xen.gz")
-        }
-        Machine::Arm64 | Machine::Arm32 => {
-            arm64::build_configured(tree)?;
-            Ok("xen/xen")
-        }
-    }
-}
-
-/// Copies the base's tree to `tree` and patches it; nothing is compiled yet.
-fn prepare(base: &Base, tree: &Path, what: &Build) -> anyhow::Result<()> {
-    command::run(Command::new("cp").arg("-a").arg(&base.tree).arg(tree))?;
-    patch(tree)?;
-    configure(tree, what)
 }
 
 /// Puts the Rust object, the shim and the table of keys into the tree, if our core is
@@ -231,9 +228,9 @@ pub(crate) fn put_core(tree: &Path, machine: Machine, what: &Build) -> anyhow::R
         return Ok(());
     }
     let object = rust_core::object(machine, what.microcode)?;
-    let (place, shims) = (tree.join(place(machine)), Path::new(SOURCES).join("shim"));
+    let (place, shims) = (tree.join(made(machine).place), Path::new(SHIMS));
     refresh(&read(&object)?, &place.join(OBJECT))?;
-    let arch = shims.join(rust_core::name(machine)?).join(ARCH);
+    let arch = shims.join(rust_core::shim(machine)).join(ARCH);
     refresh(&read(&arch)?, &place.join(ARCH))?;
     for name in SHIM {
         let shim = read(&shims.join(name))?;
@@ -245,45 +242,6 @@ pub(crate) fn put_core(tree: &Path, machine: Machine, what: &Build) -> anyhow::R
         let data = header.map_or(shim, String::into_bytes);
         refresh(&data, &place.join(name))?;
     }
-    Ok(())
-}
-
-/// Applies our patches, which are the same for every version.
-pub(crate) fn patch(tree: &Path) -> anyhow::Result<()> {
-    let mut patches: Vec<PathBuf> = std::fs::read_dir(Path::new(SOURCES).join("patches"))?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<std::io::Result<_>>()?;
-    patches.sort();
-    for patch in patches {
-        let apply = [
-            "--strip=1",
-            "--fuzz=0",
-            "--no-backup-if-mismatch",
-            "--input",
-        ];
-        let patch = patch.canonicalize()?;
-        command::output(
-            Command::new("patch")
-                .current_dir(tree)
-                .args(apply)
-                .arg(patch),
-        )?;
-    }
-    Ok(())
-}
-
-/// Chooses what is built in the tree's configuration.
-pub(crate) fn configure(tree: &Path, what: &Build) -> anyhow::Result<()> {
-    let config = tree.join("xen/.config");
-    let mut text = std::fs::read_to_string(&config)?;
-    for option in what.options() {
-        text.push_str(option);
-        text.push('\n');
-    }
-    if what.debug {
-        text = text.replace("# CONFIG_DEBUG is not set\n", "CONFIG_DEBUG=y\n");
-    }
-    std::fs::write(config, text)?;
     Ok(())
 }
 

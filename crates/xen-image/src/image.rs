@@ -87,7 +87,7 @@ impl Image {
         }
         let build_id = elf.build_id()?.filter(|id| !id.is_empty());
         let build_id = build_id.ok_or(Error::NoBuildId)?.to_vec();
-        let (symbols, files) = symbols(&elf, machine)?;
+        let (symbols, files) = symbols(&elf)?;
         if symbols.is_empty() {
             return Err(Error::NoSymbols);
         }
@@ -326,10 +326,7 @@ impl Image {
 }
 
 /// The defined symbols with names that the hypervisor knows, and the source files.
-fn symbols<Header>(
-    elf: &ElfFile<'_, Header>,
-    machine: Machine,
-) -> Result<(Vec<Symbol>, HashSet<Arc<str>>), Error>
+fn symbols<Header>(elf: &ElfFile<'_, Header>) -> Result<(Vec<Symbol>, HashSet<Arc<str>>), Error>
 where
     Header: FileHeader<Endian = LittleEndian>,
 {
@@ -347,7 +344,9 @@ where
                 continue;
             }
             (elf::STT_SECTION, _) | (_, elf::SHN_UNDEF) => continue,
-            _ if name.is_empty() || machine.is_mapping_symbol(name.as_bytes()) => continue,
+            // Those that begin with `$`, Xen leaves out of its table, not only the mapping
+            // symbols of ARM.
+            _ if name.is_empty() || name.starts_with('$') => continue,
             (_, elf::SHN_ABS) => Kind::Absolute,
             (elf::STT_FUNC, _) => Kind::Function,
             (elf::STT_OBJECT, _) => Kind::Data,

@@ -150,6 +150,22 @@ pub fn arm32_base() -> anyhow::Result<Base> {
     described_by("XSPLICE_ARM32_BASE")
 }
 
+/// As [`arm32_base`], with our core: `XSPLICE_ARM32_RUST_BASE` names it.
+///
+/// # Errors
+/// If there is none.
+pub fn arm32_rust_base() -> anyhow::Result<Base> {
+    described_by("XSPLICE_ARM32_RUST_BASE")
+}
+
+/// As [`locked_base`], on ARM32: `XSPLICE_ARM32_LOCKED_BASE` names it.
+///
+/// # Errors
+/// If there is none.
+pub fn arm32_locked_base() -> anyhow::Result<Base> {
+    described_by("XSPLICE_ARM32_LOCKED_BASE")
+}
+
 /// What the environment variable `variable` says, which `cargo xtask test` sets.
 ///
 /// # Errors

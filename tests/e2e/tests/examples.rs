@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Each example patch is built, loaded, applied, observed and reverted, on the
 //! hypervisor that Debian ships, on the one with our core, and on a debug build of
-//! that, where a failed assertion stops it; and with our core on ARM64, where a payload
-//! has a `WARN` and an assertion of its own.
+//! that, where a failed assertion stops it; and with our core on ARM, where a payload has a
+//! `WARN` and an assertion of its own.
 
 use anyhow::{Context as _, ensure};
 use std::path::Path;
 use xsplice_abi::machine::Machine;
 use xsplice_e2e::{
-    Base, arm64_config, arm64_rust_base, base, build, build_with, config, debug_base, machine,
-    minor, repository, result, rust_base, settled, told, unsigned_config,
+    Base, arm32_config, arm32_rust_base, arm64_config, arm64_rust_base, base, build, build_with,
+    config, debug_base, machine, minor, repository, result, rust_base, settled, told,
+    unsigned_config,
 };
 use xsplice_lab::{Host, HostConfig};
 
@@ -166,8 +167,18 @@ fn examples_apply_and_revert_on_debug_xen() -> anyhow::Result<()> {
 #[test]
 fn examples_apply_and_revert_and_a_payload_warns_and_asserts_on_arm64() -> anyhow::Result<()> {
     let base = arm64_rust_base()?;
-    let mut host = every_example(arm64_config(&base)?, &base)?;
-    put_arm64_patch(&mut host, &base, "warn")?;
+    on_arm(arm64_config(&base)?, &base)
+}
+
+#[test]
+fn and_on_arm32() -> anyhow::Result<()> {
+    let base = arm32_rust_base()?;
+    on_arm(arm32_config(&base)?, &base)
+}
+
+fn on_arm(config: HostConfig, base: &Base) -> anyhow::Result<()> {
+    let mut host = every_example(config, base)?;
+    put_arm_patch(&mut host, base, "warn")?;
     does(&mut host, &["load", "/lab/warn"], true, Some("applied"))?;
     // The hypervisor goes on behind it.
     let changeset = asked(&mut host, "changeset")?;
@@ -179,7 +190,7 @@ fn examples_apply_and_revert_and_a_payload_warns_and_asserts_on_arm64() -> anyho
     );
     does(&mut host, &["revert", "warn"], true, Some("checked"))?;
 
-    put_arm64_patch(&mut host, &base, "assertion")?;
+    put_arm_patch(&mut host, base, "assertion")?;
     does(
         &mut host,
         &["load", "/lab/assertion"],
@@ -194,8 +205,8 @@ fn examples_apply_and_revert_and_a_payload_warns_and_asserts_on_arm64() -> anyho
     Ok(())
 }
 
-/// Builds a payload from a patch that only ARM64 has, and puts it into dom0.
-fn put_arm64_patch(host: &mut Host, base: &Base, name: &str) -> anyhow::Result<()> {
+/// Builds a payload from a patch that only ARM has, and puts it into dom0.
+fn put_arm_patch(host: &mut Host, base: &Base, name: &str) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let payload = directory.path().join(name);
     let patch = repository().join(format!("tests/e2e/patches-arm64/{name}.patch"));

@@ -3,15 +3,16 @@
 //! signed, unless its command line says otherwise; and Xen without signatures loads
 //! signed payloads like others.
 
-use anyhow::{Context as _, ensure};
-use object::elf::{FileHeader64, SHT_PROGBITS};
-use object::read::elf::{FileHeader as _, SectionHeader as _};
-use object::{LittleEndian, U32};
+use anyhow::{Context as _, bail, ensure};
+use object::elf::{FileHeader32, FileHeader64, SHT_PROGBITS};
+use object::read::elf::FileHeader as _;
+use object::{LittleEndian, Object as _, ObjectSection as _, U32};
 use std::ops::Range;
 use std::path::Path;
 use xsplice_e2e::{
-    Base, arm64_config, arm64_locked_base, base, config, debug_base, local, locked_base,
-    repository, result, rust_base, settled, told, unsigned_config, without_signatures,
+    Base, arm32_config, arm32_locked_base, arm64_config, arm64_locked_base, base, config,
+    debug_base, local, locked_base, repository, result, rust_base, settled, told, unsigned_config,
+    without_signatures,
 };
 use xsplice_lab::Host;
 
@@ -41,30 +42,58 @@ fn signed(payload: &[u8], key: &str) -> anyhow::Result<Vec<u8>> {
     Ok(std::fs::read(output)?)
 }
 
-/// Where the header of the last section is, which is the signature's; and where the
-/// section is.
-fn last_section(file: &[u8]) -> anyhow::Result<(usize, Range<usize>)> {
-    let header = FileHeader64::<LittleEndian>::parse(file)?;
-    let sections = header.section_headers(LittleEndian, file)?;
-    let last = sections.last().context("there are no sections")?;
-    let table = usize::try_from(header.e_shoff.get(LittleEndian))?;
-    let (start, size) = last.file_range(LittleEndian).context("no contents")?;
-    let start = usize::try_from(start)?;
-    Ok((
-        table + (sections.len() - 1) * 64,
-        start..start + usize::try_from(size)?,
-    ))
+/// Where a file has its section headers.
+struct Headers {
+    table: usize,
+    size: usize,
+    /// Where their number is.
+    count: usize,
 }
 
-/// Where the header of the section with this name is.
+impl Headers {
+    fn of(file: &[u8]) -> anyhow::Result<Self> {
+        let wide = match object::FileKind::parse(file)? {
+            object::FileKind::Elf64 => true,
+            object::FileKind::Elf32 => false,
+            kind => bail!("{kind:?}"),
+        };
+        let table = if wide {
+            FileHeader64::<LittleEndian>::parse(file)?
+                .e_shoff
+                .get(LittleEndian)
+        } else {
+            let header = FileHeader32::<LittleEndian>::parse(file)?;
+            header.e_shoff.get(LittleEndian).into()
+        };
+        let (size, count) = if wide { (64, 60) } else { (40, 48) };
+        let table = usize::try_from(table)?;
+        Ok(Self { table, size, count })
+    }
+
+    /// The bytes of the header of this section.
+    fn place(&self, section: &object::Section<'_, '_>) -> Range<usize> {
+        let start = self.table + section.index().0 * self.size;
+        start..start + self.size
+    }
+}
+
+/// Where the header of the last section is, which is the signature's; and where the
+/// section is.
+fn last_section(file: &[u8]) -> anyhow::Result<(Range<usize>, Range<usize>)> {
+    let parsed = object::File::parse(file)?;
+    let last = parsed.sections().last().context("there are no sections")?;
+    let (start, size) = last.file_range().context("no contents")?;
+    let start = usize::try_from(start)?;
+    let contents = start..start + usize::try_from(size)?;
+    Ok((Headers::of(file)?.place(&last), contents))
+}
+
+/// Where the header of the section with this name starts.
 fn section_header(file: &[u8], name: &str) -> anyhow::Result<usize> {
-    let header = FileHeader64::<LittleEndian>::parse(file)?;
-    let sections = header.sections(LittleEndian, file)?;
-    let (index, _) = sections
-        .section_by_name(LittleEndian, name.as_bytes())
-        .with_context(|| format!("there is no {name}"))?;
-    let table = usize::try_from(header.e_shoff.get(LittleEndian))?;
-    Ok(table + index.0 * 64)
+    let parsed = object::File::parse(file)?;
+    let section = parsed.section_by_name(name);
+    let section = section.with_context(|| format!("there is no {name}"))?;
+    Ok(Headers::of(file)?.place(&section).start)
 }
 
 /// What is to be refused: a name, the payload, the error number, and what the console
@@ -79,6 +108,7 @@ fn unproved(payload: &[u8]) -> anyhow::Result<Vec<Refused>> {
     let good = signed(payload, "vendor.key")?;
     let (_, section) = last_section(&good)?;
     let changed = |change: &dyn Fn(&mut Vec<u8>)| altered(&good, change);
+    let count = Headers::of(&good)?.count;
     // The names of payloads, one of which the same key has signed.
     let mut longer = payload.to_vec();
     longer.push(0);
@@ -119,7 +149,7 @@ fn unproved(payload: &[u8]) -> anyhow::Result<Vec<Refused>> {
         // The table has one section less, and the name stays behind.
         (
             "stripped",
-            changed(&|file| file[60] -= 1),
+            changed(&|file| file[count] -= 1),
             "EPERM",
             "the payload is not signed",
         ),
@@ -142,7 +172,7 @@ fn malformed(payload: &[u8]) -> anyhow::Result<Vec<Refused>> {
     Ok(vec![
         (
             "twice",
-            changed(&|file| file.copy_within(header..header + 64, comment)),
+            changed(&|file| file.copy_within(header.clone(), comment)),
             "EINVAL",
             "has the section .note.Xen.signature twice",
         ),
@@ -150,7 +180,8 @@ fn malformed(payload: &[u8]) -> anyhow::Result<Vec<Refused>> {
             "wrong-type",
             changed(&|file| {
                 let kind = U32::new(LittleEndian, SHT_PROGBITS);
-                file[header + 4..header + 8].copy_from_slice(object::pod::bytes_of(&kind));
+                file[header.start + 4..header.start + 8]
+                    .copy_from_slice(object::pod::bytes_of(&kind));
             }),
             "EINVAL",
             "its type is not SHT_NOTE",
@@ -202,6 +233,13 @@ fn a_locked_core_ignores_what_the_command_line_says_of_signatures() -> anyhow::R
 fn so_does_one_on_arm64() -> anyhow::Result<()> {
     let base = arm64_locked_base()?;
     let config = without_signatures(arm64_config(&base)?);
+    only_signed_payloads_load(&base, Host::boot(&config)?)
+}
+
+#[test]
+fn and_on_arm32() -> anyhow::Result<()> {
+    let base = arm32_locked_base()?;
+    let config = without_signatures(arm32_config(&base)?);
     only_signed_payloads_load(&base, Host::boot(&config)?)
 }
 

@@ -55,7 +55,7 @@ pub(super) fn payload_area(start: u64) -> Range<u64> {
 /// The limits that the hypervisor imposes on payloads.
 pub(super) fn limits(image: &Image) -> Limits {
     let own: Vec<Alternative> = special::alternatives(image).collect();
-    let all = written(&own);
+    let all = published(image).or_else(|| written(&own));
     Limits {
         features: all.unwrap_or_else(|| used(&own)),
         all_features: all.is_some(),
@@ -64,6 +64,14 @@ pub(super) fn limits(image: &Image) -> Limits {
         landing_pads: LandingPads::Unused,
         file_names: image.has_our_core(),
     }
+}
+
+/// The number of features, as our core says.
+fn published(image: &Image) -> Option<u16> {
+    let mut number = [0; 2];
+    let addr = image.lookup_symbol(b"xsplice_features")?;
+    let read = image.read(addr, &mut number);
+    read.then_some(u16::from_le_bytes(number))
 }
 
 /// The number of features stands for code that a function writes: there is code, and no

@@ -7,7 +7,7 @@ use crate::packages;
 use object::elf;
 
 pub(super) static TARGET: Target = Target {
-    name: "arm64",
+    shim: "arm",
     target: DIRECTORY,
     directory: DIRECTORY,
     cached: ("rust-core-arm64", RECIPE),

@@ -10,7 +10,7 @@ use iced_x86::{
 use object::elf;
 
 pub(super) static TARGET: Target = Target {
-    name: "x86_64",
+    shim: "x86_64",
     target: "crates/host-xen/x86_64-xen.json",
     directory: "x86_64-xen",
     cached: ("rust-core", RECIPE),

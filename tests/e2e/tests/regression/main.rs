@@ -6,6 +6,7 @@
 
 mod arm32;
 mod arm64;
+mod changed;
 mod denied;
 mod faults;
 mod shown;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the shim needs of ARM64: how code is changed, and caches. Included once, by
- * livepatch-rust.c.
+ * What the shim needs of ARM64 and ARM32: how code is changed, and caches. Included
+ * once, by livepatch-rust.c.
  *
  * Code is written as data. It reaches an instruction cache only after it was cleaned
  * from the data cache to the point of unification, the instruction caches of all CPUs
@@ -67,6 +67,9 @@ static void code_is_written(const void *code, size_t size)
 /* From the linker script; Xen has no header for them. */
 extern char __init_begin[], __init_end[];
 
+/* The number of processor features, for those who read the hypervisor's file. */
+const uint16_t xsplice_features = ARM_NCAPS;
+
 /* What is freed after boot is between initialised data and the rest. */
 struct xsplice_image xsplice_image(void)
 {
@@ -75,7 +78,7 @@ struct xsplice_image xsplice_image(void)
         .init = between(__init_begin, __init_end),
         .read_only = between(_srodata, __init_begin),
         .data = between(__init_end, _end),
-        .features = ARM_NCAPS,
+        .features = xsplice_features,
         .call_sites = false,
         .always = 0,
         .landing_pads = false,
@@ -112,7 +115,7 @@ void xsplice_replay(enum xsplice_event event)
 
 /*
  * The hypervisor's text cannot be made writable: what is writable is not executable
- * (SCTLR_EL2.WXN). It is written through a second mapping of its pages.
+ * (SCTLR_EL2.WXN, HSCTLR.WXN). It is written through a second mapping of its pages.
  */
 static void *text_alias;
 static uint64_t text_distance;
@@ -177,7 +180,7 @@ int xsplice_text_open(struct xsplice_range range, bool hooks,
         return -ENOMEM;
     }
 
-    text_distance = *distance = (uint64_t)text_alias - start;
+    text_distance = *distance = address(text_alias) - start;
     /* Load the TLB: no page walks in the window. */
     for ( addr = start; addr < range.end; addr += PAGE_SIZE )
         (void)ACCESS_ONCE(*(const char *)pointer(addr + *distance));
@@ -223,7 +226,7 @@ static struct xsplice_range changed_by(const struct payload *payload)
     for ( i = 0; i < payload->nfuncs; i++ )
     {
         const struct livepatch_func *func = &payload->funcs[i];
-        uint64_t start = (uint64_t)func->old_addr, end = start + func->old_size;
+        uint64_t start = address(func->old_addr), end = start + func->old_size;
 
         all.start = min(all.start, start);
         all.end = max(all.end, end);
@@ -248,7 +251,7 @@ int revert_payload(struct payload *payload)
     {
         const struct livepatch_func *func = &payload->funcs[i];
         struct livepatch_fstate *fstate = &payload->fstate[i];
-        uint64_t addr = (uint64_t)func->old_addr + fstate->patch_offset;
+        uint64_t addr = address(func->old_addr) + fstate->patch_offset;
 
         if ( fstate->applied == LIVEPATCH_FUNC_APPLIED )
             xsplice_text_write(addr + text_distance, fstate->insn_buffer,
