@@ -10,7 +10,7 @@ use std::ops::Range;
 use xsplice_abi::special::Entry;
 use xsplice_abi::trampoline::arm64;
 use xsplice_objdiff::Object;
-use xsplice_objdiff::arch::{self, Arch as Objects, Does};
+use xsplice_objdiff::arch::{self, Arch as Objects};
 use xsplice_objdiff::object::Symbol;
 use xsplice_reloc::reloc::{Origin, Relocation, aarch64};
 use xsplice_xen_image::Image;
@@ -56,17 +56,7 @@ impl Arch for Aarch64 {
     }
 
     fn uses(&self, at: u64, code: &[u8], target: &Range<u64>) -> Vec<(u64, bool)> {
-        let mut found = Vec::new();
-        let instructions = arch::Aarch64.decode(code, at);
-        for instruction in instructions {
-            match instruction.does {
-                Does::Branch(to) | Does::Access(to) if target.contains(&to) => {
-                    found.push((instruction.start, true));
-                }
-                Does::Address(to) if target.contains(&to) => found.push((instruction.start, false)),
-                _ => {}
-            }
-        }
+        let mut found = super::arm::uses(arch::Aarch64.decode(code, at), target);
         found.extend(in_two_steps(at, code, target));
         found
     }

@@ -2,12 +2,32 @@
 //! What ARM64 and ARM32 have in common.
 
 use super::Unsupported;
+use std::ops::Range;
 use xsplice_abi::special::{Alternative, BugKind, Entry};
+use xsplice_objdiff::arch::{Does, Instruction};
 use xsplice_xen_image::Image;
 
 /// Why hooks cannot write to read-only data.
 pub(super) const CONSTANTS: Unsupported =
     "on ARM, hooks cannot write to read-only data: give the new one a name of its own";
+
+/// The references into `target` that single instructions make, as `Arch::uses` has them.
+pub(super) fn uses(
+    instructions: impl Iterator<Item = Instruction>,
+    target: &Range<u64>,
+) -> Vec<(u64, bool)> {
+    let mut found = Vec::new();
+    for instruction in instructions {
+        match instruction.does {
+            Does::Branch(to) | Does::Access(to) if target.contains(&to) => {
+                found.push((instruction.start, true));
+            }
+            Does::Address(to) if target.contains(&to) => found.push((instruction.start, false)),
+            _ => {}
+        }
+    }
+    found
+}
 
 /// Why the hypervisor would not take this entry of a table about code, if so.
 pub(super) fn refuses_entry(entry: &Entry, hypervisor: &Image) -> Option<Unsupported> {

@@ -5,18 +5,15 @@
 //! a branch whose distance it would get wrong leads to a veneer at a distance that it gets
 //! right, and an address with an addend has a symbol of its own.
 
-use super::{Ability, Arch, Linked, Unsupported};
+use super::{Ability, Arch, Unsupported};
 use crate::name::veneer_name;
 use crate::payload::{Align, Draft, Field as Relocated, Kind, Reaches};
 use object::{Architecture, elf};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use xsplice_abi::special::Entry;
 use xsplice_abi::trampoline::arm32::{self, veneer};
-use xsplice_objdiff::Object;
-use xsplice_objdiff::arch::{self, Arch as Objects, Does};
-use xsplice_objdiff::object::Symbol;
+use xsplice_objdiff::arch::{self, Arch as Objects};
 use xsplice_reloc::reloc::{Field, Relocation};
 use xsplice_xen_image::Image;
 
@@ -61,32 +58,9 @@ impl Arch for Arm32 {
     }
 
     fn uses(&self, at: u64, code: &[u8], target: &Range<u64>) -> Vec<(u64, bool)> {
-        let mut found = Vec::new();
-        for instruction in arch::Arm32.decode(code, at) {
-            match instruction.does {
-                Does::Branch(to) | Does::Access(to) if target.contains(&to) => {
-                    found.push((instruction.start, true));
-                }
-                Does::Address(to) if target.contains(&to) => found.push((instruction.start, false)),
-                _ => {}
-            }
-        }
+        let mut found = super::arm::uses(arch::Arm32.decode(code, at), target);
         found.extend(in_two_halves(at, code, target));
         found
-    }
-
-    fn before_linking<'a>(
-        &self,
-        _object: &Object,
-        _symbol: &Symbol,
-        linked: &Linked<'a>,
-    ) -> Cow<'a, [u8]> {
-        // The linker only fills in fields.
-        Cow::Borrowed(linked.bytes)
-    }
-
-    fn meets_erratum(&self, _code: &[u8], _offset: u64) -> bool {
-        false
     }
 
     fn refuses_entry(&self, entry: &Entry, hypervisor: &Image) -> Option<Unsupported> {

@@ -78,14 +78,19 @@ pub(crate) trait Arch: Debug + Sync {
     /// relocated fields.
     fn before_linking<'a>(
         &self,
-        object: &Object,
-        symbol: &Symbol,
+        _object: &Object,
+        _symbol: &Symbol,
         linked: &Linked<'a>,
-    ) -> Cow<'a, [u8]>;
+    ) -> Cow<'a, [u8]> {
+        // Most linkers only fill in fields.
+        Cow::Borrowed(linked.bytes)
+    }
 
     /// Whether a processor may run `code` wrongly when it is so many bytes behind the
     /// start of a page: an erratum that the hypervisor's linker works around.
-    fn meets_erratum(&self, code: &[u8], offset: u64) -> bool;
+    fn meets_erratum(&self, _code: &[u8], _offset: u64) -> bool {
+        false
+    }
 
     /// Why the hypervisor would not take this entry of a table about code, if so.
     fn refuses_entry(&self, entry: &Entry, hypervisor: &Image) -> Option<Unsupported>;

@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! x86-64.
 
-use super::{Ability, Arch, Linked, Unsupported};
+use super::{Ability, Arch, Unsupported};
 use crate::payload::Draft;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use object::Architecture;
-use std::borrow::Cow;
 use std::ops::Range;
 use xsplice_abi::special::Entry;
 use xsplice_abi::trampoline::{self, LANDING_PAD, LANDING_PAD_SIZE};
-use xsplice_objdiff::Object;
 use xsplice_objdiff::arch::{self, Arch as Objects};
-use xsplice_objdiff::object::Symbol;
 use xsplice_reloc::reloc::Relocation;
 use xsplice_xen_image::Image;
 
@@ -62,20 +59,6 @@ impl Arch for X86_64 {
             found.extend(use_.map(|only_reads| (instruction.ip(), only_reads)));
         }
         found
-    }
-
-    fn before_linking<'a>(
-        &self,
-        _object: &Object,
-        _symbol: &Symbol,
-        linked: &Linked<'a>,
-    ) -> Cow<'a, [u8]> {
-        // The linker only fills in fields.
-        Cow::Borrowed(linked.bytes)
-    }
-
-    fn meets_erratum(&self, _code: &[u8], _offset: u64) -> bool {
-        false
     }
 
     fn refuses_entry(&self, _entry: &Entry, _hypervisor: &Image) -> Option<Unsupported> {
