@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use xsplice_system::file;
 
-/// Raised when objects are compiled differently.
-const FORMAT: &str = "2";
+/// Raised when objects are compiled differently, or entries have another form.
+const FORMAT: &str = "3";
+/// Length of the hash that each entry begins with.
+const HASH: usize = 32;
 /// Number of directories that the cache creates: the user's cache directory, the
 /// program's in it, and its own. A missing home directory is not created.
 const MADE: usize = 3;
@@ -77,11 +79,11 @@ impl ObjectCache {
         }
         let name = xsplice_abi::note::hex(&hash.finalize()[..16]);
         let path = self.directory.join(name);
-        if let Ok(bytes) = std::fs::read(&path) {
+        if let Some(bytes) = std::fs::read(&path).ok().and_then(intact) {
             return Ok(bytes);
         }
         let bytes = make()?;
-        self.note(file::replace(&path, &bytes));
+        self.note(file::replace(&path, &entry(&bytes)));
         Ok(bytes)
     }
 
@@ -121,6 +123,22 @@ impl ObjectCache {
             }
         }
     }
+}
+
+/// What is written for `bytes`. No build waits for the disk, so after a loss of power an
+/// entry can be there without its contents.
+fn entry(bytes: &[u8]) -> Vec<u8> {
+    [&Sha256::digest(bytes), bytes].concat()
+}
+
+/// The bytes of an entry, if it is as it was written.
+fn intact(mut entry: Vec<u8>) -> Option<Vec<u8>> {
+    let (hash, bytes) = entry.split_at_checked(HASH)?;
+    if Sha256::digest(bytes).as_slice() != hash {
+        return None;
+    }
+    entry.drain(..HASH);
+    Some(entry)
 }
 
 /// Creates the cache's directory, accessible only to its user.
@@ -179,4 +197,37 @@ fn add_identity(hash: &mut Sha256, path: &Path) {
 fn add_text(hash: &mut Sha256, text: &[u8]) {
     hash.update(text.len().to_le_bytes());
     hash.update(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_entry_is_made_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = ObjectCache {
+            directory: directory.path().to_owned(),
+            base: Sha256::new(),
+            unwritable: Arc::default(),
+        };
+        let get = |made: &[u8]| {
+            let made = cache.get(&["a.o"], || Ok::<_, ()>(made.to_vec()));
+            made.expect("it is made")
+        };
+        assert_eq!(get(b"contents"), b"contents");
+        assert_eq!(get(b"others"), b"contents");
+        let mut entries = std::fs::read_dir(directory.path()).expect("read");
+        let path = entries.next().expect("one").expect("read").path();
+        let whole = std::fs::read(&path).expect("read");
+        let mut flipped = whole.clone();
+        flipped[HASH] ^= 1;
+        for damaged in [&[][..], &whole[..HASH - 1], &whole[..HASH + 1], &flipped] {
+            std::fs::write(&path, damaged).expect("written");
+            assert_eq!(get(b"contents"), b"contents");
+            assert_eq!(std::fs::read(&path).expect("read"), whole);
+        }
+        // An entry can be empty.
+        assert_eq!(intact(entry(b"")).as_deref(), Some(&b""[..]));
+    }
 }

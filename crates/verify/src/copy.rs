@@ -3,8 +3,8 @@
 //!
 //! A copy can be kept for the next run. If that builds the same inputs from the same
 //! tree, the result is reused. Otherwise the copy is synced with the tree: every file
-//! with a different size, mode or modification time is copied, and files that the
-//! tree lacks are removed. Patched files get the current time, so nothing of an
+//! with a different size, mode or modification time, or that was changed after it was
+//! copied, is copied, and files that the tree lacks are removed. Patched files get the current time, so nothing of an
 //! earlier build survives.
 
 use crate::types::Types;
@@ -26,6 +26,8 @@ const KEPT: usize = 2;
 const ORIGIN: &str = "origin";
 /// Its name.
 const COPY: &str = "copy";
+/// What the name of one ends with that is being removed.
+const REMOVED: &str = "removed";
 /// Records what was built in it, and its inputs.
 const BUILT: &str = "built";
 
@@ -82,6 +84,10 @@ impl Copy {
         let origin = entry.join(ORIGIN);
         let lock = File::options().create(true).append(true).open(&origin)?;
         lock.try_lock()?;
+        // It may have been removed after it was opened.
+        if !is_at(&lock, &origin)? {
+            return Err(ErrorKind::ResourceBusy.into());
+        }
         lock.set_modified(SystemTime::now())?;
         remove_oldest(cache);
         let path = entry.join(COPY);
@@ -152,7 +158,8 @@ pub(crate) fn listing(directory: &Path) -> Result<String> {
             if metadata.is_dir() {
                 directories.push(path);
             } else {
-                text.push_str(&format!("{path:?} {:?}\n", known(&metadata)));
+                let known = (known(&metadata), changed(&metadata));
+                text.push_str(&format!("{path:?} {known:?}\n"));
             }
         }
     }
@@ -166,22 +173,46 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes the least recently used copies.
+/// Whether `file` is the one at `path`.
+fn is_at(file: &File, path: &Path) -> Result<bool> {
+    let (ours, there) = (file.metadata()?, path.metadata()?);
+    Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+}
+
+/// Removes the least recently used copies, and what is left of earlier ones.
 fn remove_oldest(cache: &Path) {
     let entries = std::fs::read_dir(cache).into_iter().flatten().flatten();
+    let (gone, there): (Vec<PathBuf>, Vec<PathBuf>) = entries
+        .map(|entry| entry.path())
+        .partition(|path| path.extension().is_some_and(|end| end == REMOVED));
+    for path in gone {
+        // If this fails, the next run tries again.
+        let _ = std::fs::remove_dir_all(path);
+    }
     let used = |entry: &Path| entry.join(ORIGIN).metadata()?.modified();
-    let mut entries: Vec<_> = entries
-        .filter_map(|entry| Some((used(&entry.path()).ok()?, entry.path())))
+    let mut entries: Vec<_> = there
+        .into_iter()
+        .filter_map(|entry| Some((used(&entry).ok()?, entry)))
         .collect();
     entries.sort();
     let old = entries.len().saturating_sub(KEPT);
     for (_, entry) in &entries[..old] {
-        let lock = File::open(entry.join(ORIGIN));
-        if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
-            // If this fails, the next run tries again.
-            let _ = std::fs::remove_dir_all(entry);
-        }
+        let _ = remove_unused(entry);
     }
+}
+
+/// Removes a copy that no process uses. It loses its name first: under that, another
+/// process may make a new one meanwhile.
+fn remove_unused(entry: &Path) -> Result<()> {
+    let origin = entry.join(ORIGIN);
+    let lock = File::open(&origin)?;
+    lock.try_lock()?;
+    if !is_at(&lock, &origin)? {
+        return Ok(());
+    }
+    let removed = entry.with_extension(REMOVED);
+    std::fs::rename(entry, &removed)?;
+    std::fs::remove_dir_all(removed)
 }
 
 /// Makes the directory `to` equal to `from`.
@@ -209,9 +240,14 @@ pub(crate) fn duplicate(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether neither was written since one was copied from the other.
+/// Whether neither was written since `theirs` was copied from `ours`.
 fn same(ours: &Metadata, theirs: &Metadata) -> bool {
-    ours.is_file() && known(ours) == known(theirs)
+    ours.is_file() && known(ours) == known(theirs) && changed(ours) < changed(theirs)
+}
+
+/// When a file was changed: the only time that cannot be set back.
+fn changed(file: &Metadata) -> (i64, i64) {
+    (file.ctime(), file.ctime_nsec())
 }
 
 /// The properties that identify a file's contents.
@@ -255,6 +291,10 @@ fn remove_others(directory: &Path, stays: impl Fn(&OsStr) -> bool) -> Result<()>
 mod tests {
     use super::*;
     use std::fs;
+    use std::time::Duration;
+
+    /// How often each thread takes a copy.
+    const TIMES: usize = 100;
 
     /// A tree with a file of each kind.
     fn tree(directory: &Path) -> PathBuf {
@@ -263,6 +303,7 @@ mod tests {
         fs::create_dir_all(top.join("tools")).expect("made");
         fs::write(top.join("xen/common/a.c"), "one").expect("written");
         fs::write(top.join("xen/common/b.c"), "two").expect("written");
+        fs::write(top.join("xen/common/d.c"), "four").expect("written");
         symlink("a.c", top.join("xen/common/link.c")).expect("linked");
         top
     }
@@ -281,13 +322,15 @@ mod tests {
     fn what_is_kept_is_equal_to_the_tree_again() {
         let directory = tempfile::tempdir().expect("a directory");
         let top = tree(directory.path());
+        // The clock of the file system has ticks of milliseconds.
+        std::thread::sleep(Duration::from_millis(50));
         let cache = directory.path().join("cache");
         let copy = filled(&top, &cache);
         let place = copy.path().to_owned();
         assert!(place.starts_with(&cache));
         assert_eq!(text(&copy, "link.c").as_deref(), Some("one"));
         assert!(copy.path().join("tools").is_symlink());
-        let untouched = place.join("xen/common/b.c");
+        let untouched = place.join("xen/common/d.c");
         let before = fs::metadata(&untouched).expect("there").ino();
         // Of equal length, as an object of another build may be.
         fs::write(place.join("xen/common/a.c"), "ONE").expect("written");
@@ -297,9 +340,17 @@ mod tests {
         fs::create_dir(place.join("xen/common/link.c")).expect("made");
         drop(copy);
         fs::write(top.join("xen/common/c.c"), "three").expect("written");
+        // Of equal length, and with the time that it had.
+        let changed = top.join("xen/common/b.c");
+        let time = fs::metadata(&changed).and_then(|m| m.modified());
+        fs::write(&changed, "TWO").expect("written");
+        let times = FileTimes::new().set_modified(time.expect("it has one"));
+        let file = File::options().write(true).open(&changed);
+        file.and_then(|f| f.set_times(times)).expect("set");
         let copy = filled(&top, &cache);
         assert_eq!(copy.path(), place);
         assert_eq!(text(&copy, "a.c").as_deref(), Some("one"));
+        assert_eq!(text(&copy, "b.c").as_deref(), Some("TWO"));
         assert_eq!(text(&copy, "c.c").as_deref(), Some("three"));
         assert_eq!(text(&copy, "link.c").as_deref(), Some("one"));
         assert_eq!(text(&copy, "new.c"), None);
@@ -341,6 +392,34 @@ mod tests {
         let place = second.path().to_owned();
         drop(second);
         assert!(!place.exists() && first.path().exists());
+    }
+
+    /// Each has a tree of its own: there are always too many copies.
+    #[test]
+    fn what_is_in_use_stays_while_others_are_removed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = directory.path().join("cache");
+        let trees = (0..KEPT + 2).map(|number| {
+            let top = tree(&directory.path().join(number.to_string()));
+            fs::write(top.join("xen/common/a.c"), number.to_string()).expect("written");
+            top
+        });
+        let trees: Vec<PathBuf> = trees.collect();
+        let use_one = |number: usize| {
+            for _ in 0..TIMES {
+                let copy = filled(&trees[number], &cache);
+                std::thread::yield_now();
+                assert_eq!(text(&copy, "a.c"), Some(number.to_string()));
+                assert_eq!(text(&copy, "b.c").as_deref(), Some("two"));
+            }
+        };
+        std::thread::scope(|scope| {
+            for number in (0..trees.len()).chain(0..trees.len()) {
+                let use_one = &use_one;
+                scope.spawn(move || use_one(number));
+            }
+        });
+        assert!(fs::read_dir(&cache).expect("there").count() <= KEPT + 2);
     }
 
     #[test]
