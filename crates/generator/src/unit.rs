@@ -9,6 +9,7 @@ use crate::witness::{self, Build, Compile};
 use index_vec::{IndexSlice, define_index_type};
 use object::elf;
 use std::collections::BTreeSet;
+use std::path::Path;
 use xsplice_objdiff::compare::{Comparison, compare_knowing};
 use xsplice_objdiff::object::Object;
 use xsplice_objdiff::shared;
@@ -270,10 +271,16 @@ fn changed_offsets(old: &[u8], new: &[u8]) -> Vec<String> {
     names.into_iter().collect()
 }
 
-/// The FILE symbol of the object that the build of the tree linked.
+/// The FILE symbol, in the hypervisor, of the object that the build of the tree linked.
+/// Assemblers need not give an object one; then linkers use the name of the object.
 fn linked_file_name(tree: &Tree, object: &ObjectFile) -> Option<String> {
     let data = std::fs::read(tree.top.join("xen").join(&object.path)).ok()?;
-    Some(Object::read(&object.path, &data).ok()?.file)
+    let name = Object::read(&object.path, &data).ok()?.file;
+    if !name.is_empty() {
+        return Some(name);
+    }
+    let path = Path::new(&object.path).file_name()?;
+    Some(path.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
