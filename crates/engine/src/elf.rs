@@ -58,6 +58,14 @@ impl Section<'_> {
         self.flags & SHF_ALLOC != 0
     }
 
+    /// Where its entries are.
+    pub(crate) fn records(&self) -> Records {
+        Records {
+            offset: self.offset as u64,
+            entry: self.entry_size,
+        }
+    }
+
     pub(crate) fn id(&self) -> SectionId {
         self.into()
     }
@@ -73,12 +81,30 @@ pub(crate) struct Symbol<'a> {
     pub(crate) size: u64,
 }
 
+/// Where records are in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Records {
+    /// File offset of the first one.
+    pub(crate) offset: u64,
+    /// From each one to the next.
+    pub(crate) entry: u64,
+}
+
+impl Records {
+    /// Whether all of them are at multiples of `align`.
+    pub(crate) fn are_aligned(self, align: u64) -> bool {
+        self.offset.is_multiple_of(align) && self.entry.is_multiple_of(align)
+    }
+}
+
 /// The sections and symbols of a file; both have their null entry at index 0.
 #[derive(Debug, Default)]
 pub(crate) struct Elf<'a> {
     pub(crate) sections: Vec<Section<'a>>,
     pub(crate) symbols: Vec<Symbol<'a>>,
     pub(crate) symbol_table: usize,
+    /// The table of sections.
+    pub(crate) headers: Records,
     /// The first section of each name, as in Xen's loader; 0 if there is none.
     firsts: [u16; Known::COUNT],
 }
@@ -99,6 +125,10 @@ impl<'a> Elf<'a> {
         problems: &mut Problems,
     ) -> Option<()> {
         let header = header(architecture, file, problems)?;
+        self.headers = Records {
+            offset: header.table,
+            entry: header.entry_size.into(),
+        };
         self.sections = sections(architecture, file, &header, problems)?;
         let symbol_table = symbol_table(architecture, &self.sections, problems);
         let names = strings(&self.sections, usize::from(header.names), problems);

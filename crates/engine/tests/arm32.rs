@@ -477,13 +477,16 @@ fn relocations_are_checked_as_the_architecture_demands() {
     );
 }
 
+/// The result of what Xen's own core is known to get right.
+fn stock(file: &[u8]) -> Result<(), Refusal> {
+    let mut engine = Engine::new(Hypervisor::arm32(), Policy::Stock);
+    engine.upload("test", file).map(drop)
+}
+
 /// What Xen's own core does not perform, or performs wrongly.
 #[test]
 fn stock_xen_gets_less() {
-    let stock = |file: &Payload| {
-        let mut engine = Engine::new(Hypervisor::arm32(), Policy::Stock);
-        engine.upload("test", &file.bytes()).map(drop)
-    };
+    let stock = |file: &Payload| stock(&file.bytes());
     let target = on_arm32(TARGET);
     for (instruction, r_type, to, expected) in [
         (0xebff_fffe, R_ARM_CALL, target + 4, None),
@@ -529,6 +532,181 @@ fn stock_xen_gets_less() {
     let refusal = stock(&file).unwrap_err();
     let unaligned = is!(section: StockAlignment { align: 4, .. });
     assert!(refusal.problems.iter().any(unaligned), "{refusal}");
+}
+
+/// ARM32 traps where a word is not aligned.
+#[test]
+fn stock_xen_relocates_aligned_words_only() {
+    for (offset, aligned) in [(0, true), (4, true), (1, false), (5, false), (6, false)] {
+        let mut file = payload();
+        let data = file.section(".data", SectionKind::Data, &[0; 12], 4);
+        let code = file.new_code;
+        file.relocation(data, offset, R_ARM_ABS32, code, 0);
+        upload(&file).unwrap();
+        let result = stock(&file.bytes());
+        assert_eq!(result.is_ok(), aligned, "{offset}: {result:?}");
+        if let Err(refusal) = result {
+            assert_eq!(refusal.errno(), Errno::EOPNOTSUPP);
+            let message = refusal.to_string();
+            assert!(message.contains("crashes the host"), "{message}");
+        }
+    }
+}
+
+/// Offsets in the header of a file, and in that of a section.
+mod elf32 {
+    pub(super) const TABLE: usize = 32;
+    pub(super) const ENTRY_SIZE: usize = 46;
+    pub(super) const COUNT: usize = 48;
+    pub(super) const TYPE: usize = 4;
+    pub(super) const OFFSET: usize = 16;
+    pub(super) const SIZE: usize = 20;
+    pub(super) const SECTION_ENTRY: usize = 36;
+    pub(super) const SHT_SYMTAB: u32 = 2;
+    pub(super) const SHT_RELA: u32 = 4;
+    pub(super) const SHT_REL: u32 = 9;
+}
+
+fn word(file: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(*file[at..].first_chunk().unwrap())
+}
+
+fn set_word(file: &mut [u8], at: usize, value: u32) {
+    file[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+/// The header of the first section of a type.
+fn header(file: &[u8], kind: u32) -> usize {
+    let (table, count) = (word(file, elf32::TABLE), file[elf32::COUNT]);
+    let headers = (0..usize::from(count)).map(|index| table as usize + index * 40);
+    let mut headers = headers.filter(|at| word(file, at + elf32::TYPE) == kind);
+    headers.next().expect("one")
+}
+
+/// Appends `contents` so many bytes behind a multiple of 4; returns their offset.
+fn append(file: &mut Vec<u8>, contents: &[u8], behind: usize) -> u32 {
+    file.resize(file.len().next_multiple_of(4) + behind, 0);
+    let at = file.len();
+    file.extend_from_slice(contents);
+    u32::try_from(at).unwrap()
+}
+
+/// Xen reads the tables of a file in place, by words.
+#[test]
+fn stock_xen_reads_aligned_records_only() {
+    let whole = payload().bytes();
+    let refused = |file: &[u8], part: &str| {
+        engine().upload("test", file).map(drop).unwrap();
+        let refusal = stock(file).expect_err(part);
+        assert_eq!(refusal.errno(), Errno::EOPNOTSUPP);
+        let message = refusal.to_string();
+        assert!(message.contains(part), "{message}");
+    };
+    stock(&whole).unwrap();
+    for kind in [elf32::SHT_SYMTAB, elf32::SHT_REL] {
+        for behind in 0..4 {
+            let mut file = whole.clone();
+            let at = header(&file, kind);
+            let (start, size) = (
+                word(&file, at + elf32::OFFSET),
+                word(&file, at + elf32::SIZE),
+            );
+            let contents = whole[start as usize..][..size as usize].to_vec();
+            let moved = append(&mut file, &contents, behind);
+            set_word(&mut file, at + elf32::OFFSET, moved);
+            match behind {
+                0 => stock(&file).unwrap(),
+                _ => refused(&file, "of the file"),
+            }
+        }
+    }
+    // Entries with a gap behind each.
+    let mut file = whole.clone();
+    let at = header(&file, elf32::SHT_REL);
+    let (start, size) = (
+        word(&file, at + elf32::OFFSET),
+        word(&file, at + elf32::SIZE),
+    );
+    let records = whole[start as usize..][..size as usize].chunks_exact(8);
+    let wide: Vec<u8> = records.flat_map(|one| [one, &[0][..]].concat()).collect();
+    let moved = append(&mut file, &wide, 0);
+    set_word(&mut file, at + elf32::OFFSET, moved);
+    set_word(&mut file, at + elf32::SIZE, size / 8 * 9);
+    set_word(&mut file, at + elf32::SECTION_ENTRY, 9);
+    refused(&file, "entries of 9 bytes");
+    // The headers of sections.
+    let table = word(&whole, elf32::TABLE) as usize;
+    let mut file = whole.clone();
+    let moved = append(&mut file, &whole[table..], 2);
+    set_word(&mut file, elf32::TABLE, moved);
+    refused(&file, "section header table");
+    let mut file = whole.clone();
+    let wide = whole[table..].chunks_exact(40);
+    let wide: Vec<u8> = wide.flat_map(|one| [one, &[0; 2][..]].concat()).collect();
+    let moved = append(&mut file, &wide, 0);
+    set_word(&mut file, elf32::TABLE, moved);
+    file[elf32::ENTRY_SIZE] = 42;
+    refused(&file, "section header table");
+}
+
+/// Xen clears the field only if the addend is not zero, and records with addends say
+/// nothing of the place.
+#[test]
+fn stock_xen_mixes_values_with_what_is_in_the_place() {
+    let target = on_arm32(TARGET) + 4;
+    for (instruction, r_type, addend, right) in [
+        (0xeb00_0000, R_ARM_CALL, -8, true),
+        (0xebff_fffe, R_ARM_CALL, -8, true),
+        (0xeb00_0000, R_ARM_CALL, 0, true),
+        (0xebff_fffe, R_ARM_CALL, 0, false),
+        (0xe300_0000, R_ARM_MOVW_ABS_NC, 0, true),
+        (0xe30f_0fff, R_ARM_MOVW_ABS_NC, 0, false),
+        (0xe340_0001, R_ARM_MOVT_ABS, 0, false),
+        (0xffff_ffff, R_ARM_ABS32, 0, true),
+    ] {
+        let mut file = relocated(instruction, r_type, target).0.bytes();
+        let at = header(&file, elf32::SHT_REL);
+        let start = word(&file, at + elf32::OFFSET) as usize;
+        let mut record = file[start..start + 8].to_vec();
+        record.extend(i32::to_le_bytes(addend));
+        let moved = append(&mut file, &record, 0);
+        for (field, value) in [
+            (elf32::TYPE, elf32::SHT_RELA),
+            (elf32::OFFSET, moved),
+            (elf32::SIZE, 12),
+            (elf32::SECTION_ENTRY, 12),
+        ] {
+            set_word(&mut file, at + field, value);
+        }
+        engine().upload("test", &file).map(drop).unwrap();
+        let result = stock(&file);
+        assert_eq!(result.is_ok(), right, "{instruction:#x}: {result:?}");
+        if let Err(refusal) = result {
+            let message = refusal.to_string();
+            assert!(message.contains("mixes the value"), "{message}");
+        }
+    }
+}
+
+/// The lowest bit of a Thumb function's address is set: called, the processor would run
+/// its code as such.
+#[test]
+fn hooks_are_called_at_instructions() {
+    let with_hook = |at: u64, section: &str| {
+        let mut file = payload();
+        let hook = file.symbol("hook", Some((file.text, at)));
+        let table = file.section(section, SectionKind::Data, &[0; 4], 4);
+        file.relocation(table, 0, R_ARM_ABS32, hook, 0);
+        file
+    };
+    for section in [".livepatch.hooks.load", ".livepatch.hooks.preapply"] {
+        upload(&with_hook(16, section)).unwrap();
+        for at in [17, 18] {
+            let file = with_hook(at, section);
+            let message = refused(&file, Errno::EINVAL, is!(entry: Unusable { .. }));
+            assert!(message.contains("no instruction can begin"), "{message}");
+        }
+    }
 }
 
 /// What the hypervisor reads is where words are aligned, wherever the file has it.

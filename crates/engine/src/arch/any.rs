@@ -2,7 +2,7 @@
 
 //! An architecture that is chosen when the program runs.
 
-use super::{Aarch64, Arm32, Entries, Frame, Instructions, Wrong, X86_64};
+use super::{Aarch64, Arm32, Entries, Frame, Instructions, Write, Wrong, X86_64};
 use crate::Host;
 use crate::stage::Code;
 use core::ops::Range;
@@ -131,8 +131,8 @@ impl Instructions for Any {
         ask!(self, arch => arch.stock_lacks(r_type))
     }
 
-    fn stock_fault(self, relocation: &Relocation, addend: i64, value: u64) -> Option<&'static str> {
-        ask!(self, arch => arch.stock_fault(relocation, addend, value))
+    fn stock_fault(self, relocation: &Relocation, write: &Write<'_>) -> Option<&'static str> {
+        ask!(self, arch => arch.stock_fault(relocation, write))
     }
 
     fn word_alignment(self) -> u64 {

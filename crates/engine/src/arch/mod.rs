@@ -61,6 +61,19 @@ pub struct Entries {
     pub(crate) expected: &'static str,
 }
 
+/// A relocation that is to be performed.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// Its address.
+    pub(crate) place: u64,
+    /// What is in its place.
+    pub(crate) field: &'a [u8],
+    /// The addend.
+    pub(crate) addend: i64,
+    /// What is written.
+    pub(crate) value: u64,
+}
+
 /// A bug frame, as far as the hypervisor follows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
@@ -149,13 +162,8 @@ pub trait Instructions: Copy + fmt::Debug {
     /// Which relocations an unmodified Xen performs, if not this one.
     fn stock_lacks(self, r_type: u32) -> Option<&'static str>;
 
-    /// What an unmodified Xen does wrong where it writes this value, if so.
-    fn stock_fault(
-        self,
-        _relocation: &Relocation,
-        _addend: i64,
-        _value: u64,
-    ) -> Option<&'static str> {
+    /// What an unmodified Xen does wrong where it performs this relocation, if so.
+    fn stock_fault(self, _relocation: &Relocation, _write: &Write<'_>) -> Option<&'static str> {
         None
     }
 

@@ -45,6 +45,12 @@ pub enum FileFault {
     /// The section header table is outside the file or invalid.
     #[error("section header table: {what} ({value:#x})")]
     SectionTable { what: &'static str, value: u64 },
+    /// Xen's own core reads words of it, which must be aligned.
+    #[error(
+        "section header table: it is at {offset:#x}, with entries of {entry} bytes, where Xen's \
+         own core crashes the host when it reads it; both must be multiples of {align}"
+    )]
+    StockSectionTable { offset: u64, entry: u64, align: u64 },
     /// Sections overlap in the file (*stricter*: each one is processed).
     #[error("the sections have {size:#x} bytes in the file, which has {file:#x}: they overlap")]
     SectionsOverlap { size: u64, file: u64 },
@@ -65,6 +71,7 @@ impl FileFault {
             Self::Header { .. }
             | Self::Machine { .. }
             | Self::OtherMachine { .. }
+            | Self::StockSectionTable { .. }
             | Self::TooManySections { .. } => Errno::EOPNOTSUPP,
             _ => Errno::EINVAL,
         }

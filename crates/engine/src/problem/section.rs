@@ -93,6 +93,12 @@ pub enum SectionFault {
          alignment {align}"
     )]
     StockAlignment { addr: u64, align: u64 },
+    /// Xen's own core reads words of the file there, which must be aligned.
+    #[error(
+        "is at {offset:#x} of the file, with entries of {entry} bytes, where Xen's own core \
+         crashes the host when it reads it; both must be multiples of {align}"
+    )]
+    StockOffset { offset: u64, entry: u64, align: u64 },
 
     // What it holds.
     /// It must have contents and has none.
@@ -159,6 +165,7 @@ impl SectionFault {
             | Self::LargeAlignment { .. }
             | Self::UnknownTable
             | Self::StockAlignment { .. }
+            | Self::StockOffset { .. }
             | Self::NoExceptions
             | Self::RelNotSupported => Errno::EOPNOTSUPP,
             _ => Errno::EINVAL,

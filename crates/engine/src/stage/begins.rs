@@ -37,6 +37,14 @@ impl Begins {
     }
 }
 
+/// Why no instruction can be at `addr`, if so. A call there may change to another
+/// instruction set.
+pub(super) fn not_instruction(loader: &Loader<'_, impl Host>, addr: u64) -> Option<&'static str> {
+    let unit = loader.host.architecture().unit();
+    let aligned = addr.is_multiple_of(unit.into());
+    (!aligned).then_some("no instruction can begin there")
+}
+
 impl Placed<'_> {
     /// Records the starts of functions; symbols must be resolved.
     #[inline(never)]
@@ -75,6 +83,9 @@ impl Placed<'_> {
         loader: &Loader<'_, impl Host>,
         addr: u64,
     ) -> Option<&'static str> {
+        if let Some(what) = not_instruction(loader, addr) {
+            return Some(what);
+        }
         let begins = if self.image.text().contains(addr, 1) {
             self.begins.contains(addr)
         } else if self.is_code(loader, addr) {

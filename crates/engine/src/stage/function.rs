@@ -2,6 +2,7 @@
 
 //! The functions that a payload patches.
 
+use super::begins::not_instruction;
 use super::verified::Contents;
 use super::{Findings, Loader, Placed, Policy};
 use crate::arch::Instructions as _;
@@ -244,11 +245,10 @@ impl<H: Host> Candidate<'_, H> {
         if old_size < needed {
             return Err(FunctionFault::TooSmall { old_size, needed });
         }
-        let architecture = self.loader.host.architecture();
-        if !new.is_multiple_of(architecture.unit().into()) {
-            let what = "no instruction can begin there";
+        if let Some(what) = not_instruction(self.loader, new) {
             return Err(FunctionFault::NewAddress { addr: new, what });
         }
+        let architecture = self.loader.host.architecture();
         if !architecture.reaches(old.wrapping_add(patch_offset.into()), new) {
             return Err(FunctionFault::Distance { old, new });
         }

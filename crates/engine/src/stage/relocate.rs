@@ -6,7 +6,7 @@ use super::boot::BootReference;
 use super::resolve::Target;
 use super::{Loader, Placed, Policy, Resolved};
 use crate::Host;
-use crate::arch::Architecture;
+use crate::arch::{Architecture, Write};
 use crate::elf::{Elf, SHT_REL, SHT_RELA, Section, Symbol};
 use crate::format::{Bytes, Known};
 use crate::problem::{Problem, RelocationFault, SectionFault, text};
@@ -100,7 +100,7 @@ impl Placed<'_> {
 
 /// The section `index`, if it has the relocations of a section that is loaded, with that
 /// section and its address.
-fn table_of<'s, 'e>(
+pub(super) fn table_of<'s, 'e>(
     elf: &'s Elf<'e>,
     addresses: &[Option<u64>],
     index: usize,
@@ -252,9 +252,15 @@ impl<A: Architecture> Table<'_, '_, A> {
         let place = self.base.wrapping_add(entry.offset);
         let value = relocation.value(symbol, entry.addend, place);
         if self.policy == Policy::Stock
-            && let Some(what) = self
-                .architecture
-                .stock_fault(relocation, entry.addend, value)
+            && let Some(what) = self.architecture.stock_fault(
+                relocation,
+                &Write {
+                    place,
+                    addend: entry.addend,
+                    value,
+                    field: &*field,
+                },
+            )
         {
             let offset = entry.offset;
             return Err(RelocationFault::StockFault { name, offset, what });

@@ -4,12 +4,12 @@
 //! frames, alternatives, exceptions and the description.
 
 use super::verified::Contents;
-use super::{Findings, Loader, Placed, Policy};
+use super::{Findings, Loader, Placed, Policy, relocate};
 use crate::Host;
 use crate::arch::{Entries, Instructions as _};
-use crate::elf::Section;
+use crate::elf::{Records, Section};
 use crate::format::{Known, pointers};
-use crate::problem::{EntryFault, Problems, SectionFault};
+use crate::problem::{EntryFault, FileFault, Problems, SectionFault};
 use core::ops::Range;
 use xsplice_abi::payload::hook::Hook;
 use xsplice_abi::special::Exception;
@@ -185,7 +185,7 @@ impl<'e> Placed<'e> {
         }
     }
 
-    /// Checks the sections that the hypervisor itself reads.
+    /// Checks the sections that the hypervisor itself reads, in memory and in the file.
     #[inline(always)]
     fn check_alignment(&self, align: u64, problems: &mut Problems) {
         if align == 1 {
@@ -198,6 +198,34 @@ impl<'e> Placed<'e> {
                 && !addr.is_multiple_of(align)
             {
                 problems.section(section, SectionFault::StockAlignment { addr, align });
+            }
+        }
+        self.check_records(align, problems);
+    }
+
+    /// Checks what the hypervisor itself reads in the file.
+    #[inline(never)]
+    fn check_records(&self, align: u64, problems: &mut Problems) {
+        let Records { offset, entry } = self.elf.headers;
+        if !self.elf.headers.are_aligned(align) {
+            problems.file(FileFault::StockSectionTable {
+                offset,
+                entry,
+                align,
+            });
+        }
+        for section in &self.elf.sections {
+            let used = section.index == self.elf.symbol_table
+                || section.size != 0
+                    && relocate::table_of(&self.elf, &self.addresses, section.index).is_some();
+            let Records { offset, entry } = section.records();
+            if used && !section.records().are_aligned(align) {
+                let fault = SectionFault::StockOffset {
+                    offset,
+                    entry,
+                    align,
+                };
+                problems.section(section, fault);
             }
         }
     }

@@ -10,7 +10,7 @@ mod references;
 
 use super::arm::alternatives::{self, Encoding};
 use super::arm::{self, Branch, SIZE, pairs};
-use super::{Entries, Frame, Instructions, Wrong};
+use super::{Entries, Frame, Instructions, Write, Wrong};
 use crate::Host;
 use crate::format::Bytes;
 use crate::stage::Code;
@@ -114,13 +114,28 @@ impl Instructions for Arm32 {
         (!performed).then_some("compile without addresses relative to movw and movt")
     }
 
-    /// Its mask for distances lacks a bit, and it only clears the addends of halves.
-    fn stock_fault(self, relocation: &Relocation, addend: i64, value: u64) -> Option<&'static str> {
+    /// It writes words, and clears fields only if the addend is not zero. Its mask for
+    /// distances lacks a bit, and of the addends of halves it does no more than that.
+    fn stock_fault(self, relocation: &Relocation, write: &Write<'_>) -> Option<&'static str> {
+        let Write {
+            place,
+            addend,
+            value,
+            field,
+        } = *write;
         match relocation.field {
+            _ if !place.is_multiple_of(self.word_alignment()) => {
+                Some("crashes the host, because the place is no multiple of 4: align the pointer")
+            }
             Field::Branch if value & SIZE as u64 != 0 => Some(
                 "lets the branch lead 4 bytes too low, because its distance is no multiple of 8",
             ),
             Field::Half { .. } if addend != 0 => Some("leaves out the addend"),
+            Field::Branch | Field::Half { .. }
+                if addend == 0 && relocation.read(field) != Some(0) =>
+            {
+                Some("mixes the value with what is in the place, because the addend is 0")
+            }
             _ => None,
         }
     }
