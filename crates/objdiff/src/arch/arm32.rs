@@ -54,7 +54,11 @@ fn branch(word: u32) -> Option<i64> {
 
 /// What a load or store with a number as its offset adds to the program counter.
 fn access(word: u32) -> Option<i64> {
+    let always_executed = word >> 28 == UNCONDITIONAL;
     let distance = match word >> 25 & 7 {
+        // Of these, only hints to load have a base: barriers have none.
+        0 if always_executed => return None,
+        2 if always_executed && word & 0x0070_0000 != 0x0050_0000 => return None,
         // Words and bytes.
         2 => word & 0xfff,
         // Pairs of words, halves, and bytes with a sign.
@@ -74,6 +78,9 @@ fn address(word: u32) -> Option<i64> {
         0x024f_0000 => false,
         _ => return None,
     };
+    if word >> 28 == UNCONDITIONAL {
+        return None;
+    }
     let number = (word & 0xff).rotate_right(word >> 7 & 0x1e);
     Some(signed(number, add))
 }
@@ -292,6 +299,14 @@ mod tests {
             (0xe320_f000, Nothing, None),             // nop
             (0xe1a0_0000, Nothing, None),             // mov r0, r0
             (0xfa00_0000, Other, None),               // blx, to Thumb code
+            (0xf5df_f008, Access(0x1010), Some(4)),   // pld
+            (0xf55f_f008, Access(0x1000), Some(4)),   // pld, backwards
+            (0xf57f_f04e, Other, None),               // dsb st
+            (0xf57f_f05b, Other, None),               // dmb ish
+            (0xf57f_f06f, Other, None),               // isb
+            (0xf57f_f01f, Other, None),               // clrex
+            (0xf10c_0080, Other, None),               // cpsid i
+            (0xf28f_0050, Other, None),               // vmov, of a vector
             (0xe591_0008, Other, None),               // ldr r0, [r1, #8]
             (0xe08f_f00c, Other, None),               // add pc, pc, ip
             (0x979f_f103, Other, None),               // ldrls pc, [pc, r3, lsl #2]
