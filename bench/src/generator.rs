@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The generator, next to the peer and to `make`.
 
+use crate::Arch;
 use crate::cost::Cost;
 use crate::cpus;
 use anyhow::{Context, bail, ensure};
@@ -9,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use xsplice_testbed::base::Base;
 use xsplice_testbed::println;
-use xsplice_testbed::{base, cache, command, debian_build, programs};
+use xsplice_testbed::{cache, command, debian_build, hypervisor, programs};
 
 /// A patch that affects nearly every object and changes the code of none.
 const WIDE: &str = "--- a/xen/include/xen/cpumask.h\n+++ b/xen/include/xen/cpumask.h\n\
@@ -24,15 +25,21 @@ const OBJECTS: usize = 40;
 const ROUNDS: usize = 3;
 
 /// Measures the generator; `peer` is a built livepatch-build-tools.
-pub(crate) fn run(peer: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn run(arch: Arch, peer: Option<&Path>) -> anyhow::Result<()> {
+    ensure!(
+        peer.is_none() || arch == Arch::X86_64,
+        "the peer makes no payloads for {}: leave out --peer",
+        arch.machine()
+    );
     let xsplice = programs::build_xsplice()?;
-    let base = base::get()?;
+    let base = hypervisor::base(arch.machine())?;
     // On the tree's file system, for work directories, objects and payloads.
     let directory = tempfile::Builder::new()
         .prefix("bench-")
         .tempdir_in(cache::root()?)?;
     println!(
-        "## From patch to payload, {} CPUs, {}, load {}\n",
+        "## From patch to payload for {}, {} CPUs, {}, load {}\n",
+        arch.machine(),
         cpus(),
         command::output(
             Command::new("stat")
@@ -50,11 +57,11 @@ pub(crate) fn run(peer: Option<&Path>) -> anyhow::Result<()> {
         .collect();
     patches.push(wide);
     let widest = cold_and_warm(&xsplice, &base, &patches, directory.path())?;
-    against_make(&base, directory.path(), widest)?;
+    against_make(arch, &base, directory.path(), widest)?;
     if let Some(peer) = peer {
         flow(peer, &xsplice, &base, &patches[0])?;
     }
-    compare(peer, &base, directory.path())
+    compare(arch, peer, &base, directory.path())
 }
 
 /// The cost of each patch; returns that of the last one, cold.
@@ -89,9 +96,9 @@ fn cold_and_warm(
 }
 
 /// How long the comparison of objects takes.
-fn compare(peer: Option<&Path>, base: &Base, directory: &Path) -> anyhow::Result<()> {
+fn compare(arch: Arch, peer: Option<&Path>, base: &Base, directory: &Path) -> anyhow::Result<()> {
     println!("\n## Comparing the {OBJECTS} largest objects of the tree, each with itself\n");
-    let objects = largest_objects(base)?;
+    let objects = largest_objects(arch, base)?;
     let ours = compare_ours(&objects)?;
     let total: u64 = objects.iter().map(|(_, size)| size).sum();
     println!("{} KiB of objects\n", total >> 10);
@@ -110,15 +117,15 @@ fn compare(peer: Option<&Path>, base: &Base, directory: &Path) -> anyhow::Result
 /// The time that `make` takes for the objects that the wide header affects: the build
 /// after the header changed, minus a build after one source changed, which also
 /// links.
-fn against_make(base: &Base, directory: &Path, ours: Cost) -> anyhow::Result<()> {
+fn against_make(arch: Arch, base: &Base, directory: &Path, ours: Cost) -> anyhow::Result<()> {
     let tree = directory.join("tree");
     command::run(Command::new("cp").arg("-a").args([&base.tree, &tree]))?;
-    let make = debian_build::DebianBuild::new(&tree)?;
-    // Its commands contain different paths, so everything is compiled.
-    make.build()?;
+    let make = || hypervisor::build(arch.machine(), &tree);
+    // On x86-64, its commands contain different paths, so that all of it is compiled.
+    make()?;
     let build_after = |changed: &str| -> anyhow::Result<Cost> {
         command::run(Command::new("touch").arg(tree.join("xen").join(changed)))?;
-        Ok(Cost::of(|| make.build())?.1)
+        Ok(Cost::of(make)?.1)
     };
     let (one, all) = (
         build_after("common/version.c")?,
@@ -265,9 +272,13 @@ fn build(
     Ok(Run { cost, peak })
 }
 
-fn largest_objects(base: &Base) -> anyhow::Result<Vec<(PathBuf, u64)>> {
+fn largest_objects(arch: Arch, base: &Base) -> anyhow::Result<Vec<(PathBuf, u64)>> {
     let mut all = Vec::new();
-    for part in ["arch/x86", "common", "drivers", "xsm"] {
+    let architecture = match arch {
+        Arch::X86_64 => "arch/x86",
+        Arch::Arm64 => "arch/arm",
+    };
+    for part in [architecture, "common", "drivers", "xsm"] {
         collect(&base.tree.join("xen").join(part), &mut all)?;
     }
     all.sort_by_key(|(_, size)| std::cmp::Reverse(*size));

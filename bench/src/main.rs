@@ -10,8 +10,9 @@ mod microcode;
 mod plot;
 mod xen;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use std::process::ExitCode;
+use xsplice_testbed::Machine;
 
 #[derive(Parser)]
 #[command(
@@ -21,6 +22,9 @@ use std::process::ExitCode;
 enum Bench {
     /// The generator: from patch to payload, and comparing objects.
     Generator {
+        /// The architecture of the payloads.
+        #[arg(long, value_enum, default_value = "x86-64")]
+        arch: Arch,
         /// A built livepatch-build-tools to compare with.
         #[arg(long, value_name = "DIR")]
         peer: Option<std::path::PathBuf>,
@@ -32,9 +36,31 @@ enum Bench {
         write: bool,
     },
     /// Xen with our engine, compared with Debian's: uploads, windows, size.
-    Xen,
+    Xen {
+        /// The architecture of both.
+        #[arg(long, value_enum, default_value = "x86-64")]
+        arch: Arch,
+    },
     /// Loading microcode on our rendezvous, compared with Debian's Xen.
     Microcode,
+}
+
+/// An architecture that payloads are built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Arch {
+    #[value(name = "x86-64")]
+    X86_64,
+    #[value(name = "arm64")]
+    Arm64,
+}
+
+impl Arch {
+    const fn machine(self) -> Machine {
+        match self {
+            Self::X86_64 => Machine::X86_64,
+            Self::Arm64 => Machine::Arm64,
+        }
+    }
 }
 
 fn cpus() -> usize {
@@ -43,9 +69,9 @@ fn cpus() -> usize {
 
 fn main() -> ExitCode {
     let result = match Bench::parse() {
-        Bench::Generator { peer } => generator::run(peer.as_deref()),
+        Bench::Generator { arch, peer } => generator::run(arch, peer.as_deref()),
         Bench::Engine { write } => engine::run(write),
-        Bench::Xen => xen::run(),
+        Bench::Xen { arch } => xen::run(arch),
         Bench::Microcode => microcode::run(),
     };
     xsplice_testbed::end(result)

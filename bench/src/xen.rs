@@ -3,23 +3,28 @@
 //! `cargo xtask bench xen`: compares the hypervisor with our engine to Debian's, with
 //! the same operations on both.
 //!
-//! Everything is measured twice: with QEMU counting instructions, which are nearly
-//! the same on any machine, and without. A QEMU plugin, `xsplice-stopwatch`, does the
-//! measuring: neither hypervisor is modified, and no guest clock is used.
+//! Everything is measured twice: with instructions counted, which are nearly the same on
+//! any machine, and with ticks. On x86-64, QEMU runs all CPUs in step with its count; an
+//! ARM64 host does not boot that way, and the plugin counts alone. A QEMU plugin,
+//! `xsplice-stopwatch`, does the measuring: neither hypervisor is modified, and no guest
+//! clock is used.
 
+mod code;
 mod lab;
 mod payload;
 mod places;
 mod report;
 
+use crate::Arch;
 use lab::{Lab, Measure, OPERATE};
 use payload::{Image, Payload};
 use places::Places;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use xsplice_testbed::base::{self, Base};
+use xsplice_testbed::arm64::ARM64;
+use xsplice_testbed::base::Base;
 use xsplice_testbed::size::Size;
-use xsplice_testbed::{Machine, cache, programs, xen};
+use xsplice_testbed::{cache, hypervisor, programs, xen};
 
 /// A series of measurements, by a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +44,7 @@ enum Series {
     Replace,
 }
 
-/// Xen has few more functions that can be replaced.
+/// Xen has few more functions that can be replaced, and on ARM64 fewer.
 const FUNCTIONS: [usize; 4] = [10, 100, 1000, 3000];
 const SYMBOLS: [usize; 4] = [10, 100, 1000, 5000];
 const LOADED: [usize; 4] = [0, 1, 5, 10];
@@ -53,6 +58,7 @@ type Results = Vec<(Series, usize, u64)>;
 
 /// A hypervisor, and what is needed to measure it.
 struct Subject {
+    arch: Arch,
     engine: xen::Engine,
     base: Base,
     places: Places,
@@ -75,10 +81,11 @@ struct Plan {
 impl Plan {
     /// Everything except the operations on cold functions.
     fn new(image: &Image) -> anyhow::Result<Self> {
+        let all = image.functions();
         let plain =
             |name: String, functions, symbols| image.payload(&name, 0..functions, symbols, None);
         let mut uploaded = Vec::new();
-        for number in FUNCTIONS {
+        for number in possible(FUNCTIONS, all, "functions") {
             let payload = plain(format!("functions{number}"), number, 0)?;
             uploaded.push((Series::Functions, number, payload));
         }
@@ -87,7 +94,7 @@ impl Plan {
             uploaded.push((Series::Symbols, number, payload));
         }
         let mut applied = Vec::new();
-        for number in APPLIED {
+        for number in possible(APPLIED, image.unchanged(), "functions that behave the same") {
             let payload = plain(format!("applied{number}"), number, 0)?;
             applied.push((Series::Apply, number, payload));
         }
@@ -115,7 +122,7 @@ impl Plan {
 
     /// Adds the operations on the functions of `cold`, which never run.
     fn add_cold(&mut self, cold: &Image) -> anyhow::Result<()> {
-        for number in APPLIED {
+        for number in possible(APPLIED, cold.functions(), "functions on cold pages") {
             let payload = cold.payload(&format!("cold{number}"), 0..number, 0, None)?;
             self.applied.push((Series::ApplyCold, number, payload));
         }
@@ -131,6 +138,21 @@ impl Plan {
     }
 }
 
+/// The `numbers` of which there are enough; the others are named.
+fn possible<const N: usize>(
+    numbers: [usize; N],
+    there: usize,
+    what: &str,
+) -> impl Iterator<Item = usize> {
+    numbers.into_iter().filter(move |&number| {
+        let enough = number <= there;
+        if !enough {
+            eprintln!("there are only {there} {what}: {number} of them are not measured");
+        }
+        enough
+    })
+}
+
 impl Subject {
     /// The hypervisor's pages that run at boot and during uploads, applies and
     /// reverts.
@@ -141,16 +163,25 @@ impl Subject {
     }
 }
 
-/// Measures both hypervisors.
-pub(crate) fn run() -> anyhow::Result<()> {
-    let xsplice = programs::build_xsplice()?;
-    let operate = programs::build_example("xsplice-dom0", OPERATE)?;
+/// Measures both hypervisors for `arch`.
+pub(crate) fn run(arch: Arch) -> anyhow::Result<()> {
+    let (xsplice, operate) = match arch {
+        Arch::X86_64 => (
+            programs::build_xsplice()?,
+            programs::build_example("xsplice-dom0", OPERATE)?,
+        ),
+        Arch::Arm64 => (
+            ARM64.build_xsplice()?,
+            programs::build_example_for(&ARM64, "xsplice-dom0", OPERATE)?,
+        ),
+    };
     let stopwatch = programs::build_shared("xsplice-stopwatch")?;
     let subject = |engine, base: Base| -> anyhow::Result<Subject> {
-        let image = Image::read(&base.xen_syms)?;
+        let image = Image::read(arch, &base.xen_syms)?;
         let mut subject = Subject {
+            arch,
             engine,
-            places: Places::find(&base.xen_syms)?,
+            places: Places::find(arch, &base.xen_syms)?,
             plan: Plan::new(&image)?,
             base,
             xsplice: xsplice.clone(),
@@ -162,9 +193,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Ok(subject)
     };
     let _hypervisors = cache::hold_hypervisors()?;
-    let theirs = subject(xen::Engine::C, base::get()?)?;
+    let theirs = subject(xen::Engine::C, hypervisor::base(arch.machine())?)?;
     let rust = xen::Build::new(xen::Engine::Rust);
-    let ours = std::fs::read_to_string(xen::build(Machine::X86_64, &rust)?)?;
+    let ours = std::fs::read_to_string(xen::build(arch.machine(), &rust)?)?;
     let ours = subject(xen::Engine::Rust, serde_json::from_str(&ours)?)?;
     let size = Size::of(&ours.base.xen, &theirs.base.xen)?;
     let (mut counted, mut timed, mut idle) = (Vec::new(), Vec::new(), Vec::new());
@@ -177,7 +208,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         let mut lab = Lab::boot(subject, Measure::Ticks)?;
         timed.push(measure(&mut lab, subject)?);
     }
-    report::print(&counted, &timed, &idle, &size);
+    report::print(arch, &counted, &timed, &idle, &size);
     Ok(())
 }
 

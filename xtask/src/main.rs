@@ -19,11 +19,9 @@ mod versions;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode};
-use xsplice_testbed::arm32::ARM32;
-use xsplice_testbed::arm64::ARM64;
 use xsplice_testbed::compiler::Compiler;
 use xsplice_testbed::upstream::{self, Variant};
-use xsplice_testbed::{Machine, base, cache, command, println, xen};
+use xsplice_testbed::{Machine, base, cache, command, hypervisor, println, xen};
 
 #[derive(Parser)]
 #[command(about = "The commands that developers and CI run in this repository")]
@@ -148,11 +146,10 @@ fn main() -> ExitCode {
         Command::Demo { arch } => demo::run(arch),
         Command::Test(args) => test::run(&args),
         Command::Base { update, arch } => {
-            let base = match arch {
-                Architecture::X86_64 if update => base::update(),
-                Architecture::X86_64 => base::get(),
-                Architecture::Arm64 => ARM64.base(),
-                Architecture::Arm32 => ARM32.base(),
+            let base = if update {
+                base::update()
+            } else {
+                hypervisor::base(arch.machine())
             };
             base.map(|base| println!("{}", base.summary()))
         }

@@ -4,6 +4,7 @@
 
 use super::Subject;
 use super::payload::Payload;
+use crate::Arch;
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ impl Lab {
         let directory = tempfile::tempdir()?;
         let (base, places) = (&subject.base, &subject.places);
         let [xsplice, operate] = [("xsplice", &subject.xsplice), (OPERATE, &subject.operate)]
-            .map(|(name, program)| strip(program, directory.path().join(name)));
+            .map(|(name, program)| strip(subject.arch, program, directory.path().join(name)));
         let mut files = Vec::new();
         for payload in subject.plan.payloads() {
             let path = directory.path().join(&payload.name);
@@ -90,7 +91,7 @@ impl Lab {
             programs: vec![(format!("bin/{OPERATE}"), operate?)],
             cpus: Some(2),
             timeout: LIMIT,
-            count_instructions: measure == Measure::Instructions,
+            count_instructions: measure == Measure::Instructions && subject.arch == Arch::X86_64,
             plugin: Some(format!("{},{request}", subject.stopwatch.display())),
             ..HostConfig::new(
                 base.xen.clone(),
@@ -241,9 +242,13 @@ fn file(payload: &Payload) -> String {
 
 /// A copy of `program` without debugging information, because the emulated machine is
 /// slow to read it.
-fn strip(program: &Path, to: PathBuf) -> anyhow::Result<PathBuf> {
+fn strip(arch: Arch, program: &Path, to: PathBuf) -> anyhow::Result<PathBuf> {
+    let objcopy = match arch {
+        Arch::X86_64 => "objcopy",
+        Arch::Arm64 => "aarch64-linux-gnu-objcopy",
+    };
     command::output(
-        Command::new("objcopy")
+        Command::new(objcopy)
             .arg("--strip-all")
             .arg(program)
             .arg(&to),

@@ -5,16 +5,16 @@
 //! before; if these are not position-independent, it is a jump to the old one, and
 //! the payload can be applied only if nothing calls it.
 
+use super::code;
+use crate::Arch;
 use anyhow::{Context as _, ensure};
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind, elf};
+use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
-use xsplice_abi::machine::Machine;
+use xsplice_abi::note;
 use xsplice_abi::payload::section;
-use xsplice_abi::{note, trampoline};
 use xsplice_generator::payload::{Align, Draft, Field, Func, Identity, Kind, Reaches};
 use xsplice_stopwatch::page;
 
@@ -35,25 +35,22 @@ pub(super) struct Payload {
     build_id: Vec<u8>,
 }
 
-/// Size of a jump.
-const JUMP: usize = trampoline::SIZE as usize;
-/// Size of a landing pad, which is kept.
-const ENDBR: usize = trampoline::LANDING_PAD_SIZE as usize;
-
 /// The hypervisor.
 pub(super) struct Image {
+    arch: Arch,
     /// Sorted so that functions that behave the same when replaced come first.
     targets: Vec<Target>,
     build_id: Vec<u8>,
 }
 
 impl Image {
-    pub(super) fn read(xen_syms: &Path) -> anyhow::Result<Self> {
+    pub(super) fn read(arch: Arch, xen_syms: &Path) -> anyhow::Result<Self> {
         let data = std::fs::read(xen_syms).with_context(|| xen_syms.display().to_string())?;
         let running = xsplice_host_image::Image::parse(&data)?;
         let file = ElfFile64::<Endianness>::parse(data.as_slice())?;
         let text = file.section_by_name(".text").context("no .text")?;
-        let code = text.data()?;
+        let all = text.data()?;
+        let most = code::patched(arch);
         let mut functions: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
         for symbol in file.symbols() {
             if symbol.kind() == SymbolKind::Text && symbol.section_index() == Some(text.index()) {
@@ -66,19 +63,20 @@ impl Image {
                 return None;
             };
             let offset = usize::try_from(address - text.address()).ok()?;
-            let code = code.get(offset..)?.get(..usize::try_from(size).ok()?)?;
-            let patched = address..address + (ENDBR + JUMP) as u64;
+            let code = all.get(offset..)?.get(..usize::try_from(size).ok()?)?;
+            let patched = address..address + most as u64;
             running.denied(patched).is_none().then_some(())?;
-            (code.len() >= JUMP + ENDBR).then(|| Target {
+            (code.len() >= most).then(|| Target {
                 name: (*name).to_owned(),
                 address,
                 size,
-                start: start(code).unwrap_or_default().to_vec(),
+                start: code::start(arch, code).unwrap_or_default().to_vec(),
             })
         });
         let mut targets: Vec<Target> = targets.collect();
         targets.sort_by_key(|target| target.start.is_empty());
         Ok(Self {
+            arch,
             targets,
             build_id: file.build_id()?.context("no build-id")?.to_vec(),
         })
@@ -86,14 +84,27 @@ impl Image {
 
     /// The hypervisor without the functions that would be patched on a page of `run`.
     pub(super) fn cold(&self, run: &BTreeSet<u64>) -> Self {
+        let most = code::patched(self.arch) as u64;
         let cold = |target: &&Target| {
-            let patched = [target.address, target.address + (ENDBR + JUMP) as u64];
+            let patched = [target.address, target.address + most];
             patched.iter().all(|addr| !run.contains(&page(*addr)))
         };
         Self {
+            arch: self.arch,
             targets: self.targets.iter().filter(cold).cloned().collect(),
             build_id: self.build_id.clone(),
         }
+    }
+
+    /// Number of functions that a payload can replace.
+    pub(super) fn functions(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Number of those that behave the same when replaced.
+    pub(super) fn unchanged(&self) -> usize {
+        self.targets
+            .partition_point(|target| !target.start.is_empty())
     }
 
     /// A payload that replaces these `functions` of the targets and defines `symbols`
@@ -108,18 +119,19 @@ impl Image {
         let all = self.targets.len();
         let targets = self.targets.get(functions);
         let targets = targets.with_context(|| format!("Xen has only {all} functions"))?;
-        let mut draft = Draft::of(Machine::X86_64);
+        let mut draft = Draft::of(self.arch.machine());
+        let jump = code::jump(self.arch);
         for target in targets {
             let mut code = target.start.clone();
-            code.extend([0xe9, 0, 0, 0, 0]);
+            code.extend(jump.code);
             let at = draft.append(&Kind::Text, &code, Align::to(16));
             let (resumed, size) = (target.start.len(), code.len() as u64);
             draft.name(&(Kind::Text, at), target.name.clone(), size, true);
             draft.fields.push(Field {
                 part: Kind::Text,
-                offset: at + resumed as u64 + 1,
-                r_type: elf::R_X86_64_PC32.0,
-                addend: -4,
+                offset: at + resumed as u64 + jump.field,
+                r_type: jump.r_type,
+                addend: jump.addend,
                 reaches: Reaches::Address(
                     format!("{}.rest", target.name),
                     target.address,
@@ -162,53 +174,3 @@ impl Image {
 
 /// `LIVEPATCH_MAX_SIZE`.
 const MOST: usize = 2 << 20;
-
-/// The complete instructions that a jump after an optional landing pad overwrites, if
-/// they are position-independent and nothing in `code` jumps into their middle.
-fn start(code: &[u8]) -> Option<&[u8]> {
-    let mut least = JUMP;
-    let mut end = 0;
-    for instruction in &mut Decoder::new(64, code, DecoderOptions::NONE) {
-        if instruction.mnemonic() == Mnemonic::Endbr64 {
-            least += ENDBR;
-        }
-        // Apparent padding may be patched at boot.
-        let fixed = instruction.is_ip_rel_memory_operand()
-            || instruction.flow_control() != FlowControl::Next
-            || matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::INVALID);
-        if fixed {
-            return None;
-        }
-        end = usize::try_from(instruction.next_ip()).ok()?;
-        if end >= least {
-            break;
-        }
-    }
-    let inside = |instruction: &Instruction| (1..end as u64).contains(&instruction.near_branch64());
-    let mut all = Decoder::new(64, code, DecoderOptions::NONE);
-    (end >= least && !all.iter().any(|instruction| inside(&instruction))).then(|| &code[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_position_independent_instructions_are_taken() {
-        const RETURN: &[u8] = &[0xc3];
-        let code = |start: &[u8]| [start, RETURN].concat();
-        // push %rbp; mov %rsp,%rbp; push %rbx
-        let plain = [0x55, 0x48, 0x89, 0xe5, 0x53];
-        assert_eq!(start(&code(&plain)), Some(&plain[..]));
-        // With a landing pad, more of them are needed.
-        let padded = [&trampoline::LANDING_PAD, &plain[..]].concat();
-        assert_eq!(start(&code(&padded)), Some(&padded[..]));
-        assert_eq!(start(&code(&padded[..8])), None);
-        // lea 0x0(%rip),%rax
-        assert_eq!(start(&code(&[0x48, 0x8d, 0x05, 0, 0, 0, 0])), None);
-        // jmp to the second instruction
-        assert_eq!(start(&[&plain[..], &[0xeb, 0xfa]].concat()), None);
-        // jmp to the first, which is the new function's then
-        assert!(start(&[&plain[..], &[0xeb, 0xf9]].concat()).is_some());
-    }
-}

@@ -2,8 +2,9 @@
 
 //! The addresses where measurements begin and end, from the hypervisor's symbols.
 
+use super::code::returns;
+use crate::Arch;
 use anyhow::Context as _;
-use iced_x86::{Decoder, DecoderOptions, FlowControl};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 use std::ops::Range;
@@ -26,7 +27,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn find(xen_syms: &Path) -> anyhow::Result<Self> {
+    pub(super) fn find(arch: Arch, xen_syms: &Path) -> anyhow::Result<Self> {
         let data = std::fs::read(xen_syms).with_context(|| xen_syms.display().to_string())?;
         let file = ElfFile64::<Endianness>::parse(data.as_slice())?;
         let text = file.section_by_name(".text").context("no .text")?;
@@ -41,7 +42,7 @@ impl Places {
         };
         let calls = |begin| Stretch {
             begin,
-            ends: returns(code, start, begin).collect(),
+            ends: returns(arch, code, start, begin),
         };
         let check = find("check_for_livepatch_work")?;
         let (begin, end) = if let Ok(begin) = find("xsplice_window_begin") {
@@ -53,8 +54,11 @@ impl Places {
             let body = code
                 .get(from..)
                 .context("check_for_livepatch_work is not in .text")?;
-            let second = returns(body, check, find("livepatch_spin")?).nth(1);
-            let second = second.context("livepatch_spin is not called twice")?;
+            let calls = returns(arch, body, check, find("livepatch_spin")?);
+            let second = calls
+                .get(1)
+                .copied()
+                .context("livepatch_spin is not called twice")?;
             (second, find("arch_livepatch_post_action")?)
         };
         Ok(Self {
@@ -67,13 +71,4 @@ impl Places {
             text: start..start + text.size(),
         })
     }
-}
-
-/// The return addresses of the calls to `function` in `code`, which is at `start`.
-fn returns(code: &[u8], start: u64, function: u64) -> impl Iterator<Item = u64> {
-    Decoder::with_ip(64, code, start, DecoderOptions::NONE)
-        .into_iter()
-        .filter(|call| call.flow_control() == FlowControl::Call)
-        .filter(move |call| call.near_branch_target() == function)
-        .map(|call| call.next_ip())
 }

@@ -3,6 +3,7 @@
 //! The measurements as tables, and which targets were reached.
 
 use super::{Results, Series};
+use crate::Arch;
 use std::time::Duration;
 use xsplice_testbed::size::{self, Size};
 use xsplice_testbed::{print, println};
@@ -39,7 +40,7 @@ impl Series {
 }
 
 /// Prints everything; of each pair, the stock core comes first.
-pub(super) fn print(counted: &[Results], timed: &[Results], idle: &[u64], size: &Size) {
+pub(super) fn print(arch: Arch, counted: &[Results], timed: &[Results], idle: &[u64], size: &Size) {
     let mut targets = Vec::new();
     for series in ALL {
         let title = series.title();
@@ -70,9 +71,14 @@ pub(super) fn print(counted: &[Results], timed: &[Results], idle: &[u64], size: 
         targets.push((ours <= theirs, target));
     }
     let Size { bytes, more } = size;
-    println!("\n### Size\n\n`xen.gz` has {bytes} bytes, {more} more than Debian's.");
-    let most = size::MOST;
-    targets.push((*more <= most, format!("Size: at most {most} bytes more")));
+    println!("\n### Size\n");
+    if arch == Arch::X86_64 {
+        println!("`xen.gz` has {bytes} bytes, {more} more than Debian's.");
+        let most = size::MOST;
+        targets.push((*more <= most, format!("Size: at most {most} bytes more")));
+    } else {
+        println!("`xen` has {bytes} bytes, {more} more than with Xen's own core.");
+    }
     println!("\n### Targets\n");
     for (reached, target) in targets {
         let verdict = if reached { "reached" } else { "**missed**" };

@@ -27,6 +27,7 @@ pub mod compiler;
 pub mod debian;
 pub mod debian_build;
 pub mod dom0;
+pub mod hypervisor;
 pub mod keys;
 pub mod packages;
 pub mod programs;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Builds this repository's programs.
 
+use crate::arm::Arm;
 use crate::command;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
@@ -57,25 +58,44 @@ pub struct Foreign<'a> {
 /// compiler; returns its path. It is not optimised: only the lab runs it, and building
 /// takes a third of the time.
 pub fn build_foreign(foreign: &Foreign<'_>) -> anyhow::Result<PathBuf> {
-    // Debian's compiler has its own objects.
-    let target = target_directory()?.join("foreign");
-    let sysroot = target.join("sysroot");
-    let libraries = sysroot.join("lib/rustlib");
+    let target = foreign_directory()?;
+    let libraries = target.join("sysroot/lib/rustlib");
     std::fs::create_dir_all(&libraries)?;
     let place = libraries.join(foreign.target);
     // It may be there, and lead to an older library.
     let _ = std::fs::remove_file(&place);
     std::os::unix::fs::symlink(foreign.library, &place)?;
+    let mut cargo = foreign_cargo(&target, foreign.target, foreign.linker);
+    command::run(cargo.args(["--package", "xsplice"]))?;
+    Ok(target.join(foreign.target).join("debug/xsplice"))
+}
+
+/// Builds the example `name` of `package` for the architecture, with the library that
+/// [`Arm::build_xsplice`] made; returns its path.
+pub fn build_example_for(arm: &Arm, package: &str, name: &str) -> anyhow::Result<PathBuf> {
+    let target = foreign_directory()?;
+    let mut cargo = foreign_cargo(&target, arm.target, &format!("{}-gcc", arm.triple));
+    command::run(cargo.args(["--package", package, "--example", name]))?;
+    let directory = target.join(arm.target).join("debug/examples");
+    Ok(directory.join(name))
+}
+
+/// Debian's compiler has its own objects.
+fn foreign_directory() -> anyhow::Result<PathBuf> {
+    Ok(target_directory()?.join("foreign"))
+}
+
+fn foreign_cargo(directory: &Path, target: &str, linker: &str) -> Command {
     let flags = [
-        format!("--sysroot={}", sysroot.display()),
-        format!("-Clinker={}", foreign.linker),
+        format!("--sysroot={}", directory.join("sysroot").display()),
+        format!("-Clinker={linker}"),
         "-Ctarget-feature=+crt-static".to_owned(),
     ];
     let mut cargo = Command::new("/usr/bin/cargo");
     cargo
-        .args(["build", "--locked", "--quiet", "--package", "xsplice"])
-        .args(["--target", foreign.target, "--target-dir"])
-        .arg(&target)
+        .args(["build", "--locked", "--quiet", "--target", target])
+        .arg("--target-dir")
+        .arg(directory)
         .env("RUSTC", "/usr/bin/rustc")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         // Not optimized, the code for ARM32 is larger than one of its branches reaches, and
@@ -83,8 +103,7 @@ pub fn build_foreign(foreign: &Foreign<'_>) -> anyhow::Result<PathBuf> {
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env_remove("RUSTUP_TOOLCHAIN");
-    command::run(&mut cargo)?;
-    Ok(target.join(foreign.target).join("debug/xsplice"))
+    cargo
 }
 
 /// Builds the optimised example `name` of `package`; returns its path.
