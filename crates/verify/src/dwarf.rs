@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Describes the types in an object's debugging information, for comparison.
 
+use crate::elf::Wide;
 use gimli::{AttributeValue, DebuggingInformationEntry, EndianSlice, LittleEndian, UnitOffset};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationFlags};
@@ -41,7 +42,8 @@ type Entry<'a> = DebuggingInformationEntry<Reader<'a>>;
 
 /// All structures, unions, enumerations and variables of the object `data`.
 pub(crate) fn read(data: &[u8]) -> Result<BTreeMap<String, Described>, String> {
-    let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| e.to_string())?;
+    let file = Wide::of(data).map_err(|e| e.to_string())?;
+    let elf = file.parse().map_err(|e| e.to_string())?;
     let load = |id: gimli::SectionId| relocated(&elf, id.name());
     let sections = gimli::DwarfSections::load(load)?;
     let dwarf = sections.borrow(|data| EndianSlice::new(data, LittleEndian));

@@ -8,11 +8,11 @@
 
 use crate::Input;
 use crate::class::Class;
+use crate::elf::Wide;
 use crate::image::{Entity, EntityId, Image, Name};
 use crate::running::{NewPerCpu, Running};
 use crate::verdict::{Difference, Kind};
-use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSymbol as _};
+use object::{Object as _, ObjectSymbol as _};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use xsplice_abi::hooks::{GRANULE, Need, PatchedData, PerCpu, Place, SOURCE, Table};
@@ -25,7 +25,8 @@ const FILE: &str = "xsplice-generated-";
 /// The source of the hooks that the generator made for a payload; `None` if it has none.
 #[must_use]
 pub fn generated_hooks(payload: &Input) -> Option<String> {
-    let elf = ElfFile64::<Endianness>::parse(payload.data).ok()?;
+    let file = Wide::of(payload.data).ok()?;
+    let elf = file.parse().ok()?;
     let names: BTreeSet<&str> = elf
         .symbols()
         .filter_map(|symbol| Some(base(symbol.name().ok()?)))

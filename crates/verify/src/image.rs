@@ -4,13 +4,14 @@
 use crate::Unusable;
 use crate::arch::{self, Arch};
 use crate::class::{Borders, Class, SectionKind};
+use crate::elf::Wide;
 use object::elf;
-use object::read::elf::{ElfFile64, FileHeader, SectionHeader as _, Sym};
-use object::{Endianness, FileKind, Object as _, ObjectSection as _};
+use object::read::elf::{ElfFile64, SectionHeader as _, Sym};
+use object::{Endianness, Object as _, ObjectSection as _};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use xsplice_abi::machine::Machine;
+use xsplice_abi::machine::{Machine, Width};
 use xsplice_abi::payload::hook;
 use xsplice_abi::suffix;
 use xsplice_abi::symbol::RuntimeName;
@@ -91,25 +92,13 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// The number of the machine that a file is for.
-fn machine(data: &[u8]) -> object::Result<u16> {
-    fn number<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> object::Result<u16> {
-        let header = H::parse(data)?;
-        Ok(header.e_machine(header.endian()?).0)
-    }
-    match FileKind::parse(data)? {
-        FileKind::Elf32 => number::<elf::FileHeader32<Endianness>>(data),
-        _ => number::<elf::FileHeader64<Endianness>>(data),
-    }
-}
-
 /// Why a hypervisor for another machine is not verified.
 fn other_machine(number: u16) -> String {
     let machine = match Machine::from_elf(number) {
         Some(machine) => machine.to_string(),
         None => format!("ELF machine number {number}"),
     };
-    format!("it is for {machine}, and this proof is only available for x86-64 and ARM64")
+    format!("it is for {machine}, and this proof is only available for x86-64, ARM64 and ARM32")
 }
 
 /// A linked hypervisor, with payloads or without.
@@ -142,10 +131,11 @@ impl Image {
     /// Reads a linked hypervisor; `what` is for messages.
     pub(crate) fn read(what: &str, data: &[u8]) -> Result<Self, Unusable> {
         let bad = |reason: &dyn std::fmt::Display| Unusable::new(what, reason);
-        let machine = machine(data).map_err(|e| bad(&e))?;
+        let machine = crate::elf::machine(data).map_err(|e| bad(&e))?;
         let arch = Machine::from_elf(machine).and_then(arch::of);
         let arch = arch.ok_or_else(|| bad(&other_machine(machine)))?;
-        let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
+        let file = Wide::of(data).map_err(|e| bad(&e))?;
+        let elf = file.parse().map_err(|e| bad(&e))?;
         let build_id = elf
             .build_id()
             .map_err(|e| bad(&e))?
@@ -329,6 +319,11 @@ impl Image {
         segment.range().contains(&address).then_some(segment)
     }
 
+    /// The width of its addresses.
+    pub(crate) fn width(&self) -> Width {
+        self.arch.machine().width()
+    }
+
     /// The end of the last segment.
     pub(crate) fn end(&self) -> u64 {
         self.segments.last().map_or(0, |last| last.range().end)
@@ -456,7 +451,15 @@ impl Image {
     }
 }
 
-/// The places of mapping symbols, and whether data begins there.
+/// The addresses of `width` that `data` is full of.
+pub(crate) fn addresses(data: &[u8], width: Width) -> impl Iterator<Item = u64> {
+    data.chunks_exact(width.bytes())
+        .filter_map(move |address| width.read(address))
+}
+
+/// The places of mapping symbols, and whether data begins there. A function begins with code:
+/// our core's object has no mapping symbols among its code, and what is linked before it may
+/// end with one for data.
 fn marks(elf: &ElfFile64<'_, Endianness>, machine: Machine) -> object::Result<BTreeMap<u64, bool>> {
     let endian = elf.endian();
     let table = elf.elf_symbol_table();
@@ -466,6 +469,9 @@ fn marks(elf: &ElfFile64<'_, Endianness>, machine: Machine) -> object::Result<BT
         if machine.is_mapping_symbol(name) {
             marks.insert(symbol.st_value(endian), name.starts_with(b"$d"));
         }
+    }
+    for symbol in table.iter().filter(|s| s.st_type() == elf::STT_FUNC) {
+        marks.insert(symbol.st_value(endian), false);
     }
     Ok(marks)
 }
@@ -512,7 +518,7 @@ mod tests {
     fn the_reason_names_a_machine_whose_files_have_32_bits() {
         let file = Object::new(
             BinaryFormat::Elf,
-            Architecture::Arm,
+            Architecture::I386,
             object::Endianness::Little,
         );
         let file = file.write().expect("an ELF file");
@@ -520,6 +526,9 @@ mod tests {
             panic!("it is read");
         };
         let reason = reason.to_string();
-        assert!(reason.contains("it is for ARM32"), "{reason}");
+        assert!(
+            reason.contains("it is for ELF machine number 3,"),
+            "{reason}"
+        );
     }
 }

@@ -33,6 +33,7 @@ mod build;
 mod class;
 mod copy;
 mod dwarf;
+mod elf;
 mod generated;
 mod image;
 mod objects;

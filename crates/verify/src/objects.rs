@@ -7,6 +7,7 @@
 use crate::Unusable;
 use crate::arch::{Arch, Part, Shape};
 use crate::class::Class;
+use crate::elf::Wide;
 use crate::image::{Entity, EntityId, Image, Name};
 use crate::tables;
 use crate::unnamed;
@@ -16,7 +17,7 @@ use object::{
     Endianness, Object as _, ObjectSection, ObjectSymbol as _, RelocationFlags, RelocationTarget,
     SectionIndex, SymbolIndex, elf,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use xsplice_abi::special::Table;
 
@@ -74,6 +75,8 @@ impl Field {
 pub(crate) struct Objects {
     fields: BTreeMap<u64, Field>,
     alignment: HashMap<EntityId, u64>,
+    /// Those that share a section, so that their alignment can only be assumed.
+    sharing: HashSet<EntityId>,
     /// Symbols without a size: each extends to the next name, or to the end of its
     /// section.
     pub(crate) stretches: BTreeMap<u64, u64>,
@@ -90,7 +93,8 @@ pub(crate) struct Objects {
 impl Objects {
     /// Reads `prelink.o`, from which `image` was linked; `what` is for messages.
     pub(crate) fn read(image: &Image, what: &str, data: &[u8]) -> Result<Self, Unusable> {
-        let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| Unusable::new(what, &e))?;
+        let file = Wide::of(data).map_err(|e| Unusable::new(what, &e))?;
+        let elf = file.parse().map_err(|e| Unusable::new(what, &e))?;
         let placed = Placed::new(&elf, image).map_err(|e| Unusable::new(what, &e))?;
         let mut objects = Self::default();
         let mut mismatched = Vec::new();
@@ -142,6 +146,7 @@ impl Objects {
                 let alignment = if alone {
                     section.align()
                 } else {
+                    objects.sharing.insert(id);
                     natural(entity)
                 };
                 objects.alignment.insert(id, alignment);
@@ -274,6 +279,19 @@ impl Objects {
 
     pub(crate) fn field(&self, at: u64) -> Option<&Field> {
         self.fields.get(&at)
+    }
+
+    /// Whether the entity comes from the objects: the list of all symbols is added to them
+    /// when the hypervisor is linked.
+    pub(crate) fn has(&self, entity: &Entity) -> bool {
+        let section = self.sections.range(..=entity.address).next_back();
+        section.is_some_and(|(start, (size, _))| entity.address - start < *size)
+    }
+
+    /// Whether the entity shares its section with others, so that its alignment is only
+    /// assumed.
+    pub(crate) fn shares_section(&self, entity: EntityId) -> bool {
+        self.sharing.contains(&entity)
     }
 
     /// The required alignment of the entity.
@@ -426,7 +444,7 @@ impl<'a> Placed<'a> {
         {
             return Some(Field {
                 size,
-                relative,
+                relative: false,
                 part: Part::Computed(bit),
                 key: (index.0, relocation.addend()),
                 target: Some(address),

@@ -3,7 +3,8 @@
 
 use crate::Unusable;
 use crate::class::Class;
-use crate::image::{Image, Name, RawSymbol, Segment};
+use crate::elf::Wide;
+use crate::image::{Image, Name, RawSymbol, Segment, addresses};
 use crate::tables;
 use object::read::elf::{ElfFile64, FileHeader as _, SectionHeader as _};
 use object::{
@@ -11,11 +12,11 @@ use object::{
     RelocationTarget, SectionIndex, SymbolSection, elf,
 };
 use std::collections::{BTreeSet, HashMap};
+use xsplice_abi::machine::Width;
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::hook;
 use xsplice_abi::payload::{LivepatchFunc, section as names};
 use xsplice_abi::special::Table;
-use zerocopy::FromBytes as _;
 
 /// Alignment of a loaded payload; no section can have more.
 const PAGE: u64 = 4096;
@@ -66,7 +67,8 @@ pub(crate) struct Brought {
 /// Adds the payload `data` to `image`; `what` is for messages.
 pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brought, Unusable> {
     let bad = |reason: &dyn std::fmt::Display| Unusable::new(what, reason);
-    let elf = ElfFile64::<Endianness>::parse(data).map_err(|e| bad(&e))?;
+    let file = Wide::of(data).map_err(|e| bad(&e))?;
+    let elf = file.parse().map_err(|e| bad(&e))?;
     let machine = elf.elf_header().e_machine(elf.endian()).0;
     if machine != image.arch.machine().elf_number() {
         let hypervisor = image.arch.machine();
@@ -104,7 +106,7 @@ pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brough
         let section = elf.section_by_index(index).map_err(|e| bad(&e))?;
         let name = section.name().map_err(|e| bad(&e))?;
         brought
-            .read(name, &segment)
+            .read(name, &segment, image.width())
             .map_err(|reason| bad(&reason))?;
         image.add_segment(segment);
     }
@@ -121,18 +123,15 @@ fn build_id(elf: &ElfFile64<'_, Endianness>, section: &str) -> Option<Vec<u8>> {
 }
 
 impl Brought {
-    fn read(&mut self, name: &str, segment: &Segment) -> Result<(), String> {
+    fn read(&mut self, name: &str, segment: &Segment, width: Width) -> Result<(), String> {
         if name == names::FUNCS {
-            let (records, rest) = segment.data.as_chunks::<{ size_of::<LivepatchFunc>() }>();
-            if !rest.is_empty() {
-                return Err(format!("{name} ends within a record"));
-            }
-            for record in records {
-                self.replaced.push(replaced(record)?);
+            for record in segment.data.chunks(width.func_size()) {
+                let record = LivepatchFunc::read(record, width);
+                let record = record.ok_or_else(|| format!("{name} ends within a record"))?;
+                self.replaced.push(replaced(&record));
             }
         } else if let Some(stage) = hook::stage(name) {
-            let (pointers, _) = segment.data.as_chunks::<8>();
-            let hooks = pointers.iter().map(|p| u64::from_le_bytes(*p));
+            let hooks = addresses(&segment.data, width);
             self.hooks
                 .extend(hooks.map(|hook| (stage.to_owned(), hook)));
         } else if let Some(table) = tables::of_section(name)? {
@@ -142,17 +141,15 @@ impl Brought {
     }
 }
 
-fn replaced(record: &[u8]) -> Result<Replaced, String> {
-    let func = LivepatchFunc::read_from_bytes(record)
-        .map_err(|_| "a record of functions is truncated".to_owned())?;
-    Ok(Replaced {
+fn replaced(func: &LivepatchFunc) -> Replaced {
+    Replaced {
         name: String::new(),
         name_at: func.name.get(),
         old: func.old_addr.get(),
         old_size: func.old_size.get().into(),
         new: func.new_addr.get(),
         new_size: func.new_size.get().into(),
-    })
+    }
 }
 
 struct Linker<'a> {

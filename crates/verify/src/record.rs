@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads the build records of a Kbuild tree.
 
-use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSymbol, SymbolKind};
+use crate::elf::Wide;
+use object::{Object as _, ObjectSymbol, SymbolKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -26,10 +26,12 @@ pub(crate) fn arguments(xen: &Path) -> std::io::Result<Vec<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         config => config?,
     };
-    if config.lines().any(|line| line == "CONFIG_ARM_64=y") {
-        arguments.push("XEN_TARGET_ARCH=arm64".to_owned());
-        // The linker's rewrites against this erratum depend on where code is, and are not
-        // there to be compared.
+    let has = |option: &str| config.lines().any(|line| line == option);
+    let target = [("CONFIG_ARM_64=y", "arm64"), ("CONFIG_ARM_32=y", "arm32")];
+    if let Some((_, target)) = target.iter().find(|(option, _)| has(option)) {
+        arguments.push(format!("XEN_TARGET_ARCH={target}"));
+        // The linker's rewrites against this erratum of ARM64 depend on where code is, and
+        // are not there to be compared.
         arguments.push("CONFIG_ARM64_ERRATUM_843419=n".to_owned());
         let prefix = linker.and_then(|linker| linker.strip_suffix("ld"));
         arguments.extend(prefix.map(|prefix| format!("CROSS_COMPILE={prefix}")));
@@ -111,7 +113,10 @@ pub(crate) fn files(xen: &Path) -> std::io::Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
     for object in objects(xen)? {
         let data = std::fs::read(xen.join(&object))?;
-        let Ok(elf) = ElfFile64::<Endianness>::parse(&*data) else {
+        let Ok(file) = Wide::of(&data) else {
+            continue;
+        };
+        let Ok(elf) = file.parse() else {
             continue;
         };
         let is_file = |symbol: &_| ObjectSymbol::kind(symbol) == SymbolKind::File;

@@ -2,9 +2,9 @@
 //! What payloads record: whether payloads and patches belong together is known before
 //! anything is built.
 
+use crate::elf::Wide;
 use crate::{Input, Unusable};
-use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSection as _};
+use object::{Object as _, ObjectSection as _};
 use sha2::{Digest as _, Sha256};
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::section;
@@ -36,7 +36,8 @@ impl Recorded {
 }
 
 fn patches(payload: &[u8]) -> Option<Vec<(String, String)>> {
-    let elf = ElfFile64::<Endianness>::parse(payload).ok()?;
+    let file = Wide::of(payload).ok()?;
+    let elf = file.parse().ok()?;
     let texts = elf.section_by_name(section::MODINFO)?.data().ok()?;
     let texts = texts.split(|&byte| byte == 0).map(String::from_utf8_lossy);
     let patches = texts.filter_map(|text| {
@@ -112,7 +113,8 @@ pub(crate) fn check_patches(
 /// Checks that each payload depends on the one given before it.
 pub(crate) fn check_order(hypervisor: &[u8], payloads: &[Input]) -> Result<(), Unusable> {
     let note = |payload: &Input, section: &str| {
-        let elf = ElfFile64::<Endianness>::parse(payload.data).ok()?;
+        let file = Wide::of(payload.data).ok()?;
+        let elf = file.parse().ok()?;
         let note = elf.section_by_name(section)?.data().ok()?;
         parse_build_id(note).map(<[u8]>::to_vec)
     };

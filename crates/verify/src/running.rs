@@ -2,7 +2,7 @@
 //! The running hypervisor with payloads applied.
 
 use crate::class::Class;
-use crate::image::Image;
+use crate::image::{Image, addresses};
 use crate::payload::{self, Replaced};
 use crate::tables::Tables;
 use crate::{Input, Unusable};
@@ -130,13 +130,12 @@ impl Running {
     pub(crate) fn takes_address(&self, address: u64) -> bool {
         let image = &self.image;
         let own = image.entities.iter().filter(|e| !e.class.is_payload());
-        let bytes = address.to_le_bytes();
         own.clone().any(|entity| {
             if entity.runs {
                 return image.arch.takes_address(image, entity, address);
             }
             let contents = image.bytes(entity.address, entity.size).unwrap_or_default();
-            contents.as_chunks::<8>().0.contains(&bytes)
+            addresses(&contents, image.width()).any(|pointer| pointer == address)
         })
     }
 

@@ -57,8 +57,8 @@ fn starts(
         };
         let address = match shape.part {
             Part::Bytes | Part::Word => Some(value),
-            Part::Computed(_) => None,
-            Part::Page | Part::Rest => {
+            Part::Computed(_) | Part::Distance(_) => None,
+            Part::Upper | Part::Rest => {
                 let known = halves.entry((target, distance)).or_default();
                 known[usize::from(shape.part == Part::Rest)] = Some(value);
                 known[0].zip(known[1]).map(|(page, rest)| page | rest)
@@ -95,7 +95,6 @@ fn target(
 
 /// What the field at `at` has of an address.
 fn value(image: &Image, at: u64, shape: Shape) -> Option<u64> {
-    const POINTER: u8 = 8;
     if shape.part != Part::Bytes {
         return image.arch.part(image, at, shape.part);
     }
@@ -103,7 +102,9 @@ fn value(image: &Image, at: u64, shape: Shape) -> Option<u64> {
     let value = crate::prove::number(&bytes)?;
     match (shape.relative, shape.size) {
         (true, _) => Some(at.wrapping_add_signed(value)),
-        (false, POINTER) => Some(value.cast_unsigned()),
-        (false, _) => None,
+        (false, size) => {
+            let whole = usize::from(size) == image.width().bytes();
+            whole.then_some(value.cast_unsigned())
+        }
     }
 }

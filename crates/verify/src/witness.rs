@@ -6,8 +6,9 @@
 //! then the start of the next one, and `array - 1` is within the one before. An
 //! object assembled with these variables declared global must name them.
 
+use crate::elf::Wide;
 use crate::image::Name;
-use object::read::elf::{ElfFile64, ElfSymbol64};
+use object::read::elf::ElfSymbol64;
 use object::{
     Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex,
     SymbolKind,
@@ -23,8 +24,6 @@ pub(crate) struct Reference {
     pub(crate) to: Name,
 }
 
-type Elf<'a> = ElfFile64<'a, Endianness>;
-
 /// The private variables of an object that share a section, and its source file.
 #[derive(Debug, Default)]
 pub(crate) struct Private {
@@ -35,7 +34,10 @@ pub(crate) struct Private {
 impl Private {
     /// Reads them from the build's object `data`.
     pub(crate) fn of(data: &[u8]) -> Self {
-        let Ok(elf) = Elf::parse(data) else {
+        let Ok(file) = Wide::of(data) else {
+            return Self::default();
+        };
+        let Ok(elf) = file.parse() else {
             return Self::default();
         };
         let source = elf
@@ -70,7 +72,10 @@ impl Private {
 
     /// The references to them in `data`, the object assembled with the declarations.
     pub(crate) fn references(&self, data: &[u8]) -> Vec<Reference> {
-        let Ok(elf) = Elf::parse(data) else {
+        let Ok(file) = Wide::of(data) else {
+            return Vec::new();
+        };
+        let Ok(elf) = file.parse() else {
             return Vec::new();
         };
         let mut references = Vec::new();

@@ -7,12 +7,13 @@
 use crate::Base;
 use crate::mutation::Random;
 use anyhow::{Context as _, ensure};
-use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSection as _};
+use object::{Object as _, ObjectSection as _};
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
+use xsplice_abi::machine::Width;
+use xsplice_abi::payload::LivepatchFunc;
 use xsplice_review::Payload;
 use xsplice_verify::{Accepted, Input, Inputs, Level, Plan, Verdict, generated_hooks};
 
@@ -68,14 +69,17 @@ impl Claim {
 
 /// The addresses of the functions that a payload replaces.
 fn replaced(payload: &[u8]) -> anyhow::Result<Vec<String>> {
-    const RECORD: usize = 104;
-    const OLD: usize = 16;
-    let elf = ElfFile64::<Endianness>::parse(payload)?;
+    let elf = object::File::parse(payload)?;
     let records = elf.section_by_name(".livepatch.funcs");
     let records = records.context("it replaces nothing")?.data()?;
-    let old = records.chunks_exact(RECORD).map(|record| {
-        let old: [u8; 8] = record[OLD..OLD + 8].try_into()?;
-        Ok(format!("{:#x}", u64::from_le_bytes(old)))
+    let width = if elf.is_64() {
+        Width::Bits64
+    } else {
+        Width::Bits32
+    };
+    let old = records.chunks(width.func_size()).map(|record| {
+        let record = LivepatchFunc::read(record, width).context("a record is cut off")?;
+        Ok(format!("{:#x}", record.old_addr.get()))
     });
     old.collect()
 }

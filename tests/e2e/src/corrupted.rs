@@ -2,9 +2,10 @@
 //! Payloads that are corrupted in one place, and what the second opinion says of them.
 
 use crate::{Base, base, build, build_with, patched};
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
+use object::build::elf::{Builder, Section, SectionData};
 use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
+use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use xsplice_verify::{Accepted, Difference, Input, Inputs, Kind, Patched, Verdict};
@@ -167,6 +168,16 @@ fn separate(base: &Base, patches: &[PathBuf]) -> anyhow::Result<Vec<Vec<u8>>> {
     payloads.collect()
 }
 
+/// The section `name`.
+fn section_of<'a, 'data>(
+    file: &'a mut Builder<'data>,
+    name: &str,
+) -> anyhow::Result<&'a mut Section<'data>> {
+    let mut sections = file.sections.iter_mut();
+    let found = sections.find(|section| section.name.as_slice() == name.as_bytes());
+    found.with_context(|| format!("no section {name}"))
+}
+
 /// A payload that is changed in place.
 #[derive(Debug)]
 pub struct Payload {
@@ -184,8 +195,8 @@ impl Payload {
     /// # Errors
     /// If the payload has no such thing.
     pub fn section(&self, name: &str) -> anyhow::Result<Range<usize>> {
-        let elf = self.elf()?;
-        let section = elf.section_by_name(name).context(name.to_owned())?;
+        let file = object::File::parse(&*self.bytes)?;
+        let section = file.section_by_name(name).context(name.to_owned())?;
         let (offset, size) = section.file_range().context(name.to_owned())?;
         Ok(usize::try_from(offset)?..usize::try_from(offset + size)?)
     }
@@ -392,6 +403,104 @@ impl Payload {
         let at = second.with_context(|| format!("only one leads to {symbol}"))? + 16;
         let addend = u64::from_le_bytes(self.bytes[at..at + 8].try_into()?);
         self.put(at, addend.wrapping_add(by));
+        Ok(())
+    }
+
+    /// Where the contents of `section` have what the `nth` relocation against `symbol`
+    /// fills. This works for files of 32 bits too, as all that follows.
+    ///
+    /// # Errors
+    /// If the payload has no such thing.
+    pub fn place(&self, section: &str, symbol: &str, nth: usize) -> anyhow::Result<usize> {
+        let file = object::File::parse(&*self.bytes)?;
+        let symbol = file.symbols().find(|s| s.name() == Ok(symbol));
+        let target = RelocationTarget::Symbol(symbol.context("no such symbol")?.index());
+        let section = file.section_by_name(section).context("no such section")?;
+        let (start, _) = section.file_range().context("it has no contents")?;
+        let mut against = section.relocations().filter(|(_, r)| r.target() == target);
+        let (offset, _) = against.nth(nth).context("no such relocation")?;
+        Ok(usize::try_from(start + offset)?)
+    }
+
+    /// Adds to the word that is at an offset of the file.
+    ///
+    /// # Errors
+    /// If it is too short.
+    pub fn add_to_word(&mut self, at: usize, by: u32) -> anyhow::Result<()> {
+        let word = self
+            .bytes
+            .get_mut(at..)
+            .and_then(|rest| rest.first_chunk_mut());
+        let word: &mut [u8; 4] = word.context("it is too short")?;
+        *word = u32::from_le_bytes(*word).wrapping_add(by).to_le_bytes();
+        Ok(())
+    }
+
+    /// Makes the `nth` relocation of `section` against `from` lead to `to`.
+    ///
+    /// # Errors
+    /// If the payload has no such thing.
+    pub fn retarget(
+        &mut self,
+        section: &str,
+        (from, nth): (&str, usize),
+        to: &str,
+    ) -> anyhow::Result<()> {
+        self.rewrite(|file| {
+            let symbol = |name: &str| {
+                let mut symbols = file.symbols.iter();
+                let found = symbols.find(|symbol| symbol.name.as_slice() == name.as_bytes());
+                found.map(|s| s.id()).with_context(|| name.to_owned())
+            };
+            let (from, to) = (symbol(from)?, symbol(to)?);
+            let SectionData::Relocation(all) = &mut section_of(file, section)?.data else {
+                bail!("{section} has no relocations");
+            };
+            let mut against = all.iter_mut().filter(|r| r.symbol == Some(from));
+            against.nth(nth).context("no such relocation")?.symbol = Some(to);
+            Ok(())
+        })
+    }
+
+    /// Takes the last `size` bytes off a section.
+    ///
+    /// # Errors
+    /// If the payload has no such thing.
+    pub fn shorten(&mut self, section: &str, size: usize) -> anyhow::Result<()> {
+        self.rewrite(|file| {
+            let SectionData::Data(bytes) = &mut section_of(file, section)?.data else {
+                bail!("{section} has no contents");
+            };
+            let kept = bytes.len().checked_sub(size).context("it is too short")?;
+            bytes.to_mut().truncate(kept);
+            let rel = section_of(file, &format!(".rel{section}"))?;
+            if let SectionData::Relocation(all) = &mut rel.data {
+                all.retain(|relocation| relocation.r_offset < kept as u64);
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a section read-only.
+    ///
+    /// # Errors
+    /// If the payload has no such thing.
+    pub fn make_read_only(&mut self, section: &str) -> anyhow::Result<()> {
+        self.rewrite(|file| {
+            section_of(file, section)?.sh_flags = object::elf::SHF_ALLOC;
+            Ok(())
+        })
+    }
+
+    fn rewrite(
+        &mut self,
+        change: impl FnOnce(&mut Builder<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut file = Builder::read(&*self.bytes)?;
+        change(&mut file)?;
+        let mut written = Vec::new();
+        file.write(&mut written)?;
+        self.bytes = written;
         Ok(())
     }
 

@@ -325,40 +325,46 @@ fn every_patch_has_the_expected_result() -> anyhow::Result<()> {
 
 #[test]
 fn every_patch_has_the_expected_result_on_arm64() -> anyhow::Result<()> {
-    /// Shapes of patches that are built and run at least.
-    const SHAPES: usize = 15;
     let base = arm64_base()?;
-    let mut cases = self::cases("patches", Machine::Arm64)?;
-    cases.extend(self::cases("patches-arm64", Machine::Arm64)?);
-    let directory = tempfile::tempdir()?;
-    let built = Built::all(&base, &cases, directory.path())?;
-    ensure!(
-        built.payloads.len() + built.failures.len() >= SHAPES,
-        "only {} patches run",
-        built.payloads.len()
-    );
-    let mut failures = built.failures;
-    failures.extend(claim::not_proved(&base, &built.claims, sample()?)?);
-    live(arm64_config(&base)?, &built.payloads, failures)
+    let directories = ["patches", "patches-arm64"];
+    on_arm(
+        &base,
+        arm64_config(&base)?,
+        Machine::Arm64,
+        &directories,
+        15,
+    )
 }
 
 #[test]
 fn every_patch_has_the_expected_result_on_arm32() -> anyhow::Result<()> {
-    /// Shapes of patches that are built and run at least.
-    const SHAPES: usize = 8;
     let base = arm32_base()?;
-    let mut cases = self::cases("patches", Machine::Arm32)?;
-    for directory in ["patches-arm64", "patches-arm32"] {
-        cases.extend(self::cases(directory, Machine::Arm32)?);
+    let directories = ["patches", "patches-arm64", "patches-arm32"];
+    on_arm(&base, arm32_config(&base)?, Machine::Arm32, &directories, 8)
+}
+
+/// The patches of `directories`, of which at least `least` are built and run.
+fn on_arm(
+    base: &Base,
+    config: HostConfig,
+    machine: Machine,
+    directories: &[&str],
+    least: usize,
+) -> anyhow::Result<()> {
+    let mut cases = Vec::new();
+    for directory in directories {
+        cases.extend(self::cases(directory, machine)?);
     }
     let directory = tempfile::tempdir()?;
-    let built = Built::all(&base, &cases, directory.path())?;
+    let built = Built::all(base, &cases, directory.path())?;
     ensure!(
-        built.payloads.len() + built.failures.len() >= SHAPES,
+        built.payloads.len() + built.failures.len() >= least,
         "only {} patches run",
         built.payloads.len()
     );
-    live(arm32_config(&base)?, &built.payloads, built.failures)
+    let mut failures = built.failures;
+    failures.extend(claim::not_proved(base, &built.claims, sample()?)?);
+    live(config, &built.payloads, failures)
 }
 
 /// The result of building every patch.

@@ -6,7 +6,8 @@ use anyhow::{Context as _, ensure};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use xsplice_e2e::corrupted::{Case, Good};
 use xsplice_e2e::{
-    Base, arm64_base, arm64_rust_base, base, build, local, repository, rust_base, told,
+    Base, arm32_base, arm32_rust_base, arm64_base, arm64_rust_base, base, build, local, repository,
+    rust_base, told,
 };
 use xsplice_verify::Kind;
 
@@ -187,6 +188,94 @@ const ARM64: [Case; 9] = [
     },
 ];
 
+/// Cases for ARM32, where addends are in instructions, and tables between them.
+const ARM32: [Case; 12] = [
+    Case {
+        name: "a call leads to another function",
+        spoil: |payload| payload.retarget(".rel.text", ("xen_build_id", 0), "strlcpy"),
+        kind: Kind::NotReplaced,
+        named: "xen_build_id",
+    },
+    Case {
+        name: "a veneer leads to another function",
+        spoil: |payload| payload.retarget(".rel.text", ("xen_major_version", 0), "xen_deny"),
+        kind: Kind::NotReplaced,
+        named: "xen_major_version",
+    },
+    Case {
+        name: "both halves of an address lead a few bytes too far",
+        spoil: |payload| {
+            for half in 0..2 {
+                let at = payload.place(".text", "saved_cmdline", half)?;
+                payload.add_to_word(at, 8)?;
+            }
+            Ok(())
+        },
+        kind: Kind::Class,
+        named: "saved_cmdline",
+    },
+    Case {
+        name: "the lower half of an address is another",
+        spoil: |payload| {
+            let at = payload.place(".text", "saved_cmdline", 0)?;
+            payload.add_to_word(at, 8)
+        },
+        kind: Kind::Class,
+        named: "saved_cmdline",
+    },
+    Case {
+        name: "the upper half of an address is that of code",
+        spoil: |payload| payload.retarget(".rel.text", ("saved_cmdline", 1), "do_xen_version"),
+        kind: Kind::Reference,
+        named: "saved_cmdline",
+    },
+    Case {
+        name: "an entry of a table of jumps is the next one's",
+        spoil: |payload| {
+            let at = payload.section(".text")?.start + 0x3c;
+            payload.add_to_word(at, 4)
+        },
+        kind: Kind::Code,
+        named: "do_xen_version",
+    },
+    Case {
+        name: "a function is not replaced",
+        spoil: |payload| payload.shorten(".livepatch.funcs", 92),
+        kind: Kind::Constant,
+        named: "xen_changeset",
+    },
+    Case {
+        name: "an instruction differs",
+        spoil: |payload| payload.flip(".text", 4),
+        kind: Kind::Code,
+        named: "the payload's code differs",
+    },
+    Case {
+        name: "a jump within a function leads to the next instruction",
+        spoil: |payload| payload.flip(".text", 0x70),
+        kind: Kind::Code,
+        named: "the payload's code differs",
+    },
+    Case {
+        name: "a string differs",
+        spoil: |payload| payload.flip(".rodata.str", 0),
+        kind: Kind::Constant,
+        named: "and not",
+    },
+    Case {
+        name: "a variable is read-only",
+        spoil: |payload| payload.make_read_only(".bss"),
+        kind: Kind::Class,
+        named: "the payload's read-only data",
+    },
+    Case {
+        name: "what replaces a function is longer than it says",
+        spoil: |payload| payload.flip(".livepatch.funcs", 12),
+        kind: Kind::LeftOver,
+        named: "sizes",
+    },
+];
+
 /// Cases for `second-opinion.patch`, which has more kinds of symbols.
 const EVERY_KIND: [Case; 12] = [
     Case {
@@ -296,7 +385,16 @@ fn each_corrupted_payload_is_caught_with_the_true_reason() -> anyhow::Result<()>
 
 #[test]
 fn so_is_each_for_arm64() -> anyhow::Result<()> {
-    let good = Good::build(&arm64_base()?, &[repository().join(PATCH)])?;
+    is_caught_on_arm(&arm64_base()?, &ARM64)
+}
+
+#[test]
+fn so_is_each_for_arm32() -> anyhow::Result<()> {
+    is_caught_on_arm(&arm32_base()?, &ARM32)
+}
+
+fn is_caught_on_arm(base: &Base, cases: &[Case]) -> anyhow::Result<()> {
+    let good = Good::build(base, &[repository().join(PATCH)])?;
     let verdict = good.proved()?;
     ensure!(
         verdict.functions > 2000 && verdict.objects > 500 && verdict.types > 0,
@@ -307,7 +405,7 @@ fn so_is_each_for_arm64() -> anyhow::Result<()> {
         let mut differences = none.differences.iter();
         ensure!(differences.any(|d| d.name == name), "{none:#?}");
     }
-    good.caught(0, &ARM64)
+    good.caught(0, cases)
 }
 
 /// Our core's object has one name for most of its code, and none for its constants. These
@@ -319,7 +417,9 @@ fn our_core_is_compared(base: &Base) -> anyhow::Result<()> {
     let caught = |what: &str, spoil: fn(&mut Vec<u8>) -> anyhow::Result<()>| {
         let verdict = good.on_corrupted(spoil).context(what.to_owned())?;
         let mut differences = verdict.differences.iter();
-        let found = differences.any(|d| d.name.starts_with("xsplice_"));
+        // What refers to it, or, on ARM32, what is left of its own name.
+        let names = ["xsplice_", "livepatch-core.o#$L"];
+        let found = differences.any(|d| names.iter().any(|name| d.name.starts_with(name)));
         ensure!(found, "{what}: {:#?}", verdict.differences);
         anyhow::Ok(())
     };
@@ -329,8 +429,9 @@ fn our_core_is_compared(base: &Base) -> anyhow::Result<()> {
         Ok(())
     })?;
     caught("a pointer in a table differs", |syms| {
-        let address = address_of(syms, only(syms, FILE)?)?;
-        let at = only(syms, &address.to_le_bytes())?;
+        let address = address_of(syms, only(syms, FILE)?)?.to_le_bytes();
+        let narrow = !object::File::parse(syms.as_slice())?.is_64();
+        let at = only(syms, if narrow { &address[..4] } else { &address })?;
         syms[at] ^= 1;
         Ok(())
     })?;
@@ -374,6 +475,11 @@ fn our_core_is_compared_on_x86() -> anyhow::Result<()> {
 #[test]
 fn our_core_is_compared_on_arm64() -> anyhow::Result<()> {
     our_core_is_compared(&arm64_rust_base()?)
+}
+
+#[test]
+fn our_core_is_compared_on_arm32() -> anyhow::Result<()> {
+    our_core_is_compared(&arm32_rust_base()?)
 }
 
 /// A function's exception fixups belong to it wherever they are: those of a replaced

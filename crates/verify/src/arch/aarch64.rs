@@ -4,18 +4,16 @@
 //! Encodings: Arm Architecture Reference Manual for A-profile, "A64 instruction set
 //! encoding"; relocations: ELF for the Arm 64-bit Architecture.
 
-use super::{Arch, Part, Shape};
+use super::{Arch, Bits, Part, Shape, WORD, Words, word};
 use crate::image::{Entity, Image};
 use object::elf::{self, RelocationType};
 use std::collections::BTreeSet;
 use xsplice_abi::machine::Machine;
-use xsplice_abi::special::{BugKind, Entry, Table, arm};
+use xsplice_abi::special::{Entry, Table, arm};
 use xsplice_abi::trampoline::arm64;
 use yaxpeax_arch::{Decoder as _, U8Reader};
 use yaxpeax_arm::armv8::a64::InstDecoder;
 
-/// Size of an instruction in bytes.
-pub(crate) const SIZE: usize = 4;
 /// Size of a page in bytes, in the sense of `adrp`.
 const PAGE: u64 = 0x1000;
 /// `b` and `bl`; conditional branches and loads of literals; `tbz` and `tbnz`; `adr` and
@@ -32,35 +30,6 @@ const PAGES: u32 = 1 << 31;
 #[derive(Debug)]
 pub(crate) struct Aarch64;
 
-/// The part of an instruction that leads to an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Operand {
-    /// Its bits in the word.
-    pub(crate) mask: u32,
-    /// The address, its page, or what comes to the page.
-    pub(crate) value: u64,
-    /// Number of bytes read or written there; 0 if none are.
-    pub(crate) accessed: u64,
-    pub(crate) branch: bool,
-}
-
-/// The instruction at `address`; `None` if there is none.
-pub(crate) fn word(image: &Image, address: u64) -> Option<u32> {
-    image
-        .from(address)
-        .first_chunk()
-        .map(|bytes| u32::from_le_bytes(*bytes))
-}
-
-/// The operand of an instruction at `at` that has `part` of an address.
-pub(crate) fn operand(word: u32, at: u64, part: Part) -> Option<Operand> {
-    match part {
-        Part::Page => page(word, at),
-        Part::Rest => rest(word),
-        Part::Word | Part::Bytes | Part::Computed(_) => whole(word, at),
-    }
-}
-
 /// `bits` bits from bit `at` on, as a signed number.
 fn signed(word: u32, at: u32, bits: u32) -> i64 {
     let top = word << (32 - at - bits);
@@ -76,13 +45,13 @@ fn is_adr(word: u32) -> bool {
     word & 0x9f00_0000 == 0x1000_0000
 }
 
-pub(crate) fn is_adrp(word: u32) -> bool {
+fn is_adrp(word: u32) -> bool {
     word & 0x9f00_0000 == 0x9000_0000
 }
 
 /// The operand of an instruction at `at` that has a whole address: branches, `adr`, and
 /// loads of literals.
-pub(crate) fn whole(word: u32, at: u64) -> Option<Operand> {
+fn whole(word: u32, at: u64) -> Option<Bits> {
     let near = word & 0xff00_0000 == 0x5400_0000 || word & 0x7e00_0000 == 0x3400_0000;
     let (mask, distance, accessed, branch) = if word & 0x7c00_0000 == 0x1400_0000 {
         (BRANCH, signed(word, 0, 26) * 4, 0, true)
@@ -103,7 +72,7 @@ pub(crate) fn whole(word: u32, at: u64) -> Option<Operand> {
     } else {
         return None;
     };
-    Some(Operand {
+    Some(Bits {
         mask,
         value: at.wrapping_add_signed(distance),
         accessed,
@@ -113,14 +82,14 @@ pub(crate) fn whole(word: u32, at: u64) -> Option<Operand> {
 
 /// The page that `adrp` at `at` has. Against the processor erratum 843419, the linker makes
 /// it `adr`, which has the same page if it reaches that.
-pub(crate) fn page(word: u32, at: u64) -> Option<Operand> {
+fn page(word: u32, at: u64) -> Option<Bits> {
     let value = if is_adrp(word) {
         (at & !(PAGE - 1)).wrapping_add_signed(distance(word).wrapping_mul(4096))
     } else {
         let page = at.wrapping_add_signed(distance(word));
         (is_adr(word) && page.is_multiple_of(PAGE)).then_some(page)?
     };
-    Some(Operand {
+    Some(Bits {
         mask: ADDRESS | PAGES,
         value,
         accessed: 0,
@@ -130,9 +99,9 @@ pub(crate) fn page(word: u32, at: u64) -> Option<Operand> {
 
 /// What comes to the page: `add` of an immediate that is not shifted, or a load or store
 /// with a scaled one.
-pub(crate) fn rest(word: u32) -> Option<Operand> {
+fn rest(word: u32) -> Option<Bits> {
     let immediate = u64::from(word >> 10 & 0xfff);
-    let operand = |value, accessed| Operand {
+    let operand = |value, accessed| Bits {
         mask: IMMEDIATE,
         value,
         accessed,
@@ -149,7 +118,7 @@ pub(crate) fn rest(word: u32) -> Option<Operand> {
 }
 
 /// Whether execution does not continue after it: `b`, `br`, `ret` or `eret`.
-pub(crate) fn ends(word: u32) -> bool {
+fn ends(word: u32) -> bool {
     let register = word & 0xffff_fc1f;
     word & 0xfc00_0000 == 0x1400_0000
         || [0xd61f_0000, 0xd65f_0000].contains(&register)
@@ -157,7 +126,7 @@ pub(crate) fn ends(word: u32) -> bool {
 }
 
 /// Whether it is `brk`.
-pub(crate) fn traps(word: u32) -> bool {
+fn traps(word: u32) -> bool {
     word & 0xffe0_001f == 0xd420_0000
 }
 
@@ -212,9 +181,40 @@ fn linked(r_type: RelocationType, word: u32, value: u64, place: u64) -> Option<u
     }
 }
 
+impl Words for Aarch64 {
+    fn operand(&self, word: u32, at: u64, part: Part) -> Option<Bits> {
+        match part {
+            Part::Upper => page(word, at),
+            Part::Rest => rest(word),
+            Part::Word | Part::Bytes => whole(word, at),
+            Part::Distance(_) | Part::Computed(_) => None,
+        }
+    }
+
+    fn is_incomplete(&self, word: u32) -> bool {
+        is_adrp(word)
+    }
+
+    fn ends(&self, word: u32) -> bool {
+        ends(word)
+    }
+
+    fn traps(&self, word: u32) -> bool {
+        traps(word)
+    }
+
+    fn rest(&self) -> u64 {
+        PAGE - 1
+    }
+}
+
 impl Arch for Aarch64 {
     fn machine(&self) -> Machine {
         Machine::Arm64
+    }
+
+    fn words(&self) -> Option<&'static dyn Words> {
+        Some(&Self)
     }
 
     fn entry_text(&self) -> Option<[&'static str; 2]> {
@@ -237,7 +237,7 @@ impl Arch for Aarch64 {
 
     /// Any page counts with any rest: this finds too many rather than too few.
     fn takes_address(&self, image: &Image, entity: &Entity, address: u64) -> bool {
-        let places = (entity.address..entity.end()).step_by(SIZE);
+        let places = (entity.address..entity.end()).step_by(WORD);
         let words = || places.clone().filter_map(|at| Some((at, word(image, at)?)));
         let has_whole = |(at, word): (u64, u32)| {
             whole(word, at).is_some_and(|o| !o.branch && o.value == address)
@@ -258,13 +258,13 @@ impl Arch for Aarch64 {
         // What GNU ld puts between sections of code.
         const LINKERS: u8 = 0x90;
         if data.starts_with(&arm64::NOP) {
-            return Some(SIZE as u64);
+            return Some(WORD as u64);
         }
         matches!(data.first(), Some(&(0 | LINKERS))).then_some(1)
     }
 
     fn is_trap(&self, code: &[u8]) -> bool {
-        let (words, rest) = code.as_chunks::<SIZE>();
+        let (words, rest) = code.as_chunks::<WORD>();
         rest.is_empty() && words.iter().all(|word| traps(u32::from_le_bytes(*word)))
     }
 
@@ -290,7 +290,7 @@ impl Arch for Aarch64 {
             | elf::R_AARCH64_TSTBR14
             | elf::R_AARCH64_ADR_PREL_LO21
             | elf::R_AARCH64_LD_PREL_LO19 => word(Part::Word),
-            elf::R_AARCH64_ADR_PREL_PG_HI21 => word(Part::Page),
+            elf::R_AARCH64_ADR_PREL_PG_HI21 => word(Part::Upper),
             elf::R_AARCH64_ADD_ABS_LO12_NC
             | elf::R_AARCH64_LDST8_ABS_LO12_NC
             | elf::R_AARCH64_LDST16_ABS_LO12_NC
@@ -302,7 +302,8 @@ impl Arch for Aarch64 {
     }
 
     fn part(&self, image: &Image, address: u64, part: Part) -> Option<u64> {
-        operand(word(image, address)?, address, part).map(|operand| operand.value)
+        self.operand(word(image, address)?, address, part)
+            .map(|bits| bits.value)
     }
 
     fn relocate(
@@ -329,14 +330,8 @@ impl Arch for Aarch64 {
         }
         let word = rest.first_chunk().map(|word| u32::from_le_bytes(*word));
         let word = linked(r_type, word.ok_or_else(outside)?, value, place);
-        let word = word.ok_or_else(|| {
-            let number = r_type.0;
-            format!(
-                "this proof does not know relocations of type {number}, or this one cannot lead \
-                 that far"
-            )
-        })?;
-        let field = rest.get_mut(..SIZE).ok_or_else(outside)?;
+        let word = word.ok_or_else(|| super::out_of_reach(r_type))?;
+        let field = rest.get_mut(..WORD).ok_or_else(outside)?;
         field.copy_from_slice(&word.to_le_bytes());
         Ok(())
     }
@@ -345,17 +340,8 @@ impl Arch for Aarch64 {
         arm::entry_size(table)
     }
 
-    /// Only an assertion has a message; without one, the field leads behind the name of the
-    /// file, and nothing reads it.
     fn entry(&self, table: Table, entry: &[u8], at: u64) -> Option<Entry> {
-        Some(match arm::read(table, entry, at)? {
-            Entry::BugFrame { kind, frame, .. } if kind != BugKind::Assert => Entry::BugFrame {
-                kind,
-                frame,
-                message: None,
-            },
-            other => other,
-        })
+        super::arm_entry(table, entry, at)
     }
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What differs between machines: instructions, relocations, and the hypervisor's tables.
 
-pub(crate) mod aarch64;
+mod aarch64;
+mod arm32;
 mod x86_64;
 
 pub(crate) use x86_64::Code;
@@ -11,7 +12,10 @@ use object::elf::RelocationType;
 use std::fmt::Debug;
 use std::ops::Range;
 use xsplice_abi::machine::Machine;
-use xsplice_abi::special::{Entry, Table};
+use xsplice_abi::special::{BugKind, Entry, Table, arm};
+
+/// Size in bytes of an instruction that is one word.
+pub(crate) const WORD: usize = 4;
 
 /// An operand that refers to an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +33,7 @@ impl Operand {
     /// That of an instruction that is one word.
     pub(crate) const fn of_word(target: u64, accessed: u64, branch: bool) -> Self {
         Self {
-            field: 0..aarch64::SIZE,
+            field: 0..WORD,
             target,
             accessed,
             branch,
@@ -37,10 +41,56 @@ impl Operand {
     }
 }
 
+/// The part of an instruction that leads to an address, if the instruction is one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bits {
+    /// Those in the word.
+    pub(crate) mask: u32,
+    /// The address, its upper part, or its rest.
+    pub(crate) value: u64,
+    /// Number of bytes read or written there; 0 if none are.
+    pub(crate) accessed: u64,
+    pub(crate) branch: bool,
+}
+
+/// A machine whose instructions are words.
+pub(crate) trait Words {
+    /// The operand of an instruction at `at` that has `part` of an address.
+    fn operand(&self, word: u32, at: u64, part: Part) -> Option<Bits>;
+
+    /// Whether the instruction cannot be compared unless it has an operand.
+    fn is_incomplete(&self, word: u32) -> bool;
+
+    /// Whether execution does not continue after it.
+    fn ends(&self, word: u32) -> bool;
+
+    /// Whether it is a trap.
+    fn traps(&self, word: u32) -> bool;
+
+    /// The bits of an address that its rest has.
+    fn rest(&self) -> u64;
+
+    /// Where the code at `address` leads to, if that is all that it does.
+    fn veneer(&self, _image: &Image, _address: u64) -> Option<u64> {
+        None
+    }
+}
+
+/// The word at `address`; `None` if there is none.
+pub(crate) fn word(image: &Image, address: u64) -> Option<u32> {
+    let bytes = image.from(address).first_chunk();
+    bytes.map(|bytes| u32::from_le_bytes(*bytes))
+}
+
 /// A machine.
 pub(crate) trait Arch: Debug + Sync {
     /// Which one.
     fn machine(&self) -> Machine;
+
+    /// Its instructions, if they are words.
+    fn words(&self) -> Option<&'static dyn Words> {
+        None
+    }
 
     /// The symbols at the edges of the code that is mapped in all page tables.
     fn entry_text(&self) -> Option<[&'static str; 2]>;
@@ -115,10 +165,12 @@ pub(crate) enum Part {
     Bytes,
     /// All of it, in an instruction that is one word.
     Word,
-    /// Its page, in such an instruction.
-    Page,
-    /// What comes to its page, in such an instruction.
+    /// Its upper part, in such an instruction: on ARM64 its page.
+    Upper,
+    /// What comes to its upper part, in such an instruction.
     Rest,
+    /// The 16 bits from this one on of the distance to it, in such an instruction.
+    Distance(u8),
     /// The 16 bits from this one on, which the linker script computes.
     Computed(u8),
 }
@@ -134,11 +186,32 @@ impl Shape {
     }
 }
 
+/// Why a field cannot be filled.
+fn out_of_reach(r_type: RelocationType) -> String {
+    let number = r_type.0;
+    format!(
+        "this proof does not know relocations of type {number}, or this one cannot lead that far"
+    )
+}
+
+/// An entry of a table on ARM. Only an assertion has a message; without one, the field leads
+/// behind the name of the file, and nothing reads it.
+fn arm_entry(table: Table, entry: &[u8], at: u64) -> Option<Entry> {
+    Some(match arm::read(table, entry, at)? {
+        Entry::BugFrame { kind, frame, .. } if kind != BugKind::Assert => Entry::BugFrame {
+            kind,
+            frame,
+            message: None,
+        },
+        other => other,
+    })
+}
+
 /// What is known of a machine; `None` if that is nothing.
 pub(crate) fn of(machine: Machine) -> Option<&'static dyn Arch> {
     match machine {
         Machine::X86_64 => Some(&x86_64::X86_64),
         Machine::Arm64 => Some(&aarch64::Aarch64),
-        Machine::Arm32 => None,
+        Machine::Arm32 => Some(&arm32::Arm32),
     }
 }

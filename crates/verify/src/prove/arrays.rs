@@ -5,7 +5,7 @@
 use super::{Origin, Pair, Place, Walk};
 use crate::class::Class;
 use crate::generated;
-use crate::image::{EntityId, Image, Name};
+use crate::image::{EntityId, Image, Name, addresses};
 use crate::verdict::Kind;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -288,8 +288,7 @@ impl Walk<'_> {
         for (stage, range) in self.patched.hooks() {
             let data = self.patched.bytes(range.start, range.end - range.start);
             let data = data.unwrap_or_default();
-            let (pointers, _) = data.as_chunks::<8>();
-            let functions = pointers.iter().map(|pointer| u64::from_le_bytes(*pointer));
+            let functions = addresses(&data, self.patched.width());
             wanted.extend(functions.map(|function| (stage.clone(), function)));
         }
         wanted

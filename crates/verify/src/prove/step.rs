@@ -9,7 +9,6 @@ use crate::objects::{Extent, Field, Meant};
 use crate::tables::{self, Entry, Says};
 use crate::verdict::Kind;
 use std::ops::Range;
-use xsplice_abi::machine::Machine;
 
 /// The successors of an instruction that both have.
 pub(super) struct Passed {
@@ -154,9 +153,9 @@ impl Walk<'_> {
         (patched, running): (u64, u64),
         own: Option<(Range<u64>, u64)>,
     ) -> Result<Passed, String> {
-        match self.patched.arch.machine() {
-            Machine::X86_64 => self.bytes(origin, (patched, running), own),
-            Machine::Arm64 | Machine::Arm32 => self.word(origin, (patched, running), own),
+        match self.patched.arch.words() {
+            Some(words) => self.word(words, origin, (patched, running), own),
+            None => self.bytes(origin, (patched, running), own),
         }
     }
 
