@@ -64,6 +64,9 @@ impl Arch for Arm32 {
                     let inner = u64::from(word).wrapping_sub(address);
                     return inside(offset, ".word ".to_owned(), inner);
                 }
+                if function.literals.contains(&index) {
+                    return outside(offset, ".word ".to_owned(), names, word.into());
+                }
                 let Some(text) = text(word) else {
                     return Code::plain(offset, format!(".inst {word:#010x}"));
                 };
@@ -109,6 +112,11 @@ impl Arch for Arm32 {
         found.extend(whole.map(|(index, target)| Reference {
             place: function.place(index),
             target,
+            how: How::Address,
+        }));
+        found.extend(function.literals.iter().map(|&index| Reference {
+            place: function.place(index),
+            target: function.words[index].into(),
             how: How::Address,
         }));
         found
@@ -192,19 +200,51 @@ impl Half {
     }
 }
 
-/// The words of a function: instructions, and tables between them.
+/// What a load reads at a distance from itself: how many words, and from where.
+fn literal(word: u32, at: u64) -> Option<(u64, usize)> {
+    let (distance, count) = if word & 0x0f7f_0000 == 0x051f_0000 {
+        (word & 0xfff, 1)
+    } else if word & 0x0f7f_00f0 == 0x014f_00d0 {
+        (word >> 4 & 0xf0 | word & 0xf, 2)
+    } else {
+        return None;
+    };
+    let from = at.wrapping_add(AHEAD.into());
+    let place = match word & 0x0080_0000 {
+        0 => from.wrapping_sub(distance.into()),
+        _ => from.wrapping_add(distance.into()),
+    };
+    (word >> 28 != UNCONDITIONAL).then_some((place, count))
+}
+
+/// The words of a function: instructions, and tables and constants between them.
 struct Function {
     address: u64,
     words: Vec<u32>,
+    /// The indices of constants.
+    literals: BTreeSet<usize>,
 }
 
 impl Function {
     fn new(code: &[u8], address: u64) -> Self {
         let words = code.as_chunks::<SIZE>().0.iter();
-        Self {
+        let mut function = Self {
             address,
             words: words.map(|word| u32::from_le_bytes(*word)).collect(),
+            literals: BTreeSet::new(),
+        };
+        for (index, &word) in function.words.iter().enumerate() {
+            if function.literals.contains(&index) {
+                continue;
+            }
+            if let Some((place, count)) = literal(word, function.place(index))
+                && let Some(first) = function.index(place)
+            {
+                let end = function.words.len().min(first + count);
+                function.literals.extend(first..end);
+            }
         }
+        function
     }
 
     fn place(&self, index: usize) -> u64 {
@@ -223,6 +263,9 @@ impl Function {
 
     /// Where the branch leads, if it is one.
     fn branch_target(&self, index: usize) -> Option<u64> {
+        if self.literals.contains(&index) {
+            return None;
+        }
         let word = self.words.get(index).filter(|word| is_branch(**word))?;
         let distance = arm32::lookup(R_ARM_CALL)?.read(&word.to_le_bytes())?;
         let from = self.place(index).wrapping_add(AHEAD.into());
@@ -242,6 +285,9 @@ impl Function {
         for (index, &word) in self.words.iter().enumerate() {
             if joins.contains(&index) || is_branch(word) {
                 firsts.clear();
+            }
+            if self.literals.contains(&index) {
+                continue;
             }
             let Some(half) = Half::of(word) else {
                 for register in written(word) {
@@ -285,7 +331,7 @@ fn written(word: u32) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Function, decode, text};
+    use super::{Arch as _, Arm32, Function, decode, text};
 
     #[test]
     fn addresses_have_two_halves_in_one_path() {
@@ -325,6 +371,32 @@ mod tests {
         assert_eq!(function.branch_target(0), Some(0x1010));
         assert_eq!(function.branch_target(1), Some(0x1000));
         assert_eq!(function.branch_target(2), None);
+    }
+
+    /// As inline assembly has them (`ldr r0, =printk`), and compilers those of 64 bits.
+    #[test]
+    fn what_loads_read_near_them_are_no_instructions() {
+        let words = [
+            0xe59f_0008, // ldr r0, [pc, #8]
+            0xe1cf_20d8, // ldrd r2, [pc, #8]
+            0xe12f_ff1e, // bx lr
+            0xe320_f000, // nop
+            0xeaff_fffe, // an address
+            0xe51f_0008, // two words
+            0xeb00_0000,
+            0xf57f_f04e, // dsb st
+        ];
+        let code = words.map(u32::to_le_bytes);
+        let function = Function::new(code.as_flattened(), 0x1000);
+        assert_eq!(Vec::from_iter(function.literals.clone()), [4, 5, 6]);
+        assert_eq!(function.branch_target(4), None);
+        // A veneer: ldr pc, [pc, #-4].
+        let code = [0xe51f_f004_u32, 0x0024_9a04].map(u32::to_le_bytes);
+        let references = Arm32.references(code.as_flattened(), 0x1000);
+        let [only] = references[..] else {
+            panic!("{references:?}");
+        };
+        assert_eq!((only.place, only.target), (0x1004, 0x0024_9a04));
     }
 
     #[test]
