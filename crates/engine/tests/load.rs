@@ -1024,6 +1024,17 @@ fn new_symbols_are_unique_except_where_only_a_replace_applies() {
     act(&mut engine, "instead", Action::Replace).unwrap();
 }
 
+/// The code of a function that cannot be patched is no new one because of that.
+#[test]
+fn a_refused_function_has_one_reason() {
+    let denied = func("").with(|f| f.old_addr.set(DENIED));
+    let mut payload = Payload::new(&[denied]);
+    payload.symbol("target", Some((payload.text, 0)));
+    let refusal = load(&payload.bytes()).unwrap_err();
+    assert_eq!(refusal.problems.len(), 1, "{refusal}");
+    assert!(is!(function: Denied { .. })(&refusal.problems[0]));
+}
+
 #[test]
 fn symbols() {
     let mut payload = Payload::new(&[func("target")]);

@@ -203,10 +203,12 @@ impl<'a> Placed<'a> {
                 continue;
             }
             match self.owner(loader, name) {
-                Some(owner) => {
+                // Otherwise, it may be the code of a function that was refused.
+                Some(owner) if self.all_are_known(machine.width(), functions) => {
                     let owner = same(owner);
                     problems.symbol(index, symbol, SymbolFault::Duplicate { owner });
                 }
+                Some(_) => {}
                 None => new_symbols.add(name, addr)?,
             }
         }
@@ -215,6 +217,13 @@ impl<'a> Placed<'a> {
 }
 
 impl Placed<'_> {
+    /// Whether `functions` are all that the payload has records of: none was refused.
+    fn all_are_known(&self, width: Width, functions: &[Function]) -> bool {
+        let records = self.elf.section(Known::Funcs);
+        let size = records.map_or(0, |records| records.size);
+        size == (functions.len() * width.func_size()) as u64
+    }
+
     /// What already has a symbol of this name, if the payload can be applied beside it.
     fn owner<'l>(&self, loader: &'l Loader<'_, impl Host>, name: &[u8]) -> Option<&'l str> {
         if loader.host.lookup_symbol(name).unwrap_or(0) != 0 {
