@@ -3,6 +3,9 @@
 
 use xsplice_dom0::{Livepatch, Place, Privcmd};
 
+/// What the hypervisor's own lines begin with; a time may follow. Those of a domain begin
+/// with its number.
+const OWN: &str = "(XEN) ";
 /// What lines about live patches have, in Xen's core and in ours.
 const MARK: &str = "livepatch: ";
 /// The most lines that are shown, the last ones, and the most bytes of a line.
@@ -53,7 +56,8 @@ fn lines_about<'a>(
     let mut others_turn = false;
     let mut lines = Vec::new();
     for line in text.lines() {
-        let Some((_, said)) = line.split_once(MARK) else {
+        let own = line.strip_prefix(OWN);
+        let Some((_, said)) = own.and_then(|line| line.split_once(MARK)) else {
             continue;
         };
         if !said.starts_with(' ') {
@@ -75,6 +79,8 @@ mod tests {
     fn lines_are_those_of_this_action() {
         let text = "(XEN) livepatch: fix: check against hypervisor build-id failed\n\
                     (XEN) Domain 3 crashed\n\
+                    (d3) livepatch: fix: all is well\n\
+                    (d3) [2026-11-29 10:00:00] livepatch: fix: all is well\n\
                     (XEN) [2026-11-29 10:00:00] livepatch: other: Applying 2 functions\n\
                     (XEN) livepatch: fix-2 was not loaded (EINVAL)\n\
                     (XEN) livepatch:   this is why\n\
@@ -95,14 +101,14 @@ mod tests {
             ]
         );
         // One name is the beginning of the other.
-        let said = lines_about("livepatch: a b: failed\n", "a b", ["a"].into_iter());
+        let said = lines_about("(XEN) livepatch: a b: failed\n", "a b", ["a"].into_iter());
         assert_eq!(said, ["a b: failed"]);
     }
 
     #[test]
     fn there_are_not_more_than_people_read() {
         let text: String = (0..100)
-            .map(|n| format!("livepatch: {n} {}\n", "x".repeat(9999)))
+            .map(|n| format!("(XEN) livepatch: {n} {}\n", "x".repeat(9999)))
             .collect();
         let said = lines_about(&text, "fix", std::iter::empty());
         assert_eq!(said.len(), LINES);
