@@ -13,7 +13,8 @@ pub enum Kind {
     NotReplaced,
     /// The payload's code differs from the patched hypervisor's.
     Code,
-    /// An operand, pointer or entry leads to a different place.
+    /// An operand, pointer or entry leads to a different place, or a variable has another
+    /// place than its own.
     Reference,
     /// An entry of a table about code is missing, extra or different.
     Table,
@@ -21,8 +22,8 @@ pub enum Kind {
     Constant,
     /// The initial value of a variable changed; the running one has the old value.
     InitialValue,
-    /// A variable starts from its initial value although it exists with state, or
-    /// shares its place with another.
+    /// A variable starts from its initial value although it exists with state, or has the
+    /// place of one with another name.
     State,
     /// Memory has a different class or alignment.
     Class,

@@ -4,8 +4,10 @@
 use crate::{Base, base, build, build_with, patched};
 use anyhow::{Context as _, bail, ensure};
 use object::build::elf::{Builder, Section, SectionData};
-use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget};
+use object::read::elf::{ElfFile64, ElfSymbol64};
+use object::{
+    Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SymbolKind,
+};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use xsplice_verify::{Accepted, Difference, Input, Inputs, Kind, Patched, Verdict};
@@ -32,6 +34,7 @@ pub struct Good {
     syms: Vec<u8>,
     patched: Patched,
     payloads: Vec<Vec<u8>>,
+    accepted: Accepted,
 }
 
 impl Good {
@@ -45,6 +48,7 @@ impl Good {
             syms: std::fs::read(&base.xen_syms)?,
             patched: patched(base, patches, &[patches.len()], &payloads)?,
             payloads,
+            accepted: Accepted::default(),
         })
     }
 
@@ -72,7 +76,14 @@ impl Good {
             syms: std::fs::read(&base.xen_syms)?,
             patched: patched(base, &all, &[patches.len(), 1], &payloads)?,
             payloads,
+            accepted: Accepted::default(),
         })
+    }
+
+    /// The same with these differences accepted.
+    #[must_use]
+    pub fn accepting(self, accepted: Accepted) -> Self {
+        Self { accepted, ..self }
     }
 
     /// The payloads.
@@ -122,7 +133,7 @@ impl Good {
             objects: input("prelink.o", &self.patched.objects),
             files: self.patched.files.clone(),
             types: self.patched.types.as_ref(),
-            accepted: Accepted::default(),
+            accepted: self.accepted.clone(),
         })?)
     }
 
@@ -262,15 +273,19 @@ impl Payload {
             .with_context(|| format!("nothing leads to {symbol}"))
     }
 
-    /// The index of a symbol.
+    /// The index of a symbol, which can be that of a section.
     ///
     /// # Errors
     /// If the payload has no such thing.
     pub fn index(&self, symbol: &str) -> anyhow::Result<u32> {
         let elf = self.elf()?;
+        let section = elf.section_by_name(symbol).map(|section| section.index());
+        let is_section = |s: &ElfSymbol64<'_, '_>| {
+            s.kind() == SymbolKind::Section && s.section_index() == section
+        };
         let mut symbols = elf.symbols();
         let found = symbols
-            .find(|s| s.name() == Ok(symbol))
+            .find(|s| s.name() == Ok(symbol) || is_section(s))
             .context(symbol.to_owned())?;
         Ok(u32::try_from(found.index().0)?)
     }
@@ -296,6 +311,39 @@ impl Payload {
             self.index(symbol)?,
         );
         self.bytes[at + 12..at + 16].copy_from_slice(&to.to_le_bytes());
+        Ok(())
+    }
+
+    /// Makes each relocation against `from` that is `distance` from it lead to `to`, at
+    /// `to_distance`.
+    ///
+    /// # Errors
+    /// If the payload has no such thing.
+    pub fn turn_all(
+        &mut self,
+        section: &str,
+        (from, distance): (&str, i64),
+        (to, to_distance): (&str, i64),
+    ) -> anyhow::Result<()> {
+        let old = [
+            &self.index(from)?.to_le_bytes()[..],
+            &distance.to_le_bytes(),
+        ]
+        .concat();
+        let new = [
+            &self.index(to)?.to_le_bytes()[..],
+            &to_distance.to_le_bytes(),
+        ]
+        .concat();
+        let mut turned = 0;
+        for at in self.section(section)?.step_by(RELA) {
+            let place = at + 12..at + RELA;
+            if self.bytes[place.clone()] == old {
+                self.bytes[place].copy_from_slice(&new);
+                turned += 1;
+            }
+        }
+        ensure!(turned != 0, "nothing leads to {from}{distance:+}");
         Ok(())
     }
 

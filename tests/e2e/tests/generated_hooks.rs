@@ -204,7 +204,7 @@ const OF_PER_CPU: [Case; 8] = [
             payload.bytes[row + 8] = 4;
             Ok(())
         },
-        kind: Kind::Class,
+        kind: Kind::Reference,
         named: "extra_asked: padding of the per-CPU areas",
     },
     Case {

@@ -9,7 +9,7 @@ use xsplice_e2e::{
     Base, arm32_base, arm32_rust_base, arm64_base, arm64_rust_base, base, build, local, repository,
     rust_base, told,
 };
-use xsplice_verify::Kind;
+use xsplice_verify::{Accepted, Kind};
 
 const PATCH: &str = "examples/xen-4.17/two-files.patch";
 
@@ -23,13 +23,13 @@ const TWO_FILES: [Case; 14] = [
     Case {
         name: "a variable is taken for another",
         spoil: |payload| payload.redirect(".rela.text", "hardware_domain", "saved_cmdline"),
-        kind: Kind::Class,
+        kind: Kind::Reference,
         named: "hardware_domain",
     },
     Case {
         name: "a reference leads a few bytes too far",
         spoil: |payload| payload.shift(".rela.text", "saved_cmdline", 8),
-        kind: Kind::Class,
+        kind: Kind::Reference,
         named: "saved_cmdline",
     },
     Case {
@@ -66,7 +66,7 @@ const TWO_FILES: [Case; 14] = [
             let entry = payload.symbol("clear_bhb_loops")?;
             payload.set_old_address(0, entry)
         },
-        kind: Kind::Class,
+        kind: Kind::Reference,
         named: "clear_bhb_loops: it is the payload's code and not entry code",
     },
     Case {
@@ -137,19 +137,19 @@ const ARM64: [Case; 9] = [
             payload.shift(".rela.text", "saved_cmdline", 8)?;
             payload.shift_next(".rela.text", "saved_cmdline", 8)
         },
-        kind: Kind::Class,
+        kind: Kind::Reference,
         named: "saved_cmdline",
     },
     Case {
         name: "the page of an address is another",
         spoil: |payload| payload.shift(".rela.text", "saved_cmdline", 0x1000),
-        kind: Kind::Class,
+        kind: Kind::Reference,
         named: "saved_cmdline",
     },
     Case {
         name: "the rest of an address is another",
         spoil: |payload| payload.shift_next(".rela.text", "saved_cmdline", 8),
-        kind: Kind::Class,
+        kind: Kind::Reference,
         named: "saved_cmdline",
     },
     Case {
@@ -211,7 +211,7 @@ const ARM32: [Case; 12] = [
             }
             Ok(())
         },
-        kind: Kind::Class,
+        kind: Kind::Reference,
         named: "saved_cmdline",
     },
     Case {
@@ -220,7 +220,7 @@ const ARM32: [Case; 12] = [
             let at = payload.place(".text", "saved_cmdline", 0)?;
             payload.add_to_word(at, 8)
         },
-        kind: Kind::Class,
+        kind: Kind::Reference,
         named: "saved_cmdline",
     },
     Case {
@@ -329,7 +329,7 @@ const EVERY_KIND: [Case; 12] = [
     Case {
         name: "the end of an array is taken too far",
         spoil: |payload| payload.add(".rela.text", 0, 4),
-        kind: Kind::Class,
+        kind: Kind::Reference,
         named: "live_table: no object begins at",
     },
     Case {
@@ -484,7 +484,7 @@ fn our_core_is_compared_on_arm32() -> anyhow::Result<()> {
 
 /// A function's exception fixups belong to it wherever they are: those of a replaced
 /// function's old code are not compared, those of the new code are. The labels of a table
-/// are the new function's own. Three payloads share a build here.
+/// are the new function's own. Four payloads share a build here.
 #[test]
 fn fixups_and_labels_belong_to_their_functions() -> anyhow::Result<()> {
     const FIXUPS: [Case; 2] = [
@@ -536,13 +536,65 @@ fn fixups_and_labels_belong_to_their_functions() -> anyhow::Result<()> {
         },
     ];
     let base = base()?;
-    let patches = ["replaced-fixups", "init-lost-function", "label-table"]
-        .map(|name| repository().join(format!("tests/e2e/patches/{name}.patch")));
-    let good = Good::build(&base, &patches)?;
+    let patches = [
+        "replaced-fixups",
+        "init-lost-function",
+        "label-table",
+        "once-flags-anew",
+    ]
+    .map(|name| repository().join(format!("tests/e2e/patches/{name}.patch")));
+    let flags = ["once_.0", "once_.1"];
+    let good = Good::build(&base, &patches)?.accepting(Accepted {
+        renewed: flags
+            .map(|flag| format!("arch/x86/mpparse.c:{flag}"))
+            .into(),
+        ..Accepted::default()
+    });
     good.proved()?;
     good.caught(0, &FIXUPS)?;
     good.caught(1, &TRAP)?;
-    good.caught(2, &LABELS)
+    good.caught(2, &LABELS)?;
+    what_is_accepted_is_elsewhere(good, flags.map(str::to_owned).into())
+}
+
+/// That a variable starts again, or keeps its value, is no reason to take another one for
+/// it, whoever accepts it.
+fn what_is_accepted_is_elsewhere(good: Good, flags: Vec<String>) -> anyhow::Result<()> {
+    const FLAGS: [Case; 3] = [
+        Case {
+            name: "a variable of the hypervisor stands for a flag",
+            spoil: |payload| {
+                payload.turn_all(".rela.text", (".data", -5), ("unaccounted_cpus", -5))
+            },
+            kind: Kind::Reference,
+            named: "unaccounted_cpus",
+        },
+        Case {
+            name: "a flag stands for two",
+            spoil: |payload| payload.turn_all(".rela.text", (".data", -4), (".data", -5)),
+            kind: Kind::Reference,
+            named: "stands for it and for",
+        },
+        Case {
+            name: "something else stands for a flag",
+            spoil: |payload| {
+                let genapic = ("genapic", 8 - 5);
+                payload.turn_all(".rela.text", (".data", -5), genapic)
+            },
+            kind: Kind::Reference,
+            named: "once_.0",
+        },
+    ];
+    let good = good.accepting(Accepted {
+        renewed: flags
+            .iter()
+            .map(|flag| format!("arch/x86/mpparse.c:{flag}"))
+            .collect(),
+        allow: flags.clone(),
+        leave_out: flags,
+        ..Accepted::default()
+    });
+    good.caught(3, &FLAGS)
 }
 
 #[test]

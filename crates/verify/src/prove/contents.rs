@@ -4,9 +4,11 @@
 use super::{Origin, Place, Walk, step};
 use crate::arch::Part;
 use crate::class::Class;
-use crate::image::EntityId;
+use crate::generated;
+use crate::image::{EntityId, Name};
 use crate::objects::{Extent, Field};
 use crate::verdict::Kind;
+use xsplice_abi::suffix;
 
 /// How the names of the list of all symbols begin (`tools/symbols.c`).
 const SYMBOLS: &str = "symbols_";
@@ -26,10 +28,9 @@ impl Walk<'_> {
             return;
         }
         if let Err(message) = self.same_memory(id, at, class) {
-            let kind = if entity.class.is_init() {
-                Kind::BootOnly
-            } else {
-                Kind::Class
+            let kind = match entity.class.is_init() {
+                true => Kind::BootOnly,
+                false => self.misplaced(id, at),
             };
             return self.differ(kind, &name, message);
         }
@@ -53,6 +54,22 @@ impl Walk<'_> {
                 _ => (Kind::InitialValue, "its initial value differs"),
             };
             self.differ(kind, &name, format!("{what}: {message}"));
+        }
+    }
+
+    /// The kind of a difference of memory: only what has the name can be accepted as it is,
+    /// anything else is another thing.
+    pub(super) fn misplaced(&self, id: EntityId, at: u64) -> Kind {
+        // A payload's names have the file and a hash as well.
+        let base = |name: &Name| suffix::unnumbered(generated::base(&name.symbol)).to_owned();
+        let ours = &self.patched.entities[id].names;
+        let theirs = self.running.image.at.get(&at).into_iter().flatten();
+        match theirs
+            .map(base)
+            .any(|theirs| ours.iter().any(|name| name.base() == theirs))
+        {
+            true => Kind::Class,
+            false => Kind::Reference,
         }
     }
 
@@ -95,7 +112,7 @@ impl Walk<'_> {
         if let Some(first) = first.filter(|&first| first != at) {
             let other = self.running.image.place(first);
             self.differ(
-                Kind::State,
+                Kind::Reference,
                 &name,
                 format!("some code uses {there} for it, and some {other}"),
             );
@@ -105,7 +122,7 @@ impl Walk<'_> {
         if owner != id {
             let other = self.patched.entities[owner].name();
             self.differ(
-                Kind::State,
+                Kind::Reference,
                 &name,
                 format!("{there} stands for it and for {other}"),
             );

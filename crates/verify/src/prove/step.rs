@@ -29,7 +29,7 @@ impl Walk<'_> {
             _ => Kind::NotReplaced,
         };
         if let Err(message) = self.same_shape(id, at, class) {
-            return self.differ(Kind::Class, &entity.name(), message);
+            return self.differ(self.misplaced(id, at), &entity.name(), message);
         }
         if let Err(message) = self.same_function(id, at) {
             let whose = match kind {
