@@ -7,6 +7,7 @@ use object::Architecture;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
+use xsplice_abi::machine::Width;
 use xsplice_abi::special::Entry;
 use xsplice_abi::trampoline::arm64;
 use xsplice_objdiff::Object;
@@ -58,6 +59,7 @@ impl Arch for Aarch64 {
     fn uses(&self, at: u64, code: &[u8], target: &Range<u64>) -> Vec<(u64, bool)> {
         let mut found = super::arm::uses(arch::Aarch64.decode(code, at), target);
         found.extend(in_two_steps(at, code, target));
+        found.extend(super::arm::constants(at, code, target, Width::Bits64));
         found
     }
 
@@ -426,6 +428,15 @@ mod tests {
         }
         // Nothing follows.
         assert!(!meets(&[ADRP_X0], 0xffc) && !meets(&[ADRP_X0, 0xf940_0041], 0xff8));
+    }
+
+    #[test]
+    fn references_in_constants_are_found() {
+        // ret; the address
+        let words: [u32; 3] = [0xd65f_03c0, 0x0024_9a04, 0];
+        let uses = |target: Range<u64>| Aarch64.uses(0x20_0000, &code(&words), &target);
+        assert_eq!(uses(0x24_9a00..0x24_9a08), [(0x20_0004, false)]);
+        assert_eq!(uses(0x24_9a08..0x24_9a10), []);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 use super::Unsupported;
 use std::ops::Range;
+use xsplice_abi::machine::Width;
 use xsplice_abi::special::{Alternative, BugKind, Entry};
+use xsplice_abi::trampoline::arm32;
 use xsplice_objdiff::arch::{Does, Instruction};
 use xsplice_xen_image::Image;
 
@@ -27,6 +29,23 @@ pub(super) fn uses(
         }
     }
     found
+}
+
+/// The addresses in `target` that assembly has between its instructions, as `Arch::uses`
+/// has them. Instructions count too: this finds too many rather than too few.
+pub(super) fn constants(
+    at: u64,
+    code: &[u8],
+    target: &Range<u64>,
+    width: Width,
+) -> impl Iterator<Item = (u64, bool)> {
+    let words = code.windows(width.bytes()).step_by(arm32::SIZE.into());
+    let places = (at..).step_by(arm32::SIZE.into());
+    let used = places.zip(words).filter(move |(_, word)| {
+        let address = width.read(word);
+        address.is_some_and(|address| target.contains(&address))
+    });
+    used.map(|(place, _)| (place, false))
 }
 
 /// Why the hypervisor would not take this entry of a table about code, if so.

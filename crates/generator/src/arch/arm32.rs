@@ -11,6 +11,7 @@ use crate::payload::{Align, Draft, Field as Relocated, Kind, Reaches};
 use object::{Architecture, elf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use xsplice_abi::machine::Width;
 use xsplice_abi::special::Entry;
 use xsplice_abi::trampoline::arm32::{self, veneer};
 use xsplice_objdiff::arch::{self, Arch as Objects};
@@ -60,6 +61,7 @@ impl Arch for Arm32 {
     fn uses(&self, at: u64, code: &[u8], target: &Range<u64>) -> Vec<(u64, bool)> {
         let mut found = super::arm::uses(arch::Arm32.decode(code, at), target);
         found.extend(in_two_halves(at, code, target));
+        found.extend(super::arm::constants(at, code, target, Width::Bits32));
         found
     }
 
@@ -362,5 +364,15 @@ mod tests {
         assert_eq!(uses(0x24_9a00..0x24_9a08), [(0x20_0008, false)]);
         assert_eq!(uses(0x24_9a08..0x24_9a10), []);
         assert_eq!(uses(0x20_1000..0x20_1004), [(0x20_000c, true)]);
+    }
+
+    #[test]
+    fn references_in_constants_are_found() {
+        // ldr r1, [pc, #-4]; the address
+        let words = [0xe51f_1004_u32, 0x0024_9a04];
+        let code: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        let uses = |target: Range<u64>| Arm32.uses(0x20_0000, &code, &target);
+        assert_eq!(uses(0x24_9a00..0x24_9a08), [(0x20_0004, false)]);
+        assert_eq!(uses(0x24_9a08..0x24_9a10), []);
     }
 }
