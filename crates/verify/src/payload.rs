@@ -62,6 +62,8 @@ pub(crate) struct Brought {
     pub(crate) hooks: Vec<(String, u64)>,
     /// The targets of its relocations in it.
     pub(crate) starts: BTreeSet<u64>,
+    /// The names of the sections that it was read from.
+    sections: BTreeSet<String>,
 }
 
 /// Adds the payload `data` to `image`; `what` is for messages.
@@ -136,8 +138,14 @@ impl Brought {
                 .extend(hooks.map(|hook| (stage.to_owned(), hook)));
         } else if let Some(table) = tables::of_section(name)? {
             self.tables.push((table, segment.address, segment.size));
+        } else {
+            return Ok(());
         }
-        Ok(())
+        // A hypervisor looks for it by its name, and finds one.
+        match self.sections.insert(name.to_owned()) {
+            true => Ok(()),
+            false => Err(format!("{name} is there twice")),
+        }
     }
 }
 
@@ -289,5 +297,29 @@ impl Linker<'_> {
             }
         }
         Ok(symbols)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_by_its_name_is_there_once() {
+        let segment = Segment {
+            address: PAGE,
+            size: 8,
+            data: vec![0; 8],
+            class: Class::PayloadReadOnly,
+            alignment: 8,
+        };
+        let mut brought = Brought::default();
+        let mut read = |name: &str| brought.read(name, &segment, Width::Bits64);
+        for name in [".altinstructions", ".bug_frames.0", ".livepatch.hooks.load"] {
+            assert_eq!(read(name), Ok(()));
+            assert_eq!(read(name), Err(format!("{name} is there twice")));
+        }
+        // Code and data are found by their symbols.
+        assert_eq!((read(".data"), read(".data")), (Ok(()), Ok(())));
     }
 }
