@@ -60,17 +60,35 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn cc<S: AsRef<str>>(source: &str, output: &Path, flags: &[S]) -> Result<(), Box<dyn Error>> {
-    let mut command = Command::new("cc");
-    command.args(CODE).args(flags.iter().map(AsRef::as_ref));
+    let (compiler, options) = compiler();
+    let mut command = Command::new(compiler);
+    command
+        .args(options)
+        .args(CODE)
+        .args(flags.iter().map(AsRef::as_ref));
     command.arg("-o").arg(output);
     command.arg(Path::new("hypervisor").join(source));
     let status = command
         .status()
-        .map_err(|error| format!("a C compiler is needed, as `cc`: {error}"))?;
+        .map_err(|error| format!("a C compiler is needed, as `{compiler}`: {error}"))?;
     if status.success() {
         Ok(())
     } else {
         Err(format!("{command:?} failed").into())
+    }
+}
+
+/// The C compiler for the machine that the library is for, and its options.
+fn compiler() -> (&'static str, &'static [&'static str]) {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let program = match variable("TARGET") == variable("HOST") {
+        true => "cc",
+        false => "aarch64-linux-gnu-gcc",
+    };
+    match variable("CARGO_CFG_TARGET_ARCH").as_str() {
+        // There is no library that has functions for atomic accesses.
+        "aarch64" => (program, &["-mno-outline-atomics"]),
+        _ => (program, &[]),
     }
 }
 

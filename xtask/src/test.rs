@@ -79,6 +79,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         // It takes a minute of one CPU.
         let model = args.only.is_empty().then(|| scope.spawn(check_model));
         let programs = build_programs()?;
+        if args.only.is_empty() {
+            // The engine on running code.
+            programs::test_on_arm64("xsplice-host-process", "life")?;
+        }
         if let Some(model) = model {
             let model = model.join();
             model.map_err(|_| anyhow!("the model could not be checked"))??;

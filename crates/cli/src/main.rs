@@ -15,7 +15,7 @@ mod admin;
 mod build;
 mod check;
 // The hypervisor of the demonstration is code for x86-64, which runs in this process.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod demo;
 mod efi_syms;
 mod inspect;
@@ -69,7 +69,7 @@ enum Command {
     /// Create the `xen-syms` of a `xen.efi`.
     EfiSyms(efi_syms::Args),
     /// Demonstrate apply, revert and replace on a simulated hypervisor.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     Demo(demo::Args),
     /// Write an HTML page about a payload for its reviewers.
     Report(report::Args),
@@ -118,7 +118,7 @@ impl Command {
             | Self::Series(_)
             | Self::Completions(_)
             | Self::Admin(_) => false,
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             Self::Demo(_) => false,
         }
     }
@@ -175,7 +175,7 @@ fn run() -> ExitCode {
         Command::Check(args) => check::run(&args, cli.json),
         Command::Inspect(args) => inspect::run(&args, cli.json),
         Command::EfiSyms(args) => efi_syms::run(&args, cli.json),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         Command::Demo(args) => demo::run(&args, cli.json),
         Command::Report(args) => report::run(&args, cli.json),
         Command::Verify(args) => verify::run(&args, cli.json),

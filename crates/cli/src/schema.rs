@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xsplice schema`: a description of what `--json` prints, for programs.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::demo;
 use crate::output::{Ended, failure, say};
 use crate::{
@@ -44,7 +44,7 @@ const COMMANDS: &[(&str, Make)] = &[
     ("check", of::<check::Checked>),
     ("completions", of::<manual::Script>),
     ("coverage", of::<store::Covers>),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     ("demo", of::<demo::Demonstrated>),
     ("efi-syms", of::<efi_syms::Created>),
     ("history", of::<store::Past>),

@@ -4,6 +4,12 @@
 
 #define MEMORY 4096ul
 
+#ifdef __aarch64__
+#define RELAX() asm volatile ( "yield" )
+#else
+#define RELAX() __builtin_ia32_pause()
+#endif
+
 enum { VERSION, GRANT, REFUSALS, STALL };
 
 static unsigned long refusals;
@@ -36,7 +42,7 @@ __attribute__((noinline)) long grant(unsigned long offset, unsigned long size)
 __attribute__((noinline)) static long stall(const unsigned char *address)
 {
     while ( !__atomic_load_n(address, __ATOMIC_ACQUIRE) )
-        __builtin_ia32_pause();
+        RELAX();
 
     return 0;
 }

@@ -2,7 +2,7 @@
 
 //! The machine as the engine's host.
 
-use crate::memory::{Mapping, Record};
+use crate::memory::{self, Mapping, Record};
 use rustix::mm::MprotectFlags;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -241,8 +241,7 @@ impl Platform for Shared {
     fn unmask(&self) {}
 
     fn synchronise(&self) {
-        // CPUID serialises the instruction stream.
-        std::hint::black_box(std::arch::x86_64::__cpuid(0));
+        memory::synchronise();
     }
 
     fn replay(&self, events: Events) {

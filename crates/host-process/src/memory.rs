@@ -65,6 +65,8 @@ impl Mapping {
             // that run it are stopped, or do not know of it yet.
             unsafe { with_exposed_provenance_mut::<u8>(at).write_volatile(*byte) };
         }
+        #[cfg(target_arch = "aarch64")]
+        publish(addr, bytes.len());
         true
     }
 
@@ -94,10 +96,43 @@ impl Mapping {
         // SAFETY: the engine has checked that `addr` is code that is not freed; that
         // it is a hook is the author's responsibility, as in a hypervisor. Hooks that
         // take nothing or return nothing can be called like this too in the C calling
-        // convention of x86-64; their result is not used.
+        // conventions of x86-64 and ARM64; their result is not used.
         let hook: extern "C" fn(*mut Record) -> i32 = unsafe { std::mem::transmute(code) };
         hook(record)
     }
+}
+
+/// Makes this CPU fetch anew what it runs next.
+pub(crate) fn synchronise() {
+    // CPUID serialises the instruction stream.
+    #[cfg(target_arch = "x86_64")]
+    std::hint::black_box(std::arch::x86_64::__cpuid(0));
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a barrier changes neither memory nor registers.
+    unsafe {
+        std::arch::asm!("isb", options(nostack, preserves_flags));
+    }
+}
+
+/// Makes written bytes visible to instruction fetches. Source: Arm Architecture Reference
+/// Manual for A-profile, "Caches and memory hierarchy".
+#[cfg(target_arch = "aarch64")]
+fn publish(addr: usize, len: usize) {
+    /// The smallest line of a cache that the architecture allows.
+    const LINE: usize = 16;
+    let first = addr / LINE * LINE;
+    for at in (first..addr.saturating_add(len)).step_by(LINE) {
+        // SAFETY: the line is in a mapping that is there; cleaning it changes no contents.
+        unsafe { std::arch::asm!("dc cvau, {}", in(reg) at, options(nostack, preserves_flags)) };
+    }
+    // SAFETY: a barrier changes neither memory nor registers.
+    unsafe { std::arch::asm!("dsb ish", options(nostack, preserves_flags)) };
+    for at in (first..addr.saturating_add(len)).step_by(LINE) {
+        // SAFETY: as above; the instruction is fetched again.
+        unsafe { std::arch::asm!("ic ivau, {}", in(reg) at, options(nostack, preserves_flags)) };
+    }
+    // SAFETY: as above.
+    unsafe { std::arch::asm!("dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
 impl Drop for Mapping {

@@ -1,12 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The life cycle of payloads on running code.
+//! The life cycle of payloads on running code; `cargo xtask test` runs it on ARM64 too.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use xsplice_engine::{Action, Cause, Engine, Errno, Options, Policy, State};
 use xsplice_host_process::{Cpus, Machine, call, image, payloads};
+
+fn main() {
+    for (name, test) in [
+        ("the_life_of_payloads", the_life_of_payloads as fn()),
+        ("hooks_are_run", hooks_are_run),
+        ("under_load", under_load),
+        (
+            "a_cpu_that_misses_the_rendezvous_is_named",
+            a_cpu_that_misses_the_rendezvous_is_named,
+        ),
+        ("text_is_protected", text_is_protected),
+    ] {
+        println!("test {name} ...");
+        test();
+    }
+    println!("all passed");
+}
 
 /// Only one image can be mapped at a time.
 fn engine(cpus: u32) -> (MutexGuard<'static, ()>, Engine<Machine>) {
@@ -43,7 +60,6 @@ fn version(engine: &Engine<Machine>) -> i64 {
     engine.host().hypercall(call::VERSION, 0, 0)
 }
 
-#[test]
 fn the_life_of_payloads() {
     let (_one, mut engine) = engine(1);
     let original = engine.host().text();
@@ -80,7 +96,6 @@ fn the_life_of_payloads() {
     assert!(engine.host().is_free_of_payloads());
 }
 
-#[test]
 fn hooks_are_run() {
     let (_one, mut engine) = engine(1);
     upload(&mut engine, "hooked", payloads::HOOKED);
@@ -106,7 +121,6 @@ fn hooks_are_run() {
 /// Applies and reverts patches while four CPUs run the patched code. On each, a guest
 /// checks that versions only change between its calls, and that nothing is granted
 /// while the fix is known to be applied.
-#[test]
 fn under_load() {
     const CPUS: u32 = 4;
     let (_one, mut engine) = engine(CPUS);
@@ -151,7 +165,6 @@ fn under_load() {
     assert!(engine.host().is_free_of_payloads());
 }
 
-#[test]
 fn a_cpu_that_misses_the_rendezvous_is_named() {
     let (_one, mut engine) = engine(4);
     let gate = Arc::new(AtomicU8::new(0));
@@ -191,7 +204,6 @@ fn a_cpu_that_misses_the_rendezvous_is_named() {
     assert!(!wraps_around(&engine));
 }
 
-#[test]
 fn text_is_protected() {
     let (_one, mut engine) = engine(1);
     upload(&mut engine, "grant", payloads::GRANT);

@@ -40,6 +40,7 @@ pub const ARM64: &[&str] = &[
     "libc6-dev-arm64-cross",
     "make",
     "qemu-system-arm",
+    "qemu-user",
 ];
 
 /// For building and booting Xen on ARM32.

@@ -2,6 +2,7 @@
 //! Builds this repository's programs.
 
 use crate::arm::Arm;
+use crate::arm64::ARM64;
 use crate::command;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
@@ -65,16 +66,32 @@ pub fn build_foreign(foreign: &Foreign<'_>) -> anyhow::Result<PathBuf> {
     // It may be there, and lead to an older library.
     let _ = std::fs::remove_file(&place);
     std::os::unix::fs::symlink(foreign.library, &place)?;
-    let mut cargo = foreign_cargo(&target, foreign.target, foreign.linker);
+    let mut cargo = foreign_cargo("build", &target, foreign.target, foreign.linker);
     command::run(cargo.args(["--package", "xsplice"]))?;
     Ok(target.join(foreign.target).join("debug/xsplice"))
+}
+
+/// Runs the test program `name` of `package`, which needs no test harness, for ARM64 in
+/// QEMU's emulation of one process. [`Arm::build_xsplice`] has made the library.
+pub fn test_on_arm64(package: &str, name: &str) -> anyhow::Result<()> {
+    let mut cargo = foreign_cargo(
+        "test",
+        &foreign_directory()?,
+        ARM64.target,
+        &format!("{}-gcc", ARM64.triple),
+    );
+    cargo.env(
+        "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER",
+        "qemu-aarch64",
+    );
+    command::run(cargo.args(["--package", package, "--test", name]))
 }
 
 /// Builds the example `name` of `package` for the architecture, with the library that
 /// [`Arm::build_xsplice`] made; returns its path.
 pub fn build_example_for(arm: &Arm, package: &str, name: &str) -> anyhow::Result<PathBuf> {
     let target = foreign_directory()?;
-    let mut cargo = foreign_cargo(&target, arm.target, &format!("{}-gcc", arm.triple));
+    let mut cargo = foreign_cargo("build", &target, arm.target, &format!("{}-gcc", arm.triple));
     command::run(cargo.args(["--package", package, "--example", name]))?;
     let directory = target.join(arm.target).join("debug/examples");
     Ok(directory.join(name))
@@ -85,7 +102,7 @@ fn foreign_directory() -> anyhow::Result<PathBuf> {
     Ok(target_directory()?.join("foreign"))
 }
 
-fn foreign_cargo(directory: &Path, target: &str, linker: &str) -> Command {
+fn foreign_cargo(verb: &str, directory: &Path, target: &str, linker: &str) -> Command {
     let flags = [
         format!("--sysroot={}", directory.join("sysroot").display()),
         format!("-Clinker={linker}"),
@@ -93,7 +110,7 @@ fn foreign_cargo(directory: &Path, target: &str, linker: &str) -> Command {
     ];
     let mut cargo = Command::new("/usr/bin/cargo");
     cargo
-        .args(["build", "--locked", "--quiet", "--target", target])
+        .args([verb, "--locked", "--quiet", "--target", target])
         .arg("--target-dir")
         .arg(directory)
         .env("RUSTC", "/usr/bin/rustc")
