@@ -62,8 +62,9 @@ the lab, and runs test programs of `tests/e2e/tests` on them:
 - `regression`: the 37 steps of the Xen project's regression run and Xen's other test
   payloads on both cores, and invalid requests and files. From 4.21 on, the C tool
   is left out: Debian 12's does not have their interface version.
-- `examples`: the generator builds the patches of `examples`; they are loaded, applied,
-  observed, reverted and unloaded on both cores.
+- `examples`: the generator builds the patches of `examples`; a real build of the patched
+  source proves them; they are loaded, applied, observed, reverted and unloaded on both
+  cores.
 - `hostile`: damaged payloads on our core.
 
 A row is what was seen with one compiler and configuration: `yes`, `no`, or `-`: not
@@ -86,16 +87,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let commit = commit(&args.xen_git, revision)?;
         let version = format!("{revision} ({commit})");
         println!("{version}");
-        let cells = try_version(args, &commit, &xsplice)?;
+        let mut cells = try_version(args, &commit, &xsplice)?;
         if cells.iter().any(|cell| cell == NO) {
             failed.push(version.clone());
         }
         let mut rows = rows(&document(Path::new(TABLE))?);
+        let key = (version, variant.clone());
+        if let Some(before) = rows.get(&key) {
+            keep(&mut cells, before);
+        }
         // A branch that has moved on has a new commit, and the same row.
         rows.retain(|(other, with), _| {
             *with != variant || !other.starts_with(&format!("{revision} "))
         });
-        rows.insert((version, variant.clone()), cells);
+        rows.insert(key, cells);
         std::fs::write(TABLE, page(&rows)?)?;
     }
     anyhow::ensure!(failed.is_empty(), "not all works: {}", failed.join(", "));
@@ -109,6 +114,17 @@ const NOT_TRIED: &str = "-";
 
 fn said(worked: bool) -> String {
     if worked { YES } else { NO }.to_owned()
+}
+
+/// Keeps what was seen of the same commit before, where a program was left out of this run.
+fn keep(cells: &mut [String], before: &[String]) {
+    if cells.iter().take(2).all(|built| built == YES) {
+        for (cell, before) in cells.iter_mut().zip(before) {
+            if cell == NOT_TRIED {
+                cell.clone_from(before);
+            }
+        }
+    }
 }
 
 /// Builds and tries one commit.
@@ -245,6 +261,21 @@ mod tests {
         assert_eq!(rows(INTRODUCTION), BTreeMap::new());
         assert_eq!(rows(""), BTreeMap::new());
         Ok(())
+    }
+
+    #[test]
+    fn what_is_left_out_keeps_its_result() {
+        let kept = |now: [&str; 4]| {
+            let mut now = now.map(str::to_owned);
+            keep(&mut now, &["yes", "yes", "yes", "no"].map(str::to_owned));
+            now
+        };
+        assert_eq!(
+            kept(["yes", "yes", "-", "yes"]),
+            ["yes", "yes", "yes", "yes"]
+        );
+        assert_eq!(kept(["yes", "yes", "-", "-"]), ["yes", "yes", "yes", "no"]);
+        assert_eq!(kept(["yes", "no", "-", "-"]), ["yes", "no", "-", "-"]);
     }
 
     #[test]
