@@ -685,11 +685,12 @@ static int get_name(const struct xen_livepatch_name *from, char *buf,
 }
 
 /* Reports a refusal in the engine's format. */
-static int refuse(const char *payload, int rc, const char *reason)
+static int refuse(char *payload, int rc, const char *reason)
 {
     const char *error = rc == -EFAULT ? "EFAULT"
                       : rc == -ENOMEM ? "ENOMEM" : "EINVAL";
 
+    make_printable(payload, strlen(payload));
     printk(XENLOG_WARNING LIVEPATCH "%s was not loaded (%s)\n", payload, error);
     printk(XENLOG_WARNING LIVEPATCH "  %s\n", reason);
 
@@ -706,8 +707,11 @@ static int upload(const struct xen_sysctl_livepatch_upload *op)
 
     rc = get_name(&op->name, buf, &name);
     if ( rc )
-        return refuse("a payload", -EINVAL,
+    {
+        strlcpy(buf, "a payload", sizeof(buf));
+        return refuse(buf, -EINVAL,
                       "its name is empty, too long or unreadable");
+    }
 
     if ( !op->size || op->size > LIVEPATCH_MAX_SIZE )
         return refuse(buf, -EINVAL, "its size is 0 or more than 2 MiB");

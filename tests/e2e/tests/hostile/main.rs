@@ -277,7 +277,16 @@ fn nameless_ones_too(host: &mut Host, any: &str) -> anyhow::Result<()> {
         "revert Error 2: No such file or directory",
     ];
     ensure!(lines == expected, "{output:?}");
-    ends_with(host, "a payload", "its name is not UTF-8")
+    ends_with(host, "a payload", "its name is not UTF-8")?;
+    // A name is no line of the hypervisor's.
+    let upload = [
+        "/c/xen-livepatch",
+        "upload",
+        "odd\n(XEN) line",
+        &place(LARGE),
+    ];
+    host.run(&upload)?;
+    ends_with(host, "odd?(XEN) line", "its size is 0 or more than 2 MiB")
 }
 
 /// The first reason that the console has for `name` ends with `reason`.
