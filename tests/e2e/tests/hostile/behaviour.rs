@@ -10,7 +10,7 @@
 //! the hypervisor trusts. Mutants are compared according to the ELF specification,
 //! with a reader that the engine does not use.
 
-use object::read::elf::ElfFile64;
+use object::read::File;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use object::{RelocationFlags, RelocationTarget, SectionFlags, SectionIndex, elf};
 
@@ -23,12 +23,10 @@ const UNUSED: [&str; 5] = [
     ".note.",
 ];
 const RECORDS: &str = ".livepatch.funcs";
-/// Size of a record, and of its name, addresses and sizes; the fields after these do
-/// not affect the location or target of a jump.
-const RECORD: usize = 104;
-const JUMP: usize = 32;
-
-type File<'d> = ElfFile64<'d, object::Endianness>;
+/// Size of a record, and of its name, addresses and sizes, in files of 64 bits and of 32;
+/// the fields after these do not affect the location or target of a jump.
+const RECORD: [usize; 2] = [104, 92];
+const JUMP: [usize; 2] = [32, 20];
 
 /// A section that is in memory while the payload is applied.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +49,7 @@ pub(crate) fn same(good: &[u8], mutant: &[u8]) -> bool {
 
 fn parts(data: &[u8]) -> object::read::Result<Vec<Part>> {
     let file = File::parse(data)?;
+    let narrow = usize::from(!file.is_64());
     let mut parts = Vec::new();
     for section in file.sections() {
         let SectionFlags::Elf { sh_flags, .. } = section.flags() else {
@@ -63,8 +62,8 @@ fn parts(data: &[u8]) -> object::read::Result<Vec<Part>> {
         }
         let mut data = section.data()?.to_vec();
         if name == RECORDS {
-            data.chunks_mut(RECORD)
-                .filter_map(|record| record.get_mut(JUMP..))
+            data.chunks_mut(RECORD[narrow])
+                .filter_map(|record| record.get_mut(JUMP[narrow]..))
                 .for_each(|rest| rest.fill(0));
         }
         let mut relocations = Vec::new();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Hundreds of payloads, good and mutated, on one running hypervisor with our core, and
-//! fewer on one for ARM64: it gives each the verdict that the engine gives on the
-//! hypervisor's image, nothing leaks, and the hypervisor survives.
+//! fewer on one for ARM64 and on one for ARM32: it gives each the verdict that the engine
+//! gives on the hypervisor's image, nothing leaks, and the hypervisor survives.
 //!
 //! The choice of payloads does not depend on the engine. [`mutants`] changes every
 //! field of every structure that the hypervisor trusts; `XSPLICE_SEED` chooses one of
@@ -404,6 +404,11 @@ fn mutants_do_no_harm_and_get_the_verdict_of_the_image() -> anyhow::Result<()> {
 #[test]
 fn so_do_those_on_arm64() -> anyhow::Result<()> {
     all_are_treated_as_expected(&Target::arm64()?, "hostile-payloads-arm64.tsv")
+}
+
+#[test]
+fn so_do_those_on_arm32() -> anyhow::Result<()> {
+    all_are_treated_as_expected(&Target::arm32()?, "hostile-payloads-arm32.tsv")
 }
 
 /// Tries all, and writes what became of each to the table `name` in `target`.

@@ -10,8 +10,8 @@
 
 mod crossed;
 
-use object::read::elf::{FileHeader as _, SectionHeader as _};
-use object::{Endianness, SectionIndex, elf};
+use object::read::elf::{FileHeader, SectionHeader as _};
+use object::{Endianness, FileKind, SectionIndex, elf};
 
 /// A mutation of a good payload.
 #[derive(Clone)]
@@ -77,20 +77,19 @@ const TRUSTED: [&str; 21] = [
 /// The payload with the names of all [`TRUSTED`] sections appended to its section
 /// names; it stays valid.
 pub(crate) fn with_names(payload: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let header = elf::FileHeader64::<Endianness>::parse(payload)?;
-    let endian = header.endian()?;
-    let sections = header.sections(endian, payload)?;
-    let index = header.shstrndx(endian, payload)?;
-    let section = sections.section(SectionIndex(usize::try_from(index)?))?;
-    let mut names = section.data(endian, payload)?.to_vec();
+    let layout = Layout::of(payload)?;
+    let read = Read::of(payload)?;
+    let mut names = read.names.clone();
     for name in TRUSTED {
         names.extend_from_slice(name.as_bytes());
         names.push(0);
     }
     let mut data = payload.to_vec();
-    let at = usize::try_from(header.e_shoff(endian))? + usize::try_from(index)? * SECTION_SIZE;
-    for (place, value) in [(24, data.len()), (32, names.len())] {
-        data[at + place..at + place + 8].copy_from_slice(&(value as u64).to_le_bytes());
+    let at = read.headers + read.strings * layout.section_size;
+    let [_, _, _, offset, length, ..] = layout.section;
+    for ((_, place, size), value) in [(offset, data.len()), (length, names.len())] {
+        let value = (value as u64).to_le_bytes();
+        data[at + place..at + place + size].copy_from_slice(&value[..size]);
     }
     data.extend_from_slice(&names);
     Ok(data)
@@ -99,55 +98,144 @@ pub(crate) fn with_names(payload: &[u8]) -> anyhow::Result<Vec<u8>> {
 /// Name, offset in the structure, and size of a field.
 type Field = (&'static str, usize, usize);
 
-const HEADER: [Field; 12] = [
-    ("magic", 0, 4),
-    ("class", 4, 1),
-    ("byte order", 5, 1),
-    ("ident version", 6, 1),
-    ("type", 16, 2),
-    ("machine", 18, 2),
-    ("version", 20, 4),
-    ("shoff", 40, 8),
-    ("ehsize", 52, 2),
-    ("shentsize", 58, 2),
-    ("shnum", 60, 2),
-    ("shstrndx", 62, 2),
-];
-const SECTION: [Field; 9] = [
-    ("name", 0, 4),
-    ("type", 4, 4),
-    ("flags", 8, 8),
-    ("offset", 24, 8),
-    ("size", 32, 8),
-    ("link", 40, 4),
-    ("info", 44, 4),
-    ("alignment", 48, 8),
-    ("entry size", 56, 8),
-];
-const RELOCATION: [Field; 4] = [
-    ("offset", 0, 8),
-    ("type", 8, 4),
-    ("symbol", 12, 4),
-    ("addend", 16, 8),
-];
-const SYMBOL: [Field; 5] = [
-    ("name", 0, 4),
-    ("info", 4, 1),
-    ("section", 6, 2),
-    ("value", 8, 8),
-    ("size", 16, 8),
-];
-const FUNCTION: [Field; 9] = [
-    ("new address", 8, 8),
-    ("old address", 16, 8),
-    ("new size", 24, 4),
-    ("old size", 28, 4),
-    ("version", 32, 1),
-    ("opaque", 33, 1),
-    ("applied", 64, 1),
-    ("padding", 65, 1),
-    ("expectation", 72, 1),
-];
+/// The structures of a file of 64 bits, or of 32.
+struct Layout {
+    header: [Field; 12],
+    section: [Field; 9],
+    section_size: usize,
+    /// The type and size of a table of relocations, and what is in one.
+    relocations: elf::SectionType,
+    relocation: &'static [Field],
+    relocation_size: usize,
+    symbol: [Field; 5],
+    symbol_size: usize,
+    function: [Field; 9],
+    function_size: usize,
+}
+
+static WIDE: Layout = Layout {
+    header: [
+        ("magic", 0, 4),
+        ("class", 4, 1),
+        ("byte order", 5, 1),
+        ("ident version", 6, 1),
+        ("type", 16, 2),
+        ("machine", 18, 2),
+        ("version", 20, 4),
+        ("shoff", 40, 8),
+        ("ehsize", 52, 2),
+        ("shentsize", 58, 2),
+        ("shnum", 60, 2),
+        ("shstrndx", 62, 2),
+    ],
+    section: [
+        ("name", 0, 4),
+        ("type", 4, 4),
+        ("flags", 8, 8),
+        ("offset", 24, 8),
+        ("size", 32, 8),
+        ("link", 40, 4),
+        ("info", 44, 4),
+        ("alignment", 48, 8),
+        ("entry size", 56, 8),
+    ],
+    section_size: size_of::<elf::SectionHeader64<Endianness>>(),
+    relocations: elf::SHT_RELA,
+    relocation: &[
+        ("offset", 0, 8),
+        ("type", 8, 4),
+        ("symbol", 12, 4),
+        ("addend", 16, 8),
+    ],
+    relocation_size: 24,
+    symbol: [
+        ("name", 0, 4),
+        ("info", 4, 1),
+        ("section", 6, 2),
+        ("value", 8, 8),
+        ("size", 16, 8),
+    ],
+    symbol_size: 24,
+    function: [
+        ("new address", 8, 8),
+        ("old address", 16, 8),
+        ("new size", 24, 4),
+        ("old size", 28, 4),
+        ("version", 32, 1),
+        ("opaque", 33, 1),
+        ("applied", 64, 1),
+        ("padding", 65, 1),
+        ("expectation", 72, 1),
+    ],
+    function_size: 104,
+};
+
+static NARROW: Layout = Layout {
+    header: [
+        ("magic", 0, 4),
+        ("class", 4, 1),
+        ("byte order", 5, 1),
+        ("ident version", 6, 1),
+        ("type", 16, 2),
+        ("machine", 18, 2),
+        ("version", 20, 4),
+        ("shoff", 32, 4),
+        ("ehsize", 40, 2),
+        ("shentsize", 46, 2),
+        ("shnum", 48, 2),
+        ("shstrndx", 50, 2),
+    ],
+    section: [
+        ("name", 0, 4),
+        ("type", 4, 4),
+        ("flags", 8, 4),
+        ("offset", 16, 4),
+        ("size", 20, 4),
+        ("link", 24, 4),
+        ("info", 28, 4),
+        ("alignment", 32, 4),
+        ("entry size", 36, 4),
+    ],
+    section_size: size_of::<elf::SectionHeader32<Endianness>>(),
+    relocations: elf::SHT_REL,
+    relocation: &[("offset", 0, 4), ("type", 4, 1), ("symbol", 5, 3)],
+    relocation_size: 8,
+    symbol: [
+        ("name", 0, 4),
+        ("info", 12, 1),
+        ("section", 14, 2),
+        ("value", 4, 4),
+        ("size", 8, 4),
+    ],
+    symbol_size: 16,
+    function: [
+        ("new address", 4, 4),
+        ("old address", 8, 4),
+        ("new size", 12, 4),
+        ("old size", 16, 4),
+        ("version", 20, 1),
+        ("opaque", 21, 1),
+        ("applied", 52, 1),
+        ("padding", 53, 1),
+        ("expectation", 60, 1),
+    ],
+    function_size: 92,
+};
+
+impl Layout {
+    fn of(payload: &[u8]) -> object::Result<&'static Self> {
+        Ok(match FileKind::parse(payload)? {
+            FileKind::Elf32 => &NARROW,
+            _ => &WIDE,
+        })
+    }
+
+    /// The offset, the type and the symbol of a relocation, in this order.
+    fn symbol_of_relocation(&self) -> Field {
+        self.relocation[2]
+    }
+}
+
 const NOTE: [Field; 5] = [
     ("name size", 0, 4),
     ("size", 4, 4),
@@ -155,8 +243,8 @@ const NOTE: [Field; 5] = [
     ("name", 12, 4),
     ("id", 16, 1),
 ];
-/// `struct alt_instr` of Xen; the fields before these are relocated. ARM64 does not have
-/// the last two.
+/// `struct alt_instr` of Xen; the fields before these are relocated. ARM does not have the
+/// last two.
 const ALTERNATIVE: [Field; 5] = [
     ("feature", 8, 2),
     ("original size", 10, 1),
@@ -164,16 +252,12 @@ const ALTERNATIVE: [Field; 5] = [
     ("padding", 12, 1),
     ("applied", 13, 1),
 ];
-const FUNCTION_SIZE: usize = 104;
-const ALTERNATIVE_SIZE: usize = 14;
-const ALTERNATIVE_SIZE_ARM64: usize = 12;
-/// First bytes of branches and traps. On ARM64, the last of the four bytes of branches,
-/// `adr`, `adrp` and loads of literals.
+/// First bytes of branches and traps. On ARM, the last of the four bytes of branches, of
+/// `adr` and `adrp`, `movw`, and loads of literals.
 const CODE: [u8; 8] = [0x00, 0x15, 0x25, 0xcc, 0xe8, 0xe9, 0xeb, 0xff];
 const CODE_ARM64: [u8; 8] = [0x00, 0x10, 0x17, 0x18, 0x54, 0x90, 0xb4, 0xff];
-const SECTION_SIZE: usize = size_of::<elf::SectionHeader64<Endianness>>();
-const RELOCATION_SIZE: usize = 24;
-const SYMBOL_SIZE: usize = 24;
+const CODE_ARM32: [u8; 8] = [0x00, 0x0a, 0xe3, 0xe5, 0xe7, 0xea, 0xeb, 0xfa];
+
 /// Beyond all feature numbers.
 const FEATURES: u64 = 0x400;
 
@@ -192,48 +276,87 @@ struct Payload<'a> {
     data: &'a [u8],
     sections: Vec<Section>,
     symbols: usize,
-    arm64: bool,
+    layout: &'static Layout,
+    /// Size of an alternative, and bytes for its code.
+    alternatives: (usize, [u8; 8]),
     mutants: Vec<Mutant>,
+}
+
+/// What is read of a payload before it is changed.
+struct Read {
+    sections: Vec<Section>,
+    /// Where the section headers are.
+    headers: usize,
+    /// The section with the names, and its contents.
+    strings: usize,
+    names: Vec<u8>,
+    machine: elf::Machine,
+}
+
+impl Read {
+    fn of(payload: &[u8]) -> anyhow::Result<Self> {
+        match FileKind::parse(payload)? {
+            FileKind::Elf32 => Self::as_file::<elf::FileHeader32<Endianness>>(payload),
+            _ => Self::as_file::<elf::FileHeader64<Endianness>>(payload),
+        }
+    }
+
+    fn as_file<H: FileHeader<Endian = Endianness>>(payload: &[u8]) -> anyhow::Result<Self> {
+        let header = H::parse(payload)?;
+        let endian = header.endian()?;
+        let table = header.sections(endian, payload)?;
+        let mut sections = Vec::new();
+        for section in table.iter() {
+            let (offset, size) = section.file_range(endian).unwrap_or_default();
+            sections.push(Section {
+                name: String::from_utf8_lossy(table.section_name(endian, section)?).into_owned(),
+                kind: section.sh_type(endian),
+                offset: usize::try_from(offset)?,
+                size: usize::try_from(size)?,
+                info: usize::try_from(section.sh_info(endian))?,
+            });
+        }
+        let strings = usize::try_from(header.shstrndx(endian, payload)?)?;
+        let names = table.section(SectionIndex(strings))?;
+        Ok(Self {
+            sections,
+            headers: usize::try_from(header.e_shoff(endian).into())?,
+            strings,
+            names: names.data(endian, payload)?.to_vec(),
+            machine: header.e_machine(endian),
+        })
+    }
 }
 
 /// All mutants of `payload`.
 pub(crate) fn of(name: &str, payload: &[u8]) -> anyhow::Result<Vec<Mutant>> {
-    let header = elf::FileHeader64::<Endianness>::parse(payload)?;
-    let endian = header.endian()?;
-    let table = header.sections(endian, payload)?;
-    let mut sections = Vec::new();
-    for section in table.iter() {
-        let (offset, size) = section.file_range(endian).unwrap_or_default();
-        sections.push(Section {
-            name: String::from_utf8_lossy(table.section_name(endian, section)?).into_owned(),
-            kind: section.sh_type(endian),
-            offset: usize::try_from(offset)?,
-            size: usize::try_from(size)?,
-            info: usize::try_from(section.sh_info(endian))?,
-        });
-    }
-    let symbols = sections.iter().find(|s| s.kind == elf::SHT_SYMTAB);
+    let layout = Layout::of(payload)?;
+    let read = Read::of(payload)?;
+    let symbols = read.sections.iter().find(|s| s.kind == elf::SHT_SYMTAB);
     let mut made = Payload {
         name,
         data: payload,
         symbols: symbols.map_or(0, |symbols| symbols.offset),
-        arm64: header.e_machine(endian) == elf::EM_AARCH64,
-        sections,
+        layout,
+        alternatives: match read.machine {
+            elf::EM_AARCH64 => (12, CODE_ARM64),
+            elf::EM_ARM => (12, CODE_ARM32),
+            _ => (14, CODE),
+        },
+        sections: read.sections,
         mutants: Vec::new(),
     };
-    made.record(("header", String::new()), "", 0, &HEADER);
-    let index = usize::try_from(header.shstrndx(endian, payload)?)?;
-    let strings = table.section(SectionIndex(index))?.data(endian, payload)?;
+    made.record(("header", String::new()), "", 0, &layout.header);
     let mut names = Vec::new();
     for name in TRUSTED {
         let bytes = [name.as_bytes(), b"\0"].concat();
-        let at = strings.windows(bytes.len()).position(|s| s == bytes);
+        let at = read.names.windows(bytes.len()).position(|s| s == bytes);
         names.extend(at.and_then(|at| Some((name, u32::try_from(at).ok()?))));
     }
-    let headers = usize::try_from(header.e_shoff(endian))?;
     for index in 0..made.sections.len() {
-        made.section(index, headers + index * SECTION_SIZE, &names);
-        made.cross(index, headers + index * SECTION_SIZE, headers);
+        let header = read.headers + index * layout.section_size;
+        made.section(index, header, &names);
+        made.cross(index, header, read.headers);
     }
     Ok(made.mutants)
 }
@@ -244,7 +367,9 @@ impl Payload<'_> {
     fn structure(&self, kind: &'static str, index: usize) -> (&'static str, String) {
         let section = &self.sections[index];
         let about = match section.kind {
-            elf::SHT_RELA => &self.sections.get(section.info).unwrap_or(section).name,
+            kind if kind == self.layout.relocations => {
+                &self.sections.get(section.info).unwrap_or(section).name
+            }
             _ => &section.name,
         };
         let group = if TRUSTED.contains(&about.as_str()) {
@@ -266,10 +391,18 @@ impl Payload<'_> {
             ..
         } = &self.sections[index];
         let (name, kind, offset, size) = (name.clone(), *kind, *offset, *size);
-        self.record(structure.clone(), &name, header, &SECTION);
+        let layout = self.layout;
+        self.record(structure.clone(), &name, header, &layout.section);
         for (other, at) in names {
             let how = format!("is {other}");
-            self.set(&structure, &name, SECTION[0], header, &how, (*at).into());
+            self.set(
+                &structure,
+                &name,
+                layout.section[0],
+                header,
+                &how,
+                (*at).into(),
+            );
         }
         if size == 0 {
             return;
@@ -283,12 +416,11 @@ impl Payload<'_> {
             ..cut
         });
         let records = match name.as_str() {
-            ".livepatch.funcs" => Some(("function", FUNCTION_SIZE, &FUNCTION[..])),
+            ".livepatch.funcs" => Some(("function", layout.function_size, &layout.function[..])),
             ".altinstructions" => {
-                let (step, fields) = match self.arm64 {
-                    true => (ALTERNATIVE_SIZE_ARM64, &ALTERNATIVE[..3]),
-                    false => (ALTERNATIVE_SIZE, &ALTERNATIVE[..]),
-                };
+                let step = self.alternatives.0;
+                let fields = ALTERNATIVE.iter().filter(|(_, at, size)| at + size <= step);
+                let fields = &ALTERNATIVE[..fields.count()];
                 (offset..offset + size)
                     .step_by(step)
                     .for_each(|at| self.alternative(index, at));
@@ -298,8 +430,10 @@ impl Payload<'_> {
                 Some(("note", size, &NOTE[..]))
             }
             _ => match kind {
-                elf::SHT_RELA => Some(("relocation", RELOCATION_SIZE, &RELOCATION[..])),
-                elf::SHT_SYMTAB => Some(("symbol", SYMBOL_SIZE, &SYMBOL[..])),
+                kind if kind == layout.relocations => {
+                    Some(("relocation", layout.relocation_size, layout.relocation))
+                }
+                elf::SHT_SYMTAB => Some(("symbol", layout.symbol_size, &layout.symbol[..])),
                 _ => None,
             },
         };
@@ -357,7 +491,7 @@ impl Payload<'_> {
             };
             let begin = self.sections[section].offset + offset;
             for byte in 0..length {
-                for value in if self.arm64 { CODE_ARM64 } else { CODE } {
+                for value in self.alternatives.1 {
                     let which = format!("{} {code} byte {byte}", self.sections[section].name);
                     let how = format!("is {value:#x}");
                     self.set(
@@ -371,10 +505,16 @@ impl Payload<'_> {
                 }
             }
             for relocation in self.relocations(section) {
-                let changed = self.read(relocation, 8).unwrap_or(0);
+                let changed = self.field(relocation, self.layout.relocation[0]);
+                let changed = changed.unwrap_or(0);
                 if (offset as u64..(offset + length) as u64).contains(&changed) {
                     let which = format!("relocation of {} {code}", self.sections[section].name);
-                    self.record(structure.clone(), &which, relocation, &RELOCATION);
+                    self.record(
+                        structure.clone(),
+                        &which,
+                        relocation,
+                        self.layout.relocation,
+                    );
                 }
             }
         }
@@ -385,23 +525,37 @@ impl Payload<'_> {
         let tables = self
             .sections
             .iter()
-            .filter(|table| table.kind == elf::SHT_RELA && table.info == section);
+            .filter(|table| table.kind == self.layout.relocations && table.info == section);
         tables
-            .flat_map(|table| (table.offset..table.offset + table.size).step_by(RELOCATION_SIZE))
+            .flat_map(|table| {
+                (table.offset..table.offset + table.size).step_by(self.layout.relocation_size)
+            })
             .collect()
     }
 
     /// Section and offset that the field at `offset` of a section points to.
     fn target(&self, section: usize, offset: usize) -> Option<(usize, usize)> {
+        let layout = self.layout;
         let mut all = self.relocations(section).into_iter();
-        let relocation = all.find(|at| self.read(*at, 8) == Some(offset as u64))?;
-        let symbol = usize::try_from(self.read(relocation + 12, 4)?).ok()?;
-        let symbol = self.symbols + symbol * SYMBOL_SIZE;
-        let target = usize::try_from(self.read(symbol + 6, 2)?).ok()?;
-        let value = self.read(symbol + 8, 8)?;
-        let offset = value.wrapping_add(self.read(relocation + 16, 8)?);
+        let relocation =
+            all.find(|at| self.field(*at, layout.relocation[0]) == Some(offset as u64))?;
+        let symbol = self.field(relocation, layout.symbol_of_relocation())?;
+        let symbol = self.symbols + usize::try_from(symbol).ok()? * layout.symbol_size;
+        let target = usize::try_from(self.field(symbol, layout.symbol[2])?).ok()?;
+        let value = self.field(symbol, layout.symbol[3])?;
+        let addend = match layout.relocation.get(3) {
+            Some(&addend) => self.field(relocation, addend)?,
+            // It is in the place itself.
+            None => self.read(self.sections.get(section)?.offset + offset, 4)?,
+        };
+        let offset = value.wrapping_add(addend);
         self.sections.get(target)?;
         Some((target, usize::try_from(offset).ok()?))
+    }
+
+    /// A field of the structure at `at`.
+    fn field(&self, at: usize, (_, place, size): Field) -> Option<u64> {
+        self.read(at + place, size)
     }
 
     /// Gives every field of the structure at `at` every interesting value.
@@ -413,8 +567,8 @@ impl Payload<'_> {
         fields: &[Field],
     ) {
         for &field in fields {
-            let (_, place, size) = field;
-            let Some(old) = self.read(at + place, size) else {
+            let (_, _, size) = field;
+            let Some(old) = self.field(at, field) else {
                 continue;
             };
             let top = 1 << (8 * size - 1);

@@ -4,14 +4,15 @@
 use crate::{ALL, SAMPLE};
 use std::path::{Path, PathBuf};
 use xsplice_e2e::{
-    Base, arm64_config, arm64_rust_base, config, exhaustive, repository, rust_base, settled,
+    Base, arm32_config, arm32_rust_base, arm64_config, arm64_rust_base, config, exhaustive,
+    repository, rust_base, settled,
 };
 use xsplice_lab::{Error, Host, HostConfig, Output};
 
 /// Number of payloads per process.
 const AT_A_TIME: usize = 20;
-/// Number of payloads for ARM64: each takes several processes.
-const ARM64_SAMPLE: usize = 30;
+/// Number of payloads for ARM: each takes several processes.
+const ARM_SAMPLE: usize = 30;
 
 /// A hypervisor with our core.
 pub(crate) struct Target {
@@ -21,6 +22,7 @@ pub(crate) struct Target {
     /// Number of payloads to try.
     pub(crate) count: usize,
     pub(crate) dom0: Dom0,
+    config: fn(&Base) -> anyhow::Result<HostConfig>,
 }
 
 /// What tries payloads in dom0.
@@ -28,7 +30,7 @@ pub(crate) struct Target {
 pub(crate) enum Dom0 {
     /// `in-dom0`, which tries many in one process.
     Driver,
-    /// The tool, with a process for each step. Nothing else is built for ARM64.
+    /// The tool, with a process for each step. Nothing else is built for ARM.
     Tool,
 }
 
@@ -39,16 +41,26 @@ impl Target {
             patches: ["patches/altcall", "patches/exception-table"],
             count: if exhaustive() { ALL } else { SAMPLE },
             dom0: Dom0::Driver,
+            config,
         })
     }
 
     pub(crate) fn arm64() -> anyhow::Result<Self> {
-        Ok(Self {
-            base: arm64_rust_base()?,
+        Ok(Self::arm(arm64_rust_base()?, arm64_config))
+    }
+
+    pub(crate) fn arm32() -> anyhow::Result<Self> {
+        Ok(Self::arm(arm32_rust_base()?, arm32_config))
+    }
+
+    fn arm(base: Base, config: fn(&Base) -> anyhow::Result<HostConfig>) -> Self {
+        Self {
+            base,
             patches: ["patches-arm64/alternatives", "patches-arm64/switch"],
-            count: if exhaustive() { ALL } else { ARM64_SAMPLE },
+            count: if exhaustive() { ALL } else { ARM_SAMPLE },
             dom0: Dom0::Tool,
-        })
+            config,
+        }
     }
 
     /// The patches of the tests: name and path.
@@ -61,25 +73,17 @@ impl Target {
 
     /// A host whose dom0 has the files of `directory`.
     pub(crate) fn boot(&self, directory: &Path) -> anyhow::Result<Host> {
-        let mut config = self.config()?;
+        let mut config = (self.config)(&self.base)?;
+        if self.dom0 == Dom0::Driver {
+            let driver = PathBuf::from(env!("CARGO_BIN_EXE_in-dom0"));
+            config.programs.push(("bin/in-dom0".to_owned(), driver));
+        }
         for entry in std::fs::read_dir(directory)? {
             let entry = entry?;
             let place = place(&entry.file_name().to_string_lossy());
             config.files.push((place, entry.path()));
         }
         Ok(Host::boot(&config)?)
-    }
-
-    fn config(&self) -> anyhow::Result<HostConfig> {
-        match self.dom0 {
-            Dom0::Tool => arm64_config(&self.base),
-            Dom0::Driver => {
-                let mut config = config(&self.base)?;
-                let driver = PathBuf::from(env!("CARGO_BIN_EXE_in-dom0"));
-                config.programs.push(("bin/in-dom0".to_owned(), driver));
-                Ok(config)
-            }
-        }
     }
 }
 

@@ -4,15 +4,22 @@
 //! reordered or point into other tables; relocations are applied to note headers, to
 //! strings and to themselves; two tables share their bytes.
 
-use super::{Field, Payload, RELOCATION, RELOCATION_SIZE, SECTION, SYMBOL_SIZE, TRUSTED};
+use super::{Field, Layout, Payload, TRUSTED};
 use object::elf;
 
-/// Symbol and addend.
-const TARGET: Field = ("target", 12, 12);
-/// Offset and size of a section.
-const PLACE: Field = ("place", 24, 16);
-const OFFSET: Field = RELOCATION[0];
-const INFO: Field = SECTION[6];
+impl Layout {
+    /// The symbol of a relocation, and its addend if it has one.
+    fn target(&self) -> Field {
+        let (_, place, _) = self.symbol_of_relocation();
+        ("target", place, self.relocation_size - place)
+    }
+
+    /// Offset and size of a section.
+    fn place(&self) -> Field {
+        let [_, _, _, (_, offset, width), ..] = self.section;
+        ("place", offset, 2 * width)
+    }
+}
 
 impl Payload<'_> {
     /// Copies fields of other sections to a section. Its header is at `header`, the
@@ -20,20 +27,28 @@ impl Payload<'_> {
     pub(super) fn cross(&mut self, index: usize, header: usize, headers: usize) {
         let section = &self.sections[index];
         let name = section.name.clone();
-        if section.kind == elf::SHT_RELA {
+        let layout = self.layout;
+        if section.kind == layout.relocations {
             for other in 0..self.sections.len() {
                 let how = format!("is {}", self.sections[other].name);
                 let structure = self.structure("crossed section", index);
-                self.set(&structure, &name, INFO, header, &how, other as u64);
+                self.set(
+                    &structure,
+                    &name,
+                    layout.section[6],
+                    header,
+                    &how,
+                    other as u64,
+                );
             }
             self.cross_relocations(index);
         }
         if TRUSTED.contains(&name.as_str()) {
             for other in 0..self.sections.len() {
-                let from = headers + other * super::SECTION_SIZE;
+                let from = headers + other * layout.section_size;
                 let how = format!("is that of {}", self.sections[other].name);
                 let structure = self.structure("crossed section", index);
-                self.copy(&structure, &name, PLACE, (header, from), &how, 0);
+                self.copy(&structure, &name, layout.place(), (header, from), &how, 0);
             }
         }
     }
@@ -47,11 +62,14 @@ impl Payload<'_> {
         }
         let (name, offset) = (section.name.clone(), section.offset);
         let structure = self.structure("crossed relocation", index);
-        let count = section.size / RELOCATION_SIZE;
-        let at = |number: usize| offset + number * RELOCATION_SIZE;
+        let layout = self.layout;
+        let count = section.size / layout.relocation_size;
+        let at = |number: usize| offset + number * layout.relocation_size;
         let symbols = self.sections.iter();
         let symbols = symbols.filter(|section| section.kind == elf::SHT_SYMTAB);
-        let symbols: usize = symbols.map(|section| section.size / SYMBOL_SIZE).sum();
+        let symbols: usize = symbols
+            .map(|section| section.size / layout.symbol_size)
+            .sum();
         for number in 0..count {
             let which = format!("{name} {number}");
             let near = [1, 2, 3, 4].map(|more| (number + more) % count);
@@ -59,19 +77,35 @@ impl Payload<'_> {
                 let from = at(other);
                 for more in [0, 1, u64::MAX, 2, 5] {
                     let how = format!("is that of {other} and {}", more.cast_signed());
-                    self.copy(&structure, &which, TARGET, (at(number), from), &how, more);
+                    self.copy(
+                        &structure,
+                        &which,
+                        layout.target(),
+                        (at(number), from),
+                        &how,
+                        more,
+                    );
                 }
                 let how = format!("is that of {other}");
-                self.copy(&structure, &which, OFFSET, (at(number), from), &how, 0);
+                self.copy(
+                    &structure,
+                    &which,
+                    layout.relocation[0],
+                    (at(number), from),
+                    &how,
+                    0,
+                );
             }
             for symbol in 0..symbols as u64 {
                 let how = format!("is {symbol}");
-                self.set(&structure, &which, RELOCATION[2], at(number), &how, symbol);
+                let field = layout.symbol_of_relocation();
+                self.set(&structure, &which, field, at(number), &how, symbol);
             }
         }
     }
 
-    /// Copies a field from another structure, and adds `more` to its last 8 bytes.
+    /// Copies a field from another structure, and adds `more` to its last 8 bytes if it has
+    /// as many.
     fn copy(
         &mut self,
         structure: &(&'static str, String),
@@ -86,8 +120,11 @@ impl Payload<'_> {
         let Some(mut bytes) = self.data.get(range(from)).map(<[u8]>::to_vec) else {
             return;
         };
-        if let Some(last) = bytes.last_chunk_mut::<8>() {
-            *last = u64::from_le_bytes(*last).wrapping_add(more).to_le_bytes();
+        match bytes.last_chunk_mut::<8>() {
+            Some(last) => *last = u64::from_le_bytes(*last).wrapping_add(more).to_le_bytes(),
+            // Its addend is elsewhere.
+            None if more != 0 => return,
+            None => {}
         }
         if self.data.get(range(to)).is_some_and(|there| there != bytes) {
             let what = format!("{which} {name} {how}");
