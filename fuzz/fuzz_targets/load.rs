@@ -7,14 +7,16 @@ use libfuzzer_sys::fuzz_target;
 use xsplice_engine::{Action, Architecture, Engine, Options, Policy};
 use xsplice_test_host::{Hypervisor, engine};
 
-/// `e_machine` of files for ARM32, and where it is.
-const ARM32: (usize, u8) = (18, 40);
+/// Where `e_machine` is, and what it is in files for ARM32 and ARM64.
+const MACHINE: usize = 18;
+const ARM32: u8 = 40;
+const ARM64: u8 = 183;
 
 fuzz_target!(|file: &[u8]| {
-    if file.get(ARM32.0) == Some(&ARM32.1) {
-        live(Engine::new(Hypervisor::arm32(), Policy::Engine), file);
-    } else {
-        live(engine(), file);
+    match file.get(MACHINE) {
+        Some(&ARM32) => live(Engine::new(Hypervisor::arm32(), Policy::Engine), file),
+        Some(&ARM64) => live(Engine::new(Hypervisor::arm64(), Policy::Engine), file),
+        _ => live(engine(), file),
     }
 });
 

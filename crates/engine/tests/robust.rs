@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xsplice_engine::{Action, Architecture, Engine, Options, Policy};
-use xsplice_test_host::payloads::{arm32, everything, hooks, small};
+use xsplice_test_host::payloads::{arm32, arm64, everything, hooks, small};
 use xsplice_test_host::{Hypervisor, engine, load};
 
 /// The whole life of what may be a payload, after which the machine must be as
@@ -37,6 +37,10 @@ fn live(file: &[u8]) -> bool {
 
 fn live_on_arm32(file: &[u8]) -> bool {
     live_on(Engine::new(Hypervisor::arm32(), Policy::Engine), file)
+}
+
+fn live_on_arm64(file: &[u8]) -> bool {
+    live_on(Engine::new(Hypervisor::arm64(), Policy::Engine), file)
 }
 
 /// Says how many files were tried. Only what is written past the test harness
@@ -81,11 +85,12 @@ fn try_all(
 type Make = fn() -> Vec<u8>;
 type Live = fn(&[u8]) -> bool;
 
-const PAYLOADS: [(&str, Make, Live); 4] = [
+const PAYLOADS: [(&str, Make, Live); 5] = [
     ("everything", everything, live),
     ("hooks", hooks, live),
     ("small", small, live),
     ("arm32", arm32, live_on_arm32),
+    ("arm64", arm64, live_on_arm64),
 ];
 
 /// The offset of the table of sections.

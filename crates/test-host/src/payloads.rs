@@ -87,6 +87,43 @@ pub fn arm32() -> Vec<u8> {
         payload.relocation(text, offset, r_type, target, 0);
     }
     payload.relocation(text, 16, 2, code, 0x10);
+    with_tables(payload, 3, CODE[6])
+}
+
+/// A payload for ARM64 with one of each kind of section, and with relocations of
+/// instructions and of data.
+pub fn arm64() -> Vec<u8> {
+    const CODE: [u32; 8] = [
+        0x9000_0000, // adrp x0
+        0x9100_0000, // add x0, x0, #0
+        0x9400_0000, // bl
+        0x1400_0000, // b
+        0,           // .xword
+        0,
+        0xd65f_03c0, // ret
+        0xd503_201f, // nop
+    ];
+    let code = CODE.map(u32::to_le_bytes);
+    let mut payload = Payload::arm64(
+        code.as_flattened(),
+        &[
+            func("target"),
+            func("tiny").with(|record| record.old_size.set(4)),
+        ],
+    );
+    let (text, code) = (payload.text, payload.new_code);
+    let target = payload.symbol("target", None);
+    for (offset, r_type) in [(0, 275), (4, 277), (8, 283), (12, 282)] {
+        payload.relocation(text, offset, r_type, target, 0);
+    }
+    payload.relocation(text, 16, 257, code, 0x18);
+    with_tables(payload, 261, CODE[7])
+}
+
+/// The file, with hooks and tables in addition, for which `relative` is a relocation and
+/// `nop` an instruction.
+fn with_tables(mut payload: Payload, relative: u32, nop: u32) -> Vec<u8> {
+    let (text, code) = (payload.text, payload.new_code);
     payload.symbol("helper", Some((text, 24)));
     payload.symbol("$d", Some((text, 16)));
     payload = payload
@@ -95,15 +132,19 @@ pub fn arm32() -> Vec<u8> {
         .hooks(section::HOOKS_PREAPPLY, 1);
     payload.section(".modinfo", SectionKind::ReadOnlyData, b"key=value\0", 1);
     let frames = payload.section(".bug_frames.0", SectionKind::ReadOnlyData, &[0; 16], 4);
-    payload.relocation(frames, 0, 3, code, 0);
+    payload.relocation(frames, 0, relative, code, 0);
     // At an odd address: nothing is read as an aligned word.
     payload.section(".odd", SectionKind::ReadOnlyData, &[0; 3], 1);
     let entry = [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 4, 4];
     let table = payload.section(".altinstructions", SectionKind::ReadOnlyData, &entry, 1);
-    let nop = CODE[6].to_le_bytes();
-    let replacements = payload.section(".altinstr_replacement", SectionKind::Text, &nop, 4);
+    let replacements = payload.section(
+        ".altinstr_replacement",
+        SectionKind::Text,
+        &nop.to_le_bytes(),
+        4,
+    );
     let replacement = payload.object.section_symbol(replacements);
-    payload.relocation(table, 0, 3, code, 0);
-    payload.relocation(table, 4, 3, replacement, 0);
+    payload.relocation(table, 0, relative, code, 0);
+    payload.relocation(table, 4, relative, replacement, 0);
     payload.bytes()
 }
