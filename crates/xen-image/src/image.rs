@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The file.
 
+use crate::listed::{self, Misplaced};
 use crate::{Binding, Kind, Section, Symbol};
 use object::read::elf::{ElfFile, FileHeader, SectionHeader as _, Sym as _};
 use object::{FileKind, LittleEndian, Object as _, ObjectSection as _, elf};
@@ -35,6 +36,20 @@ pub enum Error {
     /// A symbol of Xen's linker script is missing.
     #[error("the image has no symbol {0}: it is not a Xen hypervisor")]
     NoEdge(&'static str),
+    /// Its own list of symbols, by which it links payloads, is not that of its last link.
+    #[error(
+        "the hypervisor's own list of symbols has {name} at {listed:#x}, and it is at \
+         {address:#x}: payloads would be linked to other places; build the hypervisor with \
+         --build-id in all its links"
+    )]
+    WrongList {
+        /// The first symbol that differs.
+        name: String,
+        /// Where the list has it.
+        listed: u64,
+        /// Where it is.
+        address: u64,
+    },
 }
 
 /// A function that only a hypervisor with our core has.
@@ -115,7 +130,18 @@ impl Image {
         };
         image.read_sections(&elf)?;
         image.init = image.edge("__init_begin")?..image.edge("__init_end")?;
-        Ok(image)
+        match listed::misplaced(&image) {
+            None => Ok(image),
+            Some(Misplaced {
+                name,
+                listed,
+                address,
+            }) => Err(Error::WrongList {
+                name,
+                listed,
+                address,
+            }),
+        }
     }
 
     fn read_sections<Header>(&mut self, elf: &ElfFile<'_, Header>) -> Result<(), Error>

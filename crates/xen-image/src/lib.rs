@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod image;
+mod listed;
 mod section;
 mod symbol;
 

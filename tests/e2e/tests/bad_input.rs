@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bad input is refused with a reason, and nothing is written.
 
+use anyhow::{Context as _, ensure};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use std::path::Path;
-use xsplice_e2e::{arm64_base, arm64_config, base, build, config, local, result, settled};
+use xsplice_e2e::{
+    arm32_base, arm64_base, arm64_config, base, build, config, local, result, settled,
+};
 use xsplice_lab::Host;
 
 /// A patch that changes the line `old` of a file, with the context that `diff -u` gives.
@@ -150,6 +154,30 @@ fn the_named_hypervisor_must_be_the_given_one() -> anyhow::Result<()> {
     assert_eq!(built.status.code(), Some(0), "{own}: {built:?}");
     let report = result("build", &built.stdout)?;
     assert_eq!(report["hypervisor"].as_str(), Some(own));
+    Ok(())
+}
+
+/// Xen's makefile for ARM can make a list of symbols that is not that of the last link.
+#[test]
+fn a_hypervisor_that_lists_other_addresses() -> anyhow::Result<()> {
+    let mut syms = std::fs::read(arm32_base()?.xen_syms)?;
+    let file = object::File::parse(syms.as_slice())?;
+    let symbol = |name: &str| file.symbol_by_name(name).context(name.to_owned());
+    let (list, xsm) = (symbol("symbols_addresses")?, symbol("xsm_ops")?.address());
+    let section = list.section_index().context("its section")?;
+    let section = file.section_by_index(section)?;
+    let (start, _) = section.file_range().context("its contents")?;
+    let start = usize::try_from(start + list.address() - section.address())?;
+    let word = u32::try_from(xsm)?.to_le_bytes();
+    let words = syms[start..].chunks(word.len());
+    let entry = words.clone().position(|listed| listed == word);
+    let at = start + entry.context("it is listed")? * word.len();
+    syms[at + 1] ^= 0x10;
+    let Err(error) = xsplice_host_image::Image::parse(&syms) else {
+        panic!("it is read");
+    };
+    let expected = format!("has xsm_ops at {:#x}, and it is at {xsm:#x}", xsm ^ 0x1000);
+    ensure!(error.to_string().contains(&expected), "{error}");
     Ok(())
 }
 
