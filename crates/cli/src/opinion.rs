@@ -5,6 +5,7 @@ use crate::build::cached;
 use crate::output::{Failure, complain, say, shown};
 use anyhow::{Context as _, ensure};
 use std::path::{Path, PathBuf};
+use xsplice_host_image::Image;
 use xsplice_review::{Payload, Record};
 use xsplice_system::file;
 use xsplice_verify::{Accepted, Input, Inputs, Level, Patched, Plan, Progress, Recorded, Verdict};
@@ -39,16 +40,18 @@ pub(crate) struct Question<'a> {
 
 /// Verifies, and reports `progress`.
 pub(crate) fn ask(question: &Question, progress: &dyn Progress) -> anyhow::Result<Verdict> {
-    let original = read(question.xen_syms)?;
+    let syms = read(question.xen_syms)?;
     let name = shown(question.xen_syms);
     let original = Input {
         name: &name,
-        data: &original,
+        data: &syms,
     };
     let payloads = question.payloads.iter();
     let payloads: Vec<Input> = payloads.map(|(name, data)| Input { name, data }).collect();
     // Check the inputs before minutes go into the build.
     check(original, &payloads)?;
+    // The proof takes addresses from the symbols, the hypervisor from its own list.
+    Image::parse(&syms).with_context(|| name.clone())?;
     let patched = patched(question, progress)?;
     progress.stage("comparing the hypervisors");
     let mut verdict = verify(&Inputs {
