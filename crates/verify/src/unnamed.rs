@@ -5,7 +5,7 @@
 //! names of its own symbols. Whatever refers to such a section has its address in the
 //! linked hypervisor.
 
-use crate::arch::{Arch, Part, Shape};
+use crate::arch::{self, Arch, Part, Shape};
 use crate::image::Image;
 use object::read::elf::{ElfFile64, SectionHeader as _};
 use object::{
@@ -96,7 +96,7 @@ fn target(
 /// What the field at `at` has of an address.
 fn value(image: &Image, at: u64, shape: Shape) -> Option<u64> {
     if shape.part != Part::Bytes {
-        return image.arch.part(image, at, shape.part);
+        return arch::part(image, at, shape.part);
     }
     let bytes = image.bytes(at, shape.size.into())?;
     let value = crate::prove::number(&bytes)?;

@@ -229,39 +229,6 @@ impl Payload {
         self.bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
 
-    /// Gives a section other flags.
-    ///
-    /// # Errors
-    /// If the payload has no such thing.
-    pub fn set_flags(&mut self, section: &str, flags: u64) -> anyhow::Result<()> {
-        let header = self.header(section)?;
-        self.put(header + 8, flags);
-        Ok(())
-    }
-
-    /// Takes the last `size` bytes off a section, and the relocations in them.
-    ///
-    /// # Errors
-    /// If the payload has no such thing.
-    pub fn cut(&mut self, section: &str, size: u64) -> anyhow::Result<()> {
-        let header = self.header(section)?;
-        let elf = self.elf()?;
-        let whole = elf.section_by_name(section).context("it is there")?.size();
-        let rela = format!(".rela{section}");
-        let relocations = self.section(&rela)?;
-        let offset =
-            |at: usize| u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap_or_default());
-        let kept = relocations
-            .clone()
-            .step_by(RELA)
-            .filter(|&at| offset(at) < whole - size);
-        let kept = (kept.count() * RELA) as u64;
-        let rela_header = self.header(&rela)?;
-        self.put(header + 0x20, whole - size);
-        self.put(rela_header + 0x20, kept);
-        Ok(())
-    }
-
     /// Where the first relocation against `symbol` is in the file.
     ///
     /// # Errors
@@ -418,16 +385,6 @@ impl Payload {
         Ok(())
     }
 
-    /// Makes the first relocation against `from` lead to `to`.
-    ///
-    /// # Errors
-    /// If the payload has no such thing.
-    pub fn redirect(&mut self, section: &str, from: &str, to: &str) -> anyhow::Result<()> {
-        let (at, to) = (self.relocation(section, from)?, self.index(to)?);
-        self.bytes[at + 12..at + 16].copy_from_slice(&to.to_le_bytes());
-        Ok(())
-    }
-
     /// Adds to the addend of the first relocation against `symbol`.
     ///
     /// # Errors
@@ -510,7 +467,7 @@ impl Payload {
         })
     }
 
-    /// Takes the last `size` bytes off a section.
+    /// Takes the last `size` bytes off a section, and the relocations in them.
     ///
     /// # Errors
     /// If the payload has no such thing.
@@ -521,9 +478,15 @@ impl Payload {
             };
             let kept = bytes.len().checked_sub(size).context("it is too short")?;
             bytes.to_mut().truncate(kept);
-            let rel = section_of(file, &format!(".rel{section}"))?;
-            if let SectionData::Relocation(all) = &mut rel.data {
-                all.retain(|relocation| relocation.r_offset < kept as u64);
+            let rel = [".rela", ".rel"].map(|prefix| format!("{prefix}{section}"));
+            for table in &mut file.sections {
+                if let SectionData::Relocation(all) = &mut table.data
+                    && rel
+                        .iter()
+                        .any(|name| table.name.as_slice() == name.as_bytes())
+                {
+                    all.retain(|relocation| relocation.r_offset < kept as u64);
+                }
             }
             Ok(())
         })

@@ -107,7 +107,7 @@ const OF_INTEGER: [Case; 10] = [
     },
     Case {
         name: "code is written to",
-        spoil: |payload| payload.redirect(".rela.rodata", "sched_smt_power_savings", "memcpy"),
+        spoil: |payload| payload.retarget(".rela.rodata", ("sched_smt_power_savings", 0), "memcpy"),
         kind: Kind::Hook,
         named: "memcpy: the hooks write to it, but it is code",
     },
@@ -141,7 +141,7 @@ const OF_INTEGER: [Case; 10] = [
     },
     Case {
         name: "the hook that asks for the initial value is not called",
-        spoil: |payload| payload.cut(".livepatch.hooks.preapply", 8),
+        spoil: |payload| payload.shorten(".livepatch.hooks.preapply", 8),
         kind: Kind::Hook,
         named: "check: the patched source has it as preapply hook",
     },
@@ -149,7 +149,7 @@ const OF_INTEGER: [Case; 10] = [
         name: "no hook asks for the initial value",
         spoil: |payload| {
             payload.rename("#check@", "#chuck@")?;
-            payload.cut(".livepatch.hooks.preapply", 8)
+            payload.shorten(".livepatch.hooks.preapply", 8)
         },
         kind: Kind::Hook,
         named: "sched_smt_power_savings: no pre-apply hook asks",
@@ -162,7 +162,7 @@ const OF_INTEGER: [Case; 10] = [
     },
     Case {
         name: "the hook that brings the old value back is missing",
-        spoil: |payload| payload.cut(".livepatch.hooks.unload", 8),
+        spoil: |payload| payload.shorten(".livepatch.hooks.unload", 8),
         kind: Kind::Hook,
         named: "put_old_data: the patched source has it as unload hook",
     },
@@ -233,7 +233,7 @@ const OF_PER_CPU: [Case; 8] = [
     },
     Case {
         name: "nothing asks whether the padding is free",
-        spoil: |payload| payload.cut(".livepatch.hooks.preapply", 8),
+        spoil: |payload| payload.shorten(".livepatch.hooks.preapply", 8),
         kind: Kind::Hook,
         named: "check: the patched source has it as preapply hook",
     },

@@ -16,13 +16,13 @@ const PATCH: &str = "examples/xen-4.17/two-files.patch";
 const TWO_FILES: [Case; 14] = [
     Case {
         name: "a call leads to another function",
-        spoil: |payload| payload.redirect(".rela.text", "xen_build_id", "strlcpy"),
+        spoil: |payload| payload.retarget(".rela.text", ("xen_build_id", 0), "strlcpy"),
         kind: Kind::NotReplaced,
         named: "xen_build_id",
     },
     Case {
         name: "a variable is taken for another",
-        spoil: |payload| payload.redirect(".rela.text", "hardware_domain", "saved_cmdline"),
+        spoil: |payload| payload.retarget(".rela.text", ("hardware_domain", 0), "saved_cmdline"),
         kind: Kind::Reference,
         named: "hardware_domain",
     },
@@ -34,19 +34,19 @@ const TWO_FILES: [Case; 14] = [
     },
     Case {
         name: "an alternative is missing",
-        spoil: |payload| payload.cut(".altinstructions", 14),
+        spoil: |payload| payload.shorten(".altinstructions", 14),
         kind: Kind::Code,
         named: "alternative is missing",
     },
     Case {
         name: "an exception table entry is missing",
-        spoil: |payload| payload.cut(".ex_table", 8),
+        spoil: |payload| payload.shorten(".ex_table", 8),
         kind: Kind::Code,
         named: "exception table entry is missing",
     },
     Case {
         name: "a function is not replaced",
-        spoil: |payload| payload.cut(".livepatch.funcs", 104),
+        spoil: |payload| payload.shorten(".livepatch.funcs", 104),
         kind: Kind::Constant,
         named: "xen_changeset",
     },
@@ -101,7 +101,7 @@ const TWO_FILES: [Case; 14] = [
     },
     Case {
         name: "a variable is read-only",
-        spoil: |payload| payload.set_flags(".bss", object::elf::SHF_ALLOC.0),
+        spoil: |payload| payload.make_read_only(".bss"),
         kind: Kind::Class,
         named: "the payload's read-only data",
     },
@@ -127,7 +127,7 @@ const TWO_FILES: [Case; 14] = [
 const ARM64: [Case; 9] = [
     Case {
         name: "a call leads to another function",
-        spoil: |payload| payload.redirect(".rela.text", "xen_build_id", "strlcpy"),
+        spoil: |payload| payload.retarget(".rela.text", ("xen_build_id", 0), "strlcpy"),
         kind: Kind::NotReplaced,
         named: "xen_build_id",
     },
@@ -154,7 +154,7 @@ const ARM64: [Case; 9] = [
     },
     Case {
         name: "a function is not replaced",
-        spoil: |payload| payload.cut(".livepatch.funcs", 104),
+        spoil: |payload| payload.shorten(".livepatch.funcs", 104),
         kind: Kind::Constant,
         named: "xen_changeset",
     },
@@ -172,7 +172,7 @@ const ARM64: [Case; 9] = [
     },
     Case {
         name: "a variable is read-only",
-        spoil: |payload| payload.set_flags(".bss", object::elf::SHF_ALLOC.0),
+        spoil: |payload| payload.make_read_only(".bss"),
         kind: Kind::Class,
         named: "the payload's read-only data",
     },
@@ -298,7 +298,7 @@ const EVERY_KIND: [Case; 12] = [
     },
     Case {
         name: "the hook is missing",
-        spoil: |payload| payload.cut(".livepatch.hooks.load", 8),
+        spoil: |payload| payload.shorten(".livepatch.hooks.load", 8),
         kind: Kind::Hook,
         named: "live_hook",
     },
@@ -322,7 +322,7 @@ const EVERY_KIND: [Case; 12] = [
     },
     Case {
         name: "a bug frame is missing",
-        spoil: |payload| payload.cut(".bug_frames.1", 8),
+        spoil: |payload| payload.shorten(".bug_frames.1", 8),
         kind: Kind::Code,
         named: "bug frame is missing",
     },

@@ -264,8 +264,7 @@ impl Arch for Aarch64 {
     }
 
     fn is_trap(&self, code: &[u8]) -> bool {
-        let (words, rest) = code.as_chunks::<WORD>();
-        rest.is_empty() && words.iter().all(|word| traps(u32::from_le_bytes(*word)))
+        super::only_traps(self, code)
     }
 
     fn longest_jump(&self) -> u64 {
@@ -273,12 +272,6 @@ impl Arch for Aarch64 {
     }
 
     fn shape(&self, r_type: RelocationType) -> Option<Shape> {
-        let word = |part| Shape {
-            size: 4,
-            relative: part == Part::Word,
-            behind: 0,
-            part,
-        };
         Some(match r_type {
             elf::R_AARCH64_ABS64 => Shape::bytes(8, false, 0),
             elf::R_AARCH64_ABS32 => Shape::bytes(4, false, 0),
@@ -289,21 +282,16 @@ impl Arch for Aarch64 {
             | elf::R_AARCH64_CONDBR19
             | elf::R_AARCH64_TSTBR14
             | elf::R_AARCH64_ADR_PREL_LO21
-            | elf::R_AARCH64_LD_PREL_LO19 => word(Part::Word),
-            elf::R_AARCH64_ADR_PREL_PG_HI21 => word(Part::Upper),
+            | elf::R_AARCH64_LD_PREL_LO19 => Shape::word(Part::Word),
+            elf::R_AARCH64_ADR_PREL_PG_HI21 => Shape::word(Part::Upper),
             elf::R_AARCH64_ADD_ABS_LO12_NC
             | elf::R_AARCH64_LDST8_ABS_LO12_NC
             | elf::R_AARCH64_LDST16_ABS_LO12_NC
             | elf::R_AARCH64_LDST32_ABS_LO12_NC
             | elf::R_AARCH64_LDST64_ABS_LO12_NC
-            | elf::R_AARCH64_LDST128_ABS_LO12_NC => word(Part::Rest),
+            | elf::R_AARCH64_LDST128_ABS_LO12_NC => Shape::word(Part::Rest),
             _ => return None,
         })
-    }
-
-    fn part(&self, image: &Image, address: u64, part: Part) -> Option<u64> {
-        self.operand(word(image, address)?, address, part)
-            .map(|bits| bits.value)
     }
 
     fn relocate(

@@ -251,11 +251,7 @@ impl Arch for Arm32 {
     }
 
     fn is_trap(&self, code: &[u8]) -> bool {
-        let (words, rest) = code.as_chunks::<WORD>();
-        rest.is_empty()
-            && words
-                .iter()
-                .all(|word| self.traps(u32::from_le_bytes(*word)))
+        super::only_traps(self, code)
     }
 
     fn longest_jump(&self) -> u64 {
@@ -263,27 +259,16 @@ impl Arch for Arm32 {
     }
 
     fn shape(&self, r_type: RelocationType) -> Option<Shape> {
-        let word = |part| Shape {
-            size: 4,
-            relative: matches!(part, Part::Word | Part::Distance(_)),
-            behind: 0,
-            part,
-        };
         Some(match r_type {
             elf::R_ARM_ABS32 => Shape::bytes(4, false, 0),
             elf::R_ARM_REL32 => Shape::bytes(4, true, 0),
-            elf::R_ARM_CALL | elf::R_ARM_JUMP24 => word(Part::Word),
-            elf::R_ARM_MOVW_ABS_NC => word(Part::Rest),
-            elf::R_ARM_MOVT_ABS => word(Part::Upper),
-            elf::R_ARM_MOVW_PREL_NC => word(Part::Distance(0)),
-            elf::R_ARM_MOVT_PREL => word(Part::Distance(16)),
+            elf::R_ARM_CALL | elf::R_ARM_JUMP24 => Shape::word(Part::Word),
+            elf::R_ARM_MOVW_ABS_NC => Shape::word(Part::Rest),
+            elf::R_ARM_MOVT_ABS => Shape::word(Part::Upper),
+            elf::R_ARM_MOVW_PREL_NC => Shape::word(Part::Distance(0)),
+            elf::R_ARM_MOVT_PREL => Shape::word(Part::Distance(16)),
             _ => return None,
         })
-    }
-
-    fn part(&self, image: &Image, address: u64, part: Part) -> Option<u64> {
-        self.operand(word(image, address)?, address, part)
-            .map(|bits| bits.value)
     }
 
     fn relocate(

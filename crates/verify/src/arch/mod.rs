@@ -82,6 +82,20 @@ pub(crate) fn word(image: &Image, address: u64) -> Option<u32> {
     bytes.map(|bytes| u32::from_le_bytes(*bytes))
 }
 
+/// What the word at `address` has of an address, if it has `part` of one.
+pub(crate) fn part(image: &Image, address: u64, part: Part) -> Option<u64> {
+    let words = image.arch.words()?;
+    let bits = words.operand(word(image, address)?, address, part)?;
+    Some(bits.value)
+}
+
+/// Whether all of `code` is traps.
+fn only_traps(words: &dyn Words, code: &[u8]) -> bool {
+    let (all, rest) = code.as_chunks::<WORD>();
+    let mut all = all.iter().map(|word| u32::from_le_bytes(*word));
+    rest.is_empty() && all.all(|word| words.traps(word))
+}
+
 /// A machine.
 pub(crate) trait Arch: Debug + Sync {
     /// Which one.
@@ -124,9 +138,6 @@ pub(crate) trait Arch: Debug + Sync {
     fn computed<'a>(&self, _name: &'a str) -> Option<(&'a str, u8)> {
         None
     }
-
-    /// What the word at `address` has of an address, if it has `part` of one.
-    fn part(&self, image: &Image, address: u64, part: Part) -> Option<u64>;
 
     /// Fills the field at the start of `rest`, which is at `place`, with what leads to
     /// `value`.
@@ -176,6 +187,16 @@ pub(crate) enum Part {
 }
 
 impl Shape {
+    /// That of `part` of an address in an instruction that is one word.
+    const fn word(part: Part) -> Self {
+        Self {
+            size: 4,
+            relative: matches!(part, Part::Word | Part::Distance(_)),
+            behind: 0,
+            part,
+        }
+    }
+
     const fn bytes(size: u8, relative: bool, behind: u64) -> Self {
         Self {
             size,

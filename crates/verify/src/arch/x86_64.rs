@@ -98,10 +98,6 @@ impl Arch for X86_64 {
             .or_else(|| high.map(|name| (name, 16)))
     }
 
-    fn part(&self, _image: &Image, _address: u64, _part: super::Part) -> Option<u64> {
-        None
-    }
-
     fn relocate(
         &self,
         r_type: RelocationType,
