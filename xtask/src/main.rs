@@ -101,9 +101,9 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Architecture {
-    #[value(name = "x86-64")]
+    #[value(name = "x86-64", alias = "x86_64")]
     X86_64,
     #[value(name = "arm64")]
     Arm64,
@@ -112,6 +112,17 @@ enum Architecture {
 }
 
 impl Architecture {
+    const ALL: [Self; 3] = [Self::X86_64, Self::Arm64, Self::Arm32];
+
+    /// How the names of tests name it.
+    const fn in_test_names(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Arm64 => "arm64",
+            Self::Arm32 => "arm32",
+        }
+    }
+
     /// Its machine.
     const fn machine(self) -> Machine {
         match self {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs the test programs of a package in sequence, shows which one runs and how many
-//! are left, and prints the time of each.
+//! Runs the test programs of a package, shows which one runs and how many are left, and
+//! prints the time of each.
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,27 +21,39 @@ struct Program {
 /// Environment variables for test programs.
 pub(crate) type Variables<'a> = &'a [(&'a str, OsString)];
 
-/// Runs the test programs of `package`, all of them or those named in `only`. A
-/// failure does not stop the rest.
+/// Which tests to run.
+#[derive(Default)]
+pub(crate) struct Selection<'a> {
+    /// Test programs; none for all.
+    pub(crate) programs: &'a [String],
+    /// Parts of the names of tests, of which one must be there; none for all.
+    pub(crate) with: Vec<&'a str>,
+    /// Parts of the names of tests that are left out.
+    pub(crate) without: Vec<&'a str>,
+    /// Test programs that time nothing on a host: they run beside the others, when these
+    /// leave a CPU idle.
+    pub(crate) beside: &'a [&'a str],
+}
+
+/// The time of a test program, and whether it passed.
+struct Outcome<'a> {
+    name: &'a str,
+    time: Duration,
+    passed: bool,
+}
+
+/// Runs the selected tests of `package`. A failure does not stop the rest.
 ///
 /// # Errors
 /// Names all that failed.
-pub(crate) fn run(package: &str, only: &[String], variables: Variables) -> anyhow::Result<()> {
-    run_without(package, only, &[], variables)
-}
-
-/// [`run`], but not the tests named in `without`.
-///
-/// # Errors
-/// As there.
-pub(crate) fn run_without(
+pub(crate) fn run(
     package: &str,
-    only: &[String],
-    without: &[&str],
-    variables: Variables,
+    selection: &Selection<'_>,
+    variables: Variables<'_>,
 ) -> anyhow::Result<()> {
     let programs = compile(package)?;
-    for name in only {
+    let named = selection.programs.iter().map(String::as_str);
+    for name in named.chain(selection.beside.iter().copied()) {
         let known = programs.iter().map(|program| program.name.as_str());
         ensure!(
             known.clone().any(|known| known == name),
@@ -48,48 +61,106 @@ pub(crate) fn run_without(
             known.collect::<Vec<_>>().join(", ")
         );
     }
-    let chosen: Vec<&Program> = programs
-        .iter()
-        .filter(|program| only.is_empty() || only.contains(&program.name))
-        .collect();
-    let mut results = Vec::new();
-    for (index, program) in chosen.iter().enumerate() {
-        println!(
-            "test program {} ({} of {})",
-            program.name,
-            index + 1,
-            chosen.len()
-        );
+    let chosen = programs.iter().filter(|program| {
+        selection.programs.is_empty() || selection.programs.contains(&program.name)
+    });
+    let (beside, alone): (Vec<&Program>, Vec<&Program>) =
+        chosen.partition(|program| selection.beside.contains(&program.name.as_str()));
+    let start = Instant::now();
+    let outcomes = std::thread::scope(|scope| {
+        let idle = scope.spawn(|| {
+            let outcomes = beside.iter().map(|program| {
+                let mut idle = Command::new("chrt");
+                idle.args(["--idle", "0"]).arg(&program.executable);
+                program.run_quietly(idle, selection, variables)
+            });
+            outcomes.collect::<anyhow::Result<Vec<_>>>()
+        });
+        let mut outcomes = Vec::new();
+        for (index, program) in alone.iter().enumerate() {
+            let place = format!("{} of {}", index + 1, alone.len());
+            println!("test program {} ({place})", program.name);
+            let command = Command::new(&program.executable);
+            outcomes.push(program.run(command, selection, variables));
+        }
+        let idle = idle.join();
+        let idle = idle.map_err(|_| anyhow!("the tests beside the hosts panicked"))?;
+        outcomes.extend(idle?);
+        anyhow::Ok(outcomes)
+    })?;
+    report(outcomes, start.elapsed())
+}
+
+impl Program {
+    /// Runs `command`, which runs it, and shows what it prints.
+    fn run(
+        &self,
+        mut command: Command,
+        selection: &Selection<'_>,
+        variables: Variables<'_>,
+    ) -> Outcome<'_> {
         let start = Instant::now();
-        let passed = command::run(
-            Command::new(&program.executable)
-                .arg("--test-threads=1")
-                .args(without.iter().flat_map(|name| ["--skip", name]))
-                .current_dir(&program.directory)
-                .envs(variables.iter().map(|(name, value)| (name, value))),
-        );
-        results.push((program.name.as_str(), start.elapsed(), passed.is_ok()));
+        let passed = command::run(self.configure(&mut command, selection, variables)).is_ok();
+        Outcome {
+            name: &self.name,
+            time: start.elapsed(),
+            passed,
+        }
     }
-    report(&mut results)
+
+    /// As [`run`](Self::run), but what it prints is shown when it has ended.
+    fn run_quietly(
+        &self,
+        mut command: Command,
+        selection: &Selection<'_>,
+        variables: Variables<'_>,
+    ) -> anyhow::Result<Outcome<'_>> {
+        let start = Instant::now();
+        let (mut printed, writer) = std::io::pipe()?;
+        command.stdout(writer.try_clone()?).stderr(writer);
+        let mut child = self.configure(&mut command, selection, variables).spawn()?;
+        // Its ends of the pipe.
+        drop(command);
+        let mut text = Vec::new();
+        printed.read_to_end(&mut text)?;
+        let passed = child.wait()?.success();
+        let text = String::from_utf8_lossy(&text);
+        println!("test program {}, beside the others{text}", self.name);
+        Ok(Outcome {
+            name: &self.name,
+            time: start.elapsed(),
+            passed,
+        })
+    }
+
+    fn configure<'c>(
+        &self,
+        command: &'c mut Command,
+        selection: &Selection<'_>,
+        variables: Variables<'_>,
+    ) -> &'c mut Command {
+        let without = selection.without.iter();
+        command
+            .arg("--test-threads=1")
+            .args(&selection.with)
+            .args(without.flat_map(|name| ["--skip", name]))
+            .current_dir(&self.directory)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 /// Prints the table of times, longest first.
-fn report(results: &mut [(&str, Duration, bool)]) -> anyhow::Result<()> {
-    results.sort_by_key(|(_, time, _)| std::cmp::Reverse(*time));
+fn report(mut outcomes: Vec<Outcome<'_>>, time: Duration) -> anyhow::Result<()> {
+    outcomes.sort_by_key(|outcome| std::cmp::Reverse(outcome.time));
     println!("{:<24} {:>8}", "test program", "seconds");
-    for (name, time, passed) in results.iter() {
+    for Outcome { name, time, passed } in &outcomes {
         let failed = if *passed { "" } else { "  failed" };
         println!("{name:<24} {:>8.1}{failed}", time.as_secs_f64());
     }
-    let total: Duration = results.iter().map(|(_, time, _)| *time).sum();
-    println!("{:<24} {:>8.1}", "together", total.as_secs_f64());
-    let failed: Vec<&str> = results
-        .iter()
-        .filter_map(|(name, _, passed)| (!passed).then_some(*name))
-        .collect();
-    if !failed.is_empty() {
-        bail!("failed: {}", failed.join(", "));
-    }
+    println!("{:<24} {:>8.1}", "together", time.as_secs_f64());
+    let failed = outcomes.iter().filter(|outcome| !outcome.passed);
+    let failed: Vec<&str> = failed.map(|outcome| outcome.name).collect();
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 

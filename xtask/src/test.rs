@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::{Architecture, axe, docs, promtool, publish, suite};
+use crate::suite::{self, Selection};
+use crate::{Architecture, axe, docs, promtool, publish};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 use xsplice_testbed::arm32::ARM32;
 use xsplice_testbed::arm64::ARM64;
 use xsplice_testbed::keys::Keys;
 use xsplice_testbed::shipped::{self, Release};
-use xsplice_testbed::{Machine, base, cache, command, dom0, packages, println, programs, xen, xl};
+use xsplice_testbed::{base, cache, command, dom0, packages, println, programs, xen, xl};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -30,10 +32,36 @@ pub(crate) struct Args {
     /// Run only this test program on the real Xen; repeat it for several.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Of the tests on the real Xen, run only those for this architecture; repeat it for
+    /// several.
+    #[arg(long, value_enum, conflicts_with = "fast")]
+    arch: Vec<Architecture>,
     /// Also check the deny-list against these `xen-syms` files of other versions.
     #[arg(long, value_name = "DIR", conflicts_with = "fast")]
     xen_syms: Option<PathBuf>,
 }
+
+/// Test programs that boot no host, so that it does not matter how much time they get.
+const WITHOUT_HOST: [&str; 18] = [
+    "accounting",
+    "alerts",
+    "ansible",
+    "changed_tree",
+    "damaged_payloads",
+    "damaged_proofs",
+    "failing_host",
+    "generated_hooks",
+    "inspect",
+    "mutate",
+    "own_payloads",
+    "packages",
+    "real_objects",
+    "report",
+    "series",
+    "unpatchable",
+    "verify",
+    "wrong_payloads",
+];
 
 /// A single test, longer than in the suite.
 #[derive(clap::Subcommand)]
@@ -75,11 +103,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let _hypervisors = cache::hold_hypervisors()?;
+    let chosen = if args.arch.is_empty() {
+        &Architecture::ALL
+    } else {
+        args.arch.as_slice()
+    };
     let mut variables = std::thread::scope(|scope| {
         // It takes a minute of one CPU.
         let model = args.only.is_empty().then(|| scope.spawn(check_model));
-        let programs = build_programs()?;
-        if args.only.is_empty() {
+        let programs = timed("building what the tests on the real Xen use", || {
+            build_programs(chosen)
+        })?;
+        if args.only.is_empty() && chosen.contains(&Architecture::Arm64) {
             // The engine on running code.
             programs::test_on_arm64("xsplice-host-process", "life")?;
         }
@@ -100,7 +135,29 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let directory = directory.context("the directory of xen-syms files")?;
         variables.push(("XSPLICE_XEN_SYMS", directory.into()));
     }
-    suite::run("xsplice-e2e", &args.only, &variables)
+    suite::run("xsplice-e2e", &selection(args, chosen), &variables)
+}
+
+/// The names of tests on the real Xen have the architectures that they need; without one
+/// they need x86-64.
+fn selection<'a>(args: &'a Args, chosen: &[Architecture]) -> Selection<'a> {
+    let (with, without) = Architecture::ALL
+        .iter()
+        .partition(|arch| chosen.contains(arch));
+    let names = |architectures: Vec<&Architecture>| {
+        let names = architectures.iter().map(|arch| arch.in_test_names());
+        names.collect::<Vec<_>>()
+    };
+    Selection {
+        programs: &args.only,
+        with: if chosen.contains(&Architecture::X86_64) {
+            Vec::new()
+        } else {
+            names(with)
+        },
+        without: names(without),
+        beside: &WITHOUT_HOST,
+    }
 }
 
 fn mutate(count: u64, seed: u64, faults: &Path, arch: Architecture) -> anyhow::Result<()> {
@@ -117,36 +174,49 @@ fn mutate(count: u64, seed: u64, faults: &Path, arch: Architecture) -> anyhow::R
         ("XSPLICE_MUTATIONS", count.to_string().into()),
         ("XSPLICE_FAULTS", faults.canonicalize()?.into()),
     ];
-    suite::run("xsplice-e2e", &["mutate".to_owned()], &variables)
+    let selection = Selection {
+        programs: &["mutate".to_owned()],
+        ..Selection::default()
+    };
+    suite::run("xsplice-e2e", &selection, &variables)
 }
 
 /// Documents, formatting, lints, dependencies and the tests that need neither Xen nor QEMU.
 fn check_without_xen(fast: bool) -> anyhow::Result<()> {
     docs::check()?;
     cargo(&["fmt", "--all", "--check"])?;
-    cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ])?;
-    check_freestanding()?;
-    cargo(&["test", "--workspace", "--exclude", "xsplice-e2e", "--quiet"])?;
+    timed("lints", || {
+        cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ])?;
+        check_freestanding()
+    })?;
+    timed("tests without Xen", || {
+        cargo(&["test", "--workspace", "--exclude", "xsplice-e2e", "--quiet"])
+    })?;
     if !fast {
-        publish::check()?;
+        timed("published crates", publish::check)?;
     }
     check_dependencies(fast)
 }
 
-/// Builds what the tests on the real Xen use; returns environment variables with the
-/// paths.
-fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
-    packages::ensure(packages::ANSIBLE)?;
-    let (xsplice, arm64, arm32) = build_xsplice()?;
-    base::get()?;
+/// Prints how long `work` takes.
+fn timed<T>(what: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let start = Instant::now();
+    let done = work();
+    println!("{what}: {:.1} s", start.elapsed().as_secs_f64());
+    done
+}
+
+/// Builds what the tests of the `chosen` architectures use; returns environment variables
+/// with the paths.
+fn build_programs(chosen: &[Architecture]) -> anyhow::Result<Vec<(&'static str, OsString)>> {
     // Only what is built for tests trusts these.
     let keys = Keys {
         directory: Some("tests/keys/trusted".into()),
@@ -166,46 +236,66 @@ fn build_programs() -> anyhow::Result<Vec<(&'static str, OsString)>> {
         },
         ..plain.clone()
     };
-    let build = |what| xen::build(Machine::X86_64, what);
-    let build_arm64 = |what| xen::build(Machine::Arm64, what);
-    let build_arm32 = |what| xen::build(Machine::Arm32, what);
-    Ok(vec![
-        ("XSPLICE_BIN", xsplice.into()),
-        ("XSPLICE_BASE", base::description()?.into()),
-        ("XSPLICE_ARM64_BIN", arm64.into()),
-        ("XSPLICE_ARM64_BASE", ARM64.description()?.into()),
-        ("XSPLICE_ARM64_RUST_BASE", build_arm64(&plain)?.into()),
-        ("XSPLICE_ARM64_LOCKED_BASE", build_arm64(&locked)?.into()),
-        ("XSPLICE_ARM32_BIN", arm32.into()),
-        ("XSPLICE_ARM32_BASE", ARM32.description()?.into()),
-        ("XSPLICE_ARM32_RUST_BASE", build_arm32(&plain)?.into()),
-        ("XSPLICE_ARM32_LOCKED_BASE", build_arm32(&locked)?.into()),
-        ("XSPLICE_AXE", axe::get()?.into()),
-        ("XSPLICE_PROMTOOL", promtool::get()?.into()),
-        (
-            "XSPLICE_TRIXIE",
-            shipped::description(Release::Trixie)?.into(),
-        ),
-        (
-            "XSPLICE_BULLSEYE",
-            shipped::description(Release::Bullseye)?.into(),
-        ),
-        ("XSPLICE_RUST_BASE", build(&plain)?.into()),
-        ("XSPLICE_DEBUG_BASE", build(&debug)?.into()),
-        ("XSPLICE_LOCKED_BASE", build(&locked)?.into()),
-    ])
+    let mut variables = build_xsplice(chosen)?;
+    for arch in chosen {
+        let build = |what| anyhow::Ok(OsString::from(xen::build(arch.machine(), what)?));
+        variables.extend(match arch {
+            Architecture::X86_64 => {
+                packages::ensure(packages::ANSIBLE)?;
+                base::get()?;
+                vec![
+                    ("XSPLICE_BASE", base::description()?.into()),
+                    ("XSPLICE_AXE", axe::get()?.into()),
+                    ("XSPLICE_PROMTOOL", promtool::get()?.into()),
+                    (
+                        "XSPLICE_TRIXIE",
+                        shipped::description(Release::Trixie)?.into(),
+                    ),
+                    (
+                        "XSPLICE_BULLSEYE",
+                        shipped::description(Release::Bullseye)?.into(),
+                    ),
+                    ("XSPLICE_RUST_BASE", build(&plain)?),
+                    ("XSPLICE_DEBUG_BASE", build(&debug)?),
+                    ("XSPLICE_LOCKED_BASE", build(&locked)?),
+                ]
+            }
+            Architecture::Arm64 => vec![
+                ("XSPLICE_ARM64_BASE", ARM64.description()?.into()),
+                ("XSPLICE_ARM64_RUST_BASE", build(&plain)?),
+                ("XSPLICE_ARM64_LOCKED_BASE", build(&locked)?),
+            ],
+            Architecture::Arm32 => vec![
+                ("XSPLICE_ARM32_BASE", ARM32.description()?.into()),
+                ("XSPLICE_ARM32_RUST_BASE", build(&plain)?),
+                ("XSPLICE_ARM32_LOCKED_BASE", build(&locked)?),
+            ],
+        });
+    }
+    Ok(variables)
 }
 
-/// Builds `xsplice` for this machine, ARM64 and ARM32; returns the paths.
-fn build_xsplice() -> anyhow::Result<(PathBuf, PathBuf, PathBuf)> {
+/// Builds `xsplice` for this machine, and those for the hosts of the `chosen`
+/// architectures; returns environment variables with the paths.
+fn build_xsplice(chosen: &[Architecture]) -> anyhow::Result<Vec<(&'static str, OsString)>> {
     std::thread::scope(|scope| {
         // The optimised build ends with minutes of one CPU.
-        let foreign = scope.spawn(|| anyhow::Ok((ARM64.build_xsplice()?, ARM32.build_xsplice()?)));
+        let foreign = scope.spawn(|| {
+            let mut variables: Vec<(&str, OsString)> = Vec::new();
+            if chosen.contains(&Architecture::Arm64) {
+                variables.push(("XSPLICE_ARM64_BIN", ARM64.build_xsplice()?.into()));
+            }
+            if chosen.contains(&Architecture::Arm32) {
+                variables.push(("XSPLICE_ARM32_BIN", ARM32.build_xsplice()?.into()));
+            }
+            anyhow::Ok(variables)
+        });
         let xsplice = programs::build_xsplice()?;
         let foreign = foreign.join();
-        let foreign = foreign.map_err(|_| anyhow!("xsplice for ARM could not be built"))?;
-        let (arm64, arm32) = foreign?;
-        Ok((xsplice, arm64, arm32))
+        let mut variables =
+            foreign.map_err(|_| anyhow!("xsplice for ARM could not be built"))??;
+        variables.push(("XSPLICE_BIN", xsplice.into()));
+        Ok(variables)
     })
 }
 

@@ -159,7 +159,7 @@ fn the_named_hypervisor_must_be_the_given_one() -> anyhow::Result<()> {
 
 /// Xen's makefile for ARM can make a list of symbols that is not that of the last link.
 #[test]
-fn a_hypervisor_that_lists_other_addresses() -> anyhow::Result<()> {
+fn an_arm32_hypervisor_that_lists_other_addresses() -> anyhow::Result<()> {
     let mut syms = std::fs::read(arm32_base()?.xen_syms)?;
     let file = object::File::parse(syms.as_slice())?;
     let symbol = |name: &str| file.symbol_by_name(name).context(name.to_owned());
@@ -182,7 +182,7 @@ fn a_hypervisor_that_lists_other_addresses() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_payload_for_another_machine() -> anyhow::Result<()> {
+fn a_payload_for_x86_64_on_an_arm64_host() -> anyhow::Result<()> {
     let mut config = arm64_config(&arm64_base()?)?;
     let hello = base()?.test_payloads.join("xen_hello_world.livepatch");
     config.files.push(("lab/x86-64".to_owned(), hello));

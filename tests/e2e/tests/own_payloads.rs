@@ -62,7 +62,7 @@ fn xen_s_own_payloads_for_arm64() -> anyhow::Result<()> {
 }
 
 #[test]
-fn payloads_for_another_machine_are_refused() -> anyhow::Result<()> {
+fn payloads_of_x86_64_and_arm64_are_told_apart() -> anyhow::Result<()> {
     let (x86, arm) = (base()?, arm64_base()?);
     for (of, on, words) in [
         (&x86, &arm, "for x86-64, and this hypervisor is for ARM64"),
