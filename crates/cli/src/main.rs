@@ -14,6 +14,7 @@ use xsplice_system::lines::{self, Detail};
 mod admin;
 mod build;
 mod check;
+mod code;
 // The hypervisor of the demonstration is code for these, which runs in this process.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod demo;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How commands report their result and exit.
 
+use crate::code::Code;
 use crate::schema;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::process::ExitCode;
 use xsplice_abi::errno::Errno;
-use xsplice_store::LockError;
 pub(crate) use xsplice_system::file::shown;
 use xsplice_system::lines;
 pub(crate) use xsplice_system::lines::{complain, say};
@@ -47,7 +47,8 @@ pub(crate) struct Ended<T> {
 pub(crate) struct Failure {
     /// What kind of failure it is.
     kind: Kind,
-    /// The code of the first of the problems that has one, such as `boot-only`.
+    /// What programs call the reason, such as `wrong-hypervisor`; of several problems, that
+    /// of the first that has one, such as `boot-only`.
     code: Option<String>,
     /// The hypervisor's error number by its name, such as `EINVAL`.
     errno: Option<String>,
@@ -176,6 +177,12 @@ impl Failure {
         }
     }
 
+    /// What programs call it.
+    pub(crate) fn with_code(self, code: Code) -> Self {
+        let code = Some(code.word());
+        Self { code, ..self }
+    }
+
     /// The hypervisor's error number.
     pub(crate) fn with_errno(self, errno: Option<Errno>) -> Self {
         let errno = errno.map(errno_name);
@@ -201,13 +208,16 @@ impl Failure {
 impl From<&anyhow::Error> for Failure {
     fn from(error: &anyhow::Error) -> Self {
         let errno = error.downcast_ref::<Errno>();
+        let code = Code::of(error);
         let kind = match errno {
-            None if matches!(error.downcast_ref(), Some(LockError::Held)) => Kind::Busy,
+            None if code == Some(Code::Busy) => Kind::Busy,
             Some(&(Errno::EAGAIN | Errno::EBUSY)) => Kind::Busy,
             Some(_) => Kind::Hypervisor,
+            None if code.is_some_and(Code::is_of_input) => Kind::Refused,
             None => Kind::Failed,
         };
         Self {
+            code: code.map(Code::word),
             errno: errno.copied().map(errno_name),
             ..Self::new(kind, format!("{error:#}"))
         }

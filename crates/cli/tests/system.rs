@@ -792,15 +792,15 @@ fn results_are_as_the_schemas_say() {
     }
 }
 
-/// Command lines that fail: the name of the command, its line, the kind of the error, and
-/// what it says.
+/// Command lines that fail: the name of the command, its line, the kind of the error and
+/// its code if it has one, and what it says.
 const FAILURES: [(&str, &str, &str, &str); 26] = [
-    ("apply", "apply x", "failed", "/dev/xen"),
+    ("apply", "apply x", "failed xen-missing", "/dev/xen"),
     ("build", "build --nonsense", "usage", "unexpected argument"),
     (
         "check",
         "check none --xen-syms none",
-        "failed",
+        "failed file-error",
         "cannot read none: No such file",
     ),
     ("completions", "completions none", "usage", "invalid value"),
@@ -808,10 +808,10 @@ const FAILURES: [(&str, &str, &str, &str); 26] = [
     (
         "efi-syms",
         "efi-syms --xen-syms none --xen-efi none -o new",
-        "failed",
+        "failed file-error",
         "none: No such file",
     ),
-    ("info", "info", "failed", "/dev/xen"),
+    ("info", "info", "failed xen-missing", "/dev/xen"),
     (
         "inspect",
         "inspect fix.patch",
@@ -821,13 +821,13 @@ const FAILURES: [(&str, &str, &str, &str); 26] = [
     (
         "keygen",
         "keygen --key missing/key --cert cert",
-        "failed",
+        "failed file-error",
         "cannot write missing/key: No such file",
     ),
     (
         "lab-run",
         "lab run none --xen none --kernel none",
-        "failed",
+        "failed file-error",
         "none: No such file",
     ),
     (
@@ -836,38 +836,48 @@ const FAILURES: [(&str, &str, &str, &str); 26] = [
         "failed",
         "none: No such file",
     ),
-    ("list", "list", "failed", "/dev/xen"),
-    ("load", "load fix.patch", "failed", "not an ELF file"),
-    ("man", "man fix.patch", "failed", "cannot create"),
-    ("replace", "replace x", "failed", "/dev/xen"),
+    ("list", "list", "failed xen-missing", "/dev/xen"),
+    (
+        "load",
+        "load fix.patch",
+        "refused not-a-payload",
+        "not an ELF file",
+    ),
+    ("man", "man fix.patch", "failed file-error", "cannot create"),
+    ("replace", "replace x", "failed xen-missing", "/dev/xen"),
     (
         "report",
         "report none --xen-syms none -o missing/page",
-        "failed",
+        "failed file-error",
         "there is no directory missing",
     ),
-    ("revert", "revert x", "failed", "/dev/xen"),
-    ("schema", "schema fix.patch", "failed", "cannot create"),
+    ("revert", "revert x", "failed xen-missing", "/dev/xen"),
+    (
+        "schema",
+        "schema fix.patch",
+        "failed file-error",
+        "cannot create",
+    ),
     (
         "series-bundle",
         "series bundle fix.patch -o out",
-        "failed",
+        "refused invalid",
         "fix.patch: TOML parse error",
     ),
     (
         "series-plan",
         "series plan fix.patch -o out",
-        "failed",
+        "refused invalid",
         "fix.patch: TOML parse error",
     ),
     (
         "series-table",
         "series table none -o out",
-        "failed",
+        "failed file-error",
         "none: No such file",
     ),
     ("sign", "sign x", "usage", "required arguments"),
-    ("unload", "unload x", "failed", "/dev/xen"),
+    ("unload", "unload x", "failed xen-missing", "/dev/xen"),
     (
         "upload",
         "upload x",
@@ -877,13 +887,13 @@ const FAILURES: [(&str, &str, &str, &str); 26] = [
     (
         "verify",
         "verify none --xen-syms none --patched-syms none",
-        "failed",
+        "failed file-error",
         "cannot read none: No such file",
     ),
     (
         "verify-signature",
         "verify-signature --cert none none",
-        "failed",
+        "failed file-error",
         "cannot read none",
     ),
 ];
@@ -900,7 +910,8 @@ fn failures_are_as_the_schemas_say() {
         assert_eq!(value["changed"], false, "{name}: {value:#}");
         assert!(value["result"].is_null(), "{name}: {value:#}");
         let error = &value["error"];
-        assert_eq!(error["kind"], kind, "{name}: {value:#}");
+        let found = [&error["kind"], &error["code"]].map(|word| word.as_str().unwrap_or_default());
+        assert_eq!(found.join(" ").trim_end(), kind, "{name}: {value:#}");
         let message = error["message"].as_str().expect("a message");
         assert!(message.contains(words), "{name}: {message}");
         assert!(!message.starts_with("error"), "{message}");

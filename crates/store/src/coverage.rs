@@ -42,7 +42,7 @@ impl Fleet {
         let mut fleet = Self::default();
         let mut names = HashSet::new();
         for (index, line) in text.lines().enumerate() {
-            let refused = |reason: String| Error::Refused(format!("line {}: {reason}", index + 1));
+            let refused = |reason: String| Error::invalid(format!("line {}: {reason}", index + 1));
             let words: Vec<&str> = line.split_whitespace().collect();
             match words.as_slice() {
                 [] => {}

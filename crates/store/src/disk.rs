@@ -120,7 +120,7 @@ pub fn append(disk: &impl Disk, path: &Path, line: &str) -> Result<()> {
 /// If it has no such form: then nothing is written.
 pub(crate) fn json(value: &impl Serialize) -> Result<serde_json::Value> {
     let json = serde_json::to_value(value);
-    json.map_err(|error| Error::Refused(format!("it cannot be written as JSON: {error}")))
+    json.map_err(|error| Error::invalid(format!("it cannot be written as JSON: {error}")))
 }
 
 /// Removes the file at `path` for good, if it is there.

@@ -6,7 +6,7 @@ use crate::manifest::check_name;
 use crate::policy::Verify;
 use crate::{
     BuildId, Date, Disk, Error, HostRecord, Keys, Manifest, Paths, Policy, Progress, Quarantine,
-    Result, Signer, disk,
+    Refusal, Result, Signer, disk,
 };
 use std::path::PathBuf;
 
@@ -109,7 +109,7 @@ impl Incoming {
     /// stand for one payload.
     pub fn judge(&self, disk: &impl Disk, policy: &Policy, now: &Date) -> Result<Judged<'_>> {
         let keys = Keys::read(disk);
-        let entry = self.entry(&keys).map_err(Error::Refused)?;
+        let entry = self.entry(&keys).map_err(Error::invalid)?;
         check_signer(&entry, &keys, policy, now)?;
         let trust = Trust {
             policy,
@@ -130,12 +130,13 @@ impl Incoming {
                 });
             }
             if other.origin == Origin::Package {
-                return Err(Error::Refused(format!(
+                let why = format!(
                     "{}: the package's file {} or what is beside it is not as the one given here: {}",
                     entry.manifest.name,
                     other.path.display(),
                     other.origin.remedy()
-                )));
+                );
+                return Err(Error::Refused(Refusal::Taken, why));
             }
         }
         Ok(Judged {
@@ -149,8 +150,10 @@ impl Incoming {
 /// Whether the policy accepts who has signed it, today.
 fn check_signer(entry: &Entry, keys: &Keys, policy: &Policy, now: &Date) -> Result<()> {
     let verify = keys.verify(policy);
-    let refused =
-        |reason: String| Err(Error::Refused(format!("{}: {reason}", entry.manifest.name)));
+    let refused = |reason: String| {
+        let why = format!("{}: {reason}", entry.manifest.name);
+        Err(Error::Refused(Refusal::Unverified, why))
+    };
     if !entry.is_verified(verify) {
         return refused(format!(
             "the manifest is signed by {}; the policy of this host takes only what a key in \
@@ -182,10 +185,11 @@ fn is_same(other: &Entry, entry: &Entry) -> Result<bool> {
         () if theirs.build_id == ours.build_id => "this build-id",
         () => return Ok(false),
     };
-    Err(Error::Refused(format!(
+    let why = format!(
         "{}: the store has another payload with {what}: {}, level {}",
         ours.name, theirs.name, theirs.level
-    )))
+    );
+    Err(Error::Refused(Refusal::Taken, why))
 }
 
 /// Takes the payloads called `name` out of the store. Returns which.
@@ -210,13 +214,14 @@ impl Removal {
     /// If there is none, it comes from a package, or is what the host gets after its next
     /// boot.
     pub fn of(disk: &impl Disk, progress: &Progress, name: &str) -> Result<Self> {
-        check_name(name).map_err(Error::Refused)?;
+        check_name(name).map_err(Error::invalid)?;
         let found = installed(disk, progress, name)?;
         if found.is_empty() {
-            return Err(Error::Refused(format!(
+            let why = format!(
                 "no payload called {name} was installed; those in {} belong to packages",
                 Paths::vendor().display()
-            )));
+            );
+            return Err(Error::Refused(Refusal::Missing, why));
         }
         Ok(Self(found))
     }
@@ -255,10 +260,11 @@ fn installed(disk: &impl Disk, progress: &Progress, name: &str) -> Result<Vec<Pa
         let manifest = disk::read(disk, &Paths::manifest(&path))?;
         let manifest = manifest.and_then(|data| Manifest::parse(&data).ok());
         if manifest.is_some_and(|manifest| progress.needs(&manifest.identity())) {
-            return Err(Error::Refused(format!(
+            let why = format!(
                 "{name} is what this host has: without it, it would have less after a boot; \
                  bring it to another payload first"
-            )));
+            );
+            return Err(Error::Refused(Refusal::Needed, why));
         }
         found.push(path);
     }

@@ -92,8 +92,25 @@ pub enum Error {
         why: String,
     },
     /// What was given is not good.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{1}")]
+    Refused(Refusal, String),
+}
+
+/// Why what was given is not good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is not as it must be.
+    Invalid,
+    /// It is not signed by a key of the host that is valid today.
+    Unverified,
+    /// The store has another payload in its place.
+    Taken,
+    /// There is none.
+    Missing,
+    /// The host needs it.
+    Needed,
+    /// It cannot be recorded, and must be.
+    Unrecorded,
 }
 
 impl Error {
@@ -102,8 +119,12 @@ impl Error {
         match self {
             Self::Disk { error, .. } => error.to_string(),
             Self::Damaged { why, .. } => why.clone(),
-            Self::Refused(why) => why.clone(),
+            Self::Refused(_, why) => why.clone(),
         }
+    }
+
+    pub(crate) fn invalid(why: impl Into<String>) -> Self {
+        Self::Refused(Refusal::Invalid, why.into())
     }
 
     pub(crate) fn damaged(path: &std::path::Path, why: impl Into<String>) -> Self {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the administrator wants of this host: `/etc/xsplice/host.toml`.
 
-use crate::{Disk, Error, Paths, Result, disk};
+use crate::{Disk, Error, Paths, Refusal, Result, disk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -135,9 +135,8 @@ impl Policy {
     /// If not, or the policy cannot be read: then it is not known.
     pub fn permit_unrecorded(disk: &impl Disk, cause: &str) -> Result<()> {
         let refused = |why: String| {
-            Err(Error::Refused(format!(
-                "nothing was changed, because it cannot be recorded: {cause}; {why}"
-            )))
+            let why = format!("nothing was changed, because it cannot be recorded: {cause}; {why}");
+            Err(Error::Refused(Refusal::Unrecorded, why))
         };
         match Self::read(disk).map(|policy| policy.audit) {
             Ok(Audit::Warn) => Ok(()),

@@ -101,8 +101,8 @@ impl Series {
     /// If it is something else, or no payload could have what it says.
     pub fn parse(text: &str) -> Result<Self> {
         let series = toml::from_str::<Self>(text);
-        let series = series.map_err(|error| Error::Refused(error.to_string().trim().to_owned()))?;
-        series.check().map_err(Error::Refused)?;
+        let series = series.map_err(|error| Error::invalid(error.to_string().trim()))?;
+        series.check().map_err(Error::invalid)?;
         Ok(series)
     }
 
@@ -141,7 +141,7 @@ impl Series {
         let bases = bases.filter(|base| only.is_none_or(|only| base.build_id == *only));
         let bases: Vec<&Base> = bases.collect();
         match (only, bases.as_slice()) {
-            (Some(only), []) => Err(Error::Refused(format!("there is no hypervisor {only}"))),
+            (Some(only), []) => Err(Error::invalid(format!("there is no hypervisor {only}"))),
             _ => Ok(bases),
         }
     }
@@ -162,7 +162,7 @@ impl Series {
         if let (Some(level), []) = (level, levels.as_slice()) {
             let highest = self.levels.len();
             let why = format!("there is no level {level}; the highest is {highest}");
-            return Err(Error::Refused(why));
+            return Err(Error::invalid(why));
         }
         let bases = self.bases.iter();
         let tasks = bases.flat_map(|base| {

@@ -9,8 +9,9 @@ use super::payload_file::{self, Identity};
 use super::preflight::Preflight;
 use super::replaced::Replaced;
 use super::{name_of, state_word};
+use crate::code::Code;
 use crate::store;
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::Context;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -356,10 +357,11 @@ impl Host<'_> {
     fn check_belongs(&self, identity: &Identity) -> anyhow::Result<()> {
         let machine = machine(self.hypervisor).map_err(explain_interface)?;
         if let Some(machine) = machine.filter(|&m| m != identity.machine) {
-            bail!(
+            let words = format!(
                 "the payload is for {}; this host runs on {machine}",
                 identity.machine
             );
+            return Err(Code::WrongMachine.error(words));
         }
         let running = self.running()?;
         let running = running
@@ -370,11 +372,12 @@ impl Host<'_> {
             } else {
                 format!(", on top of the payload with build-id {}", identity.depends)
             };
-            bail!(
+            let words = format!(
                 "the payload is for the hypervisor with build-id {}{below}; \
                  this host runs {running}: use the payload that was built from its xen-syms",
                 identity.hypervisor
             );
+            return Err(Code::WrongHypervisor.error(words));
         }
         Ok(())
     }
@@ -458,12 +461,13 @@ impl Host<'_> {
         let mut before = applied(&self.before);
         if before.contains(&name.as_str()) {
             before.retain(|other| other != name);
-            ensure!(
-                before.is_empty(),
-                "{name} is applied already, and cannot replace what is applied with it: revert \
-                 that ({})",
-                listed(&before)
-            );
+            if !before.is_empty() {
+                return Err(Code::IsApplied.error(format!(
+                    "{name} is applied already, and cannot replace what is applied with it: \
+                     revert that ({})",
+                    listed(&before)
+                )));
+            }
             return self.act(name, Action::Apply, false, limits);
         }
         let replaced = self.replace(name, on, limits);
@@ -508,7 +512,7 @@ impl Host<'_> {
             let reverted =
                 left.find_map(|name| match self.act(name, Action::Revert, false, limits) {
                     Ok(_) => Some(Ok(name)),
-                    Err(error) if error.is::<NotOnTop>() => {
+                    Err(error) if Code::of(&error) == Some(Code::NotOnTop) => {
                         not_on_top = Some(error);
                         None
                     }
@@ -547,9 +551,9 @@ impl Host<'_> {
     ) -> anyhow::Result<Done> {
         let called = &*escaped(name).to_string();
         let missing = |e: Errno| match e {
-            Errno::ENOENT => {
-                anyhow!("{called}: the hypervisor has no payload of this name; see `xsplice list`")
-            }
+            Errno::ENOENT => Code::NotThere.error(format!(
+                "{called}: the hypervisor has no payload of this name; see `xsplice list`"
+            )),
             other => explain_interface(other),
         };
         let wanted = match action {
@@ -572,7 +576,8 @@ impl Host<'_> {
             });
         }
         if action == Action::Unload && before.state == State::Applied {
-            bail!("{called} is applied: revert it before it is unloaded");
+            let words = format!("{called} is applied: revert it before it is unloaded");
+            return Err(Code::IsApplied.error(words));
         }
         self.attempt(name, action, nodeps, limits)?;
         let what = match action {
@@ -626,11 +631,11 @@ impl Host<'_> {
         if others.is_empty() || payloads.iter().any(under_way) {
             return Ok(());
         }
-        Err(NotOnTop {
-            name: name.to_owned(),
-            others: listed(&others),
-        }
-        .into())
+        Err(Code::NotOnTop.error(format!(
+            "{}: it is not the topmost payload: revert those applied after it first (applied: {})",
+            escaped(name),
+            listed(&others)
+        )))
     }
 
     /// What the hypervisor has printed about the payload `name` since the command began.
@@ -689,7 +694,9 @@ fn applied(payloads: &[Payload]) -> Vec<&str> {
 /// A payload is in the way, which has the name of the one that is to be uploaded.
 fn taken(there: &Payload, what: &str) -> anyhow::Error {
     let (name, state) = (escaped(&there.name), state_word(there.status.state));
-    anyhow!("{name}: {what} ({state}); unload it first, or use another name")
+    Code::NameTaken.error(format!(
+        "{name}: {what} ({state}); unload it first, or use another name"
+    ))
 }
 
 /// Names for a message.
@@ -698,48 +705,29 @@ fn listed(names: &[&str]) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// A payload cannot be reverted, because others are applied on top of it.
-#[derive(Debug)]
-struct NotOnTop {
-    name: String,
-    others: String,
-}
-
-impl std::fmt::Display for NotOnTop {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, others } = self;
-        write!(
-            f,
-            "{}: it is not the topmost payload: revert those applied after it first (applied: \
-             {others})",
-            escaped(name)
-        )
-    }
-}
-
-impl std::error::Error for NotOnTop {}
-
 fn check_length(name: &str) -> anyhow::Result<()> {
     if name.len() >= NAME_SIZE {
-        bail!(
+        return Err(Code::BadName.error(format!(
             "a payload's name has at most {} bytes, this one {}",
             NAME_SIZE - 1,
             name.len()
-        );
+        )));
     }
     Ok(())
 }
 
 fn check_new_name(name: &str) -> anyhow::Result<()> {
     if name.is_empty() {
-        bail!("a payload's name must not be empty");
+        return Err(Code::BadName.error("a payload's name must not be empty"));
     }
     check_length(name)?;
     if let Some(bad) = name
         .chars()
         .find(|c| is_deceptive(*c) || c.is_whitespace() || *c == '/')
     {
-        bail!("the name {name:?} has the character {bad:?}: use letters, digits, '-', '_', '.'");
+        return Err(Code::BadName.error(format!(
+            "the name {name:?} has the character {bad:?}: use letters, digits, '-', '_', '.'"
+        )));
     }
     Ok(())
 }
@@ -747,10 +735,10 @@ fn check_new_name(name: &str) -> anyhow::Result<()> {
 fn check_knows_force(hypervisor: &Privcmd) -> anyhow::Result<()> {
     let (major, minor) = version(hypervisor).map_err(explain_interface)?;
     if (major, minor) < FORCE_SINCE {
-        bail!(
+        return Err(Code::InterfaceUnknown.error(format!(
             "--force: this host runs Xen {major}.{minor}, which does not know the flag; Xen 4.19 \
              and later do"
-        );
+        )));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Inspects a payload file before the upload.
 
+use crate::code::Code;
 use crate::output::shown;
 use anyhow::{Context, bail};
 use object::read::elf::{FileHeader, SectionHeader};
@@ -57,6 +58,10 @@ fn variables<H: FileHeader<Endian = Endianness>>(data: &[u8]) -> anyhow::Result<
 
 /// Reads what the payload says of itself.
 pub(super) fn identify(data: &[u8]) -> anyhow::Result<Identity> {
+    identify_any(data).map_err(|error| Code::NotAPayload.error(format!("{error:#}")))
+}
+
+fn identify_any(data: &[u8]) -> anyhow::Result<Identity> {
     if data.len() < 4 || data[..4] != elf::ELFMAG {
         bail!("not an ELF file, so not a payload");
     }

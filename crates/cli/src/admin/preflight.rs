@@ -6,8 +6,9 @@
 //! before the upload.
 
 use super::payload_file::Identity;
+use crate::code::Code;
 use crate::output::{complain, shown};
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use xsplice_abi::note::hex;
@@ -42,7 +43,9 @@ impl Preflight {
     pub(super) fn run(&self, name: &str, data: &[u8], identity: &Identity) -> anyhow::Result<()> {
         match self.refusal(name, data, identity)? {
             Some(refusal) => {
-                bail!("{refusal}\n  `--no-check` leaves the decision to the hypervisor")
+                let words =
+                    format!("{refusal}\n  `--no-check` leaves the decision to the hypervisor");
+                Err(Code::WouldNotLoad.error(words))
             }
             None => Ok(()),
         }
@@ -98,10 +101,11 @@ impl Preflight {
             let image = read(path).with_context(|| shown(path))?;
             if hex(image.build_id()) != *build_id {
                 let of = hex(image.build_id());
-                bail!(
+                let words = format!(
                     "{}: it is the image with build-id {of}; this host runs {build_id}",
                     shown(path)
                 );
+                return Err(Code::WrongHypervisor.error(words));
             }
             return Ok(Some((path.clone(), image)));
         }

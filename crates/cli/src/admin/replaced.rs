@@ -5,8 +5,8 @@
 //! payloads' files, if they are available.
 
 use super::{name_of, payload_file};
+use crate::code::Code;
 use crate::output::shown;
-use anyhow::bail;
 use std::path::{Path, PathBuf};
 use xsplice_abi::text::escaped;
 
@@ -35,11 +35,12 @@ impl Replaced {
     ) -> anyhow::Result<Self> {
         if let Some(path) = on.iter().find(|path| !applied.contains(&name_of(path))) {
             let name = name_of(path);
-            bail!(
+            let words = format!(
                 "{}: no payload called {} is applied; see `xsplice list`",
                 shown(path),
                 escaped(&name)
             );
+            return Err(Code::NotThere.error(words));
         }
         let mut replaced = Self::default();
         for name in applied {

@@ -15,11 +15,12 @@ fn blocked(blocked: &Blocked) -> Failure {
 
 /// Why a run failed that `changed` something, or nothing.
 pub(super) fn sync(error: &SyncError, changed: bool) -> Failure {
-    match (error, error.fault()) {
+    let failure = match (error, error.fault()) {
         (SyncError::Blocked(reason), _) => blocked(reason),
         (_, Some(answer)) => fault(answer, &error.to_string(), changed),
         _ => Failure::new(Kind::Failed, error.to_string()),
-    }
+    };
+    failure.with_code(error.into())
 }
 
 /// The hypervisor's answer.

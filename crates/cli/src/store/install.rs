@@ -3,9 +3,10 @@
 //! `xsplice sign` writes.
 
 use super::{At, Wait, recorded, recorder};
+use crate::code::Code;
 use crate::output::{Ended, complain, say, shown};
 use crate::signature::read_payload;
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -127,16 +128,16 @@ fn read(path: &Path, args: &InstallArgs) -> anyhow::Result<Incoming> {
             manifest,
             signature: optional(&sign)?,
         }),
-        (Some(_), Some(_)) => bail!(
+        (Some(_), Some(_)) => Err(Code::Invalid.error(format!(
             "{}: it has a manifest, which says the level: leave out --level",
             shown(path)
-        ),
-        (None, None) => bail!(
+        ))),
+        (None, None) => Err(Code::Invalid.error(format!(
             "{}: there is no manifest, {}: `xsplice sign --level` writes a signed one, and \
              --level makes one that is not signed",
             shown(path),
             shown(&place)
-        ),
+        ))),
         (None, Some(level)) => Ok(Incoming {
             manifest: manifest(&payload, path, level, &args.fixes)?
                 .to_json()?
@@ -149,8 +150,8 @@ fn read(path: &Path, args: &InstallArgs) -> anyhow::Result<Incoming> {
 
 pub(super) fn install(args: &InstallArgs, json: bool) -> anyhow::Result<ExitCode> {
     if args.level.is_some() && args.files.len() > 1 {
-        let message = "each payload has its own level: with --level, give one file";
-        bail!(message);
+        let words = "each payload has its own level: with --level, give one file";
+        return Err(Code::Invalid.error(words));
     }
     let incoming = args.files.iter().map(|path| Ok((path, read(path, args)?)));
     let incoming: Vec<(&PathBuf, Incoming)> = incoming.collect::<anyhow::Result<_>>()?;

@@ -3,8 +3,9 @@
 
 use super::{At, hypervisor, now};
 use crate::admin::{Dom0, Missing, TIMEOUT_MS};
-use crate::output::{Ended, Failure, complain, say, shown};
-use anyhow::{Context as _, anyhow};
+use crate::code::Code;
+use crate::output::{Ended, Failure, Kind, complain, say, shown};
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -150,7 +151,9 @@ pub(super) fn look(
     host: &impl Host,
     now: &Moment,
 ) -> anyhow::Result<Look> {
-    let loaded = host.list().map_err(|fault| anyhow!(fault.message))?;
+    let loaded = host
+        .list()
+        .map_err(|fault| Code::HypervisorRefused.error(fault.message))?;
     look_at(root, base, loaded, now)
 }
 
@@ -366,14 +369,15 @@ pub(super) fn history(args: &HistoryArgs, json: bool) -> anyhow::Result<ExitCode
 /// Why the history is not as it was written.
 fn changed(history: &History, anchor: Option<&Sha256>) -> Option<Failure> {
     let broken = history.changed().next();
-    let broken = broken.map(|broken| Failure::refused(broken.to_string(), Vec::new()));
+    let refused = |why: String| Failure::new(Kind::Refused, why).with_code(Code::HistoryChanged);
+    let broken = broken.map(|broken| refused(broken.to_string()));
     let missing = anchor.filter(|anchor| !history.has(anchor)).map(|anchor| {
         let message = format!(
             "no line has the SHA-256 {anchor}: lines at the end were removed, or all were \
              rewritten"
         );
         complain!("error: {message}");
-        Failure::refused(message, Vec::new())
+        refused(message)
     });
     broken.or(missing)
 }

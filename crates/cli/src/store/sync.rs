@@ -5,8 +5,8 @@ use super::failure;
 use super::status::look;
 use super::{At, Wait, hypervisor, now, recorded, recorder};
 use crate::admin::{Dom0, Missing, TIMEOUT_MS};
+use crate::code::Code;
 use crate::output::{Ended, complain, say};
-use anyhow::{anyhow, bail};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -198,7 +198,8 @@ fn check(root: &Root, host: &Dom0, plan: &Plan) -> Result<(), SyncError> {
 fn ask(privcmd: &xsplice_dom0::Privcmd, timeout: u32) -> anyhow::Result<Dom0<'_>> {
     Dom0::new(privcmd, timeout).map_err(|missing| match missing {
         Missing::LivePatching => {
-            anyhow!("this hypervisor was built without live patching (CONFIG_LIVEPATCH)")
+            let words = "this hypervisor was built without live patching (CONFIG_LIVEPATCH)";
+            Code::LivePatchingMissing.error(words)
         }
         Missing::Answer(error) => error,
     })
@@ -305,10 +306,9 @@ fn release(root: &Root, recorder: &Recorder<Root>, name: &str) -> anyhow::Result
     let named = named.filter(|payload| payload.name == name).cloned();
     let named: Vec<Identity> = named.collect();
     if named.is_empty() {
-        bail!(
-            "{}: no payload of this name is in quarantine",
-            escaped(name)
-        );
+        let name = escaped(name);
+        let words = format!("{name}: no payload of this name is in quarantine");
+        return Err(Code::NotThere.error(words));
     }
     for payload in named {
         let event = Event::new(Action::Release, Outcome::Begun, Some(payload.clone()));

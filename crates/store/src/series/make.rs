@@ -50,14 +50,14 @@ fn check(task: &Task) -> Result<()> {
     let files = task.inputs.iter().chain(&task.outputs);
     let mut files = files.filter(|name| name.is_empty() || !name.chars().all(plain));
     if let Some(name) = files.next() {
-        return Err(Error::Refused(format!(
+        return Err(Error::invalid(format!(
             "{name:?} cannot be the name of a file there: use letters, digits, and \
              \"/._-+,@\", or another format"
         )));
     }
     if let Some(word) = task.commands.iter().flatten().find(|w| w.contains('\n')) {
         let why = format!("{word:?} has a line break, which cannot be written there");
-        return Err(Error::Refused(why));
+        return Err(Error::invalid(why));
     }
     Ok(())
 }
