@@ -37,6 +37,8 @@ pub struct Entry {
     pub origin: Origin,
     /// Why it is no longer applied.
     pub quarantined: Option<Quarantined>,
+    /// Why its file cannot be applied.
+    pub damaged: Option<Damaged>,
     /// The file.
     pub path: PathBuf,
 }
@@ -111,8 +113,8 @@ impl Entry {
     }
 
     /// Whether it may be applied.
-    fn is_usable(&self, verify: Verify) -> bool {
-        self.is_verified(verify) && self.quarantined.is_none()
+    pub(crate) fn is_usable(&self, verify: Verify) -> bool {
+        self.is_verified(verify) && self.quarantined.is_none() && self.damaged.is_none()
     }
 
     /// The payload, which is the one that the manifest is for. Read it once, and use what
@@ -205,6 +207,10 @@ impl Catalogue {
                     Ok(mut entry) => {
                         entry.quarantined = quarantine.of(&entry.manifest.identity()).cloned();
                         entry.expire(&keys, trust);
+                        let unread = entry.read(disk).err();
+                        let unread = unread.map(|error| error.cause());
+                        entry.damaged = unread.map(|why| Damaged::unread(entry.path.clone(), why));
+                        catalogue.damaged.extend(entry.damaged.clone());
                         catalogue.take(entry);
                     }
                     // XenServer's name for the one to apply; it is a link to it.
@@ -299,7 +305,10 @@ fn entry(
         ));
     };
     let signature = read(&Paths::signature(&place))?;
-    let manifest = Manifest::parse(&data).map_err(unread)?;
+    let manifest = Manifest::parse(&data).map_err(|reason| {
+        let remedy = origin.remedy();
+        unread(format!("{}: {reason}; {remedy}", place.display()))
+    })?;
     let file = format!("{}{}", manifest.name, Paths::PAYLOAD);
     if path.file_name() != Some(file.as_ref()) {
         return no_payload(format!("its manifest is for {file}"));
@@ -315,6 +324,7 @@ fn entry(
         manifest,
         origin,
         quarantined: None,
+        damaged: None,
         path: path.to_owned(),
     })
 }

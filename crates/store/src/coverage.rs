@@ -94,7 +94,7 @@ impl Coverage {
             let new: Vec<Damaged> = new.collect();
             coverage.damaged.extend(new);
             let entries = catalogue.entries.iter();
-            let verified = entries.filter(|entry| entry.is_verified(catalogue.verify));
+            let verified = entries.filter(|entry| entry.is_usable(catalogue.verify));
             covered.level = verified
                 .map(|entry| entry.manifest.level)
                 .max()

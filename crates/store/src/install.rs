@@ -32,6 +32,7 @@ impl Incoming {
             signer: keys.signer(&self.manifest, &manifest.date, self.signature.as_deref()),
             origin: Origin::Installed,
             quarantined: None,
+            damaged: None,
             path: Paths::store().join(&manifest.base).join(file),
             manifest,
         })

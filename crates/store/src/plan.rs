@@ -336,7 +336,8 @@ impl<'a> Plan<'a> {
         // A host that boots with no payload, and is to have none, has nothing to lose.
         let has_none = goal == Goal::Nothing && policy.want == Want::None && applied.is_empty();
         if to < from && !has_none && !request.allow_downgrade {
-            return Err(Blocked::Downgrade { from, to });
+            let cause = passed_over(catalogue, policy, to);
+            return Err(cause.unwrap_or(Blocked::Downgrade { from, to }));
         }
         steps(observed, record, wanted, &applied, request).and_then(plan)
     }
@@ -458,6 +459,16 @@ fn choose<'a>(
     }
 }
 
+/// Why a payload above the level `goal` is not the goal, although the policy wants the
+/// latest.
+pub(crate) fn passed_over(catalogue: &Catalogue, policy: &Policy, goal: u32) -> Option<Blocked> {
+    let entries = catalogue.entries.iter();
+    let mut above = entries.filter(|entry| entry.manifest.level > goal);
+    above
+        .find_map(|entry| usable(entry, catalogue).err())
+        .filter(|_| policy.want == Want::Latest)
+}
+
 /// Whether nobody decides: the host keeps what it had.
 fn is_as_before(policy: &Policy, request: &Request) -> bool {
     let decided = policy.auto || policy.want == Want::None;
@@ -494,8 +505,11 @@ fn only<'a>(
 }
 
 /// The payload, if it may be applied.
-pub(crate) fn usable<'a>(entry: &'a Entry, catalogue: &Catalogue) -> Result<&'a Entry, Blocked> {
+fn usable<'a>(entry: &'a Entry, catalogue: &Catalogue) -> Result<&'a Entry, Blocked> {
     let name = entry.manifest.name.clone();
+    if let Some(damaged) = entry.damaged.clone() {
+        return Err(Blocked::Unread { name, damaged });
+    }
     if !entry.is_verified(catalogue.verify) {
         let signer = entry.signer.to_string();
         return Err(Blocked::Unverified { name, signer });

@@ -3,7 +3,7 @@
 
 use crate::host::State;
 use crate::installed::{self, Next};
-use crate::plan::{Blocked, Goal, Observed, Plan, Request, Step, usable};
+use crate::plan::{Blocked, Goal, Observed, Plan, Request, Step, passed_over};
 use crate::policy::Want;
 use crate::{
     BuildId, Catalogue, Damaged, Disk, HostRecord, Moment, Origin, Policy, Quarantine, Quarantined,
@@ -275,18 +275,17 @@ impl Judge<'_> {
         let held = held.then(|| Verdict(Condition::Held, Some(Blocked::Held.to_string())));
         held.or_else(|| self.failed())
             .or_else(|| self.interrupted().filter(|_| changes))
-            .or_else(|| self.passed_over(goal).map(|blocked| of(&blocked)))
+            .or_else(|| {
+                let blocked = passed_over(self.catalogue, self.policy, goal);
+                blocked.map(|blocked| of(&blocked))
+            })
             .or_else(|| self.behind(goal).filter(|_| changes))
             .or_else(|| unread(plan))
             .unwrap_or_else(|| self.reached(plan.goal))
     }
 
     fn without_plan(&self, blocked: &Blocked) -> Verdict {
-        let cause = match blocked {
-            Blocked::Downgrade { to, .. } => self.passed_over(*to),
-            _ => None,
-        };
-        let Verdict(condition, reason) = of(cause.as_ref().unwrap_or(blocked));
+        let Verdict(condition, reason) = of(blocked);
         match condition {
             Condition::Behind if self.policy.hold => Verdict(Condition::Held, reason),
             Condition::Behind => self.failed().unwrap_or(Verdict(condition, reason)),
@@ -310,16 +309,6 @@ impl Judge<'_> {
             let reason = "the last run was interrupted, or is still at work".to_owned();
             Verdict(Condition::ApplyFailed, Some(reason))
         })
-    }
-
-    /// Why the payload with the highest level is not the goal, although the policy wants
-    /// the latest; `goal` is the level of the goal.
-    fn passed_over(&self, goal: u32) -> Option<Blocked> {
-        let entries = self.catalogue.entries.iter();
-        let mut above = entries.filter(|entry| entry.manifest.level > goal);
-        above
-            .find_map(|entry| usable(entry, self.catalogue).err())
-            .filter(|_| self.policy.want == Want::Latest)
     }
 
     fn behind(&self, goal: u32) -> Option<Verdict> {

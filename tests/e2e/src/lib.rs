@@ -6,6 +6,7 @@ pub mod claim;
 pub mod corrupted;
 pub mod damage;
 pub mod forged;
+pub mod levels;
 pub mod mutation;
 pub mod xapi;
 

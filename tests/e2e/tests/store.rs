@@ -5,9 +5,8 @@
 //! change, under both names of the tool, waits for others and is recorded.
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
-use std::path::{Path, PathBuf};
-use xsplice_e2e::{Base, base, config, local, repository, result, rust_base, settled, told};
+use xsplice_e2e::levels::{host_with_levels, install, sync};
+use xsplice_e2e::{Base, base, result, rust_base, settled, told};
 use xsplice_lab::Host;
 
 /// Xen's own test payloads, as three levels. The third expects other code than is there.
@@ -29,27 +28,7 @@ fn a_host_reaches_and_keeps_a_level_on_our_core() -> anyhow::Result<()> {
 }
 
 fn levels(base: &Base, reverts_first: bool) -> anyhow::Result<()> {
-    let directory = tempfile::tempdir()?;
-    let mut config = config(base)?;
-    for (index, name) in LEVELS.iter().enumerate() {
-        let file = format!("fixes-{}.livepatch", index + 1);
-        let path = directory.path().join(&file);
-        std::fs::copy(base.test_payloads.join(name), &path)?;
-        sign(&path, index + 1)?;
-        for end in ["", ".json", ".json.sig"] {
-            let file = format!("{file}{end}");
-            config
-                .files
-                .push((format!("new/{file}"), directory.path().join(file)));
-        }
-    }
-    let key = repository().join("tests/keys/trusted/vendor.pem");
-    config
-        .files
-        .push(("etc/xsplice/keys.d/vendor.pem".to_owned(), key));
-    let driver = PathBuf::from(env!("CARGO_BIN_EXE_in-dom0"));
-    config.programs.push(("bin/in-dom0".to_owned(), driver));
-    let mut host = Host::boot(&config)?;
+    let mut host = host_with_levels(base, &LEVELS, env!("CARGO_BIN_EXE_in-dom0").as_ref())?;
 
     expect(&mut host, "hypervisor-unknown", 0, 0)?;
     install(&mut host, 1)?;
@@ -297,32 +276,6 @@ fn a_bad_package(host: &mut Host) -> anyhow::Result<()> {
     ensure!(status["result"]["damaged"][0]["path"] == *bad, "{status:#}");
     ensure!(status["result"]["level"] == 2, "{status:#}");
     Ok(())
-}
-
-/// Writes the manifest, which a key has signed; with the payload's own signature, which
-/// stock Xen ignores.
-fn sign(path: &Path, level: usize) -> anyhow::Result<()> {
-    let key = repository().join("tests/keys/vendor.key");
-    let (path, key) = (path.display().to_string(), key.display().to_string());
-    let level = level.to_string();
-    let signed = local(&["sign", "--key", &key, &path, "--level", &level])?;
-    ensure!(signed.status.success(), "{signed:?}");
-    Ok(())
-}
-
-fn install(host: &mut Host, level: u32) -> anyhow::Result<()> {
-    let file = format!("/new/fixes-{level}.livepatch");
-    let output = host.run(&["xsplice", "install", &file, "--json"])?;
-    ensure!(output.code == Some(0), "{output:?}");
-    told("install", &output.stdout)?;
-    Ok(())
-}
-
-fn sync(host: &mut Host, options: &[&str], code: i32) -> anyhow::Result<Value> {
-    let argv = [&["xsplice", "sync", "--timeout", "300", "--json"], options].concat();
-    let output = settled(host, &argv)?;
-    ensure!(output.code == Some(code), "{output:?}\n{}", host.console());
-    told("sync", &output.stdout)
 }
 
 /// The state of the host, its level, and, unless it cannot be known, the wanted one.

@@ -9,8 +9,10 @@
 //! that name, with the C tool, because ours has no such names. `locked COMMAND...` holds
 //! the lock of xsplice while a command runs, `locked-first COMMAND...` only for its first
 //! two seconds. `unrecorded POLICY COMMAND...` runs a command on a host with this policy,
-//! whose history cannot be written. `cycles NUMBER FIRST SECOND` applies and reverts two payloads while other
-//! threads keep the CPUs and the hypervisor busy. `microcode FILE` has the CPUs load the
+//! whose history cannot be written; `damaged HOW PATH COMMAND...` while a file is `empty`,
+//! its first `half`, `binary`, or a `directory`; `at SECONDS COMMAND...` while the clock
+//! says so many after 1970. `cycles NUMBER FIRST SECOND` applies and reverts two payloads
+//! while other threads keep the CPUs and the hypervisor busy. `microcode FILE` has the CPUs load the
 //! file, which it says on standard error, and prints the error number; `microcode-cycles
 //! NUMBER FILE FIRST SECOND` has them load one again and again while payloads are applied
 //! and reverted; `microcode-and-unload FILE PAYLOAD` unloads a payload one second after the
@@ -19,12 +21,13 @@
 
 use anyhow::{Context as _, bail, ensure};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -54,7 +57,9 @@ fn main() -> anyhow::Result<()> {
         ["locked-first", command, arguments @ ..] => {
             locked(command, arguments, Some(Duration::from_secs(2)))
         }
-        ["unrecorded", policy, command, arguments @ ..] => unrecorded(policy, command, arguments),
+        ["unrecorded", policy, command @ ..] => unrecorded(policy, command),
+        ["damaged", how, path, command @ ..] => exit(damaged(how, path, command)?),
+        ["at", seconds, command @ ..] => exit(at(seconds.parse()?, command)?),
         ["microcode", file] => microcode(&hypervisor, file),
         ["microcode-cycles", number, file, first, second] => {
             let done = microcode_cycles(&hypervisor, number.parse()?, file, first, second)?;
@@ -80,18 +85,56 @@ fn locked(command: &str, arguments: &[&str], time: Option<Duration>) -> anyhow::
     std::process::exit(status.code().unwrap_or(1))
 }
 
-fn unrecorded(policy: &str, command: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let (file, history) = ("/etc/xsplice/host.toml", "/var/lib/xsplice/history.jsonl");
-    let kept = "/var/lib/xsplice/kept";
+fn unrecorded(policy: &str, command: &[&str]) -> anyhow::Result<()> {
+    let file = "/etc/xsplice/host.toml";
     std::fs::write(file, policy)?;
-    std::fs::rename(history, kept)?;
     // No line can be added to a directory.
-    std::fs::create_dir(history)?;
-    let status = Command::new(command).args(arguments).status()?;
-    std::fs::remove_dir(history)?;
-    std::fs::rename(kept, history)?;
+    let status = damaged("directory", "/var/lib/xsplice/history.jsonl", command)?;
     std::fs::remove_file(file)?;
-    std::process::exit(status.code().unwrap_or(1))
+    exit(status)
+}
+
+/// Runs a command while the file at `path` is damaged. Afterwards it is as before.
+fn damaged(how: &str, path: &str, command: &[&str]) -> anyhow::Result<ExitStatus> {
+    let data = std::fs::read(path).with_context(|| path.to_owned())?;
+    std::fs::remove_file(path)?;
+    match how {
+        "empty" => std::fs::write(path, [])?,
+        "half" => std::fs::write(path, &data[..data.len() / 2])?,
+        "binary" => std::fs::write(path, [0, 0xff, 0x1b, b'{', 0xc3])?,
+        "directory" => std::fs::create_dir(path)?,
+        _ => bail!("{how}"),
+    }
+    let status = status(command)?;
+    if how == "directory" {
+        std::fs::remove_dir(path)?;
+    }
+    std::fs::write(path, data)?;
+    Ok(status)
+}
+
+/// Runs a command at another time.
+fn at(seconds: i64, command: &[&str]) -> anyhow::Result<ExitStatus> {
+    let (now, start) = (clock_gettime(ClockId::Realtime), Instant::now());
+    let set = |tv_sec| {
+        let time = Timespec { tv_sec, tv_nsec: 0 };
+        clock_settime(ClockId::Realtime, time)
+    };
+    set(seconds)?;
+    let status = status(command)?;
+    set(now.tv_sec + i64::try_from(start.elapsed().as_secs())?)?;
+    Ok(status)
+}
+
+fn status(command: &[&str]) -> anyhow::Result<ExitStatus> {
+    let (program, arguments) = command.split_first().context("there is no command")?;
+    Ok(Command::new(program).args(arguments).status()?)
+}
+
+/// Ends as the command has ended.
+fn exit(status: ExitStatus) -> anyhow::Result<()> {
+    let code = status.code();
+    std::process::exit(code.with_context(|| format!("{status}"))?)
 }
 
 fn errno(error: Errno) -> anyhow::Error {
