@@ -96,7 +96,7 @@ static inline int check_data(const char *payload)
 /* A new variable, in padding of the per-CPU areas. */
 struct per_cpu_variable {
     char *place;        /* In the area of the first CPU. */
-    uint64_t size;      /* In bytes. */
+    unsigned long size; /* In bytes. */
 };
 
 extern const struct per_cpu_variable xsplice_per_cpu[];

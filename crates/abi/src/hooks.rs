@@ -9,6 +9,7 @@
 //! variables, in ascending order, except for the pieces that hold the map itself: the
 //! last contiguous pieces of padding that are large enough for it.
 
+use crate::machine::Width;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -100,18 +101,27 @@ impl Place {
     }
 }
 
+/// A row of a table. On a machine with addresses of 32 bits it is narrower.
+pub trait Row: Sized {
+    /// Size in bytes.
+    fn size(width: Width) -> usize;
+
+    /// The row in `bytes`; `None` if they have another size.
+    fn read(bytes: &[u8], width: Width) -> Option<Self>;
+}
+
 /// `struct patched_data`: one piece of a variable or constant.
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Debug, Default, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct PatchedData {
+pub struct PatchedData<Address = U64> {
     /// Where it is in the hypervisor.
-    pub place: U64,
+    pub place: Address,
     /// Address of the bytes that are there after boot.
-    pub was: U64,
+    pub was: Address,
     /// Address of the new bytes.
-    pub now: U64,
+    pub now: Address,
     /// A name for messages.
-    pub name: U64,
+    pub name: Address,
     /// How many bytes.
     pub size: U32,
     /// Whether the hypervisor may have written there.
@@ -119,17 +129,88 @@ pub struct PatchedData {
 }
 
 /// `struct per_cpu_variable`: a new variable, in padding of the per-CPU areas.
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Debug, Default, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub struct PerCpu {
+pub struct PerCpu<Address = U64> {
     /// Its address in the first CPU's area.
-    pub place: U64,
+    pub place: Address,
     /// How many bytes.
-    pub size: U64,
+    pub size: Address,
 }
 
-const _: () = assert!(size_of::<PatchedData>() == 40);
-const _: () = assert!(size_of::<PerCpu>() == 16);
+const _: () = assert!(size_of::<PatchedData>() == 40 && size_of::<PatchedData<U32>>() == 24);
+const _: () = assert!(size_of::<PerCpu>() == 16 && size_of::<PerCpu<U32>>() == 8);
+
+fn wide(address: U32) -> U64 {
+    U64::new(address.get().into())
+}
+
+impl From<PatchedData<U32>> for PatchedData {
+    fn from(narrow: PatchedData<U32>) -> Self {
+        Self {
+            place: wide(narrow.place),
+            was: wide(narrow.was),
+            now: wide(narrow.now),
+            name: wide(narrow.name),
+            size: narrow.size,
+            variable: narrow.variable,
+        }
+    }
+}
+
+impl From<PerCpu<U32>> for PerCpu {
+    fn from(narrow: PerCpu<U32>) -> Self {
+        Self {
+            place: wide(narrow.place),
+            size: wide(narrow.size),
+        }
+    }
+}
+
+impl Row for PatchedData {
+    fn size(width: Width) -> usize {
+        match width {
+            Width::Bits32 => size_of::<PatchedData<U32>>(),
+            Width::Bits64 => size_of::<Self>(),
+        }
+    }
+
+    fn read(bytes: &[u8], width: Width) -> Option<Self> {
+        match width {
+            Width::Bits32 => PatchedData::<U32>::read_from_bytes(bytes)
+                .ok()
+                .map(Self::from),
+            Width::Bits64 => Self::read_from_bytes(bytes).ok(),
+        }
+    }
+}
+
+impl Row for PerCpu {
+    fn size(width: Width) -> usize {
+        match width {
+            Width::Bits32 => size_of::<PerCpu<U32>>(),
+            Width::Bits64 => size_of::<Self>(),
+        }
+    }
+
+    fn read(bytes: &[u8], width: Width) -> Option<Self> {
+        match width {
+            Width::Bits32 => PerCpu::<U32>::read_from_bytes(bytes).ok().map(Self::from),
+            Width::Bits64 => Self::read_from_bytes(bytes).ok(),
+        }
+    }
+}
+
+/// Eight bytes of the map of padding, which has no other form on a machine of 32 bits.
+impl Row for [u8; 8] {
+    fn size(_width: Width) -> usize {
+        size_of::<Self>()
+    }
+
+    fn read(bytes: &[u8], _width: Width) -> Option<Self> {
+        Self::read_from_bytes(bytes).ok()
+    }
+}
 
 /// Allocation unit of padding, in bytes.
 pub const GRANULE: u64 = 8;

@@ -15,9 +15,8 @@ use crate::verdict::{Difference, Kind};
 use object::{Object as _, ObjectSymbol as _};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
-use xsplice_abi::hooks::{GRANULE, Need, PatchedData, PerCpu, Place, SOURCE, Table};
+use xsplice_abi::hooks::{GRANULE, Need, PatchedData, PerCpu, Place, Row, SOURCE, Table};
 use xsplice_abi::symbol::RuntimeName;
-use zerocopy::FromBytes;
 
 /// How the names of the files begin that the sources are compiled from.
 const FILE: &str = "xsplice-generated-";
@@ -65,17 +64,26 @@ pub(crate) fn file(number: usize) -> String {
 }
 
 /// What the file of the `number`th payload has besides its `source`: something for each
-/// place that the source declares, so that it can be linked.
+/// place that the source declares, so that it can be linked. It has the size of some rows:
+/// compilers make addresses in a table of that of its start.
 pub(crate) fn with_places(source: &str, number: usize) -> String {
     let place = |place: &Place| {
         let name = place.name();
-        format!(
-            "asm ( \".pushsection .data.{FILE}{number}.{name}, \\\"aw\\\"\\n\"\n      \".type {name},              @object\\n{name}: .byte 0\\n.size {name}, 1\\n.popsection\" );\n"
-        )
+        let lines = [
+            format!(".pushsection .data.{FILE}{number}.{name}, \\\"aw\\\""),
+            format!(".type {name}, %object"),
+            format!("{name}: .space {SOME_ROWS}"),
+            format!(".size {name}, {SOME_ROWS}"),
+            ".popsection".to_owned(),
+        ];
+        format!("asm ( \"{}\" );\n", lines.join("\\n"))
     };
     let places: String = Place::ALL.iter().map(place).collect();
     format!("{source}\n{places}")
 }
+
+/// In bytes.
+const SOME_ROWS: usize = 128;
 
 /// Which of the payloads with such hooks the file of the symbol is for.
 fn number(name: &Name) -> Option<usize> {
@@ -180,7 +188,7 @@ impl Report {
 
 impl Hooks {
     /// The rows of a table; none if the code has no such table.
-    fn rows<T: FromBytes>(&self, image: &Image, table: Table) -> Result<Vec<T>, &'static str> {
+    fn rows<T: Row>(&self, image: &Image, table: Table) -> Result<Vec<T>, &'static str> {
         let ends = [Place::Start(table), Place::End(table)];
         let (start, end) = match ends.map(|end| self.places.get(&end).copied()) {
             [None, None] => return Ok(Vec::new()),
@@ -197,8 +205,9 @@ impl Hooks {
         }
         let bytes = image.bytes(start, size);
         let bytes = bytes.ok_or("a table is longer than the memory that it is in")?;
-        let rows = bytes.chunks(size_of::<T>());
-        rows.map(|row| T::read_from_bytes(row).map_err(|_| "a table ends within a row"))
+        let width = image.width();
+        let rows = bytes.chunks(T::size(width));
+        rows.map(|row| T::read(row, width).ok_or("a table ends within a row"))
             .collect()
     }
 

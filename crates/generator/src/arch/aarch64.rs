@@ -99,7 +99,7 @@ impl Arch for Aarch64 {
     fn lacks(&self, ability: Ability) -> Option<Unsupported> {
         match ability {
             Ability::ChangeConstants => Some(super::arm::CONSTANTS),
-            Ability::GeneratedHooks | Ability::OnTop => None,
+            Ability::OnTop => None,
         }
     }
 

@@ -72,10 +72,6 @@ impl Arch for Arm32 {
     fn lacks(&self, ability: Ability) -> Option<Unsupported> {
         Some(match ability {
             Ability::ChangeConstants => super::arm::CONSTANTS,
-            Ability::GeneratedHooks => {
-                "xsplice has no hooks of its own for ARM32: change the data in a hook of the \
-                 patch, or keep new per-CPU values in an array with an element for each CPU"
-            }
             Ability::OnTop => {
                 "xsplice cannot build on top of payloads for ARM32: give all patches to one \
                  build, and load it with `replace`"

@@ -28,9 +28,6 @@ pub(crate) type Unsupported = &'static str;
 pub(crate) enum Ability {
     /// Hooks write to read-only data.
     ChangeConstants,
-    /// Hooks that the generator has written: they change data in place, and make room for
-    /// per-CPU variables.
-    GeneratedHooks,
     /// Being built on top of other payloads.
     OnTop,
 }

@@ -11,11 +11,13 @@ use crate::payload::{Align, Field, Kind as PartKind, Reaches};
 use crate::unit::UnitId;
 use std::ops::Range;
 use xsplice_abi::hooks::{self, Table};
+use xsplice_abi::machine::Width;
 use xsplice_abi::record::PatchedData;
 use xsplice_objdiff::compare::{Change, Kind};
 use xsplice_objdiff::object::{Class, Object, Span, Symbol, SymbolIx, Target};
 use xsplice_objdiff::placement;
 use zerocopy::IntoBytes as _;
+use zerocopy::little_endian::{U32, U64};
 
 /// A change made by hooks.
 #[derive(Clone)]
@@ -32,6 +34,8 @@ pub(super) struct InPlace {
 struct Rows {
     /// The type of the relocation for a pointer.
     pointer: u32,
+    /// The width of a pointer.
+    width: Width,
     bytes: Vec<u8>,
     fields: Vec<Field>,
 }
@@ -42,21 +46,28 @@ impl Rows {
         let row = self.bytes.len() as u64;
         let pointers = (0..).zip(pointers).map(|(pointer, reaches)| Field {
             part: PartKind::RoData,
-            offset: row + 8 * pointer,
+            offset: row + self.width.bytes() as u64 * pointer,
             r_type: self.pointer,
             addend: 0,
             reaches,
         });
         self.fields.extend(pointers);
-        let row = hooks::PatchedData {
-            place: 0.into(),
-            was: 0.into(),
-            now: 0.into(),
-            name: 0.into(),
-            size: u32::try_from(size).unwrap_or(u32::MAX).into(),
-            variable: u32::from(variable).into(),
+        let size = u32::try_from(size).unwrap_or(u32::MAX).into();
+        let variable = u32::from(variable).into();
+        let wide = hooks::PatchedData::<U64> {
+            size,
+            variable,
+            ..Default::default()
         };
-        self.bytes.extend_from_slice(row.as_bytes());
+        let narrow = hooks::PatchedData::<U32> {
+            size,
+            variable,
+            ..Default::default()
+        };
+        self.bytes.extend_from_slice(match self.width {
+            Width::Bits32 => narrow.as_bytes(),
+            Width::Bits64 => wide.as_bytes(),
+        });
     }
 }
 
@@ -118,8 +129,7 @@ impl Selector<'_> {
         let is_constant = class(before, old) == Class::ReadOnly
             || before.sections[old.section].home == placement::LOCKED;
         let constants = self.arch.lacks(Ability::ChangeConstants);
-        let hooks = self.arch.lacks(Ability::GeneratedHooks);
-        if let Some(why) = constants.filter(|_| is_constant).or(hooks) {
+        if let Some(why) = constants.filter(|_| is_constant) {
             return Err(why.to_owned());
         }
         if old.size != new.size || old.size == 0 {
@@ -201,6 +211,7 @@ impl Selector<'_> {
     pub(super) fn patch_data(&mut self) {
         let mut rows = Rows {
             pointer: self.arch.objects().pointer(),
+            width: self.image.machine().width(),
             bytes: Vec::new(),
             fields: Vec::new(),
         };

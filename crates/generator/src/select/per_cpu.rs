@@ -5,17 +5,15 @@ use super::moved::Moves;
 use super::private::Privates;
 use super::renamed::Renamed;
 use super::{At, Place, Selector};
-use crate::arch::Ability;
 use crate::code::Code;
 use crate::patch::Edits;
 use crate::payload::{Align, Field, Kind as PartKind, Reaches};
 use crate::unit::{UnitId, Units};
-use xsplice_abi::hooks::{self, Table};
+use xsplice_abi::hooks::{self, Row as _, Table};
 use xsplice_abi::record::PerCpuVariable;
 use xsplice_objdiff::compare::Kind;
 use xsplice_objdiff::object::{Class, SymbolIx};
 use xsplice_objdiff::placement;
-use zerocopy::IntoBytes as _;
 
 /// Whether `units` add a per-CPU variable that no original has, under any name or in
 /// any file.
@@ -54,10 +52,7 @@ impl Selector<'_> {
     pub(super) fn place_per_cpu(&mut self) {
         for symbol in added(self.units) {
             if !is_known(symbol, &self.moves, &self.privates, &self.renamed) {
-                match self.arch.lacks(Ability::GeneratedHooks) {
-                    Some(why) => self.refuse_per_cpu(symbol, why),
-                    None => self.place_one(symbol.0, symbol.1),
-                }
+                self.place_one(symbol.0, symbol.1);
             }
         }
         if !self.per_cpu.is_empty() {
@@ -93,31 +88,21 @@ impl Selector<'_> {
         }
     }
 
-    /// Refuses the new per-CPU variable `symbol`.
-    fn refuse_per_cpu(&mut self, (unit, index): At, why: &str) {
-        let symbol = &self.units[unit].patched.symbols[index];
-        let place = (unit, symbol.section, symbol.offset);
-        let message = format!("{} is a new per-CPU variable: {why}", symbol.name);
-        self.per_cpu.insert(place, None);
-        self.refuse(Code::PerCpu, unit, message);
-    }
-
     /// The tables: address and size of each variable, and the bits of the padding.
     fn add_tables(&mut self) {
         let pointer = self.arch.objects().pointer();
         let variables = &self.selection.per_cpu;
         let draft = &mut self.selection.draft;
-        let rows = variables.iter().map(|v| hooks::PerCpu {
-            place: 0.into(),
-            size: v.size.into(),
-        });
-        let rows: Vec<hooks::PerCpu> = rows.collect();
-        let rows = rows.as_bytes();
-        let at = draft.append(&PartKind::RoData, rows, Align::to(8));
+        let width = self.image.machine().width();
+        // The address, which a relocation fills in, and the size.
+        let rows = variables.iter().flat_map(|v| [0, v.size]);
+        let rows = rows.flat_map(|word| word.to_le_bytes().into_iter().take(width.bytes()));
+        let rows: Vec<u8> = rows.collect();
+        let at = draft.append(&PartKind::RoData, &rows, Align::to(8));
         self.generated
             .insert(Table::PerCpu, (at, rows.len() as u64));
         let fields = (at..)
-            .step_by(size_of::<hooks::PerCpu>())
+            .step_by(hooks::PerCpu::size(width))
             .zip(variables)
             .map(|(at, v)| Field {
                 part: PartKind::RoData,
@@ -145,17 +130,21 @@ impl Selector<'_> {
         Some(Reaches::Part(kind, at.cast_signed() + offset))
     }
 
-    /// The start or end of the table that generated hooks call `name`.
-    pub(super) fn reach_generated(&self, name: &str) -> Option<Reaches> {
+    /// So many bytes behind the start or end of the table that generated hooks call `name`.
+    pub(super) fn reach_generated(&self, name: &str, offset: i64) -> Option<Reaches> {
         let (table, is_end) = match hooks::Place::named(name)? {
             hooks::Place::Start(table) => (table, false),
             hooks::Place::End(table) => (table, true),
             hooks::Place::AllClaims => {
-                return Some(Reaches::Address(name.to_owned(), self.room.claims(), 0));
+                return Some(Reaches::Address(
+                    name.to_owned(),
+                    self.room.claims(),
+                    offset,
+                ));
             }
         };
         let &(at, size) = self.generated.get(&table)?;
         let at = if is_end { at + size } else { at };
-        Some(Reaches::Part(PartKind::RoData, at.cast_signed()))
+        Some(Reaches::Part(PartKind::RoData, at.cast_signed() + offset))
     }
 }

@@ -477,7 +477,7 @@ impl Selector<'_> {
     }
 
     fn reach_global(&mut self, unit: UnitId, name: &str, offset: i64) -> Option<Reaches> {
-        if let Some(table) = self.reach_generated(name) {
+        if let Some(table) = self.reach_generated(name, offset) {
             return Some(table);
         }
         if let Some(symbol) = self.globals.get(name) {
