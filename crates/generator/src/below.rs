@@ -4,16 +4,18 @@
 pub(crate) mod contents;
 pub(crate) mod proof;
 
+use crate::arch;
 use crate::code::Code;
 use crate::name::drafted;
 use crate::problem::{Problem, Refused};
 use crate::record::Record;
 use crate::source::SourcePatch;
 use contents::{Contents, CopyIx, Place};
-use object::read::elf::ElfFile64;
-use object::{Endianness, Object as _, ObjectSection as _};
+use object::read::elf::{ElfFile, ElfFile32, ElfFile64, FileHeader};
+use object::{Endianness, FileKind, Object as _, ObjectSection as _};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use xsplice_abi::machine::Machine;
 use xsplice_abi::note::{hex, parse_build_id};
 use xsplice_abi::payload::hook;
 use xsplice_abi::payload::section;
@@ -138,12 +140,29 @@ impl Level {
         };
         let data = file::read(path)
             .map_err(|e| Problem::new(Code::UnreadableFile, place(), e.to_string()))?;
-        let file = ElfFile64::<Endianness>::parse(&*data).map_err(|e| bad(&e.to_string()))?;
+        let read = match FileKind::parse(&*data) {
+            Ok(FileKind::Elf32) => ElfFile32::parse(&*data).map(|file| Self::of(&file, path)),
+            _ => ElfFile64::parse(&*data).map(|file| Self::of(&file, path)),
+        };
+        let level = read.map_err(|error| error.to_string()).flatten();
+        level.map_err(|reason| bad(&reason))
+    }
+
+    /// The payload `file`, which is at `path`.
+    ///
+    /// # Errors
+    /// Why it is not a payload.
+    fn of<H: FileHeader<Endian = Endianness>>(
+        file: &ElfFile<'_, H>,
+        path: &Path,
+    ) -> Result<Self, String> {
+        let machine = file.elf_header().e_machine(file.endian()).0;
+        let machine = Machine::from_elf(machine);
+        let machine = machine.ok_or_else(|| "it is for no known machine".to_owned())?;
         let contents = |name: &str| file.section_by_name(name)?.data().ok();
         let id = |name: &str| Some(contents(name).and_then(parse_build_id)?.to_vec());
-        let build_id = id(section::BUILD_ID).ok_or_else(|| bad("it has no build-id"))?;
-        let depends =
-            id(section::DEPENDS).ok_or_else(|| bad("it does not say what it depends on"))?;
+        let build_id = id(section::BUILD_ID).ok_or("it has no build-id")?;
+        let depends = id(section::DEPENDS).ok_or("it does not say what it depends on")?;
         let metadata = contents(section::MODINFO).unwrap_or_default();
         let records: Vec<String> = metadata
             .split(|&byte| byte == 0)
@@ -157,7 +176,7 @@ impl Level {
         let record = Record::read(contents(record::SECTION));
         let is_list = |name: &str| hook::stage(name).is_some();
         let hooks = file.sections().any(|s| s.name().is_ok_and(is_list));
-        let contents = Contents::read(&file).map_err(|reason| bad(&reason))?;
+        let contents = Contents::read(file, arch::of(machine).objects())?;
         let mut by_name: HashMap<String, Vec<CopyIx>> = HashMap::new();
         for (index, symbol) in contents.symbols.iter_enumerated() {
             let name = drafted(&symbol.name).to_owned();
@@ -166,6 +185,7 @@ impl Level {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Ok(Self {
             name: name.into_owned(),
+            data: file.data().to_vec(),
             patches: 0,
             build_id,
             depends,
@@ -174,7 +194,6 @@ impl Level {
             records,
             contents,
             by_name,
-            data,
         })
     }
 

@@ -87,6 +87,11 @@ pub(crate) fn is_trap(name: &str) -> bool {
     name.starts_with(TRAP)
 }
 
+/// Whether a payload's symbol is a veneer.
+pub(crate) fn is_veneer(name: &str) -> bool {
+    RuntimeName::parse(plain(name)).file == Some(VENEER)
+}
+
 /// Whether a payload's symbol is from a file with hooks.
 pub(crate) fn is_from_hooks(name: &str) -> bool {
     let file = RuntimeName::parse(plain(name)).file;

@@ -19,7 +19,8 @@
 //! - `# info:` text of `xsplice info` while this level is the topmost, and `# back:`
 //!   when it is the topmost again, after the one above it was reverted;
 //! - `# console:` text that the hypervisor prints when it is applied;
-//! - `# on:` and `# on-patch:` files to pass instead of those of the levels below.
+//! - `# on:` and `# on-patch:` files to pass instead of those of the levels below;
+//! - of the lowest level, `# arm64: yes` and `# arm32: yes` if the same holds for those.
 
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
@@ -27,9 +28,10 @@ use std::process::Output;
 use xsplice_e2e::directives::{directive, directives, options};
 use xsplice_e2e::mutation::Random;
 use xsplice_e2e::{
-    Base, arm64_base, base, build, config, exhaustive, local, rust_base, seed, settled, told,
+    Base, arm32_base, arm32_config, arm64_base, arm64_config, base, build, config, exhaustive,
+    local, rust_base, seed, settled, told,
 };
-use xsplice_lab::Host;
+use xsplice_lab::{Host, HostConfig};
 
 /// Number of stacks that are verified in a sample.
 const SAMPLE: usize = 2;
@@ -92,6 +94,12 @@ impl Stack {
             patches,
             built: Vec::new(),
         })
+    }
+
+    /// Whether its lowest level says that it is for the machine `key`.
+    fn is_for(&self, key: Option<&str>) -> anyhow::Result<bool> {
+        let text = std::fs::read_to_string(&self.patches[0])?;
+        Ok(key.is_none_or(|key| directives(&text, key) == ["yes"]))
     }
 
     /// Builds all levels, up to one that is refused.
@@ -291,8 +299,13 @@ fn tool(host: &mut Host, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(output.stdout)
 }
 
-/// All stacks with their levels built, and what went wrong.
-fn built_stacks(base: &Base, output: &Path) -> anyhow::Result<(Vec<Stack>, Vec<String>)> {
+/// The stacks that are for the machine `key`, all without one, with their levels built, and
+/// what went wrong.
+fn built_stacks(
+    base: &Base,
+    key: Option<&str>,
+    output: &Path,
+) -> anyhow::Result<(Vec<Stack>, Vec<String>)> {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack/cases");
     let mut directories: Vec<PathBuf> = std::fs::read_dir(cases)?
         .map(|entry| Ok(entry?.path()))
@@ -301,6 +314,9 @@ fn built_stacks(base: &Base, output: &Path) -> anyhow::Result<(Vec<Stack>, Vec<S
     let (mut stacks, mut failures) = (Vec::new(), Vec::new());
     for directory in directories {
         let mut stack = Stack::read(directory)?;
+        if !stack.is_for(key)? {
+            continue;
+        }
         if let Err(error) = stack.build(base, output) {
             failures.push(format!("{error:#}"));
         } else {
@@ -314,19 +330,47 @@ fn built_stacks(base: &Base, output: &Path) -> anyhow::Result<(Vec<Stack>, Vec<S
 fn every_stack_has_the_expected_result() -> anyhow::Result<()> {
     let base = base()?;
     let directory = tempfile::tempdir()?;
-    let (mut stacks, mut failures) = built_stacks(&base, directory.path())?;
+    let (stacks, failures) = built_stacks(&base, None, directory.path())?;
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     told_early(&base, &stacks)?;
+    judge_and_run(&base, config(&base)?, stacks)
+}
+
+#[test]
+fn stacks_have_the_expected_result_on_arm64() -> anyhow::Result<()> {
+    let base = arm64_base()?;
+    let directory = tempfile::tempdir()?;
+    let (stacks, failures) = built_stacks(&base, Some("arm64"), directory.path())?;
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    judge_and_run(&base, arm64_config(&base)?, stacks)
+}
+
+#[test]
+fn stacks_have_the_expected_result_on_arm32() -> anyhow::Result<()> {
+    let base = arm32_base()?;
+    let directory = tempfile::tempdir()?;
+    let (stacks, failures) = built_stacks(&base, Some("arm32"), directory.path())?;
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    judge_and_run(&base, arm32_config(&base)?, stacks)
+}
+
+/// Gets the second opinion on a sample of the stacks, or on all, and runs those that do not
+/// end in a refusal.
+fn judge_and_run(
+    base: &Base,
+    mut config: HostConfig,
+    mut stacks: Vec<Stack>,
+) -> anyhow::Result<()> {
+    let mut failures = Vec::new();
     let mut judged: Vec<&Stack> = stacks.iter().filter(|s| !s.built.is_empty()).collect();
+    ensure!(judged.len() > SAMPLE, "there are only {}", judged.len());
     let mut random = Random::new(seed()?);
     while !exhaustive() && judged.len() > SAMPLE {
         judged.swap_remove(random.below(judged.len()));
     }
     for stack in judged {
-        failures.extend(stack.not_proved(&base)?);
+        failures.extend(stack.not_proved(base)?);
     }
-    let mut config = config(&base)?;
-    // The others end in a refusal.
     stacks.retain(|stack| stack.built.len() == stack.patches.len());
     for stack in &stacks {
         for (level, built) in stack.built.iter().enumerate() {
@@ -347,8 +391,6 @@ fn every_stack_has_the_expected_result() -> anyhow::Result<()> {
     Ok(ended?)
 }
 
-/// The effective source of a payload depends on its build options, which only its
-/// record has.
 /// Its core writes to the hypervisor's text only.
 #[test]
 fn a_function_of_a_payload_is_not_patched_by_xen_on_arm64() -> anyhow::Result<()> {
@@ -360,6 +402,8 @@ fn a_function_of_a_payload_is_not_patched_by_xen_on_arm64() -> anyhow::Result<()
     Ok(())
 }
 
+/// The effective source of a payload depends on its build options, which only its
+/// record has.
 #[test]
 fn a_payload_without_a_usable_build_record_is_not_built_upon() -> anyhow::Result<()> {
     let base = base()?;

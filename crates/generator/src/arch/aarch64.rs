@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! ARM64.
 
-use super::{Ability, Arch, Linked, Unsupported};
+use super::{Arch, Linked, Unsupported};
 use crate::payload::Draft;
 use object::Architecture;
 use std::borrow::Cow;
@@ -96,11 +96,8 @@ impl Arch for Aarch64 {
         super::arm::refuses_entry(entry, hypervisor)
     }
 
-    fn lacks(&self, ability: Ability) -> Option<Unsupported> {
-        match ability {
-            Ability::ChangeConstants => Some(super::arm::CONSTANTS),
-            Ability::OnTop => None,
-        }
+    fn locks_constants(&self) -> Option<Unsupported> {
+        Some(super::arm::CONSTANTS)
     }
 
     fn elf_flags(&self) -> u32 {

@@ -5,7 +5,7 @@
 //! a branch whose distance it would get wrong leads to a veneer at a distance that it gets
 //! right, and an address with an addend has a symbol of its own.
 
-use super::{Ability, Arch, Unsupported};
+use super::{Arch, Unsupported};
 use crate::name::veneer_name;
 use crate::payload::{Align, Draft, Field as Relocated, Kind, Reaches};
 use object::{Architecture, elf};
@@ -69,14 +69,8 @@ impl Arch for Arm32 {
         super::arm::refuses_entry(entry, hypervisor)
     }
 
-    fn lacks(&self, ability: Ability) -> Option<Unsupported> {
-        Some(match ability {
-            Ability::ChangeConstants => super::arm::CONSTANTS,
-            Ability::OnTop => {
-                "xsplice cannot build on top of payloads for ARM32: give all patches to one \
-                 build, and load it with `replace`"
-            }
-        })
+    fn locks_constants(&self) -> Option<Unsupported> {
+        Some(super::arm::CONSTANTS)
     }
 
     fn elf_flags(&self) -> u32 {

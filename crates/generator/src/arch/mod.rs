@@ -23,15 +23,6 @@ use xsplice_xen_image::Image;
 /// Why a payload cannot be built for a kind of change or data on this machine.
 pub(crate) type Unsupported = &'static str;
 
-/// What not all payloads can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ability {
-    /// Hooks write to read-only data.
-    ChangeConstants,
-    /// Being built on top of other payloads.
-    OnTop,
-}
-
 /// A function in the hypervisor.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Linked<'a> {
@@ -92,8 +83,8 @@ pub(crate) trait Arch: Debug + Sync {
     /// Why the hypervisor would not take this entry of a table about code, if so.
     fn refuses_entry(&self, entry: &Entry, hypervisor: &Image) -> Option<Unsupported>;
 
-    /// Why payloads for it cannot do this, if so.
-    fn lacks(&self, ability: Ability) -> Option<Unsupported>;
+    /// Why hooks cannot write to read-only data, if so.
+    fn locks_constants(&self) -> Option<Unsupported>;
 
     /// The flags in the header of an ELF file.
     fn elf_flags(&self) -> u32;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! x86-64.
 
-use super::{Ability, Arch, Unsupported};
+use super::{Arch, Unsupported};
 use crate::payload::Draft;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
 use object::Architecture;
@@ -65,7 +65,7 @@ impl Arch for X86_64 {
         None
     }
 
-    fn lacks(&self, _ability: Ability) -> Option<Unsupported> {
+    fn locks_constants(&self) -> Option<Unsupported> {
         None
     }
 

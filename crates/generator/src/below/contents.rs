@@ -2,11 +2,12 @@
 //! A payload's code and data, from its file.
 
 use index_vec::{IndexVec, define_index_type};
-use object::read::elf::{ElfFile64, Sym as _};
+use object::read::elf::{ElfFile, FileHeader, Sym as _};
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget};
 use std::collections::HashMap;
+use xsplice_abi::machine::Width;
 use xsplice_abi::payload::{LivepatchFunc, section};
-use zerocopy::FromBytes as _;
+use xsplice_objdiff::arch::Arch;
 
 /// A place that a payload refers to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +36,7 @@ impl Place {
 pub(crate) struct Field {
     /// Offset in its section.
     pub(crate) offset: u64,
-    /// `R_X86_64_*`.
+    /// The number of its type, of the machine's.
     pub(crate) r_type: u32,
     /// The place of the relocation's symbol.
     base: Place,
@@ -89,12 +90,22 @@ pub(crate) struct Contents {
     pub(crate) records: Vec<Record>,
 }
 
+/// The addend that the place of a relocation has.
+fn held_addend(arch: &dyn Arch, data: &[u8], offset: u64, r_type: u32) -> Result<i64, String> {
+    let place = usize::try_from(offset).ok().and_then(|at| data.get(at..));
+    let addend = place.and_then(|place| arch.relocation(r_type)?.addend(place));
+    addend.ok_or_else(|| format!("a relocation at {offset:#x} is of an unknown kind"))
+}
+
 impl Contents {
-    /// Reads `file`.
+    /// Reads `file`, which is for the machine `arch`.
     ///
     /// # Errors
     /// If the file is damaged, in words.
-    pub(crate) fn read(file: &ElfFile64<Endianness>) -> Result<Self, String> {
+    pub(crate) fn read<H: FileHeader<Endian = Endianness>>(
+        file: &ElfFile<'_, H>,
+        arch: &dyn Arch,
+    ) -> Result<Self, String> {
         let endian = file.endian();
         let mut symbols = IndexVec::new();
         let mut stands_for = HashMap::new();
@@ -107,7 +118,7 @@ impl Contents {
                 None => Place::Address(value),
             };
             stands_for.insert(symbol.index(), place);
-            let size = symbol.elf_symbol().st_size(endian);
+            let size = symbol.elf_symbol().st_size(endian).into();
             if let Some(section) = index.filter(|_| size > 0 && !name.is_empty()) {
                 symbols.push(Symbol {
                     name,
@@ -119,12 +130,17 @@ impl Contents {
         }
         let mut sections = Vec::new();
         for section in file.sections() {
+            let data = section.data().map_err(|e| e.to_string())?;
             let mut fields = Vec::new();
             for (offset, relocation) in section.relocations() {
                 let (RelocationTarget::Symbol(symbol), object::RelocationFlags::Elf { r_type }) =
                     (relocation.target(), relocation.flags())
                 else {
                     return Err(format!("a relocation at {offset:#x} is of an unknown kind"));
+                };
+                let addend = match relocation.has_implicit_addend() {
+                    true => held_addend(arch, data, offset, r_type.0)?,
+                    false => relocation.addend(),
                 };
                 fields.push(Field {
                     offset,
@@ -133,13 +149,13 @@ impl Contents {
                         .get(&symbol)
                         .cloned()
                         .ok_or("a relocation has no symbol")?,
-                    addend: relocation.addend(),
+                    addend,
                 });
             }
             fields.sort_by_key(|field| field.offset);
             sections.resize_with(section.index().0, Section::default);
             sections.push(Section {
-                data: section.data().map_err(|e| e.to_string())?.to_vec(),
+                data: data.to_vec(),
                 fields,
             });
         }
@@ -149,23 +165,27 @@ impl Contents {
             records: Vec::new(),
         };
         if let Some(table) = file.section_by_name(section::FUNCS) {
-            contents.records = contents.read_records(table.index().0)?;
+            let width = match file.is_64() {
+                true => Width::Bits64,
+                false => Width::Bits32,
+            };
+            contents.records = contents.read_records(table.index().0, width)?;
         }
         Ok(contents)
     }
 
-    fn read_records(&self, table: usize) -> Result<Vec<Record>, String> {
-        const SIZE: usize = size_of::<LivepatchFunc>();
-        let records = self.sections[table].data.chunks_exact(SIZE).enumerate();
+    fn read_records(&self, table: usize, width: Width) -> Result<Vec<Record>, String> {
+        let (size, pointer) = (width.func_size(), width.bytes() as u64);
+        let records = self.sections[table].data.chunks_exact(size).enumerate();
         let read = records.map(|(index, bytes)| {
-            let record = LivepatchFunc::read_from_bytes(bytes).ok()?;
-            let at = (index * SIZE) as u64;
-            let pointer = |offset| Some(self.fields(table, at + offset, 8).first()?.leads_to(0));
+            let record = LivepatchFunc::read(bytes, width)?;
+            let at = (index * size) as u64;
+            let leads_to = |at| Some(self.fields(table, at, pointer).first()?.leads_to(0));
             let old = match record.old_addr.get() {
-                0 => Place::Name(self.text(&pointer(0)?)?, 0),
+                0 => Place::Name(self.text(&leads_to(at)?)?, 0),
                 address => Place::Address(address),
             };
-            let new = pointer(8)?;
+            let new = leads_to(at + pointer)?;
             Some(Record { new, old })
         });
         let all: Option<Vec<Record>> = read.collect();

@@ -8,7 +8,7 @@
 
 use super::Level;
 use super::contents::{CopyIx, Field, Place, Record, Symbol};
-use crate::name::{is_new, is_trap, payload_name};
+use crate::name::{is_new, is_trap, is_veneer, payload_name};
 use crate::tree::ObjectFile;
 use std::collections::{BTreeMap, BTreeSet};
 use xsplice_objdiff::object::{Object, Reference, SymbolIx, Target};
@@ -166,12 +166,27 @@ impl<'a> LevelProof<'a> {
         Ok(())
     }
 
+    /// `place`, by the name of the symbol at `index` if the hypervisor has that there: a
+    /// payload for ARM32 refers to it by name, but where there is an addend, by address.
+    fn by_name(&self, index: SymbolIx, place: Place) -> Place {
+        let symbol = &self.object.symbols[index];
+        let global = self.image.global(&symbol.name).filter(|_| symbol.global);
+        match global {
+            Some(there) if place == Place::Address(there.address) => {
+                Place::Name(symbol.name.to_string(), 0)
+            }
+            _ => place,
+        }
+    }
+
     /// Whether the payload's field can mean `reference`; records its target.
     fn follows(&mut self, reference: &Reference, field: &Field) -> bool {
         let (level, object) = (self.level, self.object);
         let start = field.leads_to(reference.bias.wrapping_add(reference.offset));
+        let start = level.behind_veneer(start);
         match &reference.target {
             Target::Symbol(index) => {
+                let start = self.by_name(*index, start);
                 if !level.is_trap(&start) {
                     self.implied.entry(*index).or_default().insert(start);
                 }
@@ -210,6 +225,18 @@ impl Level {
             .records
             .iter()
             .find(|record| record.new == place)
+    }
+
+    /// Where a place leads to if it is a veneer.
+    fn behind_veneer(&self, place: Place) -> Place {
+        let veneer = self.symbol_at(&place);
+        let Some(veneer) = veneer.filter(|symbol| is_veneer(&symbol.name)) else {
+            return place;
+        };
+        let pointer = self
+            .contents
+            .fields(veneer.section, veneer.offset, veneer.size);
+        pointer.first().map_or(place, |pointer| pointer.leads_to(0))
     }
 
     /// Whether a place is the trap in place of boot-only code.

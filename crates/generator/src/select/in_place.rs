@@ -2,7 +2,6 @@
 //! Data that hooks change in place, at the caller's request.
 
 use super::{At, Counterparts, Origin, Selector, Usage};
-use crate::arch::Ability;
 use crate::below::Level;
 use crate::code::Code;
 use crate::name::contents_name;
@@ -128,8 +127,8 @@ impl Selector<'_> {
         }
         let is_constant = class(before, old) == Class::ReadOnly
             || before.sections[old.section].home == placement::LOCKED;
-        let constants = self.arch.lacks(Ability::ChangeConstants);
-        if let Some(why) = constants.filter(|_| is_constant) {
+        let locked = self.arch.locks_constants().filter(|_| is_constant);
+        if let Some(why) = locked {
             return Err(why.to_owned());
         }
         if old.size != new.size || old.size == 0 {

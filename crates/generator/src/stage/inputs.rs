@@ -2,7 +2,6 @@
 //! The first stage: everything that is read, and fits together.
 
 use crate::account;
-use crate::arch::{self, Ability};
 use crate::below::Below;
 use crate::choice::{Choices, listed};
 use crate::code::Code;
@@ -64,10 +63,6 @@ impl<'a> Inputs<'a> {
         let leave_out = Choices::new(&options.leave_out);
         let left_out = account::leave_out(&mut patches, &leave_out);
         let mut below_patches = SourcePatch::read_all(&options.below_patches)?;
-        let lacks = arch::of(image.machine()).lacks(Ability::OnTop);
-        if let Some(why) = lacks.filter(|_| !options.below.is_empty()) {
-            return Err(Refused::one(Code::BadOption, "--on", why));
-        }
         let mut below = Below::read(&options.below)?;
         below.tie(&below_patches, image.build_id())?;
         check_depends(options, &below)?;
