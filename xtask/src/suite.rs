@@ -3,7 +3,7 @@
 //! prints the time of each.
 
 use anyhow::{Context, anyhow, ensure};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -30,14 +30,30 @@ pub(crate) struct Selection<'a> {
     pub(crate) with: Vec<&'a str>,
     /// Parts of the names of tests that are left out.
     pub(crate) without: Vec<&'a str>,
-    /// Test programs that time nothing on a host: they run beside the others, when these
-    /// leave a CPU idle.
-    pub(crate) beside: &'a [&'a str],
+    /// What does not care how much time it gets: it runs beside the others, when these leave
+    /// a CPU idle.
+    pub(crate) beside: Beside<'a>,
 }
 
-/// The time of a test program, and whether it passed.
-struct Outcome<'a> {
-    name: &'a str,
+/// What runs beside the test programs that boot hosts.
+#[derive(Default)]
+pub(crate) struct Beside<'a> {
+    /// Something else than a test program, which comes first: its name, and the words of the
+    /// command.
+    pub(crate) first: Option<(&'a str, Vec<OsString>)>,
+    /// Test programs.
+    pub(crate) programs: &'a [&'a str],
+}
+
+/// Something to run.
+struct Job {
+    name: String,
+    command: Command,
+}
+
+/// How a job ended.
+struct Outcome {
+    name: String,
     time: Duration,
     passed: bool,
 }
@@ -53,7 +69,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     let programs = compile(package)?;
     let named = selection.programs.iter().map(String::as_str);
-    for name in named.chain(selection.beside.iter().copied()) {
+    for name in named.chain(selection.beside.programs.iter().copied()) {
         let known = programs.iter().map(|program| program.name.as_str());
         ensure!(
             known.clone().any(|known| known == name),
@@ -65,15 +81,21 @@ pub(crate) fn run(
         selection.programs.is_empty() || selection.programs.contains(&program.name)
     });
     let (beside, alone): (Vec<&Program>, Vec<&Program>) =
-        chosen.partition(|program| selection.beside.contains(&program.name.as_str()));
+        chosen.partition(|program| selection.beside.programs.contains(&program.name.as_str()));
+    let first = selection.beside.first.iter();
+    let first = first.map(|(name, words)| Job {
+        name: (*name).to_owned(),
+        command: idle(words.iter().map(OsString::as_os_str)),
+    });
+    let beside = beside.into_iter().map(|program| {
+        let command = idle([program.executable.as_os_str()]);
+        program.job(command, selection, variables)
+    });
+    let beside: Vec<Job> = first.chain(beside).collect();
     let start = Instant::now();
     let outcomes = std::thread::scope(|scope| {
         let idle = scope.spawn(|| {
-            let outcomes = beside.iter().map(|program| {
-                let mut idle = Command::new("chrt");
-                idle.args(["--idle", "0"]).arg(&program.executable);
-                program.run_quietly(idle, selection, variables)
-            });
+            let outcomes = beside.into_iter().map(Job::run_quietly);
             outcomes.collect::<anyhow::Result<Vec<_>>>()
         });
         let mut outcomes = Vec::new();
@@ -81,76 +103,81 @@ pub(crate) fn run(
             let place = format!("{} of {}", index + 1, alone.len());
             println!("test program {} ({place})", program.name);
             let command = Command::new(&program.executable);
-            outcomes.push(program.run(command, selection, variables));
+            outcomes.push(program.job(command, selection, variables).run());
         }
         let idle = idle.join();
-        let idle = idle.map_err(|_| anyhow!("the tests beside the hosts panicked"))?;
+        let idle = idle.map_err(|_| anyhow!("what runs beside the hosts panicked"))?;
         outcomes.extend(idle?);
         anyhow::Ok(outcomes)
     })?;
     report(outcomes, start.elapsed())
 }
 
+/// A command that only gets time that nobody else wants; its children, too.
+fn idle<'a>(words: impl IntoIterator<Item = &'a OsStr>) -> Command {
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "0"]).args(words);
+    command
+}
+
 impl Program {
-    /// Runs `command`, which runs it, and shows what it prints.
-    fn run(
+    /// The job to run it, with the `command` that does.
+    fn job(
         &self,
         mut command: Command,
         selection: &Selection<'_>,
         variables: Variables<'_>,
-    ) -> Outcome<'_> {
-        let start = Instant::now();
-        let passed = command::run(self.configure(&mut command, selection, variables)).is_ok();
-        Outcome {
-            name: &self.name,
-            time: start.elapsed(),
-            passed,
-        }
-    }
-
-    /// As [`run`](Self::run), but what it prints is shown when it has ended.
-    fn run_quietly(
-        &self,
-        mut command: Command,
-        selection: &Selection<'_>,
-        variables: Variables<'_>,
-    ) -> anyhow::Result<Outcome<'_>> {
-        let start = Instant::now();
-        let (mut printed, writer) = std::io::pipe()?;
-        command.stdout(writer.try_clone()?).stderr(writer);
-        let mut child = self.configure(&mut command, selection, variables).spawn()?;
-        // Its ends of the pipe.
-        drop(command);
-        let mut text = Vec::new();
-        printed.read_to_end(&mut text)?;
-        let passed = child.wait()?.success();
-        let text = String::from_utf8_lossy(&text);
-        println!("test program {}, beside the others{text}", self.name);
-        Ok(Outcome {
-            name: &self.name,
-            time: start.elapsed(),
-            passed,
-        })
-    }
-
-    fn configure<'c>(
-        &self,
-        command: &'c mut Command,
-        selection: &Selection<'_>,
-        variables: Variables<'_>,
-    ) -> &'c mut Command {
+    ) -> Job {
         let without = selection.without.iter();
         command
             .arg("--test-threads=1")
             .args(&selection.with)
             .args(without.flat_map(|name| ["--skip", name]))
             .current_dir(&self.directory)
-            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .envs(variables.iter().map(|(name, value)| (name, value)));
+        Job {
+            name: self.name.clone(),
+            command,
+        }
+    }
+}
+
+impl Job {
+    /// Runs it, and shows what it prints.
+    fn run(mut self) -> Outcome {
+        let start = Instant::now();
+        let passed = command::run(&mut self.command).is_ok();
+        Outcome {
+            name: self.name,
+            time: start.elapsed(),
+            passed,
+        }
+    }
+
+    /// Runs it, and shows what it printed when it has ended.
+    fn run_quietly(mut self) -> anyhow::Result<Outcome> {
+        let start = Instant::now();
+        let (mut printed, writer) = std::io::pipe()?;
+        self.command.stdout(writer.try_clone()?).stderr(writer);
+        let child = self.command.spawn();
+        let mut child = child.with_context(|| format!("cannot run {:?}", self.command))?;
+        // Its ends of the pipe.
+        drop(self.command);
+        let mut text = Vec::new();
+        printed.read_to_end(&mut text)?;
+        let passed = child.wait()?.success();
+        let text = String::from_utf8_lossy(&text);
+        println!("{}, beside the others:\n{}", self.name, text.trim());
+        Ok(Outcome {
+            name: self.name,
+            time: start.elapsed(),
+            passed,
+        })
     }
 }
 
 /// Prints the table of times, longest first.
-fn report(mut outcomes: Vec<Outcome<'_>>, time: Duration) -> anyhow::Result<()> {
+fn report(mut outcomes: Vec<Outcome>, time: Duration) -> anyhow::Result<()> {
     outcomes.sort_by_key(|outcome| std::cmp::Reverse(outcome.time));
     println!("{:<24} {:>8}", "test program", "seconds");
     for Outcome { name, time, passed } in &outcomes {
@@ -159,7 +186,7 @@ fn report(mut outcomes: Vec<Outcome<'_>>, time: Duration) -> anyhow::Result<()> 
     }
     println!("{:<24} {:>8.1}", "together", time.as_secs_f64());
     let failed = outcomes.iter().filter(|outcome| !outcome.passed);
-    let failed: Vec<&str> = failed.map(|outcome| outcome.name).collect();
+    let failed: Vec<&str> = failed.map(|outcome| outcome.name.as_str()).collect();
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use crate::suite::{self, Selection};
+use crate::suite::{self, Beside, Selection};
 use crate::{Architecture, axe, docs, promtool, publish};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
@@ -63,9 +63,12 @@ const WITHOUT_HOST: [&str; 18] = [
     "wrong_payloads",
 ];
 
-/// A single test, longer than in the suite.
+/// Something alone.
 #[derive(clap::Subcommand)]
 enum Instead {
+    /// Check the lints, the crates that are published, the rendezvous under the model
+    /// checker, and licences and sources of dependencies.
+    Checks,
     /// Make random edits to the hypervisor's source, and compare the generator's
     /// result for each with a real build.
     Mutate {
@@ -87,17 +90,21 @@ enum Instead {
 /// Runs the checks and tests; without `fast`, those on the real Xen too.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     packages::ensure(packages::TESTS)?;
-    if let Some(Instead::Mutate {
-        count,
-        seed,
-        faults,
-        arch,
-    }) = &args.instead
-    {
-        return mutate(*count, *seed, faults, *arch);
+    match &args.instead {
+        Some(Instead::Checks) => return check(Extent::All),
+        Some(Instead::Mutate {
+            count,
+            seed,
+            faults,
+            arch,
+        }) => return mutate(*count, *seed, faults, *arch),
+        None => {}
+    }
+    if args.fast {
+        check(Extent::Fast)?;
     }
     if args.only.is_empty() {
-        check_without_xen(args.fast)?;
+        test_without_xen()?;
     }
     if args.fast {
         return Ok(());
@@ -108,22 +115,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     } else {
         args.arch.as_slice()
     };
-    let mut variables = std::thread::scope(|scope| {
-        // It takes a minute of one CPU.
-        let model = args.only.is_empty().then(|| scope.spawn(check_model));
-        let programs = timed("building what the tests on the real Xen use", || {
-            build_programs(chosen)
-        })?;
-        if args.only.is_empty() && chosen.contains(&Architecture::Arm64) {
-            // The engine on running code.
-            programs::test_on_arm64("xsplice-host-process", "life")?;
-        }
-        if let Some(model) = model {
-            let model = model.join();
-            model.map_err(|_| anyhow!("the model could not be checked"))??;
-        }
-        anyhow::Ok(programs)
+    let mut variables = timed("building what the tests on the real Xen use", || {
+        build_programs(chosen)
     })?;
+    if args.only.is_empty() && chosen.contains(&Architecture::Arm64) {
+        // The engine on running code.
+        programs::test_on_arm64("xsplice-host-process", "life")?;
+    }
     variables.push(("XSPLICE_SEED", args.seed.to_string().into()));
     if args.all {
         variables.push(("XSPLICE_ALL", "1".into()));
@@ -135,12 +133,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let directory = directory.context("the directory of xen-syms files")?;
         variables.push(("XSPLICE_XEN_SYMS", directory.into()));
     }
-    suite::run("xsplice-e2e", &selection(args, chosen), &variables)
+    suite::run("xsplice-e2e", &selection(args, chosen)?, &variables)
 }
 
 /// The names of tests on the real Xen have the architectures that they need; without one
 /// they need x86-64.
-fn selection<'a>(args: &'a Args, chosen: &[Architecture]) -> Selection<'a> {
+fn selection<'a>(args: &'a Args, chosen: &[Architecture]) -> anyhow::Result<Selection<'a>> {
     let (with, without) = Architecture::ALL
         .iter()
         .partition(|arch| chosen.contains(arch));
@@ -148,7 +146,12 @@ fn selection<'a>(args: &'a Args, chosen: &[Architecture]) -> Selection<'a> {
         let names = architectures.iter().map(|arch| arch.in_test_names());
         names.collect::<Vec<_>>()
     };
-    Selection {
+    let checks = || {
+        let this = std::env::current_exe()?.into_os_string();
+        let words = [this, "test".into(), "checks".into()];
+        anyhow::Ok(("checks", words.into()))
+    };
+    Ok(Selection {
         programs: &args.only,
         with: if chosen.contains(&Architecture::X86_64) {
             Vec::new()
@@ -156,8 +159,11 @@ fn selection<'a>(args: &'a Args, chosen: &[Architecture]) -> Selection<'a> {
             names(with)
         },
         without: names(without),
-        beside: &WITHOUT_HOST,
-    }
+        beside: Beside {
+            first: args.only.is_empty().then(checks).transpose()?,
+            programs: &WITHOUT_HOST,
+        },
+    })
 }
 
 fn mutate(count: u64, seed: u64, faults: &Path, arch: Architecture) -> anyhow::Result<()> {
@@ -181,10 +187,26 @@ fn mutate(count: u64, seed: u64, faults: &Path, arch: Architecture) -> anyhow::R
     suite::run("xsplice-e2e", &selection, &variables)
 }
 
-/// Documents, formatting, lints, dependencies and the tests that need neither Xen nor QEMU.
-fn check_without_xen(fast: bool) -> anyhow::Result<()> {
+/// Documents, formatting and the tests that need neither Xen nor QEMU.
+fn test_without_xen() -> anyhow::Result<()> {
     docs::check()?;
     cargo(&["fmt", "--all", "--check"])?;
+    timed("tests without Xen", || {
+        cargo(&["test", "--workspace", "--exclude", "xsplice-e2e", "--quiet"])
+    })
+}
+
+/// How much is checked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// What takes no minutes.
+    Fast,
+    /// All of it.
+    All,
+}
+
+/// Lints, dependencies, and what is published.
+fn check(extent: Extent) -> anyhow::Result<()> {
     timed("lints", || {
         cargo(&[
             "clippy",
@@ -197,13 +219,11 @@ fn check_without_xen(fast: bool) -> anyhow::Result<()> {
         ])?;
         check_freestanding()
     })?;
-    timed("tests without Xen", || {
-        cargo(&["test", "--workspace", "--exclude", "xsplice-e2e", "--quiet"])
-    })?;
-    if !fast {
+    if extent == Extent::All {
         timed("published crates", publish::check)?;
+        timed("the model of the rendezvous", check_model)?;
     }
-    check_dependencies(fast)
+    check_dependencies(extent)
 }
 
 /// Prints how long `work` takes.
@@ -344,9 +364,9 @@ fn check_model() -> anyhow::Result<()> {
 
 /// Checks licences and sources of dependencies. The checker is not part of a Rust
 /// toolchain, and building it takes minutes, so `--fast` does not.
-fn check_dependencies(fast: bool) -> anyhow::Result<()> {
+fn check_dependencies(extent: Extent) -> anyhow::Result<()> {
     let installed = command::output(Command::new("cargo").args(["deny", "--version"])).is_ok();
-    if !installed && fast {
+    if !installed && extent == Extent::Fast {
         println!("cargo-deny is not installed: dependencies are only checked without --fast");
         return Ok(());
     }
