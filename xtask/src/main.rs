@@ -2,6 +2,7 @@
 //! The commands that developers and CI run in this repository: `cargo xtask help`.
 #![forbid(unsafe_code)]
 
+mod ansible_lint;
 mod axe;
 mod demo;
 mod docs;

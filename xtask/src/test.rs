@@ -2,7 +2,7 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
 use crate::suite::{self, Beside, Selection};
-use crate::{Architecture, axe, docs, promtool, publish};
+use crate::{Architecture, ansible_lint, axe, docs, promtool, publish};
 use anyhow::{Context as _, anyhow};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -127,6 +127,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         variables.push(("XSPLICE_ALL", "1".into()));
         variables.push(("XSPLICE_DOM0", dom0::description()?.into()));
         variables.push(("XSPLICE_XL", xl::get()?.into()));
+        variables.push(("XSPLICE_ANSIBLE_LINT", ansible_lint::get()?.into()));
     }
     if let Some(directory) = &args.xen_syms {
         let directory = directory.canonicalize();

@@ -159,6 +159,12 @@ impl DebianHost {
         command
     }
 
+    /// The port of this machine at which its SSH server answers.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Runs a shell command in dom0, as root.
     ///
     /// # Errors

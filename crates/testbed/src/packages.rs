@@ -64,8 +64,11 @@ pub const BROWSER: &[&str] = &["chromium", "poppler-utils", "python3-pip"];
 /// For `cargo xtask sanitize`.
 pub const SANITIZERS: &[&str] = &["binutils", "gcc", "valgrind"];
 
-/// For the role for Ansible.
+/// For the collection for Ansible.
 pub const ANSIBLE: &[&str] = &["ansible-core"];
+
+/// For checking it.
+pub const ANSIBLE_LINT: &[&str] = &["git", "python3-venv"];
 
 /// For `cargo xtask package`.
 pub const PACKAGING: &[&str] = &["binutils", "debhelper", "dpkg-dev", "gcc", "lintian"];

@@ -369,6 +369,30 @@ pub fn package(source: &Path) -> anyhow::Result<PathBuf> {
     Ok(path.into())
 }
 
+/// Makes the Ansible collection, and installs it below `directory`.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn collection(directory: &Path) -> anyhow::Result<()> {
+    let (made, source) = (tempfile::tempdir()?, repository().join("packaging/ansible"));
+    let galaxy = |words: &[&str]| {
+        let mut command = Command::new("ansible-galaxy");
+        command
+            .arg("collection")
+            .args(words)
+            .env("HOME", made.path());
+        command
+    };
+    let mut build = galaxy(&["build", "--output-path"]);
+    stdout(build.arg(made.path()).arg(source))?;
+    let archives = std::fs::read_dir(made.path())?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut archives = archives.filter(|path| path.extension().is_some_and(|e| e == "gz"));
+    let archive = archives.next().context("no archive was made")?;
+    let mut install = galaxy(&["install", "--offline", "--collections-path"]);
+    stdout(install.arg(directory).arg(archive))?;
+    Ok(())
+}
+
 /// Makes of the Debian package `deb` one with a later version, in `directory`; returns its
 /// path.
 ///

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The Ansible role: what its module asks for and makes of the answers, with a stand-in for
-//! `xsplice` that answers as the published schemas say, and with the real one, which finds no
-//! Xen here. No test host has Python, so that the role is not run against a real Xen.
+//! The Ansible collection: what its modules ask for and make of the answers, with a stand-in
+//! for `xsplice` that answers as the published schemas say, and with the real one, which finds
+//! no Xen here. On real hosts it runs in `debian_fleet`.
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use tempfile::TempDir;
-use xsplice_e2e::{repository, told, xsplice};
+use xsplice_e2e::{collection, exhaustive, named_by, repository, stdout, told, xsplice};
 
 /// A machine on which `xsplice` gives the answers that are in files.
 struct Place(TempDir);
@@ -26,6 +26,7 @@ exit "$(cat "$2.code")"
 impl Place {
     fn new() -> anyhow::Result<Self> {
         let place = Self(tempfile::tempdir()?);
+        collection(&place.at("collections"))?;
         let program = place.at("xsplice");
         std::fs::write(&program, STAND_IN)?;
         std::fs::set_permissions(&program, Permissions::from_mode(0o755))?;
@@ -50,11 +51,10 @@ impl Place {
     fn ansible(&self, program: &str, arguments: &[&str]) -> anyhow::Result<Output> {
         let mut command = Command::new(program);
         let path = std::env::var("PATH")?;
-        let role = repository().join("packaging/ansible/roles/xsplice");
         command
             .env("PATH", format!("{}:{path}", self.0.path().display()))
             .env("HOME", self.0.path())
-            .env("ANSIBLE_LIBRARY", role.join("library"))
+            .env("ANSIBLE_COLLECTIONS_PATH", self.at("collections"))
             .args(["-i", "localhost,", "-e", "ansible_connection=local"])
             .args(["-e", "ansible_python_interpreter=/usr/bin/python3"])
             .args(["-e", "ansible_become=false"])
@@ -62,13 +62,24 @@ impl Place {
         command.output().with_context(|| program.to_owned())
     }
 
-    /// What the module returns for these parameters, and what it asked for.
-    fn module(&self, parameters: &Value, more: &[&str]) -> anyhow::Result<(Value, String)> {
+    /// What the module that changes a host returns for these parameters, and what it asked
+    /// for.
+    fn livepatch(&self, parameters: &Value, more: &[&str]) -> anyhow::Result<(Value, String)> {
+        self.module("livepatch", parameters, more)
+    }
+
+    fn module(
+        &self,
+        name: &str,
+        parameters: &Value,
+        more: &[&str],
+    ) -> anyhow::Result<(Value, String)> {
         let _ = std::fs::remove_file(self.at("asked"));
         let _ = std::fs::remove_dir_all(self.at("tree"));
         let (parameters, tree) = (parameters.to_string(), self.at("tree"));
         let tree = tree.display().to_string();
-        let ask = ["all", "-m", "xsplice", "-a", &parameters, "--tree", &tree];
+        let name = format!("xsplice.host.{name}");
+        let ask = ["all", "-m", &name, "-a", &parameters, "--tree", &tree];
         let output = self.ansible("ansible", &[&ask[..], more].concat())?;
         let answer = std::fs::read(self.at("tree").join("localhost"));
         let answer = answer.with_context(|| format!("{output:?}"))?;
@@ -110,8 +121,11 @@ fn the_module_says_what_xsplice_says() -> anyhow::Result<()> {
         &answer(true, "current", &synced(1, 2, &["careful"]), &none),
         0,
     )?;
-    let (told, asked) = place.module(&json!({"level": 2, "wait": 5}), &[])?;
-    ensure!(asked == "--json sync --level 2 --wait 5\n", "{asked}");
+    let (told, asked) = place.livepatch(&json!({"level": 2, "wait": 5}), &[])?;
+    ensure!(
+        asked == "--json sync --level 2 --timeout 30 --wait 5\n",
+        "{asked}"
+    );
     ensure!(
         told["changed"] == true && told["condition"] == "current",
         "{told:#}"
@@ -123,7 +137,7 @@ fn the_module_says_what_xsplice_says() -> anyhow::Result<()> {
         &answer(true, "apply-failed", &synced(1, 0, &[]), &refused()),
         1,
     )?;
-    let (told, _) = place.module(&json!({"allow_gap": true}), &[])?;
+    let (told, _) = place.livepatch(&json!({"allow_gap": true}), &[])?;
     ensure!(
         told["failed"] == true && told["changed"] == true,
         "{told:#}"
@@ -134,16 +148,30 @@ fn the_module_says_what_xsplice_says() -> anyhow::Result<()> {
     );
     ensure!(told["msg"] == "apply fixes-2: no", "{told:#}");
 
+    let status = json!({
+        "functions": null, "condition": "behind", "reason": "it is",
+        "base": "ab", "level": 1, "wanted": 2, "settling": false, "payloads": [],
+        "quarantine": [], "damaged": [], "warnings": [], "reboot": null,
+        "reboot_unknown": null,
+    });
+    place.answers("status", &answer(false, "behind", &status, &none), 0)?;
+    let (told, asked) = place.module("info", &json!({"executable": "xsplice"}), &[])?;
+    ensure!(asked == "--json status\n", "{asked}");
+    ensure!(
+        told["changed"] == false && told["condition"] == "behind",
+        "{told:#}"
+    );
+
     // An exit code that says something else is not believed, nor is something else than JSON.
     place.answers(
         "sync",
         &answer(false, "current", &synced(2, 2, &[]), &none),
         1,
     )?;
-    let (told, _) = place.module(&json!({"state": "synced"}), &[])?;
+    let (told, _) = place.livepatch(&json!({"timeout": 300}), &[])?;
     ensure!(told["failed"] == true, "{told:#}");
     std::fs::write(place.at("sync.json"), "Segmentation fault")?;
-    let (told, _) = place.module(&json!({"state": "synced"}), &[])?;
+    let (told, _) = place.livepatch(&json!({"wait": 1}), &[])?;
     let said = told["msg"].as_str().unwrap_or_default();
     ensure!(
         told["failed"] == true && said.contains("Segmentation fault"),
@@ -151,13 +179,13 @@ fn the_module_says_what_xsplice_says() -> anyhow::Result<()> {
     );
 
     let real = json!({"executable": xsplice()?});
-    let (told, _) = place.module(&real, &[])?;
+    let (told, _) = place.livepatch(&real, &[])?;
     let said = told["msg"].as_str().unwrap_or_default();
     ensure!(
         told["failed"] == true && said.contains("/dev/xen"),
         "{told:#}"
     );
-    ensure!(told["error"]["kind"] == "failed", "{told:#}");
+    ensure!(told["error"]["code"] == "xen-missing", "{told:#}");
     Ok(())
 }
 
@@ -171,7 +199,7 @@ fn in_check_mode_it_only_plans() -> anyhow::Result<()> {
         3,
     )?;
     let check = ["--check"];
-    let (told, asked) = place.module(&json!({"wait": 5, "allow_downgrade": true}), &check)?;
+    let (told, asked) = place.livepatch(&json!({"wait": 5, "allow_downgrade": true}), &check)?;
     ensure!(asked == "--json plan --allow-downgrade\n", "{asked}");
     ensure!(told["changed"] == true, "{told:#}");
     place.answers(
@@ -179,7 +207,7 @@ fn in_check_mode_it_only_plans() -> anyhow::Result<()> {
         &answer(false, "current", &planned(2, 2, &json!([])), &Value::Null),
         0,
     )?;
-    let (told, _) = place.module(&json!({"state": "synced"}), &check)?;
+    let (told, _) = place.livepatch(&json!({"wait": 5}), &check)?;
     ensure!(
         told["changed"] == false && told["condition"] == "current",
         "{told:#}"
@@ -211,7 +239,6 @@ fn the_playbook_plans_all_of_the_role() -> anyhow::Result<()> {
         "xsplice_keys": [repository().join("tests/keys/trusted/vendor.pem")],
         "xsplice_payloads": [file],
     });
-    let playbook = repository().join("packaging/ansible/waves.yml");
     let output = place.ansible(
         "ansible-playbook",
         &[
@@ -220,7 +247,7 @@ fn the_playbook_plans_all_of_the_role() -> anyhow::Result<()> {
             "--check",
             "-e",
             &variables.to_string(),
-            &playbook.display().to_string(),
+            "xsplice.host.waves",
         ],
     )?;
     ensure!(output.status.success(), "{output:?}");
@@ -230,4 +257,28 @@ fn the_playbook_plans_all_of_the_role() -> anyhow::Result<()> {
         "{asked}: {output:?}"
     );
     Ok(())
+}
+
+#[test]
+fn ansible_lint_has_nothing_to_say() -> anyhow::Result<()> {
+    if !exhaustive() {
+        println!("only with `cargo xtask test --all`");
+        return Ok(());
+    }
+    let place = Place::new()?;
+    let installed = place.at("collections/ansible_collections/xsplice/host");
+    let source = repository().join("packaging/ansible/.ansible-lint");
+    std::fs::copy(source, installed.join(".ansible-lint"))?;
+    // It looks at what git knows.
+    for words in [&["init", "--quiet"][..], &["add", "--all"]] {
+        let mut git = Command::new("git");
+        stdout(git.args(words).current_dir(&installed))?;
+    }
+    let programs = named_by("XSPLICE_ANSIBLE_LINT")?;
+    let mut lint = Command::new(format!("{programs}/ansible-lint"));
+    lint.env("PATH", format!("{programs}:{}", std::env::var("PATH")?))
+        .env("HOME", place.0.path())
+        .env("ANSIBLE_COLLECTIONS_PATH", place.at("collections"))
+        .current_dir(&installed);
+    stdout(&mut lint).map(drop)
 }

@@ -172,7 +172,7 @@ fn with_a_damaged_payload(host: &mut DebianHost) -> anyhow::Result<()> {
         &format!("for file in {STORED}; do truncate -s 1000 $file; done"),
     )?;
     host.reboot("")?;
-    expect(host, "apply-failed", 0)?;
+    expect(host, "store-damaged", 0)?;
     let reason = status(host)?["result"]["reason"].take();
     let named = reason
         .as_str()
