@@ -77,6 +77,9 @@ impl Target {
         if self.dom0 == Dom0::Driver {
             let driver = PathBuf::from(env!("CARGO_BIN_EXE_in-dom0"));
             config.programs.push(("bin/in-dom0".to_owned(), driver));
+            // While it boots, dom0 has all of them twice.
+            config.memory = 2048;
+            config.xen_arguments.push_str(" dom0_mem=1280M");
         }
         for entry in std::fs::read_dir(directory)? {
             let entry = entry?;
