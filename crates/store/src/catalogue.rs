@@ -74,6 +74,9 @@ pub struct Damaged {
     /// Whether a payload that the host is to have may not be used because of it: it is one
     /// whose manifest cannot be read or understood, a directory, or a key that cannot be read.
     pub may_hide_payload: bool,
+    /// The level of the payload, if its manifest can be read.
+    #[serde(skip)]
+    pub(crate) level: Option<u32>,
 }
 
 impl Damaged {
@@ -83,6 +86,7 @@ impl Damaged {
             path,
             reason,
             may_hide_payload: false,
+            level: None,
         }
     }
 
@@ -92,6 +96,7 @@ impl Damaged {
             path,
             reason: reason.to_string(),
             may_hide_payload: true,
+            level: None,
         }
     }
 }
@@ -207,9 +212,10 @@ impl Catalogue {
                     Ok(mut entry) => {
                         entry.quarantined = quarantine.of(&entry.manifest.identity()).cloned();
                         entry.expire(&keys, trust);
-                        let unread = entry.read(disk).err();
-                        let unread = unread.map(|error| error.cause());
-                        entry.damaged = unread.map(|why| Damaged::unread(entry.path.clone(), why));
+                        entry.damaged = entry.read(disk).err().map(|error| Damaged {
+                            level: Some(entry.manifest.level),
+                            ..Damaged::unread(entry.path.clone(), error.cause())
+                        });
                         catalogue.damaged.extend(entry.damaged.clone());
                         catalogue.take(entry);
                     }
@@ -224,7 +230,13 @@ impl Catalogue {
         catalogue
     }
 
-    /// What may hold a payload of a higher level than all entries.
+    /// What may hold a payload above a level.
+    pub(crate) fn unread_above(&self, level: u32) -> impl Iterator<Item = &Damaged> {
+        let is_above = move |damaged: &&Damaged| damaged.level.is_none_or(|its| its > level);
+        self.unread().filter(is_above)
+    }
+
+    /// What may hold a payload, and cannot be read.
     pub fn unread(&self) -> impl Iterator<Item = &Damaged> {
         self.damaged
             .iter()

@@ -259,7 +259,10 @@ impl<'a> Plan<'a> {
         let goal = self.goal.payload();
         let warning = goal.and_then(|entry| entry.warning(catalogue.verify));
         let unread = self.unread.iter();
-        let unread = unread.map(|unread| format!("not used, and may be of any level: {unread}"));
+        let unread = unread.map(|unread| match unread.level {
+            Some(level) => format!("not used, and of level {level}: {unread}"),
+            None => format!("not used, and may be of any level: {unread}"),
+        });
         warning.into_iter().chain(unread).collect()
     }
 
@@ -312,6 +315,7 @@ impl<'a> Plan<'a> {
         }
         let applied: Vec<&'a Entry> = observed.applied().filter_map(|(_, entry)| entry).collect();
         let goal = choose(catalogue, policy, record.kept(&applied), request)?;
+        let to = goal.payload().map_or(0, |entry| entry.manifest.level);
         let plan = |steps| {
             Ok(Self {
                 goal,
@@ -321,7 +325,7 @@ impl<'a> Plan<'a> {
                     .max_by_key(|entry| entry.manifest.level),
                 steps,
                 unread: match is_latest(policy, request) {
-                    true => catalogue.unread().collect(),
+                    true => catalogue.unread_above(to).collect(),
                     false => Vec::new(),
                 },
             })
@@ -331,12 +335,11 @@ impl<'a> Plan<'a> {
             Goal::Nothing => None,
             Goal::Payload(entry) => Some(entry),
         };
-        let to = wanted.map_or(0, |entry| entry.manifest.level);
         let from = floor(observed, catalogue, record);
         // A host that boots with no payload, and is to have none, has nothing to lose.
         let has_none = goal == Goal::Nothing && policy.want == Want::None && applied.is_empty();
         if to < from && !has_none && !request.allow_downgrade {
-            let cause = passed_over(catalogue, policy, to);
+            let cause = passed_over(catalogue, policy, request, to);
             return Err(cause.unwrap_or(Blocked::Downgrade { from, to }));
         }
         steps(observed, record, wanted, &applied, request).and_then(plan)
@@ -459,14 +462,19 @@ fn choose<'a>(
     }
 }
 
-/// Why a payload above the level `goal` is not the goal, although the policy wants the
-/// latest.
-pub(crate) fn passed_over(catalogue: &Catalogue, policy: &Policy, goal: u32) -> Option<Blocked> {
+/// Why a payload above the level `goal` is not the goal, although the highest level is
+/// wanted.
+pub(crate) fn passed_over(
+    catalogue: &Catalogue,
+    policy: &Policy,
+    request: &Request,
+    goal: u32,
+) -> Option<Blocked> {
     let entries = catalogue.entries.iter();
     let mut above = entries.filter(|entry| entry.manifest.level > goal);
     above
         .find_map(|entry| usable(entry, catalogue).err())
-        .filter(|_| policy.want == Want::Latest)
+        .filter(|_| is_latest(policy, request))
 }
 
 /// Whether nobody decides: the host keeps what it had.

@@ -276,7 +276,8 @@ impl Judge<'_> {
         held.or_else(|| self.failed())
             .or_else(|| self.interrupted().filter(|_| changes))
             .or_else(|| {
-                let blocked = passed_over(self.catalogue, self.policy, goal);
+                let request = Request::default();
+                let blocked = passed_over(self.catalogue, self.policy, &request, goal);
                 blocked.map(|blocked| of(&blocked))
             })
             .or_else(|| self.behind(goal).filter(|_| changes))

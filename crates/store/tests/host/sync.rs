@@ -367,6 +367,62 @@ fn a_store_that_changes_meanwhile_is_noticed() {
     );
 }
 
+/// The level of a payload whose file is damaged is known.
+#[test]
+fn a_damaged_payload_below_what_the_host_has_costs_nothing() {
+    let file = |name: &str| Paths::store().join(base()).join(name);
+    // An old level, and the file of one that a package has too.
+    let old = behind();
+    old.write(&file("fixes-1.livepatch"), b"half");
+    let twice = behind();
+    let (incoming, _) = incoming(2, "fixes-2");
+    package(&twice, &incoming, "fixes-2");
+    twice.write(&file("fixes-2.livepatch"), b"half");
+    for mut world in [old, twice] {
+        let ended = world.sync(&Request::default());
+        assert!(
+            ended.error.is_none() && ended.warnings.is_empty() && world.xen.applied() == [2],
+            "{ended:?}"
+        );
+        let report = world.report();
+        assert!(
+            report.condition == Condition::Current && report.damaged.len() == 1,
+            "{report:?}"
+        );
+    }
+    // A higher one is not applied, and that is said.
+    let mut world = behind();
+    world.install(3, false).expect("installed");
+    world.write(&file("fixes-3.livepatch"), b"half");
+    let ended = world.sync(&Request::default());
+    assert!(
+        matches!(ended.error, Some(SyncError::Unread(_))) && world.xen.applied() == [2],
+        "{ended:?}"
+    );
+    assert!(
+        ended
+            .warnings
+            .iter()
+            .all(|text| text.contains("of level 3")),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_level_that_is_asked_for_is_not_refused_for_another_one() {
+    let mut world = behind();
+    world.sync(&Request::default());
+    world.install(3, false).expect("installed");
+    let path = Paths::store().join(base()).join("fixes-3.livepatch");
+    world.write(&path, b"half");
+    let request = Request {
+        level: Some(1),
+        ..Request::default()
+    };
+    let ended = world.sync(&request);
+    assert_eq!(*blocked(&ended), Blocked::Downgrade { from: 2, to: 1 });
+}
+
 fn incoming(level: u8, name: &str) -> (Incoming, Manifest) {
     let (data, mut manifest) = payload(level, false);
     manifest.name = name.to_owned();
