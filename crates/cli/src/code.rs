@@ -91,7 +91,8 @@ impl Code {
         if let Some(error) = error.downcast_ref::<OpenError>() {
             return Some(match error {
                 OpenError::NoXen => Self::XenMissing,
-                OpenError::NotAllowed { .. } | OpenError::Unusable { .. } => Self::NotPermitted,
+                OpenError::NotAllowed { .. } => Self::NotPermitted,
+                OpenError::Unusable { .. } => Self::FileError,
             });
         }
         error.is::<std::io::Error>().then_some(Self::FileError)
@@ -166,7 +167,8 @@ impl From<&SyncError> for Code {
             SyncError::Blocked(blocked) => blocked.into(),
             SyncError::Store(error) => error.into(),
             SyncError::Step { fault, .. } => Self::of_step(fault.errno),
-            SyncError::List(_) | SyncError::Elsewhere => Self::HypervisorRefused,
+            SyncError::List(_) => Self::HypervisorRefused,
+            SyncError::Elsewhere => Self::Diverged,
             SyncError::Check { .. } => Self::WouldNotLoad,
             SyncError::Unread(_) => Self::Damaged,
             SyncError::Unrecorded => Self::Unrecorded,
@@ -177,6 +179,15 @@ impl From<&SyncError> for Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_driver_that_does_not_work_is_not_a_refusal_of_the_user() {
+        let (path, errno) = ("/dev/xen/privcmd", Errno::ENXIO);
+        let unusable = OpenError::Unusable { path, errno };
+        let denied = OpenError::NotAllowed { path, errno };
+        assert_eq!(Code::of(&unusable.into()), Some(Code::FileError));
+        assert_eq!(Code::of(&denied.into()), Some(Code::NotPermitted));
+    }
 
     /// The table has each, in this order, and no other.
     #[test]

@@ -9,7 +9,7 @@ use super::payload_file::{self, Identity};
 use super::preflight::Preflight;
 use super::replaced::Replaced;
 use super::{name_of, state_word};
-use crate::code::Code;
+use crate::code::{Code, Coded};
 use crate::store;
 use anyhow::Context;
 use schemars::JsonSchema;
@@ -395,7 +395,7 @@ impl Host<'_> {
         self.check_belongs(identity)?;
         preflight.run(name, data, identity)?;
         if let Some(there) = self.there(name) {
-            return Err(taken(there, "a payload of this name is already loaded"));
+            return Err(taken(there, "a payload of this name is already loaded").into());
         }
         self.livepatch
             .upload(name, data, *force)
@@ -418,7 +418,7 @@ impl Host<'_> {
         let interface = self.livepatch.interface_version();
         let metadata = xsplice_review::Payload::read(&candidate.data, None)?.metadata;
         if interface.has_flags_and_metadata() && there.metadata != metadata {
-            return Err(taken(there, "another payload of this name is loaded"));
+            return Err(taken(there, "another payload of this name is loaded").into());
         }
         match store::is_uploaded(name, &candidate.data) {
             Ok(true) => Ok(Since::Before),
@@ -426,7 +426,8 @@ impl Host<'_> {
                 there,
                 "a payload of this name is already loaded, and it is not recorded that it is \
                  from this file",
-            )),
+            )
+            .into()),
             Err(error) => Err(error.context(taken(
                 there,
                 "a payload of this name is already loaded, and whether it is from this file \
@@ -692,9 +693,9 @@ fn applied(payloads: &[Payload]) -> Vec<&str> {
 }
 
 /// A payload is in the way, which has the name of the one that is to be uploaded.
-fn taken(there: &Payload, what: &str) -> anyhow::Error {
+fn taken(there: &Payload, what: &str) -> Coded {
     let (name, state) = (escaped(&there.name), state_word(there.status.state));
-    Code::NameTaken.error(format!(
+    Code::NameTaken.says(format!(
         "{name}: {what} ({state}); unload it first, or use another name"
     ))
 }

@@ -151,9 +151,13 @@ pub(super) fn look(
     host: &impl Host,
     now: &Moment,
 ) -> anyhow::Result<Look> {
-    let loaded = host
-        .list()
-        .map_err(|fault| Code::HypervisorRefused.error(fault.message))?;
+    let loaded = host.list().map_err(|fault| match fault.errno {
+        Some(errno) => {
+            let words = "the hypervisor does not list its payloads";
+            anyhow::Error::new(errno).context(Code::HypervisorRefused.says(words))
+        }
+        None => Code::HypervisorRefused.error(fault.message),
+    })?;
     look_at(root, base, loaded, now)
 }
 
