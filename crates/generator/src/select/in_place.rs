@@ -18,6 +18,9 @@ use xsplice_objdiff::placement;
 use zerocopy::IntoBytes as _;
 use zerocopy::little_endian::{U32, U64};
 
+/// The largest alignment of a pointer.
+const POINTER: u64 = 8;
+
 /// A change made by hooks.
 #[derive(Clone)]
 pub(super) struct InPlace {
@@ -235,7 +238,7 @@ impl Selector<'_> {
         self.follower = new.name.to_string();
         self.usage = Usage::Address;
         for range in &in_place.ranges {
-            self.add_row(in_place.pair, range, &values, rows);
+            self.add_row(in_place, range, &values, rows);
         }
         let ranges = in_place.ranges.iter();
         self.selection.patched_data.push(PatchedData {
@@ -273,20 +276,19 @@ impl Selector<'_> {
     /// Adds the row for one range, with its old and its new bytes.
     fn add_row(
         &mut self,
-        pair: Counterparts,
+        in_place: &InPlace,
         range: &Range<u64>,
         values: &Values,
         rows: &mut Rows,
     ) {
-        let (unit, patched) = pair.new;
+        let Counterparts { old, new } = in_place.pair;
         let size = range.end - range.start;
         let was = slice(&values.was, range);
-        let old_at = self
-            .selection
-            .draft
-            .append(&PartKind::RoData, was, Align::to(8));
-        let new_at = self.add_new_bytes((unit, patched), range, slice(&values.now, range));
-        let place = self.place_of(pair.old.0, pair.old.1, range.start.cast_signed());
+        let draft = &mut self.selection.draft;
+        let old_at = draft.append(&PartKind::RoData, was, Align::to(8));
+        let start = in_place.address.wrapping_add(range.start);
+        let new_at = self.add_new_bytes(new, range, slice(&values.now, range), start);
+        let place = self.place_of(old.0, old.1, range.start.cast_signed());
         match place {
             Ok(place) => {
                 let pointers = [
@@ -301,12 +303,23 @@ impl Selector<'_> {
         }
     }
 
-    /// Adds the new bytes of a range, with all that they lead to; returns their place.
-    fn add_new_bytes(&mut self, (unit, index): At, range: &Range<u64>, bytes: &[u8]) -> u64 {
+    /// Adds the new bytes of a range, with all that they lead to; returns their place. Their
+    /// pointers are aligned as in the hypervisor, where the range starts at `address`.
+    fn add_new_bytes(
+        &mut self,
+        (unit, index): At,
+        range: &Range<u64>,
+        bytes: &[u8],
+        address: u64,
+    ) -> u64 {
         let u = &self.units[unit];
         let symbol = &u.patched.symbols[index];
         let draft = &mut self.selection.draft;
-        let at = draft.append(&PartKind::RoData, bytes, Align::to(8));
+        let align = Align {
+            multiple: POINTER,
+            behind: address % POINTER,
+        };
+        let at = draft.append(&PartKind::RoData, bytes, align);
         let copy = contents_name(&u.file.source, &symbol.name);
         let size = range.end - range.start;
         draft.name(&(PartKind::RoData, at), copy, size, false);
