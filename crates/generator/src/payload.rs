@@ -201,6 +201,18 @@ pub enum WriteError {
         /// What is wrong.
         why: String,
     },
+    /// A field would lose the distance from a symbol that is in a payload below.
+    #[error(
+        "it refers to {name}{distance:+}, which is in a payload below: the hypervisor's core leads \
+         such a reference to {name} itself; give all patches to one build, to be used instead of \
+         the payloads below"
+    )]
+    Distance {
+        /// The symbol.
+        name: String,
+        /// How far behind its start.
+        distance: i64,
+    },
     /// The address of a function is none of this machine.
     #[error("{name} is at {address:#x}, which is no address of this machine")]
     Address {
@@ -509,6 +521,10 @@ impl Writer<'_> {
             }
             Reaches::Part(kind, offset) => {
                 (self.object.section_symbol(self.sections[kind]), *offset)
+            }
+            Reaches::Name(name, distance) if loses && *distance != 0 => {
+                let (name, distance) = (name.clone(), *distance);
+                return Err(WriteError::Distance { name, distance });
             }
             Reaches::Name(name, offset) => (self.hypervisor_symbol(name, None), *offset),
             Reaches::Address(name, address, offset) => {

@@ -43,9 +43,18 @@ impl Preflight<'_> {
             .map(|level| (level.name.clone(), level.data.as_slice()))
             .collect();
         stack.push((stem.to_string_lossy().into_owned(), payload));
-        let problems: Vec<Problem> = check(&image, &stack)
-            .last()
-            .into_iter()
+        let reports = check(&image, &stack);
+        let (below, own) = reports.split_at(self.below.levels.len());
+        for (level, report) in self.below.levels.iter().zip(below) {
+            let mut problems = report.problems.iter();
+            if let Some(problem) = problems.find(|p| p.severity == Severity::NotLoaded) {
+                let message = format!("the hypervisor would not load it: {}", problem.message);
+                let place = format!("--on {}", level.name);
+                return Err(Refused::one(Code::PreFlight, place, message));
+            }
+        }
+        let problems: Vec<Problem> = own
+            .iter()
             .flat_map(|report| &report.problems)
             .filter(|problem| match problem.severity {
                 Severity::Warning => false,

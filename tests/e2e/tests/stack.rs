@@ -24,6 +24,7 @@
 //! - of the lowest level, `# arm64: yes` and `# arm32: yes` if the same holds for those.
 
 use anyhow::{Context, ensure};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use xsplice_e2e::directives::{directive, directives, options};
@@ -468,6 +469,88 @@ fn a_payload_without_a_usable_build_record_is_not_built_upon() -> anyhow::Result
     let done = attempt(&whole)?;
     ensure!(done.status.success(), "{done:?}");
     Ok(())
+}
+
+/// Each change of one place in the file of a payload is noticed by what is built on top.
+#[test]
+fn a_changed_payload_is_not_built_upon_on_arm32() -> anyhow::Result<()> {
+    let base = arm32_base()?;
+    let directory = tempfile::tempdir()?;
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let built = |patch: &str, name: &str| Built {
+        patch: fixtures.join(patch),
+        payload: directory.path().join(name),
+    };
+    let below = built("patches-arm32/veneers.patch", "below");
+    let top = built("stack/cases/in-place/2.patch", "top");
+    build(&base, &below.patch, &below.payload)?;
+    let whole = std::fs::read(&below.payload)?;
+    let attempt = |payload: &[u8]| {
+        std::fs::write(&below.payload, payload)?;
+        let (payloads, patches) = ([below.payload.clone()], [below.patch.clone()]);
+        build_on(&base, &top, &payloads, &patches, &[])
+    };
+    let done = attempt(&whole)?;
+    ensure!(done.status.success(), "{done:?}");
+    std::fs::remove_file(&top.payload)?;
+    let (astray, unknown) = ("lead elsewhere", "veneer#snprintf.4: the payload");
+    for (name, part, value, words) in [
+        ("veneer#length@", Part::Contents(0), 0x05, astray),
+        ("veneer#length@", Part::Contents(4), 0x05, astray),
+        ("veneer#snprintf.4@", Part::Contents(0), 0x05, unknown),
+        ("veneer#snprintf.4@", Part::Size, 12, unknown),
+        ("common/version.c#text.0@", Part::Value, 4, astray),
+        ("common/version.c#text.0@", Part::Section, 0xee, astray),
+        ("xen_changeset", Part::Size, 0, "code without a name"),
+    ] {
+        let mut changed = whole.clone();
+        changed[part.of(&whole, name)?] = value;
+        let done = attempt(&changed)?;
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        ensure!(
+            done.status.code() == Some(1) && stderr.contains(words) && !top.payload.exists(),
+            "{words}: {done:?}"
+        );
+        ensure!(stderr.contains("[wrong-stack]"), "{stderr}");
+    }
+    Ok(())
+}
+
+/// A part of what a payload for ARM32 has of a symbol.
+#[derive(Clone, Copy)]
+enum Part {
+    /// The byte at this offset of its contents.
+    Contents(u64),
+    Value,
+    Size,
+    Section,
+}
+
+impl Part {
+    /// Its offset in the file.
+    fn of(self, payload: &[u8], name: &str) -> anyhow::Result<usize> {
+        const ENTRY: u64 = 16;
+        let file = object::read::elf::ElfFile32::<object::Endianness>::parse(payload)?;
+        let mut symbols = file.symbols();
+        let symbol = symbols.find(|s| s.name().is_ok_and(|full| full.starts_with(name)));
+        let symbol = symbol.with_context(|| format!("there is no {name}"))?;
+        let start = |section: object::SectionIndex| {
+            let range = file.section_by_index(section)?.file_range();
+            anyhow::Ok(range.context("it is not in the file")?.0)
+        };
+        let table = file.elf_symbol_table().section();
+        let entry = start(table)? + ENTRY * symbol.index().0 as u64;
+        let at = match self {
+            Self::Contents(at) => {
+                let section = symbol.section_index().context("it has no section")?;
+                start(section)? + symbol.address() + at
+            }
+            Self::Value => entry + 4,
+            Self::Size => entry + 8,
+            Self::Section => entry + 14,
+        };
+        Ok(usize::try_from(at)?)
+    }
 }
 
 /// Errors in the stack as a whole are reported before anything is built.

@@ -86,6 +86,10 @@ impl Arch for Arm32 {
         matches!(relocation.field, Field::Half { .. })
     }
 
+    fn veneer(&self) -> Option<&'static [u8]> {
+        veneer::CODE.get(..veneer::POINTER)
+    }
+
     fn route(&self, draft: &mut Draft, hypervisor: &Image) {
         self.name_addends(draft, hypervisor);
         self.add_veneers(draft, hypervisor);

@@ -95,6 +95,12 @@ pub(crate) trait Arch: Debug + Sync {
     /// Whether the hypervisor's own core leaves out the addend of this relocation.
     fn loses_addend(&self, relocation: &Relocation) -> bool;
 
+    /// The code of veneers in its payloads, behind which is a pointer to where they lead; if
+    /// they may have any.
+    fn veneer(&self) -> Option<&'static [u8]> {
+        None
+    }
+
     /// Lets the fields of a complete payload lead to their targets where the
     /// hypervisor's own core would not.
     fn route(&self, draft: &mut Draft, hypervisor: &Image);

@@ -212,7 +212,10 @@ impl Contents {
 
     /// The relocated fields in `size` bytes from `offset` of a section.
     pub(crate) fn fields(&self, section: usize, offset: u64, size: u64) -> &[Field] {
-        let all = &self.sections[section].fields;
+        let Some(section) = self.sections.get(section) else {
+            return &[];
+        };
+        let all = &section.fields;
         let start = all.partition_point(|field| field.offset < offset);
         let end = all.partition_point(|field| field.offset < offset.saturating_add(size));
         &all[start..end]

@@ -8,10 +8,11 @@
 
 use super::Level;
 use super::contents::{CopyIx, Field, Place, Record, Symbol};
+use crate::arch::{self, Arch};
 use crate::name::{is_new, is_trap, is_veneer, payload_name};
 use crate::tree::ObjectFile;
 use std::collections::{BTreeMap, BTreeSet};
-use xsplice_objdiff::object::{Object, Reference, SymbolIx, Target};
+use xsplice_objdiff::object::{Object, Relocation, SymbolIx, Target};
 use xsplice_xen_image::Image;
 
 /// An object tied to a payload.
@@ -75,11 +76,38 @@ impl<'a> LevelProof<'a> {
                 proof.replaced.insert(index, record.old.clone());
             }
         }
+        wrong.extend(proof.misled());
         if wrong.is_empty() {
             Ok(proof)
         } else {
             Err(wrong)
         }
+    }
+
+    /// What the payload carries, and its fields have elsewhere.
+    fn misled(&self) -> impl Iterator<Item = (String, String)> {
+        let carried = self.implied.iter().filter_map(|(index, places)| {
+            let copy = &self.level.contents.symbols[*self.copies.get(index)?];
+            let at = Place::Here(copy.section, copy.offset.cast_signed());
+            let old = self.replaced.get(index);
+            let is_right = |place: &Place| {
+                *place == at || old.is_some_and(|old| self.address(place) == self.address(old))
+            };
+            (!places.iter().all(is_right)).then_some(*index)
+        });
+        carried.map(|index| {
+            let name = self.object.symbols[index].name.to_string();
+            (name, "references to it lead elsewhere".to_owned())
+        })
+    }
+
+    /// `place`, by its address if the hypervisor has its name.
+    fn address(&self, place: &Place) -> Place {
+        match place {
+            Place::Name(name, 0) => self.image.address_of(name).map(Place::Address),
+            _ => None,
+        }
+        .unwrap_or_else(|| place.clone())
     }
 
     /// The payload names each piece once; a function may have several names.
@@ -158,7 +186,7 @@ impl<'a> LevelProof<'a> {
         for (field, copied) in fields.iter().zip(copied) {
             let at = field.offset - symbol.offset;
             let same = copied.offset - copy.offset == at && copied.r_type == field.r_type;
-            if !same || !self.follows(&field.reference, copied) {
+            if !same || !self.follows(field, copied) {
                 let name = object.label(&field.reference.target);
                 return Err(format!("at +{at:#x} it does not lead to {name}"));
             }
@@ -179,11 +207,14 @@ impl<'a> LevelProof<'a> {
         }
     }
 
-    /// Whether the payload's field can mean `reference`; records its target.
-    fn follows(&mut self, reference: &Reference, field: &Field) -> bool {
+    /// Whether the payload's field can mean what `relocation` does; records its target.
+    fn follows(&mut self, relocation: &Relocation, field: &Field) -> bool {
         let (level, object) = (self.level, self.object);
-        let start = field.leads_to(reference.bias.wrapping_add(reference.offset));
-        let start = level.behind_veneer(start);
+        let reference = &relocation.reference;
+        let mut start = field.leads_to(reference.bias.wrapping_add(reference.offset));
+        if relocation.branch {
+            start = level.behind_veneer(start, arch::of(self.image.machine()));
+        }
         match &reference.target {
             Target::Symbol(index) => {
                 let start = self.by_name(*index, start);
@@ -196,7 +227,11 @@ impl<'a> LevelProof<'a> {
             Target::External(name) => match start {
                 Place::Name(other, 0) => other == **name || self.image.global(name).is_none(),
                 Place::Name(..) => false,
-                Place::Here(..) | Place::Address(_) => true,
+                Place::Address(at) => {
+                    let there = self.image.global(name);
+                    there.is_none_or(|there| there.address == at)
+                }
+                Place::Here(..) => level.symbol_at(&start).is_some(),
             },
             Target::Anonymous(section) => {
                 let Some((content, within)) = object.merged(*section, reference.offset) else {
@@ -228,15 +263,30 @@ impl Level {
     }
 
     /// Where a place leads to if it is a veneer.
-    fn behind_veneer(&self, place: Place) -> Place {
-        let veneer = self.symbol_at(&place);
-        let Some(veneer) = veneer.filter(|symbol| is_veneer(&symbol.name)) else {
-            return place;
+    fn behind_veneer(&self, place: Place, arch: &dyn Arch) -> Place {
+        let symbol = self.symbol_at(&place);
+        let target = symbol.and_then(|symbol| self.veneer(symbol, arch));
+        target.unwrap_or(place)
+    }
+
+    /// Where `symbol` leads to if it is a veneer as the generator makes them.
+    pub(crate) fn veneer(&self, symbol: &Symbol, arch: &dyn Arch) -> Option<Place> {
+        let code = arch.veneer().filter(|_| is_veneer(&symbol.name))?;
+        let Symbol {
+            section,
+            offset,
+            size,
+            ..
+        } = *symbol;
+        let at = Place::Here(section, offset.cast_signed());
+        let is_code = self.contents.bytes(&at)?.starts_with(code);
+        let [pointer] = self.contents.fields(section, offset, size) else {
+            return None;
         };
-        let pointer = self
-            .contents
-            .fields(veneer.section, veneer.offset, veneer.size);
-        pointer.first().map_or(place, |pointer| pointer.leads_to(0))
+        let whole = code.len() + arch.objects().machine().width().bytes();
+        let is_whole = size == whole as u64 && pointer.offset - offset == code.len() as u64;
+        let is_pointer = pointer.r_type == arch.objects().pointer();
+        (is_code && is_whole && is_pointer).then(|| pointer.leads_to(0))
     }
 
     /// Whether a place is the trap in place of boot-only code.

@@ -11,7 +11,7 @@ use crate::below::Level;
 use crate::below::contents::Place;
 use crate::below::proof::LevelProof;
 use crate::code::Code;
-use crate::name::{is_from_hooks, is_new, is_trap, is_veneer, plain};
+use crate::name::{is_from_hooks, is_new, is_trap, plain};
 use crate::problem::Problem;
 use crate::proof::Proof;
 use crate::unit::{UnitId, Units};
@@ -258,13 +258,20 @@ impl<'a> Homes<'a> {
                     known.extend(proof.copies());
                 }
             }
+            let mut records = level.contents.records.iter();
+            if records.any(|record| level.symbol_at(&record.new).is_none()) {
+                let what = "it replaces a function by code without a name";
+                problems.push(not_of_its_source(level, &level.name, what));
+            }
             for (index, symbol) in level.contents.symbols.iter_enumerated() {
                 // Traps and veneers are not in the source, and nothing may refer to hooks
                 // from `--hooks`.
-                let own =
-                    is_trap(&symbol.name) || is_veneer(&symbol.name) || is_from_hooks(&symbol.name);
-                let listed = level.record_of(index).is_some() || is_new(&symbol.name);
-                if listed && !own && !known.contains(&index) {
+                let own = is_trap(&symbol.name)
+                    || level.veneer(symbol, self.arch).is_some()
+                    || is_from_hooks(&symbol.name);
+                let replaces = level.record_of(index).is_some();
+                let listed = replaces || is_new(&symbol.name);
+                if listed && (replaces || !own) && !known.contains(&index) {
                     problems.push(not_of_its_source(level, plain(&symbol.name), "of it"));
                 }
             }
