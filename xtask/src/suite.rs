@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, ensure};
 use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 use xsplice_testbed::command;
 use xsplice_testbed::println;
@@ -96,7 +96,7 @@ pub(crate) fn run(
     let outcomes = std::thread::scope(|scope| {
         let idle = scope.spawn(|| {
             let outcomes = beside.into_iter().map(Job::run_quietly);
-            outcomes.collect::<anyhow::Result<Vec<_>>>()
+            outcomes.collect::<Vec<_>>()
         });
         let mut outcomes = Vec::new();
         for (index, program) in alone.iter().enumerate() {
@@ -107,7 +107,7 @@ pub(crate) fn run(
         }
         let idle = idle.join();
         let idle = idle.map_err(|_| anyhow!("what runs beside the hosts panicked"))?;
-        outcomes.extend(idle?);
+        outcomes.extend(idle);
         anyhow::Ok(outcomes)
     })?;
     report(outcomes, start.elapsed())
@@ -155,25 +155,32 @@ impl Job {
     }
 
     /// Runs it, and shows what it printed when it has ended.
-    fn run_quietly(mut self) -> anyhow::Result<Outcome> {
+    fn run_quietly(self) -> Outcome {
         let start = Instant::now();
-        let (mut printed, writer) = std::io::pipe()?;
-        self.command.stdout(writer.try_clone()?).stderr(writer);
-        let child = self.command.spawn();
-        let mut child = child.with_context(|| format!("cannot run {:?}", self.command))?;
-        // Its ends of the pipe.
-        drop(self.command);
-        let mut text = Vec::new();
-        printed.read_to_end(&mut text)?;
-        let passed = child.wait()?.success();
-        let text = String::from_utf8_lossy(&text);
+        let (text, passed) = match collect(self.command) {
+            Ok((text, status)) => (text, status.success()),
+            Err(error) => (format!("it cannot be run: {error}"), false),
+        };
         println!("{}, beside the others:\n{}", self.name, text.trim());
-        Ok(Outcome {
+        Outcome {
             name: self.name,
             time: start.elapsed(),
             passed,
-        })
+        }
     }
+}
+
+/// Runs `command`; returns what it prints, and how it ended.
+fn collect(mut command: Command) -> std::io::Result<(String, ExitStatus)> {
+    let (mut printed, writer) = std::io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn()?;
+    // Its ends of the pipe.
+    drop(command);
+    let mut text = Vec::new();
+    printed.read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    Ok((text, child.wait()?))
 }
 
 /// Prints the table of times, longest first.
@@ -224,4 +231,20 @@ fn compile(package: &str) -> anyhow::Result<Vec<Program>> {
     ensure!(!programs.is_empty(), "{package} has no test programs");
     programs.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(programs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_started_has_failed() {
+        let job = |program: &str| Job {
+            name: program.to_owned(),
+            command: Command::new(program),
+        };
+        assert!(job("true").run_quietly().passed);
+        assert!(!job("false").run_quietly().passed);
+        assert!(!job("/there/is/none").run_quietly().passed);
+    }
 }
