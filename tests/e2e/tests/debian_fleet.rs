@@ -149,7 +149,7 @@ fn a_fleet_goes_up_in_waves_and_back() -> anyhow::Result<()> {
 
     // Somebody uploads another payload under the name of the next one.
     let base = rust_base()?;
-    let other = base.test_payloads.join("xen_nop.livepatch");
+    let other = base.test_payloads.join("xen_expectations_fail.livepatch");
     fleet.hosts[0].put("/root/fixes-2.livepatch", &other)?;
     let uploaded = fleet.hosts[0].run("xsplice upload fixes-2 /root/fixes-2.livepatch")?;
     ensure!(uploaded.code == Some(0), "{uploaded:?}");
