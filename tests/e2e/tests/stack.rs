@@ -471,30 +471,15 @@ fn a_payload_without_a_usable_build_record_is_not_built_upon() -> anyhow::Result
     Ok(())
 }
 
+/// Changes of a payload: in which symbol, of what, the new value, and what is said.
+type Changes<'a> = &'a [(&'a str, Part, u8, &'a str)];
+
 /// Each change of one place in the file of a payload is noticed by what is built on top.
 #[test]
 fn a_changed_payload_is_not_built_upon_on_arm32() -> anyhow::Result<()> {
     let base = arm32_base()?;
-    let directory = tempfile::tempdir()?;
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let built = |patch: &str, name: &str| Built {
-        patch: fixtures.join(patch),
-        payload: directory.path().join(name),
-    };
-    let below = built("patches-arm32/veneers.patch", "below");
-    let top = built("stack/cases/in-place/2.patch", "top");
-    build(&base, &below.patch, &below.payload)?;
-    let whole = std::fs::read(&below.payload)?;
-    let attempt = |payload: &[u8]| {
-        std::fs::write(&below.payload, payload)?;
-        let (payloads, patches) = ([below.payload.clone()], [below.patch.clone()]);
-        build_on(&base, &top, &payloads, &patches, &[])
-    };
-    let done = attempt(&whole)?;
-    ensure!(done.status.success(), "{done:?}");
-    std::fs::remove_file(&top.payload)?;
     let (astray, unknown) = ("lead elsewhere", "veneer#snprintf.4: the payload");
-    for (name, part, value, words) in [
+    let of_code: Changes<'_> = &[
         ("veneer#length@", Part::Contents(0), 0x05, astray),
         ("veneer#length@", Part::Contents(4), 0x05, astray),
         ("veneer#snprintf.4@", Part::Contents(0), 0x05, unknown),
@@ -502,9 +487,38 @@ fn a_changed_payload_is_not_built_upon_on_arm32() -> anyhow::Result<()> {
         ("common/version.c#text.0@", Part::Value, 4, astray),
         ("common/version.c#text.0@", Part::Section, 0xee, astray),
         ("xen_changeset", Part::Size, 0, "code without a name"),
-    ] {
+    ];
+    let lock = "common/tasklet.c#tasklet_lock";
+    let of_data: Changes<'_> = &[(lock, Part::Value, 0xa0, "of tasklet_lock: it has it at")];
+    none_is_built_upon(&base, "patches-arm32/veneers.patch", of_code)?;
+    none_is_built_upon(&base, "patches/percpu-new.patch", of_data)
+}
+
+/// The payload of `patch` is built upon, and is not with any of `changes`.
+fn none_is_built_upon(base: &Base, patch: &str, changes: Changes<'_>) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let built = |patch: &str, name: &str| Built {
+        patch: fixtures.join(patch),
+        payload: directory.path().join(name),
+    };
+    let (below, top) = (
+        built(patch, "below"),
+        built("stack/cases/in-place/2.patch", "top"),
+    );
+    build(base, &below.patch, &below.payload)?;
+    let whole = std::fs::read(&below.payload)?;
+    let attempt = |payload: &[u8]| {
+        std::fs::write(&below.payload, payload)?;
+        let (payloads, patches) = ([below.payload.clone()], [below.patch.clone()]);
+        build_on(base, &top, &payloads, &patches, &[])
+    };
+    let done = attempt(&whole)?;
+    ensure!(done.status.success(), "{done:?}");
+    std::fs::remove_file(&top.payload)?;
+    for (name, part, value, words) in changes {
         let mut changed = whole.clone();
-        changed[part.of(&whole, name)?] = value;
+        changed[part.of(&whole, name)?] = *value;
         let done = attempt(&changed)?;
         let stderr = String::from_utf8_lossy(&done.stderr);
         ensure!(

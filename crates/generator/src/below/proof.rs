@@ -127,6 +127,11 @@ impl<'a> LevelProof<'a> {
         self.copies.values().copied()
     }
 
+    /// The object's symbols that the payload's fields lead to.
+    pub(crate) fn referred(&self) -> impl Iterator<Item = SymbolIx> {
+        self.implied.keys().copied()
+    }
+
     /// The place of the symbol at `index` according to the payload: the old place of
     /// a replaced function, the place in the payload for what it carries, otherwise
     /// the target of its fields. `None` if it does not have the symbol.

@@ -88,6 +88,7 @@ impl<'a> Homes<'a> {
             payloads,
         };
         problems.extend(homes.unexplained());
+        problems.extend(homes.misplaced());
         problems.extend(homes.not_replaced());
         if problems.is_empty() {
             Ok(homes)
@@ -273,6 +274,30 @@ impl<'a> Homes<'a> {
                 let listed = replaces || is_new(&symbol.name);
                 if listed && (replaces || !own) && !known.contains(&index) {
                     problems.push(not_of_its_source(level, plain(&symbol.name), "of it"));
+                }
+            }
+        }
+        problems
+    }
+
+    /// What a payload refers to in the hypervisor elsewhere than it was proved to be.
+    fn misplaced(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (unit, u) in self.units.iter_enumerated() {
+            for (build, (stage, proof)) in u.stages.iter().zip(&self.payloads[unit]).enumerate() {
+                for index in proof.referred() {
+                    let original = stage.comparison.correlation.original(index);
+                    let proved = original.and_then(|before| self.at(unit, build, before).ok());
+                    let said = self.at(unit, build + 1, index).ok();
+                    if let (Some(Origin::Hypervisor(proved)), Some(Origin::Hypervisor(said))) =
+                        (proved, said)
+                        && proved != said
+                    {
+                        let name = &stage.object.symbols[index].name;
+                        let what = format!("of {name}: it has it at {said:#x}, not {proved:#x}");
+                        let level = &self.levels[stage.level];
+                        problems.push(not_of_its_source(level, &u.file.source, &what));
+                    }
                 }
             }
         }
