@@ -88,6 +88,13 @@ impl Controller {
         self.play("waves", &variables, more)
     }
 
+    /// Runs a command on the first host.
+    fn one(&mut self, command: &str) -> anyhow::Result<()> {
+        let done = self.hosts[0].run(command)?;
+        ensure!(done.code == Some(0), "{command}: {done:?}");
+        Ok(())
+    }
+
     fn expect(&mut self, states: [(&str, u32); 2]) -> anyhow::Result<()> {
         for (host, (state, level)) in self.hosts.iter_mut().zip(states) {
             let output = host.run("xsplice --json status")?;
@@ -147,24 +154,21 @@ fn a_fleet_goes_up_in_waves_and_back() -> anyhow::Result<()> {
     let unchanged = said(&again).matches("changed=0").count();
     ensure!(unchanged == 2, "{}", said(&again));
 
-    // Somebody uploads another payload under the name of the next one.
-    let base = rust_base()?;
-    let other = base.test_payloads.join("xen_expectations_fail.livepatch");
-    fleet.hosts[0].put("/root/fixes-2.livepatch", &other)?;
-    let uploaded = fleet.hosts[0].run("xsplice upload fixes-2 /root/fixes-2.livepatch")?;
-    ensure!(uploaded.code == Some(0), "{uploaded:?}");
+    // Somebody applies something else on the first host.
+    let mine = rust_base()?.test_payloads.join(LEVELS[1]);
+    fleet.hosts[0].put("/root/mine.livepatch", &mine)?;
+    fleet.one("xsplice load --replace --timeout 300 /root/mine.livepatch")?;
     let stopped = fleet.waves(2, &[])?;
     let words = said(&stopped);
     ensure!(
         !stopped.status.success()
-            && words.contains("is not the payload of this name in the store")
+            && words.contains("applied, but not from the store: mine")
             && !words.contains("[two]"),
         "{words}"
     );
-    fleet.expect([("behind", 1), ("current", 1)])?;
+    fleet.expect([("diverged", 0), ("current", 1)])?;
 
-    let unloaded = fleet.hosts[0].run("xsplice unload fixes-2")?;
-    ensure!(unloaded.code == Some(0), "{unloaded:?}");
+    fleet.one("xsplice revert --timeout 300 mine && xsplice unload mine")?;
     ended_well(&fleet.waves(2, &[])?)?;
     fleet.expect([("current", 2); 2])?;
 
