@@ -120,8 +120,8 @@ pub enum Error {
         /// The last lines of the console.
         console: String,
     },
-    /// The console has printed nothing for half of the timeout, and dom0 does not take
-    /// commands.
+    /// The console has printed nothing for half of the timeout, but that a CPU does not go
+    /// on, and dom0 does not take commands.
     #[error("the boot has stalled: nothing for {seconds} s; the console ended with:\n{console}")]
     Stalled {
         /// For how long.
@@ -413,7 +413,7 @@ impl Host {
     /// Waits for a reply, and no longer than `silence` for the console to print something.
     fn receive(&mut self, what: &str, silence: Option<Duration>) -> Result<Reply, Error> {
         let end = Instant::now() + self.timeout;
-        let mut printed = (self.console_size(), Instant::now());
+        let mut printed = (self.progress(), Instant::now());
         let mut chunk = [0; 4096];
         loop {
             if let Some(at) = self.received.iter().position(|&b| b == b'\n') {
@@ -439,7 +439,7 @@ impl Host {
                             console: self.tail(),
                         });
                     }
-                    let size = self.console_size();
+                    let size = self.progress();
                     if size != printed.0 {
                         printed = (size, Instant::now());
                     }
@@ -459,16 +459,22 @@ impl Host {
         check(&self.console)
     }
 
-    fn console_size(&self) -> usize {
-        self.console
-            .lock()
-            .map(|c| c.text.len())
-            .unwrap_or_default()
+    /// How much the console has printed, but for complaints that a CPU does not go on.
+    fn progress(&self) -> usize {
+        let console = self.console.lock();
+        console.map(|c| progress(&c.text)).unwrap_or_default()
     }
 
     fn tail(&self) -> String {
         self.console.lock().map(|c| c.tail()).unwrap_or_default()
     }
+}
+
+/// The bytes of `text`, but for what Linux prints again and again while a CPU does not go on.
+fn progress(text: &str) -> usize {
+    const COMPLAINT: &str = "BUG: soft lockup";
+    let lines = text.lines().filter(|line| !line.contains(COMPLAINT));
+    lines.map(str::len).sum()
 }
 
 impl Drop for Host {
@@ -618,5 +624,14 @@ mod tests {
             .expect_err("there is no such file")
             .to_string();
         assert!(error.starts_with("/nowhere/xen.gz: "), "{error}");
+    }
+
+    #[test]
+    fn complaints_about_a_cpu_are_no_progress() {
+        let booting = "(XEN) PCI add device 0000:00:02.0\n";
+        let complaint = "[   29.1] watchdog: BUG: soft lockup - CPU#3 stuck for 26s! [a:66]\n";
+        let stuck = [booting, complaint, complaint].concat();
+        assert_eq!(progress(&stuck), progress(booting));
+        assert!(progress(&[&stuck, booting].concat()) > progress(&stuck));
     }
 }
