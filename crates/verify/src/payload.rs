@@ -62,8 +62,6 @@ pub(crate) struct Brought {
     pub(crate) hooks: Vec<(String, u64)>,
     /// The targets of its relocations in it.
     pub(crate) starts: BTreeSet<u64>,
-    /// The same by their places, as they are before the hypervisor writes a part of them.
-    pub(crate) targets: HashMap<u64, u64>,
     /// The names of the sections that it was read from.
     sections: BTreeSet<String>,
 }
@@ -99,9 +97,10 @@ pub(crate) fn apply(image: &mut Image, what: &str, data: &[u8]) -> Result<Brough
     let mut memory = Vec::new();
     let mut brought = Brought::default();
     for (index, mut segment) in segments {
-        linker
-            .relocate(image, index, &mut segment, &mut brought)
+        let starts = linker
+            .relocate(image, index, &mut segment)
             .map_err(|reason| bad(&reason))?;
+        brought.starts.extend(starts);
         memory.push((index, segment));
     }
     let symbols = linker.symbols(image).map_err(|reason| bad(&reason))?;
@@ -214,8 +213,8 @@ impl Linker<'_> {
         image: &Image,
         index: SectionIndex,
         segment: &mut Segment,
-        brought: &mut Brought,
-    ) -> Result<(), String> {
+    ) -> Result<Vec<u64>, String> {
+        let mut starts = Vec::new();
         let section = self
             .elf
             .section_by_index(index)
@@ -234,8 +233,7 @@ impl Linker<'_> {
             let value = target.wrapping_add_signed(relocation.addend());
             let place = segment.address.wrapping_add(offset);
             let behind = image.arch.shape(r_type).map_or(0, |shape| shape.behind);
-            brought.starts.insert(value.wrapping_add(behind));
-            brought.targets.insert(place, value);
+            starts.push(value.wrapping_add(behind));
             let at = usize::try_from(offset).unwrap_or(usize::MAX);
             let rest = segment.data.get_mut(at..);
             let rest = rest.ok_or("a relocation lies outside of its section")?;
@@ -245,7 +243,7 @@ impl Linker<'_> {
                 format!("{name}+{offset:#x}: {reason}")
             })?;
         }
-        Ok(())
+        Ok(starts)
     }
 
     fn address(&self, image: &Image, symbol: object::SymbolIndex) -> Result<u64, String> {

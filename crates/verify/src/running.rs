@@ -35,8 +35,6 @@ pub(crate) struct Running {
     pub(crate) new_per_cpu: Vec<NewPerCpu>,
     /// The targets of the payloads' relocations.
     starts: BTreeSet<u64>,
-    /// The same by their places.
-    targets: HashMap<u64, u64>,
     /// The start of each payload's memory, in ascending order.
     payloads: Vec<u64>,
 }
@@ -52,7 +50,6 @@ impl Running {
             hooks: Vec::new(),
             new_per_cpu: Vec::new(),
             starts: BTreeSet::new(),
-            targets: HashMap::new(),
             payloads: Vec::new(),
         })
     }
@@ -76,14 +73,7 @@ impl Running {
         }
         self.hooks.extend(brought.hooks);
         self.starts.extend(brought.starts);
-        self.targets.extend(brought.targets);
         Ok(())
-    }
-
-    /// Where the relocation of a payload at `place` leads to, of which the hypervisor may
-    /// write only a part; `None` if there is none.
-    pub(crate) fn target(&self, place: u64) -> Option<u64> {
-        self.targets.get(&place).copied()
     }
 
     /// Whether a payload brings the variable at `address`.

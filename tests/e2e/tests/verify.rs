@@ -189,7 +189,7 @@ const ARM64: [Case; 9] = [
 ];
 
 /// Cases for ARM32, where addends are in instructions, and tables between them.
-const ARM32: [Case; 13] = [
+const ARM32: [Case; 12] = [
     Case {
         name: "a call leads to another function",
         spoil: |payload| payload.retarget(".rel.text", ("xen_build_id", 0), "strlcpy"),
@@ -228,13 +228,6 @@ const ARM32: [Case; 13] = [
         spoil: |payload| payload.retarget(".rel.text", ("saved_cmdline", 1), "do_xen_version"),
         kind: Kind::Reference,
         named: "saved_cmdline",
-    },
-    Case {
-        // It has the same upper half.
-        name: "the upper half of an address is that of another variable",
-        spoil: |payload| payload.retarget(".rel.text", ("hardware_domain", 1), "xsm_ops"),
-        kind: Kind::Reference,
-        named: "the two halves of its address are of xsm_ops and of hardware_domain",
     },
     Case {
         name: "an entry of a table of jumps is the next one's",

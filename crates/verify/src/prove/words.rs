@@ -24,8 +24,6 @@ const SIZE: u64 = WORD as u64;
 type Key = (usize, i64);
 /// An address in the patched hypervisor, and one in the running one.
 type Both = (u64, u64);
-/// The upper part of an address in both, and the [`base`](Half::base) of the half.
-type Upper = (Both, Option<u64>);
 
 /// Half of an address.
 #[derive(Debug)]
@@ -36,18 +34,6 @@ pub(super) struct Half {
     field: Field,
     value: Both,
     accessed: u64,
-    /// What the relocation of a payload that writes it leads to.
-    target: Option<u64>,
-}
-
-impl Half {
-    /// Where the symbol that it names is, by the relocation of a payload: the value of one
-    /// half does not tell, and is another one wherever the payload is loaded.
-    fn base(&self) -> Option<u64> {
-        let (_, distance) = self.field.key;
-        self.target
-            .map(|target| target.wrapping_add_signed(distance.wrapping_neg()))
-    }
 }
 
 impl Walk<'_> {
@@ -101,7 +87,6 @@ impl Walk<'_> {
                         field,
                         value,
                         accessed: ours.accessed,
-                        target: self.running.target(running),
                     }),
                 },
                 None => self.whole(words, &origin, patched, (ours, theirs), own),
@@ -171,31 +156,19 @@ impl Walk<'_> {
         let (uppers, rests): (Vec<&Half>, Vec<&Half>) = halves
             .iter()
             .partition(|half| half.field.part == Part::Upper);
-        let mut known: BTreeMap<Key, BTreeSet<Upper>> = BTreeMap::new();
+        let mut known: BTreeMap<Key, BTreeSet<Both>> = BTreeMap::new();
         for upper in &uppers {
             let there = known.entry(upper.field.key).or_default();
-            there.insert((upper.value, upper.base()));
+            there.insert(upper.value);
         }
         let mut used = BTreeSet::new();
         for rest in rests {
-            let Some((keys, (upper, base))) = upper_of(&known, &rest.field, bits) else {
+            let Some((keys, upper)) = upper_of(&known, &rest.field, bits) else {
                 let message = "the upper part that belongs to this rest of an address is not known";
                 self.leads_astray(&rest.origin, Kind::Reference, message);
                 continue;
             };
             used.extend(keys);
-            if rest.base() != base {
-                let place = |base: Option<u64>| {
-                    base.map_or("no place".to_owned(), |base| self.running.image.place(base))
-                };
-                let message = format!(
-                    "the two halves of its address are of {} and of {}",
-                    place(base),
-                    place(rest.base())
-                );
-                self.leads_astray(&rest.origin, Kind::Reference, &message);
-                continue;
-            }
             let target = (upper.0 | rest.value.0 & bits, upper.1 | rest.value.1 & bits);
             if rest.field.target.is_some_and(|known| known != target.0) {
                 let message = "its address in two halves is not that of the object";
@@ -221,20 +194,20 @@ impl Walk<'_> {
 /// the halves that have it: that of the same place; or of another place of the symbol, with
 /// the same upper part.
 fn upper_of(
-    known: &BTreeMap<Key, BTreeSet<Upper>>,
+    known: &BTreeMap<Key, BTreeSet<Both>>,
     rest: &Field,
     bits: u64,
-) -> Option<(Vec<Key>, Upper)> {
+) -> Option<(Vec<Key>, Both)> {
     let upper = rest.target.map(|target| target & !bits);
-    let near = |(key, uppers): &(&Key, &BTreeSet<Upper>)| {
-        key.0 == rest.key.0 && uppers.iter().any(|(both, _)| Some(both.0) == upper)
+    let near = |(key, uppers): &(&Key, &BTreeSet<Both>)| {
+        key.0 == rest.key.0 && uppers.iter().any(|both| Some(both.0) == upper)
     };
     let found: Vec<_> = match known.get_key_value(&rest.key) {
         Some(same) => vec![same],
         None => known.iter().filter(near).collect(),
     };
     let keys = found.iter().map(|(key, _)| **key).collect();
-    let all: BTreeSet<Upper> = found
+    let all: BTreeSet<Both> = found
         .iter()
         .flat_map(|(_, uppers)| uppers.iter().copied())
         .collect();
