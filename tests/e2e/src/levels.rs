@@ -37,9 +37,12 @@ pub fn host_with_levels(base: &Base, names: &[&str], in_dom0: &Path) -> anyhow::
     Ok(Host::boot(&config)?)
 }
 
-/// Writes the manifest, which a key has signed; with the payload's own signature, which
-/// stock Xen ignores.
-fn sign(path: &Path, level: usize) -> anyhow::Result<()> {
+/// Writes the manifest of the payload at `path`, which a key has signed; with the payload's
+/// own signature, which stock Xen ignores.
+///
+/// # Errors
+/// If it is refused.
+pub fn sign(path: &Path, level: usize) -> anyhow::Result<()> {
     let key = repository().join("tests/keys/vendor.key");
     let (path, key) = (path.display().to_string(), key.display().to_string());
     let level = level.to_string();

@@ -6,8 +6,9 @@
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use std::path::Path;
+use xsplice_e2e::levels::sign;
 use xsplice_e2e::{
-    debian_config, exhaustive, later, local, named_by, package, repository, rust_base, told,
+    debian_config, exhaustive, later, named_by, package, repository, rust_base, told,
 };
 use xsplice_lab::DebianHost;
 
@@ -84,10 +85,7 @@ fn reach_level(host: &mut DebianHost) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let payload = directory.path().join("fixes-1.livepatch");
     std::fs::copy(rust_base()?.test_payloads.join(PAYLOAD), &payload)?;
-    let text = |path: &Path| path.display().to_string();
-    let key = text(&repository().join("tests/keys/vendor.key"));
-    let signed = local(&["sign", "--key", &key, &text(&payload), "--level", "1"])?;
-    ensure!(signed.status.success(), "{signed:?}");
+    sign(&payload, 1)?;
     for end in ["", ".json", ".json.sig"] {
         let name = format!("fixes-1.livepatch{end}");
         host.put(&format!("/root/{name}"), &directory.path().join(&name))?;

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use xsplice_e2e::{
-    collection, debian_config, exhaustive, local, package, repository, rust_base, told,
-};
+use xsplice_e2e::levels::sign;
+use xsplice_e2e::{collection, debian_config, exhaustive, package, repository, rust_base, told};
 use xsplice_lab::{DebianConfig, DebianHost};
 
 /// Xen's own test payloads, as two levels.
@@ -106,15 +105,6 @@ impl Controller {
         }
         Ok(())
     }
-}
-
-fn sign(path: &Path, level: u32) -> anyhow::Result<()> {
-    let key = repository().join("tests/keys/vendor.key");
-    let (path, key) = (path.display().to_string(), key.display().to_string());
-    let level = level.to_string();
-    let signed = local(&["sign", "--key", &key, &path, "--level", &level])?;
-    ensure!(signed.status.success(), "{signed:?}");
-    Ok(())
 }
 
 /// Boots a host, and installs the package on it.

@@ -347,19 +347,21 @@ fn every_stack_has_the_expected_result() -> anyhow::Result<()> {
 #[test]
 fn stacks_have_the_expected_result_on_arm64() -> anyhow::Result<()> {
     let base = arm64_base()?;
-    let directory = tempfile::tempdir()?;
-    let (stacks, failures) = built_stacks(&base, Some("arm64"), directory.path())?;
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    judge_and_run(&base, arm64_config(&base)?, stacks)
+    on_arm(&base, arm64_config(&base)?, "arm64")
 }
 
 #[test]
 fn stacks_have_the_expected_result_on_arm32() -> anyhow::Result<()> {
     let base = arm32_base()?;
+    on_arm(&base, arm32_config(&base)?, "arm32")
+}
+
+/// The stacks that are for the machine `key`.
+fn on_arm(base: &Base, config: HostConfig, key: &str) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let (stacks, failures) = built_stacks(&base, Some("arm32"), directory.path())?;
+    let (stacks, failures) = built_stacks(base, Some(key), directory.path())?;
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    judge_and_run(&base, arm32_config(&base)?, stacks)
+    judge_and_run(base, config, stacks)
 }
 
 /// Gets the second opinion on a sample of the stacks, or on all, and runs those that do not
